@@ -1,0 +1,120 @@
+"""The client's errors; the shared ones are in ``imgindex.errors``.
+
+::
+
+    PybuilderError
+      FetchError        the network, a server or a local file of a source
+      DiskError         a disk image or the space for it
+      WorkspaceError    local files: no space, no permission
+      GuestError        the appliance or the guest's disk
+        ApplianceError    the appliance cannot be started or died
+        GuestCallError    one request to the appliance failed
+        NotYetError       a layout that this version does not handle
+      OperationError    a customization failed; keeps the end of the guest's log
+      Interrupted       a signal asked us to stop (exit code 128 + its number)
+"""
+
+from __future__ import annotations
+
+from imgindex.errors import (
+    BadSignatureError,
+    DigestMismatchError,
+    IndexSyntaxError,
+    NotSignedError,
+    PybuilderError,
+    RepositoryError,
+    SigningError,
+    ToolError,
+    TrustError,
+    UsageError,
+    WrongKeyError,
+)
+
+__all__ = [
+    "ApplianceError",
+    "BadSignatureError",
+    "DigestMismatchError",
+    "DiskError",
+    "FetchError",
+    "GuestCallError",
+    "GuestError",
+    "IndexSyntaxError",
+    "Interrupted",
+    "NotSignedError",
+    "NotYetError",
+    "OperationError",
+    "PybuilderError",
+    "RepositoryError",
+    "SigningError",
+    "ToolError",
+    "TrustError",
+    "UsageError",
+    "WorkspaceError",
+    "WrongKeyError",
+]
+
+
+class FetchError(PybuilderError):
+    """A file of a source could not be had: the network, the server, or a local path."""
+
+
+class DiskError(PybuilderError):
+    """A disk image is not what it should be, or cannot be changed as asked."""
+
+
+class WorkspaceError(PybuilderError):
+    """A local file or folder cannot be used: missing, not writable, or no space left."""
+
+
+class GuestError(PybuilderError):
+    """The appliance, or the guest's disk as seen by it."""
+
+
+class ApplianceError(GuestError):
+    """The appliance could not be started, died, or did not answer in time."""
+
+
+class GuestCallError(GuestError):
+    """One request to the appliance failed.
+
+    Args:
+        message: The appliance's own words.
+        errno_name: Name of the system error such as ``ENOENT``; empty when there is none.
+        hint: What to do next.
+    """
+
+    def __init__(self, message: str, *, errno_name: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.errno_name = errno_name
+
+
+class NotYetError(GuestError):
+    """A disk layout or content that this version does not handle; nothing was changed."""
+
+
+class OperationError(PybuilderError):
+    """A customization failed.
+
+    Args:
+        message: Which operation failed, and how.
+        log_tail: The last lines of what the guest printed; empty when it printed nothing.
+        hint: What to do next.
+    """
+
+    def __init__(self, message: str, *, log_tail: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.log_tail = log_tail
+
+
+class Interrupted(PybuilderError):  # noqa: N818 - not a fault of anyone
+    """A signal asked us to stop; everything was cleaned up.
+
+    Args:
+        signal_number: The signal; the exit code is 128 plus it.
+        signal_name: Its name, for the message.
+    """
+
+    def __init__(self, signal_number: int, signal_name: str) -> None:
+        super().__init__(f"stopped by {signal_name}")
+        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number

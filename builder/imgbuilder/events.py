@@ -1,0 +1,77 @@
+"""What happens during a build, told as plain data to whoever wants to show it.
+
+Nothing below ``cli/`` prints: it reports events, and a reporter (a progress
+bar, plain lines, or a test's ``list.append``) decides what to do with them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+class Severity(enum.Enum):
+    """How much a notice matters."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the build begins: one line for the user, such as ``Downloading: URL``."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Bytes moved so far in the running transfer.
+
+    Attributes:
+        label: What is being moved, short enough for a progress bar.
+        done: Bytes so far.
+        total: Bytes in all; None when unknown.
+    """
+
+    label: str
+    done: int
+    total: int | None
+
+
+@dataclass(frozen=True)
+class ProgressEnd:
+    """The running transfer is over (finished or given up)."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that the user may want to know beside the steps."""
+
+    severity: Severity
+    text: str
+
+
+Event = Step | Progress | ProgressEnd | Notice
+Reporter = Callable[[Event], None]
+
+
+def ignore(_event: Event) -> None:
+    """Report to nobody: the default of the library."""
+
+
+def debug(report: Reporter, text: str) -> None:
+    """Report one line for ``--verbose``."""
+    report(Notice(Severity.DEBUG, text))
+
+
+def info(report: Reporter, text: str) -> None:
+    """Report something worth a line even when quiet."""
+    report(Notice(Severity.INFO, text))
+
+
+def warn(report: Reporter, text: str) -> None:
+    """Report something that the user should act on, although the work goes on."""
+    report(Notice(Severity.WARNING, text))

@@ -1,0 +1,265 @@
+"""The port to guests: what the rest of pybuilder may ask of an appliance.
+
+Two views of the same object. ``Guest`` is what a customization sees: the
+guest's own files and commands, once its filesystems are mounted. ``Appliance``
+adds disks, partitions and filesystems, for growth and for making templates.
+
+Paths given to a ``Guest`` are absolute paths inside the guest. Symbolic links
+are followed inside the guest, never into the appliance: libguestfs itself
+loses data silently through absolute links in ``cp_a``, ``mv``, ``rm_rf`` and
+``tar_in`` (``reliability.md`` F19), so implementations resolve first.
+
+All methods raise ``GuestCallError`` when the request fails, ``ApplianceError``
+when the appliance died or did not answer in time, and ``Interrupted`` when a
+signal stopped the build.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """Facts about a file in the guest.
+
+    Attributes:
+        mode: File type and permission bits, as in ``st_mode``.
+        uid: Owner, as a number.
+        gid: Group, as a number.
+        size: Size in bytes.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    size: int
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """How a command in the guest ended.
+
+    Attributes:
+        status: Exit status, 0 to 255; 128 plus the signal's number when a signal ended it.
+        output: The last part of its standard output and error, mixed, at most 64 KiB.
+    """
+
+    status: int
+    output: str
+
+
+@dataclass(frozen=True)
+class FilesystemUse:
+    """Space of one mounted filesystem, in bytes."""
+
+    total: int
+    free: int
+
+
+class Guest(Protocol):
+    """The files and commands of a mounted guest."""
+
+    def exists(self, path: str) -> bool:
+        """Tell whether ``path`` is there (links followed)."""
+        ...
+
+    def is_file(self, path: str) -> bool:
+        """Tell whether ``path`` is a regular file (links followed)."""
+        ...
+
+    def is_dir(self, path: str) -> bool:
+        """Tell whether ``path`` is a directory (links followed)."""
+        ...
+
+    def is_symlink(self, path: str) -> bool:
+        """Tell whether ``path`` itself is a symbolic link."""
+        ...
+
+    def realpath(self, path: str) -> str:
+        """Resolve all links inside the guest; the file must exist."""
+        ...
+
+    def readlink(self, path: str) -> str:
+        """Return the target of the symbolic link ``path``."""
+        ...
+
+    def stat(self, path: str) -> FileStatus:
+        """Return facts about ``path`` (links followed)."""
+        ...
+
+    def ls(self, path: str) -> list[str]:
+        """Return the names in the directory ``path``, sorted."""
+        ...
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the paths that match a shell pattern, sorted; none is no error."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file of at most a few MiB."""
+        ...
+
+    def write(self, path: str, content: bytes) -> None:
+        """Replace or create a file; an existing one keeps its mode and owner."""
+        ...
+
+    def append(self, path: str, content: bytes) -> None:
+        """Add to the end of a file, which is created when missing."""
+        ...
+
+    def upload(self, local: Path, path: str) -> None:
+        """Copy a local file into the guest; the parent directory must exist."""
+        ...
+
+    def download(self, path: str, local: Path) -> None:
+        """Copy a file of the guest to a local file."""
+        ...
+
+    def copy_in(self, local: Path, directory: str) -> None:
+        """Copy a local file or tree into an existing directory of the guest, keeping modes."""
+        ...
+
+    def replace(self, path: str, content: bytes) -> None:
+        """Replace an existing regular file at once, keeping mode, owner and extended attributes.
+
+        Links are followed first; the new content goes to a temporary sibling that is then
+        renamed over the old file, so that no reader ever sees half of it.
+        """
+        ...
+
+    def touch(self, path: str) -> None:
+        """Create an empty file, or set the times of an existing one."""
+        ...
+
+    def truncate(self, path: str) -> None:
+        """Make an existing file empty."""
+        ...
+
+    def mkdir_p(self, path: str) -> None:
+        """Create a directory and its parents; an existing directory is no error."""
+        ...
+
+    def mkdir_mode(self, path: str, mode: int) -> None:
+        """Create one directory with exactly this mode; the parent must exist."""
+        ...
+
+    def chmod(self, mode: int, path: str) -> None:
+        """Set permission bits."""
+        ...
+
+    def chown(self, uid: int, gid: int, path: str) -> None:
+        """Set owner and group by number."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove a file or tree (a link itself, not its target); a missing one is no error."""
+        ...
+
+    def copy(self, source: str, destination: str) -> None:
+        """Copy a file or tree inside the guest like ``cp -a``."""
+        ...
+
+    def move(self, source: str, destination: str) -> None:
+        """Rename inside the guest like ``mv``."""
+        ...
+
+    def symlink(self, target: str, link: str) -> None:
+        """Make ``link`` point to ``target``, replacing an existing file like ``ln -sf``."""
+        ...
+
+    def sh(self, script: str) -> CommandResult:
+        """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error.
+
+        The script may be of any length. Standard input is ``/dev/null``.
+        """
+        ...
+
+    def set_random_seed_of_appliance(self, seed: bytes) -> None:
+        """Mix bytes from the host into the appliance's random number generator."""
+        ...
+
+
+class Appliance(Guest, Protocol):
+    """A running appliance with its disks. Devices are named ``/dev/sda`` and so on."""
+
+    def supports(self, *features: str) -> bool:
+        """Tell whether the appliance has all of these libguestfs feature groups, such as ``xfs``."""
+        ...
+
+    def device_size(self, device: str) -> int:
+        """Return the size of a disk, partition or volume in bytes."""
+        ...
+
+    def partitions(self) -> list[str]:
+        """Return all partitions, such as ``/dev/sda1``."""
+        ...
+
+    def filesystems(self) -> dict[str, str]:
+        """Return every device that holds something, and what: ``ext4``, ``swap``, ``unknown``."""
+        ...
+
+    def filesystem_type(self, device: str) -> str:
+        """Return what a device holds, such as ``ext4`` or ``LVM2_member``; empty when nothing is known."""
+        ...
+
+    def filesystem_uuid(self, device: str) -> str:
+        """Return the filesystem's UUID."""
+        ...
+
+    def make_gpt(self, device: str, partitions: Sequence[tuple[int, int, str]]) -> None:
+        """Write a GPT with (first sector, last sector, type GUID) per partition."""
+        ...
+
+    def make_filesystem(self, kind: str, device: str, *, label: str | None = None) -> None:
+        """Make a filesystem."""
+        ...
+
+    def mount(self, device: str, path: str, *, options: str = "") -> None:
+        """Mount a filesystem of the guest."""
+        ...
+
+    def unmount_all(self) -> None:
+        """Unmount everything; data is on the disk afterwards."""
+        ...
+
+    def check_ext(self, device: str) -> None:
+        """Check and repair an unmounted ext2/3/4 filesystem."""
+        ...
+
+    def grow_ext(self, device: str) -> None:
+        """Grow an ext2/3/4 filesystem to its device."""
+        ...
+
+    def trim(self, path: str) -> None:
+        """Give the free blocks of a mounted filesystem back to the host's file."""
+        ...
+
+    def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
+        """Unpack a local tar file into a directory of the guest, with owners, modes and attributes."""
+        ...
+
+    def inspect_roots(self) -> list[str]:
+        """Look for operating systems on all disks (slow); return their root devices."""
+        ...
+
+    def inspect_facts(self, root: str) -> dict[str, str]:
+        """Return what inspection found about a root: type, arch, distro, osinfo, product_name, ..."""
+        ...
+
+    def inspect_mountpoints(self, root: str) -> dict[str, str]:
+        """Return mount point to device for a root, shortest mount point first."""
+        ...
+
+    def filesystem_use(self) -> list[FilesystemUse]:
+        """Return the space of each mounted filesystem."""
+        ...
+
+    def shutdown(self) -> None:
+        """Unmount, flush and stop the appliance; an error means that data may not be on the disk."""
+        ...

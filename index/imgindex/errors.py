@@ -1,0 +1,94 @@
+"""Errors that every part of pybuilder shares.
+
+This module imports nothing of ours, so that every other module may import it.
+
+The tree, by whose fault it is::
+
+    PybuilderError               exit code 1
+      UsageError                 exit code 2: the command line or a configuration file
+      RepositoryError            the publisher's data is bad
+        IndexSyntaxError         the index text cannot be read
+      TrustError                 exit code 3: something is not proved to come from the publisher
+        NotSignedError           no OpenPGP signature where one is required
+        BadSignatureError        a signature that does not fit its text, or is too weak, expired, revoked
+        WrongKeyError            signed, but by no key that this source may use
+        DigestMismatchError      bytes that are not those that the signed index names
+      SigningError               the publisher's key cannot sign
+      ToolError                  a program of the system is missing or failed
+"""
+
+from __future__ import annotations
+
+
+class PybuilderError(Exception):
+    """Base of all errors that are shown to the user without a traceback.
+
+    Args:
+        message: What happened, naming the file or source. One sentence, no final period needed.
+        hint: What to do next: the exact option, command or path. Never advice to switch a check off.
+    """
+
+    exit_code: int = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(PybuilderError):
+    """The command line, or a configuration file of the user, asks for something impossible."""
+
+    exit_code = 2
+
+
+class RepositoryError(PybuilderError):
+    """The publisher's data is bad, although it may be properly signed."""
+
+
+class IndexSyntaxError(RepositoryError):
+    """The text of an index or of a source configuration file breaks the format.
+
+    Args:
+        where: The file or source, for the message.
+        line: 1-based number of the offending line, or None when the whole text is meant.
+        problem: What is wrong with it.
+        hint: What to do next.
+    """
+
+    def __init__(self, where: str, line: int | None, problem: str, *, hint: str | None = None) -> None:
+        place = where if line is None else f"{where}: line {line}"
+        super().__init__(f"{place}: {problem}", hint=hint)
+        self.where = where
+        self.line = line
+        self.problem = problem
+
+
+class TrustError(PybuilderError):
+    """Something is not proved to come from the publisher, and is therefore not used."""
+
+    exit_code = 3
+
+
+class NotSignedError(TrustError):
+    """There is no OpenPGP signature where one is required."""
+
+
+class BadSignatureError(TrustError):
+    """The signature does not fit the text, or is too weak, expired, or by a revoked or expired key."""
+
+
+class WrongKeyError(TrustError):
+    """The text is signed, but by no key that this source may use."""
+
+
+class DigestMismatchError(TrustError):
+    """Bytes differ from those that the signed index names."""
+
+
+class SigningError(PybuilderError):
+    """The publisher's key is missing, expired, locked or ambiguous, or signing failed."""
+
+
+class ToolError(PybuilderError):
+    """A program of the system that we depend on is missing, failed or took too long."""

@@ -1,0 +1,89 @@
+"""What an index says: plain, frozen data.
+
+The fields and their defaults are those of virt-builder's index format
+(``reliability.md`` P1-P11 for what is refused, virt-builder(1), section
+"Creating and signing the index file").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class ExtraField(NamedTuple):
+    """A field that this version does not know; kept, and written back unchanged.
+
+    Attributes:
+        key: The part before ``=`` and before ``[``.
+        subkey: The part inside ``[...]``, or None.
+        value: Everything after ``=``; embedded newlines are continuation lines.
+    """
+
+    key: str
+    subkey: str | None
+    value: str
+
+
+class Note(NamedTuple):
+    """Notes in one language.
+
+    Attributes:
+        language: Language tag such as ``de`` or ``pt_BR``; the empty string for the default.
+        text: The text, lines separated by newlines.
+    """
+
+    language: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One template of an index.
+
+    Attributes:
+        os_version: The section's name, by which users ask for the template.
+        file: Path of the template file relative to the index.
+        arch: Architecture as the publisher wrote it (compare with ``imgbuilder.arch.normalise``).
+        size: Virtual size of the disk in bytes; also the smallest size of a built image.
+        name: Display name.
+        osinfo: libosinfo short id.
+        sha512: SHA-512 of ``file`` as 128 lower-case hex digits.
+        revision: Positive integer that grows with each change of the template.
+        format: Disk format after decompression, ``raw`` or ``qcow2``; None when the index does not say.
+        compressed_size: Size of ``file`` in bytes.
+        expand: Device of the partition that grows with the disk, for example ``/dev/sda2``.
+        lvexpand: Device of the logical volume that grows with it.
+        notes: Notes per language, in the order of the index.
+        hidden: Not shown by ``--list``.
+        aliases: Other names of the template.
+        sig: Path of a detached signature of ``file``, relative to the index.
+        extra: Fields that this version does not know.
+        line: 1-based line of the section header in the text that was parsed; 0 when not parsed.
+    """
+
+    os_version: str
+    file: str
+    arch: str
+    size: int
+    name: str | None = None
+    osinfo: str | None = None
+    sha512: str | None = None
+    revision: int = 1
+    format: str | None = None
+    compressed_size: int | None = None
+    expand: str | None = None
+    lvexpand: str | None = None
+    notes: tuple[Note, ...] = ()
+    hidden: bool = False
+    aliases: tuple[str, ...] = ()
+    sig: str | None = None
+    extra: tuple[ExtraField, ...] = ()
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Index:
+    """All templates of one source, in the order of the index."""
+
+    entries: tuple[Entry, ...] = ()

@@ -1,0 +1,113 @@
+"""Verified is a type: what may be parsed, and who may make it.
+
+An index is parsed only from a ``VerifiedText``, which only a ``Verifier``
+makes and which holds exactly the bytes that gpgv said were signed; or from an
+``UnverifiedText``, the one way round, which has a name that shows in review.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from imgindex.errors import UsageError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+_FULL_FINGERPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
+
+
+def full_fingerprint(text: str) -> str:
+    """Normalise a full OpenPGP fingerprint (``reliability.md`` S29).
+
+    Args:
+        text: 40 (or, for version 5 and 6 keys, 64) hex digits in any case, with or without blanks.
+
+    Returns:
+        The digits in upper case without blanks.
+
+    Raises:
+        UsageError: The text is anything else, such as a short key id, which could name a forged key.
+    """
+    digits = "".join(text.split()).upper()
+    if digits.startswith("0X"):
+        digits = digits[2:]
+    if not _FULL_FINGERPRINT.fullmatch(digits):
+        raise UsageError(
+            f"{text!r} is not a full key fingerprint",
+            hint="give all 40 hex digits, as printed by: gpg --fingerprint",
+        )
+    return digits
+
+
+@dataclass(frozen=True)
+class KeyPin:
+    """The keys that one source may be signed with.
+
+    Attributes:
+        fingerprints: Full fingerprints of primary keys or subkeys, upper case.
+        keyring: The public keys as a binary OpenPGP keyring (gpgv does not read armored ones).
+    """
+
+    fingerprints: frozenset[str]
+    keyring: bytes
+
+
+@dataclass(frozen=True)
+class VerifiedText:
+    """Exactly the text that was signed, and by whom. Made only by a ``Verifier``.
+
+    Attributes:
+        text: The signed text.
+        fingerprint: Full fingerprint of the key that signed it.
+        primary_fingerprint: Full fingerprint of that key's primary key.
+        signed_at: When it was signed, in UTC, as the signature says.
+        expires_at: When the signature expires, in UTC; None when it does not.
+    """
+
+    text: str
+    fingerprint: str
+    primary_fingerprint: str
+    signed_at: datetime
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True)
+class UnverifiedText:
+    """Text that nobody vouches for: from a source that its configuration calls unsigned, or a local draft."""
+
+    text: str
+
+
+class Verifier(Protocol):
+    """Decides whether downloaded bytes are a signed text of a pinned key."""
+
+    def verify(self, data: bytes, pin: KeyPin, *, where: str) -> VerifiedText:
+        """Apply the accept rule to ``data``.
+
+        Args:
+            data: The downloaded file, whole.
+            pin: The keys that may have signed it.
+            where: The source, for error messages.
+
+        Returns:
+            The signed text.
+
+        Raises:
+            TrustError: The bytes are not accepted, for whatever reason.
+        """
+        ...
+
+
+class Signer(Protocol):
+    """Signs an index with the publisher's key."""
+
+    def clearsign(self, text: str, key: str) -> bytes:
+        """Clear-sign ``text`` with the secret key that ``key`` names.
+
+        Raises:
+            SigningError: The key is missing, ambiguous, expired or locked, or gpg failed.
+        """
+        ...
