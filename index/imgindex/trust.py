@@ -32,8 +32,7 @@ def full_fingerprint(text: str) -> str:
         UsageError: The text is anything else, such as a short key id, which could name a forged key.
     """
     digits = "".join(text.split()).upper()
-    if digits.startswith("0X"):
-        digits = digits[2:]
+    digits = digits.removeprefix("0X")
     if not _FULL_FINGERPRINT.fullmatch(digits):
         raise UsageError(
             f"{text!r} is not a full key fingerprint",
