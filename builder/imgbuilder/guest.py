@@ -180,10 +180,6 @@ class Guest(Protocol):
         """
         ...
 
-    def set_random_seed_of_appliance(self, seed: bytes) -> None:
-        """Mix bytes from the host into the appliance's random number generator."""
-        ...
-
 
 class Appliance(Guest, Protocol):
     """A running appliance with its disks. Devices are named ``/dev/sda`` and so on."""
@@ -212,6 +208,14 @@ class Appliance(Guest, Protocol):
         """Return the filesystem's UUID."""
         ...
 
+    def find_by_uuid(self, identity: str) -> str:
+        """Return the device of the filesystem with this UUID."""
+        ...
+
+    def find_by_label(self, label: str) -> str:
+        """Return the device of the filesystem with this label."""
+        ...
+
     def make_gpt(self, device: str, partitions: Sequence[tuple[int, int, str]]) -> None:
         """Write a GPT with (first sector, last sector, type GUID) per partition."""
         ...
@@ -233,7 +237,7 @@ class Appliance(Guest, Protocol):
         ...
 
     def grow_ext(self, device: str) -> None:
-        """Grow an ext2/3/4 filesystem to its device."""
+        """Grow an ext2/3/4 filesystem to its device, mounted or not."""
         ...
 
     def trim(self, path: str) -> None:

@@ -1,0 +1,5 @@
+"""The appliance: libguestfs in a worker process, behind the ports of ``imgbuilder.guest``."""
+
+from imgbuilder.appliance.launch import ApplianceOptions, Attachment, open_appliance
+
+__all__ = ["ApplianceOptions", "Attachment", "open_appliance"]

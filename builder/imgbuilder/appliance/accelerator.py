@@ -1,0 +1,150 @@
+"""Whether KVM really works here, found by trying it once per host boot.
+
+``/dev/kvm`` that opens proves nothing: on some hosts the first guest
+instruction hangs for ever, on others the hypervisor stops with an assertion
+(design decision 6). So a kernel is booted with KVM and no root file system: it
+prints its version, panics, and the machine resets within a second. The verdict
+is remembered until the host boots again or the hypervisor changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder import process
+from imgbuilder.errors import ToolError
+from imgbuilder.events import debug
+
+if TYPE_CHECKING:
+    from imgbuilder.events import Reporter
+
+_DEVICE = Path("/dev/kvm")
+_PROBE_LIMIT = 15.0
+"""Seconds for a kernel to boot and panic; with working KVM it takes less than two."""
+_BROKEN = f"{_DEVICE} is there, but KVM does not work on this host"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class KvmVerdict:
+    """Whether the appliance should use KVM.
+
+    Attributes:
+        usable: True when it works, or when nothing speaks against trying it.
+        reason: Why, in a few words for the user.
+        detail: What the trial printed; empty when there was none.
+        proved: Whether it was tried; False when there was no kernel to try it with.
+    """
+
+    usable: bool
+    reason: str
+    proved: bool
+    detail: str = ""
+
+
+def kvm_verdict(state: Path, report: Reporter) -> KvmVerdict:
+    """Return the remembered verdict, or try KVM now and remember the outcome.
+
+    Args:
+        state: Folder for the remembered verdict; created when missing.
+        report: Hears debug lines.
+    """
+    if not _DEVICE.exists():
+        return KvmVerdict(usable=False, reason=f"there is no {_DEVICE}", proved=True)
+    if not os.access(_DEVICE, os.R_OK | os.W_OK):
+        return KvmVerdict(
+            usable=False,
+            reason=f"no permission to use {_DEVICE} (is this user in the group kvm?)",
+            proved=True,
+        )
+    record = state / "accelerator.json"
+    key = _key()
+    known = _read(record, key)
+    if known is not None:
+        return known
+    verdict = _try_kvm(report)
+    if verdict.proved:
+        _write(record, key, verdict)
+    return verdict
+
+
+def remember_broken(state: Path, detail: str) -> KvmVerdict:
+    """Remember that KVM failed in real use, although nothing had spoken against it."""
+    verdict = KvmVerdict(usable=False, reason=_BROKEN, detail=detail, proved=True)
+    _write(state / "accelerator.json", _key(), verdict)
+    return verdict
+
+
+def forget(state: Path) -> None:
+    """Forget the verdict, so that the next build tries again."""
+    (state / "accelerator.json").unlink(missing_ok=True)
+
+
+def hypervisor_name() -> str:
+    """Return the name of the QEMU program for this host's architecture."""
+    machine = platform.machine()
+    return "qemu-system-" + {"i686": "i386", "armv7l": "arm", "ppc64le": "ppc64"}.get(machine, machine)
+
+
+def readable_kernels() -> list[Path]:
+    """Return the host's kernels that this user may read, newest first by version number."""
+
+    def version(path: Path) -> list[tuple[int, str]]:
+        return [
+            (int(word), "") if word.isdigit() else (-1, word) for word in re.findall(r"\d+|\D+", path.name)
+        ]
+
+    found = [*Path("/boot").glob("vmlinuz-*"), *Path("/lib/modules").glob("*/vmlinuz")]
+    return sorted((path for path in found if os.access(path, os.R_OK)), key=version, reverse=True)
+
+
+def _key() -> dict[str, str]:
+    hypervisor = process.find_program(hypervisor_name())
+    stamp = Path(hypervisor).stat().st_mtime_ns if hypervisor else 0
+    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+    return {"boot": boot, "hypervisor": f"{hypervisor} {stamp}", "user": str(os.geteuid())}
+
+
+def _read(record: Path, key: dict[str, str]) -> KvmVerdict | None:
+    try:
+        known = json.loads(record.read_text())
+        if known["key"] != key:
+            return None
+        return KvmVerdict(**known["verdict"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # never written, or damaged: trying again repairs it
+
+
+def _write(record: Path, key: dict[str, str], verdict: KvmVerdict) -> None:
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = record.with_name(f"{record.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"key": key, "verdict": asdict(verdict)}))
+        temporary.replace(record)
+    except OSError:
+        return  # only remembered to save time: without a state folder every build tries
+
+
+def _try_kvm(report: Reporter) -> KvmVerdict:
+    kernels = readable_kernels()
+    if platform.machine() != "x86_64" or not kernels:
+        return KvmVerdict(usable=True, reason=f"{_DEVICE} is there; not tried", proved=False)
+    debug(report, f"trying whether KVM works, with {kernels[0]}")
+    command: list[str | Path] = [hypervisor_name(), "-machine", "accel=kvm,graphics=off"]
+    # The same CPU model as libguestfs asks for: it is the model that some hosts choke on.
+    command += ["-cpu", "max,la57=off", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot"]
+    command += ["-serial", "stdio", "-kernel", kernels[0], "-append", "console=ttyS0 panic=-1"]
+    try:
+        answer = process.run(command, check=False, timeout=_PROBE_LIMIT)
+    except ToolError as error:
+        return KvmVerdict(usable=False, reason=_BROKEN, detail=error.message, proved=True)
+    if answer.status == 0 and b"Linux version" in answer.stdout:
+        return KvmVerdict(usable=True, reason="KVM works", proved=True)
+    words = " ".join(answer.stderr.split())[-200:] or "the kernel printed nothing"
+    return KvmVerdict(usable=False, reason=_BROKEN, detail=words, proved=True)

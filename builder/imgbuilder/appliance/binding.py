@@ -1,0 +1,82 @@
+"""Which Python interpreter can load libguestfs.
+
+The binding is not on PyPI: distributions build it for their own interpreter.
+Since only the worker process loads it, pybuilder itself may run under any
+interpreter, such as that of a virtual environment (``docs/adr/0002``).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgbuilder import process
+from imgbuilder.errors import ApplianceError, ToolError
+
+INTERPRETER_VARIABLE = "PYBUILDER_GUESTFS_PYTHON"
+"""Environment variable that names the interpreter to use, before all others."""
+
+INSTALL_HINT = (
+    "install the distribution's binding: Debian, Ubuntu: apt-get install python3-guestfs; "
+    "Fedora, RHEL: dnf install python3-libguestfs; openSUSE: zypper install python3-libguestfs; "
+    "Arch: pacman -S libguestfs"
+)
+
+_PROBE = "import guestfs; g = guestfs.GuestFS(); v = g.version(); print(guestfs.__file__); \
+print('%d.%d.%d' % (v['major'], v['minor'], v['release']) if isinstance(v, dict) \
+else '.'.join(str(n) for _, n in v[:3]))"
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A libguestfs binding that loads.
+
+    Attributes:
+        interpreter: The Python that loads it.
+        module: The binding's file.
+        version: libguestfs's version.
+    """
+
+    interpreter: Path
+    module: Path
+    version: str
+
+
+def candidates() -> list[Path]:
+    """Return the interpreters to try, best first."""
+    chosen = os.environ.get(INTERPRETER_VARIABLE)
+    if chosen:
+        return [Path(chosen)]
+    found = [Path(sys.executable)] if importlib.util.find_spec("guestfs") else []
+    found.append(Path("/usr/bin/python3"))
+    found.extend(
+        sorted(p for p in Path("/usr/bin").glob("python3.*") if re.fullmatch(r"python3\.\d+", p.name))
+    )
+    found.append(Path("/usr/libexec/platform-python"))
+    found.append(Path("/usr/local/bin/python3"))
+    return list(dict.fromkeys(path for path in found if path.exists()))
+
+
+def find_binding() -> Binding:
+    """Return the first interpreter that can load libguestfs, by trying it.
+
+    Raises:
+        ApplianceError: None can; the hint names the package per distribution.
+    """
+    tried = candidates()
+    for interpreter in tried:
+        try:
+            answer = process.run([interpreter, "-I", "-c", _PROBE], check=False, timeout=60)
+        except ToolError:
+            continue  # not an interpreter after all, or one that hangs: the next one may do
+        lines = answer.stdout.decode(errors="replace").split("\n")
+        if answer.status == 0 and len(lines) >= 2:
+            return Binding(interpreter, Path(lines[0]), lines[1])
+    names = ", ".join(map(str, tried)) or "none found"
+    raise ApplianceError(
+        f"no Python interpreter with the libguestfs binding (tried: {names})", hint=INSTALL_HINT
+    )

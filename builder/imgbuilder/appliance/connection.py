@@ -1,0 +1,212 @@
+"""The parent's side of the worker process: calls, time limits, and its certain end."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import json
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgbuilder import process
+from imgbuilder.errors import ApplianceError, GuestCallError
+from imgbuilder.events import Progress, ProgressEnd, debug
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from imgbuilder.events import Reporter
+
+_HEADER = struct.Struct(">I")
+_LARGEST_FRAME = 64 * 1024 * 1024
+"""Bytes of one answer: libguestfs itself stops at 4 MiB per message, base64 and lists included."""
+_KEPT_LINES = 60
+"""Lines of the appliance's console that an error can quote."""
+_GONE = (
+    "appliance closed the connection",
+    "unexpected end of file",
+    "call launch before",
+    "handle is closed",
+)
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+def encode(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Turn an argument into what JSON can carry."""
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, list | tuple):
+        return [encode(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+def decode(value: Any) -> Any:  # noqa: ANN401
+    """Undo the worker's encoding."""
+    if isinstance(value, dict):
+        if "base64" in value:
+            return base64.b64decode(value["base64"])
+        return {decode(key): decode(item) for key, item in value["dict"]}
+    if isinstance(value, list):
+        return [decode(item) for item in value]
+    return value
+
+
+class Connection:
+    """A worker process that holds one libguestfs handle.
+
+    Args:
+        interpreter: The Python that can load libguestfs.
+        runtime: Private folder with a short path, for the worker's sockets and temporary files.
+        report: Hears debug lines and the progress of long transfers.
+
+    Raises:
+        ApplianceError: The worker could not be started.
+    """
+
+    def __init__(self, interpreter: Path, runtime: Path, report: Reporter) -> None:
+        self._report = report
+        self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+        self._partial = ""
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        self._words = (runtime / "worker.err").open("w+b")
+        try:
+            self._process: subprocess.Popen[bytes] = process.start(
+                # The kernel ends the worker with us, whatever ends us (reliability.md B3).
+                ["setpriv", "--pdeathsig", "KILL", "--", interpreter, "-I", WORKER, str(theirs.fileno())],
+                stderr=self._words,
+                pass_fds=[theirs.fileno()],
+                env={
+                    "LIBGUESTFS_TMPDIR": str(runtime),
+                    "XDG_RUNTIME_DIR": str(runtime),
+                    "LC_ALL": "C.UTF-8",
+                },
+            )
+        finally:
+            theirs.close()
+        self._answer(limit=60.0, label=None)
+
+    def call(
+        self, method: str, *args: Any, limit: float | None = 600.0, label: str | None = None, **kwargs: Any
+    ) -> Any:  # noqa: ANN401
+        """Call a method of the libguestfs handle.
+
+        Args:
+            method: Its name in the Python binding.
+            args: Its positional arguments.
+            limit: Seconds without any sign of life until the appliance counts as hung; None for no limit.
+            label: What to call the transfer when its progress is reported; None to keep quiet.
+            kwargs: Its optional arguments.
+
+        Returns:
+            What the method returns.
+
+        Raises:
+            GuestCallError: libguestfs refused or failed.
+            ApplianceError: The appliance died or did not answer in time; it is gone then.
+        """
+        request = {
+            "method": method,
+            "args": encode(args),
+            "kwargs": {name: encode(value) for name, value in kwargs.items()},
+        }
+        body = json.dumps(request).encode()
+        try:
+            self._socket.settimeout(60.0)
+            self._socket.sendall(_HEADER.pack(len(body)) + body)
+        except OSError as error:
+            raise self._death() from error
+        return self._answer(limit=limit, label=label)
+
+    def console_tail(self) -> str:
+        """Return the last lines that the appliance's console and libguestfs printed."""
+        return "\n".join([*self._lines, self._partial] if self._partial else self._lines)
+
+    def close(self) -> None:
+        """End the worker and everything that it started."""
+        self._socket.close()
+        process.end_group(self._process)
+        self._words.close()
+
+    def _answer(self, *, limit: float | None, label: str | None) -> Any:  # noqa: ANN401
+        moving = False
+        try:
+            while True:
+                message = self._receive(limit)
+                if "log" in message:
+                    self._log(message["log"])
+                elif "progress" in message:
+                    if label is not None:
+                        moving = True
+                        done, total = message["progress"]
+                        self._report(Progress(label, done, total))
+                elif "error" in message:
+                    raise self._refusal(message)
+                else:
+                    return decode(message["result"])
+        finally:
+            if moving:
+                self._report(ProgressEnd())
+
+    def _refusal(self, message: dict[str, Any]) -> GuestCallError | ApplianceError:
+        text = str(message["error"]).strip()
+        if any(sign in text for sign in _GONE):
+            return ApplianceError(f"the appliance ended unexpectedly: {text}")
+        return GuestCallError(text, errno_name=str(message.get("errno", "")))
+
+    def _receive(self, limit: float | None) -> dict[str, Any]:
+        deadline = None if limit is None else time.monotonic() + limit
+        header = self._exactly(_HEADER.size, deadline, limit)
+        (size,) = _HEADER.unpack(header)
+        if size > _LARGEST_FRAME:
+            self.close()
+            raise ApplianceError(f"the appliance's worker sent {size} bytes in one answer")
+        message: dict[str, Any] = json.loads(self._exactly(size, deadline, limit))
+        return message
+
+    def _exactly(self, size: int, deadline: float | None, limit: float | None) -> bytes:
+        pieces = []
+        while size:
+            # A limit of 0 would make the socket non-blocking instead of late.
+            left = None if deadline is None else max(0.001, deadline - time.monotonic())
+            try:
+                self._socket.settimeout(left)
+                piece = self._socket.recv(min(size, 1 << 20))
+            except TimeoutError as error:
+                self.close()
+                raise ApplianceError(f"the appliance gave no sign of life for {limit:.0f} seconds") from error
+            except OSError as error:
+                raise self._death() from error
+            if not piece:
+                raise self._death()
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    def _death(self) -> ApplianceError:
+        if not self._words.closed:
+            self._words.seek(0)
+            words = self._words.read()[-2000:].decode(errors="replace").strip()
+        else:
+            words = ""
+        self.close()
+        return ApplianceError(
+            "the appliance's worker process ended unexpectedly" + (f": {words}" if words else "")
+        )
+
+    def _log(self, text: str) -> None:
+        """Split the console's text into lines; keep the last ones, and show them to ``--verbose``."""
+        *lines, self._partial = (self._partial + text.replace("\r", "")).split("\n")
+        for line in lines:
+            self._lines.append(line)
+            debug(self._report, line)
+        if len(self._partial) > 4096:  # a console that never ends its line
+            self._lines.append(self._partial)
+            self._partial = ""

@@ -1,0 +1,340 @@
+"""The ``Appliance`` port over libguestfs calls.
+
+libguestfs resolves most paths inside the guest, but not all: ``cp_a``, ``mv``,
+``rm_rf`` and ``tar_in`` build a path of the appliance, where an absolute link
+of the guest leads out of it and data is lost without an error
+(``reliability.md`` F19). Their arguments are resolved by ``realpath`` first,
+which is answered inside the guest.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import shlex
+import tarfile
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from imgbuilder.errors import GuestCallError, WorkspaceError
+from imgbuilder.guest import CommandResult, FileStatus, FilesystemUse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from imgbuilder.appliance.connection import Connection
+
+_LONG = 3600.0
+"""Seconds without progress for calls that move or check whole filesystems."""
+_INLINE_SCRIPT = 64 * 1024
+"""Bytes of a script that are passed as an argument; the kernel's limit is 128 KiB with quoting."""
+_OUTPUT_TAIL = 64 * 1024
+
+
+class LibguestfsAppliance:
+    """A launched appliance. Made by ``open_appliance``.
+
+    Args:
+        connection: The worker that holds the launched handle.
+        scratch: Private local folder for temporary files.
+    """
+
+    def __init__(self, connection: Connection, scratch: Path) -> None:
+        self._connection = connection
+        self._scratch = scratch
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the binding returns it
+        return self._connection.call(method, *args, **kwargs)
+
+    # Paths
+
+    def _resolve(self, path: str) -> str:
+        """Resolve an existing path wholly."""
+        return str(self._call("realpath", path))
+
+    def _resolve_parent(self, path: str) -> str:
+        """Resolve all but the last part, so that a link itself can be named."""
+        parent, name = posixpath.split(posixpath.normpath(path))
+        if not name:
+            return "/"
+        return posixpath.join(self._resolve(parent), name)
+
+    def _resolve_destination(self, path: str) -> str:
+        """Resolve where ``cp`` or ``mv`` would put something: into a directory, or under a new name."""
+        return self._resolve(path) if self.is_dir(path) else self._resolve_parent(path)
+
+    # Guest: questions
+
+    def exists(self, path: str) -> bool:
+        """Tell whether ``path`` is there (links followed)."""
+        return bool(self._call("exists", path))
+
+    def is_file(self, path: str) -> bool:
+        """Tell whether ``path`` is a regular file (links followed)."""
+        return bool(self._call("is_file", path, followsymlinks=True))
+
+    def is_dir(self, path: str) -> bool:
+        """Tell whether ``path`` is a directory (links followed)."""
+        return bool(self._call("is_dir", path, followsymlinks=True))
+
+    def is_symlink(self, path: str) -> bool:
+        """Tell whether ``path`` itself is a symbolic link."""
+        return bool(self._call("is_symlink", path))
+
+    def realpath(self, path: str) -> str:
+        """Resolve all links inside the guest; the file must exist."""
+        return self._resolve(path)
+
+    def readlink(self, path: str) -> str:
+        """Return the target of the symbolic link ``path``."""
+        return str(self._call("readlink", path))
+
+    def stat(self, path: str) -> FileStatus:
+        """Return facts about ``path`` (links followed)."""
+        facts = self._call("statns", path)
+        return FileStatus(
+            mode=facts["st_mode"], uid=facts["st_uid"], gid=facts["st_gid"], size=facts["st_size"]
+        )
+
+    def ls(self, path: str) -> list[str]:
+        """Return the names in the directory ``path``, sorted."""
+        return sorted(self._call("ls", path))
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the paths that match a shell pattern, sorted; none is no error."""
+        return sorted(self._call("glob_expand", pattern, directoryslash=False))
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file of at most a few MiB."""
+        content: bytes = self._call("read_file", path)
+        return content
+
+    # Guest: changes
+
+    def write(self, path: str, content: bytes) -> None:
+        """Replace or create a file; an existing one keeps its mode and owner."""
+        self._put("write", path, content)
+
+    def append(self, path: str, content: bytes) -> None:
+        """Add to the end of a file, which is created when missing."""
+        self._put("write_append", path, content)
+
+    def _put(self, method: str, path: str, content: bytes) -> None:
+        # One message of libguestfs holds 4 MiB; a longer text goes in pieces.
+        piece = 2 * 1024 * 1024
+        self._call(method, path, content[:piece])
+        for start in range(piece, len(content), piece):
+            self._call("write_append", path, content[start : start + piece])
+
+    def upload(self, local: Path, path: str) -> None:
+        """Copy a local file into the guest; the parent directory must exist."""
+        self._call("upload", str(local), path, limit=_LONG)
+
+    def download(self, path: str, local: Path) -> None:
+        """Copy a file of the guest to a local file."""
+        self._call("download", path, str(local), limit=_LONG)
+
+    def copy_in(self, local: Path, directory: str) -> None:
+        """Copy a local file or tree into an existing directory of the guest, keeping modes."""
+
+        def owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            # The host's user numbers mean nothing in the guest, or worse, somebody else.
+            member.uid = member.gid = 0
+            member.uname = member.gname = "root"
+            return member
+
+        archive = self._scratch / f"copy-{uuid.uuid4().hex}.tar"
+        try:
+            try:
+                with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+                    tar.add(local, arcname=local.resolve().name, filter=owned_by_root)
+            except OSError as error:
+                raise WorkspaceError(f"{local} cannot be copied: {error}") from error
+            self.tar_in(archive, directory)
+        finally:
+            archive.unlink(missing_ok=True)
+
+    def replace(self, path: str, content: bytes) -> None:
+        """Replace an existing regular file at once, keeping mode, owner and extended attributes."""
+        target = self._resolve(path)
+        temporary = str(self._call("mktemp", posixpath.join(posixpath.dirname(target), ".pybuilderXXXXXX")))
+        try:
+            self.write(temporary, content)
+            self._call("copy_attributes", target, temporary, all=True)
+            self._call("rename", temporary, target)
+        except GuestCallError:
+            self._call("rm_f", temporary)
+            raise
+
+    def touch(self, path: str) -> None:
+        """Create an empty file, or set the times of an existing one."""
+        self._call("touch", path)
+
+    def truncate(self, path: str) -> None:
+        """Make an existing file empty."""
+        self._call("truncate", path)
+
+    def mkdir_p(self, path: str) -> None:
+        """Create a directory and its parents; an existing directory is no error."""
+        self._call("mkdir_p", path)
+
+    def mkdir_mode(self, path: str, mode: int) -> None:
+        """Create one directory with exactly this mode; the parent must exist."""
+        self._call("mkdir_mode", path, mode)
+        self._call("chmod", mode, path)
+
+    def chmod(self, mode: int, path: str) -> None:
+        """Set permission bits."""
+        self._call("chmod", mode, path)
+
+    def chown(self, uid: int, gid: int, path: str) -> None:
+        """Set owner and group by number."""
+        self._call("chown", uid, gid, path)
+
+    def remove(self, path: str) -> None:
+        """Remove a file or tree (a link itself, not its target); a missing one is no error."""
+        if not self.is_symlink(path) and not self.exists(path):
+            return
+        self._call("rm_rf", self._resolve_parent(path), limit=_LONG)
+
+    def copy(self, source: str, destination: str) -> None:
+        """Copy a file or tree inside the guest like ``cp -a``."""
+        self._call("cp_a", self._resolve_parent(source), self._resolve_destination(destination), limit=_LONG)
+
+    def move(self, source: str, destination: str) -> None:
+        """Rename inside the guest like ``mv``."""
+        self._call("mv", self._resolve_parent(source), self._resolve_destination(destination), limit=_LONG)
+
+    def symlink(self, target: str, link: str) -> None:
+        """Make ``link`` point to ``target``, replacing an existing file like ``ln -sf``."""
+        self._call("ln_sf", target, self._resolve_parent(link))
+
+    def sh(self, script: str) -> CommandResult:
+        """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error."""
+        body = script.encode()
+        inside: str | None = None
+        if len(body) <= _INLINE_SCRIPT:
+            run = f"/bin/sh -c {shlex.quote(script)}"
+        else:
+            inside = str(self._call("mktemp", "/tmp/.pybuilderXXXXXX"))  # noqa: S108 - in the guest
+            self.write(inside, body)
+            run = f"/bin/sh {shlex.quote(inside)}"
+        # libguestfs tells only success or failure, and mixes neither status nor output into it.
+        wrapper = (
+            "out=$(mktemp /tmp/.pybuilderXXXXXX) || exit 1\n"
+            f'{run} >"$out" 2>&1 </dev/null\n'
+            "status=$?\n"
+            f'tail -c {_OUTPUT_TAIL} "$out"; rm -f "$out"\n'
+            'printf "\\n%s" "$status"\n'
+        )
+        try:
+            answer = str(self._call("sh", wrapper, limit=None))
+        finally:
+            if inside is not None:
+                self._call("rm_f", inside)
+        output, _, status = answer.rpartition("\n")
+        return CommandResult(status=int(status), output=output)
+
+    # Appliance: disks and filesystems
+
+    def supports(self, *features: str) -> bool:
+        """Tell whether the appliance has all of these libguestfs feature groups, such as ``xfs``."""
+        return bool(self._call("feature_available", list(features)))
+
+    def device_size(self, device: str) -> int:
+        """Return the size of a disk, partition or volume in bytes."""
+        return int(self._call("blockdev_getsize64", device))
+
+    def partitions(self) -> list[str]:
+        """Return all partitions, such as ``/dev/sda1``."""
+        return list(self._call("list_partitions"))
+
+    def filesystems(self) -> dict[str, str]:
+        """Return every device that holds something, and what: ``ext4``, ``swap``, ``unknown``."""
+        return dict(self._call("list_filesystems"))
+
+    def filesystem_type(self, device: str) -> str:
+        """Return what a device holds, such as ``ext4`` or ``LVM2_member``; empty when nothing is known."""
+        return str(self._call("vfs_type", device))
+
+    def filesystem_uuid(self, device: str) -> str:
+        """Return the filesystem's UUID."""
+        return str(self._call("vfs_uuid", device))
+
+    def find_by_uuid(self, identity: str) -> str:
+        """Return the device of the filesystem with this UUID."""
+        return str(self._call("findfs_uuid", identity))
+
+    def find_by_label(self, label: str) -> str:
+        """Return the device of the filesystem with this label."""
+        return str(self._call("findfs_label", label))
+
+    def make_gpt(self, device: str, partitions: Sequence[tuple[int, int, str]]) -> None:
+        """Write a GPT with (first sector, last sector, type GUID) per partition."""
+        self._call("part_init", device, "gpt")
+        for number, (first, last, kind) in enumerate(partitions, start=1):
+            self._call("part_add", device, "p", first, last)
+            self._call("part_set_gpt_type", device, number, kind)
+
+    def make_filesystem(self, kind: str, device: str, *, label: str | None = None) -> None:
+        """Make a filesystem."""
+        self._call("mkfs", kind, device, limit=_LONG, **({} if label is None else {"label": label}))
+
+    def mount(self, device: str, path: str, *, options: str = "") -> None:
+        """Mount a filesystem of the guest."""
+        self._call("mount_options", options, device, path)
+
+    def unmount_all(self) -> None:
+        """Unmount everything; data is on the disk afterwards."""
+        self._call("umount_all", limit=_LONG)
+
+    def check_ext(self, device: str) -> None:
+        """Check and repair an unmounted ext2/3/4 filesystem."""
+        self._call("e2fsck", device, correct=True, limit=_LONG)
+
+    def grow_ext(self, device: str) -> None:
+        """Grow an ext2/3/4 filesystem to its device, mounted or not."""
+        self._call("resize2fs", device, limit=_LONG)
+
+    def trim(self, path: str) -> None:
+        """Give the free blocks of a mounted filesystem back to the host's file."""
+        self._call("fstrim", path, limit=_LONG)
+
+    def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
+        """Unpack a local tar file into a directory of the guest, with owners, modes and attributes."""
+        self._call(
+            "tar_in",
+            str(local),
+            self._resolve(directory),
+            xattrs=True,
+            acls=True,
+            limit=_LONG,
+            label=f"unpacking {local.name}",
+            **({} if compress is None else {"compress": compress}),
+        )
+
+    def inspect_roots(self) -> list[str]:
+        """Look for operating systems on all disks (slow); return their root devices."""
+        return list(self._call("inspect_os", limit=_LONG))
+
+    def inspect_facts(self, root: str) -> dict[str, str]:
+        """Return what inspection found about a root: type, arch, distro, osinfo, product_name, ..."""
+        names = ("type", "arch", "distro", "osinfo", "product_name", "package_management")
+        return {name: str(self._call(f"inspect_get_{name}", root)) for name in names}
+
+    def inspect_mountpoints(self, root: str) -> dict[str, str]:
+        """Return mount point to device for a root, shortest mount point first."""
+        found = dict(self._call("inspect_get_mountpoints", root))
+        return {path: found[path] for path in sorted(found, key=len)}
+
+    def filesystem_use(self) -> list[FilesystemUse]:
+        """Return the space of each mounted filesystem."""
+        uses = []
+        for path in self._call("mountpoints").values():
+            facts = self._call("statvfs", path)
+            uses.append(FilesystemUse(facts["blocks"] * facts["bsize"], facts["bfree"] * facts["bsize"]))
+        return uses
+
+    def shutdown(self) -> None:
+        """Unmount, flush and stop the appliance; an error means that data may not be on the disk."""
+        self._call("shutdown", limit=_LONG)

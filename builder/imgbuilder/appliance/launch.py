@@ -1,0 +1,183 @@
+"""Starting an appliance: which accelerator, within which time, and what if it fails."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgbuilder import paths, process
+from imgbuilder.appliance.accelerator import KvmVerdict, hypervisor_name, kvm_verdict, remember_broken
+from imgbuilder.appliance.binding import find_binding
+from imgbuilder.appliance.connection import Connection
+from imgbuilder.appliance.handle import LibguestfsAppliance
+from imgbuilder.errors import ApplianceError, GuestCallError
+from imgbuilder.events import debug, ignore, info
+from imgbuilder.interrupts import uninterrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from imgbuilder.events import Reporter
+
+_KVM_LIMIT = 30.0
+"""Seconds of silence after which an appliance under KVM counts as hung (design decision 6)."""
+_EMULATION_LIMIT = 600.0
+"""The same under emulation, where a slow host's kernel is silent for long."""
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A disk image for the appliance.
+
+    Attributes:
+        path: The image file or block device.
+        format: Its format, ``raw`` or ``qcow2``; never probed (``reliability.md`` T13).
+        readonly: Whether the appliance may only read it.
+    """
+
+    path: Path
+    format: str
+    readonly: bool = False
+
+
+@dataclass(frozen=True)
+class ApplianceOptions:
+    """What shapes the appliance.
+
+    Attributes:
+        memsize: Its memory in MiB; None for libguestfs's default.
+        smp: Number of its processors; None for libguestfs's default.
+        network: Whether it reaches the network.
+        verbose: Whether its console is reported line by line.
+        trace: Whether every libguestfs call is reported.
+    """
+
+    memsize: int | None = None
+    smp: int | None = None
+    network: bool = False
+    verbose: bool = False
+    trace: bool = False
+
+
+@contextmanager
+def open_appliance(
+    disks: Sequence[Attachment], options: ApplianceOptions | None = None, report: Reporter = ignore
+) -> Iterator[LibguestfsAppliance]:
+    """Start an appliance with disks, and end it for certain when the block is left.
+
+    Data is only safe on the disks after ``shutdown()`` returned without an error.
+
+    Args:
+        disks: The disks in order; the first is ``/dev/sda``.
+        options: Memory, processors, network and how much to report.
+        report: Hears notices and debug lines.
+
+    Raises:
+        ApplianceError: It cannot be started, or died; the hint says what to try.
+    """
+    options = options or ApplianceOptions()
+    binding = find_binding()
+    verdict = _accelerator(report)
+    # libguestfs's socket lies in this folder, and the path of a socket holds 107 bytes at most.
+    runtime = Path(tempfile.mkdtemp(prefix="pybuilder-", dir="/tmp"))
+    connection: Connection | None = None
+    try:
+        try:
+            connection = _launch(binding.interpreter, runtime, disks, options, verdict, report)
+        except ApplianceError as error:
+            if not verdict.usable or _emulation_forced():
+                raise
+            verdict = remember_broken(paths.state_dir(), error.message)
+            _announce(verdict, report)
+            connection = _launch(binding.interpreter, runtime, disks, options, verdict, report)
+        yield LibguestfsAppliance(connection, runtime)
+    finally:
+        with uninterrupted():
+            if connection is not None:
+                connection.close()
+            shutil.rmtree(runtime, ignore_errors=True)
+
+
+def _emulation_forced() -> bool:
+    return "force_tcg" in os.environ.get("LIBGUESTFS_BACKEND_SETTINGS", "")
+
+
+def _accelerator(report: Reporter) -> KvmVerdict:
+    if _emulation_forced():
+        return KvmVerdict(usable=False, reason="LIBGUESTFS_BACKEND_SETTINGS says force_tcg", proved=True)
+    verdict = kvm_verdict(paths.state_dir(), report)
+    if not verdict.usable:
+        _announce(verdict, report)
+    return verdict
+
+
+def _announce(verdict: KvmVerdict, report: Reporter) -> None:
+    info(report, f"{verdict.reason}; using emulation, which is slower")
+    if verdict.detail:
+        debug(report, verdict.detail)
+
+
+def _hypervisor(runtime: Path) -> Path | None:
+    """Write a wrapper that lets the kernel end the hypervisor with the worker (``reliability.md`` F16)."""
+    program = process.find_program(os.environ.get("LIBGUESTFS_HV") or hypervisor_name())
+    setpriv = process.find_program("setpriv")
+    if program is None or setpriv is None:
+        return None
+    wrapper = runtime / "hypervisor"
+    wrapper.write_text(
+        f'#!/bin/sh\nexec {shlex.quote(setpriv)} --pdeathsig KILL -- {shlex.quote(program)} "$@"\n'
+    )
+    wrapper.chmod(0o700)
+    return wrapper
+
+
+def _launch(
+    interpreter: Path,
+    runtime: Path,
+    disks: Sequence[Attachment],
+    options: ApplianceOptions,
+    verdict: KvmVerdict,
+    report: Reporter,
+) -> Connection:
+    connection = Connection(interpreter, runtime, report)
+    try:
+        hypervisor = _hypervisor(runtime)
+        if hypervisor is not None:
+            connection.call("set_hv", str(hypervisor))
+        connection.call("set_backend", "direct")
+        if not verdict.usable:
+            connection.call("set_backend_setting", "force_tcg", "1")
+        if options.memsize is not None:
+            connection.call("set_memsize", options.memsize)
+        if options.smp is not None:
+            connection.call("set_smp", options.smp)
+        connection.call("set_network", options.network)
+        connection.call("set_verbose", options.verbose)
+        connection.call("set_trace", options.trace)
+        for disk in disks:
+            # The output is made durable by one fsync at the end, so the hypervisor need not flush.
+            caching: dict[str, Any] = (
+                {} if disk.readonly else {"cachemode": "unsafe", "discard": "besteffort"}
+            )
+            connection.call(
+                "add_drive_opts", str(disk.path), format=disk.format, readonly=disk.readonly, **caching
+            )
+        connection.call("launch", limit=_KVM_LIMIT if verdict.usable else _EMULATION_LIMIT)
+    except GuestCallError as error:
+        tail = connection.console_tail()
+        connection.close()
+        raise ApplianceError(
+            f"the appliance could not be started: {error.message}" + (f"\n{tail}" if tail else ""),
+            hint="run: pybuilder --doctor",
+        ) from error
+    except BaseException:
+        with uninterrupted():
+            connection.close()
+        raise
+    return connection

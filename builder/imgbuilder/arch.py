@@ -1,0 +1,36 @@
+"""Names of CPU architectures: the same machine has several (``virt-builder.md`` 0.5)."""
+
+from __future__ import annotations
+
+import platform
+
+_ALIASES = {
+    "i486": "i386",
+    "i586": "i386",
+    "i686": "i386",
+    "amd64": "x86_64",
+    "powerpc": "ppc",
+    "powerpc64": "ppc64",
+    "powerpc64le": "ppc64le",
+}
+
+
+def normalise(arch: str) -> str:
+    """Return the one name by which architectures are compared; unknown names stay as they are."""
+    return _ALIASES.get(arch, arch)
+
+
+def host_arch() -> str:
+    """Return the normalised architecture of this machine."""
+    return normalise(platform.machine())
+
+
+def can_run(host: str, guest: str) -> bool:
+    """Say whether a host's CPU runs a guest's commands without emulating another CPU.
+
+    Args:
+        host: Architecture of the machine that builds, in any spelling.
+        guest: Architecture of the template, in any spelling.
+    """
+    host, guest = normalise(host), normalise(guest)
+    return host == guest or (host, guest) == ("x86_64", "i386")

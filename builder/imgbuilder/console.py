@@ -1,0 +1,136 @@
+"""Showing events on a terminal or in a log: the only reporter that people see.
+
+Lines for steps look like virt-builder's, ``[   1.2] Downloading: URL``, on
+standard output. Progress bars go to standard error, and only to a terminal;
+elsewhere a long transfer says a line every ten seconds.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from tqdm import tqdm
+
+from imgbuilder.events import Notice, Progress, ProgressEnd, Severity, Step
+from imgbuilder.sizes import human_size
+
+if TYPE_CHECKING:
+    from imgbuilder.events import Event
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_PLAIN_INTERVAL = 10.0
+"""Seconds between two lines about the same transfer when there is no terminal."""
+_GREEN, _BLUE, _MAGENTA, _RED, _RESET = "\x1b[0;32m", "\x1b[1;34m", "\x1b[1;35m", "\x1b[1;31m", "\x1b[0m"
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which could make a terminal do things (``reliability.md`` T15, P16)."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+class ConsoleReporter:
+    """A reporter for people.
+
+    Args:
+        program: Name of the program, for notices.
+        quiet: Show no steps and no progress; notices remain.
+        verbose: Show debug lines, on standard error.
+        started: ``time.monotonic()`` at the program's start, from which elapsed time counts.
+        out: Where steps and notices go; standard output by default.
+        err: Where progress and debug lines go; standard error by default.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        *,
+        quiet: bool = False,
+        verbose: bool = False,
+        started: float | None = None,
+        out: TextIO | None = None,
+        err: TextIO | None = None,
+    ) -> None:
+        self._program = program
+        self._quiet = quiet
+        self._verbose = verbose
+        self._started = time.monotonic() if started is None else started
+        self._out = out or sys.stdout
+        self._err = err or sys.stderr
+        self._bar: tqdm[NoReturn] | None = None
+        self._label = ""
+        self._last_line = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case Progress():
+                self._progress(event)
+            case ProgressEnd():
+                self.close()
+            case Step(text):
+                if not self._quiet:
+                    elapsed = time.monotonic() - self._started
+                    self._line(self._out, f"[{elapsed:6.1f}] ", text, _GREEN)
+            case Notice(severity, text):
+                self._notice(severity, text)
+
+    def close(self) -> None:
+        """Take away a progress bar that is still there."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def error(self, message: str, hint: str | None) -> None:
+        """Show why the program ends."""
+        self.close()
+        self._line(self._err, f"{self._program}: error: ", message, _RED)
+        if hint:
+            self._line(self._err, "  ", hint, "")
+
+    def _notice(self, severity: Severity, text: str) -> None:
+        match severity:
+            case Severity.DEBUG:
+                if self._verbose:
+                    self._line(self._err, f"{self._program}: debug: ", text, "")
+            case Severity.INFO:
+                self._line(self._out, f"{self._program}: ", text, _MAGENTA)
+            case Severity.WARNING:
+                self._line(self._out, f"{self._program}: warning: ", text, _BLUE)
+
+    def _line(self, stream: TextIO, prefix: str, text: str, colour: str) -> None:
+        shown = printable(text)
+        if colour and stream.isatty():
+            shown = f"{colour}{shown}{_RESET}"
+        with tqdm.external_write_mode(file=stream):
+            stream.write(f"{prefix}{shown}\n")
+            stream.flush()
+
+    def _progress(self, event: Progress) -> None:
+        if self._quiet:
+            return
+        if not self._err.isatty():
+            self._plain_progress(event)
+            return
+        if self._bar is None or self._label != event.label:
+            self.close()
+            self._label = event.label
+            self._bar = tqdm(
+                desc=printable(event.label), total=event.total, unit="B", unit_scale=True, unit_divisor=1024,
+                file=self._err, leave=False, dynamic_ncols=True, miniters=0,
+            )  # fmt: skip
+        self._bar.update(event.done - self._bar.n)
+
+    def _plain_progress(self, event: Progress) -> None:
+        now = time.monotonic()
+        if event.label != self._label:
+            self._label, self._last_line = event.label, now
+        if now - self._last_line < _PLAIN_INTERVAL:
+            return
+        self._last_line = now
+        share = f" of {human_size(event.total)} ({event.done * 100 // event.total}%)" if event.total else ""
+        self._line(
+            self._out, f"[{now - self._started:6.1f}] ", f"{event.label}: {human_size(event.done)}{share}", ""
+        )

@@ -1,0 +1,75 @@
+"""Where our files live, by the XDG Base Directory rules.
+
+An empty variable counts as unset and a relative one as invalid, as that
+specification asks; virt-builder takes an empty ``XDG_CONFIG_HOME`` for the
+working directory (``virt-builder.md`` SE-3). Nothing is created here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_OURS = "pybuilder"
+_THEIRS = "virt-builder"
+
+
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of downloaded and unpacked templates.
+
+    Raises:
+        UsageError: Neither ``XDG_CACHE_HOME`` nor ``HOME`` says where.
+    """
+    return _required("XDG_CACHE_HOME", ".cache", "--cache DIR", environ) / _OURS
+
+
+def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of what must outlive the cache, such as the newest signature seen per source.
+
+    Raises:
+        UsageError: Neither ``XDG_STATE_HOME`` nor ``HOME`` says where.
+    """
+    return _required("XDG_STATE_HOME", ".local/state", "XDG_STATE_HOME", environ) / _OURS
+
+
+def config_dirs(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Return the folders of source configuration files, the most important first.
+
+    The user's own before the system's, and in each place ours before virt-builder's. A user without a home
+    has the system's only.
+    """
+    places = []
+    user = _xdg("XDG_CONFIG_HOME", ".config", environ)
+    if user is not None:
+        places.append(user)
+    places += [Path(part) for part in (environ.get("VIRT_BUILDER_DIRS") or "/etc").split(":") if part]
+    return tuple(place / name / "repos.d" for place in places for name in (_OURS, _THEIRS))
+
+
+def temporary_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for large temporary files: ``TMPDIR``, else ``/var/tmp`` (``/tmp`` may be memory)."""
+    return Path(environ.get("TMPDIR") or "/var/tmp")  # noqa: S108 - files in it are made by tempfile
+
+
+def _xdg(variable: str, below_home: str, environ: Mapping[str, str]) -> Path | None:
+    base = Path(environ.get(variable, ""))
+    if base.is_absolute():
+        return base
+    home = Path(environ.get("HOME", ""))
+    return home / below_home if home.is_absolute() else None
+
+
+def _required(variable: str, below_home: str, instead: str, environ: Mapping[str, str]) -> Path:
+    found = _xdg(variable, below_home, environ)
+    if found is None:
+        raise UsageError(
+            f"neither {variable} nor HOME names an absolute folder",
+            hint=f"set HOME, or give {instead}",
+        )
+    return found

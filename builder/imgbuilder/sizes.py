@@ -1,0 +1,50 @@
+"""Sizes as users write and read them (``virt-builder.md`` 0.4)."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from imgbuilder.errors import UsageError
+
+_UNITS = {"b": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"([.0-9]{1,40})([bKMGT])")
+_LARGEST = (1 << 63) - 1
+"""Files on Linux are no larger: ``off_t`` is a signed 64-bit number."""
+
+
+def parse_size(text: str) -> int:
+    """Read a size such as ``20G`` or ``1.5G``.
+
+    A number, which may have a fraction, and one of the letters ``b`` (bytes), ``K``, ``M``, ``G`` or ``T``
+    (powers of 1024). The letter is required, so that nobody gets 20 bytes who meant 20 gigabytes.
+
+    Returns:
+        Bytes; a fraction of a byte is cut off.
+
+    Raises:
+        UsageError: The text is not a size.
+    """
+    match = _SIZE.fullmatch(text)
+    hint = "write a number and one of b, K, M, G, T, for example 20G"
+    try:
+        size = int(Fraction(match[1]) * _UNITS[match[2]]) if match else None
+    except ValueError:
+        size = None  # several points, or a point alone
+    if size is None:
+        raise UsageError(f"cannot parse size {text!r}", hint=hint)
+    if size > _LARGEST:
+        raise UsageError(f"size {text!r} is larger than any file can be", hint=hint)
+    return size
+
+
+def human_size(size: int) -> str:
+    """Write a size in bytes as virt-builder does: ``512.0M``, with ``G`` as the largest unit."""
+    sign, rest = ("-", -size) if size < 0 else ("", size)
+    if rest < 1024:
+        return f"{size}"
+    for unit in ("K", "M"):
+        if rest < 1024 * 1024:
+            return f"{sign}{rest / 1024:.1f}{unit}"
+        rest //= 1024
+    return f"{sign}{rest / 1024:.1f}G"

@@ -1,0 +1,179 @@
+"""Temporary files that are certainly gone afterwards, and results that appear whole or not at all.
+
+A finished file is made under a hidden name beside its final place, made
+durable, and renamed (``reliability.md`` F17, B15, B16). What a killed run left
+behind is recognised by its name and swept by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import WorkspaceError
+from imgbuilder.interrupts import uninterrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_PREFIX = ".pybuilder-"
+_SUFFIX = ".part"
+_YOUNG = 60.0
+"""Seconds during which a temporary file is left alone: its maker may not have locked it yet."""
+
+
+def explain(error: OSError, path: Path) -> WorkspaceError:
+    """Turn a system error about ``path`` into ours, with what to do about it."""
+    hints = {
+        errno.ENOSPC: f"free some space on the filesystem of {path.parent}, or choose another place",
+        errno.EDQUOT: "your disk quota is used up: free some space, or choose another place",
+        errno.EACCES: f"check the permissions of {path.parent}, or choose another place",
+        errno.EPERM: f"check the permissions of {path.parent}, or choose another place",
+        errno.EROFS: "the filesystem is read-only: choose another place",
+        errno.ENOENT: f"create the folder first: mkdir -p {path.parent}",
+    }
+    return WorkspaceError(f"{path}: {error.strerror}", hint=hints.get(error.errno or 0))
+
+
+def check_place(output: Path) -> None:
+    """Find out before any work whether ``output`` can be written (``reliability.md`` B12, B14).
+
+    Raises:
+        WorkspaceError: Its folder is missing or not writable, or it exists and is no regular file.
+    """
+    folder = output.absolute().parent
+    if output.is_dir():
+        raise WorkspaceError(
+            f"the output {output} is a folder",
+            hint=f"name a file in it, for example -o {output / 'disk.img'}",
+        )
+    if not folder.is_dir():
+        raise WorkspaceError(
+            f"the folder of the output {output} does not exist", hint=f"create it first: mkdir -p {folder}"
+        )
+    if output.exists() and not output.is_file():
+        raise WorkspaceError(
+            f"the output {output} is not a regular file",
+            hint="writing to devices is not there yet; build a file and copy it to the device",
+        )
+    probe = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+    try:
+        probe.touch(mode=0o600, exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise explain(error, output) from error
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Find out before any work whether there is room (``reliability.md`` C5).
+
+    Args:
+        folder: Where the bytes will go.
+        needed: How many there will be.
+        what: What needs them, for the message.
+
+    Raises:
+        WorkspaceError: There is too little.
+    """
+    facts = os.statvfs(folder)
+    free = facts.f_bavail * facts.f_frsize
+    if free < needed:
+        raise WorkspaceError(
+            f"not enough space in {folder} for {what}: {needed} bytes needed, {free} bytes free",
+            hint="free some space, or choose another place",
+        )
+
+
+@contextlib.contextmanager
+def new_file(final: Path, *, keep_on_failure: bool = False, sync: bool = True) -> Iterator[Path]:
+    """Make a file that appears at ``final`` only when it is complete.
+
+    Args:
+        final: The final place; an existing file there stays until the very end.
+        keep_on_failure: Leave what there is at ``final`` when the block fails, instead of removing it.
+        sync: Whether the file is made durable first.
+
+    Yields:
+        The hidden temporary name to write to; it exists, empty, with mode 0600.
+
+    Raises:
+        WorkspaceError: It cannot be created or renamed.
+    """
+    target = final.absolute()
+    temporary = target.parent / f"{_PREFIX}{target.name[:100]}.{secrets.token_hex(6)}{_SUFFIX}"
+    try:
+        # Held until the end, so that another run's sweep can tell a living file from a left-over.
+        holder = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(holder, fcntl.LOCK_SH)
+    except OSError as error:
+        raise explain(error, final) from error
+    try:
+        sweep(target.parent)
+        yield temporary
+        with uninterrupted():
+            finish(temporary, target, sync=sync)
+    except BaseException:
+        with uninterrupted():
+            if keep_on_failure and temporary.exists():
+                temporary.replace(target)
+            else:
+                temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(holder)
+
+
+def finish(temporary: Path, final: Path, *, sync: bool = True) -> None:
+    """Give a complete file its final name, durably: fsync, rename, fsync of the folder.
+
+    Raises:
+        WorkspaceError: Any of it failed; then ``final`` is as it was.
+    """
+    try:
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        if sync:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.replace(final)
+        if sync:
+            sync_folder(final.parent)
+    except OSError as error:
+        raise explain(error, final) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed runs of this user left in a folder; living ones are locked."""
+    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            _remove_if_abandoned(path)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    facts = path.lstat()
+    if facts.st_uid != os.geteuid() or time.time() - facts.st_ctime < _YOUNG:
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
