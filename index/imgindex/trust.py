@@ -48,10 +48,16 @@ class KeyPin:
     Attributes:
         fingerprints: Full fingerprints of primary keys or subkeys, upper case.
         keyring: The public keys as a binary OpenPGP keyring (gpgv does not read armored ones).
+        unusable: Fingerprint and reason of each key in ``keyring`` that is too weak or revoked, found when
+            the pin was made; a signature by one is refused whatever gpgv says of it.
+        sha1_self_signatures: A key vouches for itself with SHA-1 only, as old keys do (that of
+            libguestfs.org among them). gpgv calls such a key bad when it is told to reject SHA-1.
     """
 
     fingerprints: frozenset[str]
     keyring: bytes
+    unusable: tuple[tuple[str, str], ...] = ()
+    sha1_self_signatures: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,262 @@
+"""Our own strict reading of a clear-signed file (RFC 9580 section 7; ``reliability.md`` V2).
+
+gpg forgives much: text around the frame, other headers, lines of which it
+signs only the beginning. Each of these has been an attack on a reader that saw
+another text than gpg did (F2, F3). Here the frame is exact or the file is
+refused, and the text found here must later equal gpgv's (V6).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+from imgindex.errors import BadSignatureError, NotSignedError, TrustError
+from imgindex.lexer import MAX_TEXT_SIZE, decode_text, shorten
+from imgindex.trust import UnverifiedText
+
+MAX_FILE_SIZE = MAX_TEXT_SIZE
+"""Largest file in bytes that is looked at (V1); fetch no more than this plus one byte."""
+
+MAX_LINE_SIZE = 8192
+"""Longest line in bytes; gpg signs only the first 19,995 bytes of a line (F3)."""
+
+MAX_ARMOR_SIZE = 16 * 1024
+"""Largest signature block in bytes."""
+
+MAX_SIGNATURES = 4
+"""Most signatures in a block: each costs gpgv milliseconds (F10)."""
+
+_BEGIN = "-----BEGIN PGP SIGNED MESSAGE-----"
+_BEGIN_SIGNATURE = "-----BEGIN PGP SIGNATURE-----"
+_END_SIGNATURE = "-----END PGP SIGNATURE-----"
+_HASH_HEADER = re.compile(r"Hash: ([A-Z0-9-]+(?:, ?[A-Z0-9-]+)*)")
+_ARMOR_HEADER = re.compile(r"(?:Version|Comment|Charset|MessageID): .*")
+_BASE64_LINE = re.compile(r"[A-Za-z0-9+/]{1,76}={0,2}")
+_CHECKSUM_LINE = re.compile(r"=[A-Za-z0-9+/]{4}")
+_FORBIDDEN = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
+_STRONG_DIGESTS = frozenset({"SHA256", "SHA384", "SHA512"})
+_WEAK_DIGESTS = frozenset({"MD5", "SHA1", "RIPEMD160", "SHA224"})
+_SIGNATURE_TAG = 2
+
+
+@dataclass(frozen=True)
+class SignedMessage:
+    """What is inside the frame; not yet verified.
+
+    Attributes:
+        text: The text that the signature is about: dashes unescaped, blanks at line ends cut.
+        signatures: How many signatures there are.
+    """
+
+    text: str
+    signatures: int
+
+
+def split(data: bytes, *, where: str) -> SignedMessage:
+    """Take a clear-signed file apart, or refuse it.
+
+    Args:
+        data: The whole file.
+        where: The source, for error messages.
+
+    Returns:
+        The text and the number of signatures; whether they are good is gpgv's to say.
+
+    Raises:
+        NotSignedError: The file is no clear-signed message at all.
+        BadSignatureError: It is one, but not exactly as the standard's plain form wants it.
+    """
+    if len(data) > MAX_FILE_SIZE:
+        raise BadSignatureError(f"{where}: the signed index is larger than {MAX_FILE_SIZE:,} bytes")
+    if not data.startswith(_BEGIN.encode()):
+        raise _why_not_signed(data, where)
+    _check_bytes(data, where)
+    try:
+        lines = data.decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadSignatureError(f"{where}: line {line}: the signed text is not valid UTF-8") from None
+    return _Splitter(lines, where).split()
+
+
+def unverified_text(data: bytes, *, where: str) -> UnverifiedText:
+    """Read a file that nobody vouches for; a signature on it is taken off unread.
+
+    Args:
+        data: The whole file: a plain index, or a clear-signed one.
+        where: The source, for error messages.
+
+    Raises:
+        BadSignatureError: The frame of a clear-signed file is malformed.
+        IndexSyntaxError: The file is too large or not UTF-8.
+    """
+    if data.startswith(_BEGIN.encode()):
+        return UnverifiedText(split(data, where=where).text)
+    return UnverifiedText(decode_text(data, where=where))
+
+
+def _check_bytes(data: bytes, where: str) -> None:
+    found = _FORBIDDEN.search(data)
+    if found is not None:
+        line = data.count(b"\n", 0, found.start()) + 1
+        what = "CR LF line ends" if found[0] == b"\r" else f"the control byte 0x{found[0][0]:02x}"
+        raise BadSignatureError(
+            f"{where}: line {line}: {what} in a signed index; it was changed after signing",
+            hint="if you publish it, serve the file exactly as gpg wrote it",
+        )
+
+
+class _Splitter:
+    """Walks the lines of one clear-signed file from top to bottom."""
+
+    def __init__(self, lines: list[str], where: str) -> None:
+        self._lines = lines
+        self._where = where
+        self._next = 0
+
+    def split(self) -> SignedMessage:
+        for number, line in enumerate(self._lines, 1):
+            if len(line) > MAX_LINE_SIZE or len(line.encode("utf-8")) > MAX_LINE_SIZE:
+                raise self._malformed(f"the line is longer than {MAX_LINE_SIZE:,} bytes", number)
+        if self._take() != _BEGIN:
+            raise self._malformed("the first line of the frame has something at its end")
+        self._headers()
+        text = self._text()
+        signatures = self._armor()
+        if any(self._lines[self._next :]):
+            raise self._malformed("there is something after the signed message", self._next + 1)
+        return SignedMessage(text, signatures)
+
+    def _malformed(self, problem: str, number: int | None = None) -> BadSignatureError:
+        line = self._next if number is None else number
+        return BadSignatureError(f"{self._where}: line {line}: {problem}; the file is refused")
+
+    def _take(self) -> str:
+        if self._next >= len(self._lines):
+            raise self._malformed("the signed message is cut short")
+        self._next += 1
+        return self._lines[self._next - 1]
+
+    def _headers(self) -> None:
+        seen = False
+        while line := self._take():
+            header = _HASH_HEADER.fullmatch(line)
+            if header is None:
+                raise self._malformed(f"not a Hash: header of the signed message: {shorten(line)}")
+            for digest in re.split(", ?", header[1]):
+                if digest in _WEAK_DIGESTS:
+                    raise self._malformed(f"the signature uses the weak digest {digest}")
+                if digest not in _STRONG_DIGESTS:
+                    raise self._malformed(f"unknown digest {shorten(digest)}")
+            seen = True
+        if not seen:
+            raise self._malformed("the Hash: header is missing")
+
+    def _text(self) -> str:
+        text: list[str] = []
+        while (line := self._take()) != _BEGIN_SIGNATURE:
+            plain = line
+            if line.startswith("-"):
+                plain = line[2:]
+                if not line.startswith("- ") or plain.startswith(("-----BEGIN PGP", "-----END PGP")):
+                    raise self._malformed(f"a dash at the start of a line is not escaped: {shorten(line)}")
+            # Blanks at the end are not signed (RFC 9580 section 7.2), and gpgv cuts them too.
+            text.append(plain.rstrip(" \t"))
+        return "".join(f"{line}\n" for line in text)
+
+    def _armor(self) -> int:
+        begin = self._next
+        while line := self._take():
+            if not _ARMOR_HEADER.fullmatch(line):
+                raise self._malformed(f"not a header of the signature: {shorten(line)}")
+        body: list[str] = []
+        checksum_seen = False
+        while (line := self._take()) != _END_SIGNATURE:
+            if _CHECKSUM_LINE.fullmatch(line) and not checksum_seen:
+                checksum_seen = True
+            elif _BASE64_LINE.fullmatch(line) and not checksum_seen:
+                body.append(line)
+            else:
+                raise self._malformed(f"not a line of a signature: {shorten(line)}")
+        if sum(len(line) + 1 for line in self._lines[begin - 1 : self._next]) > MAX_ARMOR_SIZE:
+            raise self._malformed(f"the signature is larger than {MAX_ARMOR_SIZE:,} bytes")
+        try:
+            packets = base64.b64decode("".join(body), validate=True)
+        except binascii.Error:
+            raise self._malformed("the signature is not valid base64") from None
+        count = _count_signatures(packets)
+        if count is None or count == 0:
+            raise self._malformed("the signature block holds something else than signatures")
+        if count > MAX_SIGNATURES:
+            raise self._malformed(f"there are {count} signatures; at most {MAX_SIGNATURES} are allowed")
+        return count
+
+
+def _count_signatures(packets: bytes) -> int | None:
+    """Count OpenPGP signature packets (RFC 9580 section 4.2); None if there is anything else."""
+    count = position = 0
+    while position < len(packets):
+        header = packets[position]
+        if not header & 0x80:
+            return None
+        if header & 0x40:
+            tag = header & 0x3F
+            first = int.from_bytes(packets[position + 1 : position + 2])
+            if first < 192:
+                start, length = 2, first
+            elif first < 224:
+                start, length = (
+                    3,
+                    ((first - 192) << 8) + int.from_bytes(packets[position + 2 : position + 3]) + 192,
+                )
+            elif first == 255:
+                start, length = 6, int.from_bytes(packets[position + 2 : position + 6])
+            else:
+                return None
+        else:
+            tag = (header >> 2) & 0x0F
+            if header & 3 == 3:
+                return None
+            size = 1 << (header & 3)
+            start, length = 1 + size, int.from_bytes(packets[position + 1 : position + 1 + size])
+        position += start + length
+        if tag != _SIGNATURE_TAG or position > len(packets):
+            return None
+        count += 1
+    return count
+
+
+def _why_not_signed(data: bytes, where: str) -> TrustError:
+    """Say what a file is that does not begin like a signed index."""
+    begin = data.lstrip()[:512].lower()
+    hint = "use the address of the signed index, which is usually named index.asc"
+    if re.search(rb"^-----BEGIN PGP SIGNED MESSAGE-----", data, re.MULTILINE):
+        return BadSignatureError(
+            f"{where}: there is text before the signed message, which nobody signed; the file is refused"
+        )
+    if not begin:
+        what = "an empty file"
+    elif begin.startswith((b"<!doctype", b"<html", b"<?xml")) or b"<html" in begin:
+        what = "a web page"
+        hint = "the server may be showing an error or log-in page: open the address in a browser"
+    elif begin.startswith(b"-----begin pgp signature"):
+        what = "a detached signature without the text"
+    elif begin.startswith((b"-----begin pgp public key", b"-----begin pgp private key")):
+        what = "an OpenPGP key"
+    elif begin.startswith(b"-----begin pgp message"):
+        what = "an OpenPGP message that is not clear-signed"
+        hint = "the publisher has to sign the index with: gpg --clearsign"
+    elif data[0] >= 0x80 or b"\x00" in data[:512]:
+        what = "a binary file"
+    elif (
+        re.match(rb"\[[a-z0-9._-]+\][ \t]*\r?$", begin.lstrip(b"\xef\xbb\xbf"), re.MULTILINE)
+        or begin[:1] == b"#"
+    ):
+        what = "an index without a signature"
+        hint = "ask the publisher to sign it, or use the address of the signed index, usually index.asc"
+    else:
+        what = "some other text"
+    return NotSignedError(f"{where}: this is {what}, not a signed index", hint=hint)

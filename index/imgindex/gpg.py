@@ -1,0 +1,344 @@
+"""The one place of this package that starts gpg and gpgv, and that uses python-gnupg.
+
+gpgv decides about signatures, python-gnupg manages the publisher's key. gpgv is
+told exactly which keys exist: it never sees the user's own keyring (S4), and its
+words count only as ``imgindex.verdict`` reads them. Nothing it writes is looked
+at before that: it writes the text of bad signatures too (F6).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gnupg
+
+from imgindex.clearsign import split
+from imgindex.errors import BadSignatureError, SigningError, ToolError, TrustError, UsageError
+from imgindex.keyfile import read_key_file
+from imgindex.keylist import ListedKey, choose_signing_key, make_pin, read_key_list
+from imgindex.trust import VerifiedText, full_fingerprint
+from imgindex.verdict import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import timedelta
+
+    from imgindex.trust import KeyPin
+
+_LIMIT = 30
+"""Seconds that one gpg or gpgv may take (V3)."""
+
+_PACKAGES = {"gpg": "gpg", "gpgv": "gpgv"}
+
+
+class GpgVerifier:
+    """Implements ``imgindex.trust.Verifier`` with gpgv: rules V2 to V6 of ``reliability.md``.
+
+    Args:
+        allow_extra_signatures: Accept a file that unknown keys have signed as well (S15).
+    """
+
+    def __init__(self, *, allow_extra_signatures: bool = False) -> None:
+        self._allow_extra_signatures = allow_extra_signatures
+
+    def verify(self, data: bytes, pin: KeyPin, *, where: str) -> VerifiedText:
+        """Apply the accept rule; see ``imgindex.trust.Verifier.verify``.
+
+        Raises:
+            TrustError: The bytes are not accepted.
+            ToolError: gpgv is missing, was killed or took too long, which accepts nothing either.
+        """
+        message = split(data, where=where)
+        with _private_folder() as folder:
+            (folder / "keyring.gpg").write_bytes(pin.keyring)
+            (folder / "index.asc").write_bytes(data)
+            output = folder / "text"
+            # SHA-1 is refused here for keys, and in the verdict for the signature itself. A key that
+            # has only SHA-1 self-signatures, such as libguestfs.org's of 2011, is pinned by its
+            # fingerprint, so that these prove nothing that is not known.
+            weak = [] if pin.sha1_self_signatures else ["--weak-digest", "SHA1"]
+            with (folder / "status").open("w+b") as status:
+                descriptor = status.fileno()
+                arguments = ["--quiet", "--homedir", str(folder), "--status-fd", str(descriptor), *weak]
+                arguments += ["--keyring", str(folder / "keyring.gpg"), "--output", str(output)]
+                arguments += ["--", str(folder / "index.asc")]
+                done = _run("gpgv", arguments, pass_fds=(descriptor,))
+                status.seek(0)
+                report = status.read().decode("utf-8", "replace")
+            if done.returncode < 0:
+                raise ToolError(f"{where}: gpgv was ended by signal {-done.returncode}", hint="try again")
+            signature = judge(
+                report, done.returncode, pin, where=where, allow_extra_signatures=self._allow_extra_signatures
+            )
+            signed = output.read_bytes() if output.is_file() else None
+        if signed != message.text.encode("utf-8"):
+            raise BadSignatureError(f"{where}: gpgv read another text in the signed index than we do")
+        return VerifiedText(
+            text=message.text,
+            fingerprint=signature.fingerprint,
+            primary_fingerprint=signature.primary_fingerprint,
+            signed_at=signature.signed_at,
+            expires_at=signature.expires_at,
+        )
+
+
+def key_pin_from_file(path: Path, *, where: str) -> KeyPin:
+    """Pin all keys of a key file, armored or binary.
+
+    Args:
+        path: The file.
+        where: The source that names it, for error messages.
+
+    Returns:
+        A pin of every primary key and every signing subkey in the file.
+
+    Raises:
+        UsageError: The file is missing, empty, writable for everybody, holds a secret key, or no key
+            at all. A source is never taken for unsigned because of it (S30).
+        ToolError: gpg is missing or failed.
+    """
+    data = read_key_file(path, where)
+    keyring, keys = _inspect(data)
+    if any(key.secret for key in keys) or b"PRIVATE KEY BLOCK" in data:
+        raise UsageError(
+            f"{where}: the key file {path} holds a secret key, which belongs to the publisher alone",
+            hint=f"export the public key: gpg --armor --export KEY >{path}",
+        )
+    if not keys or not keyring:
+        raise UsageError(
+            f"{where}: there is no usable OpenPGP public key in {path}",
+            hint="get the publisher's key file again; gpg --show-keys FILE shows what is in one",
+        )
+    pinned = frozenset(key.fingerprint for key in keys if key.is_primary or key.can_sign)
+    return make_pin(pinned, keyring, keys)
+
+
+def key_pin_from_user_keyring(fingerprint: str, *, gpg_home: Path | None = None) -> KeyPin:
+    """Pin one key of the user's own keyring, as ``--fingerprint`` of virt-builder does.
+
+    Args:
+        fingerprint: Full fingerprint of a primary key, or of a subkey, which then alone counts (S10).
+        gpg_home: Where the keyring is; None for gpg's own choice.
+
+    Raises:
+        UsageError: The fingerprint is not a full one, or the keyring has no such key.
+        ToolError: gpg is missing or failed.
+    """
+    wanted = full_fingerprint(fingerprint)
+    arguments = [] if gpg_home is None else ["--homedir", str(gpg_home)]
+    arguments += ["--batch", "--no-tty", "--quiet", "--no-auto-check-trustdb"]
+    arguments += ["--export-options", "export-minimal", "--export", wanted]
+    exported = _run("gpg", arguments).stdout
+    keyring, keys = _inspect(exported) if exported else (b"", [])
+    if not keyring or all(key.fingerprint != wanted for key in keys):
+        raise UsageError(
+            f"the key {wanted} is not in your keyring",
+            hint="get the publisher's key file, check its fingerprint, and run: gpg --import FILE",
+        )
+    return make_pin(frozenset({wanted}), keyring, keys)
+
+
+class GpgSigner:
+    """Implements ``imgindex.trust.Signer`` with the publisher's own gpg and gpg-agent.
+
+    Args:
+        gpg_home: Where the secret keys are; None for gpg's own choice.
+        ask: Whether gpg-agent may ask for a passphrase; None for: if standard input is a terminal. When
+            it may not, a key that needs one is an error at once, never a wait (R4).
+        valid_for: How long signatures stay valid; None for ever.
+
+    Raises:
+        ToolError: gpg is missing or does not work.
+    """
+
+    def __init__(
+        self, gpg_home: Path | None = None, *, ask: bool | None = None, valid_for: timedelta | None = None
+    ) -> None:
+        may_ask = sys.stdin.isatty() if ask is None else ask
+        self._valid_for = valid_for
+        # Without gpg.conf: a local-user or keyring line there would add or hide keys.
+        options = ["--no-options", "--no-auto-check-trustdb"]
+        environment = _environment()
+        if not may_ask:
+            options += ["--pinentry-mode", "error"]
+        elif "GPG_TTY" not in environment and sys.stdin.isatty():
+            environment["GPG_TTY"] = os.ttyname(sys.stdin.fileno())
+        try:
+            self._gpg = gnupg.GPG(
+                gpgbinary=_program("gpg"),
+                gnupghome=None if gpg_home is None else str(gpg_home),
+                options=options,
+                env=environment,
+            )
+        except (OSError, ValueError) as error:
+            raise ToolError(f"gpg does not work: {error}", hint="try: gpg --list-secret-keys") from error
+
+    def check_key(self, key: str) -> str:
+        """Find the one secret key that would sign.
+
+        Args:
+            key: Fingerprint, key id or part of a user id, as gpg takes them; ``!`` after a fingerprint
+                forbids to take one of its subkeys.
+
+        Returns:
+            Full fingerprint of the signing key: a subkey if the key has one for signing.
+
+        Raises:
+            SigningError: No secret key fits, or several do, or none of them is usable.
+        """
+        wanted = key.strip().removesuffix("!")
+        if not wanted or wanted.startswith("-") or "\n" in wanted:
+            raise SigningError(
+                f"{key!r} does not name a key", hint="give the fingerprint of your signing key"
+            )
+        listed = self._gpg.list_keys(secret=True, keys=[wanted])
+        if not listed:
+            raise SigningError(
+                f"there is no secret key for {wanted!r}",
+                hint="your keys are listed by: gpg --list-secret-keys",
+            )
+        digits = "".join(wanted.split()).upper().removeprefix("0X")
+        usable: dict[str, str] = {}
+        problems: list[str] = []
+        for entry in listed:
+            signing, problem = choose_signing_key(entry, digits, exact=key.strip().endswith("!"))
+            if signing is None:
+                problems.append(f"key {entry['fingerprint']} {problem}")
+            else:
+                usable[entry["fingerprint"]] = signing
+        if not usable:
+            raise SigningError(
+                f"no usable signing key for {wanted!r}: {'; '.join(problems)}",
+                hint="prolong the key with gpg --quick-set-expire, or use another one",
+            )
+        if len(usable) > 1:
+            raise SigningError(
+                f"several secret keys fit {wanted!r}: {', '.join(sorted(usable))}",
+                hint="name one of them by its full fingerprint",
+            )
+        return usable.popitem()[1]
+
+    def clearsign(self, text: str, key: str) -> bytes:
+        """Clear-sign a text with SHA-512 and exactly one key.
+
+        Args:
+            text: The text; what a client would refuse is refused here (S22).
+            key: As for ``check_key``.
+
+        Raises:
+            SigningError: The key is not usable or is locked, gpg failed, or the text cannot be signed
+                in a way that every client accepts.
+        """
+        fingerprint = self.check_key(key)
+        extra = ["--local-user", f"{fingerprint}!", "--digest-algo", "SHA512"]
+        if self._valid_for is not None:
+            extra += ["--default-sig-expire", f"seconds={int(self._valid_for.total_seconds())}"]
+        result = self._gpg.sign(text.encode("utf-8"), clearsign=True, extra_args=extra)
+        signed = bytes(result.data)
+        if result.returncode != 0 or result.fingerprint != fingerprint or not signed:
+            raise _signing_failed(fingerprint, str(result.stderr))
+        try:
+            message = split(signed, where="new signature")
+        except TrustError as error:
+            raise SigningError(f"the text cannot be signed: {error.message}") from error
+        expected = "".join(
+            f"{line.rstrip(chr(32) + chr(9))}\n" for line in text.removesuffix("\n").split("\n")
+        )
+        if message.text != expected or message.signatures != 1:
+            raise SigningError("gpg signed another text than it was given")
+        return signed
+
+    def export_public_key(self, key: str) -> bytes:
+        """Return the public key that belongs to a signing key, armored, for the clients' key files.
+
+        Raises:
+            SigningError: As for ``check_key``.
+        """
+        fingerprint = self.check_key(key)
+        # Without "!", so that the primary key and its other subkeys are there too.
+        armored = self._gpg.export_keys(fingerprint, armor=True)
+        if not armored:
+            raise SigningError(f"gpg cannot export the public key {fingerprint}")
+        return str(armored).encode("ascii")
+
+
+def _signing_failed(fingerprint: str, messages: str) -> SigningError:
+    lines = [line for line in messages.splitlines() if line.startswith("gpg: ")]
+    reason = lines[-1].removeprefix("gpg: ") if lines else "gpg gave no reason"
+    hint = "try it by hand: gpg --clearsign --local-user KEY FILE"
+    if "pinentry" in messages.lower() or "No passphrase" in messages or "No secret key" in messages:
+        hint = "the key may be locked: unlock it once in a terminal, or let gpg-agent keep its passphrase"
+    return SigningError(f"key {fingerprint} cannot sign: {reason}", hint=hint)
+
+
+def _inspect(data: bytes) -> tuple[bytes, list[ListedKey]]:
+    """Let gpg read keys, armored or not, without keeping them and without starting an agent.
+
+    Returns:
+        The public keys as a binary keyring, empty if gpg finds none, and what they are.
+    """
+    with _private_folder() as folder:
+        (folder / "keys").write_bytes(data)
+        home = ["--homedir", str(folder), "--no-options", "--batch", "--no-tty", "--quiet", "--no-autostart"]
+        # Not with "--trust-model always": an expired key then makes gpg fail for want of a trust database.
+        # Not with "import-export", which spares the export: it keeps only the last of several armor blocks.
+        arguments = ["--no-auto-check-trustdb", "--with-colons", "--with-sig-list"]
+        arguments += ["--import-options", "import-show,import-minimal", "--import", str(folder / "keys")]
+        done = _run("gpg", [*home, *arguments])
+        keyring = _run("gpg", [*home, "--export"]).stdout
+    return keyring, read_key_list(done.stdout.decode("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A new folder with mode 0700 that is gone afterwards."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="imgindex.", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ToolError(f"cannot make a private folder for gpg: {error}", hint="check TMPDIR") from error
+    with folder as name:
+        try:
+            yield Path(name)
+        except OSError as error:
+            raise ToolError(f"cannot use the private folder for gpg: {error}", hint="check TMPDIR") from error
+
+
+def _environment() -> dict[str, str]:
+    """Our environment with words in English."""
+    return {name: value for name, value in os.environ.items() if name != "LANGUAGE"} | {"LC_ALL": "C"}
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise ToolError(
+            f"the program {name} is not installed", hint=f"on Debian: apt-get install {_PACKAGES[name]}"
+        )
+    return found
+
+
+def _run(
+    name: str, arguments: list[str], *, pass_fds: tuple[int, ...] = ()
+) -> subprocess.CompletedProcess[bytes]:
+    """Run gpg or gpgv to its end; how it ended is for the caller to judge."""
+    try:
+        return subprocess.run(
+            [_program(name), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=_environment(),
+            pass_fds=pass_fds,
+            timeout=_LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(f"{name} did not end within {_LIMIT} seconds", hint="try again") from error
+    except OSError as error:
+        raise ToolError(f"{name} cannot be started: {error.strerror}") from error

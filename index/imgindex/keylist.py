@@ -1,0 +1,177 @@
+"""Reading ``gpg --with-colons`` listings of keys (doc/DETAILS in GnuPG); pure text in, data out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from imgindex.trust import KeyPin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_RSA = frozenset({1, 2, 3})
+_ECDSA = 19
+_EDWARDS = frozenset({22, 27, 28})
+_BROKEN_DIGESTS = frozenset({"1", "2", "3"})
+_SELF_SIGNATURES = ("10", "11", "12", "13", "18", "1F")
+_STATES = {"r": "is revoked", "e": "has expired", "i": "is invalid", "d": "is disabled"}
+_NOT_FOR_SIGNING = "is not for signing"
+_KEY_ID_DIGITS = 16
+_MIN_RSA_BITS = 2048
+_MIN_EC_BITS = 256
+
+
+@dataclass
+class ListedKey:
+    """A primary key or subkey of a listing.
+
+    Attributes:
+        fingerprint: Full fingerprint, upper case.
+        primary_fingerprint: That of its primary key; the same for a primary key.
+        secret: The listing shows the secret half.
+        kind: Number of the algorithm (RFC 9580 section 9.1).
+        bits: Length of the key.
+        capabilities: Letters such as ``sc``; lower case are those of this key itself.
+        validity: ``r`` for revoked, ``e`` for expired, and others.
+        self_digests: Numbers of the digests of its self-signatures or binding signatures.
+    """
+
+    fingerprint: str
+    primary_fingerprint: str
+    secret: bool
+    kind: int
+    bits: int
+    capabilities: str
+    validity: str
+    self_digests: set[str] = field(default_factory=set)
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether it is a primary key."""
+        return self.fingerprint == self.primary_fingerprint
+
+    @property
+    def can_sign(self) -> bool:
+        """Whether this key itself, not only one of its subkeys, is for signing."""
+        return "s" in self.capabilities
+
+    @property
+    def only_sha1(self) -> bool:
+        """Whether nothing better than SHA-1 ties this key to its owner."""
+        return bool(self.self_digests) and self.self_digests <= _BROKEN_DIGESTS
+
+    def unusable_because(self) -> str | None:
+        """Say why signatures by this key must be refused; None when they need not (S6, S14)."""
+        if self.validity == "r":
+            return "revoked"
+        if self.kind in _RSA and self.bits < _MIN_RSA_BITS:
+            return f"too weak: RSA with {self.bits} bits, where {_MIN_RSA_BITS} are the least"
+        if self.kind == _ECDSA and self.bits < _MIN_EC_BITS:
+            return f"too weak: ECDSA with {self.bits} bits, where {_MIN_EC_BITS} are the least"
+        if self.kind not in _RSA | _EDWARDS | {_ECDSA}:
+            return f"of a kind too weak to trust (number {self.kind})"
+        return None
+
+
+def read_key_list(listing: str) -> list[ListedKey]:
+    """Read a listing made with ``--with-colons`` and, for the digests, ``--with-sig-list``.
+
+    Args:
+        listing: What gpg printed.
+
+    Returns:
+        All primary keys and subkeys in order, whatever their state.
+    """
+    keys: list[ListedKey] = []
+    pending: list[str] | None = None
+    primary = ""
+    for line in listing.split("\n"):
+        fields = line.split(":")
+        record = fields[0]
+        if record in {"pub", "sec", "sub", "ssb"} and len(fields) > 11:
+            pending = fields
+        elif record == "fpr" and pending is not None and len(fields) > 9:
+            fingerprint = fields[9].upper()
+            if pending[0] in {"pub", "sec"}:
+                primary = fingerprint
+            keys.append(_key(pending, fingerprint, primary))
+            pending = None
+        elif record == "sig" and keys and len(fields) > 15 and _is_self_signature(fields, primary):
+            keys[-1].self_digests.add(fields[15])
+    return keys
+
+
+def _key(fields: list[str], fingerprint: str, primary: str) -> ListedKey:
+    return ListedKey(
+        fingerprint=fingerprint,
+        primary_fingerprint=primary,
+        secret=fields[0] in {"sec", "ssb"},
+        kind=int(fields[3]) if fields[3].isdecimal() else 0,
+        bits=int(fields[2]) if fields[2].isdecimal() else 0,
+        capabilities=fields[11],
+        validity=fields[1],
+    )
+
+
+def _is_self_signature(fields: list[str], primary: str) -> bool:
+    # The key id is the end of a version 4 fingerprint and the start of later ones.
+    own_ids = {primary[-16:], primary[:16]}
+    return fields[10].upper().startswith(_SELF_SIGNATURES) and fields[4].upper() in own_ids
+
+
+def make_pin(fingerprints: frozenset[str], keyring: bytes, keys: Iterable[ListedKey]) -> KeyPin:
+    """Make a pin, noting which keys of the keyring can never be accepted.
+
+    Args:
+        fingerprints: The keys that count.
+        keyring: Binary keyring that holds them.
+        keys: The listing of that keyring.
+    """
+    signing = [key for key in keys if key.is_primary or key.can_sign]
+    reasons = [(key.fingerprint, key.unusable_because()) for key in signing]
+    return KeyPin(
+        fingerprints=fingerprints,
+        keyring=keyring,
+        unusable=tuple((fingerprint, reason) for fingerprint, reason in reasons if reason is not None),
+        sha1_self_signatures=any(key.only_sha1 for key in signing),
+    )
+
+
+def choose_signing_key(entry: dict[str, Any], wanted: str, *, exact: bool) -> tuple[str | None, str]:
+    """Choose the signing key within one listed key, as gpg does: the newest usable subkey first.
+
+    Args:
+        entry: A key as python-gnupg lists it.
+        wanted: What the user wrote, as hex digits; a subkey's fingerprint or id there leaves no choice.
+        exact: Nor does that of the primary key (gpg's ``!`` after it).
+
+    Returns:
+        Its fingerprint, or None and what is wrong with the key.
+    """
+    if flaw := _STATES.get("d" if "D" in entry["cap"] else entry["trust"]):
+        return None, flaw
+    candidates = [(entry["fingerprint"], entry)]
+    candidates += [(subkey[2], entry["subkey_info"][subkey[0]]) for subkey in entry["subkeys"]]
+    found: list[tuple[int, str]] = []
+    problem = _NOT_FOR_SIGNING
+    for number, (fingerprint, candidate) in enumerate(candidates):
+        flaw = _signing_flaw(candidate)
+        if (exact or number > 0) and len(wanted) >= _KEY_ID_DIGITS and fingerprint.endswith(wanted):
+            return (None, flaw) if flaw else (fingerprint, "")
+        if flaw is None:
+            found.append((int(candidate["date"]) if number else 0, fingerprint))
+        elif flaw != _NOT_FOR_SIGNING:
+            problem = flaw
+    return (max(found)[1], "") if found else (None, problem)
+
+
+def _signing_flaw(candidate: dict[str, Any]) -> str | None:
+    """Say why one primary key or subkey cannot sign; None if it can."""
+    if "s" not in candidate["cap"]:
+        return _NOT_FOR_SIGNING
+    if candidate["trust"] in _STATES:
+        return f"has a signing key that {_STATES[candidate['trust']]}"
+    if candidate["token"] == "#":  # noqa: S105 - gpg's mark for a missing secret half
+        return "has its secret signing half elsewhere"
+    return None

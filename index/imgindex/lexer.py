@@ -1,0 +1,207 @@
+"""The lines of an index or of a source configuration file, grouped into sections.
+
+Both kinds of file have one grammar (virt-builder(1), "Creating and signing
+the index file"). It is read as the newest virt-builder reads it: comments and
+empty lines may stand anywhere. One thing is ours: empty lines *between* the
+lines of one value belong to the value. Clear-signing cuts the blanks at the
+ends of lines, and with them the single blank that marks an empty line of a
+note, so that nothing else of that empty line is left in a signed text.
+
+Lines end at a newline and nowhere else (``reliability.md`` V7): what Python
+calls a line would let other characters start one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from imgindex.errors import IndexSyntaxError
+
+MAX_TEXT_SIZE = 5_000_000
+"""Longest text that is read, in bytes of UTF-8 (V1, P15)."""
+
+_SECTION = re.compile(r"\[([A-Za-z0-9._-]+)\][ \t]*")
+_FIELD = re.compile(r"([A-Za-z0-9_.]+)(?:\[([A-Za-z0-9_,.]+)\])?=(.*)")
+
+_FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, further line separators, and halves of characters (P16)."""
+
+
+class Field(NamedTuple):
+    """One ``key=value`` of a section.
+
+    Attributes:
+        key: The part before ``=`` and before ``[``.
+        subkey: The part inside ``[...]``, or None.
+        value: Everything after ``=``, blanks included; lines of a longer value are joined with newlines.
+        line: 1-based line of the key.
+    """
+
+    key: str
+    subkey: str | None
+    value: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """One ``[name]`` with its fields, in the order of the file.
+
+    Attributes:
+        name: The part inside the brackets.
+        line: 1-based line of the header.
+        fields: All fields, repeated ones included.
+    """
+
+    name: str
+    line: int
+    fields: tuple[Field, ...]
+
+
+def decode_text(data: bytes, *, where: str) -> str:
+    """Decode the bytes of an index or configuration file.
+
+    Args:
+        data: The whole file.
+        where: The file or source, for error messages.
+
+    Raises:
+        IndexSyntaxError: The file is too large or is not UTF-8.
+    """
+    _check_size(len(data), where)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise IndexSyntaxError(where, line, "the text is not valid UTF-8") from None
+
+
+def parse_sections(text: str, *, where: str) -> list[Section]:
+    """Group the lines of a text into sections; the time needed is linear in its length.
+
+    Args:
+        text: The text of an index, without any OpenPGP frame, or of a source configuration file.
+        where: The file or source, for error messages.
+
+    Returns:
+        The sections in order, repeated names included. An empty text has none.
+
+    Raises:
+        IndexSyntaxError: A line is none of: comment, empty line, section, field, continuation; or a
+            character is not allowed, or the last line does not end (virt-builder refuses it too).
+    """
+    _check_characters(text, where)
+    if not text:
+        return []
+    if not text.endswith("\n"):
+        problem = "the last line does not end with a newline; the file may have been cut short"
+        raise IndexSyntaxError(where, text.count("\n") + 1, problem)
+    lines = text.split("\n")
+    lines.pop()
+    return _Grouper(where).group(lines)
+
+
+class _Grouper:
+    """The state while the lines of one text are walked."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._sections: list[Section] = []
+        self._header: tuple[str, int] | None = None
+        self._fields: list[Field] = []
+        self._field: tuple[str, str | None, int] | None = None
+        self._value: list[str] = []
+        self._empty_lines = 0
+
+    def group(self, lines: list[str]) -> list[Section]:
+        for number, line in enumerate(lines, 1):
+            if not line:
+                self._empty_lines += 1
+            elif line[0] == "#":
+                continue
+            elif line[0] in " \t":
+                self._continue_value(line, number)
+            elif match := _FIELD.fullmatch(line):
+                self._start_field(match, number)
+            elif match := _SECTION.fullmatch(line):
+                self._end_section()
+                self._header = (match[1], number)
+            else:
+                raise IndexSyntaxError(self._where, number, _explain(line))
+        self._end_section()
+        return self._sections
+
+    def _continue_value(self, line: str, number: int) -> None:
+        if self._field is None:
+            raise IndexSyntaxError(
+                self._where,
+                number,
+                "the line starts with a blank, so it continues a field, but there is no field before it",
+            )
+        self._value.extend([""] * self._empty_lines)
+        self._value.append(line[1:])
+        self._empty_lines = 0
+
+    def _start_field(self, match: re.Match[str], number: int) -> None:
+        if self._header is None:
+            raise IndexSyntaxError(self._where, number, "there is a field before the first [section]")
+        self._end_field()
+        self._field = (match[1], match[2], number)
+        self._value.append(match[3])
+        self._empty_lines = 0
+
+    def _end_field(self) -> None:
+        if self._field is not None:
+            key, subkey, number = self._field
+            self._fields.append(Field(key, subkey, "\n".join(self._value), number))
+        self._field = None
+        self._value.clear()
+
+    def _end_section(self) -> None:
+        self._end_field()
+        if self._header is not None:
+            name, number = self._header
+            self._sections.append(Section(name, number, tuple(self._fields)))
+        self._fields.clear()
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > MAX_TEXT_SIZE:
+        raise IndexSyntaxError(where, None, f"the text is larger than {MAX_TEXT_SIZE:,} bytes")
+
+
+def _check_characters(text: str, where: str) -> None:
+    # The encoding of a text is never shorter than the text; encoding comes after the
+    # search, because halves of characters cannot be encoded.
+    _check_size(len(text), where)
+    if text.startswith("\ufeff"):
+        raise IndexSyntaxError(
+            where, 1, "the file starts with a byte order mark", hint="save it as UTF-8 without BOM"
+        )
+    found = _FORBIDDEN.search(text)
+    if found is not None:
+        line = text.count("\n", 0, found.start()) + 1
+        if found[0] == "\r":
+            problem = "there is a carriage return (are the line ends CR LF?)"
+            raise IndexSyntaxError(where, line, problem, hint="save the file with Unix line ends")
+        raise IndexSyntaxError(where, line, f"the control character U+{ord(found[0]):04X} is not allowed")
+    if not text.isascii():
+        _check_size(len(text.encode("utf-8")), where)
+
+
+def _explain(line: str) -> str:
+    shown = shorten(line)
+    if line.startswith("-----BEGIN PGP"):
+        return f"an OpenPGP frame inside the text: {shown}"
+    if line.startswith("["):
+        return f"not a section header, which is [name] of letters, digits and .-_ alone: {shown}"
+    return f"neither a [section], nor a key=value field, nor a comment: {shown}"
+
+
+def shorten(value: str) -> str:
+    """Quote a piece of foreign text for a message: escaped, and at most about 60 characters."""
+    if len(value) <= 60:
+        return ascii(value)
+    return ascii(value[:57]) + "..."

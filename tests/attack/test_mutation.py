@@ -1,0 +1,119 @@
+"""Random changes of one signed index: whatever is accepted says exactly what was signed."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgindex.errors import TrustError
+from imgindex.gpg import GpgVerifier
+from imgindex.parse import parse_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.fakes.keys import KeyMaker
+
+TEXT = (
+    f"[debian-12]\nname=Debian 12\nfile=debian-12.xz\narch=x86_64\nchecksum[sha512]={'ab' * 64}\nsize=4096\n"
+    f"notes=A.\n B.\n\n[d-13]\nfile=d.xz\narch=x86_64\nchecksum[sha512]={'cd' * 64}\nsize=512\n\n"
+)
+MUTANTS = int(os.environ.get("PYBUILDER_MUTANTS", "400"))
+"""How many per run; set it to 100000 before a release."""
+
+SEED = 20240612
+
+PIECES: tuple[bytes, ...] = (
+    *(b" ", b"\t", b"\n", b"\r", b"\r\n", b"\x0b", b"\x0c", b"\x00", b"-", b"- ", b"#", b"=", b"\n\n"),
+    *(b"[evil]\n", b"file=evil.xz\n", b" " * 20_100 + b"\r[evil]\r", b"\xc2\x85", b"\xe2\x80\xa8"),
+    *(b"Hash: SHA256\n", b"-----BEGIN PGP SIGNATURE-----\n", b"-----END PGP SIGNATURE-----\n"),
+    b"-----BEGIN PGP SIGNED MESSAGE-----\n",
+)
+
+
+def flip_bit(data: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(data)
+    changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def insert(data: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(len(data) + 1)
+    return data[:place] + rng.choice(PIECES) + data[place:]
+
+
+def insert_at_line_end(data: bytes, rng: random.Random) -> bytes:
+    lines = data.split(b"\n")
+    lines[rng.randrange(len(lines))] += rng.choice(PIECES)
+    return b"\n".join(lines)
+
+
+def delete(data: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(len(data))
+    return data[:place] + data[place + rng.randint(1, 40) :]
+
+
+def swap_lines(data: bytes, rng: random.Random) -> bytes:
+    lines = data.split(b"\n")
+    first, second = rng.randrange(len(lines)), rng.randrange(len(lines))
+    lines[first], lines[second] = lines[second], lines[first]
+    return b"\n".join(lines)
+
+
+def repeat_part(data: bytes, rng: random.Random) -> bytes:
+    start = rng.randrange(len(data))
+    end = rng.randrange(start, len(data)) + 1
+    return data[:end] + data[start:end] + data[end:]
+
+
+def truncate(data: bytes, rng: random.Random) -> bytes:
+    return data[: rng.randrange(len(data))]
+
+
+def escape_line(data: bytes, rng: random.Random) -> bytes:
+    lines = data.split(b"\n")
+    number = rng.randrange(len(lines))
+    lines[number] = b"- " + lines[number]
+    return b"\n".join(lines)
+
+
+CHANGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
+    flip_bit,
+    insert,
+    insert_at_line_end,
+    delete,
+    swap_lines,
+    repeat_part,
+    truncate,
+    escape_line,
+)
+
+
+@pytest.mark.timeout(3600)
+def test_f4_accepted_means_equal(keys: KeyMaker) -> None:
+    key = keys.make("mutation")
+    pin = keys.pin(key)
+    signed = keys.sign(TEXT, key)
+    verifier = GpgVerifier()
+    expected = parse_index(verifier.verify(signed, pin, where="test"), where="test")
+    rng = random.Random(SEED)
+    accepted = refused = 0
+    for number in range(MUTANTS):
+        mutant = signed
+        for _ in range(rng.choice((1, 1, 1, 2, 4))):
+            mutant = rng.choice(CHANGES)(mutant, rng) or b"x"
+        try:
+            verified = verifier.verify(mutant, pin, where="test")
+        except TrustError:
+            refused += 1
+            continue
+        accepted += 1
+        assert verified.text == TEXT, f"mutant {number}"
+        assert parse_index(verified, where="test") == expected
+    # Blanks at line ends, escaped dashes and trailing newlines are harmless: some must be accepted,
+    # or this test would prove nothing.
+    assert accepted >= MUTANTS // 50
+    assert refused >= MUTANTS // 2

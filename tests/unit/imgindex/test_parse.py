@@ -1,0 +1,412 @@
+"""The meaning of an index; rows P1 to P19 of the threat model, named by their IDs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgindex.errors import IndexSyntaxError
+from imgindex.model import Entry, ExtraField, Index, Note
+from imgindex.parse import is_known_field, parse_index, strip_line_ends
+from imgindex.trust import UnverifiedText, VerifiedText
+
+SHA512 = "0123456789abcdef" * 8
+GOOD = {"file": "a.xz", "arch": "x86_64", "size": "1073741824", "checksum[sha512]": SHA512}
+
+
+def section(name: str = "debian-12", **changes: str | None) -> str:
+    """One section of good fields, changed, added to or (None) left out; ``__`` stands for ``[``, ``]``."""
+    fields: dict[str, str | None] = {**GOOD}
+    for key, value in changes.items():
+        base, _, subkey = key.partition("__")
+        fields[f"{base}[{subkey}]" if subkey else base] = value
+    lines = [f"{key}={value}" for key, value in fields.items() if value is not None]
+    return "\n".join([f"[{name}]", *lines, "", ""])
+
+
+def verified(text: str) -> VerifiedText:
+    return VerifiedText(text, "A" * 40, "A" * 40, datetime(2026, 1, 1, tzinfo=UTC), None)
+
+
+def parse(text: str) -> Index:
+    return parse_index(verified(text), where="test")
+
+
+def only(text: str) -> Entry:
+    (entry,) = parse(text).entries
+    return entry
+
+
+def refuse(text: str, problem: str = "") -> IndexSyntaxError:
+    with pytest.raises(IndexSyntaxError) as caught:
+        parse(text)
+    assert problem in caught.value.problem
+    assert caught.value.line is not None
+    return caught.value
+
+
+def test_smallest_entry_has_the_documented_defaults() -> None:
+    assert only(section()) == Entry("debian-12", "a.xz", "x86_64", 2**30, sha512=SHA512)
+    assert only(section()).revision == 1
+
+
+def test_full_entry() -> None:
+    text = section().rstrip("\n") + (
+        "\nname=Debian 12\nosinfo=debian12\nsig=a.xz.sig\nrevision=42\nformat=qcow2\ncompressed_size=77\n"
+        "expand=/dev/sda3\nlvexpand=/dev/vg/root\nnotes=Line 1\n\n Line 2\nnotes[de]=Zeile\nhidden=true\n"
+        "aliases=a b\nfile[zstd]=a.zst\nx.y=1\n 2\n"
+    )
+    assert only(text) == Entry(
+        os_version="debian-12",
+        file="a.xz",
+        arch="x86_64",
+        size=2**30,
+        name="Debian 12",
+        osinfo="debian12",
+        sha512=SHA512,
+        revision=42,
+        format="qcow2",
+        compressed_size=77,
+        expand="/dev/sda3",
+        lvexpand="/dev/vg/root",
+        notes=(Note("", "Line 1\n\nLine 2"), Note("de", "Zeile")),
+        hidden=True,
+        aliases=("a", "b"),
+        sig="a.xz.sig",
+        extra=(ExtraField("file", "zstd", "a.zst"), ExtraField("x.y", None, "1\n2")),
+    )
+
+
+def test_entry_knows_its_line() -> None:
+    assert [entry.line for entry in parse("# x\n" + section("a") + section("b")).entries] == [2, 8]
+
+
+def test_p1_duplicate_name_and_arch() -> None:
+    error = refuse(section() + section(file="b.xz"), "twice")
+    assert error.line == 7
+    assert len(parse(section() + section(arch="aarch64")).entries) == 2
+
+
+def test_p1_duplicate_field() -> None:
+    assert refuse(section().rstrip("\n") + "\nfile=b.xz\n", "file is given twice").line == 6
+    refuse(section(notes__de="1").rstrip("\n") + "\nnotes[de]=2\n", "notes[de] is given twice")
+    refuse(section(unknown="1").rstrip("\n") + "\nunknown=2\n", "twice")
+
+
+def test_p1_two_checksums_even_if_equal() -> None:
+    refuse(section(checksum=SHA512), "both checksum")
+
+
+def test_bare_checksum_is_sha512() -> None:
+    assert only(section(checksum__sha512=None, checksum=SHA512)).sha512 == SHA512
+
+
+@pytest.mark.parametrize("key", ["file", "arch", "size"])
+def test_p2_missing_field(key: str) -> None:
+    refuse(
+        "".join(line + "\n" for line in section().split("\n") if not line.startswith(f"{key}=")),
+        f"{key} missing",
+    )
+
+
+def test_p2_verified_without_checksum_even_with_sig() -> None:
+    refuse(section(checksum__sha512=None), "checksum")
+    refuse(section(checksum__sha512=None, sig="a.sig"), "checksum")
+    refuse(section("good") + section(checksum__sha512=None), "checksum")
+
+
+def test_unverified_without_checksum_is_read() -> None:
+    text = section(checksum__sha512=None)
+    (entry,) = parse_index(UnverifiedText(text), where="test").entries
+    assert entry.sha512 is None
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        "0",
+        "-1",
+        "+1",
+        "1e9",
+        "0x200",
+        " 512",
+        "5G",
+        str(2**63),
+        str(2**64),
+        "\u0661\u0662",
+        "511",
+        "513",
+        "",
+        "512.0",
+        "1_024",
+        "0b1000000000",
+        str(16 * 2**40 + 512),
+        "9" * 5000,
+        "512\n 0",
+        "\uff15\uff11\uff12",
+    ],
+)
+def test_p3_size(size: str) -> None:
+    refuse(section(size=size), "size")
+
+
+@pytest.mark.parametrize(("text", "size"), [("512", 512), (str(16 * 2**40), 16 * 2**40), ("00512", 512)])
+def test_p3_good_sizes(text: str, size: int) -> None:
+    assert only(section(size=text)).size == size
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "", "1 2", str(2**63)])
+def test_p4_compressed_size(value: str) -> None:
+    refuse(section(compressed_size=value), "compressed_size")
+
+
+@pytest.mark.parametrize(
+    "checksum",
+    ["", SHA512[:-1], SHA512 + "0", "g" + SHA512[1:], SHA512[:60] + " " + SHA512[61:], " " + SHA512],
+)
+def test_p5_checksum(checksum: str) -> None:
+    refuse(section(checksum__sha512=checksum), "SHA-512")
+
+
+def test_p5_upper_case_checksum_is_lowered() -> None:
+    assert only(section(checksum__sha512=SHA512.upper())).sha512 == SHA512
+
+
+@pytest.mark.parametrize("subkey", ["md5", "sha256", "SHA512", "zstd.sha512"])
+def test_p6_other_checksums_do_not_count(subkey: str) -> None:
+    refuse(section(checksum__sha512=None, **{f"checksum__{subkey}": SHA512}), "checksum[sha512] is missing")
+
+
+BAD_PATHS = (
+    "../x",
+    "a/../b",
+    "a/..",
+    "..",
+    "/etc/passwd",
+    "http://x/y",
+    "file:///x",
+    "json:x",
+    "//h/x",
+    "a//b",
+    "a/",
+    ".",
+    "./x",
+    "a/./b",
+    "",
+    "%2e%2e/x",
+    "%2E%2E/x",
+    "a%2fb",
+    "a\\b",
+    "x?y",
+    "x#y",
+    "a b",
+    " a",
+    "a\tb",
+    "-x",
+    "a/-x",
+    "u@h",
+    "\u00e4.xz",
+    "x" * 256,
+    "/".join(["x" * 100] * 11),
+    "x\n y",
+)
+
+
+@pytest.mark.parametrize("path", BAD_PATHS)
+@pytest.mark.parametrize("key", ["file", "sig"])
+def test_p7_paths(key: str, path: str) -> None:
+    refuse(section(**{key: path}), key)
+
+
+@pytest.mark.parametrize("path", ["a.xz", "dir/sub.d/a_b-c+d~e,f=g.xz", "...", ".hidden", "x" * 255])
+def test_p7_good_paths(path: str) -> None:
+    assert only(section(file=path)).file == path
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "", "-o", ".x", "_x", "a]x", "x" * 101, "x" * 300, "\u00e4"])
+def test_p8_section_names(name: str) -> None:
+    refuse(section(name))
+
+
+@pytest.mark.parametrize("name", ["a", "9", "x" * 100, "debian-12.1_x"])
+def test_p8_good_section_names(name: str) -> None:
+    assert only(section(name)).os_version == name
+
+
+@pytest.mark.parametrize("arch", ["../../x", "", "a b", "a/b", "-a", "a.b", "x" * 33, "x86_64 ", "\u00e4"])
+def test_p9_arch(arch: str) -> None:
+    refuse(section(arch=arch), "arch")
+
+
+@pytest.mark.parametrize(
+    "revision", ["../x", str(2**63), "9" * 100, "1.5", "text", "-1", "+1", "0x1", "1_0", "", " 1", "\u0661"]
+)
+def test_p9_revision(revision: str) -> None:
+    refuse(section(revision=revision), "revision")
+
+
+@pytest.mark.parametrize("revision", [0, 1, 2**63 - 1])
+def test_p9_good_revisions(revision: int) -> None:
+    assert only(section(revision=str(revision))).revision == revision
+
+
+@pytest.mark.parametrize("disk_format", ["json:{}", "vmdk", "RAW", "", "raw ", "qcow", "auto"])
+def test_p10_format(disk_format: str) -> None:
+    refuse(section(format=disk_format), "format")
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "/dev/sda;rm",
+        "",
+        "sda3",
+        "/dev",
+        "/dev/",
+        "/dev//sda",
+        "/dev/../etc",
+        "/dev/a/..",
+        "/dev/.",
+        "-x",
+        "/etc/x",
+        "/dev/a/b/c/d",
+        "/dev/sda3 --x",
+        "/dev/" + "x" * 101,
+        "/dev/sda\n 3",
+    ],
+)
+@pytest.mark.parametrize("key", ["expand", "lvexpand"])
+def test_p11_devices(key: str, device: str) -> None:
+    refuse(section(**{key: device}), key)
+
+
+@pytest.mark.parametrize(
+    "device", ["/dev/sda3", "/dev/vg_x/root-1", "/dev/mapper/a--b+c", "/dev/disk/by-id/x"]
+)
+def test_p11_good_devices(device: str) -> None:
+    assert only(section(lvexpand=device)).lvexpand == device
+
+
+def test_p12_lines_that_are_no_fields_name_their_line() -> None:
+    assert refuse("file=x\n" + section()).line == 1
+    assert refuse(section() + "junk\n").line == 7
+    assert refuse("[a]\n x\n").line == 2
+
+
+def test_p13_notes_comments_and_blank_lines() -> None:
+    text = "# head\n\n" + section(notes="", notes__de="eins\n# comment\n zwei\n\n drei  \n \n")
+    assert only(text).notes == (Note("", ""), Note("de", "eins\nzwei\n\ndrei"))
+
+
+def test_signing_does_not_change_notes() -> None:
+    """Clear-signing cuts blanks at line ends; an index reads the same before and after."""
+    text = section(notes="one\n \n two\n  \n \n")
+    signed = "".join(line.rstrip(" \t") + "\n" for line in text.removesuffix("\n").split("\n"))
+    assert parse(text) == parse(signed)
+    assert only(signed).notes == (Note("", "one\n\ntwo"),)
+
+
+def test_p14_unknown_fields_are_kept_in_order() -> None:
+    entry = only(section(b="2", a="1", expand__x="3"))
+    assert entry.extra == (
+        ExtraField("b", None, "2"),
+        ExtraField("a", None, "1"),
+        ExtraField("expand", "x", "3"),
+    )
+    assert entry.expand is None
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x1b", "\r", "\x07", "\x7f", "\x9b"])
+def test_p16_control_characters(character: str) -> None:
+    refuse(section(name__x=f"a{character}b"))
+
+
+@pytest.mark.parametrize("hidden", ["True", "1", "yes", "", "true\n false"])
+def test_hidden_is_true_or_false(hidden: str) -> None:
+    refuse(section(hidden=hidden), "hidden")
+    assert only(section(hidden="false")).hidden is False
+
+
+@pytest.mark.parametrize("key", ["osinfo", "aliases"])
+def test_texts_have_one_line(key: str) -> None:
+    refuse(section(**{key: "a\n b"}), "more than one line")
+
+
+def test_p17_aliases() -> None:
+    assert only(section(aliases="a  b ")).aliases == ("a", "b")
+    refuse(section(aliases="a\tb"), "alias")
+    refuse(section(aliases="x" * 101), "alias")
+
+
+def test_p17_alias_of_two_templates() -> None:
+    two = section("a", aliases="x") + section("b", aliases="y x")
+    refuse(two, "same alias 'x'")
+    assert len(parse(section("a", aliases="x") + section("b", aliases="x", arch="i686")).entries) == 2
+    assert len(parse(section("a", aliases="x") + section("x")).entries) == 2
+
+
+def test_p15_p18_size_is_no_trouble() -> None:
+    many = "".join(section(f"n{number}") for number in range(2000))
+    assert len(parse(many).entries) == 2000
+    notes = section(notes="x\n" + " y\n" * 10_000)
+    assert only(notes).notes[0].text.count("\n") == 10_000
+    refuse("[" * 1_000_000 + "\n")
+    refuse("[a]\n[a" + "\t" * 1_000_000 + "x\n")
+    refuse("[a]\nexpand=/dev/" + "a/" * 400_000 + "\n")
+
+
+def test_strip_line_ends() -> None:
+    assert strip_line_ends(" a \t\n\n b\n \n\n") == " a\n\n b"
+
+
+def test_known_fields() -> None:
+    assert is_known_field("notes", "de")
+    assert is_known_field("checksum", "sha512")
+    assert not is_known_field("checksum", "zstd.sha512")
+    assert not is_known_field("file", "zstd")
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        "[a]",
+        "[b-1]",
+        "[-]",
+        "file=",
+        "arch=",
+        "size=",
+        "checksum[sha512]=",
+        SHA512,
+        "512",
+        "x86_64",
+        "a.xz",
+        "\n",
+        " ",
+        "\t",
+        "=",
+        "[",
+        "]",
+        "#",
+        "notes=",
+        "notes[de]=",
+        "aliases=a b",
+        "\x00",
+        "\r",
+        "\ufeff",
+        "\x85",
+        "../",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.text(), st.lists(FRAGMENTS, max_size=40).map("".join)))
+def test_p19_any_text_is_an_index_or_a_syntax_error(text: str) -> None:
+    for source in (verified(text), UnverifiedText(text)):
+        try:
+            index = parse_index(source, where="test")
+        except IndexSyntaxError:
+            continue
+        assert all(entry.file and entry.size % 512 == 0 for entry in index.entries)
