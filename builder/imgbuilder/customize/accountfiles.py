@@ -1,0 +1,76 @@
+"""Reading and editing ``/etc/passwd``, ``/etc/shadow`` and ``/etc/hosts`` as bytes.
+
+Everything that is not meant stays byte for byte; there is no Augeas, whose
+path expressions a user's name could leave (Z16).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_HOST_NAME = re.compile(rb"(?<=[ \t])[^ \t#]+")
+
+
+@dataclass(frozen=True)
+class Account:
+    """One line of passwd(5).
+
+    Attributes:
+        name: The user.
+        uid: Number of the user.
+        gid: Number of the user's first group.
+        home: Home directory.
+    """
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+def find_account(passwd: bytes, user: str) -> Account | None:
+    """Find a user in the content of ``/etc/passwd``; a malformed line counts as missing."""
+    for line in passwd.split(b"\n"):
+        fields = line.decode(errors="surrogateescape").split(":")
+        if fields[0] == user and len(fields) >= 6 and fields[2].isdecimal() and fields[3].isdecimal():
+            return Account(user, int(fields[2]), int(fields[3]), fields[5])
+    return None
+
+
+def set_shadow_field(shadow: bytes, user: str, value: str) -> bytes | None:
+    """Set the password field of a user in the content of ``/etc/shadow``, shadow(5).
+
+    Returns:
+        The new content, or None when the user has no line there.
+    """
+    lines = shadow.split(b"\n")
+    for number, line in enumerate(lines):
+        fields = line.split(b":")
+        if fields[0] == user.encode() and len(fields) >= 2:
+            fields[1] = value.encode("ascii")
+            lines[number] = b":".join(fields)
+            return b"\n".join(lines)
+    return None
+
+
+def rename_host(hosts: bytes, old: str, new: str) -> bytes:
+    """Replace the names of the host itself in the content of ``/etc/hosts``, hosts(5).
+
+    Args:
+        hosts: The content; addresses, blanks, comments and other names stay.
+        old: The hostname until now; empty when unknown. ``localhost`` names are never replaced.
+        new: The hostname from now on, with or without a domain.
+    """
+    short = new.partition(".")[0]
+    names = {"unassigned-hostname": short, "unassigned-hostname.unassigned-domain": new}
+    if old and old.partition(".")[0] != "localhost":
+        names[old.partition(".")[0]] = short
+        names[old] = new
+    table = {name.encode(): value.encode() for name, value in names.items()}
+    lines = []
+    for line in hosts.split(b"\n"):
+        entry, hash_sign, comment = line.partition(b"#")
+        entry = _HOST_NAME.sub(lambda match: table.get(match[0], match[0]), entry)
+        lines.append(entry + hash_sign + comment)
+    return b"\n".join(lines)

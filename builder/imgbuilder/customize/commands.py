@@ -1,0 +1,87 @@
+"""Running commands in the guest (``virt-builder.md`` 8.6).
+
+What they print goes to a log file in the guest. When one fails, the error
+carries the last lines that *this* command wrote, and nothing older.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import OperationError
+
+if TYPE_CHECKING:
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.guest import CommandResult, Guest
+
+_TAIL_LINES = 40
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+NO_NETWORK_HINT = "the appliance has no network in this build: leave out --no-network"
+
+
+def preamble(context: GuestContext) -> str:
+    """Return the lines of shell that precede every command: the log, the environment, the proxies."""
+    lines = [
+        f"exec >>{shlex.quote(context.log_file)} 2>&1",
+        f"export LC_ALL=C TERM=dumb HOME=/root PATH={_PATH}",
+    ]
+    for name, value in sorted(context.proxies.items()):
+        quoted = shlex.quote(value)
+        lines.append(f"export {name}={quoted} {name.upper()}={quoted}")
+    return "\n".join([*lines, ""])
+
+
+def run_in_guest(
+    guest: Guest, context: GuestContext, script: str, *, display: str, hint: str | None = None
+) -> None:
+    """Run a shell script in the guest.
+
+    Args:
+        guest: The guest.
+        context: Where the log is, and the proxies.
+        script: Text for ``/bin/sh``; our own scripts of several commands begin with ``set -e``.
+        display: How an error names it, such as ``--run-command 'true'``.
+        hint: What to do when it fails.
+
+    Raises:
+        OperationError: It ended with a status other than 0.
+    """
+    before = guest.stat(context.log_file).size if guest.is_file(context.log_file) else 0
+    result = guest.sh(preamble(context) + script + "\n")
+    if result.status != 0:
+        raise OperationError(
+            f"{display} failed in the guest: {_ending(result)}",
+            log_tail=printable(_log_since(guest, context.log_file, before) or result.output).strip("\n"),
+            hint=hint,
+        )
+
+
+def choose_log_file(guest: Guest) -> str:
+    """Choose the log file, and never one that the template planted (Z23).
+
+    Returns:
+        ``/tmp/builder.log``, or ``/builder.log`` in a guest without ``/tmp``; a fresh name beside it
+        when that name is a link, a pipe or anything but a regular file.
+    """
+    directory = "/tmp" if guest.is_dir("/tmp") else ""  # noqa: S108 - a path in the guest
+    usual = f"{directory}/builder.log"
+    taken = guest.is_symlink(usual) or (guest.exists(usual) and not guest.is_file(usual))
+    return f"{directory}/builder-{secrets.token_hex(8)}.log" if taken else usual
+
+
+def printable(text: str) -> str:
+    """Replace control characters of a guest's words, which could drive the user's terminal (T15)."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)
+
+
+def _log_since(guest: Guest, log_file: str, offset: int) -> str:
+    quoted = shlex.quote(log_file)
+    return guest.sh(f"tail -c +{offset + 1} {quoted} | tail -n {_TAIL_LINES}").output
+
+
+def _ending(result: CommandResult) -> str:
+    return f"exit status {result.status}"

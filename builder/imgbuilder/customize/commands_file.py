@@ -1,0 +1,89 @@
+r"""Reading ``--commands-from-file`` (``virt-builder.md`` 8.4).
+
+Each line is an option of customization without its dashes, and its argument::
+
+    # comments and empty lines do not count
+    write /etc/motd:hello
+    install nginx,vim-tiny
+    run-command echo one; \
+      echo two
+
+The first space separates; blanks at the end belong to the argument. A
+backslash at the end of a line joins it with the next one, and the line break
+stays in the argument. Windows line ends are read as plain ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgbuilder.customize.registry import all_operations
+from imgbuilder.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from imgbuilder.customize.operation import Operation
+
+KEYWORD = "commands-from-file"
+METAVAR = "FILE"
+HELP = "Read customizations from a file, in the place of this option"
+
+_LARGEST = 4 * 1024 * 1024
+"""Largest commands file in bytes."""
+
+
+def read_commands_file(path: Path) -> list[Operation]:
+    """Read the operations of a commands file, in its order.
+
+    Raises:
+        UsageError: The file cannot be read, or a line is wrong; the message names file and line.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--{KEYWORD}: {str(path)!r} cannot be read: {reason}") from error
+    if len(content) > _LARGEST:
+        raise UsageError(f"--{KEYWORD}: {path} is larger than {_LARGEST} bytes")
+    text = content.decode(errors="surrogateescape")
+    return [_parse(path, number, line) for number, line in _logical_lines(text)]
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the joined lines that count, each with the 1-based number of its first line."""
+    joined: list[str] = []
+    start = 1
+    lines = text.split("\n")
+    for number, raw in enumerate(lines, start=1):
+        line = raw.removesuffix("\r")
+        if not joined:
+            start = number
+        if line.endswith("\\") and number < len(lines):
+            joined.append(line[:-1])
+            continue
+        logical = "\n".join([*joined, line]).lstrip()
+        joined = []
+        if logical and not logical.startswith("#"):
+            yield start, logical
+
+
+def _parse(path: Path, number: int, line: str) -> Operation:
+    keyword, _space, argument = line.partition(" ")
+    where = f"{path}: line {number}"
+    if keyword == KEYWORD:
+        raise UsageError(f"{where}: a commands file cannot include another one")
+    spec = all_operations().get(keyword)
+    if spec is None:
+        hint = (
+            "leave out the dashes"
+            if keyword.startswith("--")
+            else "only options of customization can be used here"
+        )
+        raise UsageError(f"{where}: command {keyword[:80]!r} not valid", hint=hint)
+    try:
+        return spec.parse(argument)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.message}", hint=error.hint) from error

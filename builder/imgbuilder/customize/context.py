@@ -1,0 +1,61 @@
+"""What operations need to know beside the guest itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgbuilder.customize.passwords import Crypto
+from imgbuilder.events import Reporter, ignore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imgbuilder.customize.facts import GuestFacts
+
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
+"""The variables by which programs of the guest learn of a proxy."""
+
+
+@dataclass(frozen=True)
+class GuestContext:
+    """Facts and wishes for one customization.
+
+    Attributes:
+        facts: What the guest is.
+        arch: The guest's architecture, normalised.
+        runs_commands: Whether the guest's programs can run in this appliance.
+        network: Whether the appliance has a network.
+        proxies: Lower-case proxy variables of the host; may hold credentials, hence not shown.
+        password_crypto: How passwords are hashed.
+        implicit_root_password: Whether root gets a random password when no operation sets one.
+        log_file: Where commands in the guest write, chosen by ``run.customize``.
+        report: Where warnings go, set by ``run.customize``.
+    """
+
+    facts: GuestFacts
+    arch: str
+    runs_commands: bool = True
+    network: bool = True
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    password_crypto: Crypto = Crypto.SHA512
+    implicit_root_password: bool = False
+    log_file: str = "/tmp/builder.log"  # noqa: S108 - a path in the guest
+    report: Reporter = field(default=ignore, repr=False)
+
+
+def host_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """Pick the proxy variables of the host, in either case; the lower-case one wins.
+
+    Args:
+        environment: The host's variables, ``os.environ``.
+
+    Returns:
+        Lower-case name to value, empty ones left out.
+    """
+    found = {}
+    for name in PROXY_VARIABLES:
+        value = environment.get(name) or environment.get(name.upper())
+        if value:
+            found[name] = value
+    return found

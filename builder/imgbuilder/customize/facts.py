@@ -1,0 +1,175 @@
+"""What a guest is, read from a few of its files.
+
+Full inspection by libguestfs costs as much as booting the appliance under
+emulation (``design.md`` decision 5); os-release(5) and the presence of the
+package manager's program say what the operations need.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from imgbuilder.guest import Guest
+
+_LARGEST = 64 * 1024
+"""Largest os-release that is read, in bytes; real ones have less than one KiB."""
+
+_ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)")
+_PLAIN_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+class Family(enum.Enum):
+    """Distributions that keep their files in the same places."""
+
+    DEBIAN = "debian"
+    FEDORA = "fedora"
+    RHEL = "rhel"
+    SUSE = "suse"
+    ARCH = "arch"
+    ALPINE = "alpine"
+    VOID = "void"
+    MAGEIA = "mageia"
+    PARDUS = "pardus"
+    OTHER = "other"
+
+
+class PackageManager(enum.Enum):
+    """The package managers that are known (``virt-builder.md`` 8.7)."""
+
+    APT = "apt"
+    DNF = "dnf"
+    YUM = "yum"
+    ZYPPER = "zypper"
+    PACMAN = "pacman"
+    APK = "apk"
+    XBPS = "xbps"
+    URPMI = "urpmi"
+    PISI = "pisi"
+
+
+_FAMILIES = {
+    Family.DEBIAN: "debian ubuntu kali linuxmint raspbian devuan pureos",
+    Family.FEDORA: "fedora",
+    Family.RHEL: "rhel centos rocky almalinux ol scientific amzn openeuler kylin neokylin anolis",
+    Family.SUSE: "suse opensuse opensuse-leap opensuse-tumbleweed sles sled sle-micro",
+    Family.ARCH: "arch archarm manjaro",
+    Family.ALPINE: "alpine",
+    Family.VOID: "void",
+    Family.MAGEIA: "mageia mandriva openmandriva",
+    Family.PARDUS: "pisilinux",
+}
+_FAMILY_OF = {name: family for family, names in _FAMILIES.items() for name in names.split()}
+
+_OLD_RELEASE_FILES = (
+    ("/etc/debian_version", "debian"),
+    ("/etc/fedora-release", "fedora"),
+    ("/etc/redhat-release", "rhel"),
+    ("/etc/SuSE-release", "suse"),
+    ("/etc/alpine-release", "alpine"),
+    ("/etc/arch-release", "arch"),
+)
+"""Files of systems from before os-release, the special before the general."""
+
+_PROGRAMS = (
+    ("/usr/bin/apt-get", PackageManager.APT),
+    ("/usr/sbin/urpmi", PackageManager.URPMI),
+    ("/usr/bin/zypper", PackageManager.ZYPPER),
+    ("/usr/bin/dnf", PackageManager.DNF),
+    ("/usr/bin/dnf5", PackageManager.DNF),
+    ("/usr/bin/yum", PackageManager.YUM),
+    ("/usr/bin/pacman", PackageManager.PACMAN),
+    ("/sbin/apk", PackageManager.APK),
+    ("/usr/bin/xbps-install", PackageManager.XBPS),
+    ("/usr/bin/pisi", PackageManager.PISI),
+)
+"""In this order: Mageia may have dnf beside urpmi, Fedora may have apt for making Debian packages."""
+
+_FIRST_CHOICE = {
+    Family.FEDORA: (PackageManager.DNF, PackageManager.YUM),
+    Family.RHEL: (PackageManager.DNF, PackageManager.YUM),
+    Family.SUSE: (PackageManager.ZYPPER,),
+    Family.ARCH: (PackageManager.PACMAN,),
+    Family.ALPINE: (PackageManager.APK,),
+    Family.VOID: (PackageManager.XBPS,),
+}
+
+
+@dataclass(frozen=True)
+class GuestFacts:
+    """What a guest is.
+
+    Attributes:
+        distro: os-release's ID, such as ``debian``; ``unknown`` when nothing says it.
+        family: Its family.
+        version: Major and minor version; (0, 0) when unknown or rolling.
+        package_manager: Its package manager; None when none is known.
+        product_name: Its name for people; printable.
+    """
+
+    distro: str
+    family: Family
+    version: tuple[int, int]
+    package_manager: PackageManager | None
+    product_name: str
+
+
+def read_facts(guest: Guest) -> GuestFacts:
+    """Find out what a mounted guest is.
+
+    Raises:
+        GuestCallError: A file could not be read.
+    """
+    release = _os_release(guest)
+    distro = release.get("ID", "").lower()
+    if not _PLAIN_ID.fullmatch(distro):
+        distro = next((name for path, name in _OLD_RELEASE_FILES if guest.exists(path)), "unknown")
+    candidates = [distro, *release.get("ID_LIKE", "").lower().split()]
+    family = next((_FAMILY_OF[name] for name in candidates if name in _FAMILY_OF), Family.OTHER)
+    name = release.get("PRETTY_NAME") or release.get("NAME") or distro
+    return GuestFacts(
+        distro=distro,
+        family=family,
+        version=_version(release.get("VERSION_ID", "")),
+        package_manager=_package_manager(guest, family),
+        product_name="".join(character if character.isprintable() else "?" for character in name),
+    )
+
+
+def _os_release(guest: Guest) -> dict[str, str]:
+    """Read os-release(5): the first of its two places that exists."""
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        if guest.is_file(path) and guest.stat(path).size <= _LARGEST:
+            return parse_os_release(guest.read(path).decode(errors="replace"))
+    return {}
+
+
+def parse_os_release(text: str) -> dict[str, str]:
+    """Read the assignments of os-release(5); lines that are none are passed over."""
+    found = {}
+    for line in text.split("\n"):
+        match = _ASSIGNMENT.fullmatch(line.strip())
+        if match:
+            try:
+                words = shlex.split(match[2])
+            except ValueError:  # an open quote
+                continue
+            found[match[1]] = words[0] if words else ""
+    return found
+
+
+def _version(text: str) -> tuple[int, int]:
+    match = re.match(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?", text)
+    return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
+
+
+def _package_manager(guest: Guest, family: Family) -> PackageManager | None:
+    present = [manager for path, manager in _PROGRAMS if guest.exists(path)]
+    for manager in _FIRST_CHOICE.get(family, ()):
+        if manager in present:
+            return manager
+    return present[0] if present else None

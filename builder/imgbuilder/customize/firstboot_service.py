@@ -1,0 +1,200 @@
+"""The service that runs scripts at the guest's first boot (``virt-builder.md`` 8.9).
+
+Folders, names and the log are virt-builder's; the driver is our own: it
+waits for the network, writes each script's exit status to the log, and takes
+itself out of the boot when nothing is left to run (SE-22).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from imgbuilder.customize.facts import Family
+from imgbuilder.events import warn
+
+if TYPE_CHECKING:
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.guest import Guest
+
+_BASE = "/usr/lib/virt-sysprep"
+_LOG = "/root/virt-sysprep-firstboot.log"
+_DRIVER = f"{_BASE}/firstboot.sh"
+_UNIT = "/usr/lib/systemd/system/guestfs-firstboot.service"
+_WANTS = "/etc/systemd/system/multi-user.target.wants"
+
+_PRIORITY = 5000
+_NUMBERED = re.compile(r"[0-9]{4}-([0-9]{4,})-")
+_NAME_LENGTH = 60
+
+_UNIT_TEXT = f"""\
+[Unit]
+Description=libguestfs firstboot service
+Wants=network-online.target
+After=network-online.target
+Before=prefdm.service
+ConditionDirectoryNotEmpty={_BASE}/scripts
+
+[Service]
+Type=oneshot
+ExecStart={_DRIVER} start
+RemainAfterExit=yes
+StandardOutput=journal+console
+StandardError=inherit
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_DRIVER_TEXT = """\
+#!/bin/sh
+### BEGIN INIT INFO
+# Provides:          virt-sysprep
+# Required-Start:    $all
+# Required-Stop:
+# Default-Start:     2 3 5
+# Default-Stop:      0 1 6
+# Short-Description: Run scripts once at the first boot
+### END INIT INFO
+
+base=@BASE@
+log=@LOG@
+link=@LINK@
+
+[ "$1" = start ] || exit 0
+LC_ALL=C
+export LC_ALL
+mkdir -p "$base/scripts-done"
+
+# One writer for log and console keeps the lines in order; through a named pipe, so that a daemon which
+# a script leaves behind, with the pipe open, cannot keep the boot waiting.
+pipe=$base/output.$$
+if mkfifo -m 600 "$pipe" 2>/dev/null; then
+    tee -a "$log" <"$pipe" &
+    exec >"$pipe" 2>&1
+    rm -f "$pipe"
+else
+    exec >>"$log" 2>&1
+fi
+
+for script in "$base/scripts"/*; do
+    if [ -f "$script" ] && [ -x "$script" ]; then
+        # Moved first: a script that reboots the machine is not run again.
+        name=${script##*/}
+        mv "$script" "$base/scripts-done/$name"
+        echo "=== Running $base/scripts-done/$name ==="
+        "$base/scripts-done/$name" </dev/null
+        echo "=== Finished $name: exit status $? ==="
+    fi
+done
+rm -f "$base/scripts-done"/*
+
+rest=0
+for script in "$base/scripts"/*; do
+    if [ -e "$script" ]; then rest=1; fi
+done
+if [ "$rest" = 0 ]; then rm -f "$link"; fi
+
+# Give the writer a moment for the last lines.
+end="=== All done: $$ ==="
+echo "$end"
+exec >/dev/null 2>&1
+tries=0
+until grep -qF "$end" "$log" || [ "$tries" -ge 5 ]; do
+    sleep 1
+    tries=$((tries + 1))
+done
+exit 0
+"""
+
+_RUNLEVELS = (2, 3, 5)
+_INIT_LINK_FOLDERS = {
+    Family.DEBIAN: ("/etc/init.d", "/etc"),
+    Family.FEDORA: ("/etc/rc.d", "/etc/rc.d"),
+    Family.RHEL: ("/etc/rc.d", "/etc/rc.d"),
+    Family.SUSE: ("/etc/init.d", "/etc/init.d"),
+}
+"""Family to the folder that shows that its System V init is there, and the parent of its rcN.d folders."""
+
+
+def driver_text(
+    *, base: str = _BASE, log: str = _LOG, link: str = f"{_WANTS}/guestfs-firstboot.service"
+) -> str:
+    """Return the driver: a shell script that runs each installed script once, in the order of their names.
+
+    Args:
+        base: Folder of ``scripts`` and ``scripts-done``.
+        log: Log file.
+        link: What makes systemd start the driver; removed when no script is left.
+    """
+    paths = {"@BASE@": base, "@LOG@": log, "@LINK@": link}
+    return re.sub(r"@[A-Z]+@", lambda match: shlex.quote(paths[match[0]]), _DRIVER_TEXT)
+
+
+def script_name(number: int, name: str) -> str:
+    """Return the file name of a script, such as ``5000-0002-echo--hello-``.
+
+    Args:
+        number: Its place in the order, from 1.
+        name: What it was called by the user; other characters than letters, digits and ``_`` become ``-``.
+    """
+    return f"{_PRIORITY}-{number:04d}-" + re.sub(r"[^A-Za-z0-9_]", "-", name)[:_NAME_LENGTH]
+
+
+def install_firstboot(guest: Guest, context: GuestContext, name: str, content: bytes) -> None:
+    """Install a script that runs at first boot, after those installed before it.
+
+    A guest whose init system we do not know gets the script and a warning, not an error (SE-23).
+
+    Args:
+        guest: The guest.
+        context: Its facts, and where the warning goes.
+        name: What the script is called by the user.
+        content: The script; without ``#!`` it is run by the guest's ``/bin/sh``.
+
+    Raises:
+        GuestCallError: A file could not be written.
+    """
+    scripts = f"{_BASE}/scripts"
+    guest.mkdir_p(scripts)
+    matches = [_NUMBERED.match(file) for file in guest.ls(scripts)]
+    number = max((int(match[1]) for match in matches if match), default=0) + 1
+    _write(guest, f"{scripts}/{script_name(number, name)}", content, 0o755)
+    _write(guest, _DRIVER, driver_text().encode(), 0o755)
+    enabled = _enable_systemd(guest)
+    if not _enable_sysv(guest, context.facts.family) and not enabled:
+        warn(
+            context.report,
+            f"the firstboot script {name!r} was installed, but the guest has no init system that we know: "
+            f"start {_DRIVER} start at boot yourself",
+        )
+
+
+def _enable_systemd(guest: Guest) -> bool:
+    if not guest.is_dir("/etc/systemd/system"):
+        return False
+    guest.mkdir_p(_UNIT.rpartition("/")[0])
+    _write(guest, _UNIT, _UNIT_TEXT.encode(), 0o644)
+    guest.mkdir_p(_WANTS)
+    guest.symlink(_UNIT, f"{_WANTS}/guestfs-firstboot.service")
+    return True
+
+
+def _enable_sysv(guest: Guest, family: Family) -> bool:
+    if family not in _INIT_LINK_FOLDERS:
+        return False
+    sign, parent = _INIT_LINK_FOLDERS[family]
+    if not guest.is_dir(sign):
+        return False
+    if sign == "/etc/init.d":
+        guest.symlink(_DRIVER, "/etc/init.d/guestfs-firstboot")
+    for level in _RUNLEVELS:
+        guest.mkdir_p(f"{parent}/rc{level}.d")
+        guest.symlink(_DRIVER, f"{parent}/rc{level}.d/S99guestfs-firstboot")
+    return True
+
+
+def _write(guest: Guest, path: str, content: bytes, mode: int) -> None:
+    guest.write(path, content)
+    guest.chmod(mode, path)

@@ -1,0 +1,120 @@
+"""A short test of the guest's name resolution before apt needs it.
+
+Without it, a guest that cannot resolve names makes apt try every file of
+every source for minutes, and end in words that do not name the cause.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from imgbuilder.customize.facts import PackageManager
+from imgbuilder.errors import OperationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.guest import Guest
+
+_UNRESOLVED = 3
+_REMOTE = ("http", "https", "ftp", "mirror", "mirror+http", "mirror+https")
+_HOST = re.compile(r"[A-Za-z0-9._:-]+")
+_ONE_LINE = re.compile(r"\s*deb\s+(?:\[[^\]]*\]\s*)?(\S+)")
+_APT_PROXY = re.compile(
+    r"^\s*acquire::(?:https?|ftp)::(?:proxy|proxy-auto-detect)\b|\bproxy\s+\"", re.IGNORECASE | re.MULTILINE
+)
+
+
+def check_network(guest: Guest, context: GuestContext) -> None:
+    """Check that the guest resolves the host of its first apt source.
+
+    Nothing is checked where it would prove nothing: without a network in the appliance (the error of the
+    command that fails has a hint then), behind a proxy (which resolves for us), for other package managers,
+    or with sources that need no network.
+
+    Raises:
+        OperationError: The name does not resolve.
+    """
+    if not context.network or context.proxies or context.facts.package_manager is not PackageManager.APT:
+        return
+    host = first_apt_host(guest)
+    if host is None or _apt_uses_proxy(guest):
+        return
+    if guest.sh(_resolve_script(host)).status == _UNRESOLVED:
+        raise OperationError(
+            f"the guest has no working name resolution: {host}, where its first apt source is, was not found",
+            hint=f"try on this host: getent ahosts {host}; where only a proxy reaches the network, set "
+            "http_proxy and https_proxy first; or install at first boot with --firstboot-install",
+        )
+
+
+def first_apt_host(guest: Guest) -> str | None:
+    """Return the host name of the first source of apt that needs the network, sources.list(5)."""
+    for path in ["/etc/apt/sources.list", *guest.glob("/etc/apt/sources.list.d/*")]:
+        if not path.endswith((".list", ".sources")) or not guest.is_file(path):
+            continue
+        text = guest.read(path).decode(errors="replace")
+        for uri in _uris(text, stanzas=path.endswith(".sources")):
+            host = _remote_host(uri)
+            if host is not None:
+                return host
+    return None
+
+
+def _uris(text: str, *, stanzas: bool) -> Iterator[str]:
+    if not stanzas:
+        for line in text.split("\n"):
+            match = _ONE_LINE.match(line)
+            if match:
+                yield match[1]
+        return
+    for stanza in re.split(r"\n[ \t]*\n", text):
+        fields = _deb822_fields(stanza)
+        if fields.get("enabled", "yes").lower() not in ("no", "false", "off", "0", "without", "disable"):
+            yield from fields.get("uris", "").split()
+
+
+def _deb822_fields(stanza: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    name = ""
+    for line in stanza.split("\n"):
+        if line.startswith("#"):
+            continue
+        if line[:1] in (" ", "\t"):
+            fields[name] = fields.get(name, "") + line
+        else:
+            name, _colon, value = line.partition(":")
+            name = name.strip().lower()
+            fields[name] = value.strip()
+    return fields
+
+
+def _remote_host(uri: str) -> str | None:
+    try:
+        parts = urlsplit(uri)
+        host = parts.hostname
+    except ValueError:
+        return None
+    return host if parts.scheme.lower() in _REMOTE and host and _HOST.fullmatch(host) else None
+
+
+def _apt_uses_proxy(guest: Guest) -> bool:
+    paths = ["/etc/apt/apt.conf", *guest.glob("/etc/apt/apt.conf.d/*")]
+    return any(
+        _APT_PROXY.search(guest.read(path).decode(errors="replace")) for path in paths if guest.is_file(path)
+    )
+
+
+def _resolve_script(host: str) -> str:
+    """Resolve by whatever the guest has; a guest without any means passes."""
+    name = shlex.quote(host)
+    return (
+        f"if command -v getent >/dev/null 2>&1; then getent ahosts {name} || getent hosts {name}\n"
+        f"elif command -v perl >/dev/null 2>&1; then perl -e 'exit !gethostbyname shift' {name}\n"
+        f"elif command -v nslookup >/dev/null 2>&1; then nslookup {name}\n"
+        f"else true\nfi >/dev/null 2>&1 || exit {_UNRESOLVED}\n"
+    )

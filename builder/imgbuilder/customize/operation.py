@@ -1,0 +1,138 @@
+"""What a customization operation is.
+
+An operation is a frozen dataclass that knows how to describe itself in one
+line and how to apply itself to a guest. Its fields check themselves when it
+is constructed, so that every front door (command line, commands file, recipe,
+Python) refuses the same arguments before any work is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from imgbuilder.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.guest import Guest
+
+
+class Phase(enum.Enum):
+    """When an operation is applied (``virt-builder.md`` 8.1)."""
+
+    SETTING = "setting"
+    """Before all others: it changes how the others work and does nothing to the guest itself."""
+    NORMAL = "normal"
+    """In the user's order."""
+    LATE = "late"
+    """After all normal ones: passwords, so that an earlier or later command may add the user."""
+    LAST = "last"
+    """At the very end: SELinux labels, removal of the log."""
+
+
+class Operation(Protocol):
+    """One customization, ready to be applied."""
+
+    keyword: ClassVar[str]
+    """The option's name without dashes."""
+
+    def describe(self) -> str:
+        """Return the progress text, without secrets."""
+        ...
+
+    def check_host(self) -> None:
+        """Check what can be known before any work, such as programs of the host that are needed.
+
+        Raises:
+            PybuilderError: Something is missing.
+        """
+        ...
+
+    def check_guest(self, context: GuestContext) -> None:
+        """Check what can be known before the guest is changed.
+
+        Raises:
+            OperationError: The operation cannot work in this guest.
+        """
+        ...
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Change the guest.
+
+        Raises:
+            OperationError: The guest does not fit, or a command in it failed.
+            GuestCallError: A request to the appliance failed.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OperationBase(ABC):
+    """Base of the operations: checks each field by the rule in its metadata.
+
+    A field's metadata may hold ``rule``, a function that returns the value to
+    keep or raises ``UsageError``; and ``raw``, true when bytes that are not
+    UTF-8 (kept as surrogate escapes by Python) are welcome, as in content.
+    """
+
+    keyword: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            try:
+                _check_text(value, raw=field.metadata.get("raw", False))
+                rule = field.metadata.get("rule")
+                if rule is not None:
+                    object.__setattr__(self, field.name, rule(value))
+            except UsageError as error:
+                raise name_option(self.keyword, error) from error
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return the progress text, without secrets."""
+
+    def check_host(self) -> None:  # noqa: B027 - most operations need nothing of the host
+        """Check programs of the host that are needed; the default needs none."""
+
+    def check_guest(self, context: GuestContext) -> None:  # noqa: B027 - most operations fit every guest
+        """Check that the operation fits the guest; the default fits all."""
+
+    @abstractmethod
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Change the guest."""
+
+
+def name_option(keyword: str, error: UsageError) -> UsageError:
+    """Return the same error with the option's name in front, once."""
+    prefix = f"--{keyword}: "
+    if not keyword or error.message.startswith(prefix):
+        return error
+    return UsageError(prefix + error.message, hint=error.hint)
+
+
+def _check_text(value: object, *, raw: bool) -> None:
+    for text in _texts(value):
+        if "\0" in text:
+            raise UsageError("a NUL character cannot be used here")
+        if not raw and any("\ud800" <= character <= "\udfff" for character in text):
+            raise UsageError(
+                "the argument is not valid UTF-8", hint="give the name in UTF-8, or rename the file"
+            )
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, PurePath):
+        yield str(value)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _texts(item)

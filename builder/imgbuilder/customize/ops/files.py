@@ -1,0 +1,196 @@
+"""Operations on the content of the guest's files."""
+
+# ruff: noqa: ARG002 - every operation has the same methods
+from __future__ import annotations
+
+import posixpath
+import re
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgbuilder.customize import argforms, values
+from imgbuilder.customize.guestchecks import require_file
+from imgbuilder.customize.operation import OperationBase
+from imgbuilder.customize.registry import operation
+from imgbuilder.errors import OperationError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.guest import Guest
+
+_NEWLINE = re.compile(rb"\r\n|\n|\r")
+_NEWLINE_SEARCH = 8192
+"""Bytes at the start of a file in which its newline style is looked for."""
+
+
+@operation("append-line", form=argforms.pair("FILE", "LINE"))
+@dataclass(frozen=True)
+class AppendLine(OperationBase):
+    """Append a line to a file of the guest.
+
+    The file is created when it is missing. When it does not end with a newline, one is added first; the
+    file's own style of newline (LF, CRLF or CR) is used. An empty LINE appends an empty line.
+
+    Attributes:
+        path: The file in the guest.
+        line: The line without its newline.
+    """
+
+    path: str = field(metadata=values.GUEST_PATH)
+    line: str = field(metadata=values.RAW_LINE)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Appending line to {self.path}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Append the line."""
+        line = self.line.encode(errors="surrogateescape")
+        if not guest.exists(self.path):
+            guest.write(self.path, line + b"\n")
+            return
+        require_file(guest, self.path, self)
+        content = guest.read(self.path)
+        # One byte more, so that a CRLF across the limit is not taken for a CR.
+        found = _NEWLINE.search(content[: _NEWLINE_SEARCH + 1])
+        newline = found[0] if found else b"\n"
+        start = newline if content and not content.endswith(newline) else b""
+        guest.append(self.path, start + line + newline)
+
+
+@operation("copy-in", form=argforms.pair(argforms.local("LOCALPATH"), "REMOTEDIR"))
+@dataclass(frozen=True)
+class CopyIn(OperationBase):
+    """Copy local files or directories into a directory of the guest.
+
+    REMOTEDIR must exist; it can be made by --mkdir. Modes are kept.
+
+    Attributes:
+        local: The local file or directory.
+        directory: The directory in the guest.
+    """
+
+    local: Path = field(metadata=values.LOCAL_TREE)
+    directory: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Copying: {self.local} to {self.directory}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Copy the file or tree."""
+        if not guest.is_dir(self.directory):
+            raise OperationError(
+                f"--copy-in: {self.directory} is not a directory in the guest",
+                hint=f"put --mkdir {self.directory} before it",
+            )
+        guest.copy_in(self.local, self.directory)
+
+
+@operation("touch", form=argforms.single("FILE"))
+@dataclass(frozen=True)
+class Touch(OperationBase):
+    """Touch a file of the guest.
+
+    The file is created when it is missing; else its times are set to now.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Running touch: {self.path}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Touch the file."""
+        guest.touch(self.path)
+
+
+@operation("truncate", form=argforms.single("FILE"))
+@dataclass(frozen=True)
+class Truncate(OperationBase):
+    """Make a file of the guest empty.
+
+    The file must exist; it keeps its owner and permissions.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Truncating: {self.path}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Empty the file."""
+        require_file(guest, self.path, self)
+        guest.truncate(self.path)
+
+
+@operation("upload", form=argforms.pair(argforms.local("FILE"), "DEST"))
+@dataclass(frozen=True)
+class Upload(OperationBase):
+    """Upload a local file into the guest.
+
+    When DEST is a directory, the file keeps its name there. The file keeps its permissions and belongs to
+    root (virt-builder gives it the number that its owner has on this host, which means another user, or
+    none, in the guest). FILE ends at the first colon.
+
+    Attributes:
+        local: The local file.
+        destination: The file or directory in the guest.
+    """
+
+    local: Path = field(metadata=values.LOCAL_FILE)
+    destination: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Uploading: {self.local} to {self.destination}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Copy the file and set its owner and mode."""
+        path = self.destination
+        if guest.is_dir(path):
+            path = posixpath.join(path, self.local.name)
+        try:
+            mode = stat.S_IMODE(self.local.stat().st_mode)
+        except OSError as error:
+            raise UsageError(f"--upload: {self.local}: {error.strerror}") from error
+        guest.upload(self.local, path)
+        # In this order: a change of owner clears the set-user-id bit.
+        guest.chown(0, 0, path)
+        guest.chmod(mode, path)
+
+
+@operation("write", form=argforms.pair("FILE", "CONTENT"))
+@dataclass(frozen=True)
+class Write(OperationBase):
+    """Write a file in the guest.
+
+    CONTENT is written as it is, without a newline at its end. An existing file is replaced, and keeps its
+    owner and permissions.
+
+    Attributes:
+        path: The file in the guest.
+        content: Its content.
+    """
+
+    path: str = field(metadata=values.GUEST_PATH)
+    content: str = field(metadata=values.RAW_TEXT)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Writing: {self.path}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Write the file."""
+        guest.write(self.path, self.content.encode(errors="surrogateescape"))

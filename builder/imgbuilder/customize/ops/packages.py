@@ -1,0 +1,97 @@
+"""Operations that use the guest's package manager."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgbuilder.customize import argforms, packagemanagers, values
+from imgbuilder.customize.commands import NO_NETWORK_HINT, run_in_guest
+from imgbuilder.customize.operation import OperationBase
+from imgbuilder.customize.registry import operation
+
+if TYPE_CHECKING:
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.guest import Guest
+
+
+@operation("install", form=argforms.items("PKG,PKG..."), network=True, runs_in_guest=True)
+@dataclass(frozen=True)
+class Install(OperationBase):
+    """Install packages.
+
+    They come from the guest's own repositories, by its own package manager, without questions. Packages are
+    separated by commas.
+
+    Attributes:
+        packages: Names of packages.
+    """
+
+    packages: tuple[str, ...] = field(metadata=values.PACKAGES)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Installing packages: {' '.join(self.packages)}"
+
+    def check_guest(self, context: GuestContext) -> None:
+        """Check that the package manager is known and takes the names."""
+        packagemanagers.install_script(context.facts, self.packages)
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Install the packages."""
+        script = packagemanagers.install_script(context.facts, self.packages)
+        display = f"--install {','.join(self.packages)}"
+        run_in_guest(guest, context, script, display=display, hint=_network_hint(context))
+
+
+@operation("uninstall", form=argforms.items("PKG,PKG..."), runs_in_guest=True)
+@dataclass(frozen=True)
+class Uninstall(OperationBase):
+    """Uninstall packages.
+
+    Packages are separated by commas.
+
+    Attributes:
+        packages: Names of packages.
+    """
+
+    packages: tuple[str, ...] = field(metadata=values.PACKAGES)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Uninstalling packages: {' '.join(self.packages)}"
+
+    def check_guest(self, context: GuestContext) -> None:
+        """Check that the package manager is known and takes the names."""
+        packagemanagers.uninstall_script(context.facts, self.packages)
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Remove the packages."""
+        script = packagemanagers.uninstall_script(context.facts, self.packages)
+        run_in_guest(guest, context, script, display=f"--uninstall {','.join(self.packages)}")
+
+
+@operation("update", form=argforms.flag(), network=True, runs_in_guest=True)
+@dataclass(frozen=True)
+class Update(OperationBase):
+    """Update all packages.
+
+    Does what the guest's own package manager calls an upgrade, without questions.
+    """
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return "Updating packages"
+
+    def check_guest(self, context: GuestContext) -> None:
+        """Check that the package manager is known."""
+        packagemanagers.update_script(context.facts)
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Update the packages."""
+        script = packagemanagers.update_script(context.facts)
+        run_in_guest(guest, context, script, display="--update", hint=_network_hint(context))
+
+
+def _network_hint(context: GuestContext) -> str | None:
+    return None if context.network else NO_NETWORK_HINT

@@ -1,0 +1,207 @@
+"""Operations on the guest's directories, links, permissions and owners."""
+
+# ruff: noqa: ARG002 - every operation has the same methods
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgbuilder.customize import argforms, values
+from imgbuilder.customize.guestchecks import require_existing
+from imgbuilder.customize.operation import OperationBase
+from imgbuilder.customize.registry import operation
+from imgbuilder.errors import OperationError
+
+if TYPE_CHECKING:
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.guest import Guest
+
+
+@operation("chmod", form=argforms.pair(argforms.Part("PERM", values.octal_mode), "FILE"))
+@dataclass(frozen=True)
+class Chmod(OperationBase):
+    """Change the permissions of a file of the guest.
+
+    PERM is always octal, with or without a leading 0 (virt-builder reads 755 as a decimal number).
+    Symbolic modes are refused.
+
+    Attributes:
+        mode: The permission bits.
+        path: The file in the guest.
+    """
+
+    mode: int = field(metadata=values.FILE_MODE)
+    path: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Changing permissions of {self.path} to {self.mode:04o}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Set the permission bits."""
+        require_existing(guest, self.path, self)
+        guest.chmod(self.mode, self.path)
+
+
+@operation(
+    "chown",
+    form=argforms.triple(
+        argforms.Part("UID", values.decimal_number), argforms.Part("GID", values.decimal_number), "PATH"
+    ),
+)
+@dataclass(frozen=True)
+class Chown(OperationBase):
+    """Change the owner and group of a file of the guest.
+
+    Owner and group are numbers. A directory's content is not changed.
+
+    Attributes:
+        uid: Number of the owner.
+        gid: Number of the group.
+        path: The file in the guest.
+    """
+
+    uid: int = field(metadata=values.OWNER_NUMBER)
+    gid: int = field(metadata=values.OWNER_NUMBER)
+    path: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Changing owner of {self.path} to {self.uid}:{self.gid}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Set owner and group."""
+        require_existing(guest, self.path, self)
+        guest.chown(self.uid, self.gid, self.path)
+
+
+@operation("copy", form=argforms.pair("SOURCE", "DEST"))
+@dataclass(frozen=True)
+class Copy(OperationBase):
+    """Copy files or directories inside the guest.
+
+    Works like cp -a; wildcards are not expanded.
+
+    Attributes:
+        source: What to copy.
+        destination: Where to.
+    """
+
+    source: str = field(metadata=values.GUEST_PATH)
+    destination: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Copying (in image): {self.source} to {self.destination}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Copy the file or tree."""
+        require_existing(guest, self.source, self)
+        guest.copy(self.source, self.destination)
+
+
+@operation("delete", form=argforms.single("PATH"))
+@dataclass(frozen=True)
+class Delete(OperationBase):
+    """Delete a file or directory of the guest.
+
+    PATH may hold wildcards, which are expanded in the guest (protect them from your shell). Directories go
+    with all they hold; that nothing matches is no error.
+
+    Attributes:
+        pattern: The path or pattern in the guest.
+    """
+
+    pattern: str = field(metadata=values.REMOVABLE_GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Deleting: {self.pattern}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Remove what matches, and make sure that it is gone (Z6)."""
+        # The pattern itself may be the name of a file, or of a link that leads nowhere.
+        for path in guest.glob(self.pattern) or [self.pattern]:
+            guest.remove(path)
+            if guest.is_symlink(path) or guest.exists(path):
+                raise OperationError(f"--delete: {path} is still in the guest after its removal")
+
+
+@operation("link", form=argforms.links("TARGET", "LINK"))
+@dataclass(frozen=True)
+class Link(OperationBase):
+    """Make symbolic links in the guest.
+
+    Each LINK points to TARGET. An existing file or link of that name is replaced; in an existing directory
+    the link is made with the name of TARGET.
+
+    Attributes:
+        target: What the links say.
+        links: Paths of the links.
+    """
+
+    target: str = field(metadata=values.LINK_TARGET)
+    links: tuple[str, ...] = field(metadata=values.GUEST_PATHS)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return "Linking: " + ", ".join(f"{link} -> {self.target}" for link in self.links)
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Make the links."""
+        for link in self.links:
+            path = link
+            if guest.is_dir(link) and not guest.is_symlink(link):
+                path = posixpath.join(link, posixpath.basename(self.target.rstrip("/")))
+            if guest.is_symlink(path):
+                guest.remove(path)  # "ln -sf" would go through an old link to a directory, and link in there
+            guest.symlink(self.target, path)
+
+
+@operation("mkdir", form=argforms.single("DIR"))
+@dataclass(frozen=True)
+class Mkdir(OperationBase):
+    """Make a directory in the guest.
+
+    Missing parents are made, too; an existing directory is no error.
+
+    Attributes:
+        path: The directory.
+    """
+
+    path: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Making directory: {self.path}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Make the directory."""
+        guest.mkdir_p(self.path)
+
+
+@operation("move", form=argforms.pair("SOURCE", "DEST"))
+@dataclass(frozen=True)
+class Move(OperationBase):
+    """Move files or directories inside the guest.
+
+    Works like mv; wildcards are not expanded.
+
+    Attributes:
+        source: What to move.
+        destination: Where to.
+    """
+
+    source: str = field(metadata=values.REMOVABLE_GUEST_PATH)
+    destination: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Moving: {self.source} -> {self.destination}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Rename the file or tree."""
+        if not guest.is_symlink(self.source):
+            require_existing(guest, self.source, self)
+        guest.move(self.source, self.destination)

@@ -1,0 +1,181 @@
+"""Operations that run the user's programs: in the guest, and perl on a file of the guest."""
+
+# ruff: noqa: ARG002 - every operation has the same methods
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgbuilder import process
+from imgbuilder.customize import argforms, values
+from imgbuilder.customize.commands import NO_NETWORK_HINT, run_in_guest
+from imgbuilder.customize.guestchecks import require_file
+from imgbuilder.customize.operation import OperationBase
+from imgbuilder.customize.registry import operation
+from imgbuilder.customize.shebang import interpreter, local_script
+from imgbuilder.errors import GuestCallError, OperationError, ToolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.guest import Guest
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_FOLDER = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
+_MAKE_FOLDER = """\
+for parent in /tmp /var/tmp /root; do
+    if [ -d "$parent" ]; then mktemp -d "$parent/pybuilder.XXXXXXXXXX" && exit 0; fi
+done
+exit 1
+"""
+
+_EDITOR = """\
+binmode STDIN; binmode STDOUT;
+our $lineno = 0;
+while (defined ($_ = <STDIN>)) { $lineno++; eval $ENV{virt_edit_expr}; die $@ if $@; print STDOUT $_; }
+close STDOUT or die "cannot write: $!";
+exit 17;
+"""
+_EDITED = 17
+"""Status after the last line; an expression that ends perl early, by ``exit``, gives another."""
+
+_EDIT_LIMIT = 60.0
+"""Seconds after which an expression is taken to loop for ever (Z19)."""
+
+
+@operation("run", form=argforms.single(argforms.local("SCRIPT")), runs_in_guest=True)
+@dataclass(frozen=True)
+class Run(OperationBase):
+    """Run a local script or program in the guest.
+
+    SCRIPT is copied into the guest, run there as root, and removed. Its #! line decides what runs it, so
+    that any language of the guest, and programs, work; without one it is the guest's /bin/sh. What it
+    prints goes to the log file in the guest, and its end is shown when it fails.
+
+    Attributes:
+        script: The local file.
+    """
+
+    script: Path = field(metadata={"rule": local_script})
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Running: {self.script}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Copy, run and remove the script."""
+        program = interpreter(self.script)
+        if program is not None and not guest.exists(program):
+            raise OperationError(
+                f"--run {self.script}: its interpreter {program} is not in the guest",
+                hint="install it with --install before this option, or correct the first line of the script",
+            )
+        with _private_folder(guest) as folder:
+            name = self.script.name if _PLAIN_NAME.fullmatch(self.script.name) else "script"
+            path = f"{folder}/{name}"
+            guest.upload(self.script, path)
+            guest.chmod(0o755, path)
+            run_in_guest(
+                guest, context, shlex.quote(path), display=f"--run {self.script}", hint=_run_hint(context)
+            )
+
+
+@operation("run-command", form=argforms.single("CMD+ARGS"), runs_in_guest=True)
+@dataclass(frozen=True)
+class RunCommand(OperationBase):
+    """Run a command in the guest.
+
+    The text is run by the guest's /bin/sh as root. What it prints goes to the log file in the guest, and
+    its end is shown when it fails; its last command's exit status counts.
+
+    Attributes:
+        command: Text for the shell; may have several lines.
+    """
+
+    command: str = field(metadata=values.NOT_EMPTY)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Running: {self.command}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Run the command."""
+        display = f"--run-command {shlex.quote(self.command)}"
+        run_in_guest(guest, context, self.command, display=display, hint=_run_hint(context))
+
+
+@operation("edit", form=argforms.pair("FILE", "EXPR"))
+@dataclass(frozen=True)
+class Edit(OperationBase):
+    """Edit a file of the guest with a Perl expression.
+
+    EXPR is evaluated once per line of the file, by the perl of this host and with your rights: $_ is the
+    line with its newline, and $lineno its number. What $_ then holds is written; an empty one removes the
+    line, and what EXPR prints comes before it. The file must exist, and keeps its owner, permissions and
+    labels. When EXPR fails, the file stays as it was.
+
+    Attributes:
+        path: The file in the guest.
+        expression: The expression.
+    """
+
+    path: str = field(metadata=values.GUEST_PATH)
+    expression: str = field(metadata=values.RAW_TEXT)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Editing: {self.path}"
+
+    def check_host(self) -> None:
+        """Check that this host has perl."""
+        process.require_program("perl")
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Edit the file."""
+        require_file(guest, self.path, self)
+        content = guest.read(self.path)
+        # The expression goes by the environment, where other users cannot read it; modules that the user's
+        # PERL5OPT loads, such as strict, would change what it means.
+        environment = {"virt_edit_expr": self.expression, "PERL5OPT": ""}
+        try:
+            result = process.run(
+                ["perl", "-e", _EDITOR], stdin=content, env=environment, timeout=_EDIT_LIMIT, check=False
+            )
+            if result.status != _EDITED:
+                raise process.failure("perl", result)
+        except (ToolError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise OperationError(
+                f"--edit {self.path}: the expression failed and the file was not changed: {reason}"
+            ) from error
+        if result.stdout != content:
+            guest.replace(self.path, result.stdout)
+
+
+@contextlib.contextmanager
+def _private_folder(guest: Guest) -> Iterator[str]:
+    """Make a folder in the guest that nobody but root may enter, and remove it afterwards."""
+    result = guest.sh(_MAKE_FOLDER)
+    folder = result.output.strip()
+    if result.status != 0 or not _FOLDER.fullmatch(folder) or ".." in folder:
+        raise OperationError(
+            "no temporary directory could be made in the guest",
+            log_tail=result.output,
+            hint="is its /tmp there?",
+        )
+    try:
+        yield folder
+    except (OperationError, GuestCallError):
+        with contextlib.suppress(GuestCallError):  # the first error is the one to tell
+            guest.remove(folder)
+        raise
+    guest.remove(folder)
+
+
+def _run_hint(context: GuestContext) -> str | None:
+    return None if context.network else f"if it needs the network: {NO_NETWORK_HINT}"

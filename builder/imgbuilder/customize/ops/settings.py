@@ -1,0 +1,109 @@
+"""Flags: how the other operations work, and what is done at the very end."""
+
+# ruff: noqa: ARG002 - every operation has the same methods
+from __future__ import annotations
+
+import contextlib
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.customize import argforms
+from imgbuilder.customize.operation import OperationBase, Phase
+from imgbuilder.customize.passwords import Crypto, parse_crypto
+from imgbuilder.customize.registry import operation
+from imgbuilder.errors import GuestCallError
+
+if TYPE_CHECKING:
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.guest import Guest
+
+
+@operation(
+    "password-crypto",
+    form=argforms.single(argforms.Part("sha512|sha256|yescrypt", parse_crypto)),
+    phase=Phase.SETTING,
+)
+@dataclass(frozen=True)
+class PasswordCrypto(OperationBase):
+    """Choose how passwords are hashed.
+
+    The default is sha512, which every Linux guest reads; md5 is refused. It holds for all passwords,
+    wherever it stands; the last one wins.
+
+    Attributes:
+        crypto: The hash.
+    """
+
+    crypto: Crypto
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Hashing passwords with {self.crypto.value}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Do nothing to the guest: ``run.customize`` has put the choice into the context."""
+
+
+@operation("no-selinux-relabel", form=argforms.flag(), phase=Phase.SETTING)
+@dataclass(frozen=True)
+class NoSelinuxRelabel(OperationBase):
+    """Do not relabel files in an SELinux guest.
+
+    Files that were changed may then have wrong labels, and the guest may not boot in enforcing mode.
+    """
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return "Leaving SELinux labels as they are"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Do nothing: ``run.customize`` leaves out the relabelling."""
+
+
+@operation("selinux-relabel", form=argforms.flag(), phase=Phase.LAST)
+@dataclass(frozen=True)
+class SelinuxRelabel(OperationBase):
+    """Relabel files in an SELinux guest.
+
+    This is the default. The guest relabels itself at its first boot, and boots once more then; guests
+    without SELinux are left alone.
+    """
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return "SELinux relabelling"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Ask the guest to relabel itself, if it has SELinux."""
+        if has_selinux(guest):
+            guest.touch("/.autorelabel")
+
+
+@operation("no-logfile", form=argforms.flag(), phase=Phase.LAST)
+@dataclass(frozen=True)
+class NoLogfile(OperationBase):
+    """Remove the log file of the customization from the guest.
+
+    Without it, what commands printed stays in /tmp/builder.log in the guest.
+    """
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return "Scrubbing the log file"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Overwrite the log where the guest's tools can, and remove it."""
+        if not guest.is_file(context.log_file):
+            return
+        if context.runs_commands:
+            with contextlib.suppress(GuestCallError):  # removal is what counts
+                guest.sh(f"shred -u {shlex.quote(context.log_file)}")
+        guest.remove(context.log_file)
+
+
+def has_selinux(guest: Guest) -> bool:
+    """Tell whether the guest uses SELinux (``virt-builder.md`` 8.8)."""
+    return guest.is_file("/etc/selinux/config") and (
+        guest.is_file("/usr/sbin/load_policy") or guest.is_file("/sbin/load_policy")
+    )

@@ -1,0 +1,162 @@
+"""Passwords: selectors, hashes and random ones (``virt-builder.md`` 8.8, Z17)."""
+
+from __future__ import annotations
+
+import enum
+import secrets
+import string
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from passlib.hash import sha256_crypt, sha512_crypt
+
+from imgbuilder.customize import yescrypt
+from imgbuilder.errors import UsageError
+
+_ROUNDS = 100_000
+"""Rounds of SHA-crypt: 20 times crypt(5)'s default; a login under emulation still takes about a second."""
+
+_MAX_LENGTH = 512
+"""Longest password in bytes that PAM passes on (PAM_MAX_RESP_SIZE)."""
+
+_ALPHABET = "".join(sorted(set(string.ascii_letters + string.digits) - set("O0oIl1")))
+"""Characters that are not mistaken for each other: 56, or 5.8 bits each."""
+
+_RANDOM_LENGTH = 21
+"""Characters of a random password: 121 bits."""
+
+_SELECTORS = "password:TEXT, file:PATH, random, disabled, locked or locked:SELECTOR"
+
+
+class Crypto(enum.Enum):
+    """How a password is hashed, crypt(5)."""
+
+    SHA256 = "sha256"
+    SHA512 = "sha512"
+    YESCRYPT = "yescrypt"
+
+
+class Source(enum.Enum):
+    """Where a password comes from."""
+
+    TEXT = "text"
+    RANDOM = "random"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True)
+class PasswordSelector:
+    """Which password an account gets.
+
+    Attributes:
+        source: Where it comes from.
+        text: The password, for ``Source.TEXT``; bytes that are not UTF-8 as surrogate escapes.
+        locked: Whether password logins are locked besides (``!!`` in front of the hash).
+    """
+
+    source: Source
+    text: str = field(default="", repr=False)
+    locked: bool = False
+
+    def __post_init__(self) -> None:
+        if self.source is Source.TEXT:
+            _check_password(self.text)
+
+    def shadow_field(self, password: str | None, crypto: Crypto) -> str:
+        """Return the second field of the account's line in ``/etc/shadow``, shadow(5).
+
+        Args:
+            password: The password to hash; None when the account gets none.
+            crypto: How to hash it.
+        """
+        value = "*" if password is None else hash_password(password, crypto)
+        return f"!!{value}" if self.locked else value
+
+    def password(self) -> str | None:
+        """Return the password, made now if it is a random one; None when the account gets none."""
+        if self.source is Source.RANDOM:
+            return random_password()
+        return self.text if self.source is Source.TEXT else None
+
+
+def parse_selector(text: str) -> PasswordSelector:
+    """Read a password selector; a file is read at once, so that its absence shows before any work (SE-1).
+
+    Only the first line of a file counts, without its line end (``LF`` or ``CRLF``).
+
+    Raises:
+        UsageError: It is no selector, or the password is empty or unusable. The text is never quoted.
+    """
+    word, colon, rest = text.partition(":")
+    if word == "password" and colon:
+        return PasswordSelector(Source.TEXT, rest)
+    if word == "file" and colon:
+        return PasswordSelector(Source.TEXT, _first_line(Path(rest)))
+    if word in ("locked", "lock") and colon:
+        inner = parse_selector(rest)
+        return PasswordSelector(inner.source, inner.text, locked=True)
+    if not colon:
+        if word == "random":
+            return PasswordSelector(Source.RANDOM)
+        if word in ("disabled", "disable"):
+            return PasswordSelector(Source.DISABLED)
+        if word in ("locked", "lock"):
+            return PasswordSelector(Source.DISABLED, locked=True)
+    raise UsageError("the password selector is not valid", hint=f"give one of: {_SELECTORS}")
+
+
+def parse_crypto(text: str) -> Crypto:
+    """Read the name of a password hash.
+
+    Raises:
+        UsageError: It is unknown, or too weak, or this host cannot make it.
+    """
+    if text == "md5":
+        raise UsageError(
+            "md5 password hashes are broken and are not made",
+            hint="use sha512, which every Linux of the last 15 years reads",
+        )
+    try:
+        crypto = Crypto(text)
+    except ValueError:
+        choices = ", ".join(member.value for member in Crypto)
+        raise UsageError(f"{text!r} is not a password hash", hint=f"give one of: {choices}") from None
+    if crypto is Crypto.YESCRYPT and not yescrypt.available():
+        raise UsageError("this host's libcrypt cannot make yescrypt hashes", hint="use sha512")
+    return crypto
+
+
+def hash_password(password: str, crypto: Crypto) -> str:
+    """Hash a password with a fresh random salt."""
+    secret = password.encode(errors="surrogateescape")
+    if crypto is Crypto.YESCRYPT:
+        return yescrypt.hash_password(secret)
+    scheme = sha256_crypt if crypto is Crypto.SHA256 else sha512_crypt
+    return str(scheme.using(rounds=_ROUNDS).hash(secret))
+
+
+def random_password() -> str:
+    """Make a password of at least 120 random bits without ambiguous characters (Z17)."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))
+
+
+def _check_password(text: str) -> None:
+    if not text:
+        raise UsageError("the password is empty", hint=f"give one of: {_SELECTORS}")
+    if any(character in text for character in "\0\r\n"):
+        raise UsageError("the password holds a NUL or a line break")
+    if len(text.encode(errors="surrogateescape")) > _MAX_LENGTH:
+        raise UsageError(f"the password is longer than {_MAX_LENGTH} bytes")
+
+
+def _first_line(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_MAX_LENGTH + 3)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"the password file {str(path)!r} cannot be read: {reason}") from error
+    password = line.removesuffix(b"\n").removesuffix(b"\r").decode(errors="surrogateescape")
+    if not password:
+        raise UsageError(f"the first line of the password file {path} is empty")
+    return password

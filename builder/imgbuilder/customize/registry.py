@@ -1,0 +1,135 @@
+"""The table of operations: each is declared once, beside its code.
+
+From a row come the option of the command line, the command of a commands
+file, the help and the manual; a row cannot be half added.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from imgbuilder.customize.operation import Operation, OperationBase, Phase, name_option
+from imgbuilder.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from imgbuilder.customize.argforms import Form
+
+_MODULES = ("files", "paths", "accounts", "packages", "system", "scripts", "firstboot", "settings")
+"""The modules of ``imgbuilder.customize.ops``."""
+
+_registered: dict[str, Spec] = {}
+
+_Class = TypeVar("_Class", bound=OperationBase)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One row of the table.
+
+    Attributes:
+        keyword: The option's name without dashes.
+        cls: The class of the operation.
+        form: The shape of its argument.
+        help: One line for ``--help``.
+        long_help: More for the manual; empty when the line says it all.
+        phase: When it is applied.
+        network: Whether it needs the network.
+        runs_in_guest: Whether it starts programs of the guest, which must then fit the host's processor.
+        secret: Whether its argument may hold a secret, and must not be printed.
+    """
+
+    keyword: str
+    cls: type[OperationBase]
+    form: Form
+    help: str
+    long_help: str
+    phase: Phase
+    network: bool
+    runs_in_guest: bool
+    secret: bool
+
+    @property
+    def metavar(self) -> str:
+        """How the help shows the argument; empty for a flag."""
+        return self.form.metavar
+
+    def parse(self, text: str) -> Operation:
+        """Make the operation of its argument.
+
+        Raises:
+            UsageError: The argument does not fit; the message names the option.
+        """
+        try:
+            make = cast("Callable[..., Operation]", self.cls)
+            return make(*self.form.split(text))
+        except UsageError as error:
+            raise name_option(self.keyword, error) from error
+
+
+def operation(
+    keyword: str,
+    *,
+    form: Form,
+    phase: Phase = Phase.NORMAL,
+    network: bool = False,
+    runs_in_guest: bool = False,
+    secret: bool = False,
+) -> Callable[[type[_Class]], type[_Class]]:
+    """Declare the decorated dataclass as the operation ``keyword``.
+
+    The first line of the class's docstring becomes the help, the rest (up to
+    the list of attributes) the manual's text.
+
+    Raises:
+        ValueError: The keyword is taken, or the class has no docstring: a mistake in our own code.
+    """
+
+    def register(cls: type[_Class]) -> type[_Class]:
+        if keyword in _registered:
+            raise ValueError(f"two operations are called {keyword!r}")
+        text = inspect.cleandoc(cls.__doc__ or "").split("\nAttributes:")[0].strip()
+        if not text or text.startswith(f"{cls.__name__}("):  # what dataclass makes up
+            raise ValueError(f"the operation {keyword!r} has no docstring")
+        first, _newline, rest = text.partition("\n")
+        cls.keyword = keyword
+        _registered[keyword] = Spec(
+            keyword, cls, form, first.rstrip("."), rest.strip(), phase, network, runs_in_guest, secret
+        )
+        return cls
+
+    return register
+
+
+def all_operations() -> Mapping[str, Spec]:
+    """Return every operation by its keyword."""
+    for name in _MODULES:
+        importlib.import_module(f"imgbuilder.customize.ops.{name}")
+    return MappingProxyType(_registered)
+
+
+def parse_operation(keyword: str, text: str = "") -> Operation:
+    """Make an operation of an option and its argument.
+
+    Args:
+        keyword: The option's name without dashes.
+        text: Its argument; ignored when the option takes none.
+
+    Raises:
+        UsageError: No operation has that name, or the argument does not fit it.
+    """
+    try:
+        spec = all_operations()[keyword]
+    except KeyError:
+        raise UsageError(f"there is no customization {keyword!r}") from None
+    return spec.parse(text)
+
+
+def spec_of(operation: Operation) -> Spec:
+    """Return the row of an operation."""
+    return all_operations()[operation.keyword]

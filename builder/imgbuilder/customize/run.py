@@ -1,0 +1,177 @@
+"""Customizing a guest: the order of things (``virt-builder.md`` 8.1)."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from imgbuilder.customize.commands import choose_log_file
+from imgbuilder.customize.network import check_network
+from imgbuilder.customize.operation import Phase
+from imgbuilder.customize.ops.accounts import PasswordOperation, RootPassword
+from imgbuilder.customize.ops.settings import NoSelinuxRelabel, PasswordCrypto, SelinuxRelabel, has_selinux
+from imgbuilder.customize.passwords import Crypto, PasswordSelector, Source, random_password
+from imgbuilder.customize.registry import spec_of
+from imgbuilder.customize.seed import set_machine_id, set_random_seed
+from imgbuilder.errors import GuestCallError, OperationError, UsageError
+from imgbuilder.events import Reporter, Step, ignore, info
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.customize.operation import Operation
+    from imgbuilder.guest import Guest
+
+
+@dataclass(frozen=True)
+class CustomizeResult:
+    """What came of a customization.
+
+    Attributes:
+        log_file: Where in the guest its commands wrote.
+        root_password: The random password that root got because no operation set one; None when one did.
+    """
+
+    log_file: str
+    root_password: str | None = field(default=None, repr=False)
+
+
+def validate(operations: Sequence[Operation]) -> None:
+    """Check the operations together, and the host, before any work (SE-16).
+
+    Raises:
+        UsageError: They contradict each other: two passwords for one user, or SELinux labels both to be
+            made and to be left.
+        ToolError: A program of the host that one of them needs is missing.
+    """
+    users: set[str] = set()
+    for operation in operations:
+        operation.check_host()
+        if isinstance(operation, PasswordOperation):
+            if operation.account in users:
+                raise UsageError(
+                    f"the password of {operation.account} is set twice",
+                    hint="--root-password and --password root:... mean the same; see also the commands files",
+                )
+            users.add(operation.account)
+    if any(isinstance(operation, NoSelinuxRelabel) for operation in operations) and any(
+        isinstance(operation, SelinuxRelabel) for operation in operations
+    ):
+        raise UsageError("--selinux-relabel and --no-selinux-relabel contradict each other")
+
+
+def needs_network(operations: Sequence[Operation]) -> bool:
+    """Tell whether one of the operations cannot work without a network."""
+    return any(spec_of(operation).network for operation in operations)
+
+
+def needs_commands(operations: Sequence[Operation]) -> bool:
+    """Tell whether one of the operations starts programs of the guest."""
+    return any(spec_of(operation).runs_in_guest for operation in operations)
+
+
+def sets_root_password(operations: Sequence[Operation]) -> bool:
+    """Tell whether one of the operations sets, locks or disables root's password."""
+    return any(
+        isinstance(operation, PasswordOperation) and operation.account == "root" for operation in operations
+    )
+
+
+def customize(
+    guest: Guest, operations: Sequence[Operation], context: GuestContext, report: Reporter = ignore
+) -> CustomizeResult:
+    """Customize a mounted guest.
+
+    Whatever can be checked is checked before the guest is changed. Then: the random seed, the machine ID,
+    the operations in the user's order, the passwords, SELinux labels, removal of the log.
+
+    Args:
+        guest: The guest.
+        operations: In the user's order.
+        context: Facts about the guest and wishes; its log file and reporter are set here.
+        report: Where steps, the random password and warnings go.
+
+    Raises:
+        UsageError: The operations contradict each other.
+        OperationError: One of them failed; those before it are done, and the guest is not to be used.
+        GuestError: The appliance failed.
+    """
+    validate(operations)
+    _check_guest(operations, context)
+    log_file = choose_log_file(guest)
+    context = replace(context, log_file=log_file, report=report, password_crypto=_crypto(operations, context))
+
+    set_random_seed(guest, context.facts, report)
+    set_machine_id(guest, report)
+
+    network_checked = False
+    for operation in _in_phase(operations, Phase.NORMAL):
+        report(Step(operation.describe()))
+        with _named(operation):
+            if spec_of(operation).network and not network_checked:
+                check_network(guest, context)
+                network_checked = True
+            operation.apply(guest, context)
+
+    late = _in_phase(operations, Phase.LATE)
+    root_password = None
+    if context.implicit_root_password and not sets_root_password(operations):
+        root_password = random_password()
+        late.append(RootPassword(PasswordSelector(Source.TEXT, root_password)))
+    said = ""
+    for operation in late:
+        if operation.describe() != said:
+            said = operation.describe()
+            report(Step(said))
+        with _named(operation):
+            operation.apply(guest, context)
+    if root_password is not None:
+        info(report, f"Setting random password of root to {root_password}")
+
+    for operation in _last(guest, operations):
+        report(Step(operation.describe()))
+        with _named(operation):
+            operation.apply(guest, context)
+    return CustomizeResult(log_file, root_password)
+
+
+def _check_guest(operations: Sequence[Operation], context: GuestContext) -> None:
+    for operation in operations:
+        if spec_of(operation).runs_in_guest and not context.runs_commands:
+            raise OperationError(
+                f"--{operation.keyword} cannot run programs of a guest for {context.arch} on this host",
+                hint="use --firstboot, --firstboot-command or --firstboot-install",
+            )
+        with _named(operation):
+            operation.check_guest(context)
+
+
+def _in_phase(operations: Sequence[Operation], phase: Phase) -> list[Operation]:
+    return [operation for operation in operations if spec_of(operation).phase is phase]
+
+
+def _last(guest: Guest, operations: Sequence[Operation]) -> list[Operation]:
+    """Return the operations of the end, each once; labels are made by default where there is SELinux."""
+    unique: list[Operation] = []
+    if has_selinux(guest) and not any(isinstance(operation, NoSelinuxRelabel) for operation in operations):
+        unique.append(SelinuxRelabel())
+    for operation in _in_phase(operations, Phase.LAST):
+        if operation not in unique and not isinstance(operation, SelinuxRelabel):
+            unique.append(operation)
+    return unique
+
+
+def _crypto(operations: Sequence[Operation], context: GuestContext) -> Crypto:
+    chosen = [operation.crypto for operation in operations if isinstance(operation, PasswordCrypto)]
+    return chosen[-1] if chosen else context.password_crypto
+
+
+@contextlib.contextmanager
+def _named(operation: Operation) -> Iterator[None]:
+    """Put the operation's name in front of what the appliance says about a failed request."""
+    try:
+        yield
+    except GuestCallError as error:
+        raise OperationError(f"--{operation.keyword} failed: {error.message}", hint=error.hint) from error

@@ -1,0 +1,236 @@
+"""Rules for the values of operations: each returns the value to keep or raises ``UsageError``.
+
+The names of the rows are those of ``reliability.md`` section C.7.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import stat
+from typing import TYPE_CHECKING, Any
+
+from imgbuilder.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_TIMEZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
+_USER = re.compile(r"[a-z_][a-z0-9_.-]*\$?")
+_PACKAGE = re.compile(r"[A-Za-z0-9@/][A-Za-z0-9@/+._:~=<>^()*?-]*")
+_OCTAL = re.compile(r"(?:0o)?[0-7]{1,5}")
+_NUMBER = re.compile(r"[0-9]{1,10}")
+
+_HOST_NAME_MAX = 64
+"""Longest hostname of Linux in bytes, hostname(7)."""
+_LOGIN_NAME_MAX = 32
+"""Longest user name, useradd(8)."""
+_NAME_MAX = 255
+_PATH_MAX = 4096
+_ID_MAX = 2**32 - 2
+"""Largest user or group number; the one above means "no change" to chown(2)."""
+
+
+def guest_path(path: str) -> str:
+    """Accept an absolute path in the guest (Z1).
+
+    Raises:
+        UsageError: It is relative, holds a line break, or is longer than Linux allows.
+    """
+    if not path.startswith("/"):
+        raise UsageError(f"{path!r} is not an absolute path in the guest", hint="begin the path with /")
+    single_line(path)
+    if len(path.encode()) >= _PATH_MAX or any(len(name.encode()) > _NAME_MAX for name in path.split("/")):
+        raise UsageError(
+            "the path is longer than Linux allows",
+            hint=f"at most {_NAME_MAX} bytes per name and {_PATH_MAX - 1} in all",
+        )
+    return path
+
+
+def removable_guest_path(path: str) -> str:
+    """Accept an absolute path in the guest that is not its root directory."""
+    if posixpath.normpath(guest_path(path)).strip("/") == "":
+        raise UsageError("the guest's root directory itself cannot be removed or moved")
+    return path
+
+
+def guest_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Accept one or more absolute paths in the guest."""
+    if not paths:
+        raise UsageError("at least one path is needed")
+    return tuple(guest_path(path) for path in paths)
+
+
+def single_line(text: str) -> str:
+    """Accept a text without line breaks."""
+    if "\n" in text or "\r" in text:
+        raise UsageError("a line break cannot be used here")
+    return text
+
+
+def not_empty(text: str) -> str:
+    """Accept a text that is not empty."""
+    if not text.strip():
+        raise UsageError("the argument is empty")
+    return text
+
+
+def link_target(text: str) -> str:
+    """Accept the target of a symbolic link, absolute or relative."""
+    single_line(not_empty(text))
+    if len(text.encode()) >= _PATH_MAX:
+        raise UsageError("the link's target is longer than Linux allows")
+    return text
+
+
+def hostname(name: str) -> str:
+    """Accept the name of a host, by the rules of RFC 1123 section 2.1 (Z13).
+
+    Raises:
+        UsageError: It is empty, longer than 64 bytes or holds anything but letters, digits, ``-`` and ``.``.
+    """
+    if len(name) > _HOST_NAME_MAX:
+        raise UsageError(f"the hostname has {len(name)} characters, and Linux allows {_HOST_NAME_MAX}")
+    if not _HOSTNAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not a hostname",
+            hint="use letters, digits and '-' in parts of at most 63 characters, separated by '.'",
+        )
+    return name
+
+
+def timezone(name: str) -> str:
+    """Accept the name of a time zone such as ``Europe/Berlin`` (Z14)."""
+    if not _TIMEZONE.fullmatch(name):
+        raise UsageError(f"{name!r} is not a time zone", hint="give a name such as Europe/Berlin or UTC")
+    return name
+
+
+def user_name(name: str) -> str:
+    """Accept the name of a user (Z16; useradd(8))."""
+    if len(name) > _LOGIN_NAME_MAX or not _USER.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not a user name",
+            hint="user names match [a-z_][a-z0-9_.-]* and have at most 32 characters",
+        )
+    return name
+
+
+def package_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Accept package names that some package manager could know (Z15).
+
+    Raises:
+        UsageError: There is none, or one could be an option or holds blanks or signs of the shell.
+    """
+    if not names:
+        raise UsageError("at least one package is needed")
+    for name in names:
+        if not _PACKAGE.fullmatch(name):
+            raise UsageError(
+                f"{name!r} is not a package name", hint="separate packages by commas: nginx,vim-tiny"
+            )
+    return names
+
+
+def file_mode(mode: int) -> int:
+    """Accept permission bits."""
+    if not 0 <= mode <= 0o7777:
+        raise UsageError(
+            f"{mode:o} is not a file mode", hint="give an octal mode from 0000 to 7777, such as 0755"
+        )
+    return mode
+
+
+def octal_mode(text: str) -> int:
+    """Read a file mode; always octal, so that ``755`` and ``0755`` mean the same.
+
+    Raises:
+        UsageError: It is symbolic (``u+x``) or not octal.
+    """
+    if not _OCTAL.fullmatch(text):
+        raise UsageError(
+            f"{text!r} is not an octal file mode", hint="symbolic modes are not supported: give 0755"
+        )
+    return file_mode(int(text.removeprefix("0o"), 8))
+
+
+def owner_number(number: int) -> int:
+    """Accept the number of a user or group."""
+    if not 0 <= number <= _ID_MAX:
+        raise UsageError(f"{number} is not a user or group number")
+    return number
+
+
+def decimal_number(text: str) -> int:
+    """Read the number of a user or group."""
+    if not _NUMBER.fullmatch(text):
+        raise UsageError(
+            f"{text!r} is not a number", hint="give user and group as numbers, for example 1000:1000"
+        )
+    return owner_number(int(text))
+
+
+def local_file(path: Path) -> Path:
+    """Accept a local regular file that can be read (SE-1: before any work; Z8: never a pipe or device).
+
+    Raises:
+        UsageError: It is missing, not a regular file, or may not be read.
+    """
+    mode = _local_mode(path)
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{path} is a directory", hint="directories are copied by --copy-in")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is not a regular file")
+    return path
+
+
+def local_tree(path: Path) -> Path:
+    """Accept a local regular file or directory that can be read.
+
+    Raises:
+        UsageError: It is missing, something else, or may not be read.
+    """
+    mode = _local_mode(path)
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UsageError(f"{path} is neither a regular file nor a directory")
+    return path
+
+
+def _local_mode(path: Path) -> int:
+    try:
+        mode = path.stat().st_mode
+        readable = os.access(path, os.R_OK)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"the local file {str(path)!r} cannot be used: {reason}") from error
+    if not readable:
+        raise UsageError(
+            f"the local file {path} may not be read", hint=f"check its permissions: ls -l {path}"
+        )
+    return mode
+
+
+def _rule(check: Callable[[Any], object]) -> Mapping[str, object]:
+    return {"rule": check}
+
+
+GUEST_PATH = _rule(guest_path)
+REMOVABLE_GUEST_PATH = _rule(removable_guest_path)
+GUEST_PATHS = _rule(guest_paths)
+LINK_TARGET = _rule(link_target)
+HOSTNAME = _rule(hostname)
+TIMEZONE = _rule(timezone)
+USER_NAME = _rule(user_name)
+PACKAGES = _rule(package_names)
+FILE_MODE = _rule(file_mode)
+OWNER_NUMBER = _rule(owner_number)
+LOCAL_FILE = _rule(local_file)
+LOCAL_TREE = _rule(local_tree)
+NOT_EMPTY = _rule(not_empty)
+RAW_TEXT: Mapping[str, object] = {"raw": True}
+RAW_LINE: Mapping[str, object] = {"raw": True, "rule": single_line}

@@ -1,0 +1,398 @@
+"""A guest in memory: files with modes, owners and symbolic links, and a shell that answers from a script.
+
+It follows the contract of ``imgbuilder.guest.Guest``: links are followed
+inside the guest, errors are ``GuestCallError`` with the system error's name.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import GuestCallError
+from imgbuilder.guest import CommandResult, FileStatus
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Answer = CommandResult | Callable[[str], CommandResult]
+
+_MAX_LINKS = 40
+
+
+@dataclass
+class Node:
+    """A file, directory, link or special file."""
+
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    content: bytes = b""
+    target: str = ""
+    children: dict[str, Node] = field(default_factory=dict)
+    touched: int = 0
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    def clone(self) -> Node:
+        """Copy the whole tree."""
+        children = {name: child.clone() for name, child in self.children.items()}
+        return Node(self.mode, self.uid, self.gid, self.content, self.target, children)
+
+
+def _fail(number: int, path: str) -> GuestCallError:
+    return GuestCallError(f"{path}: {os.strerror(number)}", errno_name=errno.errorcode[number])
+
+
+class FakeGuest:
+    """An in-memory ``Guest``.
+
+    ``scripts`` records what ``sh`` was asked; ``on_sh`` says what it answers. A script that nothing was said
+    about succeeds silently, but ``mktemp -d`` makes a folder. ``calls`` records changes, in order.
+    """
+
+    def __init__(self) -> None:
+        self.root = Node(stat.S_IFDIR | 0o755)
+        self.scripts: list[str] = []
+        self.calls: list[tuple[str, str]] = []
+        self._answers: list[tuple[re.Pattern[str], Answer]] = []
+        self._folders = 0
+
+    # Setting up
+
+    def add(
+        self, path: str, content: bytes | str = b"", *, mode: int = 0o644, uid: int = 0, gid: int = 0
+    ) -> None:
+        """Put a regular file there, with its parents."""
+        data = content.encode() if isinstance(content, str) else content
+        parent, name = self._make_parents(path)
+        parent.children[name] = Node(stat.S_IFREG | mode, uid, gid, data)
+
+    def add_dir(self, path: str, *, mode: int = 0o755, uid: int = 0, gid: int = 0) -> None:
+        """Put a directory there, with its parents."""
+        parent, name = self._make_parents(path)
+        parent.children[name] = Node(stat.S_IFDIR | mode, uid, gid)
+
+    def add_link(self, path: str, target: str) -> None:
+        """Put a symbolic link there, with its parents."""
+        parent, name = self._make_parents(path)
+        parent.children[name] = Node(stat.S_IFLNK | 0o777, target=target)
+
+    def add_fifo(self, path: str) -> None:
+        """Put a named pipe there, with its parents."""
+        parent, name = self._make_parents(path)
+        parent.children[name] = Node(stat.S_IFIFO | 0o644)
+
+    def on_sh(self, pattern: str, answer: Answer) -> None:
+        """Answer scripts in which ``pattern`` (a regular expression) is found; the last one said wins."""
+        self._answers.insert(0, (re.compile(pattern), answer))
+
+    def text(self, path: str) -> str:
+        """Return a file's content as text."""
+        return self.read(path).decode()
+
+    def permissions(self, path: str) -> tuple[str, int, int]:
+        """Return mode bits as octal text, owner and group (links followed)."""
+        node = self._find(path)
+        return f"{stat.S_IMODE(node.mode):04o}", node.uid, node.gid
+
+    def tree(self) -> dict[str, bytes]:
+        """Return all regular files with their content."""
+
+        def walk(node: Node, path: str) -> Iterator[tuple[str, bytes]]:
+            if node.is_file:
+                yield path, node.content
+            for name, child in node.children.items():
+                yield from walk(child, f"{path}/{name}")
+
+        return dict(walk(self.root, ""))
+
+    # Guest: questions
+
+    def exists(self, path: str) -> bool:
+        return self._lookup(path) is not None
+
+    def is_file(self, path: str) -> bool:
+        node = self._lookup(path)
+        return node is not None and node.is_file
+
+    def is_dir(self, path: str) -> bool:
+        node = self._lookup(path)
+        return node is not None and node.is_dir
+
+    def is_symlink(self, path: str) -> bool:
+        try:
+            parent, name = self._parent(path)
+        except GuestCallError:
+            return False
+        return name in parent.children and parent.children[name].is_link
+
+    def realpath(self, path: str) -> str:
+        self._find(path)
+        return self._resolve(path)
+
+    def readlink(self, path: str) -> str:
+        parent, name = self._parent(path)
+        node = parent.children.get(name)
+        if node is None:
+            raise _fail(errno.ENOENT, path)
+        if not node.is_link:
+            raise _fail(errno.EINVAL, path)
+        return node.target
+
+    def stat(self, path: str) -> FileStatus:
+        node = self._find(path)
+        return FileStatus(node.mode, node.uid, node.gid, len(node.content))
+
+    def ls(self, path: str) -> list[str]:
+        node = self._find(path)
+        if not node.is_dir:
+            raise _fail(errno.ENOTDIR, path)
+        return sorted(node.children)
+
+    def glob(self, pattern: str) -> list[str]:
+        found = [""]
+        for part in [part for part in pattern.split("/") if part]:
+            found = [f"{base}/{name}" for base in found for name in self._matches(base or "/", part)]
+        return sorted(found)
+
+    def read(self, path: str) -> bytes:
+        return self._file(path).content
+
+    # Guest: changes
+
+    def write(self, path: str, content: bytes) -> None:
+        self.calls.append(("write", path))
+        self._create(path).content = content
+
+    def append(self, path: str, content: bytes) -> None:
+        self.calls.append(("append", path))
+        self._create(path).content += content
+
+    def upload(self, local: Path, path: str) -> None:
+        self.calls.append(("upload", path))
+        self._create(path).content = local.read_bytes()
+
+    def download(self, path: str, local: Path) -> None:
+        local.write_bytes(self._file(path).content)
+
+    def copy_in(self, local: Path, directory: str) -> None:
+        self.calls.append(("copy_in", directory))
+        node = self._find(directory)
+        if not node.is_dir:
+            raise _fail(errno.ENOTDIR, directory)
+        node.children[local.resolve().name] = self._from_host(local)
+
+    def replace(self, path: str, content: bytes) -> None:
+        self.calls.append(("replace", path))
+        self._file(path).content = content
+
+    def touch(self, path: str) -> None:
+        self.calls.append(("touch", path))
+        node = self._lookup(path)
+        if node is None:
+            node = self._create(path)
+        node.touched += 1
+
+    def truncate(self, path: str) -> None:
+        self.calls.append(("truncate", path))
+        self._file(path).content = b""
+
+    def mkdir_p(self, path: str) -> None:
+        self.calls.append(("mkdir_p", path))
+        done = "/"
+        for name in [part for part in path.split("/") if part]:
+            done = posixpath.join(done, name)
+            node = self._lookup(done)
+            if node is None:
+                parent, last = self._parent(done)
+                if last in parent.children:  # a link that leads nowhere
+                    raise _fail(errno.EEXIST, done)
+                parent.children[last] = Node(stat.S_IFDIR | 0o755)
+            elif not node.is_dir:
+                raise _fail(errno.ENOTDIR, done)
+
+    def mkdir_mode(self, path: str, mode: int) -> None:
+        self.calls.append(("mkdir_mode", path))
+        parent, name = self._parent(path)
+        if name in parent.children:
+            raise _fail(errno.EEXIST, path)
+        parent.children[name] = Node(stat.S_IFDIR | mode)
+
+    def chmod(self, mode: int, path: str) -> None:
+        self.calls.append(("chmod", path))
+        node = self._find(path)
+        node.mode = stat.S_IFMT(node.mode) | mode
+
+    def chown(self, uid: int, gid: int, path: str) -> None:
+        self.calls.append(("chown", path))
+        node = self._find(path)
+        node.uid, node.gid = uid, gid
+        if node.is_file:
+            node.mode &= ~(stat.S_ISUID | stat.S_ISGID)
+
+    def remove(self, path: str) -> None:
+        self.calls.append(("remove", path))
+        try:
+            parent, name = self._parent(path)
+        except GuestCallError as error:
+            if error.errno_name in ("ENOENT", "ENOTDIR"):
+                return
+            raise
+        parent.children.pop(name, None)
+
+    def copy(self, source: str, destination: str) -> None:
+        self.calls.append(("copy", destination))
+        parent, name = self._parent(source)
+        if name not in parent.children:
+            raise _fail(errno.ENOENT, source)
+        place, new_name = self._destination(name, destination)
+        place.children[new_name] = parent.children[name].clone()
+
+    def move(self, source: str, destination: str) -> None:
+        self.calls.append(("move", destination))
+        parent, name = self._parent(source)
+        if name not in parent.children:
+            raise _fail(errno.ENOENT, source)
+        place, new_name = self._destination(name, destination)
+        place.children[new_name] = parent.children.pop(name)
+
+    def symlink(self, target: str, link: str) -> None:
+        self.calls.append(("symlink", link))
+        if self.is_dir(link):  # ln -sf makes the link inside
+            link = posixpath.join(link, posixpath.basename(target))
+        parent, name = self._parent(link)
+        parent.children[name] = Node(stat.S_IFLNK | 0o777, target=target)
+
+    def sh(self, script: str) -> CommandResult:
+        self.scripts.append(script)
+        for pattern, answer in self._answers:
+            if pattern.search(script):
+                return answer(script) if callable(answer) else answer
+        if "mktemp -d" in script:
+            self._folders += 1
+            path = f"/tmp/pybuilder.{self._folders:010d}"
+            self.add_dir(path, mode=0o700)
+            return CommandResult(0, f"{path}\n")
+        return CommandResult(0, "")
+
+    # Finding nodes
+
+    def _resolve(self, path: str, *, follow_last: bool = True) -> str:
+        """Return the path without links; the last part need not exist."""
+        if not path.startswith("/"):
+            raise _fail(errno.EINVAL, path)
+        todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+        done: list[str] = []
+        seen = 0
+        while todo:
+            part = todo.pop()
+            if part == "..":
+                del done[-1:]
+                continue
+            node = self._plain([*done, part])
+            if node is not None and node.is_link and (todo or follow_last):
+                seen += 1
+                if seen > _MAX_LINKS:
+                    raise _fail(errno.ELOOP, path)
+                if node.target.startswith("/"):
+                    done = []
+                todo += [part for part in reversed(node.target.split("/")) if part not in ("", ".")]
+            else:
+                done.append(part)
+        return "/" + "/".join(done)
+
+    def _plain(self, parts: list[str]) -> Node | None:
+        node = self.root
+        for part in parts:
+            if part not in node.children:
+                return None
+            node = node.children[part]
+        return node
+
+    def _lookup(self, path: str) -> Node | None:
+        try:
+            return self._plain([part for part in self._resolve(path).split("/") if part])
+        except GuestCallError:
+            return None
+
+    def _find(self, path: str) -> Node:
+        node = self._plain([part for part in self._resolve(path).split("/") if part])
+        if node is None:
+            raise _fail(errno.ENOENT, path)
+        return node
+
+    def _file(self, path: str) -> Node:
+        node = self._find(path)
+        if node.is_dir:
+            raise _fail(errno.EISDIR, path)
+        if not node.is_file:
+            raise _fail(errno.EINVAL, path)
+        return node
+
+    def _parent(self, path: str, *, follow_last: bool = False) -> tuple[Node, str]:
+        resolved = self._resolve(path, follow_last=follow_last)
+        folder, name = posixpath.split(resolved)
+        if not name:
+            raise _fail(errno.EBUSY, path)
+        node = self._plain([part for part in folder.split("/") if part])
+        if node is None:
+            raise _fail(errno.ENOENT, path)
+        if not node.is_dir:
+            raise _fail(errno.ENOTDIR, path)
+        return node, name
+
+    def _create(self, path: str) -> Node:
+        """Find a file or make it, through links as open(2) does."""
+        parent, name = self._parent(path, follow_last=True)
+        node = parent.children.setdefault(name, Node(stat.S_IFREG | 0o644))
+        if node.is_dir:
+            raise _fail(errno.EISDIR, path)
+        return node
+
+    def _destination(self, name: str, destination: str) -> tuple[Node, str]:
+        node = self._lookup(destination)
+        return (node, name) if node is not None and node.is_dir else self._parent(destination)
+
+    def _make_parents(self, path: str) -> tuple[Node, str]:
+        folder, name = posixpath.split(path)
+        node = self.root
+        for part in [part for part in folder.split("/") if part]:
+            node = node.children.setdefault(part, Node(stat.S_IFDIR | 0o755))
+        return node, name
+
+    def _matches(self, folder: str, part: str) -> list[str]:
+        node = self._lookup(folder)
+        if node is None or not node.is_dir:
+            return []
+        hidden = part.startswith(".")
+        return [
+            name
+            for name in node.children
+            if fnmatch.fnmatchcase(name, part) and (hidden or not name.startswith("."))
+        ]
+
+    def _from_host(self, local: Path) -> Node:
+        mode = local.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            return Node(mode, target=str(local.readlink()))
+        if stat.S_ISDIR(mode):
+            return Node(mode, children={child.name: self._from_host(child) for child in local.iterdir()})
+        return Node(mode, content=local.read_bytes())

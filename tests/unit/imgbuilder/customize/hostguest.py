@@ -1,0 +1,54 @@
+"""A guest whose files are this host's, below one folder, and whose shell is a real ``/bin/sh``.
+
+For what an in-memory guest cannot show: what our shell text does when a shell reads it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from imgbuilder.guest import CommandResult, FileStatus
+from tests.fakes.guest import FakeGuest
+
+
+class HostGuest(FakeGuest):
+    """Just the calls that running a command needs, on real files; temporary folders go below ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def sh(self, script: str) -> CommandResult:
+        self.scripts.append(script)
+        script = script.replace("/tmp /var/tmp /root", str(self.folder))
+        done = subprocess.run(
+            ["/bin/sh", "-c", script],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            cwd="/",
+        )
+        return CommandResult(done.returncode % 256, done.stdout.decode(errors="replace"))
+
+    def exists(self, path: str) -> bool:
+        return Path(path).exists()
+
+    def is_file(self, path: str) -> bool:
+        return Path(path).is_file()
+
+    def stat(self, path: str) -> FileStatus:
+        facts = Path(path).stat()
+        return FileStatus(facts.st_mode, facts.st_uid, facts.st_gid, facts.st_size)
+
+    def upload(self, local: Path, path: str) -> None:
+        shutil.copyfile(local, path)
+
+    def chmod(self, mode: int, path: str) -> None:
+        Path(path).chmod(mode)
+
+    def remove(self, path: str) -> None:
+        assert Path(path).is_relative_to(self.folder)
+        shutil.rmtree(path)

@@ -1,0 +1,256 @@
+"""Passwords and ssh keys."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from passlib.hash import sha256_crypt, sha512_crypt
+
+from imgbuilder.customize import passwords, yescrypt
+from imgbuilder.customize.accountfiles import find_account, set_shadow_field
+from imgbuilder.customize.passwords import Crypto, parse_selector
+from imgbuilder.customize.sshkeys import add_keys
+from imgbuilder.errors import OperationError, UsageError
+from imgbuilder.events import Event, Notice, Severity
+from tests.unit.imgbuilder.customize.support import KEY, OTHER_KEY, SHADOW, apply, debian_guest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\ncanary\n-----END OPENSSH PRIVATE KEY-----\n"
+
+
+def _field(shadow: str, user: str) -> str:
+    return next(line.split(":")[1] for line in shadow.split("\n") if line.startswith(f"{user}:"))
+
+
+def test_z9_a_password_changes_its_field_and_nothing_else() -> None:
+    guest = debian_guest()
+    apply(guest, "password", "ann:password:p:w d")
+    shadow = guest.text("/etc/shadow")
+    value = _field(shadow, "ann")
+    assert sha512_crypt.verify("p:w d", value)
+    assert shadow.replace(value, "!") == SHADOW
+    assert guest.permissions("/etc/shadow") == ("0640", 0, 42)
+    assert ("replace", "/etc/shadow") in guest.calls
+
+
+def test_the_chosen_hash_is_used() -> None:
+    guest = debian_guest()
+    apply(guest, "root-password", "password:x", password_crypto=Crypto.SHA256)
+    assert sha256_crypt.verify("x", _field(guest.text("/etc/shadow"), "root"))
+
+
+@pytest.mark.skipif(not yescrypt.available(), reason="libcrypt of this host has no yescrypt")
+def test_yescrypt_of_the_hosts_libcrypt() -> None:
+    first, second = (passwords.hash_password("x", Crypto.YESCRYPT) for _ in range(2))
+    assert first.startswith("$y$")
+    assert first != second
+    library = yescrypt._library()
+    assert library is not None
+    assert library.crypt(b"x", first.encode()) == first.encode()
+    assert library.crypt(b"y", first.encode()) != first.encode()
+
+
+def test_yescrypt_without_a_library_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yescrypt, "_library", lambda: None)
+    with pytest.raises(UsageError, match="cannot make yescrypt") as caught:
+        passwords.parse_crypto("yescrypt")
+    assert caught.value.hint == "use sha512"
+
+
+@pytest.mark.parametrize(
+    ("selector", "value"),
+    [("disabled", "*"), ("disable", "*"), ("locked", "!!*"), ("lock", "!!*"), ("locked:disabled", "!!*")],
+)
+def test_accounts_without_a_password(selector: str, value: str) -> None:
+    guest = debian_guest()
+    apply(guest, "root-password", selector)
+    assert _field(guest.text("/etc/shadow"), "root") == value
+
+
+def test_a_locked_password_keeps_its_hash() -> None:
+    guest = debian_guest()
+    apply(guest, "root-password", "locked:password:x")
+    value = _field(guest.text("/etc/shadow"), "root")
+    assert value.startswith("!!$6$")
+    assert sha512_crypt.verify("x", value.removeprefix("!!"))
+
+
+def test_se20_an_unknown_user_is_an_error_with_the_next_step() -> None:
+    guest = debian_guest()
+    with pytest.raises(OperationError, match="no user bob") as caught:
+        apply(guest, "password", "bob:password:x")
+    assert caught.value.hint == "add the user first: --run-command 'useradd -m bob'"
+    assert guest.text("/etc/shadow") == SHADOW
+    guest.remove("/etc/shadow")
+    with pytest.raises(OperationError, match="no /etc/shadow"):
+        apply(guest, "root-password", "password:x")
+
+
+def test_odd_shadow_files_are_kept_byte_for_byte() -> None:
+    assert set_shadow_field(b"\xff:x\n\nroot:a:b", "root", "*") == b"\xff:x\n\nroot:*:b"
+    assert set_shadow_field(b"root\n", "root", "*") is None
+    assert set_shadow_field(b"roots:x:\n", "root", "*") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "password"),
+    [
+        (b"pw\nsecond\n", "pw"),
+        (b"pw\r\n", "pw"),
+        (b"pw", "pw"),
+        (b" p:w \n", " p:w "),
+        ("p\u00e4\n".encode(), "p\u00e4"),
+        (b"\xff\n", "\udcff"),
+        (b"x" * 512 + b"\n" + b"y" * 1_000_000, "x" * 512),
+    ],
+)
+def test_z17_the_first_line_of_a_password_file(content: bytes, password: str, tmp_path: Path) -> None:
+    file = tmp_path / "with:colon"
+    file.write_bytes(content)
+    assert parse_selector(f"file:{file}").text == password
+
+
+@pytest.mark.parametrize("content", [b"", b"\nx", b"\r\n", b"x\0y\n", b"x" * 513, b"x" * 1_000_000])
+def test_z17_unusable_password_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(content)
+    with pytest.raises(UsageError):
+        parse_selector(f"file:{file}")
+
+
+def test_se1_a_missing_password_file_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        parse_selector(f"file:{tmp_path}/none")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "password:", "random:x", "disabled:x", "locked:", "locked:x", "PASSWORD:x"]
+)
+def test_other_selectors_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_selector(text)
+
+
+def test_passwords_that_are_not_utf8_are_hashed_as_bytes() -> None:
+    assert sha512_crypt.verify(b"\xff", passwords.hash_password("\udcff", Crypto.SHA512))
+
+
+def test_z17_random_passwords_have_120_bits_and_are_told_once() -> None:
+    guest = debian_guest()
+    events: list[Event] = []
+    apply(guest, "password", "ann:random", report=events.append)
+    [event] = events
+    assert isinstance(event, Notice)
+    assert event.severity is Severity.INFO
+    start, _space, password = event.text.rpartition(" ")
+    assert start == "Setting random password of ann to"
+    assert sha512_crypt.verify(password, _field(guest.text("/etc/shadow"), "ann"))
+
+    many = [passwords.random_password() for _ in range(300)]
+    alphabet = set("".join(many))
+    assert len(set(many)) == 300
+    assert not alphabet & set("O0oIl1")
+    assert len(password) * math.log2(len(alphabet)) >= 120
+
+
+def test_z10_keys_get_their_files_with_the_right_owner_and_modes() -> None:
+    guest = debian_guest()
+    apply(guest, "ssh-inject", f"ann:string:{KEY}")
+    assert guest.permissions("/home/ann") == ("0700", 1000, 1001)
+    assert guest.permissions("/home/ann/.ssh") == ("0700", 1000, 1001)
+    assert guest.permissions("/home/ann/.ssh/authorized_keys") == ("0600", 1000, 1001)
+    apply(guest, "ssh-inject", f"root:string:{KEY}")
+    assert guest.permissions("/root") == ("0755", 0, 0)
+    assert guest.permissions("/root/.ssh") == ("0700", 0, 0)
+
+
+def test_z10_a_home_that_is_a_link_is_followed_in_the_guest() -> None:
+    guest = debian_guest()
+    guest.add_dir("/srv/ann", mode=0o755, uid=1000, gid=1001)
+    guest.add_link("/home/ann", "/srv/ann")
+    apply(guest, "ssh-inject", f"ann:string:{KEY}")
+    assert guest.text("/srv/ann/.ssh/authorized_keys") == f"{KEY}\n"
+    assert guest.permissions("/srv/ann") == ("0755", 1000, 1001)
+
+
+def test_z10_an_existing_file_is_repaired_and_gets_no_duplicates() -> None:
+    guest = debian_guest()
+    guest.add("/root/.ssh/authorized_keys", OTHER_KEY, mode=0o640, uid=0, gid=8)
+    apply(guest, "ssh-inject", f"root:string:{KEY}")
+    apply(guest, "ssh-inject", f"root:string:{KEY} a new comment")
+    assert guest.text("/root/.ssh/authorized_keys") == f"{OTHER_KEY}\n{KEY}\n"
+    assert guest.permissions("/root/.ssh/authorized_keys") == ("0640", 0, 8)
+
+
+def test_keys_are_the_same_whatever_their_options_and_comments() -> None:
+    assert add_keys(f'from="10.*" {KEY}\n'.encode(), (KEY,)) == f'from="10.*" {KEY}\n'.encode()
+    assert add_keys(f"# {KEY}\n".encode(), (KEY,)) == f"# {KEY}\n{KEY}\n".encode()
+
+
+def test_z10_key_files(tmp_path: Path) -> None:
+    file = tmp_path / "keys:2.pub"
+    file.write_bytes(f"# mine\r\n{KEY}\r\n\r\n{OTHER_KEY}".encode())
+    guest = debian_guest()
+    apply(guest, "ssh-inject", f"root:file:{file}")
+    assert guest.text("/root/.ssh/authorized_keys") == f"{KEY}\n{OTHER_KEY}\n"
+
+
+def test_z10_a_selector_may_hold_colons() -> None:
+    guest = debian_guest()
+    key = f'environment="A=b:c" {KEY}'
+    apply(guest, "ssh-inject", f"root:string:{key}")
+    assert guest.text("/root/.ssh/authorized_keys") == f"{key}\n"
+
+
+@pytest.mark.parametrize("content", [PRIVATE, f"{KEY}\n{PRIVATE}", "PuTTY-User-Key-File-2: ssh-rsa\n"])
+def test_z10_private_keys_are_refused_and_not_quoted(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "id"
+    file.write_text(content)
+    with pytest.raises(UsageError, match=r"--ssh-inject: .*this is a private key") as caught:
+        apply(debian_guest(), "ssh-inject", f"root:file:{file}")
+    assert "canary" not in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    "selector", ["string:", "string:hello", "string:ssh-rsa hello", "file:", "x", "string:#x"]
+)
+def test_other_keys_are_refused(selector: str) -> None:
+    with pytest.raises(UsageError):
+        apply(debian_guest(), "ssh-inject", f"root:{selector}")
+
+
+def test_z10_an_unknown_user_is_an_error() -> None:
+    with pytest.raises(OperationError, match="no user bob"):
+        apply(debian_guest(), "ssh-inject", f"bob:string:{KEY}")
+
+
+def test_the_newest_key_of_the_user_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UsageError, match="no public key was found"):
+        apply(debian_guest(), "ssh-inject", "root")
+    (tmp_path / ".ssh").mkdir()
+    for age, name, key in (
+        (30, "id_rsa.pub", OTHER_KEY),
+        (20, "id_ed25519.pub", KEY),
+        (10, "id_a-cert.pub", "x"),
+    ):
+        file = tmp_path / ".ssh" / name
+        file.write_text(f"{key}\n")
+        os.utime(file, (1e9 - age, 1e9 - age))
+    guest = debian_guest()
+    apply(guest, "ssh-inject", "root")
+    assert guest.text("/root/.ssh/authorized_keys") == f"{KEY}\n"
+
+
+def test_malformed_passwd_lines_are_no_users() -> None:
+    passwd = b"a:x:1\nb:x:one:1::/b:\n\xff:x:1:1::/:\nc:x:1:2::/c:/bin/sh"
+    assert find_account(passwd, "a") is None
+    assert find_account(passwd, "b") is None
+    found = find_account(passwd, "c")
+    assert found is not None
+    assert (found.uid, found.gid, found.home) == (1, 2, "/c")

@@ -1,0 +1,232 @@
+"""Operations on files, on guests with links, odd owners and things in the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.errors import GuestCallError, OperationError
+from tests.fakes.guest import FakeGuest
+from tests.unit.imgbuilder.customize.support import apply, debian_guest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("before", "line", "after"),
+    [
+        (None, "x", b"x\n"),
+        (b"", "x", b"x\n"),
+        (b"\n", "x", b"\nx\n"),
+        (b"a", "x", b"a\nx\n"),
+        (b"a\n", "x", b"a\nx\n"),
+        (b"a\r\nb", "x", b"a\r\nb\r\nx\r\n"),
+        (b"a\r\n", "x", b"a\r\nx\r\n"),
+        (b"a\rb", "x", b"a\rb\rx\r"),
+        (b"a\nb\r\n", "x", b"a\nb\r\nx\n"),
+        (b"a\n", "", b"a\n\n"),
+        (b"a", "", b"a\n\n"),
+        (b"y" * 8191 + b"\r\nz", "x", b"y" * 8191 + b"\r\nz\r\nx\r\n"),
+        (b"y" * 9000 + b"\r\nz", "x", b"y" * 9000 + b"\r\nz\nx\n"),
+    ],
+)
+def test_append_line_in_the_files_own_style(before: bytes | None, line: str, after: bytes) -> None:
+    guest = FakeGuest()
+    if before is not None:
+        guest.add("/f", before)
+    apply(guest, "append-line", f"/f:{line}")
+    assert guest.read("/f") == after
+
+
+def test_append_line_needs_a_regular_file() -> None:
+    guest = FakeGuest()
+    guest.add_dir("/d")
+    guest.add_fifo("/p")
+    for path in ("/d", "/p"):
+        with pytest.raises(OperationError, match="not a regular file"):
+            apply(guest, "append-line", f"{path}:x")
+
+
+def test_z4_links_are_followed_inside_the_guest_and_a_loop_is_an_error() -> None:
+    guest = FakeGuest()
+    guest.add("/run/resolv.conf", "old\n")
+    guest.add_link("/etc/resolv.conf", "/run/resolv.conf")
+    guest.add_link("/etc/up", "../../../../run/resolv.conf")
+    guest.add_link("/etc/loop", "/etc/loop")
+    apply(guest, "append-line", "/etc/resolv.conf:a")
+    apply(guest, "write", "/etc/up:b")
+    assert guest.text("/run/resolv.conf") == "b"
+    assert guest.is_symlink("/etc/resolv.conf")
+    for keyword, text in (
+        ("append-line", "/etc/loop:x"),
+        ("write", "/etc/loop:x"),
+        ("truncate", "/etc/loop"),
+    ):
+        with pytest.raises((OperationError, GuestCallError)):
+            apply(guest, keyword, text)
+
+
+def test_z5_copies_and_moves_through_an_absolute_link_stay_in_the_guest(tmp_path: Path) -> None:
+    guest = debian_guest()
+    guest.add("/a", "kept")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_text("x")
+    apply(guest, "copy", "/a:/var/run/copied")
+    apply(guest, "move", "/a:/var/run/moved")
+    apply(guest, "copy-in", f"{tmp_path}/d:/var/run")
+    assert guest.ls("/run") == ["copied", "d", "moved"]
+    assert guest.text("/run/moved") == "kept"
+    assert not guest.exists("/a")
+
+
+def test_z6_delete_expands_patterns_and_removes_links_not_targets() -> None:
+    guest = FakeGuest()
+    guest.add("/tmp/keep.txt")
+    guest.add("/tmp/a1")
+    guest.add_dir("/tmp/a2/sub")
+    guest.add_link("/lnk", "/tmp")
+    guest.add_link("/tmp/a3", "/tmp/keep.txt")
+    apply(guest, "delete", "/lnk/a*")
+    assert guest.ls("/tmp") == ["keep.txt"]
+    apply(guest, "delete", "/nothing/*")
+    guest.add_link("/dangling", "/nowhere")
+    apply(guest, "delete", "/dangling")
+    assert not guest.is_symlink("/dangling")
+    guest.add("/odd[1]")
+    apply(guest, "delete", "/odd[1]")
+    assert not guest.exists("/odd[1]")
+
+
+def test_z6_a_delete_that_did_nothing_is_an_error() -> None:
+    class Stubborn(FakeGuest):
+        def remove(self, path: str) -> None:
+            self.calls.append(("remove", path))
+
+    guest = Stubborn()
+    guest.add("/a")
+    with pytest.raises(OperationError, match="/a is still in the guest"):
+        apply(guest, "delete", "/a")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("chmod", "0644:/none"),
+        ("chown", "0:0:/none"),
+        ("copy", "/none:/x"),
+        ("move", "/none:/x"),
+        ("truncate", "/none"),
+        ("edit", "/none:s/a/b/"),
+        ("truncate", "/dir"),
+        ("edit", "/dir:s/a/b/"),
+    ],
+)
+def test_z7_a_missing_or_wrong_file_is_an_error_that_names_it(keyword: str, text: str) -> None:
+    guest = FakeGuest()
+    guest.add_dir("/dir")
+    with pytest.raises(OperationError, match=f"--{keyword}: /(none|dir) "):
+        apply(guest, keyword, text)
+
+
+def test_z7_copy_in_needs_its_directory(tmp_path: Path) -> None:
+    with pytest.raises(OperationError, match="/x is not a directory") as caught:
+        apply(FakeGuest(), "copy-in", f"{tmp_path}:/x")
+    assert caught.value.hint == "put --mkdir /x before it"
+
+
+def test_a_dangling_link_can_be_moved() -> None:
+    guest = FakeGuest()
+    guest.add_link("/l", "/nowhere")
+    apply(guest, "move", "/l:/m")
+    assert guest.readlink("/m") == "/nowhere"
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000])
+def test_z8_upload_keeps_content_and_mode_and_gives_the_file_to_root(size: int, tmp_path: Path) -> None:
+    local = tmp_path / "tool"
+    local.write_bytes(b"\xff" * size)
+    local.chmod(0o4751)
+    guest = FakeGuest()
+    guest.add("/opt/tool", "old", mode=0o600, uid=7, gid=7)
+    apply(guest, "upload", f"{local}:/opt")
+    assert guest.read("/opt/tool") == b"\xff" * size
+    assert guest.permissions("/opt/tool") == ("4751", 0, 0)
+    apply(guest, "upload", f"{local}:/opt/other")
+    assert guest.permissions("/opt/other") == ("4751", 0, 0)
+
+
+def test_write_keeps_mode_and_owner_of_an_existing_file() -> None:
+    guest = FakeGuest()
+    guest.add("/a", "old", mode=0o600, uid=5, gid=6)
+    apply(guest, "write", "/a:new")
+    assert guest.text("/a") == "new"
+    assert guest.permissions("/a") == ("0600", 5, 6)
+
+
+def test_write_passes_bytes_that_are_not_utf8() -> None:
+    guest = FakeGuest()
+    apply(guest, "write", "/a:\udcff")
+    apply(guest, "append-line", "/b:\udcfe")
+    assert guest.read("/a") + guest.read("/b") == b"\xff\xfe\n"
+
+
+def test_link_replaces_files_and_links_and_goes_into_directories() -> None:
+    guest = FakeGuest()
+    guest.add("/file", "x")
+    guest.add_dir("/dir")
+    guest.add_link("/to-dir", "/dir")
+    apply(guest, "link", "../target:/file:/dir:/to-dir")
+    assert guest.readlink("/file") == "../target"
+    assert guest.readlink("/dir/target") == "../target"
+    assert guest.readlink("/to-dir") == "../target"
+    assert guest.ls("/dir") == ["target"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "after"),
+    [
+        ("s/b/B/", b"a\nB\n\xff\n"),
+        ('$_ = "" if $lineno == 2', b"a\n\xff\n"),
+        ("s/^/$lineno /", b"1 a\n2 b\n3 \xff\n"),
+        ('print "new\\n" if $lineno == 3', b"a\nb\nnew\n\xff\n"),
+        ("", b"a\nb\n\xff\n"),
+        ("# nothing", b"a\nb\n\xff\n"),
+    ],
+)
+def test_edit_line_by_line(expression: str, after: bytes) -> None:
+    guest = FakeGuest()
+    guest.add("/f", b"a\nb\n\xff\n", mode=0o640, uid=3, gid=4)
+    apply(guest, "edit", f"/f:{expression}")
+    assert guest.read("/f") == after
+    assert guest.permissions("/f") == ("0640", 3, 4)
+    changed = [call for call in guest.calls if call[0] == "replace"]
+    assert len(changed) == (after != b"a\nb\n\xff\n")
+
+
+@pytest.mark.parametrize("expression", ["die 'no'", "s/a", "}", "exit 3", "exit 0", "kill 9, $$"])
+def test_z19_an_expression_that_fails_changes_nothing(expression: str) -> None:
+    guest = FakeGuest()
+    guest.add("/f", "a\nb\n")
+    with pytest.raises(OperationError, match="--edit /f: the expression failed and the file was not changed"):
+        apply(guest, "edit", f"/f:{expression}")
+    assert guest.text("/f") == "a\nb\n"
+    assert guest.calls == []
+
+
+def test_z19_an_endless_expression_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgbuilder.customize.ops.scripts._EDIT_LIMIT", 0.2)
+    guest = FakeGuest()
+    guest.add("/f", "a\n")
+    with pytest.raises(OperationError, match="did not end within"):
+        apply(guest, "edit", "/f:1 while 1")
+
+
+def test_edit_sees_bytes_whatever_the_users_perl_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERL_UNICODE", "SDA")
+    monkeypatch.setenv("PERL5OPT", "-Mstrict")
+    guest = FakeGuest()
+    guest.add("/f", b"\xc3\xa9\n")
+    apply(guest, "edit", "/f:$n = length($_); s/\\xc3/$n/")
+    assert guest.read("/f") == b"3\xa9\n"

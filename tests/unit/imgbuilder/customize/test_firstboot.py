@@ -1,0 +1,219 @@
+"""Scripts of the first boot: how they are installed, and the driver run by a real shell."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.customize.firstboot_service import driver_text, script_name
+from imgbuilder.events import Event, Notice, Severity
+from tests.fakes.guest import FakeGuest
+from tests.unit.imgbuilder.customize.support import apply, debian_guest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BASE = "/usr/lib/virt-sysprep"
+WANTS = "/etc/systemd/system/multi-user.target.wants/guestfs-firstboot.service"
+
+
+def _names(guest: FakeGuest) -> list[str]:
+    return guest.ls(f"{BASE}/scripts")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("echo 'hello'", "5000-0002-echo--hello-"),
+        ("../a/b.sh", "5000-0002----a-b-sh"),
+        ("é\n$(x)", "5000-0002-----x-"),
+        ("x" * 100, "5000-0002-" + "x" * 60),
+    ],
+)
+def test_names_are_those_of_virt_builder(name: str, file: str) -> None:
+    assert script_name(2, name) == file
+
+
+def test_z12_a_hundred_scripts_keep_their_order_whatever_their_names(tmp_path: Path) -> None:
+    guest = debian_guest()
+    script = tmp_path / "z.sh"
+    script.write_bytes(b"#!/bin/sh\nx\xff\n")
+    apply(guest, "firstboot", str(script))
+    for _ in range(98):
+        apply(guest, "firstboot-command", "same name")
+    apply(guest, "firstboot-install", "a1,b2")
+    names = _names(guest)
+    assert [name.split("-")[1] for name in names] == [f"{number:04d}" for number in range(1, 101)]
+    assert names[1] == "5000-0002-same-name"
+    assert names[99] == "5000-0100-install-a1-b2"
+    assert guest.read(f"{BASE}/scripts/{names[0]}") == b"#!/bin/sh\nx\xff\n"
+    assert {guest.permissions(f"{BASE}/scripts/{name}") for name in names} == {("0755", 0, 0)}
+
+
+def test_scripts_of_the_template_run_first() -> None:
+    guest = debian_guest()
+    guest.add(f"{BASE}/scripts/5000-0007-old")
+    guest.add(f"{BASE}/scripts/README")
+    apply(guest, "firstboot-command", "new")
+    assert "5000-0008-new" in _names(guest)
+
+
+def test_the_service_of_a_systemd_guest() -> None:
+    guest = debian_guest()
+    apply(guest, "firstboot-command", "true")
+    unit = "/usr/lib/systemd/system/guestfs-firstboot.service"
+    assert guest.readlink(WANTS) == unit
+    lines = guest.text(unit).split("\n")
+    assert f"ExecStart={BASE}/firstboot.sh start" in lines
+    assert "After=network-online.target" in lines
+    assert "Wants=network-online.target" in lines
+    assert "StandardOutput=journal+console" in lines
+    assert guest.permissions(unit)[0] == "0644"
+    assert guest.permissions(f"{BASE}/firstboot.sh")[0] == "0755"
+
+
+@pytest.mark.parametrize(
+    ("release", "sign", "links"),
+    [
+        ("ID=debian", "/etc/init.d", ["/etc/init.d/guestfs-firstboot", "/etc/rc2.d/S99guestfs-firstboot"]),
+        ("ID=centos", "/etc/rc.d", ["/etc/rc.d/rc3.d/S99guestfs-firstboot"]),
+        (
+            "ID=sles",
+            "/etc/init.d",
+            ["/etc/init.d/guestfs-firstboot", "/etc/init.d/rc5.d/S99guestfs-firstboot"],
+        ),
+    ],
+)
+def test_guests_with_system_v_init(release: str, sign: str, links: list[str]) -> None:
+    guest = FakeGuest()
+    guest.add("/etc/os-release", release)
+    guest.add_dir(sign)
+    events: list[Event] = []
+    apply(guest, "firstboot-command", "true", report=events.append)
+    for link in links:
+        assert guest.readlink(link) == f"{BASE}/firstboot.sh"
+    assert events == []
+
+
+def test_se23_another_init_system_is_a_warning() -> None:
+    guest = FakeGuest()
+    guest.add("/etc/os-release", "ID=alpine")
+    guest.add_dir("/etc/init.d")
+    events: list[Event] = []
+    apply(guest, "firstboot-command", "true", report=events.append)
+    [event] = events
+    assert isinstance(event, Notice)
+    assert event.severity is Severity.WARNING
+    assert "no init system that we know" in event.text
+    assert _names(guest) == ["5000-0001-true"]
+
+
+class Boot:
+    """The driver and its folders below a folder of the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.base = folder / "it's base"
+        self.scripts = self.base / "scripts"
+        self.scripts.mkdir(parents=True)
+        self.log = folder / "log"
+        self.link = folder / "link"
+        self.link.symlink_to("unit")
+        self.driver = folder / "driver"
+        self.driver.write_text(driver_text(base=str(self.base), log=str(self.log), link=str(self.link)))
+        self.driver.chmod(0o755)
+
+    def add(self, name: str, text: str, mode: int = 0o755) -> None:
+        path = self.scripts / name
+        path.write_text(text)
+        path.chmod(mode)
+
+    def run(self, argument: str = "start") -> str:
+        done = subprocess.run(
+            [self.driver, argument],
+            capture_output=True,
+            check=True,
+            input=b"typed on the console\n",
+            timeout=30,
+        )
+        assert done.stderr == b""
+        return done.stdout.decode()
+
+
+@pytest.fixture
+def boot(tmp_path: Path) -> Boot:
+    return Boot(tmp_path)
+
+
+def test_z12_scripts_run_once_in_order_with_their_status_in_the_log_and_on_the_console(boot: Boot) -> None:
+    boot.add("5000-0002-b", "#!/bin/sh\necho second; cat; exit 3\n")
+    boot.add("5000-0001-a", "echo first without shebang >&2\n")
+    boot.add("5000-0010-c", "#!/usr/bin/perl\nprint qq(third\\n);\n")
+    boot.add("5000-0003-off", "echo never\n", 0o644)
+
+    console = boot.run()
+
+    log = boot.log.read_text()
+    done = boot.base / "scripts-done"
+    assert console == log
+    assert log.splitlines()[:-1] == [
+        f"=== Running {done}/5000-0001-a ===",
+        "first without shebang",
+        "=== Finished 5000-0001-a: exit status 0 ===",
+        f"=== Running {done}/5000-0002-b ===",
+        "second",
+        "=== Finished 5000-0002-b: exit status 3 ===",
+        f"=== Running {done}/5000-0010-c ===",
+        "third",
+        "=== Finished 5000-0010-c: exit status 0 ===",
+    ]
+    assert [path.name for path in boot.scripts.iterdir()] == ["5000-0003-off"]
+    assert list(done.iterdir()) == []
+    assert boot.link.is_symlink(), "a file is left, so the service stays"
+
+    assert "Running" not in boot.run()
+
+
+def test_the_service_goes_when_nothing_is_left(boot: Boot) -> None:
+    boot.add("5000-0001-a", "true\n")
+    boot.run()
+    assert not boot.link.is_symlink()
+    assert sorted(path.name for path in boot.base.iterdir()) == ["scripts", "scripts-done"]
+
+
+def test_a_script_that_ends_the_machine_is_not_run_again(boot: Boot) -> None:
+    boot.add("5000-0001-a", "kill -9 $PPID\n")
+    boot.add("5000-0002-b", "echo after the reboot\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        boot.run()
+    assert [path.name for path in boot.scripts.iterdir()] == ["5000-0002-b"]
+    assert boot.link.is_symlink()
+    console = boot.run()
+    assert "after the reboot" in console
+    assert "0001-a" not in console
+
+
+def test_a_daemon_that_a_script_leaves_behind_does_not_hold_up_the_boot(boot: Boot) -> None:
+    boot.add("5000-0001-a", f"sleep 600 & echo $! >'{boot.log}.pid'\n")
+    boot.add("5000-0002-b", "echo second\n")
+    process = subprocess.Popen([boot.driver, "start"], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    try:
+        assert process.wait(timeout=30) == 0
+    finally:
+        subprocess.run(["/bin/sh", "-c", f"kill $(cat '{boot.log}.pid')"], check=True)
+    assert "second" in boot.log.read_text()
+
+
+def test_other_arguments_do_nothing(boot: Boot) -> None:
+    boot.add("5000-0001-a", "echo x\n")
+    assert boot.run("stop") == ""
+    assert boot.scripts.joinpath("5000-0001-a").exists()
+
+
+def test_the_installed_driver_has_the_real_paths() -> None:
+    text = driver_text()
+    assert "base=/usr/lib/virt-sysprep\n" in text
+    assert "log=/root/virt-sysprep-firstboot.log\n" in text
+    assert f"link={WANTS}\n" in text
+    assert "@" not in text

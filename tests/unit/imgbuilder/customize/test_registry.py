@@ -1,0 +1,306 @@
+"""Tests over the whole table of operations: a row cannot be half added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from imgbuilder.customize import argforms
+from imgbuilder.customize.operation import OperationBase, Phase
+from imgbuilder.customize.ops.files import Write
+from imgbuilder.customize.passwords import Crypto
+from imgbuilder.customize.registry import all_operations, operation, parse_operation
+from imgbuilder.errors import GuestCallError, UsageError
+from tests.unit.imgbuilder.customize.support import KEY, context_of, debian_guest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from imgbuilder.customize.operation import Operation
+    from tests.fakes.guest import FakeGuest
+
+
+@dataclass(frozen=True)
+class Case:
+    """One behaviour of an operation.
+
+    ``{local}`` in the text stands for a local script that holds ``#!/bin/sh``.
+    """
+
+    text: str
+    says: str
+    holds: Callable[[FakeGuest], bool]
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def _ran(text: str) -> Callable[[FakeGuest], bool]:
+    return lambda guest: any(text in script for script in guest.scripts)
+
+
+def _has(path: str, content: str) -> Callable[[FakeGuest], bool]:
+    return lambda guest: guest.text(path) == content
+
+
+_FIRSTBOOT = "/usr/lib/virt-sysprep/scripts/5000-0001-"
+
+CASES = {
+    "append-line": Case("/a:x", "Appending line to /a", _has("/a", "old\nx\n"), {"/a": "old"}),
+    "chmod": Case(
+        "755:/a", "Changing permissions of /a to 0755", lambda g: g.permissions("/a")[0] == "0755", {"/a": ""}
+    ),
+    "chown": Case(
+        "1:2:/a", "Changing owner of /a to 1:2", lambda g: g.permissions("/a")[1:] == (1, 2), {"/a": ""}
+    ),
+    "copy": Case("/a:/b", "Copying (in image): /a to /b", _has("/b", "x"), {"/a": "x"}),
+    "copy-in": Case("{local}:/tmp", "Copying: {local} to /tmp", _has("/tmp/script.sh", "#!/bin/sh\n")),
+    "delete": Case("/a", "Deleting: /a", lambda g: not g.exists("/a"), {"/a": ""}),
+    "edit": Case("/a:s/x/y/", "Editing: /a", _has("/a", "y\n"), {"/a": "x\n"}),
+    "firstboot": Case(
+        "{local}",
+        "Installing firstboot script: {local}",
+        lambda g: any(path.startswith(_FIRSTBOOT) for path in g.tree()),
+    ),
+    "firstboot-command": Case(
+        "echo 'hello'",
+        "Installing firstboot command: echo 'hello'",
+        _has(_FIRSTBOOT + "echo--hello-", "echo 'hello'\n"),
+    ),
+    "firstboot-install": Case(
+        "a1,b2",
+        "Installing firstboot packages: a1 b2",
+        lambda g: "install -- a1 b2\n" in g.text(_FIRSTBOOT + "install-a1-b2"),
+    ),
+    "hostname": Case(
+        "vm.example.org", "Setting the hostname: vm.example.org", _has("/etc/hostname", "vm.example.org\n")
+    ),
+    "install": Case("a1,b2", "Installing packages: a1 b2", _ran("install -- a1 b2\n")),
+    "link": Case(
+        "/t:/l:/m", "Linking: /l -> /t, /m -> /t", lambda g: g.readlink("/l") + g.readlink("/m") == "/t/t"
+    ),
+    "mkdir": Case("/x/y", "Making directory: /x/y", lambda g: g.is_dir("/x/y")),
+    "move": Case(
+        "/a:/b", "Moving: /a -> /b", lambda g: g.text("/b") == "x" and not g.exists("/a"), {"/a": "x"}
+    ),
+    "no-logfile": Case(
+        "", "Scrubbing the log file", lambda g: not g.exists("/tmp/builder.log"), {"/tmp/builder.log": "x"}
+    ),
+    "no-selinux-relabel": Case("", "Leaving SELinux labels as they are", lambda g: g.calls == []),
+    "password": Case(
+        "ann:password:s3cret", "Setting passwords", lambda g: "\nann:$6$" in g.text("/etc/shadow")
+    ),
+    "password-crypto": Case("sha256", "Hashing passwords with sha256", lambda g: g.calls == []),
+    "root-password": Case(
+        "password:s3cret", "Setting passwords", lambda g: g.text("/etc/shadow").startswith("root:$6$")
+    ),
+    "run": Case("{local}", "Running: {local}", _ran("/script.sh\n")),
+    "run-command": Case("make me", "Running: make me", _ran("\nmake me\n")),
+    "selinux-relabel": Case(
+        "",
+        "SELinux relabelling",
+        lambda g: g.exists("/.autorelabel"),
+        {"/etc/selinux/config": "", "/usr/sbin/load_policy": ""},
+    ),
+    "ssh-inject": Case(
+        f"ann:string:{KEY}", "SSH key inject: ann", _has("/home/ann/.ssh/authorized_keys", f"{KEY}\n")
+    ),
+    "timezone": Case(
+        "Europe/Berlin",
+        "Setting the timezone: Europe/Berlin",
+        lambda g: g.readlink("/etc/localtime") == "/usr/share/zoneinfo/Europe/Berlin",
+    ),
+    "touch": Case("/a", "Running touch: /a", lambda g: g.is_file("/a")),
+    "truncate": Case("/a", "Truncating: /a", _has("/a", ""), {"/a": "x"}),
+    "uninstall": Case("a1,b2", "Uninstalling packages: a1 b2", _ran("remove -- a1 b2\n")),
+    "update": Case("", "Updating packages", _ran("upgrade\n")),
+    "upload": Case("{local}:/tmp", "Uploading: {local} to /tmp", _has("/tmp/script.sh", "#!/bin/sh\n")),
+    "write": Case("/a:b:c", "Writing: /a", _has("/a", "b:c")),
+}
+
+
+def test_every_operation_has_a_behaviour_test_and_no_test_is_left_over() -> None:
+    assert sorted(CASES) == sorted(all_operations())
+
+
+@pytest.mark.parametrize("keyword", sorted(CASES))
+def test_operation(keyword: str, tmp_path: Path) -> None:
+    case = CASES[keyword]
+    local = tmp_path / "script.sh"
+    local.write_text("#!/bin/sh\n")
+    guest = debian_guest()
+    for path, content in case.files.items():
+        guest.add(path, content)
+    before = debian_guest()
+    for path, content in case.files.items():
+        before.add(path, content)
+    changes_nothing = all_operations()[keyword].phase is Phase.SETTING
+    assert changes_nothing or not _safely(case.holds, before), "the check would pass without the operation"
+
+    parsed = parse_operation(keyword, case.text.replace("{local}", str(local)))
+    parsed.check_host()
+    parsed.check_guest(context_of(guest))
+    parsed.apply(guest, context_of(guest))
+
+    assert parsed.describe() == case.says.replace("{local}", str(local))
+    assert case.holds(guest)
+    again = parse_operation(keyword, case.text.replace("{local}", str(local)))
+    assert parsed == again
+
+
+def _safely(check: Callable[[FakeGuest], bool], guest: FakeGuest) -> bool:
+    try:
+        return check(guest)
+    except GuestCallError:
+        return False
+
+
+@pytest.mark.parametrize("keyword", sorted(CASES))
+def test_operation_is_documented(keyword: str) -> None:
+    spec = all_operations()[keyword]
+    assert 10 < len(spec.help) < 80
+    assert "\n" not in spec.help
+    assert not spec.help.endswith(".")
+    assert "Attributes:" not in spec.long_help
+    assert spec.cls.keyword == keyword
+    assert bool(spec.metavar) == bool(CASES[keyword].text)
+
+
+def test_properties_of_rows() -> None:
+    rows = all_operations()
+    assert {name for name, spec in rows.items() if spec.network} == {"install", "update"}
+    assert {name for name, spec in rows.items() if spec.runs_in_guest} == {
+        "install",
+        "uninstall",
+        "update",
+        "run",
+        "run-command",
+    }
+    assert {name for name, spec in rows.items() if spec.secret} == {"password", "root-password"}
+    assert {name for name, spec in rows.items() if spec.phase is Phase.LATE} == {"password", "root-password"}
+    assert {name for name, spec in rows.items() if spec.phase is Phase.LAST} == {
+        "selinux-relabel",
+        "no-logfile",
+    }
+
+
+def test_a_second_operation_of_the_same_name_fails_at_import() -> None:
+    all_operations()
+    with pytest.raises(ValueError, match="two operations are called 'write'"):
+        operation("write", form=argforms.flag())(Write)
+
+
+def test_an_operation_without_help_fails_at_import() -> None:
+    @dataclass(frozen=True)
+    class Silent(OperationBase):
+        def describe(self) -> str:
+            return ""
+
+        def apply(self, guest: object, context: object) -> None:
+            pass
+
+    with pytest.raises(ValueError, match="no docstring"):
+        operation("silent", form=argforms.flag())(Silent)
+    assert "silent" not in all_operations()
+
+
+def test_an_unknown_keyword_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="no customization 'frobnicate'"):
+        parse_operation("frobnicate", "x")
+
+
+def _parse(keyword: str, text: str) -> Operation | UsageError:
+    try:
+        return parse_operation(keyword, text)
+    except UsageError as error:
+        return error
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(keyword=st.sampled_from(sorted(CASES)), text=st.text(max_size=60))
+@example("root-password", "file:\0")
+@example("run", "\0")
+@example("upload", "\udcff:/x")
+@example("upload", "a" * 5000 + ":/x")
+@example("ssh-inject", "root:file:\0")
+@example("ssh-inject", "root:file:~nobody-here/x")
+@example("chmod", "\u0667\u0665\u0665:/x")
+@example("chown", "\u0663:\u0663:/x")
+@example("write", "/\udcff:x")
+def test_any_argument_gives_an_operation_or_a_usage_error_that_names_the_option(
+    keyword: str, text: str
+) -> None:
+    result = _parse(keyword, text)
+    if isinstance(result, UsageError):
+        assert result.message.startswith(f"--{keyword}: ")
+    else:
+        assert result.describe()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    keyword=st.sampled_from(sorted(CASES)),
+    parts=st.lists(
+        st.sampled_from(
+            [
+                "root",
+                "/",
+                "/etc/x",
+                "..",
+                "0755",
+                "u+x",
+                "file",
+                "password",
+                "string",
+                "\n",
+                "\0",
+                "-o",
+                "$(x)",
+            ]
+        ),
+        max_size=4,
+    ),
+    joint=st.sampled_from([":", ",", ""]),
+)
+def test_likely_arguments_give_only_usage_errors(keyword: str, parts: list[str], joint: str) -> None:
+    result = _parse(keyword, joint.join(parts))
+    if isinstance(result, UsageError):
+        assert result.message.startswith(f"--{keyword}: ")
+
+
+@pytest.mark.parametrize("keyword", sorted(name for name, spec in all_operations().items() if spec.metavar))
+def test_z3_nul_is_refused_everywhere(keyword: str) -> None:
+    with pytest.raises(UsageError):
+        parse_operation(keyword, CASES[keyword].text + "\0")
+
+
+def test_z18_secrets_are_in_no_text_about_an_operation(tmp_path: Path) -> None:
+    canary = "canary-3141"
+    file = tmp_path / "password"
+    file.write_text(f"{canary}\n")
+    for keyword, text in [
+        ("password", f"ann:password:{canary}"),
+        ("root-password", f"locked:password:{canary}"),
+        ("root-password", f"file:{file}"),
+    ]:
+        parsed = parse_operation(keyword, text)
+        assert canary not in repr(parsed) + str(parsed) + parsed.describe()
+    for text in (canary, f"passwort:{canary}", f"password:{canary}\n{canary}"):
+        with pytest.raises(UsageError) as caught:
+            parse_operation("root-password", text)
+        assert canary not in f"{caught.value.message} {caught.value.hint}"
+    context = context_of(debian_guest(), proxies={"http_proxy": f"http://u:{canary}@proxy/"})
+    assert canary not in repr(context)
+
+
+def test_password_crypto_words() -> None:
+    assert parse_operation("password-crypto", "sha512").crypto is Crypto.SHA512  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="md5") as caught:
+        parse_operation("password-crypto", "md5")
+    assert caught.value.hint is not None
+    assert "sha512" in caught.value.hint
+    with pytest.raises(UsageError, match="'rot13' is not a password hash"):
+        parse_operation("password-crypto", "rot13")

@@ -1,0 +1,325 @@
+"""A whole customization: order, static checks, the root password, what differs in every build."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from passlib.hash import sha256_crypt, sha512_crypt
+
+from imgbuilder.customize.registry import parse_operation
+from imgbuilder.customize.run import CustomizeResult, customize, needs_commands, needs_network, validate
+from imgbuilder.errors import OperationError, ToolError, UsageError
+from imgbuilder.events import Event, Notice, Severity, Step
+from imgbuilder.guest import CommandResult
+from tests.fakes.guest import FakeGuest
+from tests.unit.imgbuilder.customize.support import KEY, context_of, debian_guest
+
+if TYPE_CHECKING:
+    from imgbuilder.customize.operation import Operation
+
+
+def _operations(*lines: str) -> list[Operation]:
+    return [parse_operation(*line.split(" ", 1)) for line in lines]
+
+
+def _customize(guest: FakeGuest, *lines: str, **changes: Any) -> tuple[CustomizeResult, list[Event]]:
+    events: list[Event] = []
+    result = customize(guest, _operations(*lines), context_of(guest, **changes), events.append)
+    return result, events
+
+
+def _steps(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Step)]
+
+
+def test_z21_the_order_is_the_users_with_passwords_late_and_the_log_last() -> None:
+    guest = debian_guest()
+    guest.add("/etc/selinux/config")
+    guest.add("/usr/sbin/load_policy")
+    guest.add("/tmp/builder.log")
+    _result, events = _customize(
+        guest,
+        "no-logfile",
+        "root-password password:x",
+        "write /a:1",
+        "mkdir /d",
+        "write /b:2",
+        "password ann:password:y",
+        "run-command true",
+        "hostname vm",
+        "install nginx",
+        f"ssh-inject root:string:{KEY}",
+        "password-crypto sha256",
+        "firstboot-command x",
+    )
+    assert _steps(events) == [
+        "Setting a random seed",
+        "Setting the machine ID in /etc/machine-id",
+        "Writing: /a",
+        "Making directory: /d",
+        "Writing: /b",
+        "Running: true",
+        "Setting the hostname: vm",
+        "Installing packages: nginx",
+        "SSH key inject: root",
+        "Installing firstboot command: x",
+        "Setting passwords",
+        "SELinux relabelling",
+        "Scrubbing the log file",
+    ]
+    changed = [
+        path for _call, path in guest.calls if path in ("/a", "/b", "/d", "/etc/hostname", "/etc/shadow")
+    ]
+    assert changed == ["/a", "/d", "/b", "/etc/hostname", "/etc/shadow", "/etc/shadow"]
+    assert guest.calls[-2:] == [("touch", "/.autorelabel"), ("remove", "/tmp/builder.log")]
+    hashes = [line.split(":")[1] for line in guest.text("/etc/shadow").split("\n") if line]
+    assert sha256_crypt.verify("x", hashes[0])
+    assert sha256_crypt.verify("y", hashes[2])
+
+
+def test_each_operation_is_told_before_it_is_done() -> None:
+    guest = debian_guest()
+    events: list[Event] = []
+
+    def answer(_script: str) -> CommandResult:
+        assert events[-1] == Step("Running: two")
+        return CommandResult(0, "")
+
+    guest.on_sh("\ntwo\n", answer)
+    customize(guest, _operations("run-command one", "run-command two"), context_of(guest), events.append)
+    assert len(guest.scripts) == 2
+
+
+def test_a_failed_operation_ends_the_customization() -> None:
+    guest = debian_guest()
+    guest.on_sh("\nbad\n", CommandResult(9, "words"))
+    with pytest.raises(OperationError, match="exit status 9") as caught:
+        _customize(guest, "write /a:1", "run-command bad", "write /b:2", "root-password password:x")
+    assert caught.value.log_tail == "words"
+    assert guest.exists("/a")
+    assert not guest.exists("/b")
+    assert guest.text("/etc/shadow").startswith("root:*:")
+
+
+def test_a_failed_request_names_the_operation() -> None:
+    guest = debian_guest()
+    with pytest.raises(OperationError, match="--write failed: /etc: Is a directory"):
+        _customize(guest, "write /etc:x")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["root-password random", "root-password random"],
+        ["root-password disabled", "password root:password:x"],
+        ["password ann:random", "mkdir /a", "password ann:locked"],
+        ["selinux-relabel", "no-selinux-relabel"],
+    ],
+)
+def test_se16_contradictions_are_found_before_any_work(lines: list[str]) -> None:
+    with pytest.raises(UsageError):
+        validate(_operations(*lines))
+    guest = debian_guest()
+    with pytest.raises(UsageError):
+        _customize(guest, *lines)
+    assert guest.calls == []
+
+
+def test_different_users_may_have_passwords() -> None:
+    validate(_operations("root-password random", "password ann:random", "selinux-relabel"))
+
+
+def test_edit_without_perl_is_found_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgbuilder.process.find_program", lambda _name: None)
+    with pytest.raises(ToolError, match="perl is not installed"):
+        validate(_operations("mkdir /a", "edit /a:s/x/y/"))
+
+
+def test_what_needs_the_network_and_what_runs_commands() -> None:
+    assert not needs_network(_operations("write /a:x", "uninstall a", "run-command x", "firstboot-install a"))
+    assert needs_network(_operations("write /a:x", "install a"))
+    assert needs_network(_operations("update"))
+    assert not needs_commands(_operations("write /a:x", "firstboot-command x", "edit /a:x"))
+    assert needs_commands(_operations("write /a:x", "run-command x"))
+
+
+def test_root_gets_a_random_password_that_is_told_once() -> None:
+    guest = debian_guest()
+    result, events = _customize(guest, "write /a:x", implicit_root_password=True)
+    password = result.root_password
+    assert password is not None
+    assert len(password) >= 21
+    assert [event for event in events if password in str(event)] == [
+        Notice(Severity.INFO, f"Setting random password of root to {password}")
+    ]
+    assert sha512_crypt.verify(password, guest.text("/etc/shadow").split(":")[1])
+    assert password not in repr(result)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "root-password password:x",
+        "password root:password:x",
+        "root-password locked",
+        "password root:disabled",
+    ],
+)
+def test_se16_root_gets_no_random_password_when_an_operation_decides(line: str) -> None:
+    result, events = _customize(debian_guest(), line, implicit_root_password=True)
+    assert result.root_password is None
+    assert not [event for event in events if isinstance(event, Notice)]
+
+
+def test_without_the_wish_there_is_no_random_password() -> None:
+    guest = debian_guest()
+    result, _events = _customize(guest, "password ann:password:x")
+    assert result.root_password is None
+    assert guest.text("/etc/shadow").startswith("root:*:")
+
+
+def test_z22_seeds_and_machine_ids_differ_in_100_builds() -> None:
+    seeds, ids = set(), set()
+    for _ in range(100):
+        guest = debian_guest()
+        _customize(guest)
+        seeds.add(guest.read("/var/lib/systemd/random-seed"))
+        ids.add(guest.text("/etc/machine-id"))
+        assert guest.permissions("/var/lib/systemd/random-seed") == ("0600", 0, 0)
+        assert guest.permissions("/etc/machine-id")[0] == "0444"
+    assert len(seeds) == len(ids) == 100
+    assert {len(seed) for seed in seeds} == {512}
+    assert all(len(text) == 33 and text[32] == "\n" and int(text, 16) for text in ids)
+
+
+@pytest.mark.parametrize(
+    ("before", "changed"),
+    [(b"", True), (b"uninitialized\n", True), (b"0" * 32 + b"\n", False), (b"uninitialized", False)],
+)
+def test_only_an_empty_machine_id_is_filled(before: bytes, changed: bool) -> None:
+    guest = debian_guest()
+    guest.add("/etc/machine-id", before)
+    _result, events = _customize(guest)
+    assert (guest.read("/etc/machine-id") != before) == changed
+    assert ("Setting the machine ID in /etc/machine-id" in _steps(events)) == changed
+
+
+def test_a_missing_or_linked_machine_id_is_left() -> None:
+    guest = debian_guest()
+    guest.remove("/etc/machine-id")
+    _customize(guest)
+    assert not guest.exists("/etc/machine-id")
+    guest.add_link("/etc/machine-id", "/run/machine-id")
+    guest.add("/run/machine-id", "")
+    _customize(guest)
+    assert guest.text("/run/machine-id") == ""
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 512), (1000, 1000), (20_000, 8192)])
+def test_an_existing_seed_is_refilled_in_place(old: int, new: int) -> None:
+    guest = debian_guest()
+    guest.add("/var/lib/urandom/random-seed", b"x" * old, mode=0o600, uid=1)
+    _customize(guest)
+    content = guest.read("/var/lib/urandom/random-seed")
+    assert len(content) == new
+    assert content != b"x" * new
+    assert guest.permissions("/var/lib/urandom/random-seed") == ("0600", 1, 0)
+
+
+def test_a_guest_without_systemd_gets_its_familys_seed_or_a_warning() -> None:
+    guest = FakeGuest()
+    guest.add("/etc/os-release", "ID=debian")
+    guest.add_dir("/var/lib/urandom")
+    _result, events = _customize(guest)
+    assert len(guest.read("/var/lib/urandom/random-seed")) == 512
+    assert not [event for event in events if isinstance(event, Notice)]
+
+    guest = FakeGuest()
+    guest.add("/etc/os-release", "ID=debian")
+    _result, events = _customize(guest)
+    assert [event.severity for event in events if isinstance(event, Notice)] == [Severity.WARNING]
+
+
+def test_a_planted_seed_link_is_not_written_through() -> None:
+    guest = debian_guest()
+    guest.add_link("/var/lib/systemd/random-seed", "/etc/nowhere")
+    _customize(guest)
+    assert not guest.exists("/etc/nowhere")
+
+
+def test_z23_commands_write_to_the_fresh_log_and_it_is_what_is_removed() -> None:
+    guest = debian_guest()
+    guest.add_link("/tmp/builder.log", "/etc/passwd")
+    passwd = guest.read("/etc/passwd")
+
+    def write_log(_script: str) -> CommandResult:
+        guest.add(_script.split(">>")[1].split()[0], "output")
+        return CommandResult(0, "")
+
+    guest.on_sh("^exec", write_log)
+    result, _events = _customize(guest, "run-command true", "no-logfile")
+    assert result.log_file.startswith("/tmp/builder-")
+    assert not guest.exists(result.log_file)
+    assert guest.read("/etc/passwd") == passwd
+    assert guest.is_symlink("/tmp/builder.log")
+
+
+@pytest.mark.parametrize(
+    ("files", "lines", "labelled"),
+    [
+        (["/etc/selinux/config", "/usr/sbin/load_policy"], [], True),
+        (["/etc/selinux/config", "/usr/sbin/load_policy"], ["selinux-relabel"], True),
+        (["/etc/selinux/config", "/usr/sbin/load_policy"], ["no-selinux-relabel"], False),
+        (["/etc/selinux/config"], [], False),
+        (["/usr/sbin/load_policy"], ["selinux-relabel"], False),
+    ],
+)
+def test_selinux_labels(files: list[str], lines: list[str], labelled: bool) -> None:
+    guest = debian_guest()
+    for path in files:
+        guest.add(path)
+    _result, events = _customize(guest, *lines)
+    assert guest.exists("/.autorelabel") == labelled
+    assert _steps(events).count("SELinux relabelling") == labelled
+    parse_operation("selinux-relabel").apply(guest, context_of(guest))
+    assert guest.exists("/.autorelabel") == (len(files) == 2)
+
+
+def test_commands_of_another_architecture_are_refused_before_the_guest_is_changed() -> None:
+    guest = debian_guest()
+    with pytest.raises(
+        OperationError, match="--run-command cannot run programs of a guest for aarch64"
+    ) as caught:
+        _customize(guest, "write /a:x", "run-command true", arch="aarch64", runs_commands=False)
+    assert caught.value.hint is not None
+    assert "--firstboot" in caught.value.hint
+    assert guest.calls == []
+    _customize(guest, "firstboot-install a", "no-logfile", arch="aarch64", runs_commands=False)
+    assert guest.scripts == []
+
+
+def test_package_names_are_checked_before_the_guest_is_changed() -> None:
+    guest = debian_guest()
+    with pytest.raises(OperationError, match="'vim-' is not a package name of apt"):
+        _customize(guest, "write /a:x", "install vim-")
+    assert guest.calls == []
+
+
+def test_name_resolution_is_tested_once_and_before_apt() -> None:
+    guest = debian_guest()
+    guest.add("/etc/apt/sources.list", "deb http://deb.example.org/ x main")
+    _customize(guest, "install a", "run-command x", "update")
+    kinds = [
+        "getent" if "getent" in script else "apt" if "apt-get" in script else "x" for script in guest.scripts
+    ]
+    assert kinds == ["getent", "apt", "x", "apt"]
+
+    guest.scripts.clear()
+    guest.on_sh("getent", CommandResult(3, ""))
+    _customize(guest, "run-command x", "uninstall a")
+    assert not any("getent" in script for script in guest.scripts)
+    guest.scripts.clear()
+    with pytest.raises(OperationError, match="no working name resolution"):
+        _customize(guest, "install a")
+    assert len(guest.scripts) == 1

@@ -1,0 +1,137 @@
+"""Hostname and time zone, in guests of several families."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgbuilder.customize.accountfiles import rename_host
+from imgbuilder.errors import OperationError
+from tests.fakes.guest import FakeGuest
+from tests.unit.imgbuilder.customize.support import apply, debian_guest
+
+
+def _guest(os_release: str) -> FakeGuest:
+    guest = FakeGuest()
+    guest.add("/etc/os-release", os_release)
+    return guest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "before", "after"),
+    [
+        ("debian", "vm", "127.0.1.1\tdebian\n", "127.0.1.1\tvm\n"),
+        ("debian", "vm.ex.org", "127.0.1.1\tdebian\n", "127.0.1.1\tvm.ex.org\n"),
+        ("old.dom", "vm.ex.org", "127.0.1.1 old.dom  old # old\n", "127.0.1.1 vm.ex.org  vm # old\n"),
+        ("old.dom", "vm", "127.0.1.1 old.dom old\n", "127.0.1.1 vm vm\n"),
+        ("old", "vm", "127.0.1.1 older hold old-x\n", "127.0.1.1 older hold old-x\n"),
+        ("old", "vm", "# 127.0.1.1 old\n\n::1 ip6-localhost\n", "# 127.0.1.1 old\n\n::1 ip6-localhost\n"),
+        (
+            "localhost",
+            "vm",
+            "127.0.0.1 localhost localhost.localdomain\n",
+            "127.0.0.1 localhost localhost.localdomain\n",
+        ),
+        (
+            "",
+            "vm.ex.org",
+            "127.0.1.1 unassigned-hostname.unassigned-domain unassigned-hostname",
+            "127.0.1.1 vm.ex.org vm",
+        ),
+        ("1.2.3.4", "vm", "1.2.3.4 other\n", "1.2.3.4 other\n"),
+    ],
+)
+def test_hosts_file(old: str, new: str, before: str, after: str) -> None:
+    assert rename_host(before.encode(), old, new) == after.encode()
+
+
+@given(hosts=st.binary(), old=st.sampled_from(["localhost", "zz-not-there"]))
+def test_hosts_without_the_old_name_are_kept_byte_for_byte(hosts: bytes, old: str) -> None:
+    if b"unassigned-hostname" not in hosts and b"zz-not-there" not in hosts:
+        assert rename_host(hosts, old, "vm.example.org") == hosts
+
+
+def test_hostname_in_debian() -> None:
+    guest = debian_guest()
+    apply(guest, "hostname", "vm.example.org")
+    assert guest.text("/etc/hostname") == "vm.example.org\n"
+    assert guest.text("/etc/hosts") == "127.0.0.1\tlocalhost\n127.0.1.1\tvm.example.org\n"
+    guest.remove("/etc/hosts")
+    apply(guest, "hostname", "other")
+    assert not guest.exists("/etc/hosts")
+
+
+def test_hostname_through_a_link_stays_in_the_guest() -> None:
+    guest = debian_guest()
+    guest.remove("/etc/hostname")
+    guest.add_link("/etc/hostname", "/var/lib/name")
+    guest.add("/var/lib/name", "debian\n")
+    apply(guest, "hostname", "vm")
+    assert guest.text("/var/lib/name") == "vm\n"
+
+
+def test_hostname_in_fedora_and_its_kin() -> None:
+    for release in ("ID=fedora\nVERSION_ID=41\n", 'ID="rocky"\nID_LIKE="rhel centos"\nVERSION_ID="9.4"\n'):
+        guest = _guest(release)
+        guest.add("/etc/machine-info", "A=1\nPRETTY_HOSTNAME=old\nB=2")
+        apply(guest, "hostname", "vm")
+        assert guest.text("/etc/hostname") == "vm\n"
+        assert guest.text("/etc/machine-info") == "A=1\nB=2\nPRETTY_HOSTNAME=vm\n"
+
+
+def test_hostname_in_an_old_centos() -> None:
+    guest = _guest("ID=centos\nVERSION_ID=6\n")
+    guest.add("/etc/sysconfig/network", "NETWORKING=yes\nHOSTNAME=old\n")
+    apply(guest, "hostname", "vm")
+    assert guest.text("/etc/sysconfig/network") == "NETWORKING=yes\nHOSTNAME=vm\n"
+    assert not guest.exists("/etc/hostname")
+
+
+def test_hostname_in_suse_and_others() -> None:
+    guest = _guest("ID=sles\nVERSION_ID=11.4\n")
+    guest.add("/etc/HOSTNAME", "old\n")
+    apply(guest, "hostname", "vm")
+    assert guest.text("/etc/HOSTNAME") == "vm\n"
+    for name in ("arch", "alpine", "void", "gentoo"):
+        guest = _guest(f"ID={name}\n")
+        apply(guest, "hostname", "vm")
+        assert guest.text("/etc/hostname") == "vm\n"
+
+
+def test_z14_a_time_zone_is_a_zone_file_below_zoneinfo() -> None:
+    guest = debian_guest()
+    guest.add("/etc/secret", b"TZif")
+    guest.add("/usr/share/zoneinfo/leapseconds", b"# text")
+    guest.add_dir("/usr/share/zoneinfo/Etc")
+    guest.add_link("/usr/share/zoneinfo/localtime", "/etc/secret")
+    guest.add_link("/usr/share/zoneinfo/Loop", "Loop")
+    for name in ("Europe", "Etc", "localtime", "leapseconds", "None", "Loop"):
+        with pytest.raises(OperationError, match=f"zoneinfo/{name} is not a time zone"):
+            apply(guest, "timezone", name)
+    assert guest.readlink("/etc/localtime") == "/usr/share/zoneinfo/Etc/UTC"
+
+
+def test_z14_a_link_to_another_zone_is_a_time_zone() -> None:
+    guest = debian_guest()
+    guest.add_link("/usr/share/zoneinfo/Germany", "Europe/Berlin")
+    apply(guest, "timezone", "Germany")
+    assert guest.readlink("/etc/localtime") == "/usr/share/zoneinfo/Germany"
+    assert not guest.exists("/etc/timezone")
+
+
+def test_the_old_file_with_the_zones_name_follows() -> None:
+    guest = debian_guest()
+    guest.add("/etc/timezone", "Etc/UTC\n")
+    guest.remove("/etc/localtime")
+    guest.add("/etc/localtime", "a copy")
+    apply(guest, "timezone", "Europe/Berlin")
+    assert guest.text("/etc/timezone") == "Europe/Berlin\n"
+    assert guest.readlink("/etc/localtime") == "/usr/share/zoneinfo/Europe/Berlin"
+
+
+def test_a_guest_without_time_zone_data_says_what_to_install() -> None:
+    with pytest.raises(OperationError) as caught:
+        apply(_guest("ID=alpine\n"), "timezone", "Europe/Berlin")
+    assert caught.value.hint is not None
+    assert "--install tzdata" in caught.value.hint

@@ -1,0 +1,245 @@
+"""What each value of an operation may be; rows Z1 to Z17 of the reliability table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgbuilder.customize import values
+from imgbuilder.customize.ops.files import AppendLine, Write
+from imgbuilder.customize.ops.paths import Chmod
+from imgbuilder.customize.registry import parse_operation
+from imgbuilder.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/a b", "/a,b", "/a'b", '/a"b', "/$x", "/`x`", "/-x", "/*", "/é", "/e\u0301", "/" + "x" * 255, "/a:b"],
+)
+def test_z1_odd_paths_are_kept_as_they_are(path: str) -> None:
+    assert Write(path, "x").path == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "a",
+        "./a",
+        "~/a",
+        "/a\nb",
+        "/a\rb",
+        "/a\0b",
+        "/\udcff",
+        "/" + "x" * 256,
+        "/x" * 2048,
+        "/" + "é" * 128,
+    ],
+)
+def test_z1_impossible_paths_are_refused(path: str) -> None:
+    with pytest.raises(UsageError, match="--write: "):
+        Write(path, "x")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text", "expected"),
+    [
+        ("write", "/f:text:more", ("/f", "text:more")),
+        ("write", "/f:", ("/f", "")),
+        ("append-line", "/f::", ("/f", ":")),
+        ("link", "a:/b:/c", ("a", ("/b", "/c"))),
+        ("chown", "1:2:/a:b", (1, 2, "/a:b")),
+        ("edit", "/f:s/:/;/", ("/f", "s/:/;/")),
+        ("install", " a , b", (("a", "b"),)),
+    ],
+)
+def test_z2_where_arguments_are_split(keyword: str, text: str, expected: tuple[object, ...]) -> None:
+    parsed = parse_operation(keyword, text)
+    assert tuple(vars(parsed).values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("write", "/f"),
+        ("link", "/t"),
+        ("chown", "1:2"),
+        ("install", "a,,b"),
+        ("install", ""),
+        ("install", "a,"),
+    ],
+)
+def test_z2_incomplete_arguments_are_refused(keyword: str, text: str) -> None:
+    with pytest.raises(UsageError, match=f"--{keyword}: expects "):
+        parse_operation(keyword, text)
+
+
+def test_content_may_be_any_bytes_but_nul() -> None:
+    text = os.fsdecode(b"\xff\xfe")
+    assert Write("/a", text).content == text
+    assert AppendLine("/a", text).line == text
+    with pytest.raises(UsageError, match="line break"):
+        AppendLine("/a", "x\ny")
+
+
+@pytest.mark.parametrize("text", ["755", "0755", "0o755"])
+def test_modes_are_octal_with_and_without_a_zero(text: str) -> None:
+    assert values.octal_mode(text) == 0o755
+
+
+@pytest.mark.parametrize("text", ["u+x", "a=r", "888", "", "-1", "10000", "0x1ff", " 755", "+755", "7_5"])
+def test_other_modes_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        values.octal_mode(text)
+
+
+def test_modes_are_checked_without_the_command_line_too() -> None:
+    with pytest.raises(UsageError, match="--chmod: "):
+        Chmod(0o10000, "/a")
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "vm-1", "VM.example.org", "x" * 63, f"{'x' * 63}", "1.2.3", "a" * 60 + ".com"]
+)
+def test_z13_hostnames(name: str) -> None:
+    assert values.hostname(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a;reboot",
+        "a\n",
+        "ä",
+        "a.",
+        ".a",
+        "a..b",
+        "$(x)",
+        "-a",
+        "a-",
+        "a_b",
+        "x" * 64,
+        "a" * 62 + ".com",
+        "a b",
+    ],
+)
+def test_z13_no_hostnames(name: str) -> None:
+    with pytest.raises(UsageError):
+        values.hostname(name)
+
+
+@given(st.from_regex(r"[a-z0-9.-]{0,70}", fullmatch=True))
+def test_z13_accepted_hostnames_obey_the_rfc(name: str) -> None:
+    try:
+        values.hostname(name)
+    except UsageError:
+        return
+    assert 1 <= len(name) <= 64
+    for label in name.split("."):
+        assert 1 <= len(label) <= 63
+        assert label[0] != "-" != label[-1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../etc/passwd", "Europe/Berlin;x", "", "/etc/passwd", "Europe/", "a//b", "zone.tab", "A\n", "$(x)"],
+)
+def test_z14_no_time_zones(name: str) -> None:
+    with pytest.raises(UsageError):
+        values.timezone(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["UTC", "Europe/Berlin", "Etc/GMT+5", "America/Argentina/Buenos_Aires", "EST5EDT"]
+)
+def test_z14_time_zones(name: str) -> None:
+    assert values.timezone(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["vim;reboot", "-o Dpkg::x", "-y", "$(x)", "a b", "`x`", "a'b", "", "\n", "a\n", "é"]
+)
+def test_z15_no_package_names(name: str) -> None:
+    with pytest.raises(UsageError):
+        values.package_names((name,))
+
+
+@pytest.mark.parametrize(
+    "name", ["vim", "g++", "libc6:i386", "nginx=1.2-3", "@core", "perl(Foo::Bar)", "a/bookworm", "php-*"]
+)
+def test_z15_package_names(name: str) -> None:
+    assert values.package_names((name,)) == (name,)
+
+
+@pytest.mark.parametrize("name", ["root:x", "..", "*", "a/b", "", "Root", "1a", "a b", "a\n", "x" * 33, "é"])
+def test_z16_no_user_names(name: str) -> None:
+    with pytest.raises(UsageError):
+        values.user_name(name)
+
+
+@pytest.mark.parametrize("name", ["root", "_apt", "www-data", "a.b", "host$", "x" * 32])
+def test_z16_user_names(name: str) -> None:
+    assert values.user_name(name) == name
+
+
+@pytest.mark.parametrize("path", ["/", "//", "/.", "/../..", "/etc/.."])
+def test_the_root_directory_is_not_removed(path: str) -> None:
+    for keyword, text in (("delete", path), ("move", f"{path}:/x")):
+        with pytest.raises(UsageError, match="root directory"):
+            parse_operation(keyword, text)
+
+
+@pytest.mark.parametrize("keyword", ["run", "upload", "copy-in", "firstboot"])
+def test_se1_local_files_are_looked_at_when_the_option_is_read(keyword: str, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    end = ":/x" if keyword in ("upload", "copy-in") else ""
+    for path in (missing, pipe, Path("/dev/zero"), tmp_path / ("x" * 300)):
+        with pytest.raises(UsageError, match=f"--{keyword}: "):
+            parse_operation(keyword, f"{path}{end}")
+    if keyword != "copy-in":
+        with pytest.raises(UsageError, match="is a directory"):
+            parse_operation(keyword, f"{tmp_path}{end}")
+    with pytest.raises(UsageError, match="empty"):
+        parse_operation(keyword, end)
+
+
+def test_se1_a_local_file_that_may_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    secret.touch()
+    # Not by its mode: for root every file is readable.
+    monkeypatch.setattr("imgbuilder.customize.values.os.access", lambda *_: False)
+    with pytest.raises(UsageError, match="may not be read"):
+        parse_operation("upload", f"{secret}:/x")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"#!/bin/sh\r\necho\r\n", "CRLF"),
+        (b"\xef\xbb\xbf#!/bin/sh\n", "byte order mark"),
+    ],
+)
+@pytest.mark.parametrize("keyword", ["run", "firstboot"])
+def test_z11_scripts_that_cannot_run_are_refused(
+    keyword: str, content: bytes, problem: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "script"
+    script.write_bytes(content)
+    with pytest.raises(UsageError, match=problem):
+        parse_operation(keyword, str(script))
+
+
+@pytest.mark.parametrize("content", [b"", b"echo\n", b"\x7fELF\0\r\n", b"#!/bin/sh", b"#!"])
+def test_z11_other_scripts_are_accepted(content: bytes, tmp_path: Path) -> None:
+    script = tmp_path / "a script"
+    script.write_bytes(content)
+    assert parse_operation("run", str(script)).describe() == f"Running: {script}"
