@@ -264,6 +264,10 @@ class Appliance(Guest, Protocol):
         """Return the space of each mounted filesystem."""
         ...
 
+    def resolves(self, host: str) -> bool:
+        """Tell whether the appliance itself can look up a host name; needs the network."""
+        ...
+
     def shutdown(self) -> None:
         """Unmount, flush and stop the appliance; an error means that data may not be on the disk."""
         ...

@@ -84,9 +84,7 @@ def read_table(image: Path, image_format: DiskFormat) -> PartitionTable | None:
     if image_format is DiskFormat.RAW:
         return _read_raw_table(image)
     with tempfile.TemporaryDirectory(prefix="pybuilder-") as folder:
-        skeleton = Path(folder, "disk")
-        skeleton.write_bytes(diskimage.read_range(image, image_format, 0, _HEAD))
-        return _read_raw_table(skeleton)
+        return _read_raw_table(_skeleton(image, image_format, Path(folder)))
 
 
 def holds_ext(image: Path, image_format: DiskFormat, table: PartitionTable, part: Partition) -> bool:
@@ -107,15 +105,11 @@ def grow_last_partition(image: Path, image_format: DiskFormat, number: int) -> N
     Raises:
         DiskError: sfdisk refused or failed.
     """
-    if image_format is DiskFormat.RAW:
-        _grow_raw(image, number)
-        return
-    # sfdisk reads raw disks only: let it work on a sparse copy of the table, then carry the table over.
+    # sfdisk works on raw disks only, and makes all of them durable, which here would mean waiting for
+    # the copied template. So it works on a sparse copy of the table, which is then carried over.
     with tempfile.TemporaryDirectory(prefix="pybuilder-") as folder:
-        skeleton = Path(folder, "disk")
-        skeleton.write_bytes(diskimage.read_range(image, image_format, 0, _HEAD))
-        size = virtual_size(image, image_format)
-        diskimage.extend(skeleton, DiskFormat.RAW, size)
+        skeleton = _skeleton(image, image_format, Path(folder))
+        size = skeleton.stat().st_size
         _grow_raw(skeleton, number)
         table = _read_raw_table(skeleton)
         assert table is not None
@@ -125,6 +119,15 @@ def grow_last_partition(image: Path, image_format: DiskFormat, number: int) -> N
         diskimage.write_range(
             image, image_format, tail, diskimage.read_range(skeleton, DiskFormat.RAW, tail, size - tail)
         )
+
+
+def _skeleton(image: Path, image_format: DiskFormat, folder: Path) -> Path:
+    """Make a sparse raw disk of the same size that has only the start of ``image``: its partition table."""
+    skeleton = folder / "disk"
+    size = virtual_size(image, image_format)
+    skeleton.write_bytes(diskimage.read_range(image, image_format, 0, min(_HEAD, size)))
+    diskimage.extend(skeleton, DiskFormat.RAW, size)  # a table that reaches beyond the disk is not believed
+    return skeleton
 
 
 def virtual_size(image: Path, image_format: DiskFormat) -> int:

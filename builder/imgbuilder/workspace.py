@@ -12,20 +12,21 @@ import errno
 import fcntl
 import os
 import secrets
-import time
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgbuilder.atomic import sync_folder
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _PREFIX = ".pybuilder-"
 _SUFFIX = ".part"
-_YOUNG = 60.0
-"""Seconds during which a temporary file is left alone: its maker may not have locked it yet."""
+_FOLDER = "pybuilder-run-"
 
 
 def explain(error: OSError, path: Path) -> WorkspaceError:
@@ -108,9 +109,7 @@ def new_file(final: Path, *, keep_on_failure: bool = False, sync: bool = True) -
     target = final.absolute()
     temporary = target.parent / f"{_PREFIX}{target.name[:100]}.{secrets.token_hex(6)}{_SUFFIX}"
     try:
-        # Held until the end, so that another run's sweep can tell a living file from a left-over.
-        holder = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(holder, fcntl.LOCK_SH)
+        holder = _locked_file(temporary)
     except OSError as error:
         raise explain(error, final) from error
     try:
@@ -127,6 +126,63 @@ def new_file(final: Path, *, keep_on_failure: bool = False, sync: bool = True) -
         raise
     finally:
         os.close(holder)
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """Make a folder with a short path for sockets and small files; it is gone afterwards.
+
+    The path of a socket holds 107 bytes at most, hence ``/tmp`` whatever ``TMPDIR`` says.
+
+    Raises:
+        WorkspaceError: It cannot be made.
+    """
+    base = Path("/tmp")  # noqa: S108 - private, made by mkdtemp
+    try:
+        _sweep_folders(base)
+        new = Path(tempfile.mkdtemp(prefix="pybuilder-new-", dir=base))
+        holder = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(holder, fcntl.LOCK_SH)
+        folder = base / f"{_FOLDER}{new.name.rpartition('-')[2]}"
+        new.rename(folder)  # only under this name would another run sweep it, and now it is locked
+    except OSError as error:
+        raise explain(error, base) from error
+    try:
+        yield folder
+    finally:
+        with uninterrupted():
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(holder)
+
+
+def _sweep_folders(base: Path) -> None:
+    for path in base.glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_uid != os.geteuid():
+                continue
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path)
+            finally:
+                os.close(descriptor)
+
+
+def _locked_file(path: Path) -> int:
+    """Create a file that is locked from the moment it can be seen, so that no other run sweeps it."""
+    try:
+        holder = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}:
+            raise
+        # A filesystem without unnamed files, such as NFS: locked a moment after it was made.
+        holder = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(holder, fcntl.LOCK_SH)
+        return holder
+    fcntl.flock(holder, fcntl.LOCK_SH)
+    # Only with a folder's descriptor (ignored here) does Python use linkat(2), which can follow the link.
+    os.link(f"/proc/self/fd/{holder}", path, src_dir_fd=holder, follow_symlinks=True)
+    return holder
 
 
 def finish(temporary: Path, final: Path, *, sync: bool = True) -> None:
@@ -149,15 +205,6 @@ def finish(temporary: Path, final: Path, *, sync: bool = True) -> None:
         raise explain(error, final) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def sweep(folder: Path) -> None:
     """Remove the temporary files that killed runs of this user left in a folder; living ones are locked."""
     for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
@@ -166,8 +213,7 @@ def sweep(folder: Path) -> None:
 
 
 def _remove_if_abandoned(path: Path) -> None:
-    facts = path.lstat()
-    if facts.st_uid != os.geteuid() or time.time() - facts.st_ctime < _YOUNG:
+    if path.lstat().st_uid != os.geteuid():
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:

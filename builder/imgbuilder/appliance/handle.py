@@ -286,7 +286,12 @@ class LibguestfsAppliance:
 
     def unmount_all(self) -> None:
         """Unmount everything; data is on the disk afterwards."""
-        self._call("umount_all", limit=_LONG)
+        try:
+            self._call("umount_all", limit=_LONG)
+        except GuestCallError:
+            # A command may have left a daemon that keeps a filesystem busy.
+            self._call("debug", "sh", ["fuser -k -m /sysroot >/dev/null 2>&1; sleep 1; echo"], limit=120.0)
+            self._call("umount_all", limit=_LONG)
 
     def check_ext(self, device: str) -> None:
         """Check and repair an unmounted ext2/3/4 filesystem."""
@@ -334,6 +339,11 @@ class LibguestfsAppliance:
             facts = self._call("statvfs", path)
             uses.append(FilesystemUse(facts["blocks"] * facts["bsize"], facts["bfree"] * facts["bsize"]))
         return uses
+
+    def resolves(self, host: str) -> bool:
+        """Tell whether the appliance itself can look up a host name; needs the network."""
+        question = f"getent ahosts {shlex.quote(host)} >/dev/null && echo yes || echo no"
+        return str(self._call("debug", "sh", [question], limit=120.0)).strip() == "yes"
 
     def shutdown(self) -> None:
         """Unmount, flush and stop the appliance; an error means that data may not be on the disk."""

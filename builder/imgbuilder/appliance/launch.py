@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder import paths, process
+from imgbuilder import paths, process, workspace
 from imgbuilder.appliance.accelerator import KvmVerdict, hypervisor_name, kvm_verdict, remember_broken
 from imgbuilder.appliance.binding import find_binding
 from imgbuilder.appliance.connection import Connection
@@ -22,6 +19,7 @@ from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from imgbuilder.events import Reporter
 
@@ -84,10 +82,7 @@ def open_appliance(
     options = options or ApplianceOptions()
     binding = find_binding()
     verdict = _accelerator(report)
-    # libguestfs's socket lies in this folder, and the path of a socket holds 107 bytes at most.
-    runtime = Path(tempfile.mkdtemp(prefix="pybuilder-", dir="/tmp"))
-    connection: Connection | None = None
-    try:
+    with workspace.private_folder() as runtime:
         try:
             connection = _launch(binding.interpreter, runtime, disks, options, verdict, report)
         except ApplianceError as error:
@@ -96,12 +91,11 @@ def open_appliance(
             verdict = remember_broken(paths.state_dir(), error.message)
             _announce(verdict, report)
             connection = _launch(binding.interpreter, runtime, disks, options, verdict, report)
-        yield LibguestfsAppliance(connection, runtime)
-    finally:
-        with uninterrupted():
-            if connection is not None:
+        try:
+            yield LibguestfsAppliance(connection, runtime)
+        finally:
+            with uninterrupted():
                 connection.close()
-            shutil.rmtree(runtime, ignore_errors=True)
 
 
 def _emulation_forced() -> bool:

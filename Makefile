@@ -1,0 +1,41 @@
+# The supported targets; "make help" lists them.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+QUICK := tests/unit tests/attack tests/conformance tests/test_layering.py tests/test_docs.py
+
+.PHONY: help setup demo test check lint quick guest bench format clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## install what is missing: Debian packages (as root) and the virtual environment .venv
+	@scripts/setup
+
+demo: setup  ## make, publish and sign a Debian template, and build an image with nginx from it
+	@examples/demo
+
+test: check guest  ## set up and run all tests; the guest tests take minutes under emulation
+
+check: lint quick  ## lint, types, layering, documentation, and the quick tests
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+quick: setup
+	$(BIN)/pytest -n 2 --dist loadgroup -q $(QUICK)
+
+guest: setup  ## only the tests with a real appliance and a real Debian guest
+	$(BIN)/pytest -v --durations=15 tests/guest
+
+bench: setup  ## compare with virt-builder: the same template and operations, in turn
+	$(BIN)/python -m tests.bench.compare
+
+format: setup  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what the targets made in this folder
+	rm -rf .venv demo dist build bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""``python -m imgbuilder`` is ``pybuilder``."""
+
+from imgbuilder.cli.main import main
+
+main()

@@ -1,0 +1,223 @@
+"""Building an image: the way from a request to a disk that boots."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder import arch, diskimage, growth, mounting, partition, sparse, workspace
+from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.cache import TemplateCache
+from imgbuilder.customize import run as customization
+from imgbuilder.customize.context import GuestContext, host_proxies
+from imgbuilder.customize.facts import read_facts
+from imgbuilder.diskimage import DiskFormat, parse_format
+from imgbuilder.errors import UsageError
+from imgbuilder.events import Step
+from imgbuilder.plan import BuildPlan, Target, TemplateFacts, make_plan
+from imgbuilder.request import NetworkMode
+from imgbuilder.sizes import human_size
+
+if TYPE_CHECKING:
+    from imgbuilder.catalog import Selection
+    from imgbuilder.events import Reporter
+    from imgbuilder.guest import Appliance, FilesystemUse
+    from imgbuilder.request import BuildRequest
+    from imgbuilder.services import Services
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build made.
+
+    Attributes:
+        path: The image.
+        format: Its format.
+        size: Its virtual size in bytes.
+        filesystems: Space of the guest's filesystems.
+        root_password: The random root password, when one was set.
+    """
+
+    path: Path
+    format: DiskFormat
+    size: int
+    filesystems: tuple[FilesystemUse, ...]
+    root_password: str | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A build that is decided but not begun.
+
+    Attributes:
+        selection: The template's entry and source.
+        plan: What will be done.
+        network: Whether the guest reaches the network.
+    """
+
+    selection: Selection
+    plan: BuildPlan
+    network: bool
+
+
+def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prepared:
+    """Decide how to build, and refuse what cannot work, before anything is downloaded or written.
+
+    Raises:
+        PybuilderError: The request cannot be met; nothing was changed.
+    """
+    customization.validate(request.operations)
+    chosen = services.catalog(report).select(request.template, request.arch)
+    _check_architecture(request, chosen)
+    network = _network(request)
+    target = Target(_output(request, chosen), request.format, request.size)
+    workspace.check_place(target.path)
+    plan = make_plan(
+        _facts(chosen, services),
+        target,
+        tuple(item.describe() for item in request.operations),
+        network=network,
+    )
+    return Prepared(chosen, plan, network)
+
+
+def build(request: BuildRequest, services: Services, report: Reporter) -> BuildResult:
+    """Build an image.
+
+    Args:
+        request: What the user asks for.
+        services: The ports to the outside.
+        report: Hears steps, progress and notices.
+
+    Returns:
+        Facts about the finished image, which is durable at its final place.
+
+    Raises:
+        PybuilderError: It could not be built; what was at the output's place before is still there,
+            unless ``delete_on_failure`` is off.
+    """
+    prepared = prepare(request, services, report)
+    plan = prepared.plan
+    with (
+        services.open_cache(plan.target.path.absolute().parent, report) as cache,
+        workspace.new_file(
+            plan.target.path, keep_on_failure=not request.delete_on_failure, sync=request.sync
+        ) as image,
+    ):
+        disk = services.template_disk(cache, prepared.selection, report)
+        _materialise(plan, disk, image, report)
+        report(Step("Opening the new disk"))
+        options = ApplianceOptions(
+            memsize=request.memsize,
+            smp=request.smp,
+            network=prepared.network,
+            verbose=request.verbose,
+            trace=request.trace,
+        )
+        with services.open_appliance([Attachment(image, plan.target.format)], options, report) as appliance:
+            mounting.mount_guest(appliance, plan.template.expand, report)
+            if plan.grows:
+                assert plan.template.expand is not None, "refused before anything was written"
+                growth.grow_filesystem(appliance, mounting.appliance_device(plan.template.expand))
+            outcome = customization.customize(
+                appliance, request.operations, _context(prepared, appliance), report
+            )
+            uses = tuple(appliance.filesystem_use())
+            report(Step("Finishing off"))
+            appliance.unmount_all()
+            appliance.shutdown()
+    return BuildResult(plan.target.path, plan.target.format, plan.size, uses, outcome.root_password)
+
+
+def summary(result: BuildResult) -> str:
+    """Write what a build made, as virt-builder does (``virt-builder.md`` 6.1)."""
+    total = sum(use.total for use in result.filesystems)
+    free = sum(use.free for use in result.filesystems)
+    rows = [
+        ("Output file", str(result.path)),
+        ("Output size", human_size(result.size)),
+        ("Output format", result.format.value),
+    ]
+    if total:
+        rows += [
+            ("Total usable space", human_size(total)),
+            ("Free space", f"{human_size(free)} ({100 * free // total}%)"),
+        ]
+    return "\n".join(f"{label:>30}: {value}" for label, value in rows)
+
+
+def _check_architecture(request: BuildRequest, chosen: Selection) -> None:
+    blocked = [item for item in request.operations if customization.needs_commands([item])]
+    if blocked and not arch.can_run(arch.host_arch(), chosen.entry.arch):
+        raise UsageError(
+            f"--{blocked[0].keyword} runs commands of the guest, whose architecture {chosen.entry.arch} "
+            f"this host ({arch.host_arch()}) cannot run",
+            hint="use --firstboot, --firstboot-command or --firstboot-install instead",
+        )
+
+
+def _network(request: BuildRequest) -> bool:
+    match request.network:
+        case NetworkMode.ON:
+            return True
+        case NetworkMode.OFF:
+            return False
+        case NetworkMode.AUTOMATIC:
+            return customization.needs_commands(request.operations)
+
+
+def _output(request: BuildRequest, chosen: Selection) -> Path:
+    if request.output is not None:
+        return request.output
+    suffix = "img" if request.format is DiskFormat.RAW else request.format.value
+    return Path(f"{chosen.entry.os_version}.{suffix}")
+
+
+def _facts(chosen: Selection, services: Services) -> TemplateFacts:
+    entry = chosen.entry
+    folder = services.settings.cache_folder()
+    cached = None if folder is None else TemplateCache(folder)
+    return TemplateFacts(
+        name=entry.os_version,
+        url=chosen.url,
+        format=parse_format(entry.format or DiskFormat.RAW.value),
+        size=entry.size,
+        compressed_size=entry.compressed_size,
+        expand=entry.expand,
+        lvexpand=entry.lvexpand,
+        fetched=cached is not None and cached.is_cached(entry),
+        unpacked=cached is not None and cached.has_disk(entry),
+    )
+
+
+def _materialise(plan: BuildPlan, disk: Path, image: Path, report: Reporter) -> None:
+    """Turn the template's unpacked disk into the image, grown but not yet customized."""
+    template, target = plan.template, plan.target
+    number = None
+    if plan.grows:
+        number = growth.check_growable(disk, template.format, template.expand, template.lvexpand)
+    workspace.check_space(image.parent, sparse.disk_usage(disk), "the image")
+    if template.format is target.format:
+        report(Step("Copying"))
+        sparse.copy_sparse(disk, image, report)
+    else:
+        report(Step(f"Converting {template.format} to {target.format}"))
+        diskimage.convert(disk, template.format, image, target.format)
+    if number is not None:
+        report(Step(f"Resizing (in place) to expand the disk to {human_size(plan.size)}"))
+        diskimage.extend(image, target.format, plan.size)
+        partition.grow_last_partition(image, target.format, number)
+
+
+def _context(prepared: Prepared, appliance: Appliance) -> GuestContext:
+    guest_arch = arch.normalise(prepared.selection.entry.arch)
+    return GuestContext(
+        facts=read_facts(appliance),
+        arch=guest_arch,
+        runs_commands=arch.can_run(arch.host_arch(), guest_arch),
+        network=prepared.network,
+        proxies=host_proxies(os.environ),
+        implicit_root_password=True,
+    )

@@ -1,0 +1,348 @@
+"""Templates kept on this machine, named by what is in them.
+
+::
+
+    ROOT/templates/SHA512            as published, compressed
+    ROOT/disks/SHA512.FORMAT         unpacked: sparse, read-only
+    ROOT/.../*.json                  their records, see imgbuilder.records
+    ROOT/locks, ROOT/lock            see imgbuilder.cachefolder
+
+Both layers bear the digest that the signed index names, so that a name can
+never mean other bytes, whoever offers it (virt-builder's cache mixes sources
+up, ``virt-builder.md`` SE-13). A file appears under its name only when it is
+whole, verified and on disk (``reliability.md`` C1 to C5), and is looked at
+again at each use (C12 to C14, T17).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.atomic import publish, temporary_file
+from imgbuilder.cachefolder import CacheFolder
+from imgbuilder.digest import HashingFile, sha512_of
+from imgbuilder.errors import DigestMismatchError, WorkspaceError
+from imgbuilder.events import Reporter, Step, ignore, warn
+from imgbuilder.imageheader import check_image
+from imgbuilder.records import is_unchanged, open_own, record_path, write_record
+from imgbuilder.sizes import human_size
+from imgbuilder.unpack import Unpacker
+from imgbuilder.unpack import unpack as unpack_template
+from imgbuilder.urls import without_userinfo
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from imgbuilder.catalog import Selection
+    from imgbuilder.transfer import Fetcher
+    from imgindex.model import Entry
+
+
+class TemplateCache:
+    """The cache; a context manager that keeps its files from deletion while it is open.
+
+    Args:
+        root: Its folder.
+        private: It is a temporary one: removed when closed, and templates go once they are unpacked.
+    """
+
+    def __init__(self, root: Path, *, private: bool = False) -> None:
+        self.root = root
+        self.private = private
+        self._folder = CacheFolder(root)
+
+    def __enter__(self) -> TemplateCache:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def open(self, report: Reporter = ignore) -> None:
+        """Make the folder ready.
+
+        Raises:
+            WorkspaceError: It cannot be used.
+        """
+        self._folder.open(report)
+
+    def close(self) -> None:
+        """Give the cache free; remove a private one."""
+        self._folder.close()
+        if self.private:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def delete(self, report: Reporter = ignore, *, limit: float = 10.0) -> None:
+        """Remove our files from the folder, and nobody else's.
+
+        Args:
+            report: Told when we must wait.
+            limit: Seconds to wait for builds that use it.
+
+        Raises:
+            WorkspaceError: A build goes on using it, or a file cannot be removed.
+        """
+        self._folder.delete(report, limit=limit)
+
+    def is_cached(self, entry: Entry) -> bool:
+        """Say whether a template need not be downloaded; its bytes are not looked at."""
+        if entry.sha512 is None:
+            return False
+        sizes = {self._template_path(entry): entry.compressed_size}
+        sizes[self._disk_path(entry)] = entry.size if _format(entry) == "raw" else None
+        for path, size in sizes.items():
+            try:
+                status = path.lstat()
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode) and size in (None, status.st_size):
+                return True
+        return False
+
+    def has_disk(self, entry: Entry) -> bool:
+        """Say whether a template is unpacked already; its bytes are not looked at."""
+        return entry.sha512 is not None and self._disk_path(entry).is_file()
+
+    def get_template(self, selection: Selection, fetcher: Fetcher, report: Reporter = ignore) -> Path:
+        """Return a template's file as published, downloaded if need be and verified.
+
+        Args:
+            selection: The template.
+            fetcher: Downloads it.
+            report: Told what happens.
+
+        Raises:
+            FetchError: It cannot be had.
+            DigestMismatchError: The source sent other bytes than the index names.
+            WorkspaceError: The cache cannot be written, or has no space, or holds something strange.
+        """
+        try:
+            selection = self._with_digest(selection, fetcher, report)
+            with self._folder.entry(_digest(selection.entry), report):
+                self._open_template(selection, fetcher, report).close()
+            return self._template_path(selection.entry)
+        except OSError as error:
+            raise self._write_error(selection.entry, error) from error
+
+    def get_disk(
+        self,
+        selection: Selection,
+        fetcher: Fetcher,
+        report: Reporter = ignore,
+        *,
+        unpack: Unpacker = unpack_template,
+    ) -> Path:
+        """Return a template's unpacked disk: read-only, sparse, of the format and size that the index says.
+
+        Args:
+            selection: The template.
+            fetcher: Downloads it.
+            report: Told what happens.
+            unpack: Unpacks it.
+
+        Raises:
+            RepositoryError: The template is damaged or not what the index promises.
+            DiskError: Another entry with the same digest promises another size.
+            FetchError: As ``get_template``.
+            DigestMismatchError: As ``get_template``.
+            WorkspaceError: As ``get_template``.
+        """
+        try:
+            selection = self._with_digest(selection, fetcher, report)
+            entry = selection.entry
+            path = self._disk_path(entry)
+            if self._disk_is_good(entry):
+                return path
+            with self._folder.entry(_digest(entry), report):
+                if not self._disk_is_good(entry):
+                    with self._open_template(selection, fetcher, report) as template:
+                        self._make_disk(selection, template, report, unpack)
+                    if self.private:
+                        _remove(self._template_path(entry))
+        except OSError as error:
+            raise self._write_error(selection.entry, error) from error
+        return path
+
+    def _template_path(self, entry: Entry) -> Path:
+        return self._folder.templates / _digest(entry)
+
+    def _disk_path(self, entry: Entry) -> Path:
+        return self._folder.disks / f"{_digest(entry)}.{_format(entry)}"
+
+    def _with_digest(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> Selection:
+        """Find the digest that an unsigned index may leave out, by downloading the template each time."""
+        if selection.entry.sha512 is not None:
+            return selection
+        digest = self._download(selection, fetcher, report)
+        return replace(selection, entry=replace(selection.entry, sha512=digest))
+
+    def _open_template(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> BinaryIO:
+        """Open the template; what was verified is this very file, not what its name means later (C13)."""
+        path = self._template_path(selection.entry)
+        file = self._open_if_good(path, selection.entry, report)
+        if file is None:
+            self._download(selection, fetcher, report)
+            file = self._open_if_good(path, selection.entry, report)
+        if file is None:
+            raise WorkspaceError(
+                f"{path} changed right after it was written", hint="check this machine's disk and memory"
+            )
+        return file
+
+    def _open_if_good(self, path: Path, entry: Entry, report: Reporter) -> BinaryIO | None:
+        descriptor = open_own(path)
+        if descriptor is None:
+            return None
+        file = os.fdopen(descriptor, "rb", buffering=0)
+        try:
+            if is_unchanged(path, descriptor):
+                return file
+            if sha512_of(file) == entry.sha512:
+                write_record(path, descriptor, {"template": entry.os_version, "arch": entry.arch})
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        warn(report, f"the cached template {path} is damaged and is fetched again")
+        _remove(path)
+        return None
+
+    def _download(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> str:
+        """Download a template and give it its place; return its digest."""
+        entry, folder = selection.entry, self._folder.templates
+        limit = entry.compressed_size
+        if limit is None:
+            limit = (
+                entry.size + entry.size // 100 + (1 << 20)
+            )  # what cannot be compressed grows a little (P4)
+        _require_space(folder, entry.compressed_size or 0)
+        report(Step(f"Downloading: {without_userinfo(selection.url)}"))
+        with temporary_file(folder) as (descriptor, temporary):
+            file = HashingFile(descriptor)
+            fetcher.fetch(
+                selection.url,
+                file,
+                limit=limit,
+                expected=entry.compressed_size,
+                report=report,
+                label=entry.os_version,
+                proxy=selection.source.proxy,
+                cross_host=entry.sha512 is not None,
+            )
+            digest = file.sha512()
+            if entry.sha512 not in (None, digest):
+                raise DigestMismatchError(
+                    f"{without_userinfo(selection.url)}: these are not the bytes that the index names: "
+                    f"SHA-512 is {digest[:16]}... instead of {_digest(entry)[:16]}...",
+                    hint="the source may be in the middle of an update: try again in a few minutes, "
+                    "then tell the publisher",
+                )
+            final = folder / digest
+            os.fchmod(descriptor, 0o400)
+            publish(descriptor, temporary, final)
+            write_record(final, descriptor, _about(selection))
+        return digest
+
+    def _disk_is_good(self, entry: Entry) -> bool:
+        path = self._disk_path(entry)
+        descriptor = open_own(path)
+        if descriptor is None:
+            return False
+        try:
+            unchanged = is_unchanged(path, descriptor)
+        finally:
+            os.close(descriptor)
+        if unchanged:
+            check_image(path, _format(entry), entry.size)
+        return unchanged
+
+    def _make_disk(
+        self, selection: Selection, template: BinaryIO, report: Reporter, unpack: Unpacker
+    ) -> None:
+        entry = selection.entry
+        report(Step(f"Uncompressing: {entry.os_version}"))
+        final = self._disk_path(entry)
+        with temporary_file(final.parent) as (descriptor, temporary):
+            where = f"{entry.os_version} of {selection.source.name}"
+            unpack(template, temporary, entry, report, where=where)
+            check_image(temporary, _format(entry), entry.size)
+            os.fchmod(descriptor, 0o400)
+            publish(descriptor, temporary, final)
+            write_record(final, descriptor, _about(selection))
+
+    def _write_error(self, entry: Entry, error: OSError) -> WorkspaceError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return WorkspaceError(
+                f"no space left in {self.root} for the template {entry.os_version}",
+                hint="free some space there, or choose another folder with --cache DIR",
+            )
+        return WorkspaceError(
+            f"cannot use the cache {self.root}: {error.strerror or error}",
+            hint="choose another folder with --cache DIR",
+        )
+
+
+def open_cache(root: Path | None, scratch: Path, report: Reporter = ignore) -> TemplateCache:
+    """Open the cache, or a temporary one where there is none to be had (``reliability.md`` C15, C16).
+
+    Args:
+        root: The cache's folder; None for a run without cache.
+        scratch: Folder for the temporary one: the output's, or ``imgbuilder.paths.temporary_dir()``.
+        report: Warned when the cache cannot be used.
+
+    Raises:
+        WorkspaceError: No temporary folder can be made either.
+    """
+    if root is not None:
+        cache = TemplateCache(root)
+        try:
+            cache.open(report)
+        except WorkspaceError as error:
+            warn(report, f"working without a cache: {error.message}")
+        else:
+            return cache
+    try:
+        private = Path(tempfile.mkdtemp(prefix=".pybuilder-", dir=scratch))
+    except OSError as error:
+        raise WorkspaceError(
+            f"cannot make a temporary folder in {scratch}: {error.strerror}",
+            hint="set TMPDIR to another folder",
+        ) from error
+    cache = TemplateCache(private, private=True)
+    cache.open(report)
+    return cache
+
+
+def _format(entry: Entry) -> str:
+    return entry.format or "raw"
+
+
+def _digest(entry: Entry) -> str:
+    assert entry.sha512 is not None
+    return entry.sha512
+
+
+def _about(selection: Selection) -> dict[str, str]:
+    entry = selection.entry
+    return {"template": entry.os_version, "arch": entry.arch, "source": selection.source.shown_uri}
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    record_path(path).unlink(missing_ok=True)
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise WorkspaceError(
+            f"{folder} has {human_size(free)} free, and the template needs {human_size(needed)}",
+            hint="free some space there, or choose another folder with --cache DIR",
+        )

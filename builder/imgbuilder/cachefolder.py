@@ -1,0 +1,165 @@
+"""The folder of the cache: who may use it, and one at a time where that matters.
+
+All users of a cache hold its lock file shared while they run; emptying it
+needs it exclusively (``reliability.md`` C17). Making an entry needs that
+entry's own lock (C7 to C10).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from typing import TYPE_CHECKING
+
+from imgbuilder.atomic import TEMPORARY_PREFIX
+from imgbuilder.errors import WorkspaceError
+from imgbuilder.events import Reporter, ignore
+from imgbuilder.locks import exclusive, lock_open_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_SUBFOLDERS = ("templates", "disks", "locks")
+_OWN_NAME = re.compile(
+    r"[0-9a-f]{128}(\.(raw|qcow2))?(\.json)?|[0-9a-f]{128}\.lock|" + re.escape(TEMPORARY_PREFIX) + r"\w+"
+)
+
+
+class CacheFolder:
+    """A folder that only we write to. Nothing is touched before it is opened or deleted.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.templates, self.disks, self.locks = (root / name for name in _SUBFOLDERS)
+        self._lock: int | None = None
+
+    def open(self, report: Reporter = ignore) -> None:
+        """Make the folder if needed, check that it is safe to use, and keep others from deleting it.
+
+        Raises:
+            WorkspaceError: It cannot be used.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_owner()
+            while self._lock is None:
+                self._lock = self._open_lock(os.O_CREAT)
+                lock_open_file(
+                    self._lock,
+                    shared=True,
+                    waiting="waiting for another pybuilder that empties the cache",
+                    report=report,
+                )
+                if os.fstat(self._lock).st_nlink == 0:  # it was deleted while we waited
+                    self.close()
+                    self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.templates, self.disks, self.locks):
+                _make_folder(folder)
+        except OSError as error:
+            self.close()
+            raise self._error(error) from error
+        except WorkspaceError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others delete the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def delete(self, report: Reporter = ignore, *, limit: float = 10.0) -> None:
+        """Remove all that is ours, and the folder itself when nothing else is in it.
+
+        Args:
+            report: Told when we must wait.
+            limit: Seconds to wait for running builds.
+
+        Raises:
+            WorkspaceError: A build is using it, or a file cannot be removed.
+        """
+        try:
+            self._check_owner()
+            if self._lock is None:
+                self._lock = self._open_lock(0)
+        except FileNotFoundError:
+            return  # no cache, or a folder that never was one
+        except OSError as error:
+            raise self._error(error) from error
+        try:
+            waiting = "waiting for another pybuilder that uses the cache"
+            if not lock_open_file(self._lock, shared=False, waiting=waiting, report=report, limit=limit):
+                raise WorkspaceError(
+                    f"the cache {self.root} is in use by another pybuilder",
+                    hint="try again when it has ended",
+                )
+            for folder in (self.templates, self.disks, self.locks):
+                _empty(folder)
+            (self.root / "lock").unlink()
+            with contextlib.suppress(OSError):  # files of others are in it
+                self.root.rmdir()
+        except OSError as error:
+            raise self._error(error) from error
+        finally:
+            self.close()
+
+    @contextlib.contextmanager
+    def entry(self, digest: str, report: Reporter = ignore) -> Iterator[None]:
+        """Hold the lock of one entry.
+
+        Raises:
+            WorkspaceError: The lock cannot be taken, for another reason than that somebody holds it.
+        """
+        waiting = "waiting for another pybuilder that is getting the same template"
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(self.locks / f"{digest}.lock", waiting, report))
+            except OSError as error:
+                raise self._error(error) from error
+            yield
+
+    def _check_owner(self) -> None:
+        status = self.root.stat()
+        hint = "choose another folder with --cache DIR"
+        if not stat.S_ISDIR(status.st_mode):
+            raise WorkspaceError(f"the cache {self.root} is not a folder", hint=hint)
+        if status.st_uid != os.geteuid():
+            raise WorkspaceError(f"the cache {self.root} belongs to another user", hint=hint)
+        if status.st_mode & stat.S_IWOTH:
+            raise WorkspaceError(
+                f"everybody may write to the cache {self.root}", hint=f"chmod 700 {self.root}"
+            )
+
+    def _open_lock(self, flags: int) -> int:
+        return os.open(self.root / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+
+    def _error(self, error: OSError) -> WorkspaceError:
+        return WorkspaceError(
+            f"the cache {self.root} cannot be used: {error.strerror or error}",
+            hint="choose another folder with --cache DIR",
+        )
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not stat.S_ISDIR(folder.lstat().st_mode):
+        raise WorkspaceError(f"{folder} is not a folder", hint=f"look at it, then remove {folder}")
+
+
+def _empty(folder: Path) -> None:
+    """Remove the files that bear one of our names; follow no link, enter no folder."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            return
+        for path in list(folder.iterdir()):
+            if _OWN_NAME.fullmatch(path.name) and not stat.S_ISDIR(path.lstat().st_mode):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()

@@ -1,0 +1,110 @@
+"""Customization options for click: made from the registry, their order kept.
+
+click gathers the values of a repeated option and forgets how options of
+different names followed each other; a guest must be changed in the order that
+the user wrote. So the parser is asked for that order before click uses it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imgbuilder.cli.getopt import normalise
+from imgbuilder.customize.commands_file import read_commands_file
+from imgbuilder.customize.registry import all_operations, parse_operation
+from imgbuilder.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgbuilder.customize.operation import Operation
+
+COMMANDS_FILE = "commands-from-file"
+_KEY = "imgbuilder.operations"
+
+
+def customization_options() -> list[click.Option]:
+    """Make one click option per operation of the registry."""
+    options: list[click.Option] = []
+    for spec in all_operations().values():
+        flag: dict[str, Any] = {"is_flag": True} if not spec.metavar else {"metavar": spec.metavar}
+        options.append(
+            _Customization(
+                [f"--{spec.keyword}"],
+                multiple=not flag.get("is_flag"),
+                help=spec.help,
+                expose_value=False,
+                **flag,
+            )
+        )
+    options.append(
+        _Customization(
+            [f"--{COMMANDS_FILE}"], multiple=True, metavar="FILE", expose_value=False,
+            help="Read customizations from FILE, one a line: option name without dashes, and argument.",
+        )
+    )  # fmt: skip
+    return options
+
+
+class _Customization(click.Option):
+    """An option whose values are used in the order of the command line."""
+
+
+class VirtBuilderCommand(click.Command):
+    """A command that reads options as virt-builder does, and keeps the order of customizations."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line."""
+        named = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        longs = {
+            name.removeprefix("--"): not (param.is_flag or param.count)
+            for param in named
+            for name in [*param.opts, *param.secondary_opts]
+            if name.startswith("--")
+        }
+        shorts = {name[1] for param in named for name in param.opts if not name.startswith("--")}
+        words = normalise(args, longs, shorts)
+        values, _, order = self.make_parser(ctx).parse_args(args=list(words))
+        ctx.meta[_KEY] = list(_in_order(values, order))
+        return super().parse_args(ctx, words)
+
+
+def given_operations(ctx: click.Context) -> tuple[Operation, ...]:
+    """Return the operations of the command line, in the user's order.
+
+    Raises:
+        UsageError: An argument does not fit its operation, or a commands file cannot be read.
+    """
+    operations: list[Operation] = []
+    for keyword, text in ctx.meta[_KEY]:
+        if keyword == COMMANDS_FILE:
+            operations += read_commands_file(Path(text))
+        else:
+            operations.append(parse_operation(keyword, text))
+    return tuple(operations)
+
+
+def refuse_operations(ctx: click.Context, mode: str) -> None:
+    """Refuse customizations where nothing is built.
+
+    Raises:
+        UsageError: There is one.
+    """
+    if ctx.meta[_KEY]:
+        raise UsageError(f"--{ctx.meta[_KEY][0][0]} has no meaning together with {mode}")
+
+
+def _in_order(values: dict[str, Any], order: list[click.Parameter]) -> Iterator[tuple[str, str]]:
+    queues: dict[str, Iterator[str]] = {}
+    for param in order:
+        if not isinstance(param, _Customization):
+            continue
+        assert param.name is not None
+        keyword = param.opts[0].removeprefix("--")
+        if param.is_flag:
+            yield keyword, ""
+        else:
+            yield keyword, next(queues.setdefault(param.name, iter(values[param.name])))

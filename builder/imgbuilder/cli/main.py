@@ -1,0 +1,266 @@
+"""The command ``pybuilder``: virt-builder's command line, and ours, all as options."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imgbuilder import arch
+from imgbuilder.cli import modes
+from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options, given_operations
+from imgbuilder.console import ConsoleReporter
+from imgbuilder.diskimage import parse_format
+from imgbuilder.errors import OperationError, PybuilderError, UsageError
+from imgbuilder.interrupts import interruptible
+from imgbuilder.request import BuildRequest, NetworkMode
+from imgbuilder.services import Settings
+from imgbuilder.sizes import parse_size
+from imgindex import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_STARTED = time.monotonic()
+_EPILOG = """\b
+Customizations are carried out in the order of the command line.
+
+\b
+  pybuilder --list                                what there is
+  pybuilder --notes debian-12                     what the publisher says about it
+  pybuilder debian-12 --size 20G --install nginx  build debian-12.img
+  pybuilder --doctor                              find out why something does not work
+
+The manual page pybuilder(1) explains every option."""
+
+
+def _integer(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read a number as C's strtol with base 0 does (``virt-builder.md`` 0.1)."""
+    if value is None:
+        return None
+    try:
+        octal = len(value) > 1 and value[0] == "0" and value[1:].isdigit()
+        number = int(value, 8 if octal else 0)
+    except ValueError:
+        number = -1
+    if not 0 < number < 2**30:
+        raise UsageError(f"{param.opts[-1]} {value!r} is not a positive whole number")
+    return number
+
+
+class _Pybuilder(VirtBuilderCommand):
+    """The command, with the customizations in a section of their own in the help."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in two sections."""
+        ours: list[tuple[str, str]] = []
+        operations: list[tuple[str, str]] = []
+        names = {option.opts[0] for option in customization_options()}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                (operations if param.opts[0] in names else ours).append(record)
+        with formatter.section("Options"):
+            formatter.write_dl(ours)
+        with formatter.section("Customizations, in the order given"):
+            formatter.write_dl(operations)
+
+
+def _with_customizations(command: click.Command) -> click.Command:
+    command.params.extend(customization_options())
+    return command
+
+
+def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
+    return click.option(*names, **attributes)
+
+
+@_with_customizations
+@click.command(
+    cls=_Pybuilder,
+    context_settings={"help_option_names": ["--help"], "max_content_width": 110},
+    epilog=_EPILOG,
+    help="Build a bootable disk image from a template of a signed repository, without root.\n\n"
+    "OS-VERSION is a name or an alias of a template, as --list shows them.",
+)
+@click.argument("names", nargs=-1, metavar="[OS-VERSION]")
+@_option("-l", "--list", "list_", is_flag=True, help="List the templates, or only OS-VERSION.")
+@_option("--list-format", type=click.Choice(["short", "long", "json"]), help="How to list.")
+@_option("--long", is_flag=True, help="The same as --list-format long.")
+@_option("--notes", is_flag=True, help="Show the notes of OS-VERSION.")
+@_option("--print-cache", is_flag=True, help="Show which templates are in the cache.")
+@_option("--delete-cache", is_flag=True, help="Delete the cache.")
+@_option("--doctor", is_flag=True, help="Check everything that a build needs, and say how to mend it.")
+@_option("--dry-run", is_flag=True, help="Show what a build would do, and stop.")
+@_option("-o", "--output", metavar="FILE", help="The image to make [default: OS-VERSION.img or .qcow2].")
+@_option("--format", "format_", metavar="raw|qcow2", help="Format of the image [default: raw].")
+@_option("--size", metavar="SIZE", help="Size of its disk, such as 20G [default: the template's].")
+@_option("--arch", "arch_", metavar="ARCH", help="Architecture of the template [default: this host's].")
+@_option("-m", "--memsize", metavar="MB", callback=_integer, help="Memory of the appliance in MiB.")
+@_option("--smp", metavar="N", callback=_integer, help="Processors of the appliance.")
+@_option(
+    "--network/--no-network",
+    default=None,
+    help="Let the guest reach the network meanwhile [default: only when commands run in it].",
+)
+@_option(
+    "--source", "sources", multiple=True, metavar="URL", help="Use this index as well, before all others."
+)
+@_option(
+    "--fingerprint",
+    "fingerprints",
+    multiple=True,
+    metavar="FINGERPRINT",
+    help="Key that must have signed the --source; it is taken from your GnuPG keyring.",
+)
+@_option(
+    "--check-signature/--no-check-signature",
+    "--check-signatures/--no-check-signatures",
+    "check_signature",
+    default=True,
+    help="Check signatures [default: they are checked].",
+)
+@_option("--cache", metavar="DIR", help="Keep templates in DIR.")
+@_option("--no-cache", is_flag=True, help="Keep nothing.")
+@_option(
+    "--delete-on-failure/--no-delete-on-failure",
+    default=True,
+    help="Remove the unfinished image when a build fails [default: it is removed].",
+)
+@_option("--no-sync", is_flag=True, help="Do not wait until the image is safely on the disk.")
+@_option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@_option("-v", "--verbose", is_flag=True, help="Show the appliance's console and other details.")
+@_option("-x", "trace", is_flag=True, help="Show every libguestfs call.")
+@click.version_option(__version__, "-V", "--version", prog_name="pybuilder", message="%(prog)s %(version)s")
+@click.pass_context
+def pybuilder(ctx: click.Context, /, **options: Any) -> None:
+    """Choose the mode and run it."""
+    reporter = ConsoleReporter(
+        "pybuilder", quiet=options["quiet"], verbose=options["verbose"] or options["trace"], started=_STARTED
+    )
+    ctx.obj = reporter
+    ctx.call_on_close(reporter.close)
+    settings = _settings(options)
+    if options["doctor"]:
+        _names(options, 0, "--doctor")
+        ctx.exit(modes.doctor(settings, reporter))
+    elif options["delete_cache"]:
+        _names(options, 0, "--delete-cache")
+        modes.delete_cache(settings, reporter)
+    elif options["print_cache"]:
+        _names(options, 0, "--print-cache")
+        modes.print_cache(settings, reporter)
+    elif options["list_"] or options["long"]:
+        modes.list_templates(settings, reporter, _list_request(options))
+    elif options["notes"]:
+        modes.print_notes(settings, reporter, _names(options, 1, "--notes")[0], _arch(options))
+    else:
+        request = _build_request(ctx, options)
+        modes.build_image(settings, reporter, request, dry_run=options["dry_run"], quiet=options["quiet"])
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    return Settings(
+        sources=options["sources"],
+        fingerprints=options["fingerprints"],
+        check_signature=options["check_signature"],
+        cache=None if options["cache"] is None else Path(options["cache"]),
+        use_cache=not options["no_cache"],
+    )
+
+
+def _arch(options: dict[str, Any]) -> str:
+    return options["arch_"] or arch.host_arch()
+
+
+def _names(options: dict[str, Any], count: int, mode: str) -> tuple[str, ...]:
+    names: tuple[str, ...] = options["names"]
+    if len(names) == count:
+        return names
+    if count == 0:
+        raise UsageError(f"{mode} takes no OS-VERSION, but {names[0]!r} was given")
+    raise UsageError(
+        f"{mode} needs exactly one OS-VERSION"
+        + (f", but {len(names)} were given: {' '.join(names)}" if names else ""),
+        hint="see which there are: pybuilder --list",
+    )
+
+
+def _list_request(options: dict[str, Any]) -> modes.ListRequest:
+    names = options["names"]
+    if len(names) > 1:
+        raise UsageError(f"--list takes one OS-VERSION at most, but {len(names)} were given")
+    if options["format_"] is not None:
+        raise UsageError("--format is the format of an image", hint="for the list, use --list-format")
+    style = options["list_format"] or ("long" if options["long"] else "short")
+    return modes.ListRequest(names[0] if names else None, _arch(options), style)
+
+
+def _build_request(ctx: click.Context, options: dict[str, Any]) -> BuildRequest:
+    (name,) = _names(options, 1, "building")
+    network = {None: NetworkMode.AUTOMATIC, True: NetworkMode.ON, False: NetworkMode.OFF}[options["network"]]
+    return BuildRequest(
+        template=name,
+        arch=_arch(options),
+        output=None if options["output"] is None else Path(options["output"]),
+        format=parse_format(options["format_"] or "raw"),
+        size=None if options["size"] is None else parse_size(options["size"]),
+        operations=given_operations(ctx),
+        memsize=options["memsize"],
+        smp=options["smp"],
+        network=network,
+        delete_on_failure=options["delete_on_failure"],
+        sync=not options["no_sync"],
+        verbose=options["verbose"],
+        trace=options["trace"],
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit; the only place that turns errors into words and exit codes."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        The exit code: 0, or 1 for a failure, 2 for wrong usage, 3 for missing trust, 128 plus a signal.
+    """
+    reporter = ConsoleReporter("pybuilder")
+    try:
+        with interruptible():
+            code = pybuilder.main(arguments, prog_name="pybuilder", standalone_mode=False)
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+    except PybuilderError as error:
+        reporter.error(error.message, error.hint)
+        if isinstance(error, OperationError) and error.log_tail:
+            sys.stderr.write(f"{error.log_tail}\n")
+        if {"-v", "--verbose", "-x"} & set(arguments):
+            traceback.print_exc()
+        return error.exit_code
+    except click.ClickException as error:
+        reporter.error(error.format_message(), "see: pybuilder --help")
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough, as in `pybuilder --list | head -1`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        reporter.error(f"{error.filename or 'the system'}: {error.strerror or error}", None)
+        return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What ``pybuilder`` can do, a function each; the results go to standard output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from imgbuilder import listing
+from imgbuilder.build import build, prepare, summary
+from imgbuilder.cache import TemplateCache
+from imgbuilder.console import printable
+from imgbuilder.doctor import Health, examine
+from imgbuilder.errors import UsageError
+from imgbuilder.events import Step
+from imgbuilder.services import Services, Settings
+
+if TYPE_CHECKING:
+    from imgbuilder.console import ConsoleReporter
+    from imgbuilder.request import BuildRequest
+
+
+@dataclass(frozen=True)
+class ListRequest:
+    """What to list.
+
+    Attributes:
+        name: Only this template; None for all.
+        arch: The architecture of ``name``.
+        style: ``short``, ``long`` or ``json``.
+    """
+
+    name: str | None
+    arch: str
+    style: str
+
+
+def list_templates(settings: Settings, report: ConsoleReporter, request: ListRequest) -> None:
+    """Print the templates."""
+    catalog = Services(settings).catalog(report)
+    sources, entries = catalog.sources, catalog.entries
+    if request.name is not None:
+        # As in virt-builder, the sources are not told about a single template.
+        sources, entries = (), (catalog.select(request.name, request.arch).entry,)
+    report.close()
+    match request.style:
+        case "json":
+            text = listing.json_list(sources, entries)
+        case "long":
+            text = listing.long_list(sources, entries, listing.preferred_languages())
+        case _:
+            text = listing.short_list(entries)
+    _print(text)
+
+
+def print_notes(settings: Settings, report: ConsoleReporter, name: str, arch: str) -> None:
+    """Print a template's notes in the user's language."""
+    chosen = Services(settings).catalog(report).select(name, arch)
+    text = listing.notes_text(chosen.entry, listing.preferred_languages())
+    report.close()
+    _print(f"There are no notes for {name}\n" if text is None else f"{text}\n")
+
+
+def print_cache(settings: Settings, report: ConsoleReporter) -> None:
+    """Print which templates are in the cache."""
+    folder = settings.cache_folder()
+    if folder is None:
+        _print("no cache directory\n")
+        return
+    catalog = Services(settings).catalog(report)
+    cache = TemplateCache(folder)
+    lines = [f"cache directory: {folder}"]
+    for entry in catalog.entries:
+        if not entry.hidden:
+            state = "cached" if cache.is_cached(entry) else "no"
+            lines.append(f"{entry.os_version:<24} {entry.arch:<10} {state}")
+    report.close()
+    _print("\n".join(lines) + "\n")
+
+
+def delete_cache(settings: Settings, report: ConsoleReporter) -> None:
+    """Delete the cache, without asking any source."""
+    folder = settings.cache_folder()
+    if folder is None:
+        raise UsageError("--delete-cache and --no-cache together leave nothing to delete")
+    report(Step(f"Deleting: {folder}"))
+    TemplateCache(folder).delete(report)
+
+
+def build_image(
+    settings: Settings, report: ConsoleReporter, request: BuildRequest, *, dry_run: bool, quiet: bool
+) -> None:
+    """Build an image, or show how it would be built."""
+    services = Services(settings)
+    if dry_run:
+        plan = prepare(request, services, report).plan
+        report.close()
+        _print(plan.describe() + "\n")
+        return
+    result = build(request, services, report)
+    report.close()
+    if not quiet:
+        _print(summary(result) + "\n")
+
+
+def doctor(settings: Settings, report: ConsoleReporter) -> int:
+    """Print what was found about this machine; return 1 when a build would not work."""
+    healthy = True
+    try:
+        folder = settings.cache_folder()
+    except UsageError:
+        folder = None
+    sources = [source.uri for source in settings.configured_sources(report)]
+    for finding in examine(sources, folder, Services(settings).open_appliance, report):
+        healthy = healthy and finding.health is not Health.BAD
+        report.close()
+        click.echo(printable(str(finding)))
+    return 0 if healthy else 1
+
+
+def _print(text: str) -> None:
+    # Line by line printable: names and notes come from publishers (reliability.md T15, P16).
+    click.echo("\n".join(printable(line) for line in text.split("\n")), nl=False)

@@ -1,0 +1,231 @@
+"""Finding out why a build would not work here, with the exact remedy for each cause (``peers.md`` B1)."""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from imgbuilder import paths, process
+from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.appliance.accelerator import forget, hypervisor_name, kvm_verdict, readable_kernels
+from imgbuilder.appliance.binding import find_binding
+from imgbuilder.errors import ApplianceError, PybuilderError
+from imgbuilder.events import Step
+from imgbuilder.sizes import human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from imgbuilder.events import Reporter
+    from imgbuilder.services import ApplianceOpener
+
+_LOW_SPACE = 4 * 1024**3
+"""Bytes: an unpacked template and an image of it want a few GiB."""
+_USUAL_HOST = "deb.debian.org"
+_VERSION = re.compile(r"\d+(?:\.\d+)+\S*")
+_PROGRAMS = (
+    # name, argument that shows the version, what it is for
+    ("qemu-img", "--version", "disk images"),
+    ("qemu-io", "--version", "growing qcow2 images"),
+    ("sfdisk", "--version", "partition tables"),
+    ("gpg", "--version", "importing keys"),
+    ("gpgv", "--version", "checking signatures"),
+    ("xz", "--version", "unpacking templates"),
+    ("zstd", "--version", "unpacking templates"),
+    ("setpriv", "--version", "ending the appliance together with pybuilder"),
+    ("perl", "-v", "--edit"),
+)
+
+
+class Health(enum.Enum):
+    """How a check ended."""
+
+    GOOD = "ok"
+    WORSE = "warning"
+    """A build works, but slower or not in every case."""
+    BAD = "PROBLEM"
+    """A build does not work."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        health: How it ended.
+        subject: What was checked.
+        fact: What was found.
+        remedy: The exact next step; empty when all is well.
+    """
+
+    health: Health
+    subject: str
+    fact: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """Write the finding in one line."""
+        line = f"{self.health.value:>7}  {self.subject}: {self.fact}"
+        return f"{line}; {self.remedy}" if self.remedy else line
+
+
+def examine(
+    source_uris: Sequence[str], cache: Path | None, open_appliance: ApplianceOpener, report: Reporter
+) -> Iterator[Finding]:
+    """Check everything that a build needs; the appliance itself comes last, as it takes longest.
+
+    Args:
+        source_uris: Addresses of the configured indexes, whose hosts are looked up in the appliance.
+        cache: The cache folder; None when there is none.
+        open_appliance: Starts an appliance.
+        report: Hears what takes long.
+    """
+    binding = _guarded("libguestfs binding", _binding)
+    yield binding
+    kernel = _kernel()
+    yield kernel
+    hypervisor = _program(hypervisor_name(), "--version", "running the appliance")
+    yield hypervisor
+    forget(paths.state_dir())  # who asks the doctor wants KVM to be tried again
+    yield _kvm(report)
+    for name, argument, purpose in _PROGRAMS:
+        yield _program(name, argument, purpose)
+    yield from _folders(cache)
+    if Health.BAD in {binding.health, kernel.health, hypervisor.health}:
+        yield Finding(Health.BAD, "appliance", "not tried", "first mend what is wrong above")
+        return
+    report(Step("Starting the appliance, which takes up to a minute under emulation"))
+    yield from _appliance(source_uris, open_appliance, report)
+
+
+def _guarded(subject: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except PybuilderError as error:
+        return Finding(Health.BAD, subject, error.message, error.hint or "")
+
+
+def _binding() -> Finding:
+    found = find_binding()
+    return Finding(
+        Health.GOOD,
+        "libguestfs binding",
+        f"libguestfs {found.version}, loaded by {found.interpreter} from {found.module}",
+    )
+
+
+def _kernel() -> Finding:
+    subject = "kernel for the appliance"
+    fixed = os.environ.get("LIBGUESTFS_PATH")
+    if fixed:
+        return Finding(Health.GOOD, subject, f"a fixed appliance in {fixed}")
+    readable = readable_kernels()
+    if readable:
+        return Finding(Health.GOOD, subject, f"{readable[0]} is readable")
+    hidden = sorted(Path("/boot").glob("vmlinuz-*"))
+    if hidden:
+        return Finding(
+            Health.BAD,
+            subject,
+            f"{hidden[-1]} is not readable by this user",
+            f"run: sudo chmod 0644 {hidden[-1]}",
+        )
+    return Finding(
+        Health.BAD,
+        subject,
+        "there is no kernel in /boot",
+        "on Debian: apt-get install linux-image-cloud-amd64",
+    )
+
+
+def _kvm(report: Reporter) -> Finding:
+    verdict = kvm_verdict(paths.state_dir(), report)
+    if verdict.usable:
+        return Finding(Health.GOOD, "KVM", verdict.reason)
+    fact = verdict.reason + (f" ({verdict.detail})" if verdict.detail else "")
+    if "permission" in verdict.reason:
+        remedy = "run: sudo adduser $USER kvm, and log in again"
+    else:
+        remedy = "builds work under emulation, but slower; in a virtual machine, its host must nest them"
+    return Finding(Health.WORSE, "KVM", fact, remedy)
+
+
+def _program(name: str, argument: str, purpose: str) -> Finding:
+    try:
+        answer = process.run([name, argument], check=False, timeout=30)
+    except PybuilderError as error:
+        return Finding(Health.BAD, name, f"{error.message}; it is needed for {purpose}", error.hint or "")
+    words = answer.stdout.decode(errors="replace") or answer.stderr
+    version = _VERSION.search(words)
+    return Finding(Health.GOOD, name, f"version {version.group() if version else 'unknown'}")
+
+
+def _folders(cache: Path | None) -> Iterator[Finding]:
+    if cache is None:
+        yield Finding(Health.WORSE, "cache", "none is used", "every build downloads its template")
+    else:
+        yield _folder("cache", cache, "choose another: --cache DIR")
+    large = Path(os.environ.get("LIBGUESTFS_CACHEDIR") or os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108
+    yield _folder("folder of the appliance", large, "choose another: LIBGUESTFS_CACHEDIR=DIR")
+    yield _folder(
+        "temporary folder", Path(tempfile.gettempdir()), "choose another: TMPDIR=DIR", enough=64 * 1024**2
+    )
+    yield _folder("current folder", Path.cwd(), "choose another for the image: --output FILE")
+
+
+def _folder(subject: str, folder: Path, remedy: str, *, enough: int = _LOW_SPACE) -> Finding:
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return Finding(Health.BAD, subject, f"{folder} is not writable", remedy)
+    if folder.exists() and folder.stat().st_mode & 0o002 and not folder.stat().st_mode & 0o1000:
+        return Finding(
+            Health.WORSE, subject, f"{folder} can be changed by every user", f"run: chmod o-w {folder}"
+        )
+    facts = os.statvfs(existing)
+    free = facts.f_bavail * facts.f_frsize
+    if free < enough:
+        return Finding(
+            Health.WORSE,
+            subject,
+            f"{folder} has only {human_size(free)} free",
+            f"free some space, or {remedy}",
+        )
+    return Finding(Health.GOOD, subject, f"{folder} is writable, {human_size(free)} free")
+
+
+def _appliance(
+    source_uris: Sequence[str], open_appliance: ApplianceOpener, report: Reporter
+) -> Iterator[Finding]:
+    hosts = [urlsplit(uri).hostname for uri in source_uris if uri.startswith(("http://", "https://"))]
+    names = list(dict.fromkeys([*(host for host in hosts if host), _USUAL_HOST]))
+    with tempfile.TemporaryDirectory(prefix="pybuilder-") as folder:
+        disk = Path(folder, "disk")
+        with disk.open("wb") as file:
+            file.truncate(16 * 1024**2)
+        try:
+            with open_appliance(
+                [Attachment(disk, "raw")], ApplianceOptions(network=True), report
+            ) as appliance:
+                yield Finding(Health.GOOD, "appliance", "it starts")
+                lost = [name for name in names if not appliance.resolves(name)]
+                appliance.shutdown()
+        except ApplianceError as error:
+            yield Finding(
+                Health.BAD, "appliance", error.message, "run libguestfs-test-tool for its own diagnosis"
+            )
+            return
+    if lost:
+        yield Finding(
+            Health.WORSE,
+            "network inside the appliance",
+            f"it cannot look up {', '.join(lost)}",
+            "see whether the host can (getent hosts NAME); proxies are passed on from http_proxy",
+        )
+    else:
+        yield Finding(Health.GOOD, "network inside the appliance", f"it can look up {', '.join(names)}")

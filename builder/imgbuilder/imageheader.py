@@ -1,0 +1,248 @@
+"""What a disk image's header may say before any program of qemu sees the file.
+
+qemu-img opens whatever file a qcow2 header names: as backing file it copies
+the host's bytes out, as data file it even writes to it (``reliability.md``
+F13). So the header is judged here first, in pure Python, by the layout in
+qemu's ``docs/interop/qcow2.txt`` (T13, X12 to X18). Every length is checked
+against the file before it is used, and only the first cluster is ever read.
+
+Raw images have no header: whatever their first bytes look like, they are
+always opened with the format named (X12).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import DiskError
+from imgbuilder.regular import open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+QCOW2_MAGIC = b"QFI\xfb"
+
+_LARGEST_DISK = 16 << 40
+"""Largest virtual size in bytes, as for ``size=`` in an index (``reliability.md`` P3)."""
+
+_LARGEST_L1 = 32 << 20
+_LARGEST_REFCOUNT_TABLE = 8 << 20
+"""Bytes; qemu refuses larger tables as well."""
+
+_CLUSTER_BITS = range(9, 22)
+_LARGEST_REFCOUNT_ORDER = 6
+
+_FIXED = struct.Struct(">4sI QII Q II Q QI IQ")
+_VERSION_3 = struct.Struct(">QQQ II")
+
+_DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))
+
+_EXTENSION_END = 0
+_EXTENSION_DATA_FILE = 0x44415441
+_EXTENSION_ENCRYPTION = 0x0537BE77
+
+
+@dataclass(frozen=True)
+class Qcow2Facts:
+    """What a harmless qcow2 header says.
+
+    Attributes:
+        version: 2 or 3.
+        virtual_size: Size of the disk in bytes.
+        cluster_size: Bytes per cluster.
+        compression: Of compressed clusters, ``zlib`` or ``zstd``.
+    """
+
+    version: int
+    virtual_size: int
+    cluster_size: int
+    compression: str
+
+
+def check_image(path: Path, image_format: str, size: int) -> None:
+    """Check that a file is a harmless image of one format and virtual size.
+
+    Args:
+        path: The image.
+        image_format: ``raw`` or ``qcow2``.
+        size: Virtual size in bytes.
+
+    Raises:
+        DiskError: It is not, with the reason.
+    """
+    if image_format == "qcow2":
+        check_qcow2(path, size)
+    elif image_format == "raw":
+        check_raw(path, size)
+    else:
+        raise DiskError(f"{path}: the format {image_format!r} is not supported")
+
+
+def check_raw(path: Path, size: int) -> None:
+    """Check that a file is a raw disk of one size (``reliability.md`` X4, X17).
+
+    Args:
+        path: The image.
+        size: Size of the disk in bytes.
+
+    Raises:
+        DiskError: It is no ordinary file, or has another size.
+    """
+    _first_bytes, real = _open(path, 0)
+    if real != size:
+        raise DiskError(f"{path}: has {real} bytes where the index promises {size}")
+
+
+def check_qcow2(path: Path, expected_size: int | None = None) -> Qcow2Facts:
+    """Check that a file is a qcow2 image that refers to nothing but itself.
+
+    Args:
+        path: The image.
+        expected_size: Virtual size in bytes that it must have (``reliability.md`` X18); None when unknown.
+
+    Returns:
+        What its header says.
+
+    Raises:
+        DiskError: It is not, with the reason.
+    """
+    data, file_size = _open(path, 1 << _CLUSTER_BITS[-1])
+    facts = parse_qcow2(data, file_size, where=str(path))
+    if expected_size is not None and facts.virtual_size != expected_size:
+        raise DiskError(
+            f"{path}: the qcow2 disk has {facts.virtual_size} bytes where the index promises {expected_size}"
+        )
+    return facts
+
+
+def _open(path: Path, count: int) -> tuple[bytes, int]:
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            return file.read(count), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise DiskError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse_qcow2(data: bytes, file_size: int, *, where: str) -> Qcow2Facts:
+    """Judge the first bytes of a qcow2 image.
+
+    Args:
+        data: The start of the file: a cluster, or the whole file when that is shorter.
+        file_size: Size of the whole file in bytes.
+        where: The file, for messages.
+
+    Raises:
+        DiskError: The header is malformed, or refers to other files, or needs what we do not know.
+    """
+
+    def refuse(reason: str) -> DiskError:
+        return DiskError(
+            f"{where}: refused as a qcow2 image: {reason}",
+            hint="the publisher should flatten it with qemu-img",
+        )
+
+    if len(data) < _FIXED.size:
+        raise refuse("it is shorter than a header")
+    (
+        magic,
+        version,
+        backing_offset,
+        backing_length,
+        cluster_bits,
+        virtual_size,
+        encryption,
+        l1_entries,
+        l1_offset,
+        refcount_offset,
+        refcount_clusters,
+        snapshots,
+        _snapshots_offset,
+    ) = _FIXED.unpack_from(data)
+    if magic != QCOW2_MAGIC:
+        raise refuse("it does not begin like one")
+    if version not in (2, 3):
+        raise refuse(f"unknown version {version}")
+    if backing_offset or backing_length:
+        raise refuse("it has a backing file")
+    if encryption:
+        raise refuse("it is encrypted")
+    if snapshots:
+        raise refuse(f"it has {snapshots} internal snapshots")
+    if cluster_bits not in _CLUSTER_BITS:
+        raise refuse(f"cluster size 2^{cluster_bits}")
+    if not 0 < virtual_size <= _LARGEST_DISK:
+        raise refuse(f"virtual size {virtual_size}")
+
+    features, refcount_order, header_length = 0, 4, _FIXED.size
+    if version == 3:
+        if len(data) < _FIXED.size + _VERSION_3.size:
+            raise refuse("it is shorter than its header")
+        features, _compatible, _autoclear, refcount_order, header_length = _VERSION_3.unpack_from(
+            data, _FIXED.size
+        )
+    cluster = 1 << cluster_bits
+    if not _FIXED.size + (_VERSION_3.size if version == 3 else 0) <= header_length <= min(cluster, len(data)):
+        raise refuse(f"header length {header_length}")
+    if header_length % 8:
+        raise refuse(f"header length {header_length}")
+    if refcount_order > _LARGEST_REFCOUNT_ORDER:
+        raise refuse(f"refcount order {refcount_order}")
+    for bit, name in ((_DIRTY, "dirty"), (_CORRUPT, "corrupt")):
+        if features & bit:
+            raise refuse(f"it is marked as {name}")
+    if features & _DATA_FILE:
+        raise refuse("it keeps its data in another file")
+    if features & ~(_COMPRESSION | _EXTENDED_L2):
+        raise refuse(f"unknown features {features:#x}")
+    compression_type = data[104] if header_length > 104 else 0
+    if compression_type not in (0, 1) or bool(compression_type) != bool(features & _COMPRESSION):
+        raise refuse(f"compression type {compression_type}")
+
+    # One L2 table covers a cluster full of 8-byte (extended: 16-byte) entries.
+    covered = cluster * (cluster // (16 if features & _EXTENDED_L2 else 8))
+    if l1_entries < -(-virtual_size // covered):
+        raise refuse("its L1 table is too small for its size")
+    _check_table("L1", l1_offset, l1_entries * 8, _LARGEST_L1, cluster, file_size, refuse)
+    refcount_bytes = refcount_clusters * cluster
+    if not refcount_clusters:
+        raise refuse("it has no refcount table")
+    _check_table(
+        "refcount", refcount_offset, refcount_bytes, _LARGEST_REFCOUNT_TABLE, cluster, file_size, refuse
+    )
+    _check_extensions(data[:cluster], header_length, refuse)
+    return Qcow2Facts(version, virtual_size, cluster, "zstd" if compression_type else "zlib")
+
+
+def _check_table(
+    name: str,
+    offset: int,
+    length: int,
+    largest: int,
+    cluster: int,
+    file_size: int,
+    refuse: Callable[[str], DiskError],
+) -> None:
+    end_of_file = -(-file_size // cluster) * cluster  # the last cluster need not be written in full
+    if length > largest:
+        raise refuse(f"its {name} table has {length} bytes")
+    if offset < cluster or offset % cluster or offset + length > end_of_file:
+        raise refuse(f"its {name} table lies outside the file")
+
+
+def _check_extensions(header: bytes, position: int, refuse: Callable[[str], DiskError]) -> None:
+    """Walk the header extensions, each a type, a length and padded data, to their end mark."""
+    while position + 8 <= len(header):
+        kind, length = struct.unpack_from(">II", header, position)
+        if kind == _EXTENSION_END:
+            return
+        if kind == _EXTENSION_DATA_FILE:
+            raise refuse("it names a data file")
+        if kind == _EXTENSION_ENCRYPTION:
+            raise refuse("it is encrypted")
+        position += 8 + -(-length // 8) * 8
+        if position > len(header):
+            raise refuse("a header extension is longer than the header")

@@ -1,0 +1,154 @@
+"""The texts of ``--list`` and ``--notes``, byte for byte as virt-builder prints them.
+
+The formats are described in ``virt-builder.md`` 5.1 and 5.2. Programs read
+them, so nothing may be added but where that page allows it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.sizes import human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from imgbuilder.sources import Source
+    from imgindex.model import Entry
+
+_LOCALE = re.compile(r"([a-z]+)(_[a-z]+)?(\.[a-z0-9-]+)?(@[a-z]+)?", re.IGNORECASE)
+
+_ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\", "\b": "\\b", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+def short_list(entries: Iterable[Entry]) -> str:
+    """Return the table of ``--list``: name, architecture and title of each visible template."""
+    return "".join(
+        f"{entry.os_version:<24} {entry.arch:<10}" + (f" {entry.name}" if entry.name else "") + "\n"
+        for entry in entries
+        if not entry.hidden
+    )
+
+
+def long_list(sources: Iterable[Source], entries: Iterable[Entry], languages: Sequence[str] = ("",)) -> str:
+    """Return the text of ``--list --long``: the sources, then the facts of each visible template.
+
+    Args:
+        sources: Those to show; none when one template was asked for.
+        entries: The templates.
+        languages: Preferred languages of the notes, as from ``preferred_languages``.
+    """
+    lines: list[str] = []
+    for source in sources:
+        lines.append(f"Source URI: {source.shown_uri}")
+        if isinstance(source.key, Path):
+            lines.append(f"Key: {source.key}")
+        elif source.key is not None:
+            lines.append(f"Fingerprint: {','.join(source.key)}")
+        lines.append("")
+    for entry in entries:
+        if not entry.hidden:
+            lines += _facts(entry, languages)
+    return "".join(line + "\n" for line in lines)
+
+
+def _facts(entry: Entry, languages: Sequence[str]) -> list[str]:
+    facts = [("os-version:", entry.os_version)]
+    if entry.name is not None:
+        facts.append(("Full name:", entry.name))
+    facts += [("Architecture:", entry.arch), ("Minimum/default size:", human_size(entry.size))]
+    if entry.compressed_size is not None:
+        facts.append(("Download size:", human_size(entry.compressed_size)))
+    if entry.aliases:
+        facts.append(("Aliases:", " ".join(entry.aliases)))
+    lines = [f"{label:<24} {value}" for label, value in facts]
+    notes = notes_text(entry, languages)
+    if notes is not None:
+        lines += ["", "Notes:", "", notes]
+    return [*lines, ""]
+
+
+def json_list(sources: Iterable[Source], entries: Iterable[Entry]) -> str:
+    """Return the text of ``--list --list-format json``: hidden templates are in it too."""
+    return (
+        _json(
+            {
+                "version": 1,
+                "sources": [_json_source(source) for source in sources],
+                "templates": [_json_entry(entry) for entry in entries],
+            }
+        )
+        + "\n"
+    )
+
+
+def _json_source(source: Source) -> dict[str, object]:
+    fields: dict[str, object] = {}
+    if isinstance(source.key, Path):
+        fields["key"] = str(source.key)
+    elif source.key is not None:
+        fields["fingerprint"] = ",".join(source.key)
+    fields["uri"] = source.shown_uri
+    return fields
+
+
+def _json_entry(entry: Entry) -> dict[str, object]:
+    fields: dict[str, object] = {"os-version": entry.os_version}
+    if entry.name is not None:
+        fields["full-name"] = entry.name
+    fields |= {"arch": entry.arch, "size": entry.size}
+    if entry.compressed_size is not None:
+        fields["compressed-size"] = str(entry.compressed_size)
+    if entry.notes:
+        notes = sorted((_language(note.language), note.text) for note in entry.notes)
+        fields["notes"] = {language or "C": text for language, text in notes}
+    if entry.aliases:
+        fields["aliases"] = list(entry.aliases)
+    if entry.osinfo is not None:
+        fields["osinfo"] = entry.osinfo
+    fields["hidden"] = entry.hidden
+    return fields
+
+
+def _json(value: object, indent: str = "") -> str:
+    # The json module escapes more than virt-builder does, and prints empty containers otherwise.
+    deeper = indent + "  "
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        items = [f'{deeper}"{key}": {_json(item, deeper)}' for key, item in value.items()]
+        return "{\n" + ",\n".join(items) + ("\n" if items else "") + indent + "}"
+    if isinstance(value, list):
+        items = [deeper + _json(item, deeper) for item in value]
+        return "[\n" + ",\n".join(items) + ("\n" if items else "") + indent + "]"
+    if isinstance(value, int):
+        return str(value)
+    return '"' + str(value).translate(_ESCAPES) + '"'
+
+
+def _language(tag: str) -> str:
+    return "" if tag == "C" else tag
+
+
+def notes_text(entry: Entry, languages: Sequence[str]) -> str | None:
+    """Return a template's notes in the first preferred language that it has; None without any."""
+    notes: dict[str, str] = {}
+    for note in entry.notes:
+        notes.setdefault(_language(note.language), note.text)
+    return next((notes[language] for language in languages if language in notes), None)
+
+
+def preferred_languages(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the languages of the locale for messages, the best first; the empty string is the default.
+
+    ``LC_ALL`` counts before ``LC_MESSAGES`` before ``LANG``, as in setlocale(3).
+    """
+    names = (environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+    match = _LOCALE.fullmatch(next((name for name in names if name), "C"))
+    if match is None or match[1] in ("C", "POSIX"):
+        return ("",)
+    language, territory = match[1], match[2] or ""
+    return (language + territory, language, "") if territory else (language, "")

@@ -1,0 +1,78 @@
+"""Waiting for other processes of ours: flock(2), which the kernel frees when a process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import time
+from typing import TYPE_CHECKING
+
+from imgbuilder.events import Reporter, ignore, info
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_POLL = 0.1
+"""Seconds between two looks; a signal ends the wait at once."""
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, waiting: str, report: Reporter = ignore) -> Iterator[None]:
+    """Hold a lock file, which is made if needed and stays.
+
+    Args:
+        path: The file.
+        waiting: What to tell the user when somebody else holds it.
+        report: Whom to tell.
+
+    Raises:
+        OSError: The lock cannot be taken, for another reason than that somebody holds it.
+    """
+    from filelock import FileLock, Timeout  # late: listings need no locks
+
+    lock = FileLock(path, mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        info(report, waiting)
+        lock.acquire(poll_interval=_POLL)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def lock_open_file(
+    descriptor: int, *, shared: bool, waiting: str, report: Reporter = ignore, limit: float | None = None
+) -> bool:
+    """Lock an open file until it is closed.
+
+    Args:
+        descriptor: The file.
+        shared: Whether others may hold it shared at the same time.
+        waiting: What to tell the user when somebody else holds it.
+        report: Whom to tell.
+        limit: Most seconds to wait; None for no limit.
+
+    Returns:
+        False when the limit was reached.
+
+    Raises:
+        OSError: The filesystem has no locks.
+    """
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+    started = time.monotonic()
+    told = False
+    while True:
+        try:
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            if not told:
+                info(report, waiting)
+                told = True
+        else:
+            return True
+        if limit is not None and time.monotonic() - started >= limit:
+            return False
+        time.sleep(_POLL)

@@ -1,0 +1,120 @@
+"""Finding the guest's root in the appliance, and mounting its filesystems.
+
+The signed index names the partition that grows, which nearly always is the
+root: a look at it takes a second, while libguestfs's inspection of all
+filesystems costs as much as a boot under emulation. Inspection is the fallback
+(design decision 5).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import GuestCallError, GuestError
+from imgbuilder.events import debug, warn
+from imgbuilder.fstab import Mount, parse_fstab
+from imgbuilder.partition import partition_number
+
+if TYPE_CHECKING:
+    from imgbuilder.events import Reporter
+    from imgbuilder.guest import Appliance
+
+_RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
+
+
+def mount_guest(appliance: Appliance, likely_root: str | None, report: Reporter) -> str:
+    """Mount all filesystems of the guest on the first disk.
+
+    Args:
+        appliance: A launched appliance with nothing mounted.
+        likely_root: The device that the index lets grow; None when it names none.
+        report: Hears what was found, and of filesystems that cannot be mounted.
+
+    Returns:
+        The root's device.
+
+    Raises:
+        GuestError: There is no operating system, or more than one.
+    """
+    root = _quick_look(appliance, likely_root, report)
+    if root is not None:
+        return root
+    appliance.unmount_all()
+    debug(report, "looking for the operating system on all filesystems")
+    roots = appliance.inspect_roots()
+    if len(roots) != 1:
+        found = (
+            f"several operating systems were found ({', '.join(roots)})"
+            if roots
+            else "no operating system was found"
+        )
+        raise GuestError(
+            f"{found} in the template",
+            hint="tell the publisher of the template; nothing was written to the output",
+        )
+    for path, device in appliance.inspect_mountpoints(roots[0]).items():
+        try:
+            appliance.mount(device, path)
+        except GuestCallError as error:
+            if path == "/":
+                raise
+            warn(report, f"{device} cannot be mounted on {path} of the guest: {error.message}")
+    return roots[0]
+
+
+def _quick_look(appliance: Appliance, likely_root: str | None, report: Reporter) -> str | None:
+    if likely_root is None:
+        return None
+    device = appliance_device(likely_root)
+    try:
+        appliance.mount(device, "/")
+    except GuestCallError as error:
+        debug(report, f"{device} is not the root: {error.message}")
+        return None
+    if not any(appliance.is_file(path) for path in _RELEASE_FILES):
+        debug(report, f"{device} is not the root: it has no os-release file")
+        return None
+    others = _other_mounts(appliance)
+    devices = [_find(appliance, mount) for mount in others]
+    if any(found is None for found in devices):
+        debug(report, "not all lines of /etc/fstab are understood")
+        return None
+    for mount, found in zip(others, devices, strict=True):
+        assert found is not None
+        try:
+            appliance.mount(found, mount.path, options=mount.options)
+        except GuestCallError as error:
+            warn(report, f"{found} cannot be mounted on {mount.path} of the guest: {error.message}")
+    return device
+
+
+def appliance_device(device: str) -> str:
+    """Return what the appliance calls a partition that an index may call ``/dev/vda2``."""
+    number = partition_number(device)
+    return device if number is None else f"/dev/sda{number}"
+
+
+def _other_mounts(appliance: Appliance) -> list[Mount]:
+    if not appliance.is_file("/etc/fstab"):
+        return []
+    text = appliance.read("/etc/fstab").decode("utf-8", "replace")
+    return [mount for mount in parse_fstab(text) if mount.path != "/"]
+
+
+def _find(appliance: Appliance, mount: Mount) -> str | None:
+    """Return the device of an fstab line; None when only inspection could tell."""
+    tag, _, value = mount.spec.partition("=")
+    value = value.strip('"')
+    try:
+        match tag:
+            case "UUID":
+                return appliance.find_by_uuid(value)
+            case "LABEL":
+                return appliance.find_by_label(value)
+    except GuestCallError:
+        return None
+    if mount.spec.startswith("/dev/disk/by-uuid/"):
+        return _find(
+            appliance, Mount(f"UUID={mount.spec.rpartition('/')[2]}", mount.path, mount.kind, mount.options)
+        )
+    return appliance_device(mount.spec) if partition_number(mount.spec) is not None else None

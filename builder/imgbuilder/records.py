@@ -1,0 +1,128 @@
+"""What is remembered about a cached file, so that it need not be hashed at every use.
+
+A record beside the file holds what the file looked like when it was verified.
+While size, times and inode are those, nobody has written to the file: the
+change time cannot be set back without being root or turning the clock. When
+they differ the file is verified again (``reliability.md`` T17, C12).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.atomic import temporary_file
+from imgbuilder.errors import WorkspaceError
+from imgbuilder.regular import open_regular
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_VERSION = 1
+_LARGEST = 64 << 10
+
+SUFFIX = ".json"
+"""Added to a file's name for its record."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a file looked like.
+
+    Attributes:
+        size: Bytes.
+        mtime_ns: Last change of its bytes, in nanoseconds since 1970.
+        ctime_ns: Last change of its bytes or its inode.
+        inode: Number of its inode.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> Fingerprint:
+        """Look at an open file."""
+        status = os.fstat(descriptor)
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def open_own(path: Path) -> int | None:
+    """Open a file of the cache for reading, or refuse it (``reliability.md`` C14).
+
+    Returns:
+        Its descriptor, or None when there is no such file.
+
+    Raises:
+        WorkspaceError: It is a link, no ordinary file, has a second name, or belongs to another user.
+    """
+    try:
+        descriptor = open_regular(path, os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _refused(path, error.strerror or str(error)) from error
+    status = os.fstat(descriptor)
+    problem = None
+    if status.st_nlink != 1:
+        problem = "it has a second name elsewhere"
+    elif status.st_uid != os.geteuid():
+        problem = f"it belongs to the user with number {status.st_uid}"
+    if problem is not None:
+        os.close(descriptor)
+        raise _refused(path, problem)
+    return descriptor
+
+
+def _refused(path: Path, problem: str) -> WorkspaceError:
+    return WorkspaceError(
+        f"the cache file {path} is not used: {problem}", hint=f"look at it, then remove {path}"
+    )
+
+
+def is_unchanged(path: Path, descriptor: int) -> bool:
+    """Say whether an open file of the cache is still as its record says."""
+    record = _read(record_path(path))
+    now = Fingerprint.of(descriptor)
+    return record is not None and all(
+        type(record.get(name)) is int and record[name] == value for name, value in vars(now).items()
+    )
+
+
+def write_record(path: Path, descriptor: int, about: dict[str, str]) -> None:
+    """Remember a file that was just verified.
+
+    Args:
+        path: The file.
+        descriptor: The same file, open.
+        about: What it is, for people who look into the cache.
+
+    Raises:
+        OSError: The record cannot be written.
+    """
+    fields: dict[str, object] = {"version": _VERSION, **vars(Fingerprint.of(descriptor)), **about}
+    text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    with temporary_file(path.parent) as (new, name):
+        os.write(new, text.encode())  # a lost or torn record costs no more than a second look
+        name.replace(record_path(path))
+
+
+def record_path(path: Path) -> Path:
+    """Return where the record of a file is."""
+    return path.with_name(path.name + SUFFIX)
+
+
+def _read(path: Path) -> dict[str, object] | None:
+    """Read a record; None when it is missing, damaged, or of another version (``reliability.md`` C20)."""
+    try:
+        descriptor = open_own(path)
+        if descriptor is None:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            record = json.loads(file.read(_LARGEST))
+    except (OSError, ValueError, RecursionError, WorkspaceError):
+        return None
+    return record if isinstance(record, dict) and record.get("version") == _VERSION else None

@@ -1,0 +1,69 @@
+"""Which redirects are followed, and what is sent along (``reliability.md`` T12, T22, D19, D20, D30)."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+
+from imgbuilder.errors import FetchError
+from imgbuilder.urls import origin, without_userinfo
+
+
+class Request:
+    """One file to get: the address now, after redirects, and what belongs to the first one only.
+
+    Args:
+        url: The first address; may hold a user name and password.
+        cross_host: Whether a redirect may lead to another server, by https.
+
+    Attributes:
+        url: The address now, without user information.
+
+    Raises:
+        ValueError: The URL is malformed.
+    """
+
+    def __init__(self, url: str, *, cross_host: bool) -> None:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        self.url = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
+        self._first = origin(self.url)
+        self._auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+        self._cross_host = cross_host
+
+    @property
+    def auth(self) -> tuple[str, str] | None:
+        """User and password, for the server that they were given for and no other."""
+        return self._auth if origin(self.url) == self._first else None
+
+    def follow(self, locations: list[str]) -> None:
+        """Take a redirect.
+
+        Args:
+            locations: All ``Location`` headers of the answer.
+
+        Raises:
+            FetchError: The redirect is refused.
+        """
+        if len(locations) != 1 or not locations[0] or re.search(r"[\x00-\x20\x7f]", locations[0]):
+            raise FetchError(f"{self.url}: the server redirects without a usable address")
+        try:
+            target = urljoin(self.url, locations[0])
+            old, new = origin(self.url), origin(target)
+            named = urlsplit(target)
+        except ValueError as error:
+            raise FetchError(f"{self.url}: the server redirects to a malformed address") from error
+        shown = without_userinfo(target)
+        if new[0] not in ("http", "https") or not new[1]:
+            raise FetchError(f"{self.url}: redirect to {shown} refused: neither http nor https")
+        if named.username is not None:
+            raise FetchError(f"{self.url}: redirect to {shown} refused: it brings a user name along")
+        if (old[0], new[0]) == ("https", "http"):
+            raise FetchError(f"{self.url}: redirect to {shown} refused: it would leave https")
+        upgraded = old[1] == new[1] and (old[0], old[2], new[0], new[2]) == ("http", 80, "https", 443)
+        if new != old and not upgraded and not (self._cross_host and new[0] == "https"):
+            raise FetchError(
+                f"{self.url}: redirect to another server, {shown}, refused",
+                hint="if that is where the source lives now, set its uri to the new address",
+            )
+        self.url = urlunsplit((named.scheme, named.netloc, named.path, named.query, ""))

@@ -1,0 +1,36 @@
+"""Opening files that may turn out to be something else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def open_regular(path: Path, flags: int = 0) -> int:
+    """Open an ordinary file for reading.
+
+    A FIFO is not waited for, a device is not read, and a folder is told apart before Python sees it.
+
+    Args:
+        path: The file.
+        flags: Further flags of open(2), such as ``os.O_NOFOLLOW``.
+
+    Returns:
+        Its descriptor.
+
+    Raises:
+        OSError: It cannot be opened, or is no ordinary file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, "not a valid file name", str(path)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return descriptor

@@ -1,0 +1,58 @@
+"""What the user asks for: one frozen object that a build is made from."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.diskimage import DiskFormat
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.customize.operation import Operation
+
+
+class NetworkMode(enum.Enum):
+    """Whether the guest reaches the network while it is customized."""
+
+    AUTOMATIC = "automatic"
+    """Only when an operation runs commands in the guest."""
+    ON = "on"
+    OFF = "off"
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """All that shapes a build.
+
+    Attributes:
+        template: Name or alias of the template.
+        arch: Architecture asked for.
+        output: The image to make; None for ``TEMPLATE.img`` or ``TEMPLATE.qcow2`` in the current folder.
+        format: Its format.
+        size: Its virtual size in bytes; None for the template's.
+        operations: Customizations in the user's order.
+        memsize: Memory of the appliance in MiB; None for the default.
+        smp: Processors of the appliance; None for the default.
+        network: Whether the guest reaches the network.
+        delete_on_failure: Whether a half-made image is removed when the build fails.
+        sync: Whether the image is made durable before the build counts as done.
+        verbose: Report the appliance's console.
+        trace: Report libguestfs calls.
+    """
+
+    template: str
+    arch: str
+    output: Path | None = None
+    format: DiskFormat = DiskFormat.RAW
+    size: int | None = None
+    operations: tuple[Operation, ...] = ()
+    memsize: int | None = None
+    smp: int | None = None
+    network: NetworkMode = NetworkMode.AUTOMATIC
+    delete_on_failure: bool = True
+    sync: bool = True
+    verbose: bool = False
+    trace: bool = False

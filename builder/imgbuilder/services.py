@@ -1,0 +1,127 @@
+"""The ports to the outside, put together in one place.
+
+A build gets everything that touches the network, the disk or the appliance from
+here; tests put other things in. Nothing else constructs a port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgbuilder import paths
+from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
+from imgbuilder.cache import TemplateCache, open_cache
+from imgbuilder.catalog import Catalog, Selection, load_catalog
+from imgbuilder.events import Reporter, warn
+from imgbuilder.guest import Appliance
+from imgbuilder.sources import read_sources, sources_from_command_line
+from imgbuilder.transfer import SourceFetcher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.sources import Source
+    from imgbuilder.transfer import Fetcher
+    from imgindex.trust import Verifier
+
+ApplianceOpener = Callable[
+    [Sequence[Attachment], ApplianceOptions | None, Reporter], AbstractContextManager[Appliance]
+]
+"""Starts an appliance with disks and ends it when the block is left."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says about sources and the cache.
+
+    Attributes:
+        sources: Addresses given with ``--source``.
+        fingerprints: Keys given with ``--fingerprint``.
+        check_signature: Whether signatures are checked.
+        cache: Folder given with ``--cache``.
+        use_cache: False with ``--no-cache``.
+    """
+
+    sources: Sequence[str] = ()
+    fingerprints: Sequence[str] = ()
+    check_signature: bool = True
+    cache: Path | None = None
+    use_cache: bool = True
+
+    def cache_folder(self) -> Path | None:
+        """Return the folder of the cache; None for a run without cache.
+
+        Raises:
+            UsageError: Nothing says where it should be.
+        """
+        if not self.use_cache:
+            return None
+        return self.cache if self.cache is not None else paths.cache_dir()
+
+    def configured_sources(self, report: Reporter) -> tuple[Source, ...]:
+        """Return all sources, ``--source`` first; broken configuration files are reported.
+
+        Raises:
+            UsageError: ``--source`` and ``--fingerprint`` do not fit each other.
+        """
+        given = sources_from_command_line(self.sources, self.fingerprints, check=self.check_signature)
+        found = read_sources(paths.config_dirs(), check=self.check_signature)
+        for problem in found.problems:
+            warn(report, problem.message + (f" ({problem.hint})" if problem.hint else ""))
+        return given + found.sources
+
+
+def _system_verifier() -> Verifier:
+    from imgindex.gpg import GpgVerifier
+
+    return GpgVerifier()
+
+
+@dataclass(frozen=True)
+class Services:
+    """The ports of a build.
+
+    Attributes:
+        settings: Which sources and which cache.
+        fetcher: Fetches indexes and templates.
+        verifier: Makes what judges signatures, when it is needed.
+        open_appliance: Starts an appliance.
+    """
+
+    settings: Settings
+    fetcher: Fetcher = field(default_factory=SourceFetcher)
+    verifier: Callable[[], Verifier] = _system_verifier
+    open_appliance: ApplianceOpener = open_appliance
+
+    def catalog(self, report: Reporter) -> Catalog:
+        """Fetch, verify and read the indexes of all sources.
+
+        Raises:
+            PybuilderError: No source can be used.
+        """
+        return load_catalog(
+            self.settings.configured_sources(report),
+            self.fetcher,
+            self.verifier(),
+            check=self.settings.check_signature,
+            report=report,
+        )
+
+    def open_cache(self, scratch: Path, report: Reporter) -> TemplateCache:
+        """Open the cache, or a temporary one in ``scratch``.
+
+        Raises:
+            WorkspaceError: Neither can be used.
+        """
+        return open_cache(self.settings.cache_folder(), scratch, report)
+
+    def template_disk(self, cache: TemplateCache, chosen: Selection, report: Reporter) -> Path:
+        """Return the unpacked disk of a template, fetched and checked when the cache lacks it.
+
+        Raises:
+            PybuilderError: It cannot be had, or is not what the index promises.
+        """
+        return cache.get_disk(chosen, self.fetcher, report)

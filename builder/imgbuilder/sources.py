@@ -1,0 +1,261 @@
+"""Where templates come from: ``repos.d/*.conf`` files and ``--source`` options.
+
+The files are those of virt-builder (``virt-builder.md`` section 2), read more
+strictly: a source that says neither which key signs it nor ``unsigned=yes`` is
+not used (T6), and neither is one whose key would have to be downloaded. The
+order is fixed: folders as given, in each the file names sorted, in each file
+as written; the first source that offers a template wins (design.md decision 3).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import IndexSyntaxError, PybuilderError, UsageError
+from imgbuilder.regular import open_regular
+from imgbuilder.transfer import NO_PROXY, SYSTEM_PROXY
+from imgbuilder.urls import check_uri, local_path, scheme_of, without_userinfo
+from imgindex.lexer import decode_text, parse_sections
+from imgindex.trust import full_fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from imgindex.lexer import Field, Section
+
+_LARGEST_FILE = 1 << 20
+"""Bytes of a configuration file that are read at most."""
+
+Key = Path | tuple[str, ...] | None
+"""A file of public keys; or full fingerprints of keys in the user's own keyring; or no key at all."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place that offers templates.
+
+    Attributes:
+        name: Section name in the configuration, or the address of a ``--source``.
+        uri: Address of the index; may hold a password, so show ``shown_uri``.
+        key: Who signs the index. An empty tuple is a ``--source`` of a run that checks no signatures.
+        unsigned: The configuration says that there is no signature.
+        proxy: ``SYSTEM_PROXY``, ``NO_PROXY``, or the URL of a proxy.
+        origin: The configuration file; None for the command line.
+        check: Whether its signature is checked in this run.
+    """
+
+    name: str
+    uri: str
+    key: Key = None
+    unsigned: bool = False
+    proxy: str = SYSTEM_PROXY
+    origin: Path | None = None
+    check: bool = True
+
+    @property
+    def shown_uri(self) -> str:
+        """The address without user name and password."""
+        return without_userinfo(self.uri)
+
+
+@dataclass(frozen=True)
+class SourcesResult:
+    """What the configuration files hold.
+
+    Attributes:
+        sources: Usable sources, the most important first.
+        problems: Why others are not used; each names its file, and the line if there is one.
+    """
+
+    sources: tuple[Source, ...]
+    problems: tuple[PybuilderError, ...]
+
+
+def read_sources(dirs: Iterable[Path], *, check: bool = True) -> SourcesResult:
+    """Read all ``*.conf`` files of some folders.
+
+    A file hides those of the same name in later folders, even when it is empty, which is how a user switches
+    a system's file off; one that cannot be read hides nothing. A source hides those of the same name in
+    later files. Within one file the last of the same name counts.
+
+    Args:
+        dirs: ``repos.d`` folders, the most important first; missing ones are no problem.
+        check: Whether signatures are checked in this run.
+    """
+    problems: list[PybuilderError] = []
+    sources: list[Source] = []
+    seen_files: set[str] = set()
+    seen_names: set[str] = set()
+    for folder in dirs:
+        for path in _files(folder, problems):
+            if path.name in seen_files:
+                continue
+            try:
+                sections = _sections(path, problems)
+            except PybuilderError as error:
+                problems.append(error)
+                continue
+            seen_files.add(path.name)
+            # A source with a fault hides its namesakes as well: it was meant to replace them.
+            fresh = [section for section in sections if section.name not in seen_names]
+            seen_names.update(section.name for section in fresh)
+            for section in fresh:
+                try:
+                    sources.append(_source(section, path, check=check))
+                except PybuilderError as error:
+                    problems.append(error)
+    return SourcesResult(tuple(sources), tuple(problems))
+
+
+def _files(folder: Path, problems: list[PybuilderError]) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.endswith(".conf"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        problems.append(UsageError(f"cannot read {folder}: {error.strerror}"))
+        return []
+
+
+def _sections(path: Path, problems: list[PybuilderError]) -> list[Section]:
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > _LARGEST_FILE:
+        raise UsageError(f"{path} is larger than {_LARGEST_FILE} bytes")
+    by_name: dict[str, Section] = {}
+    for section in parse_sections(decode_text(data, where=str(path)), where=str(path)):
+        if section.name in by_name:
+            problem = f"the source {section.name} is defined twice in this file; the last one counts"
+            problems.append(IndexSyntaxError(str(path), section.line, problem))
+        by_name[section.name] = section
+    return list(by_name.values())
+
+
+def _source(section: Section, path: Path, *, check: bool) -> Source:
+    fields: dict[str, Field] = {}
+
+    def refuse(problem: str, line: int | None = None, hint: str | None = None) -> IndexSyntaxError:
+        text = f"source {section.name} is not used: {problem}"
+        return IndexSyntaxError(str(path), line or section.line, text, hint=hint)
+
+    for item in section.fields:
+        if item.subkey is None and fields.setdefault(item.key, item) is not item:
+            raise refuse(f"{item.key} is given twice", item.line)
+
+    def value(key: str, otherwise: str = "") -> str:
+        found = fields.get(key)
+        if found is not None and "\n" in found.value:
+            raise refuse(f"{key} has more than one line", found.line)
+        return found.value.strip() if found is not None else otherwise
+
+    def line(key: str) -> int:
+        return fields[key].line
+
+    kind = value("format") or "native"
+    if kind == "simplestreams":
+        raise refuse("format=simplestreams is not supported yet", line("format"))
+    if kind != "native":
+        raise refuse(f"unknown format {kind!r}", line("format"), "leave format= out")
+    uri = value("uri")
+    if not uri:
+        raise refuse("it has no uri", hint="add a line such as uri=https://example.com/index.asc")
+    if scheme_of(uri) is None and not uri.startswith("/"):
+        raise refuse("its uri is a relative path", line("uri"), "write an absolute path or a URL")
+    unsigned = _yes_or_no(value("unsigned", "no"))
+    if unsigned is None:
+        raise refuse("unsigned is neither yes nor no", line("unsigned"))
+    try:
+        check_uri(uri)
+        key = _key(value("gpgkey")) if value("gpgkey") else None
+        proxy = _proxy(value("proxy"))
+    except UsageError as error:
+        raise refuse(error.message, hint=error.hint) from error
+    if unsigned and key is not None:
+        raise refuse("it says both gpgkey and unsigned=yes", line("unsigned"), "keep only one of them")
+    if check and key is None and not unsigned:
+        raise refuse(
+            "it has no gpgkey, so nothing of it could be trusted",
+            hint="add gpgkey=file:///path/to/key.gpg or gpgkey=<full fingerprint>",
+        )
+    return Source(section.name, uri, key, unsigned, proxy, path, check=check and not unsigned)
+
+
+def _yes_or_no(text: str) -> bool | None:
+    return {"yes": True, "true": True, "no": False, "false": False}.get(text.lower())
+
+
+def _key(text: str) -> Key:
+    scheme = scheme_of(text)
+    if scheme == "file":
+        return local_path(text)
+    if scheme is not None:
+        raise UsageError(
+            f"gpgkey={text} would have to be downloaded unchecked",
+            hint="fetch the key once, compare its fingerprint, and write gpgkey=file:///path/to/key.gpg",
+        )
+    if text.startswith("/"):
+        return Path(text)
+    if re.search(r"[^0-9A-Fa-fxX,\s]", text):
+        raise UsageError(
+            f"gpgkey={text} is neither an absolute path nor a full fingerprint",
+            hint="write gpgkey=file:///path/to/key.gpg",
+        )
+    return fingerprints(text)
+
+
+def fingerprints(text: str) -> tuple[str, ...]:
+    """Read one or more full fingerprints, separated by commas.
+
+    Raises:
+        UsageError: One of them is not a full fingerprint.
+    """
+    return tuple(full_fingerprint(part) for part in text.split(","))
+
+
+def _proxy(text: str) -> str:
+    if text.lower() in ("no", "off"):
+        return NO_PROXY
+    if text.lower() in ("", "system"):
+        return SYSTEM_PROXY
+    if scheme_of(text) not in ("http", "https"):
+        raise UsageError(
+            f"proxy={without_userinfo(text)} is not understood",
+            hint="write proxy=no, proxy=system or proxy=http://host:port",
+        )
+    check_uri(text)
+    return text
+
+
+def sources_from_command_line(
+    urls: Sequence[str], keys: Sequence[str], *, check: bool = True
+) -> tuple[Source, ...]:
+    """Make the sources of ``--source`` and ``--fingerprint`` options (``virt-builder.md`` 2.3).
+
+    Args:
+        urls: The sources in order.
+        keys: One fingerprint for all of them, or one for each by position.
+        check: Whether signatures are checked; if not, fingerprints are ignored.
+
+    Raises:
+        UsageError: The numbers do not fit, or an address or fingerprint is malformed.
+    """
+    for url in urls:
+        check_uri(url)
+    if not check:
+        return tuple(Source(without_userinfo(url), url, (), check=False) for url in urls)
+    if len(keys) != 1 and len(keys) != len(urls):
+        raise UsageError(
+            f"{len(urls)} --source and {len(keys)} --fingerprint options do not fit together",
+            hint="give --fingerprint once for all sources, or once for each of them in the same order",
+        )
+    pins = [fingerprints(key) for key in keys]
+    if len(pins) == 1:
+        pins *= len(urls)
+    return tuple(Source(without_userinfo(url), url, pin) for url, pin in zip(urls, pins, strict=True))

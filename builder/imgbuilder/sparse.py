@@ -1,0 +1,205 @@
+"""Copying disk images without their holes.
+
+A disk of 20 GiB holds a few hundred megabytes; writing its zeros would cost
+minutes and space (``reliability.md`` X22). A clone of the file's extents is
+tried first, then its data is copied inside the kernel, then by hand.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import WorkspaceError
+from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
+from imgbuilder.sizes import human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BLOCK = 1 << 16
+"""Granularity of holes in bytes: what a run of zeros must fill to become one."""
+
+_FICLONE = 0x40049409
+"""``FICLONE`` of linux/fs.h: share the extents of a whole file."""
+
+_PIECE = 1 << 20
+_KERNEL_PIECE = 32 << 20
+_ZEROS = bytes(BLOCK)
+
+_NO_CLONE = {
+    errno.EOPNOTSUPP,
+    errno.ENOTTY,
+    errno.EXDEV,
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.EPERM,
+}
+_NO_KERNEL_COPY = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
+
+
+class SparseWriter:
+    """Writes a new file in order, leaving holes where whole blocks are zero.
+
+    Args:
+        descriptor: An empty ordinary file, open for writing.
+        offset: Where the next bytes go.
+    """
+
+    def __init__(self, descriptor: int, offset: int = 0) -> None:
+        self._descriptor = descriptor
+        self.offset = offset
+
+    def write(self, data: bytes) -> None:
+        """Append bytes; pieces that are a multiple of ``BLOCK`` keep the holes aligned.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        view = memoryview(data)
+        start = 0
+        for position in range(0, len(data), BLOCK):
+            block = data[position : position + BLOCK]  # bytes: comparing memoryviews is slow
+            if block == _ZEROS[: len(block)]:
+                self._put(view[start:position], start)
+                start = position + len(block)
+        self._put(view[start:], start)
+        self.offset += len(data)
+
+    def _put(self, rest: memoryview, position: int) -> None:
+        at = self.offset + position
+        while rest:
+            written = os.pwrite(self._descriptor, rest, at)
+            rest, at = rest[written:], at + written
+
+    def finish(self) -> None:
+        """Give the file its full size, which a hole at the end needs."""
+        os.ftruncate(self._descriptor, self.offset)
+
+
+def copy_sparse(source: Path, destination: Path, report: Reporter = ignore, *, label: str = "") -> None:
+    """Copy an image to another file of the same size and content, sharing or skipping what can be.
+
+    A new file has mode 0600. The copy is complete but not synced. It is removed when copying fails.
+
+    Args:
+        source: The image.
+        destination: The copy: a file that is empty or does not exist.
+        report: Told about progress in bytes of the disk.
+        label: Name of the copy for progress bars.
+
+    Raises:
+        WorkspaceError: A file cannot be read, made or written.
+    """
+    try:
+        with open(source, "rb", buffering=0) as old:
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(destination, flags, 0o600), "r+b", buffering=0) as new:
+                try:
+                    copy_descriptor(old.fileno(), new.fileno(), report, label=label)
+                except BaseException:
+                    destination.unlink()
+                    raise
+    except OSError as error:
+        raise _copy_error(source, destination, error) from error
+
+
+def _copy_error(source: Path, destination: Path, error: OSError) -> WorkspaceError:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return WorkspaceError(f"cannot copy {source} to {destination}: {error.strerror}")
+    return WorkspaceError(
+        f"no space left in {destination.parent} for a copy of {source}",
+        hint=f"free up to {human_size(disk_usage(source))}, or use a folder of another filesystem",
+    )
+
+
+def copy_descriptor(source: int, destination: int, report: Reporter = ignore, *, label: str = "") -> None:
+    """Copy one open image to another open, empty, ordinary file.
+
+    Args:
+        source: Descriptor open for reading.
+        destination: Descriptor open for reading and writing.
+        report: Told about progress in bytes of the disk.
+        label: Name of the copy for progress bars.
+
+    Raises:
+        OSError: Reading or writing failed, or the source became shorter meanwhile.
+    """
+    size = os.fstat(source).st_size
+    try:
+        if not _clone(source, destination):
+            os.ftruncate(destination, size)
+            for start, end in data_ranges(source, size):
+                _copy_range(source, destination, start, end, report, label, size)
+        report(Progress(label, size, size))
+    finally:
+        report(ProgressEnd())
+
+
+def _clone(source: int, destination: int) -> bool:
+    try:
+        fcntl.ioctl(destination, _FICLONE, source)
+    except OSError as error:
+        if error.errno not in _NO_CLONE:
+            raise
+        return False
+    return True
+
+
+def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each part of a file that is not a hole."""
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole is left
+                return
+            raise
+        position = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        if start < position:
+            yield start, position
+
+
+def _copy_range(
+    source: int, destination: int, start: int, end: int, report: Reporter, label: str, size: int
+) -> None:
+    position = start
+    while position < end:
+        try:
+            count = os.copy_file_range(
+                source, destination, min(_KERNEL_PIECE, end - position), position, position
+            )
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
+            count = 0
+        if count == 0:  # not here: some filesystems copy only within themselves
+            _copy_by_hand(source, destination, position, end, report, label, size)
+            return
+        position += count
+        report(Progress(label, position, size))
+
+
+def _copy_by_hand(
+    source: int, destination: int, position: int, end: int, report: Reporter, label: str, size: int
+) -> None:
+    writer = SparseWriter(destination, position)
+    while writer.offset < end:
+        piece = os.pread(source, min(_PIECE, end - writer.offset), writer.offset)
+        if not piece:
+            raise OSError(errno.EIO, "the file became shorter while it was copied")
+        writer.write(piece)
+        report(Progress(label, writer.offset, size))
+
+
+def disk_usage(path: Path) -> int:
+    """Return the bytes that a file takes on disk, holes not counted.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    return path.stat().st_blocks * 512  # st_blocks counts in 512 bytes everywhere on Linux, see stat(2)

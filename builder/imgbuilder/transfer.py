@@ -1,0 +1,284 @@
+"""Getting one file of a source: the port, its limits, and local files.
+
+A ``Fetcher`` moves bytes and decides nothing about trust. Whatever it writes
+is bounded (``reliability.md`` T10, T11) and is judged afterwards by its
+signature or digest. ``SourceFetcher`` is the one that programs use; the part
+that speaks HTTP, ``imgbuilder.fetch``, is loaded when the first URL needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from imgbuilder.errors import FetchError
+from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
+from imgbuilder.regular import open_regular
+from imgbuilder.urls import local_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import BinaryIO
+
+SYSTEM_PROXY = "system"
+"""Use the proxy that the environment names (``https_proxy`` and its kin)."""
+
+NO_PROXY = "no"
+"""Use no proxy, whatever the environment says."""
+
+INDEX_LIMIT = 5_000_000
+"""Largest index in bytes (``reliability.md`` V1)."""
+
+_PIECE = 1 << 16
+"""Bytes per read; also the most that is read beyond a limit (``reliability.md`` D6)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How patient a transfer is.
+
+    Attributes:
+        timeout: Seconds without an answer, or without a byte.
+        redirects: Most redirects to follow.
+        retries: How often a request that failed before its body began is sent again.
+        backoff: Seconds before the first retry; doubled for each further one.
+        longest_wait: Most seconds that a server's ``Retry-After`` may ask for.
+        slow_window: Seconds over which the speed is measured.
+        slow_rate: Bytes per second below which a transfer is given up.
+    """
+
+    timeout: float = 30.0
+    redirects: int = 5
+    retries: int = 3
+    backoff: float = 0.5
+    longest_wait: float = 60.0
+    slow_window: float = 60.0
+    slow_rate: int = 1024
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A finished transfer.
+
+    Attributes:
+        url: Where the bytes came from in the end, without user information.
+        size: How many there were.
+    """
+
+    url: str
+    size: int
+
+
+class Fetcher(Protocol):
+    """Moves one file of a source to a local file."""
+
+    def fetch(
+        self,
+        url: str,
+        destination: BinaryIO,
+        *,
+        limit: int,
+        expected: int | None = None,
+        report: Reporter = ignore,
+        label: str = "",
+        proxy: str = SYSTEM_PROXY,
+        cross_host: bool = False,
+    ) -> Fetched:
+        """Write the file's bytes to ``destination``, at its position.
+
+        Args:
+            url: A web URL, ``file://`` URI or plain path.
+            destination: Where to write. Its own ``OSError`` is passed on.
+            limit: Most bytes to accept.
+            expected: Exact number of bytes, when the signed index says so.
+            report: Told about progress.
+            label: Name of the transfer for progress bars; the address by default.
+            proxy: ``SYSTEM_PROXY``, ``NO_PROXY``, or the URL of a proxy.
+            cross_host: Whether a redirect may lead to another server by https: only for bytes whose
+                digest is known already (``reliability.md`` T12).
+
+        Raises:
+            FetchError: The file could not be had, whole and within the limits.
+        """
+        ...
+
+
+class SpeedGuard:
+    """Gives up on a transfer that drips (``reliability.md`` T11); a socket's timeout bounds only each gap.
+
+    Args:
+        limits: The window and the rate.
+        clock: Seconds from any fixed point.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._start = clock()
+        self._moved = 0
+
+    def moved(self, count: int, where: str) -> None:
+        """Count bytes that arrived.
+
+        Raises:
+            FetchError: Too few arrived during the window that just ended.
+        """
+        self._moved += count
+        now = self._clock()
+        seconds = now - self._start
+        if seconds < self._limits.slow_window:
+            return
+        if self._moved < self._limits.slow_rate * seconds:
+            raise FetchError(
+                f"{where}: only {self._moved} bytes came in {seconds:.0f} seconds",
+                hint="try again later, or use another mirror of the source",
+            )
+        self._start, self._moved = now, 0
+
+
+def store(
+    read: Callable[[int], bytes],
+    destination: BinaryIO,
+    *,
+    where: str,
+    limit: int,
+    expected: int | None,
+    report: Reporter,
+    label: str,
+    guard: SpeedGuard | None = None,
+) -> int:
+    """Copy what ``read`` gives to ``destination``, within the limits.
+
+    Args:
+        read: Returns at most as many bytes as asked for; none at the end.
+        destination: Where to write.
+        where: The source, for messages.
+        limit: Most bytes to accept.
+        expected: Exact number of bytes, if known.
+        report: Told about progress.
+        label: Name of the transfer.
+        guard: Judges the speed; None for local files.
+
+    Returns:
+        How many bytes were written.
+
+    Raises:
+        FetchError: Too many, too few, or too slow.
+    """
+    most = limit if expected is None else min(limit, expected)
+    done = 0
+    try:
+        while piece := read(min(_PIECE, most - done + 1)):
+            if done + len(piece) > most:
+                raise FetchError(f"{where}: longer than the {most} bytes that it may have")
+            _write_all(destination, piece)
+            done += len(piece)
+            report(Progress(label or where, done, expected))
+            if guard is not None:
+                guard.moved(len(piece), where)
+    finally:
+        report(ProgressEnd())
+    if expected is not None and done != expected:
+        raise FetchError(f"{where}: ended after {done} of {expected} bytes")
+    return done
+
+
+def _write_all(destination: BinaryIO, piece: bytes) -> None:
+    rest = memoryview(piece)
+    while rest:  # an unbuffered file may take less than it is given
+        rest = rest[destination.write(rest) :]
+
+
+def fetch_local(
+    path: Path,
+    destination: BinaryIO,
+    *,
+    limit: int,
+    expected: int | None = None,
+    report: Reporter = ignore,
+    label: str = "",
+) -> Fetched:
+    """Copy a file of this machine under the same limits as a download (``reliability.md`` D26).
+
+    Symbolic links are followed: the user named the path. FIFOs, devices and folders are refused, since a
+    FIFO would block for ever and a device has no end.
+
+    Raises:
+        FetchError: It is missing, unreadable, no ordinary file, of another size, or changed meanwhile.
+    """
+    try:
+        descriptor = open_regular(path)
+    except OSError as error:
+        raise FetchError(f"cannot read {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        before = os.fstat(descriptor)
+        if expected is not None and before.st_size != expected:
+            raise FetchError(f"{path} has {before.st_size} bytes; the index promises {expected}")
+        if before.st_size > limit:
+            raise FetchError(f"{path} is longer than the {limit} bytes that it may have")
+
+        def read(count: int) -> bytes:
+            try:
+                return file.read(count)
+            except OSError as error:
+                raise FetchError(f"cannot read {path}: {error.strerror}") from error
+
+        size = store(
+            read,
+            destination,
+            where=str(path),
+            limit=limit,
+            expected=before.st_size,  # a file that somebody goes on writing to would never end
+            report=report,
+            label=label,
+        )
+        after = os.fstat(descriptor)
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise FetchError(f"{path} changed while it was read", hint="run the command again")
+    return Fetched(str(path), size)
+
+
+class SourceFetcher:
+    """Fetches from web servers and local folders alike; implements ``Fetcher``.
+
+    Args:
+        limits: How patient it is.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._web: Fetcher | None = None
+
+    def fetch(
+        self,
+        url: str,
+        destination: BinaryIO,
+        *,
+        limit: int,
+        expected: int | None = None,
+        report: Reporter = ignore,
+        label: str = "",
+        proxy: str = SYSTEM_PROXY,
+        cross_host: bool = False,
+    ) -> Fetched:
+        """See ``Fetcher.fetch``."""
+        path = local_path(url)
+        if path is not None:
+            return fetch_local(path, destination, limit=limit, expected=expected, report=report, label=label)
+        if self._web is None:
+            from imgbuilder.fetch import RequestsFetcher
+
+            self._web = RequestsFetcher(self._limits)
+        return self._web.fetch(
+            url,
+            destination,
+            limit=limit,
+            expected=expected,
+            report=report,
+            label=label,
+            proxy=proxy,
+            cross_host=cross_host,
+        )

@@ -1,0 +1,185 @@
+"""From a template file as published to a plain disk image.
+
+The digest of the file has been checked by now, so that whatever is wrong here
+is the publisher's fault; it may still be hostile. The output is bounded by
+what the signed index promises, while it is written (``reliability.md`` T10,
+X1 to X11), and a qcow2 header is judged before anybody else opens the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Protocol
+
+from imgbuilder import process
+from imgbuilder.errors import DiskError, RepositoryError, ToolError, WorkspaceError
+from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
+from imgbuilder.imageheader import QCOW2_MAGIC, check_image
+from imgbuilder.sizes import human_size
+from imgbuilder.sparse import SparseWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import IO, BinaryIO
+
+    from imgindex.model import Entry
+
+
+class Unpacker(Protocol):
+    """Turns a template file into a disk image, as ``unpack`` does."""
+
+    def __call__(
+        self, source: BinaryIO, destination: Path, entry: Entry, report: Reporter = ..., *, where: str
+    ) -> None:
+        """Unpack ``source`` into the new file ``destination``."""
+        ...
+
+
+_PIECE = 1 << 20
+
+_MEMORY = 256 << 20
+"""Bytes that the decompressor may use: ``xz -9`` needs 65 MiB (``reliability.md`` X8)."""
+
+_MAGICS = (
+    (0, b"\xfd7zXZ\x00", "xz"),
+    (0, b"\x1f\x8b", "gzip"),
+    (0, b"PK\x03\x04", "zip"),
+    (0, b"PK\x05\x06", "zip"),
+    (0, b"\x28\xb5\x2f\xfd", "zstd"),
+    (0, b"BZh", "bzip2"),
+    (0, b"7z\xbc\xaf\x27\x1c", "7z"),
+    (257, b"ustar", "tar"),
+)
+
+
+def packing_of(head: bytes) -> str | None:
+    """Name the archive or compression format of a file by its first 512 bytes; None for a plain file."""
+    for offset, magic, name in _MAGICS:
+        if head[offset:].startswith(magic):
+            return name
+    # The old .lzma has no magic: properties, a dictionary of 64 KiB or more, and a size, mostly "unknown".
+    if len(head) >= 13 and head[0] == 0x5D and head[1:3] == b"\0\0" and head[5:13] == b"\xff" * 8:
+        return "lzma"
+    return None
+
+
+def unpack(
+    source: BinaryIO, destination: Path, entry: Entry, report: Reporter = ignore, *, where: str
+) -> None:
+    """Turn a template file into a sparse disk image of the format that the index promises.
+
+    Args:
+        source: The template file, open for reading; its digest has been checked.
+        destination: The new image: a file that is empty or does not exist. Removed when anything fails.
+            Not synced.
+        entry: What the signed index says about it.
+        report: Told about progress in bytes of the output.
+        where: Name of the template, for messages.
+
+    Raises:
+        RepositoryError: It is damaged, of an unsupported kind, or not what the index promises.
+        WorkspaceError: The output cannot be written.
+        ToolError: The program ``xz`` is missing.
+    """
+    head = os.pread(source.fileno(), 512, 0)
+    packing = packing_of(head)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(destination, flags, 0o600)
+    except OSError as error:
+        raise WorkspaceError(f"cannot create {destination}: {error.strerror}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size:
+        os.close(descriptor)
+        raise WorkspaceError(f"{destination} exists already")
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as output:
+            writer = SparseWriter(output.fileno())
+            _fill(writer, source, packing, entry, report, where)
+            writer.finish()
+        _check(destination, entry, head if packing is None else b"", where)
+    except BaseException as error:
+        destination.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _write_error(destination, entry, error) from error
+        raise
+
+
+def _largest_output(entry: Entry) -> int:
+    """Bytes that an unpacked file may have: a raw disk exactly its size, a qcow2 file some tables more."""
+    if entry.format != "qcow2":
+        return entry.size
+    # The tables of the smallest clusters, 512 bytes, take 8 + 2 bytes per cluster, which is under a 32nd.
+    return entry.size + entry.size // 32 + (16 << 20)
+
+
+def _fill(
+    writer: SparseWriter,
+    source: BinaryIO,
+    packing: str | None,
+    entry: Entry,
+    report: Reporter,
+    where: str,
+) -> None:
+    os.lseek(source.fileno(), 0, os.SEEK_SET)
+    if packing is None:
+        _copy(source, writer, entry, report, where)
+    elif packing == "xz":
+        _unpack_xz(source, writer, entry, report, where)
+    else:
+        raise RepositoryError(
+            f"{where}: the template is a {packing} file, which is not supported",
+            hint="the publisher should offer it compressed with xz",
+        )
+
+
+def _copy(source: IO[bytes], writer: SparseWriter, entry: Entry, report: Reporter, where: str) -> None:
+    label = f"Unpacking {entry.os_version}"
+    total = entry.size if entry.format != "qcow2" else None
+    try:
+        while piece := source.read(_PIECE):
+            if writer.offset + len(piece) > _largest_output(entry):
+                raise RepositoryError(
+                    f"{where}: the template is larger than the {entry.size} bytes that the index promises",
+                    hint="tell the publisher of this source",
+                )
+            writer.write(piece)
+            report(Progress(label, writer.offset, total))
+    finally:
+        report(ProgressEnd())
+
+
+def _unpack_xz(source: BinaryIO, writer: SparseWriter, entry: Entry, report: Reporter, where: str) -> None:
+    process.require_program("xz")
+    # --format=xz: nothing else is tried; -T0 decodes the blocks of one file side by side.
+    command = ["xz", "--decompress", "--stdout", "--format=xz", "-T0", f"--memlimit-decompress={_MEMORY}"]
+    try:
+        with process.streaming(command, stdin=source) as running:
+            _copy(running.stdout, writer, entry, report, where)
+    except ToolError as error:
+        raise RepositoryError(
+            f"{where}: the template is damaged although its digest is right: {error.message}",
+            hint="tell the publisher of this source",
+        ) from error
+
+
+def _check(image: Path, entry: Entry, plain_head: bytes, where: str) -> None:
+    try:
+        check_image(image, entry.format or "raw", entry.size)
+    except DiskError as error:
+        undeclared = entry.format is None and plain_head.startswith(QCOW2_MAGIC)
+        raise RepositoryError(
+            f"{where}: the template is not what the index promises: {error.message}",
+            hint="the index must say format=qcow2" if undeclared else "tell the publisher of this source",
+        ) from error
+
+
+def _write_error(destination: Path, entry: Entry, error: OSError) -> WorkspaceError:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return WorkspaceError(f"cannot write {destination}: {error.strerror}")
+    return WorkspaceError(
+        f"no space left in {destination.parent} while unpacking {entry.os_version}",
+        hint=f"free some space there (at most {human_size(entry.size)} are needed), or use another folder",
+    )

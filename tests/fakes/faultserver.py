@@ -1,0 +1,141 @@
+"""A server on loopback that misbehaves exactly as told, one script per connection.
+
+A script is a list of steps: bytes to send, or one of the objects below. Each
+connection takes the next script; the last one serves all further connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Send nothing for some seconds."""
+
+    seconds: float
+
+
+class Reset:
+    """Break the connection off with RST instead of FIN."""
+
+
+class Hang:
+    """Send nothing until the client goes away."""
+
+
+@dataclass(frozen=True)
+class Drip:
+    """Send bytes one by one, with a pause before each, until the client goes away."""
+
+    data: bytes
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Endless:
+    """Send a piece again and again until the client goes away."""
+
+    piece: bytes
+
+
+Step = bytes | Pause | Reset | Hang | Drip | Endless
+
+
+def answer(body: bytes, *headers: str, status: str = "200 OK", length: bool = True) -> bytes:
+    """Return a whole HTTP answer; without ``length`` the end of the connection ends the body."""
+    lines = [f"HTTP/1.1 {status}", *headers]
+    if length:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body
+
+
+class FaultServer:
+    """The server; a context manager.
+
+    With ``at_once`` it speaks first, whatever the client has to say.
+
+    Attributes:
+        url: Its address, without a slash at the end.
+        requests: The head of each request that came, in order.
+        sent: Bytes that the client was given in all, as far as the kernel took them.
+    """
+
+    def __init__(self, *scripts: Sequence[Step], at_once: bool = False) -> None:
+        self._at_once = at_once
+        self._scripts = [list(script) for script in scripts]
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.requests: list[bytes] = []
+        self.sent = 0
+
+    def __enter__(self) -> FaultServer:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self, target: object, *arguments: object) -> None:
+        assert callable(target)
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        number = 0
+        while not self._over.is_set():
+            try:
+                connection, _address = self._listener.accept()
+            except OSError:
+                return
+            self._start(self._serve, connection, self._scripts[min(number, len(self._scripts) - 1)])
+            number += 1
+
+    def _serve(self, connection: socket.socket, script: list[Step]) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(20)
+            head = b""
+            while not self._at_once and b"\r\n\r\n" not in head:
+                piece = connection.recv(4096)
+                if not piece:
+                    return
+                head += piece
+            self.requests.append(head)
+            for step in script:
+                if isinstance(step, Reset):
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return
+                self._play(connection, step)
+
+    def _play(self, connection: socket.socket, step: Step) -> None:
+        if isinstance(step, bytes):
+            connection.sendall(step)
+            self.sent += len(step)
+        elif isinstance(step, Pause):
+            self._over.wait(step.seconds)
+        elif isinstance(step, Hang):
+            connection.recv(1)
+        elif isinstance(step, Drip):
+            for value in step.data:
+                if self._over.wait(step.seconds):
+                    return
+                connection.sendall(bytes([value]))
+        elif isinstance(step, Endless):
+            while not self._over.is_set():
+                self.sent += connection.send(step.piece)

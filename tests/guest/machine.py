@@ -1,0 +1,82 @@
+"""A built image, booted under QEMU: its serial console, and ports forwarded to the loopback interface."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.guest.conftest import Person
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Machine:
+    """A running machine."""
+
+    def __init__(self, process: subprocess.Popen[bytes], ports: dict[int, int]) -> None:
+        self.ports = ports
+        self._process = process
+        self._text = ""
+        self._news = threading.Condition()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        while piece := self._process.stdout.read1(65536):  # type: ignore[attr-defined]
+            with self._news:
+                self._text += piece.decode(errors="replace")
+                self._news.notify_all()
+
+    @property
+    def console(self) -> str:
+        """Everything that the serial console showed so far."""
+        with self._news:
+            return self._text
+
+    def wait_for(self, marker: str, limit: float) -> str:
+        """Wait until the console shows ``marker``; return the console."""
+        end = time.monotonic() + limit
+        with self._news:
+            while marker not in self._text:
+                left = end - time.monotonic()
+                if left <= 0 or self._process.poll() is not None:
+                    raise AssertionError(
+                        f"no {marker!r} on the console within {limit} s:\n{self._text[-4000:]}"
+                    )
+                self._news.wait(min(left, 1.0))
+            return self._text
+
+
+@contextmanager
+def booted(person: Person, image: Path, image_format: str, ports: tuple[int, ...] = ()) -> Iterator[Machine]:
+    """Boot an image, with emulation, as the person; nothing is written to it."""
+    forwarded = {port: free_port() for port in ports}
+    rules = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for guest, host in forwarded.items())
+    process = subprocess.Popen(
+        person.command(
+            "qemu-system-x86_64", "-accel", "tcg", "-m", "768", "-display", "none", "-serial", "stdio",
+            "-monitor", "none", "-no-reboot",
+            "-drive", f"file={image},format={image_format},if=virtio,snapshot=on",
+            "-nic", f"user,model=virtio-net-pci{rules}",
+        ),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=person.environment(), start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield Machine(process, forwarded)
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,108 @@
+"""Who may import whom, and which module alone may touch a foreign thing (design.md section 2)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = (ROOT / "index", ROOT / "builder", ROOT / "repo-tools")
+
+ONLY_IN = {
+    "guestfs": {"imgbuilder/appliance/worker.py"},
+    "requests": {"imgbuilder/fetch.py"},
+    "urllib3": {"imgbuilder/fetch.py"},
+    "gnupg": {"imgindex/gpg.py"},
+    "subprocess": {"imgbuilder/process.py", "imgindex/gpg.py"},
+    "tqdm": {"imgbuilder/console.py"},
+    "passlib": {"imgbuilder/customize/passwords.py"},
+    "filelock": {"imgbuilder/cache.py", "imgbuilder/locks.py", "imgrepo/publish.py", "imgrepo/lock.py"},
+}
+"""Foreign module -> the files that may import it (for typing alone, any may)."""
+
+PUBLISHER_MAY_USE = {
+    "appliance", "arch", "console", "customize", "diskimage", "errors", "events", "guest", "imageheader",
+    "interrupts", "partition", "paths", "process", "sizes", "sparse", "workspace",
+}  # fmt: skip
+"""Modules of imgbuilder that imgrepo may import: the lower ones."""
+
+
+def modules() -> list[tuple[str, Path]]:
+    return [(str(path.relative_to(root)), path) for root in PACKAGES for path in sorted(root.rglob("*.py"))]
+
+
+def imported(path: Path, *, typing_too: bool) -> set[str]:
+    """Return the dotted names that a file imports."""
+    names: set[str] = set()
+    tree = ast.parse(path.read_text())
+    skipped: set[ast.AST] = set()
+    if not typing_too:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                skipped.update(ast.walk(node))
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=[name for name, _ in modules()])
+def test_foreign_things_have_one_door(name: str, path: Path) -> None:
+    tops = {module.split(".")[0] for module in imported(path, typing_too=False)}
+    for foreign, allowed in ONLY_IN.items():
+        assert foreign not in tops or name in allowed, f"{name} must not import {foreign}"
+    assert "click" not in tops or "/cli/" in name, f"{name} must not import click"
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=[name for name, _ in modules()])
+def test_errors_import_nothing_of_ours_upwards(name: str, path: Path) -> None:
+    if name == "imgindex/errors.py":
+        assert not {module for module in imported(path, typing_too=True) if module.startswith("img")}
+
+
+def test_publisher_uses_lower_modules_only() -> None:
+    used = set()
+    for name, path in modules():
+        if name.startswith("imgrepo/"):
+            for module in imported(path, typing_too=True):
+                parts = module.split(".")
+                if parts[0] == "imgbuilder" and len(parts) > 1:
+                    used.add(parts[1])
+    assert used <= PUBLISHER_MAY_USE | {""}, f"not for the publisher: {used - PUBLISHER_MAY_USE}"
+
+
+def test_nothing_below_the_command_line_prints_or_exits() -> None:
+    for name, path in modules():
+        if "/cli/" in name or name.endswith(("__main__.py", "appliance/worker.py")):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in {"print", "sys.exit", "exit", "input"}, (
+                    f"{name}:{node.lineno} calls {called}"
+                )
+
+
+def test_the_worker_stands_alone() -> None:
+    """It runs under the distribution's interpreter, which sees neither our packages nor our dependencies."""
+    path = ROOT / "builder/imgbuilder/appliance/worker.py"
+    tops = {module.split(".")[0] for module in imported(path, typing_too=True)}
+    assert tops <= {
+        "__future__",
+        "base64",
+        "errno",
+        "guestfs",
+        "json",
+        "os",
+        "socket",
+        "struct",
+        "sys",
+        "typing",
+    }

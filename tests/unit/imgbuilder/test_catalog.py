@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import pytest
+
+from imgbuilder.catalog import Catalog, FailedSource, LoadedSource, key_pin, load_catalog
+from imgbuilder.errors import (
+    BadSignatureError,
+    FetchError,
+    IndexSyntaxError,
+    NotSignedError,
+    PybuilderError,
+    RepositoryError,
+    UsageError,
+)
+from imgbuilder.events import Event, Notice, Severity
+from imgbuilder.sources import Source
+from imgbuilder.transfer import Fetched, SourceFetcher
+from imgindex.gpg import GpgVerifier
+from imgindex.model import Entry, Index
+from imgindex.trust import KeyPin, VerifiedText
+from tests.fakes import keys as key_fakes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fakes.keys import KeyMaker
+
+SHA = "ab" * 64
+
+publisher_keys = key_fakes.keys
+
+
+def index_text(*names: str, arch: str = "x86_64") -> bytes:
+    sections = [f"[{name}]\nfile={name}.xz\narch={arch}\nsize=512\nchecksum={SHA}\n" for name in names]
+    return "\n".join(sections).encode()
+
+
+class FakeFetcher:
+    def __init__(self, files: dict[str, bytes | PybuilderError]) -> None:
+        self.files = files
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def fetch(self, url: str, destination: BinaryIO, **options: Any) -> Fetched:
+        self.calls.append((url, options))
+        found = self.files[url]
+        if isinstance(found, PybuilderError):
+            raise found
+        destination.write(found)
+        return Fetched(url, len(found))
+
+
+class FakeVerifier:
+    """Accepts what begins with ``signed:``."""
+
+    def verify(self, data: bytes, pin: KeyPin, *, where: str) -> VerifiedText:
+        if not data.startswith(b"signed:"):
+            raise BadSignatureError(f"{where}: bad signature")
+        key = "F" * 40
+        return VerifiedText(data[7:].decode(), key, key, datetime(2026, 1, 1, tzinfo=UTC), None)
+
+
+def pin_of(_source: Source) -> KeyPin:
+    return KeyPin(frozenset({"F" * 40}), b"")
+
+
+def source(name: str, **options: Any) -> Source:
+    return Source(name, f"https://{name}/index", ("F" * 40,), **options)
+
+
+def load(
+    files: dict[str, bytes | PybuilderError], *sources: Source, **options: Any
+) -> tuple[Catalog, list[Event]]:
+    events: list[Event] = []
+    fetcher = FakeFetcher({f"https://{name}/index": content for name, content in files.items()})
+    catalog = load_catalog(sources, fetcher, FakeVerifier(), report=events.append, pin_of=pin_of, **options)
+    return catalog, events
+
+
+def warnings(events: list[Event]) -> list[str]:
+    return [
+        event.text for event in events if isinstance(event, Notice) and event.severity is Severity.WARNING
+    ]
+
+
+def test_all_sources_in_order() -> None:
+    catalog, events = load(
+        {"a": b"signed:" + index_text("x", "y"), "b": b"signed:" + index_text("z")}, source("a"), source("b")
+    )
+    assert [entry.os_version for entry in catalog.entries] == ["x", "y", "z"]
+    assert [item.name for item in catalog.sources] == ["a", "b"]
+    assert catalog.loaded[0].signed is not None
+    assert warnings(events) == []
+
+
+def test_index_is_bounded_and_uses_the_source_s_proxy() -> None:
+    fetcher = FakeFetcher({"https://a/index": b"signed:" + index_text("x")})
+    load_catalog([source("a", proxy="http://p")], fetcher, FakeVerifier(), pin_of=pin_of)
+    ((_url, options),) = fetcher.calls
+    assert options["limit"] == 5_000_000
+    assert options["proxy"] == "http://p"
+    assert not options.get("cross_host")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (FetchError("https://b/index: HTTP status code 503"), "503"),
+        (index_text("x"), "bad signature"),
+        (b"signed:[broken", "line 1"),
+    ],
+)
+def test_one_bad_source_is_left_out_with_a_warning(content: bytes | PybuilderError, words: str) -> None:
+    """SE-4."""
+    catalog, events = load({"a": b"signed:" + index_text("x"), "b": content}, source("b"), source("a"))
+    assert [entry.os_version for entry in catalog.entries] == ["x"]
+    assert [item.source.name for item in catalog.failed] == ["b"]
+    (warning,) = warnings(events)
+    assert words in warning
+    with pytest.raises(UsageError) as caught:
+        catalog.select("nowhere", "x86_64")
+    assert "could not be used now: b" in (caught.value.hint or "")
+
+
+def test_a_lone_source_fails_with_its_own_error() -> None:
+    with pytest.raises(BadSignatureError):
+        load({"a": index_text("x")}, source("a"))
+    with pytest.raises(FetchError):
+        load({"a": FetchError("gone")}, source("a"))
+
+
+def test_when_all_fail_the_gravest_counts() -> None:
+    with pytest.raises(PybuilderError) as caught:
+        load({"a": FetchError("gone"), "b": index_text("x")}, source("a"), source("b"))
+    assert caught.value.exit_code == 3
+    assert "a: gone" in caught.value.message
+    assert "bad signature" in caught.value.message
+
+
+def test_no_sources() -> None:
+    with pytest.raises(UsageError, match="no sources"):
+        load({})
+
+
+@pytest.mark.parametrize(
+    ("options", "check", "words"),
+    [({"unsigned": True, "check": False}, True, "unsigned=yes"), ({}, False, "switched off")],
+)
+def test_unchecked_sources_are_read_and_are_loud(options: dict[str, Any], check: bool, words: str) -> None:
+    catalog, events = load({"a": index_text("x")}, source("a", **options), check=check)
+    assert catalog.loaded[0].signed is None
+    (warning,) = warnings(events)
+    assert words in warning
+
+
+def test_an_unchecked_clear_signed_index_is_unwrapped(publisher_keys: KeyMaker) -> None:
+    signed = publisher_keys.sign(index_text("x"), publisher_keys.make("anyone"))
+    catalog, _events = load({"a": signed}, source("a", unsigned=True, check=False))
+    assert [entry.os_version for entry in catalog.entries] == ["x"]
+
+
+def made(*sources: tuple[str, list[Entry]]) -> Catalog:
+    loaded = [LoadedSource(source(name), Index(tuple(entries)), None) for name, entries in sources]
+    return Catalog(tuple(loaded))
+
+
+def entry(name: str, arch: str = "x86_64", **options: Any) -> Entry:
+    return Entry(name, f"{name}.xz", arch, 512, **options)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 5), (5, 5), (5, 1)])
+def test_the_first_source_wins_whatever_the_revision(first: int, second: int) -> None:
+    """T8: virt-builder takes the lowest revision, from anywhere."""
+    catalog = made(
+        ("a", [entry("x", revision=first)]), ("b", [entry("x", "amd64", revision=second), entry("y")])
+    )
+    selection = catalog.select("x", "x86_64")
+    assert (selection.source.name, selection.entry.revision) == ("a", first)
+    assert selection.url == "https://a/x.xz"
+    assert [offer.entry.os_version for offer in catalog.offers] == ["x", "y"]
+    assert [offer.source.name for offer in catalog.shadowed] == ["b"]
+
+
+def test_a_later_source_does_not_shadow_an_alias() -> None:
+    catalog = made(("a", [entry("debian-12", aliases=("debian",))]), ("b", [entry("debian")]))
+    assert catalog.select("debian", "x86_64").source.name == "a"
+
+
+def test_exact_name_beats_alias_within_a_source() -> None:
+    """P17; in virt-builder the alias wins."""
+    catalog = made(("a", [entry("x", aliases=("y",)), entry("y")]))
+    assert catalog.select("y", "x86_64").entry.os_version == "y"
+    assert catalog.select("x", "x86_64").entry.os_version == "x"
+
+
+def test_arch_is_compared_normalised_and_aliases_reach_all_of_them() -> None:
+    catalog = made(("a", [entry("x", "i686", aliases=("alias",)), entry("x", "aarch64")]))
+    assert catalog.select("x", "i386").entry.arch == "i686"
+    assert catalog.select("alias", "aarch64").entry.arch == "aarch64"
+
+
+def test_a_later_source_is_used_for_another_architecture() -> None:
+    catalog = made(("a", [entry("x", "aarch64")]), ("b", [entry("x")]))
+    assert catalog.select("x", "amd64").source.name == "b"
+
+
+def test_unknown_names_get_advice() -> None:
+    catalog = made(
+        ("a", [entry("debian-12"), entry("fedora-41", aliases=("fedora",)), entry("debian-11", hidden=True)])
+    )
+    with pytest.raises(UsageError, match="'debain-12'") as caught:
+        catalog.select("debain-12", "x86_64")
+    assert "did you mean debian-12" in (caught.value.hint or "")
+    assert "debian-11" not in (caught.value.hint or "")
+    with pytest.raises(UsageError) as caught:
+        catalog.select("debian-12", "aarch64")
+    assert "--arch x86_64" in (caught.value.hint or "")
+    assert catalog.select("debian-11", "x86_64").entry.hidden
+
+
+def test_select_refuses_a_file_outside_the_source() -> None:
+    """T7: whatever the parser let through."""
+    catalog = made(("a", [Entry("x", "../x", "x86_64", 512)]))
+    with pytest.raises(RepositoryError):
+        catalog.select("x", "x86_64")
+
+
+def test_failed_sources_without_others_give_a_catalog_that_says_so() -> None:
+    failed = FailedSource(source("b"), FetchError("gone"))
+    with pytest.raises(UsageError) as caught:
+        Catalog((), (failed,)).select("x", "x86_64")
+    assert "b" in (caught.value.hint or "")
+
+
+def test_a_source_without_key_has_no_pin() -> None:
+    with pytest.raises(UsageError):
+        key_pin(Source("x", "/i", None))
+    with pytest.raises(UsageError):
+        key_pin(Source("x", "/i", ()))
+
+
+def test_real_keys_end_to_end(
+    tmp_path: Path, publisher_keys: KeyMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A local source signed by the second of two pinned keys of the user's keyring; then by neither."""
+    keys = publisher_keys
+    old, new, other = keys.make("old"), keys.make("new"), keys.make("other")
+    monkeypatch.setenv("GNUPGHOME", str(keys.home))
+    index = tmp_path / "index.asc"
+    index.write_bytes(keys.sign(index_text("x"), new))
+    sources = [Source("s", str(index), (old, new))]
+    catalog = load_catalog(sources, SourceFetcher(), GpgVerifier())
+    assert catalog.loaded[0].signed is not None
+    assert catalog.loaded[0].signed.primary_fingerprint == new
+    assert catalog.select("x", "x86_64").url == str(tmp_path / "x.xz")
+    key_file = tmp_path / "key.gpg"
+    key_file.write_bytes(keys.export(new))
+    assert load_catalog([Source("s", str(index), key_file)], SourceFetcher(), GpgVerifier()).entries
+    index.write_bytes(keys.sign(index_text("x"), other))
+    with pytest.raises(PybuilderError) as caught:
+        load_catalog(sources, SourceFetcher(), GpgVerifier())
+    assert caught.value.exit_code == 3
+    index.write_bytes(index_text("x"))
+    with pytest.raises(NotSignedError):
+        load_catalog(sources, SourceFetcher(), GpgVerifier())
+    index.write_bytes(keys.sign("[broken\n", new))
+    with pytest.raises(IndexSyntaxError):
+        load_catalog(sources, SourceFetcher(), GpgVerifier())

@@ -1,0 +1,69 @@
+"""virt-builder's way of writing options (virt-builder.md 0.1)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgbuilder.cli.getopt import normalise
+from imgbuilder.errors import UsageError
+
+OPTIONS = {
+    "list": False,
+    "list-format": True,
+    "long": False,
+    "size": True,
+    "smp": True,
+    "run": True,
+    "run-command": True,
+    "output": True,
+    "verbose": False,
+}
+SHORTS = {"l", "o", "v", "m"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--size", "4G"], ["--size=4G"]),
+        (["--size=4G"], ["--size=4G"]),
+        (["-size", "4G"], ["--size=4G"]),
+        (["-size=4G"], ["--size=4G"]),
+        (["--siz", "4G"], ["--size=4G"]),
+        (["--run", "x"], ["--run=x"]),  # an exact name beats prefixes
+        (["--run-c", "x"], ["--run-command=x"]),
+        (["--list"], ["--list"]),
+        (["-l"], ["-l"]),
+        (["-o", "x"], ["-o", "x"]),
+        (["-ox"], ["-ox"]),
+        (["-v"], ["-v"]),
+        (["name", "--size", "1G", "other"], ["name", "--size=1G", "other"]),
+        (["--", "--size"], ["--", "--size"]),
+        (["--run-command", "--size"], ["--run-command=--size"]),  # a value may look like an option
+        (["--run-command", "-x"], ["--run-command=-x"]),
+        (["--run-command", "--"], ["--run-command=--"]),
+        (["--size"], ["--size"]),  # without its value: click says so
+        (["--unknown"], ["--unknown"]),
+        (["-"], ["-"]),
+    ],
+)
+def test_normalise(given: list[str], expected: list[str]) -> None:
+    assert normalise(given, OPTIONS, SHORTS) == expected
+
+
+@pytest.mark.parametrize("word", ["--lis", "--s", "-s", "--r"])
+def test_ambiguous_prefixes_name_the_choices(word: str) -> None:
+    with pytest.raises(UsageError, match="ambiguous") as caught:
+        normalise([word], OPTIONS, SHORTS)
+    assert caught.value.hint
+    assert "--" in caught.value.hint
+
+
+@given(st.lists(st.text(max_size=8)))
+def test_anything_is_rewritten_or_refused(words: list[str]) -> None:
+    try:
+        result = normalise(words, OPTIONS, SHORTS)
+    except UsageError:
+        return
+    assert normalise(result, OPTIONS, SHORTS) == result

@@ -1,0 +1,195 @@
+"""The pure rules; hostile files that qemu-img makes are in ``tests/attack/test_image_headers.py``."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgbuilder.errors import DiskError
+from imgbuilder.imageheader import Qcow2Facts, check_image, check_qcow2, check_raw, parse_qcow2
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CLUSTER = 1 << 16
+FILE_SIZE = 4 * CLUSTER
+FIELDS = {
+    "magic": (0, ">4s", b"QFI\xfb"),
+    "version": (4, ">I", 3),
+    "backing_offset": (8, ">Q", 0),
+    "backing_length": (16, ">I", 0),
+    "cluster_bits": (20, ">I", 16),
+    "size": (24, ">Q", 1 << 30),
+    "encryption": (32, ">I", 0),
+    "l1_entries": (36, ">I", 2),
+    "l1_offset": (40, ">Q", CLUSTER),
+    "refcount_offset": (48, ">Q", 2 * CLUSTER),
+    "refcount_clusters": (56, ">I", 1),
+    "snapshots": (60, ">I", 0),
+    "snapshots_offset": (64, ">Q", 0),
+    "incompatible": (72, ">Q", 0),
+    "compatible": (80, ">Q", 0),
+    "autoclear": (88, ">Q", 0),
+    "refcount_order": (96, ">I", 4),
+    "header_length": (100, ">I", 112),
+    "compression": (104, ">B", 0),
+}
+
+
+def header(extensions: bytes = bytes(8), **changes: object) -> bytes:
+    data = bytearray(CLUSTER)
+    for name, (offset, layout, value) in FIELDS.items():
+        struct.pack_into(layout, data, offset, changes.get(name, value))
+    start = struct.unpack_from(">I", data, 100)[0]
+    if start + len(extensions) <= CLUSTER:
+        data[start : start + len(extensions)] = extensions
+    return bytes(data)
+
+
+def parse(data: bytes, file_size: int = FILE_SIZE) -> Qcow2Facts:
+    return parse_qcow2(data, file_size, where="x")
+
+
+def test_good_headers() -> None:
+    assert parse(header()) == Qcow2Facts(3, 1 << 30, CLUSTER, "zlib")
+    assert parse(header(version=2)).version == 2
+    assert parse(header(incompatible=8, compression=1)).compression == "zstd"
+    assert parse(header(incompatible=16, l1_entries=4)).virtual_size == 1 << 30  # extended L2
+    assert parse(header(header_length=104)).version == 3
+    names = struct.pack(">II", 0x6803F857, 48) + bytes(48)
+    assert parse(header(extensions=names + bytes(8))).version == 3
+
+
+def test_the_last_cluster_may_be_short() -> None:
+    assert parse(header(), 2 * CLUSTER + 1)
+    with pytest.raises(DiskError, match="refcount table lies outside"):
+        parse(header(), 2 * CLUSTER)
+
+
+def extension(kind: int, body: bytes) -> bytes:
+    return struct.pack(">II", kind, len(body)) + body + bytes(-len(body) % 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"magic": b"QFI\xfa"}, "begin"),
+        ({"version": 1}, "version 1"),
+        ({"version": 4}, "version 4"),
+        ({"backing_offset": 512}, "backing file"),
+        ({"backing_length": 13}, "backing file"),
+        ({"encryption": 1}, "encrypted"),
+        ({"encryption": 2}, "encrypted"),
+        ({"snapshots": 1}, "snapshots"),
+        ({"cluster_bits": 8}, "cluster size"),
+        ({"cluster_bits": 22}, "cluster size"),
+        ({"cluster_bits": 63}, "cluster size"),
+        ({"cluster_bits": 0xFFFFFFFF}, "cluster size"),
+        ({"size": 0}, "virtual size"),
+        ({"size": 1 << 60}, "virtual size"),
+        ({"size": (1 << 64) - 1}, "virtual size"),
+        ({"incompatible": 1}, "dirty"),
+        ({"incompatible": 2}, "corrupt"),
+        ({"incompatible": 4}, "another file"),
+        ({"incompatible": 32}, "unknown features"),
+        ({"incompatible": 1 << 63}, "unknown features"),
+        ({"refcount_order": 7}, "refcount order"),
+        ({"refcount_order": 9}, "refcount order"),
+        ({"header_length": 0xFFFFFFFF}, "header length"),
+        ({"header_length": 103}, "header length"),
+        ({"header_length": 113}, "header length"),
+        ({"header_length": CLUSTER + 8}, "header length"),
+        ({"compression": 1}, "compression"),
+        ({"compression": 2, "incompatible": 8}, "compression"),
+        ({"incompatible": 8}, "compression"),
+        ({"l1_entries": 1}, "too small"),
+        ({"l1_entries": 3, "incompatible": 16}, "too small"),
+        ({"l1_entries": 1 << 31}, "L1 table"),
+        ({"l1_offset": 0}, "L1 table"),
+        ({"l1_offset": CLUSTER + 8}, "L1 table"),
+        ({"l1_offset": 1 << 62}, "L1 table"),
+        ({"l1_entries": 8 * CLUSTER}, "L1 table"),
+        ({"refcount_clusters": 0}, "refcount table"),
+        ({"refcount_clusters": 0xFFFFFFFF}, "refcount table"),
+        ({"refcount_clusters": 3}, "refcount table"),
+        ({"refcount_offset": 0}, "refcount table"),
+        ({"extensions": extension(0x44415441, b"/etc/passwd")}, "data file"),
+        ({"extensions": extension(1, b"x") + extension(0x44415441, b"")}, "data file"),
+        ({"extensions": extension(0x0537BE77, bytes(16))}, "encrypted"),
+        ({"extensions": struct.pack(">II", 1, 0xFFFFFFFF)}, "longer than the header"),
+        ({"extensions": struct.pack(">II", 1, CLUSTER)}, "longer than the header"),
+    ],
+)
+def test_refused_headers(changes: dict[str, object], words: str) -> None:
+    """X13 to X16."""
+    with pytest.raises(DiskError, match=words):
+        parse(header(**changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [0, 3, 4, 71, 72, 103])
+def test_too_short(length: int) -> None:
+    with pytest.raises(DiskError):
+        parse(header()[:length], length)
+
+
+def test_version_2_reads_no_further_than_its_header() -> None:
+    data = header(version=2)[:72] + b"\xff" * 32
+    with pytest.raises(DiskError, match="longer than the header"):  # what follows are extensions
+        parse(data)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes(data: bytes) -> None:
+    for file in (data, b"QFI\xfb\0\0\0\3" + data, b"QFI\xfb\0\0\0\2" + data):
+        with pytest.raises(DiskError):
+            parse(file, len(file))
+
+
+@given(st.dictionaries(st.integers(4, 120), st.integers(0, 255), max_size=6), st.integers(0, 1 << 40))
+def test_any_mutation(changes: dict[int, int], file_size: int) -> None:
+    data = bytearray(header())
+    for position, value in changes.items():
+        data[position] = value
+    try:
+        facts = parse(bytes(data), file_size)
+    except DiskError:
+        return
+    assert not any(data[8:20])  # no backing file
+    assert not any(data[32:36])  # no encryption
+    assert not any(data[60:64])  # no snapshots
+    assert not data[79] & 0b111
+    assert 0 < facts.virtual_size <= 16 << 40
+
+
+def test_check_raw(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(bytes(1024))
+    check_raw(path, 1024)
+    check_image(path, "raw", 1024)
+    for size in (512, 1023, 1025):
+        with pytest.raises(DiskError, match="1024 bytes"):
+            check_raw(path, size)
+
+
+def test_check_qcow2_compares_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(header() + bytes(FILE_SIZE - CLUSTER))
+    assert check_qcow2(path, 1 << 30) == check_qcow2(path)
+    with pytest.raises(DiskError, match="promises"):
+        check_qcow2(path, (1 << 30) + 512)
+    with pytest.raises(DiskError, match="not supported"):
+        check_image(path, "vmdk", 1 << 30)
+
+
+def test_other_things_than_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", ".", "missing"):
+        with pytest.raises(DiskError):
+            check_raw(tmp_path / name, 0)
+        with pytest.raises(DiskError):
+            check_qcow2(tmp_path / name)

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from imgbuilder.errors import UsageError
+from imgbuilder.sources import Source, read_sources, sources_from_command_line
+
+A = "A" * 40
+B = "B" * 40
+KEYED = f"gpgkey={A}\n"
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def only_problem(folder: Path, text: str, *, check: bool = True) -> str:
+    path = write(folder, "x.conf", text)
+    result = read_sources([folder], check=check)
+    (problem,) = result.problems
+    assert not result.sources
+    assert str(path) in problem.message
+    return problem.message + " " + (problem.hint or "")
+
+
+def names(*folders: Path) -> list[str]:
+    return [source.name for source in read_sources(folders).sources]
+
+
+def test_a_stock_file_of_virt_builder(tmp_path: Path) -> None:
+    text = (
+        "# comment\n[libguestfs.org]\nuri=http://libguestfs.org/download/builder/index.asc\n"
+        "gpgkey=file:///etc/virt-builder/repos.d/lib%20guestfs.gpg\nproxy=off\nformat=native\nother=1\n"
+    )
+    path = write(tmp_path, "libguestfs.conf", text)
+    result = read_sources([tmp_path, tmp_path / "missing"])
+    assert result.problems == ()
+    assert result.sources == (
+        Source(
+            "libguestfs.org",
+            "http://libguestfs.org/download/builder/index.asc",
+            Path("/etc/virt-builder/repos.d/lib guestfs.gpg"),
+            proxy="no",
+            origin=path,
+        ),
+    )
+
+
+def test_order_is_folder_then_file_name_then_text(tmp_path: Path) -> None:
+    user, system = tmp_path / "user", tmp_path / "system"
+    write(system, "a.conf", f"[s1]\nuri=/s1\n{KEYED}")
+    write(user, "z.conf", f"[u3]\nuri=/u3\n{KEYED}\n[u1]\nuri=/u1\n{KEYED}")
+    write(user, "b.conf", f"[u2]\nuri=/u2\n{KEYED}")
+    write(user, "ignored.conf.bak", f"[no]\nuri=/no\n{KEYED}")
+    assert names(user, system) == ["u2", "u3", "u1", "s1"]
+
+
+def test_a_file_hides_its_namesakes_even_when_empty(tmp_path: Path) -> None:
+    user, system = tmp_path / "user", tmp_path / "system"
+    write(user, "x.conf", "")
+    write(system, "x.conf", f"[s]\nuri=/s\n{KEYED}")
+    assert names(user, system) == []
+
+
+def test_a_broken_file_is_a_problem_and_hides_nothing(tmp_path: Path) -> None:
+    user, system = tmp_path / "user", tmp_path / "system"
+    broken = write(user, "x.conf", f"[u]\nuri=/u\n{KEYED}what is this\n")
+    write(user, "y.conf", f"[y]\nuri=/y\n{KEYED}")
+    write(system, "x.conf", f"[s]\nuri=/s\n{KEYED}")
+    result = read_sources([user, system])
+    assert [source.name for source in result.sources] == ["y", "s"]
+    (problem,) = result.problems
+    assert f"{broken}: line 4" in problem.message
+
+
+def test_a_source_hides_its_namesakes(tmp_path: Path) -> None:
+    user, system = tmp_path / "user", tmp_path / "system"
+    write(user, "a.conf", f"[one]\nuri=/mine\n{KEYED}\n[two]\nuri=/mine2\n")
+    write(system, "b.conf", f"[one]\nuri=/theirs\n{KEYED}\n[two]\nuri=/theirs2\n{KEYED}")
+    result = read_sources([user, system])
+    # [two] of the user lacks a key: it is not used, but the system's does not take its place either.
+    assert [source.uri for source in result.sources] == ["/mine"]
+    assert len(result.problems) == 1
+
+
+def test_within_one_file_the_last_duplicate_counts_and_is_reported(tmp_path: Path) -> None:
+    write(tmp_path, "a.conf", f"[one]\nuri=/first\n{KEYED}\n[one]\nuri=/last\n{KEYED}")
+    result = read_sources([tmp_path])
+    assert [source.uri for source in result.sources] == ["/last"]
+    assert "line 5" in result.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "no gpgkey"),
+        ("gpgkey=https://h/key.gpg", "downloaded unchecked"),
+        ("gpgkey=ldap://h/key", "downloaded unchecked"),
+        ("gpgkey=relative/key.gpg", "absolute path"),
+        ("gpgkey=file://other/key.gpg", "this machine"),
+        ("gpgkey=ABCD1234", "full key fingerprint"),
+        (f"gpgkey={A},ABCD1234", "full key fingerprint"),
+        (f"gpgkey={A}\ngpgkey={B}", "given twice"),
+        (f"gpgkey={A}\nunsigned=yes", "both"),
+        ("unsigned=maybe", "neither yes nor no"),
+        ("unsigned=no", "no gpgkey"),
+        (KEYED + "format=simplestreams", "not supported"),
+        (KEYED + "format=zip", "unknown format"),
+        (KEYED + "proxy=socks5://h", "proxy"),
+        (KEYED + "proxy=h:3128", "proxy"),
+        (KEYED + "proxy=a\n b", "more than one line"),
+    ],
+)
+def test_faults_of_one_source(tmp_path: Path, line: str, words: str) -> None:
+    """T6, SE-7: nothing is unsigned by accident."""
+    message = only_problem(tmp_path, f"[x]\nuri=https://h/index\n{line.rstrip()}\n".replace("\n\n", "\n"))
+    assert words in message
+    assert "switch" not in message
+    assert "no-check" not in message
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "uri=\n", "uri=ftp://h/x\n", "uri=index\n", "uri=x://h\n", "uri=http://h x\n"]
+)
+def test_faults_of_the_address(tmp_path: Path, uri: str) -> None:
+    only_problem(tmp_path, f"[x]\n{uri}{KEYED}")
+
+
+def test_passwords_are_not_shown(tmp_path: Path) -> None:
+    assert "secret" not in only_problem(tmp_path, f"[x]\nuri=ftp://me:secret@h/x\n{KEYED}")
+    (tmp_path / "x.conf").unlink()
+    assert "secret" not in only_problem(tmp_path, f"[x]\nuri=/x\n{KEYED}proxy=socks://me:secret@h\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (f"gpgkey={A}", (A,)),
+        (f"gpgkey={A.lower()}, 0x{B}", (A, B)),
+        ("gpgkey=" + " ".join(["AAAA"] * 10), (A,)),
+        ("gpgkey=/k.gpg", Path("/k.gpg")),
+        ("gpgkey=file:///k.gpg", Path("/k.gpg")),
+    ],
+)
+def test_keys(tmp_path: Path, text: str, key: object) -> None:
+    write(tmp_path, "x.conf", f"[x]\nuri=/i\n{text}\n")
+    (source,) = read_sources([tmp_path]).sources
+    assert source.key == key
+    assert source.check
+
+
+def test_unsigned_must_be_said(tmp_path: Path) -> None:
+    write(tmp_path, "x.conf", "[x]\nuri=/i\nunsigned=yes\nproxy=http://p:3128\n")
+    (source,) = read_sources([tmp_path]).sources
+    assert source.unsigned
+    assert not source.check
+    assert source.proxy == "http://p:3128"
+
+
+def test_checks_switched_off_need_no_key(tmp_path: Path) -> None:
+    write(tmp_path, "x.conf", f"[x]\nuri=/i\n\n[y]\nuri=/j\n{KEYED}")
+    result = read_sources([tmp_path], check=False)
+    assert [(source.name, source.check) for source in result.sources] == [("x", False), ("y", False)]
+
+
+def test_hostile_files_are_problems(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.conf")
+    (tmp_path / "folder.conf").mkdir()
+    (tmp_path / "dangling.conf").symlink_to("nowhere")
+    (tmp_path / "binary.conf").write_bytes(b"\xff\xfe\0")
+    (tmp_path / "huge.conf").write_bytes(b"#\n" * 600_000)
+    write(tmp_path, "good.conf", f"[x]\nuri=/i\n{KEYED}")
+    result = read_sources([tmp_path])
+    assert [source.name for source in result.sources] == ["x"]
+    assert len(result.problems) == 5
+
+
+def test_command_line_pairs_by_position() -> None:
+    sources = sources_from_command_line(["/a", "https://u:p@h/b"], [A, B])
+    assert [(source.name, source.key) for source in sources] == [("/a", (A,)), ("https://h/b", (B,))]
+    assert sources[1].uri == "https://u:p@h/b"
+    assert all(source.check for source in sources)
+
+
+def test_one_fingerprint_serves_all() -> None:
+    assert [source.key for source in sources_from_command_line(["/a", "/b", "/c"], [A])] == [(A,)] * 3
+    assert sources_from_command_line([], [A]) == ()
+
+
+@pytest.mark.parametrize(("urls", "keys"), [(1, 0), (2, 0), (1, 2), (3, 2), (0, 2)])
+def test_numbers_must_fit(urls: int, keys: int) -> None:
+    with pytest.raises(UsageError, match="do not fit"):
+        sources_from_command_line(["/a"] * urls, [A] * keys)
+
+
+@pytest.mark.parametrize(("url", "key"), [("ftp://h/i", A), ("/i", "DEADBEEF"), ("", A)])
+def test_command_line_faults(url: str, key: str) -> None:
+    with pytest.raises(UsageError):
+        sources_from_command_line([url], [key])
+
+
+def test_command_line_without_checks_ignores_fingerprints() -> None:
+    (source,) = sources_from_command_line(["/a"], ["nonsense", "more"], check=False)
+    assert source.key == ()
+    assert not source.check

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgbuilder import sparse
+from imgbuilder.errors import WorkspaceError
+from imgbuilder.events import Event, Progress, ProgressEnd
+from imgbuilder.sparse import BLOCK, SparseWriter, copy_sparse, data_ranges, disk_usage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1 << 20
+
+
+def make_image(path: Path) -> Path:
+    """64 MiB with data at the start, in the middle and just before a hole at the end."""
+    with path.open("wb") as file:
+        file.write(b"boot" * 1000)
+        file.seek(20 * MIB)
+        file.write(os.urandom(MIB))
+        file.seek(50 * MIB + 12345)
+        file.write(b"end")
+        file.truncate(64 * MIB)
+    return path
+
+
+def same_content(left: Path, right: Path) -> bool:
+    return left.read_bytes() == right.read_bytes()
+
+
+def refuse(number: int) -> Any:
+    def call(*_arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def by_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse.fcntl, "ioctl", refuse(errno.EOPNOTSUPP))
+
+
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_kernel(monkeypatch)
+    monkeypatch.setattr(os, "copy_file_range", refuse(errno.EXDEV))
+
+
+def by_hand_when_the_kernel_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_kernel(monkeypatch)
+    monkeypatch.setattr(os, "copy_file_range", lambda *_arguments: 0)
+
+
+def as_it_comes(_monkeypatch: pytest.MonkeyPatch) -> None:
+    pass
+
+
+@pytest.mark.parametrize("way", [as_it_comes, by_kernel, by_hand, by_hand_when_the_kernel_copies_nothing])
+def test_x22_copies_keep_content_and_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Any) -> None:
+    way(monkeypatch)
+    old, new = make_image(tmp_path / "old"), tmp_path / "new"
+    events: list[Event] = []
+    copy_sparse(old, new, events.append, label="L")
+    assert same_content(old, new)
+    assert new.stat().st_size == 64 * MIB
+    assert disk_usage(new) <= disk_usage(old) + 4 * BLOCK < 4 * MIB
+    assert new.stat().st_mode & 0o777 == 0o600
+    assert events[-2:] == [Progress("L", 64 * MIB, 64 * MIB), ProgressEnd()]
+    done = [event.done for event in events if isinstance(event, Progress)]
+    assert done == sorted(done)
+
+
+def test_written_zeros_become_holes_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_hand(monkeypatch)
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(b"x" + bytes(8 * MIB))
+    copy_sparse(old, new)
+    assert same_content(old, new)
+    assert disk_usage(new) <= 2 * BLOCK
+
+
+def test_empty_file_and_file_of_one_hole(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    copy_sparse(tmp_path / "empty", tmp_path / "copy")
+    assert (tmp_path / "copy").stat().st_size == 0
+    with (tmp_path / "hole").open("wb") as file:
+        file.truncate(MIB + 1)
+    copy_sparse(tmp_path / "hole", tmp_path / "hole2")
+    assert (tmp_path / "hole2").stat().st_size == MIB + 1
+    assert disk_usage(tmp_path / "hole2") == 0
+
+
+def test_existing_destination_is_not_touched(tmp_path: Path) -> None:
+    old, new = make_image(tmp_path / "old"), tmp_path / "new"
+    new.write_bytes(b"mine")
+    with pytest.raises(WorkspaceError):
+        copy_sparse(old, new)
+    assert new.read_bytes() == b"mine"
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(WorkspaceError):
+        copy_sparse(old, link)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_missing_source(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError):
+        copy_sparse(tmp_path / "missing", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_failed_copies_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    by_kernel(monkeypatch)
+    monkeypatch.setattr(os, "copy_file_range", refuse(number))
+    old = make_image(tmp_path / "old")
+    with pytest.raises(WorkspaceError) as caught:
+        copy_sparse(old, tmp_path / "new")
+    assert ("no space" in caught.value.message) == (number == errno.ENOSPC)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_source_that_shrinks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_hand(monkeypatch)
+    old = make_image(tmp_path / "old")
+
+    def shrink(_event: Event) -> None:
+        os.truncate(old, 0)
+
+    with pytest.raises(WorkspaceError, match="shorter"):
+        copy_sparse(old, tmp_path / "new", shrink)
+
+
+def test_data_ranges(tmp_path: Path) -> None:
+    image = make_image(tmp_path / "image")
+    with image.open("rb") as file:
+        ranges = list(data_ranges(file.fileno(), 64 * MIB))
+    assert len(ranges) == 3
+    assert ranges[0][0] == 0
+    assert ranges[1][0] == 20 * MIB
+    assert sum(end - start for start, end in ranges) == disk_usage(image)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 5), st.integers(-1, 1)), max_size=8))
+def test_sparse_writer_writes_what_it_is_given(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[bool, int, int]]
+) -> None:
+    pieces = [(b"\1" if data else b"\0") * max(0, blocks * BLOCK // 2 + off) for data, blocks, off in parts]
+    path = tmp_path_factory.mktemp("w") / "f"
+    with path.open("wb") as file:
+        writer = SparseWriter(file.fileno())
+        for piece in pieces:
+            writer.write(piece)
+        writer.finish()
+    assert path.read_bytes() == b"".join(pieces)

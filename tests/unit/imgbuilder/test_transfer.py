@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.errors import FetchError
+from imgbuilder.events import Event, Progress, ProgressEnd
+from imgbuilder.transfer import Limits, SourceFetcher, SpeedGuard, fetch_local
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a b"
+    path.write_bytes(b"x" * 100_000)
+    return path
+
+
+def test_local_file_with_progress(file: Path) -> None:
+    events: list[Event] = []
+    body = io.BytesIO()
+    fetched = SourceFetcher().fetch(str(file), body, limit=100_000, report=events.append, label="L")
+    assert body.getvalue() == file.read_bytes()
+    assert (fetched.size, fetched.url) == (100_000, str(file))
+    assert events == [Progress("L", 65536, 100_000), Progress("L", 100_000, 100_000), ProgressEnd()]
+
+
+def test_file_uri_is_decoded(file: Path) -> None:
+    body = io.BytesIO()
+    uri = f"file://{str(file).replace(' ', '%20')}"
+    assert SourceFetcher().fetch(uri, body, limit=1 << 20, expected=100_000).size == 100_000
+
+
+def test_links_are_followed_for_local_sources(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(file)
+    assert fetch_local(tmp_path / "link", io.BytesIO(), limit=1 << 20).size == 100_000
+
+
+@pytest.mark.parametrize("limit", [0, 1, 99_999])
+def test_too_long_is_refused_at_the_limit(file: Path, limit: int) -> None:
+    """T10: not one byte more is stored."""
+    body = io.BytesIO()
+    with pytest.raises(FetchError, match="longer"):
+        fetch_local(file, body, limit=limit)
+    assert len(body.getvalue()) <= limit
+
+
+@pytest.mark.parametrize("expected", [99_999, 100_001])
+def test_other_size_is_refused_before_copying(file: Path, expected: int) -> None:
+    body = io.BytesIO()
+    with pytest.raises(FetchError, match=f"promises {expected}"):
+        fetch_local(file, body, limit=1 << 20, expected=expected)
+    assert body.getvalue() == b""
+
+
+def test_d26_not_an_ordinary_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("fifo", "missing", ".", "loop", "a\0b"):
+        with pytest.raises(FetchError):
+            fetch_local(tmp_path / name, io.BytesIO(), limit=1 << 20)
+    with pytest.raises(FetchError, match="ordinary"):
+        SourceFetcher().fetch("/dev/zero", io.BytesIO(), limit=1 << 20)
+
+
+class Meddler(io.BytesIO):
+    """Changes the file that is being copied."""
+
+    def __init__(self, path: Path, extra: bytes) -> None:
+        super().__init__()
+        self.path, self.extra = path, extra
+
+    def write(self, data: object, /) -> int:
+        with self.path.open("ab") as file:
+            file.write(self.extra)
+        os.utime(self.path, ns=(1, 1))
+        return super().write(data)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("extra", [b"", b"more"])
+def test_d26_change_while_copied(file: Path, extra: bytes) -> None:
+    with pytest.raises(FetchError, match="changed|longer than the 100000 bytes"):
+        fetch_local(file, Meddler(file, extra), limit=1 << 30)
+
+
+def test_destination_s_errors_pass(file: Path) -> None:
+    class Full(io.BytesIO):
+        def write(self, _data: object, /) -> int:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        fetch_local(file, Full(), limit=1 << 20)
+
+
+def test_short_writes_are_completed(file: Path) -> None:
+    class Short(io.BytesIO):
+        def write(self, data: object, /) -> int:
+            return super().write(bytes(data)[:777])  # type: ignore[call-overload]
+
+    body: BinaryIO = Short()
+    fetch_local(file, body, limit=1 << 20)
+    assert body.getvalue() == file.read_bytes()  # type: ignore[attr-defined]
+
+
+def test_t11_speed_guard() -> None:
+    now = 0.0
+    guard = SpeedGuard(Limits(slow_window=60, slow_rate=1024), lambda: now)
+    now = 59.9
+    guard.moved(1, "x")  # the window is not over
+    now = 60.0
+    guard.moved(60 * 1024 - 1, "x")  # exactly enough
+    now = 100.0
+    guard.moved(1_000_000, "x")
+    now = 120.0
+    guard.moved(1, "x")
+    now = 180.0
+    with pytest.raises(FetchError, match="60 seconds"):
+        guard.moved(60 * 1024 - 1, "x")

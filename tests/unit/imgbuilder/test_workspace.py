@@ -1,0 +1,156 @@
+"""Results that appear whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from imgbuilder import workspace
+from imgbuilder.errors import Interrupted, WorkspaceError
+from imgbuilder.interrupts import interruptible, uninterrupted
+
+
+def hidden(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_file_appears_only_when_complete(tmp_path: Path) -> None:
+    final = tmp_path / "disk.img"
+    final.write_text("old")
+    with workspace.new_file(final) as image:
+        image.write_text("new")
+        assert final.read_text() == "old"
+        assert stat.S_IMODE(image.stat().st_mode) == 0o600
+    assert final.read_text() == "new"
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(final.stat().st_mode) == 0o666 & ~mask
+    assert hidden(tmp_path) == []
+
+
+def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
+    final = tmp_path / "disk.img"
+    final.write_text("old")
+    with pytest.raises(RuntimeError), workspace.new_file(final) as image:
+        image.write_text("half")
+        raise RuntimeError
+    assert final.read_text() == "old"
+    assert hidden(tmp_path) == []
+
+
+def test_a_failure_keeps_what_there_is_when_asked(tmp_path: Path) -> None:
+    final = tmp_path / "disk.img"
+    with pytest.raises(RuntimeError), workspace.new_file(final, keep_on_failure=True) as image:
+        image.write_text("half")
+        raise RuntimeError
+    assert final.read_text() == "half"
+    assert hidden(tmp_path) == []
+
+
+def test_a_signal_leaves_nothing(tmp_path: Path) -> None:
+    final = tmp_path / "disk.img"
+    with pytest.raises(Interrupted) as caught, interruptible(), workspace.new_file(final) as image:
+        image.write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_left_overs_of_killed_runs_are_swept_and_living_ones_are_not(tmp_path: Path) -> None:
+    dead = tmp_path / ".pybuilder-disk.img.0123456789ab.part"
+    dead.write_text("x")
+    living = tmp_path / ".pybuilder-other.img.0123456789ab.part"
+    foreign = tmp_path / ".pybuilder-note.txt"
+    foreign.write_text("not ours")
+    with living.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        workspace.sweep(tmp_path)
+    assert not dead.exists()
+    assert living.exists()
+    assert foreign.exists()
+
+
+def test_a_file_is_locked_while_it_is_made(tmp_path: Path) -> None:
+    with workspace.new_file(tmp_path / "disk.img") as image:
+        workspace.sweep(tmp_path)
+        assert image.exists()
+
+
+def test_private_folders_are_short_private_and_swept() -> None:
+    with workspace.private_folder() as living:
+        assert stat.S_IMODE(living.stat().st_mode) == 0o700
+        assert len(str(living / "libguestfsXXXXXX" / "guestfsd.sock")) < 107
+        dead = living.with_name("pybuilder-run-dead0000")
+        dead.mkdir()
+        (dead / "left").touch()
+        with workspace.private_folder() as other:
+            assert other != living
+        assert living.exists()
+        assert not dead.exists()
+    assert not living.exists()
+
+
+def test_places_that_cannot_work(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for place, words in [
+        (folder, "is a folder"),
+        (tmp_path / "missing" / "disk.img", "does not exist"),
+        (fifo, "not a regular file"),
+        (Path("/proc/disk.img"), "/proc/disk.img"),
+    ]:
+        with pytest.raises(WorkspaceError, match=words) as caught:
+            workspace.check_place(place)
+        assert caught.value.hint or place.parent == Path("/proc")
+    workspace.check_place(tmp_path / "disk.img")
+    assert hidden(tmp_path) == []
+
+
+def test_too_little_space_is_found_before(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="not enough space"):
+        workspace.check_space(tmp_path, 1 << 62, "the image")
+    workspace.check_space(tmp_path, 1, "the image")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_signals_become_exceptions_once(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    cleaned = False
+    with pytest.raises(Interrupted) as caught, interruptible():
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)  # a second one, while cleaning up
+            cleaned = True
+    assert cleaned
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_signals_wait_for_what_must_not_be_torn() -> None:
+    done = False
+    with pytest.raises(Interrupted), interruptible():
+        with uninterrupted():
+            with uninterrupted():
+                os.kill(os.getpid(), signal.SIGINT)
+            done = True
+        pytest.fail("the signal was lost")
+    assert done
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

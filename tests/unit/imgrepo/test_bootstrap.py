@@ -1,0 +1,206 @@
+"""Running mmdebstrap, with a stand-in for it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+
+from imgbuilder.errors import Interrupted, ToolError, UsageError
+from imgbuilder.events import Event, Notice
+from imgbuilder.interrupts import interruptible
+from imgrepo.template import bootstrap as module
+from imgrepo.template.bootstrap import (
+    BootstrapRequest,
+    Mode,
+    bootstrap,
+    bootstrap_arguments,
+    check_bootstrap,
+)
+from imgrepo.template.recipes import recipe_named
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Path:
+    path = tmp_path / "keys.gpg"
+    path.write_bytes(b"keys")
+    return path
+
+
+@pytest.fixture
+def request_(keyring: Path) -> BootstrapRequest:
+    return BootstrapRequest(recipe_named("debian-12"), keyring=keyring, mode=Mode.ROOT)
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "space"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(module, "_CHROOT_SPACE", 0)
+    return folder
+
+
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a program ``mmdebstrap`` in front of the real one."""
+    folder = tmp_path / "bin"
+    folder.mkdir(exist_ok=True)
+    program = folder / "mmdebstrap"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def arguments(request: BootstrapRequest, overlay: str = "/x/overlay.tar") -> list[str]:
+    return list(
+        bootstrap_arguments(request, mode=Mode.UNSHARE, keyring=Path("/k.gpg"), overlay=Path(overlay))
+    )
+
+
+def test_the_command_line_names_mode_suite_and_packages(request_: BootstrapRequest) -> None:
+    words = arguments(request_)
+    assert words[0] == "mmdebstrap"
+    assert "--mode=unshare" in words
+    assert words[words.index("-") - 1] == "bookworm"
+    (include,) = [word for word in words if word.startswith("--include=")]
+    assert "linux-image-cloud-amd64" in include.split("=", 1)[1].split(",")
+    assert all("signed-by=/k.gpg" in word for word in words if word.startswith("deb "))
+
+
+def test_a_path_with_blanks_stays_one_word_of_the_hook(request_: BootstrapRequest) -> None:
+    (hook,) = [word for word in arguments(request_, "/a b/o.tar") if "tar-in" in word]
+    assert shlex.split(hook.split("=", 1)[1]) == ["tar-in", "/a b/o.tar", "/"]
+
+
+def test_standard_output_becomes_the_archive_and_messages_are_reported(
+    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+) -> None:
+    stand_in(tmp_path, monkeypatch, 'touch "$TMPDIR/left"; echo I: working >&2; printf tar')
+    events: list[Event] = []
+    bootstrap(request_, tmp_path / "out.tar", tmp_path, events.append)
+    assert (tmp_path / "out.tar").read_bytes() == b"tar"
+    assert any(isinstance(event, Notice) and event.text == "mmdebstrap: I: working" for event in events)
+    assert list(space.iterdir()) == []
+
+
+def test_failure_quotes_the_last_words_and_leaves_nothing(
+    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+) -> None:
+    stand_in(tmp_path, monkeypatch, 'mkdir "$TMPDIR/chroot"; seq 100 >&2; echo E: no such suite >&2; exit 25')
+    with pytest.raises(ToolError, match="status 25(.|\n)*E: no such suite") as failed:
+        bootstrap(request_, tmp_path / "out.tar", tmp_path, lambda _event: None)
+    assert "\n50\n" not in failed.value.message
+    assert list(space.iterdir()) == []
+
+
+def test_a_signal_ends_mmdebstrap_and_lets_it_clean_up_first(
+    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+) -> None:
+    stand_in(
+        tmp_path,
+        monkeypatch,
+        f"trap 'echo tidy >{tmp_path}/tidy; exit 1' TERM; kill -TERM {os.getpid()}; while :; do sleep 0.01; done",
+    )
+    with pytest.raises(Interrupted), interruptible():
+        bootstrap(request_, tmp_path / "out.tar", tmp_path, lambda _event: None)
+    assert (tmp_path / "tidy").read_text() == "tidy\n"
+    assert list(space.iterdir()) == []
+
+
+def test_the_folder_for_mmdebstrap_can_be_passed_by_other_users_but_not_listed(
+    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+) -> None:
+    stand_in(tmp_path, monkeypatch, f'stat -c %a "$TMPDIR" >{tmp_path}/mode')
+    bootstrap(request_, tmp_path / "out.tar", tmp_path, lambda _event: None)
+    assert (tmp_path / "mode").read_text() == "711\n"
+
+
+def test_what_a_namespace_left_is_removed_from_a_namespace(
+    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, keyring: Path
+) -> None:
+    log = tmp_path / "log"
+    stand_in(
+        tmp_path,
+        monkeypatch,
+        f'echo "$1 $2" >>{log}; [ "$1" = --unshare-helper ] && shift && exec "$@"; mkdir -p "$TMPDIR/a/b"',
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    bootstrap(
+        BootstrapRequest(recipe_named("debian-12"), keyring=keyring, mode=Mode.UNSHARE),
+        tmp_path / "out.tar",
+        tmp_path,
+        lambda _event: None,
+    )
+    assert "--unshare-helper find" in log.read_text()
+    assert list(space.iterdir()) == []
+
+
+def test_a_missing_keyring_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    request = BootstrapRequest(recipe_named("debian-12"), keyring=tmp_path / "none.gpg", mode=Mode.ROOT)
+    with pytest.raises(UsageError, match="keys are missing"):
+        check_bootstrap(request)
+
+
+def test_a_keyring_that_apt_would_misread_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "my keys.gpg"
+    path.write_bytes(b"keys")
+    with pytest.raises(UsageError, match="cannot use a keyring"):
+        check_bootstrap(BootstrapRequest(recipe_named("debian-12"), keyring=path, mode=Mode.ROOT))
+
+
+@pytest.mark.parametrize(
+    ("programs", "table", "problem"),
+    [
+        ({"mmdebstrap": "/m"}, "me:100000:65536\n", "newuidmap"),
+        ({"mmdebstrap": "/m", "newuidmap": "/n"}, "you:100000:65536\n", "range of user numbers for me"),
+        ({"mmdebstrap": "/m", "newuidmap": "/n"}, "me:100000:10\n", "range of user numbers for me"),
+        ({"mmdebstrap": "/m", "newuidmap": "/n"}, "garbage\nme:1:x\n", "range of user numbers for me"),
+        ({"mmdebstrap": "/m", "newuidmap": "/n"}, None, "range of user numbers for me"),
+    ],
+)
+def test_an_ordinary_user_is_told_what_is_missing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    keyring: Path,
+    programs: dict[str, str],
+    table: str | None,
+    problem: str,
+) -> None:
+    ordinary_user(tmp_path, monkeypatch, programs, table)
+    with pytest.raises(ToolError, match=problem) as refused:
+        check_bootstrap(BootstrapRequest(recipe_named("debian-12"), keyring=keyring))
+    assert refused.value.hint is not None
+    assert "apt-get install uidmap" in refused.value.hint
+
+
+@pytest.mark.parametrize("table", ["me:100000:65536\n", "a:1:2\n1234:5:65537\n"])
+def test_an_ordinary_user_with_a_range_uses_a_namespace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyring: Path, table: str
+) -> None:
+    ordinary_user(tmp_path, monkeypatch, {"mmdebstrap": "/m", "newuidmap": "/n"}, table)
+    mode, used = check_bootstrap(BootstrapRequest(recipe_named("debian-12"), keyring=keyring))
+    assert (mode, used) == (Mode.UNSHARE, keyring)
+
+
+def ordinary_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: dict[str, str], table: str | None
+) -> None:
+    ranges = tmp_path / "subuid"
+    if table is not None:
+        ranges.write_text(table)
+    monkeypatch.setattr(module, "_RANGES", (ranges, ranges))
+    monkeypatch.setattr(module.process, "find_program", programs.get)
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    monkeypatch.setattr(module.getpass, "getuser", lambda: "me")
+
+
+def test_without_mmdebstrap_its_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+) -> None:
+    monkeypatch.setattr(module.process, "find_program", lambda _name: None)
+    with pytest.raises(ToolError, match="mmdebstrap") as refused:
+        check_bootstrap(request_)
+    assert refused.value.hint is not None
+    assert "apt-get install mmdebstrap" in refused.value.hint

@@ -1,0 +1,138 @@
+"""Recipes, and the files of ours that they put into a guest."""
+
+from __future__ import annotations
+
+import configparser
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from imgbuilder.errors import UsageError
+from imgrepo.template.guestfiles import finish_script, guest_files, write_overlay
+from imgrepo.template.recipes import (
+    DEBIAN,
+    RECIPES,
+    Kernel,
+    Sources,
+    build_sources,
+    check_packages,
+    packages_of,
+    recipe_named,
+)
+
+BOOKWORM = recipe_named("debian-12")
+
+
+def files(name: str = "debian-12", sources: Sources = DEBIAN) -> dict[str, str]:
+    return {file.path: file.content for file in guest_files(recipe_named(name), sources)}
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="debian-7") as refused:
+        recipe_named("debian-7")
+    assert refused.value.hint is not None
+    assert "debian-12" in refused.value.hint
+
+
+def test_kernel_flavour_decides_the_kernel_package() -> None:
+    assert "linux-image-cloud-amd64" in packages_of(BOOKWORM, Kernel.CLOUD, ())
+    assert "linux-image-amd64" not in packages_of(BOOKWORM, Kernel.CLOUD, ())
+    assert "linux-image-amd64" in packages_of(BOOKWORM, Kernel.GENERIC, ())
+
+
+def test_included_packages_are_added_once() -> None:
+    packages = packages_of(BOOKWORM, Kernel.CLOUD, ("nginx", "zstd"))
+    assert "nginx" in packages
+    assert packages.count("zstd") == 1
+
+
+def test_no_recipe_installs_the_grub_that_asks_where_to_go() -> None:
+    assert all("grub-pc" not in recipe.packages for recipe in RECIPES.values())
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-y", "a", "Nginx", "nginx;id", "nginx vim", "/tmp/x.deb", "?essential"]
+)
+def test_what_is_no_package_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        check_packages((name,))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "deb.debian.org", "ftp://example.org/debian", "http:", "http://a b/", "http://a/[trusted=yes]",
+        "http://a/\nhttp://b", "http://a/#x", "http://[", "copy:/x", "http://a/ü",
+    ],
+)  # fmt: skip
+def test_what_is_no_mirror_is_refused(url: str) -> None:
+    with pytest.raises(UsageError):
+        Sources(mirror=url)
+    with pytest.raises(UsageError):
+        Sources(security=url)
+
+
+def test_each_build_source_names_the_keys_that_may_sign_it_and_none_is_trusted_blindly() -> None:
+    lines = build_sources(
+        recipe_named("debian-13"), Sources("http://m/debian", "http://s/sec"), Path("/k.gpg")
+    )
+    assert lines == (
+        "deb [signed-by=/k.gpg] http://m/debian trixie main",
+        "deb [signed-by=/k.gpg] http://m/debian trixie-updates main",
+        "deb [signed-by=/k.gpg] http://s/sec trixie-security main",
+    )
+    assert not any("trusted" in line for line in lines)
+
+
+def test_the_guest_gets_suite_updates_and_security_from_its_own_mirrors() -> None:
+    text = files(sources=Sources("http://m/debian", "http://s/sec"))["/etc/apt/sources.list.d/debian.sources"]
+    stanzas = [dict(line.split(": ", 1) for line in part.split("\n") if line) for part in text.split("\n\n")]
+    assert [(one["URIs"], one["Suites"]) for one in stanzas] == [
+        ("http://m/debian", "bookworm bookworm-updates"),
+        ("http://s/sec", "bookworm-security"),
+    ]
+    assert all(one["Signed-By"].endswith("debian-archive-keyring.gpg") for one in stanzas)
+
+
+def test_both_consoles_are_used_by_grub_and_kernel() -> None:
+    grub = files()["/etc/default/grub"]
+    assert 'GRUB_TERMINAL="console serial"' in grub
+    assert "console=tty0 console=ttyS0,115200n8" in grub
+
+
+def test_every_wired_interface_asks_for_an_address() -> None:
+    unit = configparser.ConfigParser()
+    unit.optionxform = str  # type: ignore[assignment]
+    unit.read_string(files()["/etc/systemd/network/99-dhcp.network"])
+    assert unit["Match"]["Name"] == "en* eth*"
+    assert unit["Network"]["DHCP"] == "yes"
+
+
+def test_host_keys_are_made_before_the_server_starts_and_only_if_there_are_none() -> None:
+    unit = files()["/etc/systemd/system/ssh-host-keys.service"]
+    assert "Before=ssh.service" in unit
+    assert "ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key" in unit
+    assert "ssh-host-keys.service" in finish_script()
+    assert "rm -f /etc/ssh/ssh_host_*" in finish_script()
+
+
+def test_name_of_the_host_is_the_name_of_the_template() -> None:
+    assert files("debian-13")["/etc/hostname"] == "debian-13\n"
+    assert "127.0.1.1\tdebian-13\n" in files("debian-13")["/etc/hosts"]
+
+
+def test_the_overlay_belongs_to_root_and_has_plain_modes(tmp_path: Path) -> None:
+    archive = tmp_path / "overlay.tar"
+    wanted = guest_files(BOOKWORM, DEBIAN)
+    write_overlay(wanted, archive)
+    with tarfile.open(archive) as tar:
+        members = {f"/{member.name}": member for member in tar}
+        for file in wanted:
+            content = tar.extractfile(members[file.path])
+            assert content is not None
+            assert content.read().decode() == file.content
+    assert {(member.uid, member.gid) for member in members.values()} == {(0, 0)}
+    assert {member.mode for member in members.values() if member.isdir()} == {0o755}
+    assert {member.mode for member in members.values() if member.isfile()} == {0o644}
+    assert len(members) == len(set(members))
