@@ -69,7 +69,7 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
         PybuilderError: The request cannot be met; nothing was changed.
     """
     customization.validate(request.operations)
-    chosen = services.catalog(report).select(request.template, request.arch)
+    chosen = services.select(request.template, request.arch, report)
     _check_architecture(request, chosen)
     network = _network(request)
     target = Target(_output(request, chosen), request.format, request.size)

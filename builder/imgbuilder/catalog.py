@@ -184,8 +184,9 @@ def load_catalog(
     check: bool = True,
     report: Reporter = ignore,
     pin_of: Callable[[Source], KeyPin] | None = None,
+    until: tuple[str, str] | None = None,
 ) -> Catalog:
-    """Fetch, verify and parse the indexes of all sources.
+    """Fetch, verify and parse the indexes of the sources.
 
     Args:
         sources: The sources, the most important first.
@@ -194,10 +195,12 @@ def load_catalog(
         check: Whether signatures are checked in this run; sources may be exempt by their configuration.
         report: Told about progress, and warned of each source that is left out.
         pin_of: Finds the keys of a source; by default those of its ``key``.
+        until: Name and architecture of a template: sources behind the first that offers it are not asked,
+            since they could not change what is selected.
 
     Raises:
         UsageError: There are no sources.
-        PybuilderError: No source could be used; a lone source's own error.
+        PybuilderError: No source could be used, or one of the command line could not.
     """
     loaded: list[LoadedSource] = []
     failed: list[FailedSource] = []
@@ -205,7 +208,12 @@ def load_catalog(
         try:
             loaded.append(_load(source, fetcher, verifier, pin_of or key_pin, report, check=check))
         except PybuilderError as error:
+            if source.origin is None:
+                raise  # named for this very run: another source's template is not what was meant
             failed.append(FailedSource(source, error))
+            continue
+        if until is not None and _find(loaded[-1].index.entries, until[0], normalise(until[1])):
+            break
     if not loaded and not failed:
         raise UsageError(
             "no sources of templates are configured",

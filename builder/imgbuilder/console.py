@@ -98,7 +98,8 @@ class ConsoleReporter:
             case Severity.INFO:
                 self._line(self._out, f"{self._program}: ", text, _MAGENTA)
             case Severity.WARNING:
-                self._line(self._out, f"{self._program}: warning: ", text, _BLUE)
+                # virt-builder writes warnings to standard output, into the middle of its JSON.
+                self._line(self._err, f"{self._program}: warning: ", text, _BLUE)
 
     def _line(self, stream: TextIO, prefix: str, text: str, colour: str) -> None:
         shown = printable(text)

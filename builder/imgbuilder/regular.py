@@ -34,3 +34,26 @@ def open_regular(path: Path, flags: int = 0) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not an ordinary file", str(path))
     return descriptor
+
+
+def open_empty(path: Path) -> int:
+    """Open a new file, or one that is still empty, for reading and writing.
+
+    Links are not followed, and nothing that has content is touched.
+
+    Args:
+        path: The file; made with mode 0600 if it does not exist.
+
+    Returns:
+        Its descriptor.
+
+    Raises:
+        OSError: It cannot be made or opened, is no ordinary file, or is not empty.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size:
+        os.close(descriptor)
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    return descriptor

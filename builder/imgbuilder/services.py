@@ -96,8 +96,12 @@ class Services:
     verifier: Callable[[], Verifier] = _system_verifier
     open_appliance: ApplianceOpener = open_appliance
 
-    def catalog(self, report: Reporter) -> Catalog:
-        """Fetch, verify and read the indexes of all sources.
+    def catalog(self, report: Reporter, *, until: tuple[str, str] | None = None) -> Catalog:
+        """Fetch, verify and read the indexes of the sources.
+
+        Args:
+            report: Hears of sources that are left out.
+            until: Name and architecture of a template that ends the search; None for all sources.
 
         Raises:
             PybuilderError: No source can be used.
@@ -108,7 +112,16 @@ class Services:
             self.verifier(),
             check=self.settings.check_signature,
             report=report,
+            until=until,
         )
+
+    def select(self, name: str, arch: str, report: Reporter) -> Selection:
+        """Choose a template, asking no more sources than needed.
+
+        Raises:
+            PybuilderError: No source can be used, or none offers it.
+        """
+        return self.catalog(report, until=(name, arch)).select(name, arch)
 
     def open_cache(self, scratch: Path, report: Reporter) -> TemplateCache:
         """Open the cache, or a temporary one in ``scratch``.

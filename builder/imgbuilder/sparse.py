@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
+from imgbuilder.regular import open_empty
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
@@ -95,14 +96,15 @@ def copy_sparse(source: Path, destination: Path, report: Reporter = ignore, *, l
         WorkspaceError: A file cannot be read, made or written.
     """
     try:
-        with open(source, "rb", buffering=0) as old:
-            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(destination, flags, 0o600), "r+b", buffering=0) as new:
-                try:
-                    copy_descriptor(old.fileno(), new.fileno(), report, label=label)
-                except BaseException:
-                    destination.unlink()
-                    raise
+        with (
+            open(source, "rb", buffering=0) as old,
+            os.fdopen(open_empty(destination), "r+b", buffering=0) as new,
+        ):
+            try:
+                copy_descriptor(old.fileno(), new.fileno(), report, label=label)
+            except BaseException:
+                destination.unlink()
+                raise
     except OSError as error:
         raise _copy_error(source, destination, error) from error
 
@@ -126,7 +128,7 @@ def copy_descriptor(source: int, destination: int, report: Reporter = ignore, *,
         label: Name of the copy for progress bars.
 
     Raises:
-        OSError: Reading or writing failed, or the source became shorter meanwhile.
+        OSError: Reading or writing failed, or the source changed its size meanwhile.
     """
     size = os.fstat(source).st_size
     try:
@@ -134,6 +136,8 @@ def copy_descriptor(source: int, destination: int, report: Reporter = ignore, *,
             os.ftruncate(destination, size)
             for start, end in data_ranges(source, size):
                 _copy_range(source, destination, start, end, report, label, size)
+        if os.fstat(source).st_size != size:  # what is beyond the end of a file looks like a hole
+            raise OSError(errno.EIO, "the file changed its size while it was copied")
         report(Progress(label, size, size))
     finally:
         report(ProgressEnd())
@@ -191,7 +195,7 @@ def _copy_by_hand(
     while writer.offset < end:
         piece = os.pread(source, min(_PIECE, end - writer.offset), writer.offset)
         if not piece:
-            raise OSError(errno.EIO, "the file became shorter while it was copied")
+            raise OSError(errno.EIO, "the file changed its size while it was copied")
         writer.write(piece)
         report(Progress(label, writer.offset, size))
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from typing import TYPE_CHECKING, Protocol
 
 from imgbuilder import process
 from imgbuilder.errors import DiskError, RepositoryError, ToolError, WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.imageheader import QCOW2_MAGIC, check_image
+from imgbuilder.regular import open_empty
 from imgbuilder.sizes import human_size
 from imgbuilder.sparse import SparseWriter
 
@@ -86,14 +86,9 @@ def unpack(
     head = os.pread(source.fileno(), 512, 0)
     packing = packing_of(head)
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(destination, flags, 0o600)
+        descriptor = open_empty(destination)
     except OSError as error:
         raise WorkspaceError(f"cannot create {destination}: {error.strerror}") from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_size:
-        os.close(descriptor)
-        raise WorkspaceError(f"{destination} exists already")
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as output:
             writer = SparseWriter(output.fileno())

@@ -105,9 +105,8 @@ def test_x15_internal_snapshot(tmp_path: Path) -> None:
 
 def test_x15_encryption(tmp_path: Path) -> None:
     secret = ("--object", "secret,id=s,data=password")
-    image = create(
-        tmp_path / "x", *secret, "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
-    )
+    # The old AES encryption, because qemu-img measures the CPU for LUKS, which fails on a busy machine.
+    image = create(tmp_path / "x", *secret, "-o", "encrypt.format=aes,encrypt.key-secret=s")
     with pytest.raises(DiskError, match="encrypted"):
         check_qcow2(image, SIZE)
 

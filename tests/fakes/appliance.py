@@ -179,7 +179,7 @@ class FakeAppliances:
     """An ``open_appliance`` that opens ``FakeAppliance``.
 
     Args:
-        disks: What is on the disks, by the image's file name; unknown ones are empty and as large as the file.
+        disks: What is on the disks, by the image's file name; others are empty and as large as it.
         prepare: Called with each new appliance before it is used.
     """
 

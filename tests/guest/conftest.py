@@ -57,6 +57,7 @@ class Person:
             "USER": self.name,
             "PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
+            "VIRT_BUILDER_DIRS": "/nonexistent",  # the system's sources are not ours to test
             **(extra or {}),
         }
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from imgbuilder import process
 from imgbuilder.errors import ApplianceError, GuestCallError
 from imgbuilder.events import Progress, ProgressEnd, debug
+from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     import subprocess
@@ -91,7 +92,15 @@ class Connection:
             )
         finally:
             theirs.close()
-        self._answer(limit=60.0, label=None)
+        try:
+            self._answer(limit=60.0, label=None)
+        except GuestCallError as error:
+            self.close()
+            raise ApplianceError(error.message, hint=error.hint) from error
+        except BaseException:
+            with uninterrupted():
+                self.close()
+            raise
 
     def call(
         self, method: str, *args: Any, limit: float | None = 600.0, label: str | None = None, **kwargs: Any

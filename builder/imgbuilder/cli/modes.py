@@ -38,11 +38,12 @@ class ListRequest:
 
 def list_templates(settings: Settings, report: ConsoleReporter, request: ListRequest) -> None:
     """Print the templates."""
-    catalog = Services(settings).catalog(report)
-    sources, entries = catalog.sources, catalog.entries
-    if request.name is not None:
-        # As in virt-builder, the sources are not told about a single template.
-        sources, entries = (), (catalog.select(request.name, request.arch).entry,)
+    if request.name is None:
+        catalog = Services(settings).catalog(report)
+        sources, entries = catalog.sources, catalog.entries
+    else:
+        # As in virt-builder, a single template is listed without its source.
+        sources, entries = (), (Services(settings).select(request.name, request.arch, report).entry,)
     report.close()
     match request.style:
         case "json":
@@ -56,7 +57,7 @@ def list_templates(settings: Settings, report: ConsoleReporter, request: ListReq
 
 def print_notes(settings: Settings, report: ConsoleReporter, name: str, arch: str) -> None:
     """Print a template's notes in the user's language."""
-    chosen = Services(settings).catalog(report).select(name, arch)
+    chosen = Services(settings).select(name, arch, report)
     text = listing.notes_text(chosen.entry, listing.preferred_languages())
     report.close()
     _print(f"There are no notes for {name}\n" if text is None else f"{text}\n")

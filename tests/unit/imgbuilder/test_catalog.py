@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
@@ -24,8 +25,6 @@ from imgindex.trust import KeyPin, VerifiedText
 from tests.fakes import keys as key_fakes
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.fakes.keys import KeyMaker
 
 SHA = "ab" * 64
@@ -67,6 +66,7 @@ def pin_of(_source: Source) -> KeyPin:
 
 
 def source(name: str, **options: Any) -> Source:
+    options.setdefault("origin", Path("repos.d", f"{name}.conf"))
     return Source(name, f"https://{name}/index", ("F" * 40,), **options)
 
 
@@ -122,6 +122,26 @@ def test_one_bad_source_is_left_out_with_a_warning(content: bytes | PybuilderErr
     with pytest.raises(UsageError) as caught:
         catalog.select("nowhere", "x86_64")
     assert "could not be used now: b" in (caught.value.hint or "")
+
+
+def test_a_source_of_the_command_line_is_not_replaced_by_another() -> None:
+    with pytest.raises(BadSignatureError):
+        load({"a": index_text("x"), "b": b"signed:" + index_text("x")}, source("a", origin=None), source("b"))
+
+
+def test_sources_behind_the_first_that_offers_it_are_not_asked() -> None:
+    good: dict[str, bytes | PybuilderError] = {
+        "a": b"signed:" + index_text("x"),
+        "b": b"signed:" + index_text("y"),
+        "c": FetchError("dead"),
+    }
+    sources = [source(name) for name in "abc"]
+    catalog, events = load(good, *sources, until=("y", "amd64"))
+    assert [item.name for item in catalog.sources] == ["a", "b"]
+    assert warnings(events) == []
+    assert catalog.select("y", "x86_64").source.name == "b"
+    catalog, events = load(good, *sources, until=("z", "x86_64"))
+    assert len(warnings(events)) == 1
 
 
 def test_a_lone_source_fails_with_its_own_error() -> None:

@@ -54,7 +54,7 @@ def get(url: str, *, limits: Limits = LIMITS, sleep: Patient | None = None, **op
 
 
 def refused(*scripts: Sequence[Step], url: str = "/f", **options: Any) -> tuple[FetchError, FaultServer]:
-    """Fetch from a faulty server; nothing but FetchError may come out, and nothing beyond the limit be stored."""
+    """Fetch from a faulty server: only FetchError may come out, and nothing beyond the limit be stored."""
     body = io.BytesIO()
     limit = options.setdefault("limit", 1 << 20)
     limits, sleep = options.pop("limits", IMPATIENT), options.pop("sleep", Patient())
@@ -436,9 +436,7 @@ def test_d21_the_body_of_a_redirect_is_not_read() -> None:
         assert get(server.url) == BODY
 
 
-@pytest.mark.parametrize(
-    "garbage", [b"", b"\0" * 50, b"HTTP/9.9 abc\r\n\r\n", b"SSH-2.0-x\r\n"]
-)
+@pytest.mark.parametrize("garbage", [b"", b"\0" * 50, b"HTTP/9.9 abc\r\n\r\n", b"SSH-2.0-x\r\n"])
 def test_no_http_at_all(garbage: bytes) -> None:
     refused([garbage])
 

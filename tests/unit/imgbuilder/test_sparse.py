@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder import sparse
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Event, Progress, ProgressEnd
 from imgbuilder.sparse import BLOCK, SparseWriter, copy_sparse, data_ranges, disk_usage
@@ -43,7 +43,7 @@ def refuse(number: int) -> Any:
 
 
 def by_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sparse.fcntl, "ioctl", refuse(errno.EOPNOTSUPP))
+    monkeypatch.setattr(fcntl, "ioctl", refuse(errno.EOPNOTSUPP))
 
 
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +108,13 @@ def test_existing_destination_is_not_touched(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_an_empty_file_may_stand_ready(tmp_path: Path) -> None:
+    old, new = make_image(tmp_path / "old"), tmp_path / "new"
+    new.touch(0o640)
+    copy_sparse(old, new)
+    assert same_content(old, new)
+
+
 def test_missing_source(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError):
         copy_sparse(tmp_path / "missing", tmp_path / "new")
@@ -132,7 +139,7 @@ def test_a_source_that_shrinks_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     def shrink(_event: Event) -> None:
         os.truncate(old, 0)
 
-    with pytest.raises(WorkspaceError, match="shorter"):
+    with pytest.raises(WorkspaceError, match="changed its size"):
         copy_sparse(old, tmp_path / "new", shrink)
 
 

@@ -85,7 +85,7 @@ class Meddler(io.BytesIO):
 
 @pytest.mark.parametrize("extra", [b"", b"more"])
 def test_d26_change_while_copied(file: Path, extra: bytes) -> None:
-    with pytest.raises(FetchError, match="changed|longer than the 100000 bytes"):
+    with pytest.raises(FetchError, match=r"changed|longer than the 100000 bytes"):
         fetch_local(file, Meddler(file, extra), limit=1 << 30)
 
 

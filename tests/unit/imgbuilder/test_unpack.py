@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 SIZE = 3 * MIB + 512
-DISK = b"start" + bytes(MIB) + os.urandom(100_000) + bytes(2 * MIB)
-DISK = DISK[: SIZE - 3] + bytes(SIZE - 3 - len(DISK)) + b"end"
+DISK = b"start" + bytes(MIB) + os.urandom(100_000)
+DISK = DISK.ljust(SIZE - 3, b"\0") + b"end"
 
 pytestmark = pytest.mark.skipif(shutil.which("xz") is None, reason="the program xz is not installed")
 

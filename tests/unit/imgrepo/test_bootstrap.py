@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shlex
 from pathlib import Path
 
 import pytest
 
+from imgbuilder import process
 from imgbuilder.errors import Interrupted, ToolError, UsageError
 from imgbuilder.events import Event, Notice
 from imgbuilder.interrupts import interruptible
@@ -43,13 +45,15 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put a program ``mmdebstrap`` in front of the real one."""
+def stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, *, program: str = "mmdebstrap"
+) -> None:
+    """Put a shell script in front of the real program."""
     folder = tmp_path / "bin"
     folder.mkdir(exist_ok=True)
-    program = folder / "mmdebstrap"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
+    path = folder / program
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
@@ -89,7 +93,7 @@ def test_failure_quotes_the_last_words_and_leaves_nothing(
     tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
 ) -> None:
     stand_in(tmp_path, monkeypatch, 'mkdir "$TMPDIR/chroot"; seq 100 >&2; echo E: no such suite >&2; exit 25')
-    with pytest.raises(ToolError, match="status 25(.|\n)*E: no such suite") as failed:
+    with pytest.raises(ToolError, match=r"status 25[\s\S]*E: no such suite") as failed:
         bootstrap(request_, tmp_path / "out.tar", tmp_path, lambda _event: None)
     assert "\n50\n" not in failed.value.message
     assert list(space.iterdir()) == []
@@ -101,7 +105,8 @@ def test_a_signal_ends_mmdebstrap_and_lets_it_clean_up_first(
     stand_in(
         tmp_path,
         monkeypatch,
-        f"trap 'echo tidy >{tmp_path}/tidy; exit 1' TERM; kill -TERM {os.getpid()}; while :; do sleep 0.01; done",
+        f"trap 'echo tidy >{tmp_path}/tidy; exit 1' TERM; kill -TERM {os.getpid()}\n"
+        "while :; do sleep 0.01; done",
     )
     with pytest.raises(Interrupted), interruptible():
         bootstrap(request_, tmp_path / "out.tar", tmp_path, lambda _event: None)
@@ -191,15 +196,15 @@ def ordinary_user(
     if table is not None:
         ranges.write_text(table)
     monkeypatch.setattr(module, "_RANGES", (ranges, ranges))
-    monkeypatch.setattr(module.process, "find_program", programs.get)
+    monkeypatch.setattr(process, "find_program", programs.get)
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
-    monkeypatch.setattr(module.getpass, "getuser", lambda: "me")
+    monkeypatch.setattr(getpass, "getuser", lambda: "me")
 
 
 def test_without_mmdebstrap_its_package_is_named(
     monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
 ) -> None:
-    monkeypatch.setattr(module.process, "find_program", lambda _name: None)
+    monkeypatch.setattr(process, "find_program", lambda _name: None)
     with pytest.raises(ToolError, match="mmdebstrap") as refused:
         check_bootstrap(request_)
     assert refused.value.hint is not None

@@ -1,0 +1,1 @@
+"""The command ``pybuilder-repo``; nothing outside this folder prints or exits."""

@@ -1,0 +1,114 @@
+"""``pybuilder-repo make-template``: a bootable template from a distribution's archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from imgbuilder.console import ConsoleReporter
+from imgbuilder.sizes import parse_size
+from imgrepo.template.bootstrap import BootstrapRequest, Mode
+from imgrepo.template.make import TemplateRequest, make_template
+from imgrepo.template.recipes import (
+    DEBIAN,
+    DEBIAN_MIRROR,
+    DEBIAN_SECURITY_MIRROR,
+    RECIPES,
+    Kernel,
+    Sources,
+    recipe_named,
+)
+
+if TYPE_CHECKING:
+    from imgrepo.services import Services
+
+_PROGRAM = "pybuilder-repo"
+
+
+@click.command(
+    "make-template",
+    help="Make the raw disk image OUTPUT with the system RECIPE, from the distribution's archive.\n\n"
+    f"Recipes: {', '.join(RECIPES)}.\n\n"
+    "The image starts by BIOS, has its consoles on the screen and on the first serial port, asks for an "
+    "address by DHCP and runs an SSH server. It has no host keys, no machine id and no password.",
+)
+@click.argument("recipe")
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--size", default="2G", show_default=True, metavar="SIZE", help="Size of the disk.")
+@click.option(
+    "--kernel",
+    type=click.Choice([kernel.value for kernel in Kernel]),
+    default=Kernel.CLOUD.value,
+    show_default=True,
+    help="Flavour of the kernel: cloud has virtio drivers only, generic has those of real hardware too.",
+)
+@click.option("--include", multiple=True, metavar="PKG[,PKG...]", help="Install more packages.")
+@click.option("--mirror", default=DEBIAN_MIRROR, show_default=True, metavar="URL", help="Install from here.")
+@click.option(
+    "--security-mirror",
+    default=DEBIAN_SECURITY_MIRROR,
+    show_default=True,
+    metavar="URL",
+    help="Install security updates from here.",
+)
+@click.option("--keep-mirror", is_flag=True, help="Let the guest use these mirrors too, not Debian's own.")
+@click.option(
+    "--suite-keyring",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Public keys that may sign the archive [default: those of the package debian-archive-keyring].",
+)
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in Mode]),
+    default=Mode.AUTO.value,
+    show_default=True,
+    help="How mmdebstrap gets the rights to install packages; auto is unshare for ordinary users.",
+)
+@click.option(
+    "-m", "--memsize", type=click.IntRange(256, 1 << 20), metavar="MB", help="Memory of the appliance."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Show all messages of mmdebstrap and the appliance.")
+@click.pass_obj
+def make_template_command(
+    services: Services,
+    *,
+    recipe: str,
+    output: Path,
+    size: str,
+    kernel: str,
+    include: tuple[str, ...],
+    mirror: str,
+    security_mirror: str,
+    keep_mirror: bool,
+    suite_keyring: Path | None,
+    mode: str,
+    memsize: int | None,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Read the options and make the template."""
+    build_from = Sources(mirror.rstrip("/"), security_mirror.rstrip("/"))
+    request = TemplateRequest(
+        bootstrap=BootstrapRequest(
+            recipe=recipe_named(recipe),
+            kernel=Kernel(kernel),
+            include=tuple(name for words in include for name in words.split(",")),
+            build_from=build_from,
+            guest_uses=build_from if keep_mirror else DEBIAN,
+            keyring=suite_keyring,
+            mode=Mode(mode),
+        ),
+        output=output,
+        size=parse_size(size),
+        memsize=memsize,
+        verbose=verbose,
+    )
+    reporter = ConsoleReporter(_PROGRAM, quiet=quiet, verbose=verbose)
+    try:
+        make_template(request, services, reporter)
+    finally:
+        reporter.close()

@@ -1,0 +1,143 @@
+"""From old index, facts and compressed files to the new index. Pure functions.
+
+What a person wrote into the index stays: names, notes, aliases, unknown
+fields. What follows from the image is taken from the image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+from imgbuilder.arch import normalise
+from imgbuilder.errors import RepositoryError
+from imgindex.model import Entry, Index
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from imgrepo.compress import Compressed
+    from imgrepo.facts import ImageFacts
+    from imgrepo.scan import SourceImage
+    from imgrepo.state import Published
+
+_DIGITS = 16
+"""How much of a file's SHA-512 is in its name, in hex digits."""
+
+
+def published_name(stem: str, sha512: str) -> str:
+    """Return the name of a published file.
+
+    It names the content, so that clients with the old index never meet a new file (``reliability.md`` R9).
+
+    Args:
+        stem: The image's name without its ending.
+        sha512: SHA-512 of the compressed file.
+    """
+    return f"{stem}-{sha512[:_DIGITS]}.xz"
+
+
+def origin_of(entry: Entry) -> str:
+    """Return the stem of the image that an entry's file was made from, as far as its name tells.
+
+    Files named by virt-builder's own tool (``NAME.img.xz``) are understood as well.
+    """
+    match = re.fullmatch(
+        rf"(?:.*/)?(.+?)(?:-[0-9a-f]{{{_DIGITS}}})?(?:\.(?:img|raw|qcow2))?(?:\.xz)?", entry.file
+    )
+    return match[1] if match else entry.file
+
+
+def old_entry(
+    index: Index, image: SourceImage, remembered: Published | None, arch: str | None = None
+) -> Entry | None:
+    """Find the entry that an image was published as.
+
+    Args:
+        index: The published index.
+        image: The image.
+        remembered: What the state says of it.
+        arch: The image's architecture, if it is known already.
+    """
+    fitting = [entry for entry in index.entries if arch is None or normalise(entry.arch) == normalise(arch)]
+    if remembered is not None:
+        for entry in fitting:
+            if (entry.os_version, entry.arch) == (remembered.entry, remembered.arch):
+                return entry
+    same_origin = [entry for entry in fitting if origin_of(entry) == image.stem]
+    if len(same_origin) == 1:
+        return same_origin[0]
+    named = [entry for entry in fitting if entry.os_version == image.stem]
+    return named[0] if len(named) == 1 else None
+
+
+def new_entry(
+    image: SourceImage, size: int, facts: ImageFacts, compressed: Compressed, old: Entry | None
+) -> Entry:
+    """Describe a new or changed image.
+
+    Args:
+        image: The image.
+        size: Size of its disk in bytes.
+        facts: What it holds.
+        compressed: The file to publish.
+        old: The entry that it replaces; None for a new template.
+
+    Returns:
+        The entry; with the old revision if the published file stays the same, else with the next one.
+    """
+    found = Entry(
+        os_version=image.stem,
+        file=published_name(image.stem, compressed.sha512),
+        arch=facts.arch,
+        size=size,
+        name=facts.name,
+        osinfo=facts.osinfo,
+        sha512=compressed.sha512,
+        revision=1,
+        format=image.format.value,
+        compressed_size=compressed.size,
+        expand=facts.expand,
+        lvexpand=facts.lvexpand,
+    )
+    if old is None:
+        return found
+    if old.sha512 == compressed.sha512:
+        return old
+    return dataclasses.replace(
+        found,
+        os_version=old.os_version,
+        arch=old.arch,
+        name=old.name or facts.name,
+        osinfo=old.osinfo or facts.osinfo,
+        revision=old.revision + 1,
+        notes=old.notes,
+        hidden=old.hidden,
+        aliases=old.aliases,
+        extra=old.extra,
+    )
+
+
+def merge(old: Index, replaced: Mapping[tuple[str, str], Entry], added: Sequence[Entry]) -> Index:
+    """Make the new index, in the old order, with new templates at the end.
+
+    Args:
+        old: The published index.
+        replaced: New entries by name and architecture of the old one.
+        added: New templates.
+
+    Raises:
+        RepositoryError: Two images are to become the same template (``reliability.md`` R16).
+    """
+    entries = [replaced.get((entry.os_version, entry.arch), entry) for entry in old.entries] + list(added)
+    seen: dict[tuple[str, str], Entry] = {}
+    for entry in entries:
+        first = seen.setdefault((entry.os_version, entry.arch), entry)
+        if first is not entry:
+            raise RepositoryError(
+                f"two images would both be the template {entry.os_version} for {entry.arch}: "
+                f"{first.file} and {entry.file}",
+                hint="rename one of the images",
+            )
+    return Index(tuple(entries))

@@ -1,0 +1,105 @@
+"""What a guest's own files say about it: os-release(5) and the header of a program. Pure functions.
+
+All of it was written by the template's author and may be hostile: whatever
+is returned fits into one line of an index (``reliability.md`` R15, T15).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import struct
+
+_LONGEST_NAME = 100
+_ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4})*")
+
+_ELF_MACHINES = {
+    (3, "<"): "i386",
+    (20, ">"): "ppc",
+    (21, ">"): "ppc64",
+    (21, "<"): "ppc64le",
+    (22, ">"): "s390x",
+    (40, "<"): "armv7l",
+    (62, "<"): "x86_64",
+    (183, "<"): "aarch64",
+    (243, "<"): "riscv64",
+    (258, "<"): "loongarch64",
+}
+"""ELF machine numbers with byte order, see elf(5)."""
+
+_OSINFO_PREFIXES = {
+    "almalinux": "almalinux",
+    "alpine": "alpinelinux",
+    "amzn": "amazonlinux",
+    "centos": "centos-stream",
+    "debian": "debian",
+    "fedora": "fedora",
+    "ol": "ol",
+    "opensuse-leap": "opensuse",
+    "rhel": "rhel",
+    "rocky": "rocky",
+    "ubuntu": "ubuntu",
+}
+"""How libosinfo's short ids begin, by the ID of os-release."""
+
+_OSINFO_PARTS = {"almalinux": 1, "rocky": 1, "alpine": 2}
+"""How many parts of a version belong to the short id, where not all do."""
+
+_OSINFO_ROLLING = {"arch": "archlinux", "opensuse-tumbleweed": "opensusetumbleweed", "gentoo": "gentoo"}
+
+
+def parse_os_release(text: str) -> dict[str, str]:
+    """Read an os-release file; lines that cannot be understood are left out.
+
+    Args:
+        text: Its content.
+    """
+    values = {}
+    for line in text.split("\n"):
+        match = _ASSIGNMENT.fullmatch(line.strip())
+        if match is None:
+            continue
+        try:
+            words = shlex.split(match[2])
+        except ValueError:
+            continue
+        value = words[0] if words else ""
+        # In double quotes a shell lets the backslash protect these as well, which shlex does not know.
+        values[match[1]] = re.sub(r"\\([$`])", r"\1", value) if match[2].startswith('"') else value
+    return values
+
+
+def display_name(text: str) -> str | None:
+    """Make one short printable line of a name that a guest gives itself; None when nothing is left."""
+    words = _UNPRINTABLE.sub(" ", text).split()
+    return " ".join(words)[:_LONGEST_NAME].strip() or None
+
+
+def osinfo_id(release: dict[str, str]) -> str | None:
+    """Return libosinfo's short id for a system, such as ``debian12``; None when unknown.
+
+    Args:
+        release: The values of its os-release file.
+    """
+    kind, version = release.get("ID", ""), release.get("VERSION_ID", "")
+    if kind in _OSINFO_ROLLING:
+        return _OSINFO_ROLLING[kind]
+    if kind not in _OSINFO_PREFIXES or not _VERSION.fullmatch(version):
+        return None
+    parts = version.split(".")[: _OSINFO_PARTS.get(kind)]
+    return _OSINFO_PREFIXES[kind] + ".".join(parts)
+
+
+def elf_arch(header: bytes) -> str | None:
+    """Return the architecture that a program was made for, as an index names it; None when unknown.
+
+    Args:
+        header: The program's first bytes, at least 20.
+    """
+    if len(header) < 20 or header[:4] != b"\x7fELF":
+        return None
+    order = {1: "<", 2: ">"}.get(header[5], "<")
+    (machine,) = struct.unpack_from(f"{order}H", header, 18)
+    return _ELF_MACHINES.get((machine, order))

@@ -1,0 +1,74 @@
+"""The ports that the publisher's commands use, gathered in one place for the commands and for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
+from imgbuilder.events import Reporter
+from imgbuilder.guest import Appliance
+from imgindex.gpg import GpgSigner, GpgVerifier, key_pin_from_file
+from imgindex.trust import Signer, Verifier
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgindex.trust import KeyPin
+
+OpenAppliance = Callable[
+    [Sequence[Attachment], ApplianceOptions | None, Reporter], AbstractContextManager[Appliance]
+]
+
+
+class PublisherKeys(Signer, Protocol):
+    """The publisher's keys."""
+
+    def check_key(self, key: str) -> str:
+        """Return the full fingerprint of the one usable secret key that ``key`` names.
+
+        Raises:
+            SigningError: There is none, or several.
+        """
+        ...
+
+    def export_public_key(self, key: str) -> bytes:
+        """Return the public key of the one that ``key`` names, armored."""
+        ...
+
+
+class PinFromFile(Protocol):
+    """Makes a pin of the keys in a file."""
+
+    def __call__(self, path: Path, *, where: str) -> KeyPin:
+        """Read the file; ``where`` names it in messages."""
+        ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the commands need of the world outside.
+
+    Attributes:
+        open_appliance: Starts an appliance with disks and ends it when the block is left.
+        make_keys: Opens the publisher's keyring.
+        verifier: The clients' accept rule.
+        pin_from_file: Makes a pin of the keys in a file.
+    """
+
+    open_appliance: OpenAppliance
+    make_keys: Callable[[], PublisherKeys]
+    verifier: Verifier
+    pin_from_file: PinFromFile
+
+
+def default_services() -> Services:
+    """Return the real ones."""
+    return Services(
+        open_appliance=open_appliance,
+        make_keys=GpgSigner,
+        verifier=GpgVerifier(),
+        pin_from_file=key_pin_from_file,
+    )

@@ -1,0 +1,159 @@
+"""The index of a published folder: reading it back, signing a new one, putting it in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import BadSignatureError, SigningError, TrustError
+from imgbuilder.events import Reporter, warn
+from imgbuilder.workspace import explain
+from imgindex.model import Index
+from imgindex.parse import parse_index
+from imgindex.write import write_index
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from imgindex.trust import KeyPin
+    from imgrepo.services import Services
+    from imgrepo.transaction import Stage
+
+SIGNED_INDEX = "index.asc"
+PLAIN_INDEX = "index"
+PUBLIC_KEY = "index.gpg"
+_BACKUP = "index.bak"
+_LARGEST_INDEX = 5_000_000
+"""Bytes; no client reads more (rule V1 of ``reliability.md``)."""
+
+
+@dataclass(frozen=True)
+class PublishedIndex:
+    """The index that clients see.
+
+    Attributes:
+        index: Its templates; none when nothing is published yet.
+        text: Its text; None when nothing is published yet.
+        signed_at: When it was signed; None when nothing is published yet.
+    """
+
+    index: Index = field(default_factory=Index)
+    text: str | None = None
+    signed_at: datetime | None = None
+
+
+class IndexSigner:
+    """Signs indexes with one key, and believes only what a client would believe.
+
+    Args:
+        services: The publisher's gpg, and the clients' verifier.
+        key: The signing key, as gpg takes it.
+        stage: Where files are made.
+
+    Raises:
+        SigningError: The key is missing, ambiguous, expired or locked (``reliability.md`` R3).
+    """
+
+    def __init__(self, services: Services, key: str, stage: Stage) -> None:
+        self._keys = services.make_keys()
+        self._verifier = services.verifier
+        self._fingerprint = self._keys.check_key(key)
+        self._stage = stage
+        public = stage.folder / PUBLIC_KEY
+        public.write_bytes(self._keys.export_public_key(key))
+        self._pin: KeyPin = services.pin_from_file(public, where="the signing key")
+        self._probe()
+
+    def _probe(self) -> None:
+        """Sign something that nobody keeps: a locked key shows now, not after an hour of compressing."""
+        self._keys.clearsign("probe\n", self._fingerprint)
+
+    def read(self, folder: Path) -> PublishedIndex:
+        """Read the signed index of a folder, by the clients' own rules.
+
+        Raises:
+            TrustError: It is not signed by this key: nothing may be built on it (R17).
+            RepositoryError: Its text breaks the format.
+        """
+        path = folder / SIGNED_INDEX
+        try:
+            with path.open("rb") as file:
+                data = file.read(_LARGEST_INDEX + 1)
+        except FileNotFoundError:
+            return PublishedIndex()
+        except OSError as error:
+            raise explain(error, path) from error
+        if len(data) > _LARGEST_INDEX:
+            raise BadSignatureError(f"{path} is larger than any client reads")
+        try:
+            signed = self._verifier.verify(data, self._pin, where=str(path))
+        except TrustError as error:
+            hint = (
+                f"find out who wrote {path}; to start anew, without its notes and revisions, move it away"
+                if error.hint is None
+                else error.hint
+            )
+            raise type(error)(error.message, hint=hint) from error
+        return PublishedIndex(parse_index(signed, where=str(path)), signed.text, signed.signed_at)
+
+    def replace(self, folder: Path, old: PublishedIndex, new: Index, report: Reporter) -> None:
+        """Sign a new index, read it back as a client does, and put it in place of the old one.
+
+        Args:
+            folder: The folder that is served; all files that the index names are there already.
+            old: What is published there.
+            new: What shall be.
+            report: Hears of hand-written text that cannot be kept.
+
+        Raises:
+            SigningError: It cannot be signed, or would be refused by clients (R5, R19).
+            RepositoryError: The format has no way to say it.
+        """
+        data = self._keys.clearsign(write_index(new), self._fingerprint)
+        text = self._check(data, new, old)
+        if old.text is not None and any(line.startswith("#") for line in old.text.split("\n")):
+            warn(report, "the comments in the index are not kept; notes and other fields are")
+        plain = folder / PLAIN_INDEX
+        if self.was_edited(folder, old):
+            self._put(_BACKUP, plain.read_bytes())
+        self._put(PUBLIC_KEY, (self._stage.folder / PUBLIC_KEY).read_bytes())
+        self._put(PLAIN_INDEX, text.encode())
+        # Only this one counts for clients, and so it comes last.
+        self._put(SIGNED_INDEX, data)
+
+    def _check(self, data: bytes, new: Index, old: PublishedIndex) -> str:
+        """Read a signed index as a client does; return the text that clients get.
+
+        It can differ from what was signed: clear-signing cuts blanks at line ends (F9).
+        """
+        try:
+            signed = self._verifier.verify(data, self._pin, where="the new index")
+            understood = parse_index(signed, where="the new index")
+        except TrustError as error:
+            raise SigningError(f"clients would refuse the new index: {error.message}") from error
+        if understood != new:
+            raise SigningError("clients would read another index than the one that was written")
+        if old.signed_at is not None and signed.signed_at < old.signed_at:
+            raise SigningError(
+                f"the published index was signed at {old.signed_at:%Y-%m-%d %H:%M:%S} UTC, which this "
+                "machine's clock has not reached yet: clients would take the new one for an older one",
+                hint="set the clock, then publish again",
+            )
+        return signed.text
+
+    def _put(self, name: str, content: bytes) -> None:
+        staged = self._stage.folder / name
+        try:
+            staged.write_bytes(content)
+        except OSError as error:
+            raise explain(error, staged) from error
+        self._stage.publish(name)
+
+    def was_edited(self, folder: Path, published: PublishedIndex) -> bool:
+        """Tell whether the copy for people differs from the signed index: somebody may have edited it."""
+        try:
+            with (folder / PLAIN_INDEX).open("rb") as file:
+                return published.text is not None and file.read(_LARGEST_INDEX) != published.text.encode()
+        except FileNotFoundError:
+            return False

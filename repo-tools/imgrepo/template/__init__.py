@@ -1,0 +1,1 @@
+"""Making a template from a distribution's archive: recipe, bootstrap, disk."""

@@ -1,0 +1,246 @@
+"""A distribution's packages installed into a tar archive, by mmdebstrap.
+
+No root is needed: mmdebstrap becomes root in a user namespace of its own. The
+archive's signatures are always checked, against the keyring of the recipe.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import enum
+import getpass
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder import process
+from imgbuilder.errors import ToolError, UsageError
+from imgbuilder.events import Reporter, debug
+from imgbuilder.interrupts import uninterrupted
+from imgrepo.scratch import scratch_folder
+from imgrepo.template.guestfiles import finish_script, guest_files, write_overlay
+from imgrepo.template.recipes import (
+    DEBIAN,
+    Kernel,
+    Recipe,
+    Sources,
+    build_sources,
+    check_packages,
+    packages_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from subprocess import Popen
+    from typing import IO
+
+_GRACE = 30.0
+"""Seconds for mmdebstrap to remove its own files after a signal."""
+
+_CHROOT_SPACE = 1536 << 20
+"""Bytes that the installed system, its packages and their lists take while they are installed."""
+
+_NUMBERS = 65536
+"""User numbers that a guest's system uses."""
+
+_RANGES = (Path("/etc/subuid"), Path("/etc/subgid"))
+
+_WORDS_KEPT = 15
+"""Lines of mmdebstrap's messages that an error quotes."""
+
+
+class Mode(enum.Enum):
+    """How mmdebstrap gets the rights that installing packages needs, see mmdebstrap(1)."""
+
+    AUTO = "auto"
+    UNSHARE = "unshare"
+    FAKECHROOT = "fakechroot"
+    ROOT = "root"
+
+
+@dataclass(frozen=True)
+class BootstrapRequest:
+    """What to install.
+
+    Attributes:
+        recipe: The template.
+        kernel: Flavour of its kernel.
+        include: Further packages.
+        build_from: The mirrors to install from.
+        guest_uses: The mirrors that the guest will use.
+        keyring: Keys that may sign the archive; None for those of the recipe.
+        mode: How to get the rights.
+    """
+
+    recipe: Recipe
+    kernel: Kernel = Kernel.CLOUD
+    include: tuple[str, ...] = ()
+    build_from: Sources = DEBIAN
+    guest_uses: Sources = DEBIAN
+    keyring: Path | None = None
+    mode: Mode = Mode.AUTO
+
+    def __post_init__(self) -> None:
+        check_packages(self.include)
+
+
+def check_bootstrap(request: BootstrapRequest) -> tuple[Mode, Path]:
+    """Find out, before anything is downloaded, whether the request can work here.
+
+    Returns:
+        The mode to use, never ``AUTO``, and the keyring's absolute path.
+
+    Raises:
+        ToolError: A program or a right is missing; the hint says what to install.
+        UsageError: The keyring is missing or its path is one that apt would misread.
+    """
+    process.require_program("mmdebstrap")
+    return _usable_mode(request.mode), _usable_keyring(request)
+
+
+def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, report: Reporter) -> None:
+    """Install a system and write it as a tar archive.
+
+    Args:
+        request: What to install.
+        archive: The tar archive to write.
+        scratch: A private folder for small files.
+        report: Told mmdebstrap's messages, as debug lines.
+
+    Raises:
+        ToolError: mmdebstrap is missing, may not work here, or failed; the message quotes its last words.
+    """
+    mode, keyring = check_bootstrap(request)
+    overlay = scratch / "overlay.tar"
+    write_overlay(guest_files(request.recipe, request.guest_uses), overlay)
+    with _chroot_space(mode) as space, open(archive, "xb") as output:
+        argv = bootstrap_arguments(request, mode=mode, keyring=keyring, overlay=overlay)
+        debug(report, f"running: {shlex.join(argv)}")
+        words: collections.deque[str] = collections.deque(maxlen=_WORDS_KEPT)
+        with _running(argv, output, space) as (running, messages):
+            for line in messages:
+                words.append(line.rstrip())
+                debug(report, f"mmdebstrap: {line.rstrip()}")
+            status = running.wait()
+        if status != 0:
+            raise ToolError(
+                f"mmdebstrap failed with status {status}: " + "\n".join(words),
+                hint="with --verbose all its messages are shown",
+            )
+
+
+@contextlib.contextmanager
+def _running(argv: Sequence[str], output: IO[bytes], space: Path) -> Iterator[tuple[Popen[bytes], IO[str]]]:
+    """Run mmdebstrap; however the block is left, it is gone afterwards and has cleaned up."""
+    reading, writing = os.pipe()
+    running: Popen[bytes] | None = None
+    with open(reading, errors="replace") as messages:
+        try:
+            try:
+                with uninterrupted():  # a signal must not come between its start and our knowing of it
+                    running = process.start(
+                        argv, stdout=output, stderr=writing, env={"TMPDIR": os.fspath(space)}
+                    )
+            finally:
+                os.close(writing)
+            yield running, messages
+        finally:
+            if running is not None:
+                with uninterrupted():
+                    process.end_group(running, grace=_GRACE)
+
+
+def bootstrap_arguments(
+    request: BootstrapRequest, *, mode: Mode, keyring: Path, overlay: Path
+) -> Sequence[str]:
+    """Return the command line that writes the system to standard output as a tar archive.
+
+    Args:
+        request: What to install.
+        mode: How to get the rights.
+        keyring: Absolute path of the keys that may sign the archive.
+        overlay: Absolute path of the tar archive with our own files.
+    """
+    recipe = request.recipe
+    return [
+        "mmdebstrap",
+        f"--mode={mode.value}",
+        "--variant=minbase",
+        "--architectures=amd64",
+        "--format=tar",
+        f"--include={','.join(packages_of(recipe, request.kernel, request.include))}",
+        # Special hooks read the archive outside of the namespace, as us; the other one runs inside.
+        f"--customize-hook=tar-in {shlex.quote(os.fspath(overlay))} /",
+        f'--customize-hook=chroot "$1" /bin/sh -euc {shlex.quote(finish_script())}',
+        recipe.suite,
+        "-",
+        *build_sources(recipe, request.build_from, keyring),
+    ]
+
+
+def _usable_keyring(request: BootstrapRequest) -> Path:
+    recipe = request.recipe
+    keyring = (request.keyring or recipe.keyring).resolve()
+    if not keyring.is_file():
+        hint = "give --suite-keyring the file with the archive's public keys"
+        if request.keyring is None:
+            hint = f"on Debian and Ubuntu: apt-get install {recipe.keyring_package}; or {hint}"
+        raise UsageError(f"the archive's keys are missing: {keyring}", hint=hint)
+    if any(character.isspace() or character in "[]#\"'\\" for character in str(keyring)):
+        raise UsageError(
+            f"apt cannot use a keyring with this name: {str(keyring)!r}",
+            hint="copy it to a path without blanks, quotes and brackets",
+        )
+    return keyring
+
+
+def _usable_mode(mode: Mode) -> Mode:
+    if mode is Mode.AUTO:
+        mode = Mode.ROOT if os.geteuid() == 0 else Mode.UNSHARE
+    if mode is Mode.UNSHARE and os.geteuid() != 0:
+        user = getpass.getuser()
+        if process.find_program("newuidmap") is None:
+            raise ToolError(
+                "installing packages without root needs the program newuidmap, which is not installed",
+                hint="on Debian: apt-get install uidmap",
+            )
+        for table in _RANGES:
+            if not _has_range(table, user):
+                raise ToolError(
+                    f"installing packages without root needs a range of user numbers for {user} in {table}",
+                    hint=f"apt-get install uidmap, and as root: "
+                    f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
+                )
+    return mode
+
+
+def _has_range(table: Path, user: str) -> bool:
+    """Tell whether subuid(5) or subgid(5) gives a user enough numbers for a system."""
+    names = {user, str(os.geteuid())}
+    try:
+        rows = [line.split(":") for line in table.read_text(errors="replace").split("\n")]
+    except FileNotFoundError:
+        return False
+    counts = [row[2].strip() for row in rows if len(row) == 3 and row[0] in names]
+    return any(count.isdecimal() and int(count) >= _NUMBERS for count in counts)
+
+
+@contextlib.contextmanager
+def _chroot_space(mode: Mode) -> Iterator[Path]:
+    """Make a folder for mmdebstrap's own temporary tree, and see that it is gone afterwards.
+
+    In a user namespace the tree belongs to numbers other than ours: the folder must let them
+    pass, and what a killed mmdebstrap leaves behind can be removed only from such a namespace.
+    """
+
+    def empty(space: Path) -> None:
+        if mode is Mode.UNSHARE and any(space.iterdir()):
+            process.run(
+                ["mmdebstrap", "--unshare-helper", "find", space, "-mindepth", "2", "-delete"], check=False
+            )
+
+    with scratch_folder(needed=_CHROOT_SPACE, mode=0o711, before_removal=empty) as space:
+        yield space

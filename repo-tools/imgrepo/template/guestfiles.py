@@ -1,0 +1,174 @@
+"""The files of ours in a new template, and the commands that finish it.
+
+Both are put in by mmdebstrap's hooks, so that they run at the machine's own
+speed and not in an emulated appliance.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgrepo.template.recipes import GUEST_KEYRING, Recipe, Sources
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class GuestFile:
+    """One file in the guest, owned by root.
+
+    Attributes:
+        path: Absolute path in the guest.
+        content: Its text.
+        mode: Permission bits.
+    """
+
+    path: str
+    content: str
+    mode: int = 0o644
+
+
+_GRUB = """\
+# Read update-grub's manual page, then run update-grub after a change.
+GRUB_DEFAULT=0
+GRUB_TIMEOUT=1
+GRUB_DISTRIBUTOR=Debian
+GRUB_CMDLINE_LINUX_DEFAULT=""
+# Both the screen and the first serial port; the last one named gets the messages of the start.
+GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200n8"
+GRUB_TERMINAL="console serial"
+GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
+GRUB_DISABLE_OS_PROBER=true
+"""
+
+_NETWORK = """\
+# Every wired interface, whatever the hypervisor calls it, asks for an address.
+[Match]
+Type=ether
+Name=en* eth*
+
+[Network]
+DHCP=yes
+
+[DHCPv4]
+# A machine made anew from the template keeps the address that its MAC address had.
+ClientIdentifier=mac
+"""
+
+_WAIT_ONLINE = """\
+# One working interface is enough; one without a cable must not hold up the start.
+[Service]
+ExecStart=
+ExecStart=/lib/systemd/systemd-networkd-wait-online --any --timeout=30
+"""
+
+# A plain file, although systemd-resolved would rather have a link into /run: that link leads nowhere
+# whenever the guest's disk is looked at without its system running.
+_RESOLV_CONF = """\
+# systemd-resolved answers here with the servers that DHCP named; see: resolvectl status
+nameserver 127.0.0.53
+options edns0 trust-ad
+"""
+
+_HOST_KEYS = """\
+[Unit]
+Description=Make the SSH host keys of this machine
+Documentation=man:ssh-keygen(1)
+ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key
+Before=ssh.service
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/ssh-keygen -A
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_FINISH = """\
+systemctl enable systemd-networkd.service systemd-resolved.service ssh-host-keys.service
+usermod --password '*' root
+rm -f /etc/ssh/ssh_host_*
+rm -f /etc/apt/sources.list /etc/apt/apt.conf.d/99mmdebstrap
+rm -f /var/lib/dbus/machine-id /var/lib/systemd/random-seed
+rm -f /var/lib/dpkg/*-old /var/cache/debconf/*-old /etc/*-
+rm -f /var/log/alternatives.log /var/log/bootstrap.log /var/log/dpkg.log /var/log/apt/*
+rm -rf /var/cache/ldconfig/aux-cache /var/log/journal/*
+find /var/log -type f -exec truncate --size=0 {} +
+"""
+
+
+def finish_script() -> str:
+    """Return the shell commands that finish a new system from inside it; any failure fails the whole."""
+    return _FINISH
+
+
+def guest_files(recipe: Recipe, sources: Sources) -> tuple[GuestFile, ...]:
+    """Return our files for a template.
+
+    Args:
+        recipe: The template.
+        sources: The mirrors that the guest will use.
+    """
+    return (
+        GuestFile("/etc/apt/sources.list.d/debian.sources", _apt_sources(recipe, sources)),
+        GuestFile("/etc/default/grub", _GRUB),
+        GuestFile("/etc/default/locale", "LANG=C.UTF-8\n"),
+        GuestFile("/etc/hostname", f"{recipe.name}\n"),
+        GuestFile("/etc/hosts", _hosts(recipe.name)),
+        GuestFile("/etc/resolv.conf", _RESOLV_CONF),
+        GuestFile("/etc/systemd/network/99-dhcp.network", _NETWORK),
+        GuestFile("/etc/systemd/system/ssh-host-keys.service", _HOST_KEYS),
+        GuestFile(
+            "/etc/systemd/system/systemd-networkd-wait-online.service.d/any-interface.conf", _WAIT_ONLINE
+        ),
+    )
+
+
+def _apt_sources(recipe: Recipe, sources: Sources) -> str:
+    """Return the guest's sources.list(5) in the deb822 style."""
+    blocks = (
+        (sources.mirror, f"{recipe.suite} {recipe.suite}-updates"),
+        (sources.security, f"{recipe.suite}-security"),
+    )
+    return "\n".join(
+        f"Types: deb\nURIs: {url}\nSuites: {suites}\nComponents: main\nSigned-By: {GUEST_KEYRING}\n"
+        for url, suites in blocks
+    )
+
+
+def _hosts(name: str) -> str:
+    return (
+        f"127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n\n"
+        "::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+    )
+
+
+def write_overlay(files: tuple[GuestFile, ...], archive: Path) -> None:
+    """Write the files into a tar archive, owned by root, with their folders.
+
+    Args:
+        files: The files.
+        archive: The archive to make.
+    """
+    folders: set[str] = set()
+    now = int(time.time())
+    with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:
+        for file in files:
+            parts = file.path.strip("/").split("/")
+            for depth in range(1, len(parts)):
+                folder = "/".join(parts[:depth])
+                if folder not in folders:
+                    folders.add(folder)
+                    entry = tarfile.TarInfo(folder)
+                    entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o755, now
+                    tar.addfile(entry)
+            content = file.content.encode()
+            entry = tarfile.TarInfo("/".join(parts))
+            entry.size, entry.mode, entry.mtime = len(content), file.mode, now
+            tar.addfile(entry, io.BytesIO(content))

@@ -1,0 +1,73 @@
+"""Making a template, from the archive's packages to the bootable disk image."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.events import Reporter, Step
+from imgbuilder.workspace import check_place, new_file
+from imgrepo.scratch import scratch_folder
+from imgrepo.template.bootstrap import BootstrapRequest, bootstrap, check_bootstrap
+from imgrepo.template.disk import check_room, check_size, install_system
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgrepo.services import Services
+
+_ARCHIVE_SPACE = 512 << 20
+"""Bytes that the tar archive of a small system takes."""
+
+
+@dataclass(frozen=True)
+class TemplateRequest:
+    """A template to make.
+
+    Attributes:
+        bootstrap: What is installed.
+        output: The raw disk image to write.
+        size: Size of its disk in bytes.
+        memsize: Memory of the appliance in MiB; None for its default.
+        verbose: Whether the appliance's console is reported.
+    """
+
+    bootstrap: BootstrapRequest
+    output: Path
+    size: int
+    memsize: int | None = None
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+
+
+def make_template(request: TemplateRequest, services: Services, report: Reporter) -> None:
+    """Make a template; the image appears when it is complete, or not at all.
+
+    Args:
+        request: What to make.
+        services: How to start an appliance.
+        report: Hears of the steps.
+
+    Raises:
+        PybuilderError: It cannot be made; nothing is left behind.
+    """
+    check_place(request.output)
+    check_bootstrap(request.bootstrap)
+    with scratch_folder(needed=_ARCHIVE_SPACE) as scratch:
+        archive = scratch / "system.tar"
+        recipe = request.bootstrap.recipe
+        report(Step(f"Installing {recipe.name} from {request.bootstrap.build_from.mirror}"))
+        bootstrap(request.bootstrap, archive, scratch, report)
+        check_room(archive, request.size)
+        with new_file(request.output) as image:
+            os.truncate(image, request.size)
+            report(Step("Starting the appliance"))
+            options = ApplianceOptions(memsize=request.memsize, verbose=request.verbose)
+            with services.open_appliance([Attachment(image, "raw")], options, report) as appliance:
+                report(Step("Making the disk"))
+                install_system(appliance, archive)
+            report(Step("Finishing off"))

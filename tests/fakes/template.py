@@ -1,0 +1,124 @@
+"""A tiny template and a signed source of it: a real partition table and a real ext4, packed by real xz."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgindex.model import Entry, Index
+from imgindex.write import write_index
+from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
+from tests.fakes.guest import FakeGuest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.guest import CommandResult
+    from tests.fakes.keys import KeyMaker
+
+MIB = 1024 * 1024
+SIZE = 8 * MIB
+_TABLE = b"label: gpt\nstart=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649\nstart=4096\n"
+
+
+def make_disk(path: Path) -> Path:
+    """Write a raw disk: GPT, a BIOS boot partition, ext4 as the last partition."""
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    subprocess.run(["/usr/sbin/sfdisk", "-q", path], input=_TABLE, check=True, capture_output=True)
+    filesystem = path.with_name(f"{path.name}.ext4")
+    with filesystem.open("wb") as file:
+        file.truncate(5 * MIB)
+    subprocess.run(["/usr/sbin/mke2fs", "-q", "-t", "ext4", filesystem], check=True)
+    with path.open("r+b") as disk:
+        disk.seek(2 * MIB)
+        disk.write(filesystem.read_bytes())
+    filesystem.unlink()
+    return path
+
+
+@dataclass(frozen=True)
+class Site:
+    """A signed source in a local folder.
+
+    Attributes:
+        folder: The folder.
+        entry: Its only template.
+        keys: Who signs.
+        key: The signing key.
+    """
+
+    folder: Path
+    entry: Entry
+    keys: KeyMaker
+    key: str
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index.asc"
+
+    def sign(self, *entries: Entry) -> None:
+        """Write and sign the index anew."""
+        self.index.write_bytes(self.keys.sign(write_index(Index(entries or (self.entry,))), self.key))
+
+    def configure(self, folder: Path, **fields: str) -> None:
+        """Write a configuration with this source in ``folder``/pybuilder/repos.d."""
+        place = folder / "pybuilder" / "repos.d"
+        place.mkdir(parents=True, exist_ok=True)
+        public = self.folder / "key.gpg"
+        public.write_bytes(self.keys.export(self.key))
+        lines = {"uri": str(self.index), "gpgkey": str(public), **fields}
+        text = "".join(f"{key}={value}\n" for key, value in lines.items() if value)
+        (place / "test.conf").write_text(f"[test]\n{text}")
+
+
+def make_site(folder: Path, keys: KeyMaker, *, template_format: str = "raw") -> Site:
+    """Make a template and a signed source of it."""
+    disk = make_disk(folder / "disk.raw")
+    if template_format == "qcow2":
+        raw, disk = disk, folder / "disk.qcow2"
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, disk], check=True)
+    packed = folder / "tiny.xz"
+    packed.write_bytes(subprocess.run(["xz", "-0c", disk], check=True, capture_output=True).stdout)
+    content = packed.read_bytes()
+    entry = Entry(
+        os_version="tiny", file="tiny.xz", arch="x86_64", size=SIZE, name="Tiny Linux",
+        format=template_format,
+        sha512=hashlib.sha512(content).hexdigest(), compressed_size=len(content), expand="/dev/sda2",
+    )  # fmt: skip
+    site = Site(folder, entry, keys, keys.make("publisher"))
+    site.sign()
+    return site
+
+
+def tiny_guest() -> FakeGuest:
+    """A Debian-like guest in memory."""
+    guest = FakeGuest()
+    for folder in ("/etc", "/tmp", "/root", "/var/lib/systemd"):
+        guest.add_dir(folder)
+    guest.add("/etc/os-release", b'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Tiny"\n')
+    guest.add("/etc/machine-id", b"")
+    guest.add("/etc/shadow", b"root:*:1::::::\n", mode=0o640)
+    guest.add("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+    guest.add("/etc/fstab", b"UUID=x / ext4 defaults 0 1\n")
+    return guest
+
+
+class TinyAppliances(FakeAppliances):
+    """Opens any disk as the tiny template's: an empty first partition, the guest on the second."""
+
+    def __init__(self) -> None:
+        super().__init__(prepare=self._teach)
+        self.guest = tiny_guest()
+        self.roots: dict[str, dict[str, str]] = {}
+        self.answers: dict[str, CommandResult] = {}
+
+    def _teach(self, appliance: FakeAppliance) -> None:
+        for pattern, answer in self.answers.items():
+            appliance.on_sh(pattern, answer)
+
+    def _disk(self, path: Path) -> FakeDisk:
+        filesystems = {1: FakeFilesystem("unknown"), 2: FakeFilesystem("ext4", self.guest)}
+        return FakeDisk(filesystems, self.roots, size=path.stat().st_size)

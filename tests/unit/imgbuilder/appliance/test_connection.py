@@ -1,0 +1,140 @@
+"""The worker process and its certain end: the real worker, a stand-in for the binding."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from imgbuilder.appliance.connection import Connection, decode, encode
+from imgbuilder.errors import ApplianceError, GuestCallError, Interrupted
+from imgbuilder.events import Event, Notice, Progress, ProgressEnd
+from imgbuilder.interrupts import interruptible
+from tests.fakes import guestfs_stub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def heard() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def connection(tmp_path: Path, heard: list[Event]) -> Iterator[Connection]:
+    made = Connection(guestfs_stub.install(tmp_path), tmp_path, heard.append)
+    yield made
+    made.close()
+
+
+def workers(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if any("worker.py" in word for word in process.cmdline()) and process.environ().get(
+                "PYTHONPATH"
+            ) == str(folder):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("value", ["text", "üñí", 12, True, None, b"\x00\xff bytes", ["a", b"b"], []])
+def test_values_travel_both_ways(connection: Connection, value: object) -> None:
+    assert connection.call("echo", value) == value
+    assert decode(encode(value)) == value
+
+
+def test_options_and_mappings(connection: Connection) -> None:
+    assert connection.call("echo", 1, readonly=True) == [1, ["readonly"]]
+    assert connection.call("mapping") == {"a": 1}
+
+
+def test_refusals_name_the_system_error(connection: Connection) -> None:
+    with pytest.raises(GuestCallError, match="/x") as caught:
+        connection.call("refuse")
+    assert caught.value.errno_name == "ENOENT"
+    assert connection.call("echo", "still there") == "still there"
+
+
+def test_unknown_calls_are_refused(connection: Connection) -> None:
+    with pytest.raises(GuestCallError):
+        connection.call("no_such_call")
+
+
+def test_a_dead_appliance_is_not_a_refusal(connection: Connection) -> None:
+    with pytest.raises(ApplianceError):
+        connection.call("gone")
+
+
+def test_console_and_progress_are_reported(connection: Connection, heard: list[Event]) -> None:
+    assert connection.call("talk", label="moving") == "said"
+    assert [event.text for event in heard if isinstance(event, Notice)] == ["first line", "second half"]
+    assert Progress("moving", 5, 10) in heard
+    assert heard[-1] == ProgressEnd()
+    assert connection.console_tail() == "first line\nsecond half"
+
+
+def test_silence_is_noticed_and_ended(connection: Connection, tmp_path: Path) -> None:
+    with pytest.raises(ApplianceError, match="no sign of life"):
+        connection.call("hang", limit=0.5)
+    assert workers(tmp_path) == []
+
+
+def test_death_is_explained(connection: Connection, tmp_path: Path) -> None:
+    with pytest.raises(ApplianceError, match="worker says why"):
+        connection.call("die")
+    assert workers(tmp_path) == []
+    with pytest.raises(ApplianceError):
+        connection.call("echo", 1)
+
+
+def test_a_signal_ends_a_blocked_call(connection: Connection, tmp_path: Path) -> None:
+    """F16: while libguestfs blocks, signals must still work."""
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted), interruptible():
+        timer.start()
+        try:
+            connection.call("hang", limit=None)
+        finally:
+            connection.close()
+    assert workers(tmp_path) == []
+
+
+def test_no_binding_is_said(tmp_path: Path) -> None:
+    interpreter = guestfs_stub.install(tmp_path)
+    (tmp_path / "guestfs.py").write_text("raise ImportError('broken binding')")
+    with pytest.raises(ApplianceError, match="broken binding"):
+        Connection(interpreter, tmp_path, lambda _event: None)
+    assert workers(tmp_path) == []
+
+
+def test_the_worker_dies_with_us(tmp_path: Path) -> None:
+    """reliability.md B3: SIGKILL of pybuilder leaves no worker."""
+    interpreter = guestfs_stub.install(tmp_path)
+    program = (
+        "import sys; from pathlib import Path; from imgbuilder.appliance.connection import Connection\n"
+        f"c = Connection(Path({str(interpreter)!r}), Path({str(tmp_path)!r}), lambda e: None)\n"
+        "print('up', flush=True); c.call('hang', limit=None)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "up\n"
+    assert len(workers(tmp_path)) == 1
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    end = time.monotonic() + 10
+    while workers(tmp_path) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert workers(tmp_path) == []

@@ -1,0 +1,249 @@
+"""Whole builds without an appliance: everything else is real."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from imgbuilder import partition, workspace
+from imgbuilder.build import build, prepare, summary
+from imgbuilder.customize.registry import parse_operation
+from imgbuilder.diskimage import DiskFormat
+from imgbuilder.errors import (
+    DigestMismatchError,
+    GuestCallError,
+    GuestError,
+    NotYetError,
+    OperationError,
+    PybuilderError,
+    UsageError,
+    WorkspaceError,
+)
+from imgbuilder.events import Event, Notice, Step
+from imgbuilder.guest import CommandResult
+from imgbuilder.plan import Convert, Copy, Customize, Fetch, Grow, Unpack
+from imgbuilder.request import BuildRequest, NetworkMode
+from imgbuilder.services import Services, Settings
+from tests.fakes.template import MIB, SIZE, Site, TinyAppliances, make_site
+
+if TYPE_CHECKING:
+    from tests.fakes.keys import KeyMaker
+
+
+@pytest.fixture
+def site(tmp_path: Path, publisher_keys: KeyMaker) -> Site:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    return make_site(folder, publisher_keys)
+
+
+@pytest.fixture
+def appliances() -> TinyAppliances:
+    return TinyAppliances()
+
+
+@pytest.fixture
+def services(
+    tmp_path: Path, site: Site, appliances: TinyAppliances, monkeypatch: pytest.MonkeyPatch
+) -> Services:
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "VIRT_BUILDER_DIRS"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    site.configure(tmp_path / "home")
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.chdir(out)
+    return Services(Settings(), open_appliance=appliances)
+
+
+def request(**fields: Any) -> BuildRequest:
+    base = BuildRequest(
+        template="tiny", arch="x86_64", operations=(parse_operation("root-password", "disabled"),)
+    )
+    return replace(base, **fields)
+
+
+def steps(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Step)]
+
+
+@pytest.mark.parametrize("template", ["raw", "qcow2"])
+@pytest.mark.parametrize("output", list(DiskFormat))
+@pytest.mark.parametrize("size", [None, SIZE, SIZE + 1, 64 * MIB])
+def test_every_way(
+    services: Services, site: Site, publisher_keys: KeyMaker, appliances: TinyAppliances,
+    template: str, output: DiskFormat, size: int | None, tmp_path: Path,
+) -> None:  # fmt: skip
+    if template == "qcow2":
+        other = tmp_path / "other"
+        other.mkdir()
+        make_site(other, publisher_keys, template_format="qcow2").configure(tmp_path / "home")
+    events: list[Event] = []
+    result = build(request(format=output, size=size), services, events.append)
+    assert result.path == Path("tiny.img" if output is DiskFormat.RAW else "tiny.qcow2")
+    assert result.size == {None: SIZE, SIZE: SIZE, SIZE + 1: SIZE + 512, 64 * MIB: 64 * MIB}[size]
+    assert partition.virtual_size(result.path, output) == result.size
+    assert subprocess.run(["qemu-img", "check", "-q", "-f", output, result.path], check=False).returncode in {
+        0,
+        63,
+    }
+    table = partition.read_table(result.path, output)
+    assert table is not None
+    grown = [("grow_ext", "/dev/sda2")] if result.size > SIZE else []
+    assert [item for item in appliances.appliances[0].log if item[0] == "grow_ext"] == grown
+    assert (table.partitions[1].size * 512 > 6 * MIB) is (size == 64 * MIB)
+    log = appliances.appliances[0].log
+    assert log[-2:] == [("unmount_all", ""), ("shutdown", "")]
+    (disks,) = appliances.launches
+    assert [disk.format for disk in disks] == [output]
+    assert [path.name for path in Path().iterdir()] == [result.path.name], "nothing else is left"
+    assert steps(events)[-1] == "Finishing off"
+
+
+def test_the_content_is_the_templates(services: Services, site: Site) -> None:
+    result = build(request(), services, lambda _event: None)
+    assert result.path.read_bytes() == (site.folder / "disk.raw").read_bytes()
+
+
+def test_customized_and_reported(services: Services, appliances: TinyAppliances) -> None:
+    events: list[Event] = []
+    operations = (parse_operation("write", "/etc/a:1"), parse_operation("append-line", "/etc/a:2"))
+    result = build(request(operations=operations), services, events.append)
+    assert appliances.guest.read("/etc/a") == b"1\n2\n"
+    assert result.root_password
+    shown = [event.text for event in events if isinstance(event, Notice) and "password" in event.text]
+    assert shown == [f"Setting random password of root to {result.root_password}"]
+    text = summary(result)
+    assert "Output file: tiny.img\n" in text
+    assert text.split("\n")[0].index(":") == 30
+    assert "Free space: 512.0M (50%)" in text
+
+
+def test_plans(services: Services) -> None:
+    prepared = prepare(request(size=64 * MIB), services, lambda _event: None)
+    assert [type(step) for step in prepared.plan.steps] == [Fetch, Unpack, Copy, Grow, Customize]
+    assert not prepared.network
+    text = prepared.plan.describe()
+    for words in ("tiny.xz", "64.0M", "/dev/sda2", "tiny.img", "without network"):
+        assert words in text
+    assert list(Path().iterdir()) == []
+    build(request(output=Path("x.img")), services, lambda _event: None)
+    again = prepare(request(format=DiskFormat.QCOW2), services, lambda _event: None)
+    assert [type(step) for step in again.plan.steps] == [Convert, Customize]
+
+
+@pytest.mark.parametrize(
+    ("mode", "operation", "network"),
+    [
+        (NetworkMode.AUTOMATIC, "write:/x:y", False),
+        (NetworkMode.AUTOMATIC, "install:nginx", True),
+        (NetworkMode.AUTOMATIC, "run-command:true", True),
+        (NetworkMode.ON, "write:/x:y", True),
+        (NetworkMode.OFF, "install:nginx", False),
+    ],
+)
+def test_network_only_when_needed(
+    services: Services, mode: NetworkMode, operation: str, network: bool
+) -> None:
+    keyword, _, text = operation.partition(":")
+    asked = request(network=mode, operations=(parse_operation(keyword, text),))
+    assert prepare(asked, services, lambda _event: None).network is network
+
+
+def refuse(asked: BuildRequest, services: Services, kind: type[PybuilderError]) -> PybuilderError:
+    before = sorted(Path().iterdir())
+    with pytest.raises(kind) as caught:
+        build(asked, services, lambda _event: None)
+    assert sorted(Path().iterdir()) == before
+    return caught.value
+
+
+def test_requests_that_cannot_be_met(services: Services, site: Site, appliances: TinyAppliances) -> None:
+    assert "tiny" in (refuse(request(template="tinny"), services, UsageError).hint or "")
+    assert "shrunk" in refuse(request(size=SIZE - 512), services, UsageError).message
+    refuse(request(output=Path("missing/x.img")), services, WorkspaceError)
+    site.sign(replace(site.entry, arch="riscv64"))
+    blocked = request(arch="riscv64", operations=(parse_operation("install", "x"),))
+    assert "--firstboot-install" in (refuse(blocked, services, UsageError).hint or "")
+    assert appliances.launches == []
+
+
+def test_layouts_that_cannot_grow_are_refused_before_anything_is_written(
+    services: Services, site: Site, appliances: TinyAppliances
+) -> None:
+    appliances.roots = {"/dev/sda2": {}}
+    layouts: list[dict[str, Any]] = [{"expand": None}, {"lvexpand": "/dev/vg/root"}, {"expand": "/dev/sda1"}]
+    for fields in layouts:
+        site.sign(replace(site.entry, **fields))
+        refuse(request(size=64 * MIB), services, NotYetError)
+        build(request(output=Path("fine.img")), services, lambda _event: None)
+        Path("fine.img").unlink()
+
+
+def test_digest_that_does_not_fit(services: Services, site: Site, tmp_path: Path) -> None:
+    site.sign(replace(site.entry, sha512="0" * 128))
+    refuse(request(), services, DigestMismatchError)
+    for layer in ("templates", "disks"):
+        assert not list((tmp_path / "home/pybuilder" / layer).iterdir()), "no broken cache"
+    site.sign()
+    build(request(), services, lambda _event: None)
+
+
+def test_failing_operations_leave_nothing(services: Services, appliances: TinyAppliances) -> None:
+    appliances.answers["false"] = CommandResult(7, "")
+    error = refuse(request(operations=(parse_operation("run-command", "false"),)), services, OperationError)
+    assert "7" in error.message
+    assert appliances.appliances[0].log[-1] != ("shutdown", "")
+
+
+def test_existing_output_survives_until_the_end(services: Services, appliances: TinyAppliances) -> None:
+    output = Path("tiny.img")
+    output.write_text("precious")
+    appliances.answers["false"] = CommandResult(1, "")
+    asked = request(operations=(parse_operation("run-command", "false"),))
+    refuse(asked, services, OperationError)
+    assert output.read_text() == "precious"
+    with pytest.raises(OperationError):
+        build(replace(asked, delete_on_failure=False), services, lambda _event: None)
+    assert output.stat().st_size == SIZE
+
+
+def test_a_shutdown_that_fails_is_no_success(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_self: object) -> None:
+        raise GuestCallError("shutdown: input/output error")
+
+    monkeypatch.setattr("tests.fakes.appliance.FakeAppliance.shutdown", fail)
+    refuse(request(), services, GuestError)
+
+
+def test_no_operating_system(services: Services, appliances: TinyAppliances) -> None:
+    appliances.guest.remove("/etc/os-release")
+    assert "no operating system" in refuse(request(), services, GuestError).message
+
+
+def test_full_disk_is_found_first(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, needed: int, what: str) -> None:
+        raise WorkspaceError(f"not enough space in {folder} for {what}: {needed}")
+
+    monkeypatch.setattr(workspace, "check_space", full)
+    assert "the image" in refuse(request(), services, WorkspaceError).message
+
+
+def test_write_errors_are_ours(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    build(request(output=Path("warm.img")), services, lambda _event: None)
+    monkeypatch.setattr(os, "fsync", no_space)
+    assert refuse(request(), services, WorkspaceError).hint
+
+
+def test_without_a_cache(services: Services, site: Site) -> None:
+    bare = replace(services, settings=Settings(use_cache=False))
+    build(request(), bare, lambda _event: None)
+    assert [path.name for path in Path().iterdir()] == ["tiny.img"]

@@ -1,0 +1,29 @@
+"""Fixtures of the tests of ``imgrepo``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.fakes.keys import keys
+from tests.unit.imgrepo.repository import Repository
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fakes.keys import KeyMaker
+
+__all__ = ["keys", "repository", "signing_key"]
+
+
+@pytest.fixture(scope="session")
+def signing_key(keys: KeyMaker) -> str:
+    """Return the fingerprint of the publisher's key."""
+    return keys.make("Publisher <publisher@example.org>")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, keys: KeyMaker, signing_key: str) -> Repository:
+    """Return an empty repository with a folder for images and another one that is served."""
+    return Repository(tmp_path, keys.home, keys.pin(signing_key), signing_key)

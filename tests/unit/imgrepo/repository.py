@@ -1,0 +1,134 @@
+"""A publisher's folders and a client of them: real gpg, gpgv and xz, guests in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgindex.gpg import GpgSigner, GpgVerifier, key_pin_from_file
+from imgindex.parse import parse_index
+from imgindex.write import write_index
+from imgrepo.publish import PublishRequest, PublishResult, publish
+from imgrepo.services import Services
+from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
+from tests.fakes.guest import FakeGuest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.events import Event
+    from imgindex.model import Entry, Index
+    from imgindex.trust import KeyPin
+
+ELF_X86_64 = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 3, 62) + bytes(44)
+OS_RELEASE = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n'
+SIZE = 1 << 20
+
+
+def debian(*, release: str = OS_RELEASE, shell: bytes = ELF_X86_64) -> FakeDisk:
+    """Return a disk with a small Debian on its second partition."""
+    guest = FakeGuest()
+    guest.add("/usr/lib/os-release", release)
+    guest.add_link("/etc/os-release", "../usr/lib/os-release")
+    guest.add("/usr/bin/dash", shell, mode=0o755)
+    guest.add_link("/bin", "usr/bin")
+    guest.add_link("/usr/bin/sh", "dash")
+    return FakeDisk({1: FakeFilesystem("unknown"), 2: FakeFilesystem("ext4", guest)})
+
+
+def image(path: Path, fill: bytes = b"x", size: int = SIZE) -> Path:
+    """Write a raw image without a partition table, with some bytes in it."""
+    with path.open("wb") as file:
+        file.truncate(size)
+        file.write(fill * 4096)
+    return path
+
+
+@dataclass
+class Repository:
+    """A publisher's two folders below ``base``.
+
+    Attributes:
+        base: Their parent.
+        gpg_home: The publisher's keyring.
+        pin: What clients trust.
+        key: Fingerprint of the signing key.
+        appliances: What guests the images hold; others hold a small Debian.
+        events: What was reported.
+    """
+
+    base: Path
+    gpg_home: Path
+    pin: KeyPin
+    key: str
+    appliances: FakeAppliances = field(default_factory=FakeAppliances)
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.images.mkdir()
+        self.web.mkdir()
+
+    @property
+    def images(self) -> Path:
+        return self.base / "images"
+
+    @property
+    def web(self) -> Path:
+        return self.base / "web"
+
+    def add(self, name: str, fill: bytes = b"x", disk: FakeDisk | None = None) -> Path:
+        """Put an image into the publisher's folder."""
+        self.appliances.disks[name] = disk or debian()
+        return image(self.images / name, fill)
+
+    def services(self) -> Services:
+        return Services(
+            open_appliance=self.appliances,
+            make_keys=lambda: GpgSigner(self.gpg_home, ask=False),
+            verifier=GpgVerifier(),
+            pin_from_file=key_pin_from_file,
+        )
+
+    def publish(self, **changes: object) -> PublishResult:
+        """Publish as a publisher does."""
+        request = PublishRequest(self.images, self.web, self.key, preset="0")
+        for name, value in changes.items():
+            object.__setattr__(request, name, value)
+        return publish(request, self.services(), self.events.append)
+
+    def read(self) -> Index:
+        """Read the served index as a client does: verified, every file there and right."""
+        signed = GpgVerifier().verify((self.web / "index.asc").read_bytes(), self.pin, where="web")
+        index = parse_index(signed, where="web")
+        for entry in index.entries:
+            data = (self.web / entry.file).read_bytes()
+            assert len(data) == entry.compressed_size
+            assert hashlib.sha512(data).hexdigest() == entry.sha512
+        return index
+
+    def entry(self, name: str) -> Entry:
+        """Return one template of the served index."""
+        (found,) = [entry for entry in self.read().entries if entry.os_version == name]
+        return found
+
+    def unpack(self, entry: Entry) -> bytes:
+        """Unpack a served template."""
+        return lzma.decompress((self.web / entry.file).read_bytes())
+
+    def rewrite(self, index: Index) -> None:
+        """Sign an index that a person wrote, as the manual says."""
+        signed = GpgSigner(self.gpg_home, ask=False).clearsign(write_index(index), self.key)
+        (self.web / "index.asc").write_bytes(signed)
+        text = GpgVerifier().verify(signed, self.pin, where="by hand").text
+        (self.web / "index").write_text(text)
+
+    def snapshot(self) -> dict[str, tuple[bytes, int]]:
+        """Return the content and time of all files that are served."""
+        return {
+            path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in self.web.iterdir()
+            if path.is_file()
+        }

@@ -1,0 +1,181 @@
+"""From a system in an archive to a bootable disk, in memory; and the whole of make-template."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.errors import GuestCallError, GuestError, ToolError, UsageError
+from imgbuilder.events import Event, Step
+from imgbuilder.guest import CommandResult
+from imgindex.gpg import GpgSigner, GpgVerifier, key_pin_from_file
+from imgrepo.services import Services
+from imgrepo.template import bootstrap as bootstrap_module
+from imgrepo.template import make as make_module
+from imgrepo.template.bootstrap import BootstrapRequest, Mode
+from imgrepo.template.disk import check_room, check_size, install_system, partitions
+from imgrepo.template.make import TemplateRequest, make_template
+from imgrepo.template.recipes import recipe_named
+from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk
+from tests.unit.imgrepo.test_bootstrap import stand_in
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIB = 1 << 30
+UUID = "11111111-2222-3333-4444-555555555555"
+
+
+def boots(appliance: FakeAppliance) -> None:
+    """Let the guest's GRUB succeed, as the real one does."""
+
+    def install(_script: str) -> CommandResult:
+        appliance.add("/boot/grub/grub.cfg", f"linux /boot/vmlinuz root=UUID={UUID} ro\n")
+        return CommandResult(0, "Installation finished. No error reported.\n")
+
+    appliance.on_sh("grub-install", install)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "system.tar"
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n")
+    with tarfile.open(path, "w") as tar:
+        tar.add(hosts, "etc/hosts")
+    return path
+
+
+@pytest.mark.parametrize("size", [GIB, 2 * GIB, 3 * GIB + (1 << 20)])
+def test_the_root_is_last_and_leaves_room_for_the_second_table(size: int) -> None:
+    (boot_first, boot_last, boot_kind), (first, last, kind) = partitions(size)
+    assert (boot_first * 512, (boot_last + 1) * 512) == (1 << 20, 2 << 20)
+    assert boot_kind == "21686148-6449-6E6F-744E-656564454649"
+    assert kind == "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+    assert first == boot_last + 1
+    assert (last + 1) * 512 % (1 << 20) == 0
+    assert size - (1 << 20) <= (last + 1) * 512 <= size - 33 * 512
+
+
+@pytest.mark.parametrize("size", [0, GIB - 1, GIB + 512])
+def test_sizes_that_cannot_work_are_refused_at_once(size: int) -> None:
+    with pytest.raises(UsageError):
+        check_size(size)
+
+
+def test_a_system_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "system.tar"
+    path.touch()
+    os.truncate(path, GIB)
+    with pytest.raises(UsageError, match="does not fit"):
+        check_room(path, GIB)
+    check_room(path, 2 * GIB)
+
+
+def test_the_system_is_unpacked_mounted_by_uuid_and_the_appliance_shut_down(archive: Path) -> None:
+    appliance = FakeAppliance([FakeDisk(size=2 * GIB)])
+    boots(appliance)
+    install_system(appliance, archive)
+    assert appliance.tables["/dev/sda"] == partitions(2 * GIB)
+    steps = [step for step, _device in appliance.log]
+    assert steps == ["make_gpt", "make_filesystem", "mount", "tar_in", "trim", "unmount_all", "shutdown"]
+    appliance.mount("/dev/sda2", "/")
+    assert appliance.text("/etc/hosts") == "127.0.0.1 localhost\n"
+    assert appliance.text("/etc/fstab") == f"UUID={UUID} / ext4 errors=remount-ro 0 1\n"
+    assert appliance.filesystem_type("/dev/sda2") == "ext4"
+
+
+def test_grub_that_fails_is_an_error_with_its_words(archive: Path) -> None:
+    appliance = FakeAppliance([FakeDisk(size=2 * GIB)])
+    appliance.on_sh("grub-install", CommandResult(1, "grub-install: error: no such disk\n"))
+    with pytest.raises(GuestError, match="no such disk"):
+        install_system(appliance, archive)
+
+
+def test_a_menu_that_names_the_root_by_device_is_an_error(archive: Path) -> None:
+    appliance = FakeAppliance([FakeDisk(size=2 * GIB)])
+    appliance.on_sh("grub-install", CommandResult(0, ""))
+    appliance.add("/boot/grub/grub.cfg")
+
+    def install(_script: str) -> CommandResult:
+        appliance.add("/boot/grub/grub.cfg", "linux /boot/vmlinuz root=/dev/sda2 ro\n")
+        return CommandResult(0, "")
+
+    appliance.on_sh("grub-install", install)
+    with pytest.raises(GuestError, match="UUID"):
+        install_system(appliance, archive)
+
+
+@pytest.fixture
+def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: Path) -> TemplateRequest:
+    """Make a request that works, with a stand-in for mmdebstrap that delivers ``archive``."""
+    (tmp_path / "space").mkdir()
+    (tmp_path / "out").mkdir()
+    keyring = tmp_path / "keys.gpg"
+    keyring.touch()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "space"))
+    monkeypatch.setattr(bootstrap_module, "_CHROOT_SPACE", 0)
+    monkeypatch.setattr(make_module, "_ARCHIVE_SPACE", 0)
+    stand_in(tmp_path, monkeypatch, f"cat {archive}")
+    boot = BootstrapRequest(recipe_named("debian-12"), keyring=keyring, mode=Mode.ROOT)
+    return TemplateRequest(boot, tmp_path / "out" / "debian-12.img", 2 * GIB, memsize=512)
+
+
+def services(appliances: FakeAppliances) -> Services:
+    return Services(appliances, GpgSigner, GpgVerifier(), key_pin_from_file)
+
+
+def test_a_template_appears_complete_after_one_launch(tmp_path: Path, request_: TemplateRequest) -> None:
+    appliances = FakeAppliances(prepare=boots)
+    events: list[Event] = []
+    make_template(request_, services(appliances), events.append)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["debian-12.img"]
+    assert request_.output.stat().st_size == 2 * GIB
+    (launch,) = appliances.launches
+    assert [(disk.format, disk.readonly) for disk in launch] == [("raw", False)]
+    assert not appliances.appliances[0].is_up
+    assert list((tmp_path / "space").iterdir()) == []
+    steps = [event.text for event in events if isinstance(event, Step)]
+    assert steps[0].startswith("Installing debian-12")
+    assert len(steps) == 4
+
+
+def test_a_failed_guest_leaves_an_older_template_as_it_was(tmp_path: Path, request_: TemplateRequest) -> None:
+    def breaks(appliance: FakeAppliance) -> None:
+        appliance.on_sh("grub-install", CommandResult(1, "no"))
+
+    request_.output.write_text("older")
+    with pytest.raises(GuestError):
+        make_template(request_, services(FakeAppliances(prepare=breaks)), lambda _event: None)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["debian-12.img"]
+    assert request_.output.read_text() == "older"
+    assert list((tmp_path / "space").iterdir()) == []
+
+
+def test_a_failed_shutdown_gives_no_template(tmp_path: Path, request_: TemplateRequest) -> None:
+    def breaks(appliance: FakeAppliance) -> None:
+        boots(appliance)
+
+        def shutdown() -> None:
+            raise GuestCallError("shutdown: I/O error", errno_name="EIO")
+
+        appliance.shutdown = shutdown  # type: ignore[method-assign]
+
+    with pytest.raises(GuestCallError):
+        make_template(request_, services(FakeAppliances(prepare=breaks)), lambda _event: None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_failed_bootstrap_launches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: TemplateRequest
+) -> None:
+    stand_in(tmp_path, monkeypatch, "exit 3")
+    appliances = FakeAppliances()
+    with pytest.raises(ToolError):
+        make_template(request_, services(appliances), lambda _event: None)
+    assert appliances.launches == []
+    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "space").iterdir()) == []

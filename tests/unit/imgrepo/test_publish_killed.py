@@ -1,0 +1,115 @@
+"""R1: a publisher that is killed at any change of the served folder leaves the old index or the new one.
+
+The publisher runs in a child process that kills itself with SIGKILL right
+before its Nth file-system change, for every N.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.imgrepo.repository import Repository
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgindex.model import Index
+
+_CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.truncate", "os.link"}
+
+_MENDED_EVERY = 5
+"""After every how many-th kill the next publisher's work is looked at too, which takes as long again."""
+
+
+def publish_and_die(repository: Repository, at: int) -> bool:
+    """Publish in a child that dies before its change number ``at``; tell whether it died."""
+    child = os.fork()
+    if child == 0:
+        _run_child(repository, at)
+    _pid, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0, "publishing failed"
+    return False
+
+
+def _run_child(repository: Repository, at: int) -> None:
+    left = itertools.count(at, -1)
+    folders = (str(repository.web), str(repository.images))
+
+    def change() -> None:
+        if next(left) <= 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(event: str, details: tuple[object, ...]) -> None:
+        writes = event == "open" and isinstance(details[2], int) and details[2] & (os.O_WRONLY | os.O_RDWR)
+        if (event in _CHANGES or writes) and any(str(detail).startswith(folders) for detail in details[:2]):
+            change()
+
+    def fsync(descriptor: int) -> None:
+        change()
+        really(descriptor)
+
+    really, os.fsync = os.fsync, fsync  # type: ignore[assignment]
+    code = 1
+    try:
+        sys.addaudithook(watch)
+        repository.publish()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def copy_of(repository: Repository, base: Path) -> Repository:
+    """Copy both folders, so that each killed publisher starts from the same state."""
+    base.mkdir()
+    copy = Repository(base, repository.gpg_home, repository.pin, repository.key, repository.appliances)
+    for name in ("images", "web"):
+        shutil.copytree(repository.base / name, base / name, dirs_exist_ok=True)
+    return copy
+
+
+def served(repository: Repository) -> Index | None:
+    """Return what a client accepts; None while nothing is published."""
+    return repository.read() if (repository.web / "index.asc").exists() else None
+
+
+@pytest.mark.parametrize("published_before", [False, True])
+def test_r1_killed_at_every_change(tmp_path: Path, repository: Repository, published_before: bool) -> None:
+    if published_before:
+        repository.add("a.img", b"a")
+        repository.add("b.img", b"b")
+        repository.publish()
+    old = served(repository)
+    repository.add("b.img", b"B")
+    repository.add("c.img", b"c")
+    wanted = copy_of(repository, tmp_path / "wanted")
+    wanted.publish()
+    new = served(wanted)
+    outcomes = []
+    for at in itertools.count(1):
+        copy = copy_of(repository, tmp_path / str(at))
+        died = publish_and_die(copy, at)
+        now = served(copy)
+        assert now in (old, new), f"killed before change {at}"
+        outcomes.append(now == new)
+        if now == new:  # the copy for people is never behind
+            assert (copy.web / "index").read_text() == (wanted.web / "index").read_text()
+        if not died:
+            break
+        if at % _MENDED_EVERY == 0:
+            copy.publish()
+            assert served(copy) == new, f"not mended after a kill before change {at}"
+            assert [path for path in copy.web.iterdir() if path.is_dir()] == []
+        shutil.rmtree(copy.base)
+    assert outcomes == sorted(outcomes)
+    assert outcomes.count(False) >= 10
+    assert outcomes.count(True) >= 2
