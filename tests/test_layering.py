@@ -23,7 +23,8 @@ ONLY_IN = {
 """Foreign module -> the files that may import it (for typing alone, any may)."""
 
 PUBLISHER_MAY_USE = {
-    "appliance", "atomic", "arch", "console", "customize", "diskimage", "errors", "events", "guest", "imageheader",
+    "appliance", "arch", "atomic", "console", "customize", "diskimage", "errors", "events", "guest",
+    "imageheader",
     "interrupts", "partition", "paths", "process", "sizes", "sparse", "workspace",
 }  # fmt: skip
 """Modules of imgbuilder that imgrepo may import: the lower ones."""

@@ -12,12 +12,12 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from tqdm import tqdm
-
 from imgbuilder.events import Notice, Progress, ProgressEnd, Severity, Step
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from imgbuilder.events import Event
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -105,9 +105,12 @@ class ConsoleReporter:
         shown = printable(text)
         if colour and stream.isatty():
             shown = f"{colour}{shown}{_RESET}"
-        with tqdm.external_write_mode(file=stream):
-            stream.write(f"{prefix}{shown}\n")
-            stream.flush()
+        if self._bar is not None:
+            self._bar.clear()
+        stream.write(f"{prefix}{shown}\n")
+        stream.flush()
+        if self._bar is not None:
+            self._bar.refresh()
 
     def _progress(self, event: Progress) -> None:
         if self._quiet:
@@ -116,6 +119,8 @@ class ConsoleReporter:
             self._plain_progress(event)
             return
         if self._bar is None or self._label != event.label:
+            from tqdm import tqdm  # late: most commands show no bar
+
             self.close()
             self._label = event.label
             self._bar = tqdm(

@@ -66,4 +66,6 @@ class Request:
                 f"{self.url}: redirect to another server, {shown}, refused",
                 hint="if that is where the source lives now, set its uri to the new address",
             )
+        if upgraded and old == self._first:
+            self._first = new
         self.url = urlunsplit((named.scheme, named.netloc, named.path, named.query, ""))

@@ -146,7 +146,7 @@ def private_folder() -> Iterator[Path]:
         folder = base / f"{_FOLDER}{new.name.rpartition('-')[2]}"
         new.rename(folder)  # only under this name would another run sweep it, and now it is locked
     except OSError as error:
-        raise explain(error, base) from error
+        raise explain(error, base / "pybuilder-run") from error
     try:
         yield folder
     finally:

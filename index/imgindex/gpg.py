@@ -17,8 +17,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import gnupg
-
 from imgindex.clearsign import split
 from imgindex.errors import BadSignatureError, SigningError, ToolError, TrustError, UsageError
 from imgindex.keyfile import read_key_file
@@ -161,6 +159,8 @@ class GpgSigner:
     def __init__(
         self, gpg_home: Path | None = None, *, ask: bool | None = None, valid_for: timedelta | None = None
     ) -> None:
+        import gnupg  # late: those who only verify do without it
+
         may_ask = sys.stdin.isatty() if ask is None else ask
         self._valid_for = valid_for
         # Without gpg.conf: a local-user or keyring line there would add or hide keys.

@@ -136,6 +136,7 @@ class FaultServer:
                 if self._over.wait(step.seconds):
                     return
                 connection.sendall(bytes([value]))
+                self.sent += 1
         elif isinstance(step, Endless):
             while not self._over.is_set():
                 self.sent += connection.send(step.piece)

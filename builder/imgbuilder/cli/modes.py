@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from imgbuilder import listing
-from imgbuilder.build import build, prepare, summary
 from imgbuilder.cache import TemplateCache
 from imgbuilder.console import printable
-from imgbuilder.doctor import Health, examine
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Step
 from imgbuilder.services import Services, Settings
@@ -93,6 +91,8 @@ def build_image(
     settings: Settings, report: ConsoleReporter, request: BuildRequest, *, dry_run: bool, quiet: bool
 ) -> None:
     """Build an image, or show how it would be built."""
+    from imgbuilder.build import build, prepare, summary  # late: --list stays quick
+
     services = Services(settings)
     if dry_run:
         plan = prepare(request, services, report).plan
@@ -107,6 +107,8 @@ def build_image(
 
 def doctor(settings: Settings, report: ConsoleReporter) -> int:
     """Print what was found about this machine; return 1 when a build would not work."""
+    from imgbuilder.doctor import Health, examine
+
     healthy = True
     try:
         folder = settings.cache_folder()

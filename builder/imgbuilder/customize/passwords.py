@@ -8,8 +8,6 @@ import string
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from passlib.hash import sha256_crypt, sha512_crypt
-
 from imgbuilder.customize import yescrypt
 from imgbuilder.errors import UsageError
 
@@ -131,6 +129,8 @@ def hash_password(password: str, crypto: Crypto) -> str:
     secret = password.encode(errors="surrogateescape")
     if crypto is Crypto.YESCRYPT:
         return yescrypt.hash_password(secret)
+    from passlib.hash import sha256_crypt, sha512_crypt  # late: only few commands hash passwords
+
     scheme = sha256_crypt if crypto is Crypto.SHA256 else sha512_crypt
     return str(scheme.using(rounds=_ROUNDS).hash(secret))
 

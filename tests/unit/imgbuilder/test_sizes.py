@@ -75,6 +75,7 @@ def test_parse_size_of_anything(text: str) -> None:
         (1126, "1.1K"),
         (1363149, "1.3M"),
         (1048575, "1024.0K"),
+        (1101005, "1.0M"),  # a little over 1.05 MiB, but whole KiB are rounded
         (536870912, "512.0M"),
         (2 << 30, "2.0G"),
         (5 << 40, "5120.0G"),

@@ -57,8 +57,10 @@ def test_order_is_folder_then_file_name_then_text(tmp_path: Path) -> None:
     write(system, "a.conf", f"[s1]\nuri=/s1\n{KEYED}")
     write(user, "z.conf", f"[u3]\nuri=/u3\n{KEYED}\n[u1]\nuri=/u1\n{KEYED}")
     write(user, "b.conf", f"[u2]\nuri=/u2\n{KEYED}")
+    for letter in "ywvkgfc":
+        write(user, f"{letter}.conf", f"[{letter}]\nuri=/x\n{KEYED}")
     write(user, "ignored.conf.bak", f"[no]\nuri=/no\n{KEYED}")
-    assert names(user, system) == ["u2", "u3", "u1", "s1"]
+    assert names(user, system) == ["u2", *"cfgkvwy", "u3", "u1", "s1"]
 
 
 def test_a_file_hides_its_namesakes_even_when_empty(tmp_path: Path) -> None:

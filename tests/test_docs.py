@@ -1,0 +1,105 @@
+"""The documents say what the program does: manual pages, --help, README."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from imgbuilder.cli.main import pybuilder
+from imgbuilder.customize.registry import all_operations
+from imgrepo.cli.main import group as pybuilder_repo
+
+ROOT = Path(__file__).parents[1]
+MAN = ROOT / "docs" / "man"
+
+
+def options(command: click.Command) -> set[str]:
+    """Return every option of a command and its subcommands."""
+    context = click.Context(command)
+    found = {
+        name
+        for param in command.get_params(context)
+        if isinstance(param, click.Option) and not param.hidden
+        for name in [*param.opts, *param.secondary_opts]
+    }
+    if isinstance(command, click.Group):
+        for sub in command.commands.values():
+            found |= options(sub)
+    return found
+
+
+def documented(page: str) -> set[str]:
+    text = (MAN / page).read_text().replace("\\-", "-")
+    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", re.sub(r"\\f[A-Z]", " ", text)))
+
+
+@pytest.mark.parametrize(
+    ("command", "page"), [(pybuilder, "pybuilder.1"), (pybuilder_repo, "pybuilder-repo.1")], ids=str
+)
+def test_manual_pages_and_help_agree(command: click.Command, page: str) -> None:
+    known, told = options(command), documented(page)
+    assert known - told == set(), "options without a word in the manual page"
+    # The examples use other programs, too.
+    long = {name for name in told if name.startswith("--")} - {"--quick-generate-key"}
+    assert long - known == set(), "options that only the manual page knows"
+
+
+def test_manual_page_is_made_from_the_registry() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/manual", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
+@pytest.mark.parametrize("page", sorted(path.name for path in MAN.glob("*.1")))
+def test_manual_pages_format_without_warnings(page: str) -> None:
+    done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", MAN / page], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_every_operation_is_explained() -> None:
+    for keyword, spec in all_operations().items():
+        assert len(spec.help) > 10, keyword
+        assert not spec.help.endswith("."), keyword
+
+
+def test_readme_links_and_commands_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / target).exists(), target
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"\bmake (\w+)", text):
+        if target != "template":
+            assert re.search(rf"^{target}:.*##", makefile, re.MULTILINE), target
+    known = options(pybuilder) | options(pybuilder_repo)
+    for name in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
+        assert name in known, name
+
+
+def test_decision_records_are_listed() -> None:
+    folder = ROOT / "docs/adr"
+    listed = set(re.findall(r"\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text()))
+    assert listed == {path.name for path in folder.glob("[0-9]*.md")}
+    for name in listed:
+        text = (folder / name).read_text()
+        assert "**Decided.**" in text, name
+        assert "**Lost.**" in text, name
+
+
+def test_nothing_of_this_machine_is_written_down() -> None:
+    """No absolute path of a checkout in anything that git tracks."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if tracked.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in tracked.stdout.decode().split("\0"):
+        path = ROOT / name
+        if name and path.is_file() and str(ROOT) != "/":
+            assert str(ROOT).encode() + b"/" not in path.read_bytes(), name

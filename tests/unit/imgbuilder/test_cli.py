@@ -1,0 +1,212 @@
+"""The command line of pybuilder, without an appliance."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.cli import main as cli
+from imgbuilder.cli import modes
+from imgbuilder.services import Services, Settings
+from imgindex.model import Note
+from tests.fakes.template import Site, TinyAppliances, make_site
+
+if TYPE_CHECKING:
+    from tests.fakes.keys import KeyMaker
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "VIRT_BUILDER_DIRS"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.chdir(out)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def site(tmp_path: Path, home: Path, publisher_keys: KeyMaker) -> Site:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    made = make_site(folder, publisher_keys)
+    made.configure(home)
+    return made
+
+
+@pytest.fixture
+def appliances(monkeypatch: pytest.MonkeyPatch) -> TinyAppliances:
+    made = TinyAppliances()
+    monkeypatch.setattr(modes, "Services", lambda settings: Services(settings, open_appliance=made))
+    return made
+
+
+class Ran:
+    """How a command ended."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str], *words: str) -> None:
+        capture.readouterr()
+        self.code = cli.run(list(words))
+        self.out, self.err = capture.readouterr()
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Ran(capsys, "--version").out.startswith("pybuilder ")
+    text = Ran(capsys, "--help").out
+    assert "--run-command" in text
+    assert text.index("Options:") < text.index("Customizations, in the order given:")
+
+
+def test_listings(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Ran(capsys, "--list").out == f"{'tiny':<24} {'x86_64':<10} Tiny Linux\n"
+    assert Ran(capsys, "-l", "tiny").out == Ran(capsys, "--list").out
+    assert "Minimum/default size:    8.0M" in Ran(capsys, "--list", "--long").out
+    listed = json.loads(Ran(capsys, "-list", "-list-format=json").out)
+    assert listed["templates"][0]["full-name"] == "Tiny Linux"
+    assert Ran(capsys, "--notes", "tiny").out == "There are no notes for tiny\n"
+    site.sign(replace(site.entry, notes=(Note("", "Hello\n\nWorld"),)))
+    assert Ran(capsys, "--notes", "tiny").out == "Hello\n\nWorld\n"
+
+
+def test_listing_survives_a_closed_pipe(site: Site, home: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m imgbuilder --list | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
+    assert done.stderr == ""
+    full = subprocess.run(
+        f"{sys.executable} -m imgbuilder --list >/dev/full",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
+    assert full.returncode != 0
+    assert "Traceback" not in full.stderr
+
+
+def test_cache_modes(
+    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = home / "pybuilder"
+    assert Ran(capsys, "--print-cache").out.split("\n")[1] == f"{'tiny':<24} {'x86_64':<10} no"
+    assert Ran(capsys, "tiny", "--root-password", "disabled").code == 0
+    shown = Ran(capsys, "--print-cache").out
+    assert shown == f"cache directory: {cache}\n{'tiny':<24} {'x86_64':<10} cached\n"
+    assert Ran(capsys, "--no-cache", "--print-cache").out == "no cache directory\n"
+    assert Ran(capsys, "--delete-cache").code == 0
+    assert "no" in Ran(capsys, "--print-cache").out.split("\n")[1]
+
+
+def test_a_build_from_the_command_line(
+    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = Ran(
+        capsys, "tiny", "-o", "x.qcow2", "-format", "qcow2", "--siz", "16M",
+        "--write", "/etc/a:1", "--mkdir", "/etc/d", "--append-line", "/etc/a:2", "--write", "/etc/d/b:3",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    steps = re.findall(r"^\[ *[\d.]+\] (.*)$", ran.out, re.MULTILINE)
+    wanted = ["Writing: /etc/a", "Making directory: /etc/d", "Appending line to /etc/a", "Writing: /etc/d/b"]
+    assert [step for step in steps if step in wanted] == wanted, "in the order of the command line"
+    assert "Output file: x.qcow2" in ran.out
+    assert appliances.guest.read("/etc/a") == b"1\n2\n"
+
+
+def test_quiet_says_only_the_password(
+    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = Ran(capsys, "tiny", "-q")
+    assert re.fullmatch(r"pybuilder: Setting random password of root to \S{20,}\n", ran.out)
+    assert ran.err == ""
+
+
+def test_dry_run_writes_nothing(
+    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = Ran(capsys, "tiny", "--dry-run", "--size", "1G", "--install", "nginx")
+    assert ran.code == 0
+    assert "Installing packages: nginx" in ran.out
+    assert "grow the disk to 1.0G" in ran.out
+    assert list(Path().iterdir()) == []
+    assert not (home / "pybuilder" / "templates").exists()
+    assert appliances.launches == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        ([], 2, "exactly one OS-VERSION"),
+        (["a", "b"], 2, "exactly one OS-VERSION"),
+        (["tiny", "--size", "5"], 2, "cannot parse size"),
+        (["tiny", "--size", "1M"], 2, "shrunk"),
+        (["tiny", "--memsize", "-1"], 2, "memsize"),
+        (["tiny", "--smp", "x"], 2, "smp"),
+        (["tiny", "--hostname", "a;b"], 2, "--hostname"),
+        (["tiny", "--bogus"], 2, "--bogus"),
+        (["tiny", "--output"], 2, "output"),
+        (["--list", "a", "b"], 2, "one OS-VERSION at most"),
+        (["--list", "--format", "raw"], 2, "--list-format"),
+        (["--print-cache", "tiny"], 2, "takes no OS-VERSION"),
+        (["--notes"], 2, "exactly one"),
+        (["--list", "--list-format", "xml"], 2, "xml"),
+        (["--source", "/x", "--list"], 2, "--fingerprint"),
+        (["tinny"], 2, "tiny"),
+        (["--s", "x"], 2, "ambiguous"),
+    ],
+)
+def test_wrong_usage(
+    site: Site,
+    appliances: TinyAppliances,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    expected: str,
+) -> None:
+    ran = Ran(capsys, *words)
+    assert ran.code == code, ran.err
+    assert expected in ran.err
+    assert ran.err.startswith("pybuilder: error: ")
+    assert "Traceback" not in ran.err
+    assert list(Path().iterdir()) == []
+
+
+def test_trust_has_its_own_exit_code(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.index.write_text(site.index.read_text().replace("Tiny", "Evil"))
+    ran = Ran(capsys, "--list")
+    assert ran.code == 3
+    assert ran.out == ""
+
+
+def test_integers_are_read_like_strtol() -> None:
+    for text, number in [("512", 512), ("0x200", 512), ("01000", 512)]:
+        option = next(param for param in cli.pybuilder.params if param.name == "memsize")
+        assert cli._integer(None, option, text) == number  # type: ignore[arg-type]
+
+
+def test_no_secret_in_the_plan(
+    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = Ran(capsys, "tiny", "--root-password", "password:hunter2", "--dry-run", "-v")
+    assert ran.code == 0
+    assert "hunter2" not in ran.out + ran.err
+    ran = Ran(capsys, "tiny", "--root-password", "password:hunter2", "-v")
+    assert "hunter2" not in ran.out + ran.err
+
+
+def test_settings_know_the_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().cache_folder() == home / "pybuilder"
+    assert Settings(cache=Path("x")).cache_folder() == Path("x")
+    assert Settings(use_cache=False).cache_folder() is None

@@ -1,0 +1,93 @@
+"""What people see."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgbuilder.console import ConsoleReporter, printable
+from imgbuilder.events import Progress, ProgressEnd, Step, debug, info, warn
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def reporter(*, terminal: bool = False, **options: bool) -> tuple[ConsoleReporter, io.StringIO, io.StringIO]:
+    out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
+    return ConsoleReporter("prog", started=time.monotonic(), out=out, err=err, **options), out, err
+
+
+def test_steps_look_like_virt_builders() -> None:
+    show, out, err = reporter()
+    show(Step("Downloading: x"))
+    assert re.fullmatch(r"\[   0\.\d\] Downloading: x\n", out.getvalue())
+    assert err.getvalue() == ""
+
+
+def test_notices_go_where_they_belong() -> None:
+    show, out, err = reporter()
+    info(show, "for you")
+    warn(show, "careful")
+    debug(show, "details")
+    assert out.getvalue() == "prog: for you\n"
+    assert err.getvalue() == "prog: warning: careful\n"
+
+
+def test_quiet_and_verbose() -> None:
+    show, out, err = reporter(quiet=True, verbose=True)
+    show(Step("x"))
+    show(Progress("x", 1, 2))
+    info(show, "still said")
+    debug(show, "details")
+    assert out.getvalue() == "prog: still said\n"
+    assert err.getvalue() == "prog: debug: details\n"
+
+
+def test_errors_have_a_next_step() -> None:
+    show, out, err = reporter()
+    show.error("it failed", "try this")
+    assert err.getvalue() == "prog: error: it failed\n  try this\n"
+    assert out.getvalue() == ""
+
+
+def test_long_transfers_say_a_line_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    show, out, err = reporter()
+    now = time.monotonic()
+    for second in range(25):
+        monkeypatch.setattr(time, "monotonic", lambda second=second: now + second)
+        show(Progress("template", second * 1024, 25 * 1024))
+    show(ProgressEnd())
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2
+    assert "template: 10.0K of 25.0K (40%)" in lines[0]
+    assert err.getvalue() == ""
+
+
+def test_a_bar_on_a_terminal_is_taken_away_again() -> None:
+    show, out, err = reporter(terminal=True)
+    show(Progress("template", 512, 1024))
+    show(Step("meanwhile"))
+    show(ProgressEnd())
+    assert "template" in err.getvalue()
+    assert "\x1b[0;32mmeanwhile\x1b[0m" in out.getvalue()
+    assert err.getvalue().rstrip(" \r").endswith(("\r", "")), "no bar is left"
+    show.close()
+
+
+@given(st.text())
+def test_no_control_character_reaches_a_terminal(text: str) -> None:
+    """T15, P16."""
+    shown = printable(text)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+    if text.isprintable():
+        assert shown == text
