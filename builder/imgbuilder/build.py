@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder import arch, diskimage, growth, mounting, partition, sparse, workspace
+from imgbuilder import arch, diskimage, growth, mounting, partition, paths, sparse, workspace
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.cache import TemplateCache
 from imgbuilder.customize import run as customization
 from imgbuilder.customize.context import GuestContext, host_proxies
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.diskimage import DiskFormat, parse_format
-from imgbuilder.errors import UsageError
+from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.events import Step
 from imgbuilder.plan import BuildPlan, Target, TemplateFacts, make_plan
 from imgbuilder.request import NetworkMode
@@ -121,9 +122,7 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
             if plan.grows:
                 assert plan.template.expand is not None, "refused before anything was written"
                 growth.grow_filesystem(appliance, mounting.appliance_device(plan.template.expand))
-            outcome = customization.customize(
-                appliance, request.operations, _context(prepared, appliance), report
-            )
+            outcome = _customize(request, prepared, appliance, report)
             uses = tuple(appliance.filesystem_use())
             report(Step("Finishing off"))
             appliance.unmount_all()
@@ -209,6 +208,36 @@ def _materialise(plan: BuildPlan, disk: Path, image: Path, report: Reporter) -> 
         report(Step(f"Resizing (in place) to expand the disk to {human_size(plan.size)}"))
         diskimage.extend(image, target.format, plan.size)
         partition.grow_last_partition(image, target.format, number)
+
+
+def _customize(
+    request: BuildRequest, prepared: Prepared, appliance: Appliance, report: Reporter
+) -> customization.CustomizeResult:
+    """Customize the guest; when that fails, keep the guest's log on the host, since the image goes."""
+    try:
+        return customization.customize(appliance, request.operations, _context(prepared, appliance), report)
+    except OperationError as error:
+        kept = _keep_log(appliance, error.log_file, prepared.selection.entry.os_version)
+        advice = [error.hint] if error.hint else []
+        if kept is not None:
+            advice.append(f"all that the guest's commands printed is in {kept}")
+        raise OperationError(
+            error.message, log_tail=error.log_tail, log_file=error.log_file, hint="; ".join(advice) or None
+        ) from error
+
+
+def _keep_log(appliance: Appliance, log_file: str, name: str) -> Path | None:
+    """Copy a log file of the guest to the state folder; return its place, or None when it cannot be had."""
+    if not log_file:
+        return None
+    try:
+        folder = paths.state_dir() / "logs"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kept = folder / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.log"
+        appliance.download(log_file, kept)
+    except (GuestCallError, UsageError, OSError):
+        return None  # the error itself, with its last lines, matters more
+    return kept
 
 
 def _context(prepared: Prepared, appliance: Appliance) -> GuestContext:

@@ -98,12 +98,16 @@ class OperationError(PybuilderError):
     Args:
         message: Which operation failed, and how.
         log_tail: The last lines of what the guest printed; empty when it printed nothing.
+        log_file: Where in the guest all of it is; empty when nothing was run.
         hint: What to do next.
     """
 
-    def __init__(self, message: str, *, log_tail: str = "", hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, log_tail: str = "", log_file: str = "", hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.log_tail = log_tail
+        self.log_file = log_file
 
 
 class Interrupted(PybuilderError):  # noqa: N818 - not a fault of anyone

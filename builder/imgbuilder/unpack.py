@@ -9,7 +9,9 @@ X1 to X11), and a qcow2 header is judged before anybody else opens the file.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from imgbuilder import process
@@ -152,6 +154,8 @@ def _unpack_xz(source: BinaryIO, writer: SparseWriter, entry: Entry, report: Rep
     command = ["xz", "--decompress", "--stdout", "--format=xz", "-T0", f"--memlimit-decompress={_MEMORY}"]
     try:
         with process.streaming(command, stdin=source) as running:
+            with suppress(OSError):  # the user's pipes may have used up their share of memory
+                fcntl.fcntl(running.stdout, fcntl.F_SETPIPE_SZ, _PIECE)
             _copy(running.stdout, writer, entry, report, where)
     except ToolError as error:
         raise RepositoryError(

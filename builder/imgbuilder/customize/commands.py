@@ -55,6 +55,7 @@ def run_in_guest(
         raise OperationError(
             f"{display} failed in the guest: {_ending(result)}",
             log_tail=printable(_log_since(guest, context.log_file, before) or result.output).strip("\n"),
+            log_file=context.log_file,
             hint=hint,
         )
 

@@ -194,10 +194,16 @@ def test_digest_that_does_not_fit(services: Services, site: Site, tmp_path: Path
     build(request(), services, lambda _event: None)
 
 
-def test_failing_operations_leave_nothing(services: Services, appliances: TinyAppliances) -> None:
+def test_failing_operations_leave_nothing_but_their_log(
+    services: Services, appliances: TinyAppliances, tmp_path: Path
+) -> None:
+    appliances.guest.add("/tmp/builder.log", b"what it printed")
     appliances.answers["false"] = CommandResult(7, "")
     error = refuse(request(operations=(parse_operation("run-command", "false"),)), services, OperationError)
     assert "7" in error.message
+    (log,) = (tmp_path / "home/pybuilder/logs").iterdir()
+    assert log.read_text() == "what it printed"
+    assert str(log) in (error.hint or "")
     assert appliances.appliances[0].log[-1] != ("shutdown", "")
 
 
