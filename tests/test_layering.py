@@ -12,20 +12,19 @@ PACKAGES = (ROOT / "index", ROOT / "builder", ROOT / "repo-tools")
 
 ONLY_IN = {
     "guestfs": {"imgbuilder/appliance/worker.py"},
-    "requests": {"imgbuilder/fetch.py"},
-    "urllib3": {"imgbuilder/fetch.py"},
+    "requests": {"imgbuilder/fetch/web.py"},
+    "urllib3": {"imgbuilder/fetch/web.py"},
     "gnupg": {"imgindex/gpg.py"},
     "subprocess": {"imgbuilder/process.py", "imgindex/gpg.py"},
     "tqdm": {"imgbuilder/console.py"},
     "passlib": {"imgbuilder/customize/passwords.py"},
-    "filelock": {"imgbuilder/cache.py", "imgbuilder/locks.py", "imgrepo/publish.py", "imgrepo/lock.py"},
+    "filelock": {"imgbuilder/cache/locks.py"},
 }
 """Foreign module -> the files that may import it (for typing alone, any may)."""
 
 PUBLISHER_MAY_USE = {
-    "appliance", "arch", "atomic", "console", "customize", "diskimage", "errors", "events", "guest",
-    "imageheader",
-    "interrupts", "partition", "paths", "process", "sizes", "sparse", "workspace",
+    "appliance", "arch", "atomic", "console", "customize", "disk", "errors", "events", "guest",
+    "interrupts", "paths", "process", "sizes", "workspace",
 }  # fmt: skip
 """Modules of imgbuilder that imgrepo may import: the lower ones."""
 

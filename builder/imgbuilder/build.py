@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder import arch, diskimage, growth, mounting, partition, paths, sparse, workspace
+from imgbuilder import arch, growth, mounting, paths, workspace
 from imgbuilder.appliance import ApplianceOptions, Attachment
-from imgbuilder.cache import TemplateCache
+from imgbuilder.cache.store import TemplateCache
 from imgbuilder.customize import run as customization
 from imgbuilder.customize.context import GuestContext, host_proxies
 from imgbuilder.customize.facts import read_facts
-from imgbuilder.diskimage import DiskFormat, parse_format
+from imgbuilder.disk import diskimage, partition, sparse
+from imgbuilder.disk.diskimage import DiskFormat, parse_format
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.events import Step
 from imgbuilder.plan import BuildPlan, Target, TemplateFacts, make_plan
@@ -22,7 +23,7 @@ from imgbuilder.request import NetworkMode
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
-    from imgbuilder.catalog import Selection
+    from imgbuilder.catalog.catalog import Selection
     from imgbuilder.events import Reporter
     from imgbuilder.guest import Appliance, FilesystemUse
     from imgbuilder.request import BuildRequest

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _LOW_SPACE = 4 * 1024**3
 """Bytes: an unpacked template and an image of it want a few GiB."""
 _USUAL_HOST = "deb.debian.org"
-_VERSION = re.compile(r"\d+(?:\.\d+)+\S*")
+_VERSION = re.compile(r"\d+(?:\.\d+)+")
 _PROGRAMS = (
     # name, argument that shows the version, what it is for
     ("qemu-img", "--version", "disk images"),

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgbuilder import partition
+from imgbuilder.disk import partition
 from imgbuilder.errors import GuestCallError, GuestError, NotYetError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgbuilder.diskimage import DiskFormat
+    from imgbuilder.disk.diskimage import DiskFormat
     from imgbuilder.guest import Appliance
 
 _ADVICE = "build without --size, which needs no growth"

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from imgbuilder.disk.partition import partition_number
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import debug, warn
 from imgbuilder.fstab import Mount, parse_fstab
-from imgbuilder.partition import partition_number
 
 if TYPE_CHECKING:
     from imgbuilder.events import Reporter

@@ -16,7 +16,7 @@ from imgbuilder.sizes import human_size
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgbuilder.diskimage import DiskFormat
+    from imgbuilder.disk.diskimage import DiskFormat
 
 _SECTOR = 512
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from imgbuilder.errors import ToolError
+from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -131,24 +132,27 @@ def run(
     """
     name = os.fspath(argv[0])
     program = require_program(name)
-    process = subprocess.Popen(
-        [program, *[os.fspath(word) for word in argv[1:]]],
-        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=plain_environment(env),
-        cwd=cwd,
-        start_new_session=True,
-    )
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with uninterrupted():  # a signal must not come between the start and knowing what was started
+            process = subprocess.Popen(
+                [program, *[os.fspath(word) for word in argv[1:]]],
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=plain_environment(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
         out, err = process.communicate(stdin, timeout=timeout)
     except subprocess.TimeoutExpired as error:
         raise ToolError(f"{name} did not end within {timeout:.0f} seconds and was stopped") from error
     finally:
-        end_group(process)
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+        if process is not None:
+            end_group(process)
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
     result = Completed(process.returncode, out, err.decode(errors="replace"))
     if check and result.status != 0:
         raise failure(name, result)
@@ -197,22 +201,26 @@ def streaming(
     name = os.fspath(argv[0])
     program = require_program(name)
     with tempfile.TemporaryFile() as words:
-        process = subprocess.Popen(
-            [program, *[os.fspath(word) for word in argv[1:]]],
-            stdin=subprocess.DEVNULL if stdin is None else stdin,
-            stdout=subprocess.PIPE,
-            stderr=words,
-            env=plain_environment(env),
-            start_new_session=True,
-        )
-        assert process.stdout is not None
+        process: subprocess.Popen[bytes] | None = None
         try:
+            with uninterrupted():
+                process = subprocess.Popen(
+                    [program, *[os.fspath(word) for word in argv[1:]]],
+                    stdin=subprocess.DEVNULL if stdin is None else stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=words,
+                    env=plain_environment(env),
+                    start_new_session=True,
+                )
+            assert process.stdout is not None
             yield OutputStream(process.stdout)
             process.stdout.close()
             process.wait()
         finally:
-            process.stdout.close()
-            end_group(process)
+            if process is not None:
+                assert process.stdout is not None
+                process.stdout.close()
+                end_group(process)
         if process.returncode != 0:
             words.seek(0)
             raise failure(name, Completed(process.returncode, b"", words.read().decode(errors="replace")))
@@ -228,6 +236,9 @@ def start(
     env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a program that the caller ends with ``end_group``.
+
+    Call it under ``uninterrupted()``, inside the ``try`` whose ``finally`` ends the program: otherwise a
+    signal between the start and the assignment would leave it running.
 
     Raises:
         ToolError: It is missing.

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder.diskimage import DiskFormat
+from imgbuilder.disk.diskimage import DiskFormat
 
 if TYPE_CHECKING:
     from pathlib import Path

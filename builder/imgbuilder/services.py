@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 
 from imgbuilder import paths
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
-from imgbuilder.cache import TemplateCache, open_cache
-from imgbuilder.catalog import Catalog, Selection, load_catalog
+from imgbuilder.cache.store import TemplateCache, open_cache
+from imgbuilder.catalog.catalog import Catalog, Selection, load_catalog
+from imgbuilder.catalog.sources import read_sources, sources_from_command_line
 from imgbuilder.events import Reporter, warn
+from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.guest import Appliance
-from imgbuilder.sources import read_sources, sources_from_command_line
-from imgbuilder.transfer import SourceFetcher
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgbuilder.sources import Source
-    from imgbuilder.transfer import Fetcher
+    from imgbuilder.catalog.sources import Source
+    from imgbuilder.fetch.transfer import Fetcher
     from imgindex.trust import Verifier
 
 ApplianceOpener = Callable[

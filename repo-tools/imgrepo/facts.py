@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.disk.partition import partition_number, read_table
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError, PybuilderError
 from imgbuilder.events import Reporter, Step, debug
-from imgbuilder.partition import partition_number, read_table
 from imgrepo.osfacts import display_name, elf_arch, osinfo_id, parse_os_release
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Which files of a folder are disk images to publish.
 
 Nothing is opened by qemu or libguestfs before its header was judged by
-``imgbuilder.imageheader`` (``reliability.md`` R11, R14, T24).
+``imgbuilder.disk.imageheader`` (``reliability.md`` R11, R14, T24).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgbuilder.diskimage import DiskFormat
+from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk.imageheader import QCOW2_MAGIC, check_qcow2, check_raw
+from imgbuilder.disk.partition import virtual_size
 from imgbuilder.errors import DiskError, UsageError
-from imgbuilder.imageheader import QCOW2_MAGIC, check_qcow2, check_raw
-from imgbuilder.partition import virtual_size
 
 if TYPE_CHECKING:
     from pathlib import Path

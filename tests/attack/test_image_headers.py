@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgbuilder import process
+from imgbuilder.disk.imageheader import check_qcow2, check_raw
 from imgbuilder.errors import DiskError
-from imgbuilder.imageheader import check_qcow2, check_raw
 
 if TYPE_CHECKING:
     from pathlib import Path

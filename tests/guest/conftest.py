@@ -301,6 +301,8 @@ def leftovers(person: Person, folders: Sequence[Path]) -> list[str]:
         try:
             words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            if entry.stat().st_uid != person_id(person):
+                continue
         except OSError:
             continue
         if state != "Z" and (

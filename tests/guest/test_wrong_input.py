@@ -357,7 +357,7 @@ def test_doctor(configured: Person) -> None:
         "appliance",
         "network inside the appliance",
     ):
-        assert re.search(rf"^ +\w+  {subject}: ", done.stdout, re.MULTILINE), (subject, done.stdout)
+        assert re.search(rf"^ *\w+  {subject}: ", done.stdout, re.MULTILINE), (subject, done.stdout)
     assert "PROBLEM" not in done.stdout
     broken = configured.run(
         "pybuilder", "--doctor", env={"PYBUILDER_GUESTFS_PYTHON": "/bin/false"}, check=False

@@ -78,27 +78,28 @@ class Connection:
         ours, theirs = socket.socketpair()
         self._socket = ours
         self._words = (runtime / "worker.err").open("w+b")
+        self._process: subprocess.Popen[bytes] | None = None
         try:
-            self._process: subprocess.Popen[bytes] = process.start(
-                # The kernel ends the worker with us, whatever ends us (reliability.md B3).
-                ["setpriv", "--pdeathsig", "KILL", "--", interpreter, "-I", WORKER, str(theirs.fileno())],
-                stderr=self._words,
-                pass_fds=[theirs.fileno()],
-                env={
-                    "LIBGUESTFS_TMPDIR": str(runtime),
-                    "XDG_RUNTIME_DIR": str(runtime),
-                    "LC_ALL": "C.UTF-8",
-                },
-            )
-        finally:
+            with uninterrupted():
+                self._process = process.start(
+                    # The kernel ends the worker with us, whatever ends us (reliability.md B3).
+                    ["setpriv", "--pdeathsig", "KILL", "--", interpreter, "-I", WORKER, str(theirs.fileno())],
+                    stderr=self._words,
+                    pass_fds=[theirs.fileno()],
+                    env={
+                        "LIBGUESTFS_TMPDIR": str(runtime),
+                        "XDG_RUNTIME_DIR": str(runtime),
+                        "LC_ALL": "C.UTF-8",
+                    },
+                )
             theirs.close()
-        try:
             self._answer(limit=60.0, label=None)
         except GuestCallError as error:
             self.close()
             raise ApplianceError(error.message, hint=error.hint) from error
         except BaseException:
             with uninterrupted():
+                theirs.close()
                 self.close()
             raise
 
@@ -141,7 +142,8 @@ class Connection:
     def close(self) -> None:
         """End the worker and everything that it started."""
         self._socket.close()
-        process.end_group(self._process)
+        if self._process is not None:
+            process.end_group(self._process)
         self._words.close()
 
     def _answer(self, *, limit: float | None, label: str | None) -> Any:  # noqa: ANN401

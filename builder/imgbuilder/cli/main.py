@@ -15,7 +15,7 @@ from imgbuilder import arch
 from imgbuilder.cli import modes
 from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options, given_operations
 from imgbuilder.console import ConsoleReporter
-from imgbuilder.diskimage import parse_format
+from imgbuilder.disk.diskimage import parse_format
 from imgbuilder.errors import OperationError, PybuilderError, UsageError
 from imgbuilder.interrupts import interruptible
 from imgbuilder.request import BuildRequest, NetworkMode

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgbuilder import listing
-from imgbuilder.cache import TemplateCache
+from imgbuilder.cache.store import TemplateCache
+from imgbuilder.catalog import listing
 from imgbuilder.console import printable
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Step

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgbuilder import partition, workspace
+from imgbuilder import workspace
 from imgbuilder.build import build, prepare, summary
 from imgbuilder.customize.registry import parse_operation
-from imgbuilder.diskimage import DiskFormat
+from imgbuilder.disk import partition
+from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import (
     DigestMismatchError,
     GuestCallError,

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
-from imgbuilder import cache as cache_module
-from imgbuilder.cache import TemplateCache, open_cache
-from imgbuilder.catalog import Selection
+from imgbuilder.cache import store as cache_module
+from imgbuilder.cache.store import TemplateCache, open_cache
+from imgbuilder.catalog.catalog import Selection
+from imgbuilder.catalog.sources import Source
+from imgbuilder.disk.sparse import disk_usage
 from imgbuilder.errors import (
     DigestMismatchError,
     DiskError,
@@ -25,9 +27,8 @@ from imgbuilder.errors import (
     WorkspaceError,
 )
 from imgbuilder.events import Event, Notice, Severity, Step
-from imgbuilder.sources import Source
-from imgbuilder.sparse import disk_usage
-from imgbuilder.transfer import Fetched, SourceFetcher
+from imgbuilder.fetch.router import SourceFetcher
+from imgbuilder.fetch.transfer import Fetched
 from imgindex.model import Entry
 from tests.fakes.faultserver import FaultServer, Pause, answer
 
@@ -491,10 +492,10 @@ def test_c17_delete_waits_for_builds(cache: TemplateCache, root: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from imgbuilder.cache import TemplateCache
-from imgbuilder.catalog import Selection
-from imgbuilder.sources import Source
-from imgbuilder.transfer import SourceFetcher
+from imgbuilder.cache.store import TemplateCache
+from imgbuilder.catalog.catalog import Selection
+from imgbuilder.catalog.sources import Source
+from imgbuilder.fetch.router import SourceFetcher
 from imgindex.model import Entry
 
 root, url, sha, size, packed = sys.argv[1:]

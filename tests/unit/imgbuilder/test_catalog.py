@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
-from imgbuilder.catalog import Catalog, FailedSource, LoadedSource, key_pin, load_catalog
+from imgbuilder.catalog.catalog import Catalog, FailedSource, LoadedSource, key_pin, load_catalog
+from imgbuilder.catalog.sources import Source
 from imgbuilder.errors import (
     BadSignatureError,
     FetchError,
@@ -17,8 +18,8 @@ from imgbuilder.errors import (
     UsageError,
 )
 from imgbuilder.events import Event, Notice, Severity
-from imgbuilder.sources import Source
-from imgbuilder.transfer import Fetched, SourceFetcher
+from imgbuilder.fetch.router import SourceFetcher
+from imgbuilder.fetch.transfer import Fetched
 from imgindex.gpg import GpgVerifier
 from imgindex.model import Entry, Index
 from imgindex.trust import KeyPin, VerifiedText

@@ -12,9 +12,9 @@ import pytest
 
 from imgbuilder.errors import FetchError
 from imgbuilder.events import Event, Progress, ProgressEnd
-from imgbuilder.fetch import RequestsFetcher, trusted_authorities
-from imgbuilder.redirect import Request
-from imgbuilder.transfer import Limits
+from imgbuilder.fetch.redirect import Request
+from imgbuilder.fetch.transfer import Limits
+from imgbuilder.fetch.web import RequestsFetcher, trusted_authorities
 from tests.fakes.faultserver import Drip, Endless, FaultServer, Hang, Pause, Reset, Step, answer
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgbuilder.disk.imageheader import Qcow2Facts, check_image, check_qcow2, check_raw, parse_qcow2
 from imgbuilder.errors import DiskError
-from imgbuilder.imageheader import Qcow2Facts, check_image, check_qcow2, check_raw, parse_qcow2
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.listing import json_list, long_list, notes_text, preferred_languages, short_list
-from imgbuilder.sources import Source
+from imgbuilder.catalog.listing import json_list, long_list, notes_text, preferred_languages, short_list
+from imgbuilder.catalog.sources import Source
 from imgindex.model import Entry, Note
 
 ENTRIES = (

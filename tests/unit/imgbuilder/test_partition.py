@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder import diskimage, growth, partition
-from imgbuilder.diskimage import DiskFormat
+from imgbuilder import growth
+from imgbuilder.disk import diskimage, partition
+from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, NotYetError, PybuilderError
 
 MIB = 1024 * 1024

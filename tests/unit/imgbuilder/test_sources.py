@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from imgbuilder.catalog.sources import Source, read_sources, sources_from_command_line
 from imgbuilder.errors import UsageError
-from imgbuilder.sources import Source, read_sources, sources_from_command_line
 
 A = "A" * 40
 B = "B" * 40

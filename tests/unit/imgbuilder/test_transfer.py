@@ -8,7 +8,8 @@ import pytest
 
 from imgbuilder.errors import FetchError
 from imgbuilder.events import Event, Progress, ProgressEnd
-from imgbuilder.transfer import Limits, SourceFetcher, SpeedGuard, fetch_local
+from imgbuilder.fetch.router import SourceFetcher
+from imgbuilder.fetch.transfer import Limits, SpeedGuard, fetch_local
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgbuilder import process, unpack
+from imgbuilder import process
+from imgbuilder.cache import unpack
+from imgbuilder.disk.sparse import disk_usage
 from imgbuilder.errors import RepositoryError, ToolError, WorkspaceError
 from imgbuilder.events import Event, Progress, ProgressEnd
-from imgbuilder.sparse import disk_usage
 from imgindex.model import Entry
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.errors import RepositoryError, UsageError
-from imgbuilder.urls import check_uri, local_path, origin, template_url, without_userinfo
+from imgbuilder.fetch.urls import check_uri, local_path, origin, template_url, without_userinfo
 
 
 @pytest.mark.parametrize(

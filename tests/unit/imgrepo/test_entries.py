@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.diskimage import DiskFormat
+from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import RepositoryError
 from imgindex.model import Entry, Index
 from imgrepo.compress import Compressed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgbuilder.diskimage import DiskFormat
+from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, UsageError
 from imgrepo.scan import check_unchanged, measure, scan
 from tests.unit.imgrepo.repository import image

@@ -16,7 +16,7 @@ from imgbuilder.sizes import human_size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from imgbuilder.sources import Source
+    from imgbuilder.catalog.sources import Source
     from imgindex.model import Entry
 
 _LOCALE = re.compile(r"([a-z]+)(_[a-z]+)?(\.[a-z0-9-]+)?(@[a-z]+)?", re.IGNORECASE)

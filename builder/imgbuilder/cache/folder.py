@@ -14,9 +14,9 @@ import stat
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import TEMPORARY_PREFIX
+from imgbuilder.cache.locks import exclusive, lock_open_file
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, ignore
-from imgbuilder.locks import exclusive, lock_open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

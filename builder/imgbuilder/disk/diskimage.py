@@ -1,6 +1,6 @@
 """Disk image files, through qemu-img and qemu-io. The format is always given, never probed.
 
-No image comes here before ``imgbuilder.imageheader`` has looked at its header
+No image comes here before ``imgbuilder.disk.imageheader`` has looked at its header
 (design decision 7). Names are made absolute, because ``json:x`` and ``a:b``
 would be taken for protocols (``reliability.md`` F13, X21).
 """

@@ -15,12 +15,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from imgbuilder import process
+from imgbuilder.disk.imageheader import QCOW2_MAGIC, check_image
+from imgbuilder.disk.sparse import SparseWriter
 from imgbuilder.errors import DiskError, RepositoryError, ToolError, WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
-from imgbuilder.imageheader import QCOW2_MAGIC, check_image
 from imgbuilder.regular import open_empty
 from imgbuilder.sizes import human_size
-from imgbuilder.sparse import SparseWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,8 +4,8 @@
 
     ROOT/templates/SHA512            as published, compressed
     ROOT/disks/SHA512.FORMAT         unpacked: sparse, read-only
-    ROOT/.../*.json                  their records, see imgbuilder.records
-    ROOT/locks, ROOT/lock            see imgbuilder.cachefolder
+    ROOT/.../*.json                  their records, see imgbuilder.cache.records
+    ROOT/locks, ROOT/lock            see imgbuilder.cache.folder
 
 Both layers bear the digest that the signed index names, so that a name can
 never mean other bytes, whoever offers it (virt-builder's cache mixes sources
@@ -26,22 +26,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import publish, temporary_file
-from imgbuilder.cachefolder import CacheFolder
-from imgbuilder.digest import HashingFile, sha512_of
+from imgbuilder.cache.digest import HashingFile, sha512_of
+from imgbuilder.cache.folder import CacheFolder
+from imgbuilder.cache.records import is_unchanged, open_own, record_path, write_record
+from imgbuilder.cache.unpack import Unpacker
+from imgbuilder.cache.unpack import unpack as unpack_template
+from imgbuilder.disk.imageheader import check_image
 from imgbuilder.errors import DigestMismatchError, WorkspaceError
 from imgbuilder.events import Reporter, Step, ignore, warn
-from imgbuilder.imageheader import check_image
-from imgbuilder.records import is_unchanged, open_own, record_path, write_record
+from imgbuilder.fetch.urls import without_userinfo
 from imgbuilder.sizes import human_size
-from imgbuilder.unpack import Unpacker
-from imgbuilder.unpack import unpack as unpack_template
-from imgbuilder.urls import without_userinfo
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from imgbuilder.catalog import Selection
-    from imgbuilder.transfer import Fetcher
+    from imgbuilder.catalog.catalog import Selection
+    from imgbuilder.fetch.transfer import Fetcher
     from imgindex.model import Entry
 
 

@@ -29,10 +29,10 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from imgbuilder.errors import FetchError
 from imgbuilder.events import Reporter, debug, ignore
-from imgbuilder.redirect import Request
-from imgbuilder.transfer import NO_PROXY, SYSTEM_PROXY, Fetched, Limits, SpeedGuard, store
-from imgbuilder.urls import without_userinfo
-from imgbuilder.watch import Watch
+from imgbuilder.fetch.redirect import Request
+from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, Fetched, Limits, SpeedGuard, store
+from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.fetch.watch import Watch
 from imgindex import __version__
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class _Session(requests.Session):
 
 
 class RequestsFetcher:
-    """Gets files by http and https; implements ``imgbuilder.transfer.Fetcher`` for web URLs.
+    """Gets files by http and https; implements ``imgbuilder.fetch.transfer.Fetcher`` for web URLs.
 
     Args:
         limits: How patient it is.
@@ -136,7 +136,7 @@ class RequestsFetcher:
         proxy: str = SYSTEM_PROXY,
         cross_host: bool = False,
     ) -> Fetched:
-        """See ``imgbuilder.transfer.Fetcher.fetch``."""
+        """See ``imgbuilder.fetch.transfer.Fetcher.fetch``."""
         try:
             request = Request(url, cross_host=cross_host)
         except ValueError as error:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import IndexSyntaxError, PybuilderError, UsageError
+from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY
+from imgbuilder.fetch.urls import check_uri, local_path, scheme_of, without_userinfo
 from imgbuilder.regular import open_regular
-from imgbuilder.transfer import NO_PROXY, SYSTEM_PROXY
-from imgbuilder.urls import check_uri, local_path, scheme_of, without_userinfo
 from imgindex.lexer import decode_text, parse_sections
 from imgindex.trust import full_fingerprint
 

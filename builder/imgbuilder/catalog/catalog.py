@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from imgbuilder.arch import normalise
 from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.events import Reporter, debug, ignore, warn
-from imgbuilder.transfer import INDEX_LIMIT
-from imgbuilder.urls import template_url
+from imgbuilder.fetch.transfer import INDEX_LIMIT
+from imgbuilder.fetch.urls import template_url
 from imgindex.clearsign import unverified_text
 from imgindex.parse import parse_index
 from imgindex.trust import KeyPin
@@ -25,8 +25,8 @@ from imgindex.trust import KeyPin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from imgbuilder.sources import Source
-    from imgbuilder.transfer import Fetcher
+    from imgbuilder.catalog.sources import Source
+    from imgbuilder.fetch.transfer import Fetcher
     from imgindex.model import Entry, Index
     from imgindex.trust import VerifiedText, Verifier
 

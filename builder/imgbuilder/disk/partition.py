@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgbuilder import diskimage, process
-from imgbuilder.diskimage import DiskFormat
+from imgbuilder import process
+from imgbuilder.disk import diskimage
+from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, ToolError
 
 _HEAD = 1024 * 1024

@@ -6,7 +6,7 @@ import re
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from imgbuilder.errors import FetchError
-from imgbuilder.urls import origin, without_userinfo
+from imgbuilder.fetch.urls import origin, without_userinfo
 
 
 class Request:

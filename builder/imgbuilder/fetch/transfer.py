@@ -2,8 +2,7 @@
 
 A ``Fetcher`` moves bytes and decides nothing about trust. Whatever it writes
 is bounded (``reliability.md`` T10, T11) and is judged afterwards by its
-signature or digest. ``SourceFetcher`` is the one that programs use; the part
-that speaks HTTP, ``imgbuilder.fetch``, is loaded when the first URL needs it.
+signature or digest.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Protocol
 from imgbuilder.errors import FetchError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.regular import open_regular
-from imgbuilder.urls import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,46 +237,3 @@ def fetch_local(
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise FetchError(f"{path} changed while it was read", hint="run the command again")
     return Fetched(str(path), size)
-
-
-class SourceFetcher:
-    """Fetches from web servers and local folders alike; implements ``Fetcher``.
-
-    Args:
-        limits: How patient it is.
-    """
-
-    def __init__(self, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
-        self._web: Fetcher | None = None
-
-    def fetch(
-        self,
-        url: str,
-        destination: BinaryIO,
-        *,
-        limit: int,
-        expected: int | None = None,
-        report: Reporter = ignore,
-        label: str = "",
-        proxy: str = SYSTEM_PROXY,
-        cross_host: bool = False,
-    ) -> Fetched:
-        """See ``Fetcher.fetch``."""
-        path = local_path(url)
-        if path is not None:
-            return fetch_local(path, destination, limit=limit, expected=expected, report=report, label=label)
-        if self._web is None:
-            from imgbuilder.fetch import RequestsFetcher
-
-            self._web = RequestsFetcher(self._limits)
-        return self._web.fetch(
-            url,
-            destination,
-            limit=limit,
-            expected=expected,
-            report=report,
-            label=label,
-            proxy=proxy,
-            cross_host=cross_host,
-        )

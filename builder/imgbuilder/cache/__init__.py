@@ -1,0 +1,1 @@
+"""Templates kept on this machine: downloaded, verified, unpacked."""

@@ -1,0 +1,1 @@
+"""Where templates come from: sources, their indexes, and one catalogue of them."""

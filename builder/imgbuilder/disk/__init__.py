@@ -1,0 +1,1 @@
+"""Disk image files on the host: formats, headers, holes, partition tables."""

@@ -1,0 +1,1 @@
+"""Getting files: from web servers and local folders, within limits."""

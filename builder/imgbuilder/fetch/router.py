@@ -1,0 +1,56 @@
+"""One fetcher for all kinds of addresses: the one that programs use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgbuilder.events import Reporter, ignore
+from imgbuilder.fetch.transfer import SYSTEM_PROXY, Fetched, Fetcher, Limits, fetch_local
+from imgbuilder.fetch.urls import local_path
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+
+class SourceFetcher:
+    """Fetches from web servers and local folders alike; implements ``Fetcher``.
+
+    Args:
+        limits: How patient it is.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._web: Fetcher | None = None
+
+    def fetch(
+        self,
+        url: str,
+        destination: BinaryIO,
+        *,
+        limit: int,
+        expected: int | None = None,
+        report: Reporter = ignore,
+        label: str = "",
+        proxy: str = SYSTEM_PROXY,
+        cross_host: bool = False,
+    ) -> Fetched:
+        """See ``Fetcher.fetch``."""
+        path = local_path(url)
+        if path is not None:
+            return fetch_local(path, destination, limit=limit, expected=expected, report=report, label=label)
+        if self._web is None:
+            # Late: requests takes longer to load than a local index to read.
+            from imgbuilder.fetch.web import RequestsFetcher
+
+            self._web = RequestsFetcher(self._limits)
+        return self._web.fetch(
+            url,
+            destination,
+            limit=limit,
+            expected=expected,
+            report=report,
+            label=label,
+            proxy=proxy,
+            cross_host=cross_host,
+        )
