@@ -23,7 +23,7 @@ ONLY_IN = {
 """Foreign module -> the files that may import it (for typing alone, any may)."""
 
 PUBLISHER_MAY_USE = {
-    "appliance", "arch", "atomic", "console", "customize", "disk", "errors", "events", "guest",
+    "appliance", "arch", "atomic", "boundary", "console", "customize", "disk", "errors", "events", "guest",
     "interrupts", "paths", "process", "sizes", "workspace",
 }  # fmt: skip
 """Modules of imgbuilder that imgrepo may import: the lower ones."""

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from imgbuilder import arch
+from imgbuilder.boundary import run_command
 from imgbuilder.cli import modes
 from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options, given_operations
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.disk.diskimage import parse_format
-from imgbuilder.errors import OperationError, PybuilderError, UsageError
-from imgbuilder.interrupts import interruptible
+from imgbuilder.errors import UsageError
 from imgbuilder.request import BuildRequest, NetworkMode
 from imgbuilder.services import Settings
 from imgbuilder.sizes import parse_size
@@ -222,7 +220,7 @@ def _build_request(ctx: click.Context, options: dict[str, Any]) -> BuildRequest:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit; the only place that turns errors into words and exit codes."""
+    """Run the command and exit."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -233,33 +231,17 @@ def run(arguments: list[str]) -> int:
         arguments: The command line without the program's name.
 
     Returns:
-        The exit code: 0, or 1 for a failure, 2 for wrong usage, 3 for missing trust, 128 plus a signal.
+        The exit code, see ``imgbuilder.boundary``.
     """
-    reporter = ConsoleReporter("pybuilder")
-    try:
-        with interruptible():
-            code = pybuilder.main(arguments, prog_name="pybuilder", standalone_mode=False)
-            sys.stdout.flush()
-            return code if isinstance(code, int) else 0
-    except PybuilderError as error:
-        reporter.error(error.message, error.hint)
-        if isinstance(error, OperationError) and error.log_tail:
-            sys.stderr.write(f"{error.log_tail}\n")
-        if {"-v", "--verbose", "-x"} & set(arguments):
-            traceback.print_exc()
-        return error.exit_code
-    except click.ClickException as error:
-        reporter.error(error.format_message(), "see: pybuilder --help")
-        return error.exit_code
-    except click.Abort:
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has had enough, as in `pybuilder --list | head -1`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        reporter.error(f"{error.filename or 'the system'}: {error.strerror or error}", None)
-        return 1
+
+    def body() -> object:
+        try:
+            return pybuilder.main(arguments, prog_name="pybuilder", standalone_mode=False)
+        except click.ClickException as error:
+            raise UsageError(error.format_message(), hint="see: pybuilder --help") from error
+
+    verbose = bool({"-v", "--verbose", "-x"} & set(arguments))
+    return run_command(body, ConsoleReporter("pybuilder"), verbose=verbose)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+"""What a user gets from `pip install`: exactly three packages, their commands and manual pages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        folder,
+        ROOT,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+def test_three_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    packages = {name for name in tops if not name.startswith("virt_pybuilder-")}
+    assert packages == {"imgindex", "imgbuilder", "imgrepo"}
+    for package in packages:
+        assert f"{package}/py.typed" in wheel.namelist()
+
+
+def test_every_module_is_there(wheel: zipfile.ZipFile) -> None:
+    shipped = {name for name in wheel.namelist() if name.endswith(".py")}
+    roots = [ROOT / "index", ROOT / "builder", ROOT / "repo-tools"]
+    assert shipped == {str(path.relative_to(root)) for root in roots for path in root.rglob("*.py")}
+
+
+def test_commands_manual_pages_and_licence(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    entry_points = next(name for name in names if name.endswith("entry_points.txt"))
+    text = wheel.read(entry_points).decode()
+    assert "pybuilder = imgbuilder.cli.main:main" in text
+    assert "pybuilder-repo = imgrepo.cli.main:main" in text
+    assert {"pybuilder.1", "pybuilder-repo.1"} <= {name.rpartition("/")[2] for name in names}
+    assert any(name.endswith("LICENSE") for name in names)
