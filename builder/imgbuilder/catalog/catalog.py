@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.arch import normalise
-from imgbuilder.errors import PybuilderError, UsageError
+from imgbuilder.errors import PybuilderError, TrustError, UsageError
 from imgbuilder.events import Reporter, debug, ignore, warn
 from imgbuilder.fetch.transfer import INDEX_LIMIT
 from imgbuilder.fetch.urls import template_url
@@ -201,6 +201,7 @@ def load_catalog(
     Raises:
         UsageError: There are no sources.
         PybuilderError: No source could be used, or one of the command line could not.
+        TrustError: A source before the one that offers ``until`` is not proved to come from its publisher.
     """
     loaded: list[LoadedSource] = []
     failed: list[FailedSource] = []
@@ -210,6 +211,8 @@ def load_catalog(
         except PybuilderError as error:
             if source.origin is None:
                 raise  # named for this very run: another source's template is not what was meant
+            if until is not None and isinstance(error, TrustError):
+                raise  # whoever broke it must not be able to choose which source is used instead
             failed.append(FailedSource(source, error))
             continue
         if until is not None and _find(loaded[-1].index.entries, until[0], normalise(until[1])):

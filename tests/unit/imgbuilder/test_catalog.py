@@ -130,6 +130,12 @@ def test_a_source_of_the_command_line_is_not_replaced_by_another() -> None:
         load({"a": index_text("x"), "b": b"signed:" + index_text("x")}, source("a", origin=None), source("b"))
 
 
+def test_an_untrustworthy_source_is_not_replaced_by_the_next() -> None:
+    files: dict[str, bytes | PybuilderError] = {"a": index_text("x"), "b": b"signed:" + index_text("x")}
+    with pytest.raises(BadSignatureError):
+        load(files, source("a"), source("b"), until=("x", "x86_64"))
+
+
 def test_sources_behind_the_first_that_offers_it_are_not_asked() -> None:
     good: dict[str, bytes | PybuilderError] = {
         "a": b"signed:" + index_text("x"),
