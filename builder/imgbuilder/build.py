@@ -17,7 +17,7 @@ from imgbuilder.customize.facts import read_facts
 from imgbuilder.disk import diskimage, partition, sparse
 from imgbuilder.disk.diskimage import DiskFormat, parse_format
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
-from imgbuilder.events import Step
+from imgbuilder.events import Step, warn
 from imgbuilder.plan import BuildPlan, Target, TemplateFacts, make_plan
 from imgbuilder.request import NetworkMode
 from imgbuilder.sizes import human_size
@@ -76,6 +76,7 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
     network = _network(request)
     target = Target(_output(request, chosen), request.format, request.size)
     workspace.check_place(target.path)
+    _doubt_name(target, report)
     plan = make_plan(
         _facts(chosen, services),
         target,
@@ -173,6 +174,13 @@ def _output(request: BuildRequest, chosen: Selection) -> Path:
         return request.output
     suffix = "img" if request.format is DiskFormat.RAW else request.format.value
     return Path(f"{chosen.entry.os_version}.{suffix}")
+
+
+def _doubt_name(target: Target, report: Reporter) -> None:
+    """Warn of a name that says another format: as in virt-builder, the name decides nothing."""
+    said = target.path.suffix.removeprefix(".").lower()
+    if said in set(DiskFormat) and said != target.format:
+        warn(report, f"{target.path} will be a {target.format} image; for {said}, add: --format {said}")
 
 
 def _facts(chosen: Selection, services: Services) -> TemplateFacts:

@@ -125,6 +125,17 @@ def test_customized_and_reported(services: Services, appliances: TinyAppliances)
     assert "Free space: 512.0M (50%)" in text
 
 
+def test_a_name_that_says_another_format_is_doubted(services: Services) -> None:
+    def warnings(name: str, kind: DiskFormat) -> int:
+        events: list[Event] = []
+        prepare(request(output=Path(name), format=kind), services, events.append)
+        return sum(isinstance(event, Notice) and "--format" in event.text for event in events)
+
+    assert warnings("x.qcow2", DiskFormat.RAW) == 1
+    assert warnings("x.raw", DiskFormat.QCOW2) == 1
+    assert warnings("x.img", DiskFormat.QCOW2) == warnings("x.QCOW2", DiskFormat.QCOW2) == 0
+
+
 def test_plans(services: Services) -> None:
     prepared = prepare(request(size=64 * MIB), services, lambda _event: None)
     assert [type(step) for step in prepared.plan.steps] == [Fetch, Unpack, Copy, Grow, Customize]

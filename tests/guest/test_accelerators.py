@@ -1,0 +1,90 @@
+"""Hosts whose /dev/kvm opens but does not work (design decision 6), as root and with nothing set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.appliance import accelerator
+from imgbuilder.appliance.accelerator import KvmVerdict
+from tests.guest.conftest import Person
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.guest.conftest import Publisher, WebServer
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(os.geteuid() != 0, reason="these tests are about root"),
+]
+
+
+@pytest.fixture(scope="module")
+def root(person: Person, publisher: Publisher, web: WebServer) -> Iterator[Person]:
+    """Root, with a home of their own and the published repository in their configuration."""
+    home = Path(tempfile.mkdtemp(prefix="pybuilder-guest-", dir="/var/tmp"))
+    conf = home / ".config" / "pybuilder" / "repos.d"
+    conf.mkdir(parents=True)
+    (conf / "test.conf").write_text(f"[test]\nuri={web.url}/index.asc\ngpgkey={publisher.public_key}\n")
+    yield Person("root", home, person.bin, ())
+    shutil.rmtree(home)
+
+
+def build(root: Person, image: Path, **env: str) -> str:
+    done = root.run(
+        "pybuilder",
+        "debian-12",
+        "-o",
+        image,
+        "--root-password",
+        "disabled",
+        "--run-command",
+        "id >/root/id",
+        env=env,
+    )
+    assert image.exists()
+    image.unlink()
+    return done.stdout
+
+
+def test_as_root_with_nothing_set(root: Person) -> None:
+    printed = build(root, root.home / "root.img")
+    assert printed.count("using emulation") <= 1
+    assert "Finishing off" in printed
+    record = root.home / ".local/state/pybuilder/accelerator.json"
+    assert record.exists() or not Path("/dev/kvm").exists(), "remembered for the next build"
+
+
+@pytest.mark.skipif(
+    not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="there is no /dev/kvm to be wrong about"
+)
+def test_kvm_that_hangs_at_the_launch_is_given_up(root: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial said yes, and then the appliance hangs: within 30 seconds emulation takes over."""
+    log = root.home / "launches"
+    stub = root.home / "hypervisor"
+    stub.write_text(
+        "#!/bin/sh\n"
+        f'case " $* " in *guestfsd.sock*) echo "$*" >>{log};; esac\n'
+        'case " $* " in *accel=kvm*guestfsd.sock*) exec sleep 600;; esac\n'
+        'exec /usr/bin/qemu-system-x86_64 "$@"\n'
+    )
+    stub.chmod(0o755)
+    state = root.home / "state"
+    monkeypatch.setenv("PATH", root.environment()["PATH"])
+    verdict = KvmVerdict(usable=True, reason="KVM works", proved=True)
+    accelerator._write(state / "pybuilder" / "accelerator.json", accelerator._key(), verdict)
+    settings = {"XDG_STATE_HOME": str(state), "LIBGUESTFS_HV": str(stub)}
+    printed = build(root, root.home / "hang.img", **settings)
+    assert printed.count("using emulation") == 1
+    assert len(log.read_text().splitlines()) == 2
+    log.unlink()
+    printed = build(root, root.home / "hang.img", **settings)
+    assert printed.count("using emulation") == 1
+    assert [line for line in log.read_text().splitlines() if "accel=kvm" in line] == [], "remembered"
