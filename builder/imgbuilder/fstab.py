@@ -6,13 +6,6 @@ import re
 from dataclasses import dataclass
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
-_NO_DISK = frozenset({
-    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "cifs", "configfs", "debugfs", "devpts",
-    "devtmpfs", "efivarfs", "fuse.sshfs", "fusectl", "hugetlbfs", "mqueue", "nfs", "nfs4", "none",
-    "overlay", "proc", "pstore", "ramfs", "securityfs", "smb3", "smbfs", "swap", "sysfs", "tmpfs",
-    "tracefs",
-})  # fmt: skip
-"""Types that hold no files of the guest on its disks."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +37,10 @@ def parse_fstab(text: str) -> list[Mount]:
             continue
         spec, path, kind = words[:3]
         options = words[3].split(",") if len(words) > 3 else []
-        if kind in _NO_DISK or not path.startswith("/") or {"noauto", "bind", "rbind", "loop"} & set(options):
-            continue
+        if not path.startswith("/") or {"noauto", "bind", "rbind", "loop"} & set(options):
+            continue  # swap has no path
         if not (spec.startswith("/dev/") or "=" in spec):
-            continue
+            continue  # of the network, or of the kernel's own making
         kept = ",".join(item for item in options if item.startswith(("subvol=", "subvolid=")))
         mounts.append(Mount(spec, path, kind, kept))
     return sorted(mounts, key=lambda mount: len(mount.path))

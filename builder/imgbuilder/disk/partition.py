@@ -140,7 +140,7 @@ def virtual_size(image: Path, image_format: DiskFormat) -> int:
 
 
 def _grow_raw(image: Path, number: int) -> None:
-    _run(["sfdisk", "--quiet", "--relocate", "gpt-bak-std", image.absolute()])
+    # Whenever sfdisk writes a GPT, the backup goes to the end of the disk, and the usable area with it.
     _run(
         ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "-N", str(number), image.absolute()],
         stdin=b",+\n",

@@ -179,6 +179,9 @@ def test_requests_that_cannot_be_met(services: Services, site: Site, appliances:
     assert "tiny" in (refuse(request(template="tinny"), services, UsageError).hint or "")
     assert "shrunk" in refuse(request(size=SIZE - 512), services, UsageError).message
     refuse(request(output=Path("missing/x.img")), services, WorkspaceError)
+    twice = tuple(parse_operation("root-password", text) for text in ("random", "disabled"))
+    with pytest.raises(UsageError, match="twice"):
+        prepare(request(operations=twice), services, lambda _event: None)
     site.sign(replace(site.entry, arch="riscv64"))
     blocked = request(arch="riscv64", operations=(parse_operation("install", "x"),))
     assert "--firstboot-install" in (refuse(blocked, services, UsageError).hint or "")
