@@ -125,6 +125,8 @@ def prepare(folder: Path, template: Path) -> Bench:
         "XDG_CONFIG_HOME": "/nonexistent", "VIRT_BUILDER_DIRS": "/nonexistent",
         **({} if accelerated else {"LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}),
     }  # fmt: skip
+    # An installed program has its compiled modules; a development tree may be told not to write them.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ.update(environment)  # the bare launches of this process use the same accelerator
     gpg = ["gpg", "--batch", "--quiet"]
     subprocess.run([*gpg, "--passphrase", "", "--quick-generate-key", "bench", "ed25519", "sign"], check=True)
