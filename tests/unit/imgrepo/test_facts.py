@@ -33,7 +33,7 @@ def look(folder: Path, appliances: FakeAppliances) -> dict[str, ImageFacts | Pyb
 def partitioned(path: Path, table: bytes = TABLE) -> Path:
     """Write a raw image with a partition table."""
     image(path, size=8 << 20)
-    subprocess.run(["sfdisk", "--quiet", path], input=table, check=True)
+    subprocess.run(["/usr/sbin/sfdisk", "--quiet", path], input=table, check=True)
     return path
 
 
