@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from imgindex.trust import KeyPin
+    from imgindex.trust import KeyPin, VerifiedText
     from imgrepo.services import Services
     from imgrepo.transaction import Stage
 
@@ -110,22 +111,27 @@ class IndexSigner:
             SigningError: It cannot be signed, or would be refused by clients (R5, R19).
             RepositoryError: The format has no way to say it.
         """
-        data = self._keys.clearsign(write_index(new), self._fingerprint)
-        text = self._check(data, new, old)
+        while True:
+            data = self._keys.clearsign(write_index(new), self._fingerprint)
+            signed = self._check(data, new, old)
+            if signed.signed_at != old.signed_at:
+                break
+            # Signatures know whole seconds, and clients refuse two texts of the same one (S34).
+            time.sleep(1 - time.time() % 1)
         if old.text is not None and any(line.startswith("#") for line in old.text.split("\n")):
             warn(report, "the comments in the index are not kept; notes and other fields are")
         plain = folder / PLAIN_INDEX
         if self.was_edited(folder, old):
             self._put(_BACKUP, plain.read_bytes())
         self._put(PUBLIC_KEY, (self._stage.folder / PUBLIC_KEY).read_bytes())
-        self._put(PLAIN_INDEX, text.encode())
+        self._put(PLAIN_INDEX, signed.text.encode())
         # Only this one counts for clients, and so it comes last.
         self._put(SIGNED_INDEX, data)
 
-    def _check(self, data: bytes, new: Index, old: PublishedIndex) -> str:
-        """Read a signed index as a client does; return the text that clients get.
+    def _check(self, data: bytes, new: Index, old: PublishedIndex) -> VerifiedText:
+        """Read a signed index as a client does; return what clients get.
 
-        It can differ from what was signed: clear-signing cuts blanks at line ends (F9).
+        Its text can differ from what was signed: clear-signing cuts blanks at line ends (F9).
         """
         try:
             signed = self._verifier.verify(data, self._pin, where="the new index")
@@ -140,7 +146,7 @@ class IndexSigner:
                 "machine's clock has not reached yet: clients would take the new one for an older one",
                 hint="set the clock, then publish again",
             )
-        return signed.text
+        return signed
 
     def _put(self, name: str, content: bytes) -> None:
         staged = self._stage.folder / name

@@ -21,7 +21,7 @@ from imgbuilder.errors import (
     WorkspaceError,
 )
 from imgbuilder.events import Notice, Severity
-from imgindex.gpg import GpgSigner
+from imgindex.gpg import GpgSigner, GpgVerifier
 from imgindex.model import ExtraField, Index, Note
 from imgrepo import publish as module
 from imgrepo.publish import PublishRequest
@@ -135,6 +135,16 @@ def test_r8_a_changed_image_raises_its_revision_and_keeps_what_people_wrote(repo
     assert new.file != first.file
     kept = ("os_version", "name", "notes", "aliases", "hidden", "extra", "osinfo", "arch")
     assert [getattr(new, key) for key in kept] == [getattr(written, key) for key in kept]
+
+
+def test_s34_two_indexes_never_bear_the_same_second(repository: Repository) -> None:
+    times = []
+    for fill in (b"1", b"2", b"3"):
+        repository.add("a.img", fill)
+        repository.publish()
+        data = (repository.web / "index.asc").read_bytes()
+        times.append(GpgVerifier().verify(data, repository.pin, where="web").signed_at)
+    assert len(set(times)) == 3
 
 
 def test_r9_the_old_file_stays_for_clients_with_the_old_index(repository: Repository) -> None:
