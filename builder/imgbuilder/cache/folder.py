@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_SUBFOLDERS = ("templates", "disks", "locks")
+_SUBFOLDERS = ("templates", "disks", "partial", "locks")
 _OWN_NAME = re.compile(
     r"[0-9a-f]{128}(\.(raw|qcow2))?(\.json)?|[0-9a-f]{128}\.lock|" + re.escape(TEMPORARY_PREFIX) + r"\w+"
 )
@@ -37,7 +37,7 @@ class CacheFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.templates, self.disks, self.locks = (root / name for name in _SUBFOLDERS)
+        self.templates, self.disks, self.partial, self.locks = (root / name for name in _SUBFOLDERS)
         self._lock: int | None = None
 
     def open(self, report: Reporter = ignore) -> None:
@@ -60,7 +60,7 @@ class CacheFolder:
                 if os.fstat(self._lock).st_nlink == 0:  # it was deleted while we waited
                     self.close()
                     self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.templates, self.disks, self.locks):
+            for folder in (self.templates, self.disks, self.partial, self.locks):
                 _make_folder(folder)
         except OSError as error:
             self.close()
@@ -100,7 +100,7 @@ class CacheFolder:
                     f"the cache {self.root} is in use by another pybuilder",
                     hint="try again when it has ended",
                 )
-            for folder in (self.templates, self.disks, self.locks):
+            for folder in (self.templates, self.disks, self.partial, self.locks):
                 _empty(folder)
             (self.root / "lock").unlink()
             with contextlib.suppress(OSError):  # files of others are in it

@@ -4,6 +4,7 @@
 
     ROOT/templates/SHA512            as published, compressed
     ROOT/disks/SHA512.FORMAT         unpacked: sparse, read-only
+    ROOT/partial/SHA512              not yet whole, see imgbuilder.cache.partial
     ROOT/.../*.json                  their records, see imgbuilder.cache.records
     ROOT/locks, ROOT/lock            see imgbuilder.cache.folder
 
@@ -28,18 +29,20 @@ from typing import TYPE_CHECKING
 from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.cache.digest import HashingFile, sha512_of
 from imgbuilder.cache.folder import CacheFolder
+from imgbuilder.cache.partial import discard, partial_file
 from imgbuilder.cache.records import is_unchanged, open_own, record_path, write_record
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
 from imgbuilder.disk.imageheader import check_image
 from imgbuilder.errors import DigestMismatchError, WorkspaceError
-from imgbuilder.events import Reporter, Step, ignore, warn
+from imgbuilder.events import Reporter, Step, debug, ignore, warn
 from imgbuilder.fetch.urls import without_userinfo
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+    from imgbuilder.cache.partial import PartialFile
     from imgbuilder.catalog.catalog import Selection
     from imgbuilder.fetch.transfer import Fetcher
     from imgindex.model import Entry
@@ -216,38 +219,69 @@ class TemplateCache:
 
     def _download(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> str:
         """Download a template and give it its place; return its digest."""
-        entry, folder = selection.entry, self._folder.templates
+        entry = selection.entry
+        report(Step(f"Downloading: {without_userinfo(selection.url)}"))
+        if entry.sha512 is None:
+            with temporary_file(self._folder.templates) as (descriptor, temporary):
+                file = HashingFile(descriptor)
+                self._fetch(selection, file, fetcher, report)
+                return self._keep(selection, file, temporary)
+        with partial_file(self._folder.partial / entry.sha512, without_userinfo(selection.url)) as part:
+            self._fetch(selection, part, fetcher, report, part=part)
+            if part.spliced and part.sha512() != entry.sha512:
+                debug(report, "the continued download is damaged and begins anew")
+                part.restart()
+                self._fetch(selection, part, fetcher, report, part=part)
+            try:
+                digest = self._keep(selection, part, part.path)
+            except DigestMismatchError:
+                part.restart()  # nothing to continue
+                raise
+            discard(part.path)  # its record
+            return digest
+
+    def _fetch(
+        self,
+        selection: Selection,
+        file: HashingFile,
+        fetcher: Fetcher,
+        report: Reporter,
+        *,
+        part: PartialFile | None = None,
+    ) -> None:
+        entry = selection.entry
         limit = entry.compressed_size
         if limit is None:
             limit = (
                 entry.size + entry.size // 100 + (1 << 20)
             )  # what cannot be compressed grows a little (P4)
-        _require_space(folder, entry.compressed_size or 0)
-        report(Step(f"Downloading: {without_userinfo(selection.url)}"))
-        with temporary_file(folder) as (descriptor, temporary):
-            file = HashingFile(descriptor)
-            fetcher.fetch(
-                selection.url,
-                file,
-                limit=limit,
-                expected=entry.compressed_size,
-                report=report,
-                label=entry.os_version,
-                proxy=selection.source.proxy,
-                cross_host=entry.sha512 is not None,
+        _require_space(self._folder.templates, (entry.compressed_size or 0) - file.tell())
+        fetcher.fetch(
+            selection.url,
+            file,
+            limit=limit,
+            expected=entry.compressed_size,
+            report=report,
+            label=entry.os_version,
+            proxy=selection.source.proxy,
+            cross_host=entry.sha512 is not None,
+            resume=part,
+        )
+
+    def _keep(self, selection: Selection, file: HashingFile, temporary: Path) -> str:
+        """Give a finished file its name if it is what the index names."""
+        entry, digest = selection.entry, file.sha512()
+        if entry.sha512 not in (None, digest):
+            raise DigestMismatchError(
+                f"{without_userinfo(selection.url)}: these are not the bytes that the index names: "
+                f"SHA-512 is {digest[:16]}... instead of {_digest(entry)[:16]}...",
+                hint="the source may be in the middle of an update: try again in a few minutes, "
+                "then tell the publisher",
             )
-            digest = file.sha512()
-            if entry.sha512 not in (None, digest):
-                raise DigestMismatchError(
-                    f"{without_userinfo(selection.url)}: these are not the bytes that the index names: "
-                    f"SHA-512 is {digest[:16]}... instead of {_digest(entry)[:16]}...",
-                    hint="the source may be in the middle of an update: try again in a few minutes, "
-                    "then tell the publisher",
-                )
-            final = folder / digest
-            os.fchmod(descriptor, 0o400)
-            publish(descriptor, temporary, final)
-            write_record(final, descriptor, _about(selection))
+        final = self._folder.templates / digest
+        os.fchmod(file.fileno(), 0o400)
+        publish(file.fileno(), temporary, final)
+        write_record(final, file.fileno(), _about(selection))
         return digest
 
     def _disk_is_good(self, entry: Entry) -> bool:
