@@ -160,7 +160,6 @@ def zipped() -> bytes:
         (bz2.compress(DISK), "bzip2"),
         (tar(), "tar"),
         (zipped(), "zip"),
-        (b"\x28\xb5\x2f\xfd" + bytes(100), "zstd"),
         (lzma.compress(DISK, format=lzma.FORMAT_ALONE), "lzma"),
     ],
 )
