@@ -11,12 +11,14 @@ import contextlib
 import os
 import re
 import stat
+import time
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import TEMPORARY_PREFIX
-from imgbuilder.cache.locks import exclusive, lock_open_file
+from imgbuilder.cache.locks import exclusive, lock_open_file, try_exclusive
+from imgbuilder.cache.sweep import stale_files
 from imgbuilder.errors import WorkspaceError
-from imgbuilder.events import Reporter, ignore
+from imgbuilder.events import Reporter, debug, ignore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +53,7 @@ class CacheFolder:
             self._check_owner()
             while self._lock is None:
                 self._lock = self._open_lock(os.O_CREAT)
+                self._sweep(report)
                 lock_open_file(
                     self._lock,
                     shared=True,
@@ -124,6 +127,23 @@ class CacheFolder:
             except OSError as error:
                 raise self._error(error) from error
             yield
+
+    def _sweep(self, report: Reporter) -> None:
+        """Remove what killed runs left behind long ago, if nobody else uses the cache right now (C18).
+
+        Whoever writes a file of the cache holds the cache's lock shared, so that nothing alive can be
+        seen under the exclusive lock, however old it looks.
+        """
+        folders = (self.templates, self.disks, self.partial)
+        assert self._lock is not None
+        if not any(stale_files(folder, time.time()) for folder in folders):
+            return
+        if not try_exclusive(self._lock) or os.fstat(self._lock).st_nlink == 0:
+            return
+        stale = [path for folder in folders for path in stale_files(folder, time.time())]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        debug(report, f"removed {len(stale)} unfinished files, older than a week, from {self.root}")
 
     def _check_owner(self) -> None:
         status = self.root.stat()

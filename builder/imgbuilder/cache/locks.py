@@ -76,3 +76,18 @@ def lock_open_file(
         if limit is not None and time.monotonic() - started >= limit:
             return False
         time.sleep(_POLL)
+
+
+def try_exclusive(descriptor: int) -> bool:
+    """Lock an open file for us alone, if nobody else holds it in any way.
+
+    A lock that we hold ourselves is lost when this fails.
+
+    Returns:
+        False when somebody holds it, or the filesystem has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
