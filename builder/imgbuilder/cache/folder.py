@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import TEMPORARY_PREFIX
-from imgbuilder.cache.locks import exclusive, lock_open_file, try_exclusive
+from imgbuilder.cache.locks import exclusive, exclusive_if_free, lock_open_file, try_exclusive
 from imgbuilder.cache.sweep import stale_files
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, debug, ignore
@@ -127,6 +127,20 @@ class CacheFolder:
             except OSError as error:
                 raise self._error(error) from error
             yield
+
+    @contextlib.contextmanager
+    def entry_if_free(self, digest: str) -> Iterator[bool]:
+        """Hold the lock of one entry, unless somebody does: the block gets False then.
+
+        Raises:
+            WorkspaceError: The lock cannot be taken, for another reason than that somebody holds it.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                ours = stack.enter_context(exclusive_if_free(self.locks / f"{digest}.lock"))
+            except OSError as error:
+                raise self._error(error) from error
+            yield ours
 
     def _sweep(self, report: Reporter) -> None:
         """Remove what killed runs left behind long ago, if nobody else uses the cache right now (C18).

@@ -8,6 +8,7 @@ they differ the file is verified again (``reliability.md`` T17, C12).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -120,6 +121,12 @@ def store_record(path: Path, fields: dict[str, object]) -> None:
     with temporary_file(path.parent) as (new, name):
         os.write(new, text.encode())  # a lost or torn record costs no more than a second look
         name.replace(record_path(path))
+
+
+def touch_record(path: Path) -> None:
+    """Note that a file is used now, for ``imgbuilder.cache.limit``."""
+    with contextlib.suppress(OSError):  # at worst the file is removed earlier than others
+        os.utime(record_path(path), follow_symlinks=False)
 
 
 def record_path(path: Path) -> Path:

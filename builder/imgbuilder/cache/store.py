@@ -29,8 +29,10 @@ from typing import TYPE_CHECKING
 from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.cache.digest import HashingFile, sha512_of
 from imgbuilder.cache.folder import CacheFolder
+from imgbuilder.cache.limit import default_limit, kept_files, remove_file, shrink, verify
+from imgbuilder.cache.locks import try_shared
 from imgbuilder.cache.partial import discard, partial_file
-from imgbuilder.cache.records import is_unchanged, open_own, record_path, write_record
+from imgbuilder.cache.records import is_unchanged, open_own, touch_record, write_record
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
 from imgbuilder.disk.imageheader import check_image
@@ -54,12 +56,15 @@ class TemplateCache:
     Args:
         root: Its folder.
         private: It is a temporary one: removed when closed, and templates go once they are unpacked.
+        limit: Bytes that it may hold, the entry in hand apart; None for a share of the disk.
     """
 
-    def __init__(self, root: Path, *, private: bool = False) -> None:
+    def __init__(self, root: Path, *, private: bool = False, limit: int | None = None) -> None:
         self.root = root
         self.private = private
+        self._limit = limit
         self._folder = CacheFolder(root)
+        self._in_use: list[int] = []  # descriptors whose locks keep files from removal
 
     def __enter__(self) -> TemplateCache:
         return self
@@ -77,6 +82,8 @@ class TemplateCache:
 
     def close(self) -> None:
         """Give the cache free; remove a private one."""
+        while self._in_use:
+            os.close(self._in_use.pop())
         self._folder.close()
         if self.private:
             shutil.rmtree(self.root, ignore_errors=True)
@@ -160,17 +167,74 @@ class TemplateCache:
             selection = self._with_digest(selection, fetcher, report)
             entry = selection.entry
             path = self._disk_path(entry)
-            if self._disk_is_good(entry):
+            if self._use_disk(entry):
                 return path
             with self._folder.entry(_digest(entry), report):
-                if not self._disk_is_good(entry):
+                if not self._use_disk(entry):
                     with self._open_template(selection, fetcher, report) as template:
                         self._make_disk(selection, template, report, unpack)
+                    self._use_disk(entry)
                     if self.private:
-                        _remove(self._template_path(entry))
+                        remove_file(self._template_path(entry))
+                    self._make_room(report)
         except OSError as error:
             raise self._write_error(selection.entry, error) from error
         return path
+
+    @property
+    def limit(self) -> int:
+        """Bytes that the cache may hold, the entry in hand apart.
+
+        Raises:
+            OSError: The folder cannot be looked at.
+        """
+        return default_limit(self.root) if self._limit is None else self._limit
+
+    def collect(self) -> list[tuple[str, int]]:
+        """Remove what was not used for longest, until the limit is kept.
+
+        Returns:
+            Name and bytes of what was removed.
+
+        Raises:
+            WorkspaceError: The cache cannot be used.
+        """
+        try:
+            return shrink(self._folder, self.limit)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def verify(self, report: Reporter = ignore) -> list[tuple[str, int]]:
+        """Look at all bytes, and remove what is damaged.
+
+        Returns:
+            Name and bytes of what was removed.
+
+        Raises:
+            WorkspaceError: The cache cannot be used.
+        """
+        try:
+            return verify(self._folder, report)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def used(self) -> int:
+        """Return how many bytes the cache takes on the disk.
+
+        Raises:
+            WorkspaceError: The cache cannot be used.
+        """
+        try:
+            return sum(item.size for item in kept_files(self._folder))
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _make_room(self, report: Reporter, needed: int = 0) -> None:
+        """Keep the limit, with ``needed`` bytes to come; the entry in hand is locked, and so stays."""
+        if self.private:
+            return
+        for name, size in shrink(self._folder, max(0, self.limit - needed)):
+            debug(report, f"removed from the cache to keep its limit: {name}, {human_size(size)}")
 
     def _template_path(self, entry: Entry) -> Path:
         return self._folder.templates / _digest(entry)
@@ -205,6 +269,7 @@ class TemplateCache:
         file = os.fdopen(descriptor, "rb", buffering=0)
         try:
             if is_unchanged(path, descriptor):
+                touch_record(path)
                 return file
             if sha512_of(file) == entry.sha512:
                 write_record(path, descriptor, {"template": entry.os_version, "arch": entry.arch})
@@ -214,7 +279,7 @@ class TemplateCache:
             raise
         file.close()
         warn(report, f"the cached template {path} is damaged and is fetched again")
-        _remove(path)
+        remove_file(path)
         return None
 
     def _download(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> str:
@@ -255,6 +320,7 @@ class TemplateCache:
             limit = (
                 entry.size + entry.size // 100 + (1 << 20)
             )  # what cannot be compressed grows a little (P4)
+        self._make_room(report, (entry.compressed_size or 0) - file.tell())
         _require_space(self._folder.templates, (entry.compressed_size or 0) - file.tell())
         fetcher.fetch(
             selection.url,
@@ -284,18 +350,27 @@ class TemplateCache:
         write_record(final, file.fileno(), _about(selection))
         return digest
 
-    def _disk_is_good(self, entry: Entry) -> bool:
+    def _use_disk(self, entry: Entry) -> bool:
+        """Say whether the disk is there and good; if so, keep it from removal until the cache is closed."""
         path = self._disk_path(entry)
         descriptor = open_own(path)
         if descriptor is None:
             return False
+        good = False
         try:
-            unchanged = is_unchanged(path, descriptor)
+            good = (
+                try_shared(descriptor)
+                and os.fstat(descriptor).st_nlink == 1  # else it was removed after it was opened
+                and is_unchanged(path, descriptor)
+            )
+            if good:
+                check_image(path, _format(entry), entry.size)
+                self._in_use.append(descriptor)
+                touch_record(path)
         finally:
-            os.close(descriptor)
-        if unchanged:
-            check_image(path, _format(entry), entry.size)
-        return unchanged
+            if descriptor not in self._in_use:
+                os.close(descriptor)
+        return good
 
     def _make_disk(
         self, selection: Selection, template: BinaryIO, report: Reporter, unpack: Unpacker
@@ -317,25 +392,31 @@ class TemplateCache:
                 f"no space left in {self.root} for the template {entry.os_version}",
                 hint="free some space there, or choose another folder with --cache DIR",
             )
+        return self._unusable(error)
+
+    def _unusable(self, error: OSError) -> WorkspaceError:
         return WorkspaceError(
             f"cannot use the cache {self.root}: {error.strerror or error}",
             hint="choose another folder with --cache DIR",
         )
 
 
-def open_cache(root: Path | None, scratch: Path, report: Reporter = ignore) -> TemplateCache:
+def open_cache(
+    root: Path | None, scratch: Path, report: Reporter = ignore, *, limit: int | None = None
+) -> TemplateCache:
     """Open the cache, or a temporary one where there is none to be had (``reliability.md`` C15, C16).
 
     Args:
         root: The cache's folder; None for a run without cache.
         scratch: Folder for the temporary one: the output's, or ``imgbuilder.paths.temporary_dir()``.
         report: Warned when the cache cannot be used.
+        limit: Bytes that it may hold; None for a share of the disk.
 
     Raises:
         WorkspaceError: No temporary folder can be made either.
     """
     if root is not None:
-        cache = TemplateCache(root)
+        cache = TemplateCache(root, limit=limit)
         try:
             cache.open(report)
         except WorkspaceError as error:
@@ -366,11 +447,6 @@ def _digest(entry: Entry) -> str:
 def _about(selection: Selection) -> dict[str, str]:
     entry = selection.entry
     return {"template": entry.os_version, "arch": entry.arch, "source": selection.source.shown_uri}
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    record_path(path).unlink(missing_ok=True)
 
 
 def _require_space(folder: Path, needed: int) -> None:

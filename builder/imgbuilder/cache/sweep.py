@@ -42,11 +42,12 @@ def stale_files(folder: Path, now: float) -> list[Path]:
     for name in ages:
         part = name.removesuffix(SUFFIX)
         owner = part if folder.name == _PARTIAL and part in ages else name
-        unfinished = name.startswith(TEMPORARY_PREFIX) or (folder.name == _PARTIAL and _is_digest(part))
+        unfinished = name.startswith(TEMPORARY_PREFIX) or (folder.name == _PARTIAL and is_digest(part))
         if unfinished and ages[owner] > _WEEK:
             stale.append(folder / name)
     return stale
 
 
-def _is_digest(name: str) -> bool:
+def is_digest(name: str) -> bool:
+    """Say whether a name is a SHA-512, as the files of the cache are named."""
     return len(name) == 128 and not set(name) - set("0123456789abcdef")
