@@ -178,7 +178,7 @@ def _output(request: BuildRequest, chosen: Selection) -> Path:
 def _facts(chosen: Selection, services: Services) -> TemplateFacts:
     entry = chosen.entry
     folder = services.settings.cache_folder()
-    cached = None if folder is None else TemplateCache(folder)
+    cached = None if folder is None else TemplateCache(folder, shared=paths.shared_caches())
     return TemplateFacts(
         name=entry.os_version,
         url=chosen.url,

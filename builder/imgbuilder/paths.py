@@ -30,6 +30,11 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return _required("XDG_CACHE_HOME", ".cache", "--cache DIR", environ) / _OURS
 
 
+def shared_caches(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Return the folders of further caches, only to be read, that ``PYBUILDER_CACHE_PATH`` names."""
+    return tuple(Path(part) for part in environ.get("PYBUILDER_CACHE_PATH", "").split(":") if part)
+
+
 def cache_size(environ: Mapping[str, str] = os.environ) -> int | None:
     """Return the limit of the cache in bytes that ``PYBUILDER_CACHE_SIZE`` names; None without one.
 

@@ -139,7 +139,13 @@ class Services:
         Raises:
             WorkspaceError: Neither can be used.
         """
-        return open_cache(self.settings.cache_folder(), scratch, report, limit=self.settings.cache_limit())
+        return open_cache(
+            self.settings.cache_folder(),
+            scratch,
+            report,
+            limit=self.settings.cache_limit(),
+            shared=paths.shared_caches(),
+        )
 
     def template_disk(self, cache: TemplateCache, chosen: Selection, report: Reporter) -> Path:
         """Return the unpacked disk of a template, fetched and checked when the cache lacks it.

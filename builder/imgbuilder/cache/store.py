@@ -27,24 +27,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import publish, temporary_file
-from imgbuilder.cache.digest import HashingFile, sha512_of
+from imgbuilder.cache.digest import sha512_of
+from imgbuilder.cache.download import Intake, about
 from imgbuilder.cache.folder import CacheFolder
 from imgbuilder.cache.limit import default_limit, kept_files, remove_file, shrink, verify
 from imgbuilder.cache.locks import try_shared
-from imgbuilder.cache.partial import discard, partial_file
 from imgbuilder.cache.records import is_unchanged, open_own, touch_record, write_record
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
 from imgbuilder.disk.imageheader import check_image
-from imgbuilder.errors import DigestMismatchError, WorkspaceError
+from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, debug, ignore, warn
-from imgbuilder.fetch.urls import without_userinfo
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import BinaryIO
 
-    from imgbuilder.cache.partial import PartialFile
     from imgbuilder.catalog.catalog import Selection
     from imgbuilder.fetch.transfer import Fetcher
     from imgindex.model import Entry
@@ -57,13 +56,17 @@ class TemplateCache:
         root: Its folder.
         private: It is a temporary one: removed when closed, and templates go once they are unpacked.
         limit: Bytes that it may hold, the entry in hand apart; None for a share of the disk.
+        shared: Other caches, which are only read, and whose templates are verified when they are taken.
     """
 
-    def __init__(self, root: Path, *, private: bool = False, limit: int | None = None) -> None:
+    def __init__(
+        self, root: Path, *, private: bool = False, limit: int | None = None, shared: Sequence[Path] = ()
+    ) -> None:
         self.root = root
         self.private = private
         self._limit = limit
         self._folder = CacheFolder(root)
+        self._intake = Intake(self._folder, tuple(shared), self._make_room)
         self._in_use: list[int] = []  # descriptors whose locks keep files from removal
 
     def __enter__(self) -> TemplateCache:
@@ -104,8 +107,11 @@ class TemplateCache:
         """Say whether a template need not be downloaded; its bytes are not looked at."""
         if entry.sha512 is None:
             return False
-        sizes = {self._template_path(entry): entry.compressed_size}
-        sizes[self._disk_path(entry)] = entry.size if _format(entry) == "raw" else None
+        sizes: dict[Path, int | None] = {
+            self._disk_path(entry): entry.size if _format(entry) == "raw" else None
+        }
+        for path in (self._template_path(entry), *self._intake.shared_paths(entry.sha512)):
+            sizes[path] = entry.compressed_size
         for path, size in sizes.items():
             try:
                 status = path.lstat()
@@ -176,7 +182,7 @@ class TemplateCache:
                     self._use_disk(entry)
                     if self.private:
                         remove_file(self._template_path(entry))
-                    self._make_room(report)
+                    self._make_room(0, report)
         except OSError as error:
             raise self._write_error(selection.entry, error) from error
         return path
@@ -229,7 +235,7 @@ class TemplateCache:
         except OSError as error:
             raise self._unusable(error) from error
 
-    def _make_room(self, report: Reporter, needed: int = 0) -> None:
+    def _make_room(self, needed: int, report: Reporter) -> None:
         """Keep the limit, with ``needed`` bytes to come; the entry in hand is locked, and so stays."""
         if self.private:
             return
@@ -246,7 +252,7 @@ class TemplateCache:
         """Find the digest that an unsigned index may leave out, by downloading the template each time."""
         if selection.entry.sha512 is not None:
             return selection
-        digest = self._download(selection, fetcher, report)
+        digest = self._intake.bring(selection, fetcher, report)
         return replace(selection, entry=replace(selection.entry, sha512=digest))
 
     def _open_template(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> BinaryIO:
@@ -254,7 +260,7 @@ class TemplateCache:
         path = self._template_path(selection.entry)
         file = self._open_if_good(path, selection.entry, report)
         if file is None:
-            self._download(selection, fetcher, report)
+            self._intake.bring(selection, fetcher, report)
             file = self._open_if_good(path, selection.entry, report)
         if file is None:
             raise WorkspaceError(
@@ -281,74 +287,6 @@ class TemplateCache:
         warn(report, f"the cached template {path} is damaged and is fetched again")
         remove_file(path)
         return None
-
-    def _download(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> str:
-        """Download a template and give it its place; return its digest."""
-        entry = selection.entry
-        report(Step(f"Downloading: {without_userinfo(selection.url)}"))
-        if entry.sha512 is None:
-            with temporary_file(self._folder.templates) as (descriptor, temporary):
-                file = HashingFile(descriptor)
-                self._fetch(selection, file, fetcher, report)
-                return self._keep(selection, file, temporary)
-        with partial_file(self._folder.partial / entry.sha512, without_userinfo(selection.url)) as part:
-            self._fetch(selection, part, fetcher, report, part=part)
-            if part.spliced and part.sha512() != entry.sha512:
-                debug(report, "the continued download is damaged and begins anew")
-                part.restart()
-                self._fetch(selection, part, fetcher, report, part=part)
-            try:
-                digest = self._keep(selection, part, part.path)
-            except DigestMismatchError:
-                part.restart()  # nothing to continue
-                raise
-            discard(part.path)  # its record
-            return digest
-
-    def _fetch(
-        self,
-        selection: Selection,
-        file: HashingFile,
-        fetcher: Fetcher,
-        report: Reporter,
-        *,
-        part: PartialFile | None = None,
-    ) -> None:
-        entry = selection.entry
-        limit = entry.compressed_size
-        if limit is None:
-            limit = (
-                entry.size + entry.size // 100 + (1 << 20)
-            )  # what cannot be compressed grows a little (P4)
-        self._make_room(report, (entry.compressed_size or 0) - file.tell())
-        _require_space(self._folder.templates, (entry.compressed_size or 0) - file.tell())
-        fetcher.fetch(
-            selection.url,
-            file,
-            limit=limit,
-            expected=entry.compressed_size,
-            report=report,
-            label=entry.os_version,
-            proxy=selection.source.proxy,
-            cross_host=entry.sha512 is not None,
-            resume=part,
-        )
-
-    def _keep(self, selection: Selection, file: HashingFile, temporary: Path) -> str:
-        """Give a finished file its name if it is what the index names."""
-        entry, digest = selection.entry, file.sha512()
-        if entry.sha512 not in (None, digest):
-            raise DigestMismatchError(
-                f"{without_userinfo(selection.url)}: these are not the bytes that the index names: "
-                f"SHA-512 is {digest[:16]}... instead of {_digest(entry)[:16]}...",
-                hint="the source may be in the middle of an update: try again in a few minutes, "
-                "then tell the publisher",
-            )
-        final = self._folder.templates / digest
-        os.fchmod(file.fileno(), 0o400)
-        publish(file.fileno(), temporary, final)
-        write_record(final, file.fileno(), _about(selection))
-        return digest
 
     def _use_disk(self, entry: Entry) -> bool:
         """Say whether the disk is there and good; if so, keep it from removal until the cache is closed."""
@@ -384,7 +322,7 @@ class TemplateCache:
             check_image(temporary, _format(entry), entry.size)
             os.fchmod(descriptor, 0o400)
             publish(descriptor, temporary, final)
-            write_record(final, descriptor, _about(selection))
+            write_record(final, descriptor, about(selection))
 
     def _write_error(self, entry: Entry, error: OSError) -> WorkspaceError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -402,7 +340,12 @@ class TemplateCache:
 
 
 def open_cache(
-    root: Path | None, scratch: Path, report: Reporter = ignore, *, limit: int | None = None
+    root: Path | None,
+    scratch: Path,
+    report: Reporter = ignore,
+    *,
+    limit: int | None = None,
+    shared: Sequence[Path] = (),
 ) -> TemplateCache:
     """Open the cache, or a temporary one where there is none to be had (``reliability.md`` C15, C16).
 
@@ -411,12 +354,13 @@ def open_cache(
         scratch: Folder for the temporary one: the output's, or ``imgbuilder.paths.temporary_dir()``.
         report: Warned when the cache cannot be used.
         limit: Bytes that it may hold; None for a share of the disk.
+        shared: Other caches to look into.
 
     Raises:
         WorkspaceError: No temporary folder can be made either.
     """
     if root is not None:
-        cache = TemplateCache(root, limit=limit)
+        cache = TemplateCache(root, limit=limit, shared=shared)
         try:
             cache.open(report)
         except WorkspaceError as error:
@@ -430,7 +374,7 @@ def open_cache(
             f"cannot make a temporary folder in {scratch}: {error.strerror}",
             hint="set TMPDIR to another folder",
         ) from error
-    cache = TemplateCache(private, private=True)
+    cache = TemplateCache(private, private=True, shared=shared)
     cache.open(report)
     return cache
 
@@ -442,17 +386,3 @@ def _format(entry: Entry) -> str:
 def _digest(entry: Entry) -> str:
     assert entry.sha512 is not None
     return entry.sha512
-
-
-def _about(selection: Selection) -> dict[str, str]:
-    entry = selection.entry
-    return {"template": entry.os_version, "arch": entry.arch, "source": selection.source.shown_uri}
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise WorkspaceError(
-            f"{folder} has {human_size(free)} free, and the template needs {human_size(needed)}",
-            hint="free some space there, or choose another folder with --cache DIR",
-        )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imgbuilder import paths
 from imgbuilder.cache.digest import sha512_of
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
@@ -93,7 +94,7 @@ def _opened(settings: Settings, report: ConsoleReporter, option: str) -> Iterato
     folder = settings.cache_folder()
     if folder is None:
         raise UsageError(f"{option} and --no-cache contradict each other")
-    with TemplateCache(folder, limit=settings.cache_limit()) as cache:
+    with TemplateCache(folder, limit=settings.cache_limit(), shared=paths.shared_caches()) as cache:
         cache.open(report)
         yield cache
 

@@ -161,6 +161,23 @@ def test_cache_add(
     assert Ran(capsys, "--cache-add").code == 2
 
 
+def test_cache_path(
+    site: Site,
+    home: Path,
+    appliances: TinyAppliances,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Ran(capsys, "--cache-all-templates", "--cache", str(tmp_path / "team")).code == 0
+    (site.folder / "tiny.xz").unlink()
+    monkeypatch.setenv("PYBUILDER_CACHE_PATH", str(tmp_path / "team"))
+    assert "cached" in Ran(capsys, "--print-cache").out.split("\n")[1]
+    ran = Ran(capsys, "tiny", "--root-password", "disabled")
+    assert ran.code == 0, ran.err
+    assert "Copying: " in ran.out
+
+
 @pytest.mark.parametrize("mode", ["--cache-all-templates", "--cache-gc", "--cache-verify"])
 def test_cache_modes_need_a_cache_and_no_name(
     site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str], mode: str
