@@ -94,7 +94,7 @@ class Intake:
         entry = selection.entry
         report(Step(f"Copying: {path}"))
         self._require(entry, 0, report)
-        with temporary_file(self._folder.templates) as (descriptor, temporary):
+        with temporary_file(self._folder.templates, entry.sha512 or "") as (descriptor, temporary):
             file = HashingFile(descriptor)
             try:
                 fetch_local(

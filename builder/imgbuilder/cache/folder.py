@@ -115,7 +115,7 @@ class CacheFolder:
 
     @contextlib.contextmanager
     def entry(self, digest: str, report: Reporter = ignore) -> Iterator[None]:
-        """Hold the lock of one entry.
+        """Hold the lock of one entry, and remove what a killed holder left half-written.
 
         Raises:
             WorkspaceError: The lock cannot be taken, for another reason than that somebody holds it.
@@ -124,6 +124,9 @@ class CacheFolder:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(exclusive(self.locks / f"{digest}.lock", waiting, report))
+                for folder in (self.templates, self.disks, self.partial):
+                    for path in folder.glob(f"{TEMPORARY_PREFIX}{digest}*"):
+                        path.unlink(missing_ok=True)
             except OSError as error:
                 raise self._error(error) from error
             yield

@@ -118,7 +118,7 @@ def store_record(path: Path, fields: dict[str, object]) -> None:
         OSError: It cannot be written.
     """
     text = json.dumps({"version": _VERSION, **fields}, indent=2, sort_keys=True) + "\n"
-    with temporary_file(path.parent) as (new, name):
+    with temporary_file(path.parent, path.name.partition(".")[0]) as (new, name):
         os.write(new, text.encode())  # a lost or torn record costs no more than a second look
         name.replace(record_path(path))
 

@@ -316,7 +316,7 @@ class TemplateCache:
         entry = selection.entry
         report(Step(f"Uncompressing: {entry.os_version}"))
         final = self._disk_path(entry)
-        with temporary_file(final.parent) as (descriptor, temporary):
+        with temporary_file(final.parent, _digest(entry)) as (descriptor, temporary):
             where = f"{entry.os_version} of {selection.source.name}"
             unpack(template, temporary, entry, report, where=where)
             check_image(temporary, _format(entry), entry.size)
