@@ -296,11 +296,8 @@ class TemplateCache:
             return False
         good = False
         try:
-            good = (
-                try_shared(descriptor)
-                and os.fstat(descriptor).st_nlink == 1  # else it was removed after it was opened
-                and is_unchanged(path, descriptor)
-            )
+            # A removal between opening and locking shows as a change: it sets the change time.
+            good = try_shared(descriptor) and is_unchanged(path, descriptor)
             if good:
                 check_image(path, _format(entry), entry.size)
                 self._in_use.append(descriptor)
