@@ -16,8 +16,12 @@ TEMPORARY_PREFIX = ".part-"
 
 
 @contextlib.contextmanager
-def temporary_file(folder: Path) -> Iterator[tuple[int, Path]]:
+def temporary_file(folder: Path, owner: str = "") -> Iterator[tuple[int, Path]]:
     """Make an empty file with mode 0600; it is gone afterwards unless it was published.
+
+    Args:
+        folder: Where.
+        owner: Becomes a part of its name, for those who clean up after a killed program.
 
     Yields:
         Its descriptor, open for reading and writing and closed afterwards, and its path.
@@ -25,7 +29,7 @@ def temporary_file(folder: Path) -> Iterator[tuple[int, Path]]:
     Raises:
         OSError: It cannot be made.
     """
-    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
+    descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY_PREFIX}{owner}", dir=folder)
     path = Path(name)
     try:
         yield descriptor, path

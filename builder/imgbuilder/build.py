@@ -186,7 +186,7 @@ def _doubt_name(target: Target, report: Reporter) -> None:
 def _facts(chosen: Selection, services: Services) -> TemplateFacts:
     entry = chosen.entry
     folder = services.settings.cache_folder()
-    cached = None if folder is None else TemplateCache(folder)
+    cached = None if folder is None else TemplateCache(folder, shared=paths.shared_caches())
     return TemplateFacts(
         name=entry.os_version,
         url=chosen.url,

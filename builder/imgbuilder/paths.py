@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import UsageError
+from imgbuilder.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +28,24 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
         UsageError: Neither ``XDG_CACHE_HOME`` nor ``HOME`` says where.
     """
     return _required("XDG_CACHE_HOME", ".cache", "--cache DIR", environ) / _OURS
+
+
+def shared_caches(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Return the folders of further caches, only to be read, that ``PYBUILDER_CACHE_PATH`` names."""
+    return tuple(Path(part) for part in environ.get("PYBUILDER_CACHE_PATH", "").split(":") if part)
+
+
+def cache_size(environ: Mapping[str, str] = os.environ) -> int | None:
+    """Return the limit of the cache in bytes that ``PYBUILDER_CACHE_SIZE`` names; None without one.
+
+    Raises:
+        UsageError: It names no size.
+    """
+    text = environ.get("PYBUILDER_CACHE_SIZE", "")
+    try:
+        return parse_size(text) if text else None
+    except UsageError as error:
+        raise UsageError(f"PYBUILDER_CACHE_SIZE: {error.message}", hint=error.hint) from error
 
 
 def state_dir(environ: Mapping[str, str] = os.environ) -> Path:

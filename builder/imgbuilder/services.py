@@ -43,6 +43,7 @@ class Settings:
         check_signature: Whether signatures are checked.
         cache: Folder given with ``--cache``.
         use_cache: False with ``--no-cache``.
+        cache_size: Bytes that the cache may hold, given with ``--cache-size``.
     """
 
     sources: Sequence[str] = ()
@@ -50,6 +51,7 @@ class Settings:
     check_signature: bool = True
     cache: Path | None = None
     use_cache: bool = True
+    cache_size: int | None = None
 
     def cache_folder(self) -> Path | None:
         """Return the folder of the cache; None for a run without cache.
@@ -60,6 +62,14 @@ class Settings:
         if not self.use_cache:
             return None
         return self.cache if self.cache is not None else paths.cache_dir()
+
+    def cache_limit(self) -> int | None:
+        """Return how many bytes the cache may hold; None for a share of the disk.
+
+        Raises:
+            UsageError: The environment names no size.
+        """
+        return paths.cache_size() if self.cache_size is None else self.cache_size
 
     def configured_sources(self, report: Reporter) -> tuple[Source, ...]:
         """Return all sources, ``--source`` first; broken configuration files are reported.
@@ -129,7 +139,13 @@ class Services:
         Raises:
             WorkspaceError: Neither can be used.
         """
-        return open_cache(self.settings.cache_folder(), scratch, report)
+        return open_cache(
+            self.settings.cache_folder(),
+            scratch,
+            report,
+            limit=self.settings.cache_limit(),
+            shared=paths.shared_caches(),
+        )
 
     def template_disk(self, cache: TemplateCache, chosen: Selection, report: Reporter) -> Path:
         """Return the unpacked disk of a template, fetched and checked when the cache lacks it.

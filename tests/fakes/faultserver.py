@@ -1,15 +1,18 @@
 """A server on loopback that misbehaves exactly as told, one script per connection.
 
-A script is a list of steps: bytes to send, or one of the objects below. Each
+A script is a list of steps: bytes to send, a function that makes them from the
+head of the request, or one of the objects below. Each
 connection takes the next script; the last one serves all further connections.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,7 +50,8 @@ class Endless:
     piece: bytes
 
 
-Step = bytes | Pause | Reset | Hang | Drip | Endless
+Reply = Callable[[bytes], bytes]
+Step = bytes | Reply | Pause | Reset | Hang | Drip | Endless
 
 
 def answer(body: bytes, *headers: str, status: str = "200 OK", length: bool = True) -> bytes:
@@ -56,6 +60,34 @@ def answer(body: bytes, *headers: str, status: str = "200 OK", length: bool = Tr
     if length:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body
+
+
+def honest(body: bytes, *headers: str, etag: str = '"v1"', upto: int | None = None) -> Reply:
+    """Answer as a good server does, ranges included (RFC 9110, 13.1.5 and 14).
+
+    Args:
+        body: The file.
+        headers: Further headers.
+        etag: Its entity tag; empty for none.
+        upto: Bytes of the file after which the answer breaks off; None for none.
+    """
+    tags = [f"ETag: {etag}"] if etag else []
+
+    def reply(head: bytes) -> bytes:
+        text = head.decode("latin-1")
+        first = re.search(r"^Range: bytes=([0-9]+)-\r$", text, re.MULTILINE)
+        condition = re.search(r"^If-Range: (.*)\r$", text, re.MULTILINE)
+        start, end, status = 0, len(body) if upto is None else upto, "200 OK"
+        ranges: list[str] = []
+        if first and (condition is None or (etag.startswith('"') and condition[1] == etag)):
+            start, status = int(first[1]), "206 Partial Content"
+            ranges = [f"Content-Range: bytes {start}-{len(body) - 1}/{len(body)}"]
+            if start >= len(body):
+                return answer(b"", f"Content-Range: bytes */{len(body)}", status="416 No")
+        whole = answer(body[start:], *tags, *ranges, *headers, status=status)
+        return whole[: len(whole) - (len(body) - max(start, end))]
+
+    return reply
 
 
 class FaultServer:
@@ -121,7 +153,7 @@ class FaultServer:
                 if isinstance(step, Reset):
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     return
-                self._play(connection, step)
+                self._play(connection, step(head) if callable(step) else step)
 
     def _play(self, connection: socket.socket, step: Step) -> None:
         if isinstance(step, bytes):

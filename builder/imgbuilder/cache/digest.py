@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class HashingFile(io.FileIO):
     """A file that knows the digest of what was written to it, in the order of writing.
 
     Args:
-        descriptor: An empty file, open for writing; it stays open.
+        descriptor: An empty file, open for writing (for reading too, when it is read again); it stays open.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -30,6 +31,33 @@ class HashingFile(io.FileIO):
         count = super().write(data)
         self._digest.update(memoryview(data)[:count])
         return count
+
+    def read_again(self) -> int:
+        """Take the bytes that the file holds already as written; the position is behind them afterwards.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            OSError: They cannot be read.
+        """
+        self._digest = hashlib.sha512()
+        count = 0
+        while piece := os.pread(self.fileno(), _PIECE, count):
+            self._digest.update(piece)
+            count += len(piece)
+        self.seek(count)
+        return count
+
+    def clear(self) -> None:
+        """Drop all bytes.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        self.seek(0)
+        self.truncate()
+        self._digest = hashlib.sha512()
 
     def sha512(self) -> str:
         """Return the digest so far as lower-case hex digits."""

@@ -11,18 +11,20 @@ import contextlib
 import os
 import re
 import stat
+import time
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import TEMPORARY_PREFIX
-from imgbuilder.cache.locks import exclusive, lock_open_file
+from imgbuilder.cache.locks import exclusive, exclusive_if_free, lock_open_file, try_exclusive
+from imgbuilder.cache.sweep import stale_files
 from imgbuilder.errors import WorkspaceError
-from imgbuilder.events import Reporter, ignore
+from imgbuilder.events import Reporter, debug, ignore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_SUBFOLDERS = ("templates", "disks", "locks")
+_SUBFOLDERS = ("templates", "disks", "partial", "locks")
 _OWN_NAME = re.compile(
     r"[0-9a-f]{128}(\.(raw|qcow2))?(\.json)?|[0-9a-f]{128}\.lock|" + re.escape(TEMPORARY_PREFIX) + r"\w+"
 )
@@ -37,7 +39,7 @@ class CacheFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.templates, self.disks, self.locks = (root / name for name in _SUBFOLDERS)
+        self.templates, self.disks, self.partial, self.locks = (root / name for name in _SUBFOLDERS)
         self._lock: int | None = None
 
     def open(self, report: Reporter = ignore) -> None:
@@ -51,6 +53,7 @@ class CacheFolder:
             self._check_owner()
             while self._lock is None:
                 self._lock = self._open_lock(os.O_CREAT)
+                self._sweep(report)
                 lock_open_file(
                     self._lock,
                     shared=True,
@@ -60,7 +63,7 @@ class CacheFolder:
                 if os.fstat(self._lock).st_nlink == 0:  # it was deleted while we waited
                     self.close()
                     self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.templates, self.disks, self.locks):
+            for folder in (self.templates, self.disks, self.partial, self.locks):
                 _make_folder(folder)
         except OSError as error:
             self.close()
@@ -100,7 +103,7 @@ class CacheFolder:
                     f"the cache {self.root} is in use by another pybuilder",
                     hint="try again when it has ended",
                 )
-            for folder in (self.templates, self.disks, self.locks):
+            for folder in (self.templates, self.disks, self.partial, self.locks):
                 _empty(folder)
             (self.root / "lock").unlink()
             with contextlib.suppress(OSError):  # files of others are in it
@@ -112,7 +115,7 @@ class CacheFolder:
 
     @contextlib.contextmanager
     def entry(self, digest: str, report: Reporter = ignore) -> Iterator[None]:
-        """Hold the lock of one entry.
+        """Hold the lock of one entry, and remove what a killed holder left half-written.
 
         Raises:
             WorkspaceError: The lock cannot be taken, for another reason than that somebody holds it.
@@ -121,9 +124,43 @@ class CacheFolder:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(exclusive(self.locks / f"{digest}.lock", waiting, report))
+                for folder in (self.templates, self.disks, self.partial):
+                    for path in folder.glob(f"{TEMPORARY_PREFIX}{digest}*"):
+                        path.unlink(missing_ok=True)
             except OSError as error:
                 raise self._error(error) from error
             yield
+
+    @contextlib.contextmanager
+    def entry_if_free(self, digest: str) -> Iterator[bool]:
+        """Hold the lock of one entry, unless somebody does: the block gets False then.
+
+        Raises:
+            WorkspaceError: The lock cannot be taken, for another reason than that somebody holds it.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                ours = stack.enter_context(exclusive_if_free(self.locks / f"{digest}.lock"))
+            except OSError as error:
+                raise self._error(error) from error
+            yield ours
+
+    def _sweep(self, report: Reporter) -> None:
+        """Remove what killed runs left behind long ago, if nobody else uses the cache right now (C18).
+
+        Whoever writes a file of the cache holds the cache's lock shared, so that nothing alive can be
+        seen under the exclusive lock, however old it looks.
+        """
+        folders = (self.templates, self.disks, self.partial)
+        assert self._lock is not None
+        if not any(stale_files(folder, time.time()) for folder in folders):
+            return
+        if not try_exclusive(self._lock) or os.fstat(self._lock).st_nlink == 0:
+            return
+        stale = [path for folder in folders for path in stale_files(folder, time.time())]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        debug(report, f"removed {len(stale)} unfinished files, older than a week, from {self.root}")
 
     def _check_owner(self) -> None:
         status = self.root.stat()

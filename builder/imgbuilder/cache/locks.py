@@ -18,6 +18,30 @@ _POLL = 0.1
 
 
 @contextlib.contextmanager
+def exclusive_if_free(path: Path) -> Iterator[bool]:
+    """Hold a lock file, unless somebody else does.
+
+    Yields:
+        False when somebody does.
+
+    Raises:
+        OSError: The lock cannot be taken, for another reason than that somebody holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def exclusive(path: Path, waiting: str, report: Reporter = ignore) -> Iterator[None]:
     """Hold a lock file, which is made if needed and stays.
 
@@ -76,3 +100,33 @@ def lock_open_file(
         if limit is not None and time.monotonic() - started >= limit:
             return False
         time.sleep(_POLL)
+
+
+def try_exclusive(descriptor: int) -> bool:
+    """Lock an open file for us alone, if nobody else holds it in any way.
+
+    A lock that we hold ourselves is lost when this fails.
+
+    Returns:
+        False when somebody holds it, or the filesystem has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def try_shared(descriptor: int) -> bool:
+    """Lock an open file together with others, until it is closed.
+
+    Returns:
+        False when somebody holds it alone. On a filesystem without locks nobody does.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

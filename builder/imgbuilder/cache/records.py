@@ -8,6 +8,7 @@ they differ the file is verified again (``reliability.md`` T17, C12).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def _refused(path: Path, problem: str) -> WorkspaceError:
 
 def is_unchanged(path: Path, descriptor: int) -> bool:
     """Say whether an open file of the cache is still as its record says."""
-    record = _read(record_path(path))
+    record = read_record(path)
     now = Fingerprint.of(descriptor)
     return record is not None and all(
         type(record.get(name)) is int and record[name] == value for name, value in vars(now).items()
@@ -103,11 +104,29 @@ def write_record(path: Path, descriptor: int, about: dict[str, str]) -> None:
     Raises:
         OSError: The record cannot be written.
     """
-    fields: dict[str, object] = {"version": _VERSION, **vars(Fingerprint.of(descriptor)), **about}
-    text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
-    with temporary_file(path.parent) as (new, name):
+    store_record(path, {**vars(Fingerprint.of(descriptor)), **about})
+
+
+def store_record(path: Path, fields: dict[str, object]) -> None:
+    """Put a record beside a file.
+
+    Args:
+        path: The file.
+        fields: What to remember; anything that JSON can hold.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    text = json.dumps({"version": _VERSION, **fields}, indent=2, sort_keys=True) + "\n"
+    with temporary_file(path.parent, path.name.partition(".")[0]) as (new, name):
         os.write(new, text.encode())  # a lost or torn record costs no more than a second look
         name.replace(record_path(path))
+
+
+def touch_record(path: Path) -> None:
+    """Note that a file is used now, for ``imgbuilder.cache.limit``."""
+    with contextlib.suppress(OSError):  # at worst the file is removed earlier than others
+        os.utime(record_path(path), follow_symlinks=False)
 
 
 def record_path(path: Path) -> Path:
@@ -115,10 +134,14 @@ def record_path(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
-def _read(path: Path) -> dict[str, object] | None:
-    """Read a record; None when it is missing, damaged, or of another version (``reliability.md`` C20)."""
+def read_record(path: Path) -> dict[str, object] | None:
+    """Read the record beside a file.
+
+    Returns:
+        None when it is missing, damaged, strange, or of another version (``reliability.md`` C20).
+    """
     try:
-        descriptor = open_own(path)
+        descriptor = open_own(record_path(path))
         if descriptor is None:
             return None
         with os.fdopen(descriptor, "rb") as file:

@@ -4,6 +4,7 @@
 
     ROOT/templates/SHA512            as published, compressed
     ROOT/disks/SHA512.FORMAT         unpacked: sparse, read-only
+    ROOT/partial/SHA512              not yet whole, see imgbuilder.cache.partial
     ROOT/.../*.json                  their records, see imgbuilder.cache.records
     ROOT/locks, ROOT/lock            see imgbuilder.cache.folder
 
@@ -26,18 +27,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import publish, temporary_file
-from imgbuilder.cache.digest import HashingFile, sha512_of
+from imgbuilder.cache.digest import sha512_of
+from imgbuilder.cache.download import Intake, about
 from imgbuilder.cache.folder import CacheFolder
-from imgbuilder.cache.records import is_unchanged, open_own, record_path, write_record
+from imgbuilder.cache.limit import default_limit, kept_files, remove_file, shrink, verify
+from imgbuilder.cache.locks import try_shared
+from imgbuilder.cache.records import is_unchanged, open_own, touch_record, write_record
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
 from imgbuilder.disk.imageheader import check_image
-from imgbuilder.errors import DigestMismatchError, WorkspaceError
-from imgbuilder.events import Reporter, Step, ignore, warn
-from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.errors import WorkspaceError
+from imgbuilder.events import Reporter, Step, debug, ignore, warn
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import BinaryIO
 
     from imgbuilder.catalog.catalog import Selection
@@ -51,12 +55,19 @@ class TemplateCache:
     Args:
         root: Its folder.
         private: It is a temporary one: removed when closed, and templates go once they are unpacked.
+        limit: Bytes that it may hold, the entry in hand apart; None for a share of the disk.
+        shared: Other caches, which are only read, and whose templates are verified when they are taken.
     """
 
-    def __init__(self, root: Path, *, private: bool = False) -> None:
+    def __init__(
+        self, root: Path, *, private: bool = False, limit: int | None = None, shared: Sequence[Path] = ()
+    ) -> None:
         self.root = root
         self.private = private
+        self._limit = limit
         self._folder = CacheFolder(root)
+        self._intake = Intake(self._folder, tuple(shared), self._make_room)
+        self._in_use: list[int] = []  # descriptors whose locks keep files from removal
 
     def __enter__(self) -> TemplateCache:
         return self
@@ -74,6 +85,8 @@ class TemplateCache:
 
     def close(self) -> None:
         """Give the cache free; remove a private one."""
+        while self._in_use:
+            os.close(self._in_use.pop())
         self._folder.close()
         if self.private:
             shutil.rmtree(self.root, ignore_errors=True)
@@ -94,8 +107,11 @@ class TemplateCache:
         """Say whether a template need not be downloaded; its bytes are not looked at."""
         if entry.sha512 is None:
             return False
-        sizes = {self._template_path(entry): entry.compressed_size}
-        sizes[self._disk_path(entry)] = entry.size if _format(entry) == "raw" else None
+        sizes: dict[Path, int | None] = {
+            self._disk_path(entry): entry.size if _format(entry) == "raw" else None
+        }
+        for path in (self._template_path(entry), *self._intake.shared_paths(entry.sha512)):
+            sizes[path] = entry.compressed_size
         for path, size in sizes.items():
             try:
                 status = path.lstat()
@@ -157,17 +173,74 @@ class TemplateCache:
             selection = self._with_digest(selection, fetcher, report)
             entry = selection.entry
             path = self._disk_path(entry)
-            if self._disk_is_good(entry):
+            if self._use_disk(entry):
                 return path
             with self._folder.entry(_digest(entry), report):
-                if not self._disk_is_good(entry):
+                if not self._use_disk(entry):
                     with self._open_template(selection, fetcher, report) as template:
                         self._make_disk(selection, template, report, unpack)
+                    self._use_disk(entry)
                     if self.private:
-                        _remove(self._template_path(entry))
+                        remove_file(self._template_path(entry))
+                    self._make_room(0, report)
         except OSError as error:
             raise self._write_error(selection.entry, error) from error
         return path
+
+    @property
+    def limit(self) -> int:
+        """Bytes that the cache may hold, the entry in hand apart.
+
+        Raises:
+            OSError: The folder cannot be looked at.
+        """
+        return default_limit(self.root) if self._limit is None else self._limit
+
+    def collect(self) -> list[tuple[str, int]]:
+        """Remove what was not used for longest, until the limit is kept.
+
+        Returns:
+            Name and bytes of what was removed.
+
+        Raises:
+            WorkspaceError: The cache cannot be used.
+        """
+        try:
+            return shrink(self._folder, self.limit)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def verify(self, report: Reporter = ignore) -> list[tuple[str, int]]:
+        """Look at all bytes, and remove what is damaged.
+
+        Returns:
+            Name and bytes of what was removed.
+
+        Raises:
+            WorkspaceError: The cache cannot be used.
+        """
+        try:
+            return verify(self._folder, report)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def used(self) -> int:
+        """Return how many bytes the cache takes on the disk.
+
+        Raises:
+            WorkspaceError: The cache cannot be used.
+        """
+        try:
+            return sum(item.size for item in kept_files(self._folder))
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _make_room(self, needed: int, report: Reporter) -> None:
+        """Keep the limit, with ``needed`` bytes to come; the entry in hand is locked, and so stays."""
+        if self.private:
+            return
+        for name, size in shrink(self._folder, max(0, self.limit - needed)):
+            debug(report, f"removed from the cache to keep its limit: {name}, {human_size(size)}")
 
     def _template_path(self, entry: Entry) -> Path:
         return self._folder.templates / _digest(entry)
@@ -179,7 +252,7 @@ class TemplateCache:
         """Find the digest that an unsigned index may leave out, by downloading the template each time."""
         if selection.entry.sha512 is not None:
             return selection
-        digest = self._download(selection, fetcher, report)
+        digest = self._intake.bring(selection, fetcher, report)
         return replace(selection, entry=replace(selection.entry, sha512=digest))
 
     def _open_template(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> BinaryIO:
@@ -187,7 +260,7 @@ class TemplateCache:
         path = self._template_path(selection.entry)
         file = self._open_if_good(path, selection.entry, report)
         if file is None:
-            self._download(selection, fetcher, report)
+            self._intake.bring(selection, fetcher, report)
             file = self._open_if_good(path, selection.entry, report)
         if file is None:
             raise WorkspaceError(
@@ -202,6 +275,7 @@ class TemplateCache:
         file = os.fdopen(descriptor, "rb", buffering=0)
         try:
             if is_unchanged(path, descriptor):
+                touch_record(path)
                 return file
             if sha512_of(file) == entry.sha512:
                 write_record(path, descriptor, {"template": entry.os_version, "arch": entry.arch})
@@ -211,57 +285,27 @@ class TemplateCache:
             raise
         file.close()
         warn(report, f"the cached template {path} is damaged and is fetched again")
-        _remove(path)
+        remove_file(path)
         return None
 
-    def _download(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> str:
-        """Download a template and give it its place; return its digest."""
-        entry, folder = selection.entry, self._folder.templates
-        limit = entry.compressed_size
-        if limit is None:
-            limit = (
-                entry.size + entry.size // 100 + (1 << 20)
-            )  # what cannot be compressed grows a little (P4)
-        _require_space(folder, entry.compressed_size or 0)
-        report(Step(f"Downloading: {without_userinfo(selection.url)}"))
-        with temporary_file(folder) as (descriptor, temporary):
-            file = HashingFile(descriptor)
-            fetcher.fetch(
-                selection.url,
-                file,
-                limit=limit,
-                expected=entry.compressed_size,
-                report=report,
-                label=entry.os_version,
-                proxy=selection.source.proxy,
-                cross_host=entry.sha512 is not None,
-            )
-            digest = file.sha512()
-            if entry.sha512 not in (None, digest):
-                raise DigestMismatchError(
-                    f"{without_userinfo(selection.url)}: these are not the bytes that the index names: "
-                    f"SHA-512 is {digest[:16]}... instead of {_digest(entry)[:16]}...",
-                    hint="the source may be in the middle of an update: try again in a few minutes, "
-                    "then tell the publisher",
-                )
-            final = folder / digest
-            os.fchmod(descriptor, 0o400)
-            publish(descriptor, temporary, final)
-            write_record(final, descriptor, _about(selection))
-        return digest
-
-    def _disk_is_good(self, entry: Entry) -> bool:
+    def _use_disk(self, entry: Entry) -> bool:
+        """Say whether the disk is there and good; if so, keep it from removal until the cache is closed."""
         path = self._disk_path(entry)
         descriptor = open_own(path)
         if descriptor is None:
             return False
+        good = False
         try:
-            unchanged = is_unchanged(path, descriptor)
+            # A removal between opening and locking shows as a change: it sets the change time.
+            good = try_shared(descriptor) and is_unchanged(path, descriptor)
+            if good:
+                check_image(path, _format(entry), entry.size)
+                self._in_use.append(descriptor)
+                touch_record(path)
         finally:
-            os.close(descriptor)
-        if unchanged:
-            check_image(path, _format(entry), entry.size)
-        return unchanged
+            if descriptor not in self._in_use:
+                os.close(descriptor)
+        return good
 
     def _make_disk(
         self, selection: Selection, template: BinaryIO, report: Reporter, unpack: Unpacker
@@ -269,13 +313,13 @@ class TemplateCache:
         entry = selection.entry
         report(Step(f"Uncompressing: {entry.os_version}"))
         final = self._disk_path(entry)
-        with temporary_file(final.parent) as (descriptor, temporary):
+        with temporary_file(final.parent, _digest(entry)) as (descriptor, temporary):
             where = f"{entry.os_version} of {selection.source.name}"
             unpack(template, temporary, entry, report, where=where)
             check_image(temporary, _format(entry), entry.size)
             os.fchmod(descriptor, 0o400)
             publish(descriptor, temporary, final)
-            write_record(final, descriptor, _about(selection))
+            write_record(final, descriptor, about(selection))
 
     def _write_error(self, entry: Entry, error: OSError) -> WorkspaceError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -283,25 +327,37 @@ class TemplateCache:
                 f"no space left in {self.root} for the template {entry.os_version}",
                 hint="free some space there, or choose another folder with --cache DIR",
             )
+        return self._unusable(error)
+
+    def _unusable(self, error: OSError) -> WorkspaceError:
         return WorkspaceError(
             f"cannot use the cache {self.root}: {error.strerror or error}",
             hint="choose another folder with --cache DIR",
         )
 
 
-def open_cache(root: Path | None, scratch: Path, report: Reporter = ignore) -> TemplateCache:
+def open_cache(
+    root: Path | None,
+    scratch: Path,
+    report: Reporter = ignore,
+    *,
+    limit: int | None = None,
+    shared: Sequence[Path] = (),
+) -> TemplateCache:
     """Open the cache, or a temporary one where there is none to be had (``reliability.md`` C15, C16).
 
     Args:
         root: The cache's folder; None for a run without cache.
         scratch: Folder for the temporary one: the output's, or ``imgbuilder.paths.temporary_dir()``.
         report: Warned when the cache cannot be used.
+        limit: Bytes that it may hold; None for a share of the disk.
+        shared: Other caches to look into.
 
     Raises:
         WorkspaceError: No temporary folder can be made either.
     """
     if root is not None:
-        cache = TemplateCache(root)
+        cache = TemplateCache(root, limit=limit, shared=shared)
         try:
             cache.open(report)
         except WorkspaceError as error:
@@ -315,7 +371,7 @@ def open_cache(root: Path | None, scratch: Path, report: Reporter = ignore) -> T
             f"cannot make a temporary folder in {scratch}: {error.strerror}",
             hint="set TMPDIR to another folder",
         ) from error
-    cache = TemplateCache(private, private=True)
+    cache = TemplateCache(private, private=True, shared=shared)
     cache.open(report)
     return cache
 
@@ -327,22 +383,3 @@ def _format(entry: Entry) -> str:
 def _digest(entry: Entry) -> str:
     assert entry.sha512 is not None
     return entry.sha512
-
-
-def _about(selection: Selection) -> dict[str, str]:
-    entry = selection.entry
-    return {"template": entry.os_version, "arch": entry.arch, "source": selection.source.shown_uri}
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    record_path(path).unlink(missing_ok=True)
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise WorkspaceError(
-            f"{folder} has {human_size(free)} free, and the template needs {human_size(needed)}",
-            hint="free some space there, or choose another folder with --cache DIR",
-        )

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from imgbuilder import process
+from imgbuilder.cache.zstdframes import FrameError, check_frames
 from imgbuilder.disk.imageheader import QCOW2_MAGIC, check_image
 from imgbuilder.disk.sparse import SparseWriter
 from imgbuilder.errors import DiskError, RepositoryError, ToolError, WorkspaceError
@@ -44,6 +45,9 @@ _PIECE = 1 << 20
 _MEMORY = 256 << 20
 """Bytes that the decompressor may use: ``xz -9`` needs 65 MiB (``reliability.md`` X8)."""
 
+_ZSTD_MEMORY = 128 << 20
+"""The same for zstd: its own default, enough for ``-19`` (8 MiB) and ``--long`` (128 MiB)."""
+
 _MAGICS = (
     (0, b"\xfd7zXZ\x00", "xz"),
     (0, b"\x1f\x8b", "gzip"),
@@ -61,6 +65,8 @@ def packing_of(head: bytes) -> str | None:
     for offset, magic, name in _MAGICS:
         if head[offset:].startswith(magic):
             return name
+    if head[:1] and head[0] >> 4 == 5 and head[1:4] == b"\x2a\x4d\x18":
+        return "zstd"  # a skippable frame, with which pzstd begins its files
     # The old .lzma has no magic: properties, a dictionary of 64 KiB or more, and a size, mostly "unknown".
     if len(head) >= 13 and head[0] == 0x5D and head[1:3] == b"\0\0" and head[5:13] == b"\xff" * 8:
         return "lzma"
@@ -83,7 +89,7 @@ def unpack(
     Raises:
         RepositoryError: It is damaged, of an unsupported kind, or not what the index promises.
         WorkspaceError: The output cannot be written.
-        ToolError: The program ``xz`` is missing.
+        ToolError: The program ``xz`` or ``zstd`` is missing.
     """
     head = os.pread(source.fileno(), 512, 0)
     packing = packing_of(head)
@@ -124,11 +130,21 @@ def _fill(
     if packing is None:
         _copy(source, writer, entry, report, where)
     elif packing == "xz":
-        _unpack_xz(source, writer, entry, report, where)
+        # --format=xz: nothing else is tried; -T0 decodes the blocks of one file side by side.
+        command = ["xz", "--decompress", "--stdout", "--format=xz", "-T0", f"--memlimit-decompress={_MEMORY}"]
+        _decompress(command, source, writer, entry, report, where)
+    elif packing == "zstd":
+        try:
+            check_frames(source)
+        except FrameError as error:
+            raise _damaged(where, str(error)) from error
+        os.lseek(source.fileno(), 0, os.SEEK_SET)
+        command = ["zstd", "--decompress", "--stdout", "--quiet", f"--memory={_ZSTD_MEMORY}"]
+        _decompress(command, source, writer, entry, report, where)
     else:
         raise RepositoryError(
             f"{where}: the template is a {packing} file, which is not supported",
-            hint="the publisher should offer it compressed with xz",
+            hint="the publisher should offer it compressed with xz or zstd",
         )
 
 
@@ -148,20 +164,24 @@ def _copy(source: IO[bytes], writer: SparseWriter, entry: Entry, report: Reporte
         report(ProgressEnd())
 
 
-def _unpack_xz(source: BinaryIO, writer: SparseWriter, entry: Entry, report: Reporter, where: str) -> None:
-    process.require_program("xz")
-    # --format=xz: nothing else is tried; -T0 decodes the blocks of one file side by side.
-    command = ["xz", "--decompress", "--stdout", "--format=xz", "-T0", f"--memlimit-decompress={_MEMORY}"]
+def _decompress(
+    command: list[str], source: BinaryIO, writer: SparseWriter, entry: Entry, report: Reporter, where: str
+) -> None:
+    process.require_program(command[0])
     try:
         with process.streaming(command, stdin=source) as running:
             with suppress(OSError):  # the user's pipes may have used up their share of memory
                 fcntl.fcntl(running.stdout, fcntl.F_SETPIPE_SZ, _PIECE)
             _copy(running.stdout, writer, entry, report, where)
     except ToolError as error:
-        raise RepositoryError(
-            f"{where}: the template is damaged although its digest is right: {error.message}",
-            hint="tell the publisher of this source",
-        ) from error
+        raise _damaged(where, error.message) from error
+
+
+def _damaged(where: str, reason: str) -> RepositoryError:
+    return RepositoryError(
+        f"{where}: the template is damaged although its digest is right: {reason}",
+        hint="tell the publisher of this source",
+    )
 
 
 def _check(image: Path, entry: Entry, plain_head: bytes, where: str) -> None:

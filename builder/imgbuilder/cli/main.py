@@ -11,7 +11,7 @@ import click
 
 from imgbuilder import arch
 from imgbuilder.boundary import run_command
-from imgbuilder.cli import modes
+from imgbuilder.cli import cache_modes, modes
 from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options, given_operations
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.disk.diskimage import parse_format
@@ -93,6 +93,10 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--notes", is_flag=True, help="Show the notes of OS-VERSION.")
 @_option("--print-cache", is_flag=True, help="Show which templates are in the cache.")
 @_option("--delete-cache", is_flag=True, help="Delete the cache.")
+@_option("--cache-all-templates", is_flag=True, help="Download all templates into the cache.")
+@_option("--cache-add", is_flag=True, help="Put local template files into the cache: --cache-add FILE...")
+@_option("--cache-gc", is_flag=True, help="Remove from the cache what is over its limit.")
+@_option("--cache-verify", is_flag=True, help="Check all bytes of the cache; remove what is damaged.")
 @_option("--doctor", is_flag=True, help="Check everything that a build needs, and say how to mend it.")
 @_option("--dry-run", is_flag=True, help="Show what a build would do, and stop.")
 @_option("-o", "--output", metavar="FILE", help="The image to make [default: OS-VERSION.img or .qcow2].")
@@ -124,6 +128,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     help="Check signatures [default: they are checked].",
 )
 @_option("--cache", metavar="DIR", help="Keep templates in DIR.")
+@_option("--cache-size", metavar="SIZE", help="Most that the cache may hold [default: 1/4 of the disk].")
 @_option("--no-cache", is_flag=True, help="Keep nothing.")
 @_option(
     "--delete-on-failure/--no-delete-on-failure",
@@ -153,6 +158,17 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     elif options["print_cache"]:
         _names(options, 0, "--print-cache")
         modes.print_cache(settings, reporter)
+    elif options["cache_all_templates"]:
+        _names(options, 0, "--cache-all-templates")
+        ctx.exit(cache_modes.cache_all(settings, reporter))
+    elif options["cache_add"]:
+        cache_modes.cache_add(settings, reporter, options["names"])
+    elif options["cache_gc"]:
+        _names(options, 0, "--cache-gc")
+        cache_modes.cache_gc(settings, reporter)
+    elif options["cache_verify"]:
+        _names(options, 0, "--cache-verify")
+        ctx.exit(cache_modes.cache_verify(settings, reporter))
     elif options["list_"] or options["long"]:
         modes.list_templates(settings, reporter, _list_request(options))
     elif options["notes"]:
@@ -169,6 +185,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         check_signature=options["check_signature"],
         cache=None if options["cache"] is None else Path(options["cache"]),
         use_cache=not options["no_cache"],
+        cache_size=None if options["cache_size"] is None else parse_size(options["cache_size"]),
     )
 
 

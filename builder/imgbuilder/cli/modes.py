@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imgbuilder import paths
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog import listing
 from imgbuilder.console import printable
@@ -68,7 +69,7 @@ def print_cache(settings: Settings, report: ConsoleReporter) -> None:
         _print("no cache directory\n")
         return
     catalog = Services(settings).catalog(report)
-    cache = TemplateCache(folder)
+    cache = TemplateCache(folder, shared=paths.shared_caches())
     lines = [f"cache directory: {folder}"]
     for entry in catalog.entries:
         if not entry.hidden:

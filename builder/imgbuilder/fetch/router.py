@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgbuilder.events import Reporter, ignore
-from imgbuilder.fetch.transfer import SYSTEM_PROXY, Fetched, Fetcher, Limits, fetch_local
+from imgbuilder.fetch.transfer import SYSTEM_PROXY, Fetched, Fetcher, Limits, Resumable, fetch_local
 from imgbuilder.fetch.urls import local_path
 
 if TYPE_CHECKING:
@@ -34,10 +34,13 @@ class SourceFetcher:
         label: str = "",
         proxy: str = SYSTEM_PROXY,
         cross_host: bool = False,
+        resume: Resumable | None = None,
     ) -> Fetched:
         """See ``Fetcher.fetch``."""
         path = local_path(url)
         if path is not None:
+            if resume is not None:
+                resume.restart()  # copying anew is quicker than finding out whether the file is the same
             return fetch_local(path, destination, limit=limit, expected=expected, report=report, label=label)
         if self._web is None:
             # Late: requests takes longer to load than a local index to read.
@@ -53,4 +56,5 @@ class SourceFetcher:
             label=label,
             proxy=proxy,
             cross_host=cross_host,
+            resume=resume,
         )

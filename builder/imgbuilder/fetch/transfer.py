@@ -42,6 +42,7 @@ class Limits:
         timeout: Seconds without an answer, or without a byte.
         redirects: Most redirects to follow.
         retries: How often a request that failed before its body began is sent again.
+        resumes: How often a body that broke off is continued (``reliability.md`` D8).
         backoff: Seconds before the first retry; doubled for each further one.
         longest_wait: Most seconds that a server's ``Retry-After`` may ask for.
         slow_window: Seconds over which the speed is measured.
@@ -51,6 +52,7 @@ class Limits:
     timeout: float = 30.0
     redirects: int = 5
     retries: int = 3
+    resumes: int = 5
     backoff: float = 0.5
     longest_wait: float = 60.0
     slow_window: float = 60.0
@@ -70,6 +72,36 @@ class Fetched:
     size: int
 
 
+class TransferCutError(FetchError):
+    """A body broke off, or stalled: what came so far is good, and the rest may be had later."""
+
+
+class Resumable(Protocol):
+    """A destination that may hold the beginning of the file already, from an earlier try or run."""
+
+    @property
+    def held(self) -> int:
+        """How many bytes it holds; its position is behind them."""
+        ...
+
+    @property
+    def validator(self) -> str:
+        """What ``If-Range`` must say to get more of the same file; empty when nothing can."""
+        ...
+
+    def restart(self, validator: str = "") -> None:
+        """Drop all bytes; those that follow belong to the file that ``validator`` stands for.
+
+        Raises:
+            OSError: The destination cannot be written.
+        """
+        ...
+
+    def splice(self) -> None:
+        """Take note that the bytes that follow come from another answer than those before."""
+        ...
+
+
 class Fetcher(Protocol):
     """Moves one file of a source to a local file."""
 
@@ -84,6 +116,7 @@ class Fetcher(Protocol):
         label: str = "",
         proxy: str = SYSTEM_PROXY,
         cross_host: bool = False,
+        resume: Resumable | None = None,
     ) -> Fetched:
         """Write the file's bytes to ``destination``, at its position.
 
@@ -97,6 +130,8 @@ class Fetcher(Protocol):
             proxy: ``SYSTEM_PROXY``, ``NO_PROXY``, or the URL of a proxy.
             cross_host: Whether a redirect may lead to another server by https: only for bytes whose
                 digest is known already (``reliability.md`` T12).
+            resume: The destination again, when it may be continued: only for bytes whose digest is known
+                already, and is checked over the whole file afterwards.
 
         Raises:
             FetchError: The file could not be had, whole and within the limits.
@@ -147,6 +182,7 @@ def store(
     report: Reporter,
     label: str,
     guard: SpeedGuard | None = None,
+    start: int = 0,
 ) -> int:
     """Copy what ``read`` gives to ``destination``, within the limits.
 
@@ -159,15 +195,17 @@ def store(
         report: Told about progress.
         label: Name of the transfer.
         guard: Judges the speed; None for local files.
+        start: Bytes of the file that ``destination`` holds already; they count for all sizes here.
 
     Returns:
-        How many bytes were written.
+        How many bytes the file has.
 
     Raises:
-        FetchError: Too many, too few, or too slow.
+        TransferCutError: Too few.
+        FetchError: Too many, or too slow.
     """
     most = limit if expected is None else min(limit, expected)
-    done = 0
+    done = start
     try:
         while piece := read(min(_PIECE, most - done + 1)):
             if done + len(piece) > most:
@@ -180,7 +218,7 @@ def store(
     finally:
         report(ProgressEnd())
     if expected is not None and done != expected:
-        raise FetchError(f"{where}: ended after {done} of {expected} bytes")
+        raise TransferCutError(f"{where}: ended after {done} of {expected} bytes")
     return done
 
 

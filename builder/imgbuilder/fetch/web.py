@@ -4,18 +4,18 @@ What a server, a proxy or the network between may do to a transfer is section
 C.3 of ``reliability.md``. The rules here: redirects are followed by our own
 loop (T12); nothing is decoded on the way (T23); neither ``netrc`` nor cookies
 are used, and a user name given in the URL goes to that server only (T22, D30);
-a body is stored only from a plain 200 answer, and its length must fit at once
-all that is known about it (D2 to D6, D18).
+a body is stored only from a plain 200 answer, or from a 206 answer that fits
+what we hold (D10 to D14), and its length must fit at once all that is known
+about it (D2 to D6, D18).
 """
 
 from __future__ import annotations
 
 import os
-import re
 import socket
 import ssl
 import time
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,19 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from imgbuilder.errors import FetchError
 from imgbuilder.events import Reporter, debug, ignore
+from imgbuilder.fetch import headers
 from imgbuilder.fetch.redirect import Request
-from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, Fetched, Limits, SpeedGuard, store
+from imgbuilder.fetch.transfer import (
+    NO_PROXY,
+    SYSTEM_PROXY,
+    Fetched,
+    Limits,
+    SpeedGuard,
+    TransferCutError,
+    store,
+)
 from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.fetch.wanted import Wanted
 from imgbuilder.fetch.watch import Watch
 from imgindex import __version__
 
@@ -39,9 +49,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import BinaryIO
 
+    from imgbuilder.fetch.transfer import Resumable
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORTH_RETRYING = frozenset({429, 500, 502, 503, 504})
-_LENGTH = re.compile(r"[0-9]{1,18}")
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
 """All that the libraries below raise about a server's answer."""
 
@@ -108,6 +119,7 @@ class RequestsFetcher:
         limits: How patient it is.
         clock: Seconds from any fixed point, for the speed limit.
         sleep: Waits between two tries.
+        wall_clock: Seconds since 1970, for dates in answers.
         environ: Where ``REQUESTS_CA_BUNDLE`` and ``CURL_CA_BUNDLE`` are looked up.
     """
 
@@ -117,11 +129,13 @@ class RequestsFetcher:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        wall_clock: Callable[[], float] = time.time,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._limits = limits or Limits()
         self._clock = clock
         self._sleep = sleep
+        self._wall_clock = wall_clock
         self._trusted = trusted_authorities(environ)
 
     def fetch(
@@ -135,39 +149,63 @@ class RequestsFetcher:
         label: str = "",
         proxy: str = SYSTEM_PROXY,
         cross_host: bool = False,
+        resume: Resumable | None = None,
     ) -> Fetched:
         """See ``imgbuilder.fetch.transfer.Fetcher.fetch``."""
+        wanted = Wanted(url, destination, limit, expected, report, label, proxy, cross_host, resume)
+        wait = self._limits.backoff
+        for tries_left in range(self._limits.resumes, -1, -1):
+            try:
+                fetched = self._transfer(wanted)
+                while fetched is None:  # the server does not continue what we hold, but may send it whole
+                    wanted.whole = True
+                    fetched = self._transfer(wanted)
+            except TransferCutError as error:
+                if resume is None or not tries_left:
+                    raise
+                debug(report, f"{error.message}; continuing in {wait:.1f} seconds")
+                self._sleep(wait)
+                wait *= 2
+            else:
+                return fetched
+        raise AssertionError("the last try returns or raises")
+
+    def _transfer(self, wanted: Wanted) -> Fetched | None:
+        """Try once to get what is missing; None when it must be asked for without a range."""
+        shown = without_userinfo(wanted.url)
         try:
-            request = Request(url, cross_host=cross_host)
+            request = Request(wanted.url, cross_host=wanted.cross_host)
         except ValueError as error:
-            raise FetchError(f"{without_userinfo(url)} is not a valid URL") from error
+            raise FetchError(f"{shown} is not a valid URL") from error
+        held = wanted.prepare()
+        if held and held == wanted.expected:
+            return Fetched(request.url, held)  # D14: asked for the rest, the server could only answer 416
         for _hop in range(self._limits.redirects + 1):
             with (
                 Watch(self._limits.timeout) as watch,
                 _Session(watch) as session,
-                self._answer(session, request, watch, proxy, report) as response,
+                self._answer(session, request, watch, wanted, held) as response,
             ):
                 if response.status_code not in _REDIRECTS:
-                    size = self._body(
-                        response, request.url, watch, destination, limit, expected, report, label
-                    )
-                    return Fetched(request.url, size)
+                    return self._accept(response, request.url, watch, wanted, held)
                 request.follow(response.raw.headers.getlist("Location"))
-        raise FetchError(f"{without_userinfo(url)}: more than {self._limits.redirects} redirects")
+        raise FetchError(f"{shown}: more than {self._limits.redirects} redirects")
 
     def _answer(
-        self, session: _Session, request: Request, watch: Watch, proxy: str, report: Reporter
+        self, session: _Session, request: Request, watch: Watch, wanted: Wanted, held: int
     ) -> requests.Response:
         """Send the request, more than once if needed, until an answer is worth looking at."""
         wait = self._limits.backoff
         for tries_left in range(self._limits.retries, -1, -1):
             try:
                 response = session.send(
-                    session.prepare_request(requests.Request("GET", request.url, auth=request.auth)),
+                    session.prepare_request(
+                        requests.Request("GET", request.url, auth=request.auth, headers=wanted.range(held))
+                    ),
                     stream=True,
                     timeout=self._limits.timeout,
                     verify=self._trusted,
-                    proxies=_proxies(request.url, proxy),
+                    proxies=_proxies(request.url, wanted.proxy),
                     allow_redirects=False,
                 )
             except _FOREIGN as error:
@@ -179,57 +217,71 @@ class RequestsFetcher:
                 if response.status_code not in _WORTH_RETRYING or not tries_left:
                     return response
                 reason = f"{request.url}: HTTP status code {response.status_code}"
-                pause = _retry_after(response, wait)
+                pause = headers.retry_after(response.raw.headers, self._wall_clock(), wait)
                 if pause > self._limits.longest_wait:
                     return response
                 response.close()
             watch.detach()
-            debug(report, f"{reason}; trying again in {pause:.1f} seconds")
+            debug(wanted.report, f"{reason}; trying again in {pause:.1f} seconds")
             self._sleep(pause)
             wait *= 2
         raise AssertionError("the last try returns or raises")
 
-    def _body(
-        self,
-        response: requests.Response,
-        url: str,
-        watch: Watch,
-        destination: BinaryIO,
-        limit: int,
-        expected: int | None,
-        report: Reporter,
-        label: str,
-    ) -> int:
+    def _accept(
+        self, response: requests.Response, url: str, watch: Watch, wanted: Wanted, held: int
+    ) -> Fetched | None:
+        """Judge an answer by its status and headers, then store its body; None as in ``_transfer``."""
+        fields, resume = response.raw.headers, wanted.resume
+        if held and resume is not None:
+            if response.status_code == 206:
+                if not headers.is_rest(fields, held, wanted.expected, resume.validator):
+                    return None
+                resume.splice()
+                return Fetched(url, self._body(response, url, watch, wanted, held))
+            if response.status_code == 416:
+                return Fetched(url, held) if headers.whole_size(fields) == held else None
         if response.status_code != 200:
             raise _bad_status(url, response.status_code)
-        promised = _promised_length(response, url)
+        if resume is not None:
+            resume.restart(headers.validator(fields))
+        return Fetched(url, self._body(response, url, watch, wanted, 0))
+
+    def _body(self, response: requests.Response, url: str, watch: Watch, wanted: Wanted, start: int) -> int:
+        expected, limit = wanted.expected, wanted.limit
+        promised = headers.body_length(response.raw.headers, url)
+        if promised is not None:
+            promised += start
         known = expected if expected is not None else promised
         if promised is not None and promised != known:
             raise FetchError(f"{url}: the server announces {promised} bytes; the index promises {expected}")
         if promised is not None and promised > limit:
             raise FetchError(f"{url}: the server announces {promised} bytes; at most {limit} are allowed")
 
+        def cut(error: Exception | None) -> TransferCutError:
+            failure = self._explain(url, error, watch)
+            return TransferCutError(failure.message, hint=failure.hint)
+
         def read(count: int) -> bytes:
             watch.pet()
             try:
                 piece = response.raw.read1(count, decode_content=False)
             except _FOREIGN as error:
-                raise self._explain(url, error, watch) from error
+                raise cut(error) from error
             if watch.fired:
-                raise self._explain(url, None, watch)
+                raise cut(None)
             watch.rest()
             return bytes(piece)
 
-        guard = SpeedGuard(self._limits, self._clock)
         return store(
             read,
-            destination,
+            wanted.destination,
             where=url,
             limit=limit,
             expected=known,
-            report=report,
-            label=label,
-            guard=guard,
+            report=wanted.report,
+            label=wanted.label,
+            guard=SpeedGuard(self._limits, self._clock),
+            start=start,
         )
 
     def _explain(self, url: str, error: Exception | None, watch: Watch) -> FetchError:
@@ -280,25 +332,6 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, requests.ConnectionError) and not isinstance(error, lasting)
 
 
-def _retry_after(response: requests.Response, otherwise: float) -> float:
-    text = response.headers.get("Retry-After", "")
-    return float(text) if _LENGTH.fullmatch(text) else otherwise
-
-
-def _promised_length(response: requests.Response, url: str) -> int | None:
-    """Check the headers that describe the body; return its length when the server tells (D5, D21)."""
-    headers = response.raw.headers
-    encodings = [word.strip().lower() for word in headers.getlist("Content-Encoding")]
-    if any(word not in ("", "identity") for word in encodings):
-        raise FetchError(f"{url}: the server sent an encoded body although none was asked for")
-    lengths = headers.getlist("Content-Length")
-    if not lengths:
-        return None
-    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]) or "Transfer-Encoding" in headers:
-        raise FetchError(f"{url}: the server contradicts itself about the length of its answer")
-    return int(lengths[0])
-
-
 def _bad_status(url: str, status: int) -> FetchError:
     hints = {
         401: "the source asks for a user name: check its uri",
@@ -319,5 +352,7 @@ def _deepest(error: BaseException | None) -> str:
         return "the server's name cannot be resolved"
     if isinstance(seen, ssl.SSLCertVerificationError):
         return str(seen.verify_message)
+    if isinstance(seen, IncompleteRead | urllib3.exceptions.IncompleteRead):
+        return "the connection ended before the file did"
     words = seen.strerror if isinstance(seen, OSError) else None
     return without_userinfo(words or str(seen) or type(seen).__name__)[:300]

@@ -5,10 +5,7 @@ import json
 import lzma
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
@@ -30,10 +27,10 @@ from imgbuilder.events import Event, Notice, Severity, Step
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import Fetched
 from imgindex.model import Entry
-from tests.fakes.faultserver import FaultServer, Pause, answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 DISK = b"boot".ljust(1 << 20, b"\0") + b"end".ljust(512, b"\0")
 PACKED = lzma.compress(DISK, preset=0)
@@ -487,54 +484,6 @@ def test_c17_delete_waits_for_builds(cache: TemplateCache, root: Path) -> None:
     cache.close()
     TemplateCache(root).delete(limit=0)
     assert not root.exists()
-
-
-CHILD = """
-import sys
-from pathlib import Path
-from imgbuilder.cache.store import TemplateCache
-from imgbuilder.catalog.catalog import Selection
-from imgbuilder.catalog.sources import Source
-from imgbuilder.fetch.router import SourceFetcher
-from imgindex.model import Entry
-
-root, url, sha, size, packed = sys.argv[1:]
-entry = Entry("x", "d.xz", "x86_64", int(size), sha512=sha, format="raw", compressed_size=int(packed))
-with TemplateCache(Path(root)) as cache:
-    cache.open()
-    print("ready", flush=True)
-    sys.stdin.read(1)
-    disk = cache.get_disk(Selection(Source("s", url), entry, url), SourceFetcher())
-    print(len(disk.read_bytes()))
-"""
-
-
-@needs_xz
-def test_c7_four_processes_and_a_cold_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-    repository = Path(__file__).parents[3]
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(repository / "builder"), str(repository / "index")])
-    )
-    with FaultServer([Pause(0.3), answer(PACKED)]) as server:
-        arguments = [str(root), server.url + "/d.xz", SHA, str(len(DISK)), str(len(PACKED))]
-        children = [
-            subprocess.Popen(
-                [sys.executable, "-c", CHILD, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
-            for _ in range(4)
-        ]
-        for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"ready\n"
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write(b"x")
-            child.stdin.flush()
-        answers = [child.communicate()[0] for child in children]
-    assert [child.returncode for child in children] == [0] * 4
-    assert answers == [b"%d\n" % len(DISK)] * 4
-    assert len(server.requests) == 1
 
 
 @needs_xz

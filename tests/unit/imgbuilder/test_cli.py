@@ -110,6 +110,83 @@ def test_cache_modes(
     assert "no" in Ran(capsys, "--print-cache").out.split("\n")[1]
 
 
+def test_cache_all_templates_gc_and_verify(
+    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.sign(site.entry, replace(site.entry, os_version="secret", arch="aarch64", hidden=True))
+    template = home / "pybuilder" / "templates" / str(site.entry.sha512)
+    ran = Ran(capsys, "--cache-all-templates")
+    assert ran.code == 0, ran.err
+    assert template.exists()
+    assert Ran(capsys, "--cache-verify").code == 0
+    template.chmod(0o600)
+    template.write_bytes(b"x")
+    ran = Ran(capsys, "--cache-verify")
+    assert (ran.code, template.exists()) == (1, False)
+    assert "removed: tiny (template)" in ran.out
+    assert Ran(capsys, "--cache-all-templates").code == 0
+    ran = Ran(capsys, "--cache-gc")
+    assert "removed" not in ran.out
+    ran = Ran(capsys, "--cache-gc", "--cache-size", "0b")
+    assert ran.code == 0, ran.err
+    assert "removed: tiny (template)" in ran.out or "removed: secret (template)" in ran.out
+    assert "its limit is 0" in ran.out
+    assert not template.exists()
+
+
+def test_cache_all_templates_goes_on_after_a_failure(
+    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.sign(replace(site.entry, os_version="gone", file="gone.xz", sha512="0" * 128), site.entry)
+    ran = Ran(capsys, "--cache-all-templates")
+    assert ran.code == 1
+    assert "gone.xz" in ran.err
+    assert (home / "pybuilder" / "templates" / str(site.entry.sha512)).exists()
+
+
+def test_cache_add(
+    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    stick = tmp_path / "stick.xz"
+    (site.folder / "tiny.xz").rename(stick)
+    assert Ran(capsys, "tiny").code == 1
+    ran = Ran(capsys, "--cache-add", str(stick))
+    assert ran.code == 0, ran.err
+    assert Ran(capsys, "tiny", "--root-password", "disabled").code == 0
+    stick.write_bytes(b"x")
+    ran = Ran(capsys, "--cache-add", str(stick))
+    assert ran.code == 1
+    assert "no template of a configured source" in ran.err
+    assert Ran(capsys, "--cache-add", str(tmp_path)).code == 1
+    assert Ran(capsys, "--cache-add").code == 2
+
+
+def test_cache_path(
+    site: Site,
+    home: Path,
+    appliances: TinyAppliances,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Ran(capsys, "--cache-all-templates", "--cache", str(tmp_path / "team")).code == 0
+    (site.folder / "tiny.xz").unlink()
+    monkeypatch.setenv("PYBUILDER_CACHE_PATH", str(tmp_path / "team"))
+    assert "cached" in Ran(capsys, "--print-cache").out.split("\n")[1]
+    ran = Ran(capsys, "tiny", "--root-password", "disabled")
+    assert ran.code == 0, ran.err
+    assert "Copying: " in ran.out
+
+
+@pytest.mark.parametrize("mode", ["--cache-all-templates", "--cache-gc", "--cache-verify"])
+def test_cache_modes_need_a_cache_and_no_name(
+    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    assert Ran(capsys, mode, "--no-cache").code == 2
+    assert Ran(capsys, mode, "tiny").code == 2
+    assert Ran(capsys, mode, "--cache-size", "much").code == 2
+
+
 def test_a_build_from_the_command_line(
     site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
 ) -> None:

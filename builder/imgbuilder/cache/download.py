@@ -1,0 +1,175 @@
+"""How a template comes into the cache: from its source, or from another cache.
+
+Whatever the way, its digest is taken while it is written, and it gets its name
+only when that is the one that the index names (``reliability.md`` T9).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from imgbuilder.atomic import publish, temporary_file
+from imgbuilder.cache.digest import HashingFile
+from imgbuilder.cache.partial import discard, partial_file
+from imgbuilder.cache.records import write_record
+from imgbuilder.errors import DigestMismatchError, FetchError, WorkspaceError
+from imgbuilder.events import Reporter, Step, debug, warn
+from imgbuilder.fetch.transfer import fetch_local
+from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.sizes import human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from imgbuilder.cache.folder import CacheFolder
+    from imgbuilder.cache.partial import PartialFile
+    from imgbuilder.catalog.catalog import Selection
+    from imgbuilder.fetch.transfer import Fetcher
+    from imgindex.model import Entry
+
+
+class Intake:
+    """Brings templates into a cache; the caller holds the entry's lock.
+
+    Args:
+        folder: The cache, open.
+        shared: Other caches to look into before a source is asked; nothing in them is trusted.
+        make_room: Called with the bytes that will be needed.
+    """
+
+    def __init__(
+        self, folder: CacheFolder, shared: Sequence[Path], make_room: Callable[[int, Reporter], None]
+    ) -> None:
+        self._folder = folder
+        self._shared = shared
+        self._make_room = make_room
+
+    def shared_paths(self, digest: str) -> list[Path]:
+        """Return where the other caches would have a template."""
+        return [root / "templates" / digest for root in self._shared]
+
+    def bring(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> str:
+        """Bring a template, give it its place, and return its digest.
+
+        Raises:
+            FetchError: It cannot be had.
+            DigestMismatchError: The source sent other bytes than the index names.
+            WorkspaceError: There is no space for it.
+            OSError: The cache cannot be written.
+        """
+        digest = selection.entry.sha512
+        if digest is None:
+            report(Step(f"Downloading: {without_userinfo(selection.url)}"))
+            with temporary_file(self._folder.templates) as (descriptor, temporary):
+                file = HashingFile(descriptor)
+                self._fetch(selection, file, fetcher, report)
+                return self._keep(selection, file, temporary)
+        for path in self.shared_paths(digest):
+            if path.is_file() and self._copy(selection, path, report):
+                discard(self._folder.partial / digest)
+                return digest
+        report(Step(f"Downloading: {without_userinfo(selection.url)}"))
+        with partial_file(self._folder.partial / digest, without_userinfo(selection.url)) as part:
+            self._fetch(selection, part, fetcher, report, part=part)
+            if part.spliced and part.sha512() != digest:
+                debug(report, "the continued download is damaged and begins anew")
+                part.restart()
+                self._fetch(selection, part, fetcher, report, part=part)
+            try:
+                self._keep(selection, part, part.path)
+            except DigestMismatchError:
+                part.restart()  # nothing to continue
+                raise
+            discard(part.path)  # its record
+            return digest
+
+    def _copy(self, selection: Selection, path: Path, report: Reporter) -> bool:
+        """Take a template out of another cache; say whether that worked.
+
+        It is copied, not used in place: its owner could change it after it was verified (C13).
+        """
+        entry = selection.entry
+        report(Step(f"Copying: {path}"))
+        self._require(entry, 0, report)
+        with temporary_file(self._folder.templates, entry.sha512 or "") as (descriptor, temporary):
+            file = HashingFile(descriptor)
+            try:
+                fetch_local(
+                    path,
+                    file,
+                    limit=_most(entry),
+                    expected=entry.compressed_size,
+                    report=report,
+                    label=entry.os_version,
+                )
+                self._keep(selection, file, temporary, str(path))
+            except (FetchError, DigestMismatchError) as error:
+                warn(report, f"a shared cache is not used for {entry.os_version}: {error.message}")
+                return False
+        return True
+
+    def _fetch(
+        self,
+        selection: Selection,
+        file: HashingFile,
+        fetcher: Fetcher,
+        report: Reporter,
+        *,
+        part: PartialFile | None = None,
+    ) -> None:
+        entry = selection.entry
+        self._require(entry, file.tell(), report)
+        fetcher.fetch(
+            selection.url,
+            file,
+            limit=_most(entry),
+            expected=entry.compressed_size,
+            report=report,
+            label=entry.os_version,
+            proxy=selection.source.proxy,
+            cross_host=entry.sha512 is not None,
+            resume=part,
+        )
+
+    def _require(self, entry: Entry, held: int, report: Reporter) -> None:
+        """Make sure of the space for the rest of a template (``reliability.md`` C5)."""
+        needed, folder = (entry.compressed_size or 0) - held, self._folder.templates
+        self._make_room(needed, report)
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise WorkspaceError(
+                f"{folder} has {human_size(free)} free, and the template needs {human_size(needed)}",
+                hint="free some space there, or choose another folder with --cache DIR",
+            )
+
+    def _keep(self, selection: Selection, file: HashingFile, temporary: Path, where: str = "") -> str:
+        """Give a finished file its name if it is what the index names."""
+        entry, digest = selection.entry, file.sha512()
+        if entry.sha512 not in (None, digest):
+            raise DigestMismatchError(
+                f"{where or without_userinfo(selection.url)}: these are not the bytes that the index names: "
+                f"SHA-512 is {digest[:16]}... instead of {str(entry.sha512)[:16]}...",
+                hint="the source may be in the middle of an update: try again in a few minutes, "
+                "then tell the publisher",
+            )
+        final = self._folder.templates / digest
+        os.fchmod(file.fileno(), 0o400)
+        publish(file.fileno(), temporary, final)
+        write_record(final, file.fileno(), about(selection))
+        return digest
+
+
+def about(selection: Selection) -> dict[str, str]:
+    """Return what a record says about a template, for people."""
+    entry = selection.entry
+    return {"template": entry.os_version, "arch": entry.arch, "source": selection.source.shown_uri}
+
+
+def _most(entry: Entry) -> int:
+    """Return how many bytes a template may have; what cannot be compressed grows a little (P4)."""
+    if entry.compressed_size is not None:
+        return entry.compressed_size
+    return entry.size + entry.size // 100 + (1 << 20)

@@ -1,0 +1,187 @@
+"""How much the cache may hold: the files least recently used go first.
+
+The last use of a file is the time of its record, which is set at each use; the
+file's own access time is often not kept (``noatime``). What is in use stays:
+a build holds a shared lock on its disk until it ends, and whoever makes or
+reads an entry holds the entry's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.cache.digest import sha512_of
+from imgbuilder.cache.locks import try_exclusive
+from imgbuilder.cache.records import is_unchanged, open_own, read_record, record_path
+from imgbuilder.cache.sweep import is_digest
+from imgbuilder.errors import WorkspaceError
+from imgbuilder.events import Reporter, Step, ignore, warn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.cache.folder import CacheFolder
+
+_SHARE = 4
+"""The cache may take a quarter of its filesystem, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file of the cache.
+
+    Attributes:
+        path: Where it is.
+        digest: SHA-512 of the template that it belongs to.
+        size: Bytes that it takes on the disk.
+        used: When it was used last, in nanoseconds since 1970.
+    """
+
+    path: Path
+    digest: str
+    size: int
+    used: int
+
+    @property
+    def name(self) -> str:
+        """What it is, for people: the template's name, or the beginning of its digest."""
+        name = (read_record(self.path) or {}).get("template")
+        kind = {"templates": "template", "disks": "unpacked disk"}.get(
+            self.path.parent.name, "partial download"
+        )
+        return f"{name if isinstance(name, str) else self.digest[:16]} ({kind})"
+
+
+def default_limit(root: Path) -> int:
+    """Return how many bytes a cache may hold that nobody set a limit for.
+
+    Raises:
+        OSError: The folder cannot be looked at.
+    """
+    return shutil.disk_usage(root).total // _SHARE
+
+
+def kept_files(folder: CacheFolder) -> list[Kept]:
+    """Return all files of the cache, least recently used first, without records and temporary files.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    found = []
+    for place in (folder.templates, folder.disks, folder.partial):
+        for path in place.iterdir() if place.is_dir() else ():
+            digest, _, suffix = path.name.partition(".")
+            if not is_digest(digest) or suffix not in ("", "raw", "qcow2"):
+                continue
+            with contextlib.suppress(OSError):  # removed meanwhile
+                status = path.lstat()
+                used = status.st_mtime_ns
+                with contextlib.suppress(OSError):
+                    used = max(used, record_path(path).lstat().st_mtime_ns)
+                if stat.S_ISREG(status.st_mode):
+                    found.append(Kept(path, digest, status.st_blocks * 512, used))
+    return sorted(found, key=lambda item: item.used)
+
+
+def shrink(folder: CacheFolder, limit: int) -> list[tuple[str, int]]:
+    """Remove what was not used for longest, until the cache takes no more than a limit.
+
+    Args:
+        folder: The cache, open.
+        limit: Bytes.
+
+    Returns:
+        Name and bytes of what was removed. What is in use stays, also when the limit is not reached then.
+
+    Raises:
+        OSError: The cache cannot be read.
+    """
+    files = kept_files(folder)
+    total = sum(item.size for item in files)
+    removed = []
+    for item in files:
+        if total <= limit:
+            break
+        name = item.name
+        if _remove_unused(folder, item):
+            removed.append((name, item.size))
+            total -= item.size
+    return removed
+
+
+def _remove_unused(folder: CacheFolder, item: Kept) -> bool:
+    with folder.entry_if_free(item.digest) as ours:
+        if not ours:
+            return False
+        try:
+            descriptor = open_own(item.path)
+        except WorkspaceError:
+            return False  # strange, and refused at its next use
+        if descriptor is None:
+            return False
+        try:
+            if not try_exclusive(descriptor):
+                return False
+            remove_file(item.path)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+    return True
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file of the cache and its record, if they are there.
+
+    Raises:
+        OSError: They cannot be removed.
+    """
+    record_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def verify(folder: CacheFolder, report: Reporter = ignore) -> list[tuple[str, int]]:
+    """Hash all templates, and remove those that are damaged; disks too that changed since they were made.
+
+    Args:
+        folder: The cache, open.
+        report: Told what is looked at.
+
+    Returns:
+        Name and bytes of what was removed.
+
+    Raises:
+        OSError: The cache cannot be read.
+        WorkspaceError: A lock cannot be taken.
+    """
+    removed = []
+    for item in kept_files(folder):
+        if item.path.parent == folder.partial:
+            continue  # hashed when it is whole
+        with folder.entry(item.digest, report):
+            name = item.name
+            report(Step(f"Verifying: {name}"))
+            try:
+                good = _is_good(item)
+            except WorkspaceError as error:
+                warn(report, f"{error.message}; {error.hint}")
+                continue
+            if not good:
+                remove_file(item.path)
+                removed.append((name, item.size))
+    return removed
+
+
+def _is_good(item: Kept) -> bool:
+    descriptor = open_own(item.path)
+    if descriptor is None:
+        return True  # removed meanwhile
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if item.path.name == item.digest:
+            return sha512_of(file) == item.digest
+        return is_unchanged(item.path, descriptor)

@@ -1,0 +1,122 @@
+"""What the headers of an HTTP answer say, read strictly: pure functions.
+
+Sources: RFC 9110 (8.8 validators, 10.2.3 Retry-After, 13.1.5 If-Range, 14.4
+Content-Range), and rows D5, D11 to D14, D17 and D21 of ``reliability.md``.
+"""
+
+from __future__ import annotations
+
+import re
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Protocol
+
+from imgbuilder.errors import FetchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)")
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{1,500}"')
+
+
+class Headers(Protocol):
+    """The headers of an answer; names in any case."""
+
+    def getlist(self, key: str, /) -> Sequence[str]:
+        """Return all values of a header, none if it is missing."""
+        ...
+
+
+def _only(headers: Headers, name: str) -> str:
+    """Return the value of a header that came exactly once; else an empty text."""
+    values = headers.getlist(name)
+    return values[0].strip() if len(values) == 1 else ""
+
+
+def body_length(headers: Headers, url: str) -> int | None:
+    """Check the headers that describe the body (D5, D21).
+
+    Returns:
+        Its length in bytes when the server tells, else None.
+
+    Raises:
+        FetchError: The body is encoded, or the headers contradict each other.
+    """
+    encodings = [word.strip().lower() for word in headers.getlist("Content-Encoding")]
+    if any(word not in ("", "identity") for word in encodings):
+        raise FetchError(f"{url}: the server sent an encoded body although none was asked for")
+    lengths = headers.getlist("Content-Length")
+    if not lengths:
+        return None
+    if len(lengths) > 1 or not _NUMBER.fullmatch(lengths[0]) or headers.getlist("Transfer-Encoding"):
+        raise FetchError(f"{url}: the server contradicts itself about the length of its answer")
+    return int(lengths[0])
+
+
+def validator(headers: Headers) -> str:
+    """Return what ``If-Range`` may hold for this answer; empty when the server offers nothing fit.
+
+    Only a strong entity tag (D13), or a date that is strong by RFC 9110 8.8.2.2: older by a second or more
+    than the answer itself, so that the file cannot have changed twice at that date.
+    """
+    if headers.getlist("ETag"):
+        tag = _only(headers, "ETag")
+        return tag if _STRONG_ETAG.fullmatch(tag) else ""
+    date = _only(headers, "Last-Modified")
+    changed, sent = _seconds(date), _seconds(_only(headers, "Date"))
+    return date if changed is not None and sent is not None and changed + 1 <= sent else ""
+
+
+def is_rest(headers: Headers, held: int, expected: int | None, expected_validator: str) -> bool:
+    """Say whether a 206 answer is the rest of the very file whose beginning we hold (D11, D12).
+
+    Args:
+        headers: The answer's.
+        held: Bytes that we have; they were asked to be left out.
+        expected: Size of the whole file in bytes, if known.
+        expected_validator: What we sent in ``If-Range``.
+    """
+    match = _CONTENT_RANGE.fullmatch(_only(headers, "Content-Range"))
+    if match is None or match[1] is None:
+        return False  # also several ranges at once, which come as multipart/byteranges
+    first, last = int(match[1]), int(match[2])
+    total = last + 1 if match[3] == "*" else int(match[3])
+    lengths = headers.getlist("Content-Length")
+    return (
+        first == held
+        and last + 1 == total
+        and total > held
+        and expected in (None, total)
+        and (not lengths or list(lengths) == [str(total - held)])
+        and (not expected_validator.startswith('"') or _only(headers, "ETag") in ("", expected_validator))
+    )
+
+
+def whole_size(headers: Headers) -> int | None:
+    """Return the size that a 416 answer names for the file, in bytes; None when it names none (D14)."""
+    match = _CONTENT_RANGE.fullmatch(_only(headers, "Content-Range"))
+    return int(match[3]) if match is not None and match[1] is None and match[3] != "*" else None
+
+
+def retry_after(headers: Headers, now: float, otherwise: float) -> float:
+    """Return how many seconds the server asks us to wait: a number, or until a date (D17).
+
+    Args:
+        headers: The answer's.
+        now: Seconds since 1970.
+        otherwise: The result when the server does not say, or nothing that can be understood.
+    """
+    text = _only(headers, "Retry-After")
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    date = _seconds(text)
+    return otherwise if date is None else max(0.0, date - now)
+
+
+def _seconds(date: str) -> float | None:
+    """Read a date of HTTP as seconds since 1970; None when it is none."""
+    try:
+        return parsedate_to_datetime(date).timestamp() if date.endswith("GMT") else None
+    except (ValueError, IndexError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,47 @@
+"""One file to download, and how much of it is there already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from imgbuilder.events import Reporter
+    from imgbuilder.fetch.transfer import Resumable
+
+
+@dataclass
+class Wanted:
+    """What one call of ``Fetcher.fetch`` is about: its arguments, and what was learned meanwhile.
+
+    Attributes:
+        whole: The server's ranges were wrong once, and are not asked for again (``reliability.md`` D11).
+    """
+
+    url: str
+    destination: BinaryIO
+    limit: int
+    expected: int | None
+    report: Reporter
+    label: str
+    proxy: str
+    cross_host: bool
+    resume: Resumable | None
+    whole: bool = False
+
+    def prepare(self) -> int:
+        """Drop what cannot be continued; return how many bytes are held."""
+        if self.resume is None:
+            return 0
+        most = self.limit if self.expected is None else self.expected
+        if self.whole or not self.resume.validator or self.resume.held > most:
+            self.resume.restart()
+        return self.resume.held
+
+    def range(self, held: int) -> dict[str, str]:
+        """Return the headers that ask for the rest of the same file, or for all of another one (D12)."""
+        if not held or self.resume is None:
+            return {}
+        return {"Range": f"bytes={held}-", "If-Range": self.resume.validator}
