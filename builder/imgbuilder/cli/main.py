@@ -93,6 +93,11 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--notes", is_flag=True, help="Show the notes of OS-VERSION.")
 @_option("--print-cache", is_flag=True, help="Show which templates are in the cache.")
 @_option("--delete-cache", is_flag=True, help="Delete the cache.")
+@_option(
+    "--forget-source",
+    metavar="NAME|URL",
+    help="Forget which index of a source was accepted last, and the protection against an older one.",
+)
 @_option("--doctor", is_flag=True, help="Check everything that a build needs, and say how to mend it.")
 @_option("--dry-run", is_flag=True, help="Show what a build would do, and stop.")
 @_option("-o", "--output", metavar="FILE", help="The image to make [default: OS-VERSION.img or .qcow2].")
@@ -150,6 +155,9 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     elif options["delete_cache"]:
         _names(options, 0, "--delete-cache")
         modes.delete_cache(settings, reporter)
+    elif options["forget_source"] is not None:
+        _names(options, 0, "--forget-source")
+        modes.forget_source(settings, reporter, options["forget_source"])
     elif options["print_cache"]:
         _names(options, 0, "--print-cache")
         modes.print_cache(settings, reporter)

@@ -12,6 +12,7 @@ from imgbuilder.catalog import listing
 from imgbuilder.console import printable
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Step
+from imgbuilder.fetch.urls import check_uri, without_userinfo
 from imgbuilder.services import Services, Settings
 
 if TYPE_CHECKING:
@@ -85,6 +86,27 @@ def delete_cache(settings: Settings, report: ConsoleReporter) -> None:
         raise UsageError("--delete-cache and --no-cache together leave nothing to delete")
     report(Step(f"Deleting: {folder}"))
     TemplateCache(folder).delete(report)
+
+
+def forget_source(settings: Settings, report: ConsoleReporter, wanted: str) -> None:
+    """Forget what was accepted of a source, and say what that gives up."""
+    states = Services(settings).states()
+    named = [source for source in settings.configured_sources(report) if source.name == wanted]
+    uris = [source.uri for source in named] or [wanted]
+    if not named:
+        check_uri(wanted)
+    if not [uri for uri in uris if states.forget(uri, report)]:
+        raise UsageError(
+            f"nothing is remembered of a source {without_userinfo(wanted)!r}",
+            hint="give its name as in its configuration file, or the address of its index",
+        )
+    report.close()
+    for uri in uris:
+        _print(
+            f"Forgotten: {without_userinfo(uri)}\n"
+            "The next index of this source is accepted by its signature alone: that it is older than the\n"
+            "last, or unsigned where the configuration says unsigned=yes, will not be noticed.\n"
+        )
 
 
 def build_image(

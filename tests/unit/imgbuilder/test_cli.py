@@ -210,3 +210,44 @@ def test_settings_know_the_cache(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert Settings().cache_folder() == home / "pybuilder"
     assert Settings(cache=Path("x")).cache_folder() == Path("x")
     assert Settings(use_cache=False).cache_folder() is None
+
+
+@pytest.mark.parametrize("by", ["name", "url", "file url"])
+def test_forget_source_mends_a_damaged_record(
+    site: Site, home: Path, capsys: pytest.CaptureFixture[str], by: str
+) -> None:
+    """S37."""
+    assert Ran(capsys, "--list").code == 0
+    (record,) = (home / "pybuilder" / "sources").glob("*.json")
+    record.write_text("junk")
+    failed = Ran(capsys, "--list")
+    assert failed.code == 3
+    assert "--forget-source" in failed.err
+    wanted = {"name": "test", "url": str(site.index), "file url": f"file://{site.index}"}[by]
+    mended = Ran(capsys, "--forget-source", wanted)
+    assert (mended.code, mended.err) == (0, "")
+    assert "will not be noticed" in mended.out
+    assert Ran(capsys, "--list").code == 0
+    assert record.exists()
+
+
+def test_forget_source_that_is_not_known(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    for wanted in ("nowhere", "https://user:canary@example.org/index.asc", "test"):
+        failed = Ran(capsys, "--forget-source", wanted)
+        assert failed.code == 2
+        assert "nothing is remembered" in failed.err
+        assert "canary" not in failed.err
+
+
+def test_rollback_ends_a_build_and_a_list(
+    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = site.index.read_bytes()
+    site.sign()
+    assert Ran(capsys, "--list").code == 0
+    site.index.write_bytes(old)
+    for words in (["--list"], ["tiny"], ["--notes", "tiny"]):
+        failed = Ran(capsys, *words)
+        assert failed.code == 3
+        assert "rolled back" in failed.err
+    assert appliances.launches == []

@@ -1,0 +1,237 @@
+"""Rows S33 to S37 and S40, T4 to T6: a properly signed index that is not the one to use now.
+
+Real keys, real signatures of chosen days, the real gpgv; each row for a local
+file, for its ``file://`` address and over HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.catalog.catalog import load_catalog
+from imgbuilder.catalog.loader import Loader
+from imgbuilder.catalog.sources import Source
+from imgbuilder.catalog.state import SourceStates
+from imgbuilder.errors import (
+    ClockError,
+    ConflictingIndexError,
+    ExpiredIndexError,
+    FutureIndexError,
+    IndexSyntaxError,
+    NotSignedError,
+    PybuilderError,
+    RolledBackError,
+    SignatureLostError,
+    SourceStateError,
+    TrustError,
+    WrongKeyError,
+)
+from imgbuilder.fetch.router import SourceFetcher
+from imgindex.gpg import GpgVerifier
+
+if TYPE_CHECKING:
+    from pytest_httpserver import HTTPServer
+
+    from tests.fakes.keys import KeyMaker
+
+DAY = timedelta(days=1)
+# gpgv has its own idea of the time, so that the days of these rows lie before the tests' own.
+DAY0 = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def text(word: str = "x") -> str:
+    return f"[debian-12]\nfile={word}.xz\narch=x86_64\nchecksum[sha512]={'ab' * 64}\nsize=512\n\n"
+
+
+@dataclass
+class World:
+    """One source, what its server says, and what time it is."""
+
+    keys: KeyMaker
+    key: str
+    source: Source
+    file: Path
+    server: HTTPServer | None
+    states: SourceStates
+    now: datetime = DAY0 + 10 * DAY
+    others: list[Source] = field(default_factory=list)
+
+    def signed(self, day: float, word: str = "x", *options: str) -> bytes:
+        return self.keys.sign(text(word), self.key, at=moment(DAY0 + day * DAY), options=options)
+
+    def serve(self, data: bytes) -> None:
+        self.file.write_bytes(data)
+        if self.server is not None:
+            self.server.clear()
+            self.server.expect_request("/index.asc").respond_with_data(data)
+
+    def use(self, data: bytes | None = None, *, source: Source | None = None, check: bool = True) -> str:
+        """Serve bytes and read the catalogue; returns the file that its one template has."""
+        if data is not None:
+            self.serve(data)
+        loader = Loader(SourceFetcher(), GpgVerifier(), self.states, lambda: self.now, check=check)
+        sources = [source or self.source, *self.others]
+        return load_catalog(sources, loader, until=("debian-12", "x86_64")).entries[0].file
+
+    def refuse(
+        self, error: type[PybuilderError], data: bytes | None = None, *, source: Source | None = None
+    ) -> str:
+        """The same, but it must fail and must leave what is remembered as it was."""
+        before = snapshot(self.states.folder)
+        with pytest.raises(error) as caught:
+            self.use(data, source=source)
+        assert snapshot(self.states.folder) == before
+        assert self.source.shown_uri in caught.value.message
+        return f"{caught.value.message} ({caught.value.hint})"
+
+
+def moment(time: datetime) -> str:
+    return f"{time:%Y%m%dT%H%M%S}"
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*")}
+
+
+@pytest.fixture(scope="session")
+def old_key(keys: KeyMaker) -> str:
+    return keys.make("Fresh <fresh@example.org>", at=moment(DAY0 - 100 * DAY))
+
+
+@pytest.fixture(params=["path", "file", "http"])
+def world(request: pytest.FixtureRequest, tmp_path: Path, keys: KeyMaker, old_key: str) -> World:
+    index, key_file = tmp_path / "index.asc", tmp_path / "key.gpg"
+    key_file.write_bytes(keys.export(old_key))
+    server: HTTPServer | None = None
+    uri = str(index)
+    if request.param == "file":
+        uri = f"file://{index}"
+    elif request.param == "http":
+        server = request.getfixturevalue("httpserver")
+        assert server is not None
+        uri = server.url_for("/index.asc")
+    source = Source("s", uri, key_file, origin=tmp_path / "s.conf")
+    return World(keys, old_key, source, index, server, SourceStates(tmp_path / "state"))
+
+
+def test_s33_rollback(world: World) -> None:
+    one, two = world.signed(1, "one"), world.signed(2, "two")
+    assert world.use(two) == "two.xz"
+    message = world.refuse(RolledBackError, one)
+    assert "2024-01-02 00:00:00 UTC" in message
+    assert "2024-01-03 00:00:00 UTC" in message
+    assert world.use(two) == "two.xz"
+    assert world.use(world.signed(3, "three")) == "three.xz"
+    world.refuse(RolledBackError, two)
+
+
+def test_s33_first_use_cannot_know(world: World) -> None:
+    """Not promised, and said so in the manual page."""
+    assert world.use(world.signed(1)) == "x.xz"
+
+
+def test_s33_rollback_by_another_key_of_the_source(world: World, tmp_path: Path) -> None:
+    other = world.keys.make("second", at=moment(DAY0 - DAY))
+    both = tmp_path / "both.gpg"
+    both.write_bytes(world.keys.export(world.key, other))
+    source = replace(world.source, key=both)
+    world.use(world.signed(2), source=source)
+    world.refuse(RolledBackError, world.keys.sign(text("old"), other, at=moment(DAY0 + DAY)), source=source)
+
+
+def test_s34_same_second_other_text(world: World) -> None:
+    assert world.use(world.signed(2)) == "x.xz"
+    assert "2024-01-03 00:00:00 UTC" in world.refuse(ConflictingIndexError, world.signed(2, "y"))
+    assert world.use(world.signed(2)) == "x.xz"
+
+
+def test_s35_fast_forward(world: World) -> None:
+    assert world.use(world.signed(2)) == "x.xz"
+    message = world.refuse(FutureIndexError, world.signed(13 * 365, "evil"))
+    assert "clock" in message
+    assert world.use(world.signed(3, "y")) == "y.xz"
+    assert world.use(world.signed(10.9, "z")) == "z.xz"
+
+
+def test_s35_fast_forward_at_first_use(world: World) -> None:
+    world.refuse(FutureIndexError, world.signed(13 * 365, "evil"))
+    assert not world.states.folder.exists()
+
+
+def test_s36_expired_signature_by_the_injected_clock(world: World) -> None:
+    """gpgv would still believe in this one."""
+    lasting = int((datetime.now(UTC) - DAY0) / DAY) + 400
+    data = world.signed(1, "x", "--default-sig-expire", f"{lasting}d")
+    assert world.use(data) == "x.xz"
+    world.now = DAY0 + (lasting + 2) * DAY
+    world.refuse(ExpiredIndexError)
+
+
+def test_s37_corrupt_memory(world: World) -> None:
+    world.use(world.signed(2))
+    (record,) = world.states.folder.glob("*.json")
+    record.write_text("junk")
+    message = world.refuse(SourceStateError, world.signed(1))
+    assert "pybuilder --forget-source" in message
+    assert world.states.forget(world.source.uri)
+    assert world.use(world.signed(1)) == "x.xz"
+
+
+def test_s37_memory_from_the_future(world: World) -> None:
+    world.use(world.signed(2))
+    world.now -= 2 * DAY
+    assert "clock" in world.refuse(ClockError)
+    world.now += 2 * DAY
+    assert world.use() == "x.xz"
+
+
+def test_s40_signature_lost(world: World, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "index.asc"
+    other.parent.mkdir()
+    other.write_bytes(world.signed(1, "other"))
+    world.others = [Source("other", str(other), world.source.key, origin=Path("o"))]
+    world.use(world.signed(2))
+    world.refuse(NotSignedError, text("evil").encode())
+    world.refuse(WrongKeyError, world.keys.sign(text("evil"), world.keys.make("evil")))
+    unsigned = replace(world.source, key=None, unsigned=True, check=False)
+    message = world.refuse(SignatureLostError, text("evil").encode(), source=unsigned)
+    assert world.key in message
+    assert "--forget-source" in message
+    assert world.states.forget(world.source.uri)
+    assert world.use(source=unsigned) == "evil.xz"
+
+
+def test_s40_a_source_that_never_was_signed_is_fine(world: World) -> None:
+    unsigned = replace(world.source, key=None, unsigned=True, check=False)
+    assert world.use(text("plain").encode(), source=unsigned) == "plain.xz"
+    assert not world.states.folder.exists()
+
+
+def test_v9_what_is_refused_leaves_no_memory(world: World) -> None:
+    world.refuse(TrustError, world.signed(2).replace(b"x.xz", b"y.xz"))
+    broken = world.keys.sign("[broken\n", world.key, at=moment(DAY0 + 5 * DAY))
+    with pytest.raises(IndexSyntaxError):
+        world.use(broken)
+    assert not world.states.folder.exists()
+    assert world.use(world.signed(2)) == "x.xz"
+
+
+def test_without_the_check_nothing_is_remembered_or_asked(world: World) -> None:
+    world.use(world.signed(2))
+    before = snapshot(world.states.folder)
+    assert world.use(world.signed(1, "old"), check=False) == "old.xz"
+    assert snapshot(world.states.folder) == before
+    world.refuse(RolledBackError)
+
+
+def test_t4_two_spellings_of_one_file_are_one_source(world: World) -> None:
+    world.use(world.signed(2))
+    if world.server is None:
+        other = replace(world.source, uri=f"{world.file.parent}/../{world.file.parent.name}/index.asc")
+        with pytest.raises(RolledBackError):
+            world.use(world.signed(1), source=other)
