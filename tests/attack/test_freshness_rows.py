@@ -21,6 +21,7 @@ from imgbuilder.errors import (
     ClockError,
     ConflictingIndexError,
     ExpiredIndexError,
+    FetchError,
     FutureIndexError,
     IndexSyntaxError,
     NotSignedError,
@@ -31,7 +32,9 @@ from imgbuilder.errors import (
     TrustError,
     WrongKeyError,
 )
+from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.fetch.router import SourceFetcher
+from imgbuilder.fetch.transfer import Limits
 from imgindex.gpg import GpgVerifier
 
 if TYPE_CHECKING:
@@ -60,6 +63,7 @@ class World:
     states: SourceStates
     now: datetime = DAY0 + 10 * DAY
     others: list[Source] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
 
     def signed(self, day: float, word: str = "x", *options: str) -> bytes:
         return self.keys.sign(text(word), self.key, at=moment(DAY0 + day * DAY), options=options)
@@ -74,9 +78,17 @@ class World:
         """Serve bytes and read the catalogue; returns the file that its one template has."""
         if data is not None:
             self.serve(data)
-        loader = Loader(SourceFetcher(), GpgVerifier(), self.states, lambda: self.now, check=check)
+        fetcher = SourceFetcher(Limits(retries=0))
+        loader = Loader(
+            fetcher, GpgVerifier(), self.states, lambda: self.now, check=check, report=self.events.append
+        )
         sources = [source or self.source, *self.others]
         return load_catalog(sources, loader, until=("debian-12", "x86_64")).entries[0].file
+
+    def unreachable(self) -> None:
+        self.file.unlink()
+        if self.server is not None:
+            self.server.clear()  # status 500 for everything
 
     def refuse(
         self, error: type[PybuilderError], data: bytes | None = None, *, source: Source | None = None
@@ -86,7 +98,7 @@ class World:
         with pytest.raises(error) as caught:
             self.use(data, source=source)
         assert snapshot(self.states.folder) == before
-        assert self.source.shown_uri in caught.value.message
+        assert self.source.shown_uri.removeprefix("file://") in caught.value.message
         return f"{caught.value.message} ({caught.value.hint})"
 
 
@@ -235,3 +247,71 @@ def test_t4_two_spellings_of_one_file_are_one_source(world: World) -> None:
         other = replace(world.source, uri=f"{world.file.parent}/../{world.file.parent.name}/index.asc")
         with pytest.raises(RolledBackError):
             world.use(world.signed(1), source=other)
+
+
+def warnings(world: World) -> list[str]:
+    return [
+        event.text
+        for event in world.events
+        if isinstance(event, Notice) and event.severity is Severity.WARNING
+    ]
+
+
+def test_unreachable_source_is_replaced_by_its_last_accepted_index(world: World) -> None:
+    world.use(world.signed(1, "one"))
+    world.use(world.signed(2, "two"))
+    world.unreachable()
+    world.now += DAY / 2
+    before = snapshot(world.states.folder)
+    assert warnings(world) == []
+    assert world.use() == "two.xz"
+    assert snapshot(world.states.folder) == before
+    (warning,) = warnings(world)
+    assert "source s cannot be reached" in warning
+    assert "signed 8 days ago, at 2024-01-03 00:00:00 UTC" in warning
+
+
+def test_unreachable_source_without_last_index(world: World) -> None:
+    world.serve(world.signed(1))
+    world.unreachable()
+    world.refuse(FetchError)
+
+
+def test_an_untrustworthy_answer_is_never_replaced(world: World) -> None:
+    good = world.signed(2)
+    world.use(good)
+    for bad in (
+        b"",
+        text("evil").encode(),
+        good.replace(b"size=512", b"size=513"),
+        world.signed(1),
+        world.signed(2, "y"),
+        world.signed(9999),
+    ):
+        world.refuse(TrustError, bad)
+        assert warnings(world) == []
+
+
+def test_the_last_accepted_index_is_judged_anew(world: World) -> None:
+    """A changed copy, one of another key, an older one, an expired one: none is used."""
+    lasting = int((datetime.now(UTC) - DAY0) / DAY) + 400
+    good = world.signed(2, "x", "--default-sig-expire", f"{lasting}d")
+    world.use(good)
+    world.unreachable()
+    (kept,) = world.states.folder.glob("*.asc")
+    assert kept.read_bytes() == good
+    stranger = world.keys.sign(text("evil"), world.keys.make("stranger"))
+    for bad in (b"", good.replace(b"x.xz", b"y.xz"), world.signed(1), stranger, good * 2):
+        kept.write_bytes(bad)
+        assert "last accepted index is of no use" in world.refuse(FetchError)
+    kept.write_bytes(good)
+    assert world.use() == "x.xz"
+    world.now = DAY0 + (lasting + 3) * DAY
+    assert "has expired" in world.refuse(FetchError)
+
+
+def test_a_forgotten_source_has_no_last_index(world: World) -> None:
+    world.use(world.signed(2))
+    world.unreachable()
+    world.states.forget(world.source.uri)
+    world.refuse(FetchError)

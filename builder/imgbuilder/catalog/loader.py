@@ -1,7 +1,7 @@
 """From one source to its accepted index: the accept rule V1 to V9 of ``reliability.md``, in its order.
 
 It is the same for every source and every way, first fetch, refresh, web or
-local file: bounded fetch (V1), verdict on the signature (V2 to V6), freshness
+local file, last accepted copy: bounded fetch (V1), verdict on the signature (V2 to V6), freshness
 (V8), parse (V7), and only then the memory of what was accepted (V9).
 """
 
@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from imgbuilder.catalog.state import repair_command
-from imgbuilder.errors import SignatureLostError, UsageError
+from imgbuilder.errors import FetchError, SignatureLostError, TrustError, UsageError
 from imgbuilder.events import Reporter, debug, ignore, warn
 from imgbuilder.fetch.transfer import INDEX_LIMIT
 from imgindex.clearsign import unverified_text
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from imgbuilder.catalog.sources import Source
     from imgbuilder.catalog.state import SourceStates
     from imgbuilder.fetch.transfer import Fetcher
+    from imgindex.freshness import Accepted
     from imgindex.model import Index
     from imgindex.trust import VerifiedText, Verifier
 
@@ -73,13 +74,37 @@ class Loader:
         """Fetch, verify and parse the index of a source.
 
         Raises:
-            FetchError: It cannot be had.
+            FetchError: It cannot be had, and no index that was accepted before can be used instead.
             TrustError: It is not proved to be the publisher's current index.
             IndexSyntaxError: It cannot be read.
         """
         if not (self.check and source.check):
             return self._load_unchecked(source)
-        return self._accept(source, self._fetch(source))
+        try:
+            data = self._fetch(source)
+        except FetchError as error:
+            return self._last_accepted(source, error)
+        loaded, accepted = self._accept(source, data)
+        self.states.remember(source.uri, accepted, data, self.report)
+        return loaded
+
+    def _last_accepted(self, source: Source, error: FetchError) -> LoadedSource:
+        """Use the last accepted index of a source that cannot be reached, if it still passes every rule."""
+        data = self.states.last_index(source.uri)
+        if data is None:
+            raise error
+        try:
+            loaded, accepted = self._accept(source, data)
+        except TrustError as refused:
+            raise FetchError(
+                f"{error.message}; its last accepted index is of no use: {refused.message}", hint=error.hint
+            ) from refused
+        warn(
+            self.report,
+            f"source {source.name} cannot be reached: {error.message}; its last accepted index is used, "
+            f"signed {_days(accepted.accepted_at - accepted.signed_at)} ago, at {show(accepted.signed_at)}",
+        )
+        return loaded
 
     def _fetch(self, source: Source) -> bytes:
         body = io.BytesIO()
@@ -93,7 +118,7 @@ class Loader:
         )
         return body.getvalue()
 
-    def _accept(self, source: Source, data: bytes) -> LoadedSource:
+    def _accept(self, source: Source, data: bytes) -> tuple[LoadedSource, Accepted]:
         where, now = source.shown_uri, self.clock()
         signed = self.verifier.verify(data, (self.pin_of or key_pin)(source), where=where)
         accepted = judge_freshness(
@@ -104,13 +129,12 @@ class Loader:
             repair=repair_command(source.uri),
         )
         index = parse_index(signed, where=where)
-        self.states.remember(source.uri, accepted, self.report)
-        age = max(now - signed.signed_at, timedelta()).days
         debug(
             self.report,
-            f"{where}: signed by {signed.primary_fingerprint} at {show(signed.signed_at)}, {age} days ago",
+            f"{where}: signed by {signed.primary_fingerprint} at {show(signed.signed_at)}, "
+            f"{_days(now - signed.signed_at)} ago",
         )
-        return LoadedSource(source, index, signed)
+        return LoadedSource(source, index, signed), accepted
 
     def _load_unchecked(self, source: Source) -> LoadedSource:
         where = source.shown_uri
@@ -130,6 +154,11 @@ class Loader:
             f"source {source.name}: nothing proves who made these templates: {_why(source)}",
         )
         return LoadedSource(source, parse_index(text, where=where), None)
+
+
+def _days(age: timedelta) -> str:
+    days = max(age, timedelta()).days
+    return "1 day" if days == 1 else f"{days} days"
 
 
 def _why(source: Source) -> str:

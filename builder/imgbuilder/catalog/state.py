@@ -5,6 +5,9 @@ One record per address lies in the state folder, not in the cache, so that
 written only after an index was accepted, as a whole or not at all, and never
 replaced by an older one. One that cannot be read is an error and not a first
 use (S37): whoever can damage it must not gain by that.
+
+Beside the record lies the index itself, as it was signed, for times when the
+source cannot be reached. It is no more believed than a downloaded one.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.cache.locks import lock_open_file
 from imgbuilder.errors import ConflictingIndexError, SourceStateError
 from imgbuilder.events import Reporter, ignore
+from imgbuilder.fetch.transfer import INDEX_LIMIT
 from imgbuilder.fetch.urls import local_path, without_userinfo
 from imgbuilder.regular import open_regular
 from imgindex.freshness import Accepted, show
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _LARGEST = 16 << 10
+_INDEX = ".asc"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SIGNER = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
 _RENEWAL = timedelta(days=1)
@@ -71,12 +76,21 @@ class SourceStates:
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise _unreadable(uri, path, "it is damaged") from error
 
-    def remember(self, uri: str, accepted: Accepted, report: Reporter = ignore) -> None:
+    def last_index(self, uri: str) -> bytes | None:
+        """Return the signed index that was last accepted, to be judged anew; None when there is none."""
+        try:
+            with os.fdopen(open_regular(self._path(uri, _INDEX), os.O_NOFOLLOW), "rb") as file:
+                return file.read(INDEX_LIMIT + 1)
+        except OSError:
+            return None  # it only helps when the source cannot be reached, and that is reported
+
+    def remember(self, uri: str, accepted: Accepted, data: bytes, report: Reporter = ignore) -> None:
         """Record an index that was accepted, unless another process has recorded a newer one meanwhile.
 
         Args:
             uri: Address of the index.
             accepted: What ``imgindex.freshness.judge_freshness`` returned for it.
+            data: The index as it was downloaded, with its signature.
             report: Told when we must wait for another process.
 
         Raises:
@@ -97,7 +111,9 @@ class SourceStates:
                         hint="try again; if it stays so, tell the publisher",
                     )
                 if _is_news(accepted, last):
-                    _write(path, _text(uri, accepted))
+                    # In this order: an index that is newer than its record passes, an older one would not.
+                    _write(self._path(uri, _INDEX), data)
+                    _write(path, _text(uri, accepted).encode())
         except OSError as error:
             raise SourceStateError(
                 f"{without_userinfo(uri)}: cannot remember the accepted index in {path}: {error.strerror}",
@@ -119,6 +135,7 @@ class SourceStates:
                 return False
             with self._locked(uri, report):
                 path.unlink(missing_ok=True)
+                self._path(uri, _INDEX).unlink(missing_ok=True)
         except OSError as error:
             raise SourceStateError(f"cannot remove {path}: {error.strerror}") from error
         return True
@@ -165,10 +182,10 @@ def _conflict(accepted: Accepted, last: Accepted) -> bool:
     return accepted.signed_at == last.signed_at and accepted.digest != last.digest
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
     with temporary_file(path.parent) as (descriptor, temporary):
         with os.fdopen(os.dup(descriptor), "wb") as file:
-            file.write(text.encode())
+            file.write(data)
         publish(descriptor, temporary, path)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from imgbuilder.catalog import state
 from imgbuilder.catalog.state import SourceStates, identity
 from imgbuilder.errors import ConflictingIndexError, SourceStateError
 from imgindex.freshness import Accepted
@@ -40,43 +41,45 @@ def test_s37_missing_is_first_use_and_creates_nothing(states: SourceStates) -> N
 
 
 def test_what_was_remembered_is_read(states: SourceStates) -> None:
-    states.remember(URI, FIRST)
+    states.remember(URI, FIRST, b"signed")
     assert states.read(URI) == FIRST
     other = replace(FIRST, expires_at=None, signed_at=NOW)
-    states.remember(URI, other)
+    states.remember(URI, other, b"signed")
     assert states.read(URI) == other
     assert states.read(URI + "2") is None
     assert record(states).stat().st_mode & 0o777 == 0o600
     assert states.folder.stat().st_mode & 0o777 == 0o700
-    assert sorted(path.suffix for path in states.folder.iterdir()) == [".json", ".lock"]
+    assert sorted(path.suffix for path in states.folder.iterdir()) == [".asc", ".json", ".lock"]
 
 
 def test_an_older_one_never_replaces_a_newer_one(states: SourceStates) -> None:
-    states.remember(URI, FIRST)
-    states.remember(URI, replace(FIRST, signed_at=FIRST.signed_at - HOUR, accepted_at=NOW + 99 * HOUR))
+    states.remember(URI, FIRST, b"signed")
+    states.remember(
+        URI, replace(FIRST, signed_at=FIRST.signed_at - HOUR, accepted_at=NOW + 99 * HOUR), b"signed"
+    )
     assert states.read(URI) == FIRST
 
 
 def test_the_same_one_is_written_anew_only_after_a_day(states: SourceStates) -> None:
-    states.remember(URI, FIRST)
-    states.remember(URI, replace(FIRST, accepted_at=NOW + 24 * HOUR))
+    states.remember(URI, FIRST, b"signed")
+    states.remember(URI, replace(FIRST, accepted_at=NOW + 24 * HOUR), b"signed")
     assert states.read(URI) == FIRST
     later = replace(FIRST, accepted_at=NOW + 25 * HOUR)
-    states.remember(URI, later)
+    states.remember(URI, later, b"signed")
     assert states.read(URI) == later
 
 
 def test_s34_two_processes_that_accepted_different_texts(states: SourceStates) -> None:
-    states.remember(URI, FIRST)
+    states.remember(URI, FIRST, b"signed")
     with pytest.raises(ConflictingIndexError):
-        states.remember(URI, replace(FIRST, digest="cd" * 32))
+        states.remember(URI, replace(FIRST, digest="cd" * 32), b"signed")
     assert states.read(URI) == FIRST
 
 
 def test_listings_work_where_nothing_can_be_written(states: SourceStates) -> None:
-    states.remember(URI, FIRST)
+    states.remember(URI, FIRST, b"signed")
     before = {path: path.stat().st_mtime_ns for path in states.folder.iterdir()}
-    states.remember(URI, FIRST)
+    states.remember(URI, FIRST, b"signed")
     assert {path: path.stat().st_mtime_ns for path in states.folder.iterdir()} == before
 
 
@@ -96,9 +99,12 @@ def test_listings_work_where_nothing_can_be_written(states: SourceStates) -> Non
     ],
 )
 def test_s37_corrupt_is_an_error_with_the_repair_command(states: SourceStates, content: bytes) -> None:
-    states.remember(URI, FIRST)
+    states.remember(URI, FIRST, b"signed")
     record(states).write_bytes(content)
-    acts: list[Callable[[], object]] = [lambda: states.read(URI), lambda: states.remember(URI, FIRST)]
+    acts: list[Callable[[], object]] = [
+        lambda: states.read(URI),
+        lambda: states.remember(URI, FIRST, b"signed"),
+    ]
     for act in acts:
         with pytest.raises(SourceStateError) as caught:
             act()
@@ -131,7 +137,7 @@ def test_s37_corrupt_is_an_error_with_the_repair_command(states: SourceStates, c
     ],
 )
 def test_s37_wrong_fields(states: SourceStates, field: str, value: object) -> None:
-    states.remember(URI, FIRST)
+    states.remember(URI, FIRST, b"signed")
     fields = json.loads(record(states).read_text())
     record(states).write_text(json.dumps(fields))
     assert states.read(URI) == FIRST
@@ -142,7 +148,7 @@ def test_s37_wrong_fields(states: SourceStates, field: str, value: object) -> No
 
 @pytest.mark.parametrize("kind", ["link", "folder", "fifo"])
 def test_s37_other_things_than_files(states: SourceStates, tmp_path: Path, kind: str) -> None:
-    states.remember(URI, FIRST)
+    states.remember(URI, FIRST, b"signed")
     path = record(states)
     kept = tmp_path / "kept"
     path.rename(kept)
@@ -159,7 +165,7 @@ def test_s37_other_things_than_files(states: SourceStates, tmp_path: Path, kind:
 def test_s37_nowhere_to_write(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
     with pytest.raises(SourceStateError, match="state"):
-        SourceStates(tmp_path / "state").remember(URI, FIRST)
+        SourceStates(tmp_path / "state").remember(URI, FIRST, b"signed")
 
 
 def test_forgetting_what_is_not_there(states: SourceStates) -> None:
@@ -190,7 +196,7 @@ def test_relative_paths_mean_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_no_password_is_kept(states: SourceStates) -> None:
-    states.remember("https://user:canary@example.org/i", FIRST)
+    states.remember("https://user:canary@example.org/i", FIRST, b"signed")
     assert "canary" not in record(states).read_text()
 
 
@@ -199,11 +205,12 @@ import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from imgbuilder.catalog import state
 from imgbuilder.catalog.state import SourceStates
 from tests.unit.imgbuilder.test_state import FIRST, URI
 for step in range(40):
     newer = replace(FIRST, signed_at=FIRST.signed_at + timedelta(seconds=3 * step + int(sys.argv[2])))
-    SourceStates(Path(sys.argv[1])).remember(URI, newer)
+    SourceStates(Path(sys.argv[1])).remember(URI, newer, b"signed")
 """
 
 
@@ -228,9 +235,32 @@ def test_the_record_is_judged_again_under_the_lock(
 
     def late(self: SourceStates, uri: str, report: object) -> object:
         monkeypatch.setattr(SourceStates, "_locked", locked)
-        self.remember(URI, newest)
+        self.remember(URI, newest, b"signed")
         return locked(self, uri, report)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SourceStates, "_locked", late)
-    states.remember(URI, FIRST)
+    states.remember(URI, FIRST, b"signed")
     assert states.read(URI) == newest
+
+
+def test_the_index_is_kept_with_its_record(states: SourceStates) -> None:
+    assert states.last_index(URI) is None
+    states.remember(URI, FIRST, b"first")
+    states.remember(URI, replace(FIRST, signed_at=FIRST.signed_at - HOUR), b"older")
+    assert states.last_index(URI) == b"first"
+    states.remember(URI, replace(FIRST, signed_at=NOW), b"newer")
+    assert states.last_index(URI) == b"newer"
+    assert states.forget(URI)
+    assert states.last_index(URI) is None
+    assert [path.suffix for path in states.folder.iterdir()] == [".lock"]
+
+
+def test_the_index_is_written_before_its_record(
+    states: SourceStates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash in between, the index is newer than the record, which is harmless."""
+    states.remember(URI, FIRST, b"first")
+    written: list[str] = []
+    monkeypatch.setattr(state, "_write", lambda path, data: written.append(path.suffix))
+    states.remember(URI, replace(FIRST, signed_at=NOW), b"newer")
+    assert written == [".asc", ".json"]
