@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.cache.store import TemplateCache, open_cache
 from imgbuilder.catalog.catalog import Catalog, Selection, load_catalog
 from imgbuilder.catalog.loader import Loader
-from imgbuilder.catalog.sources import read_sources, sources_from_command_line
+from imgbuilder.catalog.sources import SourcesResult, read_sources, sources_from_command_line
 from imgbuilder.catalog.state import SourceStates
 from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.router import SourceFetcher
@@ -65,7 +65,15 @@ class Settings:
         return self.cache if self.cache is not None else paths.cache_dir()
 
     def configured_sources(self, report: Reporter) -> tuple[Source, ...]:
-        """Return all sources, ``--source`` first; broken configuration files are reported.
+        """Return all usable sources, ``--source`` first; broken configuration files are reported.
+
+        Raises:
+            UsageError: ``--source`` and ``--fingerprint`` do not fit each other.
+        """
+        return self.all_sources(report).sources
+
+    def all_sources(self, report: Reporter) -> SourcesResult:
+        """Return the same, and which sources are switched off.
 
         Raises:
             UsageError: ``--source`` and ``--fingerprint`` do not fit each other.
@@ -74,7 +82,7 @@ class Settings:
         found = read_sources(paths.config_dirs(), check=self.check_signature)
         for problem in found.problems:
             warn(report, problem.message + (f" ({problem.hint})" if problem.hint else ""))
-        return given + found.sources
+        return replace(found, sources=given + found.sources)
 
 
 def _system_verifier() -> Verifier:

@@ -101,6 +101,12 @@ class World:
         assert self.source.shown_uri.removeprefix("file://") in caught.value.message
         return f"{caught.value.message} ({caught.value.hint})"
 
+    def refuse_any(self, error: type[PybuilderError], source: Source) -> None:
+        before = snapshot(self.states.folder)
+        with pytest.raises(error):
+            self.use(source=source)
+        assert snapshot(self.states.folder) == before
+
 
 def moment(time: datetime) -> str:
     return f"{time:%Y%m%dT%H%M%S}"
@@ -182,6 +188,20 @@ def test_s36_expired_signature_by_the_injected_clock(world: World) -> None:
     assert world.use(data) == "x.xz"
     world.now = DAY0 + (lasting + 2) * DAY
     world.refuse(ExpiredIndexError)
+
+
+def test_s36_max_age(world: World) -> None:
+    source = replace(world.source, max_age=40 * DAY)
+    data = world.signed(1)
+    world.now = DAY0 + 41 * DAY
+    assert world.use(data, source=source) == "x.xz"
+    world.now += timedelta(seconds=1)
+    assert "allows 40 days (max-age)" in world.refuse(ExpiredIndexError, source=source)
+    assert world.use(world.signed(2), source=source) == "x.xz"
+    # The last accepted copy of a source that cannot be reached ages as well.
+    world.unreachable()
+    world.now += 2 * DAY
+    assert "max-age" in world.refuse(FetchError, source=source)
 
 
 def test_s37_corrupt_memory(world: World) -> None:
@@ -315,3 +335,62 @@ def test_a_forgotten_source_has_no_last_index(world: World) -> None:
     world.unreachable()
     world.states.forget(world.source.uri)
     world.refuse(FetchError)
+
+
+def mirrored(world: World, tmp_path: Path) -> tuple[Source, Path]:
+    """The source with one more address, and the file of that."""
+    mirror = tmp_path / "mirror" / "index.asc"
+    mirror.parent.mkdir()
+    return replace(world.source, mirrors=(str(mirror),)), mirror
+
+
+def test_mirrors_are_tried_in_order_and_each_answer_is_verified(world: World, tmp_path: Path) -> None:
+    source, mirror = mirrored(world, tmp_path)
+    mirror.write_bytes(world.signed(2, "mirror"))
+    assert world.use(world.signed(1, "first"), source=source) == "first.xz"
+    assert warnings(world) == []
+    world.unreachable()
+    assert world.use(source=source) == "mirror.xz"
+    assert "its next address is tried" in warnings(world)[0]
+    for bad in (world.signed(2, "mirror") + b"x", world.signed(1, "first"), text("evil").encode()):
+        mirror.write_bytes(bad)
+        world.refuse_any(TrustError, source)
+
+
+def test_t1_a_bad_mirror_does_not_block_a_good_one_and_is_named(world: World, tmp_path: Path) -> None:
+    source, mirror = mirrored(world, tmp_path)
+    good = world.signed(2)
+    mirror.write_bytes(good)
+    for bad in (text("evil").encode(), good.replace(b"512", b"513"), world.signed(1, "old"), b""):
+        world.serve(bad)
+        world.events.clear()
+        if bad.startswith(b"-----BEGIN") and b"old.xz" in bad:
+            world.use(good, source=source)
+            world.serve(bad)
+        assert world.use(source=source) == "x.xz"
+        assert len(warnings(world)) == 1
+    mirror.unlink()
+    # None is left that can be trusted, and one was not: that is the error, not the last accepted index.
+    world.refuse(TrustError, text("evil").encode(), source=source)
+
+
+def test_t4_mirrors_share_one_memory(world: World, tmp_path: Path) -> None:
+    source, mirror = mirrored(world, tmp_path)
+    mirror.write_bytes(world.signed(1, "old"))
+    world.use(world.signed(2), source=source)
+    turned = replace(source, uri=str(mirror), mirrors=(world.source.uri,))
+    with pytest.raises(RolledBackError):
+        world.use(source=replace(turned, mirrors=(world.source.uri, "/nowhere/index")), data=world.signed(1))
+    world.unreachable()
+    mirror.unlink()
+    assert world.use(source=turned) == "x.xz"
+
+
+def test_templates_come_from_the_mirror_that_answered(world: World, tmp_path: Path) -> None:
+    source, mirror = mirrored(world, tmp_path)
+    mirror.write_bytes(world.signed(1))
+    world.serve(b"")
+    world.unreachable()
+    loader = Loader(SourceFetcher(Limits(retries=0)), GpgVerifier(), world.states, lambda: world.now)
+    catalog = load_catalog([source], loader)
+    assert catalog.select("debian-12", "x86_64").url == str(mirror.parent / "x.xz")

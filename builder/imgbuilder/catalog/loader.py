@@ -1,19 +1,19 @@
 """From one source to its accepted index: the accept rule V1 to V9 of ``reliability.md``, in its order.
 
-It is the same for every source and every way, first fetch, refresh, web or
-local file, last accepted copy: bounded fetch (V1), verdict on the signature (V2 to V6), freshness
+It is the same for every source and every way, first fetch, refresh, mirror, web
+or local file, last accepted copy: bounded fetch (V1), verdict on the signature (V2 to V6), freshness
 (V8), parse (V7), and only then the memory of what was accepted (V9).
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from imgbuilder.catalog.state import repair_command
-from imgbuilder.errors import FetchError, SignatureLostError, TrustError, UsageError
+from imgbuilder.errors import FetchError, PybuilderError, SignatureLostError, TrustError, UsageError
 from imgbuilder.events import Reporter, debug, ignore, warn
 from imgbuilder.fetch.transfer import INDEX_LIMIT
 from imgindex.clearsign import unverified_text
@@ -22,7 +22,7 @@ from imgindex.parse import parse_index
 from imgindex.trust import KeyPin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from imgbuilder.catalog.sources import Source
@@ -80,21 +80,31 @@ class Loader:
         """
         if not (self.check and source.check):
             return self._load_unchecked(source)
-        try:
-            data = self._fetch(source)
-        except FetchError as error:
-            return self._last_accepted(source, error)
-        loaded, accepted = self._accept(source, data)
-        self.states.remember(source.uri, accepted, data, self.report)
-        return loaded
+        last = self.states.newest(source.addresses)
+        failures: list[FetchError | TrustError] = []
+        for mirror in _one_by_one(source):
+            try:
+                data = self._fetch(mirror)
+                loaded, accepted = self._accept(mirror, data, last)
+            except (FetchError, TrustError) as error:
+                failures.append(error)
+                if len(failures) < len(source.addresses):
+                    warn(self.report, f"source {source.name}: {error.message}; its next address is tried")
+            else:
+                self.states.remember(source.uri, accepted, data, self.report)
+                return loaded
+        for failure in failures:
+            if isinstance(failure, TrustError):
+                raise failure
+        return self._last_accepted(source, last, failures[-1])
 
-    def _last_accepted(self, source: Source, error: FetchError) -> LoadedSource:
+    def _last_accepted(self, source: Source, last: Accepted | None, error: PybuilderError) -> LoadedSource:
         """Use the last accepted index of a source that cannot be reached, if it still passes every rule."""
-        data = self.states.last_index(source.uri)
+        data = self.states.last_index(source.addresses)
         if data is None:
             raise error
         try:
-            loaded, accepted = self._accept(source, data)
+            loaded, accepted = self._accept(source, data, last)
         except TrustError as refused:
             raise FetchError(
                 f"{error.message}; its last accepted index is of no use: {refused.message}", hint=error.hint
@@ -118,13 +128,14 @@ class Loader:
         )
         return body.getvalue()
 
-    def _accept(self, source: Source, data: bytes) -> tuple[LoadedSource, Accepted]:
+    def _accept(self, source: Source, data: bytes, last: Accepted | None) -> tuple[LoadedSource, Accepted]:
         where, now = source.shown_uri, self.clock()
         signed = self.verifier.verify(data, (self.pin_of or key_pin)(source), where=where)
         accepted = judge_freshness(
             signed,
-            self.states.read(source.uri),
+            last,
             now=now,
+            max_age=source.max_age,
             where=where,
             repair=repair_command(source.uri),
         )
@@ -140,7 +151,7 @@ class Loader:
         where = source.shown_uri
         # Only a source that its configuration calls unsigned can have lost its signature. Whoever switches
         # the check off for one run decides with open eyes, and changes nothing for the next.
-        last = self.states.read(source.uri) if self.check else None
+        last = self.states.newest(source.addresses) if self.check else None
         if last is not None:
             raise SignatureLostError(
                 f"{where}: an index signed by {last.signer} at {show(last.signed_at)} was accepted before; "
@@ -148,12 +159,30 @@ class Loader:
                 hint="configure its gpgkey again; if its publisher has really given up signing, forget the "
                 f"signature: {repair_command(source.uri)}",
             )
-        text = unverified_text(self._fetch(source), where=where)
+        used, data = self._fetch_unchecked(source)
+        text = unverified_text(data, where=used.shown_uri)
         warn(
             self.report,
             f"source {source.name}: nothing proves who made these templates: {_why(source)}",
         )
-        return LoadedSource(source, parse_index(text, where=where), None)
+        return LoadedSource(used, parse_index(text, where=used.shown_uri), None)
+
+    def _fetch_unchecked(self, source: Source) -> tuple[Source, bytes]:
+        for mirror in _one_by_one(source):
+            try:
+                return mirror, self._fetch(mirror)
+            except FetchError as error:
+                if mirror.uri == source.addresses[-1]:
+                    raise
+                warn(self.report, f"source {source.name}: {error.message}; its next address is tried")
+        raise AssertionError("a source has an address")
+
+
+def _one_by_one(source: Source) -> Iterator[Source]:
+    """Return the source once per address, with that address as its own: templates come from there too."""
+    for uri in source.addresses:
+        others = tuple(address for address in source.addresses if address != uri)
+        yield replace(source, uri=uri, mirrors=others)
 
 
 def _days(age: timedelta) -> str:

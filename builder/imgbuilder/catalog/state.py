@@ -32,7 +32,7 @@ from imgbuilder.regular import open_regular
 from imgindex.freshness import Accepted, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _VERSION = 1
@@ -76,13 +76,30 @@ class SourceStates:
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise _unreadable(uri, path, "it is damaged") from error
 
-    def last_index(self, uri: str) -> bytes | None:
-        """Return the signed index that was last accepted, to be judged anew; None when there is none."""
-        try:
-            with os.fdopen(open_regular(self._path(uri, _INDEX), os.O_NOFOLLOW), "rb") as file:
-                return file.read(INDEX_LIMIT + 1)
-        except OSError:
-            return None  # it only helps when the source cannot be reached, and that is reported
+    def newest(self, uris: Sequence[str]) -> Accepted | None:
+        """Return what was last accepted of an index with several addresses, under any of them.
+
+        Raises:
+            SourceStateError: One of the records cannot be read.
+        """
+        found = [record for uri in uris if (record := self.read(uri)) is not None]
+        return max(found, key=lambda record: record.signed_at, default=None)
+
+    def last_index(self, uris: Sequence[str]) -> bytes | None:
+        """Return the signed index that was last accepted, to be judged anew; None when there is none.
+
+        Raises:
+            SourceStateError: One of the records cannot be read.
+        """
+        newest = self.newest(uris)
+        for uri in uris:
+            # It only helps when the source cannot be reached, and that is reported.
+            with contextlib.suppress(OSError):
+                descriptor = open_regular(self._path(uri, _INDEX), os.O_NOFOLLOW)
+                with os.fdopen(descriptor, "rb") as file:
+                    if self.read(uri) == newest:
+                        return file.read(INDEX_LIMIT + 1)
+        return None
 
     def remember(self, uri: str, accepted: Accepted, data: bytes, report: Reporter = ignore) -> None:
         """Record an index that was accepted, unless another process has recorded a newer one meanwhile.

@@ -94,6 +94,11 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--print-cache", is_flag=True, help="Show which templates are in the cache.")
 @_option("--delete-cache", is_flag=True, help="Delete the cache.")
 @_option(
+    "--list-sources",
+    is_flag=True,
+    help="List the sources, and by whom and when they were signed.",
+)
+@_option(
     "--forget-source",
     metavar="NAME|URL",
     help="Forget which index of a source was accepted last, and the protection against an older one.",
@@ -155,6 +160,9 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     elif options["delete_cache"]:
         _names(options, 0, "--delete-cache")
         modes.delete_cache(settings, reporter)
+    elif options["list_sources"]:
+        _names(options, 0, "--list-sources")
+        modes.list_sources(settings, reporter)
     elif options["forget_source"] is not None:
         _names(options, 0, "--forget-source")
         modes.forget_source(settings, reporter, options["forget_source"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imgbuilder.cache.store import TemplateCache
-from imgbuilder.catalog import listing
+from imgbuilder.catalog import listing, sourcelist
 from imgbuilder.console import printable
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Step
@@ -88,20 +88,28 @@ def delete_cache(settings: Settings, report: ConsoleReporter) -> None:
     TemplateCache(folder).delete(report)
 
 
+def list_sources(settings: Settings, report: ConsoleReporter) -> None:
+    """Print the sources in their order, and what was last accepted of each; none of them is asked."""
+    text = sourcelist.source_list(settings.all_sources(report), Services(settings).states())
+    report.close()
+    _print(text)
+
+
 def forget_source(settings: Settings, report: ConsoleReporter, wanted: str) -> None:
     """Forget what was accepted of a source, and say what that gives up."""
     states = Services(settings).states()
     named = [source for source in settings.configured_sources(report) if source.name == wanted]
-    uris = [source.uri for source in named] or [wanted]
+    uris = [uri for source in named for uri in source.addresses] or [wanted]
     if not named:
         check_uri(wanted)
-    if not [uri for uri in uris if states.forget(uri, report)]:
+    forgotten = [uri for uri in uris if states.forget(uri, report)]
+    if not forgotten:
         raise UsageError(
             f"nothing is remembered of a source {without_userinfo(wanted)!r}",
             hint="give its name as in its configuration file, or the address of its index",
         )
     report.close()
-    for uri in uris:
+    for uri in forgotten:
         _print(
             f"Forgotten: {without_userinfo(uri)}\n"
             "The next index of this source is accepted by its signature alone: that it is older than the\n"

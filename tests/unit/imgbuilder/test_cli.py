@@ -251,3 +251,45 @@ def test_rollback_ends_a_build_and_a_list(
         assert failed.code == 3
         assert "rolled back" in failed.err
     assert appliances.launches == []
+
+
+def test_list_sources(site: Site, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site.configure(home, **{"max-age": "30"})
+    folder = home / "pybuilder" / "repos.d"
+    (folder / "u.conf").write_text(
+        "[plain]\nuri=https://u:canary@example.org/i\nunsigned=yes\n[off]\nenabled=no\n"
+    )
+    before = Ran(capsys, "--list-sources")
+    assert (before.code, before.err) == (0, "")
+    assert before.out == (
+        f"Source:                  test\nURI:                     {site.index}\n"
+        f"Configuration:           {folder / 'test.conf'}\n"
+        f"Key:                     {site.folder / 'key.gpg'}\n"
+        "Oldest allowed:          30 days\nState:                   never used\n\n"
+        "Source:                  plain\nURI:                     https://example.org/i\n"
+        f"Configuration:           {folder / 'u.conf'}\n"
+        "State:                   not signed (unsigned=yes)\n\n"
+        f"Source:                  off\nConfiguration:           {folder / 'u.conf'}\n"
+        "State:                   switched off by enabled=no\n\n"
+    )
+    (folder / "u.conf").unlink()
+    assert Ran(capsys, "--list").code == 0
+    (record,) = (home / "pybuilder" / "sources").glob("*.json")
+    fields = json.loads(record.read_text())
+    signed_at = fields["signed_at"].replace("T", " ").replace("+00:00", " UTC")
+    after = Ran(capsys, "--list-sources").out
+    assert f"Signed by:               {site.key}\n" in after
+    assert f"Signed at:               {signed_at}\n" in after
+    assert "Expires:                 never\n" in after
+    assert "Last accepted:           20" in after
+    site.configure(home, gpgkey="", unsigned="yes")
+    assert "is not used with unsigned=yes" in Ran(capsys, "--list-sources").out
+    record.write_text("junk")
+    assert "--forget-source" in Ran(capsys, "--list-sources").out
+
+
+def test_list_sources_needs_no_source_to_answer(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "--list-sources", "--source", "/nowhere/index", "--fingerprint", "A" * 40)
+    assert ran.code == 0
+    assert "command line" in ran.out
+    assert Ran(capsys, "--list-sources", "name").code == 2

@@ -244,14 +244,14 @@ def test_the_record_is_judged_again_under_the_lock(
 
 
 def test_the_index_is_kept_with_its_record(states: SourceStates) -> None:
-    assert states.last_index(URI) is None
+    assert states.last_index([URI]) is None
     states.remember(URI, FIRST, b"first")
     states.remember(URI, replace(FIRST, signed_at=FIRST.signed_at - HOUR), b"older")
-    assert states.last_index(URI) == b"first"
+    assert states.last_index([URI]) == b"first"
     states.remember(URI, replace(FIRST, signed_at=NOW), b"newer")
-    assert states.last_index(URI) == b"newer"
+    assert states.last_index([URI]) == b"newer"
     assert states.forget(URI)
-    assert states.last_index(URI) is None
+    assert states.last_index([URI]) is None
     assert [path.suffix for path in states.folder.iterdir()] == [".lock"]
 
 
