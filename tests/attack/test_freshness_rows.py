@@ -109,7 +109,7 @@ class World:
 
 
 def moment(time: datetime) -> str:
-    return f"{time:%Y%m%dT%H%M%S}"
+    return f"{time:%Y%m%dT%H%M%S}!"  # the mark stops gpg's clock
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -394,3 +394,24 @@ def test_templates_come_from_the_mirror_that_answered(world: World, tmp_path: Pa
     loader = Loader(SourceFetcher(Limits(retries=0)), GpgVerifier(), world.states, lambda: world.now)
     catalog = load_catalog([source], loader)
     assert catalog.select("debian-12", "x86_64").url == str(mirror.parent / "x.xz")
+
+
+def test_s15_rotation_is_allowed_per_source(world: World) -> None:
+    stranger = world.keys.make("next", at=moment(DAY0 - DAY))
+    both = world.keys.sign(text(), world.key, stranger, at=moment(DAY0 + DAY))
+    rotating = replace(world.source, extra_signatures=True)
+    world.refuse(WrongKeyError, both)
+    assert world.use(both, source=rotating) == "x.xz"
+    only_next = world.keys.sign(text(), stranger, at=moment(DAY0 + 2 * DAY))
+    world.refuse(WrongKeyError, only_next, source=rotating)
+    world.refuse(TrustError, both.replace(b"512", b"513"), source=rotating)
+
+
+def test_s16_old_and_new_key_pinned(world: World, tmp_path: Path) -> None:
+    new = world.keys.make("new", at=moment(DAY0 - DAY))
+    both_keys = tmp_path / "both.gpg"
+    both_keys.write_bytes(world.keys.export(world.key, new))
+    source = replace(world.source, key=both_keys)
+    for day, signers in enumerate([(world.key,), (world.key, new), (new,)], 1):
+        signed = world.keys.sign(text(), *signers, at=moment(DAY0 + day * DAY))
+        assert world.use(signed, source=source) == "x.xz"

@@ -130,7 +130,8 @@ class Loader:
 
     def _accept(self, source: Source, data: bytes, last: Accepted | None) -> tuple[LoadedSource, Accepted]:
         where, now = source.shown_uri, self.clock()
-        signed = self.verifier.verify(data, (self.pin_of or key_pin)(source), where=where)
+        pin = replace((self.pin_of or key_pin)(source), extra_signatures=source.extra_signatures)
+        signed = self.verifier.verify(data, pin, where=where)
         accepted = judge_freshness(
             signed,
             last,

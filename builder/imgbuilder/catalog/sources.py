@@ -52,6 +52,8 @@ class Source:
         check: Whether its signature is checked in this run.
         mirrors: Further addresses of the same index, tried in order when ``uri`` is of no use.
         max_age: Longest time since the index was signed; None for any.
+        extra_signatures: Unknown keys may have signed as well, while the publisher moves from one key to
+            the next (``reliability.md`` S15).
     """
 
     name: str
@@ -63,6 +65,7 @@ class Source:
     check: bool = True
     mirrors: tuple[str, ...] = ()
     max_age: timedelta | None = None
+    extra_signatures: bool = False
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -218,8 +221,9 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
             "it has no gpgkey, so nothing of it could be trusted",
             hint="add gpgkey=file:///path/to/key.gpg or gpgkey=<full fingerprint>",
         )
-    if unsigned and max_age is not None:
-        raise refuse("max-age needs a signature, but it says unsigned=yes", line("max-age"))
+    for needless in ("max-age", "allow-extra-signatures"):
+        if unsigned and value(needless):
+            raise refuse(f"{needless} needs a signature, but it says unsigned=yes", line(needless))
     return Source(
         section.name,
         uris[0],
@@ -230,6 +234,7 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
         check=check and not unsigned,
         mirrors=tuple(uris[1:]),
         max_age=max_age,
+        extra_signatures=flag("allow-extra-signatures"),
     )
 
 

@@ -272,3 +272,15 @@ def test_disabled_sources_hide_their_namesakes_and_need_nothing_else(tmp_path: P
     assert found.disabled == (("x", path),)
     assert found.problems == ()
     assert "enabled is neither" in only_problem(tmp_path, f"[x]\nuri=/i\nenabled=maybe\n{KEYED}")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("yes", True), ("no", False), ("True", True)])
+@pytest.mark.parametrize("key", ["allow-extra-signatures", "allow_extra_signatures"])
+def test_extra_signatures(tmp_path: Path, key: str, text: str, expected: bool) -> None:
+    write(tmp_path, "x.conf", f"[x]\nuri=/i\n{key}={text}\n{KEYED}[y]\nuri=/i\n{KEYED}")
+    assert [found.extra_signatures for found in read_sources([tmp_path]).sources] == [expected, False]
+
+
+@pytest.mark.parametrize("rest", [f"maybe\n{KEYED}", "yes\nunsigned=yes\n"])
+def test_extra_signatures_wrongly_used(tmp_path: Path, rest: str) -> None:
+    assert "allow-extra-signatures" in only_problem(tmp_path, f"[x]\nuri=/i\nallow-extra-signatures={rest}")
