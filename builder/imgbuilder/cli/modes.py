@@ -16,6 +16,7 @@ from imgbuilder.fetch.urls import check_uri, without_userinfo
 from imgbuilder.services import Services, Settings
 
 if TYPE_CHECKING:
+    from imgbuilder.catalog.sources import Source
     from imgbuilder.console import ConsoleReporter
     from imgbuilder.request import BuildRequest
 
@@ -25,24 +26,33 @@ class ListRequest:
     """What to list.
 
     Attributes:
-        name: Only this template; None for all.
+        name: Only this template, or those that fit this shell pattern; None for all.
         arch: The architecture of ``name``.
         style: ``short``, ``long`` or ``json``.
+        word: Only templates that have it somewhere; None for all.
     """
 
     name: str | None
     arch: str
     style: str
+    word: str | None = None
 
 
 def list_templates(settings: Settings, report: ConsoleReporter, request: ListRequest) -> None:
     """Print the templates."""
-    if request.name is None:
+    sources: tuple[Source, ...] = ()
+    wanted = request.word if request.name is None else request.name
+    if wanted is None:
         catalog = Services(settings).catalog(report)
         sources, entries = catalog.sources, catalog.entries
+    elif request.name is None or listing.is_pattern(request.name):
+        chosen = listing.search if request.name is None else listing.matching
+        entries = chosen(Services(settings).catalog(report).entries, wanted)
+        if not entries:
+            raise UsageError(f"no template fits {wanted!r}", hint="--list shows all templates")
     else:
         # As in virt-builder, a single template is listed without its source.
-        sources, entries = (), (Services(settings).select(request.name, request.arch, report).entry,)
+        entries = (Services(settings).select(wanted, request.arch, report).entry,)
     report.close()
     match request.style:
         case "json":

@@ -293,3 +293,27 @@ def test_list_sources_needs_no_source_to_answer(home: Path, capsys: pytest.Captu
     assert ran.code == 0
     assert "command line" in ran.out
     assert Ran(capsys, "--list-sources", "name").code == 2
+
+
+def test_list_by_pattern_and_by_word(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    other = replace(
+        site.entry, os_version="debian-12", name="Debian Bookworm", aliases=("stable",), osinfo="debian12",
+        notes=(Note("", "With cloud-init"),),
+    )  # fmt: skip
+    hidden = replace(site.entry, os_version="debian-0", hidden=True)
+    site.sign(site.entry, other, hidden)
+
+    def found(*words: str) -> list[str]:
+        return [line.split()[0] for line in Ran(capsys, *words).out.splitlines()]
+
+    assert found("--list") == ["tiny", "debian-12"]
+    assert found("--list", "debian*") == found("--list", "sta?le") == ["debian-12"]
+    assert found("--list", "[dt]*") == found("--list", "*") == ["tiny", "debian-12"]
+    for word in ("BOOKWORM", "cloud-init", "stable", "debian12", "debian-1"):
+        assert found("--search", word) == ["debian-12"], word
+    assert found("--search", "N") == ["tiny", "debian-12"]
+    listed = json.loads(Ran(capsys, "--list", "debian*", "--list-format", "json").out)
+    assert [item["os-version"] for item in listed["templates"]] == ["debian-12"]
+    for words in (["--list", "x*"], ["--search", "nowhere"], ["--search", "a", "tiny"]):
+        assert Ran(capsys, *words).code == 2
+    assert Ran(capsys, "--list", "Debian*").code == 2, "names are compared exactly"
