@@ -6,6 +6,9 @@
       FetchError        the network, a server or a local file of a source
       DiskError         a disk image or the space for it
       WorkspaceError    local files: no space, no permission
+      TrustError        see imgindex.errors; of ours are:
+        SourceStateError    what is remembered about a source cannot be read or written
+        SignatureLostError  a source that was signed no longer is
       GuestError        the appliance or the guest's disk
         ApplianceError    the appliance cannot be started or died
         GuestCallError    one request to the appliance failed
@@ -18,12 +21,18 @@ from __future__ import annotations
 
 from imgindex.errors import (
     BadSignatureError,
+    ClockError,
+    ConflictingIndexError,
     DigestMismatchError,
+    ExpiredIndexError,
+    FutureIndexError,
     IndexSyntaxError,
     NotSignedError,
     PybuilderError,
     RepositoryError,
+    RolledBackError,
     SigningError,
+    StaleIndexError,
     ToolError,
     TrustError,
     UsageError,
@@ -33,9 +42,13 @@ from imgindex.errors import (
 __all__ = [
     "ApplianceError",
     "BadSignatureError",
+    "ClockError",
+    "ConflictingIndexError",
     "DigestMismatchError",
     "DiskError",
+    "ExpiredIndexError",
     "FetchError",
+    "FutureIndexError",
     "GuestCallError",
     "GuestError",
     "IndexSyntaxError",
@@ -45,7 +58,11 @@ __all__ = [
     "OperationError",
     "PybuilderError",
     "RepositoryError",
+    "RolledBackError",
+    "SignatureLostError",
     "SigningError",
+    "SourceStateError",
+    "StaleIndexError",
     "ToolError",
     "TrustError",
     "UsageError",
@@ -64,6 +81,14 @@ class DiskError(PybuilderError):
 
 class WorkspaceError(PybuilderError):
     """A local file or folder cannot be used: missing, not writable, or no space left."""
+
+
+class SourceStateError(TrustError):
+    """What is remembered about a source cannot be read or written, so that no rollback could be noticed."""
+
+
+class SignatureLostError(NotSignedError):
+    """A source whose index was signed would now be used without a signature (``reliability.md`` T6)."""
 
 
 class GuestError(PybuilderError):

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from imgbuilder import paths
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.cache.store import TemplateCache, open_cache
 from imgbuilder.catalog.catalog import Catalog, Selection, load_catalog
-from imgbuilder.catalog.sources import read_sources, sources_from_command_line
+from imgbuilder.catalog.loader import Loader
+from imgbuilder.catalog.sources import SourcesResult, read_sources, sources_from_command_line
+from imgbuilder.catalog.state import SourceStates
 from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.guest import Appliance
@@ -72,7 +75,15 @@ class Settings:
         return paths.cache_size() if self.cache_size is None else self.cache_size
 
     def configured_sources(self, report: Reporter) -> tuple[Source, ...]:
-        """Return all sources, ``--source`` first; broken configuration files are reported.
+        """Return all usable sources, ``--source`` first; broken configuration files are reported.
+
+        Raises:
+            UsageError: ``--source`` and ``--fingerprint`` do not fit each other.
+        """
+        return self.all_sources(report).sources
+
+    def all_sources(self, report: Reporter) -> SourcesResult:
+        """Return the same, and which sources are switched off.
 
         Raises:
             UsageError: ``--source`` and ``--fingerprint`` do not fit each other.
@@ -81,13 +92,17 @@ class Settings:
         found = read_sources(paths.config_dirs(), check=self.check_signature)
         for problem in found.problems:
             warn(report, problem.message + (f" ({problem.hint})" if problem.hint else ""))
-        return given + found.sources
+        return replace(found, sources=given + found.sources)
 
 
 def _system_verifier() -> Verifier:
     from imgindex.gpg import GpgVerifier
 
     return GpgVerifier()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -99,12 +114,22 @@ class Services:
         fetcher: Fetches indexes and templates.
         verifier: Makes what judges signatures, when it is needed.
         open_appliance: Starts an appliance.
+        clock: Tells the time in UTC, by which the age of indexes is judged.
     """
 
     settings: Settings
     fetcher: Fetcher = field(default_factory=SourceFetcher)
     verifier: Callable[[], Verifier] = _system_verifier
     open_appliance: ApplianceOpener = open_appliance
+    clock: Callable[[], datetime] = _now
+
+    def states(self) -> SourceStates:
+        """Return the memory of what was accepted of each source.
+
+        Raises:
+            UsageError: Nothing says where it should be.
+        """
+        return SourceStates(paths.state_dir() / "sources")
 
     def catalog(self, report: Reporter, *, until: tuple[str, str] | None = None) -> Catalog:
         """Fetch, verify and read the indexes of the sources.
@@ -116,14 +141,15 @@ class Services:
         Raises:
             PybuilderError: No source can be used.
         """
-        return load_catalog(
-            self.settings.configured_sources(report),
+        loader = Loader(
             self.fetcher,
             self.verifier(),
+            self.states(),
+            self.clock,
             check=self.settings.check_signature,
             report=report,
-            until=until,
         )
+        return load_catalog(self.settings.configured_sources(report), loader, until=until)
 
     def select(self, name: str, arch: str, report: Reporter) -> Selection:
         """Choose a template, asking no more sources than needed.

@@ -13,6 +13,12 @@ The tree, by whose fault it is::
         BadSignatureError        a signature that does not fit its text, or is too weak, expired, revoked
         WrongKeyError            signed, but by no key that this source may use
         DigestMismatchError      bytes that are not those that the signed index names
+        StaleIndexError          signed by the right key, but not the index to use now
+          RolledBackError        older than one that was accepted before
+          ConflictingIndexError  as old as one that was accepted before, and different
+          ExpiredIndexError      too old by its own signature or by the user's configuration
+          FutureIndexError       signed at a time that has not come yet
+          ClockError             this machine's clock has gone back
       SigningError               the publisher's key cannot sign
       ToolError                  a program of the system is missing or failed
 """
@@ -84,6 +90,30 @@ class WrongKeyError(TrustError):
 
 class DigestMismatchError(TrustError):
     """Bytes differ from those that the signed index names."""
+
+
+class StaleIndexError(TrustError):
+    """An index that is signed by the right key is not the one to use now (rule V8)."""
+
+
+class RolledBackError(StaleIndexError):
+    """The index is older than one that was accepted before (``reliability.md`` T4)."""
+
+
+class ConflictingIndexError(StaleIndexError):
+    """The index differs from one that was signed at the same second and accepted before."""
+
+
+class ExpiredIndexError(StaleIndexError):
+    """The index is too old: its signature has expired, or the user allows no such age (T5)."""
+
+
+class FutureIndexError(StaleIndexError):
+    """The index was signed at a time that this machine's clock has not reached."""
+
+
+class ClockError(StaleIndexError):
+    """This machine's clock has gone back, so that the age of no index can be judged."""
 
 
 class SigningError(PybuilderError):

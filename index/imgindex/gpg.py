@@ -37,14 +37,7 @@ _PACKAGES = {"gpg": "gpg", "gpgv": "gpgv"}
 
 
 class GpgVerifier:
-    """Implements ``imgindex.trust.Verifier`` with gpgv: rules V2 to V6 of ``reliability.md``.
-
-    Args:
-        allow_extra_signatures: Accept a file that unknown keys have signed as well (S15).
-    """
-
-    def __init__(self, *, allow_extra_signatures: bool = False) -> None:
-        self._allow_extra_signatures = allow_extra_signatures
+    """Implements ``imgindex.trust.Verifier`` with gpgv: rules V2 to V6 of ``reliability.md``."""
 
     def verify(self, data: bytes, pin: KeyPin, *, where: str) -> VerifiedText:
         """Apply the accept rule; see ``imgindex.trust.Verifier.verify``.
@@ -72,9 +65,7 @@ class GpgVerifier:
                 report = status.read().decode("utf-8", "replace")
             if done.returncode < 0:
                 raise ToolError(f"{where}: gpgv was ended by signal {-done.returncode}", hint="try again")
-            signature = judge(
-                report, done.returncode, pin, where=where, allow_extra_signatures=self._allow_extra_signatures
-            )
+            signature = judge(report, done.returncode, pin, where=where)
             signed = output.read_bytes() if output.is_file() else None
         if signed != message.text.encode("utf-8"):
             raise BadSignatureError(f"{where}: gpgv read another text in the signed index than we do")

@@ -25,6 +25,7 @@ MAX_TEXT_SIZE = 5_000_000
 _SECTION = re.compile(r"\[([A-Za-z0-9._-]+)\][ \t]*")
 _FIELD = re.compile(r"([A-Za-z0-9_.]+)(?:\[([A-Za-z0-9_,.]+)\])?=(.*)")
 
+_FIELD_WITH_HYPHENS = re.compile(_FIELD.pattern.replace("_.]+)(?:", "_.-]+)(?:", 1))
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, further line separators, and halves of characters (P16)."""
 
@@ -78,12 +79,13 @@ def decode_text(data: bytes, *, where: str) -> str:
         raise IndexSyntaxError(where, line, "the text is not valid UTF-8") from None
 
 
-def parse_sections(text: str, *, where: str) -> list[Section]:
+def parse_sections(text: str, *, where: str, hyphens: bool = False) -> list[Section]:
     """Group the lines of a text into sections; the time needed is linear in its length.
 
     Args:
         text: The text of an index, without any OpenPGP frame, or of a source configuration file.
         where: The file or source, for error messages.
+        hyphens: Allow them in keys; virt-builder does not, so never for an index.
 
     Returns:
         The sections in order, repeated names included. An empty text has none.
@@ -100,14 +102,15 @@ def parse_sections(text: str, *, where: str) -> list[Section]:
         raise IndexSyntaxError(where, text.count("\n") + 1, problem)
     lines = text.split("\n")
     lines.pop()
-    return _Grouper(where).group(lines)
+    return _Grouper(where, _FIELD_WITH_HYPHENS if hyphens else _FIELD).group(lines)
 
 
 class _Grouper:
     """The state while the lines of one text are walked."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, pattern: re.Pattern[str]) -> None:
         self._where = where
+        self._pattern = pattern
         self._sections: list[Section] = []
         self._header: tuple[str, int] | None = None
         self._fields: list[Field] = []
@@ -123,7 +126,7 @@ class _Grouper:
                 continue
             elif line[0] in " \t":
                 self._continue_value(line, number)
-            elif match := _FIELD.fullmatch(line):
+            elif match := self._pattern.fullmatch(line):
                 self._start_field(match, number)
             elif match := _SECTION.fullmatch(line):
                 self._end_section()

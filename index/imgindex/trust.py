@@ -52,12 +52,15 @@ class KeyPin:
             the pin was made; a signature by one is refused whatever gpgv says of it.
         sha1_self_signatures: A key vouches for itself with SHA-1 only, as old keys do (that of
             libguestfs.org among them). gpgv calls such a key bad when it is told to reject SHA-1.
+        extra_signatures: Whether unknown keys may have signed as well, besides one of these, while a
+            publisher moves from one key to the next (``reliability.md`` S15).
     """
 
     fingerprints: frozenset[str]
     keyring: bytes
     unusable: tuple[tuple[str, str], ...] = ()
     sha1_self_signatures: bool = False
+    extra_signatures: bool = False
 
 
 @dataclass(frozen=True)

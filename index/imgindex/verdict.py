@@ -62,18 +62,15 @@ class _UnknownKeyError(Exception):
     """The signature is by a key that is not pinned; its text names the key."""
 
 
-def judge(
-    status: str, exit_code: int, pin: KeyPin, *, where: str, allow_extra_signatures: bool = False
-) -> AcceptedSignature:
+def judge(status: str, exit_code: int, pin: KeyPin, *, where: str) -> AcceptedSignature:
     """Decide whether gpgv's answer proves that a pinned key signed the text.
 
     Args:
         status: Everything that gpgv wrote to its status descriptor.
         exit_code: How gpgv ended.
-        pin: The keys that count.
+        pin: The keys that count, and whether further signatures by unknown keys do no harm. A bad
+            signature refuses in any case.
         where: The source, for error messages.
-        allow_extra_signatures: Ignore further signatures by unknown keys, for the time in which a
-            publisher moves from one key to the next. A bad signature refuses in any case.
 
     Returns:
         The newest accepted signature.
@@ -96,7 +93,7 @@ def judge(
             missing_keys += any(line.keyword == "NO_PUBKEY" for line in group)
     if failure is not None:
         raise BadSignatureError(f"{where}: gpgv cannot read the signed index ({failure})")
-    if unknown and not (accepted and allow_extra_signatures):
+    if unknown and not (accepted and pin.extra_signatures):
         raise _wrong_key(unknown, pin, where, also_good=bool(accepted))
     if not accepted:
         raise NotSignedError(f"{where}: gpgv found no signature")

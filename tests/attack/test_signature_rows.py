@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,7 +63,7 @@ def world(keys: KeyMaker) -> World:
 
 
 def accept(data: bytes, pin: KeyPin, *, extra: bool = False) -> VerifiedText:
-    verified = GpgVerifier(allow_extra_signatures=extra).verify(data, pin, where="test")
+    verified = GpgVerifier().verify(data, replace(pin, extra_signatures=extra), where="test")
     assert verified.text == SIGNED_TEXT
     assert [entry.os_version for entry in parse_index(verified, where="test").entries] == [
         "debian-12",
@@ -81,7 +81,9 @@ def refuse(
     extra: bool = False,
 ) -> None:
     with pytest.raises(error) as caught:
-        GpgVerifier(allow_extra_signatures=extra).verify(data, pin, where="https://example.org/index.asc")
+        GpgVerifier().verify(
+            data, replace(pin, extra_signatures=extra), where="https://example.org/index.asc"
+        )
     assert words in caught.value.message
     assert "https://example.org/index.asc" in caught.value.message
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from imgindex.model import Entry, Index
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 SIZE = 8 * MIB
+_SECONDS = itertools.count()
 _TABLE = b"label: gpt\nstart=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649\nstart=4096\n"
 
 
@@ -60,8 +63,10 @@ class Site:
         return self.folder / "index.asc"
 
     def sign(self, *entries: Entry) -> None:
-        """Write and sign the index anew."""
-        self.index.write_bytes(self.keys.sign(write_index(Index(entries or (self.entry,))), self.key))
+        """Write and sign the index anew, a second later than the last time: an index has one text only."""
+        moment = f"{datetime.now(UTC) + timedelta(seconds=next(_SECONDS)):%Y%m%dT%H%M%S}!"
+        text = write_index(Index(entries or (self.entry,)))
+        self.index.write_bytes(self.keys.sign(text, self.key, at=moment))
 
     def configure(self, folder: Path, **fields: str) -> None:
         """Write a configuration with this source in ``folder``/pybuilder/repos.d."""

@@ -9,26 +9,20 @@ source is left is that an error. An earlier source always wins over a later one
 from __future__ import annotations
 
 import difflib
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.arch import normalise
 from imgbuilder.errors import PybuilderError, TrustError, UsageError
-from imgbuilder.events import Reporter, debug, ignore, warn
-from imgbuilder.fetch.transfer import INDEX_LIMIT
+from imgbuilder.events import warn
 from imgbuilder.fetch.urls import template_url
-from imgindex.clearsign import unverified_text
-from imgindex.parse import parse_index
-from imgindex.trust import KeyPin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
+    from imgbuilder.catalog.loader import LoadedSource, Loader
     from imgbuilder.catalog.sources import Source
-    from imgbuilder.fetch.transfer import Fetcher
-    from imgindex.model import Entry, Index
-    from imgindex.trust import VerifiedText, Verifier
+    from imgindex.model import Entry
 
 
 @dataclass(frozen=True)
@@ -37,21 +31,6 @@ class Offer:
 
     source: Source
     entry: Entry
-
-
-@dataclass(frozen=True)
-class LoadedSource:
-    """A source whose index was accepted.
-
-    Attributes:
-        source: The source.
-        index: Its templates.
-        signed: What was verified, by whom and when; None for a source that is not checked.
-    """
-
-    source: Source
-    index: Index
-    signed: VerifiedText | None
 
 
 @dataclass(frozen=True)
@@ -177,24 +156,13 @@ def _find(entries: Iterable[Entry], name: str, arch: str) -> Entry | None:
 
 
 def load_catalog(
-    sources: Iterable[Source],
-    fetcher: Fetcher,
-    verifier: Verifier,
-    *,
-    check: bool = True,
-    report: Reporter = ignore,
-    pin_of: Callable[[Source], KeyPin] | None = None,
-    until: tuple[str, str] | None = None,
+    sources: Iterable[Source], loader: Loader, *, until: tuple[str, str] | None = None
 ) -> Catalog:
     """Fetch, verify and parse the indexes of the sources.
 
     Args:
         sources: The sources, the most important first.
-        fetcher: Gets the indexes.
-        verifier: Judges their signatures.
-        check: Whether signatures are checked in this run; sources may be exempt by their configuration.
-        report: Told about progress, and warned of each source that is left out.
-        pin_of: Finds the keys of a source; by default those of its ``key``.
+        loader: Gets and judges each of them; its reporter is warned of each source that is left out.
         until: Name and architecture of a template: sources behind the first that offers it are not asked,
             since they could not change what is selected.
 
@@ -207,7 +175,7 @@ def load_catalog(
     failed: list[FailedSource] = []
     for source in sources:
         try:
-            loaded.append(_load(source, fetcher, verifier, pin_of or key_pin, report, check=check))
+            loaded.append(loader.load(source))
         except PybuilderError as error:
             if source.origin is None:
                 raise  # named for this very run: another source's template is not what was meant
@@ -226,69 +194,8 @@ def load_catalog(
         raise _all_failed(failed)
     for item in failed:
         advice = f" ({item.error.hint})" if item.error.hint else ""
-        warn(report, f"source {item.source.name} is left out: {item.error.message}{advice}")
+        warn(loader.report, f"source {item.source.name} is left out: {item.error.message}{advice}")
     return Catalog(tuple(loaded), tuple(failed))
-
-
-def _load(
-    source: Source,
-    fetcher: Fetcher,
-    verifier: Verifier,
-    pin_of: Callable[[Source], KeyPin],
-    report: Reporter,
-    *,
-    check: bool,
-) -> LoadedSource:
-    where = source.shown_uri
-    body = io.BytesIO()
-    fetcher.fetch(
-        source.uri,
-        body,
-        limit=INDEX_LIMIT,
-        report=report,
-        label=f"Index of {source.name}",
-        proxy=source.proxy,
-    )
-    if check and source.check:
-        signed = verifier.verify(body.getvalue(), pin_of(source), where=where)
-        debug(
-            report,
-            f"{where}: signed by {signed.primary_fingerprint} at {signed.signed_at:%Y-%m-%d %H:%M} UTC",
-        )
-        return LoadedSource(source, parse_index(signed, where=where), signed)
-    text = unverified_text(body.getvalue(), where=where)
-    warn(report, f"source {source.name}: nothing proves who made these templates: {_why(source)}")
-    return LoadedSource(source, parse_index(text, where=where), None)
-
-
-def _why(source: Source) -> str:
-    return "its configuration says unsigned=yes" if source.unsigned else "signature checks are switched off"
-
-
-def key_pin(source: Source) -> KeyPin:
-    """Read the keys that a source may be signed with.
-
-    Raises:
-        UsageError: The source has no key.
-        PybuilderError: The key file or the user's keyring does not hold them.
-    """
-    from imgindex.gpg import key_pin_from_file, key_pin_from_user_keyring
-
-    if not source.key:
-        raise UsageError(f"source {source.name} has no key", hint="add gpgkey= to its configuration")
-    if isinstance(source.key, tuple):
-        return _joined([key_pin_from_user_keyring(fingerprint) for fingerprint in source.key])
-    return key_pin_from_file(source.key, where=f"source {source.name}")
-
-
-def _joined(pins: Sequence[KeyPin]) -> KeyPin:
-    """Make one pin of several: each of their keys may have signed."""
-    return KeyPin(
-        frozenset().union(*(pin.fingerprints for pin in pins)),
-        b"".join(pin.keyring for pin in pins),  # keyrings are sequences of packets, RFC 4880 section 3.6
-        tuple(item for pin in pins for item in pin.unusable),
-        sha1_self_signatures=any(pin.sha1_self_signatures for pin in pins),
-    )
 
 
 def _all_failed(failed: list[FailedSource]) -> PybuilderError:

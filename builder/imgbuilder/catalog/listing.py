@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from imgbuilder.catalog.sources import Source
     from imgindex.model import Entry
@@ -69,6 +70,34 @@ def _facts(entry: Entry, languages: Sequence[str]) -> list[str]:
     if notes is not None:
         lines += ["", "Notes:", "", notes]
     return [*lines, ""]
+
+
+def is_pattern(name: str) -> bool:
+    """Say whether a name is a shell pattern: templates' names have no such characters."""
+    return not {"*", "?", "["}.isdisjoint(name)
+
+
+def matching(entries: Iterable[Entry], pattern: str) -> tuple[Entry, ...]:
+    """Return the visible templates whose name or alias fits a shell pattern."""
+    return tuple(
+        entry
+        for entry in entries
+        if not entry.hidden and any(fnmatchcase(name, pattern) for name in (entry.os_version, *entry.aliases))
+    )
+
+
+def search(entries: Iterable[Entry], word: str) -> tuple[Entry, ...]:
+    """Return the visible templates with a word, in any case, in name, alias, full name, osinfo or notes."""
+    wanted = word.casefold()
+    return tuple(
+        entry for entry in entries if not entry.hidden and any(wanted in text for text in _texts(entry))
+    )
+
+
+def _texts(entry: Entry) -> Iterator[str]:
+    notes = [note.text for note in entry.notes]
+    for text in (entry.os_version, *entry.aliases, entry.name, entry.osinfo, *notes):
+        yield (text or "").casefold()
 
 
 def json_list(sources: Iterable[Source], entries: Iterable[Entry]) -> str:

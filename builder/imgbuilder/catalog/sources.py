@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 _LARGEST_FILE = 1 << 20
 """Bytes of a configuration file that are read at most."""
 
+_NEXT_URI = re.compile(r",\s*(?=[A-Za-z][A-Za-z0-9+.-]*://|/|$)")
+_DAYS = re.compile(r"[1-9][0-9]{0,4}")
+
 Key = Path | tuple[str, ...] | None
 """A file of public keys; or full fingerprints of keys in the user's own keyring; or no key at all."""
 
@@ -46,6 +50,10 @@ class Source:
         proxy: ``SYSTEM_PROXY``, ``NO_PROXY``, or the URL of a proxy.
         origin: The configuration file; None for the command line.
         check: Whether its signature is checked in this run.
+        mirrors: Further addresses of the same index, tried in order when ``uri`` is of no use.
+        max_age: Longest time since the index was signed; None for any.
+        extra_signatures: Unknown keys may have signed as well, while the publisher moves from one key to
+            the next (``reliability.md`` S15).
     """
 
     name: str
@@ -55,6 +63,14 @@ class Source:
     proxy: str = SYSTEM_PROXY
     origin: Path | None = None
     check: bool = True
+    mirrors: tuple[str, ...] = ()
+    max_age: timedelta | None = None
+    extra_signatures: bool = False
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All addresses of the index, in the order in which they are tried."""
+        return (self.uri, *self.mirrors)
 
     @property
     def shown_uri(self) -> str:
@@ -69,10 +85,12 @@ class SourcesResult:
     Attributes:
         sources: Usable sources, the most important first.
         problems: Why others are not used; each names its file, and the line if there is one.
+        disabled: Name and file of each source that is switched off.
     """
 
     sources: tuple[Source, ...]
     problems: tuple[PybuilderError, ...]
+    disabled: tuple[tuple[str, Path], ...] = ()
 
 
 def read_sources(dirs: Iterable[Path], *, check: bool = True) -> SourcesResult:
@@ -80,7 +98,7 @@ def read_sources(dirs: Iterable[Path], *, check: bool = True) -> SourcesResult:
 
     A file hides those of the same name in later folders, even when it is empty, which is how a user switches
     a system's file off; one that cannot be read hides nothing. A source hides those of the same name in
-    later files. Within one file the last of the same name counts.
+    later files, also when it says ``enabled=no``. Within one file the last of the same name counts.
 
     Args:
         dirs: ``repos.d`` folders, the most important first; missing ones are no problem.
@@ -88,6 +106,7 @@ def read_sources(dirs: Iterable[Path], *, check: bool = True) -> SourcesResult:
     """
     problems: list[PybuilderError] = []
     sources: list[Source] = []
+    disabled: list[tuple[str, Path]] = []
     seen_files: set[str] = set()
     seen_names: set[str] = set()
     for folder in dirs:
@@ -105,10 +124,14 @@ def read_sources(dirs: Iterable[Path], *, check: bool = True) -> SourcesResult:
             seen_names.update(section.name for section in fresh)
             for section in fresh:
                 try:
-                    sources.append(_source(section, path, check=check))
+                    found = _source(section, path, check=check)
+                    if found is None:
+                        disabled.append((section.name, path))
+                    else:
+                        sources.append(found)
                 except PybuilderError as error:
                     problems.append(error)
-    return SourcesResult(tuple(sources), tuple(problems))
+    return SourcesResult(tuple(sources), tuple(problems), tuple(disabled))
 
 
 def _files(folder: Path, problems: list[PybuilderError]) -> list[Path]:
@@ -130,7 +153,7 @@ def _sections(path: Path, problems: list[PybuilderError]) -> list[Section]:
     if len(data) > _LARGEST_FILE:
         raise UsageError(f"{path} is larger than {_LARGEST_FILE} bytes")
     by_name: dict[str, Section] = {}
-    for section in parse_sections(decode_text(data, where=str(path)), where=str(path)):
+    for section in parse_sections(decode_text(data, where=str(path)), where=str(path), hyphens=True):
         if section.name in by_name:
             problem = f"the source {section.name} is defined twice in this file; the last one counts"
             problems.append(IndexSyntaxError(str(path), section.line, problem))
@@ -138,16 +161,22 @@ def _sections(path: Path, problems: list[PybuilderError]) -> list[Section]:
     return list(by_name.values())
 
 
-def _source(section: Section, path: Path, *, check: bool) -> Source:
+def _source(section: Section, path: Path, *, check: bool) -> Source | None:
+    """Read one section; None when it is switched off."""
     fields: dict[str, Field] = {}
+    uris: list[str] = []
 
     def refuse(problem: str, line: int | None = None, hint: str | None = None) -> IndexSyntaxError:
         text = f"source {section.name} is not used: {problem}"
         return IndexSyntaxError(str(path), line or section.line, text, hint=hint)
 
     for item in section.fields:
-        if item.subkey is None and fields.setdefault(item.key, item) is not item:
+        # virt-builder cannot read a file with hyphens in keys, but passes over keys that it does not know.
+        name = item.key.replace("_", "-")
+        if item.subkey is None and fields.setdefault(name, item) is not item and name != "uri":
             raise refuse(f"{item.key} is given twice", item.line)
+        if item.subkey is None and item.key == "uri" and "\n" not in item.value:
+            uris += [uri for uri in _split_uris(item.value) if uri not in uris]
 
     def value(key: str, otherwise: str = "") -> str:
         found = fields.get(key)
@@ -158,23 +187,31 @@ def _source(section: Section, path: Path, *, check: bool) -> Source:
     def line(key: str) -> int:
         return fields[key].line
 
+    def flag(key: str, otherwise: str = "no") -> bool:
+        chosen = _yes_or_no(value(key, otherwise))
+        if chosen is None:
+            raise refuse(f"{key} is neither yes nor no", line(key))
+        return chosen
+
+    if not flag("enabled", "yes"):
+        return None  # before anything else, which then need not be there
     kind = value("format") or "native"
     if kind == "simplestreams":
         raise refuse("format=simplestreams is not supported yet", line("format"))
     if kind != "native":
         raise refuse(f"unknown format {kind!r}", line("format"), "leave format= out")
-    uri = value("uri")
-    if not uri:
+    value("uri")
+    if not uris:
         raise refuse("it has no uri", hint="add a line such as uri=https://example.com/index.asc")
-    if scheme_of(uri) is None and not uri.startswith("/"):
+    if any(scheme_of(uri) is None and not uri.startswith("/") for uri in uris):
         raise refuse("its uri is a relative path", line("uri"), "write an absolute path or a URL")
-    unsigned = _yes_or_no(value("unsigned", "no"))
-    if unsigned is None:
-        raise refuse("unsigned is neither yes nor no", line("unsigned"))
+    unsigned = flag("unsigned")
     try:
-        check_uri(uri)
+        for uri in uris:
+            check_uri(uri)
         key = _key(value("gpgkey")) if value("gpgkey") else None
         proxy = _proxy(value("proxy"))
+        max_age = _max_age(value("max-age"))
     except UsageError as error:
         raise refuse(error.message, hint=error.hint) from error
     if unsigned and key is not None:
@@ -184,7 +221,34 @@ def _source(section: Section, path: Path, *, check: bool) -> Source:
             "it has no gpgkey, so nothing of it could be trusted",
             hint="add gpgkey=file:///path/to/key.gpg or gpgkey=<full fingerprint>",
         )
-    return Source(section.name, uri, key, unsigned, proxy, path, check=check and not unsigned)
+    for needless in ("max-age", "allow-extra-signatures"):
+        if unsigned and value(needless):
+            raise refuse(f"{needless} needs a signature, but it says unsigned=yes", line(needless))
+    return Source(
+        section.name,
+        uris[0],
+        key,
+        unsigned,
+        proxy,
+        path,
+        check=check and not unsigned,
+        mirrors=tuple(uris[1:]),
+        max_age=max_age,
+        extra_signatures=flag("allow-extra-signatures"),
+    )
+
+
+def _split_uris(text: str) -> list[str]:
+    """Split at commas that begin another address; one inside an address belongs to it."""
+    return [part.strip() for part in _NEXT_URI.split(text) if part.strip()]
+
+
+def _max_age(text: str) -> timedelta | None:
+    if not text:
+        return None
+    if not _DAYS.fullmatch(text):
+        raise UsageError(f"max-age={text} is not a number of days", hint="write for example max-age=30")
+    return timedelta(days=int(text))
 
 
 def _yes_or_no(text: str) -> bool | None:

@@ -87,7 +87,8 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     "OS-VERSION is a name or an alias of a template, as --list shows them.",
 )
 @click.argument("names", nargs=-1, metavar="[OS-VERSION]")
-@_option("-l", "--list", "list_", is_flag=True, help="List the templates, or only OS-VERSION.")
+@_option("-l", "--list", "list_", is_flag=True, help="List the templates, or only OS-VERSION, or 'debian*'.")
+@_option("--search", metavar="WORD", help="List the templates that have WORD in names, titles or notes.")
 @_option("--list-format", type=click.Choice(["short", "long", "json"]), help="How to list.")
 @_option("--long", is_flag=True, help="The same as --list-format long.")
 @_option("--notes", is_flag=True, help="Show the notes of OS-VERSION.")
@@ -97,6 +98,16 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--cache-add", is_flag=True, help="Put local template files into the cache: --cache-add FILE...")
 @_option("--cache-gc", is_flag=True, help="Remove from the cache what is over its limit.")
 @_option("--cache-verify", is_flag=True, help="Check all bytes of the cache; remove what is damaged.")
+@_option(
+    "--list-sources",
+    is_flag=True,
+    help="List the sources, and by whom and when they were signed.",
+)
+@_option(
+    "--forget-source",
+    metavar="NAME|URL",
+    help="Forget which index of a source was accepted last, and the protection against an older one.",
+)
 @_option("--doctor", is_flag=True, help="Check everything that a build needs, and say how to mend it.")
 @_option("--dry-run", is_flag=True, help="Show what a build would do, and stop.")
 @_option("-o", "--output", metavar="FILE", help="The image to make [default: OS-VERSION.img or .qcow2].")
@@ -155,6 +166,12 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     elif options["delete_cache"]:
         _names(options, 0, "--delete-cache")
         modes.delete_cache(settings, reporter)
+    elif options["list_sources"]:
+        _names(options, 0, "--list-sources")
+        modes.list_sources(settings, reporter)
+    elif options["forget_source"] is not None:
+        _names(options, 0, "--forget-source")
+        modes.forget_source(settings, reporter, options["forget_source"])
     elif options["print_cache"]:
         _names(options, 0, "--print-cache")
         modes.print_cache(settings, reporter)
@@ -169,7 +186,7 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     elif options["cache_verify"]:
         _names(options, 0, "--cache-verify")
         ctx.exit(cache_modes.cache_verify(settings, reporter))
-    elif options["list_"] or options["long"]:
+    elif options["list_"] or options["long"] or options["search"] is not None:
         modes.list_templates(settings, reporter, _list_request(options))
     elif options["notes"]:
         modes.print_notes(settings, reporter, _names(options, 1, "--notes")[0], _arch(options))
@@ -210,10 +227,12 @@ def _list_request(options: dict[str, Any]) -> modes.ListRequest:
     names = options["names"]
     if len(names) > 1:
         raise UsageError(f"--list takes one OS-VERSION at most, but {len(names)} were given")
+    if names and options["search"] is not None:
+        raise UsageError("--search looks through all templates", hint="leave the OS-VERSION out")
     if options["format_"] is not None:
         raise UsageError("--format is the format of an image", hint="for the list, use --list-format")
     style = options["list_format"] or ("long" if options["long"] else "short")
-    return modes.ListRequest(names[0] if names else None, _arch(options), style)
+    return modes.ListRequest(names[0] if names else None, _arch(options), style, options["search"])
 
 
 def _build_request(ctx: click.Context, options: dict[str, Any]) -> BuildRequest:

@@ -9,13 +9,15 @@ import click
 
 from imgbuilder import paths
 from imgbuilder.cache.store import TemplateCache
-from imgbuilder.catalog import listing
+from imgbuilder.catalog import listing, sourcelist
 from imgbuilder.console import printable
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Step
+from imgbuilder.fetch.urls import check_uri, without_userinfo
 from imgbuilder.services import Services, Settings
 
 if TYPE_CHECKING:
+    from imgbuilder.catalog.sources import Source
     from imgbuilder.console import ConsoleReporter
     from imgbuilder.request import BuildRequest
 
@@ -25,24 +27,33 @@ class ListRequest:
     """What to list.
 
     Attributes:
-        name: Only this template; None for all.
+        name: Only this template, or those that fit this shell pattern; None for all.
         arch: The architecture of ``name``.
         style: ``short``, ``long`` or ``json``.
+        word: Only templates that have it somewhere; None for all.
     """
 
     name: str | None
     arch: str
     style: str
+    word: str | None = None
 
 
 def list_templates(settings: Settings, report: ConsoleReporter, request: ListRequest) -> None:
     """Print the templates."""
-    if request.name is None:
+    sources: tuple[Source, ...] = ()
+    wanted = request.word if request.name is None else request.name
+    if wanted is None:
         catalog = Services(settings).catalog(report)
         sources, entries = catalog.sources, catalog.entries
+    elif request.name is None or listing.is_pattern(request.name):
+        chosen = listing.search if request.name is None else listing.matching
+        entries = chosen(Services(settings).catalog(report).entries, wanted)
+        if not entries:
+            raise UsageError(f"no template fits {wanted!r}", hint="--list shows all templates")
     else:
         # As in virt-builder, a single template is listed without its source.
-        sources, entries = (), (Services(settings).select(request.name, request.arch, report).entry,)
+        entries = (Services(settings).select(wanted, request.arch, report).entry,)
     report.close()
     match request.style:
         case "json":
@@ -86,6 +97,35 @@ def delete_cache(settings: Settings, report: ConsoleReporter) -> None:
         raise UsageError("--delete-cache and --no-cache together leave nothing to delete")
     report(Step(f"Deleting: {folder}"))
     TemplateCache(folder).delete(report)
+
+
+def list_sources(settings: Settings, report: ConsoleReporter) -> None:
+    """Print the sources in their order, and what was last accepted of each; none of them is asked."""
+    text = sourcelist.source_list(settings.all_sources(report), Services(settings).states())
+    report.close()
+    _print(text)
+
+
+def forget_source(settings: Settings, report: ConsoleReporter, wanted: str) -> None:
+    """Forget what was accepted of a source, and say what that gives up."""
+    states = Services(settings).states()
+    named = [source for source in settings.configured_sources(report) if source.name == wanted]
+    uris = [uri for source in named for uri in source.addresses] or [wanted]
+    if not named:
+        check_uri(wanted)
+    forgotten = [uri for uri in uris if states.forget(uri, report)]
+    if not forgotten:
+        raise UsageError(
+            f"nothing is remembered of a source {without_userinfo(wanted)!r}",
+            hint="give its name as in its configuration file, or the address of its index",
+        )
+    report.close()
+    for uri in forgotten:
+        _print(
+            f"Forgotten: {without_userinfo(uri)}\n"
+            "The next index of this source is accepted by its signature alone: that it is older than the\n"
+            "last, or unsigned where the configuration says unsigned=yes, will not be noticed.\n"
+        )
 
 
 def build_image(

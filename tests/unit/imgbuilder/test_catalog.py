@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
-from imgbuilder.catalog.catalog import Catalog, FailedSource, LoadedSource, key_pin, load_catalog
+from imgbuilder import paths
+from imgbuilder.catalog.catalog import Catalog, FailedSource, load_catalog
+from imgbuilder.catalog.loader import LoadedSource, Loader, key_pin
 from imgbuilder.catalog.sources import Source
+from imgbuilder.catalog.state import SourceStates
 from imgbuilder.errors import (
     BadSignatureError,
     FetchError,
@@ -31,6 +34,19 @@ if TYPE_CHECKING:
 SHA = "ab" * 64
 
 publisher_keys = key_fakes.keys
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def real_loader() -> Loader:
+    return Loader(SourceFetcher(), GpgVerifier(), states(), lambda: datetime.now(UTC))
+
+
+def states() -> SourceStates:
+    return SourceStates(paths.state_dir() / "sources")
 
 
 def index_text(*names: str, arch: str = "x86_64") -> bytes:
@@ -76,8 +92,17 @@ def load(
 ) -> tuple[Catalog, list[Event]]:
     events: list[Event] = []
     fetcher = FakeFetcher({f"https://{name}/index": content for name, content in files.items()})
-    catalog = load_catalog(sources, fetcher, FakeVerifier(), report=events.append, pin_of=pin_of, **options)
-    return catalog, events
+    until = options.pop("until", None)
+    loader = Loader(
+        fetcher,
+        FakeVerifier(),
+        states(),
+        lambda: datetime(2026, 1, 2, tzinfo=UTC),
+        report=events.append,
+        pin_of=pin_of,
+        **options,
+    )
+    return load_catalog(sources, loader, until=until), events
 
 
 def warnings(events: list[Event]) -> list[str]:
@@ -98,7 +123,10 @@ def test_all_sources_in_order() -> None:
 
 def test_index_is_bounded_and_uses_the_source_s_proxy() -> None:
     fetcher = FakeFetcher({"https://a/index": b"signed:" + index_text("x")})
-    load_catalog([source("a", proxy="http://p")], fetcher, FakeVerifier(), pin_of=pin_of)
+    loader = Loader(
+        fetcher, FakeVerifier(), states(), lambda: datetime(2026, 1, 2, tzinfo=UTC), pin_of=pin_of
+    )
+    load_catalog([source("a", proxy="http://p")], loader)
     ((_url, options),) = fetcher.calls
     assert options["limit"] == 5_000_000
     assert options["proxy"] == "http://p"
@@ -278,20 +306,22 @@ def test_real_keys_end_to_end(
     index = tmp_path / "index.asc"
     index.write_bytes(keys.sign(index_text("x"), new))
     sources = [Source("s", str(index), (old, new))]
-    catalog = load_catalog(sources, SourceFetcher(), GpgVerifier())
+    catalog = load_catalog(sources, real_loader())
     assert catalog.loaded[0].signed is not None
     assert catalog.loaded[0].signed.primary_fingerprint == new
     assert catalog.select("x", "x86_64").url == str(tmp_path / "x.xz")
     key_file = tmp_path / "key.gpg"
     key_file.write_bytes(keys.export(new))
-    assert load_catalog([Source("s", str(index), key_file)], SourceFetcher(), GpgVerifier()).entries
+    assert load_catalog([Source("s", str(index), key_file)], real_loader()).entries
     index.write_bytes(keys.sign(index_text("x"), other))
     with pytest.raises(PybuilderError) as caught:
-        load_catalog(sources, SourceFetcher(), GpgVerifier())
+        load_catalog(sources, real_loader())
     assert caught.value.exit_code == 3
     index.write_bytes(index_text("x"))
     with pytest.raises(NotSignedError):
-        load_catalog(sources, SourceFetcher(), GpgVerifier())
-    index.write_bytes(keys.sign("[broken\n", new))
+        load_catalog(sources, real_loader())
+    index.write_bytes(
+        keys.sign("[broken\n", new, at=f"{datetime.now(UTC) + timedelta(minutes=1):%Y%m%dT%H%M%S}")
+    )
     with pytest.raises(IndexSyntaxError):
-        load_catalog(sources, SourceFetcher(), GpgVerifier())
+        load_catalog(sources, real_loader())

@@ -287,3 +287,110 @@ def test_settings_know_the_cache(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert Settings().cache_folder() == home / "pybuilder"
     assert Settings(cache=Path("x")).cache_folder() == Path("x")
     assert Settings(use_cache=False).cache_folder() is None
+
+
+@pytest.mark.parametrize("by", ["name", "url", "file url"])
+def test_forget_source_mends_a_damaged_record(
+    site: Site, home: Path, capsys: pytest.CaptureFixture[str], by: str
+) -> None:
+    """S37."""
+    assert Ran(capsys, "--list").code == 0
+    (record,) = (home / "pybuilder" / "sources").glob("*.json")
+    record.write_text("junk")
+    failed = Ran(capsys, "--list")
+    assert failed.code == 3
+    assert "--forget-source" in failed.err
+    wanted = {"name": "test", "url": str(site.index), "file url": f"file://{site.index}"}[by]
+    mended = Ran(capsys, "--forget-source", wanted)
+    assert (mended.code, mended.err) == (0, "")
+    assert "will not be noticed" in mended.out
+    assert Ran(capsys, "--list").code == 0
+    assert record.exists()
+
+
+def test_forget_source_that_is_not_known(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    for wanted in ("nowhere", "https://user:canary@example.org/index.asc", "test"):
+        failed = Ran(capsys, "--forget-source", wanted)
+        assert failed.code == 2
+        assert "nothing is remembered" in failed.err
+        assert "canary" not in failed.err
+
+
+def test_rollback_ends_a_build_and_a_list(
+    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = site.index.read_bytes()
+    site.sign()
+    assert Ran(capsys, "--list").code == 0
+    site.index.write_bytes(old)
+    for words in (["--list"], ["tiny"], ["--notes", "tiny"]):
+        failed = Ran(capsys, *words)
+        assert failed.code == 3
+        assert "rolled back" in failed.err
+    assert appliances.launches == []
+
+
+def test_list_sources(site: Site, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site.configure(home, **{"max-age": "30"})
+    folder = home / "pybuilder" / "repos.d"
+    (folder / "u.conf").write_text(
+        "[plain]\nuri=https://u:canary@example.org/i\nunsigned=yes\n[off]\nenabled=no\n"
+    )
+    before = Ran(capsys, "--list-sources")
+    assert (before.code, before.err) == (0, "")
+    assert before.out == (
+        f"Source:                  test\nURI:                     {site.index}\n"
+        f"Configuration:           {folder / 'test.conf'}\n"
+        f"Key:                     {site.folder / 'key.gpg'}\n"
+        "Oldest allowed:          30 days\nState:                   never used\n\n"
+        "Source:                  plain\nURI:                     https://example.org/i\n"
+        f"Configuration:           {folder / 'u.conf'}\n"
+        "State:                   not signed (unsigned=yes)\n\n"
+        f"Source:                  off\nConfiguration:           {folder / 'u.conf'}\n"
+        "State:                   switched off by enabled=no\n\n"
+    )
+    (folder / "u.conf").unlink()
+    assert Ran(capsys, "--list").code == 0
+    (record,) = (home / "pybuilder" / "sources").glob("*.json")
+    fields = json.loads(record.read_text())
+    signed_at = fields["signed_at"].replace("T", " ").replace("+00:00", " UTC")
+    after = Ran(capsys, "--list-sources").out
+    assert f"Signed by:               {site.key}\n" in after
+    assert f"Signed at:               {signed_at}\n" in after
+    assert "Expires:                 never\n" in after
+    assert "Last accepted:           20" in after
+    site.configure(home, gpgkey="", unsigned="yes")
+    assert "is not used with unsigned=yes" in Ran(capsys, "--list-sources").out
+    record.write_text("junk")
+    assert "--forget-source" in Ran(capsys, "--list-sources").out
+
+
+def test_list_sources_needs_no_source_to_answer(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "--list-sources", "--source", "/nowhere/index", "--fingerprint", "A" * 40)
+    assert ran.code == 0
+    assert "command line" in ran.out
+    assert Ran(capsys, "--list-sources", "name").code == 2
+
+
+def test_list_by_pattern_and_by_word(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    other = replace(
+        site.entry, os_version="debian-12", name="Debian Bookworm", aliases=("stable",), osinfo="debian12",
+        notes=(Note("", "With cloud-init"),),
+    )  # fmt: skip
+    hidden = replace(site.entry, os_version="debian-0", hidden=True)
+    site.sign(site.entry, other, hidden)
+
+    def found(*words: str) -> list[str]:
+        return [line.split()[0] for line in Ran(capsys, *words).out.splitlines()]
+
+    assert found("--list") == ["tiny", "debian-12"]
+    assert found("--list", "debian*") == found("--list", "sta?le") == ["debian-12"]
+    assert found("--list", "[dt]*") == found("--list", "*") == ["tiny", "debian-12"]
+    for word in ("BOOKWORM", "cloud-init", "stable", "debian12", "debian-1"):
+        assert found("--search", word) == ["debian-12"], word
+    assert found("--search", "N") == ["tiny", "debian-12"]
+    listed = json.loads(Ran(capsys, "--list", "debian*", "--list-format", "json").out)
+    assert [item["os-version"] for item in listed["templates"]] == ["debian-12"]
+    for words in (["--list", "x*"], ["--search", "nowhere"], ["--search", "a", "tiny"]):
+        assert Ran(capsys, *words).code == 2
+    assert Ran(capsys, "--list", "Debian*").code == 2, "names are compared exactly"

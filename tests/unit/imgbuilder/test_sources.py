@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,75 @@ def test_command_line_without_checks_ignores_fingerprints() -> None:
     (source,) = sources_from_command_line(["/a"], ["nonsense", "more"], check=False)
     assert source.key == ()
     assert not source.check
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "uri=https://a/i,https://b/i\nuri=/srv/i\n",
+        "uri=https://a/i , https://b/i,/srv/i,\n",
+        "uri=https://a/i\nuri=https://b/i\nuri=https://a/i,/srv/i\n",
+    ],
+)
+def test_mirrors_of_one_index(tmp_path: Path, text: str) -> None:
+    write(tmp_path, "x.conf", f"[x]\n{text}{KEYED}")
+    (found,) = read_sources([tmp_path]).sources
+    assert found.uri == "https://a/i"
+    assert found.mirrors == ("https://b/i", "/srv/i")
+    assert found.addresses == ("https://a/i", "https://b/i", "/srv/i")
+
+
+def test_a_comma_inside_an_address_belongs_to_it(tmp_path: Path) -> None:
+    write(tmp_path, "x.conf", f"[x]\nuri=https://a/b,c/i\n{KEYED}")
+    assert read_sources([tmp_path]).sources[0].addresses == ("https://a/b,c/i",)
+
+
+@pytest.mark.parametrize("uri", ["https://a/i,ftp://b/i", "https://a/i,file://host/i", "a,/srv/i"])
+def test_every_mirror_is_checked(tmp_path: Path, uri: str) -> None:
+    only_problem(tmp_path, f"[x]\nuri={uri}\n{KEYED}")
+
+
+@pytest.mark.parametrize(("text", "days"), [("1", 1), ("30", 30), ("99999", 99999), ("", None)])
+def test_max_age(tmp_path: Path, text: str, days: int | None) -> None:
+    write(tmp_path, "x.conf", f"[x]\nuri=/i\nmax-age={text}\n{KEYED}")
+    (found,) = read_sources([tmp_path]).sources
+    assert found.max_age == (None if days is None else timedelta(days=days))
+
+
+def test_max_age_as_virt_builder_can_pass_over_it(tmp_path: Path) -> None:
+    write(tmp_path, "x.conf", f"[x]\nuri=/i\nmax_age=30\n{KEYED}")
+    (found,) = read_sources([tmp_path]).sources
+    assert found.max_age == timedelta(days=30)
+    assert "given twice" in only_problem(tmp_path, f"[x]\nuri=/i\nmax_age=30\nmax-age=30\n{KEYED}")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "30d", "x", "1e3", "100000", "+1", "\u0663"])
+def test_max_age_is_a_number_of_days(tmp_path: Path, text: str) -> None:
+    assert "max-age" in only_problem(tmp_path, f"[x]\nuri=/i\nmax-age={text}\n{KEYED}")
+
+
+def test_max_age_without_a_signature_makes_no_sense(tmp_path: Path) -> None:
+    assert "max-age" in only_problem(tmp_path, "[x]\nuri=/i\nmax-age=3\nunsigned=yes\n")
+
+
+def test_disabled_sources_hide_their_namesakes_and_need_nothing_else(tmp_path: Path) -> None:
+    user, system = tmp_path / "user", tmp_path / "system"
+    path = write(user, "a.conf", "[x]\nenabled=no\n")
+    write(system, "b.conf", f"[x]\nuri=/x\n{KEYED}[y]\nuri=/y\nenabled=yes\n{KEYED}")
+    found = read_sources([user, system])
+    assert [source.name for source in found.sources] == ["y"]
+    assert found.disabled == (("x", path),)
+    assert found.problems == ()
+    assert "enabled is neither" in only_problem(tmp_path, f"[x]\nuri=/i\nenabled=maybe\n{KEYED}")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("yes", True), ("no", False), ("True", True)])
+@pytest.mark.parametrize("key", ["allow-extra-signatures", "allow_extra_signatures"])
+def test_extra_signatures(tmp_path: Path, key: str, text: str, expected: bool) -> None:
+    write(tmp_path, "x.conf", f"[x]\nuri=/i\n{key}={text}\n{KEYED}[y]\nuri=/i\n{KEYED}")
+    assert [found.extra_signatures for found in read_sources([tmp_path]).sources] == [expected, False]
+
+
+@pytest.mark.parametrize("rest", [f"maybe\n{KEYED}", "yes\nunsigned=yes\n"])
+def test_extra_signatures_wrongly_used(tmp_path: Path, rest: str) -> None:
+    assert "allow-extra-signatures" in only_problem(tmp_path, f"[x]\nuri=/i\nallow-extra-signatures={rest}")

@@ -129,3 +129,11 @@ def test_decode_text() -> None:
 def test_shorten_escapes_and_cuts() -> None:
     assert shorten("a\u001b") == r"'a\x1b'"
     assert len(shorten("x" * 10_000)) < 70
+
+
+def test_hyphens_in_keys_are_for_configuration_files_only() -> None:
+    text = "[a]\nmax-age=1\nx=2\n"
+    (section,) = parse_sections(text, where="test", hyphens=True)
+    assert [field.key for field in section.fields] == ["max-age", "x"]
+    with pytest.raises(IndexSyntaxError):
+        parse_sections(text, where="test")

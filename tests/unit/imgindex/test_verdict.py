@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -48,7 +49,7 @@ GOOD = ("NEWSIG", "KEY_CONSIDERED X 0", "SIG_ID x y 1", good(), valid())
 def judged(
     lines: tuple[str, ...], code: int = 0, pin: KeyPin = PIN, *, extra: bool = False
 ) -> AcceptedSignature:
-    return judge(script(*lines), code, pin, where="test", allow_extra_signatures=extra)
+    return judge(script(*lines), code, replace(pin, extra_signatures=extra), where="test")
 
 
 def test_good() -> None:

@@ -1,0 +1,221 @@
+"""From one source to its accepted index: the accept rule V1 to V9 of ``reliability.md``, in its order.
+
+It is the same for every source and every way, first fetch, refresh, mirror, web
+or local file, last accepted copy: bounded fetch (V1), verdict on the signature (V2 to V6), freshness
+(V8), parse (V7), and only then the memory of what was accepted (V9).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from imgbuilder.catalog.state import repair_command
+from imgbuilder.errors import FetchError, PybuilderError, SignatureLostError, TrustError, UsageError
+from imgbuilder.events import Reporter, debug, ignore, warn
+from imgbuilder.fetch.transfer import INDEX_LIMIT
+from imgindex.clearsign import unverified_text
+from imgindex.freshness import judge_freshness, show
+from imgindex.parse import parse_index
+from imgindex.trust import KeyPin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
+
+    from imgbuilder.catalog.sources import Source
+    from imgbuilder.catalog.state import SourceStates
+    from imgbuilder.fetch.transfer import Fetcher
+    from imgindex.freshness import Accepted
+    from imgindex.model import Index
+    from imgindex.trust import VerifiedText, Verifier
+
+
+@dataclass(frozen=True)
+class LoadedSource:
+    """A source whose index was accepted.
+
+    Attributes:
+        source: The source.
+        index: Its templates.
+        signed: What was verified, by whom and when; None for a source that is not checked.
+    """
+
+    source: Source
+    index: Index
+    signed: VerifiedText | None
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Gets the index of one source, and accepts it or not: rules V1 to V9 of ``reliability.md`` in order.
+
+    Attributes:
+        fetcher: Gets the bytes.
+        verifier: Judges their signature.
+        states: Remembers the newest index of each source.
+        clock: Tells the time, in UTC.
+        check: Whether signatures are checked in this run.
+        report: Told about progress.
+        pin_of: Finds the keys of a source; by default those of its ``key``.
+    """
+
+    fetcher: Fetcher
+    verifier: Verifier
+    states: SourceStates
+    clock: Callable[[], datetime]
+    check: bool = True
+    report: Reporter = ignore
+    pin_of: Callable[[Source], KeyPin] | None = None
+
+    def load(self, source: Source) -> LoadedSource:
+        """Fetch, verify and parse the index of a source.
+
+        Raises:
+            FetchError: It cannot be had, and no index that was accepted before can be used instead.
+            TrustError: It is not proved to be the publisher's current index.
+            IndexSyntaxError: It cannot be read.
+        """
+        if not (self.check and source.check):
+            return self._load_unchecked(source)
+        last = self.states.newest(source.addresses)
+        failures: list[FetchError | TrustError] = []
+        for mirror in _one_by_one(source):
+            try:
+                data = self._fetch(mirror)
+                loaded, accepted = self._accept(mirror, data, last)
+            except (FetchError, TrustError) as error:
+                failures.append(error)
+                if len(failures) < len(source.addresses):
+                    warn(self.report, f"source {source.name}: {error.message}; its next address is tried")
+            else:
+                self.states.remember(source.uri, accepted, data, self.report)
+                return loaded
+        for failure in failures:
+            if isinstance(failure, TrustError):
+                raise failure
+        return self._last_accepted(source, last, failures[-1])
+
+    def _last_accepted(self, source: Source, last: Accepted | None, error: PybuilderError) -> LoadedSource:
+        """Use the last accepted index of a source that cannot be reached, if it still passes every rule."""
+        data = self.states.last_index(source.addresses)
+        if data is None:
+            raise error
+        try:
+            loaded, accepted = self._accept(source, data, last)
+        except TrustError as refused:
+            raise FetchError(
+                f"{error.message}; its last accepted index is of no use: {refused.message}", hint=error.hint
+            ) from refused
+        warn(
+            self.report,
+            f"source {source.name} cannot be reached: {error.message}; its last accepted index is used, "
+            f"signed {_days(accepted.accepted_at - accepted.signed_at)} ago, at {show(accepted.signed_at)}",
+        )
+        return loaded
+
+    def _fetch(self, source: Source) -> bytes:
+        body = io.BytesIO()
+        self.fetcher.fetch(
+            source.uri,
+            body,
+            limit=INDEX_LIMIT,
+            report=self.report,
+            label=f"Index of {source.name}",
+            proxy=source.proxy,
+        )
+        return body.getvalue()
+
+    def _accept(self, source: Source, data: bytes, last: Accepted | None) -> tuple[LoadedSource, Accepted]:
+        where, now = source.shown_uri, self.clock()
+        pin = replace((self.pin_of or key_pin)(source), extra_signatures=source.extra_signatures)
+        signed = self.verifier.verify(data, pin, where=where)
+        accepted = judge_freshness(
+            signed,
+            last,
+            now=now,
+            max_age=source.max_age,
+            where=where,
+            repair=repair_command(source.uri),
+        )
+        index = parse_index(signed, where=where)
+        debug(
+            self.report,
+            f"{where}: signed by {signed.primary_fingerprint} at {show(signed.signed_at)}, "
+            f"{_days(now - signed.signed_at)} ago",
+        )
+        return LoadedSource(source, index, signed), accepted
+
+    def _load_unchecked(self, source: Source) -> LoadedSource:
+        where = source.shown_uri
+        # Only a source that its configuration calls unsigned can have lost its signature. Whoever switches
+        # the check off for one run decides with open eyes, and changes nothing for the next.
+        last = self.states.newest(source.addresses) if self.check else None
+        if last is not None:
+            raise SignatureLostError(
+                f"{where}: an index signed by {last.signer} at {show(last.signed_at)} was accepted before; "
+                f"now the configuration of {source.name} says unsigned=yes",
+                hint="configure its gpgkey again; if its publisher has really given up signing, forget the "
+                f"signature: {repair_command(source.uri)}",
+            )
+        used, data = self._fetch_unchecked(source)
+        text = unverified_text(data, where=used.shown_uri)
+        warn(
+            self.report,
+            f"source {source.name}: nothing proves who made these templates: {_why(source)}",
+        )
+        return LoadedSource(used, parse_index(text, where=used.shown_uri), None)
+
+    def _fetch_unchecked(self, source: Source) -> tuple[Source, bytes]:
+        for mirror in _one_by_one(source):
+            try:
+                return mirror, self._fetch(mirror)
+            except FetchError as error:
+                if mirror.uri == source.addresses[-1]:
+                    raise
+                warn(self.report, f"source {source.name}: {error.message}; its next address is tried")
+        raise AssertionError("a source has an address")
+
+
+def _one_by_one(source: Source) -> Iterator[Source]:
+    """Return the source once per address, with that address as its own: templates come from there too."""
+    for uri in source.addresses:
+        others = tuple(address for address in source.addresses if address != uri)
+        yield replace(source, uri=uri, mirrors=others)
+
+
+def _days(age: timedelta) -> str:
+    days = max(age, timedelta()).days
+    return "1 day" if days == 1 else f"{days} days"
+
+
+def _why(source: Source) -> str:
+    return "its configuration says unsigned=yes" if source.unsigned else "signature checks are switched off"
+
+
+def key_pin(source: Source) -> KeyPin:
+    """Read the keys that a source may be signed with.
+
+    Raises:
+        UsageError: The source has no key.
+        PybuilderError: The key file or the user's keyring does not hold them.
+    """
+    from imgindex.gpg import key_pin_from_file, key_pin_from_user_keyring
+
+    if not source.key:
+        raise UsageError(f"source {source.name} has no key", hint="add gpgkey= to its configuration")
+    if isinstance(source.key, tuple):
+        return _joined([key_pin_from_user_keyring(fingerprint) for fingerprint in source.key])
+    return key_pin_from_file(source.key, where=f"source {source.name}")
+
+
+def _joined(pins: Sequence[KeyPin]) -> KeyPin:
+    """Make one pin of several: each of their keys may have signed."""
+    return KeyPin(
+        frozenset().union(*(pin.fingerprints for pin in pins)),
+        b"".join(pin.keyring for pin in pins),  # keyrings are sequences of packets, RFC 4880 section 3.6
+        tuple(item for pin in pins for item in pin.unusable),
+        sha1_self_signatures=any(pin.sha1_self_signatures for pin in pins),
+    )

@@ -1,0 +1,60 @@
+"""The text of ``--list-sources``: each source, and what is remembered of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import SourceStateError
+from imgbuilder.fetch.urls import without_userinfo
+from imgindex.freshness import show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgbuilder.catalog.sources import Source, SourcesResult
+    from imgbuilder.catalog.state import SourceStates
+
+
+def source_list(found: SourcesResult, states: SourceStates) -> str:
+    """Return a paragraph for each source, the most important first; those switched off come last.
+
+    Args:
+        found: The sources.
+        states: What was accepted of them.
+    """
+    paragraphs = [list(_facts(source, states)) for source in found.sources]
+    paragraphs += [
+        [("Source:", name), ("Configuration:", str(origin)), ("State:", "switched off by enabled=no")]
+        for name, origin in found.disabled
+    ]
+    return "".join(
+        "".join(f"{label:<24} {value}\n" for label, value in paragraph) + "\n" for paragraph in paragraphs
+    )
+
+
+def _facts(source: Source, states: SourceStates) -> Iterator[tuple[str, str]]:
+    yield "Source:", source.name
+    for uri in source.addresses:
+        yield "URI:", without_userinfo(uri)
+    yield "Configuration:", "command line" if source.origin is None else str(source.origin)
+    if isinstance(source.key, Path):
+        yield "Key:", str(source.key)
+    elif source.key:
+        yield "Fingerprint:", ",".join(source.key)
+    if source.max_age is not None:
+        yield "Oldest allowed:", f"{source.max_age // timedelta(days=1)} days"
+    try:
+        last = states.newest(source.addresses)
+    except SourceStateError as error:
+        yield "State:", f"{error.message} ({error.hint})"
+        return
+    if last is None:
+        yield "State:", "not signed (unsigned=yes)" if source.unsigned else "never used"
+        return
+    yield "State:", "was signed before, is not used with unsigned=yes" if source.unsigned else "signed"
+    yield "Signed by:", last.signer
+    yield "Signed at:", show(last.signed_at)
+    yield "Expires:", "never" if last.expires_at is None else show(last.expires_at)
+    yield "Last accepted:", show(last.accepted_at)

@@ -1,0 +1,251 @@
+"""What is remembered about each signed source: the newest index that was accepted (rule V9).
+
+One record per address lies in the state folder, not in the cache, so that
+``--delete-cache`` does not forget it (``reliability.md`` T4). A record is
+written only after an index was accepted, as a whole or not at all, and never
+replaced by an older one. One that cannot be read is an error and not a first
+use (S37): whoever can damage it must not gain by that.
+
+Beside the record lies the index itself, as it was signed, for times when the
+source cannot be reached. It is no more believed than a downloaded one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from imgbuilder.atomic import publish, temporary_file
+from imgbuilder.cache.locks import lock_open_file
+from imgbuilder.errors import ConflictingIndexError, SourceStateError
+from imgbuilder.events import Reporter, ignore
+from imgbuilder.fetch.transfer import INDEX_LIMIT
+from imgbuilder.fetch.urls import local_path, without_userinfo
+from imgbuilder.regular import open_regular
+from imgindex.freshness import Accepted, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_VERSION = 1
+_LARGEST = 16 << 10
+_INDEX = ".asc"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SIGNER = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
+_RENEWAL = timedelta(days=1)
+"""How old ``accepted_at`` may become before it is written anew; listings need not write each time."""
+
+
+@dataclass(frozen=True)
+class SourceStates:
+    """The records of all sources.
+
+    Attributes:
+        folder: Where they are; made when the first one is written.
+    """
+
+    folder: Path
+
+    def read(self, uri: str) -> Accepted | None:
+        """Return what was last accepted of a source; None when it was never seen.
+
+        Args:
+            uri: Address of its index; user name and password in it do not count.
+
+        Raises:
+            SourceStateError: There is a record, but it cannot be read.
+        """
+        path = self._path(uri, ".json")
+        try:
+            with os.fdopen(open_regular(path, os.O_NOFOLLOW), "rb") as file:
+                data = file.read(_LARGEST)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unreadable(uri, path, error.strerror or str(error)) from error
+        try:
+            return _parse(data, uri)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise _unreadable(uri, path, "it is damaged") from error
+
+    def newest(self, uris: Sequence[str]) -> Accepted | None:
+        """Return what was last accepted of an index with several addresses, under any of them.
+
+        Raises:
+            SourceStateError: One of the records cannot be read.
+        """
+        found = [record for uri in uris if (record := self.read(uri)) is not None]
+        return max(found, key=lambda record: record.signed_at, default=None)
+
+    def last_index(self, uris: Sequence[str]) -> bytes | None:
+        """Return the signed index that was last accepted, to be judged anew; None when there is none.
+
+        Raises:
+            SourceStateError: One of the records cannot be read.
+        """
+        newest = self.newest(uris)
+        for uri in uris:
+            # It only helps when the source cannot be reached, and that is reported.
+            with contextlib.suppress(OSError):
+                descriptor = open_regular(self._path(uri, _INDEX), os.O_NOFOLLOW)
+                with os.fdopen(descriptor, "rb") as file:
+                    if self.read(uri) == newest:
+                        return file.read(INDEX_LIMIT + 1)
+        return None
+
+    def remember(self, uri: str, accepted: Accepted, data: bytes, report: Reporter = ignore) -> None:
+        """Record an index that was accepted, unless another process has recorded a newer one meanwhile.
+
+        Args:
+            uri: Address of the index.
+            accepted: What ``imgindex.freshness.judge_freshness`` returned for it.
+            data: The index as it was downloaded, with its signature.
+            report: Told when we must wait for another process.
+
+        Raises:
+            ConflictingIndexError: Meanwhile another text of the same second was accepted.
+            SourceStateError: The record cannot be read or written.
+        """
+        if not _is_news(accepted, self.read(uri)):
+            return
+        path = self._path(uri, ".json")
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._locked(uri, report):
+                last = self.read(uri)
+                if last is not None and _conflict(accepted, last):
+                    raise ConflictingIndexError(
+                        f"{without_userinfo(uri)}: two different indexes signed at "
+                        f"{show(accepted.signed_at)} came at the same time",
+                        hint="try again; if it stays so, tell the publisher",
+                    )
+                if _is_news(accepted, last):
+                    # In this order: an index that is newer than its record passes, an older one would not.
+                    _write(self._path(uri, _INDEX), data)
+                    _write(path, _text(uri, accepted).encode())
+        except OSError as error:
+            raise SourceStateError(
+                f"{without_userinfo(uri)}: cannot remember the accepted index in {path}: {error.strerror}",
+                hint="make that folder writable for you, or set XDG_STATE_HOME to another one",
+            ) from error
+
+    def forget(self, uri: str, report: Reporter = ignore) -> bool:
+        """Remove the record of a source, readable or not.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            SourceStateError: It cannot be removed.
+        """
+        path = self._path(uri, ".json")
+        try:
+            if not os.path.lexists(path):
+                return False
+            with self._locked(uri, report):
+                path.unlink(missing_ok=True)
+                self._path(uri, _INDEX).unlink(missing_ok=True)
+        except OSError as error:
+            raise SourceStateError(f"cannot remove {path}: {error.strerror}") from error
+        return True
+
+    def _path(self, uri: str, suffix: str) -> Path:
+        return self.folder / (
+            hashlib.sha256(identity(uri).encode("utf-8", "surrogateescape")).hexdigest() + suffix
+        )
+
+    @contextlib.contextmanager
+    def _locked(self, uri: str, report: Reporter) -> Iterator[None]:
+        """Keep other processes from writing about the same source; the file of the lock stays."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self._path(uri, ".lock"), flags, 0o600)
+        try:
+            waiting = f"waiting for another pybuilder that reads {without_userinfo(uri)}"
+            lock_open_file(descriptor, shared=False, waiting=waiting, report=report)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def identity(uri: str) -> str:
+    """Return what makes an address the same source: no user name or password, and one form for a path."""
+    path = local_path(uri)
+    if path is not None:
+        return f"file://{os.path.abspath(path)}"  # noqa: PTH100 - links are followed when it is read
+    parts = urlsplit(without_userinfo(uri))
+    return urlunsplit((parts.scheme.lower(), parts.netloc.lower(), parts.path, parts.query, ""))
+
+
+def repair_command(uri: str) -> str:
+    """Return the command that forgets a source."""
+    return f"pybuilder --forget-source '{without_userinfo(uri)}'"
+
+
+def _is_news(accepted: Accepted, last: Accepted | None) -> bool:
+    if last is None or accepted.signed_at > last.signed_at or _conflict(accepted, last):
+        return True
+    return accepted.signed_at == last.signed_at and accepted.accepted_at - last.accepted_at > _RENEWAL
+
+
+def _conflict(accepted: Accepted, last: Accepted) -> bool:
+    return accepted.signed_at == last.signed_at and accepted.digest != last.digest
+
+
+def _write(path: Path, data: bytes) -> None:
+    with temporary_file(path.parent) as (descriptor, temporary):
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(data)
+        publish(descriptor, temporary, path)
+
+
+def _text(uri: str, accepted: Accepted) -> str:
+    fields = {
+        "version": _VERSION,
+        "uri": identity(uri),
+        "signed_at": accepted.signed_at.isoformat(),
+        "digest": accepted.digest,
+        "signer": accepted.signer,
+        "expires_at": None if accepted.expires_at is None else accepted.expires_at.isoformat(),
+        "accepted_at": accepted.accepted_at.isoformat(),
+    }
+    return json.dumps(fields, indent=2) + "\n"
+
+
+def _parse(data: bytes, uri: str) -> Accepted:
+    """Read a record; ValueError, TypeError or KeyError when it is anything but what we write."""
+    fields = json.loads(data)
+    if fields["version"] != _VERSION or fields["uri"] != identity(uri):
+        raise ValueError("of another version or source")
+    if not _DIGEST.fullmatch(fields["digest"]) or not _SIGNER.fullmatch(fields["signer"]):
+        raise ValueError("malformed digest or signer")
+    expires = fields["expires_at"]
+    return Accepted(
+        _time(fields["signed_at"]),
+        fields["digest"],
+        fields["signer"],
+        None if expires is None else _time(expires),
+        _time(fields["accepted_at"]),
+    )
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if time.utcoffset() is None:
+        raise ValueError("a time without a zone")
+    return time.astimezone(UTC)
+
+
+def _unreadable(uri: str, path: Path, problem: str) -> SourceStateError:
+    return SourceStateError(
+        f"{without_userinfo(uri)}: what is remembered of this source cannot be read: {path}: {problem}",
+        hint=f"restore the file, or forget the source and with it the protection against an older index: "
+        f"{repair_command(uri)}",
+    )

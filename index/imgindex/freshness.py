@@ -1,0 +1,148 @@
+"""Is a properly signed index also a current one? Rule V8 of ``reliability.md``, as a pure function.
+
+A mirror without the publisher's key can still serve an old index with known
+holes (rollback, T4), or the same one for ever (freeze, T5). The signature's
+own creation time is signed, and so may be its expiry, so that both can be
+noticed by a client that remembers the newest index it has accepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from imgindex.errors import (
+    ClockError,
+    ConflictingIndexError,
+    ExpiredIndexError,
+    FutureIndexError,
+    RolledBackError,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from imgindex.trust import VerifiedText
+
+CLOCK_TOLERANCE = timedelta(hours=24)
+"""How far clocks may differ: that of the publisher and ours, or ours then and now."""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The newest index that was accepted of a source.
+
+    Attributes:
+        signed_at: When it was signed, in UTC.
+        digest: SHA-256 of the signed text, lower-case hex.
+        signer: Full fingerprint of the primary key that signed it.
+        expires_at: When the signature expires, in UTC; None when it does not.
+        accepted_at: When it was last accepted, by this machine's clock, in UTC.
+    """
+
+    signed_at: datetime
+    digest: str
+    signer: str
+    expires_at: datetime | None
+    accepted_at: datetime
+
+
+def judge_freshness(
+    signed: VerifiedText,
+    last: Accepted | None,
+    *,
+    now: datetime,
+    max_age: timedelta | None = None,
+    where: str,
+    repair: str,
+) -> Accepted:
+    """Decide whether a signed index may be used now.
+
+    Args:
+        signed: The index, its signature already accepted.
+        last: The newest one accepted before; None at first use, when no rollback can be noticed.
+        now: This machine's time, in UTC.
+        max_age: Longest time since signing that the user allows; None for any.
+        where: The source, for error messages.
+        repair: The command that forgets ``last``, for hints.
+
+    Returns:
+        What to remember.
+
+    Raises:
+        ClockError: ``last`` was accepted at a time that has not come yet (S37).
+        FutureIndexError: It is signed more than a day ahead of ``now`` (S35).
+        RolledBackError: It is older than ``last`` (S33).
+        ConflictingIndexError: It is as old as ``last``, but says something else (S34).
+        ExpiredIndexError: Its signature has expired (S8), or it is older than ``max_age`` (S36).
+    """
+    if last is not None:
+        _check_clock(last, now, where, repair)
+    if signed.signed_at > now + CLOCK_TOLERANCE:
+        raise FutureIndexError(
+            f"{where}: the index was signed at {show(signed.signed_at)}, but this machine's clock says "
+            f"{show(now)}",
+            hint="set the clock if it is wrong (see: timedatectl); else tell the publisher that his is",
+        )
+    digest = text_digest(signed.text)
+    if last is not None:
+        _check_not_older(signed, digest, last, where)
+    _check_age(signed, now, max_age, where)
+    return Accepted(signed.signed_at, digest, signed.primary_fingerprint, signed.expires_at, now)
+
+
+def text_digest(text: str) -> str:
+    """Return the SHA-256 of a signed text in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def show(time: datetime) -> str:
+    """Write a UTC time for messages; to the second, which is what signatures know."""
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _check_clock(last: Accepted, now: datetime, where: str, repair: str) -> None:
+    latest = max(last.signed_at, last.accepted_at)
+    if latest > now + CLOCK_TOLERANCE:
+        raise ClockError(
+            f"{where}: this machine's clock says {show(now)}, but an index was accepted when it said "
+            f"{show(last.accepted_at)}: it is, or was, wrong",
+            hint=f"set the clock (see: timedatectl); if it is right now, and was wrong then: {repair}",
+        )
+
+
+def _check_not_older(signed: VerifiedText, digest: str, last: Accepted, where: str) -> None:
+    hint = "try again later or from another network; if it stays so, tell the publisher"
+    if signed.signed_at < last.signed_at:
+        raise RolledBackError(
+            f"{where}: the index was rolled back: it was signed at {show(signed.signed_at)}, but one signed "
+            f"at {show(last.signed_at)} was accepted before",
+            hint=hint,
+        )
+    if signed.signed_at == last.signed_at and digest != last.digest:
+        raise ConflictingIndexError(
+            f"{where}: there are two different indexes signed at {show(signed.signed_at)}, and the other "
+            "one was accepted before",
+            hint=hint,
+        )
+
+
+def _check_age(signed: VerifiedText, now: datetime, max_age: timedelta | None, where: str) -> None:
+    hint = (
+        "the server may hold back a newer index: try again later or from another network; "
+        "check this machine's clock, too (see: timedatectl)"
+    )
+    if signed.expires_at is not None and now >= signed.expires_at:
+        raise ExpiredIndexError(
+            f"{where}: the signature of the index has expired at {show(signed.expires_at)}; "
+            f"it is {show(now)} now",
+            hint=hint,
+        )
+    if max_age is not None and now - signed.signed_at > max_age:
+        raise ExpiredIndexError(
+            f"{where}: the index is too old: it was signed at {show(signed.signed_at)}, and the "
+            f"configuration allows {max_age / timedelta(days=1):g} days (max-age)",
+            hint=hint,
+        )
