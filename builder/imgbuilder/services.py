@@ -7,33 +7,41 @@ here; tests put other things in. Nothing else constructs a port.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from imgbuilder import paths
-from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
-from imgbuilder.cache.store import TemplateCache, open_cache
 from imgbuilder.catalog.catalog import Catalog, Selection, load_catalog
 from imgbuilder.catalog.loader import Loader
 from imgbuilder.catalog.sources import SourcesResult, read_sources, sources_from_command_line
 from imgbuilder.catalog.state import SourceStates
 from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.router import SourceFetcher
-from imgbuilder.guest import Appliance
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from imgbuilder.appliance import ApplianceOptions, Attachment
+    from imgbuilder.cache.store import TemplateCache
     from imgbuilder.catalog.sources import Source
     from imgbuilder.fetch.transfer import Fetcher
+    from imgbuilder.guest import Appliance
     from imgindex.trust import Verifier
 
 ApplianceOpener = Callable[
-    [Sequence[Attachment], ApplianceOptions | None, Reporter], AbstractContextManager[Appliance]
+    ["Sequence[Attachment]", "ApplianceOptions | None", Reporter], "AbstractContextManager[Appliance]"
 ]
 """Starts an appliance with disks and ends it when the block is left."""
+
+
+def _open_appliance(
+    disks: Sequence[Attachment], options: ApplianceOptions | None, report: Reporter
+) -> AbstractContextManager[Appliance]:
+    from imgbuilder.appliance import open_appliance  # late: lists and notes start none
+
+    return open_appliance(disks, options, report)
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ class Services:
     settings: Settings
     fetcher: Fetcher = field(default_factory=SourceFetcher)
     verifier: Callable[[], Verifier] = _system_verifier
-    open_appliance: ApplianceOpener = open_appliance
+    open_appliance: ApplianceOpener = _open_appliance
     clock: Callable[[], datetime] = _now
 
     def states(self) -> SourceStates:
@@ -165,6 +173,8 @@ class Services:
         Raises:
             WorkspaceError: Neither can be used.
         """
+        from imgbuilder.cache.store import open_cache  # late: lists and notes need no cache
+
         return open_cache(
             self.settings.cache_folder(),
             scratch,

@@ -11,7 +11,7 @@ import click
 
 from imgbuilder import arch
 from imgbuilder.boundary import run_command
-from imgbuilder.cli import cache_modes, modes
+from imgbuilder.cli import modes
 from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options, given_operations
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.disk.diskimage import parse_format
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _STARTED = time.monotonic()
+_CACHE_MODES = ("cache_all_templates", "cache_add", "cache_gc", "cache_verify")
 _EPILOG = """\b
 Customizations are carried out in the order of the command line.
 
@@ -175,17 +176,8 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     elif options["print_cache"]:
         _names(options, 0, "--print-cache")
         modes.print_cache(settings, reporter)
-    elif options["cache_all_templates"]:
-        _names(options, 0, "--cache-all-templates")
-        ctx.exit(cache_modes.cache_all(settings, reporter))
-    elif options["cache_add"]:
-        cache_modes.cache_add(settings, reporter, options["names"])
-    elif options["cache_gc"]:
-        _names(options, 0, "--cache-gc")
-        cache_modes.cache_gc(settings, reporter)
-    elif options["cache_verify"]:
-        _names(options, 0, "--cache-verify")
-        ctx.exit(cache_modes.cache_verify(settings, reporter))
+    elif any(options[name] for name in _CACHE_MODES):
+        ctx.exit(_cache_mode(settings, reporter, options))
     elif options["list_"] or options["long"] or options["search"] is not None:
         modes.list_templates(settings, reporter, _list_request(options))
     elif options["notes"]:
@@ -193,6 +185,21 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     else:
         request = _build_request(ctx, options)
         modes.build_image(settings, reporter, request, dry_run=options["dry_run"], quiet=options["quiet"])
+
+
+def _cache_mode(settings: Settings, reporter: ConsoleReporter, options: dict[str, Any]) -> int:
+    from imgbuilder.cli import cache_modes  # late: --list stays quick
+
+    if options["cache_add"]:
+        cache_modes.cache_add(settings, reporter, options["names"])
+        return 0
+    mode = next(name for name in _CACHE_MODES if options[name])
+    _names(options, 0, f"--{mode.replace('_', '-')}")
+    if mode == "cache_gc":
+        cache_modes.cache_gc(settings, reporter)
+        return 0
+    run_mode = cache_modes.cache_all if mode == "cache_all_templates" else cache_modes.cache_verify
+    return run_mode(settings, reporter)
 
 
 def _settings(options: dict[str, Any]) -> Settings:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from imgbuilder import paths
-from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog import listing, sourcelist
 from imgbuilder.console import printable
 from imgbuilder.errors import UsageError
@@ -75,6 +74,8 @@ def print_notes(settings: Settings, report: ConsoleReporter, name: str, arch: st
 
 def print_cache(settings: Settings, report: ConsoleReporter) -> None:
     """Print which templates are in the cache."""
+    from imgbuilder.cache.store import TemplateCache  # late: --list stays quick
+
     folder = settings.cache_folder()
     if folder is None:
         _print("no cache directory\n")
@@ -92,6 +93,8 @@ def print_cache(settings: Settings, report: ConsoleReporter) -> None:
 
 def delete_cache(settings: Settings, report: ConsoleReporter) -> None:
     """Delete the cache, without asking any source."""
+    from imgbuilder.cache.store import TemplateCache
+
     folder = settings.cache_folder()
     if folder is None:
         raise UsageError("--delete-cache and --no-cache together leave nothing to delete")
