@@ -3,6 +3,7 @@
 # ruff: noqa: ARG002 - every operation has the same methods
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,14 +28,14 @@ class PasswordOperation(OperationBase):
     """What the two options for passwords share."""
 
     @property
+    @abstractmethod
     def account(self) -> str:
         """The user whose password is set."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def chosen(self) -> PasswordSelector:
         """Which password the user gets."""
-        raise NotImplementedError
 
     def describe(self) -> str:
         """Return the progress text, the same for all users."""
