@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 _PREFIX = ".pybuilder-"
 _SUFFIX = ".part"
-_FOLDER = "pybuilder-run-"
+SHORT = Path("/tmp")  # noqa: S108 - folders in it are made by mkdtemp
+"""Where sockets go, whatever ``TMPDIR`` says: a socket's path holds 107 bytes at most."""
+_FOLDER = ".pybuilder-run-"
 
 
 def explain(error: OSError, path: Path) -> WorkspaceError:
@@ -129,24 +131,24 @@ def new_file(final: Path, *, keep_on_failure: bool = False, sync: bool = True) -
 
 
 @contextlib.contextmanager
-def private_folder() -> Iterator[Path]:
-    """Make a folder with a short path for sockets and small files; it is gone afterwards.
+def private_folder(base: Path = SHORT) -> Iterator[Path]:
+    """Make a folder of our own, which is gone afterwards; one that a killed run left is removed first.
 
-    The path of a socket holds 107 bytes at most, hence ``/tmp`` whatever ``TMPDIR`` says.
+    Args:
+        base: Where to make it.
 
     Raises:
         WorkspaceError: It cannot be made.
     """
-    base = Path("/tmp")  # noqa: S108 - private, made by mkdtemp
     try:
         _sweep_folders(base)
-        new = Path(tempfile.mkdtemp(prefix="pybuilder-new-", dir=base))
+        new = Path(tempfile.mkdtemp(prefix=".pybuilder-new-", dir=base))
         holder = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(holder, fcntl.LOCK_SH)
         folder = base / f"{_FOLDER}{new.name.rpartition('-')[2]}"
         new.rename(folder)  # only under this name would another run sweep it, and now it is locked
     except OSError as error:
-        raise explain(error, base / "pybuilder-run") from error
+        raise explain(error, base / _FOLDER) from error
     try:
         yield folder
     finally:

@@ -17,13 +17,12 @@ again at each use (C12 to C14, T17).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import stat
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import publish, temporary_file
@@ -39,9 +38,11 @@ from imgbuilder.disk.imageheader import check_image
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, debug, ignore, warn
 from imgbuilder.sizes import human_size
+from imgbuilder.workspace import private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
     from typing import BinaryIO
 
     from imgbuilder.catalog.catalog import Selection
@@ -64,6 +65,8 @@ class TemplateCache:
     ) -> None:
         self.root = root
         self.private = private
+        self.owned = contextlib.ExitStack()
+        """What ends with a private cache: the claim on its folder."""
         self._limit = limit
         self._folder = CacheFolder(root)
         self._intake = Intake(self._folder, tuple(shared), self._make_room)
@@ -90,6 +93,8 @@ class TemplateCache:
         self._folder.close()
         if self.private:
             shutil.rmtree(self.root, ignore_errors=True)
+        owned, self.owned = self.owned, contextlib.ExitStack()
+        owned.close()
 
     def delete(self, report: Reporter = ignore, *, limit: float = 10.0) -> None:
         """Remove our files from the folder, and nobody else's.
@@ -364,15 +369,11 @@ def open_cache(
             warn(report, f"working without a cache: {error.message}")
         else:
             return cache
-    try:
-        private = Path(tempfile.mkdtemp(prefix=".pybuilder-", dir=scratch))
-    except OSError as error:
-        raise WorkspaceError(
-            f"cannot make a temporary folder in {scratch}: {error.strerror}",
-            hint="set TMPDIR to another folder",
-        ) from error
-    cache = TemplateCache(private, private=True, shared=shared)
-    cache.open(report)
+    with contextlib.ExitStack() as stack:
+        private = stack.enter_context(private_folder(scratch))
+        cache = TemplateCache(private, private=True, shared=shared)
+        cache.open(report)
+        cache.owned = stack.pop_all()
     return cache
 
 

@@ -365,6 +365,16 @@ def test_is_cached(root: Path) -> None:
 
 
 @needs_xz
+def test_b3_a_private_cache_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / ".pybuilder-run-dead0000"
+    (left / "disks").mkdir(parents=True)
+    with open_cache(None, tmp_path) as living, open_cache(None, tmp_path) as other:
+        assert living.root != other.root
+        assert living.root.is_dir()
+        assert not left.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_cache_uses_a_private_folder_and_removes_it(tmp_path: Path) -> None:
     with open_cache(None, tmp_path) as cache:
         assert cache.root.parent == tmp_path

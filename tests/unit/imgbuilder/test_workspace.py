@@ -87,7 +87,7 @@ def test_private_folders_are_short_private_and_swept() -> None:
     with workspace.private_folder() as living:
         assert stat.S_IMODE(living.stat().st_mode) == 0o700
         assert len(str(living / "libguestfsXXXXXX" / "guestfsd.sock")) < 107
-        dead = living.with_name("pybuilder-run-dead0000")
+        dead = living.with_name(".pybuilder-run-dead0000")
         dead.mkdir()
         (dead / "left").touch()
         with workspace.private_folder() as other:
