@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from imgbuilder import paths
 from imgbuilder.catalog.catalog import Catalog, Selection, load_catalog
 from imgbuilder.catalog.loader import Loader
-from imgbuilder.catalog.sources import SourcesResult, read_sources, sources_from_command_line
+from imgbuilder.catalog.sourcefiles import SourcesResult, read_sources
+from imgbuilder.catalog.sources import sources_from_command_line
 from imgbuilder.catalog.state import SourceStates
 from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.router import SourceFetcher

@@ -208,7 +208,21 @@ def key_pin(source: Source) -> KeyPin:
         raise UsageError(f"source {source.name} has no key", hint="add gpgkey= to its configuration")
     if isinstance(source.key, tuple):
         return _joined([key_pin_from_user_keyring(fingerprint) for fingerprint in source.key])
-    return key_pin_from_file(source.key, where=f"source {source.name}")
+    where = f"source {source.name}"
+    return _restricted(key_pin_from_file(source.key, where=where), source, where)
+
+
+def _restricted(pin: KeyPin, source: Source, where: str) -> KeyPin:
+    """Let only some keys of a file count, if its configuration says so."""
+    if not source.only:
+        return pin
+    missing = [fingerprint for fingerprint in source.only if fingerprint not in pin.fingerprints]
+    if missing:
+        raise UsageError(
+            f"{where}: the key file {source.key} does not hold the key {', '.join(missing)}",
+            hint=f"see what is in it: gpg --show-keys {source.key}",
+        )
+    return replace(pin, fingerprints=frozenset(source.only))
 
 
 def _joined(pins: Sequence[KeyPin]) -> KeyPin:

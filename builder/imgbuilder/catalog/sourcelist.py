@@ -13,7 +13,8 @@ from imgindex.freshness import show
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgbuilder.catalog.sources import Source, SourcesResult
+    from imgbuilder.catalog.sourcefiles import SourcesResult
+    from imgbuilder.catalog.sources import Source
     from imgbuilder.catalog.state import SourceStates
 
 
@@ -41,6 +42,8 @@ def _facts(source: Source, states: SourceStates) -> Iterator[tuple[str, str]]:
     yield "Configuration:", "command line" if source.origin is None else str(source.origin)
     if isinstance(source.key, Path):
         yield "Key:", str(source.key)
+        if source.only:
+            yield "Fingerprint:", ",".join(source.only)
     elif source.key:
         yield "Fingerprint:", ",".join(source.key)
     if source.max_age is not None:

@@ -19,6 +19,7 @@ from imgbuilder.errors import (
     PybuilderError,
     RepositoryError,
     UsageError,
+    WrongKeyError,
 )
 from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.fetch.router import SourceFetcher
@@ -294,6 +295,27 @@ def test_a_source_without_key_has_no_pin() -> None:
         key_pin(Source("x", "/i", None))
     with pytest.raises(UsageError):
         key_pin(Source("x", "/i", ()))
+
+
+def test_only_the_named_keys_of_a_file_count(tmp_path: Path, publisher_keys: KeyMaker) -> None:
+    """A key file with three keys, of which the configuration names two."""
+    keys = publisher_keys
+    old, new, other = keys.make("old of two"), keys.make("new of two"), keys.make("third in the file")
+    key_file, index = tmp_path / "keys.gpg", tmp_path / "index.asc"
+    key_file.write_bytes(keys.export(old, new, other))
+    source = Source("s", str(index), key_file, only=(old, new))
+    start = datetime.now(UTC)
+    for second, key in enumerate((old, new)):  # a rotation
+        index.write_bytes(
+            keys.sign(index_text("x"), key, at=f"{start + timedelta(seconds=second):%Y%m%dT%H%M%S}")
+        )
+        assert load_catalog([source], real_loader()).entries
+    index.write_bytes(keys.sign(index_text("x"), other))
+    with pytest.raises(WrongKeyError):
+        load_catalog([source], real_loader())
+    key_file.write_bytes(keys.export(old, other))
+    with pytest.raises(UsageError, match=f"does not hold the key {new}"):
+        load_catalog([source], real_loader())
 
 
 def test_real_keys_end_to_end(

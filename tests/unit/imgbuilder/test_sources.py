@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.catalog.sources import Source, read_sources, sources_from_command_line
+from imgbuilder.catalog.sourcefiles import read_sources
+from imgbuilder.catalog.sources import Source, sources_from_command_line
 from imgbuilder.errors import UsageError
 
 A = "A" * 40
@@ -118,6 +119,8 @@ def test_within_one_file_the_last_duplicate_counts_and_is_reported(tmp_path: Pat
         (KEYED + "proxy=socks5://h", "proxy"),
         (KEYED + "proxy=h:3128", "proxy"),
         (KEYED + "proxy=a\n b", "more than one line"),
+        (KEYED + f"fingerprint={A}", "gpgkey file"),
+        (f"gpgkey=/k.gpg\nfingerprint={A[1:]}", "full key fingerprint"),
     ],
 )
 def test_faults_of_one_source(tmp_path: Path, line: str, words: str) -> None:
@@ -156,6 +159,12 @@ def test_keys(tmp_path: Path, text: str, key: object) -> None:
     (source,) = read_sources([tmp_path]).sources
     assert source.key == key
     assert source.check
+
+
+def test_which_keys_of_a_file_count(tmp_path: Path) -> None:
+    write(tmp_path, "x.conf", f"[x]\nuri=/i\ngpgkey=/k.gpg\nfingerprint={A.lower()},{B}\n")
+    (source,) = read_sources([tmp_path]).sources
+    assert (source.key, source.only) == (Path("/k.gpg"), (A, B))
 
 
 def test_unsigned_must_be_said(tmp_path: Path) -> None:
