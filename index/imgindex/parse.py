@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from imgindex.errors import IndexSyntaxError
 from imgindex.lexer import Field, Section, parse_sections, shorten
-from imgindex.model import Entry, ExtraField, Index, Note
+from imgindex.model import Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.trust import VerifiedText
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _DEVICE = re.compile(r"/dev(?:/(?!\.\.?(?:/|$))[A-Za-z0-9_.+-]{1,100}){1,3}")
 _PATH_SEGMENT = re.compile(r"[A-Za-z0-9._+~,=][A-Za-z0-9._+~,=-]{0,254}")
 _MAX_PATH = 1024
 
+_ZSTD_KEYS = (("file", "zstd"), ("compressed_size", "zstd"), ("checksum", "zstd.sha512"))
 _PLAIN_KEYS = (
     "name",
     "osinfo",
@@ -88,9 +89,9 @@ def strip_line_ends(text: str) -> str:
 
 def is_known_field(key: str, subkey: str | None) -> bool:
     """Tell whether a field is one that ``Entry`` has a place for."""
-    if key == "notes":
-        return True
-    return (key in _PLAIN_KEYS and subkey is None) or (key, subkey) == ("checksum", "sha512")
+    if subkey is None:
+        return key == "notes" or key in _PLAIN_KEYS
+    return key == "notes" or (key, subkey) == ("checksum", "sha512") or (key, subkey) in _ZSTD_KEYS
 
 
 class _Fields:
@@ -142,6 +143,7 @@ class _Fields:
             hidden=self._choice("hidden", ("true", "false")) == "true",
             aliases=self._aliases(),
             sig=self._path("sig"),
+            zstd=self._zstd(),
             extra=self._extra(),
             line=self._section.line,
         )
@@ -172,21 +174,23 @@ class _Fields:
             raise self._error(f"{key}={shorten(item.value)} is neither {' nor '.join(allowed)}", item)
         return None if item is None else item.value
 
-    def _number(self, key: str, low: int, high: int) -> int | None:
-        item = self._single_line(key)
+    def _number(self, key: str, low: int, high: int, subkey: str | None = None) -> int | None:
+        item = self._single_line(key, subkey)
         if item is None:
             return None
         if not _NUMBER.fullmatch(item.value) or not low <= int(item.value) <= high:
             raise self._error(
-                f"{key}={shorten(item.value)} is not a plain decimal number from {low} to {high}", item
+                f"{_label(item)}={shorten(item.value)} is not a plain decimal number from {low} to {high}",
+                item,
             )
         return int(item.value)
 
-    def _path(self, key: str) -> str | None:
-        item = self._single_line(key)
+    def _path(self, key: str, subkey: str | None = None) -> str | None:
+        item = self._single_line(key, subkey)
         if item is not None and not _is_safe_path(item.value):
             raise self._error(
-                f"{key}={shorten(item.value)} is not a plain path below the folder of the index", item
+                f"{_label(item)}={shorten(item.value)} is not a plain path below the folder of the index",
+                item,
             )
         return None if item is None else item.value
 
@@ -195,12 +199,28 @@ class _Fields:
         named = self._single_line("checksum", "sha512")
         if bare is not None and named is not None:
             raise self._error("both checksum and checksum[sha512] are given", bare)
-        item = named or bare
+        return self._digest(named or bare)
+
+    def _digest(self, item: Field | None) -> str | None:
         if item is None:
             return None
         if not _SHA512.fullmatch(item.value):
             raise self._error(f"{_label(item)} is not a SHA-512 of 128 hex digits", item)
         return item.value.lower()
+
+    def _zstd(self) -> ZstdFile | None:
+        """Read the second file; what is known of half of it would be half a check (design decision 8)."""
+        file = self._path("file", "zstd")
+        sha512 = self._digest(self._single_line("checksum", "zstd.sha512"))
+        size = self._number("compressed_size", 1, MAX_DISK_SIZE, "zstd")
+        if file is not None and sha512 is not None and size is not None:
+            return ZstdFile(file, sha512, size)
+        given = [self._fields[key] for key in _ZSTD_KEYS if key in self._fields]
+        if given:
+            missing = [f"{key}[{subkey}]" for key, subkey in _ZSTD_KEYS if (key, subkey) not in self._fields]
+            first = min(given, key=lambda item: item.line)
+            raise self._error(f"there is {_label(first)}, but {' and '.join(missing)} missing", first)
+        return None
 
     def _notes(self) -> tuple[Note, ...]:
         return tuple(

@@ -111,6 +111,10 @@ def _entry_lines(entry: Entry) -> Iterator[str]:
         yield f"aliases={' '.join(entry.aliases)}"
     if entry.hidden:
         yield "hidden=true"
+    if entry.zstd is not None:
+        yield f"file[zstd]={entry.zstd.file}"
+        yield f"checksum[zstd.sha512]={entry.zstd.sha512}"
+        yield f"compressed_size[zstd]={entry.zstd.compressed_size}"
     for key, subkey, value in entry.extra:
         yield from _value_lines(key if subkey is None else f"{key}[{subkey}]", value)
     yield ""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -12,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from imgindex.errors import IndexSyntaxError
 from imgindex.gpg import GpgSigner, GpgVerifier
 from imgindex.lexer import parse_sections
-from imgindex.model import Entry, ExtraField, Index, Note
+from imgindex.model import Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.parse import parse_index
 from imgindex.write import write_index
 from tests.fakes.keys import KeyMaker, keys
@@ -47,10 +50,8 @@ INDEX = Index(
             hidden=True,
             aliases=("bookworm", "debian-stable"),
             sig="debian-12.xz.sig",
-            extra=(
-                ExtraField("file", "zstd", "debian-12.zst"),
-                ExtraField("checksum", "zstd.sha512", "cd" * 64),
-            ),
+            zstd=ZstdFile("debian-12.zst", "cd" * 64, 45),
+            extra=(ExtraField("file", "br", "debian-12.br"),),
         ),
         Entry(
             os_version="empty-notes",
@@ -81,6 +82,36 @@ def test_signed_index_is_valid_and_reads_back(tmp_path: Path, keys: KeyMaker) ->
     assert done.returncode == 0, done.stdout + done.stderr
     verified = GpgVerifier().verify(signed, keys.pin(key), where="test")
     assert parse_index(verified, where="test") == INDEX
+
+
+def listed_by_virt_builder(index: Path) -> list[dict[str, object]]:
+    """What the real client finds in an index; it is asked for the one, whatever sources there are."""
+    home = index.parent / "home"
+    home.mkdir(exist_ok=True)
+    environment = {**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    environment["VIRT_BUILDER_DIRS"] = str(home)
+    done = subprocess.run(
+        ["virt-builder", "--list", "--list-format", "json", "--no-check-signature", "--source", str(index)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    templates: list[dict[str, object]] = json.loads(done.stdout)["templates"]
+    return templates
+
+
+def test_virt_builder_skips_the_zstd_keys(tmp_path: Path) -> None:
+    """Design decision 8: the second file is an offer that the reference does not see."""
+    entry = INDEX.entries[0]
+    plain = Index((dataclasses.replace(entry, zstd=None, extra=()),))
+    (tmp_path / "plain").write_text(write_index(plain))
+    (tmp_path / "zstd").write_text(write_index(Index((entry,))))
+    assert "file[zstd]=debian-12.zst\n" in (tmp_path / "zstd").read_text()
+    found = listed_by_virt_builder(tmp_path / "zstd")
+    assert found == listed_by_virt_builder(tmp_path / "plain")
+    assert [(item["os-version"], item["compressed-size"]) for item in found] == [("debian-12", "123")]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

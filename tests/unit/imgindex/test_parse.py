@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgindex.errors import IndexSyntaxError
-from imgindex.model import Entry, ExtraField, Index, Note
+from imgindex.model import Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.parse import is_known_field, parse_index, strip_line_ends
 from imgindex.trust import UnverifiedText, VerifiedText
 
@@ -17,7 +17,7 @@ SHA512 = "0123456789abcdef" * 8
 GOOD = {"file": "a.xz", "arch": "x86_64", "size": "1073741824", "checksum[sha512]": SHA512}
 
 
-def section(name: str = "debian-12", **changes: str | None) -> str:
+def section(name: str = "debian-12", /, **changes: str | None) -> str:
     """One section of good fields, changed, added to or (None) left out; ``__`` stands for ``[``, ``]``."""
     fields: dict[str, str | None] = {**GOOD}
     for key, value in changes.items():
@@ -57,7 +57,8 @@ def test_full_entry() -> None:
     text = section().rstrip("\n") + (
         "\nname=Debian 12\nosinfo=debian12\nsig=a.xz.sig\nrevision=42\nformat=qcow2\ncompressed_size=77\n"
         "expand=/dev/sda3\nlvexpand=/dev/vg/root\nnotes=Line 1\n\n Line 2\nnotes[de]=Zeile\nhidden=true\n"
-        "aliases=a b\nfile[zstd]=a.zst\nx.y=1\n 2\n"
+        "aliases=a b\nfile[zstd]=a.zst\nx.y=1\n 2\nfile[br]=a.br\ncompressed_size[zstd]=80\n"
+        f"checksum[zstd.sha512]={SHA512.upper()}\n"
     )
     assert only(text) == Entry(
         os_version="debian-12",
@@ -76,7 +77,8 @@ def test_full_entry() -> None:
         hidden=True,
         aliases=("a", "b"),
         sig="a.xz.sig",
-        extra=(ExtraField("file", "zstd", "a.zst"), ExtraField("x.y", None, "1\n2")),
+        zstd=ZstdFile("a.zst", SHA512, 80),
+        extra=(ExtraField("x.y", None, "1\n2"), ExtraField("file", "br", "a.br")),
     )
 
 
@@ -365,8 +367,10 @@ def test_strip_line_ends() -> None:
 def test_known_fields() -> None:
     assert is_known_field("notes", "de")
     assert is_known_field("checksum", "sha512")
-    assert not is_known_field("checksum", "zstd.sha512")
-    assert not is_known_field("file", "zstd")
+    assert is_known_field("checksum", "zstd.sha512")
+    assert is_known_field("file", "zstd")
+    assert not is_known_field("sig", "zstd")
+    assert not is_known_field("file", "xz")
 
 
 FRAGMENTS = st.sampled_from(
@@ -410,3 +414,58 @@ def test_p19_any_text_is_an_index_or_a_syntax_error(text: str) -> None:
         except IndexSyntaxError:
             continue
         assert all(entry.file and entry.size % 512 == 0 for entry in index.entries)
+
+
+ZSTD: dict[str, str | None] = {
+    "file__zstd": "a.zst",
+    "compressed_size__zstd": "80",
+    "checksum__zstd.sha512": SHA512,
+}
+
+
+def test_zstd_file() -> None:
+    assert only(section(**ZSTD)).zstd == ZstdFile("a.zst", SHA512, 80)
+    assert only(section()).zstd is None
+    # It is a second file beside the first, never instead of it.
+    refuse(section(file=None, **ZSTD), "file missing")
+    refuse(section(checksum__sha512=None, **ZSTD), "checksum[sha512] is missing")
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"file__zstd"}, "compressed_size[zstd] and checksum[zstd.sha512] missing"),
+        ({"compressed_size__zstd"}, "file[zstd] and checksum[zstd.sha512] missing"),
+        ({"checksum__zstd.sha512"}, "file[zstd] and compressed_size[zstd] missing"),
+        ({"file__zstd", "checksum__zstd.sha512"}, "but compressed_size[zstd] missing"),
+        ({"file__zstd", "compressed_size__zstd"}, "but checksum[zstd.sha512] missing"),
+        ({"compressed_size__zstd", "checksum__zstd.sha512"}, "but file[zstd] missing"),
+    ],
+)
+def test_zstd_all_or_nothing(given: set[str], missing: str) -> None:
+    text = section(**{key: ZSTD[key] for key in sorted(given)})
+    assert refuse(text, missing).line == 6
+    with pytest.raises(IndexSyntaxError):
+        parse_index(UnverifiedText(text), where="test")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("file__zstd", value) for value in ("../a.zst", "/a.zst", "http://x/a", "a%2fb", "", ".", "a//b")),
+        *(("compressed_size__zstd", value) for value in ("0", "-1", "1e3", " 5", "0x5", str(2**63), "")),
+        *(
+            ("checksum__zstd.sha512", value)
+            for value in (SHA512[1:], SHA512 + "0", "g" * 128, "", " " + SHA512)
+        ),
+        *((key, f"{value}\n x") for key, value in ZSTD.items()),
+    ],
+)
+def test_zstd_same_rules_as_for_the_first_file(key: str, value: str) -> None:
+    refuse(section(**{**ZSTD, key: value}))
+
+
+@pytest.mark.parametrize("key", ZSTD)
+def test_zstd_key_twice(key: str) -> None:
+    base, _, subkey = key.partition("__")
+    refuse(section(**ZSTD).rstrip("\n") + f"\n{base}[{subkey}]={ZSTD[key]}\n", "given twice")

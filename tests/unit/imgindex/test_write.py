@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgindex.errors import RepositoryError
-from imgindex.model import Entry, ExtraField, Index, Note
+from imgindex.model import Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.parse import is_known_field, parse_index
 from imgindex.trust import UnverifiedText
 from imgindex.write import tidy_note, write_index
@@ -39,13 +39,15 @@ def test_order_and_layout() -> None:
         hidden=True,
         aliases=("one", "two"),
         sig="phony.xz.sig",
-        extra=(ExtraField("file", "zstd", "phony.zst"),),
+        zstd=ZstdFile("phony.zst", "cd" * 64, 8),
+        extra=(ExtraField("file", "br", "phony.br"),),
     )
     assert write_index(Index((entry, ENTRY))) == (
         "[phony]\nname=Phony\nosinfo=fedora14\nfile=phony.xz\narch=x86_64\nsig=phony.xz.sig\n"
         f"checksum[sha512]={'ab' * 64}\nrevision=42\nformat=raw\nsize=1024\ncompressed_size=7\n"
         "expand=/dev/sda1\nlvexpand=/dev/VG/Root\nnotes=Phony.\n \n   indented\nnotes[de]=Unecht.\n"
-        "aliases=one two\nhidden=true\nfile[zstd]=phony.zst\n\n"
+        f"aliases=one two\nhidden=true\nfile[zstd]=phony.zst\nchecksum[zstd.sha512]={'cd' * 64}\n"
+        "compressed_size[zstd]=8\nfile[br]=phony.br\n\n"
         f"[debian-12]\nfile=a.xz\narch=x86_64\nchecksum[sha512]={'ab' * 64}\nrevision=1\nsize=512\n\n"
     )
 
@@ -87,6 +89,10 @@ def test_empty_index() -> None:
         ({"aliases": ("",)}, "differently"),
         ({"extra": (ExtraField("file", None, "x"),)}, "field of its own"),
         ({"extra": (ExtraField("notes", "de", "x"),)}, "field of its own"),
+        ({"extra": (ExtraField("file", "zstd", "x"),)}, "field of its own"),
+        ({"zstd": ZstdFile("../x", "ab" * 64, 1)}, "file[zstd]"),
+        ({"zstd": ZstdFile("x", "AB" * 64, 1)}, "differently"),
+        ({"zstd": ZstdFile("x", "ab" * 64, 0)}, "compressed_size[zstd]"),
         ({"extra": (ExtraField("a b", None, "x"),)}, "neither"),
         ({"extra": (ExtraField("a", None, "x"), ExtraField("a", None, "y"))}, "twice"),
         ({"extra": (ExtraField("a", None, "x "),)}, "blanks"),
@@ -154,6 +160,8 @@ ENTRIES = st.builds(
     ).map(tuple),
     hidden=st.booleans(),
     sig=st.none() | PATHS,
+    zstd=st.none()
+    | st.builds(ZstdFile, PATHS, st.from_regex(r"[0-9a-f]{128}", fullmatch=True), st.integers(1, 2**40)),
     extra=st.lists(EXTRAS, unique_by=lambda e: (e.key, e.subkey), max_size=3).map(tuple),
 )
 
