@@ -7,6 +7,10 @@ lines of one value belong to the value. Clear-signing cuts the blanks at the
 ends of lines, and with them the single blank that marks an empty line of a
 note, so that nothing else of that empty line is left in a signed text.
 
+A comment belongs to the section header or field that follows it, wherever it
+stands; only those above the first section that an empty line ends, and those
+below the last field, belong to the file.
+
 Lines end at a newline and nowhere else (``reliability.md`` V7): what Python
 calls a line would let other characters start one.
 """
@@ -38,12 +42,14 @@ class Field(NamedTuple):
         subkey: The part inside ``[...]``, or None.
         value: Everything after ``=``, blanks included; lines of a longer value are joined with newlines.
         line: 1-based line of the key.
+        comment: The comment lines before it, with their ``#``, joined with newlines.
     """
 
     key: str
     subkey: str | None
     value: str
     line: int
+    comment: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,11 +60,28 @@ class Section:
         name: The part inside the brackets.
         line: 1-based line of the header.
         fields: All fields, repeated ones included.
+        comment: The comment lines before the header.
     """
 
     name: str
     line: int
     fields: tuple[Field, ...]
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class Document:
+    """All of a text.
+
+    Attributes:
+        sections: The sections in order, repeated names included.
+        head: The comment lines at the top that an empty line parts from the first section.
+        tail: The comment lines below the last section.
+    """
+
+    sections: tuple[Section, ...] = ()
+    head: str = ""
+    tail: str = ""
 
 
 def decode_text(data: bytes, *, where: str) -> str:
@@ -94,9 +117,14 @@ def parse_sections(text: str, *, where: str, hyphens: bool = False) -> list[Sect
         IndexSyntaxError: A line is none of: comment, empty line, section, field, continuation; or a
             character is not allowed, or the last line does not end (virt-builder refuses it too).
     """
+    return list(parse_document(text, where=where, hyphens=hyphens).sections)
+
+
+def parse_document(text: str, *, where: str, hyphens: bool = False) -> Document:
+    """Do what ``parse_sections`` does, and return the comments of the file too."""
     _check_characters(text, where)
     if not text:
-        return []
+        return Document()
     if not text.endswith("\n"):
         problem = "the last line does not end with a newline; the file may have been cut short"
         raise IndexSyntaxError(where, text.count("\n") + 1, problem)
@@ -112,29 +140,43 @@ class _Grouper:
         self._where = where
         self._pattern = pattern
         self._sections: list[Section] = []
-        self._header: tuple[str, int] | None = None
+        self._header: tuple[str, int, str] | None = None
         self._fields: list[Field] = []
-        self._field: tuple[str, str | None, int] | None = None
+        self._field: tuple[str, str | None, int, str] | None = None
         self._value: list[str] = []
         self._empty_lines = 0
+        self._comments: list[str] = []
+        self._head: list[str] = []
 
-    def group(self, lines: list[str]) -> list[Section]:
+    def group(self, lines: list[str]) -> Document:
         for number, line in enumerate(lines, 1):
             if not line:
                 self._empty_lines += 1
+                if self._header is None:
+                    self._head += self._comments
+                    self._comments.clear()
             elif line[0] == "#":
-                continue
+                self._comments.append(line)
             elif line[0] in " \t":
                 self._continue_value(line, number)
             elif match := self._pattern.fullmatch(line):
                 self._start_field(match, number)
             elif match := _SECTION.fullmatch(line):
                 self._end_section()
-                self._header = (match[1], number)
+                self._header = (match[1], number, self._take_comments())
             else:
                 raise IndexSyntaxError(self._where, number, _explain(line))
         self._end_section()
-        return self._sections
+        if not self._sections:
+            return Document(head="\n".join(self._head + self._comments))
+        return Document(tuple(self._sections), "\n".join(self._head), self._take_comments())
+
+    def _take_comments(self) -> str:
+        if not self._comments:
+            return ""
+        comment = "\n".join(self._comments)
+        self._comments.clear()
+        return comment
 
     def _continue_value(self, line: str, number: int) -> None:
         if self._field is None:
@@ -151,22 +193,22 @@ class _Grouper:
         if self._header is None:
             raise IndexSyntaxError(self._where, number, "there is a field before the first [section]")
         self._end_field()
-        self._field = (match[1], match[2], number)
+        self._field = (match[1], match[2], number, self._take_comments())
         self._value.append(match[3])
         self._empty_lines = 0
 
     def _end_field(self) -> None:
         if self._field is not None:
-            key, subkey, number = self._field
-            self._fields.append(Field(key, subkey, "\n".join(self._value), number))
+            key, subkey, number, comment = self._field
+            self._fields.append(Field(key, subkey, "\n".join(self._value), number, comment))
         self._field = None
         self._value.clear()
 
     def _end_section(self) -> None:
         self._end_field()
         if self._header is not None:
-            name, number = self._header
-            self._sections.append(Section(name, number, tuple(self._fields)))
+            name, number, comment = self._header
+            self._sections.append(Section(name, number, tuple(self._fields), comment))
         self._fields.clear()
 
 

@@ -37,6 +37,18 @@ class Note(NamedTuple):
     text: str
 
 
+class Comment(NamedTuple):
+    """Comment lines of a template.
+
+    Attributes:
+        before: Label of the field that they stand before, such as ``notes[de]``; empty: the section header.
+        text: The lines, each with its ``#``, separated by newlines; never empty.
+    """
+
+    before: str
+    text: str
+
+
 @dataclass(frozen=True)
 class ZstdFile:
     """The same disk once more, compressed with zstd: unpacked several times faster than ``.xz``.
@@ -78,6 +90,7 @@ class Entry:
         sig: Path of a detached signature of ``file``, relative to the index.
         zstd: The same disk as a zstd file; None when the publisher offers none.
         extra: Fields that this version does not know.
+        comments: At most one for each field, sorted by its label (``layout.settle_comments``).
         line: 1-based line of the section header in the text that was parsed; 0 when not parsed.
     """
 
@@ -99,11 +112,20 @@ class Entry:
     sig: str | None = None
     zstd: ZstdFile | None = None
     extra: tuple[ExtraField, ...] = ()
+    comments: tuple[Comment, ...] = ()
     line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
 class Index:
-    """All templates of one source, in the order of the index."""
+    """All templates of one source.
+
+    Attributes:
+        entries: The templates, in the order of the index.
+        head: Comment lines about the whole index, at its top, each with its ``#``.
+        tail: Comment lines at its end; only where there are templates.
+    """
 
     entries: tuple[Entry, ...] = ()
+    head: str = ""
+    tail: str = ""

@@ -10,8 +10,9 @@ import re
 from typing import TYPE_CHECKING
 
 from imgindex.errors import IndexSyntaxError
-from imgindex.lexer import Field, Section, parse_sections, shorten
-from imgindex.model import Entry, ExtraField, Index, Note, ZstdFile
+from imgindex.layout import field_label, settle_comments
+from imgindex.lexer import Field, Section, parse_document, shorten
+from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.trust import VerifiedText
 
 if TYPE_CHECKING:
@@ -66,20 +67,20 @@ def parse_index(text: VerifiedText | UnverifiedText, *, where: str) -> Index:
         where: The source, for error messages.
 
     Returns:
-        The templates in the order of the text. Blanks at line ends are gone from notes, names and
-        unknown fields, as they are from every signed text.
+        The templates in the order of the text. Blanks at line ends are gone from notes, names, comments
+        and unknown fields, as they are from every signed text.
 
     Raises:
         IndexSyntaxError: The text breaks the format or a rule. An entry without SHA-512 breaks one when
             the text is verified: its template could be exchanged (P2).
     """
     checksum_required = isinstance(text, VerifiedText)
+    document = parse_document(text.text, where=where)
     entries = [
-        _Fields(section, where).entry(checksum_required=checksum_required)
-        for section in parse_sections(text.text, where=where)
+        _Fields(section, where).entry(checksum_required=checksum_required) for section in document.sections
     ]
     _refuse_clashes(entries, where)
-    return Index(tuple(entries))
+    return Index(tuple(entries), strip_line_ends(document.head), strip_line_ends(document.tail))
 
 
 def strip_line_ends(text: str) -> str:
@@ -126,7 +127,7 @@ class _Fields:
         if size % _SECTOR:
             raise self._error(f"size={size} is not a multiple of {_SECTOR} bytes", self._fields["size", None])
         revision = self._number("revision", 0, MAX_REVISION)
-        return Entry(
+        entry = Entry(
             os_version=self._section.name,
             file=file,
             arch=arch,
@@ -145,8 +146,10 @@ class _Fields:
             sig=self._path("sig"),
             zstd=self._zstd(),
             extra=self._extra(),
+            comments=self._comments(),
             line=self._section.line,
         )
+        return settle_comments(entry)
 
     def _error(self, problem: str, item: Field | None = None) -> IndexSyntaxError:
         line = self._section.line if item is None else item.line
@@ -217,7 +220,9 @@ class _Fields:
             return ZstdFile(file, sha512, size)
         given = [self._fields[key] for key in _ZSTD_KEYS if key in self._fields]
         if given:
-            missing = [f"{key}[{subkey}]" for key, subkey in _ZSTD_KEYS if (key, subkey) not in self._fields]
+            missing = [
+                field_label(key, subkey) for key, subkey in _ZSTD_KEYS if (key, subkey) not in self._fields
+            ]
             first = min(given, key=lambda item: item.line)
             raise self._error(f"there is {_label(first)}, but {' and '.join(missing)} missing", first)
         return None
@@ -246,9 +251,15 @@ class _Fields:
             if not is_known_field(key, subkey)
         )
 
+    def _comments(self) -> tuple[Comment, ...]:
+        comments = [Comment(_label(item), item.comment) for item in self._fields.values() if item.comment]
+        if self._section.comment:
+            comments.insert(0, Comment("", self._section.comment))
+        return tuple(Comment(before, strip_line_ends(text)) for before, text in comments)
+
 
 def _label(item: Field) -> str:
-    return item.key if item.subkey is None else f"{item.key}[{item.subkey}]"
+    return field_label(item.key, item.subkey)
 
 
 def _is_safe_path(path: str) -> bool:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from imgindex.clearsign import MAX_LINE_SIZE
 from imgindex.errors import IndexSyntaxError, RepositoryError
+from imgindex.layout import entry_fields, field_label
 from imgindex.lexer import shorten
 from imgindex.parse import is_known_field, parse_index, strip_line_ends
 from imgindex.trust import UnverifiedText
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from imgindex.model import Entry, Index
 
@@ -50,7 +51,10 @@ def write_index(index: Index) -> str:
     """
     for entry in index.entries:
         _check_entry(entry)
-    text = "".join(f"{line}\n" for entry in index.entries for line in _entry_lines(entry))
+    for label, comment in (("the comment at the top", index.head), ("the comment at the end", index.tail)):
+        _check_text("the index", label, comment)
+        _check_lengths("the index", _lines(comment))
+    text = "".join(f"{line}\n" for line in _index_lines(index))
     try:
         again = parse_index(UnverifiedText(text), where="new index")
     except IndexSyntaxError as error:
@@ -66,18 +70,26 @@ def _check_entry(entry: Entry) -> None:
             raise RepositoryError(
                 f"template {entry.os_version}: {key} is a field of its own and cannot be an extra field"
             )
+    what = f"template {entry.os_version}"
     for label, value in _texts(entry):
-        if value != tidy_note(value):
-            raise RepositoryError(
-                f"template {entry.os_version}: {label} has blanks at the end of a line or ends in an empty "
-                f"line, which a signature does not keep: {shorten(value)}",
-                hint="remove them",
-            )
-    for line in _entry_lines(entry):
+        _check_text(what, label, value)
+    _check_lengths(what, _entry_lines(entry))
+
+
+def _check_text(what: str, label: str, value: str) -> None:
+    if value != tidy_note(value):
+        raise RepositoryError(
+            f"{what}: {label} has blanks at the end of a line or ends in an empty line, which a signature "
+            f"does not keep: {shorten(value)}",
+            hint="remove them",
+        )
+
+
+def _check_lengths(what: str, lines: Iterable[str]) -> None:
+    for line in lines:
         if len(line.encode("utf-8", "replace")) > MAX_LINE_SIZE:
             raise RepositoryError(
-                f"template {entry.os_version}: a line is longer than {MAX_LINE_SIZE:,} bytes: "
-                f"{shorten(line)}",
+                f"{what}: a line is longer than {MAX_LINE_SIZE:,} bytes: {shorten(line)}",
                 hint="break the text into several lines",
             )
 
@@ -86,54 +98,44 @@ def _texts(entry: Entry) -> Iterator[tuple[str, str]]:
     yield "name", entry.name or ""
     yield "osinfo", entry.osinfo or ""
     for language, text in entry.notes:
-        yield f"notes[{language}]" if language else "notes", text
+        yield field_label("notes", language or None), text
     for key, subkey, value in entry.extra:
-        yield key if subkey is None else f"{key}[{subkey}]", value
+        yield field_label(key, subkey), value
+    for before, text in entry.comments:
+        yield f"the comment on {before or 'it'}", text
+
+
+def _index_lines(index: Index) -> Iterator[str]:
+    if index.head:
+        yield from _lines(index.head)
+        yield ""  # it parts the comment from that on the first template
+    for entry in index.entries:
+        yield from _entry_lines(entry)
+    yield from _lines(index.tail)
 
 
 def _entry_lines(entry: Entry) -> Iterator[str]:
+    comments = {comment.before: comment.text for comment in entry.comments}
+    yield from _lines(comments.get(""))
     yield f"[{entry.os_version}]"
-    yield from _optional("name", entry.name)
-    yield from _optional("osinfo", entry.osinfo)
-    yield f"file={entry.file}"
-    yield f"arch={entry.arch}"
-    yield from _optional("sig", entry.sig)
-    yield from _optional("checksum[sha512]", entry.sha512)
-    yield f"revision={entry.revision}"
-    yield from _optional("format", entry.format)
-    yield f"size={entry.size}"
-    yield from _optional("compressed_size", entry.compressed_size)
-    yield from _optional("expand", entry.expand)
-    yield from _optional("lvexpand", entry.lvexpand)
-    for language, text in entry.notes:
-        yield from _value_lines(f"notes[{language}]" if language else "notes", text)
-    if entry.aliases:
-        yield f"aliases={' '.join(entry.aliases)}"
-    if entry.hidden:
-        yield "hidden=true"
-    if entry.zstd is not None:
-        yield f"file[zstd]={entry.zstd.file}"
-        yield f"checksum[zstd.sha512]={entry.zstd.sha512}"
-        yield f"compressed_size[zstd]={entry.zstd.compressed_size}"
-    for key, subkey, value in entry.extra:
-        yield from _value_lines(key if subkey is None else f"{key}[{subkey}]", value)
+    for label, value in entry_fields(entry):
+        yield from _lines(comments.get(label))
+        first, *others = value.split("\n")
+        yield f"{label}={first}"
+        for line in others:
+            yield f" {line}"
     yield ""
 
 
-def _optional(key: str, value: str | int | None) -> Iterator[str]:
-    if value is not None:
-        yield f"{key}={value}"
-
-
-def _value_lines(label: str, value: str) -> Iterator[str]:
-    first, *others = value.split("\n")
-    yield f"{label}={first}"
-    for line in others:
-        yield f" {line}"
+def _lines(comment: str | None) -> Iterator[str]:
+    if comment:
+        yield from comment.split("\n")
 
 
 def _first_difference(index: Index, again: Index) -> str:
     for wanted, found in zip(index.entries, again.entries, strict=False):
         if wanted != found:
             return f"template {shorten(wanted.os_version)} would be read back differently"
-    return "a different number of templates would be read back"
+    if len(index.entries) != len(again.entries):
+        return "a different number of templates would be read back"
+    return "the comments at its top or end would be read back differently"

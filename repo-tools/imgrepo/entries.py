@@ -1,7 +1,7 @@
 """From old index, facts and compressed files to the new index. Pure functions.
 
-What a person wrote into the index stays: names, notes, aliases, unknown
-fields. What follows from the image is taken from the image.
+What a person wrote into the index stays: names, notes, aliases, comments,
+unknown fields. What follows from the image is taken from the image.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.arch import normalise
 from imgbuilder.errors import RepositoryError
+from imgindex.layout import settle_comments
 from imgindex.model import Entry, Index
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def new_entry(
         return found
     if old.sha512 == compressed.sha512:
         return old
-    return dataclasses.replace(
+    entry = dataclasses.replace(
         found,
         os_version=old.os_version,
         arch=old.arch,
@@ -116,7 +117,9 @@ def new_entry(
         hidden=old.hidden,
         aliases=old.aliases,
         extra=old.extra,
+        comments=old.comments,
     )
+    return settle_comments(entry)
 
 
 def merge(old: Index, replaced: Mapping[tuple[str, str], Entry], added: Sequence[Entry]) -> Index:
@@ -140,4 +143,4 @@ def merge(old: Index, replaced: Mapping[tuple[str, str], Entry], added: Sequence
                 f"{first.file} and {entry.file}",
                 hint="rename one of the images",
             )
-    return Index(tuple(entries))
+    return dataclasses.replace(old, entries=tuple(entries))

@@ -106,7 +106,7 @@ def publish(request: PublishRequest, services: Services, report: Reporter) -> Pu
             work.publish(name)
         if new != old.index:
             report(Step(f"Signing the index of {len(new.entries)} templates"))
-            signer.replace(request.output, old, new, report)
+            signer.replace(request.output, old, new)
         elif not run.files:
             info(report, "nothing new to publish")
         write_state(request.folder, run.state)

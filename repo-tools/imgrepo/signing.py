@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import BadSignatureError, SigningError, TrustError
-from imgbuilder.events import Reporter, warn
 from imgbuilder.workspace import explain
 from imgindex.model import Index
 from imgindex.parse import parse_index
@@ -98,14 +97,13 @@ class IndexSigner:
             raise type(error)(error.message, hint=hint) from error
         return PublishedIndex(parse_index(signed, where=str(path)), signed.text, signed.signed_at)
 
-    def replace(self, folder: Path, old: PublishedIndex, new: Index, report: Reporter) -> None:
+    def replace(self, folder: Path, old: PublishedIndex, new: Index) -> None:
         """Sign a new index, read it back as a client does, and put it in place of the old one.
 
         Args:
             folder: The folder that is served; all files that the index names are there already.
             old: What is published there.
             new: What shall be.
-            report: Hears of hand-written text that cannot be kept.
 
         Raises:
             SigningError: It cannot be signed, or would be refused by clients (R5, R19).
@@ -118,8 +116,6 @@ class IndexSigner:
                 break
             # Signatures know whole seconds, and clients refuse two texts of the same one (S34).
             time.sleep(1 - time.time() % 1)
-        if old.text is not None and any(line.startswith("#") for line in old.text.split("\n")):
-            warn(report, "the comments in the index are not kept; notes and other fields are")
         plain = folder / PLAIN_INDEX
         if self.was_edited(folder, old):
             self._put(_BACKUP, plain.read_bytes())

@@ -19,7 +19,9 @@ def fields(text: str) -> tuple[Field, ...]:
 
 def test_section_and_fields_with_lines() -> None:
     assert sections("# c\n[a.B-1_]\nkey=value\nk.2_[de,x]= v # no comment \n\n[b]\t \n") == [
-        Section("a.B-1_", 2, (Field("key", None, "value", 3), Field("k.2_", "de,x", " v # no comment ", 4))),
+        Section(
+            "a.B-1_", 2, (Field("key", None, "value", 3), Field("k.2_", "de,x", " v # no comment ", 4)), "# c"
+        ),
         Section("b", 6, ()),
     ]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgindex.errors import IndexSyntaxError
-from imgindex.model import Entry, ExtraField, Index, Note, ZstdFile
+from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.parse import is_known_field, parse_index, strip_line_ends
 from imgindex.trust import UnverifiedText, VerifiedText
 
@@ -469,3 +469,28 @@ def test_zstd_same_rules_as_for_the_first_file(key: str, value: str) -> None:
 def test_zstd_key_twice(key: str) -> None:
     base, _, subkey = key.partition("__")
     refuse(section(**ZSTD).rstrip("\n") + f"\n{base}[{subkey}]={ZSTD[key]}\n", "given twice")
+
+
+def test_comments_belong_to_what_follows() -> None:
+    text = (
+        "# one\n\n# two\n\n# three  \n[a]\n#four\nfile=a.xz\n# five\n\n# six\narch=x86_64\n"
+        f"size=512\n# seven\nchecksum={SHA512}\nnotes=a\n# eight\n b\n# nine\nhidden=false\n# ten\n\n"
+        "# eleven\n[b]\nfile=b.xz\narch=x86_64\nsize=512\n"
+        f"checksum[sha512]={SHA512}\n# twelve\n\n# thirteen\n\n"
+    )
+    index = parse(text)
+    assert (index.head, index.tail) == ("# one\n# two", "# twelve\n# thirteen")
+    assert index.entries[0].comments == (
+        Comment("", "# three\n# eight\n# nine"),
+        Comment("arch", "# five\n# six"),
+        Comment("checksum[sha512]", "# seven"),
+        Comment("file", "#four"),
+    )
+    assert index.entries[0].notes == (Note("", "a\nb"),)
+    assert index.entries[1].comments == (Comment("", "# ten\n# eleven"),)
+
+
+def test_comments_of_an_index_without_templates() -> None:
+    for text in ("# a\n# b\n", "# a\n\n# b\n\n", "\n# a\n# b\n"):
+        assert parse(text) == Index(head="# a\n# b")
+    assert parse("# a\n" + section()).entries[0].comments == (Comment("", "# a"),)

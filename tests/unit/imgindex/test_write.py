@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgindex.errors import RepositoryError
-from imgindex.model import Entry, ExtraField, Index, Note, ZstdFile
+from imgindex.layout import entry_fields, settle_comments
+from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.parse import is_known_field, parse_index
 from imgindex.trust import UnverifiedText
 from imgindex.write import tidy_note, write_index
@@ -70,9 +71,9 @@ def test_empty_index() -> None:
         ({"notes": (Note("", "x" * 8187),)}, "longer"),
         ({"notes": (Note("", "a\n" + "\u00e4" * 4096),)}, "longer"),
         ({"name": "x "}, "blanks"),
-        ({"name": "x\ny"}, "neither"),
-        ({"name": "x\nhidden=true"}, "differently"),
-        ({"name": "x\n[evil]"}, "missing"),
+        ({"name": "x\ny"}, "more than one line"),
+        ({"name": "x\nhidden=true"}, "more than one line"),
+        ({"name": "x\n[evil]"}, "more than one line"),
         ({"name": "x\n y"}, "more than one line"),
         ({"name": "\udcff"}, "U+DCFF"),
         ({"os_version": "a b"}, "section header"),
@@ -90,6 +91,17 @@ def test_empty_index() -> None:
         ({"extra": (ExtraField("file", None, "x"),)}, "field of its own"),
         ({"extra": (ExtraField("notes", "de", "x"),)}, "field of its own"),
         ({"extra": (ExtraField("file", "zstd", "x"),)}, "field of its own"),
+        ({"comments": (Comment("", "# a "),)}, "blanks"),
+        ({"comments": (Comment("", "no comment"),)}, "neither"),
+        ({"comments": (Comment("", "[evil]"),)}, "missing"),
+        ({"comments": (Comment("", "# a\n\n# b"),)}, "differently"),
+        ({"comments": (Comment("file", "sig=x"),)}, "differently"),
+        ({"comments": (Comment("", ""),)}, "differently"),
+        ({"comments": (Comment("expand", "# no such field here"),)}, "differently"),
+        ({"comments": (Comment("size", "# b"), Comment("file", "# a"))}, "differently"),
+        ({"comments": (Comment("", "# a"), Comment("", "# b"))}, "differently"),
+        ({"comments": (Comment("", "#" + "x" * 8192),)}, "longer"),
+        ({"comments": (Comment("", "# \x1b[2J"),)}, "U+001B"),
         ({"zstd": ZstdFile("../x", "ab" * 64, 1)}, "file[zstd]"),
         ({"zstd": ZstdFile("x", "AB" * 64, 1)}, "differently"),
         ({"zstd": ZstdFile("x", "ab" * 64, 0)}, "compressed_size[zstd]"),
@@ -102,6 +114,55 @@ def test_what_cannot_be_written(changes: dict[str, object], problem: str) -> Non
     with pytest.raises(RepositoryError) as caught:
         write_index(Index((replace(ENTRY, **changes),)))  # type: ignore[arg-type]
     assert problem in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("index", "problem"),
+    [
+        (Index((ENTRY,), head="# a "), "blanks"),
+        (Index((ENTRY,), tail="# a\n"), "blanks"),
+        (Index((ENTRY,), head="x=1"), "before the first"),
+        (Index((ENTRY,), tail="[evil]"), "missing"),
+        (Index((ENTRY,), tail="x=1"), "differently"),
+        (Index((ENTRY,), head="# a\n\n# b"), "differently"),
+        (Index((), tail="# a"), "differently"),
+        (Index((ENTRY,), tail="#" + "x" * 8192), "longer"),
+    ],
+)
+def test_file_comments_that_cannot_be_written(index: Index, problem: str) -> None:
+    with pytest.raises(RepositoryError) as caught:
+        write_index(index)
+    assert problem in caught.value.message
+
+
+def test_comments_are_written_where_they_were() -> None:
+    text = (
+        "# Head.\n#\n\n# About it.\n[debian-12]\n# Path.\nfile=a.xz\narch=x86_64\n# Digest,\n# of the file.\n"
+        f"checksum[sha512]={'ab' * 64}\nrevision=1\nsize=512\n# The notes.\nnotes=a\n b\n# Ours.\nx[y]=1\n\n"
+        "# Tail.\n"
+    )
+    assert write_index(read(text)) == text
+
+
+def test_settled_comments() -> None:
+    entry = replace(
+        ENTRY,
+        comments=(
+            Comment("size", "# size"),
+            Comment("expand", "# gone"),
+            Comment("checksum", "# digest"),
+            Comment("", "# header"),
+            Comment("size", "# more"),
+        ),
+    )
+    settled = settle_comments(entry)
+    assert settled.comments == (
+        Comment("", "# gone\n# header"),
+        Comment("checksum[sha512]", "# digest"),
+        Comment("size", "# size\n# more"),
+    )
+    assert read(write_index(Index((settled,)))) == Index((settled,))
+    assert settle_comments(ENTRY) is ENTRY
 
 
 def test_longest_line_fits() -> None:
@@ -141,7 +202,17 @@ PATHS = st.from_regex(
 EXTRAS = st.builds(ExtraField, KEYS, st.none() | SUBKEYS, LINES).filter(
     lambda e: not is_known_field(e.key, e.subkey)
 )
-ENTRIES = st.builds(
+COMMENT = st.lists(ONE_LINE.map("#{}".format), min_size=1, max_size=3).map("\n".join)
+
+
+def with_comments(entry: Entry, texts: list[str | None]) -> Entry:
+    """Put a text before each field of an entry, and the first one before its header, as far as they reach."""
+    labels = ["", *(label for label, _value in entry_fields(entry))]
+    pairs = zip(labels, texts, strict=False)
+    return settle_comments(replace(entry, comments=tuple(Comment(la, text) for la, text in pairs if text)))
+
+
+PLAIN_ENTRIES = st.builds(
     Entry,
     os_version=NAMES,
     file=PATHS,
@@ -164,12 +235,20 @@ ENTRIES = st.builds(
     | st.builds(ZstdFile, PATHS, st.from_regex(r"[0-9a-f]{128}", fullmatch=True), st.integers(1, 2**40)),
     extra=st.lists(EXTRAS, unique_by=lambda e: (e.key, e.subkey), max_size=3).map(tuple),
 )
+ENTRIES = st.builds(with_comments, PLAIN_ENTRIES, st.lists(st.none() | COMMENT, max_size=12))
+INDEXES = st.lists(ENTRIES, max_size=3, unique_by=lambda entry: (entry.os_version, entry.arch)).flatmap(
+    lambda entries: st.builds(
+        Index,
+        st.just(tuple(entries)),
+        st.just("") | COMMENT,
+        (st.just("") | COMMENT) if entries else st.just(""),
+    )
+)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(ENTRIES, max_size=3, unique_by=lambda entry: (entry.os_version, entry.arch)))
-def test_p19_reading_what_was_written(entries: list[Entry]) -> None:
-    index = Index(tuple(entries))
+@given(INDEXES)
+def test_p19_reading_what_was_written(index: Index) -> None:
     text = write_index(index)
     assert read(text) == index
     # A clear signature keeps no blanks at line ends, and nothing may depend on them.

@@ -429,16 +429,27 @@ def test_an_edited_but_unsigned_index_is_told_and_kept_aside(repository: Reposit
     assert repository.entry("a").name != "Mine"
 
 
-def test_comments_that_get_lost_are_told(repository: Repository) -> None:
+def test_comments_and_unknown_fields_are_kept(repository: Repository) -> None:
     repository.add("a.img")
     repository.publish()
-    text = "# ours\n" + (repository.web / "index").read_text()
+    text = (repository.web / "index").read_text()
+    text = text.replace("[a]\n", "# About a.\n[a]\n# Its home:\nhomepage=https://example.org/\n")
+    text = text.replace("size=", "# In bytes,\n# not sectors.\nsize=", 1)
+    text = f"# Ours.\n\n{text}# The end.\n"
     signed = repository.services().make_keys().clearsign(text, repository.key)
     (repository.web / "index.asc").write_bytes(signed)
     (repository.web / "index").write_text(text)
     repository.add("a.img", b"new")
+    repository.add("b.img", b"another")
     repository.publish()
-    assert any("comments" in text for text in warnings(repository))
+    published = (repository.web / "index").read_text()
+    assert published.startswith("# Ours.\n\n# About a.\n[a]\n")
+    assert "\n# Its home:\nhomepage=https://example.org/\n" in published
+    assert "\n# In bytes,\n# not sectors.\nsize=" in published
+    assert published.endswith("\n\n# The end.\n")
+    assert published.index("[b]") < published.index("# The end.")
+    assert repository.entry("a").revision == 2
+    assert not warnings(repository)
 
 
 def test_a_killed_publishers_stage_is_swept(repository: Repository) -> None:
