@@ -9,6 +9,8 @@ _ALIASES = {
     "i586": "i386",
     "i686": "i386",
     "amd64": "x86_64",
+    "arm64": "aarch64",
+    "ppc64el": "ppc64le",
     "powerpc": "ppc",
     "powerpc64": "ppc64",
     "powerpc64le": "ppc64le",

@@ -71,7 +71,7 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
         PybuilderError: The request cannot be met; nothing was changed.
     """
     customization.validate(request.operations)
-    chosen = services.select(request.template, request.arch, report)
+    chosen = services.select_disk(request.template, request.arch, report)
     _check_architecture(request, chosen)
     network = _network(request)
     target = Target(_output(request, chosen), request.format, request.size)

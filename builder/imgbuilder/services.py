@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from imgbuilder import paths
 from imgbuilder.catalog.catalog import Catalog, Selection, load_catalog
+from imgbuilder.catalog.knownimages import KnownImages
 from imgbuilder.catalog.loader import Loader
 from imgbuilder.catalog.sourcefiles import SourcesResult, read_sources
-from imgbuilder.catalog.sources import sources_from_command_line
+from imgbuilder.catalog.sources import SourceFormat, sources_from_command_line
 from imgbuilder.catalog.state import SourceStates
 from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.router import SourceFetcher
+from imgindex.model import UNKNOWN_SIZE
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -140,6 +142,14 @@ class Services:
         """
         return SourceStates(paths.state_dir() / "sources")
 
+    def images(self) -> KnownImages:
+        """Return the memory of what simplestreams sources do not say of their images.
+
+        Raises:
+            UsageError: Nothing says where it should be.
+        """
+        return KnownImages(paths.state_dir() / "images")
+
     def catalog(self, report: Reporter, *, until: tuple[str, str] | None = None) -> Catalog:
         """Fetch, verify and read the indexes of the sources.
 
@@ -157,6 +167,7 @@ class Services:
             self.clock,
             check=self.settings.check_signature,
             report=report,
+            images=self.images(),
         )
         return load_catalog(self.settings.configured_sources(report), loader, until=until)
 
@@ -167,6 +178,19 @@ class Services:
             PybuilderError: No source can be used, or none offers it.
         """
         return self.catalog(report, until=(name, arch)).select(name, arch)
+
+    def select_disk(self, name: str, arch: str, report: Reporter) -> Selection:
+        """Choose a template for a build: the same, with format and size of the disk in any case.
+
+        Raises:
+            PybuilderError: As ``select``; or the image cannot be looked at, or is none that is used.
+        """
+        chosen = self.select(name, arch, report)
+        if chosen.entry.size != UNKNOWN_SIZE:
+            return chosen
+        from imgbuilder.catalog.imagefacts import with_disk_facts  # late: few sources need it
+
+        return with_disk_facts(chosen, self.fetcher, report)
 
     def open_cache(self, scratch: Path, report: Reporter) -> TemplateCache:
         """Open the cache, or a temporary one in ``scratch``.
@@ -190,4 +214,22 @@ class Services:
         Raises:
             PybuilderError: It cannot be had, or is not what the index promises.
         """
-        return cache.get_disk(chosen, self.fetcher, report)
+        known = cache.identify(chosen, self.fetcher, report)
+        disk = cache.get_disk(known, self.fetcher, report)
+        if known.source.format is SourceFormat.SIMPLESTREAMS:
+            self.images().remember(known.entry, report)
+        return disk
+
+    def template_file(self, cache: TemplateCache, chosen: Selection, report: Reporter) -> Path:
+        """Return a template's file as published, fetched and checked when the cache lacks it.
+
+        Raises:
+            PybuilderError: It cannot be had, or is not what the index promises.
+        """
+        known = cache.identify(chosen, self.fetcher, report)
+        path = cache.get_template(known, self.fetcher, report)
+        if known.entry.size == UNKNOWN_SIZE:
+            from imgbuilder.catalog.imagefacts import of_verified_file
+
+            self.images().remember(of_verified_file(known.entry, path), report)
+        return path

@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+UNKNOWN_SIZE = 0
+"""``Entry.size`` of a source that says how large the download is, but not how large the disk."""
+
 
 class ExtraField(NamedTuple):
     """A field that this version does not know; kept, and written back unchanged.
@@ -75,7 +78,8 @@ class Entry:
         os_version: The section's name, by which users ask for the template.
         file: Path of the template file relative to the index.
         arch: Architecture as the publisher wrote it (compare with ``imgbuilder.arch.normalise``).
-        size: Virtual size of the disk in bytes; also the smallest size of a built image.
+        size: Virtual size of the disk in bytes; also the smallest size of a built image. ``UNKNOWN_SIZE``
+            where the source does not say, which never comes from an index of this format.
         name: Display name.
         osinfo: libosinfo short id.
         sha512: SHA-512 of ``file`` as 128 lower-case hex digits.
@@ -89,6 +93,7 @@ class Entry:
         aliases: Other names of the template.
         sig: Path of a detached signature of ``file``, relative to the index.
         zstd: The same disk as a zstd file; None when the publisher offers none.
+        sha256: SHA-256 of ``file`` as 64 lower-case hex digits, from sources of another format than this.
         extra: Fields that this version does not know.
         comments: At most one for each field, sorted by its label (``layout.settle_comments``).
         line: 1-based line of the section header in the text that was parsed; 0 when not parsed.
@@ -111,6 +116,7 @@ class Entry:
     aliases: tuple[str, ...] = ()
     sig: str | None = None
     zstd: ZstdFile | None = None
+    sha256: str | None = None
     extra: tuple[ExtraField, ...] = ()
     comments: tuple[Comment, ...] = ()
     line: int = field(default=0, compare=False)

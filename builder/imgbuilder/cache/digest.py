@@ -1,4 +1,4 @@
-"""SHA-512 of files, taken while they are written or read."""
+"""Digests of files, taken while they are written or read: SHA-512, which all else goes by, and others."""
 
 from __future__ import annotations
 
@@ -20,16 +20,27 @@ class HashingFile(io.FileIO):
 
     Args:
         descriptor: An empty file, open for writing (for reading too, when it is read again); it stays open.
+        sha256: Whether its SHA-256 is wanted as well.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, sha256: bool = False) -> None:
         super().__init__(descriptor, "wb", closefd=False)
+        self._wants_sha256 = sha256
+        self._begin()
+
+    def _begin(self) -> None:
         self._digest = hashlib.sha512()
+        self._sha256 = hashlib.sha256() if self._wants_sha256 else None
+
+    def _take(self, data: memoryview | bytes) -> None:
+        self._digest.update(data)
+        if self._sha256 is not None:
+            self._sha256.update(data)
 
     def write(self, data: ReadableBuffer, /) -> int:
         """Write some bytes and return how many were taken."""
         count = super().write(data)
-        self._digest.update(memoryview(data)[:count])
+        self._take(memoryview(data)[:count])
         return count
 
     def read_again(self) -> int:
@@ -41,10 +52,10 @@ class HashingFile(io.FileIO):
         Raises:
             OSError: They cannot be read.
         """
-        self._digest = hashlib.sha512()
+        self._begin()
         count = 0
         while piece := os.pread(self.fileno(), _PIECE, count):
-            self._digest.update(piece)
+            self._take(piece)
             count += len(piece)
         self.seek(count)
         return count
@@ -57,11 +68,15 @@ class HashingFile(io.FileIO):
         """
         self.seek(0)
         self.truncate()
-        self._digest = hashlib.sha512()
+        self._begin()
 
     def sha512(self) -> str:
         """Return the digest so far as lower-case hex digits."""
         return self._digest.hexdigest()
+
+    def sha256(self) -> str | None:
+        """Return the SHA-256 of what was written, likewise; None when it was not wanted."""
+        return None if self._sha256 is None else self._sha256.hexdigest()
 
 
 def sha512_of(file: BinaryIO) -> str:

@@ -64,7 +64,7 @@ class Intake:
         if digest is None:
             report(Step(f"Downloading: {without_userinfo(selection.url)}"))
             with temporary_file(self._folder.templates) as (descriptor, temporary):
-                file = HashingFile(descriptor)
+                file = HashingFile(descriptor, sha256=selection.entry.sha256 is not None)
                 self._fetch(selection, file, fetcher, report)
                 return self._keep(selection, file, temporary)
         for path in self.shared_paths(digest):
@@ -130,7 +130,7 @@ class Intake:
             report=report,
             label=entry.os_version,
             proxy=selection.source.proxy,
-            cross_host=entry.sha512 is not None,
+            cross_host=entry.sha512 is not None or entry.sha256 is not None,
             resume=part,
         )
 
@@ -146,12 +146,19 @@ class Intake:
             )
 
     def _keep(self, selection: Selection, file: HashingFile, temporary: Path, where: str = "") -> str:
-        """Give a finished file its name if it is what the index names."""
+        """Give a finished file its name if it is what the index names, by SHA-512 or at least by SHA-256."""
         entry, digest = selection.entry, file.sha512()
         if entry.sha512 not in (None, digest):
             raise DigestMismatchError(
                 f"{where or without_userinfo(selection.url)}: these are not the bytes that the index names: "
                 f"SHA-512 is {digest[:16]}... instead of {str(entry.sha512)[:16]}...",
+                hint="the source may be in the middle of an update: try again in a few minutes, "
+                "then tell the publisher",
+            )
+        if file.sha256() not in (None, entry.sha256):
+            raise DigestMismatchError(
+                f"{where or without_userinfo(selection.url)}: these are not the bytes that the source names: "
+                f"SHA-256 is {str(file.sha256())[:16]}... instead of {str(entry.sha256)[:16]}...",
                 hint="the source may be in the middle of an update: try again in a few minutes, "
                 "then tell the publisher",
             )

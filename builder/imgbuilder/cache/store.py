@@ -130,6 +130,30 @@ class TemplateCache:
         """Say whether a template is unpacked already; its bytes are not looked at."""
         return entry.sha512 is not None and self._disk_path(entry).is_file()
 
+    def identify(self, selection: Selection, fetcher: Fetcher, report: Reporter = ignore) -> Selection:
+        """Find the SHA-512 of a template whose source does not name it, by downloading it each time.
+
+        Args:
+            selection: The template; with a SHA-256, only the bytes that have it are taken.
+            fetcher: Downloads it.
+            report: Told what happens.
+
+        Returns:
+            The same with its SHA-512.
+
+        Raises:
+            FetchError: As ``get_template``.
+            DigestMismatchError: As ``get_template``.
+            WorkspaceError: As ``get_template``.
+        """
+        if selection.entry.sha512 is not None:
+            return selection
+        try:
+            digest = self._intake.bring(selection, fetcher, report)
+        except OSError as error:
+            raise self._write_error(selection.entry, error) from error
+        return replace(selection, entry=replace(selection.entry, sha512=digest))
+
     def get_template(self, selection: Selection, fetcher: Fetcher, report: Reporter = ignore) -> Path:
         """Return a template's file as published, downloaded if need be and verified.
 
@@ -144,7 +168,7 @@ class TemplateCache:
             WorkspaceError: The cache cannot be written, or has no space, or holds something strange.
         """
         try:
-            selection = self._with_digest(selection, fetcher, report)
+            selection = self.identify(selection, fetcher, report)
             with self._folder.entry(_digest(selection.entry), report):
                 self._open_template(selection, fetcher, report).close()
             return self._template_path(selection.entry)
@@ -175,7 +199,7 @@ class TemplateCache:
             WorkspaceError: As ``get_template``.
         """
         try:
-            selection = self._with_digest(selection, fetcher, report)
+            selection = self.identify(selection, fetcher, report)
             entry = selection.entry
             path = self._disk_path(entry)
             if self._use_disk(entry):
@@ -252,13 +276,6 @@ class TemplateCache:
 
     def _disk_path(self, entry: Entry) -> Path:
         return self._folder.disks / f"{_digest(entry)}.{_format(entry)}"
-
-    def _with_digest(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> Selection:
-        """Find the digest that an unsigned index may leave out, by downloading the template each time."""
-        if selection.entry.sha512 is not None:
-            return selection
-        digest = self._intake.bring(selection, fetcher, report)
-        return replace(selection, entry=replace(selection.entry, sha512=digest))
 
     def _open_template(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> BinaryIO:
         """Open the template; what was verified is this very file, not what its name means later (C13)."""

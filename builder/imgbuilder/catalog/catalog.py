@@ -142,13 +142,18 @@ class Catalog:
 
 
 def _named(entries: Iterable[Entry], name: str) -> list[Entry]:
-    """Return the entries of one index that a name means, for all architectures."""
+    """Return the entries of one index that a name means, for all architectures, the best first.
+
+    Those with that name; only if there are none, those with that alias, and then their namesakes for other
+    architectures, which need not repeat it.
+    """
     entries = list(entries)
     exact = [entry for entry in entries if entry.os_version == name]
     if exact:
         return exact
-    meant = next((entry.os_version for entry in entries if name in entry.aliases), None)
-    return [entry for entry in entries if entry.os_version == meant]
+    claiming = [entry for entry in entries if name in entry.aliases]
+    meant = {entry.os_version for entry in claiming}
+    return claiming + [entry for entry in entries if entry.os_version in meant and entry not in claiming]
 
 
 def _find(entries: Iterable[Entry], name: str, arch: str) -> Entry | None:

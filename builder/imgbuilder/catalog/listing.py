@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.sizes import human_size
+from imgindex.model import UNKNOWN_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -60,7 +61,9 @@ def _facts(entry: Entry, languages: Sequence[str]) -> list[str]:
     facts = [("os-version:", entry.os_version)]
     if entry.name is not None:
         facts.append(("Full name:", entry.name))
-    facts += [("Architecture:", entry.arch), ("Minimum/default size:", human_size(entry.size))]
+    facts.append(("Architecture:", entry.arch))
+    if entry.size != UNKNOWN_SIZE:
+        facts.append(("Minimum/default size:", human_size(entry.size)))
     if entry.compressed_size is not None:
         facts.append(("Download size:", human_size(entry.compressed_size)))
     if entry.aliases:
@@ -128,7 +131,9 @@ def _json_entry(entry: Entry) -> dict[str, object]:
     fields: dict[str, object] = {"os-version": entry.os_version}
     if entry.name is not None:
         fields["full-name"] = entry.name
-    fields |= {"arch": entry.arch, "size": entry.size}
+    fields["arch"] = entry.arch
+    if entry.size != UNKNOWN_SIZE:  # virt-builder writes the size of the download here
+        fields["size"] = entry.size
     if entry.compressed_size is not None:
         fields["compressed-size"] = str(entry.compressed_size)
     if entry.notes:

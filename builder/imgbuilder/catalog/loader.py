@@ -10,8 +10,10 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.catalog.state import repair_command
 from imgbuilder.errors import FetchError, PybuilderError, SignatureLostError, TrustError, UsageError
 from imgbuilder.events import Reporter, debug, ignore, warn
@@ -25,12 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
+    from imgbuilder.catalog.knownimages import KnownImages
     from imgbuilder.catalog.sources import Source
     from imgbuilder.catalog.state import SourceStates
     from imgbuilder.fetch.transfer import Fetcher
     from imgindex.freshness import Accepted
     from imgindex.model import Index
-    from imgindex.trust import VerifiedText, Verifier
+    from imgindex.trust import UnverifiedText, VerifiedText, Verifier
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,27 @@ class LoadedSource:
     signed: VerifiedText | None
 
 
+_T = TypeVar("_T")
+_Content = TypeVar("_Content", covariant=True)
+
+
+class Parse(Protocol[_Content]):
+    """Reads a file whose signature was judged, or that has none."""
+
+    def __call__(self, text: VerifiedText | UnverifiedText, *, where: str) -> _Content:
+        """Return what the file says."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Document(Generic[_T]):
+    """A file that was accepted, and the source with the address that it came from."""
+
+    source: Source
+    content: _T
+    signed: VerifiedText | None
+
+
 @dataclass(frozen=True)
 class Loader:
     """Gets the index of one source, and accepts it or not: rules V1 to V9 of ``reliability.md`` in order.
@@ -60,6 +84,7 @@ class Loader:
         check: Whether signatures are checked in this run.
         report: Told about progress.
         pin_of: Finds the keys of a source; by default those of its ``key``.
+        images: Knows what simplestreams sources do not say.
     """
 
     fetcher: Fetcher
@@ -69,6 +94,7 @@ class Loader:
     check: bool = True
     report: Reporter = ignore
     pin_of: Callable[[Source], KeyPin] | None = None
+    images: KnownImages | None = None
 
     def load(self, source: Source) -> LoadedSource:
         """Fetch, verify and parse the index of a source.
@@ -78,14 +104,65 @@ class Loader:
             TrustError: It is not proved to be the publisher's current index.
             IndexSyntaxError: It cannot be read.
         """
+        self._check_not_lost(source)
+        if source.format is SourceFormat.SIMPLESTREAMS:
+            loaded = self._load_streams(source)
+        else:
+            found = self._document(source, parse_index)
+            loaded = LoadedSource(found.source, found.content, found.signed)
+        if loaded.signed is None:
+            why = (
+                "its configuration says unsigned=yes"
+                if source.unsigned
+                else "signature checks are switched off"
+            )
+            warn(self.report, f"source {source.name}: nothing proves who made these templates: {why}")
+        return loaded
+
+    def _check_not_lost(self, source: Source) -> None:
+        """Refuse an unsigned source that was signed before (``reliability.md`` T6).
+
+        Only a source that its configuration calls unsigned can have lost its signature. Whoever switches the
+        check off for one run decides with open eyes, and changes nothing for the next.
+        """
+        if source.check or not self.check:
+            return
+        last = self.states.newest(source.index_addresses)
+        if last is not None:
+            raise SignatureLostError(
+                f"{source.shown_uri}: an index signed by {last.signer} at {show(last.signed_at)} was "
+                f"accepted before; now the configuration of {source.name} says unsigned=yes",
+                hint="configure its gpgkey again; if its publisher has really given up signing, forget the "
+                f"signature: {repair_command(source.index_addresses[0])}",
+            )
+
+    def _load_streams(self, source: Source) -> LoadedSource:
+        """Read a simplestreams source: an index, and the files that it names, each judged by all rules."""
+        from imgbuilder.catalog.simplestreams import joined, parse_products, parse_stream_index  # late: rare
+
+        found = self._document(source.index(signed=self.check and source.check), parse_stream_index)
+        # Where the index came from, the others are looked for first.
+        number = source.index(signed=found.signed is not None).addresses.index(found.source.uri)
+        used = list(_one_by_one(source))[number]
+        files = [
+            self._document(used.at(path), partial(parse_products, content_id=content_id)).content
+            for content_id, path in found.content
+        ]
+        index = joined(files, where=used.shown_uri)
+        return LoadedSource(
+            used, index if self.images is None else self.images.completed(index), found.signed
+        )
+
+    def _document(self, source: Source, parse: Parse[_T]) -> _Document[_T]:
+        """Get one file of a source at its addresses, and accept it by all rules or not at all."""
         if not (self.check and source.check):
-            return self._load_unchecked(source)
+            return self._unchecked_document(source, parse)
         last = self.states.newest(source.addresses)
         failures: list[FetchError | TrustError] = []
         for mirror in _one_by_one(source):
             try:
                 data = self._fetch(mirror)
-                loaded, accepted = self._accept(mirror, data, last)
+                loaded, accepted = self._accept(mirror, data, last, parse)
             except (FetchError, TrustError) as error:
                 failures.append(error)
                 if len(failures) < len(source.addresses):
@@ -96,15 +173,17 @@ class Loader:
         for failure in failures:
             if isinstance(failure, TrustError):
                 raise failure
-        return self._last_accepted(source, last, failures[-1])
+        return self._last_accepted(source, last, failures[-1], parse)
 
-    def _last_accepted(self, source: Source, last: Accepted | None, error: PybuilderError) -> LoadedSource:
+    def _last_accepted(
+        self, source: Source, last: Accepted | None, error: PybuilderError, parse: Parse[_T]
+    ) -> _Document[_T]:
         """Use the last accepted index of a source that cannot be reached, if it still passes every rule."""
         data = self.states.last_index(source.addresses)
         if data is None:
             raise error
         try:
-            loaded, accepted = self._accept(source, data, last)
+            loaded, accepted = self._accept(source, data, last, parse)
         except TrustError as refused:
             raise FetchError(
                 f"{error.message}; its last accepted index is of no use: {refused.message}", hint=error.hint
@@ -128,7 +207,9 @@ class Loader:
         )
         return body.getvalue()
 
-    def _accept(self, source: Source, data: bytes, last: Accepted | None) -> tuple[LoadedSource, Accepted]:
+    def _accept(
+        self, source: Source, data: bytes, last: Accepted | None, parse: Parse[_T]
+    ) -> tuple[_Document[_T], Accepted]:
         where, now = source.shown_uri, self.clock()
         pin = replace((self.pin_of or key_pin)(source), extra_signatures=source.extra_signatures)
         signed = self.verifier.verify(data, pin, where=where)
@@ -140,33 +221,18 @@ class Loader:
             where=where,
             repair=repair_command(source.uri),
         )
-        index = parse_index(signed, where=where)
+        content = parse(signed, where=where)
         debug(
             self.report,
             f"{where}: signed by {signed.primary_fingerprint} at {show(signed.signed_at)}, "
             f"{_days(now - signed.signed_at)} ago",
         )
-        return LoadedSource(source, index, signed), accepted
+        return _Document(source, content, signed), accepted
 
-    def _load_unchecked(self, source: Source) -> LoadedSource:
-        where = source.shown_uri
-        # Only a source that its configuration calls unsigned can have lost its signature. Whoever switches
-        # the check off for one run decides with open eyes, and changes nothing for the next.
-        last = self.states.newest(source.addresses) if self.check else None
-        if last is not None:
-            raise SignatureLostError(
-                f"{where}: an index signed by {last.signer} at {show(last.signed_at)} was accepted before; "
-                f"now the configuration of {source.name} says unsigned=yes",
-                hint="configure its gpgkey again; if its publisher has really given up signing, forget the "
-                f"signature: {repair_command(source.uri)}",
-            )
+    def _unchecked_document(self, source: Source, parse: Parse[_T]) -> _Document[_T]:
         used, data = self._fetch_unchecked(source)
         text = unverified_text(data, where=used.shown_uri)
-        warn(
-            self.report,
-            f"source {source.name}: nothing proves who made these templates: {_why(source)}",
-        )
-        return LoadedSource(used, parse_index(text, where=used.shown_uri), None)
+        return _Document(used, parse(text, where=used.shown_uri), None)
 
     def _fetch_unchecked(self, source: Source) -> tuple[Source, bytes]:
         for mirror in _one_by_one(source):
@@ -189,10 +255,6 @@ def _one_by_one(source: Source) -> Iterator[Source]:
 def _days(age: timedelta) -> str:
     days = max(age, timedelta()).days
     return "1 day" if days == 1 else f"{days} days"
-
-
-def _why(source: Source) -> str:
-    return "its configuration says unsigned=yes" if source.unsigned else "signature checks are switched off"
 
 
 def key_pin(source: Source) -> KeyPin:

@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder.catalog.sources import Key, Source, fingerprints
+from imgbuilder.catalog.sources import STREAMS, Key, Source, SourceFormat, fingerprints
 from imgbuilder.errors import IndexSyntaxError, PybuilderError, UsageError
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY
 from imgbuilder.fetch.urls import check_uri, local_path, scheme_of, without_userinfo
@@ -32,6 +32,7 @@ _LARGEST_FILE = 1 << 20
 """Bytes of a configuration file that are read at most."""
 
 _NEXT_URI = re.compile(r",\s*(?=[A-Za-z][A-Za-z0-9+.-]*://|/|$)")
+_FORMATS = {item.value: item for item in SourceFormat}
 _DAYS = re.compile(r"[1-9][0-9]{0,4}")
 
 
@@ -153,15 +154,15 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
     if not flag("enabled", "yes"):
         return None  # before anything else, which then need not be there
     kind = value("format") or "native"
-    if kind == "simplestreams":
-        raise refuse("format=simplestreams is not supported yet", line("format"))
-    if kind != "native":
-        raise refuse(f"unknown format {kind!r}", line("format"), "leave format= out")
+    if kind not in _FORMATS:
+        raise refuse(f"unknown format {kind!r}", line("format"), f"known ones: {', '.join(_FORMATS)}")
     value("uri")
     if not uris:
         raise refuse("it has no uri", hint="add a line such as uri=https://example.com/index.asc")
     if any(scheme_of(uri) is None and not uri.startswith("/") for uri in uris):
         raise refuse("its uri is a relative path", line("uri"), "write an absolute path or a URL")
+    if _FORMATS[kind] is SourceFormat.SIMPLESTREAMS:
+        uris = list(dict.fromkeys(_base(uri) for uri in uris))
     unsigned = flag("unsigned")
     try:
         for uri in uris:
@@ -196,12 +197,21 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
         max_age=max_age,
         extra_signatures=flag("allow-extra-signatures"),
         only=only,
+        format=_FORMATS[kind],
     )
 
 
 def _split_uris(text: str) -> list[str]:
     """Split at commas that begin another address; one inside an address belongs to it."""
     return [part.strip() for part in _NEXT_URI.split(text) if part.strip()]
+
+
+def _base(uri: str) -> str:
+    """Return the base address of a simplestreams source, also for one who named its index."""
+    base = uri.rstrip("/")
+    for name in ("index.json", "index.sjson"):
+        base = base.removesuffix(f"/{STREAMS}{name}")
+    return base + "/"
 
 
 def _max_age(text: str) -> timedelta | None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.errors import SourceStateError
 from imgbuilder.fetch.urls import without_userinfo
 from imgindex.freshness import show
@@ -39,6 +40,8 @@ def _facts(source: Source, states: SourceStates) -> Iterator[tuple[str, str]]:
     yield "Source:", source.name
     for uri in source.addresses:
         yield "URI:", without_userinfo(uri)
+    if source.format is not SourceFormat.NATIVE:
+        yield "Format:", source.format.value
     yield "Configuration:", "command line" if source.origin is None else str(source.origin)
     if isinstance(source.key, Path):
         yield "Key:", str(source.key)
@@ -49,7 +52,7 @@ def _facts(source: Source, states: SourceStates) -> Iterator[tuple[str, str]]:
     if source.max_age is not None:
         yield "Oldest allowed:", f"{source.max_age // timedelta(days=1)} days"
     try:
-        last = states.newest(source.addresses)
+        last = states.newest(source.index_addresses)
     except SourceStateError as error:
         yield "State:", f"{error.message} ({error.hint})"
         return

@@ -6,13 +6,13 @@ The configuration files are read in ``imgbuilder.catalog.sourcefiles``.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import UsageError
 from imgbuilder.fetch.transfer import SYSTEM_PROXY
-from imgbuilder.fetch.urls import check_uri, without_userinfo
+from imgbuilder.fetch.urls import check_uri, template_url, without_userinfo
 from imgindex.trust import full_fingerprint
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 Key = Path | tuple[str, ...] | None
 """A file of public keys; or full fingerprints of keys in the user's own keyring; or no key at all."""
+
+
+STREAMS = "streams/v1/"
+"""Where the index of a simplestreams source lies below its address."""
 
 
 class SourceFormat(enum.Enum):
@@ -49,7 +53,8 @@ class Source:
         extra_signatures: Unknown keys may have signed as well, while the publisher moves from one key to
             the next (``reliability.md`` S15).
         only: Of the keys in the file, only these full fingerprints count; all of them when empty.
-        format: How it says what it offers. With simplestreams, ``uri`` is the base address.
+        format: How it says what it offers. With simplestreams, ``uri`` is the base address, with a slash
+            at its end.
     """
 
     name: str
@@ -69,6 +74,30 @@ class Source:
     def addresses(self) -> tuple[str, ...]:
         """All addresses of the index, in the order in which they are tried."""
         return (self.uri, *self.mirrors)
+
+    @property
+    def index_addresses(self) -> tuple[str, ...]:
+        """All addresses of the file whose signature is that of the source."""
+        return self.index(signed=True).addresses
+
+    def index(self, *, signed: bool) -> Source:
+        """Return the same with the addresses of its index.
+
+        Args:
+            signed: Whether its signature counts; simplestreams has two files.
+        """
+        if self.format is SourceFormat.NATIVE:
+            return self
+        return self.at(f"{STREAMS}index.{'sjson' if signed else 'json'}")
+
+    def at(self, path: str) -> Source:
+        """Return the same with the addresses of a file below its own.
+
+        Raises:
+            RepositoryError: The path is not a plain one.
+        """
+        uri, *mirrors = (template_url(address, path) for address in self.addresses)
+        return replace(self, uri=uri, mirrors=tuple(mirrors))
 
     @property
     def shown_uri(self) -> str:

@@ -85,6 +85,17 @@ class SourceStates:
         found = [record for uri in uris if (record := self.read(uri)) is not None]
         return max(found, key=lambda record: record.signed_at, default=None)
 
+    def below(self, uri: str) -> tuple[str, ...]:
+        """Return the addresses below one of which something is remembered; unreadable records are none."""
+        base, found = identity(uri), []
+        for path in sorted(self.folder.glob("*.json")):
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+                with os.fdopen(open_regular(path, os.O_NOFOLLOW), "rb") as file:
+                    known = json.loads(file.read(_LARGEST))["uri"]
+                if known.startswith(base):
+                    found.append(known)
+        return tuple(found)
+
     def last_index(self, uris: Sequence[str]) -> bytes | None:
         """Return the signed index that was last accepted, to be judged anew; None when there is none.
 

@@ -43,7 +43,7 @@ def cache_all(settings: Settings, report: ConsoleReporter) -> int:
         for offer in offers:
             try:
                 url = template_url(offer.source.uri, offer.entry.file)
-                cache.get_template(Selection(offer.source, offer.entry, url), services.fetcher, report)
+                services.template_file(cache, Selection(offer.source, offer.entry, url), report)
             except (FetchError, RepositoryError) as error:
                 warn(report, error.message + (f" ({error.hint})" if error.hint else ""))
                 failed += 1

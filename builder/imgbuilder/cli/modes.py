@@ -9,6 +9,7 @@ import click
 
 from imgbuilder import paths
 from imgbuilder.catalog import listing, sourcelist
+from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.console import printable
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Step
@@ -17,6 +18,7 @@ from imgbuilder.services import Services, Settings
 
 if TYPE_CHECKING:
     from imgbuilder.catalog.sources import Source
+    from imgbuilder.catalog.state import SourceStates
     from imgbuilder.console import ConsoleReporter
     from imgbuilder.request import BuildRequest
 
@@ -113,7 +115,7 @@ def forget_source(settings: Settings, report: ConsoleReporter, wanted: str) -> N
     """Forget what was accepted of a source, and say what that gives up."""
     states = Services(settings).states()
     named = [source for source in settings.configured_sources(report) if source.name == wanted]
-    uris = [uri for source in named for uri in source.addresses] or [wanted]
+    uris = [uri for source in named for uri in _remembered(source, states)] or [wanted]
     if not named:
         check_uri(wanted)
     forgotten = [uri for uri in uris if states.forget(uri, report)]
@@ -129,6 +131,14 @@ def forget_source(settings: Settings, report: ConsoleReporter, wanted: str) -> N
             "The next index of this source is accepted by its signature alone: that it is older than the\n"
             "last, or unsigned where the configuration says unsigned=yes, will not be noticed.\n"
         )
+
+
+def _remembered(source: Source, states: SourceStates) -> list[str]:
+    """Return the addresses under which something may be remembered of a source."""
+    uris = list(source.index_addresses)
+    if source.format is SourceFormat.SIMPLESTREAMS:  # and of the files that its index named
+        uris += [uri for base in source.addresses for uri in states.below(base) if uri not in uris]
+    return uris
 
 
 def build_image(

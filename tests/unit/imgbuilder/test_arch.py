@@ -17,7 +17,8 @@ from imgbuilder.arch import can_run, host_arch, normalise
         ("powerpc64le", "ppc64le"),
         ("x86_64", "x86_64"),
         ("aarch64", "aarch64"),
-        ("arm64", "arm64"),
+        ("arm64", "aarch64"),
+        ("ppc64el", "ppc64le"),
         ("armv7l", "armv7l"),
     ],
 )

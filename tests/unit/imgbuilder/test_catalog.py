@@ -257,6 +257,18 @@ def test_arch_is_compared_normalised_and_aliases_reach_all_of_them() -> None:
     assert catalog.select("alias", "aarch64").entry.arch == "aarch64"
 
 
+def test_an_alias_may_mean_another_name_for_each_architecture() -> None:
+    """As in simplestreams, where a product is for one architecture."""
+    catalog = made(
+        (
+            "a",
+            [entry("x-arm", "arm64", aliases=("x",)), entry("x-pc", "amd64", aliases=("x",)), entry("x-arm")],
+        )
+    )
+    assert catalog.select("x", "x86_64").entry.os_version == "x-pc"
+    assert catalog.select("x", "aarch64").entry.os_version == "x-arm"
+
+
 def test_a_later_source_is_used_for_another_architecture() -> None:
     catalog = made(("a", [entry("x", "aarch64")]), ("b", [entry("x")]))
     assert catalog.select("x", "amd64").source.name == "b"

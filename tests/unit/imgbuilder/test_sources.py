@@ -114,7 +114,6 @@ def test_within_one_file_the_last_duplicate_counts_and_is_reported(tmp_path: Pat
         (f"gpgkey={A}\nunsigned=yes", "both"),
         ("unsigned=maybe", "neither yes nor no"),
         ("unsigned=no", "no gpgkey"),
-        (KEYED + "format=simplestreams", "not supported"),
         (KEYED + "format=zip", "unknown format"),
         (KEYED + "proxy=socks5://h", "proxy"),
         (KEYED + "proxy=h:3128", "proxy"),

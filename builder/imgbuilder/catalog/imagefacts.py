@@ -1,0 +1,115 @@
+"""Format and virtual size of an image whose source does not say them, from the image itself.
+
+A build is planned by the size of the disk, which is found out from the first
+bytes of the image before it is downloaded. They are not verified. If they lie,
+the whole file, which is, has another size than they said, and the build fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from imgbuilder.cache.unpack import packing_of
+from imgbuilder.disk.imageheader import QCOW2_MAGIC, parse_qcow2
+from imgbuilder.errors import RepositoryError
+from imgbuilder.events import Reporter, debug, ignore
+from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.regular import open_regular
+from imgindex.model import UNKNOWN_SIZE
+from imgindex.parse import MAX_DISK_SIZE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from _typeshed import ReadableBuffer
+
+    from imgbuilder.catalog.catalog import Selection
+    from imgbuilder.fetch.transfer import Fetcher
+    from imgindex.model import Entry
+
+_HEAD = 1 << 16
+"""Bytes that are looked at: a qcow2 header with its extensions is far smaller."""
+
+_SECTOR = 512
+
+
+class _EnoughError(OSError):
+    """As many bytes came as were wanted."""
+
+
+class _Head(io.BytesIO):
+    """A destination that takes the beginning of a file, and ends the transfer then."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        count = super().write(memoryview(data)[: _HEAD - self.tell()])
+        if self.tell() >= _HEAD:
+            raise _EnoughError
+        return count
+
+
+def with_disk_facts(selection: Selection, fetcher: Fetcher, report: Reporter = ignore) -> Selection:
+    """Find format and virtual size of an image from its first bytes, where its source does not say.
+
+    Args:
+        selection: The template.
+        fetcher: Gets the bytes.
+        report: Told about progress.
+
+    Returns:
+        The same with both; unchanged when the size is known.
+
+    Raises:
+        FetchError: They cannot be had.
+        RepositoryError: It is no disk image.
+        DiskError: It is a qcow2 image that is not used, for example because it has a backing file.
+    """
+    entry = selection.entry
+    if entry.size != UNKNOWN_SIZE:
+        return selection
+    where = without_userinfo(selection.url)
+    head = _Head()
+    with contextlib.suppress(_EnoughError):
+        fetcher.fetch(
+            selection.url,
+            head,
+            limit=entry.compressed_size or MAX_DISK_SIZE,
+            expected=entry.compressed_size,
+            report=report,
+            label=f"Header of {entry.os_version}",
+            proxy=selection.source.proxy,
+            cross_host=entry.sha256 is not None or entry.sha512 is not None,
+        )
+    image_format, size = _judge(head.getvalue(), entry.compressed_size or 0, where)
+    debug(report, f"{where}: a {image_format} image of {size} bytes")
+    return replace(selection, entry=replace(entry, format=image_format, size=size))
+
+
+def of_verified_file(entry: Entry, path: Path) -> Entry:
+    """Return an entry with format and virtual size of its image, read from the verified file itself.
+
+    Raises:
+        RepositoryError: It is no disk image.
+        DiskError: It is a qcow2 image that is not used.
+        OSError: It cannot be read.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        image_format, size = _judge(file.read(_HEAD), os.fstat(file.fileno()).st_size, str(path))
+    return replace(entry, format=image_format, size=size)
+
+
+def _judge(head: bytes, file_size: int, where: str) -> tuple[str, int]:
+    if head.startswith(QCOW2_MAGIC):
+        return "qcow2", parse_qcow2(head, file_size, where=where).virtual_size
+    packing = packing_of(head[:_SECTOR])
+    if packing is not None:
+        raise RepositoryError(
+            f"{where}: this is a {packing} file, and its source does not say how large the disk in it is",
+            hint="tell the publisher; images of simplestreams sources are used when they are qcow2 or raw",
+        )
+    if file_size == 0 or file_size % _SECTOR:
+        raise RepositoryError(f"{where}: this is no disk image: {file_size} bytes, and no qcow2 header")
+    return "raw", file_size

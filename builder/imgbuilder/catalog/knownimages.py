@@ -1,0 +1,104 @@
+"""What was found out about images whose source does not say it: SHA-512, format and virtual size.
+
+Simplestreams sources mostly name images by SHA-256. The cache knows them by
+SHA-512, which is taken while an image is downloaded and its SHA-256 checked.
+All three are facts about those very bytes for ever, and so are remembered by
+that SHA-256, which the source's signature covers; or by the SHA-512, where it
+names only that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from imgbuilder.atomic import publish, temporary_file
+from imgbuilder.events import Reporter, debug, ignore
+from imgbuilder.regular import open_regular
+from imgindex.model import UNKNOWN_SIZE, Entry, Index
+from imgindex.parse import DISK_FORMATS, MAX_DISK_SIZE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_VERSION = 1
+_LARGEST = 4096
+_SHA512 = re.compile(r"[0-9a-f]{128}")
+
+
+@dataclass(frozen=True)
+class KnownImages:
+    """What was found out about images, by their SHA-256.
+
+    Attributes:
+        folder: Where it is kept; made when the first image becomes known.
+    """
+
+    folder: Path
+
+    def completed(self, index: Index) -> Index:
+        """Return an index with all that is known of its images."""
+        return Index(tuple(self._completed(entry) for entry in index.entries))
+
+    def remember(self, entry: Entry, report: Reporter = ignore) -> None:
+        """Keep the facts of an image that was downloaded and verified.
+
+        Args:
+            entry: What its source says, and now its SHA-512, format and size as well.
+            report: Told when that does not work, which costs no more than finding out again.
+        """
+        key = _key(entry)
+        if key is None or entry.sha512 is None or entry.size == UNKNOWN_SIZE:
+            return
+        if self._facts(key) == (entry.sha512, entry.format, entry.size):
+            return
+        fields = {"version": _VERSION, "sha512": entry.sha512, "format": entry.format, "size": entry.size}
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with temporary_file(self.folder) as (descriptor, temporary):
+                os.write(descriptor, (json.dumps(fields) + "\n").encode())
+                publish(descriptor, temporary, self._path(key))
+        except OSError as error:
+            debug(report, f"cannot remember an image in {self.folder}: {error.strerror}")
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+    def _facts(self, key: str) -> tuple[str, str, int] | None:
+        # Whatever is wrong with a record, it is as if there were none.
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            descriptor = open_regular(self._path(key), os.O_NOFOLLOW)
+            with os.fdopen(descriptor, "rb") as file:
+                return _parse(file.read(_LARGEST))
+        return None
+
+    def _completed(self, entry: Entry) -> Entry:
+        key = _key(entry)
+        if key is None:
+            return entry
+        facts = self._facts(key)
+        if facts is None or entry.sha512 not in (None, facts[0]):
+            return entry
+        sha512, image_format, size = facts
+        return replace(entry, sha512=sha512, format=image_format, size=size)
+
+
+def _key(entry: Entry) -> str | None:
+    return entry.sha256 or entry.sha512
+
+
+def _parse(data: bytes) -> tuple[str, str, int] | None:
+    fields = json.loads(data)
+    sha512, image_format, size = fields["sha512"], fields["format"], fields["size"]
+    good = (
+        fields["version"] == _VERSION
+        and _SHA512.fullmatch(sha512)
+        and image_format in DISK_FORMATS
+        and type(size) is int
+        and 0 < size <= MAX_DISK_SIZE
+    )
+    return (sha512, image_format, size) if good else None

@@ -1,0 +1,423 @@
+"""Simplestreams sources, from configuration to image, over a real web server with real signatures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.cli import main as cli
+from imgbuilder.cli import modes
+from imgbuilder.services import Services
+from tests.fakes.streams import StreamTree, digests, lxd_tree, ubuntu_tree
+from tests.fakes.template import SIZE, TinyAppliances, make_disk
+from tests.fakes.webfolder import WebFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.fakes.keys import KeyMaker
+
+NAME = "com.ubuntu.cloud:server:24.04:amd64"
+FILE = "/server/releases/noble/release-20240423.10/ubuntu-24.04-server-cloudimg-amd64.img"
+PRODUCTS = "com.ubuntu.cloud:released:download"
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("image")
+    disk = make_disk(folder / "disk.raw")
+    made = folder / "disk.qcow2"
+    subprocess.run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", disk, made], check=True)
+    assert made.stat().st_size < SIZE
+    return made.read_bytes()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "VIRT_BUILDER_DIRS"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def appliances(monkeypatch: pytest.MonkeyPatch) -> TinyAppliances:
+    made = TinyAppliances()
+    made.roots = {"/dev/sda2": {"/": "/dev/sda2"}}
+    monkeypatch.setattr(modes, "Services", lambda settings: Services(settings, open_appliance=made))
+    return made
+
+
+@pytest.fixture
+def tree(tmp_path: Path, home: Path, publisher_keys: KeyMaker, image: bytes) -> StreamTree:
+    return ubuntu_tree(tmp_path / "tree", publisher_keys, image)
+
+
+@pytest.fixture
+def web(tree: StreamTree) -> Iterator[WebFolder]:
+    with WebFolder(tree.folder) as server:
+        yield server
+
+
+def configure(home: Path, tree: StreamTree, uri: str, **fields: str) -> None:
+    place = home / "pybuilder" / "repos.d"
+    place.mkdir(parents=True, exist_ok=True)
+    key = home / "key.gpg"
+    key.write_bytes(tree.keys.export(tree.key))
+    lines = {"uri": uri, "format": "simplestreams", "gpgkey": str(key), **fields}
+    text = "".join(f"{name}={value}\n" for name, value in lines.items() if value)
+    (place / "cloud.conf").write_text(f"[cloud]\n{text}")
+
+
+class Ran:
+    def __init__(self, capture: pytest.CaptureFixture[str], *words: str) -> None:
+        capture.readouterr()
+        self.code = cli.run(list(words))
+        self.out, self.err = capture.readouterr()
+
+
+def test_a_build_of_a_cloud_image(
+    home: Path,
+    tree: StreamTree,
+    web: WebFolder,
+    appliances: TinyAppliances,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Signed over http, SHA-256 only, qcow2: the size is found, and the next build needs no download."""
+    configure(home, tree, web.url)
+    ran = Ran(capsys, "--list")
+    assert ran.out.split("\n")[0].split() == [
+        "com.ubuntu.cloud:server:24.04:arm64", "arm64", "ubuntu-noble-24.04-arm64-server-20240423",
+    ]  # fmt: skip
+    assert "6.06" not in ran.out
+    assert web.paths == ["/streams/v1/index.sjson", f"/streams/v1/{PRODUCTS}.sjson"]
+    long = Ran(capsys, "--list", "--long", NAME).out
+    assert "Minimum/default size" not in long
+    assert "Download size:" in long
+    assert "Aliases:                 ubuntu-noble-24.04-amd64-server-20240423.10 24.04 lts n noble" in long
+    assert "size" not in json.loads(Ran(capsys, "--list", "--list-format=json", NAME).out)["templates"][0]
+
+    ran = Ran(capsys, "noble", "--dry-run")
+    assert (ran.code, ran.err) == (0, "")
+    assert f"{NAME} (8.0M, qcow2)" in ran.out
+    assert list(home.glob("pybuilder/templates/*")) == []
+
+    ran = Ran(capsys, "noble", "--size", "4M", "--root-password", "disabled")
+    assert ran.code == 2
+    assert "minimum size = 8.0M" in ran.err
+
+    del web.asked[:]
+    ran = Ran(capsys, "noble", "--root-password", "disabled")
+    assert ran.code == 0, ran.err
+    assert Path(f"{NAME}.img").stat().st_size == SIZE
+    assert web.paths.count(FILE) == 2  # the header, and the whole
+    del web.asked[:]
+    ran = Ran(capsys, "noble", "--root-password", "disabled", "--output", "second.img")
+    assert ran.code == 0, ran.err
+    assert FILE not in web.paths
+    long = Ran(capsys, "--list", "--long", NAME).out
+    assert "Minimum/default size:    8.0M" in long
+    assert "cached" in Ran(capsys, "--print-cache").out
+
+    web.close()
+    ran = Ran(capsys, "noble", "--root-password", "disabled", "--output", "third.img")
+    assert ran.code == 0, ran.err
+    assert "last accepted index is used" in ran.err + ran.out
+
+
+def test_a_build_from_an_lxd_server(
+    tmp_path: Path,
+    home: Path,
+    publisher_keys: KeyMaker,
+    image: bytes,
+    appliances: TinyAppliances,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tree = lxd_tree(tmp_path / "lxd", publisher_keys, image)
+    with WebFolder(tree.folder) as web:
+        configure(home, tree, f"{web.url}/")
+        assert Ran(capsys, "--list").out == (
+            f"{'debian:bookworm:amd64:default':<24} {'amd64':<10} Debian bookworm default\n"
+        )
+        ran = Ran(capsys, "debian/12", "--root-password", "disabled", "--format", "qcow2", "-o", "x.qcow2")
+        assert ran.code == 0, ran.err
+    info = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", "x.qcow2"]))
+    assert info["virtual-size"] == SIZE
+
+
+def test_unsigned_sources_are_asked_for_other_files(
+    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(home, tree, web.url, gpgkey="", unsigned="yes")
+    ran = Ran(capsys, "--list")
+    assert ran.code == 0, ran.err
+    assert NAME in ran.out
+    assert (ran.out + ran.err).count("nothing proves who made these templates") == 1
+    assert web.paths == ["/streams/v1/index.json", f"/streams/v1/{PRODUCTS}.json"]
+
+
+def test_once_signed_never_unsigned(
+    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """T6."""
+    configure(home, tree, web.url)
+    assert Ran(capsys, "--list").code == 0
+    configure(home, tree, web.url, gpgkey="", unsigned="yes")
+    ran = Ran(capsys, "--list")
+    assert ran.code == 3
+    assert f"pybuilder --forget-source '{web.url}/streams/v1/index.sjson'" in ran.err
+    ran = Ran(capsys, "--forget-source", "cloud")
+    assert ran.out.count("Forgotten: ") == 2
+    assert Ran(capsys, "--list").code == 0
+
+
+@pytest.mark.parametrize("which", ["index", PRODUCTS])
+def test_every_file_is_judged(
+    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str], which: str
+) -> None:
+    """V2 to V9 for the index and for the files that it names."""
+    configure(home, tree, web.url)
+    path = tree.folder / f"streams/v1/{which}.sjson"
+    old = path.read_bytes()
+    tree.publish()
+    good = path.read_bytes()
+    assert Ran(capsys, "--list").code == 0
+    other = tree.keys.sign(path.with_suffix(".json").read_bytes(), tree.keys.make("someone else"))
+    for bad, words in [
+        (good.replace(b"image-downloads", b"image-Downloads", 1), "altered after signing"),
+        (path.with_suffix(".json").read_bytes(), "not a signed index"),
+        (other, "signed by key"),
+        (old, "rolled back"),
+        (b"<html>", "web page"),
+    ]:
+        path.write_bytes(bad)
+        ran = Ran(capsys, "--list")
+        assert ran.code == 3, bad
+        assert words in ran.err
+        assert f"{which}.sjson" in ran.err
+    path.write_bytes(good)
+    assert Ran(capsys, "--list").code == 0
+
+
+def test_one_file_cannot_be_served_for_another(
+    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree.products["com.ubuntu.cloud:daily:download"] = {
+        "daily:x": tree.products[PRODUCTS][NAME] | {"aliases": "daily"}
+    }
+    tree.publish()
+    configure(home, tree, web.url)
+    assert len(Ran(capsys, "--list").out.splitlines()) == 3
+    folder = tree.folder / "streams/v1"
+    shutil.copy(folder / "com.ubuntu.cloud:daily:download.sjson", folder / f"{PRODUCTS}.sjson")
+    ran = Ran(capsys, "--list")
+    assert ran.code == 1
+    assert "daily" in ran.err
+    assert "where the index promises" in ran.err
+
+
+def test_another_image_than_the_source_names_is_refused(
+    home: Path,
+    tree: StreamTree,
+    web: WebFolder,
+    appliances: TinyAppliances,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """T9, by SHA-256."""
+    configure(home, tree, web.url)
+    path = tree.folder / FILE[1:]
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    ran = Ran(capsys, "noble", "--root-password", "disabled")
+    assert ran.code == 3
+    assert "SHA-256" in ran.err
+    assert list(home.glob("pybuilder/templates/[!.]*")) == []
+    assert list(Path().iterdir()) == []
+    path.write_bytes(good)
+    assert Ran(capsys, "noble", "--root-password", "disabled").code == 0
+
+
+def test_a_header_that_lies_fails_the_build(
+    home: Path,
+    tree: StreamTree,
+    web: WebFolder,
+    appliances: TinyAppliances,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first bytes come before the digest: whoever alters only them gains nothing."""
+    configure(home, tree, web.url)
+    path = tree.folder / FILE[1:]
+    good = path.read_bytes()
+    path.write_bytes(good[:24] + (SIZE // 2).to_bytes(8) + good[32:])
+    true_get = Services.template_disk
+
+    def honest_again(self: Services, *rest: object) -> object:
+        path.write_bytes(good)
+        return true_get(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Services, "template_disk", honest_again)
+    ran = Ran(capsys, "noble", "--root-password", "disabled")
+    assert ran.code == 1
+    assert f"{SIZE} bytes where the index promises {SIZE // 2}" in ran.err
+    assert list(Path().iterdir()) == []
+    assert list(home.glob("pybuilder/images/*")) == []
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xfd7zXZ\x00" + bytes(506), "this is a xz file"),
+        (b"<html>not found</html>", "no disk image"),
+        (b"QFI\xfb" + bytes(508), "refused as a qcow2 image"),
+    ],
+)
+def test_what_is_no_disk_image_is_not_downloaded(
+    home: Path,
+    tree: StreamTree,
+    web: WebFolder,
+    appliances: TinyAppliances,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes,
+    words: str,
+) -> None:
+    item = tree.add_image(FILE[1:], content) | digests(content, "sha256")
+    tree.products[PRODUCTS][NAME]["versions"]["20240423.10"]["items"]["disk1.img"] = item
+    tree.publish()
+    configure(home, tree, web.url)
+    ran = Ran(capsys, "noble", "--root-password", "disabled")
+    assert ran.code == 1
+    assert words in ran.err
+    assert web.paths.count(FILE) == 1
+
+
+def test_raw_images_with_sha512_and_a_cache_filled_before(
+    home: Path,
+    tree: StreamTree,
+    web: WebFolder,
+    appliances: TinyAppliances,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    content = make_disk(tmp_path / "disk.raw").read_bytes()
+    item = tree.add_image(FILE[1:], content) | digests(content, "sha256", "sha512")
+    arm = tree.products[PRODUCTS].pop("com.ubuntu.cloud:server:24.04:arm64")
+    assert arm
+    tree.products[PRODUCTS][NAME]["versions"]["20240423.10"]["items"]["disk1.img"] = item
+    tree.publish()
+    configure(home, tree, web.url)
+    ran = Ran(capsys, "--cache-all-templates")
+    assert ran.code == 0, ran.err
+    assert (home / "pybuilder/templates" / hashlib.sha512(content).hexdigest()).exists()
+    assert "8.0M, raw" in Ran(capsys, "noble", "--dry-run").out
+    del web.asked[:]
+    ran = Ran(capsys, "noble", "--root-password", "disabled", "--output", "x.img")
+    assert ran.code == 0, ran.err
+    assert FILE not in web.paths
+
+
+def test_cache_all_templates_learns_what_it_downloads(
+    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del tree.products[PRODUCTS]["com.ubuntu.cloud:server:24.04:arm64"]
+    tree.publish()
+    configure(home, tree, web.url)
+    assert Ran(capsys, "--cache-all-templates").code == 0
+    assert web.paths.count(FILE) == 1
+    assert Ran(capsys, "--cache-all-templates").code == 0
+    assert web.paths.count(FILE) == 1
+    assert "Minimum/default size:    8.0M" in Ran(capsys, "--list", "--long", NAME).out
+
+
+def test_what_is_known_of_images_may_be_lost_or_damaged(
+    home: Path,
+    tree: StreamTree,
+    web: WebFolder,
+    appliances: TinyAppliances,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure(home, tree, web.url)
+    assert Ran(capsys, "noble", "--root-password", "disabled").code == 0
+    (record,) = home.glob("pybuilder/images/*.json")
+    good = record.read_text()
+    for damaged in (
+        "",
+        "[]",
+        "{}",
+        good.replace('"qcow2"', '"vmdk"'),
+        good.replace('"size": 8', '"size": -8'),
+        "[",
+    ):
+        record.write_text(damaged)
+        assert "Minimum/default size" not in Ran(capsys, "--list", "--long", NAME).out, damaged
+    record.unlink()
+    os.mkfifo(record)
+    assert Ran(capsys, "--list", "--long", NAME).code == 0
+    record.unlink()
+    assert Ran(capsys, "noble", "--root-password", "disabled", "--output", "x.img").code == 0
+    assert record.read_text() == good
+
+
+def test_mirrors_of_a_tree(
+    tmp_path: Path,
+    home: Path,
+    tree: StreamTree,
+    web: WebFolder,
+    appliances: TinyAppliances,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The address that answered is used for all files, and for the image."""
+    (tmp_path / "empty").mkdir()
+    with WebFolder(tmp_path / "empty") as empty:
+        configure(home, tree, f"{empty.url}, {web.url}/streams/v1/index.sjson")
+        ran = Ran(capsys, "noble", "--root-password", "disabled")
+        assert ran.code == 0, ran.err
+        assert empty.paths == ["/streams/v1/index.sjson"]
+        assert FILE in web.paths
+
+
+def test_local_trees_and_list_sources(
+    home: Path, tree: StreamTree, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for uri in (str(tree.folder), f"file://{tree.folder}/"):
+        configure(home, tree, uri)
+        ran = Ran(capsys, "noble", "--root-password", "disabled", "--output", f"{len(uri)}.img")
+        assert ran.code == 0, ran.err
+    shown = Ran(capsys, "--list-sources").out
+    assert "Format:                  simplestreams\n" in shown
+    assert f"Signed by:               {tree.key}\n" in shown
+
+
+def test_max_age_counts_for_each_file(
+    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """T5: a server that holds back one file only."""
+    path = tree.folder / f"streams/v1/{PRODUCTS}.sjson"
+    path.write_bytes(tree.keys.sign(path.with_suffix(".json").read_bytes(), tree.key, at="20990101T000000"))
+    configure(home, tree, web.url)
+    ran = Ran(capsys, "--list")
+    assert ran.code == 3
+    assert "clock" in ran.err
+
+
+def test_a_broken_tree_leaves_other_sources_alone(
+    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    configure(home, tree, web.url)
+    place = home / "pybuilder" / "repos.d"
+    (tmp_path / "index").write_text("[x]\nfile=x.xz\narch=x86_64\nsize=512\n")
+    (place / "z.conf").write_text(f"[z]\nuri={tmp_path}/index\nunsigned=yes\n")
+    tree.write("streams/v1/index", {"format": "index:1.0", "index": []})
+    ran = Ran(capsys, "--list")
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1].startswith("x  ")
+    assert "source cloud is left out" in ran.out + ran.err
