@@ -46,6 +46,10 @@ def test_every_module_is_there(wheel: zipfile.ZipFile) -> None:
     assert shipped == {str(path.relative_to(root)) for root in roots for path in root.rglob("*.py")}
 
 
+def test_the_stock_source_and_its_key_are_there(wheel: zipfile.ZipFile) -> None:
+    assert {"imgbuilder/stock/libguestfs.conf", "imgbuilder/stock/libguestfs.gpg"} <= set(wheel.namelist())
+
+
 def test_commands_manual_pages_and_licence(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))

@@ -17,6 +17,9 @@ from imgbuilder.sizes import parse_size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+STOCK_SOURCES = Path(__file__).parent / "stock"
+"""Configuration files of the sources that everybody has who does not switch them off."""
+
 _OURS = "pybuilder"
 _THEIRS = "virt-builder"
 
@@ -60,15 +63,26 @@ def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
 def config_dirs(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """Return the folders of source configuration files, the most important first.
 
-    The user's own before the system's, and in each place ours before virt-builder's. A user without a home
-    has the system's only.
+    The user's own before the system's, and in each place ours before virt-builder's; at the end what comes
+    with the package. A user without a home has no own. ``VIRT_BUILDER_DIRS`` stands for all but the user's.
     """
     places = []
     user = _xdg("XDG_CONFIG_HOME", ".config", environ)
     if user is not None:
         places.append(user)
-    places += [Path(part) for part in (environ.get("VIRT_BUILDER_DIRS") or "/etc").split(":") if part]
-    return tuple(place / name / "repos.d" for place in places for name in (_OURS, _THEIRS))
+    system = environ.get("VIRT_BUILDER_DIRS")
+    places += [Path(part) for part in (system or "/etc").split(":") if part]
+    folders = tuple(place / name / "repos.d" for place in places for name in (_OURS, _THEIRS))
+    return folders if system else (*folders, STOCK_SOURCES)
+
+
+def user_sources(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the user's own folder of source configuration files.
+
+    Raises:
+        UsageError: Neither ``XDG_CONFIG_HOME`` nor ``HOME`` says where.
+    """
+    return _required("XDG_CONFIG_HOME", ".config", "XDG_CONFIG_HOME", environ) / _OURS / "repos.d"
 
 
 def temporary_dir(environ: Mapping[str, str] = os.environ) -> Path:

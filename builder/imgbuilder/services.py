@@ -17,7 +17,7 @@ from imgbuilder.catalog.knownimages import KnownImages
 from imgbuilder.catalog.loader import Loader
 from imgbuilder.catalog.sourcefiles import SourcesResult, read_sources
 from imgbuilder.catalog.sources import SourceFormat, sources_from_command_line
-from imgbuilder.catalog.state import SourceStates
+from imgbuilder.catalog.state import SourceStates, identity
 from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.router import SourceFetcher
 from imgindex.model import UNKNOWN_SIZE
@@ -103,7 +103,19 @@ class Settings:
         found = read_sources(paths.config_dirs(), check=self.check_signature)
         for problem in found.problems:
             warn(report, problem.message + (f" ({problem.hint})" if problem.hint else ""))
-        return replace(found, sources=given + found.sources)
+        return replace(found, sources=_no_place_twice(given + found.sources))
+
+
+def _no_place_twice(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    """Leave out a source of the package that is configured under another name as well."""
+    known: set[str] = set()
+    kept = []
+    for source in sources:
+        places = {identity(uri).partition("://")[2] for uri in source.addresses}
+        if source.origin is None or source.origin.parent != paths.STOCK_SOURCES or not places & known:
+            kept.append(source)
+        known |= places
+    return tuple(kept)
 
 
 def _system_verifier() -> Verifier:

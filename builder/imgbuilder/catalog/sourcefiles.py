@@ -167,7 +167,7 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
     try:
         for uri in uris:
             check_uri(uri)
-        key = _key(value("gpgkey")) if value("gpgkey") else None
+        key = _key(value("gpgkey"), path.parent) if value("gpgkey") else None
         proxy = _proxy(value("proxy"))
         only = fingerprints(value("fingerprint")) if value("fingerprint") else ()
         max_age = _max_age(value("max-age"))
@@ -226,7 +226,7 @@ def _yes_or_no(text: str) -> bool | None:
     return {"yes": True, "true": True, "no": False, "false": False}.get(text.lower())
 
 
-def _key(text: str) -> Key:
+def _key(text: str, folder: Path) -> Key:
     scheme = scheme_of(text)
     if scheme == "file":
         return local_path(text)
@@ -237,10 +237,14 @@ def _key(text: str) -> Key:
         )
     if text.startswith("/"):
         return Path(text)
+    if text.startswith(
+        "./"
+    ):  # beside the configuration file; never the working directory, as in virt-builder
+        return folder / text
     if re.search(r"[^0-9A-Fa-fxX,\s]", text):
         raise UsageError(
             f"gpgkey={text} is neither an absolute path nor a full fingerprint",
-            hint="write gpgkey=file:///path/to/key.gpg",
+            hint="write gpgkey=file:///path/to/key.gpg, or ./key.gpg for a file beside this one",
         )
     return fingerprints(text)
 

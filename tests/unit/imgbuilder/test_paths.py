@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.errors import UsageError
-from imgbuilder.paths import cache_dir, config_dirs, state_dir, temporary_dir
+from imgbuilder.paths import STOCK_SOURCES, cache_dir, config_dirs, state_dir, temporary_dir
 
 
 def test_xdg_variables_win_over_home() -> None:
@@ -34,6 +34,7 @@ def test_no_home_is_an_error_only_when_needed(environ: dict[str, str]) -> None:
     assert config_dirs(environ) == (
         Path("/etc/pybuilder/repos.d"),
         Path("/etc/virt-builder/repos.d"),
+        STOCK_SOURCES,
     )
 
 

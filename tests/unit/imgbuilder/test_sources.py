@@ -160,6 +160,13 @@ def test_keys(tmp_path: Path, text: str, key: object) -> None:
     assert source.check
 
 
+def test_a_key_beside_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    write(tmp_path, "x.conf", "[x]\nuri=/i\ngpgkey=./keys/k.gpg\n")
+    (source,) = read_sources([tmp_path]).sources
+    assert source.key == tmp_path / "keys/k.gpg"
+
+
 def test_which_keys_of_a_file_count(tmp_path: Path) -> None:
     write(tmp_path, "x.conf", f"[x]\nuri=/i\ngpgkey=/k.gpg\nfingerprint={A.lower()},{B}\n")
     (source,) = read_sources([tmp_path]).sources
