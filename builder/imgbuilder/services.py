@@ -162,6 +162,27 @@ class Services:
         """
         return KnownImages(paths.state_dir() / "images")
 
+    def loader(self, report: Reporter, *, fallback: bool = True) -> Loader:
+        """Return what gets and judges the index of one source.
+
+        Args:
+            report: Told about progress.
+            fallback: Whether the last accepted index is used for a source that cannot be reached.
+
+        Raises:
+            UsageError: Nothing says where the memory of accepted indexes should be.
+        """
+        return Loader(
+            self.fetcher,
+            self.verifier(),
+            self.states(),
+            self.clock,
+            check=self.settings.check_signature,
+            report=report,
+            images=self.images(),
+            fallback=fallback,
+        )
+
     def catalog(self, report: Reporter, *, until: tuple[str, str] | None = None) -> Catalog:
         """Fetch, verify and read the indexes of the sources.
 
@@ -172,15 +193,7 @@ class Services:
         Raises:
             PybuilderError: No source can be used.
         """
-        loader = Loader(
-            self.fetcher,
-            self.verifier(),
-            self.states(),
-            self.clock,
-            check=self.settings.check_signature,
-            report=report,
-            images=self.images(),
-        )
+        loader = self.loader(report)
         return load_catalog(self.settings.configured_sources(report), loader, until=until)
 
     def select(self, name: str, arch: str, report: Reporter) -> Selection:

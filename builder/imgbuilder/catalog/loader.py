@@ -85,6 +85,7 @@ class Loader:
         report: Told about progress.
         pin_of: Finds the keys of a source; by default those of its ``key``.
         images: Knows what simplestreams sources do not say.
+        fallback: Whether the last accepted index is used for a source that cannot be reached.
     """
 
     fetcher: Fetcher
@@ -95,6 +96,7 @@ class Loader:
     report: Reporter = ignore
     pin_of: Callable[[Source], KeyPin] | None = None
     images: KnownImages | None = None
+    fallback: bool = True
 
     def load(self, source: Source) -> LoadedSource:
         """Fetch, verify and parse the index of a source.
@@ -179,7 +181,7 @@ class Loader:
         self, source: Source, last: Accepted | None, error: PybuilderError, parse: Parse[_T]
     ) -> _Document[_T]:
         """Use the last accepted index of a source that cannot be reached, if it still passes every rule."""
-        data = self.states.last_index(source.addresses)
+        data = self.states.last_index(source.addresses) if self.fallback else None
         if data is None:
             raise error
         try:

@@ -33,6 +33,7 @@ _LARGEST_FILE = 1 << 20
 
 _NEXT_URI = re.compile(r",\s*(?=[A-Za-z][A-Za-z0-9+.-]*://|/|$)")
 _FORMATS = {item.value: item for item in SourceFormat}
+_STREAM_INDEXES = ("index.json", "index.sjson")
 _DAYS = re.compile(r"[1-9][0-9]{0,4}")
 
 
@@ -206,10 +207,21 @@ def _split_uris(text: str) -> list[str]:
     return [part.strip() for part in _NEXT_URI.split(text) if part.strip()]
 
 
+def index_format(uri: str) -> tuple[str, SourceFormat]:
+    """Tell the format of a source by the name of its index.
+
+    Returns:
+        The address that its configuration must have, and the format.
+    """
+    if uri.endswith(tuple(f"/{STREAMS}{name}" for name in _STREAM_INDEXES)):
+        return _base(uri), SourceFormat.SIMPLESTREAMS
+    return uri, SourceFormat.NATIVE
+
+
 def _base(uri: str) -> str:
     """Return the base address of a simplestreams source, also for one who named its index."""
     base = uri.rstrip("/")
-    for name in ("index.json", "index.sjson"):
+    for name in _STREAM_INDEXES:
         base = base.removesuffix(f"/{STREAMS}{name}")
     return base + "/"
 

@@ -8,25 +8,29 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.errors import SourceStateError
+from imgbuilder.fetch.transfer import SYSTEM_PROXY
 from imgbuilder.fetch.urls import without_userinfo
 from imgindex.freshness import show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from imgbuilder.catalog.sourcefiles import SourcesResult
     from imgbuilder.catalog.sources import Source
     from imgbuilder.catalog.state import SourceStates
 
 
-def source_list(found: SourcesResult, states: SourceStates) -> str:
+def source_list(found: SourcesResult, states: SourceStates, answers: Sequence[str] = ()) -> str:
     """Return a paragraph for each source, the most important first; those switched off come last.
 
     Args:
         found: The sources.
         states: What was accepted of them.
+        answers: What became of asking each of them now; none when they were not asked.
     """
     paragraphs = [list(_facts(source, states)) for source in found.sources]
+    for paragraph, answer in zip(paragraphs, answers, strict=False):
+        paragraph.append(("Answer now:", answer))
     paragraphs += [
         [("Source:", name), ("Configuration:", str(origin)), ("State:", "switched off by enabled=no")]
         for name, origin in found.disabled
@@ -49,6 +53,8 @@ def _facts(source: Source, states: SourceStates) -> Iterator[tuple[str, str]]:
             yield "Fingerprint:", ",".join(source.only)
     elif source.key:
         yield "Fingerprint:", ",".join(source.key)
+    if source.proxy != SYSTEM_PROXY:
+        yield "Proxy:", without_userinfo(source.proxy)
     if source.max_age is not None:
         yield "Oldest allowed:", f"{source.max_age // timedelta(days=1)} days"
     try:

@@ -99,11 +99,11 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--cache-add", is_flag=True, help="Put local template files into the cache: --cache-add FILE...")
 @_option("--cache-gc", is_flag=True, help="Remove from the cache what is over its limit.")
 @_option("--cache-verify", is_flag=True, help="Check all bytes of the cache; remove what is damaged.")
+@_option("--list-sources", is_flag=True, help="List the sources, and by whom and when they were signed.")
 @_option(
-    "--list-sources",
-    is_flag=True,
-    help="List the sources, and by whom and when they were signed.",
+    "--add-source", metavar="NAME", help="Verify a source and add it: --add-source NAME URL --gpgkey FILE."
 )
+@_option("--gpgkey", metavar="FILE|FINGERPRINT", help="Key that must have signed the source of --add-source.")
 @_option(
     "--forget-source",
     metavar="NAME|URL",
@@ -161,18 +161,16 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     ctx.obj = reporter
     ctx.call_on_close(reporter.close)
     settings = _settings(options)
+    if options["gpgkey"] is not None and options["add_source"] is None:
+        raise UsageError("--gpgkey goes with --add-source", hint="for --source, give --fingerprint")
     if options["doctor"]:
         _names(options, 0, "--doctor")
         ctx.exit(modes.doctor(settings, reporter))
     elif options["delete_cache"]:
         _names(options, 0, "--delete-cache")
         modes.delete_cache(settings, reporter)
-    elif options["list_sources"]:
-        _names(options, 0, "--list-sources")
-        modes.list_sources(settings, reporter)
-    elif options["forget_source"] is not None:
-        _names(options, 0, "--forget-source")
-        modes.forget_source(settings, reporter, options["forget_source"])
+    elif options["list_sources"] or options["forget_source"] is not None or options["add_source"] is not None:
+        ctx.exit(_source_mode(settings, reporter, options))
     elif options["print_cache"]:
         _names(options, 0, "--print-cache")
         modes.print_cache(settings, reporter)
@@ -200,6 +198,27 @@ def _cache_mode(settings: Settings, reporter: ConsoleReporter, options: dict[str
         return 0
     run_mode = cache_modes.cache_all if mode == "cache_all_templates" else cache_modes.cache_verify
     return run_mode(settings, reporter)
+
+
+def _source_mode(settings: Settings, reporter: ConsoleReporter, options: dict[str, Any]) -> int:
+    from imgbuilder.cli import source_modes  # late: --list stays quick
+
+    if options["add_source"] is not None:
+        if len(options["names"]) != 1:
+            raise UsageError(
+                "--add-source needs a name and an address",
+                hint="pybuilder --add-source NAME URL --gpgkey FILE",
+            )
+        source_modes.add_source(
+            settings, reporter, options["add_source"], options["names"][0], options["gpgkey"]
+        )
+    elif options["list_sources"]:
+        _names(options, 0, "--list-sources")
+        return source_modes.list_sources(settings, reporter, ask=options["long"])
+    else:
+        _names(options, 0, "--forget-source")
+        source_modes.forget_source(settings, reporter, options["forget_source"])
+    return 0
 
 
 def _settings(options: dict[str, Any]) -> Settings:

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from imgbuilder import paths
-from imgbuilder.catalog import listing, sourcelist
-from imgbuilder.catalog.sources import SourceFormat
+from imgbuilder.catalog import listing
 from imgbuilder.console import printable
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Step
-from imgbuilder.fetch.urls import check_uri, without_userinfo
 from imgbuilder.services import Services, Settings
 
 if TYPE_CHECKING:
     from imgbuilder.catalog.sources import Source
-    from imgbuilder.catalog.state import SourceStates
     from imgbuilder.console import ConsoleReporter
     from imgbuilder.request import BuildRequest
 
@@ -63,7 +60,7 @@ def list_templates(settings: Settings, report: ConsoleReporter, request: ListReq
             text = listing.long_list(sources, entries, listing.preferred_languages())
         case _:
             text = listing.short_list(entries)
-    _print(text)
+    show(text)
 
 
 def print_notes(settings: Settings, report: ConsoleReporter, name: str, arch: str) -> None:
@@ -71,7 +68,7 @@ def print_notes(settings: Settings, report: ConsoleReporter, name: str, arch: st
     chosen = Services(settings).select(name, arch, report)
     text = listing.notes_text(chosen.entry, listing.preferred_languages())
     report.close()
-    _print(f"There are no notes for {name}\n" if text is None else f"{text}\n")
+    show(f"There are no notes for {name}\n" if text is None else f"{text}\n")
 
 
 def print_cache(settings: Settings, report: ConsoleReporter) -> None:
@@ -80,7 +77,7 @@ def print_cache(settings: Settings, report: ConsoleReporter) -> None:
 
     folder = settings.cache_folder()
     if folder is None:
-        _print("no cache directory\n")
+        show("no cache directory\n")
         return
     catalog = Services(settings).catalog(report)
     cache = TemplateCache(folder, shared=paths.shared_caches())
@@ -90,7 +87,7 @@ def print_cache(settings: Settings, report: ConsoleReporter) -> None:
             state = "cached" if cache.is_cached(entry) else "no"
             lines.append(f"{entry.os_version:<24} {entry.arch:<10} {state}")
     report.close()
-    _print("\n".join(lines) + "\n")
+    show("\n".join(lines) + "\n")
 
 
 def delete_cache(settings: Settings, report: ConsoleReporter) -> None:
@@ -104,43 +101,6 @@ def delete_cache(settings: Settings, report: ConsoleReporter) -> None:
     TemplateCache(folder).delete(report)
 
 
-def list_sources(settings: Settings, report: ConsoleReporter) -> None:
-    """Print the sources in their order, and what was last accepted of each; none of them is asked."""
-    text = sourcelist.source_list(settings.all_sources(report), Services(settings).states())
-    report.close()
-    _print(text)
-
-
-def forget_source(settings: Settings, report: ConsoleReporter, wanted: str) -> None:
-    """Forget what was accepted of a source, and say what that gives up."""
-    states = Services(settings).states()
-    named = [source for source in settings.configured_sources(report) if source.name == wanted]
-    uris = [uri for source in named for uri in _remembered(source, states)] or [wanted]
-    if not named:
-        check_uri(wanted)
-    forgotten = [uri for uri in uris if states.forget(uri, report)]
-    if not forgotten:
-        raise UsageError(
-            f"nothing is remembered of a source {without_userinfo(wanted)!r}",
-            hint="give its name as in its configuration file, or the address of its index",
-        )
-    report.close()
-    for uri in forgotten:
-        _print(
-            f"Forgotten: {without_userinfo(uri)}\n"
-            "The next index of this source is accepted by its signature alone: that it is older than the\n"
-            "last, or unsigned where the configuration says unsigned=yes, will not be noticed.\n"
-        )
-
-
-def _remembered(source: Source, states: SourceStates) -> list[str]:
-    """Return the addresses under which something may be remembered of a source."""
-    uris = list(source.index_addresses)
-    if source.format is SourceFormat.SIMPLESTREAMS:  # and of the files that its index named
-        uris += [uri for base in source.addresses for uri in states.below(base) if uri not in uris]
-    return uris
-
-
 def build_image(
     settings: Settings, report: ConsoleReporter, request: BuildRequest, *, dry_run: bool, quiet: bool
 ) -> None:
@@ -151,12 +111,12 @@ def build_image(
     if dry_run:
         plan = prepare(request, services, report).plan
         report.close()
-        _print(plan.describe() + "\n")
+        show(plan.describe() + "\n")
         return
     result = build(request, services, report)
     report.close()
     if not quiet:
-        _print(summary(result) + "\n")
+        show(summary(result) + "\n")
 
 
 def doctor(settings: Settings, report: ConsoleReporter) -> int:
@@ -176,6 +136,6 @@ def doctor(settings: Settings, report: ConsoleReporter) -> int:
     return 0 if healthy else 1
 
 
-def _print(text: str) -> None:
-    # Line by line printable: names and notes come from publishers (reliability.md T15, P16).
+def show(text: str) -> None:
+    """Print a result. Line by line printable: names and notes come from publishers (T15, P16)."""
     click.echo("\n".join(printable(line) for line in text.split("\n")), nl=False)

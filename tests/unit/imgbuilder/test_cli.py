@@ -372,6 +372,21 @@ def test_list_sources_needs_no_source_to_answer(home: Path, capsys: pytest.Captu
     assert Ran(capsys, "--list-sources", "name").code == 2
 
 
+def test_list_sources_may_ask_them(site: Site, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "--list-sources", "--long")
+    assert ran.code == 0
+    assert "Answer now:              good, with 1 template\n" in ran.out
+    text = "[gone]\nuri=/nowhere/index\nunsigned=yes\nproxy=http://u:canary@p:1\n"
+    (home / "pybuilder" / "repos.d" / "u.conf").write_text(text)
+    ran = Ran(capsys, "--list-sources", "--long")
+    assert ran.code == 1
+    assert "Answer now:              not usable: cannot read /nowhere/index" in ran.out
+    assert "Proxy:                   http://p:1\n" in ran.out
+    site.index.unlink()  # what was accepted before is no answer
+    assert Ran(capsys, "--list-sources", "--long").out.count("not usable") == 2
+    assert Ran(capsys, "--list-sources").code == 0
+
+
 def test_list_by_pattern_and_by_word(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     other = replace(
         site.entry, os_version="debian-12", name="Debian Bookworm", aliases=("stable",), osinfo="debian12",

@@ -1,0 +1,169 @@
+"""Writing a new source into the user's configuration, once its index has passed every rule."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.atomic import sync_folder, temporary_file
+from imgbuilder.catalog.sourcefiles import index_format
+from imgbuilder.catalog.sources import Source, SourceFormat, fingerprints
+from imgbuilder.errors import UsageError, WorkspaceError
+from imgbuilder.fetch.urls import check_uri, local_path, scheme_of, without_userinfo
+from imgindex.keyfile import read_key_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_FINGERPRINT = re.compile(r"(?:0[xX])?[0-9A-Fa-f]{8,}")
+
+
+@dataclass(frozen=True)
+class NewSource:
+    """A source that is to be configured.
+
+    Attributes:
+        source: What will be in the configuration, its key still where the user has it.
+        path: The configuration file to write.
+        key_path: Where the key file is copied to; None for a key of the user's keyring.
+    """
+
+    source: Source
+    path: Path
+    key_path: Path | None
+
+
+def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder: Path) -> NewSource:
+    """Judge what a user wants to add, without looking at the source.
+
+    Args:
+        name: Its name, which also becomes that of its file.
+        uri: Address of its index; one that ends in ``streams/v1/index.json`` or ``.sjson`` is simplestreams.
+        key: A key file, or full fingerprints of keys in the user's keyring.
+        only: Full fingerprints that narrow a key file.
+        folder: The user's ``repos.d``.
+
+    Raises:
+        UsageError: Something of that is missing or malformed.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no name for a source: it has letters, digits, '.', '_' and '-' only",
+            hint="pybuilder --add-source NAME URL --gpgkey FILE",
+        )
+    check_uri(uri)
+    if "\n" in uri or uri != uri.strip():
+        raise UsageError(f"{without_userinfo(uri)!r} is no address for a configuration file")
+    if scheme_of(uri) is None:
+        uri = str(Path(uri).absolute())
+    if "," in uri and local_path(uri) is not None:
+        raise UsageError(f"{uri}: a path with a comma cannot be written into a configuration file")
+    if not key:
+        raise UsageError(
+            "--add-source needs --gpgkey: without a key nothing of a source could be trusted",
+            hint="get the publisher's key file, compare its fingerprint, and give --gpgkey FILE",
+        )
+    uri, kind = index_format(uri)
+    source = Source(name, uri, origin=folder / f"{name}.conf", format=kind)
+    pinned = tuple(fingerprint for text in only for fingerprint in fingerprints(text))
+    if _FINGERPRINT.fullmatch("".join(key.replace(",", "").split())) and not Path(key).exists():
+        if pinned:
+            raise UsageError("--fingerprint narrows a --gpgkey file, but --gpgkey is a fingerprint itself")
+        return NewSource(replace(source, key=fingerprints(key)), folder / f"{name}.conf", None)
+    if scheme_of(key) not in (None, "file"):
+        raise UsageError(
+            f"--gpgkey {without_userinfo(key)} would have to be downloaded unchecked",
+            hint="fetch the key yourself, compare its fingerprint, and give --gpgkey FILE",
+        )
+    file = local_path(key)
+    if file is None or not file.is_file():
+        raise UsageError(
+            f"--gpgkey {key}: there is no such file", hint="give a key file, or a full fingerprint"
+        )
+    return NewSource(
+        replace(source, key=file.absolute(), only=pinned), folder / f"{name}.conf", folder / f"{name}.gpg"
+    )
+
+
+def check_new(new: NewSource, configured: Iterable[tuple[str, Path | None]]) -> None:
+    """Refuse to take the place of anything that is there.
+
+    Args:
+        new: The source.
+        configured: Name and file of each configured source, those that are switched off too.
+
+    Raises:
+        UsageError: There is a source or a file of that name.
+    """
+    for name, origin in configured:
+        if name == new.source.name and origin is not None:
+            raise UsageError(
+                f"there is a source {name} already, in {origin}",
+                hint="choose another name, or edit that file",
+            )
+    for path in (new.path, new.key_path):
+        if path is not None and os.path.lexists(path):
+            raise _taken(path)
+
+
+def write_source(new: NewSource) -> None:
+    """Write the key file and then the configuration file, each as a whole or not at all.
+
+    Raises:
+        UsageError: There is a file of that name by now, or the key file cannot be read any more.
+        WorkspaceError: They cannot be written.
+    """
+    folder = new.path.parent
+    with contextlib.ExitStack() as undo:
+        try:
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if new.key_path is not None:
+                assert isinstance(new.source.key, Path)
+                _write(new.key_path, read_key_file(new.source.key, f"source {new.source.name}"), 0o644)
+                undo.callback(new.key_path.unlink)
+            # An address may hold a password.
+            secret = new.source.uri != new.source.shown_uri
+            _write(new.path, _text(new).encode(), 0o600 if secret else 0o644)
+        except OSError as error:
+            raise WorkspaceError(f"cannot write in {folder}: {error.strerror}") from error
+        undo.pop_all()
+
+
+def _text(new: NewSource) -> str:
+    source = new.source
+    lines = [f"[{source.name}]", f"uri={source.uri}"]
+    if source.format is not SourceFormat.NATIVE:
+        lines.append(f"format={source.format.value}")
+    if new.key_path is None:
+        assert isinstance(source.key, tuple)
+        lines.append(f"gpgkey={','.join(source.key)}")
+    else:
+        lines.append(f"gpgkey=./{new.key_path.name}")
+    if source.only:
+        lines.append(f"fingerprint={','.join(source.only)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    with temporary_file(path.parent) as (descriptor, temporary):
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(data)
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+        try:
+            os.link(temporary, path)  # unlike a rename, this replaces nothing
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                raise _taken(path) from error
+            raise
+    sync_folder(path.parent)
+
+
+def _taken(path: Path) -> UsageError:
+    return UsageError(f"{path} exists already", hint="choose another name, or remove that file")

@@ -1,0 +1,106 @@
+"""What ``pybuilder`` can do with its sources, a function each; the results go to standard output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgbuilder import paths
+from imgbuilder.catalog import sourcelist
+from imgbuilder.catalog.loader import key_pin
+from imgbuilder.catalog.sources import SourceFormat
+from imgbuilder.cli.modes import show
+from imgbuilder.errors import PybuilderError, UsageError
+from imgbuilder.fetch.urls import check_uri, without_userinfo
+from imgbuilder.services import Services, Settings
+from imgindex.freshness import show as show_time
+
+if TYPE_CHECKING:
+    from imgbuilder.catalog.sources import Source
+    from imgbuilder.catalog.state import SourceStates
+    from imgbuilder.console import ConsoleReporter
+
+
+def list_sources(settings: Settings, report: ConsoleReporter, *, ask: bool) -> int:
+    """Print the sources in their order, and what was last accepted of each.
+
+    Args:
+        settings: Which sources.
+        report: Hears of broken configuration files.
+        ask: Whether each of them is asked now.
+
+    Returns:
+        1 when one that was asked cannot be used, else 0.
+    """
+    found = settings.all_sources(report)
+    services = Services(settings)
+    answers, failed = [], False
+    for source in found.sources if ask else ():
+        try:
+            loaded = services.loader(report, fallback=False).load(source)
+        except PybuilderError as error:
+            failed = True
+            answers.append(f"not usable: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+        else:
+            count = len(loaded.index.entries)
+            answers.append(f"good, with {count} template{'' if count == 1 else 's'}")
+    text = sourcelist.source_list(found, services.states(), answers)
+    report.close()
+    show(text)
+    return 1 if failed else 0
+
+
+def forget_source(settings: Settings, report: ConsoleReporter, wanted: str) -> None:
+    """Forget what was accepted of a source, and say what that gives up."""
+    states = Services(settings).states()
+    named = [source for source in settings.configured_sources(report) if source.name == wanted]
+    uris = [uri for source in named for uri in _remembered(source, states)] or [wanted]
+    if not named:
+        check_uri(wanted)
+    forgotten = [uri for uri in uris if states.forget(uri, report)]
+    if not forgotten:
+        raise UsageError(
+            f"nothing is remembered of a source {without_userinfo(wanted)!r}",
+            hint="give its name as in its configuration file, or the address of its index",
+        )
+    report.close()
+    for uri in forgotten:
+        show(
+            f"Forgotten: {without_userinfo(uri)}\n"
+            "The next index of this source is accepted by its signature alone: that it is older than the\n"
+            "last, or unsigned where the configuration says unsigned=yes, will not be noticed.\n"
+        )
+
+
+def _remembered(source: Source, states: SourceStates) -> list[str]:
+    """Return the addresses under which something may be remembered of a source."""
+    uris = list(source.index_addresses)
+    if source.format is SourceFormat.SIMPLESTREAMS:  # and of the files that its index named
+        uris += [uri for base in source.addresses for uri in states.below(base) if uri not in uris]
+    return uris
+
+
+def add_source(settings: Settings, report: ConsoleReporter, name: str, uri: str, key: str | None) -> None:
+    """Verify a source, write it into the user's configuration, and say by whom it is signed."""
+    from imgbuilder.catalog.addsource import check_new, new_source, write_source  # late: rare
+
+    if settings.sources:
+        raise UsageError("--add-source and --source contradict each other", hint="leave --source out")
+    if not settings.check_signature:
+        raise UsageError(
+            "--add-source adds only sources whose signature was checked",
+            hint=f"a source without one is written by hand, with unsigned=yes, into {paths.user_sources()}",
+        )
+    new = new_source(name, uri, key, settings.fingerprints, paths.user_sources())
+    found = Settings().all_sources(report)
+    check_new(new, [*((item.name, item.origin) for item in found.sources), *found.disabled])
+    key_pin(new.source)  # a mistake in it is said before anything is fetched
+    loaded = Services(settings).loader(report, fallback=False).load(new.source)
+    assert loaded.signed is not None
+    write_source(new)
+    report.close()
+    count = len(loaded.index.entries)
+    show(
+        f"Added: {name}, in {new.path}\n"
+        f"It offers {count} template{'' if count == 1 else 's'}. Its index was signed at "
+        f"{show_time(loaded.signed.signed_at)} by the key\n{loaded.signed.primary_fingerprint}\n"
+    )

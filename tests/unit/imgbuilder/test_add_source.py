@@ -1,0 +1,269 @@
+"""--add-source, from the command line to the file, with real keys and a real web server."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.catalog import addsource
+from imgbuilder.cli import main as cli
+from tests.fakes.streams import lxd_tree
+from tests.fakes.template import Site, make_site
+from tests.fakes.webfolder import WebFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.fakes.keys import KeyMaker
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def site(tmp_path: Path, home: Path, publisher_keys: KeyMaker) -> Site:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    made = make_site(folder, publisher_keys)
+    Path("pub.gpg").write_bytes(publisher_keys.export(made.key, armor=True))
+    return made
+
+
+@pytest.fixture
+def web(site: Site) -> Iterator[WebFolder]:
+    with WebFolder(site.folder) as server:
+        yield server
+
+
+class Ran:
+    def __init__(self, capture: pytest.CaptureFixture[str], *words: str) -> None:
+        capture.readouterr()
+        self.code = cli.run(list(words))
+        self.out, self.err = capture.readouterr()
+
+
+def files(home: Path) -> dict[str, str]:
+    folder = home / "pybuilder" / "repos.d"
+    found = sorted(folder.iterdir()) if folder.exists() else []
+    return {path.name: path.read_text() if path.suffix == ".conf" else "" for path in found}
+
+
+def test_a_key_file(home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"Added: ours, in {home}/pybuilder/repos.d/ours.conf\nIt offers 1 template. ")
+    assert site.key in ran.out
+    text = f"[ours]\nuri={web.url}/index.asc\ngpgkey=./ours.gpg\n"
+    assert files(home) == {"ours.conf": text, "ours.gpg": ""}
+    Path("pub.gpg").unlink()
+    assert Ran(capsys, "--list").out.startswith("tiny ")
+    shown = Ran(capsys, "--list-sources").out
+    assert "Source:                  ours\n" in shown
+    assert f"Signed by:               {site.key}\n" in shown
+
+
+def test_a_fingerprint_of_the_user_s_keyring(
+    home: Path,
+    site: Site,
+    web: WebFolder,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = ("--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", site.key.lower())
+    ran = Ran(capsys, *command)
+    assert ran.code == 2
+    assert "not in your keyring" in ran.err
+    assert files(home) == {}
+    monkeypatch.setenv("GNUPGHOME", str(site.keys.home))
+    assert Ran(capsys, *command).code == 0
+    assert files(home) == {"ours.conf": f"[ours]\nuri={web.url}/index.asc\ngpgkey={site.key}\n"}
+    assert Ran(capsys, "--list").out.startswith("tiny ")
+
+
+def test_a_file_narrowed_to_a_fingerprint(
+    home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = site.keys.make("another")
+    Path("pub.gpg").write_bytes(site.keys.export(site.key, other))
+    words = ("--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg", "--fingerprint")
+    ran = Ran(capsys, *words, other)
+    assert ran.code == 3
+    assert f"the keys of this source are {other}" in ran.err
+    ran = Ran(capsys, *words, "F" * 40)
+    assert ran.code == 2
+    assert "does not hold the key" in ran.err
+    assert files(home) == {}
+    assert Ran(capsys, *words, site.key).code == 0
+    assert f"fingerprint={site.key}\n" in files(home)["ours.conf"]
+    assert Ran(capsys, "--list").code == 0
+
+
+def test_relative_paths_and_simplestreams(
+    home: Path, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = lxd_tree(tmp_path / "tree", site.keys, b"x" * 512)
+    Path("lxd.gpg").write_bytes(site.keys.export(tree.key))
+    ran = Ran(capsys, "--add-source", "lxd", "../tree/streams/v1/index.sjson", "--gpgkey", "lxd.gpg")
+    assert ran.code == 0, ran.err
+    text = f"[lxd]\nuri={tmp_path / 'work'}/../tree/\nformat=simplestreams\ngpgkey=./lxd.gpg\n"
+    assert files(home)["lxd.conf"] == text
+    ran = Ran(
+        capsys,
+        "--add-source",
+        "here",
+        "../site/index.asc",
+        "--gpgkey",
+        f"file://{Path('pub.gpg').absolute()}",
+    )
+    assert ran.code == 0, ran.err
+    assert len(Ran(capsys, "--list").out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("x",), "needs a name and an address"),
+        (("x", "{url}", "more"), "needs a name and an address"),
+        (("x", "{url}"), "needs --gpgkey"),
+        (("x", "{url}", "--gpgkey", ""), "needs --gpgkey"),
+        (("a/b", "{url}", "--gpgkey", "pub.gpg"), "no name for a source"),
+        (("..", "{url}", "--gpgkey", "pub.gpg"), "no name for a source"),
+        (("a b", "{url}", "--gpgkey", "pub.gpg"), "no name for a source"),
+        (("x\n[y]", "{url}", "--gpgkey", "pub.gpg"), "no name for a source"),
+        (("x", "ftp://h/x", "--gpgkey", "pub.gpg"), "ftp"),
+        (("x", "/a\nunsigned=yes", "--gpgkey", "pub.gpg"), "no address"),
+        (("x", "/a,/b", "--gpgkey", "pub.gpg"), "comma"),
+        (("x", "{url}", "--gpgkey", "https://h/key.gpg"), "downloaded unchecked"),
+        (("x", "{url}", "--gpgkey", "nowhere.gpg"), "no such file"),
+        (("x", "{url}", "--gpgkey", "."), "no such file"),
+        (("x", "{url}", "--gpgkey", "ABCD1234"), "not a full key fingerprint"),
+        (("x", "{url}", "--gpgkey", "A" * 40, "--fingerprint", "B" * 40), "narrows"),
+        (("x", "{url}", "--gpgkey", "pub.gpg", "--fingerprint", "ABCD"), "not a full key fingerprint"),
+        (("x", "{url}", "--gpgkey", "pub.gpg", "--no-check-signature"), "signature was checked"),
+        (("x", "{url}", "--gpgkey", "pub.gpg", "--source", "/x", "--fingerprint", "A" * 40), "contradict"),
+        (("x", "{url}", "--gpgkey", "empty.gpg"), "is empty"),
+    ],
+)
+def test_wrong_input(
+    home: Path,
+    site: Site,
+    web: WebFolder,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    expected: str,
+) -> None:
+    Path("empty.gpg").touch()
+    ran = Ran(capsys, "--add-source", *(word.replace("{url}", f"{web.url}/index.asc") for word in words))
+    assert ran.code == 2
+    assert expected in ran.err
+    assert "Traceback" not in ran.err
+    assert files(home) == {}
+    assert web.asked == []
+
+
+def test_gpgkey_alone_means_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "--list", "--gpgkey", "x")
+    assert ran.code == 2
+    assert "--add-source" in ran.err
+
+
+def test_what_does_not_pass_is_not_added(
+    home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
+    good = site.index.read_bytes()
+    for bad, code in (
+        (good.replace(b"Tiny", b"Tidy"), 3),
+        (b"[x]\n", 3),
+        (site.keys.sign("[a", site.key), 1),
+    ):
+        site.index.write_bytes(bad)
+        assert Ran(capsys, *words).code == code
+        assert files(home) == {}
+    site.index.write_bytes(good)
+    Path("pub.gpg").write_bytes(site.keys.export(site.keys.make("another")))
+    assert Ran(capsys, *words).code == 3
+    assert files(home) == {}
+
+
+def test_a_source_that_cannot_be_reached_is_not_added_from_memory(
+    home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
+    assert Ran(capsys, *words).code == 0
+    for path in (home / "pybuilder" / "repos.d").iterdir():
+        path.unlink()
+    site.index.unlink()
+    ran = Ran(capsys, *words)
+    assert ran.code == 1
+    assert "404" in ran.err
+    assert files(home) == {}
+
+
+def test_nothing_is_overwritten(
+    home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ("--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
+    folder = home / "pybuilder" / "repos.d"
+    folder.mkdir(parents=True)
+    for name, text in [
+        ("other.conf", "[ours]\nenabled=no\n"),
+        ("other.conf", f"[ours]\nuri=/x\ngpgkey={'A' * 40}\n"),
+        ("ours.conf", ""),
+        ("ours.gpg", "x"),
+    ]:
+        path = folder / name
+        path.write_text(text)
+        ran = Ran(capsys, *words)
+        assert ran.code == 2
+        assert "already" in ran.err
+        assert path.read_text() == text
+        assert len(files(home)) == 1
+        path.unlink()
+    (folder / "ours.conf").symlink_to(tmp_path / "elsewhere")
+    assert Ran(capsys, *words).code == 2
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_nothing_is_left_of_a_failed_write(
+    home: Path,
+    site: Site,
+    web: WebFolder,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The configuration appears between the check and the write: the key goes again."""
+    true_write = addsource.write_source
+    taken = home / "pybuilder" / "repos.d" / "ours.conf"
+
+    def late(new: addsource.NewSource) -> None:
+        taken.parent.mkdir(parents=True)
+        taken.write_text("[theirs]\n")
+        true_write(new)
+
+    monkeypatch.setattr(addsource, "write_source", late)
+    ran = Ran(capsys, "--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
+    assert ran.code == 2
+    assert files(home) == {"ours.conf": "[theirs]\n"}
+
+
+def test_passwords_are_kept_from_others(
+    home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = web.url.replace("://", "://me:canary@")
+    ran = Ran(capsys, "--add-source", "ours", f"{url}/index.asc", "--gpgkey", "pub.gpg")
+    assert ran.code == 0, ran.err
+    assert "canary" not in ran.out + ran.err
+    conf = home / "pybuilder" / "repos.d" / "ours.conf"
+    assert "canary" in conf.read_text()
+    assert stat.S_IMODE(conf.stat().st_mode) == 0o600
+    assert stat.S_IMODE(conf.with_suffix(".gpg").stat().st_mode) == 0o644
