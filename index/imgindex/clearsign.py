@@ -49,10 +49,12 @@ class SignedMessage:
     Attributes:
         text: The text that the signature is about: dashes unescaped, blanks at line ends cut.
         signatures: How many signatures there are.
+        first_line: In which line of the file the text begins.
     """
 
     text: str
     signatures: int
+    first_line: int
 
 
 def split(data: bytes, *, where: str) -> SignedMessage:
@@ -94,7 +96,8 @@ def unverified_text(data: bytes, *, where: str) -> UnverifiedText:
         IndexSyntaxError: The file is too large or not UTF-8.
     """
     if data.startswith(_BEGIN.encode()):
-        return UnverifiedText(split(data, where=where).text)
+        message = split(data, where=where)
+        return UnverifiedText(message.text, message.first_line)
     return UnverifiedText(decode_text(data, where=where))
 
 
@@ -124,11 +127,12 @@ class _Splitter:
         if self._take() != _BEGIN:
             raise self._malformed("the first line of the frame has something at its end")
         self._headers()
+        first_line = self._next + 1
         text = self._text()
         signatures = self._armor()
         if any(self._lines[self._next :]):
             raise self._malformed("there is something after the signed message", self._next + 1)
-        return SignedMessage(text, signatures)
+        return SignedMessage(text, signatures, first_line)
 
     def _malformed(self, problem: str, number: int | None = None) -> BadSignatureError:
         line = self._next if number is None else number

@@ -75,6 +75,7 @@ class GpgVerifier:
             primary_fingerprint=signature.primary_fingerprint,
             signed_at=signature.signed_at,
             expires_at=signature.expires_at,
+            first_line=message.first_line,
         )
 
 

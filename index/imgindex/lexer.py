@@ -120,17 +120,20 @@ def parse_sections(text: str, *, where: str, hyphens: bool = False) -> list[Sect
     return list(parse_document(text, where=where, hyphens=hyphens).sections)
 
 
-def parse_document(text: str, *, where: str, hyphens: bool = False) -> Document:
-    """Do what ``parse_sections`` does, and return the comments of the file too."""
-    _check_characters(text, where)
+def parse_document(text: str, *, where: str, hyphens: bool = False, first_line: int = 1) -> Document:
+    """Do what ``parse_sections`` does, and return the comments of the file too.
+
+    ``first_line`` is the number of the text's first line in the file that it was taken from.
+    """
+    _check_characters(text, where, first_line)
     if not text:
         return Document()
     if not text.endswith("\n"):
         problem = "the last line does not end with a newline; the file may have been cut short"
-        raise IndexSyntaxError(where, text.count("\n") + 1, problem)
+        raise IndexSyntaxError(where, text.count("\n") + first_line, problem)
     lines = text.split("\n")
     lines.pop()
-    return _Grouper(where, _FIELD_WITH_HYPHENS if hyphens else _FIELD).group(lines)
+    return _Grouper(where, _FIELD_WITH_HYPHENS if hyphens else _FIELD).group(lines, first_line)
 
 
 class _Grouper:
@@ -148,8 +151,8 @@ class _Grouper:
         self._comments: list[str] = []
         self._head: list[str] = []
 
-    def group(self, lines: list[str]) -> Document:
-        for number, line in enumerate(lines, 1):
+    def group(self, lines: list[str], first_line: int) -> Document:
+        for number, line in enumerate(lines, first_line):
             if not line:
                 self._empty_lines += 1
                 if self._header is None:
@@ -217,17 +220,17 @@ def _check_size(size: int, where: str) -> None:
         raise IndexSyntaxError(where, None, f"the text is larger than {MAX_TEXT_SIZE:,} bytes")
 
 
-def _check_characters(text: str, where: str) -> None:
+def _check_characters(text: str, where: str, first_line: int) -> None:
     # The encoding of a text is never shorter than the text; encoding comes after the
     # search, because halves of characters cannot be encoded.
     _check_size(len(text), where)
     if text.startswith("\ufeff"):
         raise IndexSyntaxError(
-            where, 1, "the file starts with a byte order mark", hint="save it as UTF-8 without BOM"
+            where, first_line, "the file starts with a byte order mark", hint="save it as UTF-8 without BOM"
         )
     found = _FORBIDDEN.search(text)
     if found is not None:
-        line = text.count("\n", 0, found.start()) + 1
+        line = text.count("\n", 0, found.start()) + first_line
         if found[0] == "\r":
             problem = "there is a carriage return (are the line ends CR LF?)"
             raise IndexSyntaxError(where, line, problem, hint="save the file with Unix line ends")

@@ -73,6 +73,7 @@ class VerifiedText:
         primary_fingerprint: Full fingerprint of that key's primary key.
         signed_at: When it was signed, in UTC, as the signature says.
         expires_at: When the signature expires, in UTC; None when it does not.
+        first_line: In which line of the signed file the text begins, for error messages.
     """
 
     text: str
@@ -80,13 +81,20 @@ class VerifiedText:
     primary_fingerprint: str
     signed_at: datetime
     expires_at: datetime | None
+    first_line: int = 1
 
 
 @dataclass(frozen=True)
 class UnverifiedText:
-    """Text that nobody vouches for: from a source that its configuration calls unsigned, or a local draft."""
+    """Text that nobody vouches for: from a source that its configuration calls unsigned, or a local draft.
+
+    Attributes:
+        text: The text, without any OpenPGP frame.
+        first_line: In which line of its file the text begins, for error messages.
+    """
 
     text: str
+    first_line: int = 1
 
 
 class Verifier(Protocol):

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from imgindex.clearsign import MAX_LINE_SIZE
 from imgindex.errors import IndexSyntaxError, RepositoryError
+from imgindex.fields import is_known_field, strip_line_ends
 from imgindex.layout import entry_fields, field_label
 from imgindex.lexer import shorten
-from imgindex.parse import is_known_field, parse_index, strip_line_ends
+from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText
 
 if TYPE_CHECKING:

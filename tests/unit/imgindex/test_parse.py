@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgindex.errors import IndexSyntaxError
+from imgindex.fields import is_known_field, strip_line_ends
 from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
-from imgindex.parse import is_known_field, parse_index, strip_line_ends
+from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText, VerifiedText
 
 SHA512 = "0123456789abcdef" * 8

@@ -1,0 +1,252 @@
+"""The meaning of one section of an index: every rule of ``reliability.md`` P2 to P14 on its fields."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from imgindex.errors import IndexSyntaxError
+from imgindex.layout import field_label, settle_comments
+from imgindex.lexer import shorten
+from imgindex.model import Comment, Entry, ExtraField, Note, ZstdFile
+
+if TYPE_CHECKING:
+    from imgindex.lexer import Field, Section
+
+MAX_DISK_SIZE = 16 * 2**40
+"""Largest ``size`` and ``compressed_size`` in bytes (P3)."""
+
+MAX_REVISION = 2**63 - 1
+"""Largest ``revision`` (P9)."""
+
+DISK_FORMATS = ("raw", "qcow2")
+"""What ``format`` may be (P10)."""
+
+_SECTOR = 512
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_ARCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,31}")
+_NUMBER = re.compile(r"[0-9]{1,19}")
+_SHA512 = re.compile(r"[0-9A-Fa-f]{128}")
+_ALIAS = re.compile(r"[^\s]{1,100}")
+_DEVICE = re.compile(r"/dev(?:/(?!\.\.?(?:/|$))[A-Za-z0-9_.+-]{1,100}){1,3}")
+# No blanks, %, \, ?, #, : or @, so that a path means the same as a file name and in an address (T7).
+_PATH_SEGMENT = re.compile(r"[A-Za-z0-9._+~,=][A-Za-z0-9._+~,=-]{0,254}")
+_MAX_PATH = 1024
+
+_ZSTD_KEYS = (("file", "zstd"), ("compressed_size", "zstd"), ("checksum", "zstd.sha512"))
+_PLAIN_KEYS = (
+    "name",
+    "osinfo",
+    "file",
+    "arch",
+    "sig",
+    "checksum",
+    "revision",
+    "format",
+    "size",
+    "compressed_size",
+    "expand",
+    "lvexpand",
+    "hidden",
+    "aliases",
+)
+
+
+def read_entry(section: Section, *, checksum_required: bool, where: str) -> Entry:
+    """Read one template.
+
+    Args:
+        section: Its section.
+        checksum_required: Whether an entry without SHA-512 breaks a rule (P2).
+        where: The source, for error messages.
+
+    Raises:
+        IndexSyntaxError: A field is missing, given twice or malformed.
+    """
+    return _Fields(section, where).entry(checksum_required=checksum_required)
+
+
+def strip_line_ends(text: str) -> str:
+    """Cut what clear-signing does not keep: blanks at the ends of lines, and empty lines at the end."""
+    return "\n".join(line.rstrip(" \t") for line in text.split("\n")).rstrip("\n")
+
+
+def is_known_field(key: str, subkey: str | None) -> bool:
+    """Tell whether a field is one that ``Entry`` has a place for."""
+    if subkey is None:
+        return key == "notes" or key in _PLAIN_KEYS
+    return key == "notes" or (key, subkey) == ("checksum", "sha512") or (key, subkey) in _ZSTD_KEYS
+
+
+class _Fields:
+    """The fields of one section, taken out one by one."""
+
+    def __init__(self, section: Section, where: str) -> None:
+        self._section = section
+        self._where = where
+        if not _NAME.fullmatch(section.name):
+            raise IndexSyntaxError(
+                where,
+                section.line,
+                f"a template's name starts with a letter or digit and has at most 100 characters, "
+                f"unlike {shorten(section.name)}",
+            )
+        self._fields: dict[tuple[str, str | None], Field] = {}
+        for item in section.fields:
+            first = self._fields.setdefault((item.key, item.subkey), item)
+            if first is not item:
+                raise self._error(f"{_label(item)} is given twice, first in line {first.line}", item)
+
+    def entry(self, *, checksum_required: bool) -> Entry:
+        sha512 = self._sha512()
+        if sha512 is None and checksum_required:
+            raise self._error("checksum[sha512] is missing")
+        file = self._path("file")
+        arch = self._matching("arch", _ARCH)
+        size = self._number("size", 1, MAX_DISK_SIZE)
+        if file is None or arch is None or size is None:
+            missing = [key for key in ("file", "arch", "size") if (key, None) not in self._fields]
+            raise self._error(f"{' and '.join(missing)} missing")
+        if size % _SECTOR:
+            raise self._error(f"size={size} is not a multiple of {_SECTOR} bytes", self._fields["size", None])
+        revision = self._number("revision", 0, MAX_REVISION)
+        entry = Entry(
+            os_version=self._section.name,
+            file=file,
+            arch=arch,
+            size=size,
+            name=self._text("name"),
+            osinfo=self._text("osinfo"),
+            sha512=sha512,
+            revision=1 if revision is None else revision,
+            format=self._choice("format", DISK_FORMATS),
+            compressed_size=self._number("compressed_size", 1, MAX_DISK_SIZE),
+            expand=self._matching("expand", _DEVICE),
+            lvexpand=self._matching("lvexpand", _DEVICE),
+            notes=self._notes(),
+            hidden=self._choice("hidden", ("true", "false")) == "true",
+            aliases=self._aliases(),
+            sig=self._path("sig"),
+            zstd=self._zstd(),
+            extra=self._extra(),
+            comments=self._comments(),
+            line=self._section.line,
+        )
+        return settle_comments(entry)
+
+    def _error(self, problem: str, item: Field | None = None) -> IndexSyntaxError:
+        line = self._section.line if item is None else item.line
+        return IndexSyntaxError(self._where, line, f"template {self._section.name}: {problem}")
+
+    def _single_line(self, key: str, subkey: str | None = None) -> Field | None:
+        item = self._fields.get((key, subkey))
+        if item is not None and "\n" in item.value:
+            raise self._error(f"{_label(item)} has more than one line", item)
+        return item
+
+    def _text(self, key: str) -> str | None:
+        item = self._single_line(key)
+        return None if item is None else strip_line_ends(item.value)
+
+    def _matching(self, key: str, pattern: re.Pattern[str]) -> str | None:
+        item = self._single_line(key)
+        if item is not None and not pattern.fullmatch(item.value):
+            raise self._error(f"{key}={shorten(item.value)} is not allowed", item)
+        return None if item is None else item.value
+
+    def _choice(self, key: str, allowed: tuple[str, ...]) -> str | None:
+        item = self._single_line(key)
+        if item is not None and item.value not in allowed:
+            raise self._error(f"{key}={shorten(item.value)} is neither {' nor '.join(allowed)}", item)
+        return None if item is None else item.value
+
+    def _number(self, key: str, low: int, high: int, subkey: str | None = None) -> int | None:
+        item = self._single_line(key, subkey)
+        if item is None:
+            return None
+        if not _NUMBER.fullmatch(item.value) or not low <= int(item.value) <= high:
+            raise self._error(
+                f"{_label(item)}={shorten(item.value)} is not a plain decimal number from {low} to {high}",
+                item,
+            )
+        return int(item.value)
+
+    def _path(self, key: str, subkey: str | None = None) -> str | None:
+        item = self._single_line(key, subkey)
+        if item is not None and not _is_safe_path(item.value):
+            raise self._error(
+                f"{_label(item)}={shorten(item.value)} is not a plain path below the folder of the index",
+                item,
+            )
+        return None if item is None else item.value
+
+    def _sha512(self) -> str | None:
+        bare = self._single_line("checksum")
+        named = self._single_line("checksum", "sha512")
+        if bare is not None and named is not None:
+            raise self._error("both checksum and checksum[sha512] are given", bare)
+        return self._digest(named or bare)
+
+    def _digest(self, item: Field | None) -> str | None:
+        if item is None:
+            return None
+        if not _SHA512.fullmatch(item.value):
+            raise self._error(f"{_label(item)} is not a SHA-512 of 128 hex digits", item)
+        return item.value.lower()
+
+    def _zstd(self) -> ZstdFile | None:
+        """Read the second file; what is known of half of it would be half a check (design decision 8)."""
+        file = self._path("file", "zstd")
+        sha512 = self._digest(self._single_line("checksum", "zstd.sha512"))
+        size = self._number("compressed_size", 1, MAX_DISK_SIZE, "zstd")
+        if file is not None and sha512 is not None and size is not None:
+            return ZstdFile(file, sha512, size)
+        given = [self._fields[key] for key in _ZSTD_KEYS if key in self._fields]
+        if given:
+            missing = [
+                field_label(key, subkey) for key, subkey in _ZSTD_KEYS if (key, subkey) not in self._fields
+            ]
+            first = min(given, key=lambda item: item.line)
+            raise self._error(f"there is {_label(first)}, but {' and '.join(missing)} missing", first)
+        return None
+
+    def _notes(self) -> tuple[Note, ...]:
+        return tuple(
+            Note(subkey or "", strip_line_ends(item.value))
+            for (key, subkey), item in self._fields.items()
+            if key == "notes"
+        )
+
+    def _aliases(self) -> tuple[str, ...]:
+        item = self._single_line("aliases")
+        if item is None:
+            return ()
+        names = tuple(name for name in item.value.split(" ") if name)
+        for name in names:
+            if not _ALIAS.fullmatch(name):
+                raise self._error(f"the alias {shorten(name)} is not allowed", item)
+        return names
+
+    def _extra(self) -> tuple[ExtraField, ...]:
+        return tuple(
+            ExtraField(key, subkey, strip_line_ends(item.value))
+            for (key, subkey), item in self._fields.items()
+            if not is_known_field(key, subkey)
+        )
+
+    def _comments(self) -> tuple[Comment, ...]:
+        comments = [Comment(_label(item), item.comment) for item in self._fields.values() if item.comment]
+        if self._section.comment:
+            comments.insert(0, Comment("", self._section.comment))
+        return tuple(Comment(before, strip_line_ends(text)) for before, text in comments)
+
+
+def _label(item: Field) -> str:
+    return field_label(item.key, item.subkey)
+
+
+def _is_safe_path(path: str) -> bool:
+    """Tell whether a path stays below its base, both as a file name and in an address (P7, T7)."""
+    if len(path) > _MAX_PATH:
+        return False
+    return all(_PATH_SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in path.split("/"))
