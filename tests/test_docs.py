@@ -36,7 +36,7 @@ def options(command: click.Command) -> set[str]:
 
 def documented(page: str) -> set[str]:
     text = (MAN / page).read_text().replace("\\-", "-")
-    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", re.sub(r"\\f[A-Z]", " ", text)))
+    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*(?:\.\d+)*", re.sub(r"\\f[A-Z]", " ", text)))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from imgbuilder.errors import UsageError
 from imgindex import __version__
 from imgrepo.cli.make_template import make_template_command
 from imgrepo.cli.publish import publish_command
+from imgrepo.cli.validate import validate_command
 from imgrepo.services import Services, default_services
 
 _PROGRAM = "pybuilder-repo"
@@ -19,7 +20,7 @@ _PROGRAM = "pybuilder-repo"
 
 @click.group(
     context_settings={"help_option_names": ["--help"], "max_content_width": 110},
-    help="Make templates, and publish folders of them with a signed index.\n\n"
+    help="Make templates, publish folders of them with a signed index, and check such an index.\n\n"
     "What is published is read by pybuilder and by virt-builder.",
 )
 @click.version_option(__version__, "-V", "--version", prog_name=_PROGRAM, message="%(prog)s %(version)s")
@@ -29,6 +30,7 @@ def group() -> None:
 
 group.add_command(make_template_command)
 group.add_command(publish_command)
+group.add_command(validate_command)
 
 
 def main(arguments: list[str] | None = None) -> None:
