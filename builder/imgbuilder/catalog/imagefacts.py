@@ -19,8 +19,8 @@ from imgbuilder.errors import RepositoryError
 from imgbuilder.events import Reporter, debug, ignore
 from imgbuilder.fetch.urls import without_userinfo
 from imgbuilder.regular import open_regular
+from imgindex.fields import MAX_DISK_SIZE
 from imgindex.model import UNKNOWN_SIZE
-from imgindex.parse import MAX_DISK_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path

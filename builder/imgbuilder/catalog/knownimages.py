@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.events import Reporter, debug, ignore
 from imgbuilder.regular import open_regular
+from imgindex.fields import DISK_FORMATS, MAX_DISK_SIZE
 from imgindex.model import UNKNOWN_SIZE, Entry, Index
-from imgindex.parse import DISK_FORMATS, MAX_DISK_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path

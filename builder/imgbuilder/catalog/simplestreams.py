@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from imgbuilder.arch import normalise
 from imgbuilder.errors import IndexSyntaxError
+from imgindex.fields import MAX_DISK_SIZE, MAX_REVISION
 from imgindex.lexer import shorten
 from imgindex.model import UNKNOWN_SIZE, Entry, ExtraField, Index
-from imgindex.parse import MAX_DISK_SIZE, MAX_REVISION
 from imgindex.trust import VerifiedText
 
 if TYPE_CHECKING:
