@@ -1,7 +1,7 @@
 # The supported targets; "make help" lists them.
 .DEFAULT_GOAL := help
 BIN := .venv/bin
-QUICK := tests/unit tests/attack tests/conformance tests/test_layering.py tests/test_docs.py tests/test_packaging.py
+QUICK := tests/unit tests/attack tests/fault tests/conformance tests/test_layering.py tests/test_docs.py tests/test_packaging.py
 
 .PHONY: help setup demo test check lint quick guest bench format clean
 

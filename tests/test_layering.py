@@ -12,8 +12,8 @@ PACKAGES = (ROOT / "index", ROOT / "builder", ROOT / "repo-tools")
 
 ONLY_IN = {
     "guestfs": {"imgbuilder/appliance/worker.py"},
-    "requests": {"imgbuilder/fetch/web.py"},
-    "urllib3": {"imgbuilder/fetch/web.py"},
+    "requests": {"imgbuilder/fetch/session.py"},
+    "urllib3": {"imgbuilder/fetch/session.py"},
     "gnupg": {"imgindex/gpg.py"},
     "subprocess": {"imgbuilder/process.py", "imgindex/gpg.py"},
     "tqdm": {"imgbuilder/console.py"},

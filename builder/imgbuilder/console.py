@@ -62,6 +62,7 @@ class ConsoleReporter:
         self._bar: tqdm[NoReturn] | None = None
         self._label = ""
         self._last_line = 0.0
+        self._first = (0.0, 0)
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
@@ -133,10 +134,31 @@ class ConsoleReporter:
         now = time.monotonic()
         if event.label != self._label:
             self._label, self._last_line = event.label, now
+            self._first = (now, event.done)
         if now - self._last_line < _PLAIN_INTERVAL:
             return
         self._last_line = now
-        share = f" of {human_size(event.total)} ({event.done * 100 // event.total}%)" if event.total else ""
-        self._line(
-            self._out, f"[{now - self._started:6.1f}] ", f"{event.label}: {human_size(event.done)}{share}", ""
-        )
+        since, before = self._first
+        text = transfer_line(event, now - since, before)
+        self._line(self._out, f"[{now - self._started:6.1f}] ", text, "")
+
+
+def transfer_line(event: Progress, seconds: float, before: int) -> str:
+    """Say in one line how far a transfer is, how quick, and how long it will still take.
+
+    Args:
+        event: What is there now.
+        seconds: Time since the transfer began, or was continued.
+        before: Bytes that were there then.
+    """
+    words = f"{event.label}: {human_size(event.done)}"
+    if event.total:
+        words += f" of {human_size(event.total)} ({event.done * 100 // event.total}%)"
+    rate = (event.done - before) / seconds if seconds > 0 else 0.0
+    if rate < 1:
+        return words
+    words += f", {human_size(int(rate))}/s"
+    if event.total and event.total > event.done:
+        left = int((event.total - event.done) / rate)
+        words += f", {left // 60}:{left % 60:02d} left"
+    return words

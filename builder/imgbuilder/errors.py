@@ -4,6 +4,7 @@
 
     PybuilderError
       FetchError        the network, a server or a local file of a source
+        FileMissingError    the source has no such file
       DiskError         a disk image or the space for it
       WorkspaceError    local files: no space, no permission
       TrustError        see imgindex.errors; of ours are:
@@ -48,6 +49,7 @@ __all__ = [
     "DiskError",
     "ExpiredIndexError",
     "FetchError",
+    "FileMissingError",
     "FutureIndexError",
     "GuestCallError",
     "GuestError",
@@ -73,6 +75,10 @@ __all__ = [
 
 class FetchError(PybuilderError):
     """A file of a source could not be had: the network, the server, or a local path."""
+
+
+class FileMissingError(FetchError):
+    """The source has no such file; another one of the same source may still be there."""
 
 
 class DiskError(PybuilderError):

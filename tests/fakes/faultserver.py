@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
 
 
@@ -93,7 +94,7 @@ def honest(body: bytes, *headers: str, etag: str = '"v1"', upto: int | None = No
 class FaultServer:
     """The server; a context manager.
 
-    With ``at_once`` it speaks first, whatever the client has to say.
+    With ``at_once`` it speaks first, whatever the client has to say. With ``tls`` it shakes hands first.
 
     Attributes:
         url: Its address, without a slash at the end.
@@ -101,13 +102,17 @@ class FaultServer:
         sent: Bytes that the client was given in all, as far as the kernel took them.
     """
 
-    def __init__(self, *scripts: Sequence[Step], at_once: bool = False) -> None:
+    def __init__(
+        self, *scripts: Sequence[Step], at_once: bool = False, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._at_once = at_once
+        self._tls = tls
         self._scripts = [list(script) for script in scripts]
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.requests: list[bytes] = []
         self.sent = 0
 
@@ -139,9 +144,14 @@ class FaultServer:
             self._start(self._serve, connection, self._scripts[min(number, len(self._scripts) - 1)])
             number += 1
 
-    def _serve(self, connection: socket.socket, script: list[Step]) -> None:
-        with connection, contextlib.suppress(OSError):
-            connection.settimeout(20)
+    def _serve(self, plain: socket.socket, script: list[Step]) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(plain)
+            stack.enter_context(contextlib.suppress(OSError))
+            plain.settimeout(20)
+            connection = plain
+            if self._tls is not None:
+                connection = stack.enter_context(self._tls.wrap_socket(plain, server_side=True))
             head = b""
             while not self._at_once and b"\r\n\r\n" not in head:
                 piece = connection.recv(4096)

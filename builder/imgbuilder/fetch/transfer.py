@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from imgbuilder.errors import FetchError
+from imgbuilder.errors import FetchError, FileMissingError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.regular import open_regular
 
@@ -40,6 +40,8 @@ class Limits:
 
     Attributes:
         timeout: Seconds without an answer, or without a byte.
+        connect: Seconds to reach one address of a server; it may have several, of which the first may be
+            dead (``reliability.md`` D24).
         redirects: Most redirects to follow.
         retries: How often a request that failed before its body began is sent again.
         resumes: How often a body that broke off is continued (``reliability.md`` D8).
@@ -50,6 +52,7 @@ class Limits:
     """
 
     timeout: float = 30.0
+    connect: float = 10.0
     redirects: int = 5
     retries: int = 3
     resumes: int = 5
@@ -247,6 +250,8 @@ def fetch_local(
     """
     try:
         descriptor = open_regular(path)
+    except FileNotFoundError as error:
+        raise FileMissingError(f"cannot read {path}: {error.strerror}") from error
     except OSError as error:
         raise FetchError(f"cannot read {path}: {error.strerror}") from error
     with os.fdopen(descriptor, "rb", buffering=0) as file:

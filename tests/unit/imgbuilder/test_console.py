@@ -69,7 +69,7 @@ def test_long_transfers_say_a_line_without_a_terminal(monkeypatch: pytest.Monkey
     show(ProgressEnd())
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
-    assert "template: 10.0K of 25.0K (40%)" in lines[0]
+    assert lines[0].endswith("template: 10.0K of 25.0K (40%), 1.0K/s, 0:15 left")
     assert err.getvalue() == ""
 
 

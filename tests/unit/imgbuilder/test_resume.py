@@ -74,7 +74,7 @@ def get(
     events: list[Event] | None = None,
 ) -> bytes:
     chosen = limits or Limits(timeout=10, backoff=0.0)
-    fetcher = RequestsFetcher(chosen, sleep=(waits if waits is not None else []).append)
+    fetcher = RequestsFetcher(chosen, jitter=lambda: 0.0, sleep=(waits if waits is not None else []).append)
     report = (events if events is not None else []).append
     return cache.get_template(selection(f"{server.url}/d.xz", entry), fetcher, report).read_bytes()
 

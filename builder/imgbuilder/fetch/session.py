@@ -1,0 +1,299 @@
+"""One request by http or https: the only module that uses requests and urllib3.
+
+What the libraries would do of their own accord is switched off: redirects,
+decoding, cookies, netrc, retries (``reliability.md`` T12, T22, T23).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException, IncompleteRead
+from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from imgbuilder.errors import FetchError
+from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, TransferCutError
+from imgbuilder.fetch.urls import without_userinfo
+from imgindex import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from imgbuilder.fetch.headers import Headers
+    from imgbuilder.fetch.redirect import Request
+    from imgbuilder.fetch.transfer import Limits
+    from imgbuilder.fetch.watch import Watch
+
+_FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
+"""All that the libraries below raise about a server's answer."""
+
+_OWN_AUTHORITY = (
+    "if the server has an authority of its own, install its certificate (update-ca-certificates), "
+    "or name it with CURL_CA_BUNDLE"
+)
+
+_TLS_HINTS = (
+    ("expired", "the server's certificate is too old, or this machine's clock is wrong (see: timedatectl)"),
+    ("not yet valid", "this machine's clock is probably wrong (see: timedatectl)"),
+    ("mismatch", "the certificate belongs to another server: check the source's uri"),
+    (
+        "self-signed",
+        _OWN_AUTHORITY,
+    ),
+    (
+        "unable to get",
+        _OWN_AUTHORITY,
+    ),
+)
+"""What to do about a failed TLS handshake, by a word of OpenSSL's reason (``reliability.md`` D23)."""
+
+
+class NoAnswerError(FetchError):
+    """A request brought no answer.
+
+    Attributes:
+        passing: The same request may succeed a moment later.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, passing: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.passing = passing
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A server's answer, its body still to be read.
+
+    Attributes:
+        url: What was asked for, without user information.
+        status: The status code.
+        headers: Its headers.
+    """
+
+    url: str
+    status: int
+    headers: Headers
+    _body: urllib3.BaseHTTPResponse
+    _watch: Watch
+    _limits: Limits
+
+    def read(self, count: int) -> bytes:
+        """Read some bytes of the body as they come, none at its end.
+
+        Raises:
+            TransferCutError: It broke off or stalled.
+        """
+        self._watch.pet()
+        try:
+            piece = self._body.read1(count, decode_content=False)
+        except _FOREIGN as error:
+            raise self._cut(error) from error
+        if self._watch.fired:
+            raise self._cut(None)
+        self._watch.rest()
+        return bytes(piece)
+
+    def close(self) -> None:
+        """Leave the rest of the body alone."""
+        self._body.close()
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _cut(self, error: Exception | None) -> TransferCutError:
+        message, hint = _explain(self.url, error, self._limits, fired=self._watch.fired)
+        return TransferCutError(message, hint=hint)
+
+
+@contextmanager
+def web_session(watch: Watch, limits: Limits, trusted: str | bool) -> Iterator[WebSession]:
+    """Open a session and close it with all its connections.
+
+    Args:
+        watch: Guards its connections.
+        limits: How patient it is.
+        trusted: What ``trusted_authorities`` returned.
+    """
+    with _Session(watch) as session:
+        yield WebSession(session, watch, limits, trusted)
+
+
+@dataclass(frozen=True)
+class WebSession:
+    """Sends requests; made by ``web_session``."""
+
+    _session: requests.Session
+    _watch: Watch
+    _limits: Limits
+    _trusted: str | bool
+
+    def get(self, request: Request, proxy: str, extra: Mapping[str, str]) -> Answer:
+        """Ask once.
+
+        Args:
+            request: The address, and whom to be.
+            proxy: As for ``imgbuilder.fetch.transfer.Fetcher.fetch``.
+            extra: Further headers.
+
+        Raises:
+            NoAnswerError: There was none, or none that could be read.
+        """
+        try:
+            asked = requests.Request("GET", request.url, auth=request.auth, headers=dict(extra))
+            response = self._session.send(
+                self._session.prepare_request(asked),
+                stream=True,
+                timeout=(self._limits.connect, self._limits.timeout),
+                verify=self._trusted,
+                proxies=_proxies(request.url, proxy),
+                allow_redirects=False,
+            )
+        except _FOREIGN as error:
+            message, hint = _explain(request.url, error, self._limits, fired=self._watch.fired)
+            passing = not self._watch.fired and _may_pass(error)
+            raise NoAnswerError(message, hint=hint, passing=passing) from error
+        body = response.raw
+        return Answer(request.url, response.status_code, body.headers, body, self._watch, self._limits)
+
+
+def _watched_pools(watch: Watch) -> dict[str, type[HTTPConnectionPool]]:
+    class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return _attached(watch, super()._new_conn())
+
+        def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
+            watch.attach(self.sock)
+            return super().getresponse()
+
+    class Secure(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return _attached(watch, super()._new_conn())
+
+        def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
+            watch.attach(self.sock)
+            return super().getresponse()
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
+
+
+def _attached(watch: Watch, connection: socket.socket) -> socket.socket:
+    watch.attach(connection)  # at once: a proxy could drip its answer to CONNECT
+    return connection
+
+
+class _Adapter(HTTPAdapter):
+    """Makes connections that a ``Watch`` guards."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._pools = _watched_pools(watch)
+        super().__init__(max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> urllib3.ProxyManager:
+        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **kwargs)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+
+class _Session(requests.Session):
+    """A session that leaves redirects to us; ``requests`` would read and decode their bodies."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self.trust_env = False  # neither netrc nor anything else of the environment
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        for prefix in ("http://", "https://"):
+            self.mount(prefix, _Adapter(watch))
+        self.headers.clear()
+        self.headers.update(
+            {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"pybuilder/{__version__}"}
+        )
+
+    def get_redirect_target(self, _response: requests.Response) -> None:
+        return None
+
+
+def _explain(url: str, error: Exception | None, limits: Limits, *, fired: bool) -> tuple[str, str]:
+    """Return what went wrong and what to do next."""
+    seconds = f"{limits.timeout:.0f} seconds"
+    hint = "check the network and the source's uri, then try again"
+    if fired:
+        return f"{url}: the server took longer than {seconds} to answer", hint
+    if isinstance(error, requests.ConnectTimeout):
+        return f"{url}: no connection within {limits.connect:.0f} seconds", hint
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return f"{url}: nothing came for {seconds}", hint
+    reason = _deepest(error)
+    if isinstance(error, requests.exceptions.SSLError):
+        hint = "check this machine's clock and CA certificates, then the source's uri"
+        return f"{url}: TLS: {reason}", next((advice for word, advice in _TLS_HINTS if word in reason), hint)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return f"{url}: proxy: {reason}", "check https_proxy, http_proxy and proxy="
+    return f"{url}: {reason}", hint
+
+
+def _may_pass(error: Exception) -> bool:
+    """Say whether the same request may succeed a moment later; timeouts have cost enough already."""
+    lasting = (requests.Timeout, requests.exceptions.SSLError, requests.exceptions.ProxyError)
+    return isinstance(error, requests.ConnectionError) and not isinstance(error, lasting)
+
+
+def _deepest(error: BaseException | None) -> str:
+    """Return the first cause of an error, in few words and without credentials."""
+    seen = error
+    while error is not None:
+        seen, error = error, error.__cause__ or error.__context__
+    if isinstance(seen, socket.gaierror):
+        return "the server's name cannot be resolved"
+    if isinstance(seen, ssl.SSLCertVerificationError):
+        return str(seen.verify_message)
+    if isinstance(seen, IncompleteRead | urllib3.exceptions.IncompleteRead):
+        return "the connection ended before the file did"
+    words = seen.strerror if isinstance(seen, OSError) else None
+    return without_userinfo(words or str(seen) or type(seen).__name__)[:300]
+
+
+def _proxies(url: str, proxy: str) -> dict[str, str]:
+    if proxy == SYSTEM_PROXY:
+        return dict(get_environ_proxies(url))
+    return {} if proxy == NO_PROXY else {"http": proxy, "https": proxy}
+
+
+def trusted_authorities(environ: Mapping[str, str] = os.environ) -> str | bool:
+    """Return the file or folder of CA certificates to trust; True for the library's own list.
+
+    The system's comes before the library's, so that an authority which an administrator installed counts
+    here as it does for curl.
+    """
+    system = ssl.get_default_verify_paths()
+    for place in (environ.get("REQUESTS_CA_BUNDLE"), environ.get("CURL_CA_BUNDLE"), system.cafile):
+        if place:
+            return place
+    folder = Path(system.capath) if system.capath else None
+    if folder is not None and folder.is_dir() and any(folder.iterdir()):
+        return str(folder)
+    return True
