@@ -79,6 +79,11 @@ class Catalog:
         return tuple(offer for offer, shadowed in self._marked() if not shadowed)
 
     @property
+    def every_offer(self) -> tuple[Offer, ...]:
+        """All templates of all usable sources, shadowed ones too."""
+        return tuple(offer for offer, _shadowed in self._marked())
+
+    @property
     def shadowed(self) -> tuple[Offer, ...]:
         """What an earlier source offers under the same name and architecture."""
         return tuple(offer for offer, shadowed in self._marked() if shadowed)

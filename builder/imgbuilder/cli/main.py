@@ -90,7 +90,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @click.argument("names", nargs=-1, metavar="[OS-VERSION]")
 @_option("-l", "--list", "list_", is_flag=True, help="List the templates, or only OS-VERSION, or 'debian*'.")
 @_option("--search", metavar="WORD", help="List the templates that have WORD in names, titles or notes.")
-@_option("--list-format", type=click.Choice(["short", "long", "json"]), help="How to list.")
+@_option("--list-format", type=click.Choice(["short", "long", "json", "full"]), help="How to list.")
 @_option("--long", is_flag=True, help="The same as --list-format long.")
 @_option("--notes", is_flag=True, help="Show the notes of OS-VERSION.")
 @_option("--print-cache", is_flag=True, help="Show which templates are in the cache.")

@@ -9,15 +9,16 @@ import click
 
 from imgbuilder import paths
 from imgbuilder.catalog import listing
+from imgbuilder.catalog.fulllist import full_list
 from imgbuilder.console import printable
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Step
 from imgbuilder.services import Services, Settings
 
 if TYPE_CHECKING:
-    from imgbuilder.catalog.sources import Source
     from imgbuilder.console import ConsoleReporter
     from imgbuilder.request import BuildRequest
+    from imgindex.model import Entry
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ListRequest:
     Attributes:
         name: Only this template, or those that fit this shell pattern; None for all.
         arch: The architecture of ``name``.
-        style: ``short``, ``long`` or ``json``.
+        style: ``short``, ``long``, ``json`` or ``full``.
         word: Only templates that have it somewhere; None for all.
     """
 
@@ -39,21 +40,28 @@ class ListRequest:
 
 def list_templates(settings: Settings, report: ConsoleReporter, request: ListRequest) -> None:
     """Print the templates."""
-    sources: tuple[Source, ...] = ()
-    wanted = request.word if request.name is None else request.name
-    if wanted is None:
-        catalog = Services(settings).catalog(report)
-        sources, entries = catalog.sources, catalog.entries
-    elif request.name is None or listing.is_pattern(request.name):
-        chosen = listing.search if request.name is None else listing.matching
-        entries = chosen(Services(settings).catalog(report).entries, wanted)
-        if not entries:
-            raise UsageError(f"no template fits {wanted!r}", hint="--list shows all templates")
+    services = Services(settings)
+    name = request.name
+    if name is not None and not listing.is_pattern(name):
+        catalog = services.catalog(report, until=(name, request.arch))
+        entries: tuple[Entry, ...] = (catalog.select(name, request.arch).entry,)
     else:
-        # As in virt-builder, a single template is listed without its source.
-        entries = (Services(settings).select(wanted, request.arch, report).entry,)
+        catalog = services.catalog(report)
+        # Only there can be seen which is which.
+        offers = catalog.every_offer if request.style == "full" else catalog.offers
+        entries = tuple(offer.entry for offer in offers)
+        if name is not None:
+            entries = listing.matching(entries, name)
+        elif request.word is not None:
+            entries = listing.search(entries, request.word)
+        if not entries and (name, request.word) != (None, None):
+            raise UsageError(f"no template fits {name or request.word!r}", hint="--list shows all templates")
+    # As in virt-builder, what was chosen is listed without its source.
+    sources = catalog.sources if (name, request.word) == (None, None) else ()
     report.close()
     match request.style:
+        case "full":
+            text = full_list(catalog, entries, services.clock())
         case "json":
             text = listing.json_list(sources, entries)
         case "long":

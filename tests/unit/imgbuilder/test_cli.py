@@ -16,7 +16,7 @@ import pytest
 from imgbuilder.cli import main as cli
 from imgbuilder.cli import modes
 from imgbuilder.services import Services, Settings
-from imgindex.model import Note
+from imgindex.model import ExtraField, Note, ZstdFile
 from tests.fakes.template import Site, TinyAppliances, make_site
 
 if TYPE_CHECKING:
@@ -385,6 +385,57 @@ def test_list_sources_may_ask_them(site: Site, home: Path, capsys: pytest.Captur
     site.index.unlink()  # what was accepted before is no answer
     assert Ran(capsys, "--list-sources", "--long").out.count("not usable") == 2
     assert Ran(capsys, "--list-sources").code == 0
+
+
+def test_the_full_list(site: Site, home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    zstd = ZstdFile("tiny.zst", "ef" * 64, 77)
+    extra = (ExtraField("color", None, "blue\nand red"), ExtraField("size", "real", "1"))
+    notes = (Note("", "Hi \u202e \N{SNOWMAN}"), Note("de", "Hallo"))
+    wanted = replace(site.entry, aliases=("a", "b"), notes=notes, extra=extra, zstd=zstd, revision=9)
+    site.sign(wanted, replace(site.entry, os_version="secret", hidden=True))
+    folder = home / "pybuilder" / "repos.d"
+    (tmp_path / "index").write_text(
+        "[tiny]\nfile=x.xz\narch=amd64\nsize=512\n[own]\nfile=o\narch=i686\nsize=512\n"
+    )
+    (folder / "u.conf").write_text(
+        f"[second]\nuri={tmp_path}/index\nunsigned=yes\n"
+        f"[gone]\nuri=https://u:canary@localhost:1/index,/nowhere/i\ngpgkey={site.folder}/key.gpg\n"
+        f"fingerprint={site.key}\n"
+    )
+    ran = Ran(capsys, "--list", "--list-format", "full")
+    assert ran.code == 0
+    assert ran.out.isascii()
+    assert "canary" not in ran.out
+    full = json.loads(ran.out)
+    assert full["version"] == 2
+    first, second = full["sources"]
+    assert (first["name"], first["uri"], first["format"]) == ("test", str(site.index), "native")
+    assert first["key"] == str(site.folder / "key.gpg")
+    assert (first["signed"]["by"], first["signed"]["with"]) == (site.key, site.key)
+    assert 0 <= first["signed"]["age"] < 3600
+    assert first["signed"]["at"].endswith("+00:00")
+    assert (second["name"], second["signed"]) == ("second", None)
+    (gone,) = full["unusable-sources"]
+    assert (gone["name"], gone["mirrors"], gone["fingerprints"]) == ("gone", ["/nowhere/i"], [site.key])
+    assert "cannot read /nowhere/i" in gone["error"]
+    tiny, secret, shadowed, own = full["templates"]
+    assert tiny == {
+        "os-version": "tiny", "source": "test", "shadowed": False, "full-name": "Tiny Linux",
+        "arch": "x86_64", "osinfo": None, "aliases": ["a", "b"], "hidden": False, "revision": 9,
+        "size": site.entry.size,
+        "format": "raw", "url": str(site.folder / "tiny.xz"), "compressed-size": site.entry.compressed_size,
+        "sha512": site.entry.sha512, "sha256": None,
+        "zstd": {"url": str(site.folder / "tiny.zst"), "compressed-size": 77, "sha512": "ef" * 64},
+        "expand": "/dev/sda2", "lvexpand": None, "notes": {"": "Hi \u202e \N{SNOWMAN}", "de": "Hallo"},
+        "other": {"color": "blue\nand red", "size[real]": "1"},
+    }  # fmt: skip
+    assert (secret["hidden"], shadowed["shadowed"], shadowed["source"]) == (True, True, "second")
+    assert own["shadowed"] is False
+    only = json.loads(Ran(capsys, "--list", "a", "--list-format", "full").out)
+    assert only["templates"] == [tiny]
+    assert [source["name"] for source in only["sources"]] == ["test"]
+    found = json.loads(Ran(capsys, "--search", "TINY", "--list-format", "full").out)["templates"]
+    assert [item["source"] for item in found] == ["test", "second"]
 
 
 def test_list_by_pattern_and_by_word(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
