@@ -6,7 +6,6 @@ them, so nothing may be added but where that page allows it.
 
 from __future__ import annotations
 
-import os
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,7 +15,7 @@ from imgbuilder.sizes import human_size
 from imgindex.model import UNKNOWN_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from imgbuilder.catalog.sources import Source
     from imgindex.model import Entry
@@ -29,7 +28,7 @@ _ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\", "\b": "\\b", "\n": "\\n", "\
 def short_list(entries: Iterable[Entry]) -> str:
     """Return the table of ``--list``: name, architecture and title of each visible template."""
     return "".join(
-        f"{entry.os_version:<24} {entry.arch:<10}" + (f" {entry.name}" if entry.name else "") + "\n"
+        f"{entry.os_version:<24} {entry.arch:<10}" + ("" if entry.name is None else f" {entry.name}") + "\n"
         for entry in entries
         if not entry.hidden
     )
@@ -175,13 +174,13 @@ def notes_text(entry: Entry, languages: Sequence[str]) -> str | None:
     return next((notes[language] for language in languages if language in notes), None)
 
 
-def preferred_languages(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Return the languages of the locale for messages, the best first; the empty string is the default.
+def preferred_languages(locale: str) -> tuple[str, ...]:
+    """Return the languages of a locale, the best first; the empty string is the default.
 
-    ``LC_ALL`` counts before ``LC_MESSAGES`` before ``LANG``, as in setlocale(3).
+    Args:
+        locale: Its name, such as ``de_AT.UTF-8@euro`` or ``C``.
     """
-    names = (environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
-    match = _LOCALE.fullmatch(next((name for name in names if name), "C"))
+    match = _LOCALE.fullmatch(locale)
     if match is None or match[1] in ("C", "POSIX"):
         return ("",)
     language, territory = match[1], match[2] or ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,7 @@ def list_templates(settings: Settings, report: ConsoleReporter, request: ListReq
         case "json":
             text = listing.json_list(sources, entries)
         case "long":
-            text = listing.long_list(sources, entries, listing.preferred_languages())
+            text = listing.long_list(sources, entries, listing.preferred_languages(_message_locale()))
         case _:
             text = listing.short_list(entries)
     show(text)
@@ -74,9 +75,9 @@ def list_templates(settings: Settings, report: ConsoleReporter, request: ListReq
 def print_notes(settings: Settings, report: ConsoleReporter, name: str, arch: str) -> None:
     """Print a template's notes in the user's language."""
     chosen = Services(settings).select(name, arch, report)
-    text = listing.notes_text(chosen.entry, listing.preferred_languages())
+    text = listing.notes_text(chosen.entry, listing.preferred_languages(_message_locale()))
     report.close()
-    show(f"There are no notes for {name}\n" if text is None else f"{text}\n")
+    show(f"There are no notes for {chosen.entry.os_version}\n" if text is None else f"{text}\n")
 
 
 def print_cache(settings: Settings, report: ConsoleReporter) -> None:
@@ -142,6 +143,16 @@ def doctor(settings: Settings, report: ConsoleReporter) -> int:
         report.close()
         click.echo(printable(str(finding)))
     return 0 if healthy else 1
+
+
+def _message_locale() -> str:
+    """Return the locale for messages; one that this machine does not have counts as C, as in virt-builder."""
+    try:
+        return locale.setlocale(locale.LC_MESSAGES, "")
+    except locale.Error:
+        return "C"
+    finally:
+        locale.setlocale(locale.LC_MESSAGES, "C")  # our own messages, and the system's in them, are English
 
 
 def show(text: str) -> None:

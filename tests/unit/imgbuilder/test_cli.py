@@ -434,6 +434,7 @@ def test_the_full_list(site: Site, home: Path, capsys: pytest.CaptureFixture[str
     only = json.loads(Ran(capsys, "--list", "a", "--list-format", "full").out)
     assert only["templates"] == [tiny]
     assert [source["name"] for source in only["sources"]] == ["test"]
+    (folder / "u.conf").write_text(f"[second]\nuri={tmp_path}/index\nunsigned=yes\n")
     found = json.loads(Ran(capsys, "--search", "TINY", "--list-format", "full").out)["templates"]
     assert [item["source"] for item in found] == ["test", "second"]
 
