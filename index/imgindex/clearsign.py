@@ -57,12 +57,13 @@ class SignedMessage:
     first_line: int
 
 
-def split(data: bytes, *, where: str) -> SignedMessage:
+def split(data: bytes, *, where: str, limit: int = MAX_FILE_SIZE) -> SignedMessage:
     """Take a clear-signed file apart, or refuse it.
 
     Args:
         data: The whole file.
         where: The source, for error messages.
+        limit: Most bytes that it may have.
 
     Returns:
         The text and the number of signatures; whether they are good is gpgv's to say.
@@ -71,8 +72,8 @@ def split(data: bytes, *, where: str) -> SignedMessage:
         NotSignedError: The file is no clear-signed message at all.
         BadSignatureError: It is one, but not exactly as the standard's plain form wants it.
     """
-    if len(data) > MAX_FILE_SIZE:
-        raise BadSignatureError(f"{where}: the signed index is larger than {MAX_FILE_SIZE:,} bytes")
+    if len(data) > limit:
+        raise BadSignatureError(f"{where}: the signed index is larger than {limit:,} bytes")
     if not data.startswith(_BEGIN.encode()):
         raise _why_not_signed(data, where)
     _check_bytes(data, where)
@@ -84,21 +85,22 @@ def split(data: bytes, *, where: str) -> SignedMessage:
     return _Splitter(lines, where).split()
 
 
-def unverified_text(data: bytes, *, where: str) -> UnverifiedText:
+def unverified_text(data: bytes, *, where: str, limit: int = MAX_FILE_SIZE) -> UnverifiedText:
     """Read a file that nobody vouches for; a signature on it is taken off unread.
 
     Args:
         data: The whole file: a plain index, or a clear-signed one.
         where: The source, for error messages.
+        limit: Most bytes that it may have.
 
     Raises:
         BadSignatureError: The frame of a clear-signed file is malformed.
         IndexSyntaxError: The file is too large or not UTF-8.
     """
     if data.startswith(_BEGIN.encode()):
-        message = split(data, where=where)
+        message = split(data, where=where, limit=limit)
         return UnverifiedText(message.text, message.first_line)
-    return UnverifiedText(decode_text(data, where=where))
+    return UnverifiedText(decode_text(data, where=where, limit=limit))
 
 
 def _check_bytes(data: bytes, where: str) -> None:

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgindex.clearsign import split
+from imgindex.clearsign import MAX_FILE_SIZE, split
 from imgindex.errors import BadSignatureError, SigningError, ToolError, TrustError, UsageError
 from imgindex.keyfile import read_key_file
 from imgindex.keylist import ListedKey, choose_signing_key, make_pin, read_key_list
@@ -39,14 +39,14 @@ _PACKAGES = {"gpg": "gpg", "gpgv": "gpgv"}
 class GpgVerifier:
     """Implements ``imgindex.trust.Verifier`` with gpgv: rules V2 to V6 of ``reliability.md``."""
 
-    def verify(self, data: bytes, pin: KeyPin, *, where: str) -> VerifiedText:
+    def verify(self, data: bytes, pin: KeyPin, *, where: str, limit: int = MAX_FILE_SIZE) -> VerifiedText:
         """Apply the accept rule; see ``imgindex.trust.Verifier.verify``.
 
         Raises:
             TrustError: The bytes are not accepted.
             ToolError: gpgv is missing, was killed or took too long, which accepts nothing either.
         """
-        message = split(data, where=where)
+        message = split(data, where=where, limit=limit)
         with _private_folder() as folder:
             (folder / "keyring.gpg").write_bytes(pin.keyring)
             (folder / "index.asc").write_bytes(data)

@@ -84,17 +84,18 @@ class Document:
     tail: str = ""
 
 
-def decode_text(data: bytes, *, where: str) -> str:
+def decode_text(data: bytes, *, where: str, limit: int = MAX_TEXT_SIZE) -> str:
     """Decode the bytes of an index or configuration file.
 
     Args:
         data: The whole file.
         where: The file or source, for error messages.
+        limit: Most bytes that it may have.
 
     Raises:
         IndexSyntaxError: The file is too large or is not UTF-8.
     """
-    _check_size(len(data), where)
+    _check_size(len(data), where, limit)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -215,9 +216,9 @@ class _Grouper:
         self._fields.clear()
 
 
-def _check_size(size: int, where: str) -> None:
-    if size > MAX_TEXT_SIZE:
-        raise IndexSyntaxError(where, None, f"the text is larger than {MAX_TEXT_SIZE:,} bytes")
+def _check_size(size: int, where: str, limit: int = MAX_TEXT_SIZE) -> None:
+    if size > limit:
+        raise IndexSyntaxError(where, None, f"the text is larger than {limit:,} bytes")
 
 
 def _check_characters(text: str, where: str, first_line: int) -> None:

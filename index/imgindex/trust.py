@@ -100,13 +100,14 @@ class UnverifiedText:
 class Verifier(Protocol):
     """Decides whether downloaded bytes are a signed text of a pinned key."""
 
-    def verify(self, data: bytes, pin: KeyPin, *, where: str) -> VerifiedText:
+    def verify(self, data: bytes, pin: KeyPin, *, where: str, limit: int = ...) -> VerifiedText:
         """Apply the accept rule to ``data``.
 
         Args:
             data: The downloaded file, whole.
             pin: The keys that may have signed it.
             where: The source, for error messages.
+            limit: Most bytes that it may have; by default, what an index may have.
 
         Returns:
             The signed text.

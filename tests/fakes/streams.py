@@ -155,7 +155,7 @@ def ubuntu_tree(folder: Path, keys: KeyMaker, image: bytes) -> StreamTree:
 
 
 def lxd_tree(folder: Path, keys: KeyMaker, image: bytes) -> StreamTree:
-    """A tree like that of an LXD image server: one file of products on one line, no published names."""
+    """A tree like that of an LXD image server: one file of products, no published names."""
     tree = StreamTree(folder, keys, keys.make("Image server <images@example.org>"))
 
     def version(serial: str, content: bytes) -> dict[str, Any]:

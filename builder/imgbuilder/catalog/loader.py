@@ -17,7 +17,6 @@ from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.catalog.state import repair_command
 from imgbuilder.errors import FetchError, PybuilderError, SignatureLostError, TrustError, UsageError
 from imgbuilder.events import Reporter, debug, ignore, warn
-from imgbuilder.fetch.transfer import INDEX_LIMIT
 from imgindex.clearsign import unverified_text
 from imgindex.freshness import judge_freshness, show
 from imgindex.parse import parse_index
@@ -202,7 +201,7 @@ class Loader:
         self.fetcher.fetch(
             source.uri,
             body,
-            limit=INDEX_LIMIT,
+            limit=source.largest_file,
             report=self.report,
             label=f"Index of {source.name}",
             proxy=source.proxy,
@@ -214,7 +213,7 @@ class Loader:
     ) -> tuple[_Document[_T], Accepted]:
         where, now = source.shown_uri, self.clock()
         pin = replace((self.pin_of or key_pin)(source), extra_signatures=source.extra_signatures)
-        signed = self.verifier.verify(data, pin, where=where)
+        signed = self.verifier.verify(data, pin, where=where, limit=source.largest_file)
         accepted = judge_freshness(
             signed,
             last,
@@ -233,7 +232,7 @@ class Loader:
 
     def _unchecked_document(self, source: Source, parse: Parse[_T]) -> _Document[_T]:
         used, data = self._fetch_unchecked(source)
-        text = unverified_text(data, where=used.shown_uri)
+        text = unverified_text(data, where=used.shown_uri, limit=source.largest_file)
         return _Document(used, parse(text, where=used.shown_uri), None)
 
     def _fetch_unchecked(self, source: Source) -> tuple[Source, bytes]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import UsageError
-from imgbuilder.fetch.transfer import SYSTEM_PROXY
+from imgbuilder.fetch.transfer import INDEX_LIMIT, PRODUCTS_LIMIT, SYSTEM_PROXY
 from imgbuilder.fetch.urls import check_uri, template_url, without_userinfo
 from imgindex.trust import full_fingerprint
 
@@ -74,6 +74,11 @@ class Source:
     def addresses(self) -> tuple[str, ...]:
         """All addresses of the index, in the order in which they are tried."""
         return (self.uri, *self.mirrors)
+
+    @property
+    def largest_file(self) -> int:
+        """Most bytes that an index of this format, or a file that it names, may have."""
+        return INDEX_LIMIT if self.format is SourceFormat.NATIVE else PRODUCTS_LIMIT
 
     @property
     def index_addresses(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.cache.locks import lock_open_file
 from imgbuilder.errors import ConflictingIndexError, SourceStateError
 from imgbuilder.events import Reporter, ignore
-from imgbuilder.fetch.transfer import INDEX_LIMIT
+from imgbuilder.fetch.transfer import PRODUCTS_LIMIT
 from imgbuilder.fetch.urls import local_path, without_userinfo
 from imgbuilder.regular import open_regular
 from imgindex.freshness import Accepted, show
@@ -109,7 +109,7 @@ class SourceStates:
                 descriptor = open_regular(self._path(uri, _INDEX), os.O_NOFOLLOW)
                 with os.fdopen(descriptor, "rb") as file:
                     if self.read(uri) == newest:
-                        return file.read(INDEX_LIMIT + 1)
+                        return file.read(PRODUCTS_LIMIT + 1)
         return None
 
     def remember(self, uri: str, accepted: Accepted, data: bytes, report: Reporter = ignore) -> None:

@@ -30,6 +30,9 @@ NO_PROXY = "no"
 INDEX_LIMIT = 5_000_000
 """Largest index in bytes (``reliability.md`` V1)."""
 
+PRODUCTS_LIMIT = 20_000_000
+"""The same for files of simplestreams sources, which list every version of every image."""
+
 _PIECE = 1 << 16
 """Bytes per read; also the most that is read beyond a limit (``reliability.md`` D6)."""
 

@@ -72,7 +72,7 @@ class FakeFetcher:
 class FakeVerifier:
     """Accepts what begins with ``signed:``."""
 
-    def verify(self, data: bytes, pin: KeyPin, *, where: str) -> VerifiedText:
+    def verify(self, data: bytes, pin: KeyPin, *, where: str, limit: int = 0) -> VerifiedText:
         if not data.startswith(b"signed:"):
             raise BadSignatureError(f"{where}: bad signature")
         key = "F" * 40

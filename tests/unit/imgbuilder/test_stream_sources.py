@@ -409,6 +409,41 @@ def test_max_age_counts_for_each_file(
     assert "clock" in ran.err
 
 
+def test_large_files_and_long_lines(
+    home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files may be larger than an index. gpg signs only the beginning of a long line (F3)."""
+    old = {"items": {"disk1.img": {"path": "x", "size": 1, "sha256": "0" * 64, "more": "x" * 6000}}}
+    versions = tree.products[PRODUCTS][NAME]["versions"]
+    versions.update({f"19990101.{number}": old for number in range(900)})
+    tree.publish()
+    size = (tree.folder / f"streams/v1/{PRODUCTS}.sjson").stat().st_size
+    assert 5_000_000 < size < 20_000_000
+    configure(home, tree, web.url)
+    ran = Ran(capsys, "--list", "--long", NAME)
+    assert "20240423.10" in ran.out, ran.err
+    web.close()
+    assert "20240423.10" in Ran(capsys, "--list", "--long", NAME).out
+    for number in range(2, 900):
+        del versions[f"19990101.{number}"]
+    tree.publish()
+    configure(home, tree, str(tree.folder))
+    path = tree.folder / f"streams/v1/{PRODUCTS}.sjson"
+    good = path.read_bytes()
+    path.write_bytes(good + bytes(20_000_001 - len(good)))
+    ran = Ran(capsys, "--list")
+    assert ran.code == 1
+    assert "longer than the 20000000 bytes" in ran.err
+    products = json.loads(path.with_suffix(".json").read_text())
+    tree.write(f"streams/v1/{PRODUCTS}", products, indent=None)
+    ran = Ran(capsys, "--list")
+    assert ran.code == 3
+    assert "line is longer than" in ran.err
+    shutil.copytree(tree.folder, home / "copy")
+    configure(home, tree, str(home / "copy"), gpgkey="", unsigned="yes")
+    assert Ran(capsys, "--list", NAME).code == 0
+
+
 def test_a_broken_tree_leaves_other_sources_alone(
     home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
