@@ -198,7 +198,7 @@ def load_catalog(
     if not loaded and not failed:
         raise UsageError(
             "no sources of templates are configured",
-            hint="give --source and --fingerprint, or write a file in repos.d",
+            hint="pybuilder --add-source NAME URL --gpgkey FILE; or give --source and --fingerprint",
         )
     if not loaded:
         raise _all_failed(failed)

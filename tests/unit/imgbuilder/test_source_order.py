@@ -1,0 +1,157 @@
+"""Which servers a command talks to: real ones, which count what they are asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.cli import main as cli
+from imgbuilder.cli import modes
+from imgbuilder.services import Services
+from imgindex.model import Entry
+from tests.fakes.template import Site, TinyAppliances, make_site
+from tests.fakes.webfolder import WebFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.fakes.keys import KeyMaker
+
+BUILD = ("tiny", "--root-password", "disabled")
+
+
+class Ran:
+    def __init__(self, capture: pytest.CaptureFixture[str], *words: str) -> None:
+        capture.readouterr()
+        self.code = cli.run(list(words))
+        self.out, self.err = capture.readouterr()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    for variable in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    appliances = TinyAppliances()
+    monkeypatch.setattr(modes, "Services", lambda settings: Services(settings, open_appliance=appliances))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def site(tmp_path: Path, home: Path, publisher_keys: KeyMaker) -> Site:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    made = make_site(folder, publisher_keys)
+    (folder / "key.gpg").write_bytes(publisher_keys.export(made.key))
+    return made
+
+
+@pytest.fixture
+def first(site: Site) -> Iterator[WebFolder]:
+    with WebFolder(site.folder) as server:
+        yield server
+
+
+@pytest.fixture
+def second(site: Site, tmp_path: Path) -> Iterator[WebFolder]:
+    folder = tmp_path / "second"
+    folder.mkdir()
+    other = Site(folder, Entry("other", "o.xz", "x86_64", 512, sha512="ab" * 64), site.keys, site.key)
+    other.sign(other.entry, site.entry)
+    with WebFolder(folder) as server:
+        yield server
+
+
+def configure(home: Path, site: Site, **sources: str) -> None:
+    place = home / "pybuilder" / "repos.d"
+    place.mkdir(parents=True, exist_ok=True)
+    text = "".join(f"[{name}]\ngpgkey={site.folder}/key.gpg\n{lines}\n" for name, lines in sources.items())
+    (place / "all.conf").write_text(text)
+
+
+def test_a_build_asks_no_later_source(
+    home: Path, site: Site, first: WebFolder, second: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(home, site, a=f"uri={first.url}/index.asc", b=f"uri={second.url}/index.asc")
+    assert Ran(capsys, *BUILD).code == 0
+    assert first.paths == ["/index.asc", "/tiny.xz"]
+    for words in (("--notes", "tiny"), ("--list", "tiny"), ("--list", "tiny", "--list-format", "full")):
+        assert Ran(capsys, *words).code == 0
+    assert second.asked == []
+    assert Ran(capsys, "other", "--dry-run").code == 0
+    assert second.paths == ["/index.asc"]
+
+
+def test_a_dead_source_behind_is_not_noticed_and_one_before_is_warned_of(
+    home: Path, site: Site, first: WebFolder, second: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(home, site, a=f"uri={first.url}/index.asc", b=f"uri={second.url}/gone.asc")
+    ran = Ran(capsys, *BUILD)
+    assert (ran.code, ran.err) == (0, "")
+    configure(home, site, b=f"uri={second.url}/gone.asc", a=f"uri={first.url}/index.asc")
+    ran = Ran(capsys, *BUILD, "--output", "x.img")
+    assert ran.code == 0
+    assert "source b is left out" in ran.err
+
+
+def test_an_untrustworthy_source_before_ends_the_build_in_its_own_words(
+    home: Path,
+    site: Site,
+    first: WebFolder,
+    second: WebFolder,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    bad = tmp_path / "second" / "index.asc"
+    bad.write_bytes(bad.read_bytes().replace(b"[other]", b"[ather]"))
+    configure(home, site, b=f"uri={second.url}/index.asc", a=f"uri={first.url}/index.asc")
+    ran = Ran(capsys, *BUILD)
+    assert ran.code == 3
+    assert "altered after signing" in ran.err
+    assert first.asked == []
+
+
+@pytest.fixture
+def proxy(site: Site, tmp_path: Path) -> Iterator[WebFolder]:
+    """A proxy that has the files of a server whose name means nothing."""
+    folder = tmp_path / "proxy" / "http:"
+    folder.mkdir(parents=True)
+    (folder / "images.invalid").symlink_to(site.folder)
+    with WebFolder(tmp_path / "proxy") as server:
+        yield server
+
+
+def test_a_source_s_proxy_is_used_for_the_index_and_the_template(
+    home: Path, site: Site, proxy: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SE-8: virt-builder reads this setting and never uses it."""
+    configure(home, site, a=f"uri=http://images.invalid/index.asc\nproxy={proxy.url}")
+    ran = Ran(capsys, *BUILD)
+    assert ran.code == 0, ran.err
+    assert proxy.paths == ["http://images.invalid/index.asc", "http://images.invalid/tiny.xz"]
+
+
+@pytest.mark.parametrize("setting", ["", "proxy=system"])
+def test_the_environment_s_proxy_is_used_unless_the_source_says_no(
+    home: Path,
+    site: Site,
+    first: WebFolder,
+    proxy: WebFolder,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy.url)
+    configure(home, site, a=f"uri=http://images.invalid/index.asc\n{setting}".strip())
+    assert Ran(capsys, *BUILD).code == 0
+    assert len(proxy.asked) == 2
+    configure(home, site, a=f"uri={first.url}/index.asc\nproxy=no")
+    assert Ran(capsys, "--list").code == 0
+    assert len(proxy.asked) == 2
+    assert first.paths == ["/index.asc"]
