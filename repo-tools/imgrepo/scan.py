@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuilder.disk.diskimage import DiskFormat
-from imgbuilder.disk.imageheader import QCOW2_MAGIC, check_qcow2, check_raw
+from imgbuilder.disk.imageheader import check_qcow2, check_raw
+from imgbuilder.disk.magic import LENGTH as MAGIC_LENGTH
+from imgbuilder.disk.magic import foreign_format
 from imgbuilder.disk.partition import virtual_size
 from imgbuilder.errors import DiskError, UsageError
 
@@ -130,11 +132,14 @@ def measure(image: SourceImage) -> int:
         size = image.fingerprint.size
         check_raw(image.path, size)
         with image.path.open("rb") as file:
-            if file.read(len(QCOW2_MAGIC)) == QCOW2_MAGIC:
-                raise DiskError(
-                    f"{image.path} is a qcow2 image with the name of a raw one",
-                    hint=f"rename it to {image.stem}.qcow2",
-                )
+            looks = foreign_format(file.read(MAGIC_LENGTH))
+        if looks is not None:
+            raise DiskError(
+                f"{image.path} is a {looks} image with the name of a raw one",
+                hint=f"rename it to {image.stem}.qcow2"
+                if looks == "qcow2"
+                else f"convert it first: qemu-img convert -f {looks} -O qcow2 IMAGE {image.stem}.qcow2",
+            )
     if size == 0 or size % _SECTOR:
         raise DiskError(
             f"{image.path}: the disk size {size} is no whole number of sectors",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SUBFOLDERS = ("templates", "disks", "partial", "locks")
 _OWN_NAME = re.compile(
-    r"[0-9a-f]{128}(\.(raw|qcow2))?(\.json)?|[0-9a-f]{128}\.lock|" + re.escape(TEMPORARY_PREFIX) + r"\w+"
+    r"[0-9a-f]{128}(\.(raw|qcow2|auto))?(\.json)?|[0-9a-f]{128}\.lock|" + re.escape(TEMPORARY_PREFIX) + r"\w+"
 )
 
 

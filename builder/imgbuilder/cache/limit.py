@@ -76,7 +76,7 @@ def kept_files(folder: CacheFolder) -> list[Kept]:
     for place in (folder.templates, folder.disks, folder.partial):
         for path in place.iterdir() if place.is_dir() else ():
             digest, _, suffix = path.name.partition(".")
-            if not is_digest(digest) or suffix not in ("", "raw", "qcow2"):
+            if not is_digest(digest) or suffix not in ("", "raw", "qcow2", "auto"):
                 continue
             with contextlib.suppress(OSError):  # removed meanwhile
                 status = path.lstat()

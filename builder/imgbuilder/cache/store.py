@@ -34,7 +34,7 @@ from imgbuilder.cache.locks import try_shared
 from imgbuilder.cache.records import is_unchanged, open_own, touch_record, write_record
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
-from imgbuilder.disk.imageheader import check_image
+from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, debug, ignore, warn
 from imgbuilder.sizes import human_size
@@ -128,7 +128,13 @@ class TemplateCache:
 
     def has_disk(self, entry: Entry) -> bool:
         """Say whether a template is unpacked already; its bytes are not looked at."""
-        return entry.sha512 is not None and self._disk_path(entry).is_file()
+        return self.unpacked_disk(entry) is not None
+
+    def unpacked_disk(self, entry: Entry) -> Path | None:
+        """Return where a template is unpacked already, its bytes not looked at; None where it is not."""
+        if entry.sha512 is None or not self._disk_path(entry).is_file():
+            return None
+        return self._disk_path(entry)
 
     def identify(self, selection: Selection, fetcher: Fetcher, report: Reporter = ignore) -> Selection:
         """Find the SHA-512 of a template whose source does not name it, by downloading it each time.
@@ -395,7 +401,7 @@ def open_cache(
 
 
 def _format(entry: Entry) -> str:
-    return entry.format or "raw"
+    return entry.format or UNNAMED
 
 
 def _digest(entry: Entry) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from imgbuilder import process
 from imgbuilder.cache.zstdframes import FrameError, check_frames
-from imgbuilder.disk.imageheader import QCOW2_MAGIC, check_image
+from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.disk.sparse import SparseWriter
 from imgbuilder.errors import DiskError, RepositoryError, ToolError, WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
@@ -102,7 +102,7 @@ def unpack(
             writer = SparseWriter(output.fileno())
             _fill(writer, source, packing, entry, report, where)
             writer.finish()
-        _check(destination, entry, head if packing is None else b"", where)
+        _check(destination, entry, where)
     except BaseException as error:
         destination.unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -112,7 +112,7 @@ def unpack(
 
 def _largest_output(entry: Entry) -> int:
     """Bytes that an unpacked file may have: a raw disk exactly its size, a qcow2 file some tables more."""
-    if entry.format != "qcow2":
+    if entry.format == "raw":
         return entry.size
     # The tables of the smallest clusters, 512 bytes, take 8 + 2 bytes per cluster, which is under a 32nd.
     return entry.size + entry.size // 32 + (16 << 20)
@@ -150,7 +150,7 @@ def _fill(
 
 def _copy(source: IO[bytes], writer: SparseWriter, entry: Entry, report: Reporter, where: str) -> None:
     label = f"Unpacking {entry.os_version}"
-    total = entry.size if entry.format != "qcow2" else None
+    total = entry.size if entry.format == "raw" else None
     try:
         while piece := source.read(_PIECE):
             if writer.offset + len(piece) > _largest_output(entry):
@@ -184,14 +184,13 @@ def _damaged(where: str, reason: str) -> RepositoryError:
     )
 
 
-def _check(image: Path, entry: Entry, plain_head: bytes, where: str) -> None:
+def _check(image: Path, entry: Entry, where: str) -> None:
     try:
-        check_image(image, entry.format or "raw", entry.size)
+        check_image(image, entry.format or UNNAMED, entry.size)
     except DiskError as error:
-        undeclared = entry.format is None and plain_head.startswith(QCOW2_MAGIC)
         raise RepositoryError(
             f"{where}: the template is not what the index promises: {error.message}",
-            hint="the index must say format=qcow2" if undeclared else "tell the publisher of this source",
+            hint="tell the publisher of this source",
         ) from error
 
 

@@ -17,6 +17,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgbuilder.disk import magic
 from imgbuilder.errors import DiskError
 from imgbuilder.regular import open_regular
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 QCOW2_MAGIC = b"QFI\xfb"
+
+UNNAMED = "auto"
+"""Stands for the format of an image of which nobody says it."""
 
 _LARGEST_DISK = 16 << 40
 """Largest virtual size in bytes, as for ``size=`` in an index (``reliability.md`` P3)."""
@@ -68,18 +72,50 @@ def check_image(path: Path, image_format: str, size: int) -> None:
 
     Args:
         path: The image.
-        image_format: ``raw`` or ``qcow2``.
+        image_format: ``raw``, ``qcow2`` or ``UNNAMED``.
         size: Virtual size in bytes.
 
     Raises:
         DiskError: It is not, with the reason.
     """
-    if image_format == "qcow2":
+    if image_format == UNNAMED:
+        find_format(path, size)
+    elif image_format == "qcow2":
         check_qcow2(path, size)
     elif image_format == "raw":
         check_raw(path, size)
     else:
         raise DiskError(f"{path}: the format {image_format!r} is not supported")
+
+
+def find_format(path: Path, size: int | None = None) -> str:
+    """Decide the format of an image of which nobody says it, without probing (design decision 7).
+
+    A file that begins like qcow2 must be a harmless one. Any other file is a raw disk, unless it looks like
+    a format that is not supported: where two answers are possible, none is given.
+
+    Args:
+        path: The image.
+        size: Virtual size in bytes that it must have; None when unknown.
+
+    Returns:
+        ``raw`` or ``qcow2``.
+
+    Raises:
+        DiskError: It is neither, or might be something else.
+    """
+    head, real = _open(path, magic.LENGTH)
+    looks = magic.foreign_format(head)
+    if looks == "qcow2":
+        check_qcow2(path, size)
+        return "qcow2"
+    if looks is not None:
+        raise DiskError(
+            f"{path}: nothing says its format, and it looks like {looks}",
+            hint="only raw and qcow2 are supported; if it is a raw disk, its format must be named",
+        )
+    check_raw(path, real if size is None else size)
+    return "raw"
 
 
 def check_raw(path: Path, size: int) -> None:

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.disk.imageheader import Qcow2Facts, check_image, check_qcow2, check_raw, parse_qcow2
+from imgbuilder.disk.imageheader import (
+    UNNAMED,
+    Qcow2Facts,
+    check_image,
+    check_qcow2,
+    check_raw,
+    find_format,
+    parse_qcow2,
+)
+from imgbuilder.disk.magic import foreign_format
 from imgbuilder.errors import DiskError
 
 if TYPE_CHECKING:
@@ -193,3 +202,52 @@ def test_other_things_than_files(tmp_path: Path) -> None:
             check_raw(tmp_path / name, 0)
         with pytest.raises(DiskError):
             check_qcow2(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"QFI\xfb", "qcow2"),
+        (b"KDMV", "vmdk"),
+        (b"COWD", "vmdk"),
+        (b"# Disk DescriptorFile", "vmdk"),
+        (b"\n  # disk descriptorfile", "vmdk"),
+        (b"vhdxfile", "vhdx"),
+        (b"conectix", "vpc"),
+        (b"LUKS\xba\xbe", "luks"),
+        (b"QED\0", "qed"),
+        (bytes(64) + b"\x7f\x10\xda\xbe", "vdi"),
+        (b"WithoutFreeSpace", "parallels"),
+        (b"", None),
+        (bytes(512), None),
+        (b"\xeb\x63\x90", None),
+        (b" " * 200, None),
+    ],
+)
+def test_what_a_file_looks_like(tmp_path: Path, head: bytes, name: str | None) -> None:
+    assert foreign_format(head) == name
+    path = tmp_path / "x"
+    path.write_bytes(head.ljust(4096, b"\0"))
+    if name is None and len(head) < 200:
+        assert find_format(path) == find_format(path, 4096) == "raw"
+        check_image(path, UNNAMED, 4096)
+        with pytest.raises(DiskError, match="promises"):
+            find_format(path, 8192)
+    elif name is not None:
+        with pytest.raises(DiskError):
+            find_format(path)
+
+
+def test_an_unnamed_qcow2_image_is_found_by_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(header() + bytes(FILE_SIZE - CLUSTER))
+    assert find_format(path) == find_format(path, 1 << 30) == "qcow2"
+    with pytest.raises(DiskError, match="promises"):
+        find_format(path, FILE_SIZE)
+
+
+@given(st.binary(max_size=200))
+def test_any_head_has_an_answer(head: bytes) -> None:
+    assert foreign_format(head) in {
+        None, "qcow2", "qed", "vmdk", "vhdx", "vpc", "vdi", "parallels", "bochs", "cloop", "luks",
+    }  # fmt: skip
