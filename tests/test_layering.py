@@ -24,7 +24,7 @@ ONLY_IN = {
 
 PUBLISHER_MAY_USE = {
     "appliance", "arch", "atomic", "boundary", "console", "customize", "disk", "errors", "events", "guest",
-    "interrupts", "paths", "process", "regular", "sizes", "workspace",
+    "interrupts", "paths", "place", "process", "regular", "sizes", "workspace",
 }  # fmt: skip
 """Modules of imgbuilder that imgrepo may import: the lower ones."""
 

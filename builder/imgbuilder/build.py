@@ -8,22 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder import arch, growth, mounting, paths, workspace
+from imgbuilder import arch, delivery, growth, mounting, paths
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.customize import run as customization
 from imgbuilder.customize.context import GuestContext, host_proxies
 from imgbuilder.customize.facts import read_facts
-from imgbuilder.disk import diskimage, partition, sparse
-from imgbuilder.disk.diskimage import DiskFormat, parse_format
+from imgbuilder.disk import imageheader, partition, sparse
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.events import Step, warn
+from imgbuilder.place import find_place
 from imgbuilder.plan import BuildPlan, Target, TemplateFacts, make_plan
 from imgbuilder.request import NetworkMode
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
     from imgbuilder.catalog.catalog import Selection
+    from imgbuilder.delivery import Work
     from imgbuilder.events import Reporter
     from imgbuilder.guest import Appliance, FilesystemUse
     from imgbuilder.request import BuildRequest
@@ -43,7 +45,7 @@ class BuildResult:
     """
 
     path: Path
-    format: DiskFormat
+    format: OutputFormat
     size: int
     filesystems: tuple[FilesystemUse, ...]
     root_password: str | None
@@ -74,9 +76,7 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
     chosen = services.select_disk(request.template, request.arch, report)
     _check_architecture(request, chosen)
     network = _network(request)
-    target = Target(_output(request, chosen), request.format, request.size)
-    workspace.check_place(target.path)
-    _doubt_name(target, report)
+    target = _target(request, chosen, report)
     plan = make_plan(
         _facts(chosen, services),
         target,
@@ -102,15 +102,16 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
             unless ``delete_on_failure`` is off.
     """
     prepared = prepare(request, services, report)
-    plan = prepared.plan
+    target = prepared.plan.target
     with (
-        services.open_cache(plan.target.path.absolute().parent, report) as cache,
-        workspace.new_file(
-            plan.target.path, keep_on_failure=not request.delete_on_failure, sync=request.sync
-        ) as image,
+        services.open_cache(delivery.scratch_folder(target), report) as cache,
+        delivery.open_work(
+            prepared.plan, report, keep_on_failure=not request.delete_on_failure, sync=request.sync
+        ) as work,
     ):
         disk = services.template_disk(cache, prepared.selection, report)
-        _materialise(plan, disk, image, report)
+        plan = _with_format(prepared.plan, disk)
+        _materialise(plan, disk, work, report)
         report(Step("Opening the new disk"))
         options = ApplianceOptions(
             memsize=request.memsize,
@@ -119,7 +120,7 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
             verbose=request.verbose,
             trace=request.trace,
         )
-        with services.open_appliance([Attachment(image, plan.target.format)], options, report) as appliance:
+        with services.open_appliance([Attachment(work.image, work.format)], options, report) as appliance:
             mounting.mount_guest(appliance, plan.template.expand, report)
             if plan.grows:
                 assert plan.template.expand is not None, "refused before anything was written"
@@ -129,7 +130,7 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
             report(Step("Finishing off"))
             appliance.unmount_all()
             appliance.shutdown()
-    return BuildResult(plan.target.path, plan.target.format, plan.size, uses, outcome.root_password)
+    return BuildResult(target.path, target.format, plan.size, uses, outcome.root_password)
 
 
 def summary(result: BuildResult) -> str:
@@ -169,17 +170,27 @@ def _network(request: BuildRequest) -> bool:
             return customization.needs_commands(request.operations)
 
 
-def _output(request: BuildRequest, chosen: Selection) -> Path:
-    if request.output is not None:
-        return request.output
-    suffix = "img" if request.format is DiskFormat.RAW else request.format.value
-    return Path(f"{chosen.entry.os_version}.{suffix}")
+def _target(request: BuildRequest, chosen: Selection, report: Reporter) -> Target:
+    output = request.output
+    if output is None:
+        suffix = "img" if request.format is OutputFormat.RAW else request.format.value
+        output = Path(f"{chosen.entry.os_version}.{suffix}")
+    target = Target(output, find_place(output), request.format, request.size, request.compressed)
+    _doubt_name(target, report)
+    device = target.place.device
+    if device is not None and device.is_partition and request.warn_if_partition:
+        warn(
+            report,
+            f"{output} is a partition: the image is a whole disk with a partition table of its own, which "
+            "cannot be booted from there; --no-warn-if-partition silences this",
+        )
+    return target
 
 
 def _doubt_name(target: Target, report: Reporter) -> None:
     """Warn of a name that says another format: as in virt-builder, the name decides nothing."""
     said = target.path.suffix.removeprefix(".").lower()
-    if said in set(DiskFormat) and said != target.format:
+    if said in set(OutputFormat) and said != target.format:
         warn(report, f"{target.path} will be a {target.format} image; for {said}, add: --format {said}")
 
 
@@ -187,36 +198,38 @@ def _facts(chosen: Selection, services: Services) -> TemplateFacts:
     entry = chosen.entry
     folder = services.settings.cache_folder()
     cached = None if folder is None else TemplateCache(folder, shared=paths.shared_caches())
+    disk = None if cached is None else cached.unpacked_disk(entry)
     return TemplateFacts(
         name=entry.os_version,
         url=chosen.url,
-        format=parse_format(entry.format or DiskFormat.RAW.value),
+        format=None if entry.format is None else parse_format(entry.format),
         size=entry.size,
         compressed_size=entry.compressed_size,
         expand=entry.expand,
         lvexpand=entry.lvexpand,
         fetched=cached is not None and cached.is_cached(entry),
-        unpacked=cached is not None and cached.has_disk(entry),
+        used=None if disk is None else sparse.disk_usage(disk),
     )
 
 
-def _materialise(plan: BuildPlan, disk: Path, image: Path, report: Reporter) -> None:
+def _with_format(plan: BuildPlan, disk: Path) -> BuildPlan:
+    """Return the plan with the format of the template: where the index names none, its header does."""
+    if plan.template.format is not None:
+        return plan
+    return plan.with_format(DiskFormat(imageheader.find_format(disk, plan.template.size)))
+
+
+def _materialise(plan: BuildPlan, disk: Path, work: Work, report: Reporter) -> None:
     """Turn the template's unpacked disk into the image, grown but not yet customized."""
-    template, target = plan.template, plan.target
+    template = plan.template
+    assert template.format is not None
     number = None
     if plan.grows:
         number = growth.check_growable(disk, template.format, template.expand, template.lvexpand)
-    workspace.check_space(image.parent, sparse.disk_usage(disk), "the image")
-    if template.format is target.format:
-        report(Step("Copying"))
-        sparse.copy_sparse(disk, image, report)
-    else:
-        report(Step(f"Converting {template.format} to {target.format}"))
-        diskimage.convert(disk, template.format, image, target.format)
+    work.fill(disk, template.format, plan.size)
     if number is not None:
         report(Step(f"Resizing (in place) to expand the disk to {human_size(plan.size)}"))
-        diskimage.extend(image, target.format, plan.size)
-        partition.grow_last_partition(image, target.format, number)
+        partition.grow_last_partition(work.image, work.format, number)
 
 
 def _customize(

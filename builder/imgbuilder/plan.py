@@ -1,22 +1,25 @@
 """What a build will do, decided before it does anything. Pure, and printable.
 
-The shortest way from a template to an image; where the template's unpacked
-copy is in the cache already, it is simply copied. The table of ways is in
-``virt-builder.md`` 6.3; growth in place replaces virt-resize (design decision 5).
+The shortest way from a template to an image. Its unpacked disk in the cache is
+where every way begins; raw and qcow2 files are copied or converted from it and
+worked on where they are, all else is worked on as an overlay and written at the
+end (``imgbuilder.delivery``). The rules of sizes are in ``virt-builder.md`` 6.2;
+growth in place replaces virt-resize (design decision 5).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import UsageError
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgbuilder.disk.diskimage import DiskFormat
+    from imgbuilder.place import Place
 
 _SECTOR = 512
 
@@ -28,24 +31,29 @@ class TemplateFacts:
     Attributes:
         name: Its name in the index.
         url: Where it comes from.
-        format: Disk format after decompression.
+        format: Disk format after decompression; None when the index names none and it is not unpacked yet.
         size: Virtual size in bytes.
         compressed_size: Size of the download in bytes; None when the index does not say.
         expand: Partition that grows.
         lvexpand: Logical volume that grows.
         fetched: Whether the download is in the cache.
-        unpacked: Whether the unpacked disk is in the cache.
+        used: Bytes that its unpacked disk takes in the cache; None when it is not there.
     """
 
     name: str
     url: str
-    format: DiskFormat
+    format: DiskFormat | None
     size: int
     compressed_size: int | None
     expand: str | None
     lvexpand: str | None
     fetched: bool
-    unpacked: bool
+    used: int | None
+
+    @property
+    def unpacked(self) -> bool:
+        """Return whether the unpacked disk is in the cache."""
+        return self.used is not None
 
 
 @dataclass(frozen=True)
@@ -53,14 +61,23 @@ class Target:
     """The image to make.
 
     Attributes:
-        path: Its final place.
+        path: Its final place, as the user wrote it.
+        place: What is there.
         format: Its format.
-        size: Its virtual size in bytes; None for the template's.
+        size: Its virtual size in bytes; None for the template's, or a raw block device's own.
+        compressed: Whether its data are compressed.
     """
 
     path: Path
-    format: DiskFormat
+    place: Place
+    format: OutputFormat
     size: int | None
+    compressed: bool = False
+
+    @property
+    def edited_directly(self) -> DiskFormat | None:
+        """Return the format in which the appliance works on the very file; None when it works elsewhere."""
+        return None if self.compressed or self.place.device is not None else self.format.working
 
 
 @dataclass(frozen=True)
@@ -99,15 +116,26 @@ class Copy:
 
 @dataclass(frozen=True)
 class Convert:
-    """Write the unpacked disk in another format."""
+    """Write the unpacked disk in another format; ``source`` is None until its header was seen."""
 
     path: Path
-    source: DiskFormat
+    source: DiskFormat | None
     target: DiskFormat
 
     def __str__(self) -> str:
         """Describe the step for ``--dry-run``."""
+        if self.source is None:
+            return f"copy the template to {self.path}, or convert it to {self.target}, as its header says"
         return f"convert the template from {self.source} to {self.target} into {self.path}"
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Lay an empty image over the unpacked disk, which is not copied."""
+
+    def __str__(self) -> str:
+        """Describe the step for ``--dry-run``."""
+        return "lay an overlay over the template, which is not copied"
 
 
 @dataclass(frozen=True)
@@ -123,6 +151,19 @@ class Grow:
 
 
 @dataclass(frozen=True)
+class Write:
+    """Write the finished image from the overlay and the template."""
+
+    target: Target
+
+    def __str__(self) -> str:
+        """Describe the step for ``--dry-run``."""
+        kind = f"{'compressed ' if self.target.compressed else ''}{self.target.format}"
+        onto = "onto the block device" if self.target.place.device is not None else "as"
+        return f"write the image {onto} {self.target.path} ({kind})"
+
+
+@dataclass(frozen=True)
 class Customize:
     """Run the operations in one appliance session."""
 
@@ -135,7 +176,26 @@ class Customize:
         return "\n".join([*lines, *(f"     - {text}" for text in self.operations)])
 
 
-Step = Fetch | Unpack | Copy | Convert | Grow | Customize
+Step = Fetch | Unpack | Copy | Convert | Overlay | Grow | Customize | Write
+
+
+@dataclass(frozen=True)
+class Space:
+    """Space on the disk that a build takes.
+
+    Attributes:
+        where: For what, in words.
+        size: Bytes.
+        at_most: Whether it may be less.
+    """
+
+    where: str
+    size: int
+    at_most: bool = False
+
+    def __str__(self) -> str:
+        """Describe it for ``--dry-run``."""
+        return f"{'up to ' if self.at_most else ''}{human_size(self.size)} {self.where}"
 
 
 @dataclass(frozen=True)
@@ -148,6 +208,7 @@ class BuildPlan:
         size: Virtual size of the image in bytes.
         grows: Whether the disk is larger than the template's.
         steps: What will be done.
+        space: What it takes on the disk, besides what the customizations write.
     """
 
     template: TemplateFacts
@@ -155,33 +216,67 @@ class BuildPlan:
     size: int
     grows: bool
     steps: tuple[Step, ...]
+    space: tuple[Space, ...]
 
     def describe(self) -> str:
         """Write the plan for ``--dry-run``."""
+        template, target = self.template, self.target
+        kind = template.format or "format not named"
         lines = [
-            f"template: {self.template.name} ({human_size(self.template.size)}, {self.template.format})",
-            f"output:   {self.target.path} ({human_size(self.size)}, {self.target.format})",
+            f"template: {template.name} ({human_size(template.size)}, {kind})",
+            f"output:   {target.path} ({human_size(self.size)}, {target.format})",
             "steps:",
         ]
         lines += [f"{number:3}. {step}" for number, step in enumerate(self.steps, start=1)]
+        lines.append("space, besides what the customizations write:")
+        lines += [f"     {space}" for space in self.space or ("none",)]
         return "\n".join(lines)
 
+    def with_format(self, found: DiskFormat) -> BuildPlan:
+        """Return the same plan now that the template's format is known."""
+        target = self.target.edited_directly
+        steps = tuple(
+            _direct_step(self.target, found, target)
+            if isinstance(step, Convert | Copy) and target is not None
+            else step
+            for step in self.steps
+        )
+        return replace(self, template=replace(self.template, format=found), steps=steps)
 
-def final_size(requested: int | None, template_size: int) -> int:
+
+def final_size(target: Target, template_size: int) -> int:
     """Return the virtual size of the image in bytes, a multiple of 512 (``virt-builder.md`` 6.2).
 
+    Without ``--size``, a raw image fills its block device. In other formats it does not: their tables need
+    space as well.
+
     Raises:
-        UsageError: It would be smaller than the template.
+        UsageError: It would be smaller than the template, or larger than the block device.
     """
+    device = target.place.device if target.format is OutputFormat.RAW else None
+    requested = target.size
     if requested is None:
-        return template_size
+        requested = template_size if device is None else device.size
     if requested < template_size:
+        if target.size is None:
+            raise UsageError(
+                f"the block device {target.path} is too small for the template: it has "
+                f"{human_size(requested)}, minimum size = {human_size(template_size)}",
+                hint="use a larger device",
+            )
         raise UsageError(
             f"images cannot be shrunk: requested size = {human_size(requested)}, "
             f"minimum size = {human_size(template_size)}",
             hint=f"use --size {human_size(template_size)} or more, or leave --size out",
         )
-    return -(-requested // _SECTOR) * _SECTOR
+    size = -(-requested // _SECTOR) * _SECTOR
+    if device is not None and size > device.size:
+        raise UsageError(
+            f"--size {human_size(requested)} is too large for the block device {target.path}, "
+            f"which has {human_size(device.size)}",
+            hint="leave --size out: the image then fills the device",
+        )
+    return size
 
 
 def make_plan(
@@ -196,20 +291,52 @@ def make_plan(
         network: Whether the guest reaches the network.
 
     Raises:
-        UsageError: The image would be smaller than the template.
+        UsageError: The image would be smaller than the template or larger than its device, or its format
+            does not fit.
     """
-    size = final_size(target.size, template.size)
+    _check_format(target)
+    size = final_size(target, template.size)
     grows = size > template.size
+    direct = target.edited_directly
     steps: list[Step] = []
     if not template.unpacked:
         if not template.fetched:
             steps.append(Fetch(template.url, template.compressed_size))
         steps.append(Unpack(template.size))
-    if template.format is target.format:
-        steps.append(Copy(target.path))
-    else:
-        steps.append(Convert(target.path, template.format, target.format))
+    steps.append(Overlay() if direct is None else _direct_step(target, template.format, direct))
     if grows:
         steps.append(Grow(size, template.lvexpand or template.expand))
     steps.append(Customize(operations, network))
-    return BuildPlan(template, target, size, grows, tuple(steps))
+    if direct is None:
+        steps.append(Write(target))
+    return BuildPlan(template, target, size, grows, tuple(steps), tuple(_space(template, target)))
+
+
+def _check_format(target: Target) -> None:
+    if target.compressed and target.format is not OutputFormat.QCOW2:
+        raise UsageError(
+            f"--compress is for qcow2 images, and this one is {target.format}", hint="add: --format qcow2"
+        )
+    if target.place.device is not None and target.format.working is None:
+        raise UsageError(
+            f"a {target.format} image cannot be written onto a block device", hint="use --format raw or qcow2"
+        )
+
+
+def _direct_step(target: Target, found: DiskFormat | None, wanted: DiskFormat) -> Step:
+    return Copy(target.path) if found is wanted else Convert(target.path, found, wanted)
+
+
+def _space(template: TemplateFacts, target: Target) -> list[Space]:
+    needed = []
+    if template.used is None:
+        if not template.fetched:
+            size = template.compressed_size
+            where = "in the cache for the download"
+            needed.append(Space(where, template.size, at_most=True) if size is None else Space(where, size))
+        needed.append(Space("in the cache for the unpacked template", template.size, at_most=True))
+    if target.place.device is None:
+        known = template.used is not None and target.format is OutputFormat.RAW
+        size = template.used if template.used is not None else template.size
+        needed.append(Space(f"in {target.place.path.parent} for the image", size, at_most=not known))
+    return needed

@@ -6,12 +6,13 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk.diskimage import OutputFormat
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.customize.operation import Operation
+    from imgbuilder.disk.diskimage import DiskFormat
 
 
 class NetworkMode(enum.Enum):
@@ -24,15 +25,32 @@ class NetworkMode(enum.Enum):
 
 
 @dataclass(frozen=True)
+class Attached:
+    """A disk that the appliance may read while it customizes, as ``/dev/sdb`` and so on.
+
+    Attributes:
+        path: An image file or a block device.
+        format: Its format; None to decide it by its header.
+    """
+
+    path: Path
+    format: DiskFormat | None
+
+
+@dataclass(frozen=True)
 class BuildRequest:
     """All that shapes a build.
 
     Attributes:
         template: Name or alias of the template.
         arch: Architecture asked for.
-        output: The image to make; None for ``TEMPLATE.img`` or ``TEMPLATE.qcow2`` in the current folder.
+        output: The file or block device to make it in; None for ``TEMPLATE.img`` (raw) or
+            ``TEMPLATE.FORMAT`` in the current folder.
         format: Its format.
-        size: Its virtual size in bytes; None for the template's.
+        size: Its virtual size in bytes; None for the template's, or for all of a block device.
+        compressed: Whether its data are compressed; for qcow2 only.
+        warn_if_partition: Warn when the output is a partition.
+        attachments: Further disks for the appliance, only to be read.
         operations: Customizations in the user's order.
         memsize: Memory of the appliance in MiB; None for the default.
         smp: Processors of the appliance; None for the default.
@@ -46,8 +64,11 @@ class BuildRequest:
     template: str
     arch: str
     output: Path | None = None
-    format: DiskFormat = DiskFormat.RAW
+    format: OutputFormat = OutputFormat.RAW
     size: int | None = None
+    compressed: bool = False
+    warn_if_partition: bool = True
+    attachments: tuple[Attached, ...] = ()
     operations: tuple[Operation, ...] = ()
     memsize: int | None = None
     smp: int | None = None

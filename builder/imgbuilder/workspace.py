@@ -24,8 +24,9 @@ from imgbuilder.interrupts import uninterrupted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PREFIX = ".pybuilder-"
-_SUFFIX = ".part"
+HIDDEN_PREFIX = ".pybuilder-"
+HIDDEN_SUFFIX = ".part"
+"""How the names of unfinished images begin and end."""
 SHORT = Path("/tmp")  # noqa: S108 - folders in it are made by mkdtemp
 """Where sockets go, whatever ``TMPDIR`` says: a socket's path holds 107 bytes at most."""
 _FOLDER = ".pybuilder-run-"
@@ -42,35 +43,6 @@ def explain(error: OSError, path: Path) -> WorkspaceError:
         errno.ENOENT: f"create the folder first: mkdir -p {path.parent}",
     }
     return WorkspaceError(f"{path}: {error.strerror}", hint=hints.get(error.errno or 0))
-
-
-def check_place(output: Path) -> None:
-    """Find out before any work whether ``output`` can be written (``reliability.md`` B12, B14).
-
-    Raises:
-        WorkspaceError: Its folder is missing or not writable, or it exists and is no regular file.
-    """
-    folder = output.absolute().parent
-    if output.is_dir():
-        raise WorkspaceError(
-            f"the output {output} is a folder",
-            hint=f"name a file in it, for example -o {output / 'disk.img'}",
-        )
-    if not folder.is_dir():
-        raise WorkspaceError(
-            f"the folder of the output {output} does not exist", hint=f"create it first: mkdir -p {folder}"
-        )
-    if output.exists() and not output.is_file():
-        raise WorkspaceError(
-            f"the output {output} is not a regular file",
-            hint="writing to devices is not there yet; build a file and copy it to the device",
-        )
-    probe = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
-    try:
-        probe.touch(mode=0o600, exist_ok=False)
-        probe.unlink()
-    except OSError as error:
-        raise explain(error, output) from error
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
@@ -109,7 +81,7 @@ def new_file(final: Path, *, keep_on_failure: bool = False, sync: bool = True) -
         WorkspaceError: It cannot be created or renamed.
     """
     target = final.absolute()
-    temporary = target.parent / f"{_PREFIX}{target.name[:100]}.{secrets.token_hex(6)}{_SUFFIX}"
+    temporary = target.parent / f"{HIDDEN_PREFIX}{target.name[:40]}.{secrets.token_hex(6)}{HIDDEN_SUFFIX}"
     try:
         holder = _locked_file(temporary)
     except OSError as error:
@@ -190,13 +162,14 @@ def _locked_file(path: Path) -> int:
 def finish(temporary: Path, final: Path, *, sync: bool = True) -> None:
     """Give a complete file its final name, durably: fsync, rename, fsync of the folder.
 
+    It gets the mode of the file that it replaces, and its owner where that is allowed; a new file gets what
+    the umask leaves of 0666.
+
     Raises:
         WorkspaceError: Any of it failed; then ``final`` is as it was.
     """
     try:
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        _take_over_mode(temporary, final)
         if sync:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -207,9 +180,23 @@ def finish(temporary: Path, final: Path, *, sync: bool = True) -> None:
         raise explain(error, final) from error
 
 
+def _take_over_mode(temporary: Path, final: Path) -> None:
+    try:
+        old = final.stat()
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        return
+    if (old.st_uid, old.st_gid) != (temporary.stat().st_uid, temporary.stat().st_gid):
+        with contextlib.suppress(PermissionError):
+            os.chown(temporary, old.st_uid, old.st_gid)
+    temporary.chmod(old.st_mode & 0o777)
+
+
 def sweep(folder: Path) -> None:
     """Remove the temporary files that killed runs of this user left in a folder; living ones are locked."""
-    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+    for path in folder.glob(f"{HIDDEN_PREFIX}*{HIDDEN_SUFFIX}"):
         with contextlib.suppress(OSError):
             _remove_if_abandoned(path)
 

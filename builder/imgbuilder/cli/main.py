@@ -14,7 +14,7 @@ from imgbuilder.boundary import run_command
 from imgbuilder.cli import modes
 from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options, given_operations
 from imgbuilder.console import ConsoleReporter
-from imgbuilder.disk.diskimage import parse_format
+from imgbuilder.disk.diskimage import parse_output_format
 from imgbuilder.errors import UsageError
 from imgbuilder.request import BuildRequest, NetworkMode
 from imgbuilder.services import Settings
@@ -111,8 +111,16 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 )
 @_option("--doctor", is_flag=True, help="Check everything that a build needs, and say how to mend it.")
 @_option("--dry-run", is_flag=True, help="Show what a build would do, and stop.")
-@_option("-o", "--output", metavar="FILE", help="The image to make [default: OS-VERSION.img or .qcow2].")
-@_option("--format", "format_", metavar="raw|qcow2", help="Format of the image [default: raw].")
+@_option(
+    "-o", "--output", metavar="FILE", help="File or block device for the image [default: OS-VERSION.img]."
+)
+@_option("--format", "format_", metavar="raw|qcow2|vmdk|vdi|vhdx", help="Format of the image [default: raw].")
+@_option("--compress", is_flag=True, help="Compress the qcow2 image.")
+@_option(
+    "--warn-if-partition/--no-warn-if-partition",
+    default=True,
+    help="Warn when the output is a partition [default: warn].",
+)
 @_option("--size", metavar="SIZE", help="Size of its disk, such as 20G [default: the template's].")
 @_option("--arch", "arch_", metavar="ARCH", help="Architecture of the template [default: this host's].")
 @_option("-m", "--memsize", metavar="MB", callback=_integer, help="Memory of the appliance in MiB.")
@@ -268,7 +276,9 @@ def _build_request(ctx: click.Context, options: dict[str, Any]) -> BuildRequest:
         template=name,
         arch=_arch(options),
         output=None if options["output"] is None else Path(options["output"]),
-        format=parse_format(options["format_"] or "raw"),
+        format=parse_output_format(options["format_"] or "raw"),
+        compressed=options["compress"],
+        warn_if_partition=options["warn_if_partition"],
         size=None if options["size"] is None else parse_size(options["size"]),
         operations=given_operations(ctx),
         memsize=options["memsize"],

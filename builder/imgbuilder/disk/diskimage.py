@@ -8,6 +8,7 @@ would be taken for protocols (``reliability.md`` F13, X21).
 from __future__ import annotations
 
 import enum
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -23,6 +24,34 @@ class DiskFormat(enum.StrEnum):
 
     RAW = "raw"
     QCOW2 = "qcow2"
+
+
+class OutputFormat(enum.StrEnum):
+    """Formats of finished images; those that are not in ``DiskFormat`` are written at the end."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+    VMDK = "vmdk"
+    VDI = "vdi"
+    VHDX = "vhdx"
+
+    @property
+    def working(self) -> DiskFormat | None:
+        """The same format for an image that is worked on; None when nobody works on such images."""
+        return DiskFormat(self.value) if self.value in set(DiskFormat) else None
+
+
+def parse_output_format(text: str) -> OutputFormat:
+    """Return the format that ``--format`` names for an image.
+
+    Raises:
+        UsageError: It is none that we know.
+    """
+    try:
+        return OutputFormat(text)
+    except ValueError:
+        known = ", ".join(item.value for item in OutputFormat)
+        raise UsageError(f"the disk format {text!r} is not supported", hint=f"formats: {known}") from None
 
 
 def parse_format(text: str) -> DiskFormat:
@@ -45,6 +74,59 @@ def convert(source: Path, source_format: DiskFormat, target: Path, target_format
         DiskError: qemu-img failed, for example because there is no space left.
     """
     _qemu_img("convert", "-f", source_format, "-O", target_format, source.absolute(), target.absolute())
+
+
+def create_overlay(overlay: Path, disk: Path, disk_format: DiskFormat, size: int) -> None:
+    """Make a qcow2 image that reads as another disk until it is written to.
+
+    Args:
+        overlay: The new image.
+        disk: The other disk, which must stay as it is while the overlay lives.
+        disk_format: Its format.
+        size: Virtual size in bytes, at least that of the other disk.
+
+    Raises:
+        DiskError: qemu-img failed.
+    """
+    # An absolute name begins with a slash, and so is never taken for a protocol.
+    _qemu_img(
+        "create", "-q", "-f", DiskFormat.QCOW2, "-b", disk.absolute(), "-F", disk_format,
+        overlay.absolute(), str(size),
+    )  # fmt: skip
+
+
+def write_image(source: Path, target: Path, target_format: OutputFormat, *, compressed: bool) -> None:
+    """Write a qcow2 image, with the disk that it lies over, to a file or a block device.
+
+    Args:
+        source: The image.
+        target: A file, which is replaced, or a block device that is large enough.
+        target_format: The format to write.
+        compressed: Whether clusters are compressed; for qcow2 only.
+
+    Raises:
+        DiskError: There is no space, or qemu-img failed.
+    """
+    words: list[str | Path] = ["-f", DiskFormat.QCOW2, "-O", target_format]
+    if compressed:
+        words.append("-c")
+    if target.is_block_device() and target_format is OutputFormat.RAW:
+        words.append("-n")  # it is there, and zeroes must be written over what it holds
+    _qemu_img("convert", *words, source.absolute(), target.absolute())
+
+
+def measure(source: Path, source_format: DiskFormat, target_format: OutputFormat) -> int:
+    """Return how many bytes a file of ``target_format`` with the content of ``source`` would have.
+
+    Raises:
+        DiskError: qemu-img failed.
+    """
+    words = ["-f", source_format, "-O", target_format, "--output=json"]
+    try:
+        answer = process.run(["qemu-img", "measure", *words, source.absolute()])
+        return int(json.loads(answer.stdout)["required"])
+    except (ToolError, ValueError, KeyError) as error:
+        raise DiskError(f"qemu-img cannot measure {source}: {error}") from error
 
 
 def extend(image: Path, image_format: DiskFormat, size: int) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.events import Reporter, Step
-from imgbuilder.workspace import check_place, new_file
+from imgbuilder.place import find_file_place
+from imgbuilder.workspace import new_file
 from imgrepo.scratch import scratch_folder
 from imgrepo.template.bootstrap import BootstrapRequest, bootstrap, check_bootstrap
 from imgrepo.template.disk import check_room, check_size, install_system
@@ -55,7 +56,7 @@ def make_template(request: TemplateRequest, services: Services, report: Reporter
     Raises:
         PybuilderError: It cannot be made; nothing is left behind.
     """
-    check_place(request.output)
+    output = find_file_place(request.output)
     check_bootstrap(request.bootstrap)
     with scratch_folder(needed=_ARCHIVE_SPACE) as scratch:
         archive = scratch / "system.tar"
@@ -63,7 +64,7 @@ def make_template(request: TemplateRequest, services: Services, report: Reporter
         report(Step(f"Installing {recipe.name} from {request.bootstrap.build_from.mirror}"))
         bootstrap(request.bootstrap, archive, scratch, report)
         check_room(archive, request.size)
-        with new_file(request.output) as image:
+        with new_file(output) as image:
             os.truncate(image, request.size)
             report(Step("Starting the appliance"))
             options = ApplianceOptions(memsize=request.memsize, verbose=request.verbose)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import itertools
 import os
 import subprocess
 from dataclasses import replace
@@ -14,8 +16,8 @@ import pytest
 from imgbuilder import workspace
 from imgbuilder.build import build, prepare, summary
 from imgbuilder.customize.registry import parse_operation
-from imgbuilder.disk import partition
-from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk import diskimage, partition
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import (
     DigestMismatchError,
     GuestCallError,
@@ -34,6 +36,9 @@ from imgbuilder.services import Services, Settings
 from tests.fakes.template import MIB, SIZE, Site, TinyAppliances, make_site
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.fakes.appliance import FakeDisk
     from tests.fakes.keys import KeyMaker
 
 
@@ -73,37 +78,169 @@ def steps(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Step)]
 
 
-@pytest.mark.parametrize("template", ["raw", "qcow2"])
-@pytest.mark.parametrize("output", list(DiskFormat))
-@pytest.mark.parametrize("size", [None, SIZE, SIZE + 1, 64 * MIB])
-def test_every_way(
+WAYS = [
+    (OutputFormat.RAW, False),
+    (OutputFormat.QCOW2, False),
+    (OutputFormat.QCOW2, True),
+    (OutputFormat.VMDK, False),
+    (OutputFormat.VDI, False),
+    (OutputFormat.VHDX, False),
+]
+
+
+def compare(image: Path, image_format: str, other: Path, other_format: str = "raw") -> None:
+    """The judge of what an image holds is qemu-img."""
+    subprocess.run(
+        ["qemu-img", "compare", "-f", image_format, "-F", other_format, image.absolute(), other.absolute()],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def ways() -> Iterator[tuple[str, tuple[OutputFormat, bool], int | None]]:
+    """All steps of all plans; ``test_plan`` has all combinations of them."""
+    for template, way, size in itertools.product(("raw", "qcow2"), WAYS, (None, 64 * MIB)):
+        yield template, way, size
+    for way in (WAYS[0], WAYS[3]):
+        yield "raw", way, SIZE + 1
+        yield "unnamed raw", way, None
+        yield "unnamed qcow2", way, None
+
+
+@pytest.mark.parametrize(("template", "way", "size"), list(ways()), ids=str)
+def test_x19_every_way(
     services: Services, site: Site, publisher_keys: KeyMaker, appliances: TinyAppliances,
-    template: str, output: DiskFormat, size: int | None, tmp_path: Path,
+    template: str, way: tuple[OutputFormat, bool], size: int | None, tmp_path: Path,
 ) -> None:  # fmt: skip
-    if template == "qcow2":
+    kind = template.rpartition(" ")[2]
+    if kind == "qcow2":
         other = tmp_path / "other"
         other.mkdir()
-        make_site(other, publisher_keys, template_format="qcow2").configure(tmp_path / "home")
+        site = make_site(other, publisher_keys, template_format=kind)
+        site.configure(tmp_path / "home")
+    if template.startswith("unnamed"):
+        site.sign(replace(site.entry, format=None))
+    output, compressed = way
     events: list[Event] = []
-    result = build(request(format=output, size=size), services, events.append)
-    assert result.path == Path("tiny.img" if output is DiskFormat.RAW else "tiny.qcow2")
-    assert result.size == {None: SIZE, SIZE: SIZE, SIZE + 1: SIZE + 512, 64 * MIB: 64 * MIB}[size]
-    assert partition.virtual_size(result.path, output) == result.size
-    assert subprocess.run(["qemu-img", "check", "-q", "-f", output, result.path], check=False).returncode in {
-        0,
-        63,
-    }
-    table = partition.read_table(result.path, output)
-    assert table is not None
-    grown = [("grow_ext", "/dev/sda2")] if result.size > SIZE else []
-    assert [item for item in appliances.appliances[0].log if item[0] == "grow_ext"] == grown
-    assert (table.partitions[1].size * 512 > 6 * MIB) is (size == 64 * MIB)
+    result = build(request(format=output, compressed=compressed, size=size), services, events.append)
+    assert result.path == Path("tiny.img" if output is OutputFormat.RAW else f"tiny.{output}")
+    assert result.size == {None: SIZE, SIZE + 1: SIZE + 512, 64 * MIB: 64 * MIB}[size]
+    assert [path.name for path in Path().iterdir()] == [result.path.name], "nothing else is left"
     log = appliances.appliances[0].log
+    grown = [("grow_ext", "/dev/sda2")] if result.size > SIZE else []
+    assert [item for item in log if item[0] == "grow_ext"] == grown
     assert log[-2:] == [("unmount_all", ""), ("shutdown", "")]
     (disks,) = appliances.launches
-    assert [disk.format for disk in disks] == [output]
-    assert [path.name for path in Path().iterdir()] == [result.path.name], "nothing else is left"
-    assert steps(events)[-1] == "Finishing off"
+    assert [disk.format for disk in disks] == [output.value if way in WAYS[:2] else "qcow2"]
+    assert [path for path in (tmp_path / "home/pybuilder/disks").iterdir() if path.suffix != ".json"]
+    # What it holds.
+    raw = tmp_path / "raw"
+    subprocess.run(["qemu-img", "convert", "-f", output, "-O", "raw", result.path, raw], check=True)
+    assert raw.stat().st_size == result.size
+    if size is None:
+        compare(result.path, output, site.folder / "disk.raw")
+    else:
+        with raw.open("rb") as now, (site.folder / "disk.raw").open("rb") as then:
+            now.seek(2 * MIB)
+            then.seek(2 * MIB)
+            assert now.read(5 * MIB) == then.read(5 * MIB), "the filesystem is as it was"
+    table = partition.read_table(raw, DiskFormat.RAW)
+    assert table is not None
+    assert (table.partitions[1].size * 512 > 6 * MIB) is (size == 64 * MIB)
+    check = subprocess.run(["qemu-img", "check", "-q", "-f", output, result.path], check=False)
+    assert check.returncode in {0, 63}  # 63: nothing to check in this format
+
+
+def test_compressed_is_smaller(services: Services, site: Site) -> None:
+    with (site.folder / "disk.raw").open("r+b") as disk:
+        disk.seek(3 * MIB)
+        disk.write(b"easy to compress" * 65536)
+    packed = (site.folder / "disk.raw").read_bytes()
+    (site.folder / "tiny.xz").write_bytes(packed)
+    digest = hashlib.sha512(packed).hexdigest()
+    site.sign(replace(site.entry, sha512=digest, compressed_size=len(packed)))
+    plain = build(request(format=OutputFormat.QCOW2, output=Path("a")), services, lambda _event: None)
+    small = build(
+        request(format=OutputFormat.QCOW2, output=Path("b"), compressed=True), services, lambda _event: None
+    )
+    assert small.path.stat().st_size < plain.path.stat().st_size - MIB // 2
+    compare(small.path, "qcow2", plain.path, "qcow2")
+
+
+class WritingAppliances(TinyAppliances):
+    """As a real appliance does, these leave their mark on the disk."""
+
+    MARK = b"changed!" * 64
+
+    def _disk(self, path: Path) -> FakeDisk:
+        kind = DiskFormat.QCOW2 if path.name == "overlay.qcow2" else DiskFormat.RAW
+        diskimage.write_range(path, kind, 4 * MIB, self.MARK)
+        return super()._disk(path)
+
+
+@pytest.mark.parametrize("output", [OutputFormat.VMDK, OutputFormat.VDI, OutputFormat.VHDX])
+def test_what_the_appliance_changed_is_written(
+    services: Services, tmp_path: Path, output: OutputFormat
+) -> None:
+    services = replace(services, open_appliance=WritingAppliances())
+    result = build(request(format=output, size=64 * MIB), services, lambda _event: None)
+    back = tmp_path / "back"
+    subprocess.run(["qemu-img", "convert", "-f", output, "-O", "raw", result.path, back], check=True)
+    assert back.read_bytes()[4 * MIB :].startswith(WritingAppliances.MARK)
+    again = tmp_path / "again.img"
+    build(request(output=again), replace(services, open_appliance=TinyAppliances()), lambda _event: None)
+    assert WritingAppliances.MARK not in again.read_bytes(), "the cached template is as it was"
+
+
+def test_a_failed_build_in_a_written_format(services: Services, appliances: TinyAppliances) -> None:
+    appliances.answers["false"] = CommandResult(1, "")
+    asked = request(operations=(parse_operation("run-command", "false"),), format=OutputFormat.VMDK)
+    refuse(asked, services, OperationError)
+    with pytest.raises(OperationError):
+        build(replace(asked, delete_on_failure=False), services, lambda _event: None)
+    assert [path.name for path in Path().iterdir()] == ["tiny.vmdk"]
+    info = subprocess.run(["qemu-img", "info", "-f", "vmdk", "tiny.vmdk"], capture_output=True, check=True)
+    assert b"file format: vmdk" in info.stdout
+
+
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[1], WAYS[3]], ids=str)
+def test_x21_names_are_never_protocols(
+    services: Services, site: Site, way: tuple[OutputFormat, bool]
+) -> None:
+    for name in ("json:x", "a:b", "-x", "x,y=z", "new\nline", "nbd:127.0.0.1:1", "fat:rw:."):
+        asked = request(output=Path(name), format=way[0], compressed=way[1])
+        result = build(asked, services, lambda _event: None)
+        assert [path.name for path in Path().iterdir()] == [name]
+        compare(result.path, way[0], site.folder / "disk.raw")
+        result.path.unlink()
+
+
+@pytest.mark.parametrize("packing", ["zstd", "plain"])
+def test_every_packing(services: Services, site: Site, packing: str) -> None:
+    disk = site.folder / "disk.raw"
+    if packing == "zstd":
+        packed = subprocess.run(["zstd", "-1cq", disk], check=True, capture_output=True).stdout
+    else:
+        packed = disk.read_bytes()
+    (site.folder / "other").write_bytes(packed)
+    digest = hashlib.sha512(packed).hexdigest()
+    site.sign(replace(site.entry, file="other", sha512=digest, compressed_size=len(packed)))
+    compare(build(request(), services, lambda _event: None).path, "raw", disk)
+
+
+def test_b12_a_link_stays_and_its_file_is_replaced(services: Services, tmp_path: Path) -> None:
+    (tmp_path / "real.img").write_text("old")
+    Path("link.img").symlink_to("../real.img")
+    build(request(output=Path("link.img")), services, lambda _event: None)
+    assert Path("link.img").is_symlink()
+    assert (tmp_path / "real.img").stat().st_size == SIZE
+
+
+def test_x22_holes_stay_holes(services: Services) -> None:
+    for number, (output, compressed) in enumerate(WAYS):
+        path = Path(str(number))
+        asked = request(output=path, format=output, compressed=compressed, size=10 << 30)
+        build(asked, services, lambda _event: None)
+        assert path.stat().st_blocks * 512 < 20 * MIB, f"{output} takes {path.stat().st_blocks * 512}"
 
 
 def test_the_content_is_the_templates(services: Services, site: Site) -> None:
@@ -126,14 +263,14 @@ def test_customized_and_reported(services: Services, appliances: TinyAppliances)
 
 
 def test_a_name_that_says_another_format_is_doubted(services: Services) -> None:
-    def warnings(name: str, kind: DiskFormat) -> int:
+    def warnings(name: str, kind: OutputFormat) -> int:
         events: list[Event] = []
         prepare(request(output=Path(name), format=kind), services, events.append)
         return sum(isinstance(event, Notice) and "--format" in event.text for event in events)
 
-    assert warnings("x.qcow2", DiskFormat.RAW) == 1
-    assert warnings("x.raw", DiskFormat.QCOW2) == 1
-    assert warnings("x.img", DiskFormat.QCOW2) == warnings("x.QCOW2", DiskFormat.QCOW2) == 0
+    assert warnings("x.qcow2", OutputFormat.RAW) == 1
+    assert warnings("x.raw", OutputFormat.QCOW2) == 1
+    assert warnings("x.img", OutputFormat.QCOW2) == warnings("x.QCOW2", OutputFormat.QCOW2) == 0
 
 
 def test_plans(services: Services) -> None:
@@ -145,7 +282,7 @@ def test_plans(services: Services) -> None:
         assert words in text
     assert list(Path().iterdir()) == []
     build(request(output=Path("x.img")), services, lambda _event: None)
-    again = prepare(request(format=DiskFormat.QCOW2), services, lambda _event: None)
+    again = prepare(request(format=OutputFormat.QCOW2), services, lambda _event: None)
     assert [type(step) for step in again.plan.steps] == [Convert, Customize]
 
 

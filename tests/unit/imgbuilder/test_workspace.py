@@ -7,13 +7,16 @@ import os
 import signal
 import stat
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from imgbuilder import workspace
 from imgbuilder.errors import Interrupted, WorkspaceError
 from imgbuilder.interrupts import interruptible, uninterrupted
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def hidden(folder: Path) -> list[Path]:
@@ -97,22 +100,32 @@ def test_private_folders_are_short_private_and_swept() -> None:
     assert not living.exists()
 
 
-def test_places_that_cannot_work(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    for place, words in [
-        (folder, "is a folder"),
-        (tmp_path / "missing" / "disk.img", "does not exist"),
-        (fifo, "not a regular file"),
-        (Path("/proc/disk.img"), "/proc/disk.img"),
-    ]:
-        with pytest.raises(WorkspaceError, match=words) as caught:
-            workspace.check_place(place)
-        assert caught.value.hint or place.parent == Path("/proc")
-    workspace.check_place(tmp_path / "disk.img")
-    assert hidden(tmp_path) == []
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
+def test_a_replaced_file_keeps_its_mode(tmp_path: Path, mode: int) -> None:
+    final = tmp_path / "disk.img"
+    final.write_text("old")
+    final.chmod(mode)
+    with workspace.new_file(final) as image:
+        image.write_text("new")
+    assert stat.S_IMODE(final.stat().st_mode) == mode
+
+
+def test_a_replaced_file_keeps_its_owner(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    final = tmp_path / "disk.img"
+    final.write_text("old")
+    os.chown(final, 1234, 5678)
+    with workspace.new_file(final) as image:
+        image.write_text("new")
+    assert (final.stat().st_uid, final.stat().st_gid) == (1234, 5678)
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "ä" * 127, "\U0001f600" * 63, "a:b,c\nd"])
+def test_any_name_can_be_written(tmp_path: Path, name: str) -> None:
+    with workspace.new_file(tmp_path / name) as image:
+        image.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_too_little_space_is_found_before(tmp_path: Path) -> None:
