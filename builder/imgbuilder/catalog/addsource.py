@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import sync_folder, temporary_file
-from imgbuilder.catalog.sourcefiles import index_format
-from imgbuilder.catalog.sources import Source, SourceFormat, fingerprints
+from imgbuilder.catalog.sources import Source, SourceFormat, fingerprints, index_format
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.fetch.urls import check_uri, local_path, scheme_of, without_userinfo
 from imgindex.keyfile import read_key_file
@@ -105,7 +104,7 @@ def check_new(new: NewSource, configured: Iterable[tuple[str, Path | None]]) -> 
         if name == new.source.name and origin is not None:
             raise UsageError(
                 f"there is a source {name} already, in {origin}",
-                hint="choose another name, or edit that file",
+                hint="choose another name, or write a file of your own, which replaces it",
             )
     for path in (new.path, new.key_path):
         if path is not None and os.path.lexists(path):

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 MOST_PRODUCT_FILES = 32
 """Files of products that one index may name, each of which costs a download and a signature check."""
 
+_MOST_VALUES = 1_500_000
+"""Values that a file may hold: each takes far more memory than the byte or two that it takes in the file."""
+
 _INDEX_FORMAT, _PRODUCTS_FORMAT, _DOWNLOADS = "index:1.0", "products:1.0", "image-downloads"
 _DISKS = ("disk.img", "disk1.img", "disk.qcow2", "disk-kvm.img")
 """Keys of disk images, the best first; the last two are those of LXD."""
@@ -172,6 +175,8 @@ class _Reader:
         )
 
     def document(self, text: str, kind: str) -> dict[str, Any]:
+        if sum(map(text.count, ",[{")) > _MOST_VALUES:
+            raise self.error(f"it holds more than {_MOST_VALUES:,} values")
         try:
             document = json.loads(text, object_pairs_hook=self._object, parse_constant=self._no_constant)
         except (ValueError, RecursionError) as error:

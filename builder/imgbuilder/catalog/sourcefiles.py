@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder.catalog.sources import STREAMS, Key, Source, SourceFormat, fingerprints
+from imgbuilder.catalog.sources import Key, Source, SourceFormat, fingerprints, stream_base
 from imgbuilder.errors import IndexSyntaxError, PybuilderError, UsageError
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY
 from imgbuilder.fetch.urls import check_uri, local_path, scheme_of, without_userinfo
@@ -33,7 +33,6 @@ _LARGEST_FILE = 1 << 20
 
 _NEXT_URI = re.compile(r",\s*(?=[A-Za-z][A-Za-z0-9+.-]*://|/|$)")
 _FORMATS = {item.value: item for item in SourceFormat}
-_STREAM_INDEXES = ("index.json", "index.sjson")
 _DAYS = re.compile(r"[1-9][0-9]{0,4}")
 
 
@@ -163,7 +162,7 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
     if any(scheme_of(uri) is None and not uri.startswith("/") for uri in uris):
         raise refuse("its uri is a relative path", line("uri"), "write an absolute path or a URL")
     if _FORMATS[kind] is SourceFormat.SIMPLESTREAMS:
-        uris = list(dict.fromkeys(_base(uri) for uri in uris))
+        uris = list(dict.fromkeys(stream_base(uri) for uri in uris))
     unsigned = flag("unsigned")
     try:
         for uri in uris:
@@ -205,25 +204,6 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
 def _split_uris(text: str) -> list[str]:
     """Split at commas that begin another address; one inside an address belongs to it."""
     return [part.strip() for part in _NEXT_URI.split(text) if part.strip()]
-
-
-def index_format(uri: str) -> tuple[str, SourceFormat]:
-    """Tell the format of a source by the name of its index.
-
-    Returns:
-        The address that its configuration must have, and the format.
-    """
-    if uri.endswith(tuple(f"/{STREAMS}{name}" for name in _STREAM_INDEXES)):
-        return _base(uri), SourceFormat.SIMPLESTREAMS
-    return uri, SourceFormat.NATIVE
-
-
-def _base(uri: str) -> str:
-    """Return the base address of a simplestreams source, also for one who named its index."""
-    base = uri.rstrip("/")
-    for name in _STREAM_INDEXES:
-        base = base.removesuffix(f"/{STREAMS}{name}")
-    return base + "/"
 
 
 def _max_age(text: str) -> timedelta | None:

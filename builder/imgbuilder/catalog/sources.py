@@ -26,6 +26,8 @@ Key = Path | tuple[str, ...] | None
 STREAMS = "streams/v1/"
 """Where the index of a simplestreams source lies below its address."""
 
+_STREAM_INDEXES = ("index.json", "index.sjson")
+
 
 class SourceFormat(enum.Enum):
     """How a source says what it offers."""
@@ -110,6 +112,25 @@ class Source:
         return without_userinfo(self.uri)
 
 
+def index_format(uri: str) -> tuple[str, SourceFormat]:
+    """Tell the format of a source by the name of its index.
+
+    Returns:
+        The address that the source has in that format, and the format.
+    """
+    if uri.endswith(tuple(f"/{STREAMS}{name}" for name in _STREAM_INDEXES)):
+        return stream_base(uri), SourceFormat.SIMPLESTREAMS
+    return uri, SourceFormat.NATIVE
+
+
+def stream_base(uri: str) -> str:
+    """Return the base address of a simplestreams source, also for one who named its index."""
+    base = uri.rstrip("/")
+    for name in _STREAM_INDEXES:
+        base = base.removesuffix(f"/{STREAMS}{name}")
+    return base + "/"
+
+
 def fingerprints(text: str) -> tuple[str, ...]:
     """Read one or more full fingerprints, separated by commas.
 
@@ -135,7 +156,7 @@ def sources_from_command_line(
     for url in urls:
         check_uri(url)
     if not check:
-        return tuple(Source(without_userinfo(url), url, (), check=False) for url in urls)
+        return tuple(_given(url, (), check=False) for url in urls)
     if len(keys) != 1 and len(keys) != len(urls):
         raise UsageError(
             f"{len(urls)} --source and {len(keys)} --fingerprint options do not fit together",
@@ -144,4 +165,9 @@ def sources_from_command_line(
     pins = [fingerprints(key) for key in keys]
     if len(pins) == 1:
         pins *= len(urls)
-    return tuple(Source(without_userinfo(url), url, pin) for url, pin in zip(urls, pins, strict=True))
+    return tuple(_given(url, pin) for url, pin in zip(urls, pins, strict=True))
+
+
+def _given(url: str, pin: tuple[str, ...], *, check: bool = True) -> Source:
+    uri, kind = index_format(url)
+    return Source(without_userinfo(url), uri, pin, check=check, format=kind)

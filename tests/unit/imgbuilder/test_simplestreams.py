@@ -218,6 +218,7 @@ def test_bad_items(change: dict[str, object], words: str) -> None:
         ('{"format": NaN}', "NaN"),
         ('{"format": "products:1.0", "format": "products:1.0"}', "given twice"),
         ("[" * 100_000, "nested too deeply"),
+        ("[" + "[]," * 800_000 + "1]", "values"),
         ('{"a": ' + "1" * 5000 + "}", "JSON"),
     ],
 )

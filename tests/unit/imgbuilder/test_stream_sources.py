@@ -397,6 +397,24 @@ def test_local_trees_and_list_sources(
     assert f"Signed by:               {tree.key}\n" in shown
 
 
+def test_a_source_of_the_command_line(
+    home: Path,
+    tree: StreamTree,
+    web: WebFolder,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GNUPGHOME", str(tree.keys.home))
+    words = ("--source", f"{web.url}/streams/v1/index.sjson", "--fingerprint", tree.key)
+    ran = Ran(capsys, *words, "--list", "noble")
+    assert ran.code == 0, ran.err
+    ran = Ran(capsys, *words[:2], "--fingerprint", "A" * 40, "--list")
+    assert ran.code == 2
+    ran = Ran(capsys, *words[:2], "--no-check-signature", "--list", "noble")
+    assert ran.code == 0
+    assert web.paths[-2:] == ["/streams/v1/index.json", f"/streams/v1/{PRODUCTS}.json"]
+
+
 def test_max_age_counts_for_each_file(
     home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
