@@ -30,7 +30,8 @@ quick: setup
 guest: setup  ## only the tests with a real appliance and a real Debian guest
 	$(BIN)/pytest -v --durations=15 tests/guest
 
-bench: setup  ## compare with virt-builder: the same template and operations, in turn
+bench: setup  ## compare with virt-builder: the same lists, templates and operations, in turn
+	$(BIN)/python -m tests.bench.listing
 	$(BIN)/python -m tests.bench.compare
 
 format: setup  ## format the code

@@ -1,5 +1,5 @@
 """``python -m imgbuilder`` is ``pybuilder``."""
 
-from imgbuilder.cli.main import main
+from imgbuilder.cli.entry import main
 
 main()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 
 _ALIASES = {
     "i486": "i386",
@@ -24,7 +24,7 @@ def normalise(arch: str) -> str:
 
 def host_arch() -> str:
     """Return the normalised architecture of this machine."""
-    return normalise(platform.machine())
+    return normalise(os.uname().machine)
 
 
 def can_run(host: str, guest: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,8 @@ def temporary_file(folder: Path, owner: str = "") -> Iterator[tuple[int, Path]]:
     Raises:
         OSError: It cannot be made.
     """
+    import tempfile  # late: lists mostly write nothing
+
     descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY_PREFIX}{owner}", dir=folder)
     path = Path(name)
     try:

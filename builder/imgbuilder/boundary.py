@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from typing import TYPE_CHECKING
 
 from imgbuilder.console import printable
@@ -38,6 +37,8 @@ def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose
         if isinstance(error, OperationError) and error.log_tail:
             sys.stderr.write("\n".join(printable(line) for line in error.log_tail.split("\n")) + "\n")
         if verbose:
+            import traceback  # late: most runs end well
+
             traceback.print_exc()
         return error.exit_code
     except BrokenPipeError:

@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from imgbuilder import paths
 from imgbuilder.catalog.catalog import Catalog, Selection, load_catalog
 from imgbuilder.catalog.knownimages import KnownImages
-from imgbuilder.catalog.loader import Loader
+from imgbuilder.catalog.loader import Loader, key_pin
 from imgbuilder.catalog.sourcefiles import SourcesResult, read_sources
 from imgbuilder.catalog.sources import SourceFormat, sources_from_command_line
 from imgbuilder.catalog.state import SourceStates, identity
 from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.router import SourceFetcher
+from imgindex.keymemory import KeyMemory
 from imgindex.model import UNKNOWN_SIZE
 
 if TYPE_CHECKING:
@@ -179,6 +181,7 @@ class Services:
             self.clock,
             check=self.settings.check_signature,
             report=report,
+            pin_of=partial(key_pin, memory=KeyMemory(paths.state_dir() / "keys")),
             images=self.images(),
             fallback=fallback,
         )

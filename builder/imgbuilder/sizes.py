@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 from imgbuilder.errors import UsageError
 
@@ -25,6 +24,8 @@ def parse_size(text: str) -> int:
     Raises:
         UsageError: The text is not a size.
     """
+    from fractions import Fraction  # late: lists parse no size
+
     match = _SIZE.fullmatch(text)
     hint = "write a number and one of b, K, M, G, T, for example 20G"
     try:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import timedelta
 
+    from imgindex.keymemory import KeyMemory
     from imgindex.trust import KeyPin
 
 _LIMIT = 30
@@ -79,12 +80,13 @@ class GpgVerifier:
         )
 
 
-def key_pin_from_file(path: Path, *, where: str) -> KeyPin:
+def key_pin_from_file(path: Path, *, where: str, memory: KeyMemory | None = None) -> KeyPin:
     """Pin all keys of a key file, armored or binary.
 
     Args:
         path: The file.
         where: The source that names it, for error messages.
+        memory: Knows files that gpg has looked into before.
 
     Returns:
         A pin of every primary key and every signing subkey in the file.
@@ -95,7 +97,7 @@ def key_pin_from_file(path: Path, *, where: str) -> KeyPin:
         ToolError: gpg is missing or failed.
     """
     data = read_key_file(path, where)
-    keyring, keys = _inspect(data)
+    keyring, keys = _inspect(data, memory)
     if any(key.secret for key in keys) or b"PRIVATE KEY BLOCK" in data:
         raise UsageError(
             f"{where}: the key file {path} holds a secret key, which belongs to the publisher alone",
@@ -110,12 +112,15 @@ def key_pin_from_file(path: Path, *, where: str) -> KeyPin:
     return make_pin(pinned, keyring, keys)
 
 
-def key_pin_from_user_keyring(fingerprint: str, *, gpg_home: Path | None = None) -> KeyPin:
+def key_pin_from_user_keyring(
+    fingerprint: str, *, gpg_home: Path | None = None, memory: KeyMemory | None = None
+) -> KeyPin:
     """Pin one key of the user's own keyring, as ``--fingerprint`` of virt-builder does.
 
     Args:
         fingerprint: Full fingerprint of a primary key, or of a subkey, which then alone counts (S10).
         gpg_home: Where the keyring is; None for gpg's own choice.
+        memory: Knows keys that gpg has looked into before.
 
     Raises:
         UsageError: The fingerprint is not a full one, or the keyring has no such key.
@@ -126,7 +131,7 @@ def key_pin_from_user_keyring(fingerprint: str, *, gpg_home: Path | None = None)
     arguments += ["--batch", "--no-tty", "--quiet", "--no-auto-check-trustdb"]
     arguments += ["--export-options", "export-minimal", "--export", wanted]
     exported = _run("gpg", arguments).stdout
-    keyring, keys = _inspect(exported) if exported else (b"", [])
+    keyring, keys = _inspect(exported, memory) if exported else (b"", [])
     if not keyring or all(key.fingerprint != wanted for key in keys):
         raise UsageError(
             f"the key {wanted} is not in your keyring",
@@ -270,7 +275,18 @@ def _signing_failed(fingerprint: str, messages: str) -> SigningError:
     return SigningError(f"key {fingerprint} cannot sign: {reason}", hint=hint)
 
 
-def _inspect(data: bytes) -> tuple[bytes, list[ListedKey]]:
+def _inspect(data: bytes, memory: KeyMemory | None) -> tuple[bytes, list[ListedKey]]:
+    """Return what gpg finds in a key file, now or when it was last asked about the same bytes."""
+    known = None if memory is None else memory.recall(data)
+    if known is not None:
+        return known
+    keyring, keys = _ask_gpg(data)
+    if memory is not None and keys and keyring:
+        memory.keep(data, keyring, keys)
+    return keyring, keys
+
+
+def _ask_gpg(data: bytes) -> tuple[bytes, list[ListedKey]]:
     """Let gpg read keys, armored or not, without keeping them and without starting an agent.
 
     Returns:

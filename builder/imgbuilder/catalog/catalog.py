@@ -8,7 +8,6 @@ source is left is that an error. An earlier source always wins over a later one
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -124,6 +123,8 @@ class Catalog:
         )
 
     def _advice(self, name: str, wanted: str) -> str:
+        import difflib  # late: only mistakes need it
+
         advice = []
         visible = [entry for entry in self.entries if not entry.hidden]
         others = sorted(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from imgbuilder.catalog.state import SourceStates
     from imgbuilder.fetch.transfer import Fetcher
     from imgindex.freshness import Accepted
+    from imgindex.keymemory import KeyMemory
     from imgindex.model import Index
     from imgindex.trust import UnverifiedText, VerifiedText, Verifier
 
@@ -258,8 +259,12 @@ def _days(age: timedelta) -> str:
     return "1 day" if days == 1 else f"{days} days"
 
 
-def key_pin(source: Source) -> KeyPin:
+def key_pin(source: Source, memory: KeyMemory | None = None) -> KeyPin:
     """Read the keys that a source may be signed with.
+
+    Args:
+        source: The source.
+        memory: Knows keys that gpg has looked into before.
 
     Raises:
         UsageError: The source has no key.
@@ -270,9 +275,9 @@ def key_pin(source: Source) -> KeyPin:
     if not source.key:
         raise UsageError(f"source {source.name} has no key", hint="add gpgkey= to its configuration")
     if isinstance(source.key, tuple):
-        return _joined([key_pin_from_user_keyring(fingerprint) for fingerprint in source.key])
+        return _joined([key_pin_from_user_keyring(fingerprint, memory=memory) for fingerprint in source.key])
     where = f"source {source.name}"
-    return _restricted(key_pin_from_file(source.key, where=where), source, where)
+    return _restricted(key_pin_from_file(source.key, where=where, memory=memory), source, where)
 
 
 def _restricted(pin: KeyPin, source: Source, where: str) -> KeyPin:

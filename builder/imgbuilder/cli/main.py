@@ -13,6 +13,7 @@ from imgbuilder import arch
 from imgbuilder.boundary import run_command
 from imgbuilder.cli import modes
 from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options, given_operations
+from imgbuilder.cli.list_mode import STYLES, ListRequest, list_templates
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.disk.diskimage import parse_output_format
 from imgbuilder.errors import UsageError
@@ -90,7 +91,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @click.argument("names", nargs=-1, metavar="[OS-VERSION]")
 @_option("-l", "--list", "list_", is_flag=True, help="List the templates, or only OS-VERSION, or 'debian*'.")
 @_option("--search", metavar="WORD", help="List the templates that have WORD in names, titles or notes.")
-@_option("--list-format", type=click.Choice(["short", "long", "json", "full"]), help="How to list.")
+@_option("--list-format", type=click.Choice(STYLES), help="How to list.")
 @_option("--long", is_flag=True, help="The same as --list-format long.")
 @_option("--notes", is_flag=True, help="Show the notes of OS-VERSION.")
 @_option("--print-cache", is_flag=True, help="Show which templates are in the cache.")
@@ -185,7 +186,7 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     elif any(options[name] for name in _CACHE_MODES):
         ctx.exit(_cache_mode(settings, reporter, options))
     elif options["list_"] or options["long"] or options["search"] is not None:
-        modes.list_templates(settings, reporter, _list_request(options))
+        list_templates(settings, reporter, _list_request(options))
     elif options["notes"]:
         modes.print_notes(settings, reporter, _names(options, 1, "--notes")[0], _arch(options))
     else:
@@ -257,7 +258,7 @@ def _names(options: dict[str, Any], count: int, mode: str) -> tuple[str, ...]:
     )
 
 
-def _list_request(options: dict[str, Any]) -> modes.ListRequest:
+def _list_request(options: dict[str, Any]) -> ListRequest:
     names = options["names"]
     if len(names) > 1:
         raise UsageError(f"--list takes one OS-VERSION at most, but {len(names)} were given")
@@ -266,7 +267,7 @@ def _list_request(options: dict[str, Any]) -> modes.ListRequest:
     if options["format_"] is not None:
         raise UsageError("--format is the format of an image", hint="for the list, use --list-format")
     style = options["list_format"] or ("long" if options["long"] else "short")
-    return modes.ListRequest(names[0] if names else None, _arch(options), style, options["search"])
+    return ListRequest(names[0] if names else None, _arch(options), style, options["search"])
 
 
 def _build_request(ctx: click.Context, options: dict[str, Any]) -> BuildRequest:

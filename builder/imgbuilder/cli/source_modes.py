@@ -8,7 +8,7 @@ from imgbuilder import paths
 from imgbuilder.catalog import sourcelist
 from imgbuilder.catalog.loader import key_pin
 from imgbuilder.catalog.sources import SourceFormat
-from imgbuilder.cli.modes import show
+from imgbuilder.cli.list_mode import show
 from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.fetch.urls import check_uri, without_userinfo
 from imgbuilder.services import Services, Settings

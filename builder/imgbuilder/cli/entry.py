@@ -1,0 +1,95 @@
+"""The program ``pybuilder``: lists take a shortcut, all else goes to ``cli.main``.
+
+Loading click and the declarations of all options takes longer than listing a
+local source. So a command line that only lists, in words that need no thought,
+is read here; anything else, mistakes and abbreviations too, is left to click,
+which reads these words in the same way (``tests/unit/imgbuilder/test_entry.py``).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+
+from imgbuilder.arch import host_arch
+from imgbuilder.boundary import run_command
+from imgbuilder.cli.list_mode import STYLES, ListRequest, list_templates
+from imgbuilder.console import ConsoleReporter
+from imgbuilder.services import Settings
+
+_STARTED = time.monotonic()
+_FLAGS = frozenset({"-l", "--list", "--long", "-q", "--quiet", "--no-check-signature"})
+_OPTIONS = frozenset({"--list-format", "--source", "--fingerprint"})
+
+
+@dataclass(frozen=True)
+class PlainList:
+    """A command line that only lists all templates.
+
+    Attributes:
+        settings: Which sources.
+        request: How to list.
+        quiet: Show no progress.
+    """
+
+    settings: Settings
+    request: ListRequest
+    quiet: bool
+
+
+def plain_list(arguments: list[str]) -> PlainList | None:
+    """Read a command line if it only lists all templates, in plain words.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        What it asks for; None for any other command line, right or wrong.
+    """
+    flags: set[str] = set()
+    values: dict[str, list[str]] = {option: [] for option in _OPTIONS}
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word in _FLAGS:
+            flags.add(word)
+        elif name in _OPTIONS:
+            values[name].append(value if equals else next(words, "-"))
+        else:
+            return None
+    styles = values["--list-format"]
+    if not flags & {"-l", "--list", "--long"} or any(style not in STYLES for style in styles):
+        return None
+    if any(value.startswith("-") for given in values.values() for value in given):
+        return None
+    style = styles[-1] if styles else "long" if "--long" in flags else "short"
+    settings = Settings(
+        sources=tuple(values["--source"]),
+        fingerprints=tuple(values["--fingerprint"]),
+        check_signature="--no-check-signature" not in flags,
+    )
+    return PlainList(settings, ListRequest(None, host_arch(), style), bool(flags & {"-q", "--quiet"}))
+
+
+def main() -> None:
+    """Run the command and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        The exit code, see ``imgbuilder.boundary``.
+    """
+    plain = plain_list(arguments)
+    if plain is None:
+        from imgbuilder.cli import main as full  # late: that is the point of this module
+
+        return full.run(arguments)
+    console = ConsoleReporter("pybuilder", quiet=plain.quiet, started=_STARTED)
+    return run_command(lambda: list_templates(plain.settings, console, plain.request), console, verbose=False)

@@ -1,0 +1,156 @@
+"""Compare listing a local signed index of 100 templates, and time the reading of the largest index.
+
+    make bench                              runs this, too
+    python -m tests.bench.listing --rounds 20
+
+Both programs list the same index with the same key, in pairs and in turn, after one run each that fills
+the memory of what was accepted; the ratio is the median of the ratios of the pairs. Each run verifies the
+signature anew. Reading is timed in this process, and given beside a plain sum over the same bytes, because
+seconds alone depend on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from imgindex.gpg import GpgVerifier
+from imgindex.lexer import MAX_TEXT_SIZE
+from imgindex.model import Entry, Index, Note
+from imgindex.parse import parse_index
+from imgindex.write import write_index
+from tests.bench.compare import BIN, Series
+from tests.fakes.keys import KeyMaker
+
+ENTRIES = 100
+
+
+def template(number: int) -> Entry:
+    """Return an entry like those of the public repository: some 700 bytes."""
+    return Entry(
+        os_version=f"debian-{number}",
+        file=f"debian-{number}.xz",
+        arch="x86_64",
+        size=6 << 30,
+        name=f"Debian {number} (made up)",
+        osinfo="debian12",
+        sha512=f"{number:0128x}",
+        revision=3,
+        format="raw",
+        compressed_size=280_000_000 + number,
+        expand="/dev/sda1",
+        notes=(
+            Note(
+                "", f"Debian {number}.\n\nThis is a minimal installation.\nThe root account has no password."
+            ),
+        ),
+    )
+
+
+def largest_index() -> str:
+    """Return an index that, with its signature, is just below what any client reads."""
+    size = len(write_index(Index((template(10_000),))))
+    count = (MAX_TEXT_SIZE - 2000) // size
+    return write_index(Index(tuple(template(10_000 + number) for number in range(count))))
+
+
+def run_pairs(
+    series: tuple[Series, Series], commands: dict[str, list[str]], env: dict[str, str], rounds: int
+) -> None:
+    """Run two commands in turn; who begins changes from pair to pair."""
+    for number in range(rounds):
+        for item in series if number % 2 else reversed(series):
+            started = time.perf_counter()
+            subprocess.run(commands[item.name], env=env, check=True, capture_output=True)
+            item.seconds.append(time.perf_counter() - started)
+
+
+def compare(folder: Path, rounds: int) -> None:
+    """List by configuration file and by ``--source``, and print the ratios."""
+    with KeyMaker() as keys:
+        key = keys.make("bench", "rsa3072")
+        index = folder / "index.asc"
+        index.write_bytes(keys.sign(write_index(Index(tuple(template(n) for n in range(ENTRIES)))), key))
+        (folder / "key.asc").write_bytes(keys.export(key, armor=True))
+        configuration = folder / "config" / "virt-builder" / "repos.d"
+        configuration.mkdir(parents=True)
+        text = f"[bench]\nuri=file://{index}\ngpgkey=file://{folder}/key.asc\n"
+        (configuration / "bench.conf").write_text(text)
+        common = {
+            **os.environ, "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"),
+            "XDG_STATE_HOME": str(folder / "state"), "VIRT_BUILDER_DIRS": "/nonexistent",
+            "GNUPGHOME": str(keys.home),
+        }  # fmt: skip
+        # An installed program has its compiled modules; a development tree may be told not to write them.
+        common.pop("PYTHONDONTWRITEBYTECODE", None)
+        cases = {
+            "configured source": ([], str(folder / "config")),
+            "--source --fingerprint": (["--source", f"file://{index}", "--fingerprint", key], "/nonexistent"),
+        }
+        print(f"{f'listing {ENTRIES} templates':<34} {'virt-builder':>12} {'pybuilder':>10} {'ratio':>6}")
+        for name, (words, config) in cases.items():
+            environment = {**common, "XDG_CONFIG_HOME": config}
+            commands = {
+                "virt-builder": ["virt-builder", "--list", *words],
+                "pybuilder": [str(BIN / "pybuilder"), "--list", *words],
+            }
+            texts = [
+                subprocess.run(command, env=environment, check=True, capture_output=True).stdout
+                for command in commands.values()
+            ]
+            if texts[0] != texts[1] or texts[0].count(b"\n") != ENTRIES:
+                sys.exit("the two lists differ")
+            theirs, ours = Series("virt-builder"), Series("pybuilder")
+            run_pairs((theirs, ours), commands, environment, rounds)
+            ratios = [one / other for one, other in zip(ours.seconds, theirs.seconds, strict=True)]
+            print(f"{name:<34} {theirs.median:11.3f}s {ours.median:9.3f}s {statistics.median(ratios):6.2f}")
+
+
+def read_largest() -> None:
+    """Time the reading of the largest index, signature apart, and all of V2 to V7."""
+    text = largest_index()
+    with KeyMaker() as keys:
+        key = keys.make("bench")
+        signed, pin = keys.sign(text, key), keys.pin(key)
+    seconds: dict[str, list[float]] = {"loop": [], "parse": [], "all": []}
+    for _ in range(5):
+        started = time.perf_counter()
+        if sum(signed) == 0:  # some work of Python itself over the same bytes
+            sys.exit("an empty index")
+        looped = time.perf_counter()
+        verified = GpgVerifier().verify(signed, pin, where="bench")
+        checked = time.process_time()
+        index = parse_index(verified, where="bench")
+        seconds["parse"].append(time.process_time() - checked)
+        seconds["loop"].append(looped - started)
+        seconds["all"].append(time.perf_counter() - looped)
+    loop, parse, everything = (statistics.median(seconds[name]) for name in ("loop", "parse", "all"))
+    print(f"\nan index of {len(text):,} bytes, {len(index.entries):,} templates:")
+    print(f"  parsed in {parse:.2f}s of the processor's time")
+    print(f"  read with frame and signature in {everything:.2f}s by the clock")
+    print(f"  (Python's sum() over its bytes: {loop:.3f}s)")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    if shutil.which("virt-builder") is None:
+        sys.exit("virt-builder is not installed; on Debian: apt-get install guestfs-tools")
+    with tempfile.TemporaryDirectory(prefix="pybuilder-bench-", dir="/var/tmp") as name:
+        compare(Path(name), options.rounds)
+    read_largest()
+
+
+if __name__ == "__main__":
+    main()
