@@ -16,6 +16,7 @@ import pytest
 from imgindex.model import Entry, Index, Note
 from imgindex.write import write_index
 from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.streams import ubuntu_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -217,6 +218,31 @@ def test_nothing_at_all(world: World) -> None:
     for style in ("short", "long", "json"):
         theirs = world.theirs("--list", "--list-format", style, **environ)
         assert world.ours("--list", "--list-format", style, **environ) == theirs
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_simplestreams(world: World, signed: bool) -> None:
+    """Of a tree in which virt-builder's faults do not show, both make the same, but for the order."""
+    tree = ubuntu_tree(world.home / f"tree{signed}", world.keys, b"x" * 512)
+    products = tree.products["com.ubuntu.cloud:released:download"]
+    del products["com.ubuntu.cloud:server:24.04:amd64"]["versions"]["20240423.9"]  # as text newer than .10
+    tree.publish()
+    (world.home / "tree.gpg").write_bytes(world.keys.export(tree.key))
+    place = world.home / f"streams{signed}" / "virt-builder" / "repos.d"
+    place.mkdir(parents=True)
+    key = f"gpgkey=file://{world.home}/tree.gpg" if signed else "unsigned=yes"
+    (place / "x.conf").write_text(f"[x]\nuri=file://{tree.folder}/\nformat=simplestreams\n{key}\n")
+    environ = {"XDG_CONFIG_HOME": str(world.home / f"streams{signed}")}
+    theirs = world.theirs("--list", **environ)
+    assert sorted(world.ours("--list", **environ).splitlines()) == sorted(theirs.splitlines())
+    assert "20240423.10" in theirs
+    name = "ubuntu-noble-24.04-amd64-server-20240423.10"
+    shown = json.loads(world.theirs("--list", name, "--list-format", "json", **environ))["templates"][0]
+    ours = json.loads(world.ours("--list", name, "--list-format", "json", **environ))["templates"][0]
+    assert shown.pop("size") == 512  # SE-32: that of the download
+    assert set(shown.pop("aliases")) <= set(ours.pop("aliases"))
+    assert ours.pop("compressed-size") == "512"
+    assert ours == shown
 
 
 def test_aliases_never_beat_a_name(world: World) -> None:

@@ -124,11 +124,11 @@ def index_format(uri: str) -> tuple[str, SourceFormat]:
 
 
 def stream_base(uri: str) -> str:
-    """Return the base address of a simplestreams source, also for one who named its index."""
+    """Return the base address of a simplestreams source, also for one who named its index or its folder."""
     base = uri.rstrip("/")
     for name in _STREAM_INDEXES:
         base = base.removesuffix(f"/{STREAMS}{name}")
-    return base + "/"
+    return base.removesuffix(f"/{STREAMS}".rstrip("/")) + "/"
 
 
 def fingerprints(text: str) -> tuple[str, ...]:

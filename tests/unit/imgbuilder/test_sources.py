@@ -167,6 +167,19 @@ def test_a_key_beside_the_configuration(tmp_path: Path, monkeypatch: pytest.Monk
     assert source.key == tmp_path / "keys/k.gpg"
 
 
+@pytest.mark.parametrize(
+    "uri",
+    ["https://h/x", "https://h/x/", "https://h/x/streams/v1", "https://h/x/streams/v1/", "https://h/x//"]
+    + [f"https://h/x/streams/v1/index.{suffix}" for suffix in ("json", "sjson")],
+)
+def test_the_base_of_simplestreams(tmp_path: Path, uri: str) -> None:
+    write(tmp_path, "x.conf", f"[x]\nuri={uri}\nformat=simplestreams\n{KEYED}")
+    (source,) = read_sources([tmp_path]).sources
+    assert source.uri == "https://h/x/"
+    assert source.index(signed=True).uri == "https://h/x/streams/v1/index.sjson"
+    assert source.index(signed=False).uri == "https://h/x/streams/v1/index.json"
+
+
 def test_which_keys_of_a_file_count(tmp_path: Path) -> None:
     write(tmp_path, "x.conf", f"[x]\nuri=/i\ngpgkey=/k.gpg\nfingerprint={A.lower()},{B}\n")
     (source,) = read_sources([tmp_path]).sources
