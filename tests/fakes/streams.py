@@ -91,9 +91,7 @@ def ubuntu_tree(folder: Path, keys: KeyMaker, image: bytes) -> StreamTree:
 
     Its one image of use is ``image``, as the newest version of 24.04 for amd64.
     """
-    tree = StreamTree(
-        folder, keys, keys.make("UEC Image Automatic Signing Key <cdimage@example.org>", "rsa3072")
-    )
+    tree = StreamTree(folder, keys, keys.make("UEC Image Automatic Signing Key <cdimage@example.org>"))
     old, other = b"old" * 512, b"arm" * 512
 
     def version(serial: str, arch: str, content: bytes) -> dict[str, Any]:

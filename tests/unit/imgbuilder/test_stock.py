@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from datetime import UTC, datetime
@@ -39,14 +40,18 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@functools.cache
+def old_key(keys: KeyMaker) -> str:
+    """Make a key of the same kind; that takes seconds."""
+    return keys.make("Stand-in", "rsa4096", at="20111011T000000", options=("--cert-digest-algo", "SHA1"))
+
+
 class StandIn:
     """A repository with a key of the same kind, and the package's configuration turned to it."""
 
     def __init__(self, folder: Path, keys: KeyMaker, web: WebFolder) -> None:
         self.folder, self.keys, self.web = folder, keys, web
-        self.key = keys.make(
-            "Stand-in", "rsa4096", at="20111011T000000", options=("--cert-digest-algo", "SHA1")
-        )
+        self.key = old_key(keys)
         self.stock = folder / "stock"
         self.stock.mkdir()
         text = (REAL / "libguestfs.conf").read_text()
