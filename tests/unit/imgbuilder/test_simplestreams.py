@@ -91,6 +91,7 @@ def test_versions_are_compared_as_versions(versions: list[str], newest: str) -> 
         assert max(order, key=version_key) == newest
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="0123456789.~abZ_:-", max_size=8), min_size=3, max_size=3))
 def test_versions_have_one_order(versions: list[str]) -> None:
     a, b, c = sorted(versions, key=version_key)
@@ -99,6 +100,7 @@ def test_versions_have_one_order(versions: list[str]) -> None:
     assert version_key(a + "~") < version_key(a)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**12), st.integers(0, 10**12))
 def test_numbers_are_compared_as_numbers(one: int, other: int) -> None:
     assert (version_key(f"x.{one}") < version_key(f"x.{other}")) == (one < other)
@@ -296,7 +298,7 @@ FULL = document(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.sampled_from(places(FULL)), JSON, st.booleans())
 def test_any_value_anywhere_gives_an_index_or_our_error(
     path: tuple[str, ...], value: object, sign: bool
@@ -321,6 +323,7 @@ def test_any_value_anywhere_gives_an_index_or_our_error(
         )
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200) | JSON.map(json.dumps))
 def test_any_text_gives_an_index_or_our_error(text: str) -> None:
     for reader in (lambda: read(text), lambda: parse_stream_index(UnverifiedText(text), where="w")):
