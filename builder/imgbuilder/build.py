@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder import arch, delivery, growth, mounting, paths
+from imgbuilder import arch, delivery, mounting, paths
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.customize import run as customization
@@ -18,6 +18,8 @@ from imgbuilder.disk import imageheader, partition, sparse
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.events import Step, warn
+from imgbuilder.growth import decide as growth
+from imgbuilder.growth import session
 from imgbuilder.place import find_place
 from imgbuilder.plan import BuildPlan, Target, TemplateFacts, make_plan
 from imgbuilder.request import NetworkMode
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from imgbuilder.catalog.catalog import Selection
     from imgbuilder.delivery import Work
     from imgbuilder.events import Reporter
+    from imgbuilder.growth.decide import Growth
     from imgbuilder.guest import Appliance, FilesystemUse
     from imgbuilder.request import BuildRequest
     from imgbuilder.services import Services
@@ -111,7 +114,7 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
     ):
         disk = services.template_disk(cache, prepared.selection, report)
         plan = _with_format(prepared.plan, disk)
-        _materialise(plan, disk, work, report)
+        growing = _materialise(plan, disk, work, report)
         report(Step("Opening the new disk"))
         options = ApplianceOptions(
             memsize=request.memsize,
@@ -120,11 +123,13 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
             verbose=request.verbose,
             trace=request.trace,
         )
-        with services.open_appliance([Attachment(work.image, work.format)], options, report) as appliance:
-            mounting.mount_guest(appliance, plan.template.expand, report)
-            if plan.grows:
-                assert plan.template.expand is not None, "refused before anything was written"
-                growth.grow_filesystem(appliance, mounting.appliance_device(plan.template.expand))
+        attachment = Attachment(
+            work.image, work.format, sector_size=partition.sector_size(work.image, work.format)
+        )
+        with services.open_appliance([attachment], options, report) as appliance:
+            root = mounting.mount_guest(appliance, plan.template.expand, report)
+            if growing is not None:
+                session.grow_content(appliance, growing, root)
             outcome = _customize(request, prepared, appliance, report)
             uses = tuple(appliance.filesystem_use())
             report(Step("Finishing off"))
@@ -219,17 +224,18 @@ def _with_format(plan: BuildPlan, disk: Path) -> BuildPlan:
     return plan.with_format(DiskFormat(imageheader.find_format(disk, plan.template.size)))
 
 
-def _materialise(plan: BuildPlan, disk: Path, work: Work, report: Reporter) -> None:
-    """Turn the template's unpacked disk into the image, grown but not yet customized."""
+def _materialise(plan: BuildPlan, disk: Path, work: Work, report: Reporter) -> Growth | None:
+    """Turn the template's unpacked disk into the image, grown but not yet customized; return what grows."""
     template = plan.template
     assert template.format is not None
-    number = None
+    growing = None
     if plan.grows:
-        number = growth.check_growable(disk, template.format, template.expand, template.lvexpand)
+        growing = growth.check_growable(disk, template.format, template.expand, template.lvexpand, plan.size)
     work.fill(disk, template.format, plan.size)
-    if number is not None:
+    if growing is not None:
         report(Step(f"Resizing (in place) to expand the disk to {human_size(plan.size)}"))
-        partition.grow_last_partition(work.image, work.format, number)
+        growth.grow_table(work.image, work.format, growing)
+    return growing
 
 
 def _customize(

@@ -119,11 +119,12 @@ class TinyAppliances(FakeAppliances):
         self.guest = tiny_guest()
         self.roots: dict[str, dict[str, str]] = {}
         self.answers: dict[str, CommandResult] = {}
+        self.kinds: dict[int, str] = {}
 
     def _teach(self, appliance: FakeAppliance) -> None:
         for pattern, answer in self.answers.items():
             appliance.on_sh(pattern, answer)
 
     def _disk(self, path: Path) -> FakeDisk:
-        filesystems = {1: FakeFilesystem("unknown"), 2: FakeFilesystem("ext4", self.guest)}
+        filesystems = {1: FakeFilesystem(self.kinds.get(1, "unknown")), 2: FakeFilesystem("ext4", self.guest)}
         return FakeDisk(filesystems, self.roots, size=path.stat().st_size)

@@ -28,6 +28,9 @@ _KVM_LIMIT = 30.0
 _EMULATION_LIMIT = 600.0
 """The same under emulation, where a slow host's kernel is silent for long."""
 
+_SECTOR = 512
+"""Bytes per sector of nearly all disks; libguestfs's own choice."""
+
 
 @dataclass(frozen=True)
 class Attachment:
@@ -37,11 +40,13 @@ class Attachment:
         path: The image file or block device.
         format: Its format, ``raw`` or ``qcow2``; never probed (``reliability.md`` T13).
         readonly: Whether the appliance may only read it.
+        sector_size: Bytes per sector that the appliance sees.
     """
 
     path: Path
     format: str
     readonly: bool = False
+    sector_size: int = 512
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,8 @@ def _launch(
             caching: dict[str, Any] = (
                 {} if disk.readonly else {"cachemode": "unsafe", "discard": "besteffort"}
             )
+            if disk.sector_size != _SECTOR:
+                caching["blocksize"] = disk.sector_size
             connection.call(
                 "add_drive_opts", str(disk.path), format=disk.format, readonly=disk.readonly, **caching
             )

@@ -1,8 +1,4 @@
-"""Partition tables on the host, through sfdisk: reading them, and growing the last partition in place.
-
-No partition is moved or renumbered (design decision 5). sfdisk keeps names,
-GUIDs, attributes and the boot code; it works on image files without root.
-"""
+"""Partition tables on the host: what is in them. Read by sfdisk, which works on image files without root."""
 
 from __future__ import annotations
 
@@ -14,15 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from imgbuilder import process
-from imgbuilder.disk import diskimage
+from imgbuilder.disk import content, diskimage, skeleton
 from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk.skeleton import SECTOR, Geometry
 from imgbuilder.errors import DiskError, ToolError
 
-_HEAD = 1024 * 1024
-"""Bytes at the start of a disk that hold its GPT with room to spare (34 sectors of 512 or 6 of 4096)."""
+GPT = "gpt"
+MBR = "dos"
+"""Labels as sfdisk names them."""
+
 _DEVICE_PARTITION = re.compile(r"/dev/(?:[hsv]d[a-z]+|xvd[a-z]+|nvme\d+n\d+p|mmcblk\d+p)(\d+)")
-_EXT_MAGIC_OFFSET = 1024 + 56
-_EXT_MAGIC = b"\x53\xef"
+_WHOLE_DISK = re.compile(r"/dev/(?:[hsv]d[a-z]+|xvd[a-z]+|nvme\d+n\d+|mmcblk\d+)")
+_CONTAINERS = {"5", "f", "85"}
+"""MBR types of extended partitions, as sfdisk writes them."""
+_GPT_HEADER = b"EFI PART"
+_LARGE_SECTOR = 4096
+_SCRIPT_PARTITION = re.compile(r".*disk(\d+) : (.*)")
+_SCRIPT_FIELD = re.compile(r'(start|size|type|name)= *("[^"]*"|[^,\s]+)')
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,25 @@ class Partition:
     kind: str
     name: str
 
+    @property
+    def end(self) -> int:
+        """The first sector behind it."""
+        return self.start + self.size
+
+    @property
+    def is_container(self) -> bool:
+        """Whether it is the extended partition of an MBR, which holds the logical ones."""
+        return self.kind in _CONTAINERS
+
 
 @dataclass(frozen=True)
 class PartitionTable:
     """A partition table.
 
     Attributes:
-        label: ``gpt`` or ``dos``.
+        label: ``gpt`` or ``dos``; others are known to sfdisk, but not to us.
         sector_size: Bytes per sector.
-        first_lba: First sector that partitions may use.
+        first_lba: First sector that partitions may use; for ``dos``, 0.
         last_lba: Last sector that partitions may use; for ``dos``, 0.
         partitions: In the order of the table.
     """
@@ -63,14 +77,47 @@ class PartitionTable:
     partitions: tuple[Partition, ...]
 
     def last_on_disk(self) -> Partition | None:
-        """Return the partition that ends last."""
-        return max(self.partitions, key=lambda part: part.start + part.size, default=None)
+        """Return the partition that ends last; never an extended one, which only holds others."""
+        return max(
+            (part for part in self.partitions if not part.is_container),
+            key=lambda part: part.end,
+            default=None,
+        )
+
+    def find(self, number: int) -> Partition | None:
+        """Return the partition with a number."""
+        return next((part for part in self.partitions if part.number == number), None)
+
+    def container(self, part: Partition) -> Partition | None:
+        """Return the extended partition that holds a logical one."""
+        if self.label != MBR or part.number <= 4:  # the primary ones
+            return None
+        return next((item for item in self.partitions if item.is_container), None)
+
+    def in_the_way(self, part: Partition) -> Partition | None:
+        """Return the first partition that lies behind ``part``, or in the same place."""
+        holder = self.container(part)
+        others = (item for item in self.partitions if item not in (part, holder) and item.end > part.start)
+        return min(others, key=lambda item: item.start, default=None)
 
 
 def partition_number(device: str) -> int | None:
     """Return the number in a name such as ``/dev/sda2`` or ``/dev/nvme0n1p2``; None if there is none."""
     found = _DEVICE_PARTITION.fullmatch(device)
     return int(found.group(1)) if found else None
+
+
+def is_whole_disk(device: str) -> bool:
+    """Tell whether a name such as ``/dev/sda`` or ``/dev/nvme0n1`` is that of a disk."""
+    return _WHOLE_DISK.fullmatch(device) is not None
+
+
+def virtual_size(image: Path, image_format: DiskFormat) -> int:
+    """Return the size in bytes of the disk that an image holds."""
+    if image_format is DiskFormat.RAW:
+        return image.stat().st_size
+    answer = _run(["qemu-img", "info", "--output=json", "-f", image_format, image.absolute()])
+    return int(json.loads(answer.stdout)["virtual-size"])
 
 
 def read_table(image: Path, image_format: DiskFormat) -> PartitionTable | None:
@@ -82,82 +129,70 @@ def read_table(image: Path, image_format: DiskFormat) -> PartitionTable | None:
     Raises:
         DiskError: sfdisk is missing, or the table is damaged.
     """
-    if image_format is DiskFormat.RAW:
-        return _read_raw_table(image)
+    head = diskimage.read_range(image, image_format, 0, 4 * _LARGE_SECTOR)
+    if content.recognise(head) is content.Content.NTFS:
+        return None  # its first sector looks like an empty MBR
+    large = head[_LARGE_SECTOR:].startswith(_GPT_HEADER) and not head[SECTOR:].startswith(_GPT_HEADER)
+    table = _read_table(image, image_format, _LARGE_SECTOR if large else SECTOR)
+    if table is None or (not table.partitions and content.recognise(head) is not None):
+        return None
+    if table.label == MBR and _has_large_sectors(image, image_format, table):
+        return _read_table(image, image_format, _LARGE_SECTOR)
+    return table
+
+
+def _read_table(image: Path, image_format: DiskFormat, sector_size: int) -> PartitionTable | None:
+    if image_format is DiskFormat.RAW and sector_size == SECTOR:
+        return read_raw(image, SECTOR, str(image))
     with tempfile.TemporaryDirectory(prefix="pybuilder-") as folder:
-        return _read_raw_table(_skeleton(image, image_format, Path(folder)))
+        geometry = Geometry(sector_size, virtual_size(image, image_format))
+        copy = skeleton.make(image, image_format, geometry, Path(folder))
+        return read_raw(copy.path, sector_size, str(image))
 
 
-def holds_ext(image: Path, image_format: DiskFormat, table: PartitionTable, part: Partition) -> bool:
-    """Tell whether a partition looks like ext2/3/4: two bytes are compared, nothing is parsed."""
-    start = part.start * table.sector_size
-    head = diskimage.read_range(image, image_format, start, 2048)
-    return head[_EXT_MAGIC_OFFSET : _EXT_MAGIC_OFFSET + 2] == _EXT_MAGIC
+def sector_size(image: Path, image_format: DiskFormat) -> int:
+    """Return the size in bytes of a sector, in which the partition table of an image counts.
 
-
-def grow_last_partition(image: Path, image_format: DiskFormat, number: int) -> None:
-    """Let the last partition of a GPT disk reach to the disk's end, after the image was extended.
-
-    Args:
-        image: The image, changed in place.
-        image_format: Its format.
-        number: The partition's number; it must be the last one on the disk.
+    512 when there is no table that can be read. sfdisk is asked only about an MBR, where no field tells.
 
     Raises:
-        DiskError: sfdisk refused or failed.
+        DiskError: The image cannot be read.
     """
-    # sfdisk works on raw disks only, and makes all of them durable, which here would mean waiting for
-    # the copied template. So it works on a sparse copy of the table, which is then carried over.
-    with tempfile.TemporaryDirectory(prefix="pybuilder-") as folder:
-        skeleton = _skeleton(image, image_format, Path(folder))
-        size = skeleton.stat().st_size
-        _grow_raw(skeleton, number)
-        table = _read_raw_table(skeleton)
-        assert table is not None
-        head = min(table.first_lba * table.sector_size, _HEAD)
-        tail = (table.last_lba + 1) * table.sector_size
-        diskimage.write_range(image, image_format, 0, diskimage.read_range(skeleton, DiskFormat.RAW, 0, head))
-        diskimage.write_range(
-            image, image_format, tail, diskimage.read_range(skeleton, DiskFormat.RAW, tail, size - tail)
-        )
+    head = diskimage.read_range(image, image_format, 0, 2 * _LARGE_SECTOR)
+    if head[SECTOR:].startswith(_GPT_HEADER) or head[510:512] != b"\x55\xaa":
+        return SECTOR
+    if head[_LARGE_SECTOR:].startswith(_GPT_HEADER):
+        return _LARGE_SECTOR
+    try:
+        table = read_table(image, image_format)
+    except DiskError:
+        return SECTOR  # a guest without growth may do without the table that sfdisk cannot read
+    return SECTOR if table is None else table.sector_size
 
 
-def _skeleton(image: Path, image_format: DiskFormat, folder: Path) -> Path:
-    """Make a sparse raw disk of the same size that has only the start of ``image``: its partition table."""
-    skeleton = folder / "disk"
-    size = virtual_size(image, image_format)
-    skeleton.write_bytes(diskimage.read_range(image, image_format, 0, min(_HEAD, size)))
-    diskimage.extend(skeleton, DiskFormat.RAW, size)  # a table that reaches beyond the disk is not believed
-    return skeleton
+def read_raw(disk: Path, sector_size: int, name: str) -> PartitionTable | None:
+    """Read the partition table of a raw disk.
 
+    Args:
+        disk: The raw disk.
+        sector_size: Bytes per sector.
+        name: What errors call the disk.
 
-def virtual_size(image: Path, image_format: DiskFormat) -> int:
-    """Return the size in bytes of the disk that an image holds."""
-    if image_format is DiskFormat.RAW:
-        return image.stat().st_size
-    answer = _run(["qemu-img", "info", "--output=json", "-f", image_format, image.absolute()])
-    return int(json.loads(answer)["virtual-size"])
-
-
-def _grow_raw(image: Path, number: int) -> None:
-    # Whenever sfdisk writes a GPT, the backup goes to the end of the disk, and the usable area with it.
-    _run(
-        ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "-N", str(number), image.absolute()],
-        stdin=b",+\n",
-    )
-
-
-def _read_raw_table(image: Path) -> PartitionTable | None:
-    answer = process.run(["sfdisk", "--json", image.absolute()], check=False)
+    Raises:
+        DiskError: The table is damaged.
+    """
+    if sector_size != SECTOR and _is_gpt(disk, sector_size):
+        return _parse_script(dump_script(disk, sector_size))
+    answer = _run(["sfdisk", "--json", disk.absolute()], check=False)
     if answer.status != 0:
         if "does not contain a recognized partition table" in answer.stderr:
             return None
-        raise DiskError(f"sfdisk cannot read the partition table of {image}: {answer.stderr.strip()}")
+        raise DiskError(f"sfdisk cannot read the partition table of {name}: {answer.stderr.strip()}")
     facts: dict[str, Any] = json.loads(answer.stdout)["partitiontable"]
     node = len(str(facts["device"]))
     return PartitionTable(
         label=facts["label"],
-        sector_size=int(facts.get("sectorsize", 512)),
+        sector_size=sector_size,
         first_lba=int(facts.get("firstlba", 0)),
         last_lba=int(facts.get("lastlba", 0)),
         partitions=tuple(
@@ -173,8 +208,82 @@ def _read_raw_table(image: Path) -> PartitionTable | None:
     )
 
 
-def _run(argv: list[str | Path], stdin: bytes | None = None) -> bytes:
+def dump_script(disk: Path, sector_size: int) -> str:
+    """Return the GPT of a raw disk with large sectors as an sfdisk script.
+
+    sfdisk takes all files for disks with sectors of 512 bytes; fdisk can be told, and writes the same
+    scripts.
+
+    Raises:
+        DiskError: fdisk failed.
+    """
+    script = disk.with_name(f"{disk.name}.script")
+    script.unlink(missing_ok=True)
+    answer = _run(
+        ["fdisk", "--sector-size", str(sector_size), disk.absolute()], stdin=f"O\n{script}\nq\n".encode()
+    )
+    if not script.exists():
+        raise DiskError(f"fdisk cannot read the partition table: {answer.stderr.strip()}")
+    return script.read_text(errors="replace")
+
+
+def _parse_script(text: str) -> PartitionTable:
+    headers: dict[str, str] = {}
+    partitions = []
+    for line in text.splitlines():
+        found = _SCRIPT_PARTITION.fullmatch(line)
+        if found is None:
+            key, _, value = line.partition(": ")
+            headers[key] = value
+            continue
+        fields = dict(_SCRIPT_FIELD.findall(found.group(2)))
+        partitions.append(
+            Partition(
+                number=int(found.group(1)),
+                start=int(fields["start"]),
+                size=int(fields["size"]),
+                kind=fields["type"],
+                name=fields.get("name", '""')[1:-1],
+            )
+        )
+    return PartitionTable(
+        label=headers["label"],
+        sector_size=int(headers["sector-size"]),
+        first_lba=int(headers["first-lba"]),
+        last_lba=int(headers["last-lba"]),
+        partitions=tuple(partitions),
+    )
+
+
+def _is_gpt(disk: Path, sector_size: int) -> bool:
+    with disk.open("rb") as file:
+        file.seek(sector_size)
+        return file.read(len(_GPT_HEADER)) == _GPT_HEADER
+
+
+def _has_large_sectors(image: Path, image_format: DiskFormat, table: PartitionTable) -> bool:
+    """Tell whether an MBR counts in sectors of 4096 bytes.
+
+    No field of it says so: only what is found where the partitions would start.
+    """
+    total = virtual_size(image, image_format)
+    for part in table.partitions:
+        for size in (SECTOR, _LARGE_SECTOR):
+            place = part.start * size
+            if part.end * size > total:
+                continue
+            if part.is_container:
+                record = diskimage.read_range(image, image_format, place, SECTOR)
+                found = record[-2:] == b"\x55\xaa"
+            else:
+                found = content.at(image, image_format, place, part.end * size) is not None
+            if found:
+                return size == _LARGE_SECTOR
+    return False
+
+
+def _run(argv: list[str | Path], *, stdin: bytes | None = None, check: bool = True) -> process.Completed:
     try:
-        return process.run(argv, stdin=stdin).stdout
+        return process.run(argv, stdin=stdin, check=check)
     except ToolError as error:
         raise DiskError(error.message, hint=error.hint) from error

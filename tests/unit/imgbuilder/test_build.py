@@ -329,12 +329,27 @@ def test_layouts_that_cannot_grow_are_refused_before_anything_is_written(
     services: Services, site: Site, appliances: TinyAppliances
 ) -> None:
     appliances.roots = {"/dev/sda2": {}}
-    layouts: list[dict[str, Any]] = [{"expand": None}, {"lvexpand": "/dev/vg/root"}, {"expand": "/dev/sda1"}]
+    layouts: list[dict[str, Any]] = [{"lvexpand": "/dev/vg/root"}, {"expand": "/dev/sda1"}]
     for fields in layouts:
         site.sign(replace(site.entry, **fields))
         refuse(request(size=64 * MIB), services, NotYetError)
         build(request(output=Path("fine.img")), services, lambda _event: None)
         Path("fine.img").unlink()
+
+
+def test_what_is_last_grows_when_the_index_names_nothing(
+    services: Services, site: Site, appliances: TinyAppliances
+) -> None:
+    site.sign(replace(site.entry, expand=None))
+    appliances.roots = {"/dev/sda2": {}}
+    build(request(size=64 * MIB), services, lambda _event: None)
+    assert ("grow_ext", "/dev/sda2") in appliances.appliances[-1].log
+    Path("tiny.img").unlink()
+    appliances.roots = {"/dev/sda1": {}}
+    appliances.kinds = {1: "ext4"}
+    error = refuse(request(size=64 * MIB), services, GuestError)
+    assert "the system is on /dev/sda1" in error.message
+    assert "/dev/sda2" in error.message
 
 
 def test_digest_that_does_not_fit(services: Services, site: Site, tmp_path: Path) -> None:

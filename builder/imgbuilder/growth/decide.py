@@ -1,0 +1,193 @@
+"""What grows when a disk is larger than its template: decided before anything is written.
+
+Only what is last on the disk can grow in place; no partition is ever moved or
+renumbered (design decision 5). What cannot grow is refused here, where the
+template has not even been copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.disk import content, partition, tablegrowth
+from imgbuilder.disk.content import Content
+from imgbuilder.disk.partition import GPT, MBR
+from imgbuilder.errors import GuestError, NotYetError
+from imgbuilder.sizes import human_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.disk.diskimage import DiskFormat
+    from imgbuilder.disk.partition import Partition, PartitionTable
+
+ADVICE = "build without --size, which needs no growth"
+_PUBLISHER = f"tell the publisher of the template, or {ADVICE}"
+GROWABLE = frozenset({Content.EXT})
+"""What can grow."""
+_LAYERS = frozenset({Content.LVM, Content.LUKS})
+"""What holds logical volumes, or may."""
+_ROOTS = GROWABLE - {Content.SWAP}
+"""What can be, or hold, the root of a system."""
+_WORDS = {
+    Content.EXT: "an ext2/3/4 filesystem",
+    Content.LVM: "an LVM physical volume",
+    Content.LUKS: "a LUKS container",
+    Content.SWAP: "swap space",
+    Content.FAT: "a FAT filesystem",
+    Content.HIBERNATED: "the memory of a system that sleeps",
+}
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What grows.
+
+    Attributes:
+        table: The partition table of the template; None when it has none.
+        number: The partition that grows; None for the whole disk.
+        content: What it holds.
+        volume: The logical volume that grows with it, as the index names it.
+        is_named: Whether the index names it; otherwise the root must turn out to be there.
+        needs_check: Whether the filesystem must be checked before it grows.
+    """
+
+    table: PartitionTable | None
+    number: int | None
+    content: Content
+    volume: str | None
+    is_named: bool
+    needs_check: bool
+
+    @property
+    def device(self) -> str:
+        """What the appliance calls it."""
+        return f"/dev/sda{self.number or ''}"
+
+
+def check_growable(
+    disk: Path, disk_format: DiskFormat, expand: str | None, lvexpand: str | None, size: int
+) -> Growth:
+    """Find out what of a template grows, before anything is written.
+
+    Args:
+        disk: The template's disk.
+        disk_format: Its format.
+        expand: The partition or disk that the index lets grow; None to take what is last on the disk.
+        lvexpand: The logical volume that the index lets grow.
+        size: The new size in bytes.
+
+    Raises:
+        NotYetError: Its layout or content is one that cannot grow.
+        GuestError: The index names a partition that is not there.
+    """
+    table = partition.read_table(disk, disk_format)
+    number = _number(table, expand)
+    total = partition.virtual_size(disk, disk_format)
+    if table is None or number is None:
+        start, end = 0, total
+        name = "the disk"
+    else:
+        part = _check_place(table, number, size)
+        start, end = part.start * table.sector_size, part.end * table.sector_size
+        name = f"partition {number}"
+        if end > total:
+            raise GuestError(f"{name} reaches beyond the end of the template's disk", hint=_PUBLISHER)
+    head = content.read_head(disk, disk_format, start, end)
+    found = _check_content(name, head, expand)
+    if lvexpand is not None and found not in _LAYERS:
+        raise NotYetError(
+            f"the index lets the logical volume {lvexpand} grow, but {name}, the last on the disk, "
+            f"holds {_WORDS[found]}",
+            hint=_PUBLISHER,
+        )
+    return Growth(
+        table if number is not None else None,
+        number,
+        found,
+        lvexpand,
+        is_named=expand is not None,
+        needs_check=found is Content.EXT and content.ext_asks_for_check(head),
+    )
+
+
+def grow_table(image: Path, image_format: DiskFormat, growth: Growth) -> None:
+    """Let the partition reach to the end of an image that was extended.
+
+    Args:
+        image: The image, changed in place.
+        image_format: Its format.
+        growth: What grows.
+
+    Raises:
+        DiskError: The table could not be changed.
+    """
+    if growth.table is not None and growth.number is not None:
+        tablegrowth.grow_partition(image, image_format, growth.table, growth.number)
+
+
+def _number(table: PartitionTable | None, expand: str | None) -> int | None:
+    """Return the number of the partition that shall grow; None for the whole disk."""
+    if expand is None:
+        last = table.last_on_disk() if table is not None else None
+        if table is not None and last is None:
+            raise NotYetError("the template's partition table is empty", hint=_PUBLISHER)
+        return last.number if last is not None else None
+    number = partition.partition_number(expand)
+    if number is None and not partition.is_whole_disk(expand):
+        raise NotYetError(f"growing {expand}, which is not a partition, is not supported", hint=ADVICE)
+    if table is None and number is not None:
+        raise GuestError(
+            f"the index lets {expand} grow, but the template has no partition table", hint=_PUBLISHER
+        )
+    if table is not None and number is None:
+        raise GuestError(
+            f"the index lets {expand} grow, but the template's disk has partitions", hint=_PUBLISHER
+        )
+    return number
+
+
+def _check_place(table: PartitionTable, number: int, size: int) -> Partition:
+    """Return a partition that can reach to the end of the disk."""
+    if table.label not in {GPT, MBR}:
+        raise NotYetError(
+            f"growing a disk with a {table.label} partition table is not supported", hint=ADVICE
+        )
+    part = table.find(number)
+    if part is None:
+        raise GuestError(
+            f"the index lets partition {number} grow, but the template has no such partition", hint=_PUBLISHER
+        )
+    if part.is_container:
+        raise NotYetError(
+            f"partition {number} is an extended one, which only holds others; it grows with the last of them",
+            hint=_PUBLISHER,
+        )
+    other = table.in_the_way(part)
+    if other is not None:
+        raise NotYetError(
+            f"partition {number} cannot grow: partition {other.number} lies behind it and is never moved",
+            hint=ADVICE,
+        )
+    limit = tablegrowth.largest_size(table)
+    if limit is not None and size > limit:
+        raise NotYetError(
+            f"the template has an MBR, which cannot describe a disk of {human_size(size)}",
+            hint=f"give a --size below {human_size(limit + table.sector_size)}",
+        )
+    return part
+
+
+def _check_content(name: str, head: bytes, expand: str | None) -> Content:
+    found = content.recognise(head)
+    if found is not None and found in (GROWABLE if expand is not None else _ROOTS):
+        return found
+    what = "nothing that is known" if found is None else _WORDS.get(found, f"{found}")
+    if expand is None:
+        raise NotYetError(
+            f"the index does not say what grows (expand=), and {name}, the last on the disk, holds {what}",
+            hint=_PUBLISHER,
+        )
+    known = ", ".join(sorted(_WORDS.get(item, item) for item in GROWABLE))
+    raise NotYetError(f"{name} holds {what}, which cannot grow; what can: {known}", hint=ADVICE)
