@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder import arch, delivery, mounting, paths
+from imgbuilder import arch, delivery, paths
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.customize import run as customization
@@ -114,7 +114,7 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
     ):
         disk = services.template_disk(cache, prepared.selection, report)
         plan = _with_format(prepared.plan, disk)
-        growing = _materialise(plan, disk, work, report)
+        growing = _materialise(plan, disk, work, report, has_keys=bool(request.keys))
         report(Step("Opening the new disk"))
         options = ApplianceOptions(
             memsize=request.memsize,
@@ -127,9 +127,14 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
             work.image, work.format, sector_size=partition.sector_size(work.image, work.format)
         )
         with services.open_appliance([attachment], options, report) as appliance:
-            root = mounting.mount_guest(appliance, plan.template.expand, report)
-            if growing is not None:
-                session.grow_content(appliance, growing, root)
+            session.open_guest(
+                appliance,
+                expand=plan.template.expand,
+                lvexpand=plan.template.lvexpand,
+                growth=growing,
+                keys=request.keys,
+                report=report,
+            )
             outcome = _customize(request, prepared, appliance, report)
             uses = tuple(appliance.filesystem_use())
             report(Step("Finishing off"))
@@ -224,13 +229,17 @@ def _with_format(plan: BuildPlan, disk: Path) -> BuildPlan:
     return plan.with_format(DiskFormat(imageheader.find_format(disk, plan.template.size)))
 
 
-def _materialise(plan: BuildPlan, disk: Path, work: Work, report: Reporter) -> Growth | None:
+def _materialise(
+    plan: BuildPlan, disk: Path, work: Work, report: Reporter, *, has_keys: bool
+) -> Growth | None:
     """Turn the template's unpacked disk into the image, grown but not yet customized; return what grows."""
     template = plan.template
     assert template.format is not None
     growing = None
     if plan.grows:
-        growing = growth.check_growable(disk, template.format, template.expand, template.lvexpand, plan.size)
+        growing = growth.check_growable(
+            disk, template.format, template.expand, template.lvexpand, plan.size, has_keys=has_keys
+        )
     work.fill(disk, template.format, plan.size)
     if growing is not None:
         report(Step(f"Resizing (in place) to expand the disk to {human_size(plan.size)}"))

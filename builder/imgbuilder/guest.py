@@ -216,6 +216,10 @@ class Appliance(Guest, Protocol):
         """Return the device of the filesystem with this label."""
         ...
 
+    def find_by_partuuid(self, identity: str) -> str:
+        """Return the partition with this GUID of its own in the GPT of the first disk."""
+        ...
+
     def make_gpt(self, device: str, partitions: Sequence[tuple[int, int, str]]) -> None:
         """Write a GPT with (first sector, last sector, type GUID) per partition."""
         ...
@@ -238,6 +242,62 @@ class Appliance(Guest, Protocol):
 
     def grow_ext(self, device: str) -> None:
         """Grow an ext2/3/4 filesystem to its device, mounted or not."""
+        ...
+
+    def grow_xfs(self, path: str) -> None:
+        """Grow the XFS that is mounted at ``path`` to its device."""
+        ...
+
+    def grow_btrfs(self, path: str) -> None:
+        """Grow the btrfs that is mounted at ``path`` to its device."""
+        ...
+
+    def grow_f2fs(self, device: str) -> None:
+        """Grow an unmounted F2FS to its device."""
+        ...
+
+    def grow_ntfs(self, device: str) -> None:
+        """Grow an unmounted NTFS to its device."""
+        ...
+
+    def grow_swap(self, device: str) -> None:
+        """Make swap space anew as large as its device, with the UUID and label that it had."""
+        ...
+
+    def grow_physical_volume(self, device: str) -> None:
+        """Grow an LVM physical volume to its device."""
+        ...
+
+    def grow_volume(self, volume: str) -> None:
+        """Give a logical volume all free space of its group; none left is no error."""
+        ...
+
+    def canonical_volume(self, device: str) -> str:
+        """Return a logical volume's name as ``/dev/GROUP/VOLUME``; an error when it is none."""
+        ...
+
+    def volume_uses(self, volume: str, device: str) -> bool:
+        """Tell whether the group of a logical volume (``/dev/GROUP/VOLUME``) has this physical volume."""
+        ...
+
+    def volumes(self) -> list[str]:
+        """Return all logical volumes, as ``/dev/GROUP/VOLUME``."""
+        ...
+
+    def luks_uuid(self, device: str) -> str:
+        """Return the UUID of a LUKS container."""
+        ...
+
+    def open_luks(self, device: str, key: str, name: str) -> None:
+        """Open a LUKS container as ``/dev/mapper/NAME``."""
+        ...
+
+    def scan_volumes(self) -> None:
+        """Find LVM on devices that appeared meanwhile, such as opened LUKS containers."""
+        ...
+
+    def mounted(self) -> dict[str, str]:
+        """Return device to mount point for all mounted filesystems."""
         ...
 
     def trim(self, path: str) -> None:

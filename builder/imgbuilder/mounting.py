@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgbuilder.disk.partition import partition_number
+from imgbuilder.disk.partition import is_whole_disk, partition_number
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import debug, warn
 from imgbuilder.fstab import Mount, parse_fstab
+from imgbuilder.unlocking import encrypted_devices
 
 if TYPE_CHECKING:
     from imgbuilder.events import Reporter
@@ -48,6 +49,12 @@ def mount_guest(appliance: Appliance, likely_root: str | None, report: Reporter)
             if roots
             else "no operating system was found"
         )
+        encrypted = [] if roots else encrypted_devices(appliance)
+        if encrypted:
+            raise GuestError(
+                f"{found} in the template, which is encrypted ({', '.join(encrypted)})",
+                hint=f"give the key: --key {encrypted[0]}:file:FILE; nothing was written to the output",
+            )
         raise GuestError(
             f"{found} in the template",
             hint="tell the publisher of the template; nothing was written to the output",
@@ -89,9 +96,13 @@ def _quick_look(appliance: Appliance, likely_root: str | None, report: Reporter)
 
 
 def appliance_device(device: str) -> str:
-    """Return what the appliance calls a partition that an index may call ``/dev/vda2``."""
+    """Return what the appliance calls a disk or partition that an index may call ``/dev/vda2``."""
+    if device.startswith("/dev/sd"):
+        return device
     number = partition_number(device)
-    return device if number is None else f"/dev/sda{number}"
+    if number is not None:
+        return f"/dev/sda{number}"
+    return "/dev/sda" if is_whole_disk(device) else device
 
 
 def _other_mounts(appliance: Appliance) -> list[Mount]:
@@ -111,10 +122,17 @@ def _find(appliance: Appliance, mount: Mount) -> str | None:
                 return appliance.find_by_uuid(value)
             case "LABEL":
                 return appliance.find_by_label(value)
+            case "PARTUUID":
+                return appliance.find_by_partuuid(value)
     except GuestCallError:
         return None
     if mount.spec.startswith("/dev/disk/by-uuid/"):
         return _find(
             appliance, Mount(f"UUID={mount.spec.rpartition('/')[2]}", mount.path, mount.kind, mount.options)
         )
-    return appliance_device(mount.spec) if partition_number(mount.spec) is not None else None
+    if partition_number(mount.spec) is not None:
+        return appliance_device(mount.spec)
+    try:
+        return appliance.canonical_volume(mount.spec)
+    except GuestCallError:
+        return None  # such as a LUKS container, which the guest calls as its crypttab says

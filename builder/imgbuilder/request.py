@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from imgbuilder.customize.operation import Operation
     from imgbuilder.disk.diskimage import DiskFormat
+    from imgbuilder.diskkeys import DiskKey
 
 
 class NetworkMode(enum.Enum):
@@ -52,6 +53,7 @@ class BuildRequest:
         warn_if_partition: Warn when the output is a partition.
         attachments: Further disks for the appliance, only to be read.
         operations: Customizations in the user's order.
+        keys: Keys of the guest's encrypted devices.
         memsize: Memory of the appliance in MiB; None for the default.
         smp: Processors of the appliance; None for the default.
         network: Whether the guest reaches the network.
@@ -70,6 +72,7 @@ class BuildRequest:
     warn_if_partition: bool = True
     attachments: tuple[Attached, ...] = ()
     operations: tuple[Operation, ...] = ()
+    keys: tuple[DiskKey, ...] = ()
     memsize: int | None = None
     smp: int | None = None
     network: NetworkMode = NetworkMode.AUTOMATIC

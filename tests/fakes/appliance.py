@@ -33,11 +33,13 @@ class FakeFilesystem:
         kind: Such as ``ext4`` or ``swap``.
         guest: Its files.
         uuid: Its UUID.
+        inside: What a LUKS container holds.
     """
 
     kind: str = "ext4"
     guest: FakeGuest = field(default_factory=FakeGuest)
     uuid: str = "11111111-2222-3333-4444-555555555555"
+    inside: FakeFilesystem | None = None
 
 
 @dataclass
@@ -48,26 +50,40 @@ class FakeDisk:
         filesystems: By number of the partition; 0 is the whole disk.
         roots: What inspection finds: its facts by the device's name, such as ``/dev/sda1``.
         size: Bytes.
+        others: What has another name, such as ``/dev/vg/root``.
+        guids: GUIDs of partitions.
+        volumes: Logical volumes, and the physical volume of each.
     """
 
     filesystems: dict[int, FakeFilesystem] = field(default_factory=dict)
     roots: dict[str, dict[str, str]] = field(default_factory=dict)
     size: int = 1 << 30
+    others: dict[str, FakeFilesystem] = field(default_factory=dict)
+    guids: dict[int, str] = field(default_factory=dict)
+    volumes: dict[str, str] = field(default_factory=dict)
 
 
 class FakeAppliance(FakeGuest):
-    """An in-memory ``Appliance``; ``log`` records what was done to disks, in order."""
+    """An in-memory ``Appliance``; ``log`` records what was done to disks, in order.
+
+    ``fails`` says which of those fail, and with what words, each once; ``secrets`` are the keys of LUKS
+    containers by device. Opening one makes a device of what ``FakeDisk.inside`` says.
+    """
 
     def __init__(self, disks: Sequence[FakeDisk]) -> None:
         super().__init__()
         self.log: list[tuple[str, str]] = []
         self.tables: dict[str, tuple[tuple[int, int, str], ...]] = {}
         self.is_up = True
+        self.fails: dict[tuple[str, str], str] = {}
+        self.lacks: set[str] = set()
+        self.secrets: dict[str, str] = {}
+        self._mounted: dict[str, str] = {}
         self._empty = self.root
         self._disks = {f"/dev/sd{string.ascii_lowercase[at]}": disk for at, disk in enumerate(disks)}
 
     def supports(self, *features: str) -> bool:
-        return True
+        return not self.lacks.intersection(features)
 
     def device_size(self, device: str) -> int:
         return self._disks[device].size
@@ -76,7 +92,8 @@ class FakeAppliance(FakeGuest):
         return [device for device in self._all() if device[-1].isdigit()]
 
     def filesystems(self) -> dict[str, str]:
-        return {device: filesystem.kind for device, filesystem in self._all().items()}
+        hidden = {"crypto_LUKS", "LVM2_member"}  # libguestfs does not list what only holds others
+        return {name: item.kind for name, item in self._all().items() if item.kind not in hidden}
 
     def filesystem_type(self, device: str) -> str:
         return self._filesystem(device).kind
@@ -92,6 +109,13 @@ class FakeAppliance(FakeGuest):
 
     def find_by_label(self, label: str) -> str:
         raise _missing(label)
+
+    def find_by_partuuid(self, identity: str) -> str:
+        for disk in self._disks.values():
+            for number, guid in disk.guids.items():
+                if guid == identity.lower():
+                    return f"/dev/sda{number}"
+        raise _missing(identity)
 
     def make_gpt(self, device: str, partitions: Sequence[tuple[int, int, str]]) -> None:
         self.log.append(("make_gpt", device))
@@ -110,18 +134,80 @@ class FakeAppliance(FakeGuest):
         filesystem = self._filesystem(device)
         if filesystem.kind in {"swap", "unknown"}:
             raise GuestCallError(f"mount: {device}: wrong fs type", errno_name="EINVAL")
-        assert path == "/", "this fake mounts one filesystem at a time"
-        self.root = filesystem.guest.root
+        if path == "/":
+            self.root = filesystem.guest.root
+        self._mounted[device] = path
 
     def unmount_all(self) -> None:
         self.log.append(("unmount_all", ""))
         self.root = self._empty
+        self._mounted = {}
 
     def check_ext(self, device: str) -> None:
-        self.log.append(("check_ext", device))
+        self._do("check_ext", device)
 
     def grow_ext(self, device: str) -> None:
-        self.log.append(("grow_ext", device))
+        self._do("grow_ext", device)
+
+    def grow_xfs(self, path: str) -> None:
+        self._do("grow_xfs", path)
+
+    def grow_btrfs(self, path: str) -> None:
+        self._do("grow_btrfs", path)
+
+    def grow_f2fs(self, device: str) -> None:
+        self._do("grow_f2fs", device)
+
+    def grow_ntfs(self, device: str) -> None:
+        self._do("grow_ntfs", device)
+
+    def grow_swap(self, device: str) -> None:
+        self._do("grow_swap", device)
+
+    def grow_physical_volume(self, device: str) -> None:
+        self._do("grow_physical_volume", device)
+
+    def grow_volume(self, volume: str) -> None:
+        self._do("grow_volume", volume)
+
+    def canonical_volume(self, device: str) -> str:
+        for name in self._volumes():
+            group, volume = name.split("/")[2:]
+            if device in {name, f"/dev/mapper/{group}-{volume}"}:
+                return name
+        raise _missing(device)
+
+    def volume_uses(self, volume: str, device: str) -> bool:
+        return self._volumes()[volume] == device
+
+    def volumes(self) -> list[str]:
+        return list(self._volumes())
+
+    def luks_uuid(self, device: str) -> str:
+        return self._filesystem(device).uuid
+
+    def open_luks(self, device: str, key: str, name: str) -> None:
+        self.log.append(("open_luks", device))
+        if self.secrets.get(device) != key:
+            raise GuestCallError("cryptsetup_open: No key available with this passphrase.")
+        inside = self._filesystem(device).inside
+        assert inside is not None
+        next(iter(self._disks.values())).others[f"/dev/mapper/{name}"] = inside
+
+    def scan_volumes(self) -> None:
+        self.log.append(("scan_volumes", ""))
+
+    def mounted(self) -> dict[str, str]:
+        self.log.append(("mounted", ""))
+        return dict(self._mounted)
+
+    def _do(self, action: str, target: str) -> None:
+        self.log.append((action, target))
+        if (action, target) in self.fails:
+            raise GuestCallError(self.fails.pop((action, target)))
+
+    def _volumes(self) -> dict[str, str]:
+        return {name: place for disk in self._disks.values() for name, place in disk.volumes.items()}
 
     def trim(self, path: str) -> None:
         self.log.append(("trim", path))
@@ -158,11 +244,15 @@ class FakeAppliance(FakeGuest):
         self.is_up = False
 
     def _all(self) -> dict[str, FakeFilesystem]:
-        return {
+        numbered = {
             f"{name}{number or ''}": filesystem
             for name, disk in self._disks.items()
             for number, filesystem in disk.filesystems.items()
         }
+        others = {
+            name: filesystem for disk in self._disks.values() for name, filesystem in disk.others.items()
+        }
+        return numbered | others
 
     def _filesystem(self, device: str) -> FakeFilesystem:
         try:

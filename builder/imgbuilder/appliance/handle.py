@@ -272,6 +272,17 @@ class LibguestfsAppliance:
         """Return the device of the filesystem with this label."""
         return str(self._call("findfs_label", label))
 
+    def find_by_partuuid(self, identity: str) -> str:
+        """Return the partition with this GUID of its own in the GPT of the first disk."""
+        for device in self.partitions():
+            number = device.removeprefix("/dev/sda")
+            if (
+                number.isdigit()
+                and str(self._call("part_get_gpt_guid", "/dev/sda", int(number))).lower() == identity.lower()
+            ):
+                return device
+        raise GuestCallError(f"no partition has the PARTUUID {identity}", errno_name="ENOENT")
+
     def make_gpt(self, device: str, partitions: Sequence[tuple[int, int, str]]) -> None:
         """Write a GPT with (first sector, last sector, type GUID) per partition."""
         self._call("part_init", device, "gpt")
@@ -303,6 +314,73 @@ class LibguestfsAppliance:
     def grow_ext(self, device: str) -> None:
         """Grow an ext2/3/4 filesystem to its device, mounted or not."""
         self._call("resize2fs", device, limit=_LONG)
+
+    def grow_xfs(self, path: str) -> None:
+        """Grow the XFS that is mounted at ``path`` to its device."""
+        self._call("xfs_growfs", path, datasec=True, limit=_LONG)
+
+    def grow_btrfs(self, path: str) -> None:
+        """Grow the btrfs that is mounted at ``path`` to its device."""
+        self._call("btrfs_filesystem_resize", path, limit=_LONG)
+
+    def grow_f2fs(self, device: str) -> None:
+        """Grow an unmounted F2FS to its device."""
+        self._call("f2fs_expand", device, limit=_LONG)
+
+    def grow_ntfs(self, device: str) -> None:
+        """Grow an unmounted NTFS to its device."""
+        self._call("ntfsresize", device, limit=_LONG)
+
+    def grow_swap(self, device: str) -> None:
+        """Make swap space anew as large as its device, with the UUID and label that it had."""
+        label, identity = str(self._call("vfs_label", device)), str(self._call("vfs_uuid", device))
+        self._call("mkswap", device, **({"uuid": identity} if identity else {}))
+        if label:
+            self._call("set_label", device, label)  # libguestfs's mkswap takes a label and drops it
+
+    def grow_physical_volume(self, device: str) -> None:
+        """Grow an LVM physical volume to its device."""
+        self._call("pvresize", device, limit=_LONG)
+
+    def grow_volume(self, volume: str) -> None:
+        """Give a logical volume all free space of its group; none left is no error."""
+        try:
+            self._call("lvresize_free", volume, 100, limit=_LONG)
+        except GuestCallError as error:
+            if "matches existing size" not in error.message:
+                raise
+
+    def canonical_volume(self, device: str) -> str:
+        """Return a logical volume's name as ``/dev/GROUP/VOLUME``; an error when it is none."""
+        return str(self._call("lvm_canonical_lv_name", device))
+
+    def volume_uses(self, volume: str, device: str) -> bool:
+        """Tell whether the group of a logical volume (``/dev/GROUP/VOLUME``) has this physical volume."""
+        group = volume.split("/")[2]
+        # libguestfs gives UUIDs with hyphens here and without them there.
+        used = {str(item).replace("-", "") for item in self._call("vgpvuuids", group)}
+        return str(self._call("pvuuid", device)).replace("-", "") in used
+
+    def volumes(self) -> list[str]:
+        """Return all logical volumes, as ``/dev/GROUP/VOLUME``."""
+        return list(self._call("lvs"))
+
+    def luks_uuid(self, device: str) -> str:
+        """Return the UUID of a LUKS container."""
+        return str(self._call("luks_uuid", device))
+
+    def open_luks(self, device: str, key: str, name: str) -> None:
+        """Open a LUKS container as ``/dev/mapper/NAME``."""
+        # The key goes to cryptsetup in a file inside the appliance; libguestfs hides it in its traces.
+        self._call("cryptsetup_open", device, key, name, limit=_LONG)
+
+    def scan_volumes(self) -> None:
+        """Find LVM on devices that appeared meanwhile, such as opened LUKS containers."""
+        self._call("lvm_scan", True)  # noqa: FBT003 - libguestfs's own signature
+
+    def mounted(self) -> dict[str, str]:
+        """Return device to mount point for all mounted filesystems."""
+        return dict(self._call("mountpoints"))
 
     def trim(self, path: str) -> None:
         """Give the free blocks of a mounted filesystem back to the host's file."""

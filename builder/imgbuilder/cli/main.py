@@ -16,6 +16,7 @@ from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options
 from imgbuilder.cli.list_mode import STYLES, ListRequest, list_templates
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.disk.diskimage import parse_output_format
+from imgbuilder.diskkeys import parse_key
 from imgbuilder.errors import UsageError
 from imgbuilder.request import BuildRequest, NetworkMode
 from imgbuilder.services import Settings
@@ -126,6 +127,13 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--arch", "arch_", metavar="ARCH", help="Architecture of the template [default: this host's].")
 @_option("-m", "--memsize", metavar="MB", callback=_integer, help="Memory of the appliance in MiB.")
 @_option("--smp", metavar="N", callback=_integer, help="Processors of the appliance.")
+@_option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="SELECTOR",
+    help="Key of an encrypted device of the template: ID:file:FILE or ID:key:TEXT; ID may be all.",
+)
 @_option(
     "--network/--no-network",
     default=None,
@@ -282,6 +290,7 @@ def _build_request(ctx: click.Context, options: dict[str, Any]) -> BuildRequest:
         warn_if_partition=options["warn_if_partition"],
         size=None if options["size"] is None else parse_size(options["size"]),
         operations=given_operations(ctx),
+        keys=tuple(parse_key(text) for text in options["keys"]),
         memsize=options["memsize"],
         smp=options["smp"],
         network=network,

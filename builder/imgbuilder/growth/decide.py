@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 
 ADVICE = "build without --size, which needs no growth"
 _PUBLISHER = f"tell the publisher of the template, or {ADVICE}"
-GROWABLE = frozenset({Content.EXT})
+GROWABLE = frozenset(
+    {
+        Content.EXT,
+        Content.XFS,
+        Content.BTRFS,
+        Content.F2FS,
+        Content.NTFS,
+        Content.SWAP,
+        Content.LVM,
+        Content.LUKS,
+    }
+)
 """What can grow."""
 _LAYERS = frozenset({Content.LVM, Content.LUKS})
 """What holds logical volumes, or may."""
@@ -35,6 +46,10 @@ _WORDS = {
     Content.LVM: "an LVM physical volume",
     Content.LUKS: "a LUKS container",
     Content.SWAP: "swap space",
+    Content.XFS: "an XFS filesystem",
+    Content.BTRFS: "a btrfs filesystem",
+    Content.F2FS: "an F2FS filesystem",
+    Content.NTFS: "an NTFS filesystem",
     Content.FAT: "a FAT filesystem",
     Content.HIBERNATED: "the memory of a system that sleeps",
 }
@@ -51,6 +66,7 @@ class Growth:
         volume: The logical volume that grows with it, as the index names it.
         is_named: Whether the index names it; otherwise the root must turn out to be there.
         needs_check: Whether the filesystem must be checked before it grows.
+        disk: What the appliance calls the disk.
     """
 
     table: PartitionTable | None
@@ -59,15 +75,22 @@ class Growth:
     volume: str | None
     is_named: bool
     needs_check: bool
+    disk: str = "/dev/sda"
 
     @property
     def device(self) -> str:
         """What the appliance calls it."""
-        return f"/dev/sda{self.number or ''}"
+        return f"{self.disk}{self.number or ''}"
 
 
 def check_growable(
-    disk: Path, disk_format: DiskFormat, expand: str | None, lvexpand: str | None, size: int
+    disk: Path,
+    disk_format: DiskFormat,
+    expand: str | None,
+    lvexpand: str | None,
+    size: int,
+    *,
+    has_keys: bool = False,
 ) -> Growth:
     """Find out what of a template grows, before anything is written.
 
@@ -77,6 +100,7 @@ def check_growable(
         expand: The partition or disk that the index lets grow; None to take what is last on the disk.
         lvexpand: The logical volume that the index lets grow.
         size: The new size in bytes.
+        has_keys: Whether the user gave keys of encrypted devices.
 
     Raises:
         NotYetError: Its layout or content is one that cannot grow.
@@ -102,6 +126,8 @@ def check_growable(
             f"holds {_WORDS[found]}",
             hint=_PUBLISHER,
         )
+    if found is Content.LUKS and not has_keys:
+        raise GuestError(f"{name} is encrypted", hint=f"give its key: --key all:file:FILE; or {ADVICE}")
     return Growth(
         table if number is not None else None,
         number,
@@ -183,11 +209,11 @@ def _check_content(name: str, head: bytes, expand: str | None) -> Content:
     found = content.recognise(head)
     if found is not None and found in (GROWABLE if expand is not None else _ROOTS):
         return found
-    what = "nothing that is known" if found is None else _WORDS.get(found, f"{found}")
+    what = "nothing that is known" if found is None else _WORDS[found]
     if expand is None:
         raise NotYetError(
             f"the index does not say what grows (expand=), and {name}, the last on the disk, holds {what}",
             hint=_PUBLISHER,
         )
-    known = ", ".join(sorted(_WORDS.get(item, item) for item in GROWABLE))
+    known = ", ".join(sorted(_WORDS[item] for item in GROWABLE))
     raise NotYetError(f"{name} holds {what}, which cannot grow; what can: {known}", hint=ADVICE)

@@ -1,37 +1,282 @@
-"""Growing what is on the disk, in the appliance session that customizes the guest."""
+"""Growing what is on the disk, in the appliance session that customizes the guest.
+
+The host let the partition grow before the appliance started. Here its content
+follows, layer by layer: LUKS container, LVM, filesystem. ext2/3/4, XFS and btrfs
+grow while they are mounted, which needs no check first; the others before.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgbuilder import mounting
+from imgbuilder.disk.content import Content
 from imgbuilder.errors import GuestCallError, GuestError
+from imgbuilder.events import warn
 from imgbuilder.growth.decide import ADVICE
+from imgbuilder.unlocking import unlock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from imgbuilder.diskkeys import DiskKey
+    from imgbuilder.events import Reporter
     from imgbuilder.growth.decide import Growth
     from imgbuilder.guest import Appliance
 
+    _Grow = Callable[[str], None]
 
-def grow_content(appliance: Appliance, growth: Growth, root: str) -> None:
-    """Grow the mounted filesystem to its partition.
+_EXT = {"ext2", "ext3", "ext4"}
+_FEATURES = {
+    "xfs": ("xfs", "libguestfs-xfs"),
+    "btrfs": ("btrfs", "btrfs-progs"),
+    "f2fs": ("f2fs", "f2fs-tools"),
+    "ntfs": ("ntfsprogs", "ntfs-3g"),
+    "LVM2_member": ("lvm2", "lvm2"),
+}
+"""libguestfs's feature group for what we grow, and the Debian package that brings it to the appliance."""
+_WHILE_MOUNTED = _EXT | {"xfs", "btrfs"}
+_GROWABLE = _WHILE_MOUNTED | {"f2fs", "ntfs", "swap"}
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """What grows once the guest is mounted.
+
+    Attributes:
+        device: A filesystem, or the physical volume whose group has new space.
+        kind: What it holds, as libblkid calls it.
+    """
+
+    device: str
+    kind: str
+
+
+def open_guest(
+    appliance: Appliance,
+    *,
+    expand: str | None,
+    lvexpand: str | None,
+    growth: Growth | None,
+    keys: Sequence[DiskKey],
+    report: Reporter,
+) -> str:
+    """Open the guest's encrypted parts, let what is last on the disk grow, and mount the guest.
 
     Args:
-        appliance: The appliance with the guest mounted.
-        growth: What grows.
-        root: The device of the guest's root.
+        appliance: A launched appliance with nothing mounted.
+        expand: The partition that the index lets grow, which nearly always is the root.
+        lvexpand: The logical volume that the index lets grow.
+        growth: What grows; None when the disk is as large as the template's.
+        keys: Keys of encrypted devices.
+        report: Hears what was found.
+
+    Returns:
+        The root's device.
 
     Raises:
-        GuestError: It could not be grown.
+        GuestError: There is no system, or it cannot grow; nothing but the unfinished image was changed.
     """
-    if not growth.is_named and root != growth.device:
+    opened = unlock(appliance, keys, report)
+    pending = None
+    if growth is not None:
+        pending = _grow_unmounted(appliance, growth, opened)
+    likely = lvexpand or expand or (growth.device if growth is not None else None)
+    if likely is not None:
+        likely = opened.get(mounting.appliance_device(likely), likely)
+    root = mounting.mount_guest(appliance, likely, report)
+    if growth is None or pending is None:
+        return root
+    if not growth.is_named:
+        _check_root(appliance, growth, pending, root)
+    if pending.kind == Content.LVM:
+        found = _grow_roots_volume(appliance, growth, pending.device, root, report)
+        if found is None:
+            return root
+        pending = found
+    if not _grow_mounted(appliance, pending, root):
+        root = mounting.mount_guest(appliance, likely, report)
+    return root
+
+
+def _grow_unmounted(appliance: Appliance, growth: Growth, opened: dict[str, str]) -> _Pending | None:
+    """Grow all that must not be mounted; return what is left."""
+    device, kind = growth.device, str(growth.content)
+    if kind == Content.LUKS:
+        if device not in opened:
+            raise GuestError(
+                f"{device} is encrypted, and no --key is given for it",
+                hint=f"give its key: --key {device}:file:FILE",
+            )
+        device = opened[device]
+        kind = appliance.filesystem_type(device)
+    if growth.volume is not None:
+        device, kind = _grow_volume(appliance, device, kind, growth.volume)
+    elif kind == Content.LVM:
+        _require(appliance, kind)
+        _call(appliance.grow_physical_volume, device)
+        return _Pending(device, kind)
+    if kind == Content.EXT:
+        kind = "ext4"
+    if kind not in _GROWABLE:
+        raise GuestError(f"{device} holds {kind or 'nothing that is known'}, which cannot grow", hint=ADVICE)
+    _require(appliance, kind)
+    if kind in _EXT and growth.needs_check:
+        _check_and_grow(appliance, device)
+        return None if growth.is_named else _Pending(device, "")
+    if kind in _WHILE_MOUNTED:
+        return _Pending(device, kind)
+    grow = {"f2fs": appliance.grow_f2fs, "ntfs": appliance.grow_ntfs, "swap": appliance.grow_swap}[kind]
+    _call(grow, device)
+    return None if growth.is_named else _Pending(device, "")
+
+
+def _grow_volume(appliance: Appliance, device: str, kind: str, volume: str) -> tuple[str, str]:
+    """Grow a physical volume and the logical volume that the index names; return it and what it holds."""
+    if kind != Content.LVM:
+        raise GuestError(
+            f"the index lets the logical volume {volume} grow, but {device} is no physical volume",
+            hint=f"tell the publisher of the template, or {ADVICE}",
+        )
+    _require(appliance, kind)
+    try:
+        canonical = appliance.canonical_volume(volume)
+        held = appliance.filesystem_type(canonical)
+        if not appliance.volume_uses(canonical, device):
+            raise GuestError(
+                f"the logical volume {volume} does not lie on {device}, which is the last on the disk",
+                hint=f"tell the publisher of the template, or {ADVICE}",
+            )
+    except GuestCallError as error:
+        raise GuestError(
+            f"the index lets the logical volume {volume} grow, but the template has no such volume: "
+            f"{error.message}",
+            hint=f"tell the publisher of the template, or {ADVICE}",
+        ) from error
+    if held not in _GROWABLE:
+        raise GuestError(f"{volume} holds {held or 'nothing that is known'}, which cannot grow", hint=ADVICE)
+    _call(appliance.grow_physical_volume, device)
+    _call(appliance.grow_volume, canonical)
+    return canonical, held
+
+
+def _grow_roots_volume(
+    appliance: Appliance, growth: Growth, device: str, root: str, report: Reporter
+) -> _Pending | None:
+    """Give the space of a grown physical volume to the root's logical volume, which no index named."""
+    volume = _volume_on(appliance, root, device)
+    if volume is None:
+        warn(report, f"the volume group on {growth.device} has new free space; no volume in it was enlarged")
+        return None
+    kind = appliance.filesystem_type(volume)
+    if kind not in _WHILE_MOUNTED:
+        raise GuestError(f"{volume} holds {kind}, which cannot grow while it is mounted", hint=ADVICE)
+    _require(appliance, kind)
+    _call(appliance.grow_volume, volume)
+    return _Pending(volume, kind)
+
+
+def _volume_on(appliance: Appliance, root: str, device: str) -> str | None:
+    """Return the root's logical volume, if it lies on a physical volume; None otherwise."""
+    try:
+        volume = appliance.canonical_volume(root)
+        return volume if appliance.volume_uses(volume, device) else None
+    except GuestCallError:
+        return None  # the root is no logical volume
+
+
+def _check_root(appliance: Appliance, growth: Growth, pending: _Pending, root: str) -> None:
+    """Refuse growth that the index does not ask for, of anything but the root."""
+    if pending.kind == Content.LVM:
+        is_there = _volume_on(appliance, root, pending.device) is not None
+    else:
+        is_there = _partition_of(root) == pending.device
+    if not is_there:
         raise GuestError(
             f"the index does not say what grows (expand=), and the system is on {root}, "
             f"which does not lie last on the disk: {growth.device} does",
             hint=f"tell the publisher of the template, or {ADVICE}",
         )
-    try:
-        appliance.grow_ext(growth.device)
-    except GuestCallError as error:
+
+
+def _partition_of(root: str) -> str:
+    """Return the device of a root that may be a subvolume: ``btrfsvol:/dev/sda2/root``."""
+    if not root.startswith("btrfsvol:"):
+        return root
+    words = root.removeprefix("btrfsvol:").split("/")
+    return "/".join(words[: 4 if words[2] == "mapper" else 3])
+
+
+def _grow_mounted(appliance: Appliance, pending: _Pending, root: str) -> bool:
+    """Grow a filesystem of the mounted guest.
+
+    Returns:
+        True; False when the guest had to be unmounted for it, and still is.
+    """
+    if not pending.kind:
+        return True
+    path = _mount_point(appliance, pending.device, root)
+    elsewhere = path is None
+    if path is None:  # it does not belong to what the guest mounts by itself
+        appliance.unmount_all()
+        path = "/"
+        _call(lambda device: appliance.mount(device, "/"), pending.device)
+    if pending.kind in _EXT:
+        try:
+            appliance.grow_ext(pending.device)
+        except GuestCallError:
+            # Not all can grow while mounted: not with errors, nor without room for descriptors.
+            appliance.unmount_all()
+            _check_and_grow(appliance, pending.device)
+            return False
+    elif pending.kind == "xfs":
+        _call(appliance.grow_xfs, path)
+    else:
+        _call(appliance.grow_btrfs, path)
+    if elsewhere:
+        appliance.unmount_all()
+    return not elsewhere
+
+
+def _mount_point(appliance: Appliance, device: str, root: str) -> str | None:
+    if _same(_partition_of(root), device):
+        return "/"  # one request less in nearly every build
+    return next((path for item, path in appliance.mounted().items() if _same(item, device)), None)
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or mapper_name(one) == mapper_name(other)
+
+
+def mapper_name(device: str) -> str:
+    """Return the device mapper's name of a logical volume: of ``/dev/a/b-c``, ``/dev/mapper/a-b--c``."""
+    words = device.split("/")
+    if len(words) != 4 or words[2] == "mapper":
+        return device
+    group, volume = (word.replace("-", "--") for word in words[2:])
+    return f"/dev/mapper/{group}-{volume}"
+
+
+def _check_and_grow(appliance: Appliance, device: str) -> None:
+    _call(appliance.check_ext, device)
+    _call(appliance.grow_ext, device)
+
+
+def _require(appliance: Appliance, kind: str) -> None:
+    """Refuse what the appliance has no program for."""
+    if kind not in _FEATURES:
+        return
+    feature, package = _FEATURES[kind]
+    if not appliance.supports(feature):
         raise GuestError(
-            f"the filesystem on {growth.device} could not grow: {error.message}", hint=ADVICE
-        ) from error
+            f"the appliance has no program to grow {kind}",
+            hint=f"on Debian: apt-get install {package}, and build again; or {ADVICE}",
+        )
+
+
+def _call(grow: _Grow, target: str) -> None:
+    try:
+        grow(target)
+    except GuestCallError as error:
+        raise GuestError(f"{target} could not grow: {error.message}", hint=ADVICE) from error

@@ -347,6 +347,7 @@ def test_what_is_last_grows_when_the_index_names_nothing(
     Path("tiny.img").unlink()
     appliances.roots = {"/dev/sda1": {}}
     appliances.kinds = {1: "ext4"}
+    appliances.guest.remove("/etc/os-release")
     error = refuse(request(size=64 * MIB), services, GuestError)
     assert "the system is on /dev/sda1" in error.message
     assert "/dev/sda2" in error.message

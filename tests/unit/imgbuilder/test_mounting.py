@@ -40,10 +40,27 @@ def test_a_filesystem_without_release_file_is_not_the_root() -> None:
 
 def test_an_fstab_that_is_not_understood_needs_inspection() -> None:
     guest = tiny_guest()
-    guest.add("/etc/fstab", b"PARTUUID=1234 /boot ext4 defaults 0 2\n")
+    guest.add("/etc/fstab", b"PARTLABEL=boot /boot ext4 defaults 0 2\n")
     opened = appliance(guest, {"/dev/sda2": {}})
     mount_guest(opened, "/dev/sda2", ignore)
     assert [name for name, _ in opened.log] == ["mount", "unmount_all", "mount"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["PARTUUID=ABCD-01", "/dev/vda1", "/dev/mapper/vg-boot", "/dev/vg/boot"],
+)
+def test_names_that_need_no_inspection(spec: str) -> None:
+    guest = tiny_guest()
+    guest.add("/etc/fstab", f"{spec} /boot ext4 defaults 0 2\n".encode())
+    disk = FakeDisk(
+        {1: FakeFilesystem("ext4"), 2: FakeFilesystem("ext4", guest)}, guids={1: "abcd-01"},
+        others={"/dev/vg/boot": FakeFilesystem("ext4")}, volumes={"/dev/vg/boot": "/dev/sda3"},
+    )  # fmt: skip
+    opened = FakeAppliance([disk])
+    mount_guest(opened, "/dev/sda2", ignore)
+    boot = "/dev/vg/boot" if "vg" in spec else "/dev/sda1"
+    assert opened.log == [("mount", "/dev/sda2"), ("mount", boot)]
 
 
 def test_several_systems_are_refused() -> None:

@@ -216,6 +216,11 @@ def test_the_largest_mbr(tmp_path: Path) -> None:
     assert tablegrowth.largest_size(table) == 2**41 - 512
     raw = grow(disk, DiskFormat.RAW, 1, 2**41 - 512)
     assert by_parted(raw, 512)[1] == (2048, 2**32 - 2, "", "")
+    larger = make_disk(tmp_path / "larger.raw", "label: dos\nstart=2048\n")
+    grow(larger, DiskFormat.RAW, 1, 3 * 2**40)
+    table = partition.read_table(larger, DiskFormat.RAW)
+    assert table is not None
+    assert table.partitions[0].end == 2**32 - 1
 
 
 def test_what_lies_in_the_way_is_never_overwritten(disk: Path, tmp_path: Path) -> None:
