@@ -43,9 +43,11 @@ def parse_index(text: VerifiedText | UnverifiedText, *, where: str) -> Index:
     return Index(tuple(entries), strip_line_ends(document.head), strip_line_ends(document.tail))
 
 
-def examine_index(
-    text: VerifiedText | UnverifiedText, *, where: str
-) -> tuple[tuple[Entry, ...], tuple[IndexSyntaxError, ...]]:
+Examined = tuple[tuple[Entry, ...], tuple[IndexSyntaxError, ...]]
+"""The right entries of an index, and what is wrong with the others."""
+
+
+def examine_index(text: VerifiedText | UnverifiedText, *, where: str) -> Examined:
     """Read an index for its author: find every entry that ``parse_index`` would refuse, not only the first.
 
     Args:

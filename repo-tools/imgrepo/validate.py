@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import PybuilderError, RepositoryError, TrustError
 from imgbuilder.events import Reporter, info, warn
+from imgindex.accept import Rule, accept
 from imgindex.clearsign import MAX_FILE_SIZE, unverified_text
 from imgindex.errors import IndexSyntaxError
-from imgindex.freshness import judge_freshness, show
+from imgindex.freshness import show
 from imgindex.lexer import parse_document
-from imgindex.parse import examine_index
+from imgindex.parse import Examined, examine_index
 from imgrepo.filecheck import check_files
 from imgrepo.signing import PUBLIC_KEY
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgindex.lexer import Document
-    from imgindex.trust import KeyPin, UnverifiedText, VerifiedText
+    from imgindex.trust import KeyPin, UnverifiedText
     from imgrepo.services import Services
 
 _BEGIN = b"-----BEGIN PGP SIGNED MESSAGE-----"
@@ -81,15 +82,11 @@ def validate(request: ValidateRequest, services: Services, report: Reporter) -> 
         return (error,)
     problems: list[PybuilderError] = list(_incompatible(document, text, request.compatibility, where))
     if request.full:
-        verified: VerifiedText | UnverifiedText = text
-        if data.startswith(_BEGIN):
-            try:
-                verified = _verify(data, _pin(request, services), services, report, where)
-            except PybuilderError as error:
-                problems.append(error)
-        else:
-            warn(report, f"{where} is not signed: clients refuse it, unless they are told to trust anybody")
-        entries, wrong = examine_index(verified, where=where)
+        try:
+            entries, wrong = _judge(data, text, request, services, report)
+        except PybuilderError as error:
+            problems.append(error)
+            entries, wrong = examine_index(text, where=where)
         problems += wrong
         for entry in entries:
             problems += check_files(entry, path.parent, report)
@@ -119,13 +116,20 @@ def _pin(request: ValidateRequest, services: Services) -> KeyPin:
     return services.pin_from_file(beside, where=str(request.path))
 
 
-def _verify(data: bytes, pin: KeyPin, services: Services, report: Reporter, where: str) -> VerifiedText:
-    """Judge the signature as a client does that has never seen this index before."""
-    signed = services.verifier.verify(data, pin, where=where)
-    accepted = judge_freshness(signed, None, now=datetime.now(UTC), where=where, repair="")
-    until = "for ever" if accepted.expires_at is None else f"until {show(accepted.expires_at)}"
-    info(report, f"signed by {signed.fingerprint} at {show(accepted.signed_at)}, valid {until}")
-    return signed
+def _judge(
+    data: bytes, text: UnverifiedText, request: ValidateRequest, services: Services, report: Reporter
+) -> Examined:
+    """Read an index; a signed one by the rule of a client that has never seen it before."""
+    where = str(request.path)
+    if not data.startswith(_BEGIN):
+        warn(report, f"{where} is not signed: clients refuse it, unless they are told to trust anybody")
+        return examine_index(text, where=where)
+    rule = Rule(_pin(request, services), last=None, max_age=None, where=where, repair="")
+    accepted = accept(data, rule, examine_index, verifier=services.verifier, now=datetime.now(UTC))
+    record = accepted.record
+    until = "for ever" if record.expires_at is None else f"until {show(record.expires_at)}"
+    info(report, f"signed by {accepted.signed.fingerprint} at {show(record.signed_at)}, valid {until}")
+    return accepted.content
 
 
 def _incompatible(

@@ -11,14 +11,15 @@ import io
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.catalog.state import repair_command
 from imgbuilder.errors import FetchError, PybuilderError, SignatureLostError, TrustError, UsageError
 from imgbuilder.events import Reporter, debug, ignore, warn
+from imgindex.accept import Parse, Rule, accept
 from imgindex.clearsign import unverified_text
-from imgindex.freshness import judge_freshness, show
+from imgindex.freshness import show
 from imgindex.parse import parse_index
 from imgindex.trust import KeyPin
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from imgindex.freshness import Accepted
     from imgindex.keymemory import KeyMemory
     from imgindex.model import Index
-    from imgindex.trust import UnverifiedText, VerifiedText, Verifier
+    from imgindex.trust import VerifiedText, Verifier
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,6 @@ class LoadedSource:
 
 
 _T = TypeVar("_T")
-_Content = TypeVar("_Content", covariant=True)
-
-
-class Parse(Protocol[_Content]):
-    """Reads a file whose signature was judged, or that has none."""
-
-    def __call__(self, text: VerifiedText | UnverifiedText, *, where: str) -> _Content:
-        """Return what the file says."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ class _Document(Generic[_T]):
 
 @dataclass(frozen=True)
 class Loader:
-    """Gets the index of one source, and accepts it or not: rules V1 to V9 of ``reliability.md`` in order.
+    """Gets the index of one source, and accepts it or not, by ``imgindex.accept``.
 
     Attributes:
         fetcher: Gets the bytes.
@@ -214,22 +206,15 @@ class Loader:
     ) -> tuple[_Document[_T], Accepted]:
         where, now = source.shown_uri, self.clock()
         pin = replace((self.pin_of or key_pin)(source), extra_signatures=source.extra_signatures)
-        signed = self.verifier.verify(data, pin, where=where, limit=source.largest_file)
-        accepted = judge_freshness(
-            signed,
-            last,
-            now=now,
-            max_age=source.max_age,
-            where=where,
-            repair=repair_command(source.uri),
-        )
-        content = parse(signed, where=where)
+        rule = Rule(pin, last, source.max_age, where, repair_command(source.uri), source.largest_file)
+        accepted = accept(data, rule, parse, verifier=self.verifier, now=now)
+        signed = accepted.signed
         debug(
             self.report,
             f"{where}: signed by {signed.primary_fingerprint} at {show(signed.signed_at)}, "
             f"{_days(now - signed.signed_at)} ago",
         )
-        return _Document(source, content, signed), accepted
+        return _Document(source, accepted.content, signed), accepted.record
 
     def _unchecked_document(self, source: Source, parse: Parse[_T]) -> _Document[_T]:
         used, data = self._fetch_unchecked(source)

@@ -1,0 +1,103 @@
+"""The accept rule, V1 to V9 of ``reliability.md``: one function, and where each of its rules is.
+
+Whatever the bytes are, a first fetch, a refresh, another try, a mirror's answer, the kept copy of a source
+that cannot be reached or a local file, they come through here before anything is made of them. Each rule
+refuses with an error of its own, so that the error's class and words say which one it was:
+
+====  ===================================================  ====================  ========================
+rule  what must be true                                    where                 refused with
+====  ===================================================  ====================  ========================
+V1    no more was read than an index may have              fetcher, clearsign    Fetch-, BadSignatureError
+V2    the frame is the plain form of a clear signature     clearsign.split       NotSigned-, BadSignature-
+V3    gpgv alone judges, with this source's own keys       gpg.GpgVerifier       ToolError
+V4    a pinned, strong and valid key signed well           verdict.judge         WrongKey-, BadSignature-
+V5    no signature is bad, and none unknown unasked        verdict.judge         BadSignature-, WrongKey-
+V6    gpgv read the very text that we read                 gpg.GpgVerifier       BadSignatureError
+V7    that text, and nothing else, is read as an index     parse.parse_index     IndexSyntaxError
+V8    it is neither older than a known one, nor expired,   judge_freshness       StaleIndexError and its
+      nor of tomorrow                                                            subclasses
+V9    only then is it remembered                           the caller            SourceStateError
+====  ===================================================  ====================  ========================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from imgindex.clearsign import MAX_FILE_SIZE
+from imgindex.freshness import Accepted, judge_freshness
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+    from imgindex.trust import KeyPin, UnverifiedText, VerifiedText, Verifier
+
+_T = TypeVar("_T")
+_Content = TypeVar("_Content", covariant=True)
+
+
+class Parse(Protocol[_Content]):
+    """Reads a file whose signature was judged, or that has none."""
+
+    def __call__(self, text: VerifiedText | UnverifiedText, *, where: str) -> _Content:
+        """Return what the file says."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a source is judged by.
+
+    Attributes:
+        pin: The keys that may have signed.
+        last: The newest index that was accepted of it before; None at first use.
+        max_age: Longest time since signing that the user allows; None for any.
+        where: The source, for error messages.
+        repair: The command that forgets ``last``, for hints.
+        limit: Most bytes that the file may have.
+    """
+
+    pin: KeyPin
+    last: Accepted | None
+    max_age: timedelta | None
+    where: str
+    repair: str
+    limit: int = MAX_FILE_SIZE
+
+
+@dataclass(frozen=True)
+class Acceptance(Generic[_T]):
+    """A file that was accepted.
+
+    Attributes:
+        content: What it says.
+        signed: The signed text, and by whom.
+        record: What to remember of it (V9).
+    """
+
+    content: _T
+    signed: VerifiedText
+    record: Accepted
+
+
+def accept(data: bytes, rule: Rule, parse: Parse[_T], *, verifier: Verifier, now: datetime) -> Acceptance[_T]:
+    """Accept a signed file by all rules, or not at all.
+
+    Args:
+        data: The file, whole.
+        rule: What its source is judged by.
+        parse: Reads it, when it is proved and current.
+        verifier: Judges the signature.
+        now: This machine's time, in UTC.
+
+    Raises:
+        TrustError: It is not proved to be the publisher's current file.
+        RepositoryError: It is, but cannot be read.
+        ToolError: gpgv is missing or failed.
+    """
+    signed = verifier.verify(data, rule.pin, where=rule.where, limit=rule.limit)
+    record = judge_freshness(
+        signed, rule.last, now=now, max_age=rule.max_age, where=rule.where, repair=rule.repair
+    )
+    return Acceptance(parse(signed, where=rule.where), signed, record)
