@@ -87,7 +87,7 @@ def attacks(world: World) -> Iterator[Case]:
     """Yield all files that must be refused."""
     for make in (_altered, _keys, _digests, _spliced, _around, _frame, _other_files, _fakes, _old):
         yield from make(world)
-    for row, name, text in _bad_texts():
+    for row, name, text in bad_texts():
         yield Case(row, name, world.sign(text), world.pin)
 
 
@@ -334,7 +334,7 @@ def _old(world: World) -> Iterator[Case]:
     yield Case("S35", "signed in the future", world.keys.sign(TEXT, key, at="20900101T000000"), pin)
 
 
-def _bad_texts() -> Iterator[tuple[str, str, str]]:
+def bad_texts() -> Iterator[tuple[str, str, str]]:
     """Yield row, name and text of indexes that are signed by the right key and still bad (T7)."""
     yield "P1", "template twice", section() * 2
     yield "P1", "field twice", section().rstrip("\n") + "\nfile=b.xz\n"
@@ -473,11 +473,12 @@ def good_variants(world: World) -> Iterator[Case]:
     yield Case("S39", "four signatures", with_packets(good, signature_packets(good) * 4), pin)
     notation = ("--sig-notation", "x@example.org=[GNUPG:] GOODSIG")
     yield Case("S27", "odd notation on a good signature", keys.sign(TEXT, world.key, options=notation), pin)
-    for row, name, text in _good_texts():
+    for row, name, text in good_texts():
         yield Case(row, name, world.sign(text), pin)
 
 
-def _good_texts() -> Iterator[tuple[str, str, str]]:
+def good_texts() -> Iterator[tuple[str, str, str]]:
+    """Yield row, name and text of good indexes."""
     yield "P2", "smallest entry", section()
     yield "P1", "same name, other architecture", section() + section(arch="aarch64")
     yield "P3", "smallest and largest size", section(section="b", size="512") + section(size=str(2**44))
