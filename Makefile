@@ -2,8 +2,9 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 QUICK := tests/unit tests/attack tests/fault tests/conformance tests/test_layering.py tests/test_docs.py tests/test_packaging.py
+FUZZ := tests/attack/test_mutation.py $(addprefix tests/unit/imgindex/test_,parse.py write.py clearsign.py)
 
-.PHONY: help setup demo test check lint quick guest bench format clean
+.PHONY: help setup demo test check lint quick guest bench fuzz format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ guest: setup  ## only the tests with a real appliance and a real Debian guest
 bench: setup  ## compare with virt-builder: the same lists, templates and operations, in turn
 	$(BIN)/python -m tests.bench.listing
 	$(BIN)/python -m tests.bench.compare
+
+fuzz: setup  ## the long run of hostile input: 200,000 examples for readers, 100,000 changed signed indexes
+	PYBUILDER_EXAMPLES=200000 PYBUILDER_MUTANTS=100000 $(BIN)/pytest -n 2 -q $(FUZZ)
 
 format: setup  ## format the code
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from imgindex.clearsign import MAX_FILE_SIZE, split, unverified_text
 from imgindex.errors import BadSignatureError, IndexSyntaxError, NotSignedError, TrustError
+from tests.fakes.fuzz import examples
 
 PACKET = b"\x88\x05\x04\x01\x00\x16\x08"
 BEGIN = "-----BEGIN PGP SIGNED MESSAGE-----"
@@ -200,7 +201,8 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.timeout(7200)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.one_of(st.binary(), st.lists(PIECES, max_size=20).map(lambda pieces: "".join(pieces).encode())))
 def test_any_bytes_are_a_message_or_a_trust_error(data: bytes) -> None:
     for file in (data, BEGIN.encode() + b"\nHash: SHA512\n\n" + data):

@@ -13,6 +13,7 @@ from imgindex.fields import is_known_field, strip_line_ends
 from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText, VerifiedText
+from tests.fakes.fuzz import examples
 
 SHA512 = "0123456789abcdef" * 8
 GOOD = {"file": "a.xz", "arch": "x86_64", "size": "1073741824", "checksum[sha512]": SHA512}
@@ -406,7 +407,8 @@ FRAGMENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.timeout(7200)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.one_of(st.text(), st.lists(FRAGMENTS, max_size=40).map("".join)))
 def test_p19_any_text_is_an_index_or_a_syntax_error(text: str) -> None:
     for source in (verified(text), UnverifiedText(text)):
@@ -495,3 +497,34 @@ def test_comments_of_an_index_without_templates() -> None:
     for text in ("# a\n# b\n", "# a\n\n# b\n\n", "\n# a\n# b\n"):
         assert parse(text) == Index(head="# a\n# b")
     assert parse("# a\n" + section()).entries[0].comments == (Comment("", "# a"),)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "a\n b"), ("osinfo", "a\n b"), ("file", "../x"), ("arch", "a b"), ("sig", "/x"),
+        ("checksum[sha512]", "ab"), ("revision", "x"), ("format", "vmdk"), ("size", "1G"),
+        ("compressed_size", "0"),
+        ("expand", "sda"), ("lvexpand", "x"), ("hidden", "yes"), ("aliases", "a\tb"), ("file[zstd]", "../x"),
+        ("compressed_size[zstd]", "x"), ("checksum[zstd.sha512]", "x"),
+    ],
+)  # fmt: skip
+def test_every_field_error_names_file_line_template_and_field(key: str, value: str) -> None:
+    lines = [
+        "# signed",
+        "[good]",
+        *[f"{name}={text}" for name, text in GOOD.items()],
+        "",
+        "[debian-12]",
+    ]
+    fields = {**GOOD, "name": "x", "file[zstd]": "a", "compressed_size[zstd]": "1"}
+    fields |= {"checksum[zstd.sha512]": SHA512, key: value}
+    for name, text in fields.items():
+        if name == key:
+            number = len(lines) + 1
+        lines += f"{name}={text}".split("\n")
+    text = "\n".join([*lines, ""])
+    with pytest.raises(IndexSyntaxError) as caught:
+        parse_index(UnverifiedText(text, first_line=4), where="/srv/index.asc")
+    assert caught.value.message.startswith(f"/srv/index.asc: line {number + 3}: template debian-12: ")
+    assert (key if key != "aliases" else "alias") in caught.value.problem

@@ -15,6 +15,7 @@ from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText
 from imgindex.write import tidy_note, write_index
+from tests.fakes.fuzz import examples
 
 ENTRY = Entry(os_version="debian-12", file="a.xz", arch="x86_64", size=512, sha512="ab" * 64)
 
@@ -247,7 +248,8 @@ INDEXES = st.lists(ENTRIES, max_size=3, unique_by=lambda entry: (entry.os_versio
 )
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.timeout(7200)
+@settings(max_examples=examples(150), deadline=None)
 @given(INDEXES)
 def test_p19_reading_what_was_written(index: Index) -> None:
     text = write_index(index)
