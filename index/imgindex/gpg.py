@@ -25,7 +25,7 @@ from imgindex.trust import VerifiedText, full_fingerprint
 from imgindex.verdict import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import timedelta
 
     from imgindex.keymemory import KeyMemory
@@ -148,20 +148,26 @@ class GpgSigner:
         ask: Whether gpg-agent may ask for a passphrase; None for: if standard input is a terminal. When
             it may not, a key that needs one is an error at once, never a wait (R4).
         valid_for: How long signatures stay valid; None for ever.
+        command: The gpg to use, and options that every call of it gets.
 
     Raises:
         ToolError: gpg is missing or does not work.
     """
 
     def __init__(
-        self, gpg_home: Path | None = None, *, ask: bool | None = None, valid_for: timedelta | None = None
+        self,
+        gpg_home: Path | None = None,
+        *,
+        ask: bool | None = None,
+        valid_for: timedelta | None = None,
+        command: Sequence[str] = ("gpg",),
     ) -> None:
         import gnupg  # late: those who only verify do without it
 
         may_ask = sys.stdin.isatty() if ask is None else ask
         self._valid_for = valid_for
         # Without gpg.conf: a local-user or keyring line there would add or hide keys.
-        options = ["--no-options", "--no-auto-check-trustdb"]
+        options = ["--no-options", "--no-auto-check-trustdb", *command[1:]]
         environment = _environment()
         if not may_ask:
             options += ["--pinentry-mode", "error"]
@@ -169,7 +175,7 @@ class GpgSigner:
             environment["GPG_TTY"] = os.ttyname(sys.stdin.fileno())
         try:
             self._gpg = gnupg.GPG(
-                gpgbinary=_program("gpg"),
+                gpgbinary=_program(command[0]),
                 gnupghome=None if gpg_home is None else str(gpg_home),
                 options=options,
                 env=environment,
@@ -222,25 +228,28 @@ class GpgSigner:
             )
         return usable.popitem()[1]
 
-    def clearsign(self, text: str, key: str) -> bytes:
-        """Clear-sign a text with SHA-512 and exactly one key.
+    def clearsign(self, text: str, key: str, also: Sequence[str] = ()) -> bytes:
+        """Clear-sign a text with SHA-512 and exactly the keys that are named.
 
         Args:
             text: The text; what a client would refuse is refused here (S22).
             key: As for ``check_key``.
+            also: Further keys, each of which makes a signature of its own, in the same second.
 
         Raises:
-            SigningError: The key is not usable or is locked, gpg failed, or the text cannot be signed
+            SigningError: A key is not usable or is locked, gpg failed, or the text cannot be signed
                 in a way that every client accepts.
         """
         fingerprint = self.check_key(key)
-        extra = ["--local-user", f"{fingerprint}!", "--digest-algo", "SHA512"]
+        signers = list(dict.fromkeys([fingerprint, *(self.check_key(name) for name in also)]))
+        extra = [word for signer in signers for word in ("--local-user", f"{signer}!")]
+        extra += ["--digest-algo", "SHA512"]
         if self._valid_for is not None:
             extra += ["--default-sig-expire", f"seconds={int(self._valid_for.total_seconds())}"]
         result = self._gpg.sign(text.encode("utf-8"), clearsign=True, extra_args=extra)
         signed = bytes(result.data)
-        if result.returncode != 0 or result.fingerprint != fingerprint or not signed:
-            raise _signing_failed(fingerprint, str(result.stderr))
+        if result.returncode != 0 or result.fingerprint not in signers or not signed:
+            raise _signing_failed(", ".join(signers), str(result.stderr))
         try:
             message = split(signed, where="new signature")
         except TrustError as error:
@@ -248,7 +257,7 @@ class GpgSigner:
         expected = "".join(
             f"{line.rstrip(chr(32) + chr(9))}\n" for line in text.removesuffix("\n").split("\n")
         )
-        if message.text != expected or message.signatures != 1:
+        if message.text != expected or message.signatures != len(signers):
             raise SigningError("gpg signed another text than it was given")
         return signed
 
@@ -327,7 +336,8 @@ def _program(name: str) -> str:
     found = shutil.which(name)
     if found is None:
         raise ToolError(
-            f"the program {name} is not installed", hint=f"on Debian: apt-get install {_PACKAGES[name]}"
+            f"the program {name} is not installed",
+            hint=f"on Debian: apt-get install {_PACKAGES.get(name, 'gpg')}",
         )
     return found
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from imgindex.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
 _FULL_FINGERPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
@@ -54,6 +55,8 @@ class KeyPin:
             libguestfs.org among them). gpgv calls such a key bad when it is told to reject SHA-1.
         extra_signatures: Whether unknown keys may have signed as well, besides one of these, while a
             publisher moves from one key to the next (``reliability.md`` S15).
+        expired_signatures: Whether a signature counts after its own expiry: for the publisher alone, who
+            reads his index to sign it anew.
     """
 
     fingerprints: frozenset[str]
@@ -61,6 +64,7 @@ class KeyPin:
     unusable: tuple[tuple[str, str], ...] = ()
     sha1_self_signatures: bool = False
     extra_signatures: bool = False
+    expired_signatures: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,8 @@ class Verifier(Protocol):
 class Signer(Protocol):
     """Signs an index with the publisher's key."""
 
-    def clearsign(self, text: str, key: str) -> bytes:
-        """Clear-sign ``text`` with the secret key that ``key`` names.
+    def clearsign(self, text: str, key: str, also: Sequence[str] = ()) -> bytes:
+        """Clear-sign ``text`` with the secret key that ``key`` names, and with those of ``also``.
 
         Raises:
             SigningError: The key is missing, ambiguous, expired or locked, or gpg failed.

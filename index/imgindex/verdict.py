@@ -33,6 +33,7 @@ _FAILURES = frozenset({"ERROR", "FAILURE", "NODATA", "UNEXPECTED", "BADARMOR", "
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
 _TIMESTAMP = re.compile(r"[0-9]{1,10}")
 _ISO_TIME = re.compile(r"[0-9]{8}T[0-9]{6}")
+_EXIT_BAD = 1
 _EXIT_MISSING_KEY = 2
 
 
@@ -97,7 +98,10 @@ def judge(status: str, exit_code: int, pin: KeyPin, *, where: str) -> AcceptedSi
         raise _wrong_key(unknown, pin, where, also_good=bool(accepted))
     if not accepted:
         raise NotSignedError(f"{where}: gpgv found no signature")
-    if exit_code != (_EXIT_MISSING_KEY if missing_keys else 0):
+    expected = {_EXIT_MISSING_KEY if missing_keys else 0}
+    if pin.expired_signatures and any(line.keyword == "EXPSIG" for group in groups for line in group):
+        expected.add(_EXIT_BAD)
+    if exit_code not in expected:
         raise BadSignatureError(f"{where}: gpgv ended with status {exit_code} despite a good signature")
     return max(accepted, key=lambda signature: signature.signed_at)
 
@@ -142,9 +146,11 @@ def _judge_group(group: list[_Line], pin: KeyPin, where: str) -> AcceptedSignatu
     key_id = arguments[0].upper()
     if verdict == "ERRSIG":
         raise _unchecked(group, arguments, where)
-    if verdict != "GOODSIG":
+    tolerated = "EXPSIG" if pin.expired_signatures else "GOODSIG"
+    if verdict not in ("GOODSIG", tolerated):
         raise _expired_or_revoked(verdict, key_id, where)
-    if any(line.keyword.startswith(("EXP", "REV", "ERR")) or line.keyword == "NO_PUBKEY" for line in group):
+    others = [line.keyword for line in group if line.keyword != tolerated]
+    if any(word.startswith(("EXP", "REV", "ERR")) or word == "NO_PUBKEY" for word in others):
         raise BadSignatureError(f"{where}: gpgv contradicts itself on the signature by key {key_id}")
     if not valid or len(valid[0]) < 10:
         raise BadSignatureError(f"{where}: gpgv does not confirm the signature by key {key_id}")

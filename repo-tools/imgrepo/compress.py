@@ -1,4 +1,4 @@
-"""Compressing an image for publication, by xz in blocks that clients unpack in parallel."""
+"""Packing an image for publication: by xz in blocks that clients unpack in parallel, by zstd, or as it is."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import hashlib
 import os
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from imgbuilder import process
+from imgbuilder.disk.sparse import SparseWriter
 from imgbuilder.errors import DiskError, UsageError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
 from imgbuilder.workspace import explain
-from imgrepo.scan import SourceImage, check_unchanged
+from imgrepo.scan import check_unchanged
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
+
+    from imgrepo.scan import SourceImage
 
 PRESETS = tuple(f"{level}{extreme}" for level in range(10) for extreme in ("", "e"))
 """Values of xz's compression presets, see xz(1)."""
@@ -24,18 +28,21 @@ PRESETS = tuple(f"{level}{extreme}" for level in range(10) for extreme in ("", "
 _BLOCK_SIZE = 16 << 20
 """Bytes of the disk per block; virt-builder expects the same, and unpacks one block per processor."""
 
+ZSTD_LEVELS = range(1, 20)
+"""Levels of zstd whose files clients unpack without more memory than they allow."""
+
 _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """A compressed image.
+    """A packed image.
 
     Attributes:
         path: The file, complete but not yet synced.
         size: Its size in bytes.
         sha512: Its SHA-512, as lower-case hex.
-        source_sha512: SHA-512 of the image that xz was given.
+        source_sha512: SHA-512 of the bytes that were packed.
     """
 
     path: Path
@@ -69,6 +76,15 @@ def xz_arguments(preset: str) -> list[str]:
     ]  # fmt: skip
 
 
+def zstd_arguments(level: int) -> list[str]:
+    """Return the command line of zstd: from standard input to standard output.
+
+    Args:
+        level: How hard it tries, see ``ZSTD_LEVELS``.
+    """
+    return ["zstd", "--compress", "--stdout", "--quiet", "--check", "-T0", f"-{level}"]
+
+
 def hash_image(image: SourceImage, report: Reporter) -> str:
     """Return the SHA-512 of an image as lower-case hex.
 
@@ -93,48 +109,91 @@ def hash_image(image: SourceImage, report: Reporter) -> str:
     return digest.hexdigest()
 
 
-def compress(image: SourceImage, target: Path, preset: str, report: Reporter) -> Compressed:
-    """Compress an image into a new file.
+def compress(
+    image: SourceImage,
+    target: Path,
+    command: Sequence[str] | None,
+    report: Reporter,
+    *,
+    content: Path | None = None,
+) -> Compressed:
+    """Pack an image into a new file.
 
     Args:
         image: The image.
         target: The file to make; must not exist.
-        preset: xz's preset.
+        command: The program that packs, see ``xz_arguments``; None to take the bytes as they are.
         report: Hears how much was read.
+        content: A copy of the image to read instead, with the free space of its filesystems given back.
 
     Returns:
         The new file, with the digests of the bytes that really were read and written.
 
     Raises:
         DiskError: The image changed meanwhile; what was written is of no use (``reliability.md`` R6).
-        ToolError: xz is missing or failed.
+        ToolError: The program is missing or failed.
         WorkspaceError: A file cannot be read or written, for example because no space is left.
     """
-    digest, size = hashlib.sha512(), 0
-    label = f"compressing {image.name}"
+    path = content or image.path
+    total = image.fingerprint.size if content is None else path.stat().st_size
     try:
-        with (
-            image.path.open("rb", buffering=0) as source,
-            target.open("xb", buffering=0) as output,
-            _Feed(source) as feed,
-            process.streaming(xz_arguments(preset), stdin=feed.output) as running,
-        ):
-            feed.start()
-            while piece := os.read(running.stdout.fileno(), _PIECE):
-                _write_all(output, piece)
-                digest.update(piece)
-                size += len(piece)
-                report(Progress(label, min(feed.done, image.fingerprint.size), image.fingerprint.size))
+        with path.open("rb", buffering=0) as source, target.open("xb", buffering=0) as output:
+            if command is None:
+                made = _copy(image, source, output, total, report)
+            else:
+                made = _pipe(image, source, output, total, command, report)
     except OSError as error:
         raise explain(error, target) from error
     finally:
         report(ProgressEnd())
+    check_unchanged(image)
+    return made
+
+
+def _copy(
+    image: SourceImage, source: IO[bytes], output: IO[bytes], total: int, report: Reporter
+) -> Compressed:
+    digest, writer = hashlib.sha512(), SparseWriter(output.fileno())
+    while piece := source.read(_PIECE):
+        digest.update(piece)
+        writer.write(piece)
+        report(Progress(f"copying {image.name}", writer.offset, total))
+    writer.finish()
+    _check_length(image, writer.offset, total)
+    return Compressed(_path_of(output), writer.offset, digest.hexdigest(), digest.hexdigest())
+
+
+def _pipe(
+    image: SourceImage,
+    source: IO[bytes],
+    output: IO[bytes],
+    total: int,
+    command: Sequence[str],
+    report: Reporter,
+) -> Compressed:
+    digest, size = hashlib.sha512(), 0
+    label = f"compressing {image.name}"
+    with _Feed(source) as feed, process.streaming(command, stdin=feed.output) as running:
+        feed.start()
+        while piece := os.read(running.stdout.fileno(), _PIECE):
+            _write_all(output, piece)
+            digest.update(piece)
+            size += len(piece)
+            report(Progress(label, min(feed.done, total), total))
     if feed.problem is not None:
         raise explain(feed.problem, image.path) from feed.problem
+    _check_length(image, feed.done, total)
+    return Compressed(_path_of(output), size, digest.hexdigest(), feed.digest.hexdigest())
+
+
+def _check_length(image: SourceImage, done: int, total: int) -> None:
     check_unchanged(image)
-    if feed.done != image.fingerprint.size:
-        raise DiskError(f"{image.path}: only {feed.done} bytes of {image.fingerprint.size} could be read")
-    return Compressed(target, size, digest.hexdigest(), feed.digest.hexdigest())
+    if done != total:
+        raise DiskError(f"{image.path}: only {done} bytes of {total} could be read")
+
+
+def _path_of(file: IO[bytes]) -> Path:
+    return Path(file.name)
 
 
 def _write_all(output: IO[bytes], data: bytes) -> None:

@@ -26,17 +26,37 @@ if TYPE_CHECKING:
 _DIGITS = 16
 """How much of a file's SHA-512 is in its name, in hex digits."""
 
+UNKNOWN_ARCH = "unknown"
+"""Architecture of a hand-written entry that leaves it to us."""
 
-def published_name(stem: str, sha512: str) -> str:
+_PUBLISHED = re.compile(
+    rf"(?P<stem>[A-Za-z0-9][A-Za-z0-9._-]*)-[0-9a-f]{{{_DIGITS}}}\.(?:xz|zst|img|raw|qcow2)"
+)
+
+
+def published_name(stem: str, sha512: str, ending: str = "xz") -> str:
     """Return the name of a published file.
 
     It names the content, so that clients with the old index never meet a new file (``reliability.md`` R9).
 
     Args:
         stem: The image's name without its ending.
-        sha512: SHA-512 of the compressed file.
+        sha512: SHA-512 of the file.
+        ending: What the file is: ``xz``, ``zst``, or the image's own ending.
     """
-    return f"{stem}-{sha512[:_DIGITS]}.xz"
+    return f"{stem}-{sha512[:_DIGITS]}.{ending}"
+
+
+def stem_of_published(name: str) -> str | None:
+    """Return the image's stem if a file has a name as ``published_name`` makes them, else None."""
+    match = _PUBLISHED.fullmatch(name)
+    return match["stem"] if match else None
+
+
+def files_of(entry: Entry) -> tuple[str, ...]:
+    """Return the paths of all files that an entry names."""
+    named = (entry.file, entry.sig, entry.zstd.file if entry.zstd else None)
+    return tuple(path for path in named if path is not None)
 
 
 def origin_of(entry: Entry) -> str:
@@ -45,7 +65,7 @@ def origin_of(entry: Entry) -> str:
     Files named by virt-builder's own tool (``NAME.img.xz``) are understood as well.
     """
     match = re.fullmatch(
-        rf"(?:.*/)?(.+?)(?:-[0-9a-f]{{{_DIGITS}}})?(?:\.(?:img|raw|qcow2))?(?:\.xz)?", entry.file
+        rf"(?:.*/)?(.+?)(?:-[0-9a-f]{{{_DIGITS}}})?(?:\.(?:img|raw|qcow2))?(?:\.(?:xz|zst))?", entry.file
     )
     return match[1] if match else entry.file
 
@@ -61,7 +81,11 @@ def old_entry(
         remembered: What the state says of it.
         arch: The image's architecture, if it is known already.
     """
-    fitting = [entry for entry in index.entries if arch is None or normalise(entry.arch) == normalise(arch)]
+    fitting = [
+        entry
+        for entry in index.entries
+        if arch is None or entry.arch == UNKNOWN_ARCH or normalise(entry.arch) == normalise(arch)
+    ]
     if remembered is not None:
         for entry in fitting:
             if (entry.os_version, entry.arch) == (remembered.entry, remembered.arch):
@@ -74,7 +98,13 @@ def old_entry(
 
 
 def new_entry(
-    image: SourceImage, size: int, facts: ImageFacts, compressed: Compressed, old: Entry | None
+    image: SourceImage,
+    size: int,
+    facts: ImageFacts,
+    compressed: Compressed,
+    old: Entry | None,
+    *,
+    ending: str = "xz",
 ) -> Entry:
     """Describe a new or changed image.
 
@@ -84,13 +114,14 @@ def new_entry(
         facts: What it holds.
         compressed: The file to publish.
         old: The entry that it replaces; None for a new template.
+        ending: Ending of the file's name.
 
     Returns:
         The entry; with the old revision if the published file stays the same, else with the next one.
     """
     found = Entry(
         os_version=image.stem,
-        file=published_name(image.stem, compressed.sha512),
+        file=published_name(image.stem, compressed.sha512, ending),
         arch=facts.arch,
         size=size,
         name=facts.name,
@@ -104,14 +135,16 @@ def new_entry(
     )
     if old is None:
         return found
-    if old.sha512 == compressed.sha512:
+    if old.sha512 == compressed.sha512 and old.arch != UNKNOWN_ARCH:
         return old
     entry = dataclasses.replace(
         found,
         os_version=old.os_version,
-        arch=old.arch,
+        arch=facts.arch if old.arch == UNKNOWN_ARCH else old.arch,
         name=old.name or facts.name,
         osinfo=old.osinfo or facts.osinfo,
+        expand=facts.expand or old.expand,
+        lvexpand=facts.lvexpand or old.lvexpand,
         revision=old.revision + 1,
         notes=old.notes,
         hidden=old.hidden,

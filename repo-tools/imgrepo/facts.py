@@ -3,7 +3,14 @@
 All new images are looked at in one launch, which costs far more than the look:
 the root is the filesystem that has an os-release file, the architecture stands
 in the header of its shell. Only an image where this finds nothing is inspected
-by libguestfs, in an appliance of its own, since inspection mixes up disks.
+by libguestfs, in an appliance of its own, since inspection mixes up disks; and
+so are images with logical volumes when there are several, whose volume groups
+may bear the same name.
+
+Where the disks are copies that may be written to, the free space of their
+filesystems is given back in the same launch. They are mounted read-only for
+that all the same: then no superblock changes, and the same image comes out as
+the same bytes the next time.
 """
 
 from __future__ import annotations
@@ -20,9 +27,10 @@ from imgbuilder.events import Reporter, Step, debug
 from imgrepo.osfacts import display_name, elf_arch, osinfo_id, parse_os_release
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from imgbuilder.guest import Appliance
+    from imgrepo.copies import Copy
     from imgrepo.scan import SourceImage
     from imgrepo.services import OpenAppliance
 
@@ -49,6 +57,7 @@ class ImageFacts:
         osinfo: libosinfo's short id; None when unknown.
         expand: The partition to grow; None when the root is not in the last partition.
         lvexpand: The logical volume to grow with it; None when the root is not in one.
+        system: Whether a system was found, or only its publisher says what it is.
     """
 
     arch: str
@@ -56,6 +65,11 @@ class ImageFacts:
     osinfo: str | None
     expand: str | None
     lvexpand: str | None = None
+    system: bool = True
+
+
+class NoSystemError(GuestError):
+    """An image holds no operating system that can be recognised."""
 
 
 def examine(
@@ -63,6 +77,8 @@ def examine(
     open_appliance: OpenAppliance,
     options: ApplianceOptions,
     report: Reporter,
+    *,
+    copies: Mapping[str, Copy] | None = None,
 ) -> dict[str, ImageFacts | PybuilderError]:
     """Find out about images; what is wrong with one of them does not keep the others (T24).
 
@@ -71,6 +87,7 @@ def examine(
         open_appliance: Starts an appliance.
         options: What shapes it.
         report: Hears of the steps.
+        copies: Copies to look into instead, by the image's file name; free space in them is given back.
 
     Returns:
         For each image's file name its facts, or why there are none.
@@ -79,17 +96,18 @@ def examine(
         ApplianceError: No appliance can be started.
     """
     found: dict[str, ImageFacts | PybuilderError] = {}
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
-        report(Step(f"Looking into {', '.join(image.name for image in batch)}"))
-        with open_appliance([_attachment(image) for image in batch], options, report) as appliance:
-            disks = _by_disk(appliance.filesystems())
-            for position, image in enumerate(batch):
-                letters = _disk_letters(position)
-                found[image.name] = _judge(appliance, image, disks.get(letters, []), report)
-    for image in images:
-        if isinstance(found[image.name], _NoRootError):
-            found[image.name] = _inspect(image, open_appliance, options, report)
+    disks = [_disk(image, (copies or {}).get(image.name)) for image in images]
+    for start in range(0, len(disks), _BATCH):
+        batch = disks[start : start + _BATCH]
+        report(Step(f"Looking into {', '.join(disk.image.name for disk in batch)}"))
+        with open_appliance([disk.attachment for disk in batch], options, report) as appliance:
+            devices = _by_disk(appliance)
+            for position, disk in enumerate(batch):
+                mine = devices.get(_disk_letters(position), [])
+                found[disk.image.name] = _judge(appliance, disk, mine, report)
+    for disk in disks:
+        if isinstance(found[disk.image.name], _NoRootError):
+            found[disk.image.name] = _inspect(disk, open_appliance, options, report)
     return found
 
 
@@ -97,8 +115,17 @@ class _NoRootError(GuestError):
     """The quick look found no root; inspection may."""
 
 
-def _attachment(image: SourceImage) -> Attachment:
-    return Attachment(image.path.absolute(), image.format.value, readonly=True)
+@dataclass(frozen=True)
+class _Disk:
+    """An image, and the file that the appliance gets for it."""
+
+    image: SourceImage
+    attachment: Attachment
+
+
+def _disk(image: SourceImage, copy: Copy | None) -> _Disk:
+    path = image.path if copy is None else copy.path
+    return _Disk(image, Attachment(path.absolute(), image.format.value, readonly=copy is None))
 
 
 def _disk_letters(position: int) -> str:
@@ -107,32 +134,50 @@ def _disk_letters(position: int) -> str:
     return string.ascii_lowercase[position]
 
 
-def _by_disk(filesystems: dict[str, str]) -> dict[str, list[str]]:
-    """Sort the devices that can hold files by the letters of their disk."""
+def _by_disk(appliance: Appliance) -> dict[str, list[str]]:
+    """Sort the devices that can hold files by the letters of their disk.
+
+    Logical volumes belong to the only disk with a physical volume; of several disks none gets them.
+    """
     disks: dict[str, list[str]] = {}
-    for device, kind in sorted(filesystems.items()):
-        if device.startswith("/dev/sd") and kind not in _NO_FILES:
-            disks.setdefault(device[len("/dev/sd") :].rstrip(string.digits), []).append(device)
+    filesystems = sorted(appliance.filesystems().items())
+    volumes = [device for device, _kind in filesystems if _LOGICAL_VOLUME.fullmatch(device)]
+    # A physical volume is no filesystem, and not among them.
+    holders = {_letters(device) for device in _physical_volumes(appliance)} if volumes else set()
+    for device, kind in filesystems:
+        if kind in _NO_FILES:
+            continue
+        if device.startswith("/dev/sd"):
+            disks.setdefault(_letters(device), []).append(device)
+        elif len(holders) == 1 and device in volumes:
+            disks.setdefault(min(holders), []).append(device)
     return disks
 
 
+def _letters(device: str) -> str:
+    return device[len("/dev/sd") :].rstrip(string.digits)
+
+
 def _judge(
-    appliance: Appliance, image: SourceImage, devices: list[str], report: Reporter
+    appliance: Appliance, disk: _Disk, devices: list[str], report: Reporter
 ) -> ImageFacts | PybuilderError:
     try:
-        return _look(appliance, image, devices, report)
+        return _look(appliance, disk, devices, report)
     except ApplianceError:
         raise
     except PybuilderError as error:
         return error
 
 
-def _look(appliance: Appliance, image: SourceImage, devices: list[str], report: Reporter) -> ImageFacts:
+def _look(appliance: Appliance, disk: _Disk, devices: list[str], report: Reporter) -> ImageFacts:
+    image = disk.image
     roots: dict[str, ImageFacts] = {}
     for device in devices:
         try:
             appliance.mount(device, "/", options="ro")
             try:
+                if not disk.attachment.readonly:
+                    _give_back(appliance, image, device, report)
                 if _release_file(appliance) is not None:
                     roots[device] = _read_facts(appliance, image, device)
             finally:
@@ -142,6 +187,14 @@ def _look(appliance: Appliance, image: SourceImage, devices: list[str], report: 
     if not roots:
         raise _NoRootError(f"{image.name}: no filesystem has an os-release file")
     return _only_root(image, list(roots.values()))
+
+
+def _give_back(appliance: Appliance, image: SourceImage, device: str, report: Reporter) -> None:
+    """Discard the free blocks of a mounted filesystem; where that does not work the copy is only larger."""
+    try:
+        appliance.trim("/")
+    except GuestCallError as error:
+        debug(report, f"{image.name}: free space of {device} is not given back: {error.message}")
 
 
 def _only_root(image: SourceImage, roots: list[ImageFacts]) -> ImageFacts:
@@ -164,11 +217,14 @@ def _read_facts(appliance: Appliance, image: SourceImage, device: str) -> ImageF
     arch = next(_architectures(appliance), None)
     if arch is None:
         raise _NoRootError(f"{image.name}: none of {', '.join(_PROGRAMS)} tells the architecture")
+    volume = device if _LOGICAL_VOLUME.fullmatch(device) else None
+    holder = _physical_volume(appliance) if volume else device
     return ImageFacts(
         arch=arch,
         name=display_name(release.get("PRETTY_NAME") or release.get("NAME") or ""),
         osinfo=osinfo_id(release),
-        expand=_partition_to_grow(image, device),
+        expand=_partition_to_grow(image, holder) if holder else None,
+        lvexpand=volume,
     )
 
 
@@ -189,14 +245,24 @@ def _partition_to_grow(image: SourceImage, device: str) -> str | None:
 
 
 def _inspect(
-    image: SourceImage, open_appliance: OpenAppliance, options: ApplianceOptions, report: Reporter
+    disk: _Disk, open_appliance: OpenAppliance, options: ApplianceOptions, report: Reporter
 ) -> ImageFacts | PybuilderError:
+    image = disk.image
     report(Step(f"Inspecting {image.name}"))
-    with open_appliance([_attachment(image)], options, report) as appliance:
+    with open_appliance([disk.attachment], options, report) as appliance:
         try:
+            devices = _by_disk(appliance).get(_disk_letters(0), [])
+            if any(_LOGICAL_VOLUME.fullmatch(device) for device in devices):
+                facts = _judge(appliance, disk, devices, report)
+                if not isinstance(facts, _NoRootError):
+                    return facts
             roots = appliance.inspect_roots()
             if not roots:
-                raise GuestError(f"{image.name} holds no operating system that libguestfs knows")
+                raise NoSystemError(
+                    f"{image.name} holds no operating system that libguestfs knows",
+                    hint="to publish it all the same, write its entry by hand, with its architecture: "
+                    "see pybuilder-repo(1)",
+                )
             return _only_root(image, [_inspected(appliance, image, root) for root in roots])
         except ApplianceError:
             raise
@@ -222,9 +288,12 @@ def _inspected(appliance: Appliance, image: SourceImage, root: str) -> ImageFact
     )
 
 
+def _physical_volumes(appliance: Appliance) -> list[str]:
+    """Return the partitions that are physical volumes of LVM."""
+    return [device for device in appliance.partitions() if appliance.filesystem_type(device) == "LVM2_member"]
+
+
 def _physical_volume(appliance: Appliance) -> str | None:
-    """Return the only LVM partition of the disk; None when there are several, or none."""
-    found = [
-        device for device in appliance.partitions() if appliance.filesystem_type(device) == "LVM2_member"
-    ]
+    """Return the only one; None when there are several, or none."""
+    found = _physical_volumes(appliance)
     return found[0] if len(found) == 1 else None

@@ -6,29 +6,31 @@ served stays as it was: the last step replaces the index by one rename.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, UsageError
+from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.events import Reporter, Step, info, warn
-from imgrepo.compress import check_preset, compress, hash_image
-from imgrepo.entries import merge, new_entry, old_entry, published_name
-from imgrepo.facts import examine
-from imgrepo.scan import measure, scan
-from imgrepo.signing import PLAIN_INDEX, SIGNED_INDEX, IndexSigner
-from imgrepo.state import Published, read_state, write_state
+from imgrepo import retired
+from imgrepo.compress import ZSTD_LEVELS, check_preset
+from imgrepo.draft import read_draft
+from imgrepo.retired import GRACE
+from imgrepo.run import Run
+from imgrepo.scan import Fingerprint
+from imgrepo.signing import PLAIN_INDEX, SIGNED_INDEX, IndexSigner, PublishedIndex
+from imgrepo.state import write_state
 from imgrepo.transaction import stage
 
 if TYPE_CHECKING:
+    from datetime import datetime, timedelta
     from pathlib import Path
 
-    from imgindex.model import Entry, Index
-    from imgrepo.facts import ImageFacts
-    from imgrepo.scan import SourceImage
-    from imgrepo.services import Services
-    from imgrepo.transaction import Stage
+    from imgbuilder.errors import PybuilderError
+    from imgindex.model import Index
+    from imgrepo.prompts import Ask
+    from imgrepo.services import Services, Signing
+    from imgrepo.state import Published
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,40 @@ class PublishRequest:
     Attributes:
         folder: Where the images are.
         output: The folder that is served; the same one, or another.
-        key: The signing key, as gpg takes it.
+        signing: The keys, and how long the signature stays valid.
         preset: xz's compression preset.
         options: What shapes the appliance.
+        compress: False to publish the disks as they are, in place of ``.xz`` files.
+        zstd_level: Level of a second file, for clients that know it; None for none, unless the template
+            has one already.
+        trim: Whether free space inside the filesystems is given back first, on a copy.
+        prune: Whether templates whose image is gone, and files that nothing names, go after the grace time.
+        grace: How long they stay.
+        dry_run: Only find out what would be different.
+        force: Build on a published index that is not signed by these keys.
+        remove_images: Delete the images that were published, at the very end.
+        ask: Asks what to publish about new images; None to take what was found.
     """
 
     folder: Path
     output: Path
-    key: str
+    signing: Signing
     preset: str = "6"
     options: ApplianceOptions = field(default_factory=ApplianceOptions)
+    compress: bool = True
+    zstd_level: int | None = None
+    trim: bool = True
+    prune: bool = False
+    grace: timedelta = GRACE
+    dry_run: bool = False
+    force: bool = False
+    remove_images: bool = False
+    ask: Ask | None = None
 
     def __post_init__(self) -> None:
         check_preset(self.preset)
+        if self.zstd_level is not None and self.zstd_level not in ZSTD_LEVELS:
+            raise UsageError(f"zstd has no level {self.zstd_level} here", hint="give a number from 1 to 19")
         for folder in (self.folder, self.output):
             if not folder.is_dir():
                 raise UsageError(f"{folder} is not a folder", hint=f"create it first: mkdir -p {folder}")
@@ -58,15 +81,17 @@ class PublishRequest:
 
 @dataclass(frozen=True)
 class PublishResult:
-    """What was done.
+    """What was done, or in a dry run would be.
 
     Attributes:
         index: The index that is published now.
+        before: The index that was published before.
         changed: Names of the templates that are new or changed.
         refused: Why images were not published, by the name of the file.
     """
 
     index: Index
+    before: Index
     changed: tuple[str, ...]
     refused: dict[str, PybuilderError]
 
@@ -89,170 +114,75 @@ def publish(request: PublishRequest, services: Services, report: Reporter) -> Pu
         PybuilderError: Anything else; the published index is as it was.
     """
     with stage(request.output) as work:
-        signer = IndexSigner(services, request.key, work)
-        old = signer.read(request.output)
-        if signer.was_edited(request.output, old):
-            warn(
-                report,
-                f"{PLAIN_INDEX} differs from {SIGNED_INDEX}, and only the signed one counts; to publish what "
-                f"you wrote: gpg --yes --clearsign -o {SIGNED_INDEX} {PLAIN_INDEX}",
-            )
-        run = _Run(request, services, work, old.index, report)
+        signer = IndexSigner(services, request.signing, work)
+        old = _read_old(request, signer, report)
+        run = Run(request, services, work, old.index, report)
         run.find_changed()
-        run.look_into()
-        run.compress()
+        run.go_on()
         new = run.merge()
+        if not new.entries and old.text is None:
+            reasons = "; ".join(error.message for error in run.refused.values())
+            raise RepositoryError(f"no image can be published: {reasons or 'there is none'}")
+        changed = tuple(entry.os_version for entry in new.entries if entry not in old.index.entries)
+        result = PublishResult(new, old.index, changed, run.refused)
+        if request.dry_run:
+            return result
         for name in run.files:
             work.publish(name)
-        if new != old.index:
+        if new != old.index or old.signed_at is None or _is_due(request, old, services.clock()):
             report(Step(f"Signing the index of {len(new.entries)} templates"))
             signer.replace(request.output, old, new)
         elif not run.files:
             info(report, "nothing new to publish")
         write_state(request.folder, run.state)
-    changed = tuple(entry.os_version for entry in new.entries if entry not in old.index.entries)
-    return PublishResult(new, changed, run.refused)
+        _retire(request, new, old.index, services.clock(), report)
+        if request.remove_images:
+            _remove_images(request, run.state, report)
+    return result
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """An image that is new or was written to.
-
-    Attributes:
-        image: The image.
-        size: Size of its disk in bytes.
-        facts: What it holds; None before it was looked into.
-        old: The template that it replaces; None for a new one.
-    """
-
-    image: SourceImage
-    size: int
-    facts: ImageFacts | None = None
-    old: Entry | None = None
-
-
-class _Run:
-    """One run's way from images to index, step by step.
-
-    Attributes:
-        refused: Why images are not published, by the name of the file.
-        state: What to remember of each image.
-        files: Names of the compressed files on the stage.
-    """
-
-    def __init__(
-        self, request: PublishRequest, services: Services, work: Stage, old: Index, report: Reporter
-    ) -> None:
-        self._request, self._services, self._work = request, services, work
-        self._old, self._report = old, report
-        self._candidates: list[_Candidate] = []
-        self._owners: dict[tuple[str, str], str] = {}
-        self._replaced: dict[tuple[str, str], Entry] = {}
-        self._added: list[Entry] = []
-        self.refused: dict[str, PybuilderError] = {}
-        self.state: dict[str, Published] = {}
-        self.files: list[str] = []
-
-    def find_changed(self) -> None:
-        """Find the images that are not published as they are now."""
-        images, skipped = scan(self._request.folder)
-        for name, reason in skipped:
-            warn(self._report, f"{name} is not published: {reason}")
-        if not images and not self._old.entries:
-            raise UsageError(
-                f"there are no images in {self._request.folder}",
-                hint="images are regular files named NAME.img, NAME.raw or NAME.qcow2",
-            )
-        remembered = read_state(self._request.folder)
-        for image in images:
-            if image.name in remembered:
-                self.state[image.name] = remembered[image.name]
-            try:
-                if not self._is_published(image):
-                    self._candidates.append(_Candidate(image, measure(image)))
-            except DiskError as error:
-                self.refused[image.name] = error
-
-    def _is_published(self, image: SourceImage) -> bool:
-        last = self.state.get(image.name)
-        entry = None if last is None else old_entry(self._old, image, last)
-        if last is None or entry is None or entry.file != last.file or not self._is_there(entry):
-            return False
-        if image.fingerprint != last.fingerprint:
-            if hash_image(image, self._report) != last.sha512:
-                return False
-            self.state[image.name] = dataclasses.replace(last, fingerprint=image.fingerprint)
-        self._claim(entry.os_version, entry.arch, image)
-        return True
-
-    def _is_there(self, entry: Entry) -> bool:
-        path = self._request.output / entry.file
-        return path.is_file() and path.stat().st_size == (entry.compressed_size or path.stat().st_size)
-
-    def _claim(self, name: str, arch: str, image: SourceImage) -> None:
-        """Refuse two images that would be the same template (``reliability.md`` R16)."""
-        first = self._owners.setdefault((name, arch), image.name)
-        if first != image.name:
-            raise RepositoryError(
-                f"{first} and {image.name} would both be the template {name} for {arch}",
-                hint="rename or remove one of them",
-            )
-
-    def look_into(self) -> None:
-        """Find out what the changed images hold, in one appliance for all of them."""
-        if not self._candidates:
-            return
-        images = [candidate.image for candidate in self._candidates]
-        found = examine(images, self._services.open_appliance, self._request.options, self._report)
-        known = []
-        for candidate in self._candidates:
-            image, facts = candidate.image, found[candidate.image.name]
-            if isinstance(facts, PybuilderError):
-                self.refused[image.name] = facts
-                continue
-            old = old_entry(self._old, image, self.state.get(image.name), facts.arch)
-            self._claim(old.os_version if old else image.stem, old.arch if old else facts.arch, image)
-            known.append(dataclasses.replace(candidate, facts=facts, old=old))
-        self._candidates = known
-
-    def compress(self) -> None:
-        """Compress the changed images onto the stage, and describe them."""
-        for candidate in self._candidates:
-            try:
-                self._compress_one(candidate)
-            except DiskError as error:
-                self.refused[candidate.image.name] = error
-
-    def _compress_one(self, candidate: _Candidate) -> None:
-        image, facts, old = candidate.image, candidate.facts, candidate.old
-        assert facts is not None
-        self._report(Step(f"Compressing {image.name}"))
-        part = self._work.folder / f"{image.name}.part"
-        made = compress(image, part, self._request.preset, self._report)
-        entry = new_entry(image, candidate.size, facts, made, old)
-        if entry is old and self._is_there(entry):
-            part.unlink()
-        else:
-            entry = dataclasses.replace(entry, file=published_name(image.stem, made.sha512))
-            part.rename(self._work.folder / entry.file)
-            self.files.append(entry.file)
-        if old is None:
-            self._added.append(entry)
-        else:
-            self._replaced[old.os_version, old.arch] = entry
-        self.state[image.name] = Published(
-            image.fingerprint, made.source_sha512, entry.file, entry.os_version, entry.arch
+def _read_old(request: PublishRequest, signer: IndexSigner, report: Reporter) -> PublishedIndex:
+    """Read what is published; before the first time, what somebody wrote by hand."""
+    old = signer.read(request.output, force=request.force)
+    if old.text is None:
+        draft = read_draft(request.output / PLAIN_INDEX)
+        if draft is not None:
+            info(report, f"taking what {request.output / PLAIN_INDEX} says of {len(draft.entries)} templates")
+            return PublishedIndex(draft)
+    elif signer.was_edited(request.output, old):
+        warn(
+            report,
+            f"{PLAIN_INDEX} differs from {SIGNED_INDEX}, and only the signed one counts; to publish what "
+            f"you wrote: gpg --yes --clearsign -o {SIGNED_INDEX} {PLAIN_INDEX}",
         )
+    return old
 
-    def merge(self) -> Index:
-        """Make the new index; a template whose file is gone is dropped."""
-        new = merge(self._old, self._replaced, self._added)
-        coming = set(self.files)
-        for entry in new.entries:
-            if entry.file not in coming and not self._is_there(entry):
-                warn(self._report, f"the template {entry.os_version} is dropped: {entry.file} is gone")
-        kept = tuple(entry for entry in new.entries if entry.file in coming or self._is_there(entry))
-        if not kept and not self._old.entries:
-            reasons = "; ".join(error.message for error in self.refused.values())
-            raise RepositoryError(f"no image can be published: {reasons}")
-        return dataclasses.replace(new, entries=kept)
+
+def _is_due(request: PublishRequest, old: PublishedIndex, now: datetime) -> bool:
+    """Tell whether a signature with an end is half way to it, or has none and shall have one (R7)."""
+    valid_for = request.signing.valid_for
+    return valid_for is not None and (old.expires_at is None or old.expires_at - now < valid_for / 2)
+
+
+def _retire(request: PublishRequest, new: Index, old: Index, now: datetime, report: Reporter) -> None:
+    """Note which files nothing names any more, and delete them when their time has come."""
+    found = retired.find_retired(request.output, new, old, now=now)
+    chosen = retired.choose(found, now=now, grace=request.grace, keep=0) if request.prune else ()
+    retired.delete(request.output, chosen)
+    for item in chosen:
+        info(report, f"deleted: {item.name}")
+    retired.remember(request.output, [item for item in found if item not in chosen])
+
+
+def _remove_images(request: PublishRequest, state: dict[str, Published], report: Reporter) -> None:
+    """Delete images that are published for certain: the new index is durable by now (R13)."""
+    kept = dict(state)
+    for name, published in state.items():
+        path = request.folder / name
+        if published.gone_since is None and path.is_file():
+            if Fingerprint.of(path.lstat()) != published.fingerprint:
+                warn(report, f"{name} is not removed: it was written to after it was read")
+                continue
+            path.unlink()
+        del kept[name]  # so that nobody misses the image later
+    write_state(request.folder, kept)

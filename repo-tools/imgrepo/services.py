@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgindex.trust import KeyPin
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
 
 OpenAppliance = Callable[
     [Sequence[Attachment], ApplianceOptions | None, Reporter], AbstractContextManager[Appliance]
@@ -39,6 +45,23 @@ class PublisherKeys(Signer, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Signing:
+    """How an index is signed.
+
+    Attributes:
+        key: The signing key, as gpg takes it.
+        also: Further keys that sign as well, while clients move from one key to the next.
+        valid_for: How long the signature stays valid; None for ever.
+        command: The gpg to use, with options for every call of it.
+    """
+
+    key: str
+    also: tuple[str, ...] = ()
+    valid_for: timedelta | None = None
+    command: tuple[str, ...] = ("gpg",)
+
+
 class PinFromFile(Protocol):
     """Makes a pin of the keys in a file."""
 
@@ -56,19 +79,25 @@ class Services:
         make_keys: Opens the publisher's keyring.
         verifier: The clients' accept rule.
         pin_from_file: Makes a pin of the keys in a file.
+        clock: Tells the time, in UTC.
     """
 
     open_appliance: OpenAppliance
-    make_keys: Callable[[], PublisherKeys]
+    make_keys: Callable[[Signing], PublisherKeys]
     verifier: Verifier
     pin_from_file: PinFromFile
+    clock: Callable[[], datetime] = _now
+
+
+def _open_keyring(signing: Signing) -> PublisherKeys:
+    return GpgSigner(valid_for=signing.valid_for, command=signing.command)
 
 
 def default_services() -> Services:
     """Return the real ones."""
     return Services(
         open_appliance=open_appliance,
-        make_keys=GpgSigner,
+        make_keys=_open_keyring,
         verifier=GpgVerifier(),
         pin_from_file=key_pin_from_file,
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import BadSignatureError, SigningError, TrustError
 from imgbuilder.workspace import explain
+from imgindex.clearsign import unverified_text
 from imgindex.model import Index
 from imgindex.parse import parse_index
 from imgindex.write import write_index
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgindex.trust import KeyPin, VerifiedText
-    from imgrepo.services import Services
+    from imgrepo.services import Services, Signing
     from imgrepo.transaction import Stage
 
 SIGNED_INDEX = "index.asc"
@@ -36,66 +37,94 @@ class PublishedIndex:
         index: Its templates; none when nothing is published yet.
         text: Its text; None when nothing is published yet.
         signed_at: When it was signed; None when nothing is published yet.
+        expires_at: When its signature expires; None when it does not.
     """
 
     index: Index = field(default_factory=Index)
     text: str | None = None
     signed_at: datetime | None = None
+    expires_at: datetime | None = None
+
+
+def read_index_file(path: Path) -> bytes | None:
+    """Return the bytes of an index; None when there is none.
+
+    Raises:
+        BadSignatureError: It is larger than any client reads.
+        WorkspaceError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_INDEX + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise explain(error, path) from error
+    if len(data) > _LARGEST_INDEX:
+        raise BadSignatureError(f"{path} is larger than any client reads")
+    return data
 
 
 class IndexSigner:
-    """Signs indexes with one key, and believes only what a client would believe.
+    """Signs indexes, and believes only what a client would believe.
 
     Args:
         services: The publisher's gpg, and the clients' verifier.
-        key: The signing key, as gpg takes it.
+        signing: The keys, and how long signatures stay valid.
         stage: Where files are made.
 
     Raises:
-        SigningError: The key is missing, ambiguous, expired or locked (``reliability.md`` R3).
+        SigningError: A key is missing, ambiguous, expired or locked (``reliability.md`` R3).
     """
 
-    def __init__(self, services: Services, key: str, stage: Stage) -> None:
-        self._keys = services.make_keys()
+    def __init__(self, services: Services, signing: Signing, stage: Stage) -> None:
+        self._keys = services.make_keys(signing)
         self._verifier = services.verifier
-        self._fingerprint = self._keys.check_key(key)
+        names = dict.fromkeys((signing.key, *signing.also))
+        self._fingerprint, *also = dict.fromkeys(self._keys.check_key(name) for name in names)
+        self._also = tuple(also)
         self._stage = stage
         public = stage.folder / PUBLIC_KEY
-        public.write_bytes(self._keys.export_public_key(key))
+        public.write_bytes(b"".join(self._keys.export_public_key(name) for name in names))
         self._pin: KeyPin = services.pin_from_file(public, where="the signing key")
         self._probe()
 
     def _probe(self) -> None:
         """Sign something that nobody keeps: a locked key shows now, not after an hour of compressing."""
-        self._keys.clearsign("probe\n", self._fingerprint)
+        self._keys.clearsign("probe\n", self._fingerprint, self._also)
 
-    def read(self, folder: Path) -> PublishedIndex:
+    def read(self, folder: Path, *, force: bool = False) -> PublishedIndex:
         """Read the signed index of a folder, by the clients' own rules.
+
+        It may be signed by further keys, and its signature may have expired: this is who signs it anew.
+
+        Args:
+            folder: The folder that is served.
+            force: Believe an index that is not signed by this key.
 
         Raises:
             TrustError: It is not signed by this key: nothing may be built on it (R17).
             RepositoryError: Its text breaks the format.
         """
         path = folder / SIGNED_INDEX
-        try:
-            with path.open("rb") as file:
-                data = file.read(_LARGEST_INDEX + 1)
-        except FileNotFoundError:
+        data = read_index_file(path)
+        if data is None:
             return PublishedIndex()
-        except OSError as error:
-            raise explain(error, path) from error
-        if len(data) > _LARGEST_INDEX:
-            raise BadSignatureError(f"{path} is larger than any client reads")
+        if force:
+            text = unverified_text(data, where=str(path))
+            return PublishedIndex(parse_index(text, where=str(path)), text.text)
+        pin = replace(self._pin, extra_signatures=True, expired_signatures=True)
         try:
-            signed = self._verifier.verify(data, self._pin, where=str(path))
+            signed = self._verifier.verify(data, pin, where=str(path))
         except TrustError as error:
             hint = (
-                f"find out who wrote {path}; to start anew, without its notes and revisions, move it away"
-                if error.hint is None
-                else error.hint
+                f"find out who wrote {path}; to build on it all the same, use --force; to start anew, "
+                "without its notes and revisions, move it away"
             )
             raise type(error)(error.message, hint=hint) from error
-        return PublishedIndex(parse_index(signed, where=str(path)), signed.text, signed.signed_at)
+        return PublishedIndex(
+            parse_index(signed, where=str(path)), signed.text, signed.signed_at, signed.expires_at
+        )
 
     def replace(self, folder: Path, old: PublishedIndex, new: Index) -> None:
         """Sign a new index, read it back as a client does, and put it in place of the old one.
@@ -110,7 +139,7 @@ class IndexSigner:
             RepositoryError: The format has no way to say it.
         """
         while True:
-            data = self._keys.clearsign(write_index(new), self._fingerprint)
+            data = self._keys.clearsign(write_index(new), self._fingerprint, self._also)
             signed = self._check(data, new, old)
             if signed.signed_at != old.signed_at:
                 break
@@ -156,6 +185,6 @@ class IndexSigner:
         """Tell whether the copy for people differs from the signed index: somebody may have edited it."""
         try:
             with (folder / PLAIN_INDEX).open("rb") as file:
-                return published.text is not None and file.read(_LARGEST_INDEX) != published.text.encode()
+                return file.read(_LARGEST_INDEX) != (published.text or "").encode()
         except FileNotFoundError:
             return False

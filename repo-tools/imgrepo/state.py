@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from imgbuilder.workspace import explain, new_file
@@ -32,6 +33,8 @@ class Published:
         file: Name of the published file.
         entry: Name of its template in the index.
         arch: Architecture of that template.
+        system: Whether an operating system was found in it.
+        gone_since: When the image was first missed, in UTC; None while it is there.
     """
 
     fingerprint: Fingerprint
@@ -39,6 +42,8 @@ class Published:
     file: str
     entry: str
     arch: str
+    system: bool = True
+    gone_since: datetime | None = None
 
 
 def read_state(folder: Path) -> dict[str, Published]:
@@ -55,7 +60,18 @@ def read_state(folder: Path) -> dict[str, Published]:
 
 def _published(fields: dict[str, Any]) -> Published:
     values = {key: str(fields[key]) for key in ("sha512", "file", "entry", "arch")}
-    return Published(Fingerprint(*(int(number) for number in fields["fingerprint"])), **values)
+    gone = fields.get("gone_since")
+    return Published(
+        Fingerprint(*(int(number) for number in fields["fingerprint"])),
+        **values,
+        system=bool(fields.get("system", True)),
+        gone_since=None if gone is None else datetime.fromisoformat(gone).astimezone(UTC),
+    )
+
+
+def _record_of(image: Published) -> dict[str, Any]:
+    gone = image.gone_since
+    return asdict(image) | {"gone_since": None if gone is None else gone.isoformat()}
 
 
 def write_state(folder: Path, images: dict[str, Published]) -> None:
@@ -65,7 +81,7 @@ def write_state(folder: Path, images: dict[str, Published]) -> None:
         WorkspaceError: It cannot be written.
     """
     path = folder / STATE_NAME
-    record = {"version": _VERSION, "images": {name: asdict(images[name]) for name in sorted(images)}}
+    record = {"version": _VERSION, "images": {name: _record_of(images[name]) for name in sorted(images)}}
     with new_file(path) as temporary:
         try:
             with temporary.open("w", encoding="utf-8") as file:

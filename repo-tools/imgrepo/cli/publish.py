@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.console import ConsoleReporter
+from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info, warn
+from imgrepo.cli.options import ask, key_options, signing
 from imgrepo.compress import PRESETS
-from imgrepo.publish import PublishRequest, publish
+from imgrepo.diff import differences
+from imgrepo.publish import PublishRequest, PublishResult, publish
 
 if TYPE_CHECKING:
     from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
+_CAPABILITIES = ("virt-builder-repository", "pybuilder-repo", "zstd", "expire", "dry-run")
+
+
+def _tell_capabilities(ctx: click.Context, _param: click.Parameter, wanted: object) -> None:
+    if wanted:
+        click.echo("\n".join(_CAPABILITIES))
+        ctx.exit()
 
 
 @click.command(
@@ -27,7 +37,7 @@ _PROGRAM = "pybuilder-repo"
     "which any web server can serve, also while this command runs.",
 )
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("-K", "--gpg-key", "key", required=True, metavar="KEY", help="Sign with this key.")
+@key_options
 @click.option(
     "-o",
     "--output",
@@ -35,6 +45,8 @@ _PROGRAM = "pybuilder-repo"
     metavar="WEBROOT",
     help="Put the results here [default: beside the images].",
 )
+@click.option("-i", "--interactive", is_flag=True, help="Ask what to publish about new images.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be different in the index.")
 @click.option(
     "--xz-preset",
     "preset",
@@ -44,19 +56,65 @@ _PROGRAM = "pybuilder-repo"
     metavar="PRESET",
     help="How hard xz tries: 0 to 9, with e for even harder.",
 )
+@click.option("--zstd", is_flag=True, help="Offer each disk as a zstd file as well, for quick unpacking.")
+@click.option(
+    "--zstd-level",
+    type=click.IntRange(1, 19),
+    default=19,
+    show_default=True,
+    metavar="LEVEL",
+    help="How hard zstd tries, with --zstd.",
+)
+@click.option("--no-compression", is_flag=True, help="Publish the disks as they are, without xz.")
+@click.option("--no-trim", is_flag=True, help="Do not give back the free space inside the filesystems first.")
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="After the grace time, drop templates whose image is gone, and delete files that nothing names.",
+)
+@click.option(
+    "--grace",
+    type=click.IntRange(0, 3650),
+    default=7,
+    show_default=True,
+    metavar="DAYS",
+    help="The grace time of --prune.",
+)
+@click.option("--remove-images", is_flag=True, help="At the very end, delete the images that were published.")
+@click.option("--force", is_flag=True, help="Build on a published index that is not signed by this key.")
 @click.option(
     "-m", "--memsize", type=click.IntRange(256, 1 << 20), metavar="MB", help="Memory of the appliance."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the appliance's messages and other details.")
+@click.option(
+    "--machine-readable",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_tell_capabilities,
+    help="Say what this command can do, one word a line, and do nothing.",
+)
 @click.pass_context
 def publish_command(
     ctx: click.Context,
     *,
     directory: Path,
-    key: str,
+    keys: tuple[str, ...],
+    expire: int | None,
+    gpg: str,
     output: Path | None,
+    interactive: bool,
+    dry_run: bool,
     preset: str,
+    zstd: bool,
+    zstd_level: int,
+    no_compression: bool,
+    no_trim: bool,
+    prune: bool,
+    grace: int,
+    remove_images: bool,
+    force: bool,
     memsize: int | None,
     quiet: bool,
     verbose: bool,
@@ -66,20 +124,35 @@ def publish_command(
     request = PublishRequest(
         folder=directory,
         output=output or directory,
-        key=key,
+        signing=signing(keys, expire, gpg),
         preset=preset,
         options=ApplianceOptions(memsize=memsize, verbose=verbose),
+        compress=not no_compression,
+        zstd_level=zstd_level if zstd else None,
+        trim=not no_trim,
+        prune=prune,
+        grace=timedelta(days=grace),
+        dry_run=dry_run,
+        force=force,
+        remove_images=remove_images,
+        ask=ask if interactive else None,
     )
     reporter = ConsoleReporter(_PROGRAM, quiet=quiet, verbose=verbose)
     try:
         result = publish(request, services, reporter)
-        if result.changed:
-            info(reporter, f"published: {', '.join(result.changed)}")
-        for name, error in result.refused.items():
-            warn(
-                reporter, f"{name} was refused: {error.message}" + (f" ({error.hint})" if error.hint else "")
-            )
+        _tell(result, reporter, dry_run=dry_run)
     finally:
         reporter.close()
     if result.refused:
         ctx.exit(1)
+
+
+def _tell(result: PublishResult, reporter: ConsoleReporter, *, dry_run: bool) -> None:
+    if dry_run:
+        lines = list(differences(result.before, result.index))
+        for line in lines or ["nothing would be different"]:
+            click.echo(printable(line))
+    elif result.changed:
+        info(reporter, f"published: {', '.join(result.changed)}")
+    for name, error in result.refused.items():
+        warn(reporter, f"{name} was refused: {error.message}" + (f" ({error.hint})" if error.hint else ""))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import lzma
 import struct
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from imgindex.gpg import GpgSigner, GpgVerifier, key_pin_from_file
 from imgindex.parse import parse_index
 from imgindex.write import write_index
 from imgrepo.publish import PublishRequest, PublishResult, publish
-from imgrepo.services import Services
+from imgrepo.services import Services, Signing
 from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 
@@ -58,6 +60,7 @@ class Repository:
         key: Fingerprint of the signing key.
         appliances: What guests the images hold; others hold a small Debian.
         events: What was reported.
+        later: By how much the publisher's clock is ahead of gpg's.
     """
 
     base: Path
@@ -66,6 +69,7 @@ class Repository:
     key: str
     appliances: FakeAppliances = field(default_factory=FakeAppliances)
     events: list[Event] = field(default_factory=list)
+    later: timedelta = timedelta()
 
     def __post_init__(self) -> None:
         self.images.mkdir()
@@ -87,16 +91,20 @@ class Repository:
     def services(self) -> Services:
         return Services(
             open_appliance=self.appliances,
-            make_keys=lambda: GpgSigner(self.gpg_home, ask=False),
+            make_keys=lambda signing: GpgSigner(self.gpg_home, ask=False, valid_for=signing.valid_for),
             verifier=GpgVerifier(),
             pin_from_file=key_pin_from_file,
+            clock=lambda: datetime.now(UTC) + self.later,
         )
+
+    def signing(self, key: str | None = None, **changes: object) -> Signing:
+        """How this publisher signs."""
+        return dataclasses.replace(Signing(self.key if key is None else key), **changes)  # type: ignore[arg-type]
 
     def publish(self, **changes: object) -> PublishResult:
         """Publish as a publisher does."""
-        request = PublishRequest(self.images, self.web, self.key, preset="0")
-        for name, value in changes.items():
-            object.__setattr__(request, name, value)
+        plain = PublishRequest(self.images, self.web, self.signing(), preset="0")
+        request = dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
         return publish(request, self.services(), self.events.append)
 
     def read(self) -> Index:
@@ -104,10 +112,20 @@ class Repository:
         signed = GpgVerifier().verify((self.web / "index.asc").read_bytes(), self.pin, where="web")
         index = parse_index(signed, where="web")
         for entry in index.entries:
-            data = (self.web / entry.file).read_bytes()
-            assert len(data) == entry.compressed_size
-            assert hashlib.sha512(data).hexdigest() == entry.sha512
+            named = [(entry.file, entry.compressed_size, entry.sha512)]
+            if entry.zstd is not None:
+                named.append((entry.zstd.file, entry.zstd.compressed_size, entry.zstd.sha512))
+            for name, size, digest in named:
+                data = (self.web / name).read_bytes()
+                assert len(data) == size
+                assert hashlib.sha512(data).hexdigest() == digest
         return index
+
+    def entry_texts(self) -> str:
+        """Return the served index as text."""
+        if (self.web / "index.asc").exists():
+            self.read()
+        return (self.web / "index").read_text()
 
     def entry(self, name: str) -> Entry:
         """Return one template of the served index."""

@@ -33,7 +33,7 @@ def source(tmp_path: Path, size: int = 40 << 20) -> SourceImage:
 def test_the_digests_are_those_of_the_bytes_and_the_blocks_are_small(tmp_path: Path) -> None:
     found = source(tmp_path)
     events: list[Event] = []
-    made = compress(found, tmp_path / "a.xz", "0", events.append)
+    made = compress(found, tmp_path / "a.xz", xz_arguments("0"), events.append)
     data = made.path.read_bytes()
     assert (made.size, made.sha512) == (len(data), hashlib.sha512(data).hexdigest())
     unpacked = subprocess.run(["xz", "-dc", made.path], capture_output=True, check=True).stdout
@@ -55,7 +55,7 @@ def test_r6_an_image_written_to_meanwhile_is_refused(tmp_path: Path) -> None:
             os.utime(found.path, ns=(5, 5))
 
     with pytest.raises(DiskError, match="changed"):
-        compress(found, tmp_path / "a.xz", "0", write)
+        compress(found, tmp_path / "a.xz", xz_arguments("0"), write)
     with pytest.raises(DiskError, match="changed"):
         hash_image(found, silent)
 
@@ -64,7 +64,7 @@ def test_r6_an_image_that_became_shorter_is_refused(tmp_path: Path) -> None:
     found = source(tmp_path)
     os.truncate(found.path, 1 << 20)
     with pytest.raises(DiskError):
-        compress(found, tmp_path / "a.xz", "0", silent)
+        compress(found, tmp_path / "a.xz", xz_arguments("0"), silent)
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Path, "open", opened)
     with pytest.raises(WorkspaceError, match="No space left"):
-        compress(found, tmp_path / "a.xz", "0", silent)
+        compress(found, tmp_path / "a.xz", xz_arguments("0"), silent)
 
 
 def test_an_image_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,13 +107,13 @@ def test_an_image_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Path, "open", opened)
     with pytest.raises(WorkspaceError, match=r"a\.img: Input/output error"):
-        compress(found, tmp_path / "a.xz", "0", silent)
+        compress(found, tmp_path / "a.xz", xz_arguments("0"), silent)
 
 
 def test_xz_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, "echo xz: no memory >&2; exit 1", program="xz")
     with pytest.raises(ToolError, match="no memory"):
-        compress(source(tmp_path), tmp_path / "a.xz", "0", silent)
+        compress(source(tmp_path), tmp_path / "a.xz", xz_arguments("0"), silent)
 
 
 def test_a_signal_ends_xz_and_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_a_signal_ends_xz_and_the_reader(tmp_path: Path, monkeypatch: pytest.Mon
         raise Interrupted(15, "SIGTERM")
 
     with pytest.raises(Interrupted):
-        compress(source(tmp_path), tmp_path / "a.xz", "0", stop)
+        compress(source(tmp_path), tmp_path / "a.xz", xz_arguments("0"), stop)
     pid = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

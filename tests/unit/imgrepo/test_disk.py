@@ -125,7 +125,7 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: Path) -> 
 
 
 def services(appliances: FakeAppliances) -> Services:
-    return Services(appliances, GpgSigner, GpgVerifier(), key_pin_from_file)
+    return Services(appliances, lambda _signing: GpgSigner(), GpgVerifier(), key_pin_from_file)
 
 
 def test_a_template_appears_complete_after_one_launch(tmp_path: Path, request_: TemplateRequest) -> None:

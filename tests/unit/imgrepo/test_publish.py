@@ -24,11 +24,14 @@ from imgbuilder.events import Notice, Severity
 from imgindex.gpg import GpgSigner, GpgVerifier
 from imgindex.model import ExtraField, Index, Note
 from imgrepo import publish as module
+from imgrepo import run as run_module
 from imgrepo.publish import PublishRequest
 from tests.fakes.appliance import FakeDisk
 from tests.unit.imgrepo.repository import Repository, debian
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.fakes.keys import KeyMaker
 
 
@@ -67,7 +70,7 @@ def test_all_new_images_are_looked_at_in_one_launch_and_never_written_to(reposit
     repository.publish()
     (launch,) = repository.appliances.launches
     assert [disk.path.name for disk in launch] == ["a.img", "b.raw", "c.img"]
-    assert all(disk.readonly and disk.format == "raw" for disk in launch)
+    assert all(disk.format == "raw" and disk.path.parent != repository.images for disk in launch)
     assert [entry.os_version for entry in repository.read().entries] == ["a", "b", "c"]
 
 
@@ -95,10 +98,10 @@ def test_r7_a_touched_image_is_not_compressed_again(
     repository.publish()
     before = repository.snapshot()
     os.utime(source, ns=(1, 1))
-    monkeypatch.setattr(module, "compress", None)
+    monkeypatch.setattr(run_module, "compress", None)
     repository.publish()
     assert repository.snapshot() == before
-    monkeypatch.setattr(module, "hash_image", None)  # and it is not even read the next time
+    monkeypatch.setattr(run_module, "hash_image", None)  # and it is not even read the next time
     repository.publish()
 
 
@@ -215,7 +218,7 @@ def test_r2_a_second_publisher_is_refused(repository: Repository) -> None:
 def test_r3_a_key_that_cannot_sign_is_refused_before_compressing(repository: Repository, key: str) -> None:
     repository.add("debian-12.img")
     with pytest.raises(SigningError):
-        repository.publish(key=key)
+        repository.publish(signing=repository.signing(key))
     assert repository.appliances.launches == []
     assert [path.name for path in repository.web.iterdir()] == [".pybuilder-repo.lock"]
 
@@ -238,7 +241,7 @@ def test_r3_r4_a_locked_key_is_refused_before_compressing(
     (locked,) = set(keys.fingerprints()) - before
     subprocess.run(["gpgconf", "--homedir", str(keys.home), "--kill", "gpg-agent"], check=True)
     with pytest.raises(SigningError):
-        repository.publish(key=locked)
+        repository.publish(signing=repository.signing(locked))
     assert repository.appliances.launches == []
 
 
@@ -338,14 +341,14 @@ def test_r5_what_clients_would_read_otherwise_or_not_at_all_is_not_published(
     class Careless(GpgSigner):
         """Signs another text, or damages what it signed."""
 
-        def clearsign(self, text: str, key: str) -> bytes:
-            signed = super().clearsign(text.replace(*damage), key)
+        def clearsign(self, text: str, key: str, also: Sequence[str] = ()) -> bytes:
+            signed = super().clearsign(text.replace(*damage), key, also)
             return signed.replace(damage[0].encode(), damage[1].encode())
 
     repository.add("a.img")
     careless = Careless(repository.gpg_home, ask=False)
-    services = dataclasses.replace(repository.services(), make_keys=lambda: careless)
-    request = PublishRequest(repository.images, repository.web, repository.key, preset="0")
+    services = dataclasses.replace(repository.services(), make_keys=lambda _signing: careless)
+    request = PublishRequest(repository.images, repository.web, repository.signing(), preset="0")
     with pytest.raises(SigningError, match="clients would"):
         module.publish(request, services, repository.events.append)
     assert not (repository.web / "index.asc").exists()
@@ -436,7 +439,7 @@ def test_comments_and_unknown_fields_are_kept(repository: Repository) -> None:
     text = text.replace("[a]\n", "# About a.\n[a]\n# Its home:\nhomepage=https://example.org/\n")
     text = text.replace("size=", "# In bytes,\n# not sectors.\nsize=", 1)
     text = f"# Ours.\n\n{text}# The end.\n"
-    signed = repository.services().make_keys().clearsign(text, repository.key)
+    signed = repository.services().make_keys(repository.signing()).clearsign(text, repository.key)
     (repository.web / "index.asc").write_bytes(signed)
     (repository.web / "index").write_text(text)
     repository.add("a.img", b"new")
@@ -463,8 +466,8 @@ def test_a_killed_publishers_stage_is_swept(repository: Repository) -> None:
 
 def test_a_folder_that_is_not_there_is_refused(repository: Repository) -> None:
     with pytest.raises(UsageError, match="not a folder"):
-        PublishRequest(repository.images / "none", repository.web, "k")
+        PublishRequest(repository.images / "none", repository.web, repository.signing())
     with pytest.raises(UsageError, match="not a folder"):
-        PublishRequest(repository.images, repository.web / "none", "k")
+        PublishRequest(repository.images, repository.web / "none", repository.signing())
     with pytest.raises(UsageError, match="preset"):
-        PublishRequest(repository.images, repository.web, "k", preset="10")
+        PublishRequest(repository.images, repository.web, repository.signing(), preset="10")

@@ -1,0 +1,81 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imgbuilder.errors import UsageError
+from imgrepo.services import Signing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgrepo.prompts import Question
+
+
+def key_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how to sign."""
+    for add in (
+        click.option(
+            "--gpg",
+            default="gpg",
+            metavar="CMD",
+            help="The gpg to use, perhaps with options: --gpg 'gpg --homedir DIR' [default: gpg].",
+        ),
+        click.option(
+            "--expire",
+            type=click.IntRange(1, 3650),
+            metavar="DAYS",
+            help="Let the signature expire after so many days: clients then refuse to be held back longer.",
+        ),
+        click.option(
+            "-K",
+            "--gpg-key",
+            "keys",
+            required=True,
+            multiple=True,
+            metavar="KEY",
+            help="Sign with this key; given twice, with both, while clients move from one to the other.",
+        ),
+    ):
+        function = add(function)
+    return function
+
+
+def signing(keys: tuple[str, ...], expire: int | None, gpg: str) -> Signing:
+    """Read the options of ``key_options``.
+
+    Raises:
+        UsageError: The command of gpg cannot be read.
+    """
+    try:
+        command = shlex.split(gpg)
+    except ValueError as error:
+        raise UsageError(f"--gpg {gpg}: {error}") from error
+    if not command:
+        raise UsageError("--gpg names no program")
+    return Signing(keys[0], keys[1:], None if expire is None else timedelta(days=expire), tuple(command))
+
+
+def ask(question: Question) -> str:
+    """Ask at the terminal until the answer fits.
+
+    Raises:
+        UsageError: There is no answer to be had.
+    """
+    while True:
+        try:
+            answer = click.prompt(question.text, default=question.default, err=True, type=str)
+        except click.Abort as error:
+            raise UsageError(
+                "standard input ended before all questions were answered",
+                hint="without --interactive nothing is asked",
+            ) from error
+        answer = str(answer).strip()
+        if question.pattern.fullmatch(answer) or (question.optional and answer == "-"):
+            return answer
+        click.echo(f"{answer!r} is not allowed here", err=True)
