@@ -24,6 +24,7 @@ from imgbuilder.place import find_place
 from imgbuilder.plan import BuildPlan, Target, TemplateFacts, make_plan
 from imgbuilder.request import NetworkMode
 from imgbuilder.sizes import human_size
+from imgindex.lifecycle import deprecation_notice
 
 if TYPE_CHECKING:
     from imgbuilder.catalog.catalog import Selection
@@ -77,6 +78,8 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
     """
     customization.validate(request.operations)
     chosen = services.select_disk(request.template, request.arch, report)
+    if (notice := deprecation_notice(chosen.entry)) is not None:
+        warn(report, notice)
     _check_architecture(request, chosen)
     network = _network(request)
     target = _target(request, chosen, report)

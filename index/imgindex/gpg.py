@@ -112,6 +112,16 @@ def key_pin_from_file(path: Path, *, where: str, memory: KeyMemory | None = None
     return make_pin(pinned, keyring, keys)
 
 
+def keys_in_file(path: Path, *, where: str) -> tuple[ListedKey, ...]:
+    """List the keys of a key file, armored or binary.
+
+    Raises:
+        UsageError: The file is missing, empty, or writable for everybody.
+        ToolError: gpg is missing or failed.
+    """
+    return tuple(_ask_gpg(read_key_file(path, where))[1])
+
+
 def key_pin_from_user_keyring(
     fingerprint: str, *, gpg_home: Path | None = None, memory: KeyMemory | None = None
 ) -> KeyPin:

@@ -34,6 +34,7 @@ class ListedKey:
         bits: Length of the key.
         capabilities: Letters such as ``sc``; lower case are those of this key itself.
         validity: ``r`` for revoked, ``e`` for expired, and others.
+        expires: When it expires, in seconds since 1970; None when it does not.
         self_digests: Numbers of the digests of its self-signatures or binding signatures.
     """
 
@@ -44,6 +45,7 @@ class ListedKey:
     bits: int
     capabilities: str
     validity: str
+    expires: int | None = None
     self_digests: set[str] = field(default_factory=set)
 
     @property
@@ -111,6 +113,7 @@ def _key(fields: list[str], fingerprint: str, primary: str) -> ListedKey:
         bits=int(fields[2]) if fields[2].isdecimal() else 0,
         capabilities=fields[11],
         validity=fields[1],
+        expires=int(fields[6]) if fields[6].isdecimal() else None,
     )
 
 

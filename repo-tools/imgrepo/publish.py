@@ -143,7 +143,7 @@ def publish(request: PublishRequest, services: Services, report: Reporter) -> Pu
 
 def _read_old(request: PublishRequest, signer: IndexSigner, report: Reporter) -> PublishedIndex:
     """Read what is published; before the first time, what somebody wrote by hand."""
-    old = signer.read(request.output, force=request.force)
+    old = signer.read(request.output, force=request.force, report=report)
     if old.text is None:
         draft = read_draft(request.output / PLAIN_INDEX)
         if draft is not None:
@@ -161,7 +161,11 @@ def _read_old(request: PublishRequest, signer: IndexSigner, report: Reporter) ->
 def _is_due(request: PublishRequest, old: PublishedIndex, now: datetime) -> bool:
     """Tell whether a signature with an end is half way to it, or has none and shall have one (R7)."""
     valid_for = request.signing.valid_for
-    return valid_for is not None and (old.expires_at is None or old.expires_at - now < valid_for / 2)
+    if valid_for is None and old.expires_at is not None and old.signed_at is not None:
+        valid_for = old.expires_at - old.signed_at
+    if not valid_for:  # for ever
+        return valid_for is not None and old.expires_at is not None
+    return old.expires_at is None or old.expires_at - now < valid_for / 2
 
 
 def _retire(request: PublishRequest, new: Index, old: Index, now: datetime, report: Reporter) -> None:

@@ -11,17 +11,22 @@ from typing import TYPE_CHECKING, Protocol
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.events import Reporter
 from imgbuilder.guest import Appliance
-from imgindex.gpg import GpgSigner, GpgVerifier, key_pin_from_file
+from imgindex.gpg import GpgSigner, GpgVerifier, key_pin_from_file, keys_in_file
 from imgindex.trust import Signer, Verifier
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imgindex.keylist import ListedKey
     from imgindex.trust import KeyPin
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _list_keys(path: Path) -> Sequence[ListedKey]:
+    return keys_in_file(path, where="the published key")
 
 
 OpenAppliance = Callable[
@@ -80,6 +85,7 @@ class Services:
         verifier: The clients' accept rule.
         pin_from_file: Makes a pin of the keys in a file.
         clock: Tells the time, in UTC.
+        list_keys: Lists the keys in a file.
     """
 
     open_appliance: OpenAppliance
@@ -87,6 +93,7 @@ class Services:
     verifier: Verifier
     pin_from_file: PinFromFile
     clock: Callable[[], datetime] = _now
+    list_keys: Callable[[Path], Sequence[ListedKey]] = _list_keys
 
 
 def _open_keyring(signing: Signing) -> PublisherKeys:

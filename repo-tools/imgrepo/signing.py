@@ -6,9 +6,10 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from imgbuilder.errors import BadSignatureError, SigningError, TrustError
+from imgbuilder.errors import BadSignatureError, SigningError, TrustError, UsageError
+from imgbuilder.events import Reporter, ignore, warn
 from imgbuilder.workspace import explain
-from imgindex.clearsign import unverified_text
+from imgindex.clearsign import split, unverified_text
 from imgindex.model import Index
 from imgindex.parse import parse_index
 from imgindex.write import write_index
@@ -78,6 +79,7 @@ class IndexSigner:
     """
 
     def __init__(self, services: Services, signing: Signing, stage: Stage) -> None:
+        self._services, self._signing = services, signing
         self._keys = services.make_keys(signing)
         self._verifier = services.verifier
         names = dict.fromkeys((signing.key, *signing.also))
@@ -93,7 +95,7 @@ class IndexSigner:
         """Sign something that nobody keeps: a locked key shows now, not after an hour of compressing."""
         self._keys.clearsign("probe\n", self._fingerprint, self._also)
 
-    def read(self, folder: Path, *, force: bool = False) -> PublishedIndex:
+    def read(self, folder: Path, *, force: bool = False, report: Reporter = ignore) -> PublishedIndex:
         """Read the signed index of a folder, by the clients' own rules.
 
         It may be signed by further keys, and its signature may have expired: this is who signs it anew.
@@ -101,6 +103,7 @@ class IndexSigner:
         Args:
             folder: The folder that is served.
             force: Believe an index that is not signed by this key.
+            report: Hears of keys that have signed it and would not sign the next one.
 
         Raises:
             TrustError: It is not signed by this key: nothing may be built on it (R17).
@@ -122,6 +125,12 @@ class IndexSigner:
                 "without its notes and revisions, move it away"
             )
             raise type(error)(error.message, hint=hint) from error
+        if split(data, where=str(path)).signatures > 1 + len(self._also):
+            warn(
+                report,
+                f"{path} is signed by more keys than you gave: clients that know only the other one will "
+                "refuse the next index; give all of them with -K while clients move from one to the next",
+            )
         return PublishedIndex(
             parse_index(signed, where=str(path)), signed.text, signed.signed_at, signed.expires_at
         )
@@ -138,8 +147,13 @@ class IndexSigner:
             SigningError: It cannot be signed, or would be refused by clients (R5, R19).
             RepositoryError: The format has no way to say it.
         """
+        keys = self._keys
+        if self._signing.valid_for is None and old.expires_at is not None and old.signed_at is not None:
+            # Whoever once promised an end must not lose it by forgetting an option.
+            as_before = replace(self._signing, valid_for=old.expires_at - old.signed_at)
+            keys = self._services.make_keys(as_before)
         while True:
-            data = self._keys.clearsign(write_index(new), self._fingerprint, self._also)
+            data = keys.clearsign(write_index(new), self._fingerprint, self._also)
             signed = self._check(data, new, old)
             if signed.signed_at != old.signed_at:
                 break
@@ -188,3 +202,23 @@ class IndexSigner:
                 return file.read(_LARGEST_INDEX) != (published.text or "").encode()
         except FileNotFoundError:
             return False
+
+
+def read_served(folder: Path, services: Services) -> tuple[PublishedIndex, VerifiedText]:
+    """Read a served index by the key file beside it, without any secret key.
+
+    Its signature may have expired. What is proved is only that both belong together.
+
+    Raises:
+        UsageError: Nothing is published there.
+        TrustError: The index is not by a key of the key file.
+    """
+    path = folder / SIGNED_INDEX
+    data = read_index_file(path) if folder.is_dir() else None
+    if data is None:
+        raise UsageError(f"nothing is published in {folder}", hint=f"give the folder with {SIGNED_INDEX}")
+    pin = services.pin_from_file(folder / PUBLIC_KEY, where=str(folder))
+    tolerant = replace(pin, extra_signatures=True, expired_signatures=True)
+    signed = services.verifier.verify(data, tolerant, where=str(path))
+    index = parse_index(signed, where=str(path))
+    return PublishedIndex(index, signed.text, signed.signed_at, signed.expires_at), signed

@@ -10,6 +10,7 @@ from imgbuilder.boundary import run_command
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgindex import __version__
+from imgrepo.cli.keeping import COMMANDS
 from imgrepo.cli.make_template import make_template_command
 from imgrepo.cli.publish import publish_command
 from imgrepo.cli.validate import validate_command
@@ -31,6 +32,8 @@ def group() -> None:
 group.add_command(make_template_command)
 group.add_command(publish_command)
 group.add_command(validate_command)
+for _command in COMMANDS:
+    group.add_command(_command)
 
 
 def main(arguments: list[str] | None = None) -> None:

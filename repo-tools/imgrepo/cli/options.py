@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from imgrepo.prompts import Question
 
 
-def key_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how to sign."""
+def signing_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how to sign, without the key."""
     for add in (
         click.option(
             "--gpg",
@@ -28,22 +28,26 @@ def key_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--expire",
-            type=click.IntRange(1, 3650),
+            type=click.IntRange(0, 3650),
             metavar="DAYS",
-            help="Let the signature expire after so many days: clients then refuse to be held back longer.",
-        ),
-        click.option(
-            "-K",
-            "--gpg-key",
-            "keys",
-            required=True,
-            multiple=True,
-            metavar="KEY",
-            help="Sign with this key; given twice, with both, while clients move from one to the other.",
+            help="Let the signature expire after so many days, 0 for never [default: as before].",
         ),
     ):
         function = add(function)
     return function
+
+
+def key_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how to sign, and with which key."""
+    return click.option(
+        "-K",
+        "--gpg-key",
+        "keys",
+        required=True,
+        multiple=True,
+        metavar="KEY",
+        help="Sign with this key; given twice, with both, while clients move from one to the other.",
+    )(signing_options(function))
 
 
 def signing(keys: tuple[str, ...], expire: int | None, gpg: str) -> Signing:

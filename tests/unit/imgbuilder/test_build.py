@@ -33,6 +33,7 @@ from imgbuilder.guest import CommandResult
 from imgbuilder.plan import Convert, Copy, Customize, Fetch, Grow, Unpack
 from imgbuilder.request import BuildRequest, NetworkMode
 from imgbuilder.services import Services, Settings
+from imgindex.lifecycle import Deprecation, with_deprecation
 from tests.fakes.template import MIB, SIZE, Site, TinyAppliances, make_site
 
 if TYPE_CHECKING:
@@ -271,6 +272,17 @@ def test_a_name_that_says_another_format_is_doubted(services: Services) -> None:
     assert warnings("x.qcow2", OutputFormat.RAW) == 1
     assert warnings("x.raw", OutputFormat.QCOW2) == 1
     assert warnings("x.img", OutputFormat.QCOW2) == warnings("x.QCOW2", OutputFormat.QCOW2) == 0
+
+
+def test_a_deprecated_template_is_warned_of(services: Services, site: Site) -> None:
+    def warnings() -> list[str]:
+        events: list[Event] = []
+        prepare(request(), services, events.append)
+        return [event.text for event in events if isinstance(event, Notice) and "is deprecated" in event.text]
+
+    assert warnings() == []
+    site.sign(with_deprecation(site.entry, Deprecation(None, "other")))
+    assert warnings() == ["the template tiny is deprecated; its publisher recommends 'other'"]
 
 
 def test_plans(services: Services) -> None:

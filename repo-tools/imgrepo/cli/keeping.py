@@ -1,0 +1,332 @@
+"""Commands that keep a published folder: ``refresh``, ``status``, ``withdraw``, ``prune`` and so on."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imgbuilder.console import ConsoleReporter, printable
+from imgbuilder.events import info
+from imgbuilder.sizes import human_size
+from imgindex.lifecycle import Deprecation
+from imgrepo import edit, retired
+from imgrepo.cli.options import key_options, signing, signing_options
+from imgrepo.diff import differences
+from imgrepo.signing import read_served
+from imgrepo.status import Status, status_of
+from imgrepo.transaction import stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from imgindex.model import Index
+    from imgrepo.services import Services
+
+_PROGRAM = "pybuilder-repo"
+_WEBROOT = click.argument("webroot", type=click.Path(path_type=Path))
+_NAME = click.argument("name")
+_ARCH = click.option("--arch", metavar="ARCH", help="Only the template for this architecture.")
+
+
+def _edit(
+    services: Services,
+    webroot: Path,
+    keys: tuple[str, ...],
+    expire: int | None,
+    gpg: str,
+    change: Callable[[Index], Index],
+) -> None:
+    """Change the index, and show what is different."""
+    reporter = ConsoleReporter(_PROGRAM)
+    edited = edit.edit(webroot, signing(keys, expire, gpg), services, change, reporter)
+    for line in differences(edited.before, edited.after):
+        click.echo(printable(line))
+
+
+@click.command("refresh", help="Sign the index in WEBROOT again, so that its signature does not expire.")
+@_WEBROOT
+@key_options
+@click.option(
+    "--within",
+    type=click.IntRange(0, 3650),
+    metavar="DAYS",
+    help="Only if the signature expires within so many days: for a daily timer.",
+)
+@click.pass_obj
+def refresh_command(
+    services: Services,
+    *,
+    webroot: Path,
+    keys: tuple[str, ...],
+    expire: int | None,
+    gpg: str,
+    within: int | None,
+) -> None:
+    """Read the options and sign again."""
+    period = None if within is None else timedelta(days=within)
+    edit.refresh(webroot, signing(keys, expire, gpg), services, ConsoleReporter(_PROGRAM), within=period)
+
+
+@click.command(
+    "withdraw",
+    help="Take the templates NAME out of the index in WEBROOT; publish does not bring them back.\n\n"
+    "Their files stay until they are pruned.",
+)
+@_WEBROOT
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@_ARCH
+@click.option("--undo", is_flag=True, help="Let the next run of publish bring them back.")
+@key_options
+@click.pass_obj
+def withdraw_command(
+    services: Services,
+    *,
+    webroot: Path,
+    names: tuple[str, ...],
+    arch: str | None,
+    undo: bool,
+    keys: tuple[str, ...],
+    expire: int | None,
+    gpg: str,
+) -> None:
+    """Read the options and withdraw."""
+    reporter = ConsoleReporter(_PROGRAM)
+    edit.withdraw(webroot, signing(keys, expire, gpg), services, names, arch, reporter, undo=undo)
+
+
+@click.command(
+    "deprecate", help="Tell users of the template NAME in WEBROOT that they should not use it any more."
+)
+@_WEBROOT
+@_NAME
+@_ARCH
+@click.option(
+    "--until",
+    type=click.DateTime(formats=["%Y-%m-%d"]),
+    metavar="DATE",
+    help="The day after which it may be withdrawn, such as 2027-01-31.",
+)
+@click.option("--use", "replaced_by", metavar="NAME", help="The template to use instead.")
+@click.option("--undo", is_flag=True, help="Take it back.")
+@key_options
+@click.pass_obj
+def deprecate_command(
+    services: Services,
+    *,
+    webroot: Path,
+    name: str,
+    arch: str | None,
+    until: datetime | None,
+    replaced_by: str | None,
+    undo: bool,
+    keys: tuple[str, ...],
+    expire: int | None,
+    gpg: str,
+) -> None:
+    """Read the options and deprecate."""
+    end = None if undo else Deprecation(until.date() if until else None, replaced_by)
+    _edit(services, webroot, keys, expire, gpg, lambda index: edit.deprecate(index, name, arch, end))
+
+
+@click.command("alias", help="Give the template NAME in WEBROOT further names; they leave other templates.")
+@_WEBROOT
+@_NAME
+@click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...")
+@_ARCH
+@click.option("--remove", is_flag=True, help="Take these names from it.")
+@key_options
+@click.pass_obj
+def alias_command(
+    services: Services,
+    *,
+    webroot: Path,
+    name: str,
+    aliases: tuple[str, ...],
+    arch: str | None,
+    remove: bool,
+    keys: tuple[str, ...],
+    expire: int | None,
+    gpg: str,
+) -> None:
+    """Read the options and change the aliases."""
+    change = edit.remove_aliases if remove else edit.add_aliases
+    _edit(services, webroot, keys, expire, gpg, lambda index: change(index, name, arch, aliases))
+
+
+@click.command("hide", help="Leave the template NAME in WEBROOT out of listings; builds go on.")
+@_WEBROOT
+@_NAME
+@_ARCH
+@click.option("--show", is_flag=True, help="Show it again.")
+@key_options
+@click.pass_obj
+def hide_command(
+    services: Services,
+    *,
+    webroot: Path,
+    name: str,
+    arch: str | None,
+    show: bool,
+    keys: tuple[str, ...],
+    expire: int | None,
+    gpg: str,
+) -> None:
+    """Read the options and hide or show."""
+    _edit(services, webroot, keys, expire, gpg, lambda index: edit.hide(index, name, arch, hidden=not show))
+
+
+@click.command(
+    "prune",
+    help="Delete files in WEBROOT that were published once and that the index does not name any more.",
+)
+@_WEBROOT
+@click.option(
+    "--keep",
+    type=click.IntRange(0, 1000),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Keep the newest N old files of each image, whatever their age.",
+)
+@click.option(
+    "--grace",
+    type=click.IntRange(0, 3650),
+    default=7,
+    show_default=True,
+    metavar="DAYS",
+    help="Keep all that were named less than so many days ago: clients may still ask for them.",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
+@click.pass_obj
+def prune_command(services: Services, *, webroot: Path, keep: int, grace: int, dry_run: bool) -> None:
+    """Read the options and delete."""
+    reporter = ConsoleReporter(_PROGRAM)
+    published, _signed = read_served(webroot, services)
+    with stage(webroot):
+        now = services.clock()
+        found = retired.find_retired(webroot, published.index, published.index, now=now)
+        chosen = retired.choose(found, now=now, grace=timedelta(days=grace), keep=keep)
+        for item in chosen:
+            click.echo(
+                f"{item.name}  {human_size(item.size)}  not named since {item.since:%Y-%m-%d %H:%M} UTC"
+            )
+        if not dry_run:
+            retired.delete(webroot, chosen)
+            retired.remember(webroot, [item for item in found if item not in chosen])
+    total = human_size(sum(item.size for item in chosen))
+    what = "would be deleted" if dry_run else "deleted"
+    info(reporter, f"{len(chosen)} files, {total}, {what}; {len(found) - len(chosen)} old files stay")
+
+
+@click.command(
+    "rotate-key",
+    help="Move WEBROOT from the signing key OLD to NEW: let both sign, until clients know the new one.\n\n"
+    "From then on give both keys to publish and refresh (-K OLD -K NEW). When all clients have the new key "
+    "file (index.gpg), end it with --finish, and use -K NEW alone.",
+)
+@_WEBROOT
+@click.option("--from", "old", required=True, metavar="OLD", help="The key that clients know.")
+@click.option("--to", "new", required=True, metavar="NEW", help="The key that they shall know.")
+@click.option("--finish", is_flag=True, help="From now on only the new key signs.")
+@signing_options
+@click.pass_obj
+def rotate_key_command(
+    services: Services, *, webroot: Path, old: str, new: str, finish: bool, expire: int | None, gpg: str
+) -> None:
+    """Read the options and sign with both keys, or with the new one."""
+    reporter = ConsoleReporter(_PROGRAM)
+    edit.rotate(webroot, old, new, signing((old,), expire, gpg), services, reporter, finish=finish)
+
+
+@click.command(
+    "status",
+    help="Tell how WEBROOT is doing: signature and keys, missing files, what changed; exit code 1 when "
+    "something must be done.",
+)
+@_WEBROOT
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
+    help="The folder of images, to tell what changed there since it was published.",
+)
+@click.option(
+    "--within",
+    type=click.IntRange(0, 3650),
+    default=14,
+    show_default=True,
+    metavar="DAYS",
+    help="Warn of a signature or key that expires within so many days.",
+)
+@click.option("--verify", is_flag=True, help="Read all files, and compare their digests.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def status_command(
+    ctx: click.Context, *, webroot: Path, images: Path | None, within: int, verify: bool, as_json: bool
+) -> None:
+    """Read the options and look."""
+    reporter = ConsoleReporter(_PROGRAM, quiet=as_json)
+    status = status_of(
+        webroot, ctx.obj, reporter, images=images, within=timedelta(days=within), verify=verify
+    )
+    if as_json:
+        click.echo(json.dumps(_as_data(status), indent=2))
+    else:
+        click.echo("\n".join(printable(line) for line in _as_lines(status)))
+    if status.problems:
+        ctx.exit(1)
+
+
+def _as_lines(status: Status) -> list[str]:
+    lines = [
+        f"templates:   {status.templates}, {human_size(status.size)}",
+        f"signed:      {_when(status.signed_at)} by {status.signer}",
+        f"expires:     {_when(status.expires_at)}",
+    ]
+    lines += [f"key:         {key.fingerprint}, expires {_when(key.expires_at)}" for key in status.keys]
+    old = human_size(sum(item.size for item in status.retired))
+    lines.append(f"old files:   {len(status.retired)}, {old}")
+    lines += [f"changed:     {change}" for change in status.changes]
+    lines += [f"PROBLEM:     {problem}" for problem in status.problems] or ["all is well"]
+    return lines
+
+
+def _when(moment: datetime | None) -> str:
+    return "never" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _as_data(status: Status) -> dict[str, Any]:
+    def iso(moment: datetime | None) -> str | None:
+        return None if moment is None else moment.astimezone(UTC).isoformat()
+
+    return {
+        "version": 1,
+        "templates": status.templates,
+        "size": status.size,
+        "signed_at": iso(status.signed_at),
+        "signer": status.signer,
+        "expires_at": iso(status.expires_at),
+        "keys": [{"fingerprint": key.fingerprint, "expires_at": iso(key.expires_at)} for key in status.keys],
+        "old_files": [
+            {"name": item.name, "size": item.size, "since": iso(item.since)} for item in status.retired
+        ],
+        "changes": list(status.changes),
+        "problems": list(status.problems),
+    }
+
+
+COMMANDS = (
+    refresh_command,
+    status_command,
+    withdraw_command,
+    deprecate_command,
+    alias_command,
+    hide_command,
+    prune_command,
+    rotate_key_command,
+)
