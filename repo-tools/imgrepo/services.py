@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.events import Reporter
+from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.guest import Appliance
 from imgindex.gpg import GpgSigner, GpgVerifier, key_pin_from_file, keys_in_file
 from imgindex.trust import Signer, Verifier
@@ -17,6 +18,7 @@ from imgindex.trust import Signer, Verifier
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imgbuilder.fetch.transfer import Fetcher
     from imgindex.keylist import ListedKey
     from imgindex.trust import KeyPin
 
@@ -86,6 +88,7 @@ class Services:
         pin_from_file: Makes a pin of the keys in a file.
         clock: Tells the time, in UTC.
         list_keys: Lists the keys in a file.
+        fetcher: Gets files of other repositories.
     """
 
     open_appliance: OpenAppliance
@@ -94,6 +97,7 @@ class Services:
     pin_from_file: PinFromFile
     clock: Callable[[], datetime] = _now
     list_keys: Callable[[Path], Sequence[ListedKey]] = _list_keys
+    fetcher: Fetcher = field(default_factory=SourceFetcher)
 
 
 def _open_keyring(signing: Signing) -> PublisherKeys:

@@ -10,7 +10,7 @@ from imgbuilder.boundary import run_command
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgindex import __version__
-from imgrepo.cli.keeping import COMMANDS
+from imgrepo.cli import keeping, sharing
 from imgrepo.cli.make_template import make_template_command
 from imgrepo.cli.publish import publish_command
 from imgrepo.cli.validate import validate_command
@@ -21,7 +21,7 @@ _PROGRAM = "pybuilder-repo"
 
 @click.group(
     context_settings={"help_option_names": ["--help"], "max_content_width": 110},
-    help="Make templates, publish folders of them with a signed index, and check such an index.\n\n"
+    help="Make templates; publish folders of them with a signed index; keep, check, serve and mirror those.\n\n"
     "What is published is read by pybuilder and by virt-builder.",
 )
 @click.version_option(__version__, "-V", "--version", prog_name=_PROGRAM, message="%(prog)s %(version)s")
@@ -32,7 +32,7 @@ def group() -> None:
 group.add_command(make_template_command)
 group.add_command(publish_command)
 group.add_command(validate_command)
-for _command in COMMANDS:
+for _command in (*keeping.COMMANDS, *sharing.COMMANDS):
     group.add_command(_command)
 
 

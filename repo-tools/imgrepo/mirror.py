@@ -1,0 +1,249 @@
+"""A verified copy of somebody's repository: his files, his signature, our disk.
+
+Nothing is signed anew, so that clients go on trusting the publisher and not
+the mirror. The index comes last, by one rename, when all that it names is here
+and has its digest. What a broken run fetched is continued by the next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin
+
+from imgbuilder.atomic import sync_folder
+from imgbuilder.cache.partial import PartialFile, discard, partial_file
+from imgbuilder.errors import DigestMismatchError, RolledBackError, UsageError
+from imgbuilder.events import Reporter, Step, info
+from imgbuilder.fetch.transfer import INDEX_LIMIT
+from imgbuilder.fetch.urls import check_uri, local_path, template_url, without_userinfo
+from imgbuilder.workspace import explain
+from imgindex.freshness import judge_freshness, show
+from imgindex.parse import MAX_DISK_SIZE, parse_index
+from imgrepo import retired
+from imgrepo.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
+from imgrepo.transaction import stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import timedelta
+
+    from imgbuilder.fetch.transfer import Fetcher
+    from imgindex.model import Entry, Index
+    from imgindex.trust import KeyPin, VerifiedText
+    from imgrepo.services import Services
+    from imgrepo.transaction import Stage
+
+_PARTIAL = ".pybuilder-mirror"
+
+
+@dataclass(frozen=True)
+class MirrorRequest:
+    """What to copy.
+
+    Attributes:
+        source: Address of the index, or of the folder that holds it.
+        folder: Where the copy goes.
+        key_file: The publisher's public key.
+        prune: Whether files that his index does not name any more are deleted after the grace time.
+        grace: That time.
+    """
+
+    source: str
+    folder: Path
+    key_file: Path
+    prune: bool = False
+    grace: timedelta = retired.GRACE
+
+    def __post_init__(self) -> None:
+        check_uri(self.source)
+        if not self.folder.is_dir():
+            raise UsageError(
+                f"{self.folder} is not a folder", hint=f"create it first: mkdir -p {self.folder}"
+            )
+
+    @property
+    def index_url(self) -> str:
+        """Address of the signed index."""
+        if self.source.endswith(".asc"):
+            return self.source
+        path = local_path(self.source)
+        if path is not None:
+            return str(path / SIGNED_INDEX)
+        return urljoin(self.source.rstrip("/") + "/", SIGNED_INDEX)
+
+
+@dataclass(frozen=True)
+class MirrorResult:
+    """What was done.
+
+    Attributes:
+        fetched: Names of the files that are new here.
+        templates: How many templates the copy has.
+    """
+
+    fetched: tuple[str, ...]
+    templates: int
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that an index names."""
+
+    name: str
+    size: int | None
+    sha512: str
+
+
+def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, report: Reporter) -> MirrorResult:
+    """Bring a copy up to date.
+
+    Args:
+        request: What to copy.
+        services: Verifier, key files and clock.
+        fetcher: Moves the bytes.
+        report: Hears of the steps.
+
+    Raises:
+        TrustError: The index is not by the publisher, is older than the copy's, or a file is another one.
+        FetchError: Something cannot be had; what came is kept for the next run.
+        WorkspaceError: The copy cannot be written.
+    """
+    pin = services.pin_from_file(request.key_file, where=str(request.key_file))
+    with stage(request.folder) as work:
+        data, signed, index = _fetch_index(request, pin, services, fetcher, report)
+        old = _old_index(request, pin, services)
+        if old is not None and old.signed_at > signed.signed_at:
+            raise RolledBackError(
+                f"{without_userinfo(request.index_url)} was signed at {show(signed.signed_at)}, and the copy "
+                f"in {request.folder} is newer, of {show(old.signed_at)}",
+                hint="try again later; if it stays so, tell the publisher",
+            )
+        fetched = [file.name for file in _files(index) if _bring(request, file, fetcher, report)]
+        _put(work, PUBLIC_KEY, request.key_file.read_bytes())
+        _put(work, PLAIN_INDEX, signed.text.encode())
+        _put(work, SIGNED_INDEX, data)
+        before = index if old is None else parse_index(old, where=str(request.folder))
+        _retire(request, index, before, services, report)
+    return MirrorResult(tuple(fetched), len(index.entries))
+
+
+def _fetch_index(
+    request: MirrorRequest, pin: KeyPin, services: Services, fetcher: Fetcher, report: Reporter
+) -> tuple[bytes, VerifiedText, Index]:
+    where = without_userinfo(request.index_url)
+    report(Step(f"Fetching {where}"))
+    body = io.BytesIO()
+    fetcher.fetch(request.index_url, body, limit=INDEX_LIMIT, report=report, label="index")
+    signed = services.verifier.verify(body.getvalue(), pin, where=where)
+    judge_freshness(signed, None, now=services.clock(), where=where, repair="")
+    return body.getvalue(), signed, parse_index(signed, where=where)
+
+
+def _old_index(request: MirrorRequest, pin: KeyPin, services: Services) -> VerifiedText | None:
+    """Read what is here, if it is the publisher's: what is not tells nothing."""
+    path = request.folder / SIGNED_INDEX
+    data = read_index_file(path)
+    if data is None:
+        return None
+    tolerant = dataclasses.replace(pin, extra_signatures=True, expired_signatures=True)
+    return services.verifier.verify(data, tolerant, where=str(path))
+
+
+def _files(index: Index) -> Iterator[_File]:
+    seen: dict[str, str] = {}
+    for entry in index.entries:
+        for file in _files_of(entry):
+            if seen.setdefault(file.name, file.sha512) != file.sha512:
+                raise DigestMismatchError(f"the index names {file.name} twice, with two digests")
+            yield file
+
+
+def _files_of(entry: Entry) -> Iterator[_File]:
+    assert entry.sha512 is not None  # the parser asks for it in a signed text
+    yield _File(entry.file, entry.compressed_size, entry.sha512)
+    if entry.zstd is not None:
+        yield _File(entry.zstd.file, entry.zstd.compressed_size, entry.zstd.sha512)
+
+
+def _bring(request: MirrorRequest, file: _File, fetcher: Fetcher, report: Reporter) -> bool:
+    """Bring a file, unless it is here already; say whether it is new."""
+    place = request.folder / file.name
+    if any(part.startswith(".") for part in PurePosixPath(file.name).parts):
+        raise UsageError(f"the index names the hidden file {file.name}, which is not copied")
+    if _is_here(place, file):
+        return False
+    url = template_url(request.index_url, file.name)
+    report(Step(f"Fetching {without_userinfo(url)}"))
+    partial = request.folder / _PARTIAL
+    try:
+        partial.mkdir(mode=0o700, exist_ok=True)
+        with partial_file(partial / file.sha512, without_userinfo(url)) as part:
+            _fetch(url, part, file, fetcher, report)
+            if part.sha512() != file.sha512 and part.spliced:
+                part.restart()
+                _fetch(url, part, file, fetcher, report)
+            if part.sha512() != file.sha512:
+                part.restart()
+                raise DigestMismatchError(
+                    f"{without_userinfo(url)} is not the file that the index names",
+                    hint="try again later; if it stays so, tell the publisher",
+                )
+            os.fchmod(part.fileno(), 0o644)
+            os.fsync(part.fileno())
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part.path.replace(place)
+            sync_folder(place.parent)
+            discard(part.path)
+    except OSError as error:
+        raise explain(error, place) from error
+    return True
+
+
+def _fetch(url: str, part: PartialFile, file: _File, fetcher: Fetcher, report: Reporter) -> None:
+    fetcher.fetch(
+        url,
+        part,
+        limit=file.size or MAX_DISK_SIZE,
+        expected=file.size,
+        report=report,
+        label=file.name,
+        cross_host=True,
+        resume=part,
+    )
+
+
+def _is_here(place: Path, file: _File) -> bool:
+    """Tell whether a file is here and right; it is read only when its size is."""
+    if not place.is_file() or place.is_symlink():
+        return False
+    if file.size is not None and place.stat().st_size != file.size:
+        return False
+    with place.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha512").hexdigest() == file.sha512
+
+
+def _put(work: Stage, name: str, content: bytes) -> None:
+    path = work.folder / name
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise explain(error, path) from error
+    work.publish(name)
+
+
+def _retire(
+    request: MirrorRequest, index: Index, before: Index, services: Services, report: Reporter
+) -> None:
+    now = services.clock()
+    found = retired.find_retired(request.folder, index, before, now=now)
+    chosen = retired.choose(found, now=now, grace=request.grace, keep=0) if request.prune else ()
+    retired.delete(request.folder, chosen)
+    for item in chosen:
+        info(report, f"deleted: {item.name}")
+    retired.remember(request.folder, [item for item in found if item not in chosen])

@@ -1,0 +1,96 @@
+"""docs/publishing.md, typed from top to bottom: what is told there works, in that order."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgindex.gpg import GpgSigner
+from imgrepo.cli.main import run
+from tests.fakes.keys import KeyMaker
+from tests.unit.imgrepo.repository import Repository, debian, image
+
+if TYPE_CHECKING:
+    from imgrepo.services import Services
+
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "publishing.md"
+_LATER = "--dry-run"
+"""The first command of the page before which the publisher has a new image."""
+
+
+def commands() -> list[list[str]]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+def type_all(folder: Path, services: Services, images: Repository) -> list[str]:
+    """Type all commands of the page; those that need an archive or never end are stood in for."""
+    done = []
+    for words in commands():
+        match words:
+            case ["gpg", *_] | ["mkdir", *_]:
+                subprocess.run(words, check=True, capture_output=True, cwd=folder)
+            case ["pybuilder-repo", "make-template", _, output]:
+                image(folder / output)
+                images.appliances.disks[Path(output).name] = debian()
+            case ["pybuilder-repo", "serve", *_]:
+                assert run(["serve", "--help"], services) == 0
+            case ["pybuilder-repo", "mirror", _, copy, "--key", _]:
+                assert run(["mirror", "web", copy, "--key", "web/index.gpg"], services) == 0
+            case ["pybuilder-repo", *rest]:
+                if _LATER in rest:
+                    image(folder / "images" / "debian-12.img", b"new")
+                assert run(rest, services) == 0, words
+            case _:
+                raise AssertionError(f"nobody knows how to type {words}")
+        done.append(" ".join(words[:2]))
+    return done
+
+
+def test_every_command_of_the_page_works_in_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with KeyMaker() as keys:
+        monkeypatch.setenv("GNUPGHOME", str(keys.home))
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "other").mkdir()
+        other = keys.make("Other <other@example.com>")
+        images = Repository(tmp_path / "other", keys.home, keys.pin(other), other)
+        plain = images.services()
+        services = replace(
+            plain,
+            make_keys=lambda signing: GpgSigner(
+                ask=False, valid_for=signing.valid_for, command=signing.command
+            ),
+        )
+        done = type_all(tmp_path, services, images)
+        assert len(done) >= 20
+        assert len(set(done)) >= 12
+        assert (tmp_path / "copy" / "index.asc").read_bytes() == (tmp_path / "web" / "index.asc").read_bytes()
+
+
+def test_every_command_and_example_is_on_the_page() -> None:
+    text = PAGE.read_text()
+    for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (PAGE.parent / path).exists(), path
+    assert {path.name for path in (ROOT / "examples/publisher").iterdir()} <= set(
+        re.findall(r"examples/publisher/([\w.-]+)", text)
+    )
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_accepts_the_units() -> None:
+    units = sorted((ROOT / "examples/publisher").glob("pybuilder-refresh.*"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
+    )
+    wrong = [line for line in done.stderr.splitlines() if "Unknown" in line or "parse" in line.lower()]
+    assert wrong == []
