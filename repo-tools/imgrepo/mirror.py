@@ -23,8 +23,9 @@ from imgbuilder.events import Reporter, Step, info
 from imgbuilder.fetch.transfer import INDEX_LIMIT
 from imgbuilder.fetch.urls import check_uri, local_path, template_url, without_userinfo
 from imgbuilder.workspace import explain
+from imgindex.fields import MAX_DISK_SIZE
 from imgindex.freshness import judge_freshness, show
-from imgindex.parse import MAX_DISK_SIZE, parse_index
+from imgindex.parse import parse_index
 from imgrepo import retired
 from imgrepo.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
 from imgrepo.transaction import stage

@@ -21,7 +21,7 @@ _PROGRAM = "pybuilder-repo"
 
 @click.group(
     context_settings={"help_option_names": ["--help"], "max_content_width": 110},
-    help="Make templates; publish folders of them with a signed index; keep, check, serve and mirror those.\n\n"
+    help="Make templates; publish folders of them with a signed index; keep, check, serve and copy those.\n\n"
     "What is published is read by pybuilder and by virt-builder.",
 )
 @click.version_option(__version__, "-V", "--version", prog_name=_PROGRAM, message="%(prog)s %(version)s")

@@ -72,8 +72,8 @@ class Repository:
     later: timedelta = timedelta()
 
     def __post_init__(self) -> None:
-        self.images.mkdir()
-        self.web.mkdir()
+        self.images.mkdir(exist_ok=True)
+        self.web.mkdir(exist_ok=True)
 
     @property
     def images(self) -> Path:

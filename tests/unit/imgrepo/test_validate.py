@@ -176,7 +176,7 @@ def test_a_missing_digest_is_wrong_even_in_a_draft(web: Web) -> None:
 
 
 def test_signature_by_another_key(web: Web, tmp_path: Path) -> None:
-    other = web.repository.services().make_keys()
+    other = web.repository.services().make_keys(web.repository.signing())
     with KeyMaker() as keys:
         (tmp_path / "other.gpg").write_bytes(keys.export(keys.make("other")))
     (problem,) = web.problems(key=tmp_path / "other.gpg")
