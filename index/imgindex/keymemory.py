@@ -94,6 +94,6 @@ def _read(record: dict[str, Any]) -> tuple[bytes, list[ListedKey]]:
         texts = (key.fingerprint, key.primary_fingerprint, key.capabilities, key.validity, *key.self_digests)
         if not all(isinstance(text, str) for text in texts) or type(key.secret) is not bool:
             raise TypeError("not a key")
-        if type(key.kind) is not int or type(key.bits) is not int:
+        if type(key.kind) is not int or type(key.bits) is not int or type(key.expires or 0) is not int:
             raise TypeError("not a key")
     return base64.b64decode(record["keyring"], validate=True), keys

@@ -120,3 +120,35 @@ def own_calls(log: Path) -> list[tuple[str, int]]:
     first = lines[0].split()[0]
     names = [match[2] for line in lines if (match := re.match(r"(\d+) +(\w+)\(", line)) and match[1] == first]
     return [(name, names[: position + 1].count(name)) for position, name in enumerate(names)]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("call", ["write", "pwrite64", "fsync", "rename", "mkdir"])
+def test_r12_a_full_disk_at_any_moment(tmp_path: Path, repository: Repository, call: str) -> None:
+    """From some call on the kernel says that nothing is left; gpg and xz hear the same."""
+    repository.add("a.img", b"a")
+    repository.publish()
+    key_file = tmp_path / "key.gpg"
+    key_file.write_bytes((repository.web / "index.gpg").read_bytes())
+    old = served(repository)
+    repository.add("b.img", b"b")
+    wanted = copy_of(repository, tmp_path / "wanted")
+    wanted.publish()
+    new, log = served(wanted), tmp_path / "log"
+    for at in (1, 3, 8):
+        copy = copy_of(repository, tmp_path / f"{call}-{at}")
+        before = copy.snapshot()
+        options = ["-e", f"trace={call}", "-e", f"inject={call}:error=ENOSPC:when={at}+"]
+        if traced(copy, log, key_file, *options) == 0:
+            assert at > 1  # fewer calls than that
+            continue
+        assert "INJECTED" in log.read_text()
+        now = served(copy)
+        assert now == old or (
+            at > 1 and now == new
+        )  # what fails after the index is in place leaves the new one
+        if now == new:
+            continue
+        after = copy.snapshot()
+        assert {name: after.get(name) for name in before} == before
+        assert [path for path in copy.web.iterdir() if path.is_dir()] == []
