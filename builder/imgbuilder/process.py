@@ -29,6 +29,7 @@ _PACKAGES = {
     "qemu-io": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",
     "sfdisk": "fdisk",
+    "fdisk": "fdisk",
     "xz": "xz-utils",
     "zstd": "zstd",
     "gpg": "gpg",

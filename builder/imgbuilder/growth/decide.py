@@ -133,7 +133,7 @@ def check_growable(
         number,
         found,
         lvexpand,
-        is_named=expand is not None,
+        is_named=expand is not None or lvexpand is not None,
         needs_check=found is Content.EXT and content.ext_asks_for_check(head),
     )
 

@@ -191,7 +191,7 @@ def _check_root(appliance: Appliance, growth: Growth, pending: _Pending, root: s
     if pending.kind == Content.LVM:
         is_there = _volume_on(appliance, root, pending.device) is not None
     else:
-        is_there = _partition_of(root) == pending.device
+        is_there = _same(_partition_of(root), pending.device)
     if not is_there:
         raise GuestError(
             f"the index does not say what grows (expand=), and the system is on {root}, "

@@ -115,6 +115,38 @@ def test_b23_content_that_cannot_grow(disk: Path) -> None:
         assert "does not say what grows" in refuse(disk, None)
 
 
+def test_b18_an_encrypted_partition_needs_a_key(disk: Path) -> None:
+    mark(disk, 2 * MIB, 0, b"LUKS\xba\xbe")
+    assert "encrypted" in refuse(disk, "/dev/sda2")
+    assert "encrypted" in refuse(disk, None)
+    growth = decide.check_growable(disk, DiskFormat.RAW, "/dev/sda2", None, SIZE, has_keys=True)
+    assert growth.content is Content.LUKS
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "found"),
+    [
+        (0, b"XFSB", Content.XFS), (65600, b"_BHRfS_M", Content.BTRFS),
+        (1024, b"\x10\x20\xf5\xf2", Content.F2FS),
+        (3, b"NTFS    ", Content.NTFS), (4086, b"SWAPSPACE2", Content.SWAP),
+        (512, b"LABELONE" + bytes(16) + b"LVM2 001", Content.LVM),
+    ],
+)  # fmt: skip
+def test_what_a_partition_holds(disk: Path, place: int, text: bytes, found: Content) -> None:
+    mark(disk, 2 * MIB, place, text)
+    growth = decide.check_growable(disk, DiskFormat.RAW, "/dev/sda2", None, SIZE)
+    assert growth.content is found
+    if found is Content.SWAP:
+        assert "holds swap space" in refuse(disk, None), "swap is not the root"
+    volume = "/dev/vg/root"
+    if found is Content.LVM:
+        growth = decide.check_growable(disk, DiskFormat.RAW, None, volume, SIZE)
+        assert growth.volume == volume
+        assert growth.is_named
+    else:
+        assert volume in refuse(disk, "/dev/sda2", lvexpand=volume)
+
+
 def test_b22_an_mbr_ends_at_2_tib(tmp_path: Path) -> None:
     disk = make_disk(tmp_path / "disk.raw", "label: dos\nstart=2048\n")
     add_ext(disk, MIB, 16 * MIB)
