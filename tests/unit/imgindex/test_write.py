@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,9 @@ from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText
 from imgindex.write import tidy_note, write_index
 from tests.fakes.fuzz import examples
+
+if TYPE_CHECKING:
+    from random import Random
 
 ENTRY = Entry(os_version="debian-12", file="a.xz", arch="x86_64", size=512, sha512="ab" * 64)
 
@@ -257,3 +261,43 @@ def test_p19_reading_what_was_written(index: Index) -> None:
     # A clear signature keeps no blanks at line ends, and nothing may depend on them.
     assert read("".join(line.rstrip(" \t") + "\n" for line in text.split("\n")[:-1])) == index
     assert "\n\n\n" not in text
+
+
+def comment_lines(text: str) -> list[str]:
+    return sorted(line for line in text.split("\n") if line.startswith("#"))
+
+
+@pytest.mark.timeout(7200)
+@settings(max_examples=examples(100), deadline=None)
+@given(INDEXES, st.randoms(use_true_random=False), st.lists(ONE_LINE.map("#{}".format), max_size=6))
+def test_an_edited_index_survives_a_read_and_write(index: Index, rng: Random, comments: list[str]) -> None:
+    """Somebody writes comments and empty lines anywhere, and changes the order of fields."""
+    lines = write_index(index).split("\n")[:-1]
+    for comment in [*comments, *[""] * rng.randrange(4)]:
+        lines.insert(rng.randrange(len(lines) + 1), comment)
+    text = "".join(f"{line}\n" for line in shuffled_fields(lines, rng))
+    edited = read(text)
+    again = write_index(edited)
+    assert read(again) == edited
+    assert comment_lines(again) == comment_lines(text)
+    assert write_index(read(again)) == again
+    assert [replace(entry, comments=(), notes=(), extra=()) for entry in edited.entries] == [
+        replace(entry, comments=(), notes=(), extra=()) for entry in index.entries
+    ]
+
+
+def shuffled_fields(lines: list[str], rng: Random) -> list[str]:
+    """Change the order of the fields of one section; each keeps its comments and further lines."""
+    headers = [number for number, line in enumerate(lines) if line.startswith("[")]
+    if not headers:
+        return lines
+    start = rng.choice(headers) + 1
+    end = min([number for number in headers if number > start], default=len(lines))
+    fields: list[list[str]] = [[]]
+    for line in lines[start:end]:
+        if line and not line.startswith(("#", " ")):
+            fields.append([])
+        fields[-1].append(line)
+    first, *others = fields
+    rng.shuffle(others)
+    return [*lines[:start], *first, *(line for field in others for line in field), *lines[end:]]
