@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -360,6 +362,19 @@ def test_p15_p18_size_is_no_trouble() -> None:
     refuse("[" * 1_000_000 + "\n")
     refuse("[a]\n[a" + "\t" * 1_000_000 + "x\n")
     refuse("[a]\nexpand=/dev/" + "a/" * 400_000 + "\n")
+
+
+def test_p15_memory_for_a_hundred_thousand_entries() -> None:
+    code = """
+import resource
+from imgindex.parse import parse_index
+from imgindex.trust import UnverifiedText
+text = "".join(f"[a{number}]\\nfile=a\\narch=x\\nsize=512\\n" for number in range(100_000))
+assert len(parse_index(UnverifiedText(text), where="test").entries) == 100_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 300_000  # KiB
 
 
 def test_strip_line_ends() -> None:
