@@ -28,7 +28,7 @@ def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose
         The exit code: 0, or 1 for a failure, 2 for wrong usage, 3 for missing trust, 128 plus a signal.
     """
     try:
-        with interruptible():
+        with interruptible(ends_program=True):
             code = body()
             sys.stdout.flush()
             return code if isinstance(code, int) else 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder import arch, delivery, paths
+from imgbuilder import arch, delivery, paths, workspace
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.customize import run as customization
@@ -20,6 +20,7 @@ from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.events import Step, warn
 from imgbuilder.growth import decide as growth
 from imgbuilder.growth import session
+from imgbuilder.localdisk import local_disk
 from imgbuilder.place import find_place
 from imgbuilder.plan import BuildPlan, Target, TemplateFacts, make_plan
 from imgbuilder.request import NetworkMode
@@ -63,11 +64,13 @@ class Prepared:
         selection: The template's entry and source.
         plan: What will be done.
         network: Whether the guest reaches the network.
+        attachments: The user's disks for the appliance.
     """
 
     selection: Selection
     plan: BuildPlan
     network: bool
+    attachments: tuple[Attachment, ...]
 
 
 def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prepared:
@@ -77,6 +80,7 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
         PybuilderError: The request cannot be met; nothing was changed.
     """
     customization.validate(request.operations)
+    attachments = tuple(local_disk(disk.path, disk.format, "--attach") for disk in request.attachments)
     chosen = services.select_disk(request.template, request.arch, report)
     if (notice := deprecation_notice(chosen.entry)) is not None:
         warn(report, notice)
@@ -89,7 +93,7 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
         tuple(item.describe() for item in request.operations),
         network=network,
     )
-    return Prepared(chosen, plan, network)
+    return Prepared(chosen, plan, network, attachments)
 
 
 def build(request: BuildRequest, services: Services, report: Reporter) -> BuildResult:
@@ -109,11 +113,13 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
     """
     prepared = prepare(request, services, report)
     target = prepared.plan.target
+    scratch = delivery.scratch_folder(target)
     with (
-        services.open_cache(delivery.scratch_folder(target), report) as cache,
+        services.open_cache(scratch, report) as cache,
         delivery.open_work(
             prepared.plan, report, keep_on_failure=not request.delete_on_failure, sync=request.sync
         ) as work,
+        workspace.blaming_full_disk(scratch),  # inside, while what fills the disk is still there
     ):
         disk = services.template_disk(cache, prepared.selection, report)
         plan = _with_format(prepared.plan, disk)
@@ -122,6 +128,7 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
         options = ApplianceOptions(
             memsize=request.memsize,
             smp=request.smp,
+            launch_timeout=request.launch_timeout,
             network=prepared.network,
             verbose=request.verbose,
             trace=request.trace,
@@ -129,7 +136,8 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
         attachment = Attachment(
             work.image, work.format, sector_size=partition.sector_size(work.image, work.format)
         )
-        with services.open_appliance([attachment], options, report) as appliance:
+        disks = [attachment, *prepared.attachments]
+        with services.open_appliance(disks, options, report) as appliance:
             session.open_guest(
                 appliance,
                 expand=plan.template.expand,

@@ -12,6 +12,7 @@
         SignatureLostError  a source that was signed no longer is
       GuestError        the appliance or the guest's disk
         ApplianceError    the appliance cannot be started or died
+          ApplianceSilentError  it did not answer in time
         GuestCallError    one request to the appliance failed
         NotYetError       a layout that this version does not handle
       OperationError    a customization failed; keeps the end of the guest's log
@@ -42,6 +43,7 @@ from imgindex.errors import (
 
 __all__ = [
     "ApplianceError",
+    "ApplianceSilentError",
     "BadSignatureError",
     "ClockError",
     "ConflictingIndexError",
@@ -103,6 +105,10 @@ class GuestError(PybuilderError):
 
 class ApplianceError(GuestError):
     """The appliance could not be started, died, or did not answer in time."""
+
+
+class ApplianceSilentError(ApplianceError):
+    """The appliance gave no sign of life for too long, and was stopped."""
 
 
 class GuestCallError(GuestError):

@@ -44,8 +44,13 @@ def _handle(number: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn the four signals into ``Interrupted`` while the block runs. Main thread only."""
+def interruptible(*, ends_program: bool = False) -> Iterator[None]:
+    """Turn the four signals into ``Interrupted`` while the block runs. Main thread only.
+
+    Args:
+        ends_program: Once one of them was raised, ignore them for good: the program ends now, with the exit
+            code of the first one (``reliability.md`` B2).
+    """
     _state.raised, _state.pending, _state.shields = False, None, 0
     # A signal that our caller ignores, as nohup does with SIGHUP, stays ignored.
     before = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -56,7 +61,7 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ends_program and _state.raised else handler)
 
 
 @contextlib.contextmanager

@@ -56,6 +56,7 @@ class BuildRequest:
         keys: Keys of the guest's encrypted devices.
         memsize: Memory of the appliance in MiB; None for the default.
         smp: Processors of the appliance; None for the default.
+        launch_timeout: Seconds without a sign of life until its start counts as hung; None for the default.
         network: Whether the guest reaches the network.
         delete_on_failure: Whether a half-made image is removed when the build fails.
         sync: Whether the image is made durable before the build counts as done.
@@ -75,6 +76,7 @@ class BuildRequest:
     keys: tuple[DiskKey, ...] = ()
     memsize: int | None = None
     smp: int | None = None
+    launch_timeout: float | None = None
     network: NetworkMode = NetworkMode.AUTOMATIC
     delete_on_failure: bool = True
     sync: bool = True

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import sync_folder
-from imgbuilder.errors import WorkspaceError
+from imgbuilder.errors import DiskError, GuestError, OperationError, WorkspaceError
 from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 HIDDEN_PREFIX = ".pybuilder-"
 HIDDEN_SUFFIX = ".part"
 """How the names of unfinished images begin and end."""
+_NEXT_TO_NOTHING = 2 << 20
+"""Bytes of free space at which a disk counts as full: clusters and journals are written in pieces."""
 SHORT = Path("/tmp")  # noqa: S108 - folders in it are made by mkdtemp
 """Where sockets go, whatever ``TMPDIR`` says: a socket's path holds 107 bytes at most."""
 _FOLDER = ".pybuilder-run-"
@@ -63,6 +65,24 @@ def check_space(folder: Path, needed: int, what: str) -> None:
             f"not enough space in {folder} for {what}: {needed} bytes needed, {free} bytes free",
             hint="free some space, or choose another place",
         )
+
+
+@contextlib.contextmanager
+def blaming_full_disk(folder: Path) -> Iterator[None]:
+    """When the block fails and the disk is full, say that instead: it is where the error came from (B15).
+
+    Raises:
+        WorkspaceError: The block failed, and there is no space left.
+    """
+    try:
+        yield
+    except (DiskError, GuestError, OperationError) as error:
+        facts = os.statvfs(folder)
+        if facts.f_bavail * facts.f_frsize >= _NEXT_TO_NOTHING:
+            raise
+        raise WorkspaceError(
+            f"no space left in {folder}: {error.message}", hint="free some space, or choose another place"
+        ) from error
 
 
 @contextlib.contextmanager

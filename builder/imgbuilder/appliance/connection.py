@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import collections
+import contextlib
 import json
 import os
+import select
 import socket
 import struct
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgbuilder import process
-from imgbuilder.errors import ApplianceError, GuestCallError
+from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError
 from imgbuilder.events import Progress, ProgressEnd, debug
 from imgbuilder.interrupts import uninterrupted
 
@@ -27,6 +29,8 @@ _LARGEST_FRAME = 64 * 1024 * 1024
 """Bytes of one answer: libguestfs itself stops at 4 MiB per message, base64 and lists included."""
 _KEPT_LINES = 60
 """Lines of the appliance's console that an error can quote."""
+_DEATH_LIMIT = 5.0
+"""Seconds to wait for the end of a killed hypervisor; it takes some milliseconds."""
 _GONE = (
     "appliance closed the connection",
     "unexpected end of file",
@@ -79,6 +83,7 @@ class Connection:
         self._socket = ours
         self._words = (runtime / "worker.err").open("w+b")
         self._process: subprocess.Popen[bytes] | None = None
+        self._hypervisor: int | None = None
         try:
             with uninterrupted():
                 self._process = process.start(
@@ -139,11 +144,25 @@ class Connection:
         """Return the last lines that the appliance's console and libguestfs printed."""
         return "\n".join([*self._lines, self._partial] if self._partial else self._lines)
 
+    def watch_hypervisor(self) -> None:
+        """Find out which process is the hypervisor, so that ``close`` can wait for its end as well."""
+        number = self.call("get_pid")
+        if number is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._hypervisor = os.pidfd_open(number)
+
     def close(self) -> None:
         """End the worker and everything that it started."""
         self._socket.close()
         if self._process is not None:
             process.end_group(self._process)
+        if self._hypervisor is not None:
+            # It ends with the worker, but somewhat later, and until then the disks are in use.
+            ended = select.poll()
+            ended.register(self._hypervisor, select.POLLIN)
+            ended.poll(_DEATH_LIMIT * 1000)
+            os.close(self._hypervisor)
+            self._hypervisor = None
         self._words.close()
 
     def _answer(self, *, limit: float | None, label: str | None) -> Any:  # noqa: ANN401
@@ -192,7 +211,9 @@ class Connection:
                 piece = self._socket.recv(min(size, 1 << 20))
             except TimeoutError as error:
                 self.close()
-                raise ApplianceError(f"the appliance gave no sign of life for {limit:.0f} seconds") from error
+                raise ApplianceSilentError(
+                    f"the appliance gave no sign of life for {limit:.0f} seconds"
+                ) from error
             except OSError as error:
                 raise self._death() from error
             if not piece:

@@ -15,7 +15,8 @@ import tarfile
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder.errors import GuestCallError, WorkspaceError
+from imgbuilder.appliance.kernelmessages import lost_writes
+from imgbuilder.errors import GuestCallError, GuestError, WorkspaceError
 from imgbuilder.guest import CommandResult, FileStatus, FilesystemUse
 
 if TYPE_CHECKING:
@@ -428,4 +429,11 @@ class LibguestfsAppliance:
 
     def shutdown(self) -> None:
         """Unmount, flush and stop the appliance; an error means that data may not be on the disk."""
+        self._call("umount_all", limit=_LONG)  # what is still in memory is written now, or lost now
+        lost = lost_writes(str(self._call("dmesg")))
+        if lost is not None:
+            raise GuestError(
+                f"not everything that the guest wrote reached the image: {lost}",
+                hint="check the disk that the image is on",
+            )
         self._call("shutdown", limit=_LONG)

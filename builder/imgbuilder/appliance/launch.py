@@ -13,7 +13,7 @@ from imgbuilder.appliance.accelerator import KvmVerdict, hypervisor_name, kvm_ve
 from imgbuilder.appliance.binding import find_binding
 from imgbuilder.appliance.connection import Connection
 from imgbuilder.appliance.handle import LibguestfsAppliance
-from imgbuilder.errors import ApplianceError, GuestCallError
+from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError, GuestError
 from imgbuilder.events import debug, ignore, info
 from imgbuilder.interrupts import uninterrupted
 
@@ -27,6 +27,8 @@ _KVM_LIMIT = 30.0
 """Seconds of silence after which an appliance under KVM counts as hung (design decision 6)."""
 _EMULATION_LIMIT = 600.0
 """The same under emulation, where a slow host's kernel is silent for long."""
+_SHOWN_LINES = 15
+"""Lines of the appliance's console that the error of a failed start quotes."""
 
 _SECTOR = 512
 """Bytes per sector of nearly all disks; libguestfs's own choice."""
@@ -57,6 +59,7 @@ class ApplianceOptions:
         memsize: Its memory in MiB; None for libguestfs's default.
         smp: Number of its processors; None for libguestfs's default.
         network: Whether it reaches the network.
+        launch_timeout: Seconds without a sign of life until a start counts as hung; None for the default.
         verbose: Whether its console is reported line by line.
         trace: Whether every libguestfs call is reported.
     """
@@ -64,6 +67,7 @@ class ApplianceOptions:
     memsize: int | None = None
     smp: int | None = None
     network: bool = False
+    launch_timeout: float | None = None
     verbose: bool = False
     trace: bool = False
 
@@ -159,26 +163,50 @@ def _launch(
         connection.call("set_network", options.network)
         connection.call("set_verbose", options.verbose)
         connection.call("set_trace", options.trace)
-        for disk in disks:
+        # By default qemu halts the machine when the host's disk is full, without a word to anybody.
+        connection.call("config", "-global", "scsi-hd.werror=report")
+        for number, disk in enumerate(disks):
             # The output is made durable by one fsync at the end, so the hypervisor need not flush.
             caching: dict[str, Any] = (
                 {} if disk.readonly else {"cachemode": "unsafe", "discard": "besteffort"}
             )
             if disk.sector_size != _SECTOR:
                 caching["blocksize"] = disk.sector_size
+            name = _name_without_colon(disk.path, runtime / f"disk{number}")
             connection.call(
-                "add_drive_opts", str(disk.path), format=disk.format, readonly=disk.readonly, **caching
+                "add_drive_opts", str(name), format=str(disk.format), readonly=disk.readonly, **caching
             )
-        connection.call("launch", limit=_KVM_LIMIT if verdict.usable else _EMULATION_LIMIT)
-    except GuestCallError as error:
-        tail = connection.console_tail()
-        connection.close()
-        raise ApplianceError(
-            f"the appliance could not be started: {error.message}" + (f"\n{tail}" if tail else ""),
-            hint="run: pybuilder --doctor",
-        ) from error
+        limit = options.launch_timeout or (_KVM_LIMIT if verdict.usable else _EMULATION_LIMIT)
+        connection.call("launch", limit=limit)
+        connection.watch_hypervisor()
+    except (GuestCallError, ApplianceError) as error:
+        with uninterrupted():
+            failure = _launch_failure(error, connection.console_tail())
+            connection.close()
+        raise failure from error
     except BaseException:
         with uninterrupted():
             connection.close()
         raise
     return connection
+
+
+def _name_without_colon(path: Path, link: Path) -> Path:
+    """Return another name of a file whose own name libguestfs refuses (``reliability.md`` X21)."""
+    absolute = path.absolute()
+    if ":" not in str(absolute):
+        return absolute
+    link.symlink_to(absolute)
+    return link
+
+
+def _launch_failure(error: GuestError, console: str) -> ApplianceError:
+    """Say why the appliance did not start, in its own last words, and what to try (B4, B5)."""
+    lines = [line for line in console.split("\n") if line.strip()][-_SHOWN_LINES:]
+    message = f"the appliance could not be started: {error.message}"
+    if lines:
+        message += "\nthe last that it printed:\n" + "\n".join(f"  {line}" for line in lines)
+    advice = "run: pybuilder --doctor; if that finds nothing, add -v -x, or run: libguestfs-test-tool"
+    if isinstance(error, ApplianceSilentError):
+        advice = f"a slow machine needs longer: --launch-timeout SECONDS; else {advice}"
+    return ApplianceError(message, hint=advice)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 COMMANDS_FILE = "commands-from-file"
 _KEY = "imgbuilder.operations"
+ATTACHED = "imgbuilder.attached"
+"""Where the context keeps the disks of ``--attach``, each with the format named last before it."""
 
 
 def customization_options() -> list[click.Option]:
@@ -69,6 +71,7 @@ class VirtBuilderCommand(click.Command):
         words = normalise(args, longs, shorts)
         values, _, order = self.make_parser(ctx).parse_args(args=list(words))
         ctx.meta[_KEY] = list(_in_order(values, order))
+        ctx.meta[ATTACHED] = list(_attached(values, order))
         return super().parse_args(ctx, words)
 
 
@@ -95,6 +98,16 @@ def refuse_operations(ctx: click.Context, mode: str) -> None:
     """
     if ctx.meta[_KEY]:
         raise UsageError(f"--{ctx.meta[_KEY][0][0]} has no meaning together with {mode}")
+
+
+def _attached(values: dict[str, Any], order: list[click.Parameter]) -> Iterator[tuple[str, str]]:
+    kind = "auto"
+    formats, disks = (iter(values.get(name) or ()) for name in ("attach_format", "attach"))
+    for param in order:
+        if param.name == "attach_format":
+            kind = next(formats)
+        elif param.name == "attach":
+            yield next(disks), kind
 
 
 def _in_order(values: dict[str, Any], order: list[click.Parameter]) -> Iterator[tuple[str, str]]:

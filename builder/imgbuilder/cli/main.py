@@ -12,19 +12,17 @@ import click
 from imgbuilder import arch
 from imgbuilder.boundary import run_command
 from imgbuilder.cli import modes
-from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options, given_operations
+from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options, refuse_operations
 from imgbuilder.cli.list_mode import STYLES, ListRequest, list_templates
 from imgbuilder.console import ConsoleReporter
-from imgbuilder.disk.diskimage import parse_output_format
-from imgbuilder.diskkeys import parse_key
 from imgbuilder.errors import UsageError
-from imgbuilder.request import BuildRequest, NetworkMode
 from imgbuilder.services import Settings
 from imgbuilder.sizes import parse_size
 from imgindex import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
 
 _STARTED = time.monotonic()
 _CACHE_MODES = ("cache_all_templates", "cache_add", "cache_gc", "cache_verify")
@@ -112,6 +110,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     help="Forget which index of a source was accepted last, and the protection against an older one.",
 )
 @_option("--doctor", is_flag=True, help="Check everything that a build needs, and say how to mend it.")
+@_option("--get-kernel", metavar="IMAGE", help="Copy the newest kernel and its initrd out of a disk image.")
 @_option("--dry-run", is_flag=True, help="Show what a build would do, and stop.")
 @_option(
     "-o", "--output", metavar="FILE", help="File or block device for the image [default: OS-VERSION.img]."
@@ -133,6 +132,19 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     multiple=True,
     metavar="SELECTOR",
     help="Key of an encrypted device of the template: ID:file:FILE or ID:key:TEXT; ID may be all.",
+)
+@_option(
+    "--launch-timeout",
+    metavar="SECONDS",
+    callback=_integer,
+    help="Give the appliance up when it is silent for so long at its start [default: 30; emulated: 600].",
+)
+@_option("--attach", multiple=True, metavar="FILE", help="A further disk for the appliance, to be read only.")
+@_option(
+    "--attach-format",
+    multiple=True,
+    metavar="raw|qcow2|auto",
+    help="Format of the disks attached after this option [default: as their headers say].",
 )
 @_option(
     "--network/--no-network",
@@ -195,10 +207,18 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
         ctx.exit(_cache_mode(settings, reporter, options))
     elif options["list_"] or options["long"] or options["search"] is not None:
         list_templates(settings, reporter, _list_request(options))
+    elif options["get_kernel"] is not None:
+        _names(options, 0, "--get-kernel IMAGE")
+        refuse_operations(ctx, "--get-kernel")
+        from imgbuilder.cli.requests import kernel_request  # late: --list stays quick
+
+        modes.copy_kernel(settings, reporter, kernel_request(options))
     elif options["notes"]:
         modes.print_notes(settings, reporter, _names(options, 1, "--notes")[0], _arch(options))
     else:
-        request = _build_request(ctx, options)
+        from imgbuilder.cli.requests import build_request
+
+        request = build_request(ctx, _names(options, 1, "building")[0], _arch(options), options)
         modes.build_image(settings, reporter, request, dry_run=options["dry_run"], quiet=options["quiet"])
 
 
@@ -276,29 +296,6 @@ def _list_request(options: dict[str, Any]) -> ListRequest:
         raise UsageError("--format is the format of an image", hint="for the list, use --list-format")
     style = options["list_format"] or ("long" if options["long"] else "short")
     return ListRequest(names[0] if names else None, _arch(options), style, options["search"])
-
-
-def _build_request(ctx: click.Context, options: dict[str, Any]) -> BuildRequest:
-    (name,) = _names(options, 1, "building")
-    network = {None: NetworkMode.AUTOMATIC, True: NetworkMode.ON, False: NetworkMode.OFF}[options["network"]]
-    return BuildRequest(
-        template=name,
-        arch=_arch(options),
-        output=None if options["output"] is None else Path(options["output"]),
-        format=parse_output_format(options["format_"] or "raw"),
-        compressed=options["compress"],
-        warn_if_partition=options["warn_if_partition"],
-        size=None if options["size"] is None else parse_size(options["size"]),
-        operations=given_operations(ctx),
-        keys=tuple(parse_key(text) for text in options["keys"]),
-        memsize=options["memsize"],
-        smp=options["smp"],
-        network=network,
-        delete_on_failure=options["delete_on_failure"],
-        sync=not options["no_sync"],
-        verbose=options["verbose"],
-        trace=options["trace"],
-    )
 
 
 def main(arguments: list[str] | None = None) -> None:

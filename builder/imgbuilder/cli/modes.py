@@ -16,6 +16,7 @@ from imgbuilder.services import Services, Settings
 
 if TYPE_CHECKING:
     from imgbuilder.console import ConsoleReporter
+    from imgbuilder.getkernel import KernelRequest
     from imgbuilder.request import BuildRequest
 
 
@@ -73,6 +74,13 @@ def build_image(
     report.close()
     if not quiet:
         show(summary(result) + "\n")
+
+
+def copy_kernel(settings: Settings, report: ConsoleReporter, request: KernelRequest) -> None:
+    """Copy the kernel and the initrd of an image into a folder."""
+    from imgbuilder.getkernel import get_kernel
+
+    get_kernel(request, Services(settings), report)
 
 
 def doctor(settings: Settings, report: ConsoleReporter) -> int:

@@ -461,3 +461,42 @@ def test_list_by_pattern_and_by_word(site: Site, capsys: pytest.CaptureFixture[s
     for words in (["--list", "x*"], ["--search", "nowhere"], ["--search", "a", "tiny"]):
         assert Ran(capsys, *words).code == 2
     assert Ran(capsys, "--list", "Debian*").code == 2, "names are compared exactly"
+
+
+def test_attached_disks_are_read_only_and_formats_are_sticky(
+    site: Site, appliances: TinyAppliances, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disks = [str(tmp_path / f"{number}.disk") for number in range(4)]
+    for disk in disks:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"], check=True)
+    one, two, three, four = disks
+    ran = Ran(
+        capsys, "tiny", "--root-password", "disabled", "--attach", one, "--attach-format", "raw",
+        "--attach", two, "--hostname", "x", "--attach", three, "--attach-format=auto", "-attach", four,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    (launched,) = appliances.launches
+    assert [(str(disk.path), str(disk.format)) for disk in launched[1:]] == [
+        (one, "qcow2"), (two, "raw"), (three, "raw"), (four, "qcow2"),
+    ]  # fmt: skip
+    assert [disk.readonly for disk in launched] == [False, True, True, True, True]
+    assert Ran(capsys, "tiny", "--attach", "/nonexistent").code == 2
+    assert "not supported" in Ran(capsys, "tiny", "--attach-format", "vmdk", "--attach", one).err
+    assert not (tmp_path / "home/pybuilder/templates/x").exists()
+
+
+def test_get_kernel_takes_an_image_and_nothing_else(
+    site: Site, appliances: TinyAppliances, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    appliances.roots = {"/dev/sda2": {}}
+    appliances.guest.add("/boot/vmlinuz-5.1", b"kernel")
+    ran = Ran(capsys, "--get-kernel", str(image))
+    assert ran.code == 0, ran.err
+    assert "download: /boot/vmlinuz-5.1 -> vmlinuz-5.1\n" in ran.out
+    assert Path("vmlinuz-5.1").read_bytes() == b"kernel"
+    assert Ran(capsys, "--get-kernel", str(image), "tiny").code == 2
+    assert Ran(capsys, "--get-kernel", str(image), "--hostname", "x").code == 2
+    assert "does not exist" in Ran(capsys, "--get-kernel", str(image), "-o", "missing").err
+    assert "supported" in Ran(capsys, "--get-kernel", str(image), "--format", "vmdk").err

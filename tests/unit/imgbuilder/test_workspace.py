@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgbuilder import workspace
-from imgbuilder.errors import Interrupted, WorkspaceError
+from imgbuilder.errors import GuestError, Interrupted, UsageError, WorkspaceError
 from imgbuilder.interrupts import interruptible, uninterrupted
 
 if TYPE_CHECKING:
@@ -167,3 +167,20 @@ def test_an_ignored_signal_stays_ignored() -> None:
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("free", [0, 1 << 20, 1 << 40])
+def test_b15_a_full_disk_is_named_as_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    real = os.statvfs(tmp_path)
+    facts = os.statvfs_result((real.f_bsize, 1, 0, 0, free, *real[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda _path: facts)
+    expected = GuestError if free == 1 << 40 else WorkspaceError
+    with pytest.raises(expected, match="lost") as caught, workspace.blaming_full_disk(tmp_path):
+        raise GuestError("a write was lost")
+    if expected is WorkspaceError:
+        assert "no space left" in caught.value.message
+        assert caught.value.hint
+    with pytest.raises(UsageError), workspace.blaming_full_disk(tmp_path):
+        raise UsageError("another matter")

@@ -1,0 +1,63 @@
+"""Disks of the user's own for the appliance, only to be read: ``--attach``, ``--get-kernel``.
+
+They are judged like templates before QEMU sees them: an image that somebody
+sent can name files of this host just as well (``reliability.md`` T13).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from imgbuilder.appliance import Attachment
+from imgbuilder.disk import magic
+from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk.imageheader import check_qcow2, find_format
+from imgbuilder.errors import DiskError, UsageError
+from imgbuilder.regular import open_regular
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def local_disk(path: Path, disk_format: DiskFormat | None, option: str) -> Attachment:
+    """Look at a disk of the user's, and make it ready to be attached.
+
+    Args:
+        path: An image file or a block device.
+        disk_format: Its format; None to decide it by its header.
+        option: The option that names it, for messages.
+
+    Raises:
+        UsageError: It is not there, cannot be read, or is no disk.
+        DiskError: It refers to other files, is damaged, or might be something else.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISBLK(mode):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        else:
+            descriptor = open_regular(path)
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror}") from error
+    try:
+        head = os.pread(descriptor, magic.LENGTH, 0)
+    finally:
+        os.close(descriptor)
+    if stat.S_ISBLK(mode):
+        _check_device(path, disk_format, magic.foreign_format(head))
+        return Attachment(path, DiskFormat.RAW, readonly=True)
+    if disk_format is None:
+        disk_format = DiskFormat(find_format(path))
+    elif disk_format is DiskFormat.QCOW2:
+        check_qcow2(path)
+    return Attachment(path, disk_format, readonly=True)
+
+
+def _check_device(path: Path, disk_format: DiskFormat | None, looks: str | None) -> None:
+    if disk_format is DiskFormat.QCOW2 or (disk_format is None and looks is not None):
+        raise DiskError(
+            f"{path} is a block device that holds {looks or 'no qcow2 image'}; only raw ones can be read",
+            hint="if it is a raw disk, name its format; else convert it to a file with qemu-img",
+        )
