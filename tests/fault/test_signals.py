@@ -112,7 +112,9 @@ class Scene:
         }  # fmt: skip
 
     def start(self, *words: str, **extra: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "imgbuilder", "tiny", "-o", "out/x.img", "--size", "64M"]
+        # Who runs the tests in the background ignores some of the signals, and pybuilder would do so, too.
+        command = ["env", "--default-signal=HUP,INT,QUIT,TERM"]
+        command += [sys.executable, "-m", "imgbuilder", "tiny", "-o", "out/x.img", "--size", "64M"]
         command += ["--root-password", "disabled", "--run-command", "true", *words]
         with (self.base / "said").open("wb") as said:
             return subprocess.Popen(
