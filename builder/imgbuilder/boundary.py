@@ -27,6 +27,7 @@ def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose
     Returns:
         The exit code: 0, or 1 for a failure, 2 for wrong usage, 3 for missing trust, 128 plus a signal.
     """
+    _open_standard_streams()
     try:
         with interruptible(ends_program=True):
             code = body()
@@ -43,8 +44,35 @@ def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has had enough, as in `pybuilder --list | head -1`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return 141
     except OSError as error:
         console.error(f"{error.filename or 'the system'}: {error.strerror or error}", None)
+        _write_no_more()
         return 1
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where our caller closed a stream (``reliability.md`` B24).
+
+    Otherwise the next file that is opened would become standard output, for us and for the programs that
+    we start, and receive what was meant for people.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.set_inheritable(number, True)  # noqa: FBT003 - it has no other way
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
+def _write_no_more() -> None:
+    """Drop what is still to be printed: at the exit, Python would fail to print it once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

@@ -57,12 +57,19 @@ class ConsoleReporter:
         self._quiet = quiet
         self._verbose = verbose
         self._started = time.monotonic() if started is None else started
-        self._out = out or sys.stdout
-        self._err = err or sys.stderr
+        self._given_out, self._given_err = out, err
         self._bar: tqdm[NoReturn] | None = None
         self._label = ""
         self._last_line = 0.0
         self._first = (0.0, 0)
+
+    @property
+    def _out(self) -> TextIO:
+        return self._given_out or sys.stdout  # which may be opened after this object was made
+
+    @property
+    def _err(self) -> TextIO:
+        return self._given_err or sys.stderr
 
     def __call__(self, event: Event) -> None:
         """Show one event."""

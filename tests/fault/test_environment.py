@@ -1,0 +1,160 @@
+"""B24, B25: closed and full outputs, and odd environments; as black boxes. B26 is in ``tests/guest``.
+
+The builds run through the real worker, with a stand-in for the binding.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.fakes import guestfs_build
+from tests.fakes.keys import keys
+from tests.fakes.template import SIZE, make_site
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fakes.keys import KeyMaker
+
+__all__ = ["keys"]
+
+BUILD = ("tiny", "--root-password", "disabled", "--run-command", "true")
+
+
+class Place:
+    """A folder with a source, a stand-in for libguestfs, and an environment."""
+
+    def __init__(self, base: Path, keys: KeyMaker) -> None:
+        self.base = base
+        for name in ("site", "home", "stub", "tmp", "out"):
+            (base / name).mkdir()
+        make_site(base / "site", keys).configure(base / "home/.config")
+        guestfs_build.install(base / "stub")
+        (base / "hypervisor").write_text('#!/bin/sh\nexec sleep "$1"\n')
+        (base / "hypervisor").chmod(0o755)
+        self.environment = {
+            "HOME": str(base / "home"), "PATH": "/usr/local/bin:/usr/bin:/bin", "TMPDIR": str(base / "tmp"),
+            "VIRT_BUILDER_DIRS": "/nonexistent", "PYBUILDER_GUESTFS_PYTHON": str(base / "stub/python"),
+            "LIBGUESTFS_HV": str(base / "hypervisor"), "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg",
+            "LANG": "C.UTF-8",
+        }  # fmt: skip
+
+    def run(self, *words: str, prefix: tuple[str, ...] = (), **how: Any) -> subprocess.CompletedProcess[str]:
+        arguments: dict[str, Any] = {
+            "cwd": self.base / "out", "env": self.environment, "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 120,
+        }  # fmt: skip
+        return subprocess.run(
+            [*prefix, sys.executable, "-m", "imgbuilder", *words], check=False, **{**arguments, **how}
+        )
+
+    def built(self) -> None:
+        (image,) = (self.base / "out").iterdir()
+        assert image.stat().st_size == SIZE
+        image.unlink()
+
+
+@pytest.fixture
+def place(tmp_path: Path, keys: KeyMaker) -> Place:
+    return Place(tmp_path, keys)
+
+
+def test_b24_a_full_output_is_an_error_and_no_traceback(place: Place) -> None:
+    for words in (("--list",), ("--help",), ("--list", "--list-format", "json"), ("--version",)):
+        with open("/dev/full", "w") as full:
+            done = place.run(*words, stdout=full)
+        assert done.returncode == 1, words
+        assert "No space left" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_b24_a_reader_that_has_enough(place: Place) -> None:
+    for words in (("--list",), ("--help",)):
+        read, write = os.pipe()
+        os.close(read)
+        done = place.run(*words, stdout=write)
+        os.close(write)
+        assert done.returncode in {1, 141}  # click ends with 1
+        assert done.stderr == ""
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_b24_closed_outputs(place: Place, closed: str) -> None:
+    done = place.run(*BUILD, prefix=("sh", "-c", f'exec "$0" "$@" {closed}>&-'))
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.returncode == 0, done
+    place.built()
+
+
+def test_b24_an_error_with_all_streams_closed(place: Place) -> None:
+    for closed in ("2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-"):
+        done = place.run("tiny", "--size", "nonsense", prefix=("sh", "-c", f'exec "$0" "$@" {closed}'))
+        assert done.returncode == 2
+    assert list((place.base / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o077, 0o022])
+def test_b25_umask(place: Place, mask: int) -> None:
+    done = place.run(*BUILD, umask=mask)
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE((place.base / "out/tiny.img").stat().st_mode) == 0o666 & ~mask
+    place.built()
+    for path in (place.base / "home").glob("*/**/pybuilder/**/*"):
+        assert not path.stat().st_mode & 0o022, f"{path} can be written by others"
+
+
+@pytest.mark.parametrize("tmpdir", ["missing", "file", "readonly"])
+def test_b25_a_temporary_folder_that_is_none(place: Place, tmpdir: str) -> None:
+    chosen = place.base / tmpdir
+    if tmpdir == "file":
+        chosen.touch()
+    elif tmpdir == "readonly":
+        chosen.mkdir(mode=0o500)
+    place.environment["TMPDIR"] = str(chosen)
+    for words in (BUILD, (*BUILD, "--format", "vmdk", "--size", "64M", "-o", "tiny.img")):
+        done = place.run(*words)
+        assert "Traceback" not in done.stderr
+        assert done.returncode in {0, 1}
+        if done.returncode:
+            assert str(chosen) in done.stderr
+            assert list((place.base / "out").iterdir()) == []
+        else:
+            (place.base / "out/tiny.img").unlink()
+
+
+def test_b25_few_descriptors(place: Place) -> None:
+    done = place.run(*BUILD, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
+    assert done.returncode == 0, done.stderr
+    place.built()
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "de_DE.UTF-8", "nonsense"])
+def test_b25_locales(place: Place, locale: str) -> None:
+    place.environment.update(LANG=locale, LC_ALL=locale)
+    done = place.run(*BUILD, "-o", "größe.img")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (place.base / "out").iterdir()] == ["größe.img"]
+    place.built()
+
+
+def test_b25_no_home(place: Place) -> None:
+    del place.environment["HOME"]
+    done = place.run(*BUILD)
+    assert done.returncode == 2
+    assert "HOME" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_b25_a_file_size_limit(place: Place) -> None:
+    limit = 2 << 20
+    done = place.run(*BUILD, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert list((place.base / "out").iterdir()) == []
