@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -158,3 +159,24 @@ def test_b25_a_file_size_limit(place: Place) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert list((place.base / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("image_format", ["raw", "vmdk"])
+def test_b16_an_image_is_durable_before_it_has_its_name(place: Place, image_format: str) -> None:
+    log = place.base / "calls"
+    prefix = ("strace", "-f", "-y", "-qq", "-e", "trace=fsync,rename,renameat,renameat2", "-o", str(log))
+    done = place.run(*BUILD, "--format", image_format, "-o", "x.img", prefix=prefix)
+    if "ptrace" in done.stderr and done.returncode:
+        pytest.skip("strace may not trace here")
+    assert done.returncode == 0, done.stderr
+    out = str(place.base / "out")
+    calls = [line.split(maxsplit=1)[1] for line in log.read_text().splitlines() if out in line]
+    kinds = [(call.partition("(")[0], ".part" in call, 'x.img"' in call) for call in calls]
+    renamed = next(at for at, (name, _part, final) in enumerate(kinds) if name.startswith("rename") and final)
+    assert any(name == "fsync" and part for name, part, _final in kinds[:renamed]), calls
+    assert any(name == "fsync" and not part for name, part, _final in kinds[renamed:]), calls
+    log.unlink()
+    (place.base / "out/x.img").unlink()
+    place.run(*BUILD, "--no-sync", "--format", image_format, "-o", "x.img", prefix=prefix)
+    assert not [line for line in log.read_text().splitlines() if "fsync" in line and out in line]
