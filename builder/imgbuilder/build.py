@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from imgbuilder import arch, delivery, paths, workspace
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.cache.store import TemplateCache
+from imgbuilder.cache.variants import usable
 from imgbuilder.customize import run as customization
 from imgbuilder.customize.context import GuestContext, host_proxies
 from imgbuilder.customize.facts import read_facts
@@ -216,9 +217,10 @@ def _doubt_name(target: Target, report: Reporter) -> None:
 
 
 def _facts(chosen: Selection, services: Services) -> TemplateFacts:
-    entry = chosen.entry
     folder = services.settings.cache_folder()
     cached = None if folder is None else TemplateCache(folder, shared=paths.shared_caches())
+    chosen = usable(chosen)[0] if cached is None else cached.preferred(chosen)
+    entry = chosen.entry
     disk = None if cached is None else cached.unpacked_disk(entry)
     return TemplateFacts(
         name=entry.os_version,

@@ -226,7 +226,7 @@ class Services:
         Raises:
             WorkspaceError: Neither can be used.
         """
-        from imgbuilder.cache.store import open_cache  # late: lists and notes need no cache
+        from imgbuilder.cache.opening import open_cache  # late: lists and notes need no cache
 
         return open_cache(
             self.settings.cache_folder(),

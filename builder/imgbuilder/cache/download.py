@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import publish, temporary_file
@@ -17,7 +18,7 @@ from imgbuilder.cache.records import write_record
 from imgbuilder.errors import DigestMismatchError, FetchError, WorkspaceError
 from imgbuilder.events import Reporter, Step, debug, warn
 from imgbuilder.fetch.transfer import fetch_local
-from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.fetch.urls import template_url, without_userinfo
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
@@ -71,20 +72,33 @@ class Intake:
             if path.is_file() and self._copy(selection, path, report):
                 discard(self._folder.partial / digest)
                 return digest
-        report(Step(f"Downloading: {without_userinfo(selection.url)}"))
-        with partial_file(self._folder.partial / digest, without_userinfo(selection.url)) as part:
-            self._fetch(selection, part, fetcher, report, part=part)
-            if part.spliced and part.sha512() != digest:
-                debug(report, "the continued download is damaged and begins anew")
-                part.restart()
-                self._fetch(selection, part, fetcher, report, part=part)
-            try:
-                self._keep(selection, part, part.path)
-            except DigestMismatchError:
-                part.restart()  # nothing to continue
-                raise
-            discard(part.path)  # its record
+        *mirrors, last = _addresses(selection)
+        with partial_file(self._folder.partial / digest) as part:
+            for one in mirrors:
+                try:
+                    self._download(one, fetcher, report, part)
+                except (FetchError, DigestMismatchError) as error:
+                    warn(report, f"{error.message}; the source's next address is tried")
+                else:
+                    return digest
+            self._download(last, fetcher, report, part)
             return digest
+
+    def _download(self, selection: Selection, fetcher: Fetcher, report: Reporter, part: PartialFile) -> None:
+        """Get the rest of a template from one address, and give it its place."""
+        report(Step(f"Downloading: {without_userinfo(selection.url)}"))
+        part.continue_from(without_userinfo(selection.url))
+        self._fetch(selection, part, fetcher, report, part=part)
+        if part.spliced and part.sha512() != selection.entry.sha512:
+            debug(report, "the continued download is damaged and begins anew")
+            part.restart()
+            self._fetch(selection, part, fetcher, report, part=part)
+        try:
+            self._keep(selection, part, part.path)
+        except DigestMismatchError:
+            part.restart()  # nothing to continue
+            raise
+        discard(part.path)  # its record
 
     def _copy(self, selection: Selection, path: Path, report: Reporter) -> bool:
         """Take a template out of another cache; say whether that worked.
@@ -167,6 +181,14 @@ class Intake:
         publish(file.fileno(), temporary, final)
         write_record(final, file.fileno(), about(selection))
         return digest
+
+
+def _addresses(selection: Selection) -> list[Selection]:
+    """Return a template once for each address of its source, as far as those name a place for its file."""
+    file, source = selection.entry.file, selection.source
+    if not source.mirrors or selection.url != template_url(source.uri, file):
+        return [selection]  # also a file that somebody brought along
+    return [selection, *(replace(selection, url=template_url(uri, file)) for uri in source.mirrors)]
 
 
 def about(selection: Selection) -> dict[str, str]:

@@ -15,9 +15,10 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgbuilder.cache.content import has_content
 from imgbuilder.cache.digest import sha512_of
 from imgbuilder.cache.locks import try_exclusive
-from imgbuilder.cache.records import is_unchanged, open_own, read_record, record_path
+from imgbuilder.cache.records import open_own, read_record, record_path
 from imgbuilder.cache.sweep import is_digest
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, ignore, warn
@@ -146,7 +147,7 @@ def remove_file(path: Path) -> None:
 
 
 def verify(folder: CacheFolder, report: Reporter = ignore) -> list[tuple[str, int]]:
-    """Hash all templates, and remove those that are damaged; disks too that changed since they were made.
+    """Look at all bytes of templates and disks, and remove what is not as it was when it was verified.
 
     Args:
         folder: The cache, open.
@@ -184,4 +185,4 @@ def _is_good(item: Kept) -> bool:
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if item.path.name == item.digest:
             return sha512_of(file) == item.digest
-        return is_unchanged(item.path, descriptor)
+        return has_content(item.path, descriptor)

@@ -31,8 +31,6 @@ class PartialFile(HashingFile):
     Args:
         path: Where it is.
         descriptor: The same file, open for reading and writing.
-        url: Where its bytes come from, without user information. Bytes from elsewhere are dropped: what
-            another server says about its file tells nothing about this one.
 
     Attributes:
         path: Where it is.
@@ -42,18 +40,35 @@ class PartialFile(HashingFile):
         OSError: It cannot be read.
     """
 
-    def __init__(self, path: Path, descriptor: int, url: str) -> None:
+    def __init__(self, path: Path, descriptor: int) -> None:
         super().__init__(descriptor)
         self.path = path
-        self._url = url
+        self._url = ""
         record = read_record(path) or {}
-        known = record.get("validator")
-        self._validator = known if isinstance(known, str) and record.get("url") == url else ""
-        if self._validator:
+        known, origin = record.get("validator"), record.get("url")
+        self._validator = known if isinstance(known, str) else ""
+        self._origin = origin if isinstance(origin, str) else ""
+        if self._validator and self._origin:
             self.read_again()
         else:
             self.restart()
         self.spliced = self.held > 0
+
+    def continue_from(self, url: str) -> None:
+        """Take note of where the bytes that follow come from.
+
+        Args:
+            url: The address, without user information.
+        """
+        self._url = url
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the bytes come from another address than those that follow.
+
+        What that server said about its file tells nothing about this one, but both should have the same.
+        """
+        return self.held > 0 and self._origin != self._url
 
     @property
     def held(self) -> int:
@@ -61,9 +76,14 @@ class PartialFile(HashingFile):
         return self.tell()
 
     @property
+    def resumable(self) -> bool:
+        """Whether a later run could go on with it."""
+        return bool(self._validator and self.held)
+
+    @property
     def validator(self) -> str:
         """What ``If-Range`` must say to get more of the same file; empty when nothing can."""
-        return self._validator
+        return "" if self.elsewhere else self._validator
 
     def restart(self, validator: str = "") -> None:
         """Drop all bytes; those that follow belong to the file that ``validator`` stands for.
@@ -74,7 +94,7 @@ class PartialFile(HashingFile):
         record_path(self.path).unlink(missing_ok=True)  # first: it must never describe other bytes
         self.clear()
         self.spliced = False
-        self._validator = validator
+        self._validator, self._origin = validator, self._url
         if validator:
             store_record(self.path, {"url": self._url, "validator": validator})
 
@@ -84,7 +104,7 @@ class PartialFile(HashingFile):
 
 
 @contextlib.contextmanager
-def partial_file(path: Path, url: str) -> Iterator[PartialFile]:
+def partial_file(path: Path) -> Iterator[PartialFile]:
     """Open the part of a template, or begin one.
 
     It stays for the next run when that could go on with it, however the block is left; otherwise it goes.
@@ -92,7 +112,6 @@ def partial_file(path: Path, url: str) -> Iterator[PartialFile]:
 
     Args:
         path: Where it is kept.
-        url: Where the template comes from, without user information.
 
     Raises:
         OSError: It cannot be made or read.
@@ -101,11 +120,11 @@ def partial_file(path: Path, url: str) -> Iterator[PartialFile]:
     descriptor = _open(path)
     kept = False
     try:
-        with PartialFile(path, descriptor, url) as part:
+        with PartialFile(path, descriptor) as part:
             try:
                 yield part
             finally:
-                kept = bool(part.validator and part.held)
+                kept = part.resumable
     finally:
         os.close(descriptor)
         if not kept:

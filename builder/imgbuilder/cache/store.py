@@ -19,31 +19,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
-import stat
-from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from imgbuilder.atomic import publish, temporary_file
-from imgbuilder.cache.digest import sha512_of
-from imgbuilder.cache.download import Intake, about
+from imgbuilder.cache.disks import Disks
 from imgbuilder.cache.folder import CacheFolder
 from imgbuilder.cache.limit import default_limit, kept_files, remove_file, shrink, verify
-from imgbuilder.cache.locks import try_shared
-from imgbuilder.cache.records import is_unchanged, open_own, touch_record, write_record
+from imgbuilder.cache.templates import Templates, digest_of
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
-from imgbuilder.disk.imageheader import UNNAMED, check_image
-from imgbuilder.errors import WorkspaceError
-from imgbuilder.events import Reporter, Step, debug, ignore, warn
+from imgbuilder.cache.variants import files_of, usable
+from imgbuilder.errors import FileMissingError, WorkspaceError
+from imgbuilder.events import Reporter, debug, ignore, warn
 from imgbuilder.sizes import human_size
-from imgbuilder.workspace import private_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-    from typing import BinaryIO
 
     from imgbuilder.catalog.catalog import Selection
     from imgbuilder.fetch.transfer import Fetcher
@@ -69,8 +62,8 @@ class TemplateCache:
         """What ends with a private cache: the claim on its folder."""
         self._limit = limit
         self._folder = CacheFolder(root)
-        self._intake = Intake(self._folder, tuple(shared), self._make_room)
-        self._in_use: list[int] = []  # descriptors whose locks keep files from removal
+        self._templates = Templates(self._folder, shared, self._make_room)
+        self._disks = Disks(self._folder)
 
     def __enter__(self) -> TemplateCache:
         return self
@@ -88,8 +81,7 @@ class TemplateCache:
 
     def close(self) -> None:
         """Give the cache free; remove a private one."""
-        while self._in_use:
-            os.close(self._in_use.pop())
+        self._disks.release()
         self._folder.close()
         if self.private:
             shutil.rmtree(self.root, ignore_errors=True)
@@ -110,21 +102,7 @@ class TemplateCache:
 
     def is_cached(self, entry: Entry) -> bool:
         """Say whether a template need not be downloaded; its bytes are not looked at."""
-        if entry.sha512 is None:
-            return False
-        sizes: dict[Path, int | None] = {
-            self._disk_path(entry): entry.size if _format(entry) == "raw" else None
-        }
-        for path in (self._template_path(entry), *self._intake.shared_paths(entry.sha512)):
-            sizes[path] = entry.compressed_size
-        for path, size in sizes.items():
-            try:
-                status = path.lstat()
-            except OSError:
-                continue
-            if stat.S_ISREG(status.st_mode) and size in (None, status.st_size):
-                return True
-        return False
+        return any(self._disks.has(file) or self._templates.has(file) for file in files_of(entry))
 
     def has_disk(self, entry: Entry) -> bool:
         """Say whether a template is unpacked already; its bytes are not looked at."""
@@ -132,9 +110,15 @@ class TemplateCache:
 
     def unpacked_disk(self, entry: Entry) -> Path | None:
         """Return where a template is unpacked already, its bytes not looked at; None where it is not."""
-        if entry.sha512 is None or not self._disk_path(entry).is_file():
-            return None
-        return self._disk_path(entry)
+        return next((self._disks.path(file) for file in files_of(entry) if self._disks.has(file)), None)
+
+    def preferred(self, selection: Selection) -> Selection:
+        """Choose the file of a template that a build will start from, if the source has it.
+
+        Raises:
+            RepositoryError: The index gives a file an address outside the source.
+        """
+        return self._in_order(selection)[0]
 
     def identify(self, selection: Selection, fetcher: Fetcher, report: Reporter = ignore) -> Selection:
         """Find the SHA-512 of a template whose source does not name it, by downloading it each time.
@@ -152,13 +136,8 @@ class TemplateCache:
             DigestMismatchError: As ``get_template``.
             WorkspaceError: As ``get_template``.
         """
-        if selection.entry.sha512 is not None:
-            return selection
-        try:
-            digest = self._intake.bring(selection, fetcher, report)
-        except OSError as error:
-            raise self._write_error(selection.entry, error) from error
-        return replace(selection, entry=replace(selection.entry, sha512=digest))
+        with self._explained(selection.entry):
+            return self._templates.identify(selection, fetcher, report)
 
     def get_template(self, selection: Selection, fetcher: Fetcher, report: Reporter = ignore) -> Path:
         """Return a template's file as published, downloaded if need be and verified.
@@ -173,13 +152,15 @@ class TemplateCache:
             DigestMismatchError: The source sent other bytes than the index names.
             WorkspaceError: The cache cannot be written, or has no space, or holds something strange.
         """
-        try:
-            selection = self.identify(selection, fetcher, report)
-            with self._folder.entry(_digest(selection.entry), report):
-                self._open_template(selection, fetcher, report).close()
-            return self._template_path(selection.entry)
-        except OSError as error:
-            raise self._write_error(selection.entry, error) from error
+
+        def get(chosen: Selection) -> Path:
+            with self._folder.entry(digest_of(chosen.entry), report):
+                self._templates.open(chosen, fetcher, report).close()
+            return self._templates.path(chosen.entry)
+
+        with self._explained(selection.entry):
+            known = self._templates.identify(selection, fetcher, report)
+            return _first_there(self._in_order(known), get, report)
 
     def get_disk(
         self,
@@ -204,23 +185,33 @@ class TemplateCache:
             DigestMismatchError: As ``get_template``.
             WorkspaceError: As ``get_template``.
         """
-        try:
-            selection = self.identify(selection, fetcher, report)
-            entry = selection.entry
-            path = self._disk_path(entry)
-            if self._use_disk(entry):
-                return path
-            with self._folder.entry(_digest(entry), report):
-                if not self._use_disk(entry):
-                    with self._open_template(selection, fetcher, report) as template:
-                        self._make_disk(selection, template, report, unpack)
-                    self._use_disk(entry)
+
+        def get(chosen: Selection) -> Path:
+            entry = chosen.entry
+            with self._folder.entry(digest_of(entry), report):
+                self._disks.accept_again(entry, report)
+                if not self._disks.use(entry):
+                    with self._templates.open(chosen, fetcher, report) as template:
+                        self._disks.make(chosen, template, report, unpack)
+                    self._disks.use(entry)
                     if self.private:
-                        remove_file(self._template_path(entry))
+                        remove_file(self._templates.path(entry))
                     self._make_room(0, report)
-        except OSError as error:
-            raise self._write_error(selection.entry, error) from error
-        return path
+            return self._disks.path(entry)
+
+        with self._explained(selection.entry):
+            known = self._templates.identify(selection, fetcher, report)
+            for file in files_of(known.entry):
+                if self._disks.use(file):
+                    return self._disks.path(file)
+            return _first_there(self._in_order(known), get, report)
+
+    def _in_order(self, selection: Selection) -> list[Selection]:
+        """Return the files of a template, what is unpacked already first, then what was downloaded."""
+        return sorted(
+            usable(selection),
+            key=lambda one: (not self._disks.has(one.entry), not self._templates.has(one.entry)),
+        )
 
     @property
     def limit(self) -> int:
@@ -240,10 +231,8 @@ class TemplateCache:
         Raises:
             WorkspaceError: The cache cannot be used.
         """
-        try:
+        with self._explained():
             return shrink(self._folder, self.limit)
-        except OSError as error:
-            raise self._unusable(error) from error
 
     def verify(self, report: Reporter = ignore) -> list[tuple[str, int]]:
         """Look at all bytes, and remove what is damaged.
@@ -254,10 +243,8 @@ class TemplateCache:
         Raises:
             WorkspaceError: The cache cannot be used.
         """
-        try:
+        with self._explained():
             return verify(self._folder, report)
-        except OSError as error:
-            raise self._unusable(error) from error
 
     def used(self) -> int:
         """Return how many bytes the cache takes on the disk.
@@ -265,10 +252,8 @@ class TemplateCache:
         Raises:
             WorkspaceError: The cache cannot be used.
         """
-        try:
+        with self._explained():
             return sum(item.size for item in kept_files(self._folder))
-        except OSError as error:
-            raise self._unusable(error) from error
 
     def _make_room(self, needed: int, report: Reporter) -> None:
         """Keep the limit, with ``needed`` bytes to come; the entry in hand is locked, and so stays."""
@@ -277,133 +262,29 @@ class TemplateCache:
         for name, size in shrink(self._folder, max(0, self.limit - needed)):
             debug(report, f"removed from the cache to keep its limit: {name}, {human_size(size)}")
 
-    def _template_path(self, entry: Entry) -> Path:
-        return self._folder.templates / _digest(entry)
-
-    def _disk_path(self, entry: Entry) -> Path:
-        return self._folder.disks / f"{_digest(entry)}.{_format(entry)}"
-
-    def _open_template(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> BinaryIO:
-        """Open the template; what was verified is this very file, not what its name means later (C13)."""
-        path = self._template_path(selection.entry)
-        file = self._open_if_good(path, selection.entry, report)
-        if file is None:
-            self._intake.bring(selection, fetcher, report)
-            file = self._open_if_good(path, selection.entry, report)
-        if file is None:
+    @contextlib.contextmanager
+    def _explained(self, entry: Entry | None = None) -> Iterator[None]:
+        """Turn errors of the system into ours."""
+        try:
+            yield
+        except OSError as error:
+            what = "" if entry is None else f" for the template {entry.os_version}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise WorkspaceError(
+                    f"no space left in {self.root}{what}",
+                    hint="free some space there, or choose another folder with --cache DIR",
+                ) from error
             raise WorkspaceError(
-                f"{path} changed right after it was written", hint="check this machine's disk and memory"
-            )
-        return file
+                f"cannot use the cache {self.root}{what}: {error.strerror or error}",
+                hint="choose another folder with --cache DIR",
+            ) from error
 
-    def _open_if_good(self, path: Path, entry: Entry, report: Reporter) -> BinaryIO | None:
-        descriptor = open_own(path)
-        if descriptor is None:
-            return None
-        file = os.fdopen(descriptor, "rb", buffering=0)
+
+def _first_there(choices: Sequence[Selection], get: Callable[[Selection], Path], report: Reporter) -> Path:
+    """Get the first file that its source has."""
+    for chosen, other in pairwise(choices):
         try:
-            if is_unchanged(path, descriptor):
-                touch_record(path)
-                return file
-            if sha512_of(file) == entry.sha512:
-                write_record(path, descriptor, {"template": entry.os_version, "arch": entry.arch})
-                return file
-        except BaseException:
-            file.close()
-            raise
-        file.close()
-        warn(report, f"the cached template {path} is damaged and is fetched again")
-        remove_file(path)
-        return None
-
-    def _use_disk(self, entry: Entry) -> bool:
-        """Say whether the disk is there and good; if so, keep it from removal until the cache is closed."""
-        path = self._disk_path(entry)
-        descriptor = open_own(path)
-        if descriptor is None:
-            return False
-        good = False
-        try:
-            # A removal between opening and locking shows as a change: it sets the change time.
-            good = try_shared(descriptor) and is_unchanged(path, descriptor)
-            if good:
-                check_image(path, _format(entry), entry.size)
-                self._in_use.append(descriptor)
-                touch_record(path)
-        finally:
-            if descriptor not in self._in_use:
-                os.close(descriptor)
-        return good
-
-    def _make_disk(
-        self, selection: Selection, template: BinaryIO, report: Reporter, unpack: Unpacker
-    ) -> None:
-        entry = selection.entry
-        report(Step(f"Uncompressing: {entry.os_version}"))
-        final = self._disk_path(entry)
-        with temporary_file(final.parent, _digest(entry)) as (descriptor, temporary):
-            where = f"{entry.os_version} of {selection.source.name}"
-            unpack(template, temporary, entry, report, where=where)
-            check_image(temporary, _format(entry), entry.size)
-            os.fchmod(descriptor, 0o400)
-            publish(descriptor, temporary, final)
-            write_record(final, descriptor, about(selection))
-
-    def _write_error(self, entry: Entry, error: OSError) -> WorkspaceError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return WorkspaceError(
-                f"no space left in {self.root} for the template {entry.os_version}",
-                hint="free some space there, or choose another folder with --cache DIR",
-            )
-        return self._unusable(error)
-
-    def _unusable(self, error: OSError) -> WorkspaceError:
-        return WorkspaceError(
-            f"cannot use the cache {self.root}: {error.strerror or error}",
-            hint="choose another folder with --cache DIR",
-        )
-
-
-def open_cache(
-    root: Path | None,
-    scratch: Path,
-    report: Reporter = ignore,
-    *,
-    limit: int | None = None,
-    shared: Sequence[Path] = (),
-) -> TemplateCache:
-    """Open the cache, or a temporary one where there is none to be had (``reliability.md`` C15, C16).
-
-    Args:
-        root: The cache's folder; None for a run without cache.
-        scratch: Folder for the temporary one: the output's, or ``imgbuilder.paths.temporary_dir()``.
-        report: Warned when the cache cannot be used.
-        limit: Bytes that it may hold; None for a share of the disk.
-        shared: Other caches to look into.
-
-    Raises:
-        WorkspaceError: No temporary folder can be made either.
-    """
-    if root is not None:
-        cache = TemplateCache(root, limit=limit, shared=shared)
-        try:
-            cache.open(report)
-        except WorkspaceError as error:
-            warn(report, f"working without a cache: {error.message}")
-        else:
-            return cache
-    with contextlib.ExitStack() as stack:
-        private = stack.enter_context(private_folder(scratch))
-        cache = TemplateCache(private, private=True, shared=shared)
-        cache.open(report)
-        cache.owned = stack.pop_all()
-    return cache
-
-
-def _format(entry: Entry) -> str:
-    return entry.format or UNNAMED
-
-
-def _digest(entry: Entry) -> str:
-    assert entry.sha512 is not None
-    return entry.sha512
+            return get(chosen)
+        except FileMissingError as error:
+            warn(report, f"{error.message}; {other.entry.file} is used instead")
+    return get(choices[-1])

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from imgbuilder import process
+from imgbuilder.cache.content import PIECE, ContentDigest
 from imgbuilder.cache.zstdframes import FrameError, check_frames
 from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.disk.sparse import SparseWriter
@@ -35,12 +36,10 @@ class Unpacker(Protocol):
 
     def __call__(
         self, source: BinaryIO, destination: Path, entry: Entry, report: Reporter = ..., *, where: str
-    ) -> None:
-        """Unpack ``source`` into the new file ``destination``."""
+    ) -> str:
+        """Unpack ``source`` into the new file ``destination``; return the digest of its content."""
         ...
 
-
-_PIECE = 1 << 20
 
 _MEMORY = 256 << 20
 """Bytes that the decompressor may use: ``xz -9`` needs 65 MiB (``reliability.md`` X8)."""
@@ -75,7 +74,7 @@ def packing_of(head: bytes) -> str | None:
 
 def unpack(
     source: BinaryIO, destination: Path, entry: Entry, report: Reporter = ignore, *, where: str
-) -> None:
+) -> str:
     """Turn a template file into a sparse disk image of the format that the index promises.
 
     Args:
@@ -85,6 +84,9 @@ def unpack(
         entry: What the signed index says about it.
         report: Told about progress in bytes of the output.
         where: Name of the template, for messages.
+
+    Returns:
+        The digest of the image's content, see ``imgbuilder.cache.content``.
 
     Raises:
         RepositoryError: It is damaged, of an unsupported kind, or not what the index promises.
@@ -99,7 +101,7 @@ def unpack(
         raise WorkspaceError(f"cannot create {destination}: {error.strerror}") from error
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as output:
-            writer = SparseWriter(output.fileno())
+            writer = _Writer(output.fileno())
             _fill(writer, source, packing, entry, report, where)
             writer.finish()
         _check(destination, entry, where)
@@ -108,6 +110,19 @@ def unpack(
         if isinstance(error, OSError):
             raise _write_error(destination, entry, error) from error
         raise
+    return writer.content.finish(writer.offset)
+
+
+class _Writer(SparseWriter):
+    """Takes the digest of what it writes; all pieces but the last are of the digest's size."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self.content = ContentDigest()
+
+    def write(self, data: bytes) -> None:
+        self.content.add(self.offset, data)
+        super().write(data)
 
 
 def _largest_output(entry: Entry) -> int:
@@ -119,7 +134,7 @@ def _largest_output(entry: Entry) -> int:
 
 
 def _fill(
-    writer: SparseWriter,
+    writer: _Writer,
     source: BinaryIO,
     packing: str | None,
     entry: Entry,
@@ -148,11 +163,11 @@ def _fill(
         )
 
 
-def _copy(source: IO[bytes], writer: SparseWriter, entry: Entry, report: Reporter, where: str) -> None:
+def _copy(source: IO[bytes], writer: _Writer, entry: Entry, report: Reporter, where: str) -> None:
     label = f"Unpacking {entry.os_version}"
     total = entry.size if entry.format == "raw" else None
     try:
-        while piece := source.read(_PIECE):
+        while piece := source.read(PIECE):
             if writer.offset + len(piece) > _largest_output(entry):
                 raise RepositoryError(
                     f"{where}: the template is larger than the {entry.size} bytes that the index promises",
@@ -165,13 +180,13 @@ def _copy(source: IO[bytes], writer: SparseWriter, entry: Entry, report: Reporte
 
 
 def _decompress(
-    command: list[str], source: BinaryIO, writer: SparseWriter, entry: Entry, report: Reporter, where: str
+    command: list[str], source: BinaryIO, writer: _Writer, entry: Entry, report: Reporter, where: str
 ) -> None:
     process.require_program(command[0])
     try:
         with process.streaming(command, stdin=source) as running:
             with suppress(OSError):  # the user's pipes may have used up their share of memory
-                fcntl.fcntl(running.stdout, fcntl.F_SETPIPE_SZ, _PIECE)
+                fcntl.fcntl(running.stdout, fcntl.F_SETPIPE_SZ, PIECE)
             _copy(running.stdout, writer, entry, report, where)
     except ToolError as error:
         raise _damaged(where, error.message) from error

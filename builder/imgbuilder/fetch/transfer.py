@@ -95,6 +95,14 @@ class Resumable(Protocol):
         """What ``If-Range`` must say to get more of the same file; empty when nothing can."""
         ...
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the bytes come from another address of the same file.
+
+        The rest is then asked for without a condition, and the digest of the whole decides.
+        """
+        ...
+
     def restart(self, validator: str = "") -> None:
         """Drop all bytes; those that follow belong to the file that ``validator`` stands for.
 

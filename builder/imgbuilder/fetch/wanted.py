@@ -36,7 +36,8 @@ class Wanted:
         if self.resume is None:
             return 0
         most = self.limit if self.expected is None else self.expected
-        if self.whole or not self.resume.validator or self.resume.held > most:
+        known = self.resume.validator or self.resume.elsewhere
+        if self.whole or not known or self.resume.held > most:
             self.resume.restart()
         return self.resume.held
 
@@ -44,4 +45,5 @@ class Wanted:
         """Return the headers that ask for the rest of the same file, or for all of another one (D12)."""
         if not held or self.resume is None:
             return {}
-        return {"Range": f"bytes={held}-", "If-Range": self.resume.validator}
+        wanted = {"Range": f"bytes={held}-"}
+        return wanted if self.resume.elsewhere else {**wanted, "If-Range": self.resume.validator}

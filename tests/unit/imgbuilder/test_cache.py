@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
-from imgbuilder.cache import store as cache_module
-from imgbuilder.cache.store import TemplateCache, open_cache
+from imgbuilder.cache import templates as templates_module
+from imgbuilder.cache.opening import open_cache
+from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
 from imgbuilder.disk.sparse import disk_usage
@@ -217,7 +218,7 @@ def test_an_unchanged_template_is_not_hashed_again(
     def hashed(_file: BinaryIO) -> str:
         raise AssertionError("it was hashed")
 
-    monkeypatch.setattr(cache_module, "sha512_of", hashed)
+    monkeypatch.setattr(templates_module, "sha512_of", hashed)
     cache.get_template(selection(), FakeFetcher())
 
 
@@ -326,13 +327,14 @@ def test_c13_what_is_unpacked_is_what_was_verified(cache: TemplateCache, root: P
     """The file's name is given to another one between the check and the use."""
     seen = []
 
-    def swap_then_read(source: BinaryIO, destination: Path, *_arguments: object, **_options: object) -> None:
+    def swap_then_read(source: BinaryIO, destination: Path, *_arguments: object, **_options: object) -> str:
         evil = root / "templates" / "evil"
         evil.write_bytes(bytes(len(PACKED)))
         evil.replace(root / "templates" / SHA)
         source.seek(0)
         seen.append(source.read())
         destination.write_bytes(DISK)
+        return "x"
 
     cache.get_disk(selection(), FakeFetcher(), unpack=swap_then_read)
     assert seen == [PACKED]

@@ -155,8 +155,8 @@ def test_a_disk_that_is_removed_while_it_is_opened_is_made_anew(
 
     with opened(root) as cache:
         with monkeypatch.context() as patch:
-            patch.setattr("imgbuilder.cache.store.open_own", too_late)
-            assert not cache._use_disk(templates[0].entry)
+            patch.setattr("imgbuilder.cache.disks.open_own", too_late)
+            assert not cache._disks.use(templates[0].entry)
         assert cache.get_disk(templates[0], SourceFetcher()).exists()
 
 

@@ -44,7 +44,7 @@ def say(text):
 
 def counted(*arguments, **named):
     say("unpacked")
-    unpack(*arguments, **named)
+    return unpack(*arguments, **named)
 
 def tell(event):
     if isinstance(event, Notice):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from imgbuilder import paths
-from imgbuilder.cache.store import TemplateCache, open_cache
+from imgbuilder.cache.opening import open_cache
+from imgbuilder.cache.store import TemplateCache
 from imgbuilder.events import Event, Notice, Step
 from tests.unit.imgbuilder.test_cache import DISK, ENTRY, PACKED, SHA, FakeFetcher, selection
 
@@ -102,3 +103,19 @@ def test_without_a_cache_of_our_own_too(shared: Path, tmp_path: Path) -> None:
 def test_the_environment_names_them() -> None:
     assert paths.shared_caches({}) == ()
     assert paths.shared_caches({"PYBUILDER_CACHE_PATH": "/a::/b/c:"}) == (Path("/a"), Path("/b/c"))
+
+
+def test_c15_c16_a_cache_that_cannot_be_written_is_still_read(shared: Path, tmp_path: Path) -> None:
+    """Everybody may write to it, so that nothing in it counts before it was verified."""
+    shared.chmod(0o777)
+    fetcher, events = FakeFetcher(), list[Event]()
+    with open_cache(shared, tmp_path, events.append) as cache:
+        assert cache.private
+        assert cache.get_disk(selection(), fetcher).read_bytes() == DISK
+    assert fetcher.calls == []
+    assert next(event for event in events if isinstance(event, Notice)).text.startswith("working without")
+    (shared / "templates" / SHA).chmod(0o600)
+    (shared / "templates" / SHA).write_bytes(bytes(len(PACKED)))
+    with open_cache(shared, tmp_path) as cache:
+        assert cache.get_disk(selection(), fetcher).read_bytes() == DISK
+    assert len(fetcher.calls) == 1

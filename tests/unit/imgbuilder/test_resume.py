@@ -19,7 +19,7 @@ from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
 from imgbuilder.errors import DigestMismatchError, FetchError, Interrupted, WorkspaceError
-from imgbuilder.events import Event, Progress
+from imgbuilder.events import Event, Notice, Progress, Severity
 from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch.web import RequestsFetcher
 from imgindex.model import Entry
@@ -322,7 +322,8 @@ def test_d15_a_part_longer_than_promised_is_dropped(cache: TemplateCache) -> Non
         "{}",
         "[]",
         '{"version": 99, "url": "URL", "validator": "\\"v1\\""}',
-        '{"version": 1, "url": "http://elsewhere/d.xz", "validator": "\\"v1\\""}',
+        '{"version": 1, "validator": "\\"v1\\""}',
+        '{"version": 1, "url": 5, "validator": "\\"v1\\""}',
         '{"version": 1, "url": "URL", "validator": 5}',
         '{"version": 1, "url": "URL"}',
     ],
@@ -362,6 +363,60 @@ def test_d15_a_folder_as_part_is_an_error(cache: TemplateCache) -> None:
     part_of(cache).mkdir()
     with FaultServer([honest(BODY)]) as server, pytest.raises(WorkspaceError, match="is a folder"):
         get(cache, server)
+
+
+def mirrored(first: FaultServer, *others: FaultServer) -> Selection:
+    """The template in a source with several addresses."""
+    source = Source("s", f"{first.url}/index", mirrors=tuple(f"{other.url}/index" for other in others))
+    return Selection(source, ENTRY, f"{first.url}/d.xz")
+
+
+def once() -> RequestsFetcher:
+    return RequestsFetcher(Limits(timeout=10, backoff=0.0, resumes=0, retries=0), sleep=lambda _seconds: None)
+
+
+def test_a_mirror_continues_what_another_began(cache: TemplateCache) -> None:
+    events: list[Event] = []
+    with (
+        FaultServer([honest(BODY, upto=HALF)]) as first,
+        FaultServer([answer(b"", status="404 No")]) as second,
+        FaultServer([honest(BODY, etag='"another"')]) as third,
+    ):
+        path = cache.get_template(mirrored(first, second, third), once(), events.append)
+    assert path.read_bytes() == BODY
+    assert [len(server.requests) for server in (first, second, third)] == [1, 1, 1]
+    assert b"Range: bytes=%d-\r\n" % HALF in third.requests[0]
+    assert b"If-Range" not in third.requests[0], "its tag is not that of the first"
+    told = [
+        event.text for event in events if isinstance(event, Notice) and event.severity is Severity.WARNING
+    ]
+    assert len(told) == 2
+    assert all("next address" in text for text in told)
+    assert leftovers(cache) == []
+
+
+def test_d12_what_two_mirrors_do_not_share_begins_anew(cache: TemplateCache) -> None:
+    """The first one lies: that shows when all is there, and the second is asked for the whole."""
+    with FaultServer([honest(bytes(SIZE), upto=9000)]) as first, FaultServer([honest(BODY)]) as second:
+        assert cache.get_template(mirrored(first, second), once()).read_bytes() == BODY
+    assert [b"Range:" in head for head in second.requests] == [True, False]
+
+
+def test_t1_a_mirror_with_other_bytes_does_not_block_the_next(cache: TemplateCache) -> None:
+    evil = honest(bytes(SIZE))
+    with FaultServer([evil]) as first, FaultServer([evil]) as second, pytest.raises(DigestMismatchError):
+        cache.get_template(mirrored(first, second), once())
+    assert leftovers(cache) == []
+    with FaultServer([evil]) as first, FaultServer([honest(BODY)]) as second:
+        assert cache.get_template(mirrored(first, second), once()).read_bytes() == BODY
+
+
+def test_a_later_run_continues_at_another_address(cache: TemplateCache) -> None:
+    with FaultServer([honest(BODY, upto=5000)]) as first, pytest.raises(FetchError):
+        cache.get_template(mirrored(first), once())
+    with FaultServer([honest(BODY)]) as second:
+        assert cache.get_template(mirrored(second), once()).read_bytes() == BODY
+    assert b"Range: bytes=5000-" in second.requests[0]
 
 
 def test_t22_the_record_holds_no_password(cache: TemplateCache) -> None:
