@@ -5,6 +5,7 @@
     PybuilderError
       FetchError        the network, a server or a local file of a source
         FileMissingError    the source has no such file
+        OfflineError        a server would have to be asked
       DiskError         a disk image or the space for it
       WorkspaceError    local files: no space, no permission
       TrustError        see imgindex.errors; of ours are:
@@ -59,6 +60,7 @@ __all__ = [
     "Interrupted",
     "NotSignedError",
     "NotYetError",
+    "OfflineError",
     "OperationError",
     "PybuilderError",
     "RepositoryError",
@@ -81,6 +83,10 @@ class FetchError(PybuilderError):
 
 class FileMissingError(FetchError):
     """The source has no such file; another one of the same source may still be there."""
+
+
+class OfflineError(FetchError):
+    """A server would have to be asked, and the user forbade that."""
 
 
 class DiskError(PybuilderError):

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from imgbuilder import paths
 from imgbuilder.catalog.catalog import Catalog, Selection, load_catalog
 from imgbuilder.catalog.knownimages import KnownImages
-from imgbuilder.catalog.loader import Loader, key_pin
+from imgbuilder.catalog.loader import Loader
 from imgbuilder.catalog.sourcefiles import SourcesResult, read_sources
+from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import SourceFormat, sources_from_command_line
 from imgbuilder.catalog.state import SourceStates, identity
 from imgbuilder.events import Reporter, warn
-from imgbuilder.fetch.router import SourceFetcher
+from imgbuilder.fetch.router import OfflineFetcher, SourceFetcher
 from imgindex.keymemory import KeyMemory
 from imgindex.model import UNKNOWN_SIZE
 
@@ -60,6 +61,7 @@ class Settings:
         cache: Folder given with ``--cache``.
         use_cache: False with ``--no-cache``.
         cache_size: Bytes that the cache may hold, given with ``--cache-size``.
+        offline: Whether no server may be asked.
     """
 
     sources: Sequence[str] = ()
@@ -68,6 +70,7 @@ class Settings:
     cache: Path | None = None
     use_cache: bool = True
     cache_size: int | None = None
+    offline: bool = False
 
     def cache_folder(self) -> Path | None:
         """Return the folder of the cache; None for a run without cache.
@@ -148,6 +151,10 @@ class Services:
     open_appliance: ApplianceOpener = _open_appliance
     clock: Callable[[], datetime] = _now
 
+    def __post_init__(self) -> None:
+        if self.settings.offline:
+            object.__setattr__(self, "fetcher", OfflineFetcher(self.fetcher))
+
     def states(self) -> SourceStates:
         """Return the memory of what was accepted of each source.
 
@@ -184,6 +191,7 @@ class Services:
             pin_of=partial(key_pin, memory=KeyMemory(paths.state_dir() / "keys")),
             images=self.images(),
             fallback=fallback,
+            offline=self.settings.offline,
         )
 
     def catalog(self, report: Reporter, *, until: tuple[str, str] | None = None) -> Catalog:

@@ -15,9 +15,9 @@ from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.cache.digest import HashingFile
 from imgbuilder.cache.partial import discard, partial_file
 from imgbuilder.cache.records import write_record
-from imgbuilder.errors import DigestMismatchError, FetchError, WorkspaceError
+from imgbuilder.errors import DigestMismatchError, FetchError, OfflineError, WorkspaceError
 from imgbuilder.events import Reporter, Step, debug, warn
-from imgbuilder.fetch.transfer import fetch_local
+from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.urls import template_url, without_userinfo
 from imgbuilder.sizes import human_size
 
@@ -78,7 +78,8 @@ class Intake:
                 try:
                     self._download(one, fetcher, report, part)
                 except (FetchError, DigestMismatchError) as error:
-                    warn(report, f"{error.message}; the source's next address is tried")
+                    if not isinstance(error, OfflineError):
+                        warn(report, f"{error.message}; the source's next address is tried")
                 else:
                     return digest
             self._download(last, fetcher, report, part)

@@ -31,7 +31,7 @@ from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
 from imgbuilder.cache.variants import files_of, usable
 from imgbuilder.errors import FileMissingError, WorkspaceError
-from imgbuilder.events import Reporter, debug, ignore, warn
+from imgbuilder.events import Reporter, debug, ignore
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
@@ -286,5 +286,5 @@ def _first_there(choices: Sequence[Selection], get: Callable[[Selection], Path],
         try:
             return get(chosen)
         except FileMissingError as error:
-            warn(report, f"{error.message}; {other.entry.file} is used instead")
+            debug(report, f"{error.message}; {other.entry.file} is used instead")
     return get(choices[-1])

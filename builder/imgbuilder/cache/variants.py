@@ -34,6 +34,11 @@ def files_of(entry: Entry) -> tuple[Entry, ...]:
     return (quick, replace(entry, zstd=None))
 
 
+def for_everybody(selection: Selection) -> Selection:
+    """Return a template with the file that every client can unpack, virt-builder too."""
+    return replace(selection, entry=replace(selection.entry, zstd=None))
+
+
 def usable(selection: Selection) -> tuple[Selection, ...]:
     """Return a template once for each of its files that this machine can unpack, in the same order.
 

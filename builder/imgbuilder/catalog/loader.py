@@ -13,18 +13,25 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.catalog.state import repair_command
-from imgbuilder.errors import FetchError, PybuilderError, SignatureLostError, TrustError, UsageError
+from imgbuilder.errors import (
+    FetchError,
+    OfflineError,
+    PybuilderError,
+    SignatureLostError,
+    TrustError,
+)
 from imgbuilder.events import Reporter, debug, ignore, warn
+from imgbuilder.fetch.urls import local_path
 from imgindex.accept import Parse, Rule, accept
 from imgindex.clearsign import unverified_text
 from imgindex.freshness import show
 from imgindex.parse import parse_index
-from imgindex.trust import KeyPin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from imgbuilder.catalog.knownimages import KnownImages
@@ -32,9 +39,8 @@ if TYPE_CHECKING:
     from imgbuilder.catalog.state import SourceStates
     from imgbuilder.fetch.transfer import Fetcher
     from imgindex.freshness import Accepted
-    from imgindex.keymemory import KeyMemory
     from imgindex.model import Index
-    from imgindex.trust import VerifiedText, Verifier
+    from imgindex.trust import KeyPin, VerifiedText, Verifier
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class Loader:
         pin_of: Finds the keys of a source; by default those of its ``key``.
         images: Knows what simplestreams sources do not say.
         fallback: Whether the last accepted index is used for a source that cannot be reached.
+        offline: Whether no server may be asked, so that it is used at once.
     """
 
     fetcher: Fetcher
@@ -89,6 +96,7 @@ class Loader:
     pin_of: Callable[[Source], KeyPin] | None = None
     images: KnownImages | None = None
     fallback: bool = True
+    offline: bool = False
 
     def load(self, source: Source) -> LoadedSource:
         """Fetch, verify and parse the index of a source.
@@ -152,6 +160,13 @@ class Loader:
         if not (self.check and source.check):
             return self._unchecked_document(source, parse)
         last = self.states.newest(source.addresses)
+        if self.offline and all(local_path(uri) is None for uri in source.addresses):
+            missing = OfflineError(
+                f"no index from {source.shown_uri} was ever accepted here, and with --offline it is "
+                "not asked",
+                hint="run pybuilder --list once without --offline, or bring a bundle along: --source BUNDLE",
+            )
+            return self._last_accepted(source, last, missing, parse, "is not asked (--offline)")
         failures: list[FetchError | TrustError] = []
         for mirror in _one_by_one(source):
             try:
@@ -167,10 +182,11 @@ class Loader:
         for failure in failures:
             if isinstance(failure, TrustError):
                 raise failure
-        return self._last_accepted(source, last, failures[-1], parse)
+        why = f"cannot be reached: {failures[-1].message}"
+        return self._last_accepted(source, last, failures[-1], parse, why)
 
     def _last_accepted(
-        self, source: Source, last: Accepted | None, error: PybuilderError, parse: Parse[_T]
+        self, source: Source, last: Accepted | None, error: PybuilderError, parse: Parse[_T], why: str
     ) -> _Document[_T]:
         """Use the last accepted index of a source that cannot be reached, if it still passes every rule."""
         data = self.states.last_index(source.addresses) if self.fallback else None
@@ -180,11 +196,12 @@ class Loader:
             loaded, accepted = self._accept(source, data, last, parse)
         except TrustError as refused:
             raise FetchError(
-                f"{error.message}; its last accepted index is of no use: {refused.message}", hint=error.hint
+                f"source {source.name} {why}; its last accepted index is of no use: {refused.message}",
+                hint=refused.hint,
             ) from refused
         warn(
             self.report,
-            f"source {source.name} cannot be reached: {error.message}; its last accepted index is used, "
+            f"source {source.name} {why}; its last accepted index is used, "
             f"signed {_days(accepted.accepted_at - accepted.signed_at)} ago, at {show(accepted.signed_at)}",
         )
         return loaded
@@ -242,47 +259,3 @@ def _one_by_one(source: Source) -> Iterator[Source]:
 def _days(age: timedelta) -> str:
     days = max(age, timedelta()).days
     return "1 day" if days == 1 else f"{days} days"
-
-
-def key_pin(source: Source, memory: KeyMemory | None = None) -> KeyPin:
-    """Read the keys that a source may be signed with.
-
-    Args:
-        source: The source.
-        memory: Knows keys that gpg has looked into before.
-
-    Raises:
-        UsageError: The source has no key.
-        PybuilderError: The key file or the user's keyring does not hold them.
-    """
-    from imgindex.gpg import key_pin_from_file, key_pin_from_user_keyring
-
-    if not source.key:
-        raise UsageError(f"source {source.name} has no key", hint="add gpgkey= to its configuration")
-    if isinstance(source.key, tuple):
-        return _joined([key_pin_from_user_keyring(fingerprint, memory=memory) for fingerprint in source.key])
-    where = f"source {source.name}"
-    return _restricted(key_pin_from_file(source.key, where=where, memory=memory), source, where)
-
-
-def _restricted(pin: KeyPin, source: Source, where: str) -> KeyPin:
-    """Let only some keys of a file count, if its configuration says so."""
-    if not source.only:
-        return pin
-    missing = [fingerprint for fingerprint in source.only if fingerprint not in pin.fingerprints]
-    if missing:
-        raise UsageError(
-            f"{where}: the key file {source.key} does not hold the key {', '.join(missing)}",
-            hint=f"see what is in it: gpg --show-keys {source.key}",
-        )
-    return replace(pin, fingerprints=frozenset(source.only))
-
-
-def _joined(pins: Sequence[KeyPin]) -> KeyPin:
-    """Make one pin of several: each of their keys may have signed."""
-    return KeyPin(
-        frozenset().union(*(pin.fingerprints for pin in pins)),
-        b"".join(pin.keyring for pin in pins),  # keyrings are sequences of packets, RFC 4880 section 3.6
-        tuple(item for pin in pins for item in pin.unusable),
-        sha1_self_signatures=any(pin.sha1_self_signatures for pin in pins),
-    )

@@ -12,11 +12,15 @@ import click
 from imgbuilder import paths
 from imgbuilder.cache.digest import sha512_of
 from imgbuilder.cache.store import TemplateCache
-from imgbuilder.catalog.catalog import Selection
+from imgbuilder.cache.variants import files_of, for_everybody
+from imgbuilder.catalog.bundles import Packed, check_name, write_bundle
+from imgbuilder.catalog.catalog import Offer, Selection
+from imgbuilder.catalog.sourcekeys import key_pin
+from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.console import printable
 from imgbuilder.errors import FetchError, RepositoryError, UsageError
 from imgbuilder.events import Step, warn
-from imgbuilder.fetch.urls import template_url
+from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
 from imgbuilder.regular import open_regular
 from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import human_size
@@ -57,7 +61,11 @@ def cache_add(settings: Settings, report: ConsoleReporter, files: Sequence[str])
     services = Services(settings)
     with _opened(settings, report, "--cache-add") as cache:
         catalog = services.catalog(report)
-        known = {offer.entry.sha512: offer for offer in (*catalog.shadowed, *catalog.offers)}
+        known = {
+            file.sha512: Offer(offer.source, file)
+            for offer in (*catalog.shadowed, *catalog.offers)
+            for file in files_of(offer.entry)
+        }
         for file in files:
             report(Step(f"Verifying: {file}"))
             offer = known.get(_digest(file))
@@ -68,6 +76,48 @@ def cache_add(settings: Settings, report: ConsoleReporter, files: Sequence[str])
                 )
             chosen = Selection(offer.source, offer.entry, os.path.abspath(file))  # noqa: PTH100 - links stay
             cache.get_template(chosen, services.fetcher, report)
+
+
+def export_bundle(
+    settings: Settings, report: ConsoleReporter, path: Path, names: Sequence[str], arch: str
+) -> None:
+    """Pack templates of one source, with its signed index, into a file for machines without network."""
+    if not names:
+        raise UsageError(
+            "--export-bundle needs at least one template",
+            hint=f"pybuilder --export-bundle debian{BUNDLE_SUFFIX} debian-12",
+        )
+    check_name(path)
+    services = Services(settings)
+    catalog = services.catalog(report, until=(names[0], arch))
+    chosen = list(dict.fromkeys(catalog.select(name, arch) for name in names))
+    source = chosen[0].source
+    others = sorted({item.source.name for item in chosen} - {source.name})
+    if others:
+        raise UsageError(
+            f"the templates come from several sources: {source.name}, {', '.join(others)}",
+            hint="a bundle has one index: make one for each source",
+        )
+    states = services.states()
+    last, index = states.newest(source.addresses), states.last_index(source.addresses)
+    signed = source.check and settings.check_signature and source.format is SourceFormat.NATIVE
+    if not signed or last is None or index is None:
+        raise UsageError(
+            f"source {source.name} cannot be bundled: it has no signed index of its own",
+            hint="only what can be verified again is worth carrying to another machine",
+        )
+    with services.open_cache(path.absolute().parent, report) as cache:
+        packed = [
+            Packed(item.entry.file, services.template_file(cache, for_everybody(item), report))
+            for item in chosen
+        ]
+        report(Step(f"Writing: {path}"))
+        size = write_bundle(path, index, key_pin(source), packed, report)
+    report.close()
+    held = ", ".join(item.entry.os_version for item in chosen)
+    click.echo(printable(f"{path}: {human_size(size)}, with {held}"))
+    click.echo("To use it there, compare the fingerprint with the publisher's own word:")
+    click.echo(printable(f"pybuilder --source {path.name} --fingerprint {last.signer} {names[0]}"))
 
 
 def cache_gc(settings: Settings, report: ConsoleReporter) -> None:

@@ -95,6 +95,9 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("--notes", is_flag=True, help="Show the notes of OS-VERSION.")
 @_option("--print-cache", is_flag=True, help="Show which templates are in the cache.")
 @_option("--delete-cache", is_flag=True, help="Delete the cache.")
+@_option(
+    "--export-bundle", metavar="FILE", help="Pack templates for other machines: --export-bundle FILE NAME..."
+)
 @_option("--cache-all-templates", is_flag=True, help="Download all templates into the cache.")
 @_option("--cache-add", is_flag=True, help="Put local template files into the cache: --cache-add FILE...")
 @_option("--cache-gc", is_flag=True, help="Remove from the cache what is over its limit.")
@@ -168,6 +171,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     default=True,
     help="Check signatures [default: they are checked].",
 )
+@_option("--offline", is_flag=True, help="Ask no server: what the cache has must do.")
 @_option("--cache", metavar="DIR", help="Keep templates in DIR.")
 @_option("--cache-size", metavar="SIZE", help="Most that the cache may hold [default: 1/4 of the disk].")
 @_option("--no-cache", is_flag=True, help="Keep nothing.")
@@ -203,7 +207,7 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     elif options["print_cache"]:
         _names(options, 0, "--print-cache")
         modes.print_cache(settings, reporter)
-    elif any(options[name] for name in _CACHE_MODES):
+    elif options["export_bundle"] is not None or any(options[name] for name in _CACHE_MODES):
         ctx.exit(_cache_mode(settings, reporter, options))
     elif options["list_"] or options["long"] or options["search"] is not None:
         list_templates(settings, reporter, _list_request(options))
@@ -225,6 +229,10 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
 def _cache_mode(settings: Settings, reporter: ConsoleReporter, options: dict[str, Any]) -> int:
     from imgbuilder.cli import cache_modes  # late: --list stays quick
 
+    if options["export_bundle"] is not None:
+        wanted = options["export_bundle"], options["names"], _arch(options)
+        cache_modes.export_bundle(settings, reporter, Path(wanted[0]), *wanted[1:])
+        return 0
     if options["cache_add"]:
         cache_modes.cache_add(settings, reporter, options["names"])
         return 0
@@ -266,6 +274,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         cache=None if options["cache"] is None else Path(options["cache"]),
         use_cache=not options["no_cache"],
         cache_size=None if options["cache_size"] is None else parse_size(options["cache_size"]),
+        offline=options["offline"],
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder import paths
 from imgbuilder.catalog import sourcelist
-from imgbuilder.catalog.loader import key_pin
+from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.cli.list_mode import show
 from imgbuilder.errors import PybuilderError, UsageError

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from imgbuilder.errors import OfflineError
 from imgbuilder.events import Reporter, ignore
-from imgbuilder.fetch.transfer import SYSTEM_PROXY, Fetched, Fetcher, Limits, Resumable, fetch_local
-from imgbuilder.fetch.urls import local_path
+from imgbuilder.fetch.bundle import fetch_member, inside
+from imgbuilder.fetch.local import fetch_local
+from imgbuilder.fetch.transfer import SYSTEM_PROXY, Fetched, Fetcher, Limits, Resumable
+from imgbuilder.fetch.urls import local_path, without_userinfo
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -41,6 +44,11 @@ class SourceFetcher:
         if path is not None:
             if resume is not None:
                 resume.restart()  # copying anew is quicker than finding out whether the file is the same
+            member = inside(path)
+            if member is not None:
+                return fetch_member(
+                    *member, destination, limit=limit, expected=expected, report=report, label=label
+                )
             return fetch_local(path, destination, limit=limit, expected=expected, report=report, label=label)
         if self._web is None:
             # Late: requests takes longer to load than a local index to read.
@@ -48,6 +56,48 @@ class SourceFetcher:
 
             self._web = RequestsFetcher(self._limits)
         return self._web.fetch(
+            url,
+            destination,
+            limit=limit,
+            expected=expected,
+            report=report,
+            label=label,
+            proxy=proxy,
+            cross_host=cross_host,
+            resume=resume,
+        )
+
+
+class OfflineFetcher:
+    """Fetches from local folders and bundles only, for ``--offline``; implements ``Fetcher``.
+
+    Args:
+        fetcher: Does it.
+    """
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+
+    def fetch(
+        self,
+        url: str,
+        destination: BinaryIO,
+        *,
+        limit: int,
+        expected: int | None = None,
+        report: Reporter = ignore,
+        label: str = "",
+        proxy: str = SYSTEM_PROXY,
+        cross_host: bool = False,
+        resume: Resumable | None = None,
+    ) -> Fetched:
+        """See ``Fetcher.fetch``."""
+        if local_path(url) is None:
+            raise OfflineError(
+                f"{label or 'it'} is not here, and with --offline {without_userinfo(url)} is not asked",
+                hint="run once without --offline, or bring it along: --cache-add FILE, or --source BUNDLE",
+            )
+        return self._fetcher.fetch(
             url,
             destination,
             limit=limit,

@@ -1,4 +1,4 @@
-"""Getting one file of a source: the port, its limits, and local files.
+"""Getting one file of a source: the port, and its limits.
 
 A ``Fetcher`` moves bytes and decides nothing about trust. Whatever it writes
 is bounded (``reliability.md`` T10, T11) and is judged afterwards by its
@@ -7,18 +7,15 @@ signature or digest.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from imgbuilder.errors import FetchError, FileMissingError
+from imgbuilder.errors import FetchError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
-from imgbuilder.regular import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from typing import BinaryIO
 
 SYSTEM_PROXY = "system"
@@ -240,54 +237,3 @@ def _write_all(destination: BinaryIO, piece: bytes) -> None:
     rest = memoryview(piece)
     while rest:  # an unbuffered file may take less than it is given
         rest = rest[destination.write(rest) :]
-
-
-def fetch_local(
-    path: Path,
-    destination: BinaryIO,
-    *,
-    limit: int,
-    expected: int | None = None,
-    report: Reporter = ignore,
-    label: str = "",
-) -> Fetched:
-    """Copy a file of this machine under the same limits as a download (``reliability.md`` D26).
-
-    Symbolic links are followed: the user named the path. FIFOs, devices and folders are refused, since a
-    FIFO would block for ever and a device has no end.
-
-    Raises:
-        FetchError: It is missing, unreadable, no ordinary file, of another size, or changed meanwhile.
-    """
-    try:
-        descriptor = open_regular(path)
-    except FileNotFoundError as error:
-        raise FileMissingError(f"cannot read {path}: {error.strerror}") from error
-    except OSError as error:
-        raise FetchError(f"cannot read {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        before = os.fstat(descriptor)
-        if expected is not None and before.st_size != expected:
-            raise FetchError(f"{path} has {before.st_size} bytes; the index promises {expected}")
-        if before.st_size > limit:
-            raise FetchError(f"{path} is longer than the {limit} bytes that it may have")
-
-        def read(count: int) -> bytes:
-            try:
-                return file.read(count)
-            except OSError as error:
-                raise FetchError(f"cannot read {path}: {error.strerror}") from error
-
-        size = store(
-            read,
-            destination,
-            where=str(path),
-            limit=limit,
-            expected=before.st_size,  # a file that somebody goes on writing to would never end
-            report=report,
-            label=label,
-        )
-        after = os.fstat(descriptor)
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise FetchError(f"{path} changed while it was read", hint="run the command again")
-    return Fetched(str(path), size)

@@ -21,6 +21,12 @@ _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 
 _WEB_SCHEMES = ("http", "https")
 
+BUNDLE_SUFFIX = ".pybundle"
+"""How the name of a bundle ends, see ``imgbuilder.fetch.bundle``."""
+
+INSIDE = "!/"
+"""Stands between the path of a bundle and that of a file in it."""
+
 
 def scheme_of(uri: str) -> str | None:
     """Return the scheme of a URI in lower case, or None for a plain path."""
@@ -70,6 +76,11 @@ def _check_web(uri: str) -> None:
         usable = False
     if not usable or _UNSAFE.search(uri):
         raise UsageError(f"{without_userinfo(uri)!r} is not a valid URL")
+    if parts.path.endswith(BUNDLE_SUFFIX):
+        raise UsageError(
+            f"{without_userinfo(uri)}: a bundle is a file of this machine",
+            hint="download it, and give its path",
+        )
 
 
 def local_path(uri: str) -> Path | None:
@@ -111,9 +122,13 @@ def template_url(source_uri: str, file: str) -> str:
             hint="tell the publisher; nothing was downloaded",
         )
     scheme = scheme_of(source_uri)
+    if scheme is None and source_uri.endswith(BUNDLE_SUFFIX):
+        return f"{source_uri}{INSIDE}{file}"
     if scheme is None:
         return os.path.join(os.path.dirname(source_uri), file)  # noqa: PTH118, PTH120 - keeps "./"
     name = quote(file, safe="/-._~!$&'()*+,;=:@")
+    if scheme == "file" and source_uri.endswith(BUNDLE_SUFFIX):
+        return f"{source_uri}{INSIDE}{name}"
     if scheme == "file":
         return source_uri[: source_uri.rindex("/") + 1] + name
     url = urlsplit(source_uri)

@@ -8,7 +8,8 @@ import pytest
 
 from imgbuilder import paths
 from imgbuilder.catalog.catalog import Catalog, FailedSource, load_catalog
-from imgbuilder.catalog.loader import LoadedSource, Loader, key_pin
+from imgbuilder.catalog.loader import LoadedSource, Loader
+from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import Source
 from imgbuilder.catalog.state import SourceStates
 from imgbuilder.errors import (

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgbuilder import paths
-from imgbuilder.catalog.loader import key_pin
 from imgbuilder.catalog.sourcefiles import read_sources
+from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.cli import main as cli
 from imgbuilder.events import ignore
 from imgbuilder.services import Settings

@@ -8,8 +8,9 @@ import pytest
 
 from imgbuilder.errors import FetchError
 from imgbuilder.events import Event, Progress, ProgressEnd
+from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import SourceFetcher
-from imgbuilder.fetch.transfer import Limits, SpeedGuard, fetch_local
+from imgbuilder.fetch.transfer import Limits, SpeedGuard
 
 if TYPE_CHECKING:
     from pathlib import Path

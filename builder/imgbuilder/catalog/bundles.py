@@ -1,0 +1,145 @@
+"""Bundles on the side of trust: which keys they bring along, and how one is made.
+
+See ``imgbuilder.fetch.bundle`` for what a bundle is.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.atomic import publish, temporary_file
+from imgbuilder.errors import FileMissingError, UsageError
+from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
+from imgbuilder.fetch.bundle import FINGERPRINTS, INDEX, KEY, fetch_member, inside
+from imgbuilder.fetch.urls import BUNDLE_SUFFIX
+from imgbuilder.workspace import check_space, explain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgindex.trust import KeyPin
+
+_LARGEST_KEYS = 1 << 20
+_RESERVED = (INDEX, KEY, FINGERPRINTS)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A template of a bundle to be made.
+
+    Attributes:
+        name: Name of its file, as the index says.
+        path: The verified file.
+    """
+
+    name: str
+    path: Path
+
+
+def bundled_key(path: Path, fingerprint: str) -> KeyPin | None:
+    """Find a key in a bundle. It is the user who names it by its full fingerprint, not the bundle.
+
+    Args:
+        path: Where a source lies.
+        fingerprint: Full fingerprint of the key.
+
+    Returns:
+        None when it is no bundle, or does not have that key.
+
+    Raises:
+        FetchError: The bundle is missing or damaged.
+        ToolError: gpg is missing or failed.
+    """
+    from imgindex.gpg import key_pin_from_file
+
+    found = inside(path)
+    if found is None:
+        return None
+    with tempfile.NamedTemporaryFile(prefix="pybuilder-key-") as file:
+        try:
+            fetch_member(found[0], KEY, file.file, limit=_LARGEST_KEYS)  # type: ignore[arg-type]
+            file.flush()
+            pin = key_pin_from_file(Path(file.name), where=str(path))
+        except (FileMissingError, UsageError):
+            return None  # what the user's keyring lacks is the better error
+    if fingerprint not in pin.fingerprints:
+        return None
+    return replace(pin, fingerprints=frozenset({fingerprint}))
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that no bundle can have.
+
+    Raises:
+        UsageError: It does not end as it must.
+    """
+    if not path.name.endswith(BUNDLE_SUFFIX) or path.name == BUNDLE_SUFFIX:
+        raise UsageError(
+            f"the name of a bundle ends in {BUNDLE_SUFFIX}, unlike {path}",
+            hint=f"write for example {path.stem or 'templates'}{BUNDLE_SUFFIX}",
+        )
+
+
+def write_bundle(
+    path: Path, index: bytes, pin: KeyPin, templates: Sequence[Packed], report: Reporter = ignore
+) -> int:
+    """Make a bundle, whole or not at all; what had its name before is replaced.
+
+    Args:
+        path: Its name.
+        index: The index, as it was signed.
+        pin: The keys that it was accepted by.
+        templates: What it holds.
+        report: Told about progress.
+
+    Returns:
+        How many bytes it has.
+
+    Raises:
+        UsageError: The name is no bundle's, or a template has a name that bundles use themselves.
+        WorkspaceError: It cannot be written, or there is no space for it.
+    """
+    check_name(path)
+    for packed in templates:
+        if packed.name in _RESERVED:
+            raise UsageError(f"a template whose file is named {packed.name} cannot be bundled")
+    folder = path.absolute().parent
+    fingerprints = "".join(f"{fingerprint}\n" for fingerprint in sorted(pin.fingerprints))
+    total = sum(packed.path.stat().st_size for packed in templates)
+    check_space(folder, total, "the bundle")
+    done = 0
+
+    try:
+        with temporary_file(folder) as (descriptor, temporary):
+            with (
+                os.fdopen(os.dup(descriptor), "wb") as file,
+                tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive,
+            ):
+                for name, data in ((INDEX, index), (FINGERPRINTS, fingerprints.encode()), (KEY, pin.keyring)):
+                    archive.addfile(_member(name, len(data)), io.BytesIO(data))
+                for packed in templates:
+                    with packed.path.open("rb") as template:
+                        size = os.fstat(template.fileno()).st_size
+                        report(Progress(f"Packing {packed.name}", done, total))
+                        archive.addfile(_member(packed.name, size), template)
+                        done += size
+            os.fchmod(descriptor, 0o644)  # it goes to others
+            publish(descriptor, temporary, path.absolute())
+            return os.fstat(descriptor).st_size
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        report(ProgressEnd())
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """Describe a file without telling about this machine: no owner, no time."""
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member

@@ -1,0 +1,158 @@
+"""Bundles: a source in one file, for machines without network.
+
+A bundle is a plain tar file, so that it can be looked into and unpacked without
+us, and an unpacked one is a source like any other::
+
+    index.asc        the index as its publisher signed it
+    fingerprints     of the keys that the bundle's maker accepted it by; for people
+    key.gpg          those keys
+    debian-12.xz ... templates, under the names that the index gives them
+
+Its address is its path, which ends in ``.pybundle``; a file in it has an
+exclamation mark between (``/mnt/x.pybundle!/debian-12.xz``). Nothing in it is
+trusted for being there: the index is verified and each template hashed, as if
+they came from a server. Its members are looked at strictly all the same.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import FetchError, FileMissingError
+from imgbuilder.events import Reporter, ignore
+from imgbuilder.fetch.local import copy_open
+from imgbuilder.fetch.transfer import Fetched
+from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE
+from imgbuilder.regular import open_regular
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+INDEX = "index.asc"
+KEY = "key.gpg"
+FINGERPRINTS = "fingerprints"
+
+_NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+~:,=@-]*(/[A-Za-z0-9_+][A-Za-z0-9._+~:,=@-]*)*")
+_MOST_MEMBERS = 10_000
+_LARGEST_HEADER = 64 << 10
+"""Bytes that tarfile may ask for at once: headers are 512 bytes, and long names have a few blocks."""
+
+_TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError, IndexError)
+"""All that tarfile raises about what it reads."""
+
+
+class _Headers(io.RawIOBase):
+    """Lets tarfile read headers and nothing else: a hostile one could ask for gigabytes in one piece."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._position = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        assert whence == os.SEEK_SET, "all that tarfile needs"
+        self._position = offset
+        return offset
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _LARGEST_HEADER:
+            raise tarfile.ReadError("a header is too long")
+        data = os.pread(self._descriptor, size, self._position)
+        self._position += len(data)
+        return data
+
+
+def inside(path: Path) -> tuple[Path, str] | None:
+    """Split the path of a bundle, or of a file in one; None for any other path."""
+    text = str(path)
+    bundle, mark, name = text.partition(f"{BUNDLE_SUFFIX}{INSIDE}")
+    if mark:
+        return Path(bundle + BUNDLE_SUFFIX), name
+    return (path, INDEX) if text.endswith(BUNDLE_SUFFIX) else None
+
+
+def fetch_member(
+    path: Path,
+    name: str,
+    destination: BinaryIO,
+    *,
+    limit: int,
+    expected: int | None = None,
+    report: Reporter = ignore,
+    label: str = "",
+) -> Fetched:
+    """Copy a file out of a bundle, under the same limits as a download.
+
+    Raises:
+        FetchError: The bundle is missing, unreadable or malformed, or the file in it has another size.
+        FileMissingError: The bundle has no such file.
+    """
+    where = f"{path}: {name}"
+    try:
+        descriptor = open_regular(path)
+    except OSError as error:
+        raise FetchError(f"cannot read {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        start, size = _find(descriptor, path, name)
+        size = copy_open(
+            file,
+            destination,
+            start=start,
+            size=size,
+            where=where,
+            limit=limit,
+            expected=expected,
+            report=report,
+            label=label,
+        )
+    return Fetched(where, size)
+
+
+def _find(descriptor: int, path: Path, wanted: str) -> tuple[int, int]:
+    """Return where a file lies in a bundle, and its size; all members are looked at."""
+    total = os.fstat(descriptor).st_size
+    found: dict[str, tuple[int, int]] = {}
+    try:
+        with tarfile.open(fileobj=_Headers(descriptor), mode="r:") as archive:
+            for member in archive:
+                problem = _problem(member, total)
+                if member.name in found:
+                    problem = "it is there twice"
+                if len(found) == _MOST_MEMBERS:
+                    problem = "there are too many files"
+                if problem:
+                    raise FetchError(f"{path} is no usable bundle: {member.name!r}: {problem}")
+                found[member.name] = (member.offset_data, member.size)
+                archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+    except _TAR_ERRORS as error:
+        raise FetchError(f"{path} is no bundle, or is damaged: {error}") from error
+    except OSError as error:
+        raise FetchError(f"cannot read {path}: {error.strerror or error}") from error
+    if wanted not in found:
+        raise FileMissingError(
+            f"{path} has no file {wanted}", hint=f"see what is in it: tar --list --file {path}"
+        )
+    return found[wanted]
+
+
+def _problem(member: tarfile.TarInfo, total: int) -> str:
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+        return "it is no plain file"
+    if not _NAME.fullmatch(member.name):
+        return "the name is not allowed"
+    if member.size < 0 or member.offset_data + member.size > total:
+        return "it is cut off"
+    return ""

@@ -1,0 +1,109 @@
+"""Files of this machine, under the limits of a download (``reliability.md`` D26)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import FetchError, FileMissingError
+from imgbuilder.events import Reporter, ignore
+from imgbuilder.fetch.transfer import Fetched, store
+from imgbuilder.regular import open_regular
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+
+def fetch_local(
+    path: Path,
+    destination: BinaryIO,
+    *,
+    limit: int,
+    expected: int | None = None,
+    report: Reporter = ignore,
+    label: str = "",
+) -> Fetched:
+    """Copy a file of this machine under the same limits as a download (``reliability.md`` D26).
+
+    Symbolic links are followed: the user named the path. FIFOs, devices and folders are refused, since a
+    FIFO would block for ever and a device has no end.
+
+    Raises:
+        FetchError: It is missing, unreadable, no ordinary file, of another size, or changed meanwhile.
+    """
+    try:
+        descriptor = open_regular(path)
+    except FileNotFoundError as error:
+        raise FileMissingError(f"cannot read {path}: {error.strerror}") from error
+    except OSError as error:
+        raise FetchError(f"cannot read {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        size = copy_open(
+            file,
+            destination,
+            start=0,
+            size=os.fstat(descriptor).st_size,
+            where=str(path),
+            limit=limit,
+            expected=expected,
+            report=report,
+            label=label,
+        )
+    return Fetched(str(path), size)
+
+
+def copy_open(
+    file: BinaryIO,
+    destination: BinaryIO,
+    *,
+    start: int,
+    size: int,
+    where: str,
+    limit: int,
+    expected: int | None,
+    report: Reporter,
+    label: str,
+) -> int:
+    """Copy a part of an open file of this machine under the limits of a download.
+
+    Args:
+        file: The file, unbuffered.
+        destination: Where to write.
+        start: Where the part begins.
+        size: How many bytes it has.
+        where: What it is, for messages.
+        limit: Most bytes to accept.
+        expected: Exact number of bytes, if known.
+        report: Told about progress.
+        label: Name of the transfer.
+
+    Returns:
+        How many bytes it has.
+
+    Raises:
+        FetchError: It cannot be read, has another size, or changed meanwhile.
+    """
+    if expected is not None and size != expected:
+        raise FetchError(f"{where} has {size} bytes; the index promises {expected}")
+    if size > limit:
+        raise FetchError(f"{where} is longer than the {limit} bytes that it may have")
+    before, position = os.fstat(file.fileno()), start
+    whole = start == 0 and size == before.st_size
+
+    def read(count: int) -> bytes:
+        nonlocal position
+        most = count if whole else min(count, start + size - position)  # a byte more shows a file that grows
+        try:
+            piece = os.pread(file.fileno(), most, position)
+        except OSError as error:
+            raise FetchError(f"cannot read {where}: {error.strerror}") from error
+        position += len(piece)
+        return piece
+
+    # A file that somebody goes on writing to would never end.
+    copied = store(read, destination, where=where, limit=limit, expected=size, report=report, label=label)
+    after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise FetchError(f"{where} changed while it was read", hint="run the command again")
+    return copied

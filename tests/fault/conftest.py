@@ -1,0 +1,5 @@
+"""Fixtures of the fault rows."""
+
+from tests.fakes.keys import keys
+
+__all__ = ["keys"]
