@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from imgbuilder.errors import ToolError
+from imgbuilder.errors import ToolError, WorkspaceError
 from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def streaming(
     """
     name = os.fspath(argv[0])
     program = require_program(name)
-    with tempfile.TemporaryFile() as words:
+    with _scratch_file(name) as words:
         process: subprocess.Popen[bytes] | None = None
         try:
             with uninterrupted():
@@ -225,6 +225,16 @@ def streaming(
         if process.returncode != 0:
             words.seek(0)
             raise failure(name, Completed(process.returncode, b"", words.read().decode(errors="replace")))
+
+
+def _scratch_file(name: str) -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise WorkspaceError(
+            f"no temporary file can be made for {name}: {error.strerror or error}",
+            hint="free some space in the folder for temporary files, or set TMPDIR to another one",
+        ) from error
 
 
 def start(

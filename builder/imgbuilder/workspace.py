@@ -136,7 +136,7 @@ def private_folder(base: Path = SHORT) -> Iterator[Path]:
         _sweep_folders(base)
         new = Path(tempfile.mkdtemp(prefix=".pybuilder-new-", dir=base))
         holder = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(holder, fcntl.LOCK_SH)
+        _hold(holder)
         folder = base / f"{_FOLDER}{new.name.rpartition('-')[2]}"
         new.rename(folder)  # only under this name would another run sweep it, and now it is locked
     except OSError as error:
@@ -147,6 +147,15 @@ def private_folder(base: Path = SHORT) -> Iterator[Path]:
         with uninterrupted():
             shutil.rmtree(folder, ignore_errors=True)
             os.close(holder)
+
+
+def _hold(descriptor: int) -> None:
+    """Lock what is ours; where the filesystem has no locks, no other run can take one to sweep it either."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError as error:
+        if error.errno not in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}:
+            raise
 
 
 def _sweep_folders(base: Path) -> None:
@@ -171,9 +180,9 @@ def _locked_file(path: Path) -> int:
             raise
         # A filesystem without unnamed files, such as NFS: locked a moment after it was made.
         holder = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(holder, fcntl.LOCK_SH)
+        _hold(holder)
         return holder
-    fcntl.flock(holder, fcntl.LOCK_SH)
+    _hold(holder)
     # Only with a folder's descriptor (ignored here) does Python use linkat(2), which can follow the link.
     os.link(f"/proc/self/fd/{holder}", path, src_dir_fd=holder, follow_symlinks=True)
     return holder

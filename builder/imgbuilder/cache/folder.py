@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import TEMPORARY_PREFIX
 from imgbuilder.cache.locks import exclusive, exclusive_if_free, lock_open_file, try_exclusive
+from imgbuilder.cache.records import record_path
 from imgbuilder.cache.sweep import stale_files
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, debug, ignore
@@ -127,6 +128,8 @@ class CacheFolder:
                 for folder in (self.templates, self.disks, self.partial):
                     for path in folder.glob(f"{TEMPORARY_PREFIX}{digest}*"):
                         path.unlink(missing_ok=True)
+                if not os.path.lexists(self.partial / digest):  # it became a template, and its record stayed
+                    record_path(self.partial / digest).unlink(missing_ok=True)
             except OSError as error:
                 raise self._error(error) from error
             yield

@@ -211,7 +211,10 @@ def _check(image: Path, entry: Entry, where: str) -> None:
 
 def _write_error(destination: Path, entry: Entry, error: OSError) -> WorkspaceError:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return WorkspaceError(f"cannot write {destination}: {error.strerror}")
+        return WorkspaceError(
+            f"cannot write {destination}: {error.strerror}",
+            hint="check that disk (see: dmesg), or choose another folder with --cache DIR",
+        )
     return WorkspaceError(
         f"no space left in {destination.parent} while unpacking {entry.os_version}",
         hint=f"free some space there (at most {human_size(entry.size)} are needed), or use another folder",

@@ -1,0 +1,211 @@
+"""Rows C1, C2, C4 and C10 of ``reliability.md``: killed, or lied to, at each system call that touches files.
+
+strace kills a run before a call takes effect, or makes the call fail. Whatever
+happens, the next run must be right, wait for nobody and leave nothing behind.
+Each run of the tests takes other calls; with ``PYBUILDER_LONG=1`` all of them
+are taken, and 1,000 runs are killed at random moments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from tests.fakes.faultserver import FaultServer, Pause, honest
+from tests.fault.worker import CLEAN_ERROR, PACKED, RIGHT, SHA, Outcome, Workers, count_calls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.fakes.faultserver import Step
+
+_Point = TypeVar("_Point")
+LONG = bool(os.environ.get("PYBUILDER_LONG"))
+SEED = int(os.environ.get("PYBUILDER_SEED", str(time.time_ns() % 10_000)))
+CALLS = (
+    "openat", "write", "pwrite64", "fsync", "rename", "unlink", "flock", "ftruncate", "mkdir", "fchmod",
+    "utimensat", "close", "lseek",
+)  # fmt: skip
+ERRORS = {
+    "openat": ("EIO", "EMFILE", "EACCES"),
+    "write": ("ENOSPC", "EIO"),
+    "pwrite64": ("ENOSPC", "EIO"),
+    "fsync": ("EIO", "ENOSPC"),
+    "rename": ("EIO", "EXDEV", "EACCES"),
+    "unlink": ("EIO", "EROFS"),
+    "flock": ("ENOLCK", "EINTR"),
+    "ftruncate": ("EIO", "ENOSPC"),
+    "mkdir": ("EIO", "ENOSPC"),
+    "fchmod": ("EPERM",),
+    "utimensat": ("EPERM",),
+    "close": ("EIO",),
+    "lseek": ("EIO",),
+}
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("xz") is None, reason="the program xz is not installed"),
+    pytest.mark.timeout(3600 if LONG else 240),
+]
+
+
+def strace_works() -> str:
+    """Return why these rows cannot run here; empty when they can."""
+    if shutil.which("strace") is None:
+        return "the program strace is not installed"
+    words = ["strace", "-f", "-e", "inject=fsync:signal=SIGKILL", "sync", "/"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    return "" if done.returncode == -signal.SIGKILL else f"strace cannot trace here: {done.stderr[-200:]}"
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Workers]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with (
+        FaultServer([honest(PACKED)]) as server,
+        Workers(tmp_path / "cache", f"{server.url}/d.xz", scratch) as made,
+    ):
+        yield made
+
+
+def needs_strace() -> None:
+    if reason := strace_works():
+        pytest.skip(f"C1, C4: {reason}")
+
+
+def clear(workers: Workers) -> None:
+    shutil.rmtree(workers.root, ignore_errors=True)
+
+
+def calls_of(workers: Workers, folder: Path) -> dict[str, int]:
+    """Count the calls of a run that nobody disturbs."""
+    trace = folder / "trace"
+    clear(workers)
+    outcome = workers.traced(f"--trace={','.join(CALLS)}", "--output", str(trace))
+    assert outcome.right, outcome.said
+    counts = count_calls(trace.read_text(), CALLS)
+    assert counts.keys() >= {"openat", "pwrite64", "fsync", "rename", "unlink", "flock"}
+    return counts
+
+
+def some(points: list[_Point], most: int) -> list[_Point]:
+    """Return all points in a long run, else a few, other ones each time."""
+    return points if LONG else random.Random(SEED).sample(points, min(most, len(points)))
+
+
+def assert_next_run_is_right(workers: Workers, after: str) -> None:
+    outcome = workers.run()
+    assert outcome.right, f"after {after}, seed {SEED}: {outcome}"
+    assert workers.leftovers() == [], f"after {after}, seed {SEED}"
+
+
+def test_c1_killed_before_each_call(workers: Workers, tmp_path: Path) -> None:
+    needs_strace()
+    counts = calls_of(workers, tmp_path)
+    points = [(name, str(number)) for name, count in counts.items() for number in range(1, count + 1)]
+    killed = 0
+    for name, number in some(points, 25):
+        clear(workers)
+        outcome = workers.traced(f"--trace={name}", f"--inject={name}:signal=SIGKILL:when={number}")
+        # A helper may have been killed instead, or the call may have come in another thread.
+        assert outcome.code in (-signal.SIGKILL, CLEAN_ERROR, RIGHT), outcome
+        killed += outcome.code == -signal.SIGKILL
+        assert_next_run_is_right(workers, f"{name} number {number}")
+    print(f"C1: {len(points)} points, {killed} runs killed")
+    assert killed > (len(points) // 2 if LONG else 5)
+
+
+def test_c4_each_call_fails(workers: Workers, tmp_path: Path) -> None:
+    """The error is said in our words, nothing wrong is kept, and a good entry stays."""
+    needs_strace()
+    counts = calls_of(workers, tmp_path)
+    points = [
+        (name, str(number), error)
+        for name, count in counts.items()
+        for number in range(1, count + 1)
+        for error in ERRORS[name]
+    ]
+    failed = 0
+    for name, number, error in some(points, 25):
+        clear(workers)
+        outcome = workers.traced(f"--trace={name}", f"--inject={name}:error={error}:when={number}")
+        where = f"{error} of {name} number {number}, seed {SEED}"
+        check_outcome(outcome, where)
+        failed += outcome.code == CLEAN_ERROR
+        assert_next_run_is_right(workers, where)
+    print(f"C4: {len(points)} points, {failed} runs failed with a clean error")
+
+
+def check_outcome(outcome: Outcome, where: str) -> None:
+    assert outcome.code in (RIGHT, CLEAN_ERROR), f"{where}: {outcome}"
+    if outcome.code == RIGHT:
+        assert outcome.right, f"{where}: wrong bytes"
+    else:
+        assert outcome.said["hint"], f"{where}: {outcome.said}"
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("write", "ENOSPC"), ("pwrite64", "ENOSPC"), ("pwrite64", "EIO"), ("fsync", "EIO"), ("rename", "EXDEV")],
+)
+def test_c4_every_call_fails_and_the_old_entry_stays(workers: Workers, name: str, error: str) -> None:
+    """Not one call, but all of them, as on a disk that is full or dying."""
+    needs_strace()
+    assert workers.run().right
+    template = workers.root / "templates" / SHA
+    (workers.root / "disks" / f"{SHA}.raw").unlink()
+    before = template.read_bytes()
+    outcome = workers.traced(f"--trace={name}", f"--inject={name}:error={error}")
+    check_outcome(outcome, f"{error} of every {name}")
+    assert outcome.code == CLEAN_ERROR
+    if error == "ENOSPC" and name == "pwrite64":
+        assert "no space left" in outcome.said["error"]
+    assert template.read_bytes() == before
+    assert_next_run_is_right(workers, f"{error} of every {name}")
+
+
+def test_c10_a_filesystem_without_locks(workers: Workers) -> None:
+    """As NFS can be: it works without a cache, and says so."""
+    needs_strace()
+    outcome = workers.traced("--trace=flock", "--inject=flock:error=ENOLCK")
+    if outcome.code == RIGHT:
+        assert outcome.right
+        assert "working without a cache" in outcome.said["told"][0]
+    else:
+        assert "lock" in outcome.said["error"].lower(), outcome.said
+    assert_next_run_is_right(workers, "ENOLCK")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_c2_killed_at_random_moments(tmp_path: Path, *, kept: bool) -> None:
+    """On a cache that each killed run leaves behind for the next, or on a new one each time."""
+    moments = random.Random(SEED)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    slow: list[Step] = [honest(PACKED, upto=100_000), Pause(0.02)]
+    with (
+        FaultServer([honest(PACKED)], slow, [honest(PACKED)]) as server,
+        Workers(tmp_path / "cache", f"{server.url}/d.xz", scratch) as workers,
+    ):
+        for number in range(500 if LONG else 20):
+            if not kept:
+                clear(workers)
+            for disk in workers.root.glob("disks/*.raw"):
+                disk.unlink()
+            child = workers.start()
+            time.sleep(moments.uniform(0, 0.15))
+            with contextlib.suppress(ProcessLookupError):  # it had ended
+                os.kill(child, signal.SIGKILL)
+            outcome = workers.finish()
+            assert outcome.code in (-signal.SIGKILL, RIGHT), outcome
+            if number % 10 == 9 or not kept:
+                assert_next_run_is_right(workers, f"kill number {number}")

@@ -1,0 +1,203 @@
+"""Processes that fill a cache, to be killed, stopped and lied to from outside.
+
+One process loads everything once and forks a child for each run, so that a run
+costs milliseconds. A child stops itself before it begins; strace can be attached
+then, and sees nothing but the work itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).parents[2]
+DISK = b"boot" + random.Random(4).randbytes(300_000).ljust(1 << 20, b"\0") + bytes(508)
+PACKED = lzma.compress(DISK, preset=0)
+SHA = hashlib.sha512(PACKED).hexdigest()
+RIGHT, CLEAN_ERROR, TRACEBACK = 0, 10, 11
+
+_PROGRAM = """
+import hashlib, json, os, resource, signal, socket, sys, traceback
+from pathlib import Path
+import filelock
+from imgbuilder.cache.opening import open_cache
+from imgbuilder.catalog.catalog import Selection
+from imgbuilder.catalog.sources import Source
+from imgbuilder.errors import PybuilderError
+from imgbuilder.events import Notice
+from imgbuilder.fetch.router import SourceFetcher
+from imgbuilder.fetch.transfer import Limits
+from imgbuilder.fetch import web
+from imgbuilder.interrupts import interruptible
+from imgindex.model import Entry
+
+pipe = socket.socket(fileno=int(sys.argv[1]))  # what is said here is no write(2), which may be lied to
+
+def paused(name, real):
+    def step(*arguments, **named):
+        pipe.send(f"before {name}".encode())
+        pipe.recv(10)
+        result = real(*arguments, **named)
+        pipe.send(f"after {name}".encode())
+        pipe.recv(10)
+        return result
+    return step
+
+def work(wish):
+    told = []
+    def report(event):
+        if isinstance(event, Notice):
+            told.append(event.text)
+            if wish["talk"]:
+                pipe.send(event.text.encode())
+    for name in wish["steps"]:
+        setattr(os, name, paused(name, getattr(os, name)))
+    if wish["file_limit"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (wish["file_limit"],) * 2)
+    facts = {"sha512": wish["sha"], "format": "raw", "compressed_size": wish["packed"]}
+    entry = Entry("x", "d.xz", "x86_64", wish["size"], **facts)
+    chosen = Selection(Source("s", wish["url"]), entry, wish["url"])
+    fetcher = SourceFetcher(Limits(timeout=10, backoff=0.0, retries=0, resumes=1))
+    try:
+        with interruptible(), open_cache(Path(wish["root"]), Path(wish["scratch"]), report) as cache:
+            disk = cache.get_disk(chosen, fetcher, report)
+            with open(disk, "rb") as file:
+                digest = hashlib.sha512(file.read()).hexdigest()
+        return {"digest": digest, "told": told}, 0
+    except PybuilderError as error:
+        return {"error": error.message, "hint": error.hint, "told": told}, 10
+    except BaseException:
+        return {"traceback": traceback.format_exc(), "told": told}, 11
+
+for line in sys.stdin:
+    wish = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        if wish["stopped"]:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        answer, code = work(wish)
+        pipe.send(b"done " + json.dumps(answer).encode())
+        os._exit(code)
+    if wish["stopped"]:
+        os.waitpid(child, os.WUNTRACED)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its exit code, or minus the signal that killed it, and what it said."""
+
+    code: int
+    said: dict[str, Any]
+
+    @property
+    def right(self) -> bool:
+        return self.code == RIGHT and self.said["digest"] == hashlib.sha512(DISK).hexdigest()
+
+
+class Workers:
+    """Makes runs, one after the other; a context manager.
+
+    Args:
+        root: The cache.
+        url: Where the template comes from.
+        scratch: Folder for a temporary cache.
+    """
+
+    def __init__(self, root: Path, url: str, scratch: Path) -> None:
+        import socket
+
+        self.root, self.url, self.scratch = root, url, scratch
+        self.pipe, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pipe.settimeout(50)
+        folders = os.pathsep.join(str(ROOT / name) for name in ("builder", "index"))
+        environ = {**os.environ, "PYTHONPATH": folders, "no_proxy": "*", "PYTHONDONTWRITEBYTECODE": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environ,
+            pass_fds=[theirs.fileno()], start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+        self.pipe.close()
+
+    def start(self, *, stopped: bool = False, root: Path | None = None, **wishes: Any) -> int:
+        """Begin a run and return its process; a stopped one waits for SIGCONT."""
+        wish = {
+            "root": str(root or self.root), "url": self.url, "scratch": str(self.scratch), "sha": SHA,
+            "size": len(DISK), "packed": len(PACKED), "steps": [], "talk": False, "file_limit": 0,
+            "stopped": stopped, **wishes,
+        }  # fmt: skip
+        _pipe(self._process.stdin).write(json.dumps(wish) + "\n")
+        return int(_pipe(self._process.stdout).readline())
+
+    def finish(self) -> Outcome:
+        """Wait for the end of a run."""
+        status = os.waitstatus_to_exitcode(int(_pipe(self._process.stdout).readline()))
+        said: dict[str, Any] = {}
+        if status >= 0:
+            while not (data := self.pipe.recv(1 << 16)).startswith(b"done "):
+                pass
+            said = json.loads(data[5:])
+        return Outcome(status, said)
+
+    def run(self, **wishes: Any) -> Outcome:
+        self.start(**wishes)
+        return self.finish()
+
+    def traced(self, *options: str, **wishes: Any) -> Outcome:
+        """Make a run under strace."""
+        child = self.start(stopped=True, **wishes)
+        words = ["strace", "--follow-forks", "--quiet=exit", *options, "--attach", str(child)]
+        tracer = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        assert tracer.stderr is not None
+        line = tracer.stderr.readline()
+        if "attached" not in line:
+            os.kill(child, signal.SIGKILL)
+            self.finish()
+            tracer.communicate()
+            raise RuntimeError(f"strace: {line}")
+        os.kill(child, signal.SIGCONT)
+        outcome = self.finish()
+        tracer.communicate(timeout=50)
+        return outcome
+
+    def leftovers(self) -> list[str]:
+        """Return what should not be there after a run that ended well."""
+        places = ((self.root, "*/.part-*"), (self.root, "partial/*"), (self.scratch, ".pybuilder*"))
+        return [str(path) for folder, pattern in places for path in folder.glob(pattern)]
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+def count_calls(trace: str, names: Sequence[str]) -> dict[str, int]:
+    """Count the calls of the process with the most of them in the output of strace; others are helpers."""
+    counts: dict[str, int] = {}
+    for name in names:
+        found = sum(f" {name}(" in line and "resumed" not in line for line in trace.splitlines())
+        if found:
+            counts[name] = found
+    return counts
