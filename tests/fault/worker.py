@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[2]
 DISK = b"boot" + random.Random(4).randbytes(300_000).ljust(1 << 20, b"\0") + bytes(508)
@@ -124,6 +124,7 @@ class Workers:
         self.root, self.url, self.scratch = root, url, scratch
         self.pipe, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pipe.settimeout(50)
+        self._last = b""
         folders = os.pathsep.join(str(ROOT / name) for name in ("builder", "index"))
         environ = {**os.environ, "PYTHONPATH": folders, "no_proxy": "*", "PYTHONDONTWRITEBYTECODE": "1"}
         self._process = subprocess.Popen(
@@ -151,14 +152,21 @@ class Workers:
         _pipe(self._process.stdin).write(json.dumps(wish) + "\n")
         return int(_pipe(self._process.stdout).readline())
 
+    def words(self) -> Iterator[str]:
+        """Yield what a run says until it ends; with ``steps``, it waits for an answer after each."""
+        while not (data := self.pipe.recv(1 << 16)).startswith(b"done "):
+            yield data.decode()
+        self._last = data
+
     def finish(self) -> Outcome:
         """Wait for the end of a run."""
         status = os.waitstatus_to_exitcode(int(_pipe(self._process.stdout).readline()))
         said: dict[str, Any] = {}
         if status >= 0:
-            while not (data := self.pipe.recv(1 << 16)).startswith(b"done "):
-                pass
-            said = json.loads(data[5:])
+            if not self._last:
+                list(self.words())
+            said = json.loads(self._last[5:])
+        self._last = b""
         return Outcome(status, said)
 
     def run(self, **wishes: Any) -> Outcome:
