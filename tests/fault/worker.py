@@ -202,10 +202,14 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 
 
 def count_calls(trace: str, names: Sequence[str]) -> dict[str, int]:
-    """Count the calls of the process with the most of them in the output of strace; others are helpers."""
-    counts: dict[str, int] = {}
-    for name in names:
-        found = sum(f" {name}(" in line and "resumed" not in line for line in trace.splitlines())
-        if found:
-            counts[name] = found
-    return counts
+    """Count calls in the output of strace: of each kind, those of the task that makes most of them.
+
+    strace counts for each task on its own as well when it waits for the n-th call.
+    """
+    counts: dict[str, dict[str, int]] = {name: {} for name in names}
+    for line in trace.splitlines():
+        task, _, call = line.partition(" ")
+        name = call.strip().partition("(")[0]
+        if name in counts:
+            counts[name][task] = counts[name].get(task, 0) + 1
+    return {name: max(found.values()) for name, found in counts.items() if found}

@@ -41,8 +41,11 @@ class Unpacker(Protocol):
         ...
 
 
-_MEMORY = 256 << 20
-"""Bytes that the decompressor may use: ``xz -9`` needs 65 MiB (``reliability.md`` X8)."""
+_MEMORY = 128 << 20
+"""Bytes that the decompressor may use: ``xz -9`` needs 65 MiB (``reliability.md`` X8).
+
+It decodes as many blocks side by side as fit: with 16 MiB blocks, three or four.
+"""
 
 _ZSTD_MEMORY = 128 << 20
 """The same for zstd: its own default, enough for ``-19`` (8 MiB) and ``--long`` (128 MiB)."""
@@ -98,7 +101,7 @@ def unpack(
     try:
         descriptor = open_empty(destination)
     except OSError as error:
-        raise WorkspaceError(f"cannot create {destination}: {error.strerror}") from error
+        raise _write_error(destination, entry, error) from error
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as output:
             writer = _Writer(output.fileno())
