@@ -160,7 +160,9 @@ def _open(path: Path, count: int) -> tuple[bytes, int]:
         with os.fdopen(open_regular(path), "rb") as file:
             return file.read(count), os.fstat(file.fileno()).st_size
     except OSError as error:
-        raise DiskError(f"cannot read {path}: {error.strerror}") from error
+        raise DiskError(
+            f"cannot read {path}: {error.strerror}", hint="check its permissions and that disk (see: dmesg)"
+        ) from error
 
 
 def parse_qcow2(data: bytes, file_size: int, *, where: str) -> Qcow2Facts:
