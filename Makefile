@@ -34,6 +34,7 @@ guest: setup  ## only the tests with a real appliance and a real Debian guest
 bench: setup  ## compare with virt-builder: the same lists, templates and operations, in turn
 	$(BIN)/python -m tests.bench.listing
 	$(BIN)/python -m tests.bench.compare
+	$(BIN)/python -m tests.bench.cachework
 
 fuzz: setup  ## the long run of hostile input: 200,000 examples for readers, 100,000 changed signed indexes
 	PYBUILDER_EXAMPLES=200000 PYBUILDER_MUTANTS=100000 $(BIN)/pytest -n 2 -q $(FUZZ)

@@ -31,6 +31,7 @@ class PartialFile(HashingFile):
     Args:
         path: Where it is.
         descriptor: The same file, open for reading and writing.
+        url: Where its bytes will come from.
 
     Attributes:
         path: Where it is.
@@ -40,10 +41,10 @@ class PartialFile(HashingFile):
         OSError: It cannot be read.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, url: str = "") -> None:
         super().__init__(descriptor)
         self.path = path
-        self._url = ""
+        self._url = url
         record = read_record(path) or {}
         known, origin = record.get("validator"), record.get("url")
         self._validator = known if isinstance(known, str) else ""
@@ -104,7 +105,7 @@ class PartialFile(HashingFile):
 
 
 @contextlib.contextmanager
-def partial_file(path: Path) -> Iterator[PartialFile]:
+def partial_file(path: Path, url: str = "") -> Iterator[PartialFile]:
     """Open the part of a template, or begin one.
 
     It stays for the next run when that could go on with it, however the block is left; otherwise it goes.
@@ -112,6 +113,7 @@ def partial_file(path: Path) -> Iterator[PartialFile]:
 
     Args:
         path: Where it is kept.
+        url: Where its bytes will come from, without user information; ``continue_from`` can say so later.
 
     Raises:
         OSError: It cannot be made or read.
@@ -120,7 +122,7 @@ def partial_file(path: Path) -> Iterator[PartialFile]:
     descriptor = _open(path)
     kept = False
     try:
-        with PartialFile(path, descriptor) as part:
+        with PartialFile(path, descriptor, url) as part:
             try:
                 yield part
             finally:
