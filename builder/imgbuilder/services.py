@@ -21,7 +21,7 @@ from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import SourceFormat, sources_from_command_line
 from imgbuilder.catalog.state import SourceStates, identity
 from imgbuilder.events import Reporter, warn
-from imgbuilder.fetch.router import OfflineFetcher, SourceFetcher
+from imgbuilder.fetch.router import SourceFetcher
 from imgindex.keymemory import KeyMemory
 from imgindex.model import UNKNOWN_SIZE
 
@@ -153,6 +153,8 @@ class Services:
 
     def __post_init__(self) -> None:
         if self.settings.offline:
+            from imgbuilder.fetch.router import OfflineFetcher  # late: few runs are
+
             object.__setattr__(self, "fetcher", OfflineFetcher(self.fetcher))
 
     def states(self) -> SourceStates:
