@@ -55,6 +55,14 @@ def paused(name, real):
         return result
     return step
 
+def digest_of(path):
+    while True:  # the next call to fail may be one of these, which are not what is looked at
+        try:
+            with open(path, "rb") as file:
+                return hashlib.sha512(file.read()).hexdigest()
+        except OSError:
+            pass
+
 def work(wish):
     told = []
     def report(event):
@@ -73,8 +81,7 @@ def work(wish):
     try:
         with interruptible(), open_cache(Path(wish["root"]), Path(wish["scratch"]), report) as cache:
             disk = cache.get_disk(chosen, fetcher, report)
-            with open(disk, "rb") as file:
-                digest = hashlib.sha512(file.read()).hexdigest()
+            digest = digest_of(disk)
         return {"digest": digest, "told": told}, 0
     except PybuilderError as error:
         return {"error": error.message, "hint": error.hint, "told": told}, 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -118,7 +119,8 @@ class Disks:
     def release(self) -> None:
         """Let others remove the disks that we used."""
         while self._in_use:
-            os.close(self._in_use.pop())
+            with contextlib.suppress(OSError):  # nothing was written to it, so nothing can be lost
+                os.close(self._in_use.pop())
 
 
 def _format(entry: Entry) -> str:

@@ -76,8 +76,9 @@ class CacheFolder:
     def close(self) -> None:
         """Let others delete the folder."""
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            lock, self._lock = self._lock, None
+            with contextlib.suppress(OSError):  # nothing was written to it, so nothing can be lost
+                os.close(lock)
 
     def delete(self, report: Reporter = ignore, *, limit: float = 10.0) -> None:
         """Remove all that is ours, and the folder itself when nothing else is in it.
