@@ -1,11 +1,9 @@
 """Reading simplestreams: what cloud images and LXD images are published with. Pure: text in, data out.
 
-A source is a base address. ``streams/v1/index.json`` (``.sjson`` when it is
-signed) names files of products; a product has versions, and a version has
-items, of which one may be a disk image. ``virt-builder.md`` section 11 says
-what virt-builder makes of that. Ours differs where that goes wrong: versions
-are compared as versions, and an item's ``size``, which is that of the download,
-is not taken for the size of the disk.
+A source is a base address. ``streams/v1/index.json`` (``.sjson`` when it is signed) names files of
+products; a product has versions, and a version has items, of which one may be a disk image. Section 11
+of ``virt-builder.md`` says what virt-builder makes of that. Ours differs where that goes wrong: versions
+are compared as versions, and an item's ``size``, that of the download, is not taken for the disk's.
 
 The text may be hostile even when it is signed, so that everything that is used
 is checked; what is not used is passed over, since others put much there.
@@ -20,6 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from imgbuilder.arch import normalise
+from imgbuilder.catalog.versions import version_key
 from imgbuilder.errors import IndexSyntaxError
 from imgindex.fields import MAX_DISK_SIZE, MAX_REVISION
 from imgindex.lexer import shorten
@@ -144,23 +143,6 @@ def joined(files: Iterable[Index], *, where: str) -> Index:
             for entry in entries
         )
     )
-
-
-def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
-    """Return what versions are compared by: numbers as numbers, and ``~`` before the end, as in Debian.
-
-    So ``9`` comes before ``10``, ``20240101`` before ``20240101.1``, and ``1.0~rc1`` before ``1.0``.
-    """
-    key: list[tuple[int, int, str]] = []
-    for part in re.findall(r"[0-9]+|[A-Za-z]+|.", version, re.DOTALL):
-        if part[0] in "0123456789":
-            digits = part.lstrip("0")  # compared without int(), which refuses very long ones
-            key.append((3, len(digits), digits))
-        elif part == "~":
-            key.append((0, 0, ""))
-        else:
-            key.append((2, 0, part))
-    return (*key, (1, 0, ""))
 
 
 class _Reader:

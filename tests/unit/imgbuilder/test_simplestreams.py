@@ -17,8 +17,8 @@ from imgbuilder.catalog.simplestreams import (
     joined,
     parse_products,
     parse_stream_index,
-    version_key,
 )
+from imgbuilder.catalog.versions import version_key
 from imgbuilder.errors import IndexSyntaxError
 from imgindex.model import UNKNOWN_SIZE, Entry, Index
 from imgindex.trust import UnverifiedText, VerifiedText
