@@ -192,6 +192,10 @@ class Appliance(Guest, Protocol):
         """Return the size of a disk, partition or volume in bytes."""
         ...
 
+    def disks(self) -> list[str]:
+        """Return all disks, such as ``/dev/sda``."""
+        ...
+
     def partitions(self) -> list[str]:
         """Return all partitions, such as ``/dev/sda1``."""
         ...

@@ -54,9 +54,11 @@ def unlock(appliance: Appliance, keys: Sequence[DiskKey], report: Reporter) -> d
 
 
 def encrypted_devices(appliance: Appliance) -> list[str]:
-    """Return the LUKS containers on partitions, logical volumes, or the whole first disk."""
+    """Return the LUKS containers on partitions, logical volumes, and disks without partitions."""
     # Not by list_filesystems, which leaves out what only holds others, and looks for minutes at the rest.
-    places = [*(appliance.partitions() or ["/dev/sda"]), *appliance.volumes()]
+    partitions = appliance.partitions()
+    whole = [disk for disk in appliance.disks() if not any(part.startswith(disk) for part in partitions)]
+    places = [*whole, *partitions, *appliance.volumes()]
     return [device for device in places if appliance.filesystem_type(device) == _LUKS]
 
 

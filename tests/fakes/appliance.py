@@ -88,6 +88,9 @@ class FakeAppliance(FakeGuest):
     def device_size(self, device: str) -> int:
         return self._disks[device].size
 
+    def disks(self) -> list[str]:
+        return list(self._disks)
+
     def partitions(self) -> list[str]:
         return [device for device in self._all() if device[-1].isdigit()]
 

@@ -61,8 +61,15 @@ class Machine:
 
 
 @contextmanager
-def booted(person: Person, image: Path, image_format: str, ports: tuple[int, ...] = ()) -> Iterator[Machine]:
-    """Boot an image, with emulation, as the person; nothing is written to it."""
+def booted(
+    person: Person,
+    image: Path,
+    image_format: str,
+    ports: tuple[int, ...] = (),
+    *,
+    extra: tuple[str, ...] = (),
+) -> Iterator[Machine]:
+    """Boot an image, with emulation, as the person; nothing is written to it. ``extra`` goes to QEMU."""
     forwarded = {port: free_port() for port in ports}
     rules = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for guest, host in forwarded.items())
     process = subprocess.Popen(
@@ -70,7 +77,7 @@ def booted(person: Person, image: Path, image_format: str, ports: tuple[int, ...
             "qemu-system-x86_64", "-accel", "tcg", "-m", "768", "-display", "none", "-serial", "stdio",
             "-monitor", "none", "-no-reboot",
             "-drive", f"file={image},format={image_format},if=virtio,snapshot=on",
-            "-nic", f"user,model=virtio-net-pci{rules}",
+            "-nic", f"user,model=virtio-net-pci{rules}", *extra,
         ),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=person.environment(), start_new_session=True,

@@ -249,6 +249,10 @@ class LibguestfsAppliance:
         """Return the size of a disk, partition or volume in bytes."""
         return int(self._call("blockdev_getsize64", device))
 
+    def disks(self) -> list[str]:
+        """Return all disks, such as ``/dev/sda``."""
+        return list(self._call("list_devices"))
+
     def partitions(self) -> list[str]:
         """Return all partitions, such as ``/dev/sda1``."""
         return list(self._call("list_partitions"))

@@ -247,6 +247,16 @@ def test_b18_no_key_or_a_wrong_one_is_said() -> None:
     assert "--key /dev/sda2:file:FILE" in (caught.value.hint or "")
 
 
+def test_a_whole_disk_that_is_encrypted() -> None:
+    whole = FakeFilesystem("crypto_LUKS", uuid="cccc", inside=FakeFilesystem("ext4", tiny_guest()))
+    other = FakeDisk({1: FakeFilesystem("ext4")})
+    made = Case(FakeAppliance([FakeDisk({0: whole}), other]))
+    made.appliance.secrets = {"/dev/sda": "geheim"}
+    growth = replace(GROWTH, number=None, content=Content.LUKS)
+    assert made.open(growth, expand="/dev/sda", keys=(KEY,)) == "/dev/mapper/luks-cccc"
+    assert made.log[-1] == ("grow_ext", "/dev/mapper/luks-cccc")
+
+
 def test_volumes_in_an_encrypted_partition() -> None:
     made = lvm(encrypted=True)
     made.open(replace(GROWTH, content=Content.LUKS, volume="/dev/vg/root"), keys=(KEY,))
