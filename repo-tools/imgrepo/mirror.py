@@ -23,8 +23,9 @@ from imgbuilder.events import Reporter, Step, info
 from imgbuilder.fetch.transfer import INDEX_LIMIT
 from imgbuilder.fetch.urls import check_uri, local_path, template_url, without_userinfo
 from imgbuilder.workspace import explain
+from imgindex.accept import Rule, accept
 from imgindex.fields import MAX_DISK_SIZE
-from imgindex.freshness import judge_freshness, show
+from imgindex.freshness import show
 from imgindex.parse import parse_index
 from imgrepo import retired
 from imgrepo.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
@@ -141,9 +142,9 @@ def _fetch_index(
     report(Step(f"Fetching {where}"))
     body = io.BytesIO()
     fetcher.fetch(request.index_url, body, limit=INDEX_LIMIT, report=report, label="index")
-    signed = services.verifier.verify(body.getvalue(), pin, where=where)
-    judge_freshness(signed, None, now=services.clock(), where=where, repair="")
-    return body.getvalue(), signed, parse_index(signed, where=where)
+    rule = Rule(pin, last=None, max_age=None, where=where, repair="")
+    accepted = accept(body.getvalue(), rule, parse_index, verifier=services.verifier, now=services.clock())
+    return body.getvalue(), accepted.signed, accepted.content
 
 
 def _old_index(request: MirrorRequest, pin: KeyPin, services: Services) -> VerifiedText | None:

@@ -92,4 +92,8 @@ def test_no_other_module_judges() -> None:
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in callers:
                     callers[node.func.id].add(str(path.relative_to(root)))
     assert callers["judge_freshness"] == {"imgindex/accept.py"}
-    assert callers["accept"] == {"imgbuilder/catalog/loader.py", "imgrepo/validate.py"}
+    assert callers["accept"] == {
+        "imgbuilder/catalog/loader.py",
+        "imgrepo/mirror.py",
+        "imgrepo/validate.py",
+    }
