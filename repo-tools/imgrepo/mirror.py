@@ -18,7 +18,7 @@ from urllib.parse import urljoin
 
 from imgbuilder.atomic import sync_folder
 from imgbuilder.cache.partial import PartialFile, discard, partial_file
-from imgbuilder.errors import DigestMismatchError, RolledBackError, UsageError
+from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackError, UsageError
 from imgbuilder.events import Reporter, Step, info
 from imgbuilder.fetch.transfer import INDEX_LIMIT
 from imgbuilder.fetch.urls import check_uri, local_path, template_url, without_userinfo
@@ -176,8 +176,9 @@ def _files_of(entry: Entry) -> Iterator[_File]:
 def _bring(request: MirrorRequest, file: _File, fetcher: Fetcher, report: Reporter) -> bool:
     """Bring a file, unless it is here already; say whether it is new."""
     place = request.folder / file.name
-    if any(part.startswith(".") for part in PurePosixPath(file.name).parts):
-        raise UsageError(f"the index names the hidden file {file.name}, which is not copied")
+    hidden = any(part.startswith(".") for part in PurePosixPath(file.name).parts)
+    if hidden or file.name in (SIGNED_INDEX, PLAIN_INDEX, PUBLIC_KEY):
+        raise RepositoryError(f"the index names {file.name} as a template, which is not copied")
     if _is_here(place, file):
         return False
     url = template_url(request.index_url, file.name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.events import Reporter, Step, info, warn
+from imgbuilder.workspace import explain
 from imgrepo import retired
 from imgrepo.compress import ZSTD_LEVELS, check_preset
 from imgrepo.draft import read_draft
@@ -77,6 +78,11 @@ class PublishRequest:
         for folder in (self.folder, self.output):
             if not folder.is_dir():
                 raise UsageError(f"{folder} is not a folder", hint=f"create it first: mkdir -p {folder}")
+        if not self.compress and self.folder.samefile(self.output):
+            raise UsageError(
+                "without compression the published disks would lie among the images, and be taken for some",
+                hint="publish them into another folder: --output WEBROOT",
+            )
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ def publish(request: PublishRequest, services: Services, report: Reporter) -> Pu
         write_state(request.folder, run.state)
         _retire(request, new, old.index, services.clock(), report)
         if request.remove_images:
-            _remove_images(request, run.state, report)
+            _remove_images(request, run.state, new, report)
     return result
 
 
@@ -178,15 +184,21 @@ def _retire(request: PublishRequest, new: Index, old: Index, now: datetime, repo
     retired.remember(request.output, [item for item in found if item not in chosen])
 
 
-def _remove_images(request: PublishRequest, state: dict[str, Published], report: Reporter) -> None:
+def _remove_images(
+    request: PublishRequest, state: dict[str, Published], new: Index, report: Reporter
+) -> None:
     """Delete images that are published for certain: the new index is durable by now (R13)."""
-    kept = dict(state)
+    kept, files = dict(state), {entry.file for entry in new.entries}
     for name, published in state.items():
         path = request.folder / name
-        if published.gone_since is None and path.is_file():
-            if Fingerprint.of(path.lstat()) != published.fingerprint:
-                warn(report, f"{name} is not removed: it was written to after it was read")
-                continue
+        if published.gone_since is not None or published.file not in files or not path.is_file():
+            continue
+        if Fingerprint.of(path.lstat()) != published.fingerprint:
+            warn(report, f"{name} is not removed: it was written to after it was read")
+            continue
+        try:
             path.unlink()
+        except OSError as error:
+            raise explain(error, path) from error
         del kept[name]  # so that nobody misses the image later
     write_state(request.folder, kept)

@@ -28,6 +28,7 @@ GRACE = timedelta(days=7)
 """How long a retired file stays, unless the publisher says otherwise."""
 
 _LARGEST = 16 << 20
+_PACKED = (".xz", ".zst")
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Retired:
 def find_retired(folder: Path, index: Index, before: Index, *, now: datetime) -> tuple[Retired, ...]:
     """Find the files that were published once and that the index does not name.
 
-    Only names that the publisher makes, or that an index named, count: whatever else lies in the folder
-    is none of our business.
+    Only packed files with names that the publisher makes, and what an index named, count: whatever else
+    lies in the folder is none of our business. An image may have such a name, and lie in the same folder.
 
     Args:
         folder: The served folder.
@@ -62,7 +63,8 @@ def find_retired(folder: Path, index: Index, before: Index, *, now: datetime) ->
     remembered = _read(folder)
     found = []
     for path in sorted(folder.iterdir()):
-        ours = path.name in once or path.name in remembered or stem_of_published(path.name) is not None
+        made = path.suffix in _PACKED and stem_of_published(path.name) is not None
+        ours = made or path.name in once or path.name in remembered
         if ours and path.name not in named and path.is_file() and not path.is_symlink():
             since = min(remembered.get(path.name, now), now)
             found.append(Retired(path.name, since, path.stat().st_size))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, UsageError
-from imgbuilder.events import Reporter, Step, info, warn
-from imgindex.model import Entry, Index, ZstdFile
-from imgrepo.compress import Compressed, compress, hash_image, xz_arguments, zstd_arguments
+from imgbuilder.events import Reporter, info, warn
+from imgrepo.compress import hash_image
 from imgrepo.copies import copy_image, space_needed
-from imgrepo.entries import UNKNOWN_ARCH, files_of, merge, new_entry, old_entry, published_name
+from imgrepo.entries import UNKNOWN_ARCH, files_of, merge, old_entry
 from imgrepo.facts import ImageFacts, NoSystemError, examine
+from imgrepo.pack import Candidate, Packer, promise
 from imgrepo.prompts import ask_about
 from imgrepo.scan import measure, scan
 from imgrepo.scratch import scratch_folder
@@ -24,32 +23,12 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from imgindex.model import Entry, Index
     from imgrepo.copies import Copy
     from imgrepo.publish import PublishRequest
     from imgrepo.scan import SourceImage
     from imgrepo.services import Services
     from imgrepo.transaction import Stage
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """An image that is new or was written to.
-
-    Attributes:
-        image: The image.
-        size: Size of its disk in bytes.
-        name: Name of its template.
-        facts: What it holds; None before it was looked into.
-        old: The template that it replaces; None for a new one.
-        copy: A copy of it with free space given back; None when the image itself is packed.
-    """
-
-    image: SourceImage
-    size: int
-    name: str = ""
-    facts: ImageFacts | None = None
-    old: Entry | None = None
-    copy: Copy | None = None
 
 
 class Run:
@@ -65,22 +44,26 @@ class Run:
     Attributes:
         refused: Why images are not published, by the name of the file.
         state: What to remember of each image.
-        files: Names of the packed files on the stage.
     """
 
     def __init__(
         self, request: PublishRequest, services: Services, work: Stage, old: Index, report: Reporter
     ) -> None:
-        self._request, self._services, self._work = request, services, work
+        self._request, self._services = request, services
         self._old, self._report = old, report
-        self._candidates: list[_Candidate] = []
+        self._candidates: list[Candidate] = []
         self._owners: dict[tuple[str, str], str] = {}
         self._replaced: dict[tuple[str, str], Entry] = {}
         self._added: list[Entry] = []
         self._withdrawn = withdrawn_templates(request.output)
         self.refused: dict[str, PybuilderError] = {}
         self.state: dict[str, Published] = {}
-        self.files: list[str] = []
+        self._packer = Packer(request, work, report)
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the packed files on the stage."""
+        return self._packer.files
 
     def find_changed(self) -> None:
         """Find the images that are not published as they are now, and those that are gone."""
@@ -99,7 +82,7 @@ class Run:
                 self.state[image.name] = dataclasses.replace(last, gone_since=None)
             try:
                 if not self._is_published(image):
-                    self._candidates.append(_Candidate(image, measure(image)))
+                    self._candidates.append(Candidate(image, measure(image)))
             except DiskError as error:
                 self.refused[image.name] = error
         self._drop_removed(remembered, {image.name for image in images})
@@ -207,7 +190,7 @@ class Run:
                 known.append(dataclasses.replace(judged, copy=copies.get(candidate.image.name)))
         self._candidates = known
 
-    def _judge(self, candidate: _Candidate, facts: ImageFacts | PybuilderError) -> _Candidate | None:
+    def _judge(self, candidate: Candidate, facts: ImageFacts | PybuilderError) -> Candidate | None:
         """Decide under which name an image is published; None if it is not."""
         image, ask = candidate.image, self._request.ask
         nothing = isinstance(facts, NoSystemError)
@@ -241,85 +224,20 @@ class Run:
         """Pack the changed images onto the stage, and describe them."""
         for candidate in self._candidates:
             try:
-                self._pack_one(candidate)
+                if self._request.dry_run:
+                    self._note(candidate.old, promise(candidate))
+                    continue
+                entry, published = self._packer.pack(candidate)
+                self._note(candidate.old, entry)
+                self.state[candidate.image.name] = published
             except DiskError as error:
                 self.refused[candidate.image.name] = error
-
-    def _pack_one(self, candidate: _Candidate) -> None:
-        image, old = candidate.image, candidate.old
-        assert candidate.facts is not None
-        if self._request.dry_run:
-            self._promise(candidate)
-            return
-        self._report(Step(f"Compressing {image.name}" if self._request.compress else f"Copying {image.name}"))
-        command = xz_arguments(self._request.preset) if self._request.compress else None
-        ending = "xz" if command else image.path.suffix[1:]
-        part, made = self._make(candidate, command)
-        entry = new_entry(image, candidate.size, candidate.facts, made, old, ending=ending)
-        entry = dataclasses.replace(entry, os_version=candidate.name)
-        if old is not None and entry.file == old.file and self._is_in_place(entry.file, made.size):
-            part.unlink()
-        else:
-            entry = dataclasses.replace(entry, file=published_name(image.stem, made.sha512, ending))
-            self._stage(part, entry.file)
-        entry = dataclasses.replace(entry, zstd=self._second_file(candidate))
-        self._note(old, entry)
-        source = candidate.copy.source_sha512 if candidate.copy else made.source_sha512
-        self.state[image.name] = Published(
-            image.fingerprint,
-            source,
-            entry.file,
-            entry.os_version,
-            entry.arch,
-            system=candidate.facts.system,
-        )
-
-    def _second_file(self, candidate: _Candidate) -> ZstdFile | None:
-        """Pack the same disk with zstd, if that is wanted or was offered before."""
-        old = candidate.old.zstd if candidate.old else None
-        if self._request.zstd_level is None and old is None:
-            return None
-        self._report(Step(f"Compressing {candidate.image.name} with zstd"))
-        part, made = self._make(candidate, zstd_arguments(self._request.zstd_level or 19))
-        if old is not None and old.sha512 == made.sha512 and self._is_in_place(old.file, made.size):
-            part.unlink()
-            return old
-        name = published_name(candidate.image.stem, made.sha512, "zst")
-        self._stage(part, name)
-        return ZstdFile(name, made.sha512, made.size)
-
-    def _make(self, candidate: _Candidate, command: list[str] | None) -> tuple[Path, Compressed]:
-        part = self._work.folder / f"{candidate.image.name}.part"
-        content = candidate.copy.path if candidate.copy else None
-        return part, compress(candidate.image, part, command, self._report, content=content)
-
-    def _is_in_place(self, name: str, size: int) -> bool:
-        path = self._request.output / name
-        return path.is_file() and path.stat().st_size == size
-
-    def _stage(self, part: Path, name: str) -> None:
-        part.rename(self._work.folder / name)
-        self.files.append(name)
 
     def _note(self, old: Entry | None, entry: Entry) -> None:
         if old is None:
             self._added.append(entry)
         else:
             self._replaced[old.os_version, old.arch] = entry
-
-    def _promise(self, candidate: _Candidate) -> None:
-        """Describe what a run that is not dry would publish; its digest and size nobody knows yet."""
-        assert candidate.facts is not None
-        nothing = Compressed(candidate.image.path, 0, "", "")
-        entry = new_entry(candidate.image, candidate.size, candidate.facts, nothing, candidate.old)
-        name = f"{candidate.image.stem}-... (to be made)"
-        zstd = candidate.old.zstd if candidate.old else None
-        self._note(
-            candidate.old,
-            dataclasses.replace(
-                entry, os_version=candidate.name, file=name, sha512=None, compressed_size=None, zstd=zstd
-            ),
-        )
 
     def merge(self) -> Index:
         """Make the new index; a template whose file is gone is dropped."""

@@ -23,6 +23,7 @@ from imgbuilder.errors import (
 from imgbuilder.events import Notice, Severity
 from imgindex.gpg import GpgSigner, GpgVerifier
 from imgindex.model import ExtraField, Index, Note
+from imgrepo import pack as pack_module
 from imgrepo import publish as module
 from imgrepo import run as run_module
 from imgrepo.publish import PublishRequest
@@ -98,7 +99,7 @@ def test_r7_a_touched_image_is_not_compressed_again(
     repository.publish()
     before = repository.snapshot()
     os.utime(source, ns=(1, 1))
-    monkeypatch.setattr(run_module, "compress", None)
+    monkeypatch.setattr(pack_module, "compress", None)
     repository.publish()
     assert repository.snapshot() == before
     monkeypatch.setattr(run_module, "hash_image", None)  # and it is not even read the next time

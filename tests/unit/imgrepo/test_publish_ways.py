@@ -358,6 +358,40 @@ def test_r13_an_image_that_was_written_to_meanwhile_is_not_removed(
     assert "a.img is not removed" in notices(repository)
 
 
+def test_r13_only_images_whose_template_is_in_the_index_are_removed(repository: Repository) -> None:
+    withdrawn, gone = repository.add("a.img", b"a"), repository.add("b.img", b"b")
+    repository.add("c.img", b"c")
+    repository.publish()
+    remember_withdrawn(repository.web, [("a", "x86_64")])
+    kept = tuple(entry for entry in repository.read().entries if entry.os_version != "a")
+    repository.rewrite(Index(kept))
+    gone.unlink()
+    repository.publish(remove_images=True)
+    assert withdrawn.exists()
+    assert not (repository.images / "c.img").exists()
+    assert list(read_state(repository.images)) == ["a.img", "b.img"]  # it is still missed
+
+
+def test_an_image_with_the_name_of_a_published_file_is_never_pruned(repository: Repository) -> None:
+    image = repository.images / "a-0123456789abcdef.img"
+    repository.add(image.name)
+    source = repository.add("b.img", b"b")
+    both = repository.images
+    repository.publish(output=both)
+    repository.later = timedelta(days=99)
+    repository.add("b.img", b"new")
+    for _again in range(2):
+        repository.publish(output=both, prune=True, grace=timedelta())
+    assert image.exists()
+    assert source.exists()
+
+
+def test_disks_published_as_they_are_do_not_lie_among_the_images(repository: Repository) -> None:
+    repository.add("a.img")
+    with pytest.raises(UsageError, match="among the images"):
+        repository.publish(output=repository.images, compress=False)
+
+
 def test_a_dry_run_tells_the_difference_and_changes_nothing(repository: Repository) -> None:
     repository.add("a.img", b"a")
     repository.add("b.img", b"b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import re
 import signal
@@ -15,7 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.errors import DigestMismatchError, RolledBackError, TrustError, UsageError, WorkspaceError
+from imgbuilder.errors import (
+    DigestMismatchError,
+    RepositoryError,
+    RolledBackError,
+    TrustError,
+    UsageError,
+    WorkspaceError,
+)
+from imgindex.model import Index
 from imgrepo import serve as module
 from imgrepo.cli.main import run
 from imgrepo.mirror import MirrorRequest, MirrorResult, mirror
@@ -267,6 +276,17 @@ def test_an_older_index_does_not_replace_a_newer_copy(site: Site, tmp_path: Path
     (site.repository.web / "index.asc").write_bytes(old)
     with pytest.raises(RolledBackError):
         copy(site, folder)
+
+
+@pytest.mark.parametrize("name", ["index.asc", "index.gpg", "index", ".hidden/a.xz"])
+def test_a_template_with_the_name_of_something_else_is_not_copied(
+    site: Site, tmp_path: Path, name: str
+) -> None:
+    (entry,) = site.repository.read().entries
+    site.repository.rewrite(Index((dataclasses.replace(entry, file=name, zstd=None),)))
+    with pytest.raises(RepositoryError, match="not copied"):
+        copy(site, tmp_path / "copy")
+    assert served(tmp_path / "copy") == {}
 
 
 def test_an_expired_index_is_not_copied(site: Site, tmp_path: Path) -> None:
