@@ -125,6 +125,18 @@ class Guest(Protocol):
         """Copy a local file or tree into an existing directory of the guest, keeping modes."""
         ...
 
+    def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
+        """Unpack a local tar file into a directory of the guest, with owners, modes and attributes.
+
+        Members whose folders are links in the guest go where the links lead (``reliability.md`` F19).
+
+        Args:
+            local: The tar file.
+            directory: An existing directory.
+            compress: How it is compressed: ``gzip``, ``bzip2``, ``xz``; None when it is not.
+        """
+        ...
+
     def replace(self, path: str, content: bytes) -> None:
         """Replace an existing regular file at once, keeping mode, owner and extended attributes.
 
@@ -139,6 +151,14 @@ class Guest(Protocol):
 
     def truncate(self, path: str) -> None:
         """Make an existing file empty."""
+        ...
+
+    def scrub(self, path: str) -> None:
+        """Overwrite the content of a regular file on the disk, and remove it."""
+        ...
+
+    def files_below(self, path: str) -> list[str]:
+        """Return the paths of all regular files below a directory, sorted; links are not followed."""
         ...
 
     def mkdir_p(self, path: str) -> None:
@@ -302,10 +322,6 @@ class Appliance(Guest, Protocol):
 
     def trim(self, path: str) -> None:
         """Give the free blocks of a mounted filesystem back to the host's file."""
-        ...
-
-    def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
-        """Unpack a local tar file into a directory of the guest, with owners, modes and attributes."""
         ...
 
     def inspect_roots(self) -> list[str]:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import posixpath
 import shlex
+import stat
 import tarfile
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from imgbuilder.appliance import tarpaths
 from imgbuilder.appliance.kernelmessages import lost_writes
 from imgbuilder.errors import GuestCallError, GuestError, WorkspaceError
 from imgbuilder.guest import CommandResult, FileStatus, FilesystemUse
@@ -157,6 +159,59 @@ class LibguestfsAppliance:
             self.tar_in(archive, directory)
         finally:
             archive.unlink(missing_ok=True)
+
+    def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
+        """Unpack a local tar file into a directory of the guest, with owners, modes and attributes."""
+        target = self._resolve(directory)
+        placed = self._scratch / f"placed-{uuid.uuid4().hex}.tar"
+        try:
+            archive = local
+            # Nothing can be in the way in an empty folder, such as a new filesystem.
+            if set(self.ls(target)) - {"lost+found"} and tarpaths.redirect(local, target, self, placed):
+                archive, target, compress = placed, "/", None
+            self._call(
+                "tar_in",
+                str(archive),
+                target,
+                xattrs=True,
+                acls=True,
+                limit=_LONG,
+                label=f"unpacking {local.name}",
+                **({} if compress is None else {"compress": compress}),
+            )
+        finally:
+            placed.unlink(missing_ok=True)
+
+    def scrub(self, path: str) -> None:
+        """Overwrite the content of a regular file on the disk, and remove it."""
+        if not self.supports("scrub"):
+            raise GuestCallError(
+                "the appliance has no scrub program", hint="install the package scrub on this host"
+            )
+        self._call("scrub_file", self._resolve(path), limit=_LONG)
+
+    def files_below(self, path: str) -> list[str]:
+        """Return the paths of all regular files below a directory, sorted; links are not followed."""
+        root = self._resolve(path)
+        listing = self._scratch / f"find-{uuid.uuid4().hex}"
+        try:
+            self._call("find0", root, str(listing), limit=_LONG)
+            found = [name for name in listing.read_text(errors="surrogateescape").split("\0") if name]
+        finally:
+            listing.unlink(missing_ok=True)
+        folders: dict[str, list[str]] = {}
+        for name in found:
+            folder, last = posixpath.split(posixpath.join(root, name))
+            folders.setdefault(folder, []).append(last)
+        files = []
+        for folder, names in folders.items():
+            facts = self._call("lstatnslist", folder, names)
+            files += [
+                posixpath.join(folder, name)
+                for name, fact in zip(names, facts, strict=True)
+                if stat.S_ISREG(fact["st_mode"])
+            ]
+        return sorted(files)
 
     def replace(self, path: str, content: bytes) -> None:
         """Replace an existing regular file at once, keeping mode, owner and extended attributes."""
@@ -386,19 +441,6 @@ class LibguestfsAppliance:
     def trim(self, path: str) -> None:
         """Give the free blocks of a mounted filesystem back to the host's file."""
         self._call("fstrim", path, limit=_LONG)
-
-    def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
-        """Unpack a local tar file into a directory of the guest, with owners, modes and attributes."""
-        self._call(
-            "tar_in",
-            str(local),
-            self._resolve(directory),
-            xattrs=True,
-            acls=True,
-            limit=_LONG,
-            label=f"unpacking {local.name}",
-            **({} if compress is None else {"compress": compress}),
-        )
 
     def inspect_roots(self) -> list[str]:
         """Look for operating systems on all disks (slow); return their root devices."""

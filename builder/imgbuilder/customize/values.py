@@ -166,13 +166,14 @@ def owner_number(number: int) -> int:
     return number
 
 
-def decimal_number(text: str) -> int:
-    """Read the number of a user or group."""
-    if not _NUMBER.fullmatch(text):
-        raise UsageError(
-            f"{text!r} is not a number", hint="give user and group as numbers, for example 1000:1000"
-        )
-    return owner_number(int(text))
+def owner(owner: int | str) -> int | str:
+    """Accept the number or the name of a user or group."""
+    return owner_number(owner) if isinstance(owner, int) else user_name(owner)
+
+
+def parse_owner(text: str) -> int | str:
+    """Read a user or group: all digits are a number, anything else is a name."""
+    return int(text) if _NUMBER.fullmatch(text) else text
 
 
 def local_file(path: Path) -> Path:
@@ -228,7 +229,7 @@ TIMEZONE = _rule(timezone)
 USER_NAME = _rule(user_name)
 PACKAGES = _rule(package_names)
 FILE_MODE = _rule(file_mode)
-OWNER_NUMBER = _rule(owner_number)
+OWNER = _rule(owner)
 LOCAL_FILE = _rule(local_file)
 LOCAL_TREE = _rule(local_tree)
 NOT_EMPTY = _rule(not_empty)

@@ -91,7 +91,8 @@ class RunCommand(OperationBase):
     """Run a command in the guest.
 
     The text is run by the guest's /bin/sh as root. What it prints goes to the log file in the guest, and
-    its end is shown when it fails; its last command's exit status counts.
+    its end is shown when it fails. A text of several lines stops at the first line that fails, as with
+    "set -e"; in a text of one line, the last command's exit status counts.
 
     Attributes:
         command: Text for the shell; may have several lines.
@@ -106,7 +107,9 @@ class RunCommand(OperationBase):
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Run the command."""
         display = f"--run-command {shlex.quote(self.command)}"
-        run_in_guest(guest, context, self.command, display=display, hint=_run_hint(context))
+        # One line keeps virt-builder's meaning: "grep -q x f; true" succeeds there.
+        script = f"set -e\n{self.command}" if "\n" in self.command.strip() else self.command
+        run_in_guest(guest, context, script, display=display, hint=_run_hint(context))
 
 
 @operation("edit", form=argforms.pair("FILE", "EXPR"))

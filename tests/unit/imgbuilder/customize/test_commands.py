@@ -187,3 +187,13 @@ def test_the_temporary_folder_is_as_private_as_the_test_guest_says() -> None:
     guest = debian_guest()
     guest.sh("mktemp -d")
     assert stat.S_IMODE(guest.stat("/tmp/pybuilder.0000000001").mode) == 0o700
+
+
+def test_several_lines_stop_at_the_first_that_fails_and_one_line_does_not(
+    guest: HostGuest, tmp_path: Path
+) -> None:
+    with pytest.raises(OperationError, match="exit status 1"):
+        RunCommand(f"false\ntouch {tmp_path}/reached").apply(guest, _context(tmp_path))
+    assert not (tmp_path / "reached").exists()
+    RunCommand(f"false; touch {tmp_path}/reached").apply(guest, _context(tmp_path))
+    assert (tmp_path / "reached").exists()

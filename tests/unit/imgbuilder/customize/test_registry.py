@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 class Case:
     """One behaviour of an operation.
 
-    ``{local}`` in the text stands for a local script that holds ``#!/bin/sh``.
+    ``{local}`` in the text stands for a local script that holds ``#!/bin/sh``; ``{tar}`` for a tar file
+    of it.
     """
 
     text: str
@@ -99,6 +101,7 @@ CASES = {
     ),
     "run": Case("{local}", "Running: {local}", _ran("/script.sh\n")),
     "run-command": Case("make me", "Running: make me", _ran("\nmake me\n")),
+    "scrub": Case("/a", "Scrubbing: /a", lambda g: not g.exists("/a"), {"/a": "x"}),
     "selinux-relabel": Case(
         "",
         "SELinux relabelling",
@@ -108,6 +111,7 @@ CASES = {
     "ssh-inject": Case(
         f"ann:string:{KEY}", "SSH key inject: ann", _has("/home/ann/.ssh/authorized_keys", f"{KEY}\n")
     ),
+    "tar-in": Case("{tar}:/tmp", "Unpack tar file: {tar} to /tmp", _has("/tmp/script.sh", "#!/bin/sh\n")),
     "timezone": Case(
         "Europe/Berlin",
         "Setting the timezone: Europe/Berlin",
@@ -115,6 +119,7 @@ CASES = {
     ),
     "touch": Case("/a", "Running touch: /a", lambda g: g.is_file("/a")),
     "truncate": Case("/a", "Truncating: /a", _has("/a", ""), {"/a": "x"}),
+    "truncate-recursive": Case("/a", "Recursively truncating: /a", _has("/a/b/c", ""), {"/a/b/c": "old"}),
     "uninstall": Case("a1,b2", "Uninstalling packages: a1 b2", _ran("remove -- a1 b2\n")),
     "update": Case("", "Updating packages", _ran("upgrade\n")),
     "upload": Case("{local}:/tmp", "Uploading: {local} to /tmp", _has("/tmp/script.sh", "#!/bin/sh\n")),
@@ -131,6 +136,13 @@ def test_operation(keyword: str, tmp_path: Path) -> None:
     case = CASES[keyword]
     local = tmp_path / "script.sh"
     local.write_text("#!/bin/sh\n")
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(local, arcname=local.name)
+
+    def filled(text: str) -> str:
+        return text.replace("{local}", str(local)).replace("{tar}", str(archive))
+
     guest = debian_guest()
     for path, content in case.files.items():
         guest.add(path, content)
@@ -140,14 +152,14 @@ def test_operation(keyword: str, tmp_path: Path) -> None:
     changes_nothing = all_operations()[keyword].phase is Phase.SETTING
     assert changes_nothing or not _safely(case.holds, before), "the check would pass without the operation"
 
-    parsed = parse_operation(keyword, case.text.replace("{local}", str(local)))
+    parsed = parse_operation(keyword, filled(case.text))
     parsed.check_host()
     parsed.check_guest(context_of(guest))
     parsed.apply(guest, context_of(guest))
 
-    assert parsed.describe() == case.says.replace("{local}", str(local))
+    assert parsed.describe() == filled(case.says)
     assert case.holds(guest)
-    again = parse_operation(keyword, case.text.replace("{local}", str(local)))
+    again = parse_operation(keyword, filled(case.text))
     assert parsed == again
 
 
