@@ -193,10 +193,21 @@ class Guest(Protocol):
         """Make ``link`` point to ``target``, replacing an existing file like ``ln -sf``."""
         ...
 
-    def sh(self, script: str) -> CommandResult:
+    def mount_memory(self, path: str) -> None:
+        """Mount an empty filesystem in the appliance's memory on a directory; only root may enter it."""
+        ...
+
+    def unmount(self, path: str) -> None:
+        """Unmount what ``mount_memory`` mounted; its content is lost."""
+        ...
+
+    def sh(self, script: str, *, follow: str | None = None) -> CommandResult:
         """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error.
 
-        The script may be of any length. Standard input is ``/dev/null``.
+        Args:
+            script: Of any length. Standard input is ``/dev/null``.
+            follow: A file in the guest; what is added to it meanwhile is reported line by line, as debug
+                notices, while the script runs (in guests whose tail cannot do that, afterwards).
         """
         ...
 

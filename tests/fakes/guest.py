@@ -318,7 +318,16 @@ class FakeGuest:
         parent, name = self._parent(link)
         parent.children[name] = Node(stat.S_IFLNK | 0o777, target=target)
 
-    def sh(self, script: str) -> CommandResult:
+    def mount_memory(self, path: str) -> None:
+        self.calls.append(("mount_memory", path))
+        assert self._find(path).is_dir
+        assert self.ls(path) == []
+
+    def unmount(self, path: str) -> None:
+        self.calls.append(("unmount", path))
+        self._find(path).children.clear()
+
+    def sh(self, script: str, *, follow: str | None = None) -> CommandResult:
         self.scripts.append(script)
         for pattern, answer in self._answers:
             if pattern.search(script):

@@ -34,6 +34,26 @@ _PIECE = 2 * 1024 * 1024
 _INLINE_SCRIPT = 64 * 1024
 """Bytes of a script that are passed as an argument; the kernel's limit is 128 KiB with quoting."""
 _OUTPUT_TAIL = 64 * 1024
+_MEMORY = "64m"
+"""Size of a filesystem in the appliance's memory."""
+
+_FOLLOW = """\
+followed=FILE
+: >>"$followed"
+start=$(($(wc -c <"$followed") + 1))
+sleep 2147483647 & beat=$!
+tail -c "+$start" -s 0.3 -f --pid="$beat" "$followed" >/dev/console 2>/dev/null </dev/null & reader=$!
+"""
+"""The appliance's console is the one way out while a request runs; whatever arrives there is reported."""
+
+_FOLLOW_END = """\
+kill "$beat"
+( sleep 10; kill "$reader" ) >/dev/null 2>&1 & limit=$!
+wait "$reader"
+[ "$?" != 1 ] || tail -c "+$start" "$followed" >/dev/console
+kill "$limit" 2>/dev/null
+"""
+"""Let the reader catch up, but never for long; status 1 is that of a tail that does not know --pid."""
 
 
 class LibguestfsAppliance:
@@ -201,7 +221,8 @@ class LibguestfsAppliance:
             listing.unlink(missing_ok=True)
         folders: dict[str, list[str]] = {}
         for name in found:
-            folder, last = posixpath.split(posixpath.join(root, name))
+            # The names begin with a slash, whatever libguestfs's own manual says of "relative".
+            folder, last = posixpath.split(posixpath.join(root, name.lstrip("/")))
             folders.setdefault(folder, []).append(last)
         files = []
         for folder, names in folders.items():
@@ -220,6 +241,8 @@ class LibguestfsAppliance:
         try:
             self.write(temporary, content)
             self._call("copy_attributes", target, temporary, all=True)
+            # It sets the owner last, which takes set-user-id bits away.
+            self._call("chmod", self.stat(target).mode & 0o7777, temporary)
             self._call("rename", temporary, target)
         except GuestCallError:
             self._call("rm_f", temporary)
@@ -268,7 +291,21 @@ class LibguestfsAppliance:
         """Make ``link`` point to ``target``, replacing an existing file like ``ln -sf``."""
         self._call("ln_sf", target, self._resolve_parent(link))
 
-    def sh(self, script: str) -> CommandResult:
+    def mount_memory(self, path: str) -> None:
+        """Mount an empty filesystem in the appliance's memory on a directory; only root may enter it."""
+        # libguestfs has no call for it; its umount_all finds the mount and takes it away, too.
+        place = shlex.quote(f"/sysroot{self._resolve(path)}")
+        self._call(
+            "debug", "sh", [f"mount -t tmpfs -o mode=0700,nosuid,nodev,size={_MEMORY} pybuilder {place}"]
+        )
+
+    def unmount(self, path: str) -> None:
+        """Unmount what ``mount_memory`` mounted; its content is lost."""
+        # A daemon that a command left behind may write into it for ever: then it only loses its name.
+        place = shlex.quote(f"/sysroot{self._resolve(path)}")
+        self._call("debug", "sh", [f"umount {place} 2>/dev/null || umount -l {place}"])
+
+    def sh(self, script: str, *, follow: str | None = None) -> CommandResult:
         """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error."""
         body = script.encode()
         inside: str | None = None
@@ -281,9 +318,11 @@ class LibguestfsAppliance:
         # libguestfs tells only success or failure, and mixes neither status nor output into it.
         wrapper = (
             "out=$(mktemp /tmp/.pybuilderXXXXXX) || exit 1\n"
-            f'{run} >"$out" 2>&1 </dev/null\n'
+            + ("" if follow is None else _FOLLOW.replace("FILE", shlex.quote(follow)))
+            + f'{run} >"$out" 2>&1 </dev/null\n'
             "status=$?\n"
-            f'tail -c {_OUTPUT_TAIL} "$out"; rm -f "$out"\n'
+            + ("" if follow is None else _FOLLOW_END)
+            + f'tail -c {_OUTPUT_TAIL} "$out"; rm -f "$out"\n'
             'printf "\\n%s" "$status"\n'
         )
         try:

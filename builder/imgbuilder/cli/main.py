@@ -16,6 +16,7 @@ from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options
 from imgbuilder.cli.list_mode import STYLES, ListRequest, list_templates
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
+from imgbuilder.failure import OnError
 from imgbuilder.services import Settings
 from imgbuilder.sizes import parse_size
 from imgindex import __version__
@@ -175,6 +176,12 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     "--delete-on-failure/--no-delete-on-failure",
     default=True,
     help="Remove the unfinished image when a build fails [default: it is removed].",
+)
+@_option(
+    "--on-error",
+    type=click.Choice([choice.value for choice in OnError]),
+    default="abort",
+    help="When a customization fails: remove the image, keep it, or open a shell in it [default: abort].",
 )
 @_option("--no-sync", is_flag=True, help="Do not wait until the image is safely on the disk.")
 @_option("-q", "--quiet", is_flag=True, help="Show no progress.")

@@ -63,8 +63,9 @@ def build_image(
 ) -> None:
     """Build an image, or show how it would be built."""
     from imgbuilder.build import build, prepare, summary  # late: --list stays quick
+    from imgbuilder.cli.rescue import shell_with
 
-    services = Services(settings)
+    services = Services(settings, guest_shell=shell_with(report))
     if dry_run:
         plan = prepare(request, services, report).plan
         report.close()

@@ -70,6 +70,7 @@ def build_request(ctx: click.Context, name: str, arch: str, options: dict[str, A
         launch_timeout=options["launch_timeout"],
         network=network,
         delete_on_failure=options["delete_on_failure"],
+        on_error=OnError(options["on_error"]),
         sync=not options["no_sync"],
         verbose=options["verbose"],
         trace=options["trace"],

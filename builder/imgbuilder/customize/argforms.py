@@ -115,6 +115,19 @@ def user_selector(user: str, selector: Part) -> Form:
     return Form(f"{user}[:{selector.metavar}]", split)
 
 
+def assignment(name: str, value: Part) -> Form:
+    """Split ``NAME=VALUE`` at the first ``=``."""
+    metavar = f"{name}={value.metavar}"
+
+    def split(text: str) -> tuple[object, ...]:
+        left, equals, right = text.partition("=")
+        if not equals:
+            raise UsageError(f"expects {metavar}", hint="an '=' is missing")
+        return (left, value.convert(right))
+
+    return Form(metavar, split)
+
+
 def flag() -> Form:
     """Take no argument; one in a commands file is ignored, as virt-builder does (8.4)."""
     return Form("", lambda _text: ())

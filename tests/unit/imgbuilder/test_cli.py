@@ -46,7 +46,9 @@ def site(tmp_path: Path, home: Path, publisher_keys: KeyMaker) -> Site:
 @pytest.fixture
 def appliances(monkeypatch: pytest.MonkeyPatch) -> TinyAppliances:
     made = TinyAppliances()
-    monkeypatch.setattr(modes, "Services", lambda settings: Services(settings, open_appliance=made))
+    monkeypatch.setattr(
+        modes, "Services", lambda settings, **more: Services(settings, open_appliance=made, **more)
+    )
     return made
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgbuilder.customize import argforms
+from imgbuilder.customize import argforms, secretvalues
 from imgbuilder.customize.operation import OperationBase, Phase
 from imgbuilder.customize.passwords import Crypto, parse_crypto
 from imgbuilder.customize.registry import operation
@@ -43,6 +43,39 @@ class PasswordCrypto(OperationBase):
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Do nothing to the guest: ``run.customize`` has put the choice into the context."""
+
+
+@operation(
+    "secret",
+    form=argforms.assignment("NAME", argforms.Part("env:VARIABLE|file:PATH", secretvalues.parse_source)),
+    phase=Phase.SETTING,
+    secret=True,
+)
+@dataclass(frozen=True)
+class Secret(OperationBase):
+    """Give commands a secret in an environment variable.
+
+    All commands that run in the guest during the build find it as $NAME: those of --run, --run-command and
+    the package manager. Its value comes from a variable of your environment or from a file (without its last
+    newline), at least 4 characters. It is not written to the image, is in no argument of any process, and
+    where a command prints it, the log and all messages show *** instead; what a command derives from it,
+    such as its base64, is not recognised, and a command can of course write it somewhere. Output of commands
+    is limited to 64 MiB each then. It holds for all operations, wherever it stands.
+
+    Attributes:
+        name: Name of the variable.
+        value: Its value.
+    """
+
+    name: str = field(metadata={"rule": secretvalues.variable_name})
+    value: str = field(repr=False, metadata={"rule": secretvalues.secret_value, "raw": True})
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Providing the secret {self.name}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Do nothing to the guest: ``run.customize`` has put the secret into the context."""
 
 
 @operation("no-selinux-relabel", form=argforms.flag(), phase=Phase.SETTING)

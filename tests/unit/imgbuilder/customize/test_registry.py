@@ -102,6 +102,7 @@ CASES = {
     "run": Case("{local}", "Running: {local}", _ran("/script.sh\n")),
     "run-command": Case("make me", "Running: make me", _ran("\nmake me\n")),
     "scrub": Case("/a", "Scrubbing: /a", lambda g: not g.exists("/a"), {"/a": "x"}),
+    "secret": Case("TOKEN=file:{local}", "Providing the secret TOKEN", lambda g: g.calls == []),
     "selinux-relabel": Case(
         "",
         "SELinux relabelling",
@@ -191,7 +192,7 @@ def test_properties_of_rows() -> None:
         "run",
         "run-command",
     }
-    assert {name for name, spec in rows.items() if spec.secret} == {"password", "root-password"}
+    assert {name for name, spec in rows.items() if spec.secret} == {"password", "root-password", "secret"}
     assert {name for name, spec in rows.items() if spec.phase is Phase.LATE} == {"password", "root-password"}
     assert {name for name, spec in rows.items() if spec.phase is Phase.LAST} == {
         "selinux-relabel",
