@@ -125,7 +125,11 @@ def install(folder: Path) -> Path:
                 target = library / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
-    for name, module in (("pybuilder", "imgbuilder"), ("pybuilder-repo", "imgrepo")):
+    for name, module in (
+        ("pybuilder", "imgbuilder"),
+        ("pybuilder-customize", "imgbuilder.cli.customize_main"),
+        ("pybuilder-repo", "imgrepo"),
+    ):
         script = commands / name
         script.write_text(f'#!/bin/sh\nPYTHONPATH={library} exec {interpreter} -m {module} "$@"\n')
         script.chmod(0o755)

@@ -12,7 +12,7 @@ import click
 from imgbuilder import arch
 from imgbuilder.boundary import run_command
 from imgbuilder.cli import modes
-from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options, refuse_operations
+from imgbuilder.cli.customizing import SectionedCommand, customization_options, integer, refuse_operations
 from imgbuilder.cli.list_mode import STYLES, ListRequest, list_templates
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
@@ -39,38 +39,6 @@ Customizations are carried out in the order of the command line.
 The manual page pybuilder(1) explains every option."""
 
 
-def _integer(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Read a number as C's strtol with base 0 does (``virt-builder.md`` 0.1)."""
-    if value is None:
-        return None
-    try:
-        octal = len(value) > 1 and value[0] == "0" and value[1:].isdigit()
-        number = int(value, 8 if octal else 0)
-    except ValueError:
-        number = -1
-    if not 0 < number < 2**30:
-        raise UsageError(f"{param.opts[-1]} {value!r} is not a positive whole number")
-    return number
-
-
-class _Pybuilder(VirtBuilderCommand):
-    """The command, with the customizations in a section of their own in the help."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options in two sections."""
-        ours: list[tuple[str, str]] = []
-        operations: list[tuple[str, str]] = []
-        names = {option.opts[0] for option in customization_options()}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-            if record is not None:
-                (operations if param.opts[0] in names else ours).append(record)
-        with formatter.section("Options"):
-            formatter.write_dl(ours)
-        with formatter.section("Customizations, in the order given"):
-            formatter.write_dl(operations)
-
-
 def _with_customizations(command: click.Command) -> click.Command:
     command.params.extend(customization_options())
     return command
@@ -82,7 +50,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 
 @_with_customizations
 @click.command(
-    cls=_Pybuilder,
+    cls=SectionedCommand,
     context_settings={"help_option_names": ["--help"], "max_content_width": 110},
     epilog=_EPILOG,
     help="Build a bootable disk image from a template of a signed repository, without root.\n\n"
@@ -125,8 +93,8 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 )
 @_option("--size", metavar="SIZE", help="Size of its disk, such as 20G [default: the template's].")
 @_option("--arch", "arch_", metavar="ARCH", help="Architecture of the template [default: this host's].")
-@_option("-m", "--memsize", metavar="MB", callback=_integer, help="Memory of the appliance in MiB.")
-@_option("--smp", metavar="N", callback=_integer, help="Processors of the appliance.")
+@_option("-m", "--memsize", metavar="MB", callback=integer, help="Memory of the appliance in MiB.")
+@_option("--smp", metavar="N", callback=integer, help="Processors of the appliance.")
 @_option(
     "--key",
     "keys",
@@ -137,7 +105,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option(
     "--launch-timeout",
     metavar="SECONDS",
-    callback=_integer,
+    callback=integer,
     help="Give the appliance up when it is silent for so long at its start [default: 30; emulated: 600].",
 )
 @_option("--attach", multiple=True, metavar="FILE", help="A further disk for the appliance, to be read only.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from imgbuilder.cli.customizing import ATTACHED, given_operations
 from imgbuilder.disk.diskimage import parse_format, parse_output_format
 from imgbuilder.diskkeys import parse_key
+from imgbuilder.failure import OnError
 from imgbuilder.request import Attached, BuildRequest, NetworkMode
 from imgbuilder.sizes import parse_size
 

@@ -128,6 +128,21 @@ def assignment(name: str, value: Part) -> Form:
     return Form(metavar, split)
 
 
+def local_files(first: str, *others: str) -> Form:
+    """Split at every ``:`` into one local file and, after it, optional ones."""
+    metavar = first + "".join(f"[:{name}" for name in others) + "]" * len(others)
+
+    def split(text: str) -> tuple[object, ...]:
+        pieces = [_unescape(piece) for piece in _COLON.split(text)]
+        if len(pieces) > 1 + len(others):
+            raise UsageError(
+                f"expects {metavar}", hint="there are too many parts; write \\: for a colon in a name"
+            )
+        return tuple(_local_path(piece) for piece in pieces)
+
+    return Form(metavar, split)
+
+
 def flag() -> Form:
     """Take no argument; one in a commands file is ignored, as virt-builder does (8.4)."""
     return Form("", lambda _text: ())

@@ -123,7 +123,7 @@ def customize(
         GuestError: The appliance failed.
     """
     validate(operations)
-    _check_guest(operations, context)
+    check_guest(operations, context)
     context = replace(
         context,
         log_file=choose_log_file(guest),
@@ -191,7 +191,12 @@ def _set_passwords(guest: Guest, operations: Sequence[Operation], context: Guest
     return root_password
 
 
-def _check_guest(operations: Sequence[Operation], context: GuestContext) -> None:
+def check_guest(operations: Sequence[Operation], context: GuestContext) -> None:
+    """Check whether the operations fit a guest, without touching it.
+
+    Raises:
+        OperationError: One of them does not.
+    """
     for operation in operations:
         if spec_of(operation).runs_in_guest and not context.runs_commands:
             raise OperationError(

@@ -58,6 +58,9 @@ CASES = {
     "chown": Case(
         "1:2:/a", "Changing owner of /a to 1:2", lambda g: g.permissions("/a")[1:] == (1, 2), {"/a": ""}
     ),
+    "cloud-init": Case(
+        "{local}", "Seeding cloud-init: {local}", _has("/var/lib/cloud/seed/nocloud/user-data", "#!/bin/sh\n")
+    ),
     "copy": Case("/a:/b", "Copying (in image): /a to /b", _has("/b", "x"), {"/a": "x"}),
     "copy-in": Case("{local}:/tmp", "Copying: {local} to /tmp", _has("/tmp/script.sh", "#!/bin/sh\n")),
     "delete": Case("/a", "Deleting: /a", lambda g: not g.exists("/a"), {"/a": ""}),
@@ -112,6 +115,12 @@ CASES = {
     "ssh-inject": Case(
         f"ann:string:{KEY}", "SSH key inject: ann", _has("/home/ann/.ssh/authorized_keys", f"{KEY}\n")
     ),
+    "sysprep": Case(
+        "machine-id,shell-history",
+        "Removing the machine's identity: machine-id shell-history",
+        lambda g: g.text("/etc/machine-id") == "" and not g.exists("/root/.bash_history"),
+        {"/etc/machine-id": "1234", "/root/.bash_history": "ls"},
+    ),
     "tar-in": Case("{tar}:/tmp", "Unpack tar file: {tar} to /tmp", _has("/tmp/script.sh", "#!/bin/sh\n")),
     "timezone": Case(
         "Europe/Berlin",
@@ -124,6 +133,7 @@ CASES = {
     "uninstall": Case("a1,b2", "Uninstalling packages: a1 b2", _ran("remove -- a1 b2\n")),
     "update": Case("", "Updating packages", _ran("upgrade\n")),
     "upload": Case("{local}:/tmp", "Uploading: {local} to /tmp", _has("/tmp/script.sh", "#!/bin/sh\n")),
+    "user": Case("bob", "Adding user: bob", _ran("useradd -m -s /bin/sh -- bob\n")),
     "write": Case("/a:b:c", "Writing: /a", _has("/a", "b:c")),
 }
 
@@ -191,12 +201,16 @@ def test_properties_of_rows() -> None:
         "update",
         "run",
         "run-command",
+        "user",
     }
-    assert {name for name, spec in rows.items() if spec.secret} == {"password", "root-password", "secret"}
+    assert {name for name, spec in rows.items() if spec.secret} == {
+        "password", "root-password", "secret", "user",
+    }  # fmt: skip
     assert {name for name, spec in rows.items() if spec.phase is Phase.LATE} == {"password", "root-password"}
     assert {name for name, spec in rows.items() if spec.phase is Phase.LAST} == {
         "selinux-relabel",
         "no-logfile",
+        "sysprep",
     }
 
 
