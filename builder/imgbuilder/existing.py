@@ -14,6 +14,7 @@ from imgbuilder.customize import run as customization
 from imgbuilder.customize import sysprep
 from imgbuilder.customize.context import GuestContext, host_proxies
 from imgbuilder.customize.facts import read_facts
+from imgbuilder.customize.firstboot_status import FirstbootReport, read_firstboot
 from imgbuilder.disk import imageheader, sparse
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, GuestCallError, GuestError, OperationError, UsageError
@@ -128,6 +129,24 @@ def find_identity(request: CustomizeRequest, services: Services, report: Reporte
             _mount(appliance, mounts, report, untouched=True)
             found += sysprep.find(appliance)
             appliance.unmount_all()
+        appliance.shutdown()
+    return found
+
+
+def firstboot_report(request: CustomizeRequest, services: Services, report: Reporter) -> FirstbootReport:
+    """Read what the first boot left in the first operating system on the disks, which are only read.
+
+    Raises:
+        PybuilderError: The guest could not be examined.
+    """
+    disks = [_checked(disk, writable=False) for disk in request.disks]
+    report(Step("Examining the guest ..."))
+    attachments = _attachments(disks, readonly=True)
+    with services.open_appliance(attachments, _options(request), report) as appliance:
+        # The journal is replayed, on a throw-away layer: a machine that was switched off wrote last there.
+        _mount(appliance, next(iter(_roots(appliance).values())), report)
+        found = read_firstboot(appliance)
+        appliance.unmount_all()
         appliance.shutdown()
     return found
 

@@ -78,6 +78,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     metavar="NAME|URL",
     help="Forget which index of a source was accepted last, and the protection against an older one.",
 )
+@_option("--firstboot-log", metavar="IMAGE", help="Show how the first-boot scripts of an image fared.")
 @_option("--doctor", is_flag=True, help="Check everything that a build needs, and say how to mend it.")
 @_option("--get-kernel", metavar="IMAGE", help="Copy the newest kernel and its initrd out of a disk image.")
 @_option("--dry-run", is_flag=True, help="Show what a build would do, and stop.")
@@ -170,6 +171,9 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     if options["doctor"]:
         _names(options, 0, "--doctor")
         ctx.exit(modes.doctor(settings, reporter))
+    elif options["firstboot_log"] is not None:
+        _names(options, 0, "--firstboot-log")
+        ctx.exit(modes.firstboot_log(settings, reporter, Path(options["firstboot_log"]), options["format_"]))
     elif options["delete_cache"]:
         _names(options, 0, "--delete-cache")
         modes.delete_cache(settings, reporter)

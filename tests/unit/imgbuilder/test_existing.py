@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgbuilder.cli import customize_main as cli
+from imgbuilder.cli import modes
+from imgbuilder.console import ConsoleReporter
 from imgbuilder.guest import CommandResult
-from imgbuilder.services import Services
+from imgbuilder.services import Services, Settings
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.template import tiny_guest
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
 LINUX = {"type": "linux", "arch": "x86_64", "distro": "debian"}
 
@@ -33,12 +36,17 @@ class Setup:
         self.appliances = FakeAppliances(prepare=self._teach)
         disk = FakeDisk({1: FakeFilesystem("vfat"), 2: FakeFilesystem("ext4", self.guest)}, self.roots)
         monkeypatch.setattr(self.appliances, "_disk", lambda _path: disk)
-        monkeypatch.setattr(
-            cli,
+        self._monkeypatch = monkeypatch
+        self.patch(cli)
+        monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+
+    def patch(self, module: ModuleType) -> None:
+        """Let a module of the command line use the fake appliance."""
+        self._monkeypatch.setattr(
+            module,
             "Services",
             lambda settings, **more: Services(settings, open_appliance=self.appliances, **more),
         )
-        monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
 
     def _teach(self, appliance: FakeAppliance) -> None:
         for pattern, answer in self.answers.items():
@@ -216,3 +224,27 @@ def test_help_has_the_customizations(setup: Setup, capsys: pytest.CaptureFixture
     shown = capsys.readouterr().out
     assert "--append-line FILE:LINE" in shown
     assert "Customizations, in the order given" in shown
+
+
+def test_the_first_boot_of_an_image(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    settings, report = Settings(), ConsoleReporter("pybuilder", quiet=True)
+
+    def shown(image_format: str | None = None) -> tuple[int, str]:
+        code = modes.firstboot_log(settings, report, setup.image, image_format)
+        return code, capsys.readouterr().out
+
+    setup.patch(modes)
+    assert shown() == (0, "no first-boot scripts\n")
+    setup.guest.add("/usr/lib/virt-sysprep/scripts/5000-0002-b", "")
+    setup.guest.add(
+        "/var/lib/pybuilder/firstboot-status",
+        "2026-01-01T00:00:00Z\tstarted\t5000-0001-a\n2026-01-01T00:00:05Z\tfinished\t5000-0001-a\t0\n",
+    )
+    setup.guest.add("/root/virt-sysprep-firstboot.log", "it \x1b[31m said\n")
+    code, text = shown("raw")
+    assert code == 1
+    assert text == (
+        "5000-0001-a: exit status 0, from 2026-01-01T00:00:00Z to 2026-01-01T00:00:05Z\n"
+        "5000-0002-b: waits for the first boot\n\nit \\x1b[31m said\n"
+    )
+    assert setup.appliances.launches[-1][0].readonly
