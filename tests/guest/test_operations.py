@@ -11,7 +11,7 @@ import pytest
 
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.facts import read_facts
+from imgbuilder.customize.facts import PackageManager, read_facts
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import OperationError
@@ -141,3 +141,61 @@ def test_z18_canaries_are_nowhere(
         assert secret not in caught.value.message + caught.value.log_tail + str(caught.value.hint)
         found = subprocess.run(["grep", "-aqF", secret, image], check=False).returncode
         assert found == 1, f"{secret} is on the disk"
+
+
+def rpm_repository(folder: Path) -> Path:
+    """Make a repository of one package, which says a word in /usr/share, and its update."""
+    repository = folder / "repository"
+    for version in ("1", "2"):
+        spec = folder / f"word-{version}.spec"
+        spec.write_text(
+            f"Name: word\nVersion: {version}\nRelease: 1\nSummary: A word\nLicense: Public\n"
+            "BuildArch: noarch\n%description\nA word.\n%install\nmkdir -p %{buildroot}/usr/share\n"
+            f"echo {version} >%{{buildroot}}/usr/share/word\n%files\n/usr/share/word\n"
+        )
+        subprocess.run(
+            ["rpmbuild", "-bb", "--quiet", f"--define=_topdir {folder}/build", f"--define=_rpmdir {repository}",
+             spec],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    subprocess.run(["createrepo_c", "--quiet", repository], check=True)
+    return repository
+
+
+def test_package_managers_for_real(guest: Appliance, context: GuestContext, tmp_path: Path) -> None:
+    """apt with a kept package, then dnf and zypper of Debian with a small local repository."""
+    packages = tmp_path / "packages"
+    resolv = guest.sh("ls -l /etc/resolv.conf; cat /etc/resolv.conf").output
+    run(guest, context, ("package-cache", str(packages)), ("install", "dnf,zypper,cowsay"))
+    kept = {path.name.split("_")[0] for path in packages.iterdir()}
+    assert {"dnf", "zypper", "cowsay"} <= kept
+    assert not guest.exists("/var/cache/apt/pybuilder")
+    assert guest.glob("/var/cache/apt/archives/*.deb") == []
+    run(guest, context, ("uninstall", "cowsay"))
+    assert not guest.exists("/usr/games/cowsay")
+    run(guest, context, ("package-cache", str(packages)), ("install", "cowsay"))
+    assert guest.exists("/usr/games/cowsay")
+    log = guest.read("/tmp/builder.log").decode(errors="replace")
+    assert "Need to get 0 B" in log[log.rindex("The following NEW packages") :]
+    assert guest.sh("ls -l /etc/resolv.conf; cat /etc/resolv.conf").output == resolv
+
+    guest.copy_in(rpm_repository(tmp_path), "/srv")
+    guest.mkdir_p("/etc/yum.repos.d")
+    guest.write(
+        "/etc/yum.repos.d/local.repo", b"[local]\nname=local\nbaseurl=file:///srv/repository\ngpgcheck=0\n"
+    )
+    guest.mkdir_p("/etc/zypp/repos.d")
+    guest.write(
+        "/etc/zypp/repos.d/local.repo",
+        b"[local]\nname=local\nbaseurl=file:///srv/repository\ngpgcheck=0\nenabled=1\n",
+    )
+    for manager in (PackageManager.DNF, PackageManager.ZYPPER):
+        managed = replace(context, facts=replace(context.facts, package_manager=manager))
+        run(guest, managed, ("install", "word-1"))
+        assert guest.read("/usr/share/word") == b"1\n", manager
+        run(guest, managed, ("update", ""))
+        assert guest.read("/usr/share/word") == b"2\n", manager
+        run(guest, managed, ("uninstall", "word"))
+        assert not guest.exists("/usr/share/word"), manager
+        with pytest.raises(OperationError, match="exit status"):
+            run(guest, managed, ("install", "no-such-package"))

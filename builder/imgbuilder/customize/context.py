@@ -11,6 +11,7 @@ from imgbuilder.events import Reporter, ignore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from imgbuilder.customize.facts import GuestFacts
 
@@ -34,6 +35,8 @@ class GuestContext:
         report: Where warnings go, set by ``run.customize``.
         follow: Whether the output of commands is reported while they run.
         secrets: Variables for commands whose values are hidden everywhere, set by ``run.customize``.
+        mirror: Address of a mirror for apt, or empty; set by ``run.customize``.
+        package_cache: Local folder of packages, set by ``run.customize``.
         memory: Folder in the guest that is not on its disk, or empty; set by ``run.customize``.
     """
 
@@ -48,12 +51,14 @@ class GuestContext:
     report: Reporter = field(default=ignore, repr=False)
     follow: bool = False
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    mirror: str = field(default="", repr=False)
+    package_cache: Path | None = None
     memory: str = ""
 
     @property
     def mask(self) -> Mask:
         """What hides the secrets, and the passwords of proxies."""
-        return Mask([*self.secrets.values(), *proxy_passwords(self.proxies)])
+        return Mask([*self.secrets.values(), *proxy_passwords({**self.proxies, "mirror": self.mirror})])
 
 
 def host_proxies(environment: Mapping[str, str]) -> dict[str, str]:

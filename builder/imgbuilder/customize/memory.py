@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgbuilder.customize import aptsettings
 from imgbuilder.errors import GuestCallError, OperationError
 
 if TYPE_CHECKING:
@@ -65,27 +66,34 @@ def private_folder(guest: Guest, *parents: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def memory_folder(guest: Guest, context: GuestContext) -> Iterator[GuestContext]:
-    """Put secrets and proxies where commands find them, as long as the block runs.
+    """Put secrets, proxies and apt's settings where commands find them, as long as the block runs.
 
     Args:
         guest: The guest, whose commands can be run.
         context: The secrets and proxies.
 
     Yields:
-        The context, with the folder in it; the same one when there is neither secret nor proxy.
+        The context, with the folder in it; the same one when there is nothing to put there.
     """
     values = {**context.secrets}
     for name, value in context.proxies.items():
         values[name] = values[name.upper()] = value
-    if not values:
+    if not values and not aptsettings.needed(context):
         yield context
         return
     text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(values.items()))
     with private_folder(guest, "/run", "/tmp", "/root") as folder:  # noqa: S108 - in the guest
         guest.mount_memory(folder)
         try:
+            context = replace(context, memory=folder)
+            if aptsettings.needed(context):
+                text += f"export APT_CONFIG={folder}/apt.conf\n"
+                guest.mkdir_p(f"{folder}/sources.list.d")
+                for name, content in aptsettings.settings_files(guest, context).items():
+                    upload_bytes(guest, content, f"{folder}/{name}")
             upload_bytes(guest, text.encode(errors="surrogateescape"), f"{folder}/{ENVIRONMENT}")
-            yield replace(context, memory=folder)
+            with aptsettings.folder_in_guest(guest, context):
+                yield context
         finally:
             guest.unmount(folder)
 

@@ -12,7 +12,9 @@ from imgbuilder.customize.network import check_network
 from imgbuilder.customize.operation import Phase
 from imgbuilder.customize.ops.accounts import PasswordOperation, RootPassword
 from imgbuilder.customize.ops.settings import (
+    Mirror,
     NoSelinuxRelabel,
+    PackageCache,
     PasswordCrypto,
     Secret,
     SelinuxRelabel,
@@ -95,7 +97,8 @@ def sets_root_password(operations: Sequence[Operation]) -> bool:
 def mask(operations: Sequence[Operation], proxies: Mapping[str, str]) -> Mask:
     """Return what hides the secrets that are given to commands, and the passwords of proxies."""
     secrets = [operation.value for operation in operations if isinstance(operation, Secret)]
-    return Mask([*secrets, *proxy_passwords(proxies)])
+    mirrors = {str(at): item.url for at, item in enumerate(operations) if isinstance(item, Mirror)}
+    return Mask([*secrets, *proxy_passwords({**proxies, **mirrors})])
 
 
 def customize(
@@ -128,6 +131,10 @@ def customize(
         context,
         log_file=choose_log_file(guest),
         password_crypto=_crypto(operations, context),
+        mirror=next((item.url for item in reversed(operations) if isinstance(item, Mirror)), ""),
+        package_cache=next(
+            (item.folder.absolute() for item in reversed(operations) if isinstance(item, PackageCache)), None
+        ),
         secrets={item.name: item.value for item in operations if isinstance(item, Secret)},
     )
     context = replace(context, report=context.mask.reporter(report))

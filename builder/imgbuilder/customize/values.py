@@ -10,6 +10,7 @@ import posixpath
 import re
 import stat
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from imgbuilder.errors import UsageError
 
@@ -23,6 +24,7 @@ _TIMEZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
 _USER = re.compile(r"[a-z_][a-z0-9_.-]*\$?")
 _PACKAGE = re.compile(r"[A-Za-z0-9@/][A-Za-z0-9@/+._:~=<>^()*?-]*")
 _OCTAL = re.compile(r"(?:0o)?[0-7]{1,5}")
+_URL_CHARACTERS = re.compile(r"[A-Za-z0-9%:/@._~!&'()*+,;=-]+")
 _NUMBER = re.compile(r"[0-9]{1,10}")
 
 _HOST_NAME_MAX = 64
@@ -119,6 +121,22 @@ def user_name(name: str) -> str:
             hint="user names match [a-z_][a-z0-9_.-]* and have at most 32 characters",
         )
     return name
+
+
+def mirror_url(url: str) -> str:
+    """Accept the address of a mirror; it may hold a password and is never quoted.
+
+    Raises:
+        UsageError: It is no http, https or ftp address, or holds what apt's files cannot.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https", "ftp") and bool(parts.hostname) and not parts.query
+    except ValueError:
+        usable = False
+    if not usable or not _URL_CHARACTERS.fullmatch(url):
+        raise UsageError("this is not the address of a mirror", hint="for example http://mirror.example.org")
+    return url
 
 
 def package_names(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,13 +8,15 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgbuilder.customize import argforms, secretvalues
+from imgbuilder.customize import aptsettings, argforms, secretvalues, values
 from imgbuilder.customize.operation import OperationBase, Phase
 from imgbuilder.customize.passwords import Crypto, parse_crypto
 from imgbuilder.customize.registry import operation
-from imgbuilder.errors import GuestCallError
+from imgbuilder.errors import GuestCallError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.guest import Guest
 
@@ -76,6 +78,68 @@ class Secret(OperationBase):
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Do nothing to the guest: ``run.customize`` has put the secret into the context."""
+
+
+@operation("mirror", form=argforms.single("URL"), phase=Phase.SETTING)
+@dataclass(frozen=True)
+class Mirror(OperationBase):
+    """Fetch the distribution's packages from a mirror, during the build only.
+
+    URL takes the place of scheme and host in the addresses of the distribution's own archives, so that
+    http://mirror.example.org stands for http://deb.debian.org: the paths after it, /debian and
+    /debian-security, stay. Other repositories are not touched, and the guest's configuration is as before
+    when the build has ended. For guests with apt.
+
+    Attributes:
+        url: The address.
+    """
+
+    url: str = field(repr=False, metadata={"rule": values.mirror_url})
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return "Using a mirror for packages"
+
+    def check_guest(self, context: GuestContext) -> None:
+        """Check that the guest has apt."""
+        aptsettings.check_manager(context, self.keyword)
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Do nothing to the guest: ``run.customize`` has put the address into the context."""
+
+
+@operation("package-cache", form=argforms.single(argforms.local("DIR")), phase=Phase.SETTING)
+@dataclass(frozen=True)
+class PackageCache(OperationBase):
+    """Keep the packages that --install and --update fetch in a local directory.
+
+    The next build takes them from there instead of fetching them again, if they have the SHA-256 that the
+    signed lists of the archive say; the packages do not stay in the image. The directory is made when it is
+    missing. For guests with apt.
+
+    Attributes:
+        folder: The local directory.
+    """
+
+    folder: Path
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Keeping packages in {self.folder}"
+
+    def check_host(self) -> None:
+        """Check that the directory can be used."""
+        try:
+            aptsettings.usable_folder(self.folder)
+        except OSError as error:
+            raise UsageError(f"--package-cache: {self.folder} cannot be used: {error.strerror}") from error
+
+    def check_guest(self, context: GuestContext) -> None:
+        """Check that the guest has apt."""
+        aptsettings.check_manager(context, self.keyword)
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Do nothing to the guest: ``run.customize`` has put the directory into the context."""
 
 
 @operation("no-selinux-relabel", form=argforms.flag(), phase=Phase.SETTING)

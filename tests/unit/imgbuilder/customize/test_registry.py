@@ -87,6 +87,7 @@ CASES = {
     "link": Case(
         "/t:/l:/m", "Linking: /l -> /t, /m -> /t", lambda g: g.readlink("/l") + g.readlink("/m") == "/t/t"
     ),
+    "mirror": Case("http://m.example.org", "Using a mirror for packages", lambda g: g.calls == []),
     "mkdir": Case("/x/y", "Making directory: /x/y", lambda g: g.is_dir("/x/y")),
     "move": Case(
         "/a:/b", "Moving: /a -> /b", lambda g: g.text("/b") == "x" and not g.exists("/a"), {"/a": "x"}
@@ -95,6 +96,7 @@ CASES = {
         "", "Scrubbing the log file", lambda g: not g.exists("/tmp/builder.log"), {"/tmp/builder.log": "x"}
     ),
     "no-selinux-relabel": Case("", "Leaving SELinux labels as they are", lambda g: g.calls == []),
+    "package-cache": Case("{local}.d", "Keeping packages in {local}.d", lambda g: g.calls == []),
     "password": Case(
         "ann:password:s3cret", "Setting passwords", lambda g: "\nann:$6$" in g.text("/etc/shadow")
     ),
