@@ -154,8 +154,8 @@ def rpm_repository(folder: Path) -> Path:
             f"echo {version} >%{{buildroot}}/usr/share/word\n%files\n/usr/share/word\n"
         )
         subprocess.run(
-            ["rpmbuild", "-bb", "--quiet", f"--define=_topdir {folder}/build", f"--define=_rpmdir {repository}",
-             spec],
+            ["rpmbuild", "-bb", "--quiet", f"--define=_topdir {folder}/build",
+             f"--define=_rpmdir {repository}", spec],
             check=True, capture_output=True,
         )  # fmt: skip
     subprocess.run(["createrepo_c", "--quiet", repository], check=True)
