@@ -20,6 +20,7 @@ from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, GuestCallError, GuestError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step, debug, warn
 from imgbuilder.failure import FailureHandler, OnError
+from imgbuilder.place import find_file_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from imgbuilder.guest import Appliance
     from imgbuilder.services import Services
 
-_QCOW2 = b"QFI\xfb"
 _UNTOUCHED = {"ext3": "ro,noload", "ext4": "ro,noload", "xfs": "ro,norecovery", "btrfs": "ro,nologreplay"}
 """How to mount so that not even the journal is written back."""
 
@@ -156,19 +156,18 @@ def _checked(disk: Disk, *, writable: bool) -> Disk:
     path = disk.path
     try:
         status = path.stat()
-        with path.open("rb") as file:
-            start = file.read(4)
     except OSError as error:
         raise DiskError(f"{path}: {error.strerror}", hint="give an existing disk image with -a") from error
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
         raise DiskError(f"{path} is not a disk image: it is neither a file nor a block device")
-    if writable and not os.access(path, os.W_OK):
-        raise DiskError(f"{path} cannot be written", hint="check its permissions, or use --dry-run")
-    kind = disk.format or (DiskFormat.QCOW2 if start == _QCOW2 else DiskFormat.RAW)
+    if not os.access(path, os.R_OK | (os.W_OK if writable else 0)):
+        how = "written" if writable else "read"
+        raise DiskError(f"{path} cannot be {how}", hint="check its permissions, or use --dry-run")
+    if stat.S_ISBLK(status.st_mode):
+        return Disk(path, disk.format or DiskFormat.RAW)
+    kind = disk.format or DiskFormat(imageheader.find_format(path))
     if kind is DiskFormat.QCOW2:
         imageheader.check_qcow2(path)
-    elif stat.S_ISREG(status.st_mode):
-        imageheader.check_raw(path, status.st_size)
     return Disk(path, kind)
 
 
@@ -179,7 +178,7 @@ def _copied(disk: Disk, report: Reporter) -> Iterator[Disk]:
     if not final.is_file():
         raise UsageError(f"{disk.path} is not a file, and a copy could not replace it")
     status = final.stat()
-    workspace.check_place(final)
+    find_file_place(final)
     workspace.check_space(final.parent, sparse.disk_usage(final), "the copy")
     with workspace.new_file(final) as copy:
         report(Step("Copying"))

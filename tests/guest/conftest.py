@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).parents[2]
-USER = "pybuilder-test"
+USER = f"pybuilder-test{os.getpid()}"
+"""Of this session alone: its end removes the user and ends all that the user runs."""
 
 
 @dataclass(frozen=True)
