@@ -177,16 +177,12 @@ def _copied(disk: Disk, report: Reporter) -> Iterator[Disk]:
     final = disk.path.resolve()
     if not final.is_file():
         raise UsageError(f"{disk.path} is not a file, and a copy could not replace it")
-    status = final.stat()
     find_file_place(final)
     workspace.check_space(final.parent, sparse.disk_usage(final), "the copy")
     with workspace.new_file(final) as copy:
         report(Step("Copying"))
         sparse.copy_sparse(final, copy, report)
         yield Disk(copy, disk.format)
-    final.chmod(stat.S_IMODE(status.st_mode))
-    with contextlib.suppress(PermissionError):  # only root gives files to others
-        os.chown(final, status.st_uid, status.st_gid)
 
 
 def _attachments(disks: Sequence[Disk], *, readonly: bool) -> list[Attachment]:

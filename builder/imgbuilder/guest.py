@@ -193,6 +193,17 @@ class Guest(Protocol):
         """Make ``link`` point to ``target``, replacing an existing file like ``ln -sf``."""
         ...
 
+    def relabel(self, specification: str) -> bool:
+        """Give all files of the mounted filesystems their SELinux labels, with the appliance's setfiles.
+
+        Args:
+            specification: The policy's file of contexts, in the guest.
+
+        Returns:
+            False when the appliance has no setfiles; nothing was changed then.
+        """
+        ...
+
     def mount_memory(self, path: str) -> None:
         """Mount an empty filesystem in the appliance's memory on a directory; only root may enter it."""
         ...

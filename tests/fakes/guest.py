@@ -75,6 +75,7 @@ class FakeGuest:
         self.calls: list[tuple[str, str]] = []
         self._answers: list[tuple[re.Pattern[str], Answer]] = []
         self._folders = 0
+        self.has_setfiles = False
 
     # Setting up
 
@@ -317,6 +318,10 @@ class FakeGuest:
             link = posixpath.join(link, posixpath.basename(target))
         parent, name = self._parent(link)
         parent.children[name] = Node(stat.S_IFLNK | 0o777, target=target)
+
+    def relabel(self, specification: str) -> bool:
+        self.calls.append(("relabel", specification))
+        return self.has_setfiles
 
     def mount_memory(self, path: str) -> None:
         self.calls.append(("mount_memory", path))

@@ -48,12 +48,16 @@ tail -c "+$start" -s 0.3 -f --pid="$beat" "$followed" >/dev/console 2>/dev/null 
 
 _FOLLOW_END = """\
 kill "$beat"
-( sleep 10; kill "$reader" ) >/dev/null 2>&1 & limit=$!
+( trap 'kill $!; exit' TERM; sleep 10 & wait $!; kill "$reader" ) >/dev/null 2>&1 & limit=$!
 wait "$reader"
 [ "$?" != 1 ] || tail -c "+$start" "$followed" >/dev/console
 kill "$limit" 2>/dev/null
+wait "$limit"
 """
-"""Let the reader catch up, but never for long; status 1 is that of a tail that does not know --pid."""
+"""Let the reader catch up, but never for long; status 1 is that of a tail that does not know --pid.
+
+No process may stay behind: it would keep the guest's filesystems busy.
+"""
 
 
 class LibguestfsAppliance:
@@ -290,6 +294,14 @@ class LibguestfsAppliance:
     def symlink(self, target: str, link: str) -> None:
         """Make ``link`` point to ``target``, replacing an existing file like ``ln -sf``."""
         self._call("ln_sf", target, self._resolve_parent(link))
+
+    def relabel(self, specification: str) -> bool:
+        """Give all files of the mounted filesystems their SELinux labels, with the appliance's setfiles."""
+        if not self.supports("selinuxrelabel"):
+            return False
+        for path in sorted(self._call("mountpoints").values()):
+            self._call("selinux_relabel", specification, path, force=True, limit=_LONG)
+        return True
 
     def mount_memory(self, path: str) -> None:
         """Mount an empty filesystem in the appliance's memory on a directory; only root may enter it."""

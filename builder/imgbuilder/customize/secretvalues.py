@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from imgbuilder import process
 from imgbuilder.customize.secrecy import SHORTEST
 from imgbuilder.errors import UsageError
 
@@ -53,6 +54,7 @@ def parse_source(text: str) -> str:
         value = os.environ.get(name)
         if value is None:
             raise UsageError(f"the variable {name!r} is not set", hint=f"export {name} first")
+        process.withhold(name)
         return value
     if kind == "file" and colon:
         return _content(Path(name))

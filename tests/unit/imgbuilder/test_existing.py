@@ -137,7 +137,7 @@ def test_t13_a_backing_file_is_refused(setup: Setup, capsys: pytest.CaptureFixtu
     assert setup.appliances.launches == []
 
 
-def test_what_does_not_fit_the_guest_is_found_before_it_is_changed(
+def test_z24_what_does_not_fit_the_guest_is_found_before_it_is_changed(
     setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = setup.guest.tree()

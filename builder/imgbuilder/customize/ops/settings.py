@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.guest import Guest
+
+
+_POLICY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @operation(
@@ -163,8 +167,9 @@ class NoSelinuxRelabel(OperationBase):
 class SelinuxRelabel(OperationBase):
     """Relabel files in an SELinux guest.
 
-    This is the default. The guest relabels itself at its first boot, and boots once more then; guests
-    without SELinux are left alone.
+    This is the default. The labels are made in the appliance where it has setfiles; otherwise, and when the
+    guest's policy is not found, the guest relabels itself at its first boot, and boots once more then.
+    Guests without SELinux are left alone.
     """
 
     def describe(self) -> str:
@@ -172,8 +177,20 @@ class SelinuxRelabel(OperationBase):
         return "SELinux relabelling"
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Ask the guest to relabel itself, if it has SELinux."""
-        if has_selinux(guest):
+        """Label the files, or ask the guest to do it, if it has SELinux."""
+        if not has_selinux(guest):
+            return
+        config = _assignments(guest.read("/etc/selinux/config").decode(errors="replace"))
+        policy = config.get("SELINUXTYPE", "targeted")
+        specification = f"/etc/selinux/{policy}/contexts/files/file_contexts"
+        if (
+            config.get("SELINUX") != "disabled"
+            and _POLICY.fullmatch(policy)
+            and guest.is_file(specification)
+            and guest.relabel(specification)
+        ):
+            guest.remove("/.autorelabel")
+        else:
             guest.touch("/.autorelabel")
 
 
@@ -204,3 +221,9 @@ def has_selinux(guest: Guest) -> bool:
     return guest.is_file("/etc/selinux/config") and (
         guest.is_file("/usr/sbin/load_policy") or guest.is_file("/sbin/load_policy")
     )
+
+
+def _assignments(text: str) -> dict[str, str]:
+    """Read ``NAME=value`` lines, selinux(8)."""
+    pairs = [line.split("=", 1) for line in text.split("\n") if "=" in line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, value in pairs}

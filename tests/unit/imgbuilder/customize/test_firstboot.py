@@ -252,3 +252,25 @@ def test_z12_the_first_boot_as_read_from_an_image() -> None:
 def test_any_status_file_is_read(text: str) -> None:
     for item in parse_status(text).values():
         assert item.state
+
+
+def test_z12_the_driver_runs_a_hundred_scripts_in_order(boot: Boot) -> None:
+    for number in range(100, 0, -1):
+        boot.add(script_name(number, "../x"), f"echo said {number}\nexit {number % 2}\n")
+    boot.run()
+    found = parse_status(boot.status.read_text())
+    assert [item.exit_code for item in found.values()] == [number % 2 for number in range(1, 101)]
+    said = [line for line in boot.log.read_text().split("\n") if line.startswith("said ")]
+    assert said == [f"said {number}" for number in range(1, 101)]
+
+
+def test_an_upstart_guest_starts_the_scripts_by_its_runlevels() -> None:
+    """Ubuntu 14.04 and its kin: upstart runs the links of System V (``virt-builder.md`` 8.9)."""
+    guest = FakeGuest()
+    guest.add("/etc/os-release", 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="14.04"\n')
+    guest.add("/etc/init/rc.conf", "start on runlevel [0123456]\n")
+    guest.add_dir("/etc/init.d")
+    apply(guest, "firstboot-command", "true")
+    assert not guest.exists("/usr/lib/systemd/system/guestfs-firstboot.service")
+    for level in (2, 3, 5):
+        assert guest.readlink(f"/etc/rc{level}.d/S99guestfs-firstboot") == f"{BASE}/firstboot.sh"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgbuilder import process
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize, mask
 from imgbuilder.customize.secrecy import Mask, proxy_passwords
@@ -27,6 +28,13 @@ def test_values_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch:
     (tmp_path / "f").write_text("line 1\nline 2\n")
     assert getattr(parse_operation("secret", "A=env:MINE"), "value") == "value"  # noqa: B009
     assert getattr(parse_operation("secret", f"A=file:{tmp_path}/f"), "value") == "line 1\nline 2"  # noqa: B009
+
+
+def test_z18_programs_that_we_start_do_not_get_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINE_ALONE", "canary-3")
+    assert b"canary-3" in process.run(["env"]).stdout
+    parse_operation("secret", "A=env:MINE_ALONE")
+    assert b"canary-3" not in process.run(["env"]).stdout
 
 
 @pytest.mark.parametrize(
