@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from imgbuilder.cli.customize_main import pybuilder_customize
 from imgbuilder.cli.main import pybuilder
 from imgbuilder.customize.registry import all_operations
 from imgrepo.cli.main import group as pybuilder_repo
@@ -40,7 +41,13 @@ def documented(page: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("command", "page"), [(pybuilder, "pybuilder.1"), (pybuilder_repo, "pybuilder-repo.1")], ids=str
+    ("command", "page"),
+    [
+        (pybuilder, "pybuilder.1"),
+        (pybuilder_customize, "pybuilder-customize.1"),
+        (pybuilder_repo, "pybuilder-repo.1"),
+    ],
+    ids=str,
 )
 def test_manual_pages_and_help_agree(command: click.Command, page: str) -> None:
     known, told = options(command), documented(page)
@@ -79,7 +86,7 @@ def test_readme_links_and_commands_exist() -> None:
     for target in re.findall(r"\bmake (\w+)", text):
         if target != "template":
             assert re.search(rf"^{target}:.*##", makefile, re.MULTILINE), target
-    known = options(pybuilder) | options(pybuilder_repo)
+    known = options(pybuilder) | options(pybuilder_customize) | options(pybuilder_repo)
     for name in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
         assert name in known, name
 

@@ -56,5 +56,7 @@ def test_commands_manual_pages_and_licence(wheel: zipfile.ZipFile) -> None:
     text = wheel.read(entry_points).decode()
     assert "pybuilder = imgbuilder.cli.entry:main" in text
     assert "pybuilder-repo = imgrepo.cli.main:main" in text
-    assert {"pybuilder.1", "pybuilder-repo.1"} <= {name.rpartition("/")[2] for name in names}
+    assert {"pybuilder.1", "pybuilder-customize.1", "pybuilder-repo.1"} <= {
+        name.rpartition("/")[2] for name in names
+    }
     assert any(name.endswith("LICENSE") for name in names)

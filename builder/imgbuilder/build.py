@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +16,9 @@ from imgbuilder.customize.context import GuestContext, host_proxies
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.disk import imageheader, partition, sparse
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
-from imgbuilder.errors import GuestCallError, OperationError, UsageError
+from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Step, warn
+from imgbuilder.failure import FailureHandler
 from imgbuilder.growth import decide as growth
 from imgbuilder.growth import session
 from imgbuilder.localdisk import local_disk
@@ -110,15 +110,20 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
 
     Raises:
         PybuilderError: It could not be built; what was at the output's place before is still there,
-            unless ``delete_on_failure`` is off.
+            unless ``delete_on_failure`` is off or ``on_error`` says to keep the image.
     """
+    report = customization.mask(request.operations, host_proxies(os.environ)).reporter(report)
     prepared = prepare(request, services, report)
     target = prepared.plan.target
     scratch = delivery.scratch_folder(target)
+    handler = FailureHandler(prepared.selection.entry.os_version, request.on_error, services.guest_shell)
     with (
         services.open_cache(scratch, report) as cache,
         delivery.open_work(
-            prepared.plan, report, keep_on_failure=not request.delete_on_failure, sync=request.sync
+            prepared.plan,
+            report,
+            keep_on_failure=lambda: handler.keep or not request.delete_on_failure,
+            sync=request.sync,
         ) as work,
         workspace.blaming_full_disk(scratch),  # inside, while what fills the disk is still there
     ):
@@ -147,7 +152,7 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
                 keys=request.keys,
                 report=report,
             )
-            outcome = _customize(request, prepared, appliance, report)
+            outcome = _customize(request, prepared, appliance, report, handler)
             uses = tuple(appliance.filesystem_use())
             report(Step("Finishing off"))
             appliance.unmount_all()
@@ -261,36 +266,22 @@ def _materialise(
 
 
 def _customize(
-    request: BuildRequest, prepared: Prepared, appliance: Appliance, report: Reporter
+    request: BuildRequest, prepared: Prepared, appliance: Appliance, report: Reporter, handler: FailureHandler
 ) -> customization.CustomizeResult:
-    """Customize the guest; when that fails, keep the guest's log on the host, since the image goes."""
+    """Customize the guest; when that fails, keep what the user wants to be kept."""
+    context = _context(request, prepared, appliance)
     try:
-        return customization.customize(appliance, request.operations, _context(prepared, appliance), report)
+        return customization.customize(appliance, request.operations, context, report, handler.rescue)
     except OperationError as error:
-        kept = _keep_log(appliance, error.log_file, prepared.selection.entry.os_version)
-        advice = [error.hint] if error.hint else []
-        if kept is not None:
-            advice.append(f"all that the guest's commands printed is in {kept}")
-        raise OperationError(
-            error.message, log_tail=error.log_tail, log_file=error.log_file, hint="; ".join(advice) or None
-        ) from error
+        explained = handler.explain(appliance, error)
+        if handler.keep and prepared.plan.target.place.device is None:  # a device was not written to
+            report(Step(f"Keeping the unfinished image: {prepared.plan.target.path}"))
+            appliance.unmount_all()
+            appliance.shutdown()
+        raise explained from error
 
 
-def _keep_log(appliance: Appliance, log_file: str, name: str) -> Path | None:
-    """Copy a log file of the guest to the state folder; return its place, or None when it cannot be had."""
-    if not log_file:
-        return None
-    try:
-        folder = paths.state_dir() / "logs"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        kept = folder / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.log"
-        appliance.download(log_file, kept)
-    except (GuestCallError, UsageError, OSError):
-        return None  # the error itself, with its last lines, matters more
-    return kept
-
-
-def _context(prepared: Prepared, appliance: Appliance) -> GuestContext:
+def _context(request: BuildRequest, prepared: Prepared, appliance: Appliance) -> GuestContext:
     guest_arch = arch.normalise(prepared.selection.entry.arch)
     return GuestContext(
         facts=read_facts(appliance),
@@ -299,4 +290,5 @@ def _context(prepared: Prepared, appliance: Appliance) -> GuestContext:
         network=prepared.network,
         proxies=host_proxies(os.environ),
         implicit_root_password=True,
+        follow=request.verbose,
     )

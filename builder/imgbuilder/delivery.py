@@ -21,7 +21,7 @@ from imgbuilder.events import Step, debug
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from imgbuilder.events import Reporter
@@ -70,14 +70,19 @@ def scratch_folder(target: Target) -> Path:
 
 @contextlib.contextmanager
 def open_work(
-    plan: BuildPlan, report: Reporter, *, keep_on_failure: bool = False, sync: bool = True
+    plan: BuildPlan,
+    report: Reporter,
+    *,
+    keep_on_failure: Callable[[], bool] = lambda: False,
+    sync: bool = True,
 ) -> Iterator[Work]:
     """Make the image of a plan; it is at its place, complete, when the block is left without an error.
 
     Args:
         plan: What to make. Its template's format may still be unknown.
         report: Hears of the steps.
-        keep_on_failure: Leave what there is of a file when the block fails, instead of removing it.
+        keep_on_failure: Tells, when the block has failed, whether to leave what there is of a file instead of
+            removing it.
         sync: Whether the image is made durable first.
 
     Raises:
@@ -107,7 +112,7 @@ def open_work(
             except Interrupted:
                 raise
             except PybuilderError:
-                if keep_on_failure and work.image.exists():
+                if keep_on_failure() and work.image.exists():
                     _deliver_failed(work, report)
                 raise
             work.deliver()

@@ -125,6 +125,18 @@ class Guest(Protocol):
         """Copy a local file or tree into an existing directory of the guest, keeping modes."""
         ...
 
+    def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
+        """Unpack a local tar file into a directory of the guest, with owners, modes and attributes.
+
+        Members whose folders are links in the guest go where the links lead (``reliability.md`` F19).
+
+        Args:
+            local: The tar file.
+            directory: An existing directory.
+            compress: How it is compressed: ``gzip``, ``bzip2``, ``xz``; None when it is not.
+        """
+        ...
+
     def replace(self, path: str, content: bytes) -> None:
         """Replace an existing regular file at once, keeping mode, owner and extended attributes.
 
@@ -139,6 +151,14 @@ class Guest(Protocol):
 
     def truncate(self, path: str) -> None:
         """Make an existing file empty."""
+        ...
+
+    def scrub(self, path: str) -> None:
+        """Overwrite the content of a regular file on the disk, and remove it."""
+        ...
+
+    def files_below(self, path: str) -> list[str]:
+        """Return the paths of all regular files below a directory, sorted; links are not followed."""
         ...
 
     def mkdir_p(self, path: str) -> None:
@@ -173,10 +193,32 @@ class Guest(Protocol):
         """Make ``link`` point to ``target``, replacing an existing file like ``ln -sf``."""
         ...
 
-    def sh(self, script: str) -> CommandResult:
+    def relabel(self, specification: str) -> bool:
+        """Give all files of the mounted filesystems their SELinux labels, with the appliance's setfiles.
+
+        Args:
+            specification: The policy's file of contexts, in the guest.
+
+        Returns:
+            False when the appliance has no setfiles; nothing was changed then.
+        """
+        ...
+
+    def mount_memory(self, path: str) -> None:
+        """Mount an empty filesystem in the appliance's memory on a directory; only root may enter it."""
+        ...
+
+    def unmount(self, path: str) -> None:
+        """Unmount what ``mount_memory`` mounted; its content is lost."""
+        ...
+
+    def sh(self, script: str, *, follow: str | None = None) -> CommandResult:
         """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error.
 
-        The script may be of any length. Standard input is ``/dev/null``.
+        Args:
+            script: Of any length. Standard input is ``/dev/null``.
+            follow: A file in the guest; what is added to it meanwhile is reported line by line, as debug
+                notices, while the script runs (in guests whose tail cannot do that, afterwards).
         """
         ...
 
@@ -306,10 +348,6 @@ class Appliance(Guest, Protocol):
 
     def trim(self, path: str) -> None:
         """Give the free blocks of a mounted filesystem back to the host's file."""
-        ...
-
-    def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
-        """Unpack a local tar file into a directory of the guest, with owners, modes and attributes."""
         ...
 
     def inspect_roots(self) -> list[str]:

@@ -44,6 +44,9 @@ _PACKAGES = {
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Folders that an ordinary user's PATH lacks on Debian, although sfdisk lives there."""
 
+_withheld: set[str] = set()
+"""Variables that no program gets (``reliability.md`` Z18)."""
+
 _STDERR_TAIL = 4096
 """How much of a failed program's words an error quotes, in bytes."""
 
@@ -83,8 +86,14 @@ def require_program(name: str) -> str:
 
 
 def plain_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return our environment with an untranslated locale, and ``extra`` on top."""
-    return {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(extra or {})}
+    """Return our environment with an untranslated locale and ``extra`` on top, without what was withheld."""
+    own = {name: value for name, value in os.environ.items() if name not in _withheld}
+    return {**own, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(extra or {})}
+
+
+def withhold(variable: str) -> None:
+    """Keep a variable that holds a secret out of the environment of all programs started from now on."""
+    _withheld.add(variable)
 
 
 def end_group(process: subprocess.Popen[bytes], *, grace: float = 0.0) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.disk.diskimage import OutputFormat
+from imgbuilder.failure import OnError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +60,7 @@ class BuildRequest:
         launch_timeout: Seconds without a sign of life until its start counts as hung; None for the default.
         network: Whether the guest reaches the network.
         delete_on_failure: Whether a half-made image is removed when the build fails.
+        on_error: What happens to the image when a customization fails.
         sync: Whether the image is made durable before the build counts as done.
         verbose: Report the appliance's console.
         trace: Report libguestfs calls.
@@ -79,6 +81,7 @@ class BuildRequest:
     launch_timeout: float | None = None
     network: NetworkMode = NetworkMode.AUTOMATIC
     delete_on_failure: bool = True
+    on_error: OnError = OnError.ABORT
     sync: bool = True
     verbose: bool = False
     trace: bool = False

@@ -21,6 +21,7 @@ from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import SourceFormat, sources_from_command_line
 from imgbuilder.catalog.state import SourceStates, identity
 from imgbuilder.events import Reporter, warn
+from imgbuilder.failure import GuestShell, no_shell
 from imgbuilder.fetch.router import SourceFetcher
 from imgindex.keymemory import KeyMemory
 from imgindex.model import UNKNOWN_SIZE
@@ -142,6 +143,7 @@ class Services:
         fetcher: Fetches indexes and templates.
         verifier: Makes what judges signatures, when it is needed.
         open_appliance: Starts an appliance.
+        guest_shell: Lets the user look into a guest whose customization failed.
         clock: Tells the time in UTC, by which the age of indexes is judged.
     """
 
@@ -149,6 +151,7 @@ class Services:
     fetcher: Fetcher = field(default_factory=SourceFetcher)
     verifier: Callable[[], Verifier] = _system_verifier
     open_appliance: ApplianceOpener = _open_appliance
+    guest_shell: GuestShell = no_shell
     clock: Callable[[], datetime] = _now
 
     def __post_init__(self) -> None:

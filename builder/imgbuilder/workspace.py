@@ -22,7 +22,7 @@ from imgbuilder.errors import DiskError, GuestError, OperationError, WorkspaceEr
 from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 HIDDEN_PREFIX = ".pybuilder-"
 HIDDEN_SUFFIX = ".part"
@@ -86,12 +86,15 @@ def blaming_full_disk(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def new_file(final: Path, *, keep_on_failure: bool = False, sync: bool = True) -> Iterator[Path]:
+def new_file(
+    final: Path, *, keep_on_failure: Callable[[], bool] = lambda: False, sync: bool = True
+) -> Iterator[Path]:
     """Make a file that appears at ``final`` only when it is complete.
 
     Args:
         final: The final place; an existing file there stays until the very end.
-        keep_on_failure: Leave what there is at ``final`` when the block fails, instead of removing it.
+        keep_on_failure: Tells, when the block has failed, whether to leave what there is at ``final``
+            instead of removing it.
         sync: Whether the file is made durable first.
 
     Yields:
@@ -113,7 +116,7 @@ def new_file(final: Path, *, keep_on_failure: bool = False, sync: bool = True) -
             finish(temporary, target, sync=sync)
     except BaseException:
         with uninterrupted():
-            if keep_on_failure and temporary.exists():
+            if keep_on_failure() and temporary.exists():
                 temporary.replace(target)
             else:
                 temporary.unlink(missing_ok=True)

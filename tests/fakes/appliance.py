@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import string
-import tarfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -217,15 +216,7 @@ class FakeAppliance(FakeGuest):
 
     def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
         self.log.append(("tar_in", directory))
-        with tarfile.open(local) as archive:
-            for member in archive:
-                path = f"{directory.rstrip('/')}/{member.name}"
-                if member.isdir():
-                    self.add_dir(path, mode=member.mode)
-                elif member.isfile():
-                    content = archive.extractfile(member)
-                    assert content is not None
-                    self.add(path, content.read(), mode=member.mode, uid=member.uid, gid=member.gid)
+        super().tar_in(local, directory, compress=compress)
 
     def inspect_roots(self) -> list[str]:
         return [root for disk in self._disks.values() for root in disk.roots]

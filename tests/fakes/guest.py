@@ -12,6 +12,7 @@ import os
 import posixpath
 import re
 import stat
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -74,6 +75,7 @@ class FakeGuest:
         self.calls: list[tuple[str, str]] = []
         self._answers: list[tuple[re.Pattern[str], Answer]] = []
         self._folders = 0
+        self.has_setfiles = False
 
     # Setting up
 
@@ -200,6 +202,42 @@ class FakeGuest:
             raise _fail(errno.ENOTDIR, directory)
         node.children[local.resolve().name] = self._from_host(local)
 
+    def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
+        self.calls.append(("tar_in", directory))
+        if not self._find(directory).is_dir:
+            raise _fail(errno.ENOTDIR, directory)
+        with tarfile.open(local) as archive:
+            for member in archive:
+                path = posixpath.normpath(f"{directory}/{member.name}")
+                if member.isdir():
+                    self.mkdir_p(path)
+                    self.chmod(member.mode, path)
+                    continue
+                self.mkdir_p(posixpath.dirname(path))
+                parent, name = self._parent(path)
+                node = Node(stat.S_IFREG | member.mode, member.uid, member.gid)
+                if member.issym():
+                    node = Node(stat.S_IFLNK | 0o777, target=member.linkname)
+                elif member.isfile():
+                    content = archive.extractfile(member)
+                    assert content is not None
+                    node.content = content.read()
+                parent.children[name] = node
+
+    def scrub(self, path: str) -> None:
+        self.calls.append(("scrub", path))
+        self._file(path)
+        self.remove(self._resolve(path))
+
+    def files_below(self, path: str) -> list[str]:
+        def walk(node: Node, at: str) -> Iterator[str]:
+            if node.is_file:
+                yield at
+            for name, child in node.children.items():
+                yield from walk(child, posixpath.join(at, name))
+
+        return sorted(walk(self._find(path), self._resolve(path)))
+
     def replace(self, path: str, content: bytes) -> None:
         self.calls.append(("replace", path))
         self._file(path).content = content
@@ -281,7 +319,20 @@ class FakeGuest:
         parent, name = self._parent(link)
         parent.children[name] = Node(stat.S_IFLNK | 0o777, target=target)
 
-    def sh(self, script: str) -> CommandResult:
+    def relabel(self, specification: str) -> bool:
+        self.calls.append(("relabel", specification))
+        return self.has_setfiles
+
+    def mount_memory(self, path: str) -> None:
+        self.calls.append(("mount_memory", path))
+        assert self._find(path).is_dir
+        assert self.ls(path) == []
+
+    def unmount(self, path: str) -> None:
+        self.calls.append(("unmount", path))
+        self._find(path).children.clear()
+
+    def sh(self, script: str, *, follow: str | None = None) -> CommandResult:
         self.scripts.append(script)
         for pattern, answer in self._answers:
             if pattern.search(script):

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).parents[2]
-USER = "pybuilder-test"
+USER = f"pybuilder-test{os.getpid()}"
+"""Of this session alone: its end removes the user and ends all that the user runs."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,11 @@ def install(folder: Path) -> Path:
                 target = library / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
-    for name, module in (("pybuilder", "imgbuilder"), ("pybuilder-repo", "imgrepo")):
+    for name, module in (
+        ("pybuilder", "imgbuilder"),
+        ("pybuilder-customize", "imgbuilder.cli.customize_main"),
+        ("pybuilder-repo", "imgrepo"),
+    ):
         script = commands / name
         script.write_text(f'#!/bin/sh\nPYTHONPATH={library} exec {interpreter} -m {module} "$@"\n')
         script.chmod(0o755)

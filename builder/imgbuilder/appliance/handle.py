@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import posixpath
 import shlex
+import stat
 import tarfile
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from imgbuilder.appliance import tarpaths
 from imgbuilder.appliance.kernelmessages import lost_writes
 from imgbuilder.errors import GuestCallError, GuestError, WorkspaceError
 from imgbuilder.guest import CommandResult, FileStatus, FilesystemUse
@@ -32,6 +34,30 @@ _PIECE = 2 * 1024 * 1024
 _INLINE_SCRIPT = 64 * 1024
 """Bytes of a script that are passed as an argument; the kernel's limit is 128 KiB with quoting."""
 _OUTPUT_TAIL = 64 * 1024
+_MEMORY = "64m"
+"""Size of a filesystem in the appliance's memory."""
+
+_FOLLOW = """\
+followed=FILE
+: >>"$followed"
+start=$(($(wc -c <"$followed") + 1))
+sleep 2147483647 & beat=$!
+tail -c "+$start" -s 0.3 -f --pid="$beat" "$followed" >/dev/console 2>/dev/null </dev/null & reader=$!
+"""
+"""The appliance's console is the one way out while a request runs; whatever arrives there is reported."""
+
+_FOLLOW_END = """\
+kill "$beat"
+( trap 'kill $!; exit' TERM; sleep 10 & wait $!; kill "$reader" ) >/dev/null 2>&1 & limit=$!
+wait "$reader"
+[ "$?" != 1 ] || tail -c "+$start" "$followed" >/dev/console
+kill "$limit" 2>/dev/null
+wait "$limit"
+"""
+"""Let the reader catch up, but never for long; status 1 is that of a tail that does not know --pid.
+
+No process may stay behind: it would keep the guest's filesystems busy.
+"""
 
 
 class LibguestfsAppliance:
@@ -158,6 +184,60 @@ class LibguestfsAppliance:
         finally:
             archive.unlink(missing_ok=True)
 
+    def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
+        """Unpack a local tar file into a directory of the guest, with owners, modes and attributes."""
+        target = self._resolve(directory)
+        placed = self._scratch / f"placed-{uuid.uuid4().hex}.tar"
+        try:
+            archive = local
+            # Nothing can be in the way in an empty folder, such as a new filesystem.
+            if set(self.ls(target)) - {"lost+found"} and tarpaths.redirect(local, target, self, placed):
+                archive, target, compress = placed, "/", None
+            self._call(
+                "tar_in",
+                str(archive),
+                target,
+                xattrs=True,
+                acls=True,
+                limit=_LONG,
+                label=f"unpacking {local.name}",
+                **({} if compress is None else {"compress": compress}),
+            )
+        finally:
+            placed.unlink(missing_ok=True)
+
+    def scrub(self, path: str) -> None:
+        """Overwrite the content of a regular file on the disk, and remove it."""
+        if not self.supports("scrub"):
+            raise GuestCallError(
+                "the appliance has no scrub program", hint="install the package scrub on this host"
+            )
+        self._call("scrub_file", self._resolve(path), limit=_LONG)
+
+    def files_below(self, path: str) -> list[str]:
+        """Return the paths of all regular files below a directory, sorted; links are not followed."""
+        root = self._resolve(path)
+        listing = self._scratch / f"find-{uuid.uuid4().hex}"
+        try:
+            self._call("find0", root, str(listing), limit=_LONG)
+            found = [name for name in listing.read_text(errors="surrogateescape").split("\0") if name]
+        finally:
+            listing.unlink(missing_ok=True)
+        folders: dict[str, list[str]] = {}
+        for name in found:
+            # The names begin with a slash, whatever libguestfs's own manual says of "relative".
+            folder, last = posixpath.split(posixpath.join(root, name.lstrip("/")))
+            folders.setdefault(folder, []).append(last)
+        files = []
+        for folder, names in folders.items():
+            facts = self._call("lstatnslist", folder, names)
+            files += [
+                posixpath.join(folder, name)
+                for name, fact in zip(names, facts, strict=True)
+                if stat.S_ISREG(fact["st_mode"])
+            ]
+        return sorted(files)
+
     def replace(self, path: str, content: bytes) -> None:
         """Replace an existing regular file at once, keeping mode, owner and extended attributes."""
         target = self._resolve(path)
@@ -165,6 +245,8 @@ class LibguestfsAppliance:
         try:
             self.write(temporary, content)
             self._call("copy_attributes", target, temporary, all=True)
+            # It sets the owner last, which takes set-user-id bits away.
+            self._call("chmod", self.stat(target).mode & 0o7777, temporary)
             self._call("rename", temporary, target)
         except GuestCallError:
             self._call("rm_f", temporary)
@@ -213,7 +295,29 @@ class LibguestfsAppliance:
         """Make ``link`` point to ``target``, replacing an existing file like ``ln -sf``."""
         self._call("ln_sf", target, self._resolve_parent(link))
 
-    def sh(self, script: str) -> CommandResult:
+    def relabel(self, specification: str) -> bool:
+        """Give all files of the mounted filesystems their SELinux labels, with the appliance's setfiles."""
+        if not self.supports("selinuxrelabel"):
+            return False
+        for path in sorted(self._call("mountpoints").values()):
+            self._call("selinux_relabel", specification, path, force=True, limit=_LONG)
+        return True
+
+    def mount_memory(self, path: str) -> None:
+        """Mount an empty filesystem in the appliance's memory on a directory; only root may enter it."""
+        # libguestfs has no call for it; its umount_all finds the mount and takes it away, too.
+        place = shlex.quote(f"/sysroot{self._resolve(path)}")
+        self._call(
+            "debug", "sh", [f"mount -t tmpfs -o mode=0700,nosuid,nodev,size={_MEMORY} pybuilder {place}"]
+        )
+
+    def unmount(self, path: str) -> None:
+        """Unmount what ``mount_memory`` mounted; its content is lost."""
+        # A daemon that a command left behind may write into it for ever: then it only loses its name.
+        place = shlex.quote(f"/sysroot{self._resolve(path)}")
+        self._call("debug", "sh", [f"umount {place} 2>/dev/null || umount -l {place}"])
+
+    def sh(self, script: str, *, follow: str | None = None) -> CommandResult:
         """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error."""
         body = script.encode()
         inside: str | None = None
@@ -226,9 +330,11 @@ class LibguestfsAppliance:
         # libguestfs tells only success or failure, and mixes neither status nor output into it.
         wrapper = (
             "out=$(mktemp /tmp/.pybuilderXXXXXX) || exit 1\n"
-            f'{run} >"$out" 2>&1 </dev/null\n'
+            + ("" if follow is None else _FOLLOW.replace("FILE", shlex.quote(follow)))
+            + f'{run} >"$out" 2>&1 </dev/null\n'
             "status=$?\n"
-            f'tail -c {_OUTPUT_TAIL} "$out"; rm -f "$out"\n'
+            + ("" if follow is None else _FOLLOW_END)
+            + f'tail -c {_OUTPUT_TAIL} "$out"; rm -f "$out"\n'
             'printf "\\n%s" "$status"\n'
         )
         try:
@@ -390,19 +496,6 @@ class LibguestfsAppliance:
     def trim(self, path: str) -> None:
         """Give the free blocks of a mounted filesystem back to the host's file."""
         self._call("fstrim", path, limit=_LONG)
-
-    def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
-        """Unpack a local tar file into a directory of the guest, with owners, modes and attributes."""
-        self._call(
-            "tar_in",
-            str(local),
-            self._resolve(directory),
-            xattrs=True,
-            acls=True,
-            limit=_LONG,
-            label=f"unpacking {local.name}",
-            **({} if compress is None else {"compress": compress}),
-        )
 
     def inspect_roots(self) -> list[str]:
         """Look for operating systems on all disks (slow); return their root devices."""

@@ -101,13 +101,18 @@ def _serve(channel: Channel) -> None:
     def on_message(_event: int, _handle: int, text: Any, _array: Any) -> None:  # noqa: ANN401
         channel.send({"log": text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)})
 
+    def on_trace(_event: int, _handle: int, text: Any, _array: Any) -> None:  # noqa: ANN401
+        # Unlike the others these come without a line end.
+        words = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        channel.send({"log": f"libguestfs: trace: {words}\n"})
+
     def on_progress(_event: int, _handle: int, _text: Any, array: Any) -> None:  # noqa: ANN401
         channel.send({"progress": [array[2], array[3]]})
 
     handle.set_event_callback(
-        on_message,
-        guestfs.EVENT_APPLIANCE | guestfs.EVENT_LIBRARY | guestfs.EVENT_WARNING | guestfs.EVENT_TRACE,
+        on_message, guestfs.EVENT_APPLIANCE | guestfs.EVENT_LIBRARY | guestfs.EVENT_WARNING
     )
+    handle.set_event_callback(on_trace, guestfs.EVENT_TRACE)
     handle.set_event_callback(on_progress, guestfs.EVENT_PROGRESS)
     channel.send({"result": "ready"})
     while True:

@@ -26,6 +26,7 @@ COMMANDS_FILE = "commands-from-file"
 _KEY = "imgbuilder.operations"
 ATTACHED = "imgbuilder.attached"
 """Where the context keeps the disks of ``--attach``, each with the format named last before it."""
+_ORDER = "imgbuilder.order"
 
 
 def customization_options() -> list[click.Option]:
@@ -70,9 +71,43 @@ class VirtBuilderCommand(click.Command):
         shorts = {name[1] for param in named for name in param.opts if not name.startswith("--")}
         words = normalise(args, longs, shorts)
         values, _, order = self.make_parser(ctx).parse_args(args=list(words))
-        ctx.meta[_KEY] = list(_in_order(values, order))
         ctx.meta[ATTACHED] = list(_attached(values, order))
+        given = list(_in_order(values, order))
+        ctx.meta[_KEY] = [(name, value) for name, value, ours in given if ours]
+        ctx.meta[_ORDER] = [(name, value) for name, value, _ours in given]
         return super().parse_args(ctx, words)
+
+
+class SectionedCommand(VirtBuilderCommand):
+    """The command, with the customizations in a section of their own in the help."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in two sections."""
+        ours: list[tuple[str, str]] = []
+        operations: list[tuple[str, str]] = []
+        names = {option.opts[0] for option in customization_options()}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                (operations if param.opts[0] in names else ours).append(record)
+        with formatter.section("Options"):
+            formatter.write_dl(ours)
+        with formatter.section("Customizations, in the order given"):
+            formatter.write_dl(operations)
+
+
+def integer(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read a number as C's strtol with base 0 does (``virt-builder.md`` 0.1)."""
+    if value is None:
+        return None
+    try:
+        octal = len(value) > 1 and value[0] == "0" and value[1:].isdigit()
+        number = int(value, 8 if octal else 0)
+    except ValueError:
+        number = -1
+    if not 0 < number < 2**30:
+        raise UsageError(f"{param.opts[-1]} {value!r} is not a positive whole number")
+    return number
 
 
 def given_operations(ctx: click.Context) -> tuple[Operation, ...]:
@@ -110,14 +145,26 @@ def _attached(values: dict[str, Any], order: list[click.Parameter]) -> Iterator[
             yield next(disks), kind
 
 
-def _in_order(values: dict[str, Any], order: list[click.Parameter]) -> Iterator[tuple[str, str]]:
+def given_options(ctx: click.Context, *names: str) -> list[tuple[str, str]]:
+    """Return repeatable options with their values, in the order of the command line.
+
+    Args:
+        ctx: The parsed command line.
+        names: First names of the options, without dashes.
+    """
+    return [(name, value) for name, value in ctx.meta[_ORDER] if name in names]
+
+
+def _in_order(values: dict[str, Any], order: list[click.Parameter]) -> Iterator[tuple[str, str, bool]]:
+    """Yield name, value and whether it is a customization, for these and for all that can be repeated."""
     queues: dict[str, Iterator[str]] = {}
     for param in order:
-        if not isinstance(param, _Customization):
+        ours = isinstance(param, _Customization)
+        if not isinstance(param, click.Option) or not (ours or param.multiple):
             continue
         assert param.name is not None
-        keyword = param.opts[0].removeprefix("--")
+        name = max(param.opts, key=len).removeprefix("--")
         if param.is_flag:
-            yield keyword, ""
+            yield name, "", ours
         else:
-            yield keyword, next(queues.setdefault(param.name, iter(values[param.name])))
+            yield name, next(queues.setdefault(param.name, iter(values[param.name]))), ours

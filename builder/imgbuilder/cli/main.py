@@ -12,10 +12,11 @@ import click
 from imgbuilder import arch
 from imgbuilder.boundary import run_command
 from imgbuilder.cli import modes
-from imgbuilder.cli.customizing import VirtBuilderCommand, customization_options, refuse_operations
+from imgbuilder.cli.customizing import SectionedCommand, customization_options, integer, refuse_operations
 from imgbuilder.cli.list_mode import STYLES, ListRequest, list_templates
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
+from imgbuilder.failure import OnError
 from imgbuilder.services import Settings
 from imgbuilder.sizes import parse_size
 from imgindex import __version__
@@ -38,38 +39,6 @@ Customizations are carried out in the order of the command line.
 The manual page pybuilder(1) explains every option."""
 
 
-def _integer(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Read a number as C's strtol with base 0 does (``virt-builder.md`` 0.1)."""
-    if value is None:
-        return None
-    try:
-        octal = len(value) > 1 and value[0] == "0" and value[1:].isdigit()
-        number = int(value, 8 if octal else 0)
-    except ValueError:
-        number = -1
-    if not 0 < number < 2**30:
-        raise UsageError(f"{param.opts[-1]} {value!r} is not a positive whole number")
-    return number
-
-
-class _Pybuilder(VirtBuilderCommand):
-    """The command, with the customizations in a section of their own in the help."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options in two sections."""
-        ours: list[tuple[str, str]] = []
-        operations: list[tuple[str, str]] = []
-        names = {option.opts[0] for option in customization_options()}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-            if record is not None:
-                (operations if param.opts[0] in names else ours).append(record)
-        with formatter.section("Options"):
-            formatter.write_dl(ours)
-        with formatter.section("Customizations, in the order given"):
-            formatter.write_dl(operations)
-
-
 def _with_customizations(command: click.Command) -> click.Command:
     command.params.extend(customization_options())
     return command
@@ -81,7 +50,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 
 @_with_customizations
 @click.command(
-    cls=_Pybuilder,
+    cls=SectionedCommand,
     context_settings={"help_option_names": ["--help"], "max_content_width": 110},
     epilog=_EPILOG,
     help="Build a bootable disk image from a template of a signed repository, without root.\n\n"
@@ -112,6 +81,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     metavar="NAME|URL",
     help="Forget which index of a source was accepted last, and the protection against an older one.",
 )
+@_option("--firstboot-log", metavar="IMAGE", help="Show how the first-boot scripts of an image fared.")
 @_option("--doctor", is_flag=True, help="Check everything that a build needs, and say how to mend it.")
 @_option("--get-kernel", metavar="IMAGE", help="Copy the newest kernel and its initrd out of a disk image.")
 @_option("--dry-run", is_flag=True, help="Show what a build would do, and stop.")
@@ -127,8 +97,8 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 )
 @_option("--size", metavar="SIZE", help="Size of its disk, such as 20G [default: the template's].")
 @_option("--arch", "arch_", metavar="ARCH", help="Architecture of the template [default: this host's].")
-@_option("-m", "--memsize", metavar="MB", callback=_integer, help="Memory of the appliance in MiB.")
-@_option("--smp", metavar="N", callback=_integer, help="Processors of the appliance.")
+@_option("-m", "--memsize", metavar="MB", callback=integer, help="Memory of the appliance in MiB.")
+@_option("--smp", metavar="N", callback=integer, help="Processors of the appliance.")
 @_option(
     "--key",
     "keys",
@@ -139,7 +109,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option(
     "--launch-timeout",
     metavar="SECONDS",
-    callback=_integer,
+    callback=integer,
     help="Give the appliance up when it is silent for so long at its start [default: 30; emulated: 600].",
 )
 @_option("--attach", multiple=True, metavar="FILE", help="A further disk for the appliance, to be read only.")
@@ -180,6 +150,12 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     default=True,
     help="Remove the unfinished image when a build fails [default: it is removed].",
 )
+@_option(
+    "--on-error",
+    type=click.Choice([choice.value for choice in OnError]),
+    default="abort",
+    help="When a customization fails: remove the image, keep it, or open a shell in it [default: abort].",
+)
 @_option("--no-sync", is_flag=True, help="Do not wait until the image is safely on the disk.")
 @_option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @_option("-v", "--verbose", is_flag=True, help="Show the appliance's console and other details.")
@@ -199,6 +175,9 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     if options["doctor"]:
         _names(options, 0, "--doctor")
         ctx.exit(modes.doctor(settings, reporter))
+    elif options["firstboot_log"] is not None:
+        _names(options, 0, "--firstboot-log")
+        ctx.exit(modes.firstboot_log(settings, reporter, Path(options["firstboot_log"]), options["format_"]))
     elif options["delete_cache"]:
         _names(options, 0, "--delete-cache")
         modes.delete_cache(settings, reporter)

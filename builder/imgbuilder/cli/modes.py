@@ -15,6 +15,8 @@ from imgbuilder.events import Step
 from imgbuilder.services import Services, Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from imgbuilder.console import ConsoleReporter
     from imgbuilder.getkernel import KernelRequest
     from imgbuilder.request import BuildRequest
@@ -63,8 +65,9 @@ def build_image(
 ) -> None:
     """Build an image, or show how it would be built."""
     from imgbuilder.build import build, prepare, summary  # late: --list stays quick
+    from imgbuilder.cli.rescue import shell_with
 
-    services = Services(settings)
+    services = Services(settings, guest_shell=shell_with(report))
     if dry_run:
         plan = prepare(request, services, report).plan
         report.close()
@@ -74,6 +77,25 @@ def build_image(
     report.close()
     if not quiet:
         show(summary(result) + "\n")
+
+
+def firstboot_log(settings: Settings, report: ConsoleReporter, image: Path, image_format: str | None) -> int:
+    """Print how the first-boot scripts of an image fared; return 1 unless all ended with 0."""
+    from imgbuilder.disk.diskimage import parse_format
+    from imgbuilder.existing import CustomizeRequest, Disk, firstboot_report
+
+    disk = Disk(image, None if image_format is None else parse_format(image_format))
+    found = firstboot_report(CustomizeRequest((disk,)), Services(settings), report)
+    report.close()
+    lines = [
+        f"{script.name}: {script.state}"
+        + (f", from {script.started} to {script.finished or '?'}" if script.started else "")
+        for script in found.scripts
+    ]
+    if not lines:
+        lines = ["no first-boot scripts"]
+    show("\n".join([*lines, *(["", found.log.rstrip("\n")] if found.log else [])]) + "\n")
+    return 0 if all(script.succeeded for script in found.scripts) else 1
 
 
 def copy_kernel(settings: Settings, report: ConsoleReporter, request: KernelRequest) -> None:

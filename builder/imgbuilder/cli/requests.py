@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from imgbuilder.cli.customizing import ATTACHED, given_operations
 from imgbuilder.disk.diskimage import parse_format, parse_output_format
 from imgbuilder.diskkeys import parse_key
+from imgbuilder.failure import OnError
 from imgbuilder.request import Attached, BuildRequest, NetworkMode
 from imgbuilder.sizes import parse_size
 
@@ -70,6 +71,7 @@ def build_request(ctx: click.Context, name: str, arch: str, options: dict[str, A
         launch_timeout=options["launch_timeout"],
         network=network,
         delete_on_failure=options["delete_on_failure"],
+        on_error=OnError(options["on_error"]),
         sync=not options["no_sync"],
         verbose=options["verbose"],
         trace=options["trace"],

@@ -38,6 +38,15 @@ def find_account(passwd: bytes, user: str) -> Account | None:
     return None
 
 
+def find_number(database: bytes, name: str) -> int | None:
+    """Find the number of a user in ``/etc/passwd``, or of a group in ``/etc/group``, passwd(5), group(5)."""
+    for line in database.split(b"\n"):
+        fields = line.decode(errors="surrogateescape").split(":")
+        if fields[0] == name and len(fields) >= 3 and fields[2].isascii() and fields[2].isdecimal():
+            return int(fields[2])
+    return None
+
+
 def set_shadow_field(shadow: bytes, user: str, value: str) -> bytes | None:
     """Set the password field of a user in the content of ``/etc/shadow``, shadow(5).
 

@@ -1,12 +1,16 @@
-"""The shapes of option arguments: how one text becomes the fields of an operation.
+r"""The shapes of option arguments: how one text becomes the fields of an operation.
 
 A shape only splits and converts; what the values may be is for the
 operation's own rules (``values.py``), which hold for every front door. Errors
 never quote the argument, which may hold a password.
+
+In a part that ends at a ``:``, ``\:`` stands for a ``:`` of its own (ADR 0046);
+every other backslash, and the last part, stays as it is.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +19,10 @@ from imgbuilder.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_COLON = re.compile(r"(?<!\\):")
+"""A ``:`` that separates: not one behind a backslash."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ def links(target: str, link: str) -> Form:
     metavar = f"{target}:{link}[:{link}...]"
 
     def split(text: str) -> tuple[object, ...]:
-        first, *others = text.split(":")
+        first, *others = [_unescape(piece) for piece in _COLON.split(text)]
         if not others:
             raise _shape_error(metavar)
         return (first, tuple(others))
@@ -107,6 +115,34 @@ def user_selector(user: str, selector: Part) -> Form:
     return Form(f"{user}[:{selector.metavar}]", split)
 
 
+def assignment(name: str, value: Part) -> Form:
+    """Split ``NAME=VALUE`` at the first ``=``."""
+    metavar = f"{name}={value.metavar}"
+
+    def split(text: str) -> tuple[object, ...]:
+        left, equals, right = text.partition("=")
+        if not equals:
+            raise UsageError(f"expects {metavar}", hint="an '=' is missing")
+        return (left, value.convert(right))
+
+    return Form(metavar, split)
+
+
+def local_files(first: str, *others: str) -> Form:
+    """Split at every ``:`` into one local file and, after it, optional ones."""
+    metavar = first + "".join(f"[:{name}" for name in others) + "]" * len(others)
+
+    def split(text: str) -> tuple[object, ...]:
+        pieces = [_unescape(piece) for piece in _COLON.split(text)]
+        if len(pieces) > 1 + len(others):
+            raise UsageError(
+                f"expects {metavar}", hint="there are too many parts; write \\: for a colon in a name"
+            )
+        return tuple(_local_path(piece) for piece in pieces)
+
+    return Form(metavar, split)
+
+
 def flag() -> Form:
     """Take no argument; one in a commands file is ignored, as virt-builder does (8.4)."""
     return Form("", lambda _text: ())
@@ -120,12 +156,17 @@ def _split(parts: tuple[Part, ...]) -> Form:
     metavar = ":".join(part.metavar for part in parts)
 
     def split(text: str) -> tuple[object, ...]:
-        texts = text.split(":", len(parts) - 1)
+        *firsts, last = _COLON.split(text, len(parts) - 1)
+        texts = [*map(_unescape, firsts), last]
         if len(texts) != len(parts):
             raise _shape_error(metavar)
         return tuple(part.convert(piece) for part, piece in zip(parts, texts, strict=True))
 
     return Form(metavar, split)
+
+
+def _unescape(text: str) -> str:
+    return text.replace("\\:", ":")
 
 
 def _shape_error(metavar: str) -> UsageError:

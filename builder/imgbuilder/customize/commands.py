@@ -6,10 +6,13 @@ carries the last lines that *this* command wrote, and nothing older.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shlex
+import signal
 from typing import TYPE_CHECKING
 
+from imgbuilder.customize.memory import ENVIRONMENT, OUTPUT, download_bytes
 from imgbuilder.errors import OperationError
 
 if TYPE_CHECKING:
@@ -23,14 +26,15 @@ NO_NETWORK_HINT = "the appliance has no network in this build: leave out --no-ne
 
 
 def preamble(context: GuestContext) -> str:
-    """Return the lines of shell that precede every command: the log, the environment, the proxies."""
-    lines = [
-        f"exec >>{shlex.quote(context.log_file)} 2>&1",
-        f"export LC_ALL=C TERM=dumb HOME=/root PATH={_PATH}",
-    ]
-    for name, value in sorted(context.proxies.items()):
-        quoted = shlex.quote(value)
-        lines.append(f"export {name}={quoted} {name.upper()}={quoted}")
+    """Return the lines of shell that precede every command: its output's place and its environment."""
+    return f"exec >>{shlex.quote(_output(context))} 2>&1\n{preamble_for_shell(context)}"
+
+
+def preamble_for_shell(context: GuestContext) -> str:
+    """Return the lines that give a shell the environment of commands."""
+    lines = [f"export LC_ALL=C TERM=dumb HOME=/root PATH={_PATH}"]
+    if context.memory:
+        lines.append(f". {shlex.quote(context.memory)}/{ENVIRONMENT}")
     return "\n".join([*lines, ""])
 
 
@@ -41,7 +45,7 @@ def run_in_guest(
 
     Args:
         guest: The guest.
-        context: Where the log is, and the proxies.
+        context: Where the log is, and the environment.
         script: Text for ``/bin/sh``; our own scripts of several commands begin with ``set -e``.
         display: How an error names it, such as ``--run-command 'true'``.
         hint: What to do when it fails.
@@ -50,14 +54,30 @@ def run_in_guest(
         OperationError: It ended with a status other than 0.
     """
     before = guest.stat(context.log_file).size if guest.is_file(context.log_file) else 0
-    result = guest.sh(preamble(context) + script + "\n")
+    follow = _output(context) if context.follow else None
+    result = guest.sh(preamble(context) + script + "\n", follow=follow)
+    _move_output(guest, context)
     if result.status != 0:
+        tail = printable(_log_since(guest, context.log_file, before) or result.output).strip("\n")
         raise OperationError(
             f"{display} failed in the guest: {_ending(result)}",
-            log_tail=printable(_log_since(guest, context.log_file, before) or result.output).strip("\n"),
+            log_tail=context.mask.text(tail),
             log_file=context.log_file,
             hint=hint,
         )
+
+
+def _output(context: GuestContext) -> str:
+    """Return the file that commands write to: the log, or one that is cleaned of secrets first."""
+    return f"{context.memory}/{OUTPUT}" if context.memory and context.mask else context.log_file
+
+
+def _move_output(guest: Guest, context: GuestContext) -> None:
+    path = _output(context)
+    if path == context.log_file or not guest.is_file(path):
+        return
+    guest.append(context.log_file, context.mask.content(download_bytes(guest, path)))
+    guest.truncate(path)
 
 
 def choose_log_file(guest: Guest) -> str:
@@ -85,4 +105,10 @@ def _log_since(guest: Guest, log_file: str, offset: int) -> str:
 
 
 def _ending(result: CommandResult) -> str:
+    number = result.status - 128
+    if 0 < number <= 64:
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(number).name
+            more = "; the appliance may lack memory: --memsize" if name == "SIGKILL" else ""
+            return f"exit status {result.status} ({name}{more})"
     return f"exit status {result.status}"

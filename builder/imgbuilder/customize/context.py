@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imgbuilder.customize.passwords import Crypto
+from imgbuilder.customize.secrecy import Mask, proxy_passwords
 from imgbuilder.events import Reporter, ignore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from imgbuilder.customize.facts import GuestFacts
 
@@ -31,6 +33,11 @@ class GuestContext:
         implicit_root_password: Whether root gets a random password when no operation sets one.
         log_file: Where commands in the guest write, chosen by ``run.customize``.
         report: Where warnings go, set by ``run.customize``.
+        follow: Whether the output of commands is reported while they run.
+        secrets: Variables for commands whose values are hidden everywhere, set by ``run.customize``.
+        mirror: Address of a mirror for apt, or empty; set by ``run.customize``.
+        package_cache: Local folder of packages, set by ``run.customize``.
+        memory: Folder in the guest that is not on its disk, or empty; set by ``run.customize``.
     """
 
     facts: GuestFacts
@@ -42,6 +49,16 @@ class GuestContext:
     implicit_root_password: bool = False
     log_file: str = "/tmp/builder.log"  # noqa: S108 - a path in the guest
     report: Reporter = field(default=ignore, repr=False)
+    follow: bool = False
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    mirror: str = field(default="", repr=False)
+    package_cache: Path | None = None
+    memory: str = ""
+
+    @property
+    def mask(self) -> Mask:
+        """What hides the secrets, and the passwords of proxies."""
+        return Mask([*self.secrets.values(), *proxy_passwords({**self.proxies, "mirror": self.mirror})])
 
 
 def host_proxies(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The service that runs scripts at the guest's first boot (``virt-builder.md`` 8.9).
 
 Folders, names and the log are virt-builder's; the driver is our own: it
-waits for the network, writes each script's exit status to the log, and takes
+waits for the network, writes each script's exit status to the log and to a status file, and takes
 itself out of the boot when nothing is left to run (SE-22).
 """
 
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.guest import Guest
 
-_BASE = "/usr/lib/virt-sysprep"
-_LOG = "/root/virt-sysprep-firstboot.log"
-_DRIVER = f"{_BASE}/firstboot.sh"
+BASE = "/usr/lib/virt-sysprep"
+"""Folder of the scripts and their driver."""
+LOG = "/root/virt-sysprep-firstboot.log"
+"""What the scripts print."""
+STATUS = "/var/lib/pybuilder/firstboot-status"
+"""How each script ended: lines of time, word, name and exit code, with tabs between."""
+_DRIVER = f"{BASE}/firstboot.sh"
 _UNIT = "/usr/lib/systemd/system/guestfs-firstboot.service"
 _WANTS = "/etc/systemd/system/multi-user.target.wants"
 
@@ -34,7 +38,7 @@ Description=libguestfs firstboot service
 Wants=network-online.target
 After=network-online.target
 Before=prefdm.service
-ConditionDirectoryNotEmpty={_BASE}/scripts
+ConditionDirectoryNotEmpty={BASE}/scripts
 
 [Service]
 Type=oneshot
@@ -61,11 +65,18 @@ _DRIVER_TEXT = """\
 base=@BASE@
 log=@LOG@
 link=@LINK@
+status=@STATUS@
 
 [ "$1" = start ] || exit 0
 LC_ALL=C
 export LC_ALL
-mkdir -p "$base/scripts-done"
+mkdir -p "$base/scripts-done" "${status%/*}"
+
+note() {
+    line=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+    for word; do line="$line	$word"; done
+    printf '%s\\n' "$line" >>"$status"
+}
 
 # One writer for log and console keeps the lines in order; through a named pipe, so that a daemon which
 # a script leaves behind, with the pipe open, cannot keep the boot waiting.
@@ -84,8 +95,11 @@ for script in "$base/scripts"/*; do
         name=${script##*/}
         mv "$script" "$base/scripts-done/$name"
         echo "=== Running $base/scripts-done/$name ==="
+        note started "$name"
         "$base/scripts-done/$name" </dev/null
-        echo "=== Finished $name: exit status $? ==="
+        code=$?
+        note finished "$name" "$code"
+        echo "=== Finished $name: exit status $code ==="
     fi
 done
 rm -f "$base/scripts-done"/*
@@ -119,7 +133,11 @@ _INIT_LINK_FOLDERS = {
 
 
 def driver_text(
-    *, base: str = _BASE, log: str = _LOG, link: str = f"{_WANTS}/guestfs-firstboot.service"
+    *,
+    base: str = BASE,
+    log: str = LOG,
+    link: str = f"{_WANTS}/guestfs-firstboot.service",
+    status: str = STATUS,
 ) -> str:
     """Return the driver: a shell script that runs each installed script once, in the order of their names.
 
@@ -127,8 +145,9 @@ def driver_text(
         base: Folder of ``scripts`` and ``scripts-done``.
         log: Log file.
         link: What makes systemd start the driver; removed when no script is left.
+        status: File that tells how each script ended.
     """
-    paths = {"@BASE@": base, "@LOG@": log, "@LINK@": link}
+    paths = {"@BASE@": base, "@LOG@": log, "@LINK@": link, "@STATUS@": status}
     return re.sub(r"@[A-Z]+@", lambda match: shlex.quote(paths[match[0]]), _DRIVER_TEXT)
 
 
@@ -156,7 +175,7 @@ def install_firstboot(guest: Guest, context: GuestContext, name: str, content: b
     Raises:
         GuestCallError: A file could not be written.
     """
-    scripts = f"{_BASE}/scripts"
+    scripts = f"{BASE}/scripts"
     guest.mkdir_p(scripts)
     matches = [_NUMBERED.match(file) for file in guest.ls(scripts)]
     number = max((int(match[1]) for match in matches if match), default=0) + 1

@@ -33,13 +33,18 @@ def check_network(guest: Guest, context: GuestContext) -> None:
     """Check that the guest resolves the host of its first apt source.
 
     Nothing is checked where it would prove nothing: without a network in the appliance (the error of the
-    command that fails has a hint then), behind a proxy (which resolves for us), for other package managers,
-    or with sources that need no network.
+    command that fails has a hint then), behind a proxy (which resolves for us), with a mirror, for other
+    package managers, or with sources that need no network.
 
     Raises:
         OperationError: The name does not resolve.
     """
-    if not context.network or context.proxies or context.facts.package_manager is not PackageManager.APT:
+    if (
+        not context.network
+        or context.proxies
+        or context.mirror
+        or context.facts.package_manager is not PackageManager.APT
+    ):
         return
     host = first_apt_host(guest)
     if host is None or _apt_uses_proxy(guest):

@@ -139,6 +139,24 @@ def install_script(facts: GuestFacts, names: Sequence[str], *, at_boot: bool = F
     return _script(template, _quoted(commands, facts, names))
 
 
+def fetched_script(facts: GuestFacts, names: Sequence[str] | None, listing: str) -> str:
+    """Return the script that writes to a file what apt would fetch, after an update of its lists.
+
+    Args:
+        facts: What the guest is: one with apt.
+        names: Packages to install; None for an upgrade of all.
+        listing: The file in the guest.
+    """
+    what = "upgrade" if names is None else f"install -- {_quoted(_commands(facts), facts, names)}"
+    asked = f"{_APT_GET} -qq --print-uris {what} >{shlex.quote(listing)}"
+    return _script(f"{_APT_SETUP}{_APT_UPDATE}\n{asked}")
+
+
+def without_update(script: str) -> str:
+    """Leave the update of apt's lists out of a script, where it was done just before."""
+    return script.replace(f"{_APT_UPDATE}\n", "")
+
+
 def update_script(facts: GuestFacts) -> str:
     """Return the script that updates all packages.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from imgbuilder.customize import yescrypt
 from imgbuilder.errors import UsageError
+from imgbuilder.events import Reporter, info
 
 _ROUNDS = 100_000
 """Rounds of SHA-crypt: 20 times crypt(5)'s default; a login under emulation still takes about a second."""
@@ -69,6 +70,11 @@ class PasswordSelector:
         """
         value = "*" if password is None else hash_password(password, crypto)
         return f"!!{value}" if self.locked else value
+
+    def tell(self, user: str, password: str | None, report: Reporter) -> None:
+        """Tell a random password, once (Z17); nothing is said of others."""
+        if self.source is Source.RANDOM and password is not None:
+            info(report, f"Setting random password of {user} to {password}")
 
     def password(self) -> str | None:
         """Return the password, made now if it is a random one; None when the account gets none."""

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
     from imgbuilder.customize.argforms import Form
 
-_MODULES = ("files", "paths", "accounts", "packages", "system", "scripts", "firstboot", "settings")
+_MODULES = (
+    "files",
+    "paths",
+    "accounts",
+    "packages",
+    "system",
+    "scripts",
+    "firstboot",
+    "identity",
+    "settings",
+)
 """The modules of ``imgbuilder.customize.ops``."""
 
 _registered: dict[str, Spec] = {}

@@ -7,22 +7,34 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from imgbuilder.customize.commands import choose_log_file
+from imgbuilder.customize.memory import memory_folder
 from imgbuilder.customize.network import check_network
 from imgbuilder.customize.operation import Phase
 from imgbuilder.customize.ops.accounts import PasswordOperation, RootPassword
-from imgbuilder.customize.ops.settings import NoSelinuxRelabel, PasswordCrypto, SelinuxRelabel, has_selinux
+from imgbuilder.customize.ops.settings import (
+    Mirror,
+    NoSelinuxRelabel,
+    PackageCache,
+    PasswordCrypto,
+    Secret,
+    SelinuxRelabel,
+    has_selinux,
+)
 from imgbuilder.customize.passwords import Crypto, PasswordSelector, Source, random_password
 from imgbuilder.customize.registry import spec_of
+from imgbuilder.customize.secrecy import Mask, proxy_passwords
 from imgbuilder.customize.seed import set_machine_id, set_random_seed
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step, ignore, info
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.customize.operation import Operation
     from imgbuilder.guest import Guest
+
+    Rescue = Callable[[Guest, GuestContext, OperationError], None]
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ def validate(operations: Sequence[Operation]) -> None:
 
     Raises:
         UsageError: They contradict each other: two passwords for one user, or SELinux labels both to be
-            made and to be left.
+            made and to be left; or two secrets of one name.
         ToolError: A program of the host that one of them needs is missing.
     """
     users: set[str] = set()
@@ -56,6 +68,9 @@ def validate(operations: Sequence[Operation]) -> None:
                     hint="--root-password and --password root:... mean the same; see also the commands files",
                 )
             users.add(operation.account)
+    names = [operation.name for operation in operations if isinstance(operation, Secret)]
+    if len(set(names)) != len(names):
+        raise UsageError("a secret is given twice", hint="each --secret needs a name of its own")
     if any(isinstance(operation, NoSelinuxRelabel) for operation in operations) and any(
         isinstance(operation, SelinuxRelabel) for operation in operations
     ):
@@ -79,8 +94,19 @@ def sets_root_password(operations: Sequence[Operation]) -> bool:
     )
 
 
+def mask(operations: Sequence[Operation], proxies: Mapping[str, str]) -> Mask:
+    """Return what hides the secrets that are given to commands, and the passwords of proxies."""
+    secrets = [operation.value for operation in operations if isinstance(operation, Secret)]
+    mirrors = {str(at): item.url for at, item in enumerate(operations) if isinstance(item, Mirror)}
+    return Mask([*secrets, *proxy_passwords({**proxies, **mirrors})])
+
+
 def customize(
-    guest: Guest, operations: Sequence[Operation], context: GuestContext, report: Reporter = ignore
+    guest: Guest,
+    operations: Sequence[Operation],
+    context: GuestContext,
+    report: Reporter = ignore,
+    rescue: Rescue | None = None,
 ) -> CustomizeResult:
     """Customize a mounted guest.
 
@@ -92,6 +118,7 @@ def customize(
         operations: In the user's order.
         context: Facts about the guest and wishes; its log file and reporter are set here.
         report: Where steps, the random password and warnings go.
+        rescue: Called when an operation fails in the guest, before anything is cleaned up.
 
     Raises:
         UsageError: The operations contradict each other.
@@ -99,22 +126,61 @@ def customize(
         GuestError: The appliance failed.
     """
     validate(operations)
-    _check_guest(operations, context)
-    log_file = choose_log_file(guest)
-    context = replace(context, log_file=log_file, report=report, password_crypto=_crypto(operations, context))
+    check_guest(operations, context)
+    context = replace(
+        context,
+        log_file=choose_log_file(guest),
+        password_crypto=_crypto(operations, context),
+        mirror=next((item.url for item in reversed(operations) if isinstance(item, Mirror)), ""),
+        package_cache=next(
+            (item.folder.absolute() for item in reversed(operations) if isinstance(item, PackageCache)), None
+        ),
+        secrets={item.name: item.value for item in operations if isinstance(item, Secret)},
+    )
+    context = replace(context, report=context.mask.reporter(report))
+    try:
+        return _customize(guest, operations, context, rescue)
+    except OperationError as error:
+        raise context.mask.error(error) from None
 
-    set_random_seed(guest, context.facts, report)
-    set_machine_id(guest, report)
 
+def _customize(
+    guest: Guest, operations: Sequence[Operation], context: GuestContext, rescue: Rescue | None
+) -> CustomizeResult:
+    set_random_seed(guest, context.facts, context.report)
+    set_machine_id(guest, context.report)
+
+    with contextlib.ExitStack() as stack:
+        if needs_commands(operations):
+            context = stack.enter_context(memory_folder(guest, context))
+        try:
+            _apply_all(guest, _in_phase(operations, Phase.NORMAL), context)
+            root_password = _set_passwords(guest, operations, context)
+        except OperationError as error:
+            if rescue is not None:
+                rescue(guest, context, context.mask.error(error))
+            raise
+
+    for operation in _last(guest, operations):
+        context.report(Step(operation.describe()))
+        with _named(operation):
+            operation.apply(guest, context)
+    return CustomizeResult(context.log_file, root_password)
+
+
+def _apply_all(guest: Guest, operations: Sequence[Operation], context: GuestContext) -> None:
     network_checked = False
-    for operation in _in_phase(operations, Phase.NORMAL):
-        report(Step(operation.describe()))
+    for operation in operations:
+        context.report(Step(operation.describe()))
         with _named(operation):
             if spec_of(operation).network and not network_checked:
                 check_network(guest, context)
                 network_checked = True
             operation.apply(guest, context)
 
+
+def _set_passwords(guest: Guest, operations: Sequence[Operation], context: GuestContext) -> str | None:
+    """Set the passwords; return root's, when no operation sets it and a random one was made."""
     late = _in_phase(operations, Phase.LATE)
     root_password = None
     if context.implicit_root_password and not sets_root_password(operations):
@@ -124,20 +190,20 @@ def customize(
     for operation in late:
         if operation.describe() != said:
             said = operation.describe()
-            report(Step(said))
+            context.report(Step(said))
         with _named(operation):
             operation.apply(guest, context)
     if root_password is not None:
-        info(report, f"Setting random password of root to {root_password}")
-
-    for operation in _last(guest, operations):
-        report(Step(operation.describe()))
-        with _named(operation):
-            operation.apply(guest, context)
-    return CustomizeResult(log_file, root_password)
+        info(context.report, f"Setting random password of root to {root_password}")
+    return root_password
 
 
-def _check_guest(operations: Sequence[Operation], context: GuestContext) -> None:
+def check_guest(operations: Sequence[Operation], context: GuestContext) -> None:
+    """Check whether the operations fit a guest, without touching it.
+
+    Raises:
+        OperationError: One of them does not.
+    """
     for operation in operations:
         if spec_of(operation).runs_in_guest and not context.runs_commands:
             raise OperationError(

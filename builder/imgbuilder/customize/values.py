@@ -10,6 +10,7 @@ import posixpath
 import re
 import stat
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from imgbuilder.errors import UsageError
 
@@ -23,6 +24,7 @@ _TIMEZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
 _USER = re.compile(r"[a-z_][a-z0-9_.-]*\$?")
 _PACKAGE = re.compile(r"[A-Za-z0-9@/][A-Za-z0-9@/+._:~=<>^()*?-]*")
 _OCTAL = re.compile(r"(?:0o)?[0-7]{1,5}")
+_URL_CHARACTERS = re.compile(r"[A-Za-z0-9%:/@._~!&'()*+,;=-]+")
 _NUMBER = re.compile(r"[0-9]{1,10}")
 
 _HOST_NAME_MAX = 64
@@ -121,6 +123,22 @@ def user_name(name: str) -> str:
     return name
 
 
+def mirror_url(url: str) -> str:
+    """Accept the address of a mirror; it may hold a password and is never quoted.
+
+    Raises:
+        UsageError: It is no http, https or ftp address, or holds what apt's files cannot.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https", "ftp") and bool(parts.hostname) and not parts.query
+    except ValueError:
+        usable = False
+    if not usable or not _URL_CHARACTERS.fullmatch(url):
+        raise UsageError("this is not the address of a mirror", hint="for example http://mirror.example.org")
+    return url
+
+
 def package_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """Accept package names that some package manager could know (Z15).
 
@@ -166,13 +184,14 @@ def owner_number(number: int) -> int:
     return number
 
 
-def decimal_number(text: str) -> int:
-    """Read the number of a user or group."""
-    if not _NUMBER.fullmatch(text):
-        raise UsageError(
-            f"{text!r} is not a number", hint="give user and group as numbers, for example 1000:1000"
-        )
-    return owner_number(int(text))
+def owner(owner: int | str) -> int | str:
+    """Accept the number or the name of a user or group."""
+    return owner_number(owner) if isinstance(owner, int) else user_name(owner)
+
+
+def parse_owner(text: str) -> int | str:
+    """Read a user or group: all digits are a number, anything else is a name."""
+    return int(text) if _NUMBER.fullmatch(text) else text
 
 
 def local_file(path: Path) -> Path:
@@ -228,7 +247,7 @@ TIMEZONE = _rule(timezone)
 USER_NAME = _rule(user_name)
 PACKAGES = _rule(package_names)
 FILE_MODE = _rule(file_mode)
-OWNER_NUMBER = _rule(owner_number)
+OWNER = _rule(owner)
 LOCAL_FILE = _rule(local_file)
 LOCAL_TREE = _rule(local_tree)
 NOT_EMPTY = _rule(not_empty)

@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
 from imgbuilder.cli import main as cli
 from imgbuilder.cli import modes
+from imgbuilder.cli.customizing import integer
 from imgbuilder.services import Services, Settings
 from imgindex.model import ExtraField, Note, ZstdFile
 from tests.fakes.template import Site, TinyAppliances, make_site
@@ -46,7 +48,9 @@ def site(tmp_path: Path, home: Path, publisher_keys: KeyMaker) -> Site:
 @pytest.fixture
 def appliances(monkeypatch: pytest.MonkeyPatch) -> TinyAppliances:
     made = TinyAppliances()
-    monkeypatch.setattr(modes, "Services", lambda settings: Services(settings, open_appliance=made))
+    monkeypatch.setattr(
+        modes, "Services", lambda settings, **more: Services(settings, open_appliance=made, **more)
+    )
     return made
 
 
@@ -270,7 +274,7 @@ def test_trust_has_its_own_exit_code(site: Site, capsys: pytest.CaptureFixture[s
 def test_integers_are_read_like_strtol() -> None:
     for text, number in [("512", 512), ("0x200", 512), ("01000", 512)]:
         option = next(param for param in cli.pybuilder.params if param.name == "memsize")
-        assert cli._integer(None, option, text) == number  # type: ignore[arg-type]
+        assert integer(click.Context(cli.pybuilder), option, text) == number
 
 
 def test_no_secret_in_the_plan(

@@ -49,7 +49,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_failure_keeps_what_there_is_when_asked(tmp_path: Path) -> None:
     final = tmp_path / "disk.img"
-    with pytest.raises(RuntimeError), workspace.new_file(final, keep_on_failure=True) as image:
+    with pytest.raises(RuntimeError), workspace.new_file(final, keep_on_failure=lambda: True) as image:
         image.write_text("half")
         raise RuntimeError
     assert final.read_text() == "half"

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import Account, find_account, set_shadow_field
 from imgbuilder.customize.operation import OperationBase, Phase
-from imgbuilder.customize.passwords import PasswordSelector, Source, parse_selector
+from imgbuilder.customize.passwords import PasswordSelector, parse_selector
 from imgbuilder.customize.registry import operation
 from imgbuilder.customize.sshkeys import add_keys, parse_key_selector, public_keys
 from imgbuilder.errors import OperationError
-from imgbuilder.events import info
 
 if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
@@ -54,8 +53,7 @@ class PasswordOperation(OperationBase):
                 hint=f"add the user first: --run-command 'useradd -m {self.account}'",
             )
         guest.replace("/etc/shadow", shadow)
-        if self.chosen.source is Source.RANDOM and password is not None:
-            info(context.report, f"Setting random password of {self.account} to {password}")
+        self.chosen.tell(self.account, password, context.report)
 
 
 @operation("password", form=argforms.pair("USER", _SELECTOR), phase=Phase.LATE, secret=True)

@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgbuilder.customize import argforms, values
+from imgbuilder.customize import archives, argforms, values
 from imgbuilder.customize.guestchecks import require_file
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
@@ -90,6 +90,67 @@ class CopyIn(OperationBase):
         guest.copy_in(self.local, self.directory)
 
 
+@operation("scrub", form=argforms.single("FILE"))
+@dataclass(frozen=True)
+class Scrub(OperationBase):
+    """Scrub a file of the guest: overwrite it, then remove it.
+
+    The file must be a regular one; links are followed, and a link itself stays. What other files of the
+    image hold of the same content, such as a journal or a copy, is not found.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Scrubbing: {self.path}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Overwrite and remove the file, and make sure that it is gone (Z6)."""
+        require_file(guest, self.path, self)
+        guest.scrub(self.path)
+        if guest.exists(self.path):
+            raise OperationError(f"--scrub: {self.path} is still in the guest after its removal")
+
+
+@operation("tar-in", form=argforms.pair(argforms.local("TARFILE"), "REMOTEDIR"))
+@dataclass(frozen=True)
+class TarIn(OperationBase):
+    """Unpack a local tar file into a directory of the guest.
+
+    REMOTEDIR must exist; it can be made by --mkdir. The tar file may be compressed with gzip, bzip2, xz or
+    zstd. Owners, modes and extended attributes are those of the tar file.
+
+    Attributes:
+        archive: The local tar file.
+        directory: The directory in the guest.
+    """
+
+    archive: Path = field(metadata={"rule": archives.tar_file})
+    directory: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Unpack tar file: {self.archive} to {self.directory}"
+
+    def check_host(self) -> None:
+        """Check that this host can unpack it."""
+        archives.check_programs(self.archive)
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Unpack the archive."""
+        if not guest.is_dir(self.directory):
+            raise OperationError(
+                f"--tar-in: {self.directory} is not a directory in the guest",
+                hint=f"put --mkdir {self.directory} before it",
+            )
+        with archives.for_guest(self.archive) as (path, compress):
+            guest.tar_in(path, self.directory, compress=compress)
+
+
 @operation("touch", form=argforms.single("FILE"))
 @dataclass(frozen=True)
 class Touch(OperationBase):
@@ -135,6 +196,32 @@ class Truncate(OperationBase):
         guest.truncate(self.path)
 
 
+@operation("truncate-recursive", form=argforms.single("DIR"))
+@dataclass(frozen=True)
+class TruncateRecursive(OperationBase):
+    """Make all files below a directory of the guest empty.
+
+    Only regular files are emptied; links are not followed, except DIR itself.
+
+    Attributes:
+        path: The directory.
+    """
+
+    path: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Recursively truncating: {self.path}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Empty the files."""
+        if not guest.is_dir(self.path):
+            raise OperationError(f"--truncate-recursive: {self.path} is not a directory in the guest")
+        for path in guest.files_below(self.path):
+            if guest.stat(path).size:
+                guest.truncate(path)
+
+
 @operation("upload", form=argforms.pair(argforms.local("FILE"), "DEST"))
 @dataclass(frozen=True)
 class Upload(OperationBase):
@@ -142,7 +229,7 @@ class Upload(OperationBase):
 
     When DEST is a directory, the file keeps its name there. The file keeps its permissions and belongs to
     root (virt-builder gives it the number that its owner has on this host, which means another user, or
-    none, in the guest). FILE ends at the first colon.
+    none, in the guest).
 
     Attributes:
         local: The local file.

@@ -25,8 +25,10 @@ class Firstboot(OperationBase):
     """Install a local script that runs at the guest's first boot.
 
     It runs once, as root, late in the boot and when the network is up; several run in the order in which
-    they are given. What it prints, and its exit status, go to /root/virt-sysprep-firstboot.log in the guest
-    and to its console. The guest need not be of this host's architecture.
+    they are given, and one that fails does not stop the next. What it prints, and its exit status, go to
+    /root/virt-sysprep-firstboot.log in the guest and to its console; exit codes and times are also in
+    /var/lib/pybuilder/firstboot-status, and pybuilder(1) can show both from outside. The guest need not be
+    of this host's architecture.
 
     Attributes:
         script: The local file.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgbuilder.customize import argforms, packagemanagers, values
+from imgbuilder.customize import aptsettings, argforms, packagemanagers, values
 from imgbuilder.customize.commands import NO_NETWORK_HINT, run_in_guest
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
@@ -40,8 +40,7 @@ class Install(OperationBase):
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Install the packages."""
         script = packagemanagers.install_script(context.facts, self.packages)
-        display = f"--install {','.join(self.packages)}"
-        run_in_guest(guest, context, script, display=display, hint=_network_hint(context))
+        _run(guest, context, script, f"--install {','.join(self.packages)}", self.packages)
 
 
 @operation("uninstall", form=argforms.items("PKG,PKG..."), runs_in_guest=True)
@@ -89,8 +88,22 @@ class Update(OperationBase):
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Update the packages."""
-        script = packagemanagers.update_script(context.facts)
-        run_in_guest(guest, context, script, display="--update", hint=_network_hint(context))
+        _run(guest, context, packagemanagers.update_script(context.facts), "--update", None)
+
+
+def _run(
+    guest: Guest, context: GuestContext, script: str, display: str, packages: tuple[str, ...] | None
+) -> None:
+    """Run a script that fetches packages; those in the host's folder are given to the guest first."""
+    hint = _network_hint(context)
+    if context.package_cache is not None and context.memory:
+        listing = f"{aptsettings.FOLDER}/wanted"
+        asked = packagemanagers.fetched_script(context.facts, packages, listing)
+        run_in_guest(guest, context, asked, display=display, hint=hint)
+        wanted = aptsettings.parse_wanted(guest.read(listing).decode(errors="replace"))
+        aptsettings.give_packages(guest, context, wanted)
+        script = packagemanagers.without_update(script)
+    run_in_guest(guest, context, script, display=display, hint=hint)
 
 
 def _network_hint(context: GuestContext) -> str | None:

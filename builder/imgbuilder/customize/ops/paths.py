@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imgbuilder.customize import argforms, values
+from imgbuilder.customize.accountfiles import find_number
 from imgbuilder.customize.guestchecks import require_existing
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
@@ -47,23 +48,24 @@ class Chmod(OperationBase):
 @operation(
     "chown",
     form=argforms.triple(
-        argforms.Part("UID", values.decimal_number), argforms.Part("GID", values.decimal_number), "PATH"
+        argforms.Part("UID", values.parse_owner), argforms.Part("GID", values.parse_owner), "PATH"
     ),
 )
 @dataclass(frozen=True)
 class Chown(OperationBase):
     """Change the owner and group of a file of the guest.
 
-    Owner and group are numbers. A directory's content is not changed.
+    UID and GID are numbers, or names that the guest knows at that moment. A directory's content is not
+    changed, and a link is followed.
 
     Attributes:
-        uid: Number of the owner.
-        gid: Number of the group.
+        uid: Number or name of the owner.
+        gid: Number or name of the group.
         path: The file in the guest.
     """
 
-    uid: int = field(metadata=values.OWNER_NUMBER)
-    gid: int = field(metadata=values.OWNER_NUMBER)
+    uid: int | str = field(metadata=values.OWNER)
+    gid: int | str = field(metadata=values.OWNER)
     path: str = field(metadata=values.GUEST_PATH)
 
     def describe(self) -> str:
@@ -73,7 +75,22 @@ class Chown(OperationBase):
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Set owner and group."""
         require_existing(guest, self.path, self)
-        guest.chown(self.uid, self.gid, self.path)
+        uid = self._number(guest, "/etc/passwd", self.uid, "user")
+        gid = self._number(guest, "/etc/group", self.gid, "group")
+        # A change of owner clears the set-user-id bits; chown(1) in the guest would, too.
+        guest.chown(uid, gid, self.path)
+
+    def _number(self, guest: Guest, database: str, owner: int | str, what: str) -> int:
+        if isinstance(owner, int):
+            return owner
+        content = guest.read(database) if guest.is_file(database) else b""
+        number = find_number(content, owner)
+        if number is None:
+            raise OperationError(
+                f"--chown: the guest has no {what} {owner}",
+                hint=f"add it first, with --user or --run-command, or give the number of the {what}",
+            )
+        return number
 
 
 @operation("copy", form=argforms.pair("SOURCE", "DEST"))

@@ -3,7 +3,6 @@
 # ruff: noqa: ARG002 - every operation has the same methods
 from __future__ import annotations
 
-import contextlib
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -13,26 +12,19 @@ from imgbuilder import process
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.commands import NO_NETWORK_HINT, run_in_guest
 from imgbuilder.customize.guestchecks import require_file
+from imgbuilder.customize.memory import private_folder
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
 from imgbuilder.customize.shebang import interpreter, local_script
-from imgbuilder.errors import GuestCallError, OperationError, ToolError
+from imgbuilder.errors import OperationError, ToolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.guest import Guest
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-_FOLDER = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
-_MAKE_FOLDER = """\
-for parent in /tmp /var/tmp /root; do
-    if [ -d "$parent" ]; then mktemp -d "$parent/pybuilder.XXXXXXXXXX" && exit 0; fi
-done
-exit 1
-"""
 
 _EDITOR = """\
 binmode STDIN; binmode STDOUT;
@@ -75,7 +67,7 @@ class Run(OperationBase):
                 f"--run {self.script}: its interpreter {program} is not in the guest",
                 hint="install it with --install before this option, or correct the first line of the script",
             )
-        with _private_folder(guest) as folder:
+        with private_folder(guest, "/tmp", "/var/tmp", "/root") as folder:  # noqa: S108 - in the guest
             name = self.script.name if _PLAIN_NAME.fullmatch(self.script.name) else "script"
             path = f"{folder}/{name}"
             guest.upload(self.script, path)
@@ -91,7 +83,8 @@ class RunCommand(OperationBase):
     """Run a command in the guest.
 
     The text is run by the guest's /bin/sh as root. What it prints goes to the log file in the guest, and
-    its end is shown when it fails; its last command's exit status counts.
+    its end is shown when it fails. A text of several lines stops at the first line that fails, as with
+    "set -e"; in a text of one line, the last command's exit status counts.
 
     Attributes:
         command: Text for the shell; may have several lines.
@@ -106,7 +99,9 @@ class RunCommand(OperationBase):
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Run the command."""
         display = f"--run-command {shlex.quote(self.command)}"
-        run_in_guest(guest, context, self.command, display=display, hint=_run_hint(context))
+        # One line keeps virt-builder's meaning: "grep -q x f; true" succeeds there.
+        script = f"set -e\n{self.command}" if "\n" in self.command.strip() else self.command
+        run_in_guest(guest, context, script, display=display, hint=_run_hint(context))
 
 
 @operation("edit", form=argforms.pair("FILE", "EXPR"))
@@ -155,26 +150,6 @@ class Edit(OperationBase):
             ) from error
         if result.stdout != content:
             guest.replace(self.path, result.stdout)
-
-
-@contextlib.contextmanager
-def _private_folder(guest: Guest) -> Iterator[str]:
-    """Make a folder in the guest that nobody but root may enter, and remove it afterwards."""
-    result = guest.sh(_MAKE_FOLDER)
-    folder = result.output.strip()
-    if result.status != 0 or not _FOLDER.fullmatch(folder) or ".." in folder:
-        raise OperationError(
-            "no temporary directory could be made in the guest",
-            log_tail=result.output,
-            hint="is its /tmp there?",
-        )
-    try:
-        yield folder
-    except (OperationError, GuestCallError):
-        with contextlib.suppress(GuestCallError):  # the first error is the one to tell
-            guest.remove(folder)
-        raise
-    guest.remove(folder)
 
 
 def _run_hint(context: GuestContext) -> str | None:

@@ -4,19 +4,25 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgbuilder.customize import argforms
+from imgbuilder.customize import aptsettings, argforms, secretvalues, values
 from imgbuilder.customize.operation import OperationBase, Phase
 from imgbuilder.customize.passwords import Crypto, parse_crypto
 from imgbuilder.customize.registry import operation
-from imgbuilder.errors import GuestCallError
+from imgbuilder.errors import GuestCallError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.guest import Guest
+
+
+_POLICY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @operation(
@@ -45,6 +51,101 @@ class PasswordCrypto(OperationBase):
         """Do nothing to the guest: ``run.customize`` has put the choice into the context."""
 
 
+@operation(
+    "secret",
+    form=argforms.assignment("NAME", argforms.Part("env:VARIABLE|file:PATH", secretvalues.parse_source)),
+    phase=Phase.SETTING,
+    secret=True,
+)
+@dataclass(frozen=True)
+class Secret(OperationBase):
+    """Give commands a secret in an environment variable.
+
+    All commands that run in the guest during the build find it as $NAME: those of --run, --run-command and
+    the package manager. Its value comes from a variable of your environment or from a file (without its last
+    newline), at least 4 characters. It is not written to the image, is in no argument of any process, and
+    where a command prints it, the log and all messages show *** instead; what a command derives from it,
+    such as its base64, is not recognised, and a command can of course write it somewhere. Output of commands
+    is limited to 64 MiB each then. It holds for all operations, wherever it stands.
+
+    Attributes:
+        name: Name of the variable.
+        value: Its value.
+    """
+
+    name: str = field(metadata={"rule": secretvalues.variable_name})
+    value: str = field(repr=False, metadata={"rule": secretvalues.secret_value, "raw": True})
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Providing the secret {self.name}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Do nothing to the guest: ``run.customize`` has put the secret into the context."""
+
+
+@operation("mirror", form=argforms.single("URL"), phase=Phase.SETTING)
+@dataclass(frozen=True)
+class Mirror(OperationBase):
+    """Fetch the distribution's packages from a mirror, during the build only.
+
+    URL takes the place of scheme and host in the addresses of the distribution's own archives, so that
+    http://mirror.example.org stands for http://deb.debian.org: the paths after it, /debian and
+    /debian-security, stay. Other repositories are not touched, and the guest's configuration is as before
+    when the build has ended. For guests with apt.
+
+    Attributes:
+        url: The address.
+    """
+
+    url: str = field(repr=False, metadata={"rule": values.mirror_url})
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return "Using a mirror for packages"
+
+    def check_guest(self, context: GuestContext) -> None:
+        """Check that the guest has apt."""
+        aptsettings.check_manager(context, self.keyword)
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Do nothing to the guest: ``run.customize`` has put the address into the context."""
+
+
+@operation("package-cache", form=argforms.single(argforms.local("DIR")), phase=Phase.SETTING)
+@dataclass(frozen=True)
+class PackageCache(OperationBase):
+    """Keep the packages that --install and --update fetch in a local directory.
+
+    The next build takes them from there instead of fetching them again, if they have the SHA-256 that the
+    signed lists of the archive say; the packages do not stay in the image. The directory is made when it is
+    missing. For guests with apt.
+
+    Attributes:
+        folder: The local directory.
+    """
+
+    folder: Path
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Keeping packages in {self.folder}"
+
+    def check_host(self) -> None:
+        """Check that the directory can be used."""
+        try:
+            aptsettings.usable_folder(self.folder)
+        except OSError as error:
+            raise UsageError(f"--package-cache: {self.folder} cannot be used: {error.strerror}") from error
+
+    def check_guest(self, context: GuestContext) -> None:
+        """Check that the guest has apt."""
+        aptsettings.check_manager(context, self.keyword)
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Do nothing to the guest: ``run.customize`` has put the directory into the context."""
+
+
 @operation("no-selinux-relabel", form=argforms.flag(), phase=Phase.SETTING)
 @dataclass(frozen=True)
 class NoSelinuxRelabel(OperationBase):
@@ -66,8 +167,9 @@ class NoSelinuxRelabel(OperationBase):
 class SelinuxRelabel(OperationBase):
     """Relabel files in an SELinux guest.
 
-    This is the default. The guest relabels itself at its first boot, and boots once more then; guests
-    without SELinux are left alone.
+    This is the default. The labels are made in the appliance where it has setfiles; otherwise, and when the
+    guest's policy is not found, the guest relabels itself at its first boot, and boots once more then.
+    Guests without SELinux are left alone.
     """
 
     def describe(self) -> str:
@@ -75,8 +177,20 @@ class SelinuxRelabel(OperationBase):
         return "SELinux relabelling"
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Ask the guest to relabel itself, if it has SELinux."""
-        if has_selinux(guest):
+        """Label the files, or ask the guest to do it, if it has SELinux."""
+        if not has_selinux(guest):
+            return
+        config = _assignments(guest.read("/etc/selinux/config").decode(errors="replace"))
+        policy = config.get("SELINUXTYPE", "targeted")
+        specification = f"/etc/selinux/{policy}/contexts/files/file_contexts"
+        if (
+            config.get("SELINUX") != "disabled"
+            and _POLICY.fullmatch(policy)
+            and guest.is_file(specification)
+            and guest.relabel(specification)
+        ):
+            guest.remove("/.autorelabel")
+        else:
             guest.touch("/.autorelabel")
 
 
@@ -107,3 +221,9 @@ def has_selinux(guest: Guest) -> bool:
     return guest.is_file("/etc/selinux/config") and (
         guest.is_file("/usr/sbin/load_policy") or guest.is_file("/sbin/load_policy")
     )
+
+
+def _assignments(text: str) -> dict[str, str]:
+    """Read ``NAME=value`` lines, selinux(8)."""
+    pairs = [line.split("=", 1) for line in text.split("\n") if "=" in line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, value in pairs}

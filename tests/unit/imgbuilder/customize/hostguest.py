@@ -20,9 +20,10 @@ class HostGuest(FakeGuest):
         super().__init__()
         self.folder = folder
 
-    def sh(self, script: str) -> CommandResult:
+    def sh(self, script: str, *, follow: str | None = None) -> CommandResult:
         self.scripts.append(script)
         script = script.replace("/tmp /var/tmp /root", str(self.folder))
+        script = script.replace("/run /tmp /root", str(self.folder))
         done = subprocess.run(
             ["/bin/sh", "-c", script],
             stdin=subprocess.DEVNULL,
@@ -42,6 +43,29 @@ class HostGuest(FakeGuest):
     def stat(self, path: str) -> FileStatus:
         facts = Path(path).stat()
         return FileStatus(facts.st_mode, facts.st_uid, facts.st_gid, facts.st_size)
+
+    def is_dir(self, path: str) -> bool:
+        return Path(path).is_dir()
+
+    def read(self, path: str) -> bytes:
+        return Path(path).read_bytes()
+
+    def download(self, path: str, local: Path) -> None:
+        local.write_bytes(Path(path).read_bytes())
+
+    def append(self, path: str, content: bytes) -> None:
+        with Path(path).open("ab") as file:
+            file.write(content)
+
+    def truncate(self, path: str) -> None:
+        Path(path).write_bytes(b"")
+
+    def mount_memory(self, path: str) -> None:
+        assert Path(path).is_relative_to(self.folder)
+
+    def unmount(self, path: str) -> None:
+        for child in Path(path).iterdir():
+            child.unlink()
 
     def upload(self, local: Path, path: str) -> None:
         shutil.copyfile(local, path)

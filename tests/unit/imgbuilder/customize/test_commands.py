@@ -10,6 +10,7 @@ import pytest
 
 from imgbuilder.customize.commands import NO_NETWORK_HINT, choose_log_file, printable, run_in_guest
 from imgbuilder.customize.context import GuestContext, host_proxies
+from imgbuilder.customize.memory import memory_folder
 from imgbuilder.customize.ops.scripts import Run, RunCommand
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.guest import CommandResult
@@ -70,10 +71,47 @@ def test_the_environment_of_a_command(guest: HostGuest, tmp_path: Path) -> None:
         {"HTTP_PROXY": "http://u:p'w@h:1/", "https_proxy": "b", "HTTPS_PROXY": "c", "no_proxy": ""}
     )
     assert proxies == {"http_proxy": "http://u:p'w@h:1/", "https_proxy": "b"}
-    RunCommand("echo $http_proxy $HTTP_PROXY $https_proxy $HTTPS_PROXY $LC_ALL $HOME $TERM").apply(
-        guest, _context(tmp_path, proxies=proxies)
-    )
-    assert (tmp_path / "the log").read_text() == "http://u:p'w@h:1/ http://u:p'w@h:1/ b b C /root dumb\n"
+    command = f"echo $http_proxy $HTTP_PROXY $https_proxy $HTTPS_PROXY $LC_ALL $HOME $TERM >{tmp_path}/seen"
+    with memory_folder(guest, _context(tmp_path, proxies=proxies)) as context:
+        RunCommand(command).apply(guest, context)
+    assert (tmp_path / "seen").read_text() == "http://u:p'w@h:1/ http://u:p'w@h:1/ b b C /root dumb\n"
+    assert "p'w" not in "".join(guest.scripts), "not in the text that libguestfs may trace"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seen", "the log"]
+
+
+CANARY = "canary-4711/[x]"
+
+
+def test_z18_a_secret_reaches_commands_and_nothing_else(guest: HostGuest, tmp_path: Path) -> None:
+    secrets = {"TOKEN": CANARY, "CERT": "first-line\nsecond-line"}
+    with memory_folder(guest, _context(tmp_path, secrets=secrets)) as context:
+        RunCommand(f'test "$TOKEN" = "{CANARY[:4]}""{CANARY[4:]}"; echo "<$TOKEN>"; echo "$CERT"').apply(
+            guest, context
+        )
+        with pytest.raises(OperationError) as caught:
+            RunCommand("set -x; echo before $TOKEN; exit 3").apply(guest, context)
+        assert "before ***" in caught.value.log_tail
+    log = (tmp_path / "the log").read_text()
+    assert log.startswith("<***>\n***\n+ ")
+    assert log.count("before ***") == 2
+    everything = log + "".join(guest.scripts) + f"{caught.value.message}{caught.value.log_tail}{context!r}"
+    for text in (CANARY, "first-line", "second-line"):
+        assert text not in everything.replace(f'{CANARY[:4]}""', "")
+
+
+def test_the_memory_folder_goes_whatever_happens(guest: HostGuest, tmp_path: Path) -> None:
+    with (
+        pytest.raises(OperationError),
+        memory_folder(guest, _context(tmp_path, secrets={"A": "secret"})) as context,
+    ):
+        assert (Path(context.memory) / "environment").read_text() == "export A=secret\n"
+        RunCommand("false").apply(guest, context)
+    assert [path.name for path in tmp_path.iterdir()] == ["the log"]
+
+
+def test_a_signal_is_named(guest: HostGuest, tmp_path: Path) -> None:
+    with pytest.raises(OperationError, match=r"exit status 137 \(SIGKILL; .*--memsize\)"):
+        RunCommand("sh -c 'kill -9 $$'").apply(guest, _context(tmp_path))
 
 
 def test_z18_proxy_credentials_are_not_in_the_log_of_a_failing_command(
@@ -187,3 +225,13 @@ def test_the_temporary_folder_is_as_private_as_the_test_guest_says() -> None:
     guest = debian_guest()
     guest.sh("mktemp -d")
     assert stat.S_IMODE(guest.stat("/tmp/pybuilder.0000000001").mode) == 0o700
+
+
+def test_several_lines_stop_at_the_first_that_fails_and_one_line_does_not(
+    guest: HostGuest, tmp_path: Path
+) -> None:
+    with pytest.raises(OperationError, match="exit status 1"):
+        RunCommand(f"false\ntouch {tmp_path}/reached").apply(guest, _context(tmp_path))
+    assert not (tmp_path / "reached").exists()
+    RunCommand(f"false; touch {tmp_path}/reached").apply(guest, _context(tmp_path))
+    assert (tmp_path / "reached").exists()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
 
-from imgbuilder.errors import GuestCallError, OperationError
+from imgbuilder.errors import GuestCallError, OperationError, UsageError, WorkspaceError
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import apply, debian_guest
 
@@ -230,3 +232,72 @@ def test_edit_sees_bytes_whatever_the_users_perl_settings(monkeypatch: pytest.Mo
     guest.add("/f", b"\xc3\xa9\n")
     apply(guest, "edit", "/f:$n = length($_); s/\\xc3/$n/")
     assert guest.read("/f") == b"3\xa9\n"
+
+
+def test_z6_scrub_follows_links_and_checks_that_the_file_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = debian_guest()
+    guest.add("/run/secret", "s")
+    apply(guest, "scrub", "/var/run/secret")
+    assert not guest.exists("/run/secret")
+    guest.add("/run/secret", "s")
+    monkeypatch.setattr(guest, "scrub", lambda _path: None)
+    with pytest.raises(OperationError, match="still in the guest"):
+        apply(guest, "scrub", "/run/secret")
+    with pytest.raises(OperationError, match="not a regular file"):
+        apply(guest, "scrub", "/var/run")
+
+
+def test_truncate_recursive_empties_files_and_follows_no_links() -> None:
+    guest = FakeGuest()
+    guest.add("/d/a", "1")
+    guest.add("/d/e/b", "2")
+    guest.add("/other/c", "3")
+    guest.add_link("/d/link", "/other")
+    guest.add_link("/d/file", "/other/c")
+    guest.add_link("/l", "/d")
+    apply(guest, "truncate-recursive", "/l")
+    assert guest.tree() == {"/d/a": b"", "/d/e/b": b"", "/other/c": b"3"}
+    with pytest.raises(OperationError, match="not a directory"):
+        apply(guest, "truncate-recursive", "/d/a")
+
+
+def test_chown_looks_names_up_in_the_guest() -> None:
+    guest = debian_guest()
+    guest.add("/a", "")
+    guest.add("/etc/group", "root:x:0:\nstaff:x:50:ann\n")
+    apply(guest, "chown", "ann:staff:/a")
+    assert guest.permissions("/a")[1:] == (1000, 50)
+    apply(guest, "chown", "0:staff:/a")
+    assert guest.permissions("/a")[1:] == (0, 50)
+    with pytest.raises(OperationError, match="no group ann"):
+        apply(guest, "chown", "ann:ann:/a")
+    with pytest.raises(OperationError, match="no user bob"):
+        apply(guest, "chown", "bob:0:/a")
+
+
+@pytest.mark.parametrize("kind", ["", "gz", "bz2", "xz", "zst"])
+def test_tar_in_whatever_the_compression(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("content")
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, f"w:{kind if kind != 'zst' else ''}") as tar:  # type: ignore[call-overload]
+        tar.add(tmp_path / "f", arcname="sub/f")
+    if kind == "zst":
+        subprocess.run(["zstd", "-q", "--rm", archive, "-o", tmp_path / "a.tar.zst"], check=True)
+        archive = tmp_path / "a.tar.zst"
+    guest = debian_guest()
+    guest.add_dir("/run/sub")
+    apply(guest, "tar-in", f"{archive}:/var/run")
+    assert guest.text("/run/sub/f") == "content"
+
+
+def test_tar_in_refuses_what_is_no_tar_file_and_a_missing_directory(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("content")
+    with pytest.raises(UsageError, match="not a tar file"):
+        apply(debian_guest(), "tar-in", f"{tmp_path}/f:/tmp")
+    (tmp_path / "z").write_bytes(b"\x28\xb5\x2f\xfdnonsense")
+    with pytest.raises(WorkspaceError, match="cannot be unpacked"):
+        apply(debian_guest(), "tar-in", f"{tmp_path}/z:/tmp")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "f")
+    with pytest.raises(OperationError, match="not a directory"):
+        apply(debian_guest(), "tar-in", f"{tmp_path}/a.tar:/none")

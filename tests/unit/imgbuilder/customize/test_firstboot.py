@@ -6,8 +6,11 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imgbuilder.customize.firstboot_service import driver_text, script_name
+from imgbuilder.customize.firstboot_status import parse_status, read_firstboot
 from imgbuilder.events import Event, Notice, Severity
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import apply, debian_guest
@@ -121,7 +124,10 @@ class Boot:
         self.link = folder / "link"
         self.link.symlink_to("unit")
         self.driver = folder / "driver"
-        self.driver.write_text(driver_text(base=str(self.base), log=str(self.log), link=str(self.link)))
+        self.status = folder / "var" / "status"
+        self.driver.write_text(
+            driver_text(base=str(self.base), log=str(self.log), link=str(self.link), status=str(self.status))
+        )
         self.driver.chmod(0o755)
 
     def add(self, name: str, text: str, mode: int = 0o755) -> None:
@@ -168,6 +174,11 @@ def test_z12_scripts_run_once_in_order_with_their_status_in_the_log_and_on_the_c
         "third",
         "=== Finished 5000-0010-c: exit status 0 ===",
     ]
+    found = parse_status(boot.status.read_text())
+    assert [(item.name, item.exit_code) for item in found.values()] == [
+        ("5000-0001-a", 0), ("5000-0002-b", 3), ("5000-0010-c", 0),
+    ]  # fmt: skip
+    assert all(item.started and item.finished and item.started <= item.finished for item in found.values())
     assert [path.name for path in boot.scripts.iterdir()] == ["5000-0003-off"]
     assert list(done.iterdir()) == []
     assert boot.link.is_symlink(), "a file is left, so the service stays"
@@ -192,6 +203,8 @@ def test_a_script_that_ends_the_machine_is_not_run_again(boot: Boot) -> None:
     console = boot.run()
     assert "after the reboot" in console
     assert "0001-a" not in console
+    found = parse_status(boot.status.read_text())
+    assert [item.state for item in found.values()] == ["did not end", "exit status 0"]
 
 
 def test_a_daemon_that_a_script_leaves_behind_does_not_hold_up_the_boot(boot: Boot) -> None:
@@ -217,3 +230,47 @@ def test_the_installed_driver_has_the_real_paths() -> None:
     assert "log=/root/virt-sysprep-firstboot.log\n" in text
     assert f"link={WANTS}\n" in text
     assert "@" not in text
+
+
+def test_z12_the_first_boot_as_read_from_an_image() -> None:
+    guest = debian_guest()
+    apply(guest, "firstboot-command", "waiting")
+    guest.add(
+        "/var/lib/pybuilder/firstboot-status",
+        "2026-01-01T00:00:00Z\tstarted\t5000-0000-a\n2026-01-01T00:00:05Z\tfinished\t5000-0000-a\t7\nnonsense\n",
+    )
+    guest.add("/root/virt-sysprep-firstboot.log", b"said \xff\n")
+    found = read_firstboot(guest)
+    assert [(item.name, item.state, item.succeeded) for item in found.scripts] == [
+        ("5000-0000-a", "exit status 7", False),
+        ("5000-0001-waiting", "waits for the first boot", False),
+    ]
+    assert found.log == "said \ufffd\n"
+
+
+@given(st.text(alphabet="0123456789-:TZ\tstartedfinish\n", max_size=200))
+def test_any_status_file_is_read(text: str) -> None:
+    for item in parse_status(text).values():
+        assert item.state
+
+
+def test_z12_the_driver_runs_a_hundred_scripts_in_order(boot: Boot) -> None:
+    for number in range(100, 0, -1):
+        boot.add(script_name(number, "../x"), f"echo said {number}\nexit {number % 2}\n")
+    boot.run()
+    found = parse_status(boot.status.read_text())
+    assert [item.exit_code for item in found.values()] == [number % 2 for number in range(1, 101)]
+    said = [line for line in boot.log.read_text().split("\n") if line.startswith("said ")]
+    assert said == [f"said {number}" for number in range(1, 101)]
+
+
+def test_an_upstart_guest_starts_the_scripts_by_its_runlevels() -> None:
+    """Ubuntu 14.04 and its kin: upstart runs the links of System V (``virt-builder.md`` 8.9)."""
+    guest = FakeGuest()
+    guest.add("/etc/os-release", 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="14.04"\n')
+    guest.add("/etc/init/rc.conf", "start on runlevel [0123456]\n")
+    guest.add_dir("/etc/init.d")
+    apply(guest, "firstboot-command", "true")
+    assert not guest.exists("/usr/lib/systemd/system/guestfs-firstboot.service")
+    for level in (2, 3, 5):
+        assert guest.readlink(f"/etc/rc{level}.d/S99guestfs-firstboot") == f"{BASE}/firstboot.sh"

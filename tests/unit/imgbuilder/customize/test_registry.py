@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 class Case:
     """One behaviour of an operation.
 
-    ``{local}`` in the text stands for a local script that holds ``#!/bin/sh``.
+    ``{local}`` in the text stands for a local script that holds ``#!/bin/sh``; ``{tar}`` for a tar file
+    of it.
     """
 
     text: str
@@ -55,6 +57,9 @@ CASES = {
     ),
     "chown": Case(
         "1:2:/a", "Changing owner of /a to 1:2", lambda g: g.permissions("/a")[1:] == (1, 2), {"/a": ""}
+    ),
+    "cloud-init": Case(
+        "{local}", "Seeding cloud-init: {local}", _has("/var/lib/cloud/seed/nocloud/user-data", "#!/bin/sh\n")
     ),
     "copy": Case("/a:/b", "Copying (in image): /a to /b", _has("/b", "x"), {"/a": "x"}),
     "copy-in": Case("{local}:/tmp", "Copying: {local} to /tmp", _has("/tmp/script.sh", "#!/bin/sh\n")),
@@ -82,6 +87,7 @@ CASES = {
     "link": Case(
         "/t:/l:/m", "Linking: /l -> /t, /m -> /t", lambda g: g.readlink("/l") + g.readlink("/m") == "/t/t"
     ),
+    "mirror": Case("http://m.example.org", "Using a mirror for packages", lambda g: g.calls == []),
     "mkdir": Case("/x/y", "Making directory: /x/y", lambda g: g.is_dir("/x/y")),
     "move": Case(
         "/a:/b", "Moving: /a -> /b", lambda g: g.text("/b") == "x" and not g.exists("/a"), {"/a": "x"}
@@ -90,6 +96,7 @@ CASES = {
         "", "Scrubbing the log file", lambda g: not g.exists("/tmp/builder.log"), {"/tmp/builder.log": "x"}
     ),
     "no-selinux-relabel": Case("", "Leaving SELinux labels as they are", lambda g: g.calls == []),
+    "package-cache": Case("{local}.d", "Keeping packages in {local}.d", lambda g: g.calls == []),
     "password": Case(
         "ann:password:s3cret", "Setting passwords", lambda g: "\nann:$6$" in g.text("/etc/shadow")
     ),
@@ -99,6 +106,8 @@ CASES = {
     ),
     "run": Case("{local}", "Running: {local}", _ran("/script.sh\n")),
     "run-command": Case("make me", "Running: make me", _ran("\nmake me\n")),
+    "scrub": Case("/a", "Scrubbing: /a", lambda g: not g.exists("/a"), {"/a": "x"}),
+    "secret": Case("TOKEN=file:{local}", "Providing the secret TOKEN", lambda g: g.calls == []),
     "selinux-relabel": Case(
         "",
         "SELinux relabelling",
@@ -108,6 +117,13 @@ CASES = {
     "ssh-inject": Case(
         f"ann:string:{KEY}", "SSH key inject: ann", _has("/home/ann/.ssh/authorized_keys", f"{KEY}\n")
     ),
+    "sysprep": Case(
+        "machine-id,shell-history",
+        "Removing the machine's identity: machine-id shell-history",
+        lambda g: g.text("/etc/machine-id") == "" and not g.exists("/root/.bash_history"),
+        {"/etc/machine-id": "1234", "/root/.bash_history": "ls"},
+    ),
+    "tar-in": Case("{tar}:/tmp", "Unpack tar file: {tar} to /tmp", _has("/tmp/script.sh", "#!/bin/sh\n")),
     "timezone": Case(
         "Europe/Berlin",
         "Setting the timezone: Europe/Berlin",
@@ -115,9 +131,11 @@ CASES = {
     ),
     "touch": Case("/a", "Running touch: /a", lambda g: g.is_file("/a")),
     "truncate": Case("/a", "Truncating: /a", _has("/a", ""), {"/a": "x"}),
+    "truncate-recursive": Case("/a", "Recursively truncating: /a", _has("/a/b/c", ""), {"/a/b/c": "old"}),
     "uninstall": Case("a1,b2", "Uninstalling packages: a1 b2", _ran("remove -- a1 b2\n")),
     "update": Case("", "Updating packages", _ran("upgrade\n")),
     "upload": Case("{local}:/tmp", "Uploading: {local} to /tmp", _has("/tmp/script.sh", "#!/bin/sh\n")),
+    "user": Case("bob", "Adding user: bob", _ran("useradd -m -s /bin/sh -- bob\n")),
     "write": Case("/a:b:c", "Writing: /a", _has("/a", "b:c")),
 }
 
@@ -131,6 +149,13 @@ def test_operation(keyword: str, tmp_path: Path) -> None:
     case = CASES[keyword]
     local = tmp_path / "script.sh"
     local.write_text("#!/bin/sh\n")
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(local, arcname=local.name)
+
+    def filled(text: str) -> str:
+        return text.replace("{local}", str(local)).replace("{tar}", str(archive))
+
     guest = debian_guest()
     for path, content in case.files.items():
         guest.add(path, content)
@@ -140,14 +165,14 @@ def test_operation(keyword: str, tmp_path: Path) -> None:
     changes_nothing = all_operations()[keyword].phase is Phase.SETTING
     assert changes_nothing or not _safely(case.holds, before), "the check would pass without the operation"
 
-    parsed = parse_operation(keyword, case.text.replace("{local}", str(local)))
+    parsed = parse_operation(keyword, filled(case.text))
     parsed.check_host()
     parsed.check_guest(context_of(guest))
     parsed.apply(guest, context_of(guest))
 
-    assert parsed.describe() == case.says.replace("{local}", str(local))
+    assert parsed.describe() == filled(case.says)
     assert case.holds(guest)
-    again = parse_operation(keyword, case.text.replace("{local}", str(local)))
+    again = parse_operation(keyword, filled(case.text))
     assert parsed == again
 
 
@@ -178,12 +203,16 @@ def test_properties_of_rows() -> None:
         "update",
         "run",
         "run-command",
+        "user",
     }
-    assert {name for name, spec in rows.items() if spec.secret} == {"password", "root-password"}
+    assert {name for name, spec in rows.items() if spec.secret} == {
+        "password", "root-password", "secret", "user",
+    }  # fmt: skip
     assert {name for name, spec in rows.items() if spec.phase is Phase.LATE} == {"password", "root-password"}
     assert {name for name, spec in rows.items() if spec.phase is Phase.LAST} == {
         "selinux-relabel",
         "no-logfile",
+        "sysprep",
     }
 
 

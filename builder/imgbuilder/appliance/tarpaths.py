@@ -1,0 +1,126 @@
+"""Where the members of a tar file belong in a guest whose folders may be links.
+
+libguestfs unpacks with a tar of the appliance, outside the guest's root: a
+member ``var/run/x`` in a guest whose ``/var/run`` points to ``/run`` would go
+into the appliance and be lost, and a folder ``lib/`` would replace the link
+``/lib`` (``reliability.md`` F19). So the members' folders are resolved inside
+the guest first, and the archive is written anew when that changes a name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import lzma
+import posixpath
+import tarfile
+import zlib
+from typing import TYPE_CHECKING, Protocol
+
+from imgbuilder.errors import WorkspaceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Links(Protocol):
+    """What must be known of the guest."""
+
+    def is_symlink(self, path: str) -> bool:
+        """Tell whether ``path`` itself is a symbolic link."""
+        ...
+
+    def is_dir(self, path: str) -> bool:
+        """Tell whether ``path`` is a directory (links followed)."""
+        ...
+
+    def realpath(self, path: str) -> str:
+        """Resolve all links inside the guest; the file must exist."""
+        ...
+
+
+class Placer:
+    """Finds the place of each member; asks the guest once per folder.
+
+    Args:
+        guest: The guest.
+        directory: Where the archive is unpacked, without links.
+    """
+
+    def __init__(self, guest: Links, directory: str) -> None:
+        self._guest = guest
+        self._folders: dict[tuple[str, ...], str] = {(): directory}
+
+    def place(self, name: str, *, folder: bool) -> str:
+        """Return the absolute path in the guest where a member goes.
+
+        Args:
+            name: Its name in the archive.
+            folder: Whether it is a folder, which then may be a link to one.
+
+        Raises:
+            WorkspaceError: The name has ``..`` in it.
+        """
+        parts = tuple(part for part in name.split("/") if part not in ("", "."))
+        if ".." in parts:
+            raise WorkspaceError(f"the tar file has a member with '..' in its name: {name!r}")
+        if folder or not parts:
+            return self._folder(parts)
+        return posixpath.join(self._folder(parts[:-1]), parts[-1])
+
+    def _folder(self, parts: tuple[str, ...]) -> str:
+        if parts not in self._folders:
+            path = posixpath.join(self._folder(parts[:-1]), parts[-1])
+            if self._guest.is_symlink(path) and self._guest.is_dir(path):
+                path = self._guest.realpath(path)
+            self._folders[parts] = path
+        return self._folders[parts]
+
+
+def redirect(archive: Path, directory: str, guest: Links, target: Path) -> bool:
+    """Write an archive anew, for unpacking in ``/``, if a member's folder is a link in the guest.
+
+    Args:
+        archive: A tar file, plain or compressed with gzip, bzip2 or xz.
+        directory: Where it would be unpacked, without links.
+        guest: The guest.
+        target: Where the new archive goes.
+
+    Returns:
+        Whether it was written; otherwise the archive can be unpacked in ``directory`` as it is.
+
+    Raises:
+        WorkspaceError: The archive cannot be read, or ``target`` not be written.
+    """
+    with _readable(archive) as source:
+        placer = Placer(guest, directory)
+        members = source.getmembers()
+        places = [placer.place(member.name, folder=member.isdir()) for member in members]
+        plain = [posixpath.normpath(posixpath.join(directory, member.name.lstrip("/"))) for member in members]
+        if places == plain:
+            return False
+        with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as changed:
+            for member, place in zip(members, places, strict=True):
+                moved = copy.copy(member)
+                moved.name = place.lstrip("/") or "."
+                moved.pax_headers = {
+                    key: value for key, value in member.pax_headers.items() if key not in ("path", "linkpath")
+                }
+                if member.islnk():
+                    moved.linkname = placer.place(member.linkname, folder=False).lstrip("/")
+                if member.issparse():
+                    moved.type = tarfile.REGTYPE
+                changed.addfile(moved, source.extractfile(member) if member.isreg() else None)
+        return True
+
+
+@contextlib.contextmanager
+def _readable(archive: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(archive) as opened:
+            yield opened
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise WorkspaceError(f"{archive} cannot be read as a tar file: {error}") from error
+    except OSError as error:
+        raise WorkspaceError(f"{archive} cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,191 @@
+"""The command ``pybuilder-customize``: virt-customize's command line on existing images."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imgbuilder.boundary import run_command
+from imgbuilder.cli.customizing import (
+    SectionedCommand,
+    customization_options,
+    given_operations,
+    given_options,
+    integer,
+    refuse_operations,
+)
+from imgbuilder.cli.rescue import shell_with
+from imgbuilder.console import ConsoleReporter, printable
+from imgbuilder.disk.diskimage import DiskFormat, parse_format
+from imgbuilder.errors import UsageError
+from imgbuilder.existing import CustomizeRequest, Disk, customize_disks, find_identity
+from imgbuilder.failure import OnError
+from imgbuilder.services import Services, Settings
+from imgindex import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_STARTED = time.monotonic()
+_EPILOG = """\b
+Customizations are carried out in the order of the command line.
+
+\b
+  pybuilder-customize -a disk.img --install nginx --hostname web.example.org
+  pybuilder-customize -a disk.img --work-on-copy --run setup.sh
+  pybuilder-customize -a disk.img --sysprep all
+  pybuilder-customize -a disk.img --check
+
+The manual page pybuilder-customize(1) explains the options, and pybuilder(1) the customizations."""
+
+
+def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
+    return click.option(*names, **attributes)
+
+
+@click.command(
+    cls=SectionedCommand,
+    context_settings={"help_option_names": ["--help"], "max_content_width": 110},
+    epilog=_EPILOG,
+    help="Customize the guest on existing disk images, in place, without root.",
+)
+@_option("-a", "--add", "add", multiple=True, metavar="FILE", help="A disk of the guest; repeat it for more.")
+@_option(
+    "--format", "format_", multiple=True, metavar="raw|qcow2", help="Format of the disks after this option."
+)
+@_option(
+    "--attach", multiple=True, metavar="FILE", help="A disk or ISO image that commands in the guest may read."
+)
+@_option("--attach-format", multiple=True, metavar="raw|qcow2", help="Format of the --attach disks after it.")
+@_option("-d", "--domain", metavar="NAME", help="Not supported: give its disks with -a.")
+@_option("-c", "--connect", metavar="URI", help="Not supported: see --domain.")
+@_option("-n", "--dry-run", "--dryrun", "dry_run", is_flag=True, help="Do everything, and change nothing.")
+@_option("--work-on-copy", is_flag=True, help="Replace the disks only when everything has succeeded.")
+@_option(
+    "--check", is_flag=True, help="Show what identifies this one machine, see --sysprep; change nothing."
+)
+@_option(
+    "--on-error",
+    type=click.Choice([choice.value for choice in OnError]),
+    default="abort",
+    help="When a customization fails: end, or open a shell in the guest first [default: abort].",
+)
+@_option("-m", "--memsize", metavar="MB", callback=integer, help="Memory of the appliance in MiB.")
+@_option("--smp", metavar="N", callback=integer, help="Processors of the appliance.")
+@_option(
+    "--network/--no-network", default=True, help="Let commands in the guest reach the network [default]."
+)
+@_option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@_option("-v", "--verbose", is_flag=True, help="Show the output of commands, and the appliance's console.")
+@_option("-x", "trace", is_flag=True, help="Show every libguestfs call.")
+@click.version_option(
+    __version__, "-V", "--version", prog_name="pybuilder-customize", message="%(prog)s %(version)s"
+)
+@click.pass_context
+def pybuilder_customize(ctx: click.Context, /, **options: Any) -> None:
+    """Read the command line and do it."""
+    reporter = ConsoleReporter(
+        "pybuilder-customize",
+        quiet=options["quiet"],
+        verbose=options["verbose"] or options["trace"],
+        started=_STARTED,
+    )
+    ctx.call_on_close(reporter.close)
+    request = _request(ctx, options)
+    services = Services(Settings(), guest_shell=shell_with(reporter))
+    if options["check"]:
+        refuse_operations(ctx, "--check")
+        ctx.exit(_check(request, services, reporter))
+    customize_disks(request, services, reporter)
+
+
+pybuilder_customize.params.extend(customization_options())
+
+
+def _request(ctx: click.Context, options: dict[str, Any]) -> CustomizeRequest:
+    if options["domain"] is not None or options["connect"] is not None:
+        raise UsageError("domains of libvirt are not supported", hint="give the disks: -a FILE")
+    disks = _disks(given_options(ctx, "add", "format"), "format")
+    if not disks:
+        raise UsageError(
+            "no disk was given", hint="pybuilder-customize -a disk.img --hostname web.example.org"
+        )
+    on_error = OnError(options["on_error"])
+    if options["work_on_copy"] and options["dry_run"]:
+        raise UsageError("--work-on-copy and --dry-run contradict each other")
+    if options["work_on_copy"] and on_error is OnError.KEEP:
+        raise UsageError("--work-on-copy and --on-error=keep contradict each other")
+    return CustomizeRequest(
+        disks=disks,
+        attached=_disks(given_options(ctx, "attach", "attach-format"), "attach-format"),
+        operations=given_operations(ctx),
+        memsize=options["memsize"],
+        smp=options["smp"],
+        network=options["network"],
+        dry_run=options["dry_run"],
+        on_copy=options["work_on_copy"],
+        on_error=on_error,
+        verbose=options["verbose"],
+        trace=options["trace"],
+    )
+
+
+def _disks(given: list[tuple[str, str]], format_name: str) -> tuple[Disk, ...]:
+    """Pair disks with the format given before them."""
+    current: DiskFormat | None = None
+    used = True
+    disks = []
+    for name, value in given:
+        if name == format_name:
+            current, used = None if value == "auto" else parse_format(value), False
+            continue
+        used = True
+        if "://" in value and not value.startswith("file://"):
+            raise UsageError(
+                f"{value!r} is not a local file", hint="only files and block devices can be opened"
+            )
+        disks.append(Disk(Path(value.removeprefix("file://")), current))
+    if not used:
+        raise UsageError(f"--{format_name} must come before the disk it is for")
+    return tuple(disks)
+
+
+def _check(request: CustomizeRequest, services: Services, reporter: ConsoleReporter) -> int:
+    found = find_identity(request, services, reporter)
+    reporter.close()
+    for finding in found:
+        click.echo(printable(f"{finding.task}: {finding.path}"))
+    return 1 if found else 0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        The exit code, see ``imgbuilder.boundary``.
+    """
+
+    def body() -> object:
+        try:
+            return pybuilder_customize.main(arguments, prog_name="pybuilder-customize", standalone_mode=False)
+        except click.ClickException as error:
+            raise UsageError(error.format_message(), hint="see: pybuilder-customize --help") from error
+
+    verbose = bool({"-v", "--verbose", "-x"} & set(arguments))
+    return run_command(body, ConsoleReporter("pybuilder-customize"), verbose=verbose)
+
+
+if __name__ == "__main__":
+    main()

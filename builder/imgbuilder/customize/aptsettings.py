@@ -1,0 +1,195 @@
+"""apt's settings for the time of the build: another mirror, and packages that this host has already.
+
+They come by ``APT_CONFIG``, apt.conf(5), so that they hold for the user's own
+commands, too, and no file of the guest's configuration is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.customize.facts import PackageManager
+from imgbuilder.errors import GuestCallError, OperationError
+from imgbuilder.events import debug, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.guest import Guest
+
+FOLDER = "/var/cache/apt/pybuilder"
+"""Folder in the guest for lists of the mirror and for packages; removed at the end."""
+
+_ARCHIVE = re.compile(
+    r"(?:https?|ftp)://(?:[a-z0-9-]+\.)*(?:debian\.org|ubuntu\.com|kali\.org)(?::\d+)?(?=/)", re.IGNORECASE
+)
+"""Addresses of the distributions' own archives; other repositories have no copy on a mirror."""
+_ENTRY = re.compile(r"\s*deb(?:-src)?\s")
+_FIELD = re.compile(r"([A-Za-z-]+):")
+_PRINTED = re.compile(r"'[^']*' (\S+) \d+ SHA256:([0-9a-f]{64})")
+_PACKAGE_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~%_-]{1,240}\.deb")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A package file that apt is about to fetch.
+
+    Attributes:
+        name: Its file name.
+        sha256: Its digest, from the signed lists of the archive.
+    """
+
+    name: str
+    sha256: str
+
+
+def needed(context: GuestContext) -> bool:
+    """Tell whether apt gets settings of its own in this build."""
+    return context.facts.package_manager is PackageManager.APT and bool(
+        context.mirror or context.package_cache
+    )
+
+
+def redirect_sources(text: str, mirror: str, *, stanzas: bool) -> str:
+    """Let the distribution's own archives be fetched from a mirror, sources.list(5).
+
+    Args:
+        text: Content of a ``.list`` file, or of a ``.sources`` file.
+        mirror: What replaces ``http://deb.debian.org``: the paths after it, such as ``/debian`` and
+            ``/debian-security``, stay.
+        stanzas: Whether it is a ``.sources`` file.
+    """
+    base = mirror.rstrip("/")
+    lines = []
+    in_uris = False
+    for line in text.split("\n"):
+        field = _FIELD.match(line)
+        if field:
+            in_uris = field[1].lower() == "uris"
+        elif not line[:1].isspace():
+            in_uris = False
+        if (stanzas and in_uris) or (not stanzas and _ENTRY.match(line)):
+            line = _ARCHIVE.sub(lambda _found: base, line)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def settings_files(guest: Guest, context: GuestContext) -> dict[str, bytes]:
+    """Return the files that belong into the folder in memory, by their names there.
+
+    Args:
+        guest: The guest, whose sources are read.
+        context: The mirror, and the folder in memory.
+    """
+    lines = []
+    files: dict[str, bytes] = {}
+    if context.mirror:
+        lines += [
+            f'Dir::Etc::sourcelist "{context.memory}/sources.list";',
+            f'Dir::Etc::sourceparts "{context.memory}/sources.list.d";',
+            f'Dir::State::lists "{FOLDER}/lists";',
+        ]
+        files["sources.list"] = b""
+        for path in ["/etc/apt/sources.list", *guest.glob("/etc/apt/sources.list.d/*")]:
+            if path.endswith((".list", ".sources")) and guest.is_file(path):
+                text = guest.read(path).decode(errors="surrogateescape")
+                text = redirect_sources(text, context.mirror, stanzas=path.endswith(".sources"))
+                files[path.removeprefix("/etc/apt/")] = text.encode(errors="surrogateescape")
+    if context.package_cache is not None:
+        lines += [f'Dir::Cache::archives "{FOLDER}/archives";', 'APT::Keep-Downloaded-Packages "true";']
+    files["apt.conf"] = "".join(f"{line}\n" for line in lines).encode()
+    return files
+
+
+@contextlib.contextmanager
+def folder_in_guest(guest: Guest, context: GuestContext) -> Iterator[None]:
+    """Keep apt's lists and packages of this build in a folder of their own; fetch the packages at the end."""
+    if not needed(context):
+        yield
+        return
+    for name in ("lists/partial", "archives/partial"):
+        guest.mkdir_p(f"{FOLDER}/{name}")
+    try:
+        yield
+        if context.package_cache is not None:
+            _keep_packages(guest, context, context.package_cache)
+    finally:
+        with contextlib.suppress(GuestCallError):  # the first error is the one to tell
+            guest.remove(FOLDER)
+
+
+def parse_wanted(text: str) -> list[Wanted]:
+    """Read what ``apt-get --print-uris`` printed; files without a SHA-256 are left to apt."""
+    found = [match for line in text.split("\n") if (match := _PRINTED.fullmatch(line.strip()))]
+    return [Wanted(match[1], match[2]) for match in found if _PACKAGE_FILE.fullmatch(match[1])]
+
+
+def give_packages(guest: Guest, context: GuestContext, wanted: list[Wanted]) -> int:
+    """Put packages into the guest that the host's folder has; return how many.
+
+    Only bytes that have the digest of the archive's signed lists go there: whatever another guest may have
+    brought into the folder cannot get into this one in a package's place.
+    """
+    assert context.package_cache is not None
+    given = 0
+    for package in wanted:
+        local = context.package_cache / package.name
+        if local.is_file() and not local.is_symlink() and _sha256(local) == package.sha256:
+            guest.upload(local, f"{FOLDER}/archives/{package.name}")
+            given += 1
+    debug(context.report, f"{given} of {len(wanted)} packages come from {context.package_cache}")
+    return given
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _keep_packages(guest: Guest, context: GuestContext, folder: Path) -> None:
+    for name in guest.ls(f"{FOLDER}/archives"):
+        if not _PACKAGE_FILE.fullmatch(name) or (folder / name).exists():
+            continue
+        partial = folder / f".{name}.{secrets.token_hex(4)}.part"
+        try:
+            guest.download(f"{FOLDER}/archives/{name}", partial)
+            partial.replace(folder / name)
+        except (OSError, GuestCallError) as error:
+            warn(context.report, f"{name} was not kept in {folder}: {error}")
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def check_manager(context: GuestContext, keyword: str) -> None:
+    """Check that the guest's package manager is apt.
+
+    Raises:
+        OperationError: It is another one, or none.
+    """
+    if context.facts.package_manager is not PackageManager.APT:
+        manager = context.facts.package_manager
+        present = manager.value if manager else "none that we know"
+        raise OperationError(
+            f"--{keyword} works with apt only, and the guest has {present}",
+            hint="a proxy that caches does the same for all: set http_proxy and https_proxy",
+        )
+
+
+def usable_folder(path: Path) -> Path:
+    """Accept a local folder that can be written; it is made when it is missing.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(13, "Permission denied", str(path))
+    return path.absolute()

@@ -1,0 +1,198 @@
+"""Operations on whose machine it is: users, a cloud-init seed, and the removal of an identity."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from imgbuilder.customize import argforms, seedfiles, sysprep, values
+from imgbuilder.customize.accountfiles import find_account, find_number, set_shadow_field
+from imgbuilder.customize.commands import run_in_guest
+from imgbuilder.customize.operation import OperationBase, Phase
+from imgbuilder.customize.ops.accounts import SshInject
+from imgbuilder.customize.registry import operation
+from imgbuilder.customize.userspec import UserWishes, parse_user
+from imgbuilder.errors import OperationError
+from imgbuilder.events import warn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.guest import Guest
+
+_SEED = "/var/lib/cloud/seed/nocloud"
+"""Where cloud-init's NoCloud source looks inside the image."""
+
+_ADD = """\
+set -e
+if command -v useradd >/dev/null 2>&1; then
+    useradd -m -s {shell} {groups_option}-- {name}
+else
+    adduser -D -s {shell} {name}
+    for group in {groups}; do addgroup {name} "$group"; done
+fi
+"""
+
+
+@operation(
+    "user",
+    form=argforms.Form("NAME[:sudo][:groups=G,G][:key=SELECTOR][:password=SELECTOR]", parse_user),
+    runs_in_guest=True,
+    secret=True,
+)
+@dataclass(frozen=True)
+class User(OperationBase):
+    """Add a user to the guest.
+
+    The user gets a home directory and the guest's bash, or sh. sudo lets the user do everything by sudo,
+    with the password if one is given and without asking otherwise; the guest must have sudo. groups= names
+    further groups, which must exist. key= is as SELECTOR of --ssh-inject, and key= alone takes your newest
+    key; password= is as SELECTOR of --password. Without password= no password is right. A user who is there
+    already is an error. A part that is none of these words belongs to the key or password before it.
+
+    Attributes:
+        name: The user.
+        wishes: What the user gets.
+    """
+
+    name: str = field(metadata=values.USER_NAME)
+    wishes: UserWishes
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Adding user: {self.name}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Add the user by the guest's own program, then sudo, keys and password."""
+        self._check(guest)
+        script = _ADD.format(
+            shell="/bin/bash" if guest.exists("/bin/bash") else "/bin/sh",
+            groups_option=f"-G {shlex.quote(','.join(self.wishes.groups))} " if self.wishes.groups else "",
+            groups=shlex.join(self.wishes.groups) or "''",
+            name=shlex.quote(self.name),
+        )
+        run_in_guest(guest, context, script, display=f"--user {self.name}")
+        if self.wishes.keys:
+            SshInject(self.name, self.wishes.keys).apply(guest, context)
+        if self.wishes.password is not None:
+            self._set_password(guest, context)
+        if self.wishes.sudo:
+            self._allow_sudo(guest)
+
+    def _check(self, guest: Guest) -> None:
+        passwd = guest.read("/etc/passwd") if guest.is_file("/etc/passwd") else b""
+        if find_account(passwd, self.name) is not None:
+            raise OperationError(
+                f"--user: the guest has a user {self.name} already",
+                hint="set a password with --password, and a key with --ssh-inject",
+            )
+        groups = guest.read("/etc/group") if guest.is_file("/etc/group") else b""
+        for group in self.wishes.groups:
+            if find_number(groups, group) is None:
+                raise OperationError(
+                    f"--user: the guest has no group {group}",
+                    hint=f"add it first: --run-command 'groupadd {group}'",
+                )
+        if self.wishes.sudo and not guest.is_dir("/etc/sudoers.d"):
+            raise OperationError(
+                "--user: the guest has no sudo", hint="install it first: --install sudo before this option"
+            )
+
+    def _set_password(self, guest: Guest, context: GuestContext) -> None:
+        chosen = self.wishes.password
+        assert chosen is not None
+        password = chosen.password()
+        value = chosen.shadow_field(password, context.password_crypto)
+        shadow = set_shadow_field(guest.read("/etc/shadow"), self.name, value)
+        if shadow is None:
+            raise OperationError(f"--user: {self.name} is not in the guest's /etc/shadow")
+        guest.replace("/etc/shadow", shadow)
+        chosen.tell(self.name, password, context.report)
+
+    def _allow_sudo(self, guest: Guest) -> None:
+        # sudo passes over files with a dot or a tilde in their names, sudoers(5).
+        path = f"/etc/sudoers.d/90-{self.name.replace('.', '_').replace('$', '_')}"
+        how = "ALL" if self.wishes.password is not None else "NOPASSWD: ALL"
+        guest.write(path, b"")
+        guest.chown(0, 0, path)
+        guest.chmod(0o440, path)
+        guest.write(path, f"{self.name} ALL=(ALL:ALL) {how}\n".encode())
+
+
+@operation("cloud-init", form=argforms.local_files("USER-DATA", "META-DATA", "NETWORK-CONFIG"))
+@dataclass(frozen=True)
+class CloudInit(OperationBase):
+    r"""Put a seed for cloud-init into the guest.
+
+    The local files become the seed of cloud-init's NoCloud source, in /var/lib/cloud/seed/nocloud, where
+    only root may read them. USER-DATA begins with a line that cloud-init knows, such as #cloud-config or
+    #!/bin/sh. Without META-DATA, one with a new instance-id is made. Write \: for a colon in a file's name.
+
+    Attributes:
+        user_data: The local file of user data.
+        meta_data: The local file of meta-data, or None.
+        network_config: The local file of the network's configuration, or None.
+    """
+
+    user_data: Path = field(metadata={"rule": seedfiles.user_data})
+    meta_data: Path | None = field(default=None, metadata={"rule": seedfiles.optional_file})
+    network_config: Path | None = field(default=None, metadata={"rule": seedfiles.optional_file})
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Seeding cloud-init: {self.user_data}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Write the seed."""
+        if not any(guest.exists(path) for path in ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")):
+            warn(context.report, "--cloud-init: the guest has no cloud-init: add --install cloud-init")
+        guest.mkdir_p(_SEED)
+        guest.chmod(0o700, _SEED)
+        meta = (
+            f"instance-id: iid-{uuid4()}\n".encode()
+            if self.meta_data is None
+            else seedfiles.content(self.meta_data)
+        )
+        files = {"user-data": seedfiles.content(self.user_data), "meta-data": meta}
+        if self.network_config is not None:
+            files["network-config"] = seedfiles.content(self.network_config)
+        for name, content in files.items():
+            path = f"{_SEED}/{name}"
+            guest.write(path, b"")
+            guest.chown(0, 0, path)
+            guest.chmod(0o600, path)
+            guest.write(path, content)
+
+
+@operation(
+    "sysprep", form=argforms.single(argforms.Part("all|TASK,TASK...", sysprep.parse_tasks)), phase=Phase.LAST
+)
+@dataclass(frozen=True)
+class Sysprep(OperationBase):
+    """Remove what identifies this one machine among its copies.
+
+    Done at the very end, whatever the place of the option. The tasks are machine-id (empty; made at boot),
+    ssh-hostkeys (the guest must make new ones at boot), dhcp-leases, network-rules, logs (emptied; rotated
+    ones and journals removed), shell-history, package-caches, temporary-files, cloud-init (its state, not
+    its seed) and random-seed. all,-logs means all but one. pybuilder-customize(1) can show what is left.
+
+    Attributes:
+        tasks: Names of tasks.
+    """
+
+    tasks: tuple[str, ...] = field(metadata={"rule": sysprep.known_tasks})
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Removing the machine's identity: {' '.join(self.tasks)}"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Do the tasks, and check that nothing is left."""
+        for task in self.tasks:
+            sysprep.clean(guest, task, keep=context.log_file)
+        left = [found for found in sysprep.find(guest, self.tasks) if found.path != context.log_file]
+        if left:
+            raise OperationError(f"--sysprep: {left[0].path} is still there ({left[0].task})")

@@ -1,0 +1,55 @@
+"""Local files that become a seed of cloud-init."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgbuilder.customize import values
+from imgbuilder.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_STARTS = (
+    b"#cloud-config", b"#!", b"#include", b"#cloud-boothook", b"#part-handler", b"## template: jinja",
+    b"Content-Type:", b"MIME-Version:", b"\x1f\x8b",
+)  # fmt: skip
+"""How user data begins, by cloud-init's documentation of its formats; the last is gzip."""
+_LARGEST = 16 * 1024 * 1024
+
+
+def user_data(path: Path) -> Path:
+    """Accept a local file of user data.
+
+    Raises:
+        UsageError: It cannot be read, or cloud-init would pass over it because of how it begins.
+    """
+    start = content(path)[:64]
+    if not start.startswith(_STARTS):
+        raise UsageError(
+            f"{path} does not begin like user data, and cloud-init would ignore it",
+            hint="its first line should be #cloud-config, or #!/bin/sh of a script",
+        )
+    return path
+
+
+def optional_file(path: Path | None) -> Path | None:
+    """Accept a local file, or none."""
+    return None if path is None else values.local_file(path)
+
+
+def content(path: Path) -> bytes:
+    """Read a local file.
+
+    Raises:
+        UsageError: It cannot be read, or is too large for a seed.
+    """
+    values.local_file(path)
+    try:
+        with path.open("rb") as file:
+            found = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise UsageError(f"the local file {path} cannot be read: {error.strerror}") from error
+    if len(found) > _LARGEST:
+        raise UsageError(f"{path} is larger than {_LARGEST} bytes")
+    return found

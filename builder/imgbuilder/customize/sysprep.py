@@ -1,0 +1,175 @@
+"""What identifies one machine among copies of its image: finding it, and removing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgbuilder.guest import Guest
+
+
+@dataclass(frozen=True)
+class Task:
+    """One part of an identity.
+
+    Attributes:
+        remove: Patterns of paths that are removed.
+        empty: Patterns of files that are emptied, because their absence would mean something else.
+        empty_below: Folders below which all files are emptied.
+    """
+
+    remove: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    empty_below: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that identifies the machine.
+
+    Attributes:
+        task: The task that would remove it.
+        path: Where it is.
+    """
+
+    task: str
+    path: str
+
+
+TASKS = {
+    "machine-id": Task(remove=("/var/lib/dbus/machine-id",), empty=("/etc/machine-id",)),
+    "ssh-hostkeys": Task(remove=("/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub")),
+    "dhcp-leases": Task(
+        remove=(
+            "/var/lib/dhcp/*.lease*", "/var/lib/dhcp3/*.lease*", "/var/lib/dhclient/*",
+            "/var/lib/dhcpcd/*.lease*",
+            "/var/lib/NetworkManager/*.lease", "/var/lib/NetworkManager/secret_key",
+            "/var/lib/NetworkManager/timestamps", "/var/lib/NetworkManager/seen-bssids",
+        )
+    ),
+    "network-rules": Task(
+        remove=("/etc/udev/rules.d/70-persistent-net.rules",
+                "/etc/udev/rules.d/75-persistent-net-generator.rules")
+    ),
+    "logs": Task(
+        remove=("/var/log/journal/*", "/var/log/*.gz", "/var/log/*.xz", "/var/log/*.[0-9]", "/var/log/*.old",
+                "/var/log/*/*.gz", "/var/log/*/*.[0-9]", "/root/install.log", "/root/anaconda-ks.cfg"),
+        empty_below=("/var/log",),
+    ),
+    "shell-history": Task(
+        remove=tuple(
+            f"{home}/{name}"
+            for home in ("/root", "/home/*")
+            for name in (".*_history", ".lesshst", ".viminfo", ".wget-hsts")
+        )
+    ),
+    "package-caches": Task(
+        remove=("/var/cache/apt/archives/*.deb", "/var/cache/apt/archives/partial/*", "/var/cache/apt/*.bin",
+                "/var/lib/apt/lists/*_*", "/var/lib/apt/lists/partial/*", "/var/cache/dnf/*",
+                "/var/cache/libdnf5/*", "/var/cache/yum/*", "/var/cache/zypp/*", "/var/cache/pacman/pkg/*",
+                "/var/cache/apk/*", "/var/cache/xbps/*", "/var/cache/urpmi/rpms/*")
+    ),
+    "temporary-files": Task(
+        remove=("/tmp/*", "/tmp/.[!.]*", "/var/tmp/*", "/var/tmp/.[!.]*")  # noqa: S108 - in the guest
+    ),
+    "cloud-init": Task(
+        remove=("/var/lib/cloud/instance", "/var/lib/cloud/instances/*", "/var/lib/cloud/data/*",
+                "/var/lib/cloud/sem/*")
+    ),
+    "random-seed": Task(
+        remove=("/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/random-seed",
+                "/var/lib/urandom/random-seed", "/var/lib/misc/random-seed", "/etc/random-seed")
+    ),
+}  # fmt: skip
+"""What each task takes away."""
+
+
+def parse_tasks(text: str) -> tuple[str, ...]:
+    """Read a list of tasks: names separated by commas, ``all``, and ``-NAME`` for all but that one.
+
+    Raises:
+        UsageError: A name is unknown, or the list is empty.
+    """
+    chosen: list[str] = []
+    for word in [part.strip() for part in text.split(",")]:
+        if word == "all":
+            chosen = list(TASKS)
+        elif word.startswith("-") and word[1:] in TASKS:
+            chosen = [name for name in chosen if name != word[1:]]
+        else:
+            chosen += [name for name in known_tasks((word,)) if name not in chosen]
+    return tuple(chosen)
+
+
+def known_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Accept names of tasks.
+
+    Raises:
+        UsageError: One is unknown, or there is none.
+    """
+    for name in names:
+        if name not in TASKS:
+            raise UsageError(f"{name!r} is no task", hint=f"give all, or some of: {', '.join(TASKS)}")
+    if not names:
+        raise UsageError("no task is left", hint=f"give all, or some of: {', '.join(TASKS)}")
+    return names
+
+
+def clean(guest: Guest, name: str, *, keep: str = "") -> None:
+    """Do one task.
+
+    Args:
+        guest: The guest.
+        name: The task.
+        keep: A path that stays: the log of this very build.
+    """
+    task = TASKS[name]
+    for path in _matches(guest, task.remove):
+        if path != keep:
+            guest.remove(path)
+    for path in [*_matches(guest, task.empty), *_files(guest, task)]:
+        if not guest.is_symlink(path) and guest.is_file(path):
+            guest.truncate(path)
+
+
+def find(guest: Guest, names: Sequence[str] = tuple(TASKS)) -> list[Finding]:
+    """Find what identifies the machine; nothing is changed.
+
+    Args:
+        guest: The guest.
+        names: Tasks that are looked at.
+
+    Returns:
+        What there is, in the order of the tasks and paths.
+    """
+    found = []
+    for name in names:
+        task = TASKS[name]
+        full = [
+            path
+            for path in [*_matches(guest, task.empty), *_files(guest, task)]
+            if not guest.is_symlink(path) and guest.is_file(path) and guest.stat(path).size
+        ]
+        found += [Finding(name, path) for path in sorted({*_matches(guest, task.remove), *full})]
+    return found
+
+
+def _matches(guest: Guest, patterns: Sequence[str]) -> list[str]:
+    found = []
+    for pattern in patterns:
+        # The pattern itself may be the name of a link that leads nowhere, as a removed link of D-Bus.
+        plain = not any(sign in pattern for sign in "*?[")
+        if plain:
+            found += [pattern] if guest.is_symlink(pattern) is False and guest.exists(pattern) else []
+        else:
+            found += guest.glob(pattern)
+    return found
+
+
+def _files(guest: Guest, task: Task) -> list[str]:
+    return [path for folder in task.empty_below if guest.is_dir(folder) for path in guest.files_below(folder)]

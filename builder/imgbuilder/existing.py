@@ -1,0 +1,274 @@
+"""Customizing the guest on existing disk images: the work of ``pybuilder-customize``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder import arch, workspace
+from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.customize import run as customization
+from imgbuilder.customize import sysprep
+from imgbuilder.customize.context import GuestContext, host_proxies
+from imgbuilder.customize.facts import read_facts
+from imgbuilder.customize.firstboot_status import FirstbootReport, read_firstboot
+from imgbuilder.disk import imageheader, sparse
+from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.errors import DiskError, GuestCallError, GuestError, OperationError, UsageError
+from imgbuilder.events import Reporter, Step, debug, warn
+from imgbuilder.failure import FailureHandler, OnError
+from imgbuilder.place import find_file_place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from imgbuilder.customize.operation import Operation
+    from imgbuilder.guest import Appliance
+    from imgbuilder.services import Services
+
+_UNTOUCHED = {"ext3": "ro,noload", "ext4": "ro,noload", "xfs": "ro,norecovery", "btrfs": "ro,nologreplay"}
+"""How to mount so that not even the journal is written back."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk image.
+
+    Attributes:
+        path: The file.
+        format: Its format; None to find out by its header.
+    """
+
+    path: Path
+    format: DiskFormat | None = None
+
+
+@dataclass(frozen=True)
+class CustomizeRequest:
+    """What to do with which disks.
+
+    Attributes:
+        disks: The disks of the guest, in its order.
+        attached: Further disks that commands may read.
+        operations: Customizations in the user's order.
+        memsize: Memory of the appliance in MiB; None for the default.
+        smp: Processors of the appliance; None for the default.
+        network: Whether the guest reaches the network.
+        dry_run: Whether everything is done on throw-away copies.
+        on_copy: Whether the work is done on a copy, which replaces the disk when all went well.
+        on_error: What happens when a customization fails.
+        verbose: Report the appliance's console, and the output of commands while they run.
+        trace: Report libguestfs calls.
+    """
+
+    disks: tuple[Disk, ...]
+    attached: tuple[Disk, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    memsize: int | None = None
+    smp: int | None = None
+    network: bool = True
+    dry_run: bool = False
+    on_copy: bool = False
+    on_error: OnError = OnError.ABORT
+    verbose: bool = False
+    trace: bool = False
+
+
+def customize_disks(request: CustomizeRequest, services: Services, report: Reporter) -> None:
+    """Customize every operating system on the disks.
+
+    All that can be checked is checked while the filesystems are mounted read-only; until then nothing on
+    the disks was changed.
+
+    Args:
+        request: What to do.
+        services: The ports to the outside.
+        report: Hears steps, progress and notices.
+
+    Raises:
+        PybuilderError: It failed. The hint says whether the disks were changed.
+    """
+    customization.validate(request.operations)
+    report = customization.mask(request.operations, host_proxies(os.environ)).reporter(report)
+    disks = [_checked(disk, writable=not request.dry_run) for disk in request.disks]
+    with contextlib.ExitStack() as stack:
+        if request.on_copy:
+            disks = [stack.enter_context(_copied(disk, report)) for disk in disks]
+        report(Step("Examining the guest ..."))
+        attachments = [
+            *_attachments(disks, readonly=request.dry_run),
+            *_attachments([_checked(disk, writable=False) for disk in request.attached], readonly=True),
+        ]
+        appliance = stack.enter_context(services.open_appliance(attachments, _options(request), report))
+        roots = _roots(appliance)
+        contexts = [_examine(appliance, root, mounts, request, report) for root, mounts in roots.items()]
+        for context, mounts in zip(contexts, roots.values(), strict=True):
+            _mount(appliance, mounts, report)
+            _customize(request, services, appliance, context, report)
+            appliance.unmount_all()
+        report(Step("Finishing off"))
+        appliance.shutdown()
+
+
+def find_identity(request: CustomizeRequest, services: Services, report: Reporter) -> list[sysprep.Finding]:
+    """Find what identifies this one machine on the disks, which are only read.
+
+    Raises:
+        PybuilderError: The guest could not be examined.
+    """
+    disks = [_checked(disk, writable=False) for disk in request.disks]
+    report(Step("Examining the guest ..."))
+    attachments = _attachments(disks, readonly=True)
+    found = []
+    with services.open_appliance(attachments, _options(request), report) as appliance:
+        for mounts in _roots(appliance).values():
+            _mount(appliance, mounts, report, untouched=True)
+            found += sysprep.find(appliance)
+            appliance.unmount_all()
+        appliance.shutdown()
+    return found
+
+
+def firstboot_report(request: CustomizeRequest, services: Services, report: Reporter) -> FirstbootReport:
+    """Read what the first boot left in the first operating system on the disks, which are only read.
+
+    Raises:
+        PybuilderError: The guest could not be examined.
+    """
+    disks = [_checked(disk, writable=False) for disk in request.disks]
+    report(Step("Examining the guest ..."))
+    attachments = _attachments(disks, readonly=True)
+    with services.open_appliance(attachments, _options(request), report) as appliance:
+        # The journal is replayed, on a throw-away layer: a machine that was switched off wrote last there.
+        _mount(appliance, next(iter(_roots(appliance).values())), report)
+        found = read_firstboot(appliance)
+        appliance.unmount_all()
+        appliance.shutdown()
+    return found
+
+
+def _checked(disk: Disk, *, writable: bool) -> Disk:
+    """Check a disk's header and return it with its format (``reliability.md`` T13)."""
+    path = disk.path
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DiskError(f"{path}: {error.strerror}", hint="give an existing disk image with -a") from error
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+        raise DiskError(f"{path} is not a disk image: it is neither a file nor a block device")
+    if not os.access(path, os.R_OK | (os.W_OK if writable else 0)):
+        how = "written" if writable else "read"
+        raise DiskError(f"{path} cannot be {how}", hint="check its permissions, or use --dry-run")
+    if stat.S_ISBLK(status.st_mode):
+        return Disk(path, disk.format or DiskFormat.RAW)
+    kind = disk.format or DiskFormat(imageheader.find_format(path))
+    if kind is DiskFormat.QCOW2:
+        imageheader.check_qcow2(path)
+    return Disk(path, kind)
+
+
+@contextlib.contextmanager
+def _copied(disk: Disk, report: Reporter) -> Iterator[Disk]:
+    """Yield a copy of a disk, which takes its place, mode and owner at the end of a block without error."""
+    final = disk.path.resolve()
+    if not final.is_file():
+        raise UsageError(f"{disk.path} is not a file, and a copy could not replace it")
+    find_file_place(final)
+    workspace.check_space(final.parent, sparse.disk_usage(final), "the copy")
+    with workspace.new_file(final) as copy:
+        report(Step("Copying"))
+        sparse.copy_sparse(final, copy, report)
+        yield Disk(copy, disk.format)
+
+
+def _attachments(disks: Sequence[Disk], *, readonly: bool) -> list[Attachment]:
+    return [Attachment(disk.path.absolute(), disk.format or DiskFormat.RAW, readonly) for disk in disks]
+
+
+def _options(request: CustomizeRequest) -> ApplianceOptions:
+    network = request.network and customization.needs_commands(request.operations)
+    return ApplianceOptions(request.memsize, request.smp, network, request.verbose, request.trace)
+
+
+def _roots(appliance: Appliance) -> dict[str, dict[str, str]]:
+    """Find the operating systems: each root's device, and its mount points with their devices."""
+    roots = appliance.inspect_roots()
+    if not roots:
+        raise GuestError(
+            "no operating system was found on the disks",
+            hint="is the image of another format (--format), encrypted, or only a part of a guest?",
+        )
+    return {root: appliance.inspect_mountpoints(root) for root in roots}
+
+
+def _mount(
+    appliance: Appliance, mounts: Mapping[str, str], report: Reporter, *, untouched: bool = False
+) -> None:
+    for path, device in mounts.items():
+        options = _UNTOUCHED.get(appliance.filesystem_type(device), "ro") if untouched else ""
+        try:
+            appliance.mount(device, path, options=options)
+        except GuestCallError as error:
+            if path == "/":
+                raise
+            tell = debug if untouched else warn
+            tell(report, f"{device} cannot be mounted on {path} of the guest: {error.message}")
+
+
+def _examine(
+    appliance: Appliance, root: str, mounts: Mapping[str, str], request: CustomizeRequest, report: Reporter
+) -> GuestContext:
+    """Look at a guest, mounted so that nothing is written, and check that the operations fit it."""
+    _mount(appliance, mounts, report, untouched=True)
+    facts = appliance.inspect_facts(root)
+    if facts["type"] != "linux":
+        raise GuestError(
+            f"the guest is not Linux but {facts['type']!r}", hint="only Linux guests can be customized"
+        )
+    guest_arch = arch.normalise(facts["arch"])
+    context = GuestContext(
+        facts=read_facts(appliance),
+        arch=guest_arch,
+        runs_commands=arch.can_run(arch.host_arch(), guest_arch),
+        network=request.network,
+        proxies=host_proxies(os.environ),
+        follow=request.verbose,
+    )
+    try:
+        customization.check_guest(request.operations, context)
+    except OperationError as error:
+        raise OperationError(
+            error.message, hint="; ".join(filter(None, [error.hint, "nothing was changed"]))
+        ) from error
+    appliance.unmount_all()
+    return context
+
+
+def _customize(
+    request: CustomizeRequest,
+    services: Services,
+    appliance: Appliance,
+    context: GuestContext,
+    report: Reporter,
+) -> None:
+    handler = FailureHandler(request.disks[0].path.name, request.on_error, services.guest_shell)
+    try:
+        customization.customize(appliance, request.operations, context, report, handler.rescue)
+    except OperationError as error:
+        explained = handler.explain(appliance, error)
+        # Whatever was done is on the disk in a consistent state.
+        appliance.unmount_all()
+        appliance.shutdown()
+        names = ", ".join(str(disk.path) for disk in request.disks)
+        unchanged = request.dry_run or request.on_copy
+        state = f"{names} was not changed" if unchanged else f"{names} was changed up to this operation"
+        raise OperationError(
+            explained.message,
+            log_tail=explained.log_tail,
+            log_file=explained.log_file,
+            hint="; ".join(filter(None, [explained.hint, state])),
+        ) from error

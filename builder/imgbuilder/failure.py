@@ -1,0 +1,88 @@
+"""When a customization fails: the log is kept on the host, and the user may look into the guest."""
+
+from __future__ import annotations
+
+import enum
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgbuilder import paths
+from imgbuilder.errors import GuestCallError, OperationError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.guest import Guest
+
+
+class OnError(enum.Enum):
+    """What happens to the disk of a guest whose customization failed."""
+
+    ABORT = "abort"
+    """It is removed."""
+    KEEP = "keep"
+    """It stays as it is then, cleanly unmounted."""
+    SHELL = "shell"
+    """A shell is opened in the guest, and the user decides there."""
+
+
+GuestShell = Callable[["Guest", "GuestContext", OperationError], bool]
+"""Lets the user look into a guest; returns whether the disk is to be kept."""
+
+
+def no_shell(_guest: Guest, _context: GuestContext, _error: OperationError) -> bool:
+    """Keep nothing: the shell of programs that have no terminal."""
+    return False
+
+
+@dataclass
+class FailureHandler:
+    """Handles the failure of one customization.
+
+    Attributes:
+        name: What is built, for the name of the log.
+        on_error: What the user wants.
+        shell: Opens a shell in the guest.
+        keep: Whether the disk is to be kept; set by ``rescue``.
+    """
+
+    name: str
+    on_error: OnError = OnError.ABORT
+    shell: GuestShell = no_shell
+    keep: bool = field(default=False, init=False)
+
+    def rescue(self, guest: Guest, context: GuestContext, error: OperationError) -> None:
+        """Do what the user wants, while the guest is as it was when the operation failed."""
+        if self.on_error is OnError.SHELL:
+            self.keep = self.shell(guest, context, error)
+        else:
+            self.keep = self.on_error is OnError.KEEP
+
+    def explain(self, guest: Guest, error: OperationError) -> OperationError:
+        """Keep the guest's log on the host; return the error with its place in the hint."""
+        kept = keep_log(guest, error.log_file, self.name)
+        advice = [error.hint] if error.hint else []
+        if kept is not None:
+            advice.append(f"all that the guest's commands printed is in {kept}")
+        return OperationError(
+            error.message, log_tail=error.log_tail, log_file=error.log_file, hint="; ".join(advice) or None
+        )
+
+
+def keep_log(guest: Guest, log_file: str, name: str) -> Path | None:
+    """Copy a log file of the guest to the state folder; return its place, or None when it cannot be had."""
+    if not log_file:
+        return None
+    try:
+        folder = paths.state_dir() / "logs"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        safe = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)[:100]
+        kept = folder / f"{safe}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.log"
+        guest.download(log_file, kept)
+    except (GuestCallError, UsageError, OSError):
+        return None  # the error itself, with its last lines, matters more
+    return kept

@@ -1,0 +1,212 @@
+"""--user, --cloud-init and --sysprep."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgbuilder.customize import sysprep
+from imgbuilder.customize.registry import parse_operation
+from imgbuilder.customize.run import customize
+from imgbuilder.customize.userspec import parse_user
+from imgbuilder.errors import OperationError, PybuilderError, UsageError
+from imgbuilder.events import Notice
+from imgbuilder.guest import CommandResult
+from tests.unit.imgbuilder.customize.support import KEY, apply, context_of, debian_guest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.events import Event
+    from tests.fakes.guest import FakeGuest
+
+
+def ready() -> FakeGuest:
+    """A guest whose useradd works."""
+    guest = debian_guest()
+    guest.add("/etc/group", "root:x:0:\nvideo:x:44:\naudio:x:29:\n")
+    guest.add_dir("/etc/sudoers.d")
+
+    def useradd(script: str) -> CommandResult:
+        match = re.search(r"useradd .*-- (\S+)\n", script)
+        assert match is not None
+        guest.append("/etc/passwd", f"{match[1]}:x:1007:1007::/home/{match[1]}:/bin/sh\n".encode())
+        guest.append("/etc/shadow", f"{match[1]}:!:19000:0:99999:7:::\n".encode())
+        return CommandResult(0, "")
+
+    guest.on_sh("useradd", useradd)
+    return guest
+
+
+def test_a_user_with_everything() -> None:
+    guest = ready()
+    apply(guest, "user", f"j.doe:sudo:groups=video,audio:key=string:{KEY}:password=password:with:colon")
+    assert "useradd -m -s /bin/sh -G video,audio -- j.doe\n" in guest.scripts[0]
+    assert guest.text("/home/j.doe/.ssh/authorized_keys") == f"{KEY}\n"
+    assert "\nj.doe:$6$" in guest.text("/etc/shadow")
+    assert guest.text("/etc/sudoers.d/90-j_doe") == "j.doe ALL=(ALL:ALL) ALL\n"
+    assert guest.permissions("/etc/sudoers.d/90-j_doe") == ("0440", 0, 0)
+    assert "colon" not in "".join(guest.scripts)
+
+
+def test_a_user_without_password_needs_none_for_sudo() -> None:
+    guest = ready()
+    apply(guest, "user", "bob:sudo")
+    assert guest.text("/etc/sudoers.d/90-bob") == "bob ALL=(ALL:ALL) NOPASSWD: ALL\n"
+    assert "\nbob:!:" in guest.text("/etc/shadow")
+
+
+def test_a_random_password_is_told_once() -> None:
+    guest = ready()
+    events: list[Event] = []
+    apply(guest, "user", "bob:password=random", report=events.append)
+    (said,) = [event.text for event in events if isinstance(event, Notice)]
+    assert re.fullmatch(r"Setting random password of bob to \w{21}", said)
+
+
+def test_passwords_keep_their_colons_and_reads_its_parts() -> None:
+    _name, wishes = parse_user("x:password=password:a:b:sudo")
+    assert wishes.password is not None
+    assert (wishes.password.text, wishes.sudo) == ("a:b", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a user name"), ("-x", "not a user name"), ("a b", "not a user name"),
+        ("x:root", "not understood"), ("x:sudo:sudo", "twice"), ("x:groups=", "not a user name"),
+        ("x:groups=a;b", "not a user name"), ("x:key=nothing", "selector"), ("x:password=s3cret", "selector"),
+        ("x:sudo:more", "not understood"),
+    ],
+)  # fmt: skip
+def test_z16_what_is_no_user_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        parse_operation("user", text)
+    assert "s3cret" not in f"{caught.value.message}{caught.value.hint}"
+
+
+@given(st.text(alphabet="ab:=,sudo-groupskeypassword;$(\n", max_size=40))
+def test_any_text_gives_a_user_or_a_usage_error(text: str) -> None:
+    try:
+        parse_operation("user", text)
+    except UsageError as error:
+        said = error.message
+    else:
+        said = "--user: "
+    assert said.startswith("--user: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("ann", "already"), ("bob:groups=none", "no group none"), ("bob:sudo", "no sudo")]
+)
+def test_a_guest_that_does_not_fit_is_not_changed(text: str, message: str) -> None:
+    guest = debian_guest()
+    before = guest.tree()
+    with pytest.raises(OperationError, match=message):
+        apply(guest, "user", text)
+    assert guest.tree() == before
+    assert guest.scripts == []
+
+
+def test_a_cloud_init_seed(tmp_path: Path) -> None:
+    (tmp_path / "user").write_text("#cloud-config\n")
+    (tmp_path / "meta").write_text("instance-id: mine\n")
+    (tmp_path / "net:work").write_text("version: 2\n")
+    guest = debian_guest()
+    guest.add("/usr/bin/cloud-init")
+    events: list[Event] = []
+    apply(guest, "cloud-init", f"{tmp_path}/user:{tmp_path}/meta:{tmp_path}/net\\:work", report=events.append)
+    seed = "/var/lib/cloud/seed/nocloud"
+    assert guest.ls(seed) == ["meta-data", "network-config", "user-data"]
+    assert guest.text(f"{seed}/meta-data") == "instance-id: mine\n"
+    assert guest.text(f"{seed}/network-config") == "version: 2\n"
+    assert guest.permissions(f"{seed}/user-data") == ("0600", 0, 0)
+    assert guest.permissions(seed)[0] == "0700"
+    assert events == []
+
+
+def test_a_seed_gets_a_new_instance_each_time_and_a_warning_without_cloud_init(tmp_path: Path) -> None:
+    (tmp_path / "user").write_text("#!/bin/sh\n")
+    seen = set()
+    for _time in range(3):
+        guest = debian_guest()
+        events: list[Event] = []
+        apply(guest, "cloud-init", f"{tmp_path}/user", report=events.append)
+        seen.add(guest.text("/var/lib/cloud/seed/nocloud/meta-data"))
+        assert "no cloud-init" in str(events)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("content", ["", "packages: [nginx]\n", " #cloud-config\n"])
+def test_user_data_that_cloud_init_would_ignore_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "user").write_text(content)
+    with pytest.raises(UsageError, match="does not begin like user data"):
+        parse_operation("cloud-init", f"{tmp_path}/user")
+
+
+def lived_in() -> FakeGuest:
+    guest = debian_guest()
+    guest.add("/etc/machine-id", "0123\n")
+    for path in (
+        "/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_ed25519_key.pub",
+        "/var/lib/dhcp/dhclient.eth0.leases",
+        "/var/log/syslog", "/var/log/apt/term.log", "/var/log/syslog.1", "/var/log/journal/x/system.journal",
+        "/root/.bash_history", "/home/ann/.python_history", "/var/cache/apt/archives/a.deb",
+        "/var/lib/apt/lists/deb.debian.org_x", "/tmp/left", "/tmp/.hidden", "/var/lib/cloud/data/x",
+        "/var/lib/systemd/random-seed", "/etc/udev/rules.d/70-persistent-net.rules",
+    ):  # fmt: skip
+        guest.add(path, "something")
+    guest.add("/etc/ssh/sshd_config", "kept")
+    guest.add("/var/lib/apt/lists/lock", "")
+    guest.add("/var/lib/cloud/seed/nocloud/user-data", "kept")
+    guest.add("/home/ann/notes", "kept")
+    guest.add_link("/var/log/linked", "/home/ann/notes")
+    guest.add_link("/var/lib/dbus/machine-id", "/etc/machine-id")
+    return guest
+
+
+def test_sysprep_removes_the_identity_and_nothing_else() -> None:
+    guest = lived_in()
+    assert {finding.task for finding in sysprep.find(guest)} == set(sysprep.TASKS)
+    customize(guest, [parse_operation("sysprep", "all")], context_of(guest))
+    assert sysprep.find(guest) == []
+    assert guest.text("/etc/machine-id") == ""
+    assert guest.is_symlink("/var/lib/dbus/machine-id")
+    assert guest.text("/var/log/syslog") == ""
+    assert not guest.exists("/var/log/syslog.1")
+    for path in ("/etc/ssh/sshd_config", "/home/ann/notes", "/var/lib/cloud/seed/nocloud/user-data"):
+        assert guest.text(path) == "kept"
+
+
+def test_sysprep_is_last_and_leaves_the_log_of_this_build() -> None:
+    guest = lived_in()
+    guest.add("/tmp/builder.log", "this build")
+    customize(
+        guest, [parse_operation("sysprep", "all"), parse_operation("write", "/tmp/late:x")], context_of(guest)
+    )
+    assert guest.ls("/tmp") == ["builder.log"]
+    assert guest.text("/tmp/builder.log") == "this build"
+
+
+@pytest.mark.parametrize(
+    ("text", "tasks"),
+    [("logs", ("logs",)), (" logs , machine-id", ("logs", "machine-id")), ("logs,logs", ("logs",)),
+     ("all,-logs", tuple(name for name in sysprep.TASKS if name != "logs"))],
+)  # fmt: skip
+def test_lists_of_tasks(text: str, tasks: tuple[str, ...]) -> None:
+    assert sysprep.parse_tasks(text) == tasks
+
+
+@pytest.mark.parametrize("text", ["", "nothing", "logs,", "-logs", "all,-nothing", "--logs"])
+def test_what_is_no_list_of_tasks_is_refused(text: str) -> None:
+    with pytest.raises(PybuilderError, match="task"):
+        parse_operation("sysprep", text)
+
+
+def test_every_task_is_in_the_manual_text() -> None:
+    text = parse_operation("sysprep", "all").__doc__ or ""
+    assert [name for name in sysprep.TASKS if name not in text] == []
