@@ -132,6 +132,8 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
             network=prepared.network,
             verbose=request.verbose,
             trace=request.trace,
+            instant=services.settings.instant and services.settings.use_cache,
+            cache=services.settings.cache,
         )
         attachment = Attachment(
             work.image, work.format, sector_size=partition.sector_size(work.image, work.format)

@@ -60,6 +60,7 @@ class Settings:
         cache: Folder given with ``--cache``.
         use_cache: False with ``--no-cache``.
         cache_size: Bytes that the cache may hold, given with ``--cache-size``.
+        instant: False with ``--no-instant``: appliances are always booted.
     """
 
     sources: Sequence[str] = ()
@@ -68,6 +69,7 @@ class Settings:
     cache: Path | None = None
     use_cache: bool = True
     cache_size: int | None = None
+    instant: bool = True
 
     def cache_folder(self) -> Path | None:
         """Return the folder of the cache; None for a run without cache.

@@ -25,6 +25,8 @@ import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from imgbuilder.appliance.instant.settings import state_folder
+from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.cache.digest import sha512_of
 from imgbuilder.cache.download import Intake, about
@@ -266,7 +268,8 @@ class TemplateCache:
             WorkspaceError: The cache cannot be used.
         """
         try:
-            return sum(item.size for item in kept_files(self._folder))
+            states = StateStore(state_folder(self._folder.root))
+            return sum(item.size for item in kept_files(self._folder)) + states.used_bytes()
         except OSError as error:
             raise self._unusable(error) from error
 
