@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).parents[2]
-USER = "pybuilder-test"
+USER = os.environ.get("PYBUILDER_TEST_USER", "pybuilder-test")
+"""Another name lets two sessions run on one machine."""
 
 
 @dataclass(frozen=True)

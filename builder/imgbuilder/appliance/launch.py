@@ -86,15 +86,13 @@ def open_appliance(
     verdict = _accelerator(report)
     with workspace.private_folder() as runtime:
         try:
-            connection = _resume(binding, runtime, disks, options, verdict, report) or _launch(
-                binding.interpreter, runtime, disks, options, verdict, report
-            )
+            connection = _start(binding, runtime, disks, options, verdict, report)
         except ApplianceError as error:
             if not verdict.usable or _emulation_forced():
                 raise
             verdict = remember_broken(paths.state_dir(), error.message)
             _announce(verdict, report)
-            connection = _launch(binding.interpreter, runtime, disks, options, verdict, report)
+            connection = _start(binding, runtime, disks, options, verdict, report)
         try:
             yield LibguestfsAppliance(connection, runtime)
         finally:
@@ -119,6 +117,20 @@ def _announce(verdict: KvmVerdict, report: Reporter) -> None:
     info(report, f"{verdict.reason}; using emulation, which is slower")
     if verdict.detail:
         debug(report, verdict.detail)
+
+
+def _start(
+    binding: Binding,
+    runtime: Path,
+    disks: Sequence[Attachment],
+    options: ApplianceOptions,
+    verdict: KvmVerdict,
+    report: Reporter,
+) -> Connection:
+    resumed = _resume(binding, runtime, disks, options, verdict, report)
+    if resumed is not None:
+        return resumed
+    return _launch(binding.interpreter, runtime, disks, options, verdict, report)
 
 
 def _resume(

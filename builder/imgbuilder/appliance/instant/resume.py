@@ -37,6 +37,7 @@ _ANSWER_LIMIT = 30.0
 """Seconds for a resumed appliance to answer; it takes one, and ten on a very busy host."""
 _ENTROPY = 512
 """Bytes of the host's random numbers for each resumed appliance."""
+_RANDOM_DEVICE = "/dev/urandom"
 _DUMMY = 64 * 1024**2
 """Bytes of the empty disks that a state is made with."""
 
@@ -146,7 +147,7 @@ class Instant:
         try:
             entropy.write_bytes(secrets.token_bytes(_ENTROPY))
             # The daemon itself writes it: starting a program would draw random numbers first.
-            connection.call("debug_upload", str(entropy), "/dev/urandom", 0o600, limit=_ANSWER_LIMIT)
+            connection.call("debug_upload", str(entropy), _RANDOM_DEVICE, 0o600, limit=_ANSWER_LIMIT)
         finally:
             entropy.unlink()
         text = connection.call("debug", "sh", [guestside.greeting_script(time.time())], limit=_ANSWER_LIMIT)

@@ -235,6 +235,23 @@ def test_with_kvm_it_boots_unless_asked(setup: Setup, monkeypatch: pytest.Monkey
     assert setup.open() == ["resumed"]
 
 
+def test_resumes_where_kvm_turns_out_not_to_work(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing had spoken against KVM, and then the boot failed: emulation takes over, and that is resumed."""
+    setup.save()
+    usable = KvmVerdict(usable=True, reason="not tried", proved=False)
+    broken = KvmVerdict(usable=False, reason="broken", proved=True)
+    monkeypatch.setattr(launching, "kvm_verdict", lambda *_args: usable)
+    monkeypatch.setattr(launching, "remember_broken", lambda *_args: broken)
+    text = setup.hypervisor.read_text()
+    setup.hypervisor.write_text(
+        text.replace("channel =", 'if "-incoming" not in words: sys.exit(1)\nchannel =', 1)
+    )
+    for state in setup.store.states():
+        setup.store.drop(state.path.name)  # it was for the other hypervisor
+    setup.save()
+    assert setup.open() == ["booted", "resumed"]
+
+
 def test_folder_that_is_not_private_is_not_used(setup: Setup) -> None:
     setup.save()
     setup.store.root.chmod(0o755)
