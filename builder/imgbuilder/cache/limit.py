@@ -112,7 +112,7 @@ def shrink(folder: CacheFolder, limit: int) -> list[tuple[str, int]]:
         if total <= limit:
             break
         if isinstance(item, KeptState):
-            states.drop(item.path.name)
+            states.make_room(item)
             removed.append(("a saved appliance", item.size))
             total -= item.size
             continue

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qemu.qmp import QMPClient, QMPError
 
 from imgbuilder.errors import ApplianceError
+from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,9 @@ def write_memory(monitor: Path, memory: int, then: Callable[[], None], *, limit:
 
 def _run(orders: Any, limit: float) -> None:  # noqa: ANN401 - a coroutine
     try:
-        asyncio.run(asyncio.wait_for(orders, limit))
+        # A signal's exception that is raised in one of the event loop's own callbacks would be lost in it.
+        with uninterrupted():
+            asyncio.run(asyncio.wait_for(orders, limit))
     except TimeoutError as error:
         raise ApplianceError(f"the hypervisor did not do as told within {limit:.0f} seconds") from error
     except (QMPError, OSError, EOFError) as error:

@@ -23,6 +23,7 @@ from imgbuilder.appliance.attachment import Attachment
 from imgbuilder.appliance.instant import guestside, program, save
 from imgbuilder.errors import ApplianceError, Interrupted, PybuilderError
 from imgbuilder.events import Step, debug
+from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,20 +119,17 @@ class Instant:
             self._greet(connection, key, disks)
             _check_root(answer)
         except Interrupted:
-            if connection is not None:
-                connection.close()
+            _close(connection)
             raise
         except (PybuilderError, program.UnfitError, OSError, ValueError, KeyError) as error:
-            if connection is not None:
-                connection.close()
+            _close(connection)
             answer = job.answer()
             if answer.get("missing"):
                 return _Missing(str(answer["key"]), str(answer["root"]))
             self._drop(answer, str(answer.get("failed") or error), for_long=made)
             return None
         except BaseException:
-            if connection is not None:
-                connection.close()
+            _close(connection)
             raise
         self.store.touch(key)
         debug(self.report, f"the appliance was resumed from {self.store.root / key}")
@@ -213,7 +211,8 @@ class Instant:
                 save.prepare(connection)
                 save.save(connection, socket, new)
             finally:
-                connection.close()
+                with uninterrupted():
+                    connection.close()
         finally:
             shutil.rmtree(dummies, ignore_errors=True)
 
@@ -254,6 +253,12 @@ def recipe(version: str) -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        with uninterrupted():
+            connection.close()
 
 
 def _check_root(answer: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from imgbuilder import process
-from imgbuilder.appliance.instant import guestside, monitor
+from imgbuilder.appliance.instant import guestside
 from imgbuilder.appliance.instant.program import DRAWS, MEMORY, OVERLAY, RECORD, identity
 from imgbuilder.errors import ApplianceError
 
@@ -29,8 +29,8 @@ BOOTING = "booting.qcow2"
 """What takes the writes of the machine that is saved; it goes on running a moment too long for us."""
 _CALL_LIMIT = 120.0
 """Seconds that one request to the booted appliance may take."""
-_WRITE_LIMIT = 300.0
-"""Seconds that writing the memory may take."""
+_WRITE_LIMIT = 60.0
+"""Seconds that writing the memory may take; it takes one or two, and no signal is heeded meanwhile."""
 _LINKED = re.compile(r"^\s+(?:(?P<name>\S+) => )?(?P<path>/\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
 
 
@@ -80,6 +80,8 @@ def save(connection: Connection, socket: Path, new: Path) -> None:
         PybuilderError: The state is not good for use.
         OSError: It cannot be written.
     """
+    from imgbuilder.appliance.instant import monitor  # late: resuming needs no asyncio
+
     # Nothing may be executed between this and the moment that the memory is written.
     began = guestside.read_answer(_shell(connection, guestside.renew_script())).uptimes
     memory = os.open(new / MEMORY, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -16,10 +16,11 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder.appliance.instant.program import GIVEN_UP, RECORD, check_private, read_mark
+from imgbuilder.appliance.instant.program import GIVEN_UP, RECORD, RETRY_AFTER, check_private, read_mark
 from imgbuilder.atomic import sync_folder
 from imgbuilder.sizes import human_size
 
@@ -159,6 +160,16 @@ class StateStore:
             OSError: It cannot be noted.
         """
         (self.root / f"{key}{GIVEN_UP}").write_text(f"{why[:400]}\n")
+
+    def make_room(self, state: KeptState) -> None:
+        """Drop a state for want of room; one that is in daily use is not made again at once.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+        self.drop(state.path.name)
+        if time.time_ns() - state.used < RETRY_AFTER * 1e9:
+            self.give_up(state.path.name, "the cache had no room for it")
 
     def describe(self) -> list[str]:
         """Say what is kept, a line for each, and why none could be made where that is so."""

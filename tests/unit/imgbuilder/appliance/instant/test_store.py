@@ -146,6 +146,15 @@ def test_drop(store: StateStore) -> None:
     assert [path.name for path in store.root.iterdir()] == ["lock"]
 
 
+@pytest.mark.parametrize(("age", "marked"), [(3600, True), (3 * 86400, False)])
+def test_making_room(store: StateStore, age: int, marked: bool) -> None:
+    """Otherwise a small cache would make each build save an appliance, only to have it removed again."""
+    add(store, name(1), age=age)
+    store.make_room(store.states()[0])
+    assert store.states() == []
+    assert (store.root / f"{name(1)}{GIVEN_UP}").exists() is marked
+
+
 def test_descriptions(store: StateStore) -> None:
     add(store, name(1))
     store.give_up(name(2), "too slow")
