@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder import arch, delivery, paths, workspace
 from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.appliance.instant.settings import instant_mode
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.customize import run as customization
 from imgbuilder.customize.context import GuestContext, host_proxies
@@ -81,6 +82,7 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
     """
     customization.validate(request.operations)
     attachments = tuple(local_disk(disk.path, disk.format, "--attach") for disk in request.attachments)
+    instant_mode()  # refuses a wrong value before any work
     chosen = services.select_disk(request.template, request.arch, report)
     if (notice := deprecation_notice(chosen.entry)) is not None:
         warn(report, notice)

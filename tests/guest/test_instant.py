@@ -110,9 +110,13 @@ def test_repeated_numbers_are_noticed(
         monkeypatch.setattr(resume, "_RANDOM_DEVICE", "/dev/null")
     kept: list[str] = []
     monkeypatch.setattr(StateStore, "drop", lambda _store, key: kept.append(key))
-    monkeypatch.setenv("LIBGUESTFS_HV", os.environ.get("LIBGUESTFS_HV", ""))
-    with open_appliance([Attachment(template, "raw", readonly=True)], appliances.options(), appliances.hear):
-        assert "repeats the random numbers" in appliances.lines[-1]
+    disk = Attachment(template, "raw", readonly=True)
+    for _ in range(3):  # on a very busy host the kernel may renew them by itself before they are drawn
+        with open_appliance([disk], appliances.options(), appliances.hear):
+            pass
+        if "repeats the random numbers" in appliances.tail()[-1]:
+            break
+    assert "repeats the random numbers" in appliances.tail()[-1]
     assert len(kept) == 1
 
 

@@ -12,10 +12,10 @@ from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.appliance import launch as launching
 from imgbuilder.appliance.accelerator import KvmVerdict
 from imgbuilder.appliance.binding import Binding
-from imgbuilder.appliance.instant import guestside, program, resume
+from imgbuilder.appliance.instant import guestside, program, resume, save
 from imgbuilder.appliance.instant.settings import VARIABLE, InstantMode, instant_mode
 from imgbuilder.appliance.instant.store import StateStore
-from imgbuilder.errors import ApplianceError, UsageError
+from imgbuilder.errors import ApplianceError, Interrupted, UsageError
 from imgbuilder.events import Notice, Step
 from tests.fakes import instant_stub
 
@@ -208,6 +208,24 @@ def test_machine_that_cannot_be_saved_is_booted_and_that_is_remembered(setup: Se
     setup.told.clear()
     assert setup.open() == ["booted"]
     assert "could not be saved the last time" in setup.debug_lines()[0]
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["while resuming", "while saving"])
+def test_a_signal_ends_it_and_drops_nothing(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    def stopped(*_args: object) -> None:
+        raise Interrupted(2, "SIGINT")
+
+    if saved:
+        setup.save()
+    monkeypatch.setattr(resume.Instant, "_greet", stopped)
+    monkeypatch.setattr(save, "prepare", stopped)
+    with pytest.raises(Interrupted):
+        setup.open()
+    assert len(setup.store.states()) == saved
+    left = {path.name for path in setup.store.root.iterdir()} - {setup.key()}
+    assert left == {"lock"}, "no half state, no mark"
 
 
 def test_another_maker_is_not_waited_for(setup: Setup) -> None:
