@@ -37,6 +37,7 @@ class GuestFS:
 
     def __init__(self, **_options: Any) -> None:
         self._hypervisor = ""
+        self._pid = 0
         self._disks: list[str] = []
 
     def set_event_callback(self, callback: Any, events: int) -> None:
@@ -44,6 +45,12 @@ class GuestFS:
 
     def set_hv(self, path: str) -> None:
         self._hypervisor = path
+
+    def config(self, _option: str, _value: str) -> None:
+        return
+
+    def get_pid(self) -> int:
+        return self._pid
 
     def add_drive_opts(self, path: str, **_options: Any) -> None:
         self._disks.append(path)
@@ -64,6 +71,7 @@ class GuestFS:
             [self._hypervisor, *command_line(HERE, f"{place}/guestfsd.sock", self._disks)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
+        self._pid = child.pid
         daemon.settimeout(0.1)
         while True:
             try:
