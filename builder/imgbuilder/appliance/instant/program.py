@@ -44,7 +44,7 @@ _FLAGS = {"-no-user-config", "-nodefaults", "-no-reboot", "-no-hpet"}
 _OPTIONS = {
     "-global": r".*",
     "-display": r"none",
-    "-machine": r"accel=(tcg|kvm|kvm:tcg)",
+    "-machine": r"accel=(tcg|kvm|kvm:tcg)(,graphics=off)?",
     "-cpu": r"[\w,=+-]+",
     "-m": r"\d+",
     "-rtc": r"driftfix=slew",

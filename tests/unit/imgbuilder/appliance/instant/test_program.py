@@ -54,6 +54,11 @@ def test_read_only_disks_are_recognised(machine: list[str]) -> None:
     assert program.read_shape(words).disks == 1
 
 
+def test_shape_with_verbose_is_recognised(machine: list[str]) -> None:
+    """libguestfs then moves the firmware's words to the serial line."""
+    assert program.read_shape(replaced(machine, "accel=tcg", "accel=tcg,graphics=off")).disks == 1
+
+
 @pytest.mark.parametrize(
     "change",
     [
