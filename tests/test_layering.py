@@ -19,6 +19,7 @@ ONLY_IN = {
     "tqdm": {"imgbuilder/console.py"},
     "passlib": {"imgbuilder/customize/passwords.py"},
     "filelock": {"imgbuilder/cache/locks.py"},
+    "qemu": {"imgbuilder/appliance/instant/monitor.py"},
 }
 """Foreign module -> the files that may import it (for typing alone, any may)."""
 
@@ -80,7 +81,7 @@ def test_publisher_uses_lower_modules_only() -> None:
 
 def test_nothing_below_the_command_line_prints_or_exits() -> None:
     for name, path in modules():
-        if "/cli/" in name or name.endswith(("__main__.py", "appliance/worker.py")):
+        if "/cli/" in name or name.endswith(("__main__.py", "appliance/worker.py", "instant/program.py")):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder import arch, delivery, paths, workspace
 from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.appliance.instant.settings import instant_mode
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.variants import usable
 from imgbuilder.customize import run as customization
@@ -82,6 +83,7 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
     """
     customization.validate(request.operations)
     attachments = tuple(local_disk(disk.path, disk.format, "--attach") for disk in request.attachments)
+    instant_mode()  # refuses a wrong value before any work
     chosen = services.select_disk(request.template, request.arch, report)
     if (notice := deprecation_notice(chosen.entry)) is not None:
         warn(report, notice)
@@ -138,6 +140,8 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
             network=prepared.network,
             verbose=request.verbose,
             trace=request.trace,
+            instant=services.settings.instant and services.settings.use_cache,
+            cache=services.settings.cache,
         )
         attachment = Attachment(
             work.image, work.format, sector_size=partition.sector_size(work.image, work.format)

@@ -15,6 +15,8 @@ from imgbuilder import paths, process
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.appliance.accelerator import forget, hypervisor_name, kvm_verdict, readable_kernels
 from imgbuilder.appliance.binding import find_binding
+from imgbuilder.appliance.instant.settings import VARIABLE, InstantMode, instant_mode, state_folder
+from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import Step
 from imgbuilder.sizes import human_size
@@ -97,6 +99,7 @@ def examine(
     for name, argument, purpose in _PROGRAMS:
         yield _program(name, argument, purpose)
     yield from _folders(cache)
+    yield _guarded("saved appliances", lambda: _saved(cache))
     if Health.BAD in {binding.health, kernel.health, hypervisor.health}:
         yield Finding(Health.BAD, "appliance", "not tried", "first mend what is wrong above")
         return
@@ -199,6 +202,16 @@ def _folder(subject: str, folder: Path, remedy: str, *, enough: int = _LOW_SPACE
     return Finding(Health.GOOD, subject, f"{folder} is writable, {human_size(free)} free")
 
 
+def _saved(cache: Path | None) -> Finding:
+    subject = "saved appliances"
+    if instant_mode() is InstantMode.NEVER:
+        return Finding(Health.WORSE, subject, f"switched off by {VARIABLE}", f"unset {VARIABLE}")
+    if cache is None:
+        return Finding(Health.GOOD, subject, "none without a cache")
+    found = StateStore(state_folder(cache)).describe()
+    return Finding(Health.GOOD, subject, "; ".join(found) or "none yet; the next build saves one")
+
+
 def _appliance(
     source_uris: Sequence[str], open_appliance: ApplianceOpener, report: Reporter
 ) -> Iterator[Finding]:
@@ -210,7 +223,7 @@ def _appliance(
             file.truncate(16 * 1024**2)
         try:
             with open_appliance(
-                [Attachment(disk, "raw")], ApplianceOptions(network=True), report
+                [Attachment(disk, "raw")], ApplianceOptions(network=True, instant=False), report
             ) as appliance:
                 yield Finding(Health.GOOD, "appliance", "it starts")
                 lost = [name for name in names if not appliance.resolves(name)]

@@ -63,6 +63,7 @@ class Settings:
         use_cache: False with ``--no-cache``.
         cache_size: Bytes that the cache may hold, given with ``--cache-size``.
         offline: Whether no server may be asked.
+        instant: False with ``--no-instant``: appliances are always booted.
     """
 
     sources: Sequence[str] = ()
@@ -72,6 +73,7 @@ class Settings:
     use_cache: bool = True
     cache_size: int | None = None
     offline: bool = False
+    instant: bool = True
 
     def cache_folder(self) -> Path | None:
         """Return the folder of the cache; None for a run without cache.

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from imgbuilder import paths
-from imgbuilder.appliance import Attachment, open_appliance
+from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.appliance.accelerator import kvm_verdict
 from imgbuilder.events import ignore
 
@@ -35,6 +35,8 @@ SMALL = (
     "--mkdir", "/srv/bench", "--append-line", "/etc/motd:world",
     "--run-command", "echo done > /srv/bench/done", "--root-password", "disabled",
 )  # fmt: skip
+
+FILES = ("--root-password", "disabled", "--write", "/etc/motd:hello\n", "--mkdir", "/srv/bench")
 
 
 @dataclass
@@ -111,7 +113,7 @@ class Bench:
         with disk.open("wb") as file:
             file.truncate(1 << 30)
         started = time.monotonic()
-        with open_appliance([Attachment(disk, "raw")]) as appliance:
+        with open_appliance([Attachment(disk, "raw")], ApplianceOptions(instant=False)) as appliance:
             appliance.shutdown()
         series.seconds.append(time.monotonic() - started)
 
@@ -149,21 +151,27 @@ Case = Callable[[Bench, int], list[tuple[Series, Series, str]]]
 
 def grow(bench: Bench, rounds: int) -> list[tuple[Series, Series, str]]:
     """Grow to 4G and six small operations."""
-    theirs, cold, warm, bare = (
-        Series(n)
-        for n in (
-            "virt-builder grow",
-            "pybuilder grow, not yet unpacked",
-            "pybuilder grow, warm",
-            "bare launch",
-        )
-    )
+    theirs, bare = Series("virt-builder grow"), Series("bare launch")
+    cold, warm = Series("pybuilder grow, not yet unpacked, booted"), Series("pybuilder grow, warm, booted")
+    resumed, files = Series("pybuilder grow, warm, resumed"), Series("pybuilder files, warm, resumed")
+    spare = Series("saving the appliances")
+    bench.ours(spare, "--size", "4G", *SMALL)
+    bench.ours(spare, *FILES)
     for _ in range(rounds):
         bench.theirs(theirs, "--size", "4G", *SMALL)
-        bench.ours(cold, "--size", "4G", *SMALL, cold="unpacked")
-        bench.ours(warm, "--size", "4G", *SMALL)
+        bench.ours(cold, "--no-instant", "--size", "4G", *SMALL, cold="unpacked")
+        bench.ours(warm, "--no-instant", "--size", "4G", *SMALL)
+        bench.ours(resumed, "--size", "4G", *SMALL)
+        bench.ours(files, *FILES)
         bench.bare(bare)
-    return [(cold, theirs, "0.20"), (warm, theirs, "0.15"), (warm, bare, "1.35")]
+    return [
+        (cold, theirs, "0.20"),
+        (warm, theirs, "0.15"),
+        (warm, bare, "1.35"),
+        (resumed, theirs, "0.05"),
+        (resumed, bare, "0.45"),
+        (files, bare, "0.45"),
+    ]
 
 
 def install(bench: Bench, rounds: int) -> list[tuple[Series, Series, str]]:
@@ -224,12 +232,12 @@ def _template() -> Path:
 
 
 def _report(rows: list[tuple[Series, Series, str]]) -> None:
-    print(f"\n{'command':<36} {'median':>8} {'against':<30} {'median':>8} {'ratio':>6} {'goal':>5}")
+    print(f"\n{'command':<40} {'median':>8} {'against':<30} {'median':>8} {'ratio':>6} {'goal':>5}")
     results = []
     for ours, other, goal in rows:
         ratio = ours.median / other.median
         print(
-            f"{ours.name:<36} {ours.median:7.1f}s {other.name:<30} {other.median:7.1f}s"
+            f"{ours.name:<40} {ours.median:7.1f}s {other.name:<30} {other.median:7.1f}s"
             f" {ratio:6.2f} {goal:>5}"
         )
         results.append({"ours": asdict(ours), "other": asdict(other), "ratio": ratio, "goal": float(goal)})

@@ -403,7 +403,10 @@ class LibguestfsAppliance:
 
     def make_filesystem(self, kind: str, device: str, *, label: str | None = None) -> None:
         """Make a filesystem."""
-        self._call("mkfs", kind, device, limit=_LONG, **({} if label is None else {"label": label}))
+        self._call("mkfs", kind, device, limit=_LONG)
+        if label is not None:
+            # Not mkfs's own argument of that name: here it would be taken for the progress bar's.
+            self._call("set_label", device, label)
 
     def mount(self, device: str, path: str, *, options: str = "") -> None:
         """Mount a filesystem of the guest."""

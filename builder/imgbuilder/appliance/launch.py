@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgbuilder import paths, process, workspace
@@ -13,14 +15,18 @@ from imgbuilder.appliance.accelerator import KvmVerdict, hypervisor_name, kvm_ve
 from imgbuilder.appliance.binding import find_binding
 from imgbuilder.appliance.connection import Connection
 from imgbuilder.appliance.handle import LibguestfsAppliance
-from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError, GuestError
+from imgbuilder.appliance.instant.resume import PROGRAM, Instant, Job
+from imgbuilder.appliance.instant.settings import InstantMode, instant_mode, state_folder
+from imgbuilder.appliance.instant.store import StateStore
+from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError, GuestError, UsageError
 from imgbuilder.events import debug, ignore, info
 from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
+    from imgbuilder.appliance.attachment import Attachment
+    from imgbuilder.appliance.binding import Binding
     from imgbuilder.events import Reporter
 
 _KVM_LIMIT = 30.0
@@ -35,23 +41,6 @@ _SECTOR = 512
 
 
 @dataclass(frozen=True)
-class Attachment:
-    """A disk image for the appliance.
-
-    Attributes:
-        path: The image file or block device.
-        format: Its format, ``raw`` or ``qcow2``; never probed (``reliability.md`` T13).
-        readonly: Whether the appliance may only read it.
-        sector_size: Bytes per sector that the appliance sees.
-    """
-
-    path: Path
-    format: str
-    readonly: bool = False
-    sector_size: int = 512
-
-
-@dataclass(frozen=True)
 class ApplianceOptions:
     """What shapes the appliance.
 
@@ -62,6 +51,8 @@ class ApplianceOptions:
         launch_timeout: Seconds without a sign of life until a start counts as hung; None for the default.
         verbose: Whether its console is reported line by line.
         trace: Whether every libguestfs call is reported.
+        instant: Whether it may be resumed from a saved state; the environment may forbid it all the same.
+        cache: The private cache that keeps the saved states; None for the usual one.
     """
 
     memsize: int | None = None
@@ -70,6 +61,8 @@ class ApplianceOptions:
     launch_timeout: float | None = None
     verbose: bool = False
     trace: bool = False
+    instant: bool = True
+    cache: Path | None = None
 
 
 @contextmanager
@@ -93,13 +86,13 @@ def open_appliance(
     verdict = _accelerator(report)
     with workspace.private_folder() as runtime:
         try:
-            connection = _launch(binding.interpreter, runtime, disks, options, verdict, report)
+            connection = _start(binding, runtime, disks, options, verdict, report)
         except ApplianceError as error:
             if not verdict.usable or _emulation_forced():
                 raise
             verdict = remember_broken(paths.state_dir(), error.message)
             _announce(verdict, report)
-            connection = _launch(binding.interpreter, runtime, disks, options, verdict, report)
+            connection = _start(binding, runtime, disks, options, verdict, report)
         try:
             yield LibguestfsAppliance(connection, runtime)
         finally:
@@ -126,18 +119,81 @@ def _announce(verdict: KvmVerdict, report: Reporter) -> None:
         debug(report, verdict.detail)
 
 
-def _hypervisor(runtime: Path) -> Path | None:
-    """Write a wrapper that lets the kernel end the hypervisor with the worker (``reliability.md`` F16)."""
-    program = process.find_program(os.environ.get("LIBGUESTFS_HV") or hypervisor_name())
+def _start(
+    binding: Binding,
+    runtime: Path,
+    disks: Sequence[Attachment],
+    options: ApplianceOptions,
+    verdict: KvmVerdict,
+    report: Reporter,
+) -> Connection:
+    resumed = _resume(binding, runtime, disks, options, verdict, report)
+    if resumed is not None:
+        return resumed
+    return _launch(binding.interpreter, runtime, disks, options, verdict, report)
+
+
+def _resume(
+    binding: Binding,
+    runtime: Path,
+    disks: Sequence[Attachment],
+    options: ApplianceOptions,
+    verdict: KvmVerdict,
+    report: Reporter,
+) -> Connection | None:
+    """Open the appliance from its saved state; None when it is to be booted."""
+    mode = instant_mode()
+    program = _hypervisor_program()
+    if not options.instant or mode is InstantMode.NEVER or program is None:
+        return None
+    if verdict.usable and mode is not InstantMode.ALWAYS:
+        return None
+    try:
+        store = StateStore(state_folder(options.cache))
+    except UsageError as error:
+        debug(report, f"the appliance is booted: {error.message}")
+        return None
+
+    def launch(wanted: Sequence[Attachment], job: Job) -> Connection:
+        return _launch(binding.interpreter, runtime, wanted, options, verdict, report, job=job)
+
+    return Instant(store, runtime, program, binding.version, launch, report).open(disks)
+
+
+def _hypervisor_program() -> str | None:
+    return process.find_program(os.environ.get("LIBGUESTFS_HV") or hypervisor_name())
+
+
+def _hypervisor(runtime: Path, interpreter: Path, job: Job | None) -> Path | None:
+    """Write a wrapper that lets the kernel end the hypervisor with the worker (``reliability.md`` F16).
+
+    With a job, the command that starts the machine goes to the program that may resume it instead; all
+    others only ask the hypervisor what it can do.
+    """
+    program = _hypervisor_program()
     setpriv = process.find_program("setpriv")
     if program is None or setpriv is None:
         return None
     wrapper = runtime / "hypervisor"
-    wrapper.write_text(
-        f'#!/bin/sh\nexec {shlex.quote(setpriv)} --pdeathsig KILL -- {shlex.quote(program)} "$@"\n'
-    )
+    text = f'exec {shlex.quote(setpriv)} --pdeathsig KILL -- {shlex.quote(program)} "$@"\n'
+    if job is not None:
+        words = shlex.join(map(str, [interpreter, "-I", "-S", PROGRAM, job.file]))
+        text = f'case " $* " in *" -kernel "*) exec {words} "$@";; esac\n{text}'
+    wrapper.write_text(f"#!/bin/sh\n{text}")
     wrapper.chmod(0o700)
+    _keep_answers(wrapper, program)
     return wrapper
+
+
+def _keep_answers(wrapper: Path, program: str) -> None:
+    """Let libguestfs know our wrapper again, so that it does not question the hypervisor at each launch.
+
+    It keeps the answers in files named by the size and the time of what it calls, and never removes them.
+    """
+    facts = Path(program).stat()
+    told = f"{program} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns} {facts.st_ino}"
+    moment = int(hashlib.sha256(told.encode()).hexdigest()[:7], 16) + 1_000_000_000
+    os.utime(wrapper, (moment, moment))
 
 
 def _launch(
@@ -147,10 +203,12 @@ def _launch(
     options: ApplianceOptions,
     verdict: KvmVerdict,
     report: Reporter,
+    *,
+    job: Job | None = None,
 ) -> Connection:
     connection = Connection(interpreter, runtime, report)
     try:
-        hypervisor = _hypervisor(runtime)
+        hypervisor = _hypervisor(runtime, interpreter, job)
         if hypervisor is not None:
             connection.call("set_hv", str(hypervisor))
         connection.call("set_backend", "direct")

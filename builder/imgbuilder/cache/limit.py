@@ -15,6 +15,8 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgbuilder.appliance.instant.settings import state_folder
+from imgbuilder.appliance.instant.store import KeptState, StateStore
 from imgbuilder.cache.content import has_content
 from imgbuilder.cache.digest import sha512_of
 from imgbuilder.cache.locks import try_exclusive
@@ -102,12 +104,19 @@ def shrink(folder: CacheFolder, limit: int) -> list[tuple[str, int]]:
     Raises:
         OSError: The cache cannot be read.
     """
-    files = kept_files(folder)
+    states = StateStore(state_folder(folder.root))
+    both: list[Kept | KeptState] = [*kept_files(folder), *states.states()]
+    files = sorted(both, key=lambda item: item.used)
     total = sum(item.size for item in files)
     removed = []
     for item in files:
         if total <= limit:
             break
+        if isinstance(item, KeptState):
+            states.make_room(item)
+            removed.append(("a saved appliance", item.size))
+            total -= item.size
+            continue
         name = item.name
         if _remove_unused(folder, item):
             removed.append((name, item.size))

@@ -23,6 +23,8 @@ import shutil
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from imgbuilder.appliance.instant.settings import state_folder
+from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.cache.disks import Disks
 from imgbuilder.cache.folder import CacheFolder
 from imgbuilder.cache.limit import default_limit, kept_files, remove_file, shrink, verify
@@ -253,7 +255,8 @@ class TemplateCache:
             WorkspaceError: The cache cannot be used.
         """
         with self._explained():
-            return sum(item.size for item in kept_files(self._folder))
+            states = StateStore(state_folder(self._folder.root))
+            return sum(item.size for item in kept_files(self._folder)) + states.used_bytes()
 
     def _make_room(self, needed: int, report: Reporter) -> None:
         """Keep the limit, with ``needed`` bytes to come; the entry in hand is locked, and so stays."""

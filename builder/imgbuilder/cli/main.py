@@ -124,6 +124,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     default=None,
     help="Let the guest reach the network meanwhile [default: only when commands run in it].",
 )
+@_option("--no-instant", is_flag=True, help="Boot the appliance, instead of resuming a saved one.")
 @_option(
     "--source", "sources", multiple=True, metavar="URL", help="Use this index as well, before all others."
 )
@@ -185,7 +186,7 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
         ctx.exit(_source_mode(settings, reporter, options))
     elif options["print_cache"]:
         _names(options, 0, "--print-cache")
-        modes.print_cache(settings, reporter)
+        modes.print_cache(settings, reporter, verbose=options["verbose"])
     elif options["export_bundle"] is not None or any(options[name] for name in _CACHE_MODES):
         ctx.exit(_cache_mode(settings, reporter, options))
     elif options["list_"] or options["long"] or options["search"] is not None:
@@ -254,6 +255,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         use_cache=not options["no_cache"],
         cache_size=None if options["cache_size"] is None else parse_size(options["cache_size"]),
         offline=options["offline"],
+        instant=not options["no_instant"],
     )
 
 

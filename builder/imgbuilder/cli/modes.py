@@ -10,13 +10,14 @@ from imgbuilder import paths
 from imgbuilder.catalog import listing
 from imgbuilder.cli.list_mode import message_locale, show
 from imgbuilder.console import printable
-from imgbuilder.errors import UsageError
+from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import Step
 from imgbuilder.services import Services, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imgbuilder.appliance.instant.store import StateStore
     from imgbuilder.console import ConsoleReporter
     from imgbuilder.getkernel import KernelRequest
     from imgbuilder.request import BuildRequest
@@ -30,8 +31,8 @@ def print_notes(settings: Settings, report: ConsoleReporter, name: str, arch: st
     show(f"There are no notes for {chosen.entry.os_version}\n" if text is None else f"{text}\n")
 
 
-def print_cache(settings: Settings, report: ConsoleReporter) -> None:
-    """Print which templates are in the cache."""
+def print_cache(settings: Settings, report: ConsoleReporter, *, verbose: bool = False) -> None:
+    """Print which templates are in the cache; with ``verbose``, the saved appliances too."""
     from imgbuilder.cache.store import TemplateCache  # late: --list stays quick
 
     folder = settings.cache_folder()
@@ -45,8 +46,18 @@ def print_cache(settings: Settings, report: ConsoleReporter) -> None:
         if not entry.hidden:
             state = "cached" if cache.is_cached(entry) else "no"
             lines.append(f"{entry.os_version:<24} {entry.arch:<10} {state}")
+    if verbose:
+        lines += saved_appliances(folder).describe()
     report.close()
     show("\n".join(lines) + "\n")
+
+
+def saved_appliances(cache: Path) -> StateStore:
+    """Return the saved appliances in a cache."""
+    from imgbuilder.appliance.instant.settings import state_folder  # late: --list stays quick
+    from imgbuilder.appliance.instant.store import StateStore
+
+    return StateStore(state_folder(cache))
 
 
 def delete_cache(settings: Settings, report: ConsoleReporter) -> None:
@@ -57,6 +68,10 @@ def delete_cache(settings: Settings, report: ConsoleReporter) -> None:
     if folder is None:
         raise UsageError("--delete-cache and --no-cache together leave nothing to delete")
     report(Step(f"Deleting: {folder}"))
+    try:
+        saved_appliances(folder).delete()
+    except OSError as error:
+        raise WorkspaceError(f"the cache {folder} cannot be deleted: {error}") from error
     TemplateCache(folder).delete(report)
 
 

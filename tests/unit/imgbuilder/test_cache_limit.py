@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgbuilder import paths
+from imgbuilder.appliance.instant.settings import state_folder
+from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.cache import records
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
@@ -53,6 +55,35 @@ def opened(root: Path, most: int | None = None) -> TemplateCache:
     cache = TemplateCache(root, limit=most)
     cache.open()
     return cache
+
+
+def save_appliance(root: Path, age: int) -> StateStore:
+    """Put a saved appliance of a megabyte beside the templates, used that many seconds ago."""
+    store = StateStore(state_folder(root))
+    store.open()
+    with store.making() as new:
+        assert new is not None
+        (new / "memory").write_bytes(os.urandom(1 << 20))
+        (new / "record.json").write_text("{}")
+        store.publish(new, "a" * 40)
+    moment = time.time() - age
+    os.utime(store.root / ("a" * 40) / "record.json", (moment, moment))
+    return store
+
+
+def test_saved_appliances_count_and_go_in_their_turn(root: Path, templates: list[Selection]) -> None:
+    fill(root, templates)
+    store = save_appliance(root, age=10**6)
+    with opened(root) as cache:
+        together = cache.used()
+        assert together > 1 << 20
+    with opened(root, together - 1) as cache:
+        assert [name for name, _size in cache.collect()] == ["a saved appliance"], "used longest ago"
+        assert cache.used() <= together - (1 << 20)
+    store = save_appliance(root, age=-10)
+    with opened(root, store.used_bytes()) as cache:
+        assert "a saved appliance" not in [name for name, _size in cache.collect()], "used last"
+    assert len(store.states()) == 1
 
 
 def fill(root: Path, templates: list[Selection]) -> None:

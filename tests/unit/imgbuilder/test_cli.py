@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
+from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.cli import main as cli
 from imgbuilder.cli import modes
 from imgbuilder.cli.customizing import integer
@@ -110,7 +111,14 @@ def test_cache_modes(
     shown = Ran(capsys, "--print-cache").out
     assert shown == f"cache directory: {cache}\n{'tiny':<24} {'x86_64':<10} cached\n"
     assert Ran(capsys, "--no-cache", "--print-cache").out == "no cache directory\n"
+    states = StateStore(cache / "instant")
+    states.open()
+    states.give_up("a" * 40, "too slow")
+    assert Ran(capsys, "--print-cache").out == shown
+    told = Ran(capsys, "--print-cache", "-v").out
+    assert told == f"{shown}an appliance that could not be saved (too slow)\n"
     assert Ran(capsys, "--delete-cache").code == 0
+    assert not states.root.exists(), "saved appliances, too"
     assert "no" in Ran(capsys, "--print-cache").out.split("\n")[1]
 
 

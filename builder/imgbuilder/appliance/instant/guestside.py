@@ -1,0 +1,151 @@
+"""What is run inside the appliance when it is saved and when it is resumed.
+
+A resumed kernel continues with the random numbers of the saved one: every
+build would draw the same. So the host's entropy is mixed in, and the kernel
+is told to derive its generator anew from it (``RNDRESEEDCRNG``), which also
+voids the numbers that it keeps in stock for each processor. Only then may
+anything run whose random numbers matter. The appliance has no program that
+makes this call; the host's ``perl``, whose libraries are the appliance's own
+(both come from the host), is taken along in its memory.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import ApplianceError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FOLDER = "/run/pybuilder"
+"""Where our files are in the appliance: in its memory, and out of a guest's sight."""
+PERL = f"{FOLDER}/perl"
+DRAW_SIZE = 32
+"""Bytes of one draw: what the kernel hands out with one step of its generator, however little is asked."""
+CHAIN = 2048
+"""How many draws are recorded: far more than the few dozen that happen before the check."""
+
+_RESEED = 'ioctl($r, 0x5207, 0) or die "RNDRESEEDCRNG: $!\\n";'
+_OPEN = 'open($r, "+<", "/dev/urandom") or die "/dev/urandom: $!\\n";'
+_DRAW = (
+    f'sysread($r, $d, {DRAW_SIZE}) == {DRAW_SIZE} or die "draw: $!\\n"; '
+    'print "draw ", unpack("H*", $d), "\\n";'
+)
+_UPTIME = 'open($u, "<", "/proc/uptime") or die; print "uptime ", (split " ", <$u>)[0], "\\n"; close $u;'
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a resumed appliance says of itself.
+
+    Attributes:
+        draws: Random numbers that it drew, as hexadecimal digits.
+        sizes: Bytes of each disk but the appliance's own, in the order of their names.
+        uptimes: Seconds since it booted, at different moments.
+    """
+
+    draws: tuple[str, ...]
+    sizes: tuple[int, ...]
+    uptimes: tuple[float, ...]
+
+
+def _perl(*statements: str) -> str:
+    program = " ".join(statements)
+    assert "'" not in program
+    return f"{PERL} -e '{program}'"
+
+
+def renew_script() -> str:
+    """Return the script that gives the appliance a fresh generator just before it is saved."""
+    return _perl(_OPEN, _RESEED, _UPTIME)
+
+
+def record_script() -> str:
+    """Return the script that draws what a state would draw that was not given fresh entropy."""
+    return _perl(_OPEN, f"for (1..{CHAIN}) {{ {_DRAW} }}", _UPTIME)
+
+
+def greeting_script(now: float) -> str:
+    """Return the script that makes a resumed appliance fit for use.
+
+    In this order: renew the random numbers, draw one for the check, set the clock, and look at the disks
+    anew, which were others when it was saved.
+
+    Args:
+        now: The time, in seconds since 1970.
+    """
+    return "\n".join(
+        [
+            "set -e",
+            _perl(_OPEN, _RESEED, _DRAW, _DRAW),
+            f"date -s @{now:.3f} >/dev/null",
+            "root=$(mountpoint -d /)",  # the appliance's own disk, which may have any name
+            "for path in /sys/block/sd*; do",
+            "  name=${path##*/}",
+            '  if [ "$(cat "$path/dev")" = "$root" ]; then continue; fi',
+            '  echo 1 >"$path/device/rescan"',
+            '  blockdev --flushbufs --rereadpt "/dev/$name" || {',
+            '    udevadm settle; blockdev --flushbufs --rereadpt "/dev/$name"; }',
+            '  echo "size $(cat "$path/size")"',
+            "done",
+            "udevadm settle",
+        ]
+    )
+
+
+def read_answer(text: str) -> Answer:
+    """Read what the scripts printed.
+
+    Raises:
+        ApplianceError: There is something else in it.
+    """
+    draws: list[str] = []
+    sizes: list[int] = []
+    uptimes: list[float] = []
+    for line in text.splitlines():
+        word, _, value = line.partition(" ")
+        if word == "draw" and re.fullmatch(rf"[0-9a-f]{{{2 * DRAW_SIZE}}}", value):
+            draws.append(value)
+        elif word == "size" and re.fullmatch(r"[0-9]{1,18}", value):
+            sizes.append(int(value) * 512)
+        elif word == "uptime" and re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", value):
+            uptimes.append(float(value))
+        else:
+            raise ApplianceError(f"the resumed appliance said {line[:200]!r}")
+    return Answer(tuple(draws), tuple(sizes), tuple(uptimes))
+
+
+def check_draws(answer: Answer, recorded: frozenset[str]) -> None:
+    """See that a resumed appliance does not repeat the saved one's random numbers.
+
+    Raises:
+        ApplianceError: It does, or drew nothing.
+    """
+    if len(answer.draws) != 2 or answer.draws[0] == answer.draws[1]:
+        raise ApplianceError("the resumed appliance drew no random numbers")
+    if recorded.intersection(answer.draws):
+        raise ApplianceError("the resumed appliance repeats the random numbers of the saved one")
+
+
+def check_sizes(answer: Answer, expected: Sequence[int | None]) -> None:
+    """See that a resumed appliance sees the right disks.
+
+    Args:
+        answer: What it said.
+        expected: The sizes in bytes; None where it is not known.
+
+    Raises:
+        ApplianceError: It sees others.
+    """
+    if len(answer.sizes) != len(expected):
+        raise ApplianceError(f"the resumed appliance sees {len(answer.sizes)} disks, not {len(expected)}")
+    # The kernel may name disks in another order than they were given; libguestfs knows which is which.
+    left = list(answer.sizes)
+    for size in expected:
+        if size is not None:
+            if size not in left:
+                raise ApplianceError(f"the resumed appliance sees no disk of {size} bytes")
+            left.remove(size)

@@ -1,0 +1,68 @@
+"""Orders to a running hypervisor (QMP), by the QEMU project's own library."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+from qemu.qmp import QMPClient, QMPError
+
+from imgbuilder.errors import ApplianceError
+from imgbuilder.interrupts import uninterrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_BANDWIDTH = 16 * 1024**3
+"""Bytes per second; QEMU's own limit is meant for networks."""
+_PAUSE = 0.05
+
+
+def write_memory(monitor: Path, memory: int, then: Callable[[], None], *, limit: float) -> None:
+    """Write a machine's memory and devices to a file, do something while it stands still, and let it go on.
+
+    Args:
+        monitor: The hypervisor's socket.
+        memory: Descriptor of the file, open for writing.
+        then: Called when all is written and the machine stands still, its disks too.
+        limit: Seconds until it counts as failed.
+
+    Raises:
+        ApplianceError: It failed.
+    """
+    _run(_write_memory(monitor, memory, then), limit)
+
+
+def _run(orders: Any, limit: float) -> None:  # noqa: ANN401 - a coroutine
+    try:
+        # A signal's exception that is raised in one of the event loop's own callbacks would be lost in it.
+        with uninterrupted():
+            asyncio.run(asyncio.wait_for(orders, limit))
+    except TimeoutError as error:
+        raise ApplianceError(f"the hypervisor did not do as told within {limit:.0f} seconds") from error
+    except (QMPError, OSError, EOFError) as error:
+        raise ApplianceError(f"the hypervisor does not take orders: {error}") from error
+
+
+async def _write_memory(monitor: Path, memory: int, then: Callable[[], None]) -> None:
+    client = QMPClient("pybuilder")
+    await client.connect(os.fspath(monitor))
+    try:
+        await client.execute("migrate-set-parameters", {"max-bandwidth": _BANDWIDTH})
+        client.send_fd_scm(memory)
+        await client.execute("getfd", {"fdname": "memory"})
+        await client.execute("migrate", {"uri": "fd:memory"})
+        while True:
+            facts = await client.execute("query-migrate")
+            status = facts.get("status") if isinstance(facts, dict) else None
+            if status == "completed":
+                break
+            if status in ("failed", "cancelled", None):
+                raise ApplianceError(f"the hypervisor did not write its memory: {facts}")
+            await asyncio.sleep(_PAUSE)
+        then()
+        await client.execute("cont")
+    finally:
+        await client.disconnect()

@@ -1,0 +1,277 @@
+"""Opening an appliance from its saved state; None whenever it should be booted instead.
+
+Everything that can go wrong here ends the same way: one line for ``--verbose``,
+the state is dropped, and the appliance is booted.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgbuilder import process
+from imgbuilder.appliance.attachment import Attachment
+from imgbuilder.appliance.instant import guestside, program, save
+from imgbuilder.errors import ApplianceError, Interrupted, PybuilderError
+from imgbuilder.events import Step, debug
+from imgbuilder.interrupts import uninterrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from imgbuilder.appliance.connection import Connection
+    from imgbuilder.appliance.instant.store import StateStore
+    from imgbuilder.events import Reporter
+
+PROGRAM = Path(program.__file__)
+"""What stands in for the hypervisor."""
+_ANSWER_LIMIT = 30.0
+"""Seconds for a resumed appliance to answer; it takes one, and ten on a very busy host."""
+_ENTROPY = 512
+"""Bytes of the host's random numbers for each resumed appliance."""
+_RANDOM_DEVICE = "/dev/urandom"
+_DUMMY = 64 * 1024**2
+"""Bytes of the empty disks that a state is made with."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What ``program`` is told.
+
+    Attributes:
+        file: The job as a file.
+        report: What it answers.
+    """
+
+    file: Path
+    report: Path
+
+    def answer(self) -> dict[str, Any]:
+        """Return the answer; empty when there is none."""
+        try:
+            found = json.loads(self.report.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True)
+class Instant:
+    """Everything that resuming needs to know.
+
+    Attributes:
+        store: Where states are.
+        runtime: Private folder with a short path.
+        hypervisor: Path of the hypervisor.
+        version: libguestfs's version.
+        launch: Starts an appliance with disks, where a job's program stands in for the hypervisor.
+        report: Hears debug lines.
+    """
+
+    store: StateStore
+    runtime: Path
+    hypervisor: str
+    version: str
+    launch: Callable[[Sequence[Attachment], Job], Connection]
+    report: Reporter
+
+    def open(self, disks: Sequence[Attachment]) -> Connection | None:
+        """Open an appliance with disks, from its saved state, which is made first if there is none.
+
+        Returns:
+            The appliance, or None when it should be booted as always.
+
+        Raises:
+            Interrupted: A signal asked to stop.
+        """
+        try:
+            self.store.open()
+        except (OSError, program.UnfitError) as error:
+            debug(self.report, f"the appliance is booted: {error}")
+            return None
+        for made in (False, True):
+            outcome = self._resume(disks, made=made)
+            if not isinstance(outcome, _Missing):
+                return outcome
+            if made or not self._make(outcome, disks):
+                return None
+        return None
+
+    def _resume(self, disks: Sequence[Attachment], *, made: bool) -> Connection | _Missing | None:
+        job = self._job({"mode": "resume"})
+        connection: Connection | None = None
+        try:
+            connection = self.launch(disks, job)
+            answer = job.answer()
+            if "booted" in answer:
+                debug(self.report, f"the appliance was booted, not resumed: {answer['booted']}")
+                return connection
+            key = str(answer["key"])
+            self._greet(connection, key, disks)
+            _check_root(answer)
+        except Interrupted:
+            _close(connection)
+            raise
+        except (PybuilderError, program.UnfitError, OSError, ValueError, KeyError) as error:
+            _close(connection)
+            answer = job.answer()
+            if answer.get("missing"):
+                return _Missing(str(answer["key"]), str(answer["root"]))
+            self._drop(answer, str(answer.get("failed") or error), for_long=made)
+            return None
+        except BaseException:
+            _close(connection)
+            raise
+        self.store.touch(key)
+        debug(self.report, f"the appliance was resumed from {self.store.root / key}")
+        return connection
+
+    def _greet(self, connection: Connection, key: str, disks: Sequence[Attachment]) -> None:
+        """Give a resumed appliance new random numbers, the time and its disks, and see that it has them."""
+        recorded = frozenset((self.store.root / key / program.DRAWS).read_text().split())
+        if len(recorded) != guestside.CHAIN:
+            raise ApplianceError("its recorded random numbers are damaged")
+        entropy = self.runtime / "entropy"
+        entropy.touch(mode=0o600)
+        try:
+            entropy.write_bytes(secrets.token_bytes(_ENTROPY))
+            # The daemon itself writes it: starting a program would draw random numbers first.
+            connection.call("debug_upload", str(entropy), _RANDOM_DEVICE, 0o600, limit=_ANSWER_LIMIT)
+        finally:
+            entropy.unlink()
+        text = connection.call("debug", "sh", [guestside.greeting_script(time.time())], limit=_ANSWER_LIMIT)
+        answer = guestside.read_answer(str(text))
+        guestside.check_draws(answer, recorded)
+        guestside.check_sizes(answer, [_virtual_size(disk) for disk in disks])
+        # The hypervisor opened the overlay by its name, after the program had looked at it.
+        memory, _record = program.open_state(str(self.store.root / key))
+        os.close(memory)
+
+    def _drop(self, answer: dict[str, Any], why: str, *, for_long: bool) -> None:
+        debug(self.report, f"the saved appliance is dropped, and the appliance booted: {why}")
+        key = answer.get("key")
+        if not isinstance(key, str):
+            return
+        try:
+            self.store.drop(key)
+            if for_long:
+                self.store.give_up(key, why)
+        except OSError as error:
+            debug(self.report, f"it cannot be dropped: {error}")
+
+    def _make(self, missing: _Missing, disks: Sequence[Attachment]) -> bool:
+        """Make a state; False when that cannot be, or somebody else is just doing it."""
+        try:
+            with self.store.making() as new:
+                if new is None:
+                    debug(self.report, "the appliance is booted: another pybuilder is just saving one")
+                    return False
+                self.report(Step("Saving a booted appliance, so that the next ones start at once"))
+                self._make_in(new, missing, disks)
+                self.store.publish(new, missing.key)
+                return True
+        except Interrupted:
+            raise
+        except (PybuilderError, OSError) as error:
+            debug(self.report, f"the appliance cannot be saved, and is booted: {error}")
+            try:
+                self.store.give_up(missing.key, " ".join(str(error).split()))
+            except OSError as problem:
+                debug(self.report, f"that cannot be noted: {problem}")
+            return False
+
+    def _make_in(self, new: Path, missing: _Missing, disks: Sequence[Attachment]) -> None:
+        overlay = save.new_overlay(missing.root, new)
+        socket = self.runtime / "monitor"
+        socket.unlink(missing_ok=True)
+        job = self._job({"mode": "make", "key": missing.key, "overlay": str(overlay), "monitor": str(socket)})
+        dummies = self.runtime / "dummies"
+        dummies.mkdir(mode=0o700)
+        try:
+            empty = []
+            for number, disk in enumerate(disks):
+                path = dummies / str(number)
+                with path.open("wb") as file:
+                    file.truncate(_DUMMY)
+                empty.append(Attachment(path, "raw", disk.readonly))
+            try:
+                connection = self.launch(empty, job)
+            except ApplianceError as error:
+                raise ApplianceError(str(job.answer().get("failed") or error)) from error
+            try:
+                save.prepare(connection)
+                save.save(connection, socket, new)
+            finally:
+                with uninterrupted():
+                    connection.close()
+        finally:
+            shutil.rmtree(dummies, ignore_errors=True)
+
+    def _job(self, wanted: dict[str, str]) -> Job:
+        job = Job(self.runtime / "instant.job", self.runtime / "instant.report")
+        job.report.unlink(missing_ok=True)
+        setpriv = process.require_program("setpriv")
+        facts = {
+            **wanted,
+            "hypervisor": self.hypervisor,
+            "starter": [setpriv, "--pdeathsig", "KILL", "--"],
+            "states": str(self.store.root),
+            "recipe": recipe(self.version),
+            "report": str(job.report),
+        }
+        job.file.touch(mode=0o600)
+        job.file.write_text(json.dumps(facts))
+        return job
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """There is no state for a machine.
+
+    Attributes:
+        key: Its name.
+        root: Path of the appliance's root.
+    """
+
+    key: str
+    root: str
+
+
+@functools.cache
+def recipe(version: str) -> str:
+    """Return a digest of how states are made: our code, and libguestfs's version."""
+    digest = hashlib.sha256(version.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        with uninterrupted():
+            connection.close()
+
+
+def _check_root(answer: dict[str, Any]) -> None:
+    """See that the appliance's root, opened by its name, is still the one of the state."""
+    if program.appliance_identity(str(answer["root"])) != answer["root_identity"]:
+        raise ApplianceError("the appliance's root was replaced meanwhile")
+
+
+def _virtual_size(disk: Attachment) -> int | None:
+    """Return what the appliance must see as a disk's size in bytes; None where that is not known here."""
+    if disk.format != "raw":
+        return None
+    facts = disk.path.stat()
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size % 512:
+        return None
+    return facts.st_size

@@ -1,0 +1,213 @@
+"""Where saved appliances are kept: a private folder of the cache, a folder for each state.
+
+A state appears whole or not at all: it is written under a temporary name, made
+durable, and renamed. Nobody changes one afterwards; whoever drops one renames
+it away first. So readers need no lock: at worst a state vanishes under them,
+and they boot. Makers hold a lock, so that there is one at a time, and so that
+what a killed one left can be told from what a living one is writing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import stat
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.appliance.instant.program import GIVEN_UP, RECORD, RETRY_AFTER, check_private, read_mark
+from imgbuilder.atomic import sync_folder
+from imgbuilder.sizes import human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FOLDER = "instant"
+"""Name of the folder within the cache."""
+MOST_STATES = 4
+"""States kept at once, of 150 to 250 MB each; the least recently used goes first."""
+_PART = ".part-"
+_KEY = re.compile(r"[0-9a-f]{40}")
+_OURS = re.compile(rf"[0-9a-f]{{40}}({re.escape(GIVEN_UP)})?|{re.escape(_PART)}[0-9a-f]{{16}}|lock")
+
+
+@dataclass(frozen=True)
+class KeptState:
+    """A state in the store.
+
+    Attributes:
+        path: Its folder.
+        size: Bytes that it takes on the disk.
+        used: When it was used last, in nanoseconds since 1970.
+    """
+
+    path: Path
+    size: int
+    used: int
+
+
+class StateStore:
+    """The states in one folder. Nothing is touched before it is opened.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def open(self) -> None:
+        """Make the folder if it is missing.
+
+        Raises:
+            OSError: It cannot be made.
+            UnfitError: It is there, and not this user's alone.
+        """
+        self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.mkdir(mode=0o700, exist_ok=True)
+        check_private(str(self.root))
+
+    def states(self) -> list[KeptState]:
+        """Return the states, least recently used first; none where the folder is not ours."""
+        found = []
+        for path in self._entries():
+            if _KEY.fullmatch(path.name):
+                with contextlib.suppress(OSError):  # dropped meanwhile
+                    size = sum(item.lstat().st_blocks * 512 for item in path.iterdir())
+                    found.append(KeptState(path, size, (path / RECORD).lstat().st_mtime_ns))
+        return sorted(found, key=lambda state: state.used)
+
+    def used_bytes(self) -> int:
+        """Return how many bytes the states take on the disk."""
+        return sum(state.size for state in self.states())
+
+    @contextlib.contextmanager
+    def making(self) -> Iterator[Path | None]:
+        """Hold the lock of makers and make an empty folder for a new state; None while another makes one.
+
+        Raises:
+            OSError: The folder cannot be used.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        holder = os.open(self.root / "lock", flags, 0o600)
+        try:
+            try:
+                fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+                return
+            self._sweep()
+            new = self.root / f"{_PART}{secrets.token_hex(8)}"
+            new.mkdir(mode=0o700)
+            try:
+                yield new
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+        finally:
+            os.close(holder)
+
+    def publish(self, new: Path, key: str) -> None:
+        """Give a new state its name, durably, and drop those that are too many.
+
+        Args:
+            new: Its folder, from ``making``.
+            key: Its name.
+
+        Raises:
+            OSError: That failed; there is no such state then.
+        """
+        for path in new.iterdir():
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(new)
+        self.drop(key)
+        new.rename(self.root / key)
+        sync_folder(self.root)
+        for state in self.states()[:-MOST_STATES]:
+            self.drop(state.path.name)
+
+    def drop(self, key: str) -> None:
+        """Remove a state, if it is there.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+        gone = self.root / f"{_PART}{secrets.token_hex(8)}"
+        try:
+            (self.root / key).rename(gone)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(gone)
+
+    def touch(self, key: str) -> None:
+        """Note that a state was used just now."""
+        with contextlib.suppress(OSError):  # it only decides which state goes first
+            os.utime(self.root / key / RECORD)
+
+    def give_up(self, key: str, why: str) -> None:
+        """Note that no state can be made for a machine, so that the next builds do not try, too.
+
+        Raises:
+            OSError: It cannot be noted.
+        """
+        (self.root / f"{key}{GIVEN_UP}").write_text(f"{why[:400]}\n")
+
+    def make_room(self, state: KeptState) -> None:
+        """Drop a state for want of room; one that is in daily use is not made again at once.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+        self.drop(state.path.name)
+        if time.time_ns() - state.used < RETRY_AFTER * 1e9:
+            self.give_up(state.path.name, "the cache had no room for it")
+
+    def describe(self) -> list[str]:
+        """Say what is kept, a line for each, and why none could be made where that is so."""
+        lines = [f"saved appliance, {human_size(state.size)}" for state in reversed(self.states())]
+        for path in self._entries():
+            if path.name.endswith(GIVEN_UP):
+                why = read_mark(str(path))
+                if why is not None:
+                    lines.append(f"an appliance that could not be saved ({why})")
+        return lines
+
+    def delete(self) -> None:
+        """Remove all that is ours, and the folder itself when nothing else is in it.
+
+        Raises:
+            OSError: Something cannot be removed.
+        """
+        for path in self._entries():
+            if _KEY.fullmatch(path.name):
+                self.drop(path.name)
+            elif path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)  # of a killed maker, or of one that fails now
+            else:
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.root.rmdir()
+
+    def _sweep(self) -> None:
+        """Remove what killed makers left; the caller holds their lock."""
+        for path in self._entries():
+            if path.name.startswith(_PART):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _entries(self) -> list[Path]:
+        try:
+            facts = self.root.lstat()
+            if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+                return []
+            return [path for path in self.root.iterdir() if _OURS.fullmatch(path.name)]
+        except OSError:
+            return []

@@ -1,0 +1,291 @@
+"""Resumed appliances: random numbers and time of their own, and right images whatever is disturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
+from imgbuilder.appliance.instant import guestside, resume, save
+from imgbuilder.appliance.instant.store import StateStore
+from imgbuilder.events import Notice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgbuilder.events import Event
+    from tests.guest.conftest import Person
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+
+SESSIONS = 20
+ROUNDS = int(os.environ.get("PYBUILDER_INSTANT_ROUNDS", "12"))
+"""How many disturbed and undisturbed rounds of builds there are; 200 in a long run."""
+
+DRAWS = (
+    "head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo\n"
+    # getrandom(2), 318 on x86_64 and 278 elsewhere
+    """perl -e '$b = "\\0" x 16; $n = `uname -m` =~ /x86_64/ ? 318 : 278;
+    syscall($n, $b, 16, 0) == 16 or die; print unpack("H*", $b), "\\n"'\n"""
+    "cat /proc/sys/kernel/random/uuid\n"
+    # a number that the kernel drew for a new program
+    """perl -e 'open F, "<", "/proc/self/maps"; print((grep /stack/, <F>)[0])'\n"""
+    "rm -f /tmp/k; ssh-keygen -q -t ed25519 -N '' -f /tmp/k && cut -d' ' -f2 /tmp/k.pub\n"
+)
+KINDS = ("urandom", "getrandom", "uuid", "layout", "ssh-keygen")
+
+
+class Appliances:
+    """Opens appliances with a cache of their own, and tells how they came up."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self.store = StateStore(cache / "instant")
+        self.lines: list[str] = []
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.lines.append(event.text)
+
+    @property
+    def resumed(self) -> bool:
+        return "the appliance was resumed" in "\n".join(self.lines[-1:])
+
+    def tail(self) -> list[str]:
+        return [line for line in self.lines if "applian" in line][-3:]
+
+    def options(self, *, network: bool = False) -> ApplianceOptions:
+        return ApplianceOptions(cache=self.cache, network=network)
+
+
+@pytest.fixture(scope="module")
+def appliances() -> Iterator[Appliances]:
+    folder = Path(tempfile.mkdtemp(prefix="pybuilder-guest-", dir="/var/tmp"))
+    yield Appliances(folder / "cache")
+    shutil.rmtree(folder)
+
+
+def test_resumed_sessions_draw_distinct_numbers(appliances: Appliances, template: Path) -> None:
+    """20 sessions from one state, and in each the guest draws in five ways."""
+    drawn: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    disk = Attachment(template, "raw", readonly=True)
+    for _ in range(SESSIONS):
+        with open_appliance([disk], appliances.options(), appliances.hear) as guest:
+            assert appliances.resumed, appliances.tail()
+            guest.mount("/dev/sda2", "/")
+            answer = guest.sh(f"set -e\n{DRAWS}")
+            assert answer.status == 0, answer.output
+            words = answer.output.split("\n")
+            for kind, word in zip(KINDS, words, strict=False):
+                assert len(word) >= 16, answer.output
+                drawn[kind].append(word)
+            seconds = int(guest.sh("date +%s").output)
+            assert abs(seconds - time.time()) < 60, "the host's time"
+            guest.unmount_all()
+            guest.shutdown()
+    for kind, words in drawn.items():
+        # A layout has few random bits, so two of 20 may be alike; all the others never.
+        assert len(set(words)) >= (SESSIONS - 2 if kind == "layout" else SESSIONS), (kind, words)
+    assert len(appliances.store.states()) == 1, "one state for all of them"
+
+
+@pytest.mark.parametrize("entropy", [False, True], ids=["nothing done", "entropy without renewal"])
+def test_repeated_numbers_are_noticed(
+    appliances: Appliances, template: Path, monkeypatch: pytest.MonkeyPatch, entropy: bool
+) -> None:
+    """The same appliance without its new random numbers: the check must see it, and it is booted."""
+    script = guestside.greeting_script
+    monkeypatch.setattr(guestside, "greeting_script", lambda now: script(now).replace(guestside._RESEED, ""))
+    if not entropy:
+        monkeypatch.setattr(resume, "_RANDOM_DEVICE", "/dev/null")
+    kept: list[str] = []
+    monkeypatch.setattr(StateStore, "drop", lambda _store, key: kept.append(key))
+    disk = Attachment(template, "raw", readonly=True)
+    for _ in range(3):  # on a very busy host the kernel may renew them by itself before they are drawn
+        with open_appliance([disk], appliances.options(), appliances.hear):
+            pass
+        if "repeats the random numbers" in appliances.tail()[-1]:
+            break
+    assert "repeats the random numbers" in appliances.tail()[-1]
+    assert len(set(kept)) == 1, "and it was to be dropped"
+
+
+def test_signatures_hold_days_later(
+    appliances: Appliances, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state's clock is 40 days behind: apt would say that the archive is from the future."""
+    prepare = save.prepare
+
+    def long_ago(connection: object) -> None:
+        prepare(connection)  # type: ignore[arg-type]
+        connection.call("debug", "sh", [f"date -s @{time.time() - 40 * 86400:.0f}"])  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(save, "prepare", long_ago)
+    disk = Attachment(template, "raw", readonly=True)
+    with open_appliance([disk], appliances.options(network=True), appliances.hear) as guest:
+        assert appliances.resumed, appliances.tail()
+        guest.mount("/dev/sda2", "/")
+        seconds = int(guest.sh("date +%s").output)
+        assert abs(seconds - time.time()) < 60
+        answer = guest.sh("apt-get update 2>&1; date -d '-40 days'")
+        assert answer.status == 0, answer.output
+        assert not re.search(r"^[WE]:", answer.output, re.MULTILINE), answer.output
+        assert "Release" in answer.output, "something was asked and checked"
+
+
+def test_two_disks(appliances: Appliances, template: Path, tmp_path: Path) -> None:
+    """A state of its own, and each disk is where it belongs, also when resumed."""
+    second = tmp_path / "second.img"
+    with second.open("wb") as file:
+        file.truncate(300 * 1024**2)
+    disks = [Attachment(template, "raw", readonly=True), Attachment(second, "raw")]
+    for number in range(2):
+        with open_appliance(disks, appliances.options(), appliances.hear) as guest:
+            assert appliances.resumed, appliances.tail()
+            assert guest.device_size("/dev/sda") == template.stat().st_size
+            assert guest.device_size("/dev/sdb") == second.stat().st_size
+            if number == 0:
+                guest.make_filesystem("ext4", "/dev/sdb", label="mine")
+            assert guest.find_by_label("mine") == "/dev/sdb"
+            guest.shutdown()
+
+
+# Builds that are disturbed
+
+
+class Builds:
+    """Builds by an ordinary user, and what is wrong with their images."""
+
+    def __init__(self, person: Person) -> None:
+        self.person = person
+        self.count = 0
+        self.resumed = 0
+        self.states = person.home / ".cache/pybuilder/instant"
+
+    def command(self, image: Path, token: str, *more: str) -> list[str | Path]:
+        return [
+            "pybuilder", "debian-12", "-v", "-o", image, "--size", "3G", "--no-network", "--root-password",
+            "disabled", "--no-sync", "--write", f"/root/token:{token}",
+            "--run-command", "head -c 16 /dev/urandom >/root/drawn", *more,
+        ]  # fmt: skip
+
+    def new(self) -> tuple[Path, str]:
+        self.count += 1
+        return self.person.home / f"build-{self.count}.img", f"token {self.count}"
+
+    def one(self, *more: str, env: dict[str, str] | None = None) -> str:
+        image, token = self.new()
+        done = self.person.run(*self.command(image, token, *more), timeout=400, env=env)
+        return self.check(image, token, done.stdout + done.stderr)
+
+    def check(self, image: Path, token: str, printed: str) -> str:
+        assert image.stat().st_size == 3 * 1024**3
+        part = f"{image}?offset={start_of_root(image)}"
+        assert inside(part, "/root/token") == token.encode()
+        assert len(inside(part, "/root/drawn")) == 16
+        checked = subprocess.run(["e2fsck", "-fn", part], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout
+        facts = subprocess.run(["dumpe2fs", "-h", part], capture_output=True, text=True, check=True).stdout
+        blocks = re.search(r"^Block count: +(\d+)$", facts, re.MULTILINE)
+        assert blocks
+        assert int(blocks.group(1)) * 4096 > 2.5 * 1024**3, "it grew"
+        image.unlink()
+        self.resumed += "the appliance was resumed" in printed
+        return printed
+
+    def saved(self) -> list[Path]:
+        return [path for path in self.states.iterdir() if re.fullmatch("[0-9a-f]{40}", path.name)]
+
+
+def start_of_root(image: Path) -> int:
+    listed = subprocess.run(["/usr/sbin/sfdisk", "-d", image], capture_output=True, text=True, check=True)
+    start = re.search(r"2 : start= *(\d+)", listed.stdout)
+    assert start
+    return int(start.group(1)) * 512
+
+
+def inside(part: str, path: str) -> bytes:
+    return subprocess.run(["debugfs", "-R", f"cat {path}", part], capture_output=True, check=True).stdout
+
+
+def undisturbed(builds: Builds) -> None:
+    builds.one()
+
+
+def truncated(builds: Builds) -> None:
+    states = builds.saved()
+    for state in states:
+        size = (state / "memory").stat().st_size
+        os.truncate(state / "memory", random.randrange(size))
+    printed = builds.one()
+    assert not states or "dropped" in printed
+
+
+def another_memory_size(builds: Builds) -> None:
+    builds.one("--memsize", str(random.choice([900, 1000, 1100])))
+
+
+def another_hypervisor(builds: Builds) -> None:
+    """As an upgrade leaves it: another file of the same name."""
+    place = builds.person.home / "qemu"
+    place.mkdir(exist_ok=True)
+    copy = place / "qemu-system-x86_64"
+    copy.unlink(missing_ok=True)
+    shutil.copy(shutil.which("qemu-system-x86_64") or "", copy)
+    copy.chmod(0o755)
+    place.chmod(0o755)
+    builds.one(env={"LIBGUESTFS_HV": str(copy)})
+
+
+def killed_while_saving(builds: Builds) -> None:
+    shutil.rmtree(builds.states, ignore_errors=True)
+    image, token = builds.new()
+    process = builds.person.start(*builds.command(image, token))
+    end = time.monotonic() + 200
+    while not list(builds.states.glob(".part-*/memory")) and time.monotonic() < end:
+        assert process.poll() is None
+        time.sleep(0.02)
+    assert time.monotonic() < end
+    time.sleep(random.random())
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not image.exists()
+    builds.one()
+    assert list(builds.states.glob(".part-*")) == [], "the next one tidied up"
+
+
+def two_at_once(builds: Builds) -> None:
+    pairs = [builds.new() for _ in range(2)]
+    processes = [builds.person.start(*builds.command(*pair)) for pair in pairs]
+    for pair, process in zip(pairs, processes, strict=True):
+        out, err = process.communicate(timeout=400)
+        assert process.returncode == 0, out + err
+        builds.check(*pair, out + err)
+
+
+DISTURBANCES = (truncated, another_memory_size, another_hypervisor, killed_while_saving, two_at_once)
+
+
+@pytest.mark.timeout(60 * ROUNDS)
+def test_disturbed_builds_make_right_images(configured: Person) -> None:
+    """Half of the rounds are disturbed, each in one of five ways."""
+    builds = Builds(configured)
+    for number in range(ROUNDS):
+        act = undisturbed if number % 2 == 0 else DISTURBANCES[number // 2 % len(DISTURBANCES)]
+        try:
+            act(builds)
+        except AssertionError as error:
+            raise AssertionError(f"round {number}, {act.__name__}: {error}") from error
+        assert len(builds.saved()) <= 4
+    print(f"{builds.count} builds, {builds.resumed} of them resumed")
+    assert builds.resumed >= ROUNDS // 2
