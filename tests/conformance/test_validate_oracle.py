@@ -103,7 +103,14 @@ def test_signed_files(tmp_path: Path, keys: KeyMaker) -> None:
     assert (theirs(path, ("--compat-1.24.1",)), ours(path, ("--compat-1.24.1",))) == (1, 1)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much]
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+)
 @given(INDEXES)
 def test_whatever_we_write(tmp_path: Path, index: Index) -> None:
     path = tmp_path / "index"
@@ -130,7 +137,11 @@ def has_blank_line_trouble(text: str) -> bool:
     return False
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+)
 @given(LINES)
 def test_any_lines(tmp_path: Path, lines: list[str]) -> None:
     text = "".join(f"{line}\n" for line in lines)

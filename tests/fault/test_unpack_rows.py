@@ -43,8 +43,9 @@ try:
         unpack(file, image, Entry("x", "x", "x86_64", size, format="raw"), where="x")
 except PybuilderError as error:
     message = error.message
-both = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
-own, others = (resource.getrusage(who).ru_maxrss * 1024 for who in both)
+others = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+# Not ru_maxrss, which begins with that of the process that started this one.
+own = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
 disk = image.stat().st_blocks * 512 if image.exists() else None
 print(json.dumps({"own": own, "others": others, "message": message, "disk": disk}))
 """

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from imgbuilder.arch import can_run, host_arch, normalise
@@ -27,7 +29,7 @@ def test_normalise(given: str, expected: str) -> None:
 
 
 def test_host_arch_is_normalised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "i686")
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine="i686"))
     assert host_arch() == "i386"
 
 

@@ -39,7 +39,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     appliances = TinyAppliances()
-    monkeypatch.setattr(modes, "Services", lambda settings: Services(settings, open_appliance=appliances))
+    monkeypatch.setattr(
+        modes, "Services", lambda settings, **given: Services(settings, open_appliance=appliances, **given)
+    )
     return tmp_path / "home"
 
 

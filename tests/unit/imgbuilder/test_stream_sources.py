@@ -52,7 +52,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def appliances(monkeypatch: pytest.MonkeyPatch) -> TinyAppliances:
     made = TinyAppliances()
     made.roots = {"/dev/sda2": {"/": "/dev/sda2"}}
-    monkeypatch.setattr(modes, "Services", lambda settings: Services(settings, open_appliance=made))
+    monkeypatch.setattr(
+        modes, "Services", lambda settings, **given: Services(settings, open_appliance=made, **given)
+    )
     return made
 
 
