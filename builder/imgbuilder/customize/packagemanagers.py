@@ -148,7 +148,8 @@ def fetched_script(facts: GuestFacts, names: Sequence[str] | None, listing: str)
         listing: The file in the guest.
     """
     what = "upgrade" if names is None else f"install -- {_quoted(_commands(facts), facts, names)}"
-    asked = f"{_APT_GET} -qq --print-uris {what} >{shlex.quote(listing)}"
+    # Unless it is told which, apt prints the MD5.
+    asked = f"{_APT_GET} -qq -o Acquire::ForceHash=SHA256 --print-uris {what} >{shlex.quote(listing)}"
     return _script(f"{_APT_SETUP}{_APT_UPDATE}\n{asked}")
 
 
