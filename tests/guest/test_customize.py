@@ -1,0 +1,139 @@
+"""pybuilder-customize on a real guest, and the same operations by virt-customize on a copy of it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.appliance import Attachment, open_appliance
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.guest.conftest import Person
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5fW1Y0Yv8E1uTqWm3s0c1l1m3Zr1aP5mUe8Xr0pQ2d x"
+MENDED = {
+    "/etc/timezone": "--timezone keeps it in step with /etc/localtime; virt-customize leaves it behind",
+    "/srv/a/tree": "--copy-in gives the tree to root, too",
+    "/srv/a/tree/deep": "--copy-in",
+    "/srv/a/tree/deep/f": "--copy-in",
+    "/srv/a/b/moved": "--copy-in, moved",
+    "/srv/copied": "--copy-in, copied",
+    "/srv/copied/deep": "--copy-in, copied",
+    "/srv/uploaded": "--upload gives the file to root; virt-customize to the number that its owner has here",
+    "/var/lib/systemd/random-seed": "systemd's seed is made; virt-customize knows older places only",
+    "/tmp/builder.log": "the logs of two runs",
+    "/etc/machine-id": "random",
+    "/etc/shadow": "salted hashes",
+}
+"""Paths that may differ, and why; a path without a reason may not."""
+
+
+def tree(image: Path) -> dict[str, str]:
+    """Every path of the guest with type, mode, owner, link and content."""
+    with open_appliance([Attachment(image, "raw", readonly=True)]) as guest:
+        guest.mount("/dev/sda2", "/")  # on a throw-away layer
+        assert guest.glob("/tmp/.pybuilder*") + guest.glob("/tmp/pybuilder*") == [], "nothing is left behind"
+        script = (
+            "find / -xdev -path /proc -prune -o -path /sys -prune -o -path /dev -prune -o -print0 |"
+            " xargs -0 stat -c '%n|%F|%a|%u:%g|%N'; echo; echo ==; "
+            "find / -xdev -path /proc -prune -o -path /sys -prune -o -path /dev -prune -o -type f -print0 |"
+            " xargs -0 sha256sum"
+        )
+        listing = image.with_suffix(".tree")
+        guest.mount_memory("/mnt")
+        result = guest.sh(f"({script}) >/mnt/tree")
+        assert result.status == 0, result.output
+        guest.download("/mnt/tree", listing)
+        guest.unmount("/mnt")
+    facts, _mark, sums = listing.read_text(errors="surrogateescape").partition("\n==\n")
+    lines = [line for line in facts.split("\n") if "|" in line]
+    # The one that this very command makes was not there before.
+    found = {line.split("|")[0]: line for line in lines if not line.startswith("/tmp/.pybuilder")}
+    for line in sums.split("\n"):
+        digest, _blank, path = line.partition("  ")
+        if path in found:
+            found[path] += f"|{digest}"
+    return found
+
+
+@pytest.mark.skipif(shutil.which("virt-customize") is None, reason="virt-customize is not installed")
+def test_the_same_operations_by_virt_customize(
+    person: Person, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Trees compared: path, type, mode, owner, link, content; differences are mended edges, each named."""
+    home = person.home / "same"
+    home.mkdir(exist_ok=True)
+    ours, theirs = home / "ours.img", home / "theirs.img"
+    for copy in (ours, theirs):
+        subprocess.run(["cp", "--sparse=always", template, copy], check=True)
+        copy.chmod(0o666)
+    (home / "page").write_text("<p>\n")
+    (home / "page").chmod(0o640)
+    (home / "tree" / "deep").mkdir(parents=True)
+    (home / "tree" / "deep" / "f").write_text("f")
+    (home / "script").write_text("#!/bin/sh\necho ran >/root/by-script\numask 027; mkdir /root/d\n")
+    (home / "commands").write_text("write /root/from-file:a:b\n")
+    if person.prefix:
+        subprocess.run(["chown", "-R", f"{person.name}:{person.name}", home], check=True)
+    options: list[str | Path] = [
+        "--hostname", "same.example.org", "--timezone", "Europe/Berlin",
+        "--mkdir", "/srv/a/b", "--write", "/srv/w:text", "--append-line", "/srv/w:line", "--touch", "/srv/t",
+        "--chmod", "0600:/srv/w", "--upload", f"{home / 'page'}:/srv/uploaded",
+        "--copy-in", f"{home / 'tree'}:/srv/a",
+        "--copy", "/srv/a/tree:/srv/copied", "--move", "/srv/copied/deep/f:/srv/a/b/moved",
+        "--link", "/srv/w:/srv/l1:/srv/l2",
+        "--write", "/srv/cut:x", "--truncate", "/srv/cut", "--write", "/srv/gone1:x",
+        "--delete", "/srv/gone*",
+        "--edit", "/etc/motd:s/Debian/DEBIAN/", "--run", home / "script",
+        "--run-command", "useradd -m -s /bin/sh zoe", "--commands-from-file", home / "commands",
+        "--ssh-inject", f"zoe:string:{KEY}",
+        "--password", "zoe:password:one two", "--root-password", "disabled",
+    ]  # fmt: skip
+    person.run("pybuilder-customize", "--format", "raw", "-a", ours, *options, timeout=600)
+    env = {"LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}
+    person.run("virt-customize", "--format", "raw", "-a", theirs, *options, env=env, timeout=600)
+    left, right = tree(ours), tree(theirs)
+    assert len(left) > 5000
+    different = {path for path in left.keys() | right.keys() if left.get(path) != right.get(path)}
+    unexplained = {
+        path: (left.get(path), right.get(path)) for path in sorted(different) if not MENDED.get(path)
+    }
+    assert unexplained == {}, "\n".join(f"{path}: {both}" for path, both in unexplained.items())
+    assert "/srv/uploaded" in different or not person.prefix, "the table names an edge that is none"
+    for image in (ours, theirs):
+        image.unlink()
+
+
+def test_a_copy_and_a_check(person: Person, template: Path) -> None:
+    """A failure on a copy leaves every byte of the image; then a success, sysprep, and --check."""
+    image = person.home / "copied.img"
+    subprocess.run(["cp", "--sparse=always", template, image], check=True)
+    if person.prefix:
+        shutil.chown(image, person.name, person.name)
+    digest = subprocess.run(["sha256sum", image], capture_output=True, check=True).stdout
+    failed = person.run(
+        "pybuilder-customize", "-a", image, "--work-on-copy", "--write", "/root/x:1",
+        "--run-command", "echo the last words; exit 7", check=False, timeout=400,
+    )  # fmt: skip
+    assert failed.returncode == 1
+    assert "exit status 7" in failed.stderr
+    assert "the last words" in failed.stderr
+    assert subprocess.run(["sha256sum", image], capture_output=True, check=True).stdout == digest
+    refused = person.run("pybuilder-customize", "-a", image, "--uninstall", "x;y", check=False)
+    assert refused.returncode == 2
+    person.run(
+        "pybuilder-customize", "-a", image, "--work-on-copy", "--user", "eve", "--no-network",
+        "--sysprep", "all", "--no-logfile", "--write", "/root/.bash_history:secret", timeout=400,
+    )  # fmt: skip
+    assert subprocess.run(["sha256sum", image], capture_output=True, check=True).stdout != digest
+    checked = person.run("pybuilder-customize", "-q", "-a", image, "--check", check=False, timeout=400)
+    assert checked.returncode == 0, checked.stdout
+    assert ": /" not in checked.stdout
+    image.unlink()
