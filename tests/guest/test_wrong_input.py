@@ -60,7 +60,7 @@ def test_other_architecture(configured: Person, output: Path) -> None:
     [
         (["--size", "1G"], "cannot be shrunk"),
         (["--size", "20"], "cannot parse size"),
-        (["--format", "vmdk"], "not supported"),
+        (["--format", "vhd"], "not supported"),
         (["--hostname", "not a host"], "--hostname"),
         (["--root-password", "file:/missing"], "/missing"),
         (["--root-password", "wrong:x"], "--root-password"),
