@@ -80,10 +80,12 @@ class Person:
         return done
 
     def start(self, *words: str | Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start a command in a session of its own."""
+        """Start a command in a session of its own, which ignores no signal even if the tests do."""
+        normal = ["env", "--default-signal=HUP,INT,QUIT,TERM"]
         return subprocess.Popen(
-            self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-            env=self.environment(env), cwd=self.home, stdin=subprocess.DEVNULL, start_new_session=True,
+            [*normal, *self.command(*words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            errors="replace", env=self.environment(env), cwd=self.home, stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )  # fmt: skip
 
 

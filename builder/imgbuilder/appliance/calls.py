@@ -1,0 +1,62 @@
+"""What the parts of the appliance's handle share: the worker, a scratch folder, and guest paths.
+
+libguestfs resolves most paths inside the guest, but not all: ``cp_a``, ``mv``,
+``rm_rf`` and ``tar_in`` build a path of the appliance, where an absolute link
+of the guest leads out of it and data is lost without an error
+(``reliability.md`` F19). Their arguments are resolved by ``realpath`` first,
+which is answered inside the guest.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.appliance.connection import Connection
+
+LONG = 3600.0
+"""Seconds without progress for calls that move or check whole filesystems."""
+
+
+class Calls:
+    """Requests to a launched appliance.
+
+    Args:
+        connection: The worker that holds the launched handle.
+        scratch: Private local folder for temporary files.
+    """
+
+    def __init__(self, connection: Connection, scratch: Path) -> None:
+        self._connection = connection
+        self._scratch = scratch
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the binding returns it
+        return self._connection.call(method, *args, **kwargs)
+
+    # Paths
+
+    def _resolve(self, path: str) -> str:
+        """Resolve an existing path wholly."""
+        return str(self._call("realpath", path))
+
+    def _resolve_parent(self, path: str) -> str:
+        """Resolve all but the last part, so that a link itself can be named."""
+        parent, name = posixpath.split(posixpath.normpath(path))
+        if not name:
+            return "/"
+        return posixpath.join(self._resolve(parent), name)
+
+    def _resolve_destination(self, path: str) -> str:
+        """Resolve where ``cp`` or ``mv`` would put something: into a directory, or under a new name."""
+        return self._resolve(path) if self.is_dir(path) else self._resolve_parent(path)
+
+    def is_dir(self, path: str) -> bool:
+        """Tell whether ``path`` is a directory (links followed)."""
+        return bool(self._call("is_dir", path, followsymlinks=True))
+
+    def supports(self, *features: str) -> bool:
+        """Tell whether the appliance has all of these libguestfs feature groups, such as ``xfs``."""
+        return bool(self._call("feature_available", list(features)))

@@ -1,0 +1,67 @@
+"""Commands in the guest."""
+
+from __future__ import annotations
+
+import shlex
+
+from imgbuilder.appliance.guestfiles import GuestFiles
+from imgbuilder.guest import CommandResult
+
+_INLINE_SCRIPT = 64 * 1024
+"""Bytes of a script that are passed as an argument; the kernel's limit is 128 KiB with quoting."""
+_OUTPUT_TAIL = 64 * 1024
+"""Bytes of output that are kept."""
+
+_FOLLOW = """\
+followed=FILE
+: >>"$followed"
+start=$(($(wc -c <"$followed") + 1))
+sleep 2147483647 & beat=$!
+tail -c "+$start" -s 0.3 -f --pid="$beat" "$followed" >/dev/console 2>/dev/null </dev/null & reader=$!
+"""
+"""The appliance's console is the one way out while a request runs; whatever arrives there is reported."""
+
+_FOLLOW_END = """\
+kill "$beat"
+( trap 'kill $!; exit' TERM; sleep 10 & wait $!; kill "$reader" ) >/dev/null 2>&1 & limit=$!
+wait "$reader"
+[ "$?" != 1 ] || tail -c "+$start" "$followed" >/dev/console
+kill "$limit" 2>/dev/null
+wait "$limit"
+"""
+"""Let the reader catch up, but never for long; status 1 is that of a tail that does not know --pid.
+
+No process may stay behind: it would keep the guest's filesystems busy.
+"""
+
+
+class GuestCommands(GuestFiles):
+    """Runs scripts in the guest, and lets their output be followed."""
+
+    def sh(self, script: str, *, follow: str | None = None) -> CommandResult:
+        """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error."""
+        body = script.encode()
+        inside: str | None = None
+        if len(body) <= _INLINE_SCRIPT:
+            run = f"/bin/sh -c {shlex.quote(script)}"
+        else:
+            inside = str(self._call("mktemp", "/tmp/.pybuilderXXXXXX"))  # noqa: S108 - in the guest
+            self.write(inside, body)
+            run = f"/bin/sh {shlex.quote(inside)}"
+        # libguestfs tells only success or failure, and mixes neither status nor output into it.
+        wrapper = (
+            "out=$(mktemp /tmp/.pybuilderXXXXXX) || exit 1\n"
+            + ("" if follow is None else _FOLLOW.replace("FILE", shlex.quote(follow)))
+            + f'{run} >"$out" 2>&1 </dev/null\n'
+            "status=$?\n"
+            + ("" if follow is None else _FOLLOW_END)
+            + f'tail -c {_OUTPUT_TAIL} "$out"; rm -f "$out"\n'
+            'printf "\\n%s" "$status"\n'
+        )
+        try:
+            answer = str(self._call("sh", wrapper, limit=None))
+        finally:
+            if inside is not None:
+                self._call("rm_f", inside)
+        output, _, status = answer.rpartition("\n")
+        return CommandResult(status=int(status), output=output)
