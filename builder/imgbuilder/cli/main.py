@@ -5,25 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from imgbuilder import arch
 from imgbuilder.boundary import run_command
 from imgbuilder.cli import modes
-from imgbuilder.cli.customizing import SectionedCommand, customization_options, integer, refuse_operations
-from imgbuilder.cli.list_mode import STYLES, ListRequest, list_templates
+from imgbuilder.cli.customizing import SectionedCommand, refuse_operations
+from imgbuilder.cli.list_mode import ListRequest, list_templates
+from imgbuilder.cli.options import with_customizations, with_options
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
-from imgbuilder.failure import OnError
 from imgbuilder.services import Settings
 from imgbuilder.sizes import parse_size
 from imgindex import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 _STARTED = time.monotonic()
 _CACHE_MODES = ("cache_all_templates", "cache_add", "cache_gc", "cache_verify")
@@ -39,16 +35,7 @@ Customizations are carried out in the order of the command line.
 The manual page pybuilder(1) explains every option."""
 
 
-def _with_customizations(command: click.Command) -> click.Command:
-    command.params.extend(customization_options())
-    return command
-
-
-def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
-    return click.option(*names, **attributes)
-
-
-@_with_customizations
+@with_customizations
 @click.command(
     cls=SectionedCommand,
     context_settings={"help_option_names": ["--help"], "max_content_width": 110},
@@ -57,110 +44,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     "OS-VERSION is a name or an alias of a template, as --list shows them.",
 )
 @click.argument("names", nargs=-1, metavar="[OS-VERSION]")
-@_option("-l", "--list", "list_", is_flag=True, help="List the templates, or only OS-VERSION, or 'debian*'.")
-@_option("--search", metavar="WORD", help="List the templates that have WORD in names, titles or notes.")
-@_option("--list-format", type=click.Choice(STYLES), help="How to list.")
-@_option("--long", is_flag=True, help="The same as --list-format long.")
-@_option("--notes", is_flag=True, help="Show the notes of OS-VERSION.")
-@_option("--print-cache", is_flag=True, help="Show which templates are in the cache.")
-@_option("--delete-cache", is_flag=True, help="Delete the cache.")
-@_option(
-    "--export-bundle", metavar="FILE", help="Pack templates for other machines: --export-bundle FILE NAME..."
-)
-@_option("--cache-all-templates", is_flag=True, help="Download all templates into the cache.")
-@_option("--cache-add", is_flag=True, help="Put local template files into the cache: --cache-add FILE...")
-@_option("--cache-gc", is_flag=True, help="Remove from the cache what is over its limit.")
-@_option("--cache-verify", is_flag=True, help="Check all bytes of the cache; remove what is damaged.")
-@_option("--list-sources", is_flag=True, help="List the sources, and by whom and when they were signed.")
-@_option(
-    "--add-source", metavar="NAME", help="Verify a source and add it: --add-source NAME URL --gpgkey FILE."
-)
-@_option("--gpgkey", metavar="FILE|FINGERPRINT", help="Key that must have signed the source of --add-source.")
-@_option(
-    "--forget-source",
-    metavar="NAME|URL",
-    help="Forget which index of a source was accepted last, and the protection against an older one.",
-)
-@_option("--firstboot-log", metavar="IMAGE", help="Show how the first-boot scripts of an image fared.")
-@_option("--doctor", is_flag=True, help="Check everything that a build needs, and say how to mend it.")
-@_option("--get-kernel", metavar="IMAGE", help="Copy the newest kernel and its initrd out of a disk image.")
-@_option("--dry-run", is_flag=True, help="Show what a build would do, and stop.")
-@_option(
-    "-o", "--output", metavar="FILE", help="File or block device for the image [default: OS-VERSION.img]."
-)
-@_option("--format", "format_", metavar="raw|qcow2|vmdk|vdi|vhdx", help="Format of the image [default: raw].")
-@_option("--compress", is_flag=True, help="Compress the qcow2 image.")
-@_option(
-    "--warn-if-partition/--no-warn-if-partition",
-    default=True,
-    help="Warn when the output is a partition [default: warn].",
-)
-@_option("--size", metavar="SIZE", help="Size of its disk, such as 20G [default: the template's].")
-@_option("--arch", "arch_", metavar="ARCH", help="Architecture of the template [default: this host's].")
-@_option("-m", "--memsize", metavar="MB", callback=integer, help="Memory of the appliance in MiB.")
-@_option("--smp", metavar="N", callback=integer, help="Processors of the appliance.")
-@_option(
-    "--key",
-    "keys",
-    multiple=True,
-    metavar="SELECTOR",
-    help="Key of an encrypted device of the template: ID:file:FILE or ID:key:TEXT; ID may be all.",
-)
-@_option(
-    "--launch-timeout",
-    metavar="SECONDS",
-    callback=integer,
-    help="Give the appliance up when it is silent for so long at its start [default: 30; emulated: 600].",
-)
-@_option("--attach", multiple=True, metavar="FILE", help="A further disk for the appliance, to be read only.")
-@_option(
-    "--attach-format",
-    multiple=True,
-    metavar="raw|qcow2|auto",
-    help="Format of the disks attached after this option [default: as their headers say].",
-)
-@_option(
-    "--network/--no-network",
-    default=None,
-    help="Let the guest reach the network meanwhile [default: only when commands run in it].",
-)
-@_option("--no-instant", is_flag=True, help="Boot the appliance, instead of resuming a saved one.")
-@_option(
-    "--source", "sources", multiple=True, metavar="URL", help="Use this index as well, before all others."
-)
-@_option(
-    "--fingerprint",
-    "fingerprints",
-    multiple=True,
-    metavar="FINGERPRINT",
-    help="Key that must have signed the --source; it is taken from your GnuPG keyring.",
-)
-@_option(
-    "--check-signature/--no-check-signature",
-    "--check-signatures/--no-check-signatures",
-    "check_signature",
-    default=True,
-    help="Check signatures [default: they are checked].",
-)
-@_option("--offline", is_flag=True, help="Ask no server: what the cache has must do.")
-@_option("--cache", metavar="DIR", help="Keep templates in DIR.")
-@_option("--cache-size", metavar="SIZE", help="Most that the cache may hold [default: 1/4 of the disk].")
-@_option("--no-cache", is_flag=True, help="Keep nothing.")
-@_option(
-    "--delete-on-failure/--no-delete-on-failure",
-    default=True,
-    help="Remove the unfinished image when a build fails [default: it is removed].",
-)
-@_option(
-    "--on-error",
-    type=click.Choice([choice.value for choice in OnError]),
-    default="abort",
-    help="When a customization fails: remove the image, keep it, or open a shell in it [default: abort].",
-)
-@_option("--no-sync", is_flag=True, help="Do not wait until the image is safely on the disk.")
-@_option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@_option("-v", "--verbose", is_flag=True, help="Show the appliance's console and other details.")
-@_option("-x", "trace", is_flag=True, help="Show every libguestfs call.")
+@with_options
 @click.version_option(__version__, "-V", "--version", prog_name="pybuilder", message="%(prog)s %(version)s")
 @click.pass_context
 def pybuilder(ctx: click.Context, /, **options: Any) -> None:
