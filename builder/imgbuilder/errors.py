@@ -8,6 +8,8 @@
         OfflineError        a server would have to be asked
       DiskError         a disk image or the space for it
       WorkspaceError    local files: no space, no permission
+      ToolError         see imgindex.errors; of ours is:
+        ProgramKilledError  a signal ended a program that we had started
       TrustError        see imgindex.errors; of ours are:
         SourceStateError    what is remembered about a source cannot be read or written
         SignatureLostError  a source that was signed no longer is
@@ -62,6 +64,7 @@ __all__ = [
     "NotYetError",
     "OfflineError",
     "OperationError",
+    "ProgramKilledError",
     "PybuilderError",
     "RepositoryError",
     "RolledBackError",
@@ -95,6 +98,10 @@ class DiskError(PybuilderError):
 
 class WorkspaceError(PybuilderError):
     """A local file or folder cannot be used: missing, not writable, or no space left."""
+
+
+class ProgramKilledError(ToolError):
+    """A signal ended a program that we had started: what it was working on is not to blame."""
 
 
 class SourceStateError(TrustError):

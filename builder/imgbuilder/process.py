@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from imgbuilder.errors import ToolError, WorkspaceError
+from imgbuilder.errors import ProgramKilledError, ToolError, WorkspaceError
 from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
@@ -170,14 +170,18 @@ def run(
 
 
 def failure(name: str, result: Completed) -> ToolError:
-    """Make the error for a program that ended badly."""
-    how = (
-        f"was ended by {signal.Signals(-result.status).name}"
-        if result.status < 0
-        else f"failed with status {result.status}"
-    )
+    """Make the error for a program that ended badly; a ``ProgramKilledError`` when a signal ended it."""
     words = result.stderr[-_STDERR_TAIL:].strip()
-    return ToolError(f"{name} {how}" + (f": {words}" if words else ""))
+    ending = f": {words}" if words else ""
+    if result.status >= 0:
+        return ToolError(f"{name} failed with status {result.status}{ending}")
+    try:
+        number = signal.Signals(-result.status).name
+    except ValueError:  # a real-time signal has no name
+        number = f"signal {-result.status}"
+    # Nobody but the kernel kills like this without being asked to.
+    hint = "perhaps memory ran out (see: dmesg)" if result.status == -signal.SIGKILL else None
+    return ProgramKilledError(f"{name} was ended by {number}{ending}", hint=hint)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from imgbuilder.cache.content import PIECE, ContentDigest
 from imgbuilder.cache.zstdframes import FrameError, check_frames
 from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.disk.sparse import SparseWriter
-from imgbuilder.errors import DiskError, RepositoryError, ToolError, WorkspaceError
+from imgbuilder.errors import DiskError, ProgramKilledError, RepositoryError, ToolError, WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.regular import open_empty
 from imgbuilder.sizes import human_size
@@ -49,6 +49,9 @@ It decodes as many blocks side by side as fit: with 16 MiB blocks, three or four
 
 _ZSTD_MEMORY = 128 << 20
 """The same for zstd: its own default, enough for ``-19`` (8 MiB) and ``--long`` (128 MiB)."""
+
+_NO_MEMORY = ("Cannot allocate memory", "not enough memory")
+"""What xz and zstd say when the system, and not our limit, keeps memory from them."""
 
 _MAGICS = (
     (0, b"\xfd7zXZ\x00", "xz"),
@@ -94,7 +97,7 @@ def unpack(
     Raises:
         RepositoryError: It is damaged, of an unsupported kind, or not what the index promises.
         WorkspaceError: The output cannot be written.
-        ToolError: The program ``xz`` or ``zstd`` is missing.
+        ToolError: The program ``xz`` or ``zstd`` is missing, was killed, or got no memory.
     """
     head = os.pread(source.fileno(), 512, 0)
     packing = packing_of(head)
@@ -192,7 +195,17 @@ def _decompress(
                 fcntl.fcntl(running.stdout, fcntl.F_SETPIPE_SZ, PIECE)
             _copy(running.stdout, writer, entry, report, where)
     except ToolError as error:
+        if isinstance(error, ProgramKilledError) or any(words in error.message for words in _NO_MEMORY):
+            raise _stopped(where, error) from error
         raise _damaged(where, error.message) from error
+
+
+def _stopped(where: str, error: ToolError) -> ToolError:
+    """Say that this machine is to blame for the end of the decompressor, and not the template."""
+    return ToolError(
+        f"{where}: the template could not be unpacked: {error.message}",
+        hint="perhaps memory ran out (see: dmesg); free some and run the command again: the download is kept",
+    )
 
 
 def _damaged(where: str, reason: str) -> RepositoryError:

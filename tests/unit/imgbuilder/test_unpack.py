@@ -6,10 +6,12 @@ import io
 import lzma
 import os
 import shutil
+import subprocess
 import tarfile
 import zipfile
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from imgbuilder import process
@@ -228,6 +230,43 @@ def test_missing_xz_is_not_the_publisher_s_fault(tmp_path: Path, monkeypatch: py
     with pytest.raises(ToolError) as caught:
         run(tmp_path, xz(DISK))
     assert "xz-utils" in (caught.value.hint or "")
+    assert not (tmp_path / "image").exists()
+
+
+def test_a_decompressor_that_was_killed_is_not_the_publisher_s_fault(tmp_path: Path) -> None:
+    """As the kernel does when memory runs out; it was called a damaged template."""
+    killed: list[int] = []
+
+    def kill(_event: Event) -> None:
+        if not killed:
+            (child,) = psutil.Process().children()  # it waits: more is left than the pipe holds
+            killed.append(child.pid)
+            child.kill()
+
+    with pytest.raises(ToolError, match=r"x of s: .*xz was ended by SIGKILL") as caught:
+        source = tmp_path / "source"
+        source.write_bytes(xz(DISK))
+        with source.open("rb", buffering=0) as file:
+            unpack.unpack(file, tmp_path / "image", entry(), kill, where="x of s")
+    assert killed
+    assert "memory" in (caught.value.hint or "")
+    assert not (tmp_path / "image").exists()
+
+
+@pytest.mark.parametrize(("program", "options"), [("xz", ["-T1", "-9"]), ("zstd", ["-q", "--long=27"])])
+def test_a_system_without_memory_is_not_the_publisher_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, options: list[str]
+) -> None:
+    if shutil.which(program) is None or shutil.which("prlimit") is None:
+        pytest.skip(f"{program} or prlimit is not installed")
+    real = process.streaming
+    limited = ["prlimit", f"--as={32 << 20}"]
+    monkeypatch.setattr(process, "streaming", lambda words, **named: real([*limited, *words], **named))
+    packed = subprocess.run([program, *options, "-c"], input=DISK, capture_output=True, check=True).stdout
+    with pytest.raises(ToolError, match="x of s: ") as caught:
+        run(tmp_path, packed)
+    assert "damaged" not in caught.value.message
+    assert "memory" in (caught.value.hint or "")
     assert not (tmp_path / "image").exists()
 
 
