@@ -156,7 +156,7 @@ def test_c11_a_signal_ends_the_waiting(workers: Workers, tmp_path: Path, number:
             assert Path(f"/proc/{first}").exists()
         waiting = workers.start(talk=True)
         for words in workers.words():
-            assert "waiting for another pybuilder" in words
+            assert f"waiting for pid {first}, another pybuilder that is getting the same template" == words
             os.kill(waiting, number)
         outcome = workers.finish()
         assert outcome.code == CLEAN_ERROR

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import TEMPORARY_PREFIX
-from imgbuilder.cache.locks import exclusive, exclusive_if_free, lock_open_file, try_exclusive
+from imgbuilder.cache.locks import exclusive, exclusive_if_free, holders, lock_open_file, try_exclusive
 from imgbuilder.cache.records import record_path
 from imgbuilder.cache.sweep import stale_files
 from imgbuilder.errors import WorkspaceError
@@ -58,7 +58,7 @@ class CacheFolder:
                 lock_open_file(
                     self._lock,
                     shared=True,
-                    waiting="waiting for another pybuilder that empties the cache",
+                    purpose="empties the cache",
                     report=report,
                 )
                 if os.fstat(self._lock).st_nlink == 0:  # it was deleted while we waited
@@ -99,10 +99,11 @@ class CacheFolder:
         except OSError as error:
             raise self._error(error) from error
         try:
-            waiting = "waiting for another pybuilder that uses the cache"
-            if not lock_open_file(self._lock, shared=False, waiting=waiting, report=report, limit=limit):
+            purpose = "uses the cache"
+            if not lock_open_file(self._lock, shared=False, purpose=purpose, report=report, limit=limit):
+                pids = "".join(f", pid {pid}" for pid in holders(os.fstat(self._lock)))
                 raise WorkspaceError(
-                    f"the cache {self.root} is in use by another pybuilder",
+                    f"the cache {self.root} is in use by another pybuilder{pids}",
                     hint="try again when it has ended",
                 )
             for folder in (self.templates, self.disks, self.partial, self.locks):
@@ -122,10 +123,11 @@ class CacheFolder:
         Raises:
             WorkspaceError: The lock cannot be taken, for another reason than that somebody holds it.
         """
-        waiting = "waiting for another pybuilder that is getting the same template"
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(exclusive(self.locks / f"{digest}.lock", waiting, report))
+                stack.enter_context(
+                    exclusive(self.locks / f"{digest}.lock", "is getting the same template", report)
+                )
                 for folder in (self.templates, self.disks, self.partial):
                     for path in folder.glob(f"{TEMPORARY_PREFIX}{digest}*"):
                         path.unlink(missing_ok=True)

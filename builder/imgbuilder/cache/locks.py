@@ -4,17 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
+import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.events import Reporter, ignore, info
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _POLL = 0.1
 """Seconds between two looks; a signal ends the wait at once."""
+_HELD = re.compile(r"[0-9]+: FLOCK +\S+ +\S+ +([0-9]+) ([0-9a-f]+):([0-9a-f]+):([0-9]+) ")
+"""A held lock in /proc/locks (proc_locks(5)): its process, and the device and the inode of its file."""
+
+
+def holders(status: os.stat_result) -> list[int]:
+    """Return which other processes hold a lock on a file, as far as the kernel tells us.
+
+    Lock files themselves say nothing, so that one of a dead process cannot mislead (``reliability.md`` C10).
+
+    Args:
+        status: The file's.
+    """
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except (OSError, ValueError):
+        return []
+    here = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    found: dict[int, str] = {}
+    for line in lines:
+        match = _HELD.match(line)
+        if match and int(match[4]) == status.st_ino and int(match[1]) not in (0, os.getpid()):
+            found[int(match[1])] = f"{int(match[2], 16)}:{int(match[3], 16)}"
+    # On overlayfs and btrfs the kernel calls the device here by another name than there.
+    return sorted([pid for pid, device in found.items() if device == here] or found)
+
+
+def _waiting(purpose: str, status: os.stat_result) -> str:
+    """Say for whom we wait (C11)."""
+    pids = ", ".join(map(str, holders(status)))
+    return f"waiting for {f'pid {pids}, ' if pids else ''}another pybuilder that {purpose}"
 
 
 @contextlib.contextmanager
@@ -42,12 +74,12 @@ def exclusive_if_free(path: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, waiting: str, report: Reporter = ignore) -> Iterator[None]:
+def exclusive(path: Path, purpose: str, report: Reporter = ignore) -> Iterator[None]:
     """Hold a lock file, which is made if needed and stays.
 
     Args:
         path: The file.
-        waiting: What to tell the user when somebody else holds it.
+        purpose: What the user is told that the holder does, when somebody else holds it.
         report: Whom to tell.
 
     Raises:
@@ -59,7 +91,7 @@ def exclusive(path: Path, waiting: str, report: Reporter = ignore) -> Iterator[N
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        info(report, waiting)
+        info(report, _waiting(purpose, path.stat()))
         lock.acquire(poll_interval=_POLL)
     try:
         yield
@@ -68,14 +100,14 @@ def exclusive(path: Path, waiting: str, report: Reporter = ignore) -> Iterator[N
 
 
 def lock_open_file(
-    descriptor: int, *, shared: bool, waiting: str, report: Reporter = ignore, limit: float | None = None
+    descriptor: int, *, shared: bool, purpose: str, report: Reporter = ignore, limit: float | None = None
 ) -> bool:
     """Lock an open file until it is closed.
 
     Args:
         descriptor: The file.
         shared: Whether others may hold it shared at the same time.
-        waiting: What to tell the user when somebody else holds it.
+        purpose: What the user is told that the holder does, when somebody else holds it.
         report: Whom to tell.
         limit: Most seconds to wait; None for no limit.
 
@@ -93,7 +125,7 @@ def lock_open_file(
             fcntl.flock(descriptor, how)
         except BlockingIOError:
             if not told:
-                info(report, waiting)
+                info(report, _waiting(purpose, os.fstat(descriptor)))
                 told = True
         else:
             return True

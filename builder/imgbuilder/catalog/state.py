@@ -179,8 +179,8 @@ class SourceStates:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self._path(uri, ".lock"), flags, 0o600)
         try:
-            waiting = f"waiting for another pybuilder that reads {without_userinfo(uri)}"
-            lock_open_file(descriptor, shared=False, waiting=waiting, report=report)
+            purpose = f"reads {without_userinfo(uri)}"
+            lock_open_file(descriptor, shared=False, purpose=purpose, report=report)
             yield
         finally:
             os.close(descriptor)

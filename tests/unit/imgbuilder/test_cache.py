@@ -5,12 +5,15 @@ import json
 import lzma
 import os
 import shutil
+import subprocess
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
 from imgbuilder.cache import templates as templates_module
+from imgbuilder.cache.locks import holders
 from imgbuilder.cache.opening import open_cache
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
@@ -504,6 +507,23 @@ def test_c9_another_entry_s_lock_is_not_waited_for(cache: TemplateCache, root: P
         events: list[Event] = []
         cache.get_disk(selection(), FakeFetcher(), events.append)
     assert not any(isinstance(event, Notice) for event in events)
+
+
+def test_c11_deleting_names_who_uses_the_cache(cache: TemplateCache, root: Path) -> None:
+    cache.close()
+    with subprocess.Popen(["flock", "--no-fork", "--shared", root / "lock", "sleep", "60"]) as holder:
+        try:
+            while holder.pid not in holders((root / "lock").stat()):
+                assert holder.poll() is None
+                time.sleep(0.01)
+            events: list[Event] = []
+            with pytest.raises(WorkspaceError, match=f"in use by another pybuilder, pid {holder.pid}"):
+                TemplateCache(root).delete(events.append, limit=0)
+            assert f"waiting for pid {holder.pid}, another pybuilder that uses the cache" in str(events)
+        finally:
+            holder.kill()
+        holder.wait()
+        assert holders((root / "lock").stat()) == []
 
 
 class HeldLock:
