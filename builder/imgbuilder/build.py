@@ -295,4 +295,5 @@ def _context(request: BuildRequest, prepared: Prepared, appliance: Appliance) ->
         proxies=host_proxies(os.environ),
         implicit_root_password=True,
         follow=request.verbose,
+        command_limit=request.command_timeout,
     )

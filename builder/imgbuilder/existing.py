@@ -57,6 +57,7 @@ class CustomizeRequest:
         operations: Customizations in the user's order.
         memsize: Memory of the appliance in MiB; None for the default.
         smp: Processors of the appliance; None for the default.
+        command_timeout: Seconds after which a command in the guest is stopped; None for no limit.
         network: Whether the guest reaches the network.
         dry_run: Whether everything is done on throw-away copies.
         on_copy: Whether the work is done on a copy, which replaces the disk when all went well.
@@ -70,6 +71,7 @@ class CustomizeRequest:
     operations: tuple[Operation, ...] = ()
     memsize: int | None = None
     smp: int | None = None
+    command_timeout: float | None = None
     network: bool = True
     dry_run: bool = False
     on_copy: bool = False
@@ -237,6 +239,7 @@ def _examine(
         network=request.network,
         proxies=host_proxies(os.environ),
         follow=request.verbose,
+        command_limit=request.command_timeout,
     )
     try:
         customization.check_guest(request.operations, context)

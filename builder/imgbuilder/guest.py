@@ -212,13 +212,18 @@ class Guest(Protocol):
         """Unmount what ``mount_memory`` mounted; its content is lost."""
         ...
 
-    def sh(self, script: str, *, follow: str | None = None) -> CommandResult:
+    def start_of(self, path: str, size: int) -> bytes:
+        """Return the first ``size`` bytes of a file, or all of a shorter one; at most 2 MiB."""
+        ...
+
+    def sh(self, script: str, *, follow: str | None = None, limit: float | None = None) -> CommandResult:
         """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error.
 
         Args:
             script: Of any length. Standard input is ``/dev/null``.
             follow: A file in the guest; what is added to it meanwhile is reported line by line, as debug
                 notices, while the script runs (in guests whose tail cannot do that, afterwards).
+            limit: Seconds after which it is stopped, with all that it started; None for no limit.
         """
         ...
 

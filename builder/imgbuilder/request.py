@@ -58,6 +58,7 @@ class BuildRequest:
         memsize: Memory of the appliance in MiB; None for the default.
         smp: Processors of the appliance; None for the default.
         launch_timeout: Seconds without a sign of life until its start counts as hung; None for the default.
+        command_timeout: Seconds after which a command in the guest is stopped; None for no limit.
         network: Whether the guest reaches the network.
         delete_on_failure: Whether a half-made image is removed when the build fails.
         on_error: What happens to the image when a customization fails.
@@ -79,6 +80,7 @@ class BuildRequest:
     memsize: int | None = None
     smp: int | None = None
     launch_timeout: float | None = None
+    command_timeout: float | None = None
     network: NetworkMode = NetworkMode.AUTOMATIC
     delete_on_failure: bool = True
     on_error: OnError = OnError.ABORT

@@ -178,6 +178,9 @@ class FakeGuest:
     def read(self, path: str) -> bytes:
         return self._file(path).content
 
+    def start_of(self, path: str, size: int) -> bytes:
+        return self._file(path).content[:size]
+
     # Guest: changes
 
     def write(self, path: str, content: bytes) -> None:
@@ -332,7 +335,7 @@ class FakeGuest:
         self.calls.append(("unmount", path))
         self._find(path).children.clear()
 
-    def sh(self, script: str, *, follow: str | None = None) -> CommandResult:
+    def sh(self, script: str, *, follow: str | None = None, limit: float | None = None) -> CommandResult:
         self.scripts.append(script)
         for pattern, answer in self._answers:
             if pattern.search(script):

@@ -36,6 +36,9 @@ _GONE = (
     "unexpected end of file",
     "call launch before",
     "handle is closed",
+    "/hypervisor killed by signal",
+    "/hypervisor exited with",
+    "/hypervisor stopped by signal",
 )
 
 WORKER = Path(__file__).with_name("worker.py")

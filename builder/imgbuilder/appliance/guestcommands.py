@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 
 from imgbuilder.appliance.guestfiles import GuestFiles
@@ -34,11 +35,16 @@ wait "$limit"
 No process may stay behind: it would keep the guest's filesystems busy.
 """
 
+_LIMIT = "limited=; ! command -v timeout >/dev/null 2>&1 || limited='timeout -k 10 {seconds}'\n"
+"""The guest's own timeout ends a command and its children; without one, the limit of the request does."""
+_GRACE = 60.0
+"""Seconds more for the request: the command must be ended, and its output read."""
+
 
 class GuestCommands(GuestFiles):
     """Runs scripts in the guest, and lets their output be followed."""
 
-    def sh(self, script: str, *, follow: str | None = None) -> CommandResult:
+    def sh(self, script: str, *, follow: str | None = None, limit: float | None = None) -> CommandResult:
         """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error."""
         body = script.encode()
         inside: str | None = None
@@ -52,14 +58,15 @@ class GuestCommands(GuestFiles):
         wrapper = (
             "out=$(mktemp /tmp/.pybuilderXXXXXX) || exit 1\n"
             + ("" if follow is None else _FOLLOW.replace("FILE", shlex.quote(follow)))
-            + f'{run} >"$out" 2>&1 </dev/null\n'
+            + ("" if limit is None else _LIMIT.format(seconds=math.ceil(limit)))
+            + f'{"" if limit is None else "$limited "}{run} >"$out" 2>&1 </dev/null\n'
             "status=$?\n"
             + ("" if follow is None else _FOLLOW_END)
             + f'tail -c {_OUTPUT_TAIL} "$out"; rm -f "$out"\n'
             'printf "\\n%s" "$status"\n'
         )
         try:
-            answer = str(self._call("sh", wrapper, limit=None))
+            answer = str(self._call("sh", wrapper, limit=None if limit is None else limit + _GRACE))
         finally:
             if inside is not None:
                 self._call("rm_f", inside)

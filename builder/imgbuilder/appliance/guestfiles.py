@@ -71,6 +71,10 @@ class GuestFiles(Calls):
             pieces.append(self._call("pread", path, _PIECE, len(pieces) * _PIECE))
         return b"".join(pieces)
 
+    def start_of(self, path: str, size: int) -> bytes:
+        """Return the first ``size`` bytes of a file, or all of a shorter one; at most 2 MiB."""
+        return bytes(self._call("pread", path, size, 0))
+
     # Guest: changes
 
     def write(self, path: str, content: bytes) -> None:

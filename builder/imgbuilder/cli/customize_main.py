@@ -74,6 +74,12 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     default="abort",
     help="When a customization fails: end, or open a shell in the guest first [default: abort].",
 )
+@_option(
+    "--command-timeout",
+    metavar="SECONDS",
+    callback=integer,
+    help="Stop a command in the guest, and fail, when it takes longer [default: no limit].",
+)
 @_option("-m", "--memsize", metavar="MB", callback=integer, help="Memory of the appliance in MiB.")
 @_option("--smp", metavar="N", callback=integer, help="Processors of the appliance.")
 @_option(
@@ -125,6 +131,7 @@ def _request(ctx: click.Context, options: dict[str, Any]) -> CustomizeRequest:
         operations=given_operations(ctx),
         memsize=options["memsize"],
         smp=options["smp"],
+        command_timeout=options["command_timeout"],
         network=options["network"],
         dry_run=options["dry_run"],
         on_copy=options["work_on_copy"],

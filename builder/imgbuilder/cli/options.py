@@ -96,6 +96,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Give the appliance up when it is silent for so long at its start [default: 30; emulated: 600].",
     ),
     click.option(
+        "--command-timeout",
+        metavar="SECONDS",
+        callback=integer,
+        help="Stop a command in the guest, and fail, when it takes longer [default: no limit].",
+    ),
+    click.option(
         "--attach", multiple=True, metavar="FILE", help="A further disk for the appliance, to be read only."
     ),
     click.option(

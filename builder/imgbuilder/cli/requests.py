@@ -69,6 +69,7 @@ def build_request(ctx: click.Context, name: str, arch: str, options: dict[str, A
         memsize=options["memsize"],
         smp=options["smp"],
         launch_timeout=options["launch_timeout"],
+        command_timeout=options["command_timeout"],
         network=network,
         delete_on_failure=options["delete_on_failure"],
         on_error=OnError(options["on_error"]),

@@ -10,6 +10,7 @@ import contextlib
 import secrets
 import shlex
 import signal
+import time
 from typing import TYPE_CHECKING
 
 from imgbuilder.customize.memory import ENVIRONMENT, OUTPUT, download_bytes
@@ -55,15 +56,17 @@ def run_in_guest(
     """
     before = guest.stat(context.log_file).size if guest.is_file(context.log_file) else 0
     follow = _output(context) if context.follow else None
-    result = guest.sh(preamble(context) + script + "\n", follow=follow)
+    started = time.monotonic()
+    result = guest.sh(preamble(context) + script + "\n", follow=follow, limit=context.command_limit)
+    late = context.command_limit is not None and time.monotonic() - started >= context.command_limit
     _move_output(guest, context)
     if result.status != 0:
         tail = printable(_log_since(guest, context.log_file, before) or result.output).strip("\n")
         raise OperationError(
-            f"{display} failed in the guest: {_ending(result)}",
+            f"{display} failed in the guest: {_stopped(context) if late else _ending(result)}",
             log_tail=context.mask.text(tail),
             log_file=context.log_file,
-            hint=hint,
+            hint="--command-timeout SECONDS gives it longer" if late else hint,
         )
 
 
@@ -102,6 +105,10 @@ def printable(text: str) -> str:
 def _log_since(guest: Guest, log_file: str, offset: int) -> str:
     quoted = shlex.quote(log_file)
     return guest.sh(f"tail -c +{offset + 1} {quoted} | tail -n {_TAIL_LINES}").output
+
+
+def _stopped(context: GuestContext) -> str:
+    return f"it did not end within {context.command_limit:g} seconds and was stopped"
 
 
 def _ending(result: CommandResult) -> str:

@@ -34,6 +34,7 @@ class GuestContext:
         log_file: Where commands in the guest write, chosen by ``run.customize``.
         report: Where warnings go, set by ``run.customize``.
         follow: Whether the output of commands is reported while they run.
+        command_limit: Seconds after which a command is stopped; None for no limit.
         secrets: Variables for commands whose values are hidden everywhere, set by ``run.customize``.
         mirror: Address of a mirror for apt, or empty; set by ``run.customize``.
         package_cache: Local folder of packages, set by ``run.customize``.
@@ -50,6 +51,7 @@ class GuestContext:
     log_file: str = "/tmp/builder.log"  # noqa: S108 - a path in the guest
     report: Reporter = field(default=ignore, repr=False)
     follow: bool = False
+    command_limit: float | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     mirror: str = field(default="", repr=False)
     package_cache: Path | None = None

@@ -127,9 +127,27 @@ def _grow_unmounted(appliance: Appliance, growth: Growth, opened: dict[str, str]
         return None if growth.is_named else _Pending(device, "")
     if kind in _WHILE_MOUNTED:
         return _Pending(device, kind)
+    if kind == "ntfs":
+        _refuse_hibernated(appliance, device)
     grow = {"f2fs": appliance.grow_f2fs, "ntfs": appliance.grow_ntfs, "swap": appliance.grow_swap}[kind]
     _call(grow, device)
     return None if growth.is_named else _Pending(device, "")
+
+
+def _refuse_hibernated(appliance: Appliance, device: str) -> None:
+    """Refuse an NTFS whose Windows sleeps: it would wake up with a memory of the smaller one (B20).
+
+    ntfsresize looks only at the mark of an unclean end.
+    """
+    _call(lambda name: appliance.mount(name, "/", options="ro"), device)
+    names = [name for name in appliance.ls("/") if name.lower() == "hiberfil.sys"]
+    asleep = any(appliance.start_of(f"/{name}", 4).lower() == b"hibr" for name in names)
+    appliance.unmount_all()
+    if asleep:
+        raise GuestError(
+            f"{device} could not grow: the Windows on it is hibernated",
+            hint=f"tell the publisher to shut it down before it is published; or {ADVICE}",
+        )
 
 
 def _grow_volume(appliance: Appliance, device: str, kind: str, volume: str) -> tuple[str, str]:

@@ -87,7 +87,25 @@ def test_most_grow_while_mounted_in_two_requests(content: Content, kind: str, gr
 def test_others_grow_before(kind: str) -> None:
     made = case(kind)
     made.open(replace(GROWTH, content=Content(kind)))
-    assert made.log == [(f"grow_{kind}", "/dev/sda2"), ("mount", "/dev/sda2")]
+    look = [("mount", "/dev/sda2"), ("unmount_all", "")] if kind == "ntfs" else []
+    assert made.log == [*look, (f"grow_{kind}", "/dev/sda2"), ("mount", "/dev/sda2")]
+
+
+@pytest.mark.parametrize(
+    ("head", "asleep"), [(b"hibr", True), (b"HIBR", True), (b"wake", False), (b"", False)]
+)
+def test_b20_a_windows_that_sleeps_is_not_touched(head: bytes, asleep: bool) -> None:
+    made = case("ntfs")
+    made.appliance.mount("/dev/sda2", "/")
+    made.appliance.add("/HIBERFIL.SYS", head + bytes(8192 if head else 0))
+    made.appliance.unmount_all()
+    if not asleep:
+        made.open(replace(GROWTH, content=Content.NTFS))
+        assert ("grow_ntfs", "/dev/sda2") in made.log
+        return
+    with pytest.raises(GuestError, match="hibernated"):
+        made.open(replace(GROWTH, content=Content.NTFS))
+    assert ("grow_ntfs", "/dev/sda2") not in made.log
 
 
 def test_swap_grows_only_when_it_is_named() -> None:

@@ -20,7 +20,7 @@ class HostGuest(FakeGuest):
         super().__init__()
         self.folder = folder
 
-    def sh(self, script: str, *, follow: str | None = None) -> CommandResult:
+    def sh(self, script: str, *, follow: str | None = None, limit: float | None = None) -> CommandResult:
         self.scripts.append(script)
         script = script.replace("/tmp /var/tmp /root", str(self.folder))
         script = script.replace("/run /tmp /root", str(self.folder))

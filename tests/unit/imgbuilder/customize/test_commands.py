@@ -235,3 +235,14 @@ def test_several_lines_stop_at_the_first_that_fails_and_one_line_does_not(
     assert not (tmp_path / "reached").exists()
     RunCommand(f"false; touch {tmp_path}/reached").apply(guest, _context(tmp_path))
     assert (tmp_path / "reached").exists()
+
+
+def test_b8_a_command_that_takes_too_long_is_named_as_such() -> None:
+    guest = debian_guest()
+    guest.on_sh("sleep 600", CommandResult(124, ""))
+    context = context_of(guest, command_limit=0.0)
+    with pytest.raises(OperationError, match="did not end within 0 seconds and was stopped") as caught:
+        RunCommand("sleep 600").apply(guest, context)
+    assert "--command-timeout" in str(caught.value.hint)
+    with pytest.raises(OperationError, match="exit status 124"):
+        RunCommand("sleep 600").apply(guest, context_of(guest, command_limit=60.0))
