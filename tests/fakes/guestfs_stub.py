@@ -44,6 +44,11 @@ class GuestFS:
     def gone(self) -> None:
         raise RuntimeError("gone: appliance closed the connection unexpectedly.")
 
+    def killed(self) -> None:
+        raise RuntimeError(
+            "/tmp/.pybuilder-run-x/hypervisor killed by signal 9 (Killed).\nTo see full error ..."
+        )
+
     def talk(self) -> str:
         self._tell(EVENT_APPLIANCE, "first line\r\nsecond ", [])
         self._tell(EVENT_APPLIANCE, "half\n", [])

@@ -72,9 +72,10 @@ def test_unknown_calls_are_refused(connection: Connection) -> None:
         connection.call("no_such_call")
 
 
-def test_a_dead_appliance_is_not_a_refusal(connection: Connection) -> None:
+@pytest.mark.parametrize("call", ["gone", "killed"])
+def test_b10_a_dead_appliance_is_not_a_refusal(connection: Connection, call: str) -> None:
     with pytest.raises(ApplianceError):
-        connection.call("gone")
+        connection.call(call)
 
 
 def test_console_and_progress_are_reported(connection: Connection, heard: list[Event]) -> None:
