@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgbuilder.customize.registry import all_operations
+from imgbuilder.customize.registry import all_operations, written_argument
 from imgbuilder.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.customize.operation import Operation
+    from imgbuilder.customize.registry import Written
 
 KEYWORD = "commands-from-file"
 METAVAR = "FILE"
@@ -36,6 +37,15 @@ _LARGEST = 4 * 1024 * 1024
 
 def read_commands_file(path: Path) -> list[Operation]:
     """Read the operations of a commands file, in its order.
+
+    Raises:
+        UsageError: The file cannot be read, or a line is wrong; the message names file and line.
+    """
+    return [written.make() for written in written_commands(path)]
+
+
+def written_commands(path: Path) -> list[Written]:
+    """Read a commands file without reading the files that it names.
 
     Raises:
         UsageError: The file cannot be read, or a line is wrong; the message names file and line.
@@ -70,20 +80,16 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
             yield start, logical
 
 
-def _parse(path: Path, number: int, line: str) -> Operation:
+def _parse(path: Path, number: int, line: str) -> Written:
     keyword, _space, argument = line.partition(" ")
     where = f"{path}: line {number}"
     if keyword == KEYWORD:
         raise UsageError(f"{where}: a commands file cannot include another one")
-    spec = all_operations().get(keyword)
-    if spec is None:
+    if keyword not in all_operations():
         hint = (
             "leave out the dashes"
             if keyword.startswith("--")
             else "only options of customization can be used here"
         )
         raise UsageError(f"{where}: command {keyword[:80]!r} not valid", hint=hint)
-    try:
-        return spec.parse(argument)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error.message}", hint=error.hint) from error
+    return written_argument(keyword, argument, where)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imgbuilder.customize.context import GuestContext
+    from imgbuilder.customize.passwords import PasswordSelector
     from imgbuilder.guest import Guest
 
 
@@ -42,6 +43,11 @@ class Operation(Protocol):
 
     keyword: ClassVar[str]
     """The option's name without dashes."""
+
+    @property
+    def passwords(self) -> tuple[PasswordSelector, ...]:
+        """The passwords that it sets."""
+        ...
 
     def describe(self) -> str:
         """Return the progress text, without secrets."""
@@ -94,6 +100,11 @@ class OperationBase(ABC):
                     object.__setattr__(self, field.name, rule(value))
             except UsageError as error:
                 raise name_option(self.keyword, error) from error
+
+    @property
+    def passwords(self) -> tuple[PasswordSelector, ...]:
+        """The passwords that it sets."""
+        return ()
 
     @abstractmethod
     def describe(self) -> str:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import enum
+import re
 import secrets
 import string
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgbuilder.customize import yescrypt
+from imgbuilder.customize.secretvalues import variable_name
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _ROUNDS = 100_000
 """Rounds of SHA-crypt: 20 times crypt(5)'s default; a login under emulation still takes about a second."""
@@ -24,7 +30,10 @@ _ALPHABET = "".join(sorted(set(string.ascii_letters + string.digits) - set("O0oI
 _RANDOM_LENGTH = 21
 """Characters of a random password: 121 bits."""
 
-_SELECTORS = "password:TEXT, file:PATH, random, disabled, locked or locked:SELECTOR"
+_SELECTORS = "password:TEXT, file:PATH, secret:NAME, random, disabled, locked or locked:SELECTOR"
+
+
+_PLAIN = re.compile(r"(?:lock(?:ed)?:)*password:")
 
 
 class Crypto(enum.Enum):
@@ -39,6 +48,8 @@ class Source(enum.Enum):
     """Where a password comes from."""
 
     TEXT = "text"
+    SECRET = "secret"  # noqa: S105 - a word
+    """A ``--secret``, whose name the selector has as its text."""
     RANDOM = "random"
     DISABLED = "disabled"
 
@@ -49,7 +60,8 @@ class PasswordSelector:
 
     Attributes:
         source: Where it comes from.
-        text: The password, for ``Source.TEXT``; bytes that are not UTF-8 as surrogate escapes.
+        text: The password, for ``Source.TEXT``, with bytes that are not UTF-8 as surrogate escapes; the
+            secret's name, for ``Source.SECRET``.
         locked: Whether password logins are locked besides (``!!`` in front of the hash).
     """
 
@@ -76,11 +88,31 @@ class PasswordSelector:
         if self.source is Source.RANDOM and password is not None:
             info(report, f"Setting random password of {user} to {password}")
 
-    def password(self) -> str | None:
-        """Return the password, made now if it is a random one; None when the account gets none."""
+    def password(self, secrets: Mapping[str, str]) -> str | None:
+        """Return the password, made now if it is a random one; None when the account gets none.
+
+        Args:
+            secrets: The values of secrets by their names.
+
+        Raises:
+            UsageError: The secret is not given, or cannot be a password.
+        """
         if self.source is Source.RANDOM:
             return random_password()
+        if self.source is Source.SECRET:
+            if self.text not in secrets:
+                raise UsageError(
+                    f"there is no secret {self.text!r} for the password",
+                    hint=f"add --secret {self.text}=env:VARIABLE or --secret {self.text}=file:PATH",
+                )
+            _check_password(secrets[self.text])
+            return secrets[self.text]
         return self.text if self.source is Source.TEXT else None
+
+
+def holds_password(text: str) -> bool:
+    """Tell whether a selector holds a password itself."""
+    return _PLAIN.match(text) is not None
 
 
 def parse_selector(text: str) -> PasswordSelector:
@@ -96,6 +128,8 @@ def parse_selector(text: str) -> PasswordSelector:
         return PasswordSelector(Source.TEXT, rest)
     if word == "file" and colon:
         return PasswordSelector(Source.TEXT, _first_line(Path(rest)))
+    if word == "secret" and colon:
+        return PasswordSelector(Source.SECRET, variable_name(rest))
     if word in ("locked", "lock") and colon:
         inner = parse_selector(rest)
         return PasswordSelector(inner.source, inner.text, locked=True)

@@ -6,6 +6,7 @@ file, the help and the manual; a row cannot be half added.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from imgbuilder.customize.operation import Operation, OperationBase, Phase, name
 from imgbuilder.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from imgbuilder.customize.argforms import Form
+    from imgbuilder.customize.argforms import Form, Part, Raw
 
 _MODULES = (
     "files",
@@ -69,17 +70,50 @@ class Spec:
         """How the help shows the argument; empty for a flag."""
         return self.form.metavar
 
+    @property
+    def fields(self) -> Mapping[str, Part]:
+        """The parts of its argument by their names in recipes; the first one's is the keyword."""
+        names = [
+            part.key or field.name.replace("_", "-")
+            for field, part in zip(dataclasses.fields(self.cls), self.form.parts, strict=True)
+        ]
+        return dict(zip([self.keyword, *names[1:]], self.form.parts, strict=False))
+
+    def cut(self, text: str) -> tuple[Raw, ...]:
+        """Cut an argument into what is written for each field.
+
+        Raises:
+            UsageError: A part is missing, or there are too many; the message names the option.
+        """
+        try:
+            return self.form.cut(text)
+        except UsageError as error:
+            raise name_option(self.keyword, error) from error
+
+    def make(self, written: Sequence[Raw]) -> Operation:
+        """Make the operation of what is written for each field.
+
+        Raises:
+            UsageError: A value does not fit; the message names the option.
+        """
+        values = {}
+        try:
+            for field, part, raw in zip(dataclasses.fields(self.cls), self.form.parts, written, strict=True):
+                given = part.absent if raw is None else raw
+                if given is not None:
+                    values[field.name] = part.convert(given)
+            make = cast("Callable[..., Operation]", self.cls)
+            return make(**values)
+        except UsageError as error:
+            raise name_option(self.keyword, error) from error
+
     def parse(self, text: str) -> Operation:
         """Make the operation of its argument.
 
         Raises:
             UsageError: The argument does not fit; the message names the option.
         """
-        try:
-            make = cast("Callable[..., Operation]", self.cls)
-            return make(*self.form.split(text))
-        except UsageError as error:
-            raise name_option(self.keyword, error) from error
+        return self.make(self.cut(text))
 
 
 def operation(
@@ -143,3 +177,54 @@ def parse_operation(keyword: str, text: str = "") -> Operation:
 def spec_of(operation: Operation) -> Spec:
     """Return the row of an operation."""
     return all_operations()[operation.keyword]
+
+
+@dataclass(frozen=True)
+class Written:
+    """An operation as the user wrote it, whichever way: not yet converted, no file read.
+
+    Attributes:
+        spec: Its row of the table.
+        values: What is written for each field, in their order.
+        where: File and line, for messages; empty for the command line.
+    """
+
+    spec: Spec
+    values: tuple[Raw, ...]
+    where: str = ""
+
+    def make(self) -> Operation:
+        """Make the operation.
+
+        Raises:
+            UsageError: A value does not fit; the message says where it stands.
+        """
+        try:
+            return self.spec.make(self.values)
+        except UsageError as error:
+            raise at_place(self.where, error) from error
+
+
+def written_argument(keyword: str, text: str, where: str = "") -> Written:
+    """Take an option of customization and its argument apart.
+
+    Args:
+        keyword: The option's name without dashes.
+        text: Its argument; ignored when the option takes none.
+        where: File and line, for messages.
+
+    Raises:
+        UsageError: No operation has that name, or a part of the argument is missing.
+    """
+    spec = all_operations().get(keyword)
+    if spec is None:
+        raise at_place(where, UsageError(f"there is no customization {keyword!r}"))
+    try:
+        return Written(spec, spec.cut(text), where)
+    except UsageError as error:
+        raise at_place(where, error) from error
+
+
+def at_place(where: str, error: UsageError) -> UsageError:
+    """Return the same error with a place in front."""
+    return UsageError(f"{where}: {error.message}" if where else error.message, hint=error.hint)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.customize.commands import choose_log_file
 from imgbuilder.customize.memory import memory_folder
 from imgbuilder.customize.network import check_network
-from imgbuilder.customize.operation import Phase
+from imgbuilder.customize.operation import Phase, name_option
 from imgbuilder.customize.ops.accounts import PasswordOperation, RootPassword
 from imgbuilder.customize.ops.settings import (
     Mirror,
@@ -55,7 +55,7 @@ def validate(operations: Sequence[Operation]) -> None:
 
     Raises:
         UsageError: They contradict each other: two passwords for one user, or SELinux labels both to be
-            made and to be left; or two secrets of one name.
+            made and to be left; or two secrets of one name, or a password names a secret that is not there.
         ToolError: A program of the host that one of them needs is missing.
     """
     users: set[str] = set()
@@ -71,10 +71,22 @@ def validate(operations: Sequence[Operation]) -> None:
     names = [operation.name for operation in operations if isinstance(operation, Secret)]
     if len(set(names)) != len(names):
         raise UsageError("a secret is given twice", hint="each --secret needs a name of its own")
+    secrets = _secrets(operations)
+    for operation in operations:
+        for selector in operation.passwords:
+            if selector.source is Source.SECRET:
+                try:
+                    selector.password(secrets)
+                except UsageError as error:
+                    raise name_option(operation.keyword, error) from error
     if any(isinstance(operation, NoSelinuxRelabel) for operation in operations) and any(
         isinstance(operation, SelinuxRelabel) for operation in operations
     ):
         raise UsageError("--selinux-relabel and --no-selinux-relabel contradict each other")
+
+
+def _secrets(operations: Sequence[Operation]) -> dict[str, str]:
+    return {item.name: item.value for item in operations if isinstance(item, Secret)}
 
 
 def needs_network(operations: Sequence[Operation]) -> bool:
@@ -135,7 +147,7 @@ def customize(
         package_cache=next(
             (item.folder.absolute() for item in reversed(operations) if isinstance(item, PackageCache)), None
         ),
-        secrets={item.name: item.value for item in operations if isinstance(item, Secret)},
+        secrets=_secrets(operations),
     )
     context = replace(context, report=context.mask.reporter(report))
     try:

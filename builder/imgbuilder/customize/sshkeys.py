@@ -70,6 +70,15 @@ def public_keys(lines: tuple[str, ...]) -> tuple[str, ...]:
     return keys
 
 
+def optional_keys(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Accept the lines of public keys, or none.
+
+    Raises:
+        UsageError: A line is something else.
+    """
+    return public_keys(lines) if lines else ()
+
+
 def add_keys(content: bytes, keys: tuple[str, ...]) -> bytes:
     """Add keys to an ``authorized_keys`` file.
 

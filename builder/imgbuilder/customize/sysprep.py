@@ -89,14 +89,14 @@ TASKS = {
 """What each task takes away."""
 
 
-def parse_tasks(text: str) -> tuple[str, ...]:
-    """Read a list of tasks: names separated by commas, ``all``, and ``-NAME`` for all but that one.
+def parse_tasks(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Read a list of tasks: names, ``all``, and ``-NAME`` for all but that one.
 
     Raises:
         UsageError: A name is unknown, or the list is empty.
     """
     chosen: list[str] = []
-    for word in [part.strip() for part in text.split(",")]:
+    for word in words:
         if word == "all":
             chosen = list(TASKS)
         elif word.startswith("-") and word[1:] in TASKS:

@@ -1,35 +1,17 @@
-"""Reading the argument of ``--user``: ``NAME[:sudo][:groups=..][:key=..][:password=..]``."""
+"""The argument of ``--user``: ``NAME[:sudo][:groups=..][:key=..][:password=..]``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from imgbuilder.customize.passwords import PasswordSelector, parse_selector
+from imgbuilder.customize.argforms import Form, Kind, Part, Raw
+from imgbuilder.customize.passwords import holds_password, parse_selector
 from imgbuilder.customize.sshkeys import parse_key_selector
-from imgbuilder.customize.values import user_name
 from imgbuilder.errors import UsageError
 
+_METAVAR = "NAME[:sudo][:groups=G,G][:key=SELECTOR][:password=SELECTOR]"
 _WITH_VALUE = ("groups", "key", "password")
 
 
-@dataclass(frozen=True)
-class UserWishes:
-    """What a new user gets.
-
-    Attributes:
-        sudo: Whether the user may do everything by sudo.
-        groups: Further groups.
-        keys: Public ssh keys, one line each.
-        password: The password; None when the user gets none.
-    """
-
-    sudo: bool = False
-    groups: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    password: PasswordSelector | None = field(default=None, repr=False)
-
-
-def parse_user(text: str) -> tuple[str, UserWishes]:
+def cut_user(text: str) -> tuple[Raw, ...]:
     """Split the argument; a part that begins no wish belongs to the value before it, with its ``:``.
 
     Raises:
@@ -48,14 +30,20 @@ def parse_user(text: str) -> tuple[str, UserWishes]:
         elif current in ("key", "password"):
             wishes[current] += f":{part}"
         else:
-            raise UsageError(
-                "a part of the argument is not understood",
-                hint="give NAME[:sudo][:groups=G,G][:key=SELECTOR][:password=SELECTOR]",
-            )
-    groups = tuple(user_name(group) for group in wishes["groups"].split(",")) if "groups" in wishes else ()
-    return name, UserWishes(
-        "sudo" in wishes,
-        groups,
-        parse_key_selector(wishes["key"]) if "key" in wishes else (),
-        parse_selector(wishes["password"]) if "password" in wishes else None,
-    )
+            raise UsageError("a part of the argument is not understood", hint=f"give {_METAVAR}")
+    groups = tuple(wishes["groups"].split(",")) if "groups" in wishes else None
+    sudo = True if "sudo" in wishes else None
+    return (name, sudo, groups, wishes.get("key"), wishes.get("password"))
+
+
+USER_FORM = Form(
+    _METAVAR,
+    (
+        Part("NAME"),
+        Part("sudo", bool, Kind.SWITCH, optional=True),
+        Part("G,G", tuple, Kind.LIST, optional=True),
+        Part("SELECTOR", parse_key_selector, Kind.SELECTOR, optional=True, key="key"),
+        Part("SELECTOR", parse_selector, Kind.SELECTOR, optional=True, is_secret=holds_password),
+    ),
+    cut_user,
+)

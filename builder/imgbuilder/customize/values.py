@@ -123,6 +123,11 @@ def user_name(name: str) -> str:
     return name
 
 
+def user_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Accept names of users or groups, or none."""
+    return tuple(user_name(name) for name in names)
+
+
 def mirror_url(url: str) -> str:
     """Accept the address of a mirror; it may hold a password and is never quoted.
 
@@ -137,6 +142,14 @@ def mirror_url(url: str) -> str:
     if not usable or not _URL_CHARACTERS.fullmatch(url):
         raise UsageError("this is not the address of a mirror", hint="for example http://mirror.example.org")
     return url
+
+
+def holds_credentials(url: str) -> bool:
+    """Tell whether an address holds a password."""
+    try:
+        return urlsplit(url).password is not None
+    except ValueError:
+        return False
 
 
 def package_names(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import Account, find_account, set_shadow_field
 from imgbuilder.customize.operation import OperationBase, Phase
-from imgbuilder.customize.passwords import PasswordSelector, parse_selector
+from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
 from imgbuilder.customize.sshkeys import add_keys, parse_key_selector, public_keys
 from imgbuilder.errors import OperationError
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.guest import Guest
 
-_SELECTOR = argforms.Part("SELECTOR", parse_selector)
+_SELECTOR = argforms.Part(
+    "SELECTOR", parse_selector, argforms.Kind.SELECTOR, key="password", is_secret=holds_password
+)
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,18 @@ class PasswordOperation(OperationBase):
     def chosen(self) -> PasswordSelector:
         """Which password the user gets."""
 
+    @property
+    def passwords(self) -> tuple[PasswordSelector, ...]:
+        """The passwords that it sets."""
+        return (self.chosen,)
+
     def describe(self) -> str:
         """Return the progress text, the same for all users."""
         return "Setting passwords"
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Set the password field of ``/etc/shadow``, and tell a random password once (Z17)."""
-        password = self.chosen.password()
+        password = self.chosen.password(context.secrets)
         value = self.chosen.shadow_field(password, context.password_crypto)
         if not guest.is_file("/etc/shadow"):
             raise OperationError(f"--{self.keyword}: the guest has no /etc/shadow")
@@ -61,10 +68,11 @@ class PasswordOperation(OperationBase):
 class Password(PasswordOperation):
     """Set the password of a user.
 
-    SELECTOR is password:TEXT, file:PATH (the first line of a local file), random (printed once), disabled
-    (no password is right), locked (disabled, too) or locked:SELECTOR. A password on the command line can be
-    seen by other users of this host; file: is not. Passwords are set after all other operations, so that the
-    user may be added by one of them; an unknown user is an error.
+    SELECTOR is password:TEXT, file:PATH (the first line of a local file), secret:NAME (a --secret of that
+    name), random (printed once), disabled (no password is right), locked (disabled, too) or
+    locked:SELECTOR. A password on the command line can be seen by other users of this host; with file: and
+    secret: it cannot. Passwords are set after all other operations, so that the user may be added by one of
+    them; an unknown user is an error.
 
     Attributes:
         user: The user.
@@ -110,7 +118,15 @@ class RootPassword(PasswordOperation):
         return self.selector
 
 
-@operation("ssh-inject", form=argforms.user_selector("USER", argforms.Part("SELECTOR", parse_key_selector)))
+@operation(
+    "ssh-inject",
+    form=argforms.user_selector(
+        "USER",
+        argforms.Part(
+            "SELECTOR", parse_key_selector, argforms.Kind.SELECTOR, optional=True, absent="", key="key"
+        ),
+    ),
+)
 @dataclass(frozen=True)
 class SshInject(OperationBase):
     """Let the owner of an ssh key log in as a user of the guest.

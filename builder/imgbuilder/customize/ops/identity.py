@@ -13,7 +13,8 @@ from imgbuilder.customize.commands import run_in_guest
 from imgbuilder.customize.operation import OperationBase, Phase
 from imgbuilder.customize.ops.accounts import SshInject
 from imgbuilder.customize.registry import operation
-from imgbuilder.customize.userspec import UserWishes, parse_user
+from imgbuilder.customize.sshkeys import optional_keys
+from imgbuilder.customize.userspec import USER_FORM
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.customize.context import GuestContext
+    from imgbuilder.customize.passwords import PasswordSelector
     from imgbuilder.guest import Guest
 
 _SEED = "/var/lib/cloud/seed/nocloud"
@@ -39,7 +41,7 @@ fi
 
 @operation(
     "user",
-    form=argforms.Form("NAME[:sudo][:groups=G,G][:key=SELECTOR][:password=SELECTOR]", parse_user),
+    form=USER_FORM,
     runs_in_guest=True,
     secret=True,
 )
@@ -55,11 +57,22 @@ class User(OperationBase):
 
     Attributes:
         name: The user.
-        wishes: What the user gets.
+        sudo: Whether the user may do everything by sudo.
+        groups: Further groups.
+        keys: Public ssh keys, one line each.
+        password: The password; None when the user gets none.
     """
 
     name: str = field(metadata=values.USER_NAME)
-    wishes: UserWishes
+    sudo: bool = False
+    groups: tuple[str, ...] = field(default=(), metadata={"rule": values.user_names})
+    keys: tuple[str, ...] = field(default=(), metadata={"rule": optional_keys, "raw": True})
+    password: PasswordSelector | None = field(default=None, repr=False)
+
+    @property
+    def passwords(self) -> tuple[PasswordSelector, ...]:
+        """The passwords that it sets."""
+        return () if self.password is None else (self.password,)
 
     def describe(self) -> str:
         """Return the progress text."""
@@ -70,16 +83,16 @@ class User(OperationBase):
         self._check(guest)
         script = _ADD.format(
             shell="/bin/bash" if guest.exists("/bin/bash") else "/bin/sh",
-            groups_option=f"-G {shlex.quote(','.join(self.wishes.groups))} " if self.wishes.groups else "",
-            groups=shlex.join(self.wishes.groups) or "''",
+            groups_option=f"-G {shlex.quote(','.join(self.groups))} " if self.groups else "",
+            groups=shlex.join(self.groups) or "''",
             name=shlex.quote(self.name),
         )
         run_in_guest(guest, context, script, display=f"--user {self.name}")
-        if self.wishes.keys:
-            SshInject(self.name, self.wishes.keys).apply(guest, context)
-        if self.wishes.password is not None:
+        if self.keys:
+            SshInject(self.name, self.keys).apply(guest, context)
+        if self.password is not None:
             self._set_password(guest, context)
-        if self.wishes.sudo:
+        if self.sudo:
             self._allow_sudo(guest)
 
     def _check(self, guest: Guest) -> None:
@@ -90,21 +103,21 @@ class User(OperationBase):
                 hint="set a password with --password, and a key with --ssh-inject",
             )
         groups = guest.read("/etc/group") if guest.is_file("/etc/group") else b""
-        for group in self.wishes.groups:
+        for group in self.groups:
             if find_number(groups, group) is None:
                 raise OperationError(
                     f"--user: the guest has no group {group}",
                     hint=f"add it first: --run-command 'groupadd {group}'",
                 )
-        if self.wishes.sudo and not guest.is_dir("/etc/sudoers.d"):
+        if self.sudo and not guest.is_dir("/etc/sudoers.d"):
             raise OperationError(
                 "--user: the guest has no sudo", hint="install it first: --install sudo before this option"
             )
 
     def _set_password(self, guest: Guest, context: GuestContext) -> None:
-        chosen = self.wishes.password
+        chosen = self.password
         assert chosen is not None
-        password = chosen.password()
+        password = chosen.password(context.secrets)
         value = chosen.shadow_field(password, context.password_crypto)
         shadow = set_shadow_field(guest.read("/etc/shadow"), self.name, value)
         if shadow is None:
@@ -115,7 +128,7 @@ class User(OperationBase):
     def _allow_sudo(self, guest: Guest) -> None:
         # sudo passes over files with a dot or a tilde in their names, sudoers(5).
         path = f"/etc/sudoers.d/90-{self.name.replace('.', '_').replace('$', '_')}"
-        how = "ALL" if self.wishes.password is not None else "NOPASSWD: ALL"
+        how = "ALL" if self.password is not None else "NOPASSWD: ALL"
         guest.write(path, b"")
         guest.chown(0, 0, path)
         guest.chmod(0o440, path)
@@ -167,9 +180,7 @@ class CloudInit(OperationBase):
             guest.write(path, content)
 
 
-@operation(
-    "sysprep", form=argforms.single(argforms.Part("all|TASK,TASK...", sysprep.parse_tasks)), phase=Phase.LAST
-)
+@operation("sysprep", form=argforms.items("all|TASK,TASK...", sysprep.parse_tasks), phase=Phase.LAST)
 @dataclass(frozen=True)
 class Sysprep(OperationBase):
     """Remove what identifies this one machine among its copies.

@@ -48,7 +48,9 @@ class Chmod(OperationBase):
 @operation(
     "chown",
     form=argforms.triple(
-        argforms.Part("UID", values.parse_owner), argforms.Part("GID", values.parse_owner), "PATH"
+        argforms.Part("UID", values.parse_owner, argforms.Kind.OWNER),
+        argforms.Part("GID", values.parse_owner, argforms.Kind.OWNER),
+        "PATH",
     ),
 )
 @dataclass(frozen=True)

@@ -53,7 +53,12 @@ class PasswordCrypto(OperationBase):
 
 @operation(
     "secret",
-    form=argforms.assignment("NAME", argforms.Part("env:VARIABLE|file:PATH", secretvalues.parse_source)),
+    form=argforms.assignment(
+        "NAME",
+        argforms.Part(
+            "env:VARIABLE|file:PATH", secretvalues.parse_source, argforms.Kind.SELECTOR, key="source"
+        ),
+    ),
     phase=Phase.SETTING,
     secret=True,
 )
@@ -84,7 +89,11 @@ class Secret(OperationBase):
         """Do nothing to the guest: ``run.customize`` has put the secret into the context."""
 
 
-@operation("mirror", form=argforms.single("URL"), phase=Phase.SETTING)
+@operation(
+    "mirror",
+    form=argforms.single(argforms.Part("URL", is_secret=values.holds_credentials)),
+    phase=Phase.SETTING,
+)
 @dataclass(frozen=True)
 class Mirror(OperationBase):
     """Fetch the distribution's packages from a mirror, during the build only.

@@ -12,10 +12,12 @@ from passlib.hash import sha256_crypt, sha512_crypt
 from imgbuilder.customize import passwords, yescrypt
 from imgbuilder.customize.accountfiles import find_account, set_shadow_field
 from imgbuilder.customize.passwords import Crypto, parse_selector
+from imgbuilder.customize.registry import parse_operation
+from imgbuilder.customize.run import customize, validate
 from imgbuilder.customize.sshkeys import add_keys
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Event, Notice, Severity
-from tests.unit.imgbuilder.customize.support import KEY, OTHER_KEY, SHADOW, apply, debian_guest
+from tests.unit.imgbuilder.customize.support import KEY, OTHER_KEY, SHADOW, apply, context_of, debian_guest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -254,3 +256,31 @@ def test_malformed_passwd_lines_are_no_users() -> None:
     found = find_account(passwd, "c")
     assert found is not None
     assert (found.uid, found.gid, found.home) == (1, 2, "/c")
+
+
+def test_a_password_may_be_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINE", "p:w d")
+    guest = debian_guest()
+    wishes = [
+        parse_operation("root-password", "locked:secret:PW"),
+        parse_operation("password", "ann:secret:PW"),
+        parse_operation("secret", "PW=env:MINE"),
+    ]
+    customize(guest, wishes, context_of(guest))
+    shadow = guest.text("/etc/shadow")
+    assert sha512_crypt.verify("p:w d", _field(shadow, "ann"))
+    assert sha512_crypt.verify("p:w d", _field(shadow, "root").removeprefix("!!"))
+    assert _field(shadow, "root").startswith("!!")
+
+
+@pytest.mark.parametrize(("value", "says"), [(None, "no secret 'PW'"), ("two\nlines", "line break")])
+def test_a_secret_that_is_no_password_is_refused_before_any_work(
+    value: str | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes = [parse_operation("user", "joe:password=secret:PW")]
+    if value is not None:
+        monkeypatch.setenv("MINE", value)
+        wishes.append(parse_operation("secret", "PW=env:MINE"))
+    with pytest.raises(UsageError, match=says) as caught:
+        validate(wishes)
+    assert caught.value.message.startswith("--user: ")
