@@ -12,12 +12,12 @@ import errno
 import fcntl
 import os
 import secrets
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import sync_folder
+from imgbuilder.claims import RELEASE_LIMIT, SHORT, remove_with_claims
 from imgbuilder.errors import DiskError, GuestError, OperationError, WorkspaceError
 from imgbuilder.interrupts import uninterrupted
 
@@ -29,8 +29,6 @@ HIDDEN_SUFFIX = ".part"
 """How the names of unfinished images begin and end."""
 _NEXT_TO_NOTHING = 2 << 20
 """Bytes of free space at which a disk counts as full: clusters and journals are written in pieces."""
-SHORT = Path("/tmp")  # noqa: S108 - folders in it are made by mkdtemp
-"""Where sockets go, whatever ``TMPDIR`` says: a socket's path holds 107 bytes at most."""
 _FOLDER = ".pybuilder-run-"
 
 
@@ -129,6 +127,8 @@ def new_file(
 def private_folder(base: Path = SHORT) -> Iterator[Path]:
     """Make a folder of our own, which is gone afterwards; one that a killed run left is removed first.
 
+    With it go the folders that it claims, see ``imgbuilder.claims``.
+
     Args:
         base: Where to make it.
 
@@ -148,7 +148,8 @@ def private_folder(base: Path = SHORT) -> Iterator[Path]:
         yield folder
     finally:
         with uninterrupted():
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what could not be removed is left to the next run
+                remove_with_claims(folder, patience=RELEASE_LIMIT)
             os.close(holder)
 
 
@@ -169,7 +170,7 @@ def _sweep_folders(base: Path) -> None:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path)
+                remove_with_claims(path, patience=0)
             finally:
                 os.close(descriptor)
 

@@ -8,6 +8,8 @@ guest. In the call that ``STUB_BLOCK`` names it says so by making the file
 from __future__ import annotations
 
 import os
+import secrets
+import socket
 import subprocess
 import sys
 import time
@@ -57,7 +59,14 @@ class GuestFS:
         self._program = program
 
     def launch(self) -> None:
-        self._hypervisor = subprocess.Popen([self._program, "600"], stdin=subprocess.DEVNULL)
+        # As root's libguestfs does, whatever XDG_RUNTIME_DIR says; it is not removed by shutdown.
+        sockets = Path(f"/tmp/libguestfs{secrets.token_hex(3)}")
+        sockets.mkdir(mode=0o755)
+        (sockets / "token").write_text(os.environ.get("TEST_TOKEN", ""))
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(f"{sockets}/guestfsd.sock")
+        arguments = ["600", "-chardev", f"socket,path={sockets}/guestfsd.sock,id=channel0"]
+        self._hypervisor = subprocess.Popen([self._program, *arguments], stdin=subprocess.DEVNULL)
         self._say("stub: the machine starts\n")
         _block("launch")
         time.sleep(0.05)

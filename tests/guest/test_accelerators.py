@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -85,6 +86,9 @@ def test_kvm_that_hangs_at_the_launch_is_given_up(root: Person, monkeypatch: pyt
     printed = build(root, root.home / "hang.img", **settings)
     assert printed.count("using emulation") == 1
     assert len(log.read_text().splitlines()) == 2
+    sockets = re.findall(r"path=(\S+)/guestfsd\.sock", log.read_text())
+    assert [path for path in sockets if not path.startswith("/tmp/libguestfs")] == [], "root's are there"
+    assert [path for path in sockets if Path(path).exists()] == [], "and go, though they were ended by force"
     log.unlink()
     printed = build(root, root.home / "hang.img", **settings)
     assert printed.count("using emulation") == 1

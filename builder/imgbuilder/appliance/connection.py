@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder import process
+from imgbuilder import claims, process
 from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError
 from imgbuilder.events import Progress, ProgressEnd, debug
 from imgbuilder.interrupts import uninterrupted
@@ -80,6 +80,7 @@ class Connection:
 
     def __init__(self, interpreter: Path, runtime: Path, report: Reporter) -> None:
         self._report = report
+        self._runtime = runtime
         self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._partial = ""
         ours, theirs = socket.socketpair()
@@ -158,6 +159,7 @@ class Connection:
         """End the worker and everything that it started."""
         self._socket.close()
         if self._process is not None:
+            claims.claim_sockets(self._runtime, self._process.pid)
             process.end_group(self._process)
         if self._hypervisor is not None:
             # It ends with the worker, but somewhat later, and until then the disks are in use.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder import paths, process, workspace
+from imgbuilder import claims, paths, process, workspace
 from imgbuilder.appliance.accelerator import KvmVerdict, hypervisor_name, kvm_verdict, remember_broken
 from imgbuilder.appliance.binding import find_binding
 from imgbuilder.appliance.connection import Connection
@@ -167,6 +167,8 @@ def _hypervisor_program() -> str | None:
 def _hypervisor(runtime: Path, interpreter: Path, job: Job | None) -> Path | None:
     """Write a wrapper that lets the kernel end the hypervisor with the worker (``reliability.md`` F16).
 
+    It also claims the folder of root's sockets, whose name nobody else tells (``imgbuilder.claims``).
+
     With a job, the command that starts the machine goes to the program that may resume it instead; all
     others only ask the hypervisor what it can do.
     """
@@ -179,10 +181,20 @@ def _hypervisor(runtime: Path, interpreter: Path, job: Job | None) -> Path | Non
     if job is not None:
         words = shlex.join(map(str, [interpreter, "-I", "-S", PROGRAM, job.file]))
         text = f'case " $* " in *" -kernel "*) exec {words} "$@";; esac\n{text}'
-    wrapper.write_text(f"#!/bin/sh\n{text}")
+    wrapper.write_text(f"#!/bin/sh\n{_claim_sockets(runtime)}{text}")
     wrapper.chmod(0o700)
     _keep_answers(wrapper, program)
     return wrapper
+
+
+def _claim_sockets(runtime: Path) -> str:
+    """Return shell code that claims the folder of the sockets which the hypervisor's arguments name."""
+    return (
+        f"for word; do case $word in *path={claims.SHORT}/libguestfs??????/guestfsd.sock*)\n"
+        "word=${word#*path=}\n"
+        f"printf '%s\\n' \"${{word%%/guestfsd.sock*}}\" >>{shlex.quote(str(runtime / claims.CLAIMS))};;\n"
+        "esac; done\n"
+    )
 
 
 def _keep_answers(wrapper: Path, program: str) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
+import shutil
 import signal
+import socket
 import stat
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from imgbuilder import workspace
+from imgbuilder import claims, workspace
 from imgbuilder.errors import GuestError, Interrupted, UsageError, WorkspaceError
 from imgbuilder.interrupts import interruptible, uninterrupted
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 
 def hidden(folder: Path) -> list[Path]:
@@ -132,6 +136,74 @@ def test_too_little_space_is_found_before(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="not enough space"):
         workspace.check_space(tmp_path, 1 << 62, "the image")
     workspace.check_space(tmp_path, 1, "the image")
+
+
+@pytest.fixture
+def sockets() -> Iterator[Path]:
+    """A folder as libguestfs makes it for root."""
+    made = Path(f"/tmp/libguestfs{secrets.token_hex(3)}")
+    made.mkdir()
+    (made / "guestfsd.sock").touch()
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def claim(folder: Path, *paths: Path | str) -> None:
+    (folder / claims.CLAIMS).write_text("".join(f"{path}\n" for path in paths))
+
+
+def test_what_a_private_folder_claims_goes_with_it(sockets: Path) -> None:
+    with workspace.private_folder() as folder:
+        claim(folder, sockets, sockets, "/tmp/libguestfs000000")
+    assert not sockets.exists()
+    assert not folder.exists()
+
+
+def test_what_a_killed_run_claimed_is_swept(sockets: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".pybuilder-run-dead0000"
+    left.mkdir()
+    claim(left, sockets)
+    with workspace.private_folder(tmp_path):
+        assert not left.exists()
+        assert not sockets.exists()
+
+
+def test_a_claimed_folder_in_use_stays_for_a_later_sweep(sockets: Path, tmp_path: Path) -> None:
+    """Its processes are not gone: their sockets still have names there."""
+    left = tmp_path / ".pybuilder-run-dead0000"
+    left.mkdir()
+    claim(left, sockets)
+    with socket.socket(socket.AF_UNIX) as living:
+        living.bind(f"{sockets}/console.sock")
+        with workspace.private_folder(tmp_path):
+            assert sockets.exists()
+            assert left.exists()
+    with workspace.private_folder(tmp_path):
+        assert not sockets.exists()
+        assert not left.exists()
+
+
+def test_only_folders_of_ours_can_be_claimed(tmp_path: Path, sockets: Path) -> None:
+    precious = tmp_path / "libguestfsAbCdEf"
+    precious.mkdir()
+    link = Path(f"/tmp/libguestfs{secrets.token_hex(3)}")
+    link.symlink_to(precious)
+    foreign = Path(f"/tmp/libguestfs{secrets.token_hex(3)}")
+    foreign.mkdir()
+    if os.geteuid() == 0:
+        os.chown(foreign, 65534, 65534)
+    try:
+        with workspace.private_folder() as folder:
+            there = [precious, link, f"{link}/", f"{sockets}/..", f"/tmp/../{precious}", "/tmp", "", "\0"]
+            claim(folder, *map(str, there), *([foreign] if os.geteuid() == 0 else []))
+        assert not folder.exists()
+        assert precious.is_dir()
+        assert link.is_symlink()
+        assert sockets.is_dir()
+        assert os.geteuid() != 0 or foreign.is_dir()
+    finally:
+        link.unlink()
+        foreign.rmdir()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -295,6 +296,26 @@ def test_answers_about_the_hypervisor_are_kept_for_the_next_launch(setup: Setup,
     assert seen(tmp_path / "run2") == first
     setup.hypervisor.write_text("#!/bin/sh\nexit 0\n")
     assert seen(tmp_path / "run3")[1] != first[1], "another hypervisor is asked anew"
+
+
+def test_b3_the_folder_of_root_s_sockets_is_claimed(setup: Setup, tmp_path: Path) -> None:
+    """As libguestfs 1.48 calls its hypervisor: what it can do, and then the machine."""
+    runtime = tmp_path / "it's"
+    runtime.mkdir()
+    setup.hypervisor.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
+    wrapper = launching._hypervisor(runtime, setup.interpreter, None)
+    assert wrapper is not None
+    machines = [
+        ["-display", "none", "-help"],
+        ["-chardev", "socket,path=/tmp/libguestfsAb12Cd/guestfsd.sock,id=channel0", "-append", "a  b $HOME"],
+        ["-chardev", "socket,id=channel0,path=/tmp/libguestfs000000/guestfsd.sock"],
+        ["-chardev", f"socket,path={runtime}/libguestfs000000/guestfsd.sock,id=channel0"],
+    ]
+    for machine in machines:
+        done = subprocess.run([wrapper, *machine], capture_output=True, text=True, check=True)
+        assert done.stdout == "".join(f"<{word}>" for word in machine), "passed on as it came"
+    noted = (runtime / "elsewhere").read_text()
+    assert noted == "/tmp/libguestfsAb12Cd\n/tmp/libguestfs000000\n"
 
 
 @pytest.mark.parametrize(
