@@ -1,7 +1,8 @@
 """Throw-away OpenPGP keys for tests: made in milliseconds, in a home of their own, gone afterwards.
 
 The home lies directly below /tmp, because the path of gpg-agent's socket may
-not be longer than 108 characters. Its agent is stopped by ``close``.
+not be longer than 108 characters. Its agent ends and the home goes with
+``close``, or when the tests are killed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,29 @@ if TYPE_CHECKING:
 NEEDED_PROGRAMS = ("gpg", "gpgv", "gpgconf")
 
 
+_GUARD = 'cat >/dev/null; gpgconf --homedir "$0" --kill all; rm -rf "$0"'
+
+
+class HomeGuard:
+    """Stops the agent of a GnuPG home and removes the home: when told to, or when this process is gone.
+
+    gpg starts its agent in a session of its own, so that it outlives tests that are killed.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._process = subprocess.Popen(
+            ["sh", "-c", _GUARD, str(home)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def release(self) -> None:
+        """Stop the agent and remove the home now; nothing is done the second time."""
+        self._process.communicate()
+
+
 class KeyMaker:
     """A private GnuPG home with its keys. Use as a context manager, or call ``close``.
 
@@ -35,6 +59,7 @@ class KeyMaker:
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="keys.", dir="/tmp"))
+        self._guard = HomeGuard(self.home)
 
     def __enter__(self) -> KeyMaker:
         return self
@@ -44,9 +69,7 @@ class KeyMaker:
 
     def close(self) -> None:
         """Stop the agent of this home and remove it."""
-        if self.home.exists():
-            subprocess.run(["gpgconf", "--homedir", str(self.home), "--kill", "all"], check=False)
-            shutil.rmtree(self.home, ignore_errors=True)
+        self._guard.release()
 
     def gpg(self, *arguments: str, data: bytes = b"", at: str | None = None) -> bytes:
         """Run gpg in this home; returns its standard output, and fails the test if gpg fails."""

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fakes.keys import HomeGuard
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -228,6 +230,7 @@ def gpg(home: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
 def publisher(person: Person, template: Path) -> Iterator[Publisher]:
     """The template, published by the ordinary user with a fresh key."""
     gnupg = Path(tempfile.mkdtemp(prefix="pbg-", dir="/tmp"))
+    guard = HomeGuard(gnupg)
     try:
         if person.prefix:
             shutil.chown(gnupg, person.name, person.name)
@@ -253,8 +256,7 @@ def publisher(person: Person, template: Path) -> Iterator[Publisher]:
         public.write_text(person.run("gpg", "--homedir", gnupg, "--armor", "--export", fingerprint).stdout)
         yield Publisher(site, fingerprint, public, gnupg)
     finally:
-        subprocess.run(["gpgconf", "--homedir", gnupg, "--kill", "all"], check=False, capture_output=True)
-        shutil.rmtree(gnupg, ignore_errors=True)
+        guard.release()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fakes.keys import HomeGuard
 from tests.guest.conftest import leftovers, person_id
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def test_indexes_that_are_not_trusted(
     fails(configured, "pybuilder", "--list", env=env, code=3)
     other = Path("/tmp") / f"pbg-other-{os.getpid()}"
     other.mkdir(mode=0o700)
+    guard = HomeGuard(other)
     try:
         gpg = ["gpg", "--homedir", str(other), "--batch", "--quiet"]
         subprocess.run(
@@ -146,10 +148,7 @@ def test_indexes_that_are_not_trusted(
         )
         index.write_bytes(signed.stdout)
     finally:
-        subprocess.run(
-            ["gpgconf", "--homedir", str(other), "--kill", "all"], check=False, capture_output=True
-        )
-        shutil.rmtree(other)
+        guard.release()
     words = fails(configured, "pybuilder", "debian-12", "-o", output, env=env, code=3)
     assert publisher.fingerprint in words.replace(" ", "")
 

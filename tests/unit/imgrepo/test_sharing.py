@@ -6,6 +6,7 @@ import dataclasses
 import http.client
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,12 +19,14 @@ from hypothesis import strategies as st
 
 from imgbuilder.errors import (
     DigestMismatchError,
+    Interrupted,
     RepositoryError,
     RolledBackError,
     TrustError,
     UsageError,
     WorkspaceError,
 )
+from imgbuilder.interrupts import interruptible
 from imgindex.model import Index
 from imgrepo import serve as module
 from imgrepo.cli.main import run
@@ -177,6 +180,24 @@ def test_the_command_serves_until_it_is_told_to_stop(repository: Repository) -> 
     assert running.returncode == 143
     assert "GET /index.asc" in err
     assert "Traceback" not in err
+
+
+def test_a_signal_in_the_middle_of_a_request_ends_the_serving(repository: Repository) -> None:
+    """It was taken for a broken connection when it came while the main thread started the answering one."""
+    repository.add("a.img")
+    repository.publish()
+
+    class Signalled(PublishedFolderServer):
+        def process_request(self, *_request: object) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with (
+        Signalled(repository.web, ("127.0.0.1", 0), print) as server,
+        socket.create_connection(("127.0.0.1", server.server_port), timeout=20),
+        pytest.raises(Interrupted, match="SIGTERM"),
+        interruptible(),
+    ):
+        server.serve_forever(0.05)
 
 
 def copy(site: Site, folder: Path, **changes: object) -> MirrorResult:
