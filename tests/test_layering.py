@@ -24,8 +24,9 @@ ONLY_IN = {
 """Foreign module -> the files that may import it (for typing alone, any may)."""
 
 PUBLISHER_MAY_USE = {
-    "appliance", "arch", "atomic", "boundary", "cache.partial", "console", "customize", "disk", "errors",
-    "events", "fetch", "guest", "interrupts", "paths", "place", "process", "regular", "sizes", "workspace",
+    "appliance", "arch", "atomic", "boundary", "cache.locks", "cache.partial", "cache.unpack", "console",
+    "customize", "disk", "errors", "events", "fetch", "guest", "interrupts", "paths", "place", "process",
+    "regular", "sizes", "workspace",
 }  # fmt: skip
 """Modules of imgbuilder that imgrepo may import: the lower ones, and those that move bytes (ADR 0058)."""
 

@@ -193,7 +193,7 @@ class _Splitter:
             packets = base64.b64decode("".join(body), validate=True)
         except binascii.Error:
             raise self._malformed("the signature is not valid base64") from None
-        count = _count_signatures(packets)
+        count = count_signatures(packets)
         if count is None or count == 0:
             raise self._malformed("the signature block holds something else than signatures")
         if count > MAX_SIGNATURES:
@@ -201,7 +201,7 @@ class _Splitter:
         return count
 
 
-def _count_signatures(packets: bytes) -> int | None:
+def count_signatures(packets: bytes) -> int | None:
     """Count OpenPGP signature packets (RFC 9580 section 4.2); None if there is anything else."""
     count = position = 0
     while position < len(packets):

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgindex.clearsign import MAX_FILE_SIZE, split
+from imgindex.detached import signature_packets
 from imgindex.errors import BadSignatureError, SigningError, ToolError, TrustError, UsageError
 from imgindex.keyfile import read_key_file
 from imgindex.keylist import ListedKey, choose_signing_key, make_pin, read_key_list
+from imgindex.lexer import decode_text
 from imgindex.trust import VerifiedText, full_fingerprint
 from imgindex.verdict import judge
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from imgindex.keymemory import KeyMemory
     from imgindex.trust import KeyPin
+    from imgindex.verdict import AcceptedSignature
 
 _LIMIT = 30
 """Seconds that one gpg or gpgv may take (V3)."""
@@ -49,24 +52,11 @@ class GpgVerifier:
         """
         message = split(data, where=where, limit=limit)
         with _private_folder() as folder:
-            (folder / "keyring.gpg").write_bytes(pin.keyring)
             (folder / "index.asc").write_bytes(data)
             output = folder / "text"
-            # SHA-1 is refused here for keys, and in the verdict for the signature itself. A key that
-            # has only SHA-1 self-signatures, such as libguestfs.org's of 2011, is pinned by its
-            # fingerprint, so that these prove nothing that is not known.
-            weak = [] if pin.sha1_self_signatures else ["--weak-digest", "SHA1"]
-            with (folder / "status").open("w+b") as status:
-                descriptor = status.fileno()
-                arguments = ["--quiet", "--homedir", str(folder), "--status-fd", str(descriptor), *weak]
-                arguments += ["--keyring", str(folder / "keyring.gpg"), "--output", str(output)]
-                arguments += ["--", str(folder / "index.asc")]
-                done = _run("gpgv", arguments, pass_fds=(descriptor,))
-                status.seek(0)
-                report = status.read().decode("utf-8", "replace")
-            if done.returncode < 0:
-                raise ToolError(f"{where}: gpgv was ended by signal {-done.returncode}", hint="try again")
-            signature = judge(report, done.returncode, pin, where=where)
+            signature = _ask_gpgv(
+                folder, pin, ["--output", str(output), "--", str(folder / "index.asc")], where=where
+            )
             signed = output.read_bytes() if output.is_file() else None
         if signed != message.text.encode("utf-8"):
             raise BadSignatureError(f"{where}: gpgv read another text in the signed index than we do")
@@ -78,6 +68,63 @@ class GpgVerifier:
             expires_at=signature.expires_at,
             first_line=message.first_line,
         )
+
+    def verify_detached(self, data: bytes, signature: bytes, pin: KeyPin, *, where: str) -> VerifiedText:
+        """Check a text whose signature is a file of its own, such as ``SHA256SUMS`` and ``SHA256SUMS.gpg``.
+
+        Args:
+            data: The text, whole.
+            signature: The signature, armored or binary.
+            pin: The keys that may have signed it.
+            where: The text's source, for error messages.
+
+        Returns:
+            The text.
+
+        Raises:
+            TrustError: It is not signed by one of the keys, by the same verdict as for an index.
+            ToolError: gpgv is missing, was killed or took too long.
+        """
+        packets = signature_packets(signature, where=where)
+        text = decode_text(data, where=where)
+        with _private_folder() as folder:
+            (folder / "text").write_bytes(data)
+            (folder / "text.sig").write_bytes(packets)
+            words = ["--", str(folder / "text.sig"), str(folder / "text")]
+            accepted = _ask_gpgv(folder, pin, words, where=where, detached=True)
+        return VerifiedText(
+            text=text,
+            fingerprint=accepted.fingerprint,
+            primary_fingerprint=accepted.primary_fingerprint,
+            signed_at=accepted.signed_at,
+            expires_at=accepted.expires_at,
+        )
+
+
+def _ask_gpgv(
+    folder: Path, pin: KeyPin, words: Sequence[str], *, where: str, detached: bool = False
+) -> AcceptedSignature:
+    """Let gpgv look at files in a private folder (V3), and judge what it says.
+
+    Raises:
+        TrustError: No pinned key signed them.
+        ToolError: gpgv is missing, was killed or took too long.
+    """
+    (folder / "keyring.gpg").write_bytes(pin.keyring)
+    # SHA-1 is refused here for keys, and in the verdict for the signature itself. A key that
+    # has only SHA-1 self-signatures, such as libguestfs.org's of 2011, is pinned by its
+    # fingerprint, so that these prove nothing that is not known.
+    weak = [] if pin.sha1_self_signatures else ["--weak-digest", "SHA1"]
+    with (folder / "status").open("w+b") as status:
+        descriptor = status.fileno()
+        arguments = ["--quiet", "--homedir", str(folder), "--status-fd", str(descriptor), *weak]
+        arguments += ["--keyring", str(folder / "keyring.gpg"), *words]
+        done = _run("gpgv", arguments, pass_fds=(descriptor,))
+        status.seek(0)
+        report = status.read().decode("utf-8", "replace")
+    if done.returncode < 0:
+        raise ToolError(f"{where}: gpgv was ended by signal {-done.returncode}", hint="try again")
+    return judge(report, done.returncode, pin, where=where, detached=detached)
 
 
 def key_pin_from_file(path: Path, *, where: str, memory: KeyMemory | None = None) -> KeyPin:

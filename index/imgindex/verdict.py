@@ -25,6 +25,7 @@ _DIGEST_NAMES = {"1": "MD5", "2": "SHA-1", "3": "RIPEMD-160", "11": "SHA-224"}
 _KEY_KINDS = frozenset({"1", "19", "22", "27", "28"})
 """RSA, ECDSA, EdDSA, Ed25519 and Ed448 (RFC 9580 section 9.1); their lengths are judged by the pin (S14)."""
 _CANONICAL_TEXT = "01"
+_BINARY = "00"
 _NO_PUBLIC_KEY = "9"
 _BAD_KEY = "6"
 _VERDICTS = frozenset({"GOODSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "BADSIG", "ERRSIG"})
@@ -63,7 +64,9 @@ class _UnknownKeyError(Exception):
     """The signature is by a key that is not pinned; its text names the key."""
 
 
-def judge(status: str, exit_code: int, pin: KeyPin, *, where: str) -> AcceptedSignature:
+def judge(
+    status: str, exit_code: int, pin: KeyPin, *, where: str, detached: bool = False
+) -> AcceptedSignature:
     """Decide whether gpgv's answer proves that a pinned key signed the text.
 
     Args:
@@ -72,6 +75,8 @@ def judge(status: str, exit_code: int, pin: KeyPin, *, where: str) -> AcceptedSi
         pin: The keys that count, and whether further signatures by unknown keys do no harm. A bad
             signature refuses in any case.
         where: The source, for error messages.
+        detached: Whether the signature is a file of its own, over the bytes of another; else it is that of
+            a clear-signed text. Only a signature of the right kind counts.
 
     Returns:
         The newest accepted signature.
@@ -88,7 +93,7 @@ def judge(status: str, exit_code: int, pin: KeyPin, *, where: str) -> AcceptedSi
     missing_keys = 0
     for group in groups:
         try:
-            accepted.append(_judge_group(group, pin, where))
+            accepted.append(_judge_group(group, pin, where, _BINARY if detached else _CANONICAL_TEXT))
         except _UnknownKeyError as error:
             unknown.append(str(error))
             missing_keys += any(line.keyword == "NO_PUBKEY" for line in group)
@@ -137,7 +142,7 @@ def _refuse_altered(groups: list[list[_Line]], where: str) -> None:
         )
 
 
-def _judge_group(group: list[_Line], pin: KeyPin, where: str) -> AcceptedSignature:
+def _judge_group(group: list[_Line], pin: KeyPin, where: str, wanted_class: str) -> AcceptedSignature:
     verdicts = [line for line in group if line.keyword in _VERDICTS]
     valid = [line.arguments for line in group if line.keyword == "VALIDSIG"]
     if len(verdicts) != 1 or not verdicts[0].arguments or len(valid) > 1:
@@ -154,10 +159,12 @@ def _judge_group(group: list[_Line], pin: KeyPin, where: str) -> AcceptedSignatu
         raise BadSignatureError(f"{where}: gpgv contradicts itself on the signature by key {key_id}")
     if not valid or len(valid[0]) < 10:
         raise BadSignatureError(f"{where}: gpgv does not confirm the signature by key {key_id}")
-    return _judge_valid(valid[0], key_id, pin, where)
+    return _judge_valid(valid[0], key_id, pin, where, wanted_class)
 
 
-def _judge_valid(fields: list[str], key_id: str, pin: KeyPin, where: str) -> AcceptedSignature:
+def _judge_valid(
+    fields: list[str], key_id: str, pin: KeyPin, where: str, wanted_class: str
+) -> AcceptedSignature:
     """Judge the fields of a VALIDSIG line."""
     fingerprint, primary = fields[0].upper(), fields[9].upper()
     if not _FINGERPRINT.fullmatch(fingerprint) or not _FINGERPRINT.fullmatch(primary):
@@ -170,8 +177,11 @@ def _judge_valid(fields: list[str], key_id: str, pin: KeyPin, where: str) -> Acc
     kind, digest, signature_class = fields[6], fields[7], fields[8]
     if digest not in _STRONG_DIGESTS:
         raise _weak_digest(digest, where)
-    if signature_class != _CANONICAL_TEXT:
-        raise BadSignatureError(f"{where}: the signature is of class {signature_class}, not one of a text")
+    if signature_class != wanted_class:
+        kind_wanted = "a text" if wanted_class == _CANONICAL_TEXT else "a file"
+        raise BadSignatureError(
+            f"{where}: the signature is of class {signature_class}, not one of {kind_wanted}"
+        )
     if kind not in _KEY_KINDS:
         raise BadSignatureError(f"{where}: key {fingerprint} is of a kind too weak to trust (number {kind})")
     for unusable, reason in pin.unusable:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from imgbuilder.atomic import sync_folder
-from imgbuilder.cache.partial import PartialFile, discard, partial_file
 from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackError, UsageError
 from imgbuilder.events import Reporter, Step, info
 from imgbuilder.fetch.transfer import INDEX_LIMIT
@@ -28,6 +26,7 @@ from imgindex.fields import MAX_DISK_SIZE
 from imgindex.freshness import show
 from imgindex.parse import parse_index
 from imgrepo import retired
+from imgrepo.bring import brought
 from imgrepo.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
 from imgrepo.transaction import stage
 
@@ -182,43 +181,24 @@ def _bring(request: MirrorRequest, file: _File, fetcher: Fetcher, report: Report
     if _is_here(place, file):
         return False
     url = template_url(request.index_url, file.name)
-    report(Step(f"Fetching {without_userinfo(url)}"))
-    partial = request.folder / _PARTIAL
-    try:
-        partial.mkdir(mode=0o700, exist_ok=True)
-        with partial_file(partial / file.sha512, without_userinfo(url)) as part:
-            _fetch(url, part, file, fetcher, report)
-            if part.sha512() != file.sha512 and part.spliced:
-                part.restart()
-                _fetch(url, part, file, fetcher, report)
-            if part.sha512() != file.sha512:
-                part.restart()
-                raise DigestMismatchError(
-                    f"{without_userinfo(url)} is not the file that the index names",
-                    hint="try again later; if it stays so, tell the publisher",
-                )
-            os.fchmod(part.fileno(), 0o644)
-            os.fsync(part.fileno())
+    with brought(
+        url,
+        request.folder / _PARTIAL,
+        file.sha512,
+        lambda part: part.sha512() == file.sha512,
+        fetcher,
+        report,
+        limit=file.size or MAX_DISK_SIZE,
+        expected=file.size,
+        blame="is not the file that the index names: tell the publisher if it stays so",
+    ) as part:
+        try:
             place.parent.mkdir(parents=True, exist_ok=True)
             part.path.replace(place)
             sync_folder(place.parent)
-            discard(part.path)
-    except OSError as error:
-        raise explain(error, place) from error
+        except OSError as error:
+            raise explain(error, place) from error
     return True
-
-
-def _fetch(url: str, part: PartialFile, file: _File, fetcher: Fetcher, report: Reporter) -> None:
-    fetcher.fetch(
-        url,
-        part,
-        limit=file.size or MAX_DISK_SIZE,
-        expected=file.size,
-        report=report,
-        label=file.name,
-        cross_host=True,
-        resume=part,
-    )
 
 
 def _is_here(place: Path, file: _File) -> bool:

@@ -15,6 +15,7 @@ from imgrepo.pack import Candidate, Packer, promise
 from imgrepo.prompts import ask_about
 from imgrepo.scan import measure, scan
 from imgrepo.scratch import scratch_folder
+from imgrepo.sidecar import sidecar_entries
 from imgrepo.state import Published, read_state
 from imgrepo.withdrawn import withdrawn_templates
 
@@ -55,6 +56,7 @@ class Run:
         self._owners: dict[tuple[str, str], str] = {}
         self._replaced: dict[tuple[str, str], Entry] = {}
         self._added: list[Entry] = []
+        self._beside: set[int] = set()
         self._withdrawn = withdrawn_templates(request.output)
         self.refused: dict[str, PybuilderError] = {}
         self.state: dict[str, Published] = {}
@@ -76,6 +78,9 @@ class Run:
                 hint="images are regular files named NAME.img, NAME.raw or NAME.qcow2",
             )
         remembered = read_state(self._request.folder)
+        beside = sidecar_entries(images, self._old)
+        self._beside = {id(entry) for entry in beside}
+        self._old = dataclasses.replace(self._old, entries=(*self._old.entries, *beside))
         for image in images:
             last = remembered.get(image.name)
             if last is not None:
@@ -247,6 +252,8 @@ class Run:
         for entry in new.entries:
             if id(entry) in changed:
                 kept.append(entry)
+            elif id(entry) in self._beside:
+                continue  # its image was refused, which is told elsewhere
             elif not self._is_there(entry):
                 warn(self._report, f"the template {entry.os_version} is dropped: {entry.file} is gone")
             elif entry.sha512 is None or entry.arch == UNKNOWN_ARCH:

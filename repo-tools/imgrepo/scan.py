@@ -81,6 +81,11 @@ class Skipped(NamedTuple):
     reason: str
 
 
+def is_stem(name: str) -> bool:
+    """Tell whether a name can be an image's without its ending, and a template's."""
+    return _STEM.fullmatch(name) is not None
+
+
 def scan(folder: Path) -> tuple[tuple[SourceImage, ...], tuple[Skipped, ...]]:
     """Find the images directly in a folder, in the order of their names.
 
@@ -106,7 +111,7 @@ def scan(folder: Path) -> tuple[tuple[SourceImage, ...], tuple[Skipped, ...]]:
             skipped.append(Skipped(entry.name, "it is a symbolic link"))
         elif not entry.is_file():
             skipped.append(Skipped(entry.name, "it is not a regular file"))
-        elif not _STEM.fullmatch(stem):
+        elif not is_stem(stem):
             reason = "its name has other characters than letters, digits, '.', '_' and '-', or is too long"
             skipped.append(Skipped(entry.name, reason))
         else:

@@ -12,7 +12,7 @@ from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.events import Reporter
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.guest import Appliance
-from imgindex.gpg import GpgSigner, GpgVerifier, key_pin_from_file, keys_in_file
+from imgindex.gpg import GpgSigner, GpgVerifier, key_pin_from_file, key_pin_from_user_keyring, keys_in_file
 from imgindex.trust import Signer, Verifier
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from imgbuilder.fetch.transfer import Fetcher
     from imgindex.keylist import ListedKey
-    from imgindex.trust import KeyPin
+    from imgindex.trust import KeyPin, VerifiedText
 
 
 def _now() -> datetime:
@@ -77,6 +77,14 @@ class PinFromFile(Protocol):
         ...
 
 
+class VerifyDetached(Protocol):
+    """Checks a text whose signature is a file of its own."""
+
+    def __call__(self, data: bytes, signature: bytes, pin: KeyPin, *, where: str) -> VerifiedText:
+        """See ``imgindex.gpg.GpgVerifier.verify_detached``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Services:
     """What the commands need of the world outside.
@@ -89,6 +97,8 @@ class Services:
         clock: Tells the time, in UTC.
         list_keys: Lists the keys in a file.
         fetcher: Gets files of other repositories.
+        verify_detached: Checks a text whose signature is a file of its own.
+        pin_from_keyring: Makes a pin of a key in the publisher's own keyring, by its full fingerprint.
     """
 
     open_appliance: OpenAppliance
@@ -98,6 +108,8 @@ class Services:
     clock: Callable[[], datetime] = _now
     list_keys: Callable[[Path], Sequence[ListedKey]] = _list_keys
     fetcher: Fetcher = field(default_factory=SourceFetcher)
+    verify_detached: VerifyDetached = field(default_factory=lambda: GpgVerifier().verify_detached)
+    pin_from_keyring: Callable[[str], KeyPin] = key_pin_from_user_keyring
 
 
 def _open_keyring(signing: Signing) -> PublisherKeys:

@@ -11,6 +11,7 @@ from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgindex import __version__
 from imgrepo.cli import keeping, sharing
+from imgrepo.cli.importing import import_command
 from imgrepo.cli.make_template import make_template_command
 from imgrepo.cli.publish import publish_command
 from imgrepo.cli.validate import validate_command
@@ -30,6 +31,7 @@ def group() -> None:
 
 
 group.add_command(make_template_command)
+group.add_command(import_command)
 group.add_command(publish_command)
 group.add_command(validate_command)
 for _command in (*keeping.COMMANDS, *sharing.COMMANDS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 import shutil
@@ -28,10 +29,23 @@ _LATER = "--dry-run"
 
 def commands() -> list[list[str]]:
     blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+    return [shlex.split(line) for block in blocks for line in block.replace("\\\n", "").splitlines()]
 
 
-def type_all(folder: Path, services: Services, images: Repository) -> list[str]:
+def distribution(folder: Path, name: str, keys: KeyMaker, key: str) -> Path:
+    """Make what a distribution serves: an image, its checksum, a signature; return the image."""
+    folder.mkdir()
+    made = image(folder / name)
+    text = f"{hashlib.sha256(made.read_bytes()).hexdigest()} *{name}\n".encode()
+    (folder / "SHA256SUMS").write_bytes(text)
+    (folder / "SHA256SUMS.gpg").write_bytes(keys.gpg("--local-user", key, "--detach-sign", data=text))
+    (folder / "key.gpg").write_bytes(keys.export(key))
+    return made
+
+
+def type_all(
+    folder: Path, services: Services, images: Repository, keys: KeyMaker, stranger: str
+) -> list[str]:
     """Type all commands of the page; those that need an archive or never end are stood in for."""
     done = []
     for words in commands():
@@ -41,6 +55,11 @@ def type_all(folder: Path, services: Services, images: Repository) -> list[str]:
             case ["pybuilder-repo", "make-template", _, output]:
                 image(folder / output)
                 images.appliances.disks[Path(output).name] = debian()
+            case ["pybuilder-repo", "import", address, into, "--key", _, "--name", template]:
+                made = distribution(folder / "theirs", address.rpartition("/")[2], keys, stranger)
+                images.appliances.disks[f"{template}.img"] = debian()
+                key = str(folder / "theirs" / "key.gpg")
+                assert run(["import", str(made), into, "--key", key, "--name", template], services) == 0
             case ["pybuilder-repo", "serve", *_]:
                 assert run(["serve", "--help"], services) == 0
             case ["pybuilder-repo", "mirror", _, copy, "--key", _]:
@@ -71,7 +90,7 @@ def test_every_command_of_the_page_works_in_its_order(
                 ask=False, valid_for=signing.valid_for, command=signing.command
             ),
         )
-        done = type_all(tmp_path, services, images)
+        done = type_all(tmp_path, services, images, keys, other)
         assert len(done) >= 20
         assert len(set(done)) >= 12
         assert (tmp_path / "copy" / "index.asc").read_bytes() == (tmp_path / "web" / "index.asc").read_bytes()

@@ -1,0 +1,190 @@
+"""Which digest an image must have, and who says so.
+
+The checksum file is found, its signature is found and judged by the verdict
+that indexes are judged by (``imgindex.verdict``), and only the signed text is
+read. Without a signature nothing is taken unless the publisher says so.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import FetchError, FileMissingError, NotSignedError, UsageError
+from imgbuilder.events import Reporter, Step, warn
+from imgbuilder.fetch.urls import scheme_of, without_userinfo
+from imgindex.clearsign import unverified_text
+from imgindex.trust import full_fingerprint
+from imgrepo.intake.places import SIGNATURE_ENDINGS, likely_sums, sibling
+from imgrepo.intake.sums import SUMS_LIMIT, Digests, digest_by_hand, find_digests
+
+if TYPE_CHECKING:
+    from imgbuilder.fetch.transfer import Fetcher
+    from imgindex.trust import KeyPin, VerifiedText
+    from imgrepo.services import Services
+
+_SIGNATURE_LIMIT = 64 << 10
+_BEGIN = b"-----BEGIN PGP SIGNED MESSAGE-----"
+_HEX = re.compile(r"[0-9A-Fa-f\s]{40,}")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the publisher gives to check an image by.
+
+    Attributes:
+        checksum: The digest itself; None to look for a checksum file.
+        checksums: Address of the checksum file; None to look beside the image.
+        key: Key file, or full fingerprint of a key in the publisher's keyring.
+        unsigned: Whether a checksum file without a signature is believed.
+    """
+
+    checksum: str | None = None
+    checksums: str | None = None
+    key: str | None = None
+    unsigned: bool = False
+
+    def __post_init__(self) -> None:
+        if self.checksum is not None and (self.checksums or self.key or self.unsigned):
+            raise UsageError("with --checksum, leave out --checksums, --key and --unsigned")
+        if self.key is not None and self.unsigned:
+            raise UsageError("--key and --unsigned contradict each other")
+        if self.checksum is None and self.key is None and not self.unsigned:
+            raise UsageError(
+                "nothing says whom to believe about this image",
+                hint="give --key FILE-or-FINGERPRINT of the distribution; or the digest with --checksum; or, "
+                "where the distribution signs nothing, --unsigned",
+            )
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The digest, and who vouches for it.
+
+    Attributes:
+        digests: What the image must have.
+        source: Address of the checksum file; None when the digest was given by hand.
+        signed: The signed text; None when nobody signed.
+    """
+
+    digests: Digests
+    source: str | None = None
+    signed: VerifiedText | None = None
+
+    def __str__(self) -> str:
+        if self.source is None:
+            return "the digest that you gave"
+        if self.signed is None:
+            return f"{self.source}, which nobody signed"
+        signer, day = self.signed.primary_fingerprint, f"{self.signed.signed_at:%Y-%m-%d}"
+        return f"{self.source}, signed by {signer} on {day}"
+
+
+def prove(
+    image: str, name: str, evidence: Evidence, services: Services, fetcher: Fetcher, report: Reporter
+) -> Proof:
+    """Find out which digest an image must have.
+
+    Args:
+        image: Its address.
+        name: Its file name.
+        evidence: What the publisher gives.
+        services: Verifier and key files.
+        fetcher: Gets the small files.
+        report: Hears of the steps.
+
+    Raises:
+        TrustError: The checksum file is not signed as it must be.
+        RepositoryError: It does not say what digest the image has.
+        FetchError: It cannot be had.
+        UsageError: There is none, or the key cannot be used.
+    """
+    if evidence.checksum is not None:
+        return Proof(digest_by_hand(evidence.checksum))
+    pin = None if evidence.key is None else pin_of(evidence.key, services)
+    address, data = _find_sums(image, name, evidence.checksums, fetcher, report)
+    where = without_userinfo(address)
+    if pin is None:
+        warn(report, _doubt(where, scheme_of(address)))
+        text = unverified_text(data, where=where, limit=SUMS_LIMIT).text
+        return Proof(find_digests(text, name, where=where), where)
+    signed = _signed_text(address, data, pin, services, fetcher)
+    return Proof(find_digests(signed.text, name, where=where), where, signed)
+
+
+def pin_of(key: str, services: Services) -> KeyPin:
+    """Pin the keys that ``--key`` names.
+
+    Raises:
+        UsageError: There is no such file or key.
+    """
+    path = Path(key)
+    if not path.exists() and _HEX.fullmatch(key):
+        return services.pin_from_keyring(full_fingerprint(key))
+    return services.pin_from_file(path, where="--key")
+
+
+def _doubt(where: str, scheme: str | None) -> str:
+    if scheme == "http":
+        return f"{where} is not signed, and came without encryption: anybody on the way could have changed it"
+    return f"{where} is believed without a signature: whoever can write to that place can change the image"
+
+
+def _get(address: str, limit: int, fetcher: Fetcher, report: Reporter) -> bytes:
+    body = io.BytesIO()
+    # Another server may answer: what comes is judged by its signature, or comes by https all the way.
+    fetcher.fetch(address, body, limit=limit, report=report, cross_host=True)
+    return body.getvalue()
+
+
+def _find_sums(
+    image: str, name: str, given: str | None, fetcher: Fetcher, report: Reporter
+) -> tuple[str, bytes]:
+    if given is not None:
+        report(Step(f"Fetching {without_userinfo(given)}"))
+        return given, _get(given, SUMS_LIMIT, fetcher, report)
+    report(Step(f"Looking for the checksum file of {name}"))
+    tried = likely_sums(name)
+    for candidate in tried:
+        address = sibling(image, candidate)
+        try:
+            return address, _get(address, SUMS_LIMIT, fetcher, report)
+        except FileMissingError:
+            continue
+    raise FetchError(
+        f"there is no checksum file beside {without_userinfo(image)} (tried: {', '.join(tried)})",
+        hint="give its address with --checksums, or the digest itself with --checksum",
+    )
+
+
+def _signed_text(
+    address: str, data: bytes, pin: KeyPin, services: Services, fetcher: Fetcher
+) -> VerifiedText:
+    where = without_userinfo(address)
+    # Distributions sign with an old and a new key side by side for years; one of ours is enough.
+    tolerant = replace(pin, extra_signatures=True)
+    if _BEGIN in data:
+        return services.verifier.verify(data, tolerant, where=where, limit=SUMS_LIMIT)
+    for ending in SIGNATURE_ENDINGS:
+        try:
+            signature = _get(_with_ending(address, ending), _SIGNATURE_LIMIT, fetcher, lambda _event: None)
+        except FileMissingError:
+            continue
+        return services.verify_detached(data, signature, tolerant, where=where)
+    raise NotSignedError(
+        f"{where} is not signed: there is no signature in it, and none beside it "
+        f"({', '.join(SIGNATURE_ENDINGS)})",
+        hint="if the distribution signs nothing, compare the digest by another way and give it with "
+        "--checksum, or say --unsigned",
+    )
+
+
+def _with_ending(address: str, ending: str) -> str:
+    """Put an ending on an address' path, before any query."""
+    if scheme_of(address) in ("http", "https"):
+        path, question, query = address.partition("?")
+        return f"{path}{ending}{question}{query}"
+    return address + ending

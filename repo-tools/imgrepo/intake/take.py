@@ -1,0 +1,236 @@
+"""``import``: a distribution's cloud image, checked, among the images to publish.
+
+First the digest and who vouches for it, then the image by that digest, then
+its header; only what passed all three gets a name. The image keeps its bytes,
+so that its digest stays the distribution's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgbuilder.atomic import sync_folder
+from imgbuilder.cache.locks import exclusive
+from imgbuilder.cache.unpack import packing_of
+from imgbuilder.disk.imageheader import QCOW2_MAGIC, find_format
+from imgbuilder.errors import DiskError, RepositoryError, UsageError
+from imgbuilder.events import Reporter, info
+from imgbuilder.fetch.urls import scheme_of, without_userinfo
+from imgbuilder.workspace import explain, new_file
+from imgrepo.bring import brought
+from imgrepo.intake.places import name_in, template_name
+from imgrepo.intake.proof import Evidence, Proof, prove
+from imgrepo.scan import FORMATS, Fingerprint, SourceImage, is_stem, measure
+from imgrepo.sidecar import sidecar_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.cache.partial import PartialFile
+    from imgbuilder.fetch.transfer import Fetcher
+    from imgrepo.intake.sums import Digests
+    from imgrepo.services import Services
+
+_LARGEST = 64 << 30
+"""Bytes of the largest image that is fetched: a server must not fill the disk."""
+
+_PARTS = ".pybuilder-import"
+_HEAD = 512
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What to take in.
+
+    Attributes:
+        address: Web address or path of the image.
+        folder: The folder of images.
+        evidence: What to check it by.
+        name: The template's name; None for one made of the file's name.
+        file: The image's file name, as its checksum file has it. Derived.
+    """
+
+    address: str
+    folder: Path
+    evidence: Evidence
+    name: str | None = None
+    file: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", name_in(self.address))
+        if self.name is not None and not is_stem(self.name):
+            raise UsageError(
+                f"{self.name!r} cannot be the name of a template",
+                hint="letters, digits, '.', '_' and '-', such as --name debian-12",
+            )
+        if not self.folder.is_dir():
+            raise UsageError(
+                f"{self.folder} is not a folder", hint=f"create it first: mkdir -p {self.folder}"
+            )
+
+    @property
+    def stem(self) -> str:
+        """Name of the template, and of the image without its ending."""
+        return self.name or template_name(self.file)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was taken in.
+
+    Attributes:
+        path: The image.
+        size: Size of its disk in bytes.
+        proof: Why it is believed.
+        new: Whether it was not here already.
+    """
+
+    path: Path
+    size: int
+    proof: Proof
+    new: bool
+
+
+def take_in(request: ImportRequest, services: Services, fetcher: Fetcher, report: Reporter) -> Imported:
+    """Take an image in.
+
+    Args:
+        request: Which, and what to check it by.
+        services: Verifier and key files.
+        fetcher: Moves the bytes.
+        report: Hears of the steps.
+
+    Returns:
+        Where it is now; an earlier import of the same name is replaced.
+
+    Raises:
+        TrustError: It is not the distribution's, as far as the evidence tells.
+        FetchError: Something cannot be had; what came of the image is kept for the next run.
+        DiskError: It is no image that is published: it refers to other files, or is of another format.
+        UsageError: There is another image of this name.
+    """
+    proof = prove(request.address, request.file, request.evidence, services, fetcher, report)
+    parts = request.folder / _PARTS
+    try:
+        parts.mkdir(mode=0o700, exist_ok=True)
+        with exclusive(parts / "lock", "is importing into the same folder", report):
+            return _bring(request, proof, parts, fetcher, report)
+    except OSError as error:
+        raise explain(error, parts) from error
+
+
+def _bring(request: ImportRequest, proof: Proof, parts: Path, fetcher: Fetcher, report: Reporter) -> Imported:
+    here = _already_here(request)
+    if here is not None and _has(here, proof.digests):
+        return Imported(here, _measured(here, here.suffix), proof, new=False)
+    with brought(
+        request.address,
+        parts,
+        str(proof.digests).replace(":", "-"),
+        lambda part: _is_right(part, proof.digests),
+        fetcher,
+        report,
+        limit=_LARGEST,
+        blame=f"is not the file that {proof} is about",
+    ) as part:
+        ending, size = _judge(part.path, without_userinfo(request.address))
+        final = request.folder / f"{request.stem}{ending}"
+        if here is not None and here != final:
+            raise UsageError(
+                f"{here} is in the way of {final.name}: both would be the template {request.stem}",
+                hint=f"move it away, or give another name: --name {request.stem}-2",
+            )
+        try:
+            part.path.replace(final)
+            sync_folder(request.folder)
+        except OSError as error:
+            raise explain(error, final) from error
+    _describe(request, final, report)
+    return Imported(final, size, proof, new=True)
+
+
+def _already_here(request: ImportRequest) -> Path | None:
+    """Find an image that has the name already.
+
+    Raises:
+        UsageError: It was not imported: somebody made it.
+    """
+    for ending in FORMATS:
+        path = request.folder / f"{request.stem}{ending}"
+        if path.is_symlink() or path.exists():
+            if not sidecar_of(path).is_file():
+                raise UsageError(
+                    f"{path} exists, and was not imported",
+                    hint=f"move it away, or give another name: --name {request.stem}-2",
+                )
+            return path
+    return None
+
+
+def _has(path: Path, digests: Digests) -> bool:
+    try:
+        with path.open("rb") as file:
+            kind = "sha512" if digests.sha512 else "sha256"
+            return hashlib.file_digest(file, kind).hexdigest() == (digests.sha512 or digests.sha256)
+    except OSError:
+        return False
+
+
+def _is_right(part: PartialFile, digests: Digests) -> bool:
+    if digests.sha512 is not None and part.sha512() != digests.sha512:
+        return False
+    if digests.sha256 is None:
+        return True
+    with part.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == digests.sha256
+
+
+def _judge(path: Path, where: str) -> tuple[str, int]:
+    """Return the ending that fits an image's content, and the size of its disk in bytes.
+
+    Names such as Ubuntu's ``.img`` say nothing of the content.
+
+    Raises:
+        DiskError: It is hostile, or of a format that is not published.
+        RepositoryError: It is packed, or no image at all.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    packing = None if head.startswith(QCOW2_MAGIC) else packing_of(head)
+    if packing is not None:
+        raise RepositoryError(
+            f"{where} is a {packing} file, not a disk image",
+            hint="take the distribution's .qcow2 or .raw image instead",
+        )
+    if head.lstrip()[:1] == b"<":
+        raise RepositoryError(f"{where} is a web page, not a disk image")
+    try:
+        ending = ".qcow2" if find_format(path) == "qcow2" else ".img"
+        return ending, _measured(path, ending)
+    except DiskError as error:
+        # Its path is a temporary one that says nothing to anybody.
+        raise DiskError(
+            error.message.replace(str(path), where), hint="take another image of the distribution"
+        ) from error
+
+
+def _measured(path: Path, ending: str) -> int:
+    return measure(SourceImage(path, path.stem, FORMATS[ending], Fingerprint.of(path.stat())))
+
+
+def _describe(request: ImportRequest, image: Path, report: Reporter) -> None:
+    """Write the image's entry, for the publisher to fill in; one that is there already stays."""
+    path = sidecar_of(image)
+    if path.exists():
+        info(report, f"{path.name} stays as it is")
+        return
+    lines = [f"[{request.stem}]", f"file={image.name}"]
+    if scheme_of(request.address) in ("http", "https"):  # a path of this machine is nobody's business
+        lines.append(f"notes=Imported from {without_userinfo(request.address).partition('?')[0]}")
+    with new_file(path) as temporary:
+        try:
+            temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        except OSError as error:
+            raise explain(error, path) from error

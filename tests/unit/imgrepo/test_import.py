@@ -1,0 +1,611 @@
+"""Importing cloud images: a real server, real gpg, and whatever an attacker may put there."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.errors import (
+    BadSignatureError,
+    DigestMismatchError,
+    DiskError,
+    FetchError,
+    NotSignedError,
+    PybuilderError,
+    RepositoryError,
+    UsageError,
+    WrongKeyError,
+)
+from imgbuilder.events import Notice
+from imgindex.gpg import key_pin_from_user_keyring
+from imgrepo.cli.main import run
+from imgrepo.intake.places import likely_sums, name_in, sibling, template_name
+from imgrepo.intake.proof import Evidence
+from imgrepo.intake.sums import Digests, digest_by_hand, find_digests
+from imgrepo.intake.take import Imported, ImportRequest, take_in
+from tests.fakes.faultserver import FaultServer, answer, honest
+from tests.fakes.keys import signature_packets, with_packets
+from tests.fakes.webfolder import WebFolder
+from tests.unit.imgrepo.repository import SIZE, debian
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.fakes.keys import KeyMaker
+    from tests.unit.imgrepo.repository import Repository
+
+NAME = "nova-12-generic.qcow2"
+
+
+def digest(data: bytes, kind: str = "sha512") -> str:
+    return hashlib.new(kind, data).hexdigest()
+
+
+def qcow2(path: Path, *options: str, fill: bool = True) -> bytes:
+    """Make an image; return its bytes."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, path, str(SIZE)], check=True)
+    if fill:
+        subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 64k", path], check=True, stdout=-3)
+    return path.read_bytes()
+
+
+@dataclass
+class Distribution:
+    """A distribution's folder on its server, and the publisher who imports from it."""
+
+    folder: Path
+    web: WebFolder
+    repository: Repository
+    keys: KeyMaker
+    key: str
+
+    @property
+    def url(self) -> str:
+        return f"{self.web.url}/{NAME}"
+
+    @property
+    def image(self) -> bytes:
+        return (self.folder / NAME).read_bytes()
+
+    def put(self, name: str, data: bytes | str) -> None:
+        (self.folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
+
+    def detached(self, data: bytes, *options: str, key: str | None = None) -> bytes:
+        return self.keys.gpg("--local-user", f"{key or self.key}!", *options, "--detach-sign", data=data)
+
+    def sign(self, text: str | None = None, name: str = "SHA512SUMS", ending: str = ".sign") -> None:
+        """Write a checksum file, by default the right one, and its signature."""
+        data = (text if text is not None else f"{digest(self.image)}  {NAME}\n").encode()
+        self.put(name, data)
+        self.put(name + ending, self.detached(data))
+
+    def take(self, url: str | None = None, name: str | None = None, **evidence: object) -> Imported:
+        given = evidence or {"key": str(self.folder.parent / "distribution.gpg")}
+        services = self.repository.services()
+        request = ImportRequest(url or self.url, self.repository.images, Evidence(**given), name)  # type: ignore[arg-type]
+        return take_in(request, services, services.fetcher, self.repository.events.append)
+
+    def taken(self) -> set[str]:
+        return {path.name for path in self.repository.images.iterdir() if not path.name.startswith(".")}
+
+
+@pytest.fixture(scope="session")
+def distribution_key(keys: KeyMaker) -> str:
+    return keys.make("Distribution <cloud@example.org>")
+
+
+@pytest.fixture
+def distribution(
+    tmp_path: Path, repository: Repository, keys: KeyMaker, distribution_key: str
+) -> Iterator[Distribution]:
+    folder = tmp_path / "distribution"
+    folder.mkdir()
+    (tmp_path / "distribution.gpg").write_bytes(keys.export(distribution_key, armor=True))
+    qcow2(folder / NAME)
+    with WebFolder(folder) as web:
+        made = Distribution(folder, web, repository, keys, distribution_key)
+        made.sign()
+        yield made
+
+
+def test_debians_shape_sha512sums_with_a_detached_signature(distribution: Distribution) -> None:
+    result = distribution.take()
+    assert result.path.read_bytes() == distribution.image
+    assert (result.path.name, result.size, result.new) == (NAME, SIZE, True)
+    assert result.proof.signed is not None
+    assert result.proof.signed.primary_fingerprint == distribution.key
+    assert distribution.taken() == {NAME, "nova-12-generic.entry"}
+    assert result.path.stat().st_mode & 0o777 == 0o644
+    assert not distribution.take().new
+    assert [method for method, path in distribution.web.asked if path.endswith(NAME)] == ["GET"]
+
+
+def test_ubuntus_shape_sha256sums_gpg_and_a_qcow2_image_called_img(distribution: Distribution) -> None:
+    (distribution.folder / "SHA512SUMS").unlink()
+    (distribution.folder / NAME).rename(distribution.folder / "noble-server-cloudimg-amd64.img")
+    data = (distribution.folder / "noble-server-cloudimg-amd64.img").read_bytes()
+    text = f"{'0' * 64} *other.img\n{digest(data, 'sha256')} *noble-server-cloudimg-amd64.img\n"
+    distribution.sign(text, "SHA256SUMS", ".gpg")
+    result = distribution.take(f"{distribution.web.url}/noble-server-cloudimg-amd64.img", name="noble")
+    assert result.path.name == "noble.qcow2"
+    assert "[noble]\nfile=noble.qcow2\n" in (distribution.repository.images / "noble.entry").read_text()
+
+
+def test_fedoras_shape_a_clear_signed_checksum_file(distribution: Distribution) -> None:
+    for left in ("SHA512SUMS", "SHA512SUMS.sign"):
+        (distribution.folder / left).unlink()
+    name = "Fedora-Cloud-Base-Generic-43-1.6.x86_64.qcow2"
+    (distribution.folder / NAME).rename(distribution.folder / name)
+    data = (distribution.folder / name).read_bytes()
+    text = f"# {name}: {len(data)} bytes\nSHA256 ({name}) = {digest(data, 'sha256')}\n"
+    distribution.put(
+        "Fedora-Cloud-43-1.6-x86_64-CHECKSUM", distribution.keys.sign(text, distribution.key, digest="SHA256")
+    )
+    result = distribution.take(f"{distribution.web.url}/{name}")
+    assert result.path.name == "fedora-cloud-base-generic-43-1.6.x86_64.qcow2"
+
+
+def test_a_raw_image_of_this_machine_is_imported_too(distribution: Distribution) -> None:
+    data = b"boot" * 1024
+    distribution.put("disk.raw", data)
+    distribution.sign(f"{digest(data)}  disk.raw\n")
+    result = distribution.take(str(distribution.folder / "disk.raw"))
+    assert (result.path.name, result.size) == ("disk.img", 4096)
+    text = (distribution.repository.images / "disk.entry").read_text()
+    assert str(distribution.folder) not in text
+
+
+def test_what_was_imported_is_published_with_what_its_entry_says(distribution: Distribution) -> None:
+    repository = distribution.repository
+    distribution.take(name="nova")
+    repository.appliances.disks["nova.qcow2"] = debian()
+    with (repository.images / "nova.entry").open("a") as file:
+        file.write("aliases=nova-stable\n")
+    repository.publish()
+    entry = repository.entry("nova")
+    assert entry.aliases == ("nova-stable",)
+    assert entry.format == "qcow2"
+    assert entry.revision == 1
+    assert any(distribution.url in note.text for note in entry.notes)
+    # From now on the index counts: an edited entry changes nothing, and costs nothing.
+    (repository.images / "nova.entry").write_text("[nova]\nfile=nova.qcow2\naliases=other\n")
+    before = repository.snapshot()
+    repository.publish()
+    assert repository.snapshot() == before
+    # Nor when the publisher's memory is lost and the image is another one.
+    (repository.images / ".pybuilder-repo.json").unlink()
+    qcow2(repository.images / "nova.qcow2", "-o", "cluster_size=4k")
+    repository.publish()
+    assert (repository.entry("nova").revision, repository.entry("nova").aliases) == (2, ("nova-stable",))
+
+
+def test_the_next_image_of_the_distribution_replaces_the_last_one(distribution: Distribution) -> None:
+    repository = distribution.repository
+    distribution.take(name="nova")
+    repository.appliances.disks["nova.qcow2"] = debian()
+    repository.publish()
+    qcow2(distribution.folder / NAME, "-o", "cluster_size=4k")
+    distribution.sign()
+    assert distribution.take(name="nova").new
+    repository.publish()
+    assert repository.entry("nova").revision == 2
+
+
+def test_the_key_may_be_a_fingerprint_of_ones_own_keyring(
+    distribution: Distribution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = distribution.keys.home
+    services = dataclasses.replace(
+        distribution.repository.services(),
+        pin_from_keyring=lambda key: key_pin_from_user_keyring(key, gpg_home=home),
+    )
+    monkeypatch.setattr(type(distribution.repository), "services", lambda _self: services)
+    assert distribution.take(key=distribution.key.lower()).new
+    with pytest.raises(UsageError, match="not in your keyring"):
+        distribution.take(key="0" * 40)
+    with pytest.raises(UsageError, match="not a full key fingerprint"):
+        distribution.take(key="0" * 41)
+
+
+def test_a_digest_by_hand_asks_nobody(distribution: Distribution) -> None:
+    assert distribution.take(checksum=digest(distribution.image).upper()).new
+    assert [path for _method, path in distribution.web.asked] == [f"/{NAME}"]
+
+
+def test_a_sha256_by_hand_is_enough(distribution: Distribution) -> None:
+    assert distribution.take(checksum=digest(distribution.image, "sha256")).new
+    with pytest.raises(DigestMismatchError):
+        distribution.take(name="other", checksum="0" * 64)
+
+
+def test_unsigned_checksums_are_believed_when_that_is_said_and_never_quietly(
+    distribution: Distribution,
+) -> None:
+    (distribution.folder / "SHA512SUMS.sign").unlink()
+    with pytest.raises(NotSignedError, match="not signed"):
+        distribution.take()
+    assert distribution.take(unsigned=True).proof.signed is None
+    messages = [event.text for event in distribution.repository.events if isinstance(event, Notice)]
+    assert any("not signed" in text for text in messages)
+
+
+def test_a_broken_download_is_continued(distribution: Distribution) -> None:
+    data = distribution.image
+    with FaultServer([honest(data, upto=len(data) // 2)], [honest(data)]) as server:
+        result = distribution.take(f"{server.url}/{NAME}", checksum=digest(data))
+        assert b"Range: bytes=" in server.requests[1]
+    assert result.path.read_bytes() == data
+
+
+def test_what_a_stopped_import_fetched_is_used_by_the_next(distribution: Distribution) -> None:
+    data = distribution.image
+    half, refusal = honest(data, upto=len(data) // 2), answer(b"", status="403 No")
+    with FaultServer([half], [refusal], [honest(data)]) as server:
+        with pytest.raises(FetchError):
+            distribution.take(f"{server.url}/{NAME}", checksum=digest(data))
+        assert distribution.take(f"{server.url}/{NAME}", checksum=digest(data)).new
+        assert b"Range: bytes=" in server.requests[-1]
+
+
+def test_a_beginning_of_another_file_is_not_mixed_with_the_right_one(distribution: Distribution) -> None:
+    data = distribution.image
+    wrong = bytes(reversed(data))
+    with FaultServer([honest(wrong, upto=len(data) // 2)], [honest(data)]) as server:
+        result = distribution.take(f"{server.url}/{NAME}", checksum=digest(data))
+    assert result.path.read_bytes() == data
+
+
+# Attacks: each changes what is on the server, and nothing may come out of it.
+
+
+def wrong_sum(on: Distribution) -> None:
+    on.sign(f"{digest(b'another')}  {NAME}\n")
+
+
+def sum_of_another_file(on: Distribution) -> None:
+    on.sign(f"{digest(on.image)}  other.qcow2\n")
+
+
+def sums_altered_after_signing(on: Distribution) -> None:
+    on.sign(f"{digest(b'another')}  {NAME}\n")
+    on.put("SHA512SUMS", f"{digest(on.image)}  {NAME}\n")
+
+
+def signed_by_another_key(on: Distribution) -> None:
+    data = (on.folder / "SHA512SUMS").read_bytes()
+    stranger = on.keys.make("Stranger <s@example.org>")
+    on.put("SHA512SUMS.sign", on.detached(data, key=stranger))
+
+
+def signature_removed(on: Distribution) -> None:
+    (on.folder / "SHA512SUMS.sign").unlink()
+
+
+def empty_signature(on: Distribution) -> None:
+    on.put("SHA512SUMS.sign", b"")
+
+
+def signature_with_a_text_inside(on: Distribution) -> None:
+    on.put("SHA512SUMS.sign", on.keys.gpg("--local-user", on.key, "--sign", data=b"any text"))
+
+
+def armored_message_as_signature(on: Distribution) -> None:
+    on.put("SHA512SUMS.sign", on.keys.sign("any text\n", on.key))
+
+
+def signature_of_a_text(on: Distribution) -> None:
+    """One of class 01 does not fix the bytes: line ends and blanks may be changed."""
+    data = (on.folder / "SHA512SUMS").read_bytes()
+    on.put("SHA512SUMS.sign", on.detached(data, "--textmode"))
+
+
+def weak_digest(on: Distribution) -> None:
+    data = (on.folder / "SHA512SUMS").read_bytes()
+    on.put("SHA512SUMS.sign", on.detached(data, "--digest-algo", "SHA1"))
+
+
+def garbage_as_signature(on: Distribution) -> None:
+    on.put("SHA512SUMS.sign", b"\x99\x01\x0d" + b"\xff" * 400)
+
+
+def key_as_signature(on: Distribution) -> None:
+    on.put("SHA512SUMS.sign", on.keys.export(on.key, armor=True))
+
+
+def huge_signature(on: Distribution) -> None:
+    on.put("SHA512SUMS.sign", (on.folder / "SHA512SUMS.sign").read_bytes() * 400)
+
+
+def text_before_a_clear_signed_file(on: Distribution) -> None:
+    good = on.keys.sign(f"{digest(b'x')}  {NAME}\n", on.key)
+    on.put("SHA512SUMS", f"{digest(on.image)}  {NAME}\n\n".encode() + good)
+
+
+def text_behind_a_clear_signed_file(on: Distribution) -> None:
+    good = on.keys.sign(f"{digest(b'x')}  other\n", on.key)
+    on.put("SHA512SUMS", good + f"{digest(on.image)}  {NAME}\n".encode())
+
+
+def clear_signed_by_another_text(on: Distribution) -> None:
+    other = signature_packets(on.keys.sign("other\n", on.key))
+    on.put("SHA512SUMS", with_packets(on.keys.sign(f"{digest(on.image)}  {NAME}\n", on.key), other))
+
+
+def two_digests_for_one_name(on: Distribution) -> None:
+    on.sign(f"{digest(b'another')}  {NAME}\n{digest(on.image)}  {NAME}\n")
+
+
+def sha256_contradicts_sha512(on: Distribution) -> None:
+    on.sign(f"{digest(on.image)}  {NAME}\n{'0' * 64}  {NAME}\n")
+
+
+def path_above(on: Distribution) -> None:
+    on.sign(f"{digest(on.image)}  ../{NAME}\n")
+
+
+def path_of_another_folder(on: Distribution) -> None:
+    on.sign(f"{digest(on.image)}  old/{NAME}\n")
+
+
+def absolute_path(on: Distribution) -> None:
+    on.sign(f"SHA512 (/{NAME}) = {digest(on.image)}\n")
+
+
+def name_with_something_behind(on: Distribution) -> None:
+    on.sign(f"{digest(on.image)}  {NAME} \n{digest(on.image)}  {NAME}.part\n")
+
+
+def escaped_name(on: Distribution) -> None:
+    on.sign(f"\\{digest(on.image)}  {NAME}\n")
+
+
+def only_md5(on: Distribution) -> None:
+    on.sign(f"{digest(on.image, 'md5')}  {NAME}\nSHA1 ({NAME}) = {digest(on.image, 'sha1')}\n")
+
+
+def digest_under_a_false_kind(on: Distribution) -> None:
+    on.sign(f"SHA512 ({NAME}) = {digest(on.image, 'sha256')}\n")
+
+
+def carriage_returns(on: Distribution) -> None:
+    on.sign(f"{digest(on.image)}  {NAME}\r\n")
+
+
+def nul_in_sums(on: Distribution) -> None:
+    on.sign(f"{digest(on.image)}  {NAME}\0\n{digest(on.image)}  {NAME}\n")
+
+
+def not_utf8(on: Distribution) -> None:
+    data = f"{digest(on.image)}  {NAME}\n".encode() + b"\xff\n"
+    on.put("SHA512SUMS", data)
+    on.put("SHA512SUMS.sign", on.detached(data))
+
+
+def huge_sums(on: Distribution) -> None:
+    on.sign(f"{digest(on.image)}  {NAME}\n" + "# x\n" * 300_000)
+
+
+def web_page_as_sums(on: Distribution) -> None:
+    on.sign("<html><body>404</body></html>\n")
+
+
+def truncated_image(on: Distribution) -> None:
+    on.put(NAME, on.image[:-512])
+
+
+def altered_image(on: Distribution) -> None:
+    on.put(NAME, on.image[:-1] + b"\1")
+
+
+def backing_file(on: Distribution) -> None:
+    secret = on.folder / "secret"
+    secret.write_bytes(b"s" * SIZE)
+    qcow2(on.folder / NAME, "-b", str(secret), "-F", "raw", fill=False)
+    on.sign()
+
+
+def data_file(on: Distribution) -> None:
+    qcow2(on.folder / NAME, "-o", f"data_file={on.folder}/data,data_file_raw=on", fill=False)
+    on.sign()
+
+
+def vmdk(on: Distribution) -> None:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", on.folder / NAME, "1M"], check=True)
+    on.sign()
+
+
+def vmdk_descriptor(on: Distribution) -> None:
+    on.put(NAME, b'# Disk DescriptorFile\nRW 2048 FLAT "/etc/passwd" 0\n'.ljust(4096, b"\n"))
+    on.sign()
+
+
+def packed_image(on: Distribution) -> None:
+    on.put(NAME, subprocess.run(["xz", "-0c"], input=on.image, stdout=-1, check=True).stdout)
+    on.sign()
+
+
+def web_page_as_image(on: Distribution) -> None:
+    on.put(NAME, b"<!doctype html>".ljust(1024))
+    on.sign()
+
+
+def odd_size(on: Distribution) -> None:
+    on.put(NAME, b"x" * 513)
+    on.sign()
+
+
+ATTACKS: dict[Callable[[Distribution], None], tuple[type[PybuilderError], str]] = {
+    wrong_sum: (DigestMismatchError, "not the file"),
+    sum_of_another_file: (RepositoryError, "does not name"),
+    sums_altered_after_signing: (BadSignatureError, "altered"),
+    signed_by_another_key: (WrongKeyError, "signed by key"),
+    signature_removed: (NotSignedError, "not signed"),
+    empty_signature: (NotSignedError, "empty"),
+    signature_with_a_text_inside: (BadSignatureError, "something else than signatures"),
+    armored_message_as_signature: (BadSignatureError, "something else than signatures"),
+    signature_of_a_text: (BadSignatureError, "class 01"),
+    weak_digest: (BadSignatureError, "weak digest SHA-1"),
+    garbage_as_signature: (BadSignatureError, "something else than signatures"),
+    key_as_signature: (BadSignatureError, "something else than signatures"),
+    huge_signature: (BadSignatureError, "larger than"),
+    text_before_a_clear_signed_file: (BadSignatureError, "text before"),
+    text_behind_a_clear_signed_file: (BadSignatureError, "after the signed message"),
+    clear_signed_by_another_text: (BadSignatureError, "altered"),
+    two_digests_for_one_name: (RepositoryError, "twice"),
+    sha256_contradicts_sha512: (DigestMismatchError, "not the file"),
+    path_above: (RepositoryError, "does not name"),
+    path_of_another_folder: (RepositoryError, "does not name"),
+    absolute_path: (RepositoryError, "does not name"),
+    name_with_something_behind: (RepositoryError, "does not name"),
+    escaped_name: (RepositoryError, "no checksum file"),
+    only_md5: (RepositoryError, "too weak"),
+    digest_under_a_false_kind: (RepositoryError, "no checksum file"),
+    carriage_returns: (RepositoryError, "control characters"),
+    nul_in_sums: (RepositoryError, "control characters"),
+    not_utf8: (RepositoryError, "UTF-8"),
+    huge_sums: (FetchError, "at most 1000000"),
+    web_page_as_sums: (RepositoryError, "no checksum file"),
+    truncated_image: (DigestMismatchError, "not the file"),
+    altered_image: (DigestMismatchError, "not the file"),
+    backing_file: (DiskError, "backing file"),
+    data_file: (DiskError, "data in another file"),
+    vmdk: (DiskError, "looks like vmdk"),
+    vmdk_descriptor: (DiskError, "looks like vmdk"),
+    packed_image: (RepositoryError, "a xz file"),
+    web_page_as_image: (RepositoryError, "web page"),
+    odd_size: (DiskError, "whole number of sectors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_attacks_are_refused_and_leave_nothing(
+    attack: Callable[[Distribution], None], distribution: Distribution
+) -> None:
+    attack(distribution)
+    error, words = ATTACKS[attack]
+    with pytest.raises(error, match=words) as refused:
+        distribution.take()
+    assert distribution.taken() == set()
+    assert str(distribution.repository.images / ".pybuilder") not in refused.value.message
+    parts = distribution.repository.images / ".pybuilder-import"
+    assert not [path for path in parts.glob("sha*") if path.stat().st_size]
+
+
+def test_a_revoked_or_expired_key_of_the_distribution_is_refused(distribution: Distribution) -> None:
+    keys, data = distribution.keys, (distribution.folder / "SHA512SUMS").read_bytes()
+    for ready, words in ((keys.revoke, "revoked"), (None, "expired")):
+        key = keys.make(f"Old {words} <o@example.org>", expire="0" if ready else "1d", at="20200101T000000")
+        signature = keys.gpg("--local-user", f"{key}!", "--detach-sign", data=data, at="20200101T010000")
+        distribution.put("SHA512SUMS.sign", signature)
+        if ready is not None:
+            ready(key)
+        file = distribution.folder.parent / "old.gpg"
+        file.write_bytes(keys.export(key))
+        with pytest.raises(BadSignatureError, match=words):
+            distribution.take(key=str(file))
+    assert distribution.taken() == set()
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://127.0.0.1:1/x", "//example.org/x", "http://u:p@h/x"],
+)
+def test_redirects_of_image_and_sums_to_elsewhere_are_refused(
+    distribution: Distribution, target: str
+) -> None:
+    redirect = answer(b"", f"Location: {target}", status="302 Found")
+    with FaultServer([redirect]) as server:
+        with pytest.raises(FetchError, match="redirect"):
+            distribution.take(f"{server.url}/{NAME}", checksum=digest(distribution.image))
+        with pytest.raises(FetchError, match="redirect"):
+            distribution.take(f"{server.url}/{NAME}")
+    assert distribution.taken() == set()
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://h/", "http://h/..", "http://h/%2e%2e", "http://h/a%2fb", "http://h/-x", "http://h/.hidden",
+     "http://h/a%0ab", "ftp://h/a.img", "/", "..", "http://h/a b", "http://h/?x.img"],
+)  # fmt: skip
+def test_addresses_without_a_plain_name_are_refused(distribution: Distribution, address: str) -> None:
+    with pytest.raises(UsageError):
+        distribution.take(address, unsigned=True)
+
+
+def test_evidence_that_says_nothing_or_two_things_is_refused() -> None:
+    for given in ({}, {"key": "k", "unsigned": True}, {"checksum": "0", "key": "k"}):
+        with pytest.raises(UsageError):
+            Evidence(**given)
+    for text in ("", "0" * 32, "0" * 40, "g" * 128, "0" * 127):
+        with pytest.raises(UsageError, match="no SHA-512"):
+            digest_by_hand(text)
+
+
+def test_an_image_of_ones_own_is_never_replaced(distribution: Distribution) -> None:
+    mine = distribution.repository.add("nova.img")
+    with pytest.raises(UsageError, match="was not imported"):
+        distribution.take(name="nova")
+    assert mine.exists()
+    assert distribution.taken() == {"nova.img"}
+
+
+def test_no_checksum_file_at_all(distribution: Distribution) -> None:
+    (distribution.folder / "SHA512SUMS").unlink()
+    with pytest.raises(FetchError, match="no checksum file beside"):
+        distribution.take()
+
+
+def test_checksums_may_be_elsewhere(distribution: Distribution) -> None:
+    for name in ("SHA512SUMS", "SHA512SUMS.sign"):
+        (distribution.folder / name).rename(distribution.folder / f"all-{name}")
+    key = str(distribution.folder.parent / "distribution.gpg")
+    assert distribution.take(checksums=f"{distribution.web.url}/all-SHA512SUMS", key=key).new
+
+
+def test_checksum_lines() -> None:
+    name, long, short = "a.img", "A" * 128, "b" * 64
+    both = f"{long}  a.img\nSHA256 (./a.img) = {short}\n{long} *a.img\n"
+    assert find_digests(both, name, where="x") == Digests("a" * 128, short)
+    assert find_digests(f"SHA512(a.img)= {long}", name, where="x") == Digests("a" * 128, None)
+
+
+def test_places() -> None:
+    assert name_in("https://h/a/b.qcow2?token=1") == "b.qcow2"
+    assert sibling("https://h/a/b.qcow2?token=1", "S") == "https://h/a/S"
+    assert sibling("b.qcow2", "S") == "S"
+    assert sibling("file:///a/b", "S") == "file:///a/S"
+    assert template_name("CentOS+Stream-9.x86_64.qcow2") == "centos-stream-9.x86_64"
+    first = likely_sums("Fedora-Cloud-Base-Generic.x86_64-40-1.14.qcow2")[0]
+    assert first == "Fedora-Cloud-40-1.14-x86_64-CHECKSUM"
+
+
+def test_the_command_as_it_is_typed(distribution: Distribution, capsys: pytest.CaptureFixture[str]) -> None:
+    services, images = distribution.repository.services(), str(distribution.repository.images)
+    words = ["import", distribution.url, images]
+    assert run(words, services) == 2
+    assert "--unsigned" in capsys.readouterr().err
+    key = str(distribution.folder.parent / "distribution.gpg")
+    assert run([*words, "--key", key, "--name", "nova"], services) == 0
+    out = capsys.readouterr().out
+    assert "nova.qcow2 imported" in out
+    assert f"signed by {distribution.key}" in out
+    assert run([*words, "--key", key, "--name", "nova"], services) == 0
+    assert "is here already" in capsys.readouterr().out
+    assert run([*words, "--key", key, "--name", "../x"], services) == 2
+    assert run(["import", distribution.url, f"{images}/none", "--key", key], services) == 2
+    assert run([*words, "--key", f"{images}/none"], services) == 2
+
+
+@pytest.mark.parametrize("text", ["[a]\nfile=b.img\n", "[a]\nfile=a.img\n[b]\nfile=a.img\n", "nonsense\n"])
+def test_an_entry_beside_an_image_is_about_it_alone(repository: Repository, text: str) -> None:
+    repository.add("a.img")
+    (repository.images / "a.entry").write_text(text)
+    with pytest.raises(RepositoryError):
+        repository.publish()
+    assert list(repository.web.glob("index*")) == []
