@@ -116,6 +116,10 @@ class FaultServer:
         self.requests: list[bytes] = []
         self.sent = 0
 
+    def mend(self, script: Sequence[Step]) -> None:
+        """Serve all further connections by this script."""
+        self._scripts[:] = [list(script)]
+
     def __enter__(self) -> FaultServer:
         self._start(self._accept)
         return self

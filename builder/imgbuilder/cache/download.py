@@ -18,6 +18,7 @@ from imgbuilder.cache.records import write_record
 from imgbuilder.errors import DigestMismatchError, FetchError, OfflineError, WorkspaceError
 from imgbuilder.events import Reporter, Step, debug, warn
 from imgbuilder.fetch.local import fetch_local
+from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS
 from imgbuilder.fetch.urls import template_url, without_userinfo
 from imgbuilder.sizes import human_size
 
@@ -167,15 +168,13 @@ class Intake:
             raise DigestMismatchError(
                 f"{where or without_userinfo(selection.url)}: these are not the bytes that the index names: "
                 f"SHA-512 is {digest[:16]}... instead of {str(entry.sha512)[:16]}...",
-                hint="the source may be in the middle of an update: try again in a few minutes, "
-                "then tell the publisher",
+                hint=BETWEEN_TWO_VERSIONS,
             )
         if file.sha256() not in (None, entry.sha256):
             raise DigestMismatchError(
                 f"{where or without_userinfo(selection.url)}: these are not the bytes that the source names: "
                 f"SHA-256 is {str(file.sha256())[:16]}... instead of {str(entry.sha256)[:16]}...",
-                hint="the source may be in the middle of an update: try again in a few minutes, "
-                "then tell the publisher",
+                hint=BETWEEN_TWO_VERSIONS,
             )
         final = self._folder.templates / digest
         os.fchmod(file.fileno(), 0o400)

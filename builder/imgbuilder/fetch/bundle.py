@@ -39,6 +39,7 @@ FINGERPRINTS = "fingerprints"
 
 _NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+~:,=@-]*(/[A-Za-z0-9_+][A-Za-z0-9._+~:,=@-]*)*")
 _MOST_MEMBERS = 10_000
+_COPY_AGAIN = "copy it again from where it was made (pybuilder --export-bundle)"
 _LARGEST_HEADER = 64 << 10
 """Bytes that tarfile may ask for at once: headers are 512 bytes, and long names have a few blocks."""
 
@@ -104,7 +105,7 @@ def fetch_member(
     try:
         descriptor = open_regular(path)
     except OSError as error:
-        raise FetchError(f"cannot read {path}: {error.strerror}") from error
+        raise FetchError(f"cannot read {path}: {error.strerror}", hint="check the bundle's path") from error
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         start, size = _find(descriptor, path, name)
         size = copy_open(
@@ -134,13 +135,17 @@ def _find(descriptor: int, path: Path, wanted: str) -> tuple[int, int]:
                 if len(found) == _MOST_MEMBERS:
                     problem = "there are too many files"
                 if problem:
-                    raise FetchError(f"{path} is no usable bundle: {member.name!r}: {problem}")
+                    raise FetchError(
+                        f"{path} is no usable bundle: {member.name!r}: {problem}", hint=_COPY_AGAIN
+                    )
                 found[member.name] = (member.offset_data, member.size)
                 archive.members = []  # type: ignore[attr-defined]  # it would keep them all
     except _TAR_ERRORS as error:
-        raise FetchError(f"{path} is no bundle, or is damaged: {error}") from error
+        raise FetchError(f"{path} is no bundle, or is damaged: {error}", hint=_COPY_AGAIN) from error
     except OSError as error:
-        raise FetchError(f"cannot read {path}: {error.strerror or error}") from error
+        raise FetchError(
+            f"cannot read {path}: {error.strerror or error}", hint="check that disk (see: dmesg)"
+        ) from error
     if wanted not in found:
         raise FileMissingError(
             f"{path} has no file {wanted}", hint=f"see what is in it: tar --list --file {path}"

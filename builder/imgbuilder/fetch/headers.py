@@ -45,12 +45,18 @@ def body_length(headers: Headers, url: str) -> int | None:
     """
     encodings = [word.strip().lower() for word in headers.getlist("Content-Encoding")]
     if any(word not in ("", "identity") for word in encodings):
-        raise FetchError(f"{url}: the server sent an encoded body although none was asked for")
+        raise FetchError(
+            f"{url}: the server sent an encoded body although none was asked for",
+            hint="tell the publisher: files must be served as they are, without Content-Encoding",
+        )
     lengths = headers.getlist("Content-Length")
     if not lengths:
         return None
     if len(lengths) > 1 or not _NUMBER.fullmatch(lengths[0]) or headers.getlist("Transfer-Encoding"):
-        raise FetchError(f"{url}: the server contradicts itself about the length of its answer")
+        raise FetchError(
+            f"{url}: the server contradicts itself about the length of its answer",
+            hint="the server, or a proxy before it, is broken: try again later, then tell the publisher",
+        )
     return int(lengths[0])
 
 

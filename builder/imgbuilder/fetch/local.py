@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import FetchError, FileMissingError
 from imgbuilder.events import Reporter, ignore
-from imgbuilder.fetch.transfer import Fetched, store
+from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Fetched, store
 from imgbuilder.regular import open_regular
 
 if TYPE_CHECKING:
@@ -35,9 +35,13 @@ def fetch_local(
     try:
         descriptor = open_regular(path)
     except FileNotFoundError as error:
-        raise FileMissingError(f"cannot read {path}: {error.strerror}") from error
+        raise FileMissingError(
+            f"cannot read {path}: {error.strerror}", hint="check the source's uri, and what is in its folder"
+        ) from error
     except OSError as error:
-        raise FetchError(f"cannot read {path}: {error.strerror}") from error
+        raise FetchError(
+            f"cannot read {path}: {error.strerror}", hint="check its permissions, and the source's uri"
+        ) from error
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         size = copy_open(
             file,
@@ -85,9 +89,14 @@ def copy_open(
         FetchError: It cannot be read, has another size, or changed meanwhile.
     """
     if expected is not None and size != expected:
-        raise FetchError(f"{where} has {size} bytes; the index promises {expected}")
+        raise FetchError(
+            f"{where} has {size} bytes; the index promises {expected}", hint=BETWEEN_TWO_VERSIONS
+        )
     if size > limit:
-        raise FetchError(f"{where} is longer than the {limit} bytes that it may have")
+        raise FetchError(
+            f"{where} is longer than the {limit} bytes that it may have",
+            hint="check the source's uri: that is some other file",
+        )
     before, position = os.fstat(file.fileno()), start
     whole = start == 0 and size == before.st_size
 
@@ -97,7 +106,9 @@ def copy_open(
         try:
             piece = os.pread(file.fileno(), most, position)
         except OSError as error:
-            raise FetchError(f"cannot read {where}: {error.strerror}") from error
+            raise FetchError(
+                f"cannot read {where}: {error.strerror}", hint="check that disk (see: dmesg)"
+            ) from error
         position += len(piece)
         return piece
 

@@ -8,6 +8,8 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from imgbuilder.errors import FetchError
 from imgbuilder.fetch.urls import origin, without_userinfo
 
+_TELL = "check the source's uri; if it is right, tell the publisher"
+
 
 class Request:
     """One file to get: the address now, after redirects, and what belongs to the first one only.
@@ -46,20 +48,24 @@ class Request:
             FetchError: The redirect is refused.
         """
         if len(locations) != 1 or not locations[0] or re.search(r"[\x00-\x20\x7f]", locations[0]):
-            raise FetchError(f"{self.url}: the server redirects without a usable address")
+            raise FetchError(f"{self.url}: the server redirects without a usable address", hint=_TELL)
         try:
             target = urljoin(self.url, locations[0])
             old, new = origin(self.url), origin(target)
             named = urlsplit(target)
         except ValueError as error:
-            raise FetchError(f"{self.url}: the server redirects to a malformed address") from error
+            raise FetchError(
+                f"{self.url}: the server redirects to a malformed address", hint=_TELL
+            ) from error
         shown = without_userinfo(target)
         if new[0] not in ("http", "https") or not new[1]:
-            raise FetchError(f"{self.url}: redirect to {shown} refused: neither http nor https")
+            raise FetchError(f"{self.url}: redirect to {shown} refused: neither http nor https", hint=_TELL)
         if named.username is not None:
-            raise FetchError(f"{self.url}: redirect to {shown} refused: it brings a user name along")
+            raise FetchError(
+                f"{self.url}: redirect to {shown} refused: it brings a user name along", hint=_TELL
+            )
         if (old[0], new[0]) == ("https", "http"):
-            raise FetchError(f"{self.url}: redirect to {shown} refused: it would leave https")
+            raise FetchError(f"{self.url}: redirect to {shown} refused: it would leave https", hint=_TELL)
         upgraded = old[1] == new[1] and (old[0], old[2], new[0], new[2]) == ("http", 80, "https", 443)
         if new != old and not upgraded and not (self._cross_host and new[0] == "https"):
             raise FetchError(

@@ -30,6 +30,11 @@ INDEX_LIMIT = 5_000_000
 PRODUCTS_LIMIT = 20_000_000
 """The same for files of simplestreams sources, which list every version of every image."""
 
+BETWEEN_TWO_VERSIONS = (
+    "the source may be in the middle of an update: try again in a few minutes, then tell the publisher"
+)
+"""What to do when a source's index and its files do not fit together."""
+
 _PIECE = 1 << 16
 """Bytes per read; also the most that is read beyond a limit (``reliability.md`` D6)."""
 
@@ -220,7 +225,9 @@ def store(
     try:
         while piece := read(min(_PIECE, most - done + 1)):
             if done + len(piece) > most:
-                raise FetchError(f"{where}: longer than the {most} bytes that it may have")
+                raise FetchError(
+                    f"{where}: longer than the {most} bytes that it may have", hint=BETWEEN_TWO_VERSIONS
+                )
             _write_all(destination, piece)
             done += len(piece)
             report(Progress(label or where, done, expected))
@@ -229,7 +236,10 @@ def store(
     finally:
         report(ProgressEnd())
     if expected is not None and done != expected:
-        raise TransferCutError(f"{where}: ended after {done} of {expected} bytes")
+        raise TransferCutError(
+            f"{where}: ended after {done} of {expected} bytes",
+            hint="check the network, then run the command again",
+        )
     return done
 
 

@@ -19,7 +19,15 @@ from imgbuilder.events import Reporter, debug, ignore
 from imgbuilder.fetch import headers
 from imgbuilder.fetch.redirect import Request
 from imgbuilder.fetch.session import Answer, NoAnswerError, WebSession, trusted_authorities, web_session
-from imgbuilder.fetch.transfer import SYSTEM_PROXY, Fetched, Limits, SpeedGuard, TransferCutError, store
+from imgbuilder.fetch.transfer import (
+    BETWEEN_TWO_VERSIONS,
+    SYSTEM_PROXY,
+    Fetched,
+    Limits,
+    SpeedGuard,
+    TransferCutError,
+    store,
+)
 from imgbuilder.fetch.urls import without_userinfo
 from imgbuilder.fetch.wanted import Wanted
 from imgbuilder.fetch.watch import Watch
@@ -111,7 +119,7 @@ class RequestsFetcher:
         try:
             request = Request(wanted.url, cross_host=wanted.cross_host)
         except ValueError as error:
-            raise FetchError(f"{shown} is not a valid URL") from error
+            raise FetchError(f"{shown} is not a valid URL", hint="check the source's uri") from error
         held = wanted.prepare()
         if held and held == wanted.expected:
             return Fetched(request.url, held)  # D14: asked for the rest, the server could only answer 416
@@ -124,7 +132,10 @@ class RequestsFetcher:
                 if answer.status not in _REDIRECTS:
                     return self._accept(answer, wanted, held)
                 request.follow(list(answer.headers.getlist("Location")))
-        raise FetchError(f"{shown}: more than {self._limits.redirects} redirects")
+        raise FetchError(
+            f"{shown}: more than {self._limits.redirects} redirects",
+            hint="check the source's uri; if it is right, tell the publisher",
+        )
 
     def _answer(
         self, session: WebSession, request: Request, watch: Watch, wanted: Wanted, held: int
@@ -175,9 +186,15 @@ class RequestsFetcher:
             promised += start
         known = expected if expected is not None else promised
         if promised is not None and promised != known:
-            raise FetchError(f"{url}: the server announces {promised} bytes; the index promises {expected}")
+            raise FetchError(
+                f"{url}: the server announces {promised} bytes; the index promises {expected}",
+                hint=BETWEEN_TWO_VERSIONS,
+            )
         if promised is not None and promised > limit:
-            raise FetchError(f"{url}: the server announces {promised} bytes; at most {limit} are allowed")
+            raise FetchError(
+                f"{url}: the server announces {promised} bytes; at most {limit} are allowed",
+                hint="check the source's uri: that is some other file",
+            )
         return store(
             answer.read,
             wanted.destination,
