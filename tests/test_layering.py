@@ -20,6 +20,8 @@ ONLY_IN = {
     "passlib": {"imgbuilder/customize/passwords.py"},
     "filelock": {"imgbuilder/cache/locks.py"},
     "qemu": {"imgbuilder/appliance/instant/monitor.py"},
+    "tomli_w": {"imgbuilder/recipe/write.py"},
+    "tomllib": {"imgbuilder/recipe/document.py", "imgbuilder/recipe/locate.py"},
 }
 """Foreign module -> the files that may import it (for typing alone, any may)."""
 

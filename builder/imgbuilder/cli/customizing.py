@@ -13,20 +13,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgbuilder.cli.getopt import normalise
-from imgbuilder.customize.commands_file import read_commands_file
-from imgbuilder.customize.registry import all_operations, parse_operation
+from imgbuilder.customize.commands_file import written_commands
+from imgbuilder.customize.registry import all_operations, written_argument
 from imgbuilder.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imgbuilder.customize.operation import Operation
+    from imgbuilder.customize.registry import Written
+    from imgbuilder.recipe.read import Recipe
 
 COMMANDS_FILE = "commands-from-file"
+RECIPE = "recipe"
 _KEY = "imgbuilder.operations"
 ATTACHED = "imgbuilder.attached"
 """Where the context keeps the disks of ``--attach``, each with the format named last before it."""
 _ORDER = "imgbuilder.order"
+_READ = "imgbuilder.recipe"
 
 
 def customization_options() -> list[click.Option]:
@@ -47,6 +51,18 @@ def customization_options() -> list[click.Option]:
         _Customization(
             [f"--{COMMANDS_FILE}"], multiple=True, metavar="FILE", expose_value=False,
             help="Read customizations from FILE, one a line: option name without dashes, and argument.",
+        )
+    )  # fmt: skip
+    options.append(
+        _Customization(
+            [f"--{RECIPE}"], multiple=True, metavar="FILE.toml", expose_value=False,
+            help="Take template, settings and customizations from a recipe; other options change and add.",
+        )
+    )  # fmt: skip
+    options.append(
+        click.Option(
+            ["--set"], multiple=True, metavar="NAME=VALUE", expose_value=False,
+            help="Give a variable of the recipe a value.",
         )
     )  # fmt: skip
     return options
@@ -114,15 +130,49 @@ def given_operations(ctx: click.Context) -> tuple[Operation, ...]:
     """Return the operations of the command line, in the user's order.
 
     Raises:
-        UsageError: An argument does not fit its operation, or a commands file cannot be read.
+        UsageError: An argument does not fit its operation, or a commands file or recipe cannot be read.
     """
-    operations: list[Operation] = []
+    return tuple(written.make() for written in written_operations(ctx))
+
+
+def written_operations(ctx: click.Context) -> tuple[Written, ...]:
+    """Return the same as they are written; the local files that they name are not read.
+
+    Raises:
+        UsageError: A part of an argument is missing, or a commands file or recipe cannot be read.
+    """
+    operations: list[Written] = []
     for keyword, text in ctx.meta[_KEY]:
         if keyword == COMMANDS_FILE:
-            operations += read_commands_file(Path(text))
+            operations += written_commands(Path(text))
+        elif keyword == RECIPE:
+            operations += given_recipe(ctx).operations
         else:
-            operations.append(parse_operation(keyword, text))
+            operations.append(written_argument(keyword, text))
     return tuple(operations)
+
+
+def given_recipe(ctx: click.Context) -> Recipe:
+    """Return the recipe of the command line, read once; an empty one when it names none.
+
+    Raises:
+        UsageError: It is wrong, or there are two, or ``--set`` without one.
+    """
+    if _READ not in ctx.meta:
+        from imgbuilder.recipe.read import Recipe, read_recipe  # late: few command lines have one
+        from imgbuilder.recipe.variables import parse_settings
+
+        paths = [text for keyword, text in ctx.meta[_KEY] if keyword == RECIPE]
+        values = parse_settings([text for _name, text in given_options(ctx, "set")])
+        if len(paths) > 1:
+            raise UsageError(
+                "--recipe is given twice", hint=f'let one include the other: include = ["{paths[0]}"]'
+            )
+        if values and not paths:
+            raise UsageError("--set gives a value to a variable of a recipe", hint="add --recipe FILE.toml")
+        ctx.meta[_READ] = read_recipe(Path(paths[0]), values) if paths else Recipe()
+    recipe: Recipe = ctx.meta[_READ]
+    return recipe
 
 
 def refuse_operations(ctx: click.Context, mode: str) -> None:

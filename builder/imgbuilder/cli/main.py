@@ -15,6 +15,7 @@ from imgbuilder.cli import modes
 from imgbuilder.cli.customizing import SectionedCommand, refuse_operations
 from imgbuilder.cli.list_mode import ListRequest, list_templates
 from imgbuilder.cli.options import with_customizations, with_options
+from imgbuilder.cli.recipes import with_recipe, write_recipe
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgbuilder.services import Settings
@@ -54,6 +55,7 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     )
     ctx.obj = reporter
     ctx.call_on_close(reporter.close)
+    options = with_recipe(ctx, options)
     settings = _settings(options)
     if options["gpgkey"] is not None and options["add_source"] is None:
         raise UsageError("--gpgkey goes with --add-source", hint="for --source, give --fingerprint")
@@ -87,6 +89,8 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
         from imgbuilder.cli.requests import build_request
 
         request = build_request(ctx, _names(options, 1, "building")[0], _arch(options), options)
+        if options["write_recipe"] is not None and write_recipe(ctx, options):
+            return
         modes.build_image(settings, reporter, request, dry_run=options["dry_run"], quiet=options["quiet"])
 
 

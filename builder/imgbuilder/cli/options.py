@@ -65,6 +65,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option("--dry-run", is_flag=True, help="Show what a build would do, and stop."),
     click.option(
+        "--write-recipe",
+        metavar="FILE.toml|-",
+        help="With --dry-run: write this command line down as a recipe.",
+    ),
+    click.option(
         "-o", "--output", metavar="FILE", help="File or block device for the image [default: OS-VERSION.img]."
     ),
     click.option(

@@ -99,7 +99,7 @@ class OperationBase(ABC):
                 if rule is not None:
                     object.__setattr__(self, field.name, rule(value))
             except UsageError as error:
-                raise name_option(self.keyword, error) from error
+                raise name_option(self.keyword, error, field.name) from error
 
     @property
     def passwords(self) -> tuple[PasswordSelector, ...]:
@@ -121,12 +121,26 @@ class OperationBase(ABC):
         """Change the guest."""
 
 
-def name_option(keyword: str, error: UsageError) -> UsageError:
-    """Return the same error with the option's name in front, once."""
+class FieldError(UsageError):
+    """The value of one field does not fit.
+
+    Args:
+        message: What is wrong.
+        field: Name of the field; empty when it is none in particular.
+        hint: What to do next.
+    """
+
+    def __init__(self, message: str, *, field: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
+
+
+def name_option(keyword: str, error: UsageError, field: str = "") -> UsageError:
+    """Return the same error with the option's name in front, once, and the field's name inside."""
     prefix = f"--{keyword}: "
     if not keyword or error.message.startswith(prefix):
         return error
-    return UsageError(prefix + error.message, hint=error.hint)
+    return FieldError(prefix + error.message, field=field, hint=error.hint)
 
 
 def _check_text(value: object, *, raw: bool) -> None:

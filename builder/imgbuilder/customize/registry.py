@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from imgbuilder.customize.operation import Operation, OperationBase, Phase, name_option
+from imgbuilder.customize.operation import FieldError, Operation, OperationBase, Phase, name_option
 from imgbuilder.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,11 +71,16 @@ class Spec:
         return self.form.metavar
 
     @property
+    def field_names(self) -> tuple[str, ...]:
+        """The names of the operation's fields, in their order."""
+        return tuple(field.name for field in dataclasses.fields(self.cls))
+
+    @property
     def fields(self) -> Mapping[str, Part]:
         """The parts of its argument by their names in recipes; the first one's is the keyword."""
         names = [
-            part.key or field.name.replace("_", "-")
-            for field, part in zip(dataclasses.fields(self.cls), self.form.parts, strict=True)
+            part.key or name.replace("_", "-")
+            for name, part in zip(self.field_names, self.form.parts, strict=True)
         ]
         return dict(zip([self.keyword, *names[1:]], self.form.parts, strict=False))
 
@@ -97,12 +102,15 @@ class Spec:
             UsageError: A value does not fit; the message names the option.
         """
         values = {}
+        for name, part, raw in zip(self.field_names, self.form.parts, written, strict=True):
+            given = part.absent if raw is None else raw
+            if given is not None:
+                try:
+                    values[name] = part.convert(given)
+                except UsageError as error:
+                    raise name_option(self.keyword, error, name) from error
+        make = cast("Callable[..., Operation]", self.cls)
         try:
-            for field, part, raw in zip(dataclasses.fields(self.cls), self.form.parts, written, strict=True):
-                given = part.absent if raw is None else raw
-                if given is not None:
-                    values[field.name] = part.convert(given)
-            make = cast("Callable[..., Operation]", self.cls)
             return make(**values)
         except UsageError as error:
             raise name_option(self.keyword, error) from error
@@ -179,6 +187,11 @@ def spec_of(operation: Operation) -> Spec:
     return all_operations()[operation.keyword]
 
 
+def nowhere(_field: str) -> str:
+    """Say nothing about the place of a field: the command line has no lines."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Written:
     """An operation as the user wrote it, whichever way: not yet converted, no file read.
@@ -186,12 +199,12 @@ class Written:
     Attributes:
         spec: Its row of the table.
         values: What is written for each field, in their order.
-        where: File and line, for messages; empty for the command line.
+        where: Returns file and line of a field, or of the whole, for messages; empty for the command line.
     """
 
     spec: Spec
     values: tuple[Raw, ...]
-    where: str = ""
+    where: Callable[[str], str] = field(default=nowhere, compare=False)
 
     def make(self) -> Operation:
         """Make the operation.
@@ -202,7 +215,8 @@ class Written:
         try:
             return self.spec.make(self.values)
         except UsageError as error:
-            raise at_place(self.where, error) from error
+            name = error.field if isinstance(error, FieldError) else ""
+            raise at_place(self.where(name), error) from error
 
 
 def written_argument(keyword: str, text: str, where: str = "") -> Written:
@@ -220,7 +234,7 @@ def written_argument(keyword: str, text: str, where: str = "") -> Written:
     if spec is None:
         raise at_place(where, UsageError(f"there is no customization {keyword!r}"))
     try:
-        return Written(spec, spec.cut(text), where)
+        return Written(spec, spec.cut(text), lambda _field: where)
     except UsageError as error:
         raise at_place(where, error) from error
 

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.guest import Guest
 
-_SELECTOR = argforms.Part(
-    "SELECTOR", parse_selector, argforms.Kind.SELECTOR, key="password", is_secret=holds_password
-)
+_SELECTOR = argforms.Part("SELECTOR", parse_selector, argforms.Kind.SELECTOR, is_secret=holds_password)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,134 @@
+"""One recipe file: its content, and complaints that name file and line."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from imgbuilder.errors import UsageError
+from imgbuilder.recipe.locate import find_lines
+from imgbuilder.regular import open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from imgbuilder.recipe.locate import Key
+
+_LARGEST = 1024 * 1024
+"""Largest recipe in bytes; files belong beside it."""
+_DEEPEST = 8
+"""Levels of tables and arrays; recipes use three."""
+_POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+class Document:
+    """A recipe file that is TOML.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UsageError: It cannot be read, is too large, or is not TOML.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._text = _read(path).replace("\r\n", "\n")
+        try:
+            self.data: dict[str, Any] = tomllib.loads(self._text)
+        except RecursionError:
+            raise self._too_deep() from None
+        except ValueError as error:  # a TOMLDecodeError, or a number with thousands of digits
+            raise self._syntax_error(error) from error
+        if _is_deeper(self.data, _DEEPEST):
+            raise self._too_deep()
+
+    @functools.cached_property
+    def _lines(self) -> dict[Key, int]:
+        return find_lines(self._text)
+
+    def place(self, key: Key) -> str:
+        """Return file and line of a value; where it is missing, of what should hold it."""
+        while key and key not in self._lines:
+            key = key[:-1]
+        return f"{self.path}: line {self._lines.get(key, 1)}"
+
+    def error(self, key: Key, message: str, hint: str | None = None) -> UsageError:
+        """Return a complaint about a value."""
+        return UsageError(f"{self.place(key)}: {message}", hint=hint)
+
+    def _too_deep(self) -> UsageError:
+        return UsageError(f"{self.path}: tables and lists are nested too deeply for a recipe")
+
+    def _syntax_error(self, error: ValueError) -> UsageError:
+        said = str(error)
+        found = _POSITION.search(said)
+        reason = said[: found.start()] if found else said
+        number = int(found[1]) if found and found[1] else self._text.count("\n") + 1
+        line = (self._text.split("\n")[number - 1 :] or [""])[0].strip()[:80]
+        shown = f": {line}" if line else ""
+        return UsageError(
+            f"{self.path}: line {number}: this is not TOML ({reason[:1].lower()}{reason[1:]}){shown}",
+            hint=_syntax_hint(line, reason),
+        )
+
+
+def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Ask whether a known word was meant.
+
+    Args:
+        word: What was written.
+        known: The words that there are.
+        otherwise: The hint where none is like it.
+    """
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else otherwise
+
+
+def _syntax_hint(line: str, reason: str) -> str:
+    if "overwrite" in reason.lower() or "twice" in reason or "duplicate" in reason.lower():
+        return "a key may stand only once in a table; begin each operation with a line [[operation]]"
+    _key, equals, value = line.partition("=")
+    if "illegal character" in reason.lower() and ('"' in value or "'" in value):
+        return 'a text ends on its line; one of several lines stands in three quotes: """'
+    if equals and re.fullmatch(r"\s*[\w/~.:-]+\s*", value) and value.strip() not in {"true", "false"}:
+        return f'texts stand in quotes: {_key.strip()} = "{value.strip()}"'
+    return "the format is explained at https://toml.io; texts stand in quotes, lists in [ ]"
+
+
+def _read(path: Path) -> str:
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise UsageError(
+            f"the recipe {str(path)!r} cannot be read: {error.strerror}", hint="is the name right?"
+        ) from error
+    if len(content) > _LARGEST:
+        raise UsageError(
+            f"{path}: a recipe has at most {_LARGEST} bytes", hint="keep content in files beside it: upload"
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"{path}: line {number}: this is not UTF-8", hint="TOML files are; save it as UTF-8"
+        ) from error
+
+
+def _is_deeper(value: object, limit: int) -> bool:
+    level: list[object] = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return any(isinstance(item, dict | list) for item in level)

@@ -1,0 +1,183 @@
+"""From the tables of one recipe file to settings and operations."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from imgbuilder.customize.argforms import Kind, Part, Raw
+from imgbuilder.customize.registry import Written, all_operations
+from imgbuilder.errors import UsageError
+from imgbuilder.recipe.document import nearest
+from imgbuilder.recipe.settings import SETTINGS, Setting, SettingKind
+from imgbuilder.recipe.values import Values
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from imgbuilder.recipe.document import Document
+    from imgbuilder.recipe.locate import Key
+
+
+_Plain = TypeVar("_Plain", str, int)
+
+
+class Reader:
+    """Reads the settings and operations of one file.
+
+    Args:
+        document: The file.
+        variables: Values of the variables.
+    """
+
+    def __init__(self, document: Document, variables: Mapping[str, str]) -> None:
+        self._document = document
+        self._values = Values(document, variables)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings, checked."""
+        return {
+            name: self._setting(setting, self._document.data[name])
+            for name, setting in SETTINGS.items()
+            if name in self._document.data
+        }
+
+    def operations(self) -> list[Written]:
+        """Return the operations, not yet made."""
+        tables = self._document.data.get("operation", [])
+        if not isinstance(tables, list):
+            raise self._document.error(
+                ("operation",), "operations are written as [[operation]]", "with two brackets on each side"
+            )
+        return [self._operation(("operation", index), table) for index, table in enumerate(tables)]
+
+    def _setting(self, setting: Setting, value: object) -> object:
+        key: Key = (setting.name,)
+        match setting.kind:
+            case SettingKind.TEXT:
+                return self._checked(key, setting, self._values.text(key, value))
+            case SettingKind.NUMBER:
+                return self._checked(key, setting, self._values.number(key, value))
+            case SettingKind.SWITCH:
+                return self._values.switch(key, value)
+            case SettingKind.TEXTS:
+                texts = self._values.texts(key, value)
+                return tuple(
+                    self._checked((*key, index), setting, self._values.with_file(text))
+                    for index, text in enumerate(texts)
+                )
+            case SettingKind.TABLES:
+                if not isinstance(value, list):
+                    raise self._document.error(key, f"write it as [[{setting.name}]], with two brackets")
+                return tuple(self._row(setting, (*key, index), row) for index, row in enumerate(value))
+
+    def _row(self, setting: Setting, key: Key, row: object) -> dict[str, str]:
+        if not isinstance(row, dict):
+            raise self._document.error(key, f"write it as [[{setting.name}]], with two brackets")
+        known = dict(setting.keys)
+        for name in row:
+            if name not in known:
+                raise self._unknown((*key, name), f"[[{setting.name}]]", name, known)
+        for name, needed in setting.keys:
+            if needed and name not in row:
+                raise self._document.error(key, f"[[{setting.name}]] needs {name} = ...")
+        texts = {name: self._values.text((*key, name), value) for name, value in row.items()}
+        texts |= {name: self._values.path(texts[name]) for name in setting.paths}
+        try:
+            setting.check(*texts.values())
+        except UsageError as error:
+            raise self._document.error(key, error.message, error.hint) from error
+        return texts
+
+    def _checked(self, key: Key, setting: Setting, value: _Plain) -> _Plain:
+        try:
+            setting.check(value)
+        except UsageError as error:
+            raise self._document.error(key, error.message, error.hint) from error
+        return value
+
+    def _operation(self, key: Key, table: object) -> Written:
+        if not isinstance(table, dict) or not table:
+            raise self._document.error(
+                key, "the operation is empty", 'below [[operation]] goes, for example, install = ["nginx"]'
+            )
+        registry = all_operations()
+        named = [name for name in table if name in registry]
+        if not named:
+            name = next(iter(table))
+            raise self._document.error(
+                (*key, name),
+                f"there is no operation {name!r}",
+                nearest(name, registry, "the manual page pybuilder(1) lists them, as options"),
+            )
+        # A field may have the name of an operation, as "password" of "user" has.
+        keyword = next((name for name in named if set(table) <= {name, *registry[name].fields}), named[0])
+        spec = registry[keyword]
+        for name in table:
+            if name != keyword and name not in spec.fields:
+                if name in registry:
+                    raise self._document.error(
+                        (*key, name),
+                        f"{keyword!r} and {name!r} are two operations",
+                        f"begin the second one with a line [[operation]] before {name!r}",
+                    )
+                if name in SETTINGS:
+                    raise self._document.error(
+                        (*key, name),
+                        f"{name!r} is a setting of the recipe, and {keyword!r} has no such part",
+                        "settings come first, before any line in brackets",
+                    )
+                raise self._unknown((*key, name), repr(keyword), name, list(spec.fields)[1:])
+        if not spec.fields:
+            if table[keyword] is not True:
+                raise self._document.error((*key, keyword), f"write {keyword} = true, or leave it out")
+            return Written(spec, (), lambda _field: self._document.place(key))
+        values = tuple(self._field(key, keyword, name, part, table) for name, part in spec.fields.items())
+        return Written(
+            spec, values, partial(self._place, key, dict(zip(spec.field_names, spec.fields, strict=True)))
+        )
+
+    def _place(self, key: Key, names: Mapping[str, str], field_name: str) -> str:
+        return self._document.place((*key, names[field_name]) if field_name in names else key)
+
+    def _field(self, key: Key, keyword: str, name: str, part: Part, table: Mapping[str, object]) -> Raw:
+        if name not in table:
+            if part.optional:
+                return None
+            raise self._document.error(key, f"{keyword!r} needs {name} = ...", _example(part, name))
+        way, value = (*key, name), table[name]
+        match part.kind:
+            case Kind.SWITCH:
+                return self._values.switch(way, value)
+            case Kind.LIST:
+                return self._values.texts(way, value)
+            case Kind.OWNER if isinstance(value, int) and not isinstance(value, bool):
+                return str(value)
+            case Kind.PATH:
+                return self._values.path(self._values.text(way, value))
+        text = self._values.text(way, value)
+        if part.is_secret(text):
+            raise self._document.error(
+                way,
+                "a password must not stand in a recipe",
+                "name a secret: secret:NAME, and give --secret NAME=env:VARIABLE; or a file: file:PATH"
+                if part.kind is Kind.SELECTOR
+                else "leave it out of the address",
+            )
+        return self._values.with_file(text) if part.kind is Kind.SELECTOR else text
+
+    def _unknown(
+        self, key: Key, what: str, name: str, known: Sequence[str] | Mapping[str, bool]
+    ) -> UsageError:
+        listed = f"it has: {', '.join(known)}" if known else "it has nothing beside its own value"
+        return self._document.error(key, f"{what} has no {name!r}", nearest(name, known, listed))
+
+
+def _example(part: Part, name: str) -> str:
+    match part.kind:
+        case Kind.LIST:
+            return f'for example {name} = ["..."]'
+        case Kind.SWITCH:
+            return f"for example {name} = true"
+        case _:
+            return f'for example {name} = "..."'

@@ -1,0 +1,145 @@
+"""Writing recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from imgbuilder.customize.argforms import Kind
+from imgbuilder.errors import UsageError
+from imgbuilder.recipe.settings import SETTINGS, SettingKind
+from imgbuilder.recipe.values import split_selector
+from imgbuilder.recipe.variables import escape
+
+if TYPE_CHECKING:
+    from imgbuilder.customize.argforms import Part, Raw
+    from imgbuilder.customize.registry import Written
+    from imgbuilder.recipe.read import Recipe
+
+
+_WIDTH = 100
+"""Longest list on one line."""
+
+
+def recipe_text(recipe: Recipe, folder: Path | None) -> str:
+    """Write a recipe.
+
+    Args:
+        recipe: What it says.
+        folder: The folder of the file that it is for. Names of local files become relative to it where they
+            lie below it, and absolute elsewhere; None leaves them as they are.
+
+    Returns:
+        TOML that ``read_recipe`` reads as the same recipe.
+
+    Raises:
+        UsageError: It holds a password, or text that is not UTF-8.
+    """
+    return _Writer(folder).text(recipe)
+
+
+class _Writer:
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = None if folder is None else folder.resolve()
+
+    def text(self, recipe: Recipe) -> str:
+        plain: dict[str, Any] = {}
+        tables: list[str] = []
+        for name, setting in SETTINGS.items():
+            if name not in recipe.settings:
+                continue
+            value = recipe.settings[name]
+            if setting.kind is SettingKind.TABLES:
+                tables += [
+                    _table(name, {key: self._row_text(key, text, setting.paths) for key, text in row.items()})
+                    for row in value
+                ]
+            elif setting.kind is SettingKind.TEXTS:
+                for text in value:
+                    setting.check(text)  # that it holds no secret
+                plain[name] = [_plain(name, self._selector(text)) for text in value]
+            else:
+                plain[name] = _plain(name, value) if isinstance(value, str) else value
+        pieces = [_lines(plain), *tables, *(self._operation(item) for item in recipe.operations)]
+        return "\n".join(piece for piece in pieces if piece)
+
+    def _operation(self, written: Written) -> str:
+        spec = written.spec
+        if not spec.fields:
+            return _table("operation", {spec.keyword: True})
+        values = {
+            name: self._value(f"--{spec.keyword}", part, raw)
+            for (name, part), raw in zip(spec.fields.items(), written.values, strict=True)
+            if raw is not None
+        }
+        return _table("operation", values)
+
+    def _value(self, what: str, part: Part, raw: Raw) -> object:
+        if isinstance(raw, tuple):
+            return [_plain(what, text) for text in raw]
+        if not isinstance(raw, str):
+            return raw
+        if part.is_secret(raw):
+            raise UsageError(
+                f"{what}: a password must not stand in a recipe",
+                hint="give --secret NAME=env:VARIABLE, and secret:NAME in place of the password"
+                if part.kind is Kind.SELECTOR
+                else "leave it out of the address",
+            )
+        match part.kind:
+            case Kind.PATH:
+                return _plain(what, self._path(raw))
+            case Kind.SELECTOR:
+                return _plain(what, self._selector(raw))
+            case _:
+                return _plain(what, raw)
+
+    def _row_text(self, key: str, text: str, paths: tuple[str, ...]) -> str:
+        return _plain(key, self._path(text) if key in paths else text)
+
+    def _path(self, text: str) -> str:
+        if self._folder is not None and text:
+            path = Path.cwd() / text
+            try:
+                below = path.relative_to(self._folder)
+            except ValueError:
+                return str(path)
+            text = str(below)
+        return f"./{text}" if text.startswith("~") else text
+
+    def _selector(self, text: str) -> str:
+        start, path = split_selector(text)
+        if not start or path.startswith("~/"):  # the home directory is found when the recipe is read
+            return text
+        return f"{start}{self._path(path)}"
+
+
+def _plain(what: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{what}: text that is not UTF-8 cannot stand in a recipe",
+            hint="put it into a file, and upload that",
+        ) from None
+    return escape(text)
+
+
+def _table(name: str, values: dict[str, Any]) -> str:
+    return f"[[{name}]]\n{_lines(values)}"
+
+
+def _lines(values: dict[str, Any]) -> str:
+    return "".join(_line(key, value) for key, value in values.items())
+
+
+def _line(key: str, value: object) -> str:
+    if isinstance(value, list):
+        short = ", ".join(tomli_w.dumps({"x": text}).removeprefix("x = ").rstrip("\n") for text in value)
+        if len(key) + len(short) <= _WIDTH:
+            return f"{key} = [{short}]\n"
+    # A carriage return does not survive in a text of several lines.
+    many = isinstance(value, str) and "\r" not in value
+    return tomli_w.dumps({key: value}, multiline_strings=many)

@@ -1,0 +1,193 @@
+"""Recipes on the command line: what overrules what, and the way back by --write-recipe."""
+
+from __future__ import annotations
+
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.cli.main import pybuilder
+from imgbuilder.cli.recipes import with_recipe
+from imgbuilder.cli.requests import build_request
+from imgbuilder.customize.ops.files import Write
+from imgbuilder.customize.ops.system import Hostname
+from imgbuilder.disk.diskimage import OutputFormat
+from imgbuilder.request import NetworkMode
+from tests.unit.imgbuilder.test_cli import Ran, appliances, home, site
+
+if TYPE_CHECKING:
+    from imgbuilder.request import BuildRequest
+    from tests.fakes.template import Site, TinyAppliances
+
+__all__ = ["appliances", "home", "site"]  # fixtures
+
+RECIPE = """\
+template = "tiny"
+arch = "x86_64"
+output = "from-recipe.qcow2"
+format = "qcow2"
+compress = true
+size = "${{ size }}"
+memsize = 400
+smp = 2
+network = true
+keys = ["all:file:key"]
+[[attach]]
+file = "cd.iso"
+format = "raw"
+[variables]
+size = "16M"
+[[operation]]
+hostname = "recipe"
+"""
+
+
+@pytest.fixture(autouse=True)
+def recipe(home: Path) -> Path:
+    folder = Path("recipes")
+    folder.mkdir()
+    (folder / "key").write_text("k\n")
+    (folder / "cd.iso").write_bytes(bytes(4096))
+    path = folder / "r.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def request_of(*words: str) -> BuildRequest:
+    ctx = pybuilder.make_context("pybuilder", list(words))
+    options = with_recipe(ctx, ctx.params)
+    return build_request(ctx, options["names"][0], options["arch_"], options)
+
+
+def test_a_recipe_fills_in_everything(recipe: Path) -> None:
+    asked = request_of("--recipe", str(recipe))
+    assert (asked.template, asked.arch, asked.output) == ("tiny", "x86_64", Path("from-recipe.qcow2"))
+    assert (asked.format, asked.compressed, asked.size) == (OutputFormat.QCOW2, True, 16 << 20)
+    assert (asked.memsize, asked.smp, asked.network) == (400, 2, NetworkMode.ON)
+    assert [key.secret for key in asked.keys] == ["k"]
+    assert [(disk.path, str(disk.format)) for disk in asked.attachments] == [(Path("recipes/cd.iso"), "raw")]
+    assert asked.operations == (Hostname("recipe"),)
+
+
+def test_options_overrule_settings_wherever_they_stand(recipe: Path) -> None:
+    asked = request_of(
+        "--size", "32M", "--no-network", "--recipe", str(recipe), "-m", "500", "-o", "mine", "other",
+        "--format", "raw", "--attach", "recipes/key", "--arch", "aarch64", "--smp", "1", "--key", "all:key:x",
+    )  # fmt: skip
+    assert (asked.template, asked.arch, asked.output) == ("other", "aarch64", Path("mine"))
+    assert (asked.format, asked.size, asked.memsize, asked.smp) == (OutputFormat.RAW, 32 << 20, 500, 1)
+    assert asked.network is NetworkMode.OFF
+    assert [key.secret for key in asked.keys] == ["x"]
+    assert [(disk.path, disk.format) for disk in asked.attachments] == [(Path("recipes/key"), None)]
+
+
+def test_operations_are_added_around_those_of_the_recipe(recipe: Path) -> None:
+    asked = request_of("--write", "/a:1", "--recipe", str(recipe), "--write", "/b:2")
+    assert asked.operations == (Write("/a", "1"), Hostname("recipe"), Write("/b", "2"))
+
+
+def test_sources_of_a_recipe(recipe: Path) -> None:
+    recipe.write_text(f'[[source]]\nurl = "https://a.example/i"\nfingerprint = "{"A" * 40}"')
+    ctx = pybuilder.make_context("pybuilder", ["--recipe", str(recipe)])
+    options = with_recipe(ctx, ctx.params)
+    assert (options["sources"], options["fingerprints"]) == (("https://a.example/i",), ("A" * 40,))
+    words = ["--recipe", str(recipe), "--source", "https://b.example/i", "--fingerprint", "B" * 40]
+    ctx = pybuilder.make_context("pybuilder", words)
+    options = with_recipe(ctx, ctx.params)
+    assert (options["sources"], options["fingerprints"]) == (("https://b.example/i",), ("B" * 40,))
+
+
+def test_a_build_from_a_recipe(
+    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str], recipe: Path
+) -> None:
+    text = RECIPE.replace("keys = ", "#").replace('hostname = "recipe"', 'write = "/etc/a"\ncontent = "1"')
+    recipe.write_text(text)
+    ran = Ran(capsys, "--recipe", str(recipe), "--set", "size=24M", "--write", "/etc/b:2")
+    assert ran.code == 0, ran.err
+    assert appliances.guest.read("/etc/a") == b"1"
+    assert appliances.guest.read("/etc/b") == b"2"
+    found = subprocess.run(
+        ["qemu-img", "info", "from-recipe.qcow2"], capture_output=True, text=True, check=True
+    )
+    assert "24 MiB" in found.stdout
+
+
+class TestWriteRecipe:
+    def test_the_way_back(
+        self, site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Path("motd").write_text("x")
+        words = [
+            "tiny", "--size", "16M", "--format", "qcow2", "--compress", "-m", "400", "--no-network",
+            "--attach-format", "raw", "--attach", "recipes/cd.iso", "--key", "all:file:recipes/key",
+            "--upload", "motd:/etc/motd", "--write", "/a:b\nc", "--hostname", "x.example.org",
+        ]  # fmt: skip
+        ran = Ran(capsys, *words, "--dry-run", "--write-recipe", "new.toml")
+        assert ran.code == 0, ran.err
+        assert "Uploading: motd to /etc/motd" in ran.out, "the plan is shown, too"
+        assert request_of(*words, "--arch", "x86_64") == request_of(
+            "--recipe", "new.toml", "--arch", "x86_64"
+        )
+        assert str(Path.cwd()) not in Path("new.toml").read_text(), "it can be moved with its files"
+        sources = [
+            "--source",
+            "https://a.example/i",
+            "--source",
+            "https://b.example/i",
+            "--fingerprint",
+            "A" * 40,
+        ]
+        with_sources = Ran(capsys, "x", *sources, "--dry-run", "--write-recipe", "-").out
+        assert [row["url"] for row in tomllib.loads(with_sources)["source"]] == sources[1:4:2]
+        again = Ran(capsys, "--recipe", "new.toml", "--dry-run", "--write-recipe", "-")
+        assert again.out == Path("new.toml").read_text()
+
+    def test_it_needs_a_dry_run(self, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+        ran = Ran(capsys, "tiny", "--write-recipe", "new.toml")
+        assert (ran.code, "--dry-run" in ran.err) == (2, True)
+        assert not Path("new.toml").exists()
+
+    def test_nothing_is_written_over(
+        self, site: Site, capsys: pytest.CaptureFixture[str], recipe: Path
+    ) -> None:
+        ran = Ran(capsys, "tiny", "--dry-run", "--write-recipe", str(recipe))
+        assert ran.code != 0
+        assert "is there already" in ran.err
+        assert recipe.read_text() == RECIPE
+        assert "cannot be written" in Ran(capsys, "tiny", "--dry-run", "--write-recipe", "no/r.toml").err
+
+    def test_nothing_wrong_or_secret_is_written_down(
+        self, site: Site, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for words in (
+            ["--hostname", "a;b"],
+            ["--root-password", "password:canary"],
+            ["--key", "all:key:canary"],
+        ):
+            ran = Ran(capsys, "tiny", *words, "--dry-run", "--write-recipe", "new.toml")
+            assert ran.code == 2
+            assert "canary" not in ran.err
+            assert not Path("new.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--set", "a=b", "tiny"], "add --recipe"),
+        (["--recipe", "recipes/r.toml", "--set", "a"], "--set NAME=VALUE"),
+        (["--recipe", "recipes/r.toml", "--set", "=x"], "--set NAME=VALUE"),
+        (["--recipe", "recipes/r.toml", "--set", "sise=1G"], "did you mean 'size'?"),
+        (["--recipe", "recipes/r.toml", "--recipe", "recipes/r.toml"], "include"),
+        (["--recipe", "none.toml"], "'none.toml' cannot be read"),
+        (["--recipe", "recipes/r.toml", "--set", "size=5"], "recipes/r.toml: line 6: cannot parse size '5'"),
+        (["--get-kernel", "x", "--recipe", "recipes/r.toml"], "--get-kernel"),
+    ],
+)
+def test_wrong_usage(site: Site, capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+    ran = Ran(capsys, *words)
+    assert ran.code == 2
+    assert says in ran.err
+    assert "Traceback" not in ran.err

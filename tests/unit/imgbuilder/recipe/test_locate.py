@@ -1,0 +1,131 @@
+"""Lines of values: the walk agrees with tomllib on what there is, and with the text on where."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgbuilder.recipe.locate import find_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgbuilder.recipe.locate import Key
+
+
+def ways(value: object, way: Key = ()) -> Iterator[Key]:
+    """Every way into a value that tomllib read."""
+    if way:
+        yield way
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from ways(inner, (*way, name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from ways(inner, (*way, index))
+
+
+HARD = r'''
+# a comment = "with a sign"
+"quoted key".'other "key"' . bare = 1 # here
+
+a = """
+[not.a.table]
+b = ""quotes"" \""" and \\"""
+c = QQQ
+x = Q'y'Q
+QQQ
+d = """ends with quotes"""""
+dates = [1979-05-27 07:32:00, 07:32:00,
+  1979-05-27T00:32:00-07:00] # twice
+inline = {x = [1, 2], "y z" = {deep = 'a # b'}, s = "}"}
+
+[table]
+key = [ # a comment ]
+  "one", # and, another
+  ['two', {three = 3}],
+]
+[[many]]
+name = "first"
+[many.inside]
+x = 1
+[[many.below]]
+y = 1
+[[many.below]]
+y = 2
+
+[[many]]
+name = "second"
+[[many.below]]
+y = 3
+[table."more"]
+z = -1.5e3
+'''.replace("Q", "'")
+
+
+def test_everything_is_found_in_a_hard_text() -> None:
+    data = tomllib.loads(HARD)
+    lines = find_lines(HARD)
+    assert set(lines) == set(ways(data))
+    text = HARD.split("\n")
+
+    def line_of(start: str, nth: int = 0) -> int:
+        return [number for number, line in enumerate(text, 1) if line.strip().startswith(start)][nth]
+
+    assert lines["quoted key", 'other "key"', "bare"] == line_of('"quoted key"')
+    assert lines["a",] == line_of("a =")
+    assert lines["c",] == line_of("c =")
+    assert lines["d",] == line_of("d =")
+    assert lines["dates", 2] == line_of("1979-05-27T")
+    assert lines["inline", "y z", "deep"] == line_of("inline")
+    assert lines["table", "key", 0] == line_of('"one"')
+    assert lines["table", "key", 1, 1, "three"] == line_of("['two'")
+    assert lines["many", 1, "name"] == line_of("name", 1)
+    assert lines["many", 0, "inside", "x"] == line_of("x = 1")
+    assert lines["many", 0, "below", 1, "y"] == line_of("y = 2")
+    assert lines["many", 1, "below", 0, "y"] == line_of("y = 3")
+    assert lines["table", "more", "z"] == line_of("z =")
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
+    ['"', '""', "'", '"""', "'''", "#", "[", "]]", "{", "}", "=", ",", "\n", "\\", "a\nb = 1\n[c]"]
+)
+VALUES = st.recursive(
+    TEXTS | st.integers(-99, 99) | st.booleans() | st.floats(-9, 9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(TEXTS, VALUES, max_size=5), st.booleans())
+def test_the_walk_finds_what_tomllib_reads(data: dict[str, object], many: bool) -> None:
+    text = tomli_w.dumps(data, multiline_strings=many)
+    assert set(find_lines(text)) == set(ways(tomllib.loads(text)))
+
+
+@given(
+    st.lists(
+        st.tuples(TEXTS, st.sampled_from(["{}", "[\n{},\n {}]", "[{}]", '"""\n\n"""', "{{k={}}}"])),
+        max_size=6,
+    )
+)
+def test_lines_are_those_of_the_text(pairs: list[tuple[str, str]]) -> None:
+    text, expected = "", {}
+    for number, (value, shape) in enumerate(pairs):
+        literal = tomli_w.dumps({"x": value}).removeprefix("x = ").rstrip("\n")
+        text += f"# {number}\n\n[[t]]\nv = {shape.format(literal, literal)} # end\n"
+        expected["t", number, "v"] = text.count("\n", 0, text.rindex("\nv = ") + 1) + 1
+    assume_valid = tomllib.loads(text)
+    assert len(assume_valid.get("t", [])) == len(pairs)
+    lines = find_lines(text)
+    assert {way: lines[way] for way in expected} == expected
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# only", "a=1", "[a]", "[[a]]"])
+def test_small_texts(text: str) -> None:
+    assert set(find_lines(text)) == set(ways(tomllib.loads(text)))
