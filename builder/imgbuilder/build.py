@@ -226,7 +226,7 @@ def _doubt_name(target: Target, report: Reporter) -> None:
 
 
 def _facts(chosen: Selection, services: Services) -> TemplateFacts:
-    folder = services.settings.cache_folder()
+    folder = services.settings.cache_folder_if_any()
     cached = None if folder is None else TemplateCache(folder, shared=paths.shared_caches())
     chosen = usable(chosen)[0] if cached is None else cached.preferred(chosen)
     entry = chosen.entry

@@ -20,7 +20,8 @@ from imgbuilder.catalog.sourcefiles import SourcesResult, read_sources
 from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import SourceFormat, sources_from_command_line
 from imgbuilder.catalog.state import SourceStates, identity
-from imgbuilder.events import Reporter, warn
+from imgbuilder.errors import UsageError
+from imgbuilder.events import Reporter, ignore, warn
 from imgbuilder.failure import GuestShell, no_shell
 from imgbuilder.fetch.router import SourceFetcher
 from imgindex.keymemory import KeyMemory
@@ -84,6 +85,18 @@ class Settings:
         if not self.use_cache:
             return None
         return self.cache if self.cache is not None else paths.cache_dir()
+
+    def cache_folder_if_any(self, report: Reporter = ignore) -> Path | None:
+        """Return the same for work that can be done without a cache (``reliability.md`` C15).
+
+        Args:
+            report: Warned when nothing says where it should be.
+        """
+        try:
+            return self.cache_folder()
+        except UsageError as error:
+            warn(report, f"working without a cache: {error.message} ({error.hint})")
+            return None
 
     def cache_limit(self) -> int | None:
         """Return how many bytes the cache may hold; None for a share of the disk.
@@ -236,7 +249,7 @@ class Services:
         return with_disk_facts(chosen, self.fetcher, report)
 
     def open_cache(self, scratch: Path, report: Reporter) -> TemplateCache:
-        """Open the cache, or a temporary one in ``scratch``.
+        """Open the cache, or a temporary one in ``scratch`` where it cannot be used or has no known place.
 
         Raises:
             WorkspaceError: Neither can be used.
@@ -244,7 +257,7 @@ class Services:
         from imgbuilder.cache.opening import open_cache  # late: lists and notes need no cache
 
         return open_cache(
-            self.settings.cache_folder(),
+            self.settings.cache_folder_if_any(report),
             scratch,
             report,
             limit=self.settings.cache_limit(),

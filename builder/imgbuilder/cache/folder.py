@@ -92,20 +92,20 @@ class CacheFolder:
         """
         try:
             self._check_owner()
-            if self._lock is None:
-                self._lock = self._open_lock(0)
+            gone = True
+            while gone:
+                if self._lock is None:
+                    self._lock = self._open_lock(0)
+                self._lock_alone(report, limit)
+                gone = os.fstat(self._lock).st_nlink == 0
+                if gone:  # another deletion was quicker; a new cache may have been made since
+                    self.close()
         except FileNotFoundError:
             return  # no cache, or a folder that never was one
         except OSError as error:
+            self.close()
             raise self._error(error) from error
         try:
-            purpose = "uses the cache"
-            if not lock_open_file(self._lock, shared=False, purpose=purpose, report=report, limit=limit):
-                pids = "".join(f", pid {pid}" for pid in holders(os.fstat(self._lock)))
-                raise WorkspaceError(
-                    f"the cache {self.root} is in use by another pybuilder{pids}",
-                    hint="try again when it has ended",
-                )
             for folder in (self.templates, self.disks, self.partial, self.locks):
                 _empty(folder)
             (self.root / "lock").unlink()
@@ -115,6 +115,17 @@ class CacheFolder:
             raise self._error(error) from error
         finally:
             self.close()
+
+    def _lock_alone(self, report: Reporter, limit: float) -> None:
+        assert self._lock is not None
+        purpose = "uses the cache"
+        if not lock_open_file(self._lock, shared=False, purpose=purpose, report=report, limit=limit):
+            pids = "".join(f", pid {pid}" for pid in holders(os.fstat(self._lock)))
+            self.close()
+            raise WorkspaceError(
+                f"the cache {self.root} is in use by another pybuilder{pids}",
+                hint="try again when it has ended",
+            )
 
     @contextlib.contextmanager
     def entry(self, digest: str, report: Reporter = ignore) -> Iterator[None]:

@@ -233,5 +233,6 @@ def _write_error(destination: Path, entry: Entry, error: OSError) -> WorkspaceEr
         )
     return WorkspaceError(
         f"no space left in {destination.parent} while unpacking {entry.os_version}",
-        hint=f"free some space there (at most {human_size(entry.size)} are needed), or use another folder",
+        hint=f"free some space there (at most {human_size(entry.size)} are needed), "
+        "or choose another folder with --cache DIR",
     )

@@ -162,10 +162,13 @@ def damage(path: Path, how: str) -> None:
     if how == "replaced":
         path.unlink()
     path.write_bytes(data if how != "replaced" else bytes(len(data)))
+    if how == "hole":
+        os.truncate(path, len(data) // 2)
+        os.truncate(path, len(data))
     path.chmod(0o400)
 
 
-DAMAGES = ["flip-start", "flip-middle", "flip-end", "truncated", "extended", "empty", "replaced"]
+DAMAGES = ["flip-start", "flip-middle", "flip-end", "truncated", "extended", "empty", "replaced", "hole"]
 
 
 @pytest.mark.parametrize("how", DAMAGES)

@@ -239,7 +239,8 @@ def test_a_decompressor_that_was_killed_is_not_the_publisher_s_fault(tmp_path: P
 
     def kill(_event: Event) -> None:
         if not killed:
-            (child,) = psutil.Process().children()  # it waits: more is left than the pipe holds
+            # It waits: more is left than the pipe holds.
+            (child,) = [one for one in psutil.Process().children() if one.name() == "xz"]
             killed.append(child.pid)
             child.kill()
 
