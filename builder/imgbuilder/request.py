@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from imgbuilder.arch import host_arch
 from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.failure import OnError
 
@@ -45,7 +46,7 @@ class BuildRequest:
 
     Attributes:
         template: Name or alias of the template.
-        arch: Architecture asked for.
+        arch: Architecture asked for; this host's by default.
         output: The file or block device to make it in; None for ``TEMPLATE.img`` (raw) or
             ``TEMPLATE.FORMAT`` in the current folder.
         format: Its format.
@@ -68,7 +69,7 @@ class BuildRequest:
     """
 
     template: str
-    arch: str
+    arch: str = field(default_factory=host_arch)
     output: Path | None = None
     format: OutputFormat = OutputFormat.RAW
     size: int | None = None

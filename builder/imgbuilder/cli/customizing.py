@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from imgbuilder.customize.operation import Operation
     from imgbuilder.customize.registry import Written
-    from imgbuilder.recipe.read import Recipe
+    from imgbuilder.recipe.model import Recipe
 
 COMMANDS_FILE = "commands-from-file"
 RECIPE = "recipe"
@@ -159,7 +159,8 @@ def given_recipe(ctx: click.Context) -> Recipe:
         UsageError: It is wrong, or there are two, or ``--set`` without one.
     """
     if _READ not in ctx.meta:
-        from imgbuilder.recipe.read import Recipe, read_recipe  # late: few command lines have one
+        from imgbuilder.recipe.model import Recipe  # late: few command lines have one
+        from imgbuilder.recipe.read import read_recipe
         from imgbuilder.recipe.variables import parse_settings
 
         paths = [text for keyword, text in ctx.meta[_KEY] if keyword == RECIPE]

@@ -12,7 +12,7 @@ import dataclasses
 import enum
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from imgbuilder.errors import UsageError
@@ -94,10 +94,10 @@ class OperationBase(ABC):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             try:
+                value = _check_type(value, str(field.type))
                 _check_text(value, raw=field.metadata.get("raw", False))
                 rule = field.metadata.get("rule")
-                if rule is not None:
-                    object.__setattr__(self, field.name, rule(value))
+                object.__setattr__(self, field.name, value if rule is None else rule(value))
             except UsageError as error:
                 raise name_option(self.keyword, error, field.name) from error
 
@@ -141,6 +141,23 @@ def name_option(keyword: str, error: UsageError, field: str = "") -> UsageError:
     if not keyword or error.message.startswith(prefix):
         return error
     return FieldError(prefix + error.message, field=field, hint=error.hint)
+
+
+def _check_type(value: object, annotation: str) -> object:
+    """Check what programs pass: a text in the place of a list would be taken as a list of letters."""
+    if annotation.startswith("tuple"):
+        if isinstance(value, str) or not isinstance(value, tuple | list):
+            raise UsageError("a tuple is expected here", hint='for example ("nginx",)')
+        if not all(isinstance(item, str) for item in value):
+            raise UsageError("a tuple of texts is expected here")
+        return tuple(value)
+    if annotation == "str" and not isinstance(value, str):
+        raise UsageError("a text is expected here")
+    if annotation.startswith("Path") and isinstance(value, str):
+        return Path(value)
+    if annotation == "int" and (isinstance(value, bool) or not isinstance(value, int)):
+        raise UsageError("a number is expected here", hint="modes are octal numbers: 0o755")
+    return value
 
 
 def _check_text(value: object, *, raw: bool) -> None:

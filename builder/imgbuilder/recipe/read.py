@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from imgbuilder.customize.registry import all_operations
 from imgbuilder.errors import UsageError
 from imgbuilder.recipe.document import Document, nearest
+from imgbuilder.recipe.model import Recipe
 from imgbuilder.recipe.reader import Reader
 from imgbuilder.recipe.settings import SETTINGS
 from imgbuilder.recipe.values import beside
@@ -18,32 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from imgbuilder.customize.operation import Operation
     from imgbuilder.customize.registry import Written
 
 _MOST_FILES = 100
 _TOP = ("include", "variables", "operation")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What recipes say, checked.
-
-    Attributes:
-        settings: The settings by their keys (``recipe.settings``), as they are written.
-        operations: The operations in their order, as they are written.
-    """
-
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    operations: tuple[Written, ...] = ()
-
-    def make_operations(self) -> tuple[Operation, ...]:
-        """Make the operations; the files and variables that they name are read now.
-
-        Raises:
-            UsageError: A value does not fit; the message says where it stands.
-        """
-        return tuple(written.make() for written in self.operations)
 
 
 @dataclass

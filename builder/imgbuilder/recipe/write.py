@@ -16,7 +16,7 @@ from imgbuilder.recipe.variables import escape
 if TYPE_CHECKING:
     from imgbuilder.customize.argforms import Part, Raw
     from imgbuilder.customize.registry import Written
-    from imgbuilder.recipe.read import Recipe
+    from imgbuilder.recipe.model import Recipe
 
 
 _WIDTH = 100

@@ -194,7 +194,7 @@ class Sysprep(OperationBase):
         tasks: Names of tasks.
     """
 
-    tasks: tuple[str, ...] = field(metadata={"rule": sysprep.known_tasks})
+    tasks: tuple[str, ...] = field(metadata={"rule": sysprep.parse_tasks})
 
     def describe(self) -> str:
         """Return the progress text."""

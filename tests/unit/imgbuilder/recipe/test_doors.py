@@ -22,7 +22,8 @@ from imgbuilder.customize.argforms import Kind, Part, Raw
 from imgbuilder.customize.commands_file import read_commands_file
 from imgbuilder.customize.registry import Written, all_operations
 from imgbuilder.errors import UsageError
-from imgbuilder.recipe.read import Recipe, read_recipe
+from imgbuilder.recipe.model import Recipe
+from imgbuilder.recipe.read import read_recipe
 from imgbuilder.recipe.schema import recipe_schema
 from imgbuilder.recipe.write import recipe_text
 from tests.unit.imgbuilder.customize.support import KEY
