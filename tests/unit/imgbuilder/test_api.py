@@ -37,7 +37,7 @@ def appliances(monkeypatch: pytest.MonkeyPatch) -> TinyAppliances:
     made.guest.add("/usr/bin/apt-get", b"")
     made.guest.add_dir("/var/www/html")  # as nginx would
     made.guest.add("/etc/group", b"root:x:0:\nadm:x:4:\n")
-    made.roots = {"/dev/sda2": {"/": "/dev/sda2"}}
+    made.roots = {"/dev/sda2": {"type": "linux", "arch": host_arch(), "distro": "debian"}}
     monkeypatch.setattr("imgbuilder.appliance.open_appliance", made)
     return made
 
