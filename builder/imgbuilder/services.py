@@ -22,7 +22,6 @@ from imgbuilder.catalog.sources import SourceFormat, sources_from_command_line
 from imgbuilder.catalog.state import SourceStates, identity
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, ignore, warn
-from imgbuilder.failure import GuestShell, no_shell
 from imgbuilder.fetch.router import SourceFetcher
 from imgindex.keymemory import KeyMemory
 from imgindex.model import UNKNOWN_SIZE
@@ -34,8 +33,11 @@ if TYPE_CHECKING:
     from imgbuilder.appliance import ApplianceOptions, Attachment
     from imgbuilder.cache.store import TemplateCache
     from imgbuilder.catalog.sources import Source
+    from imgbuilder.customize.context import GuestContext
+    from imgbuilder.errors import OperationError
+    from imgbuilder.failure import GuestShell
     from imgbuilder.fetch.transfer import Fetcher
-    from imgbuilder.guest import Appliance
+    from imgbuilder.guest import Appliance, Guest
     from imgindex.trust import Verifier
 
 ApplianceOpener = Callable[
@@ -50,6 +52,12 @@ def _open_appliance(
     from imgbuilder.appliance import open_appliance  # late: lists and notes start none
 
     return open_appliance(disks, options, report)
+
+
+def _no_shell(guest: Guest, context: GuestContext, error: OperationError) -> bool:
+    from imgbuilder.failure import no_shell  # late, as above
+
+    return no_shell(guest, context, error)
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ class Services:
     fetcher: Fetcher = field(default_factory=SourceFetcher)
     verifier: Callable[[], Verifier] = _system_verifier
     open_appliance: ApplianceOpener = _open_appliance
-    guest_shell: GuestShell = no_shell
+    guest_shell: GuestShell = _no_shell
     clock: Callable[[], datetime] = _now
 
     def __post_init__(self) -> None:

@@ -22,8 +22,7 @@ V9    only then is it remembered                           the caller           
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from imgindex.clearsign import MAX_FILE_SIZE
 from imgindex.freshness import Accepted, judge_freshness
@@ -45,8 +44,7 @@ class Parse(Protocol[_Content]):
         ...
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """What a source is judged by.
 
     Attributes:
@@ -66,8 +64,7 @@ class Rule:
     limit: int = MAX_FILE_SIZE
 
 
-@dataclass(frozen=True)
-class Acceptance(Generic[_T]):
+class Acceptance(NamedTuple, Generic[_T]):
     """A file that was accepted.
 
     Attributes:

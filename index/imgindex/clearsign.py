@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from imgindex.errors import BadSignatureError, NotSignedError, TrustError
 from imgindex.lexer import MAX_TEXT_SIZE, decode_text, shorten
@@ -42,8 +42,7 @@ _WEAK_DIGESTS = frozenset({"MD5", "SHA1", "RIPEMD160", "SHA224"})
 _SIGNATURE_TAG = 2
 
 
-@dataclass(frozen=True)
-class SignedMessage:
+class SignedMessage(NamedTuple):
     """What is inside the frame; not yet verified.
 
     Attributes:

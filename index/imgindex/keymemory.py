@@ -16,8 +16,8 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgindex.keylist import ListedKey
 
@@ -31,8 +31,7 @@ _LIFETIME = 30 * 86400
 """Seconds."""
 
 
-@dataclass(frozen=True)
-class KeyMemory:
+class KeyMemory(NamedTuple):
     """The records.
 
     Attributes:

@@ -18,7 +18,6 @@ calls a line would let other characters start one.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from imgindex.errors import IndexSyntaxError
@@ -52,8 +51,7 @@ class Field(NamedTuple):
     comment: str = ""
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """One ``[name]`` with its fields, in the order of the file.
 
     Attributes:
@@ -69,8 +67,7 @@ class Section:
     comment: str = ""
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """All of a text.
 
     Attributes:

@@ -9,7 +9,6 @@ doc/DETAILS in GnuPG, section "Format of the --status-fd output".
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,8 +37,7 @@ _EXIT_BAD = 1
 _EXIT_MISSING_KEY = 2
 
 
-@dataclass(frozen=True)
-class AcceptedSignature:
+class AcceptedSignature(NamedTuple):
     """A signature that satisfies the accept rule.
 
     Attributes:

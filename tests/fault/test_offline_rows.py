@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from imgbuilder.cli import main as cli
 from imgbuilder.errors import FetchError, FileMissingError
-from imgbuilder.fetch.bundle import fetch_member, inside
+from imgbuilder.fetch.bundle import fetch_member
 from imgbuilder.fetch.router import SourceFetcher
-from imgbuilder.fetch.urls import template_url
+from imgbuilder.fetch.urls import inside, template_url
 from imgindex.model import Entry, Index, ZstdFile
 from imgindex.write import write_index
 from tests.fakes.faultserver import FaultServer, answer

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _POLL = 0.1
 """Seconds between two looks; a signal ends the wait at once."""
-_HELD = re.compile(r"[0-9]+: FLOCK +\S+ +\S+ +([0-9]+) ([0-9a-f]+):([0-9a-f]+):([0-9]+) ")
+_HELD = r"[0-9]+: FLOCK +\S+ +\S+ +([0-9]+) ([0-9a-f]+):([0-9a-f]+):([0-9]+) "
 """A held lock in /proc/locks (proc_locks(5)): its process, and the device and the inode of its file."""
 
 
@@ -36,7 +36,7 @@ def holders(status: os.stat_result) -> list[int]:
     here = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     found: dict[int, str] = {}
     for line in lines:
-        match = _HELD.match(line)
+        match = re.match(_HELD, line)  # compiled here: mostly nobody waits
         if match and int(match[4]) == status.st_ino and int(match[1]) not in (0, os.getpid()):
             found[int(match[1])] = f"{int(match[2], 16)}:{int(match[3], 16)}"
     # On overlayfs and btrfs the kernel calls the device here by another name than there.

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.errors import FileMissingError, UsageError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
-from imgbuilder.fetch.bundle import FINGERPRINTS, INDEX, KEY, fetch_member, inside
-from imgbuilder.fetch.urls import BUNDLE_SUFFIX
+from imgbuilder.fetch.bundle import FINGERPRINTS, KEY, fetch_member
+from imgbuilder.fetch.urls import BUNDLE_INDEX, BUNDLE_SUFFIX, inside
 from imgbuilder.workspace import check_space, explain
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from imgindex.trust import KeyPin
 
 _LARGEST_KEYS = 1 << 20
-_RESERVED = (INDEX, KEY, FINGERPRINTS)
+_RESERVED = (BUNDLE_INDEX, KEY, FINGERPRINTS)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ def write_bundle(
                 os.fdopen(os.dup(descriptor), "wb") as file,
                 tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive,
             ):
-                for name, data in ((INDEX, index), (FINGERPRINTS, fingerprints.encode()), (KEY, pin.keyring)):
+                texts = ((BUNDLE_INDEX, index), (FINGERPRINTS, fingerprints.encode()), (KEY, pin.keyring))
+                for name, data in texts:
                     archive.addfile(_member(name, len(data)), io.BytesIO(data))
                 for packed in templates:
                     with packed.path.open("rb") as template:

@@ -9,7 +9,7 @@ source is left is that an error. An earlier source always wins over a later one
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuilder.arch import normalise
 from imgbuilder.errors import PybuilderError, TrustError, UsageError
@@ -24,16 +24,14 @@ if TYPE_CHECKING:
     from imgindex.model import Entry
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(NamedTuple):
     """One template of one source."""
 
     source: Source
     entry: Entry
 
 
-@dataclass(frozen=True)
-class FailedSource:
+class FailedSource(NamedTuple):
     """A source that is left out, and why."""
 
     source: Source
@@ -55,8 +53,7 @@ class Selection:
     url: str
 
 
-@dataclass(frozen=True)
-class Catalog:
+class Catalog(NamedTuple):
     """All templates of all usable sources.
 
     Attributes:

@@ -13,8 +13,8 @@ import contextlib
 import json
 import os
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.events import Reporter, debug, ignore
@@ -30,8 +30,7 @@ _LARGEST = 4096
 _SHA512 = re.compile(r"[0-9a-f]{128}")
 
 
-@dataclass(frozen=True)
-class KnownImages:
+class KnownImages(NamedTuple):
     """What was found out about images, by their SHA-256.
 
     Attributes:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from imgbuilder.catalog.sources import Source
     from imgindex.model import Entry
 
-_LOCALE = re.compile(r"([a-z]+)(_[a-z]+)?(\.[a-z0-9-]+)?(@[a-z]+)?", re.IGNORECASE)
+_LOCALE = r"([a-z]+)(_[a-z]+)?(\.[a-z0-9-]+)?(@[a-z]+)?"
 
 _ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\", "\b": "\\b", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
@@ -180,7 +180,7 @@ def preferred_languages(locale: str) -> tuple[str, ...]:
     Args:
         locale: Its name, such as ``de_AT.UTF-8@euro`` or ``C``.
     """
-    match = _LOCALE.fullmatch(locale)
+    match = re.fullmatch(_LOCALE, locale, re.IGNORECASE)  # compiled here: short lists do not need it
     if match is None or match[1] in ("C", "POSIX"):
         return ("",)
     language, territory = match[1], match[2] or ""

@@ -11,7 +11,7 @@ import io
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import SourceFormat
@@ -61,8 +61,7 @@ class LoadedSource:
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class _Document(Generic[_T]):
+class _Document(NamedTuple, Generic[_T]):
     """A file that was accepted, and the source with the address that it came from."""
 
     source: Source
@@ -70,8 +69,7 @@ class _Document(Generic[_T]):
     signed: VerifiedText | None
 
 
-@dataclass(frozen=True)
-class Loader:
+class Loader(NamedTuple):
     """Gets the index of one source, and accepts it or not, by ``imgindex.accept``.
 
     Attributes:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from imgbuilder.catalog.bundles import bundled_key
 from imgbuilder.errors import UsageError
-from imgbuilder.fetch.urls import local_path
+from imgbuilder.fetch.urls import inside, local_path
 from imgindex.trust import KeyPin
 
 if TYPE_CHECKING:
@@ -46,7 +45,11 @@ def _named_key(fingerprint: str, source: Source, memory: KeyMemory | None) -> Ke
         return key_pin_from_user_keyring(fingerprint, memory=memory)
     except UsageError:
         path = local_path(source.uri)
-        pin = None if path is None else bundled_key(path, fingerprint)
+        if path is None or inside(path) is None:
+            raise
+        from imgbuilder.catalog.bundles import bundled_key  # late: few sources are bundles
+
+        pin = bundled_key(path, fingerprint)
         if pin is None:
             raise
         return pin

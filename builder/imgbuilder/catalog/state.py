@@ -17,9 +17,8 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from imgbuilder.atomic import publish, temporary_file
@@ -44,8 +43,7 @@ _RENEWAL = timedelta(days=1)
 """How old ``accepted_at`` may become before it is written anew; listings need not write each time."""
 
 
-@dataclass(frozen=True)
-class SourceStates:
+class SourceStates(NamedTuple):
     """The records of all sources.
 
     Attributes:

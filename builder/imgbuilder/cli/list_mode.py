@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import locale
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuilder.catalog import listing
 from imgbuilder.console import printable
@@ -20,8 +18,7 @@ STYLES = ("short", "long", "json", "full")
 """Values of ``--list-format``."""
 
 
-@dataclass(frozen=True)
-class ListRequest:
+class ListRequest(NamedTuple):
     """What to list.
 
     Attributes:
@@ -74,6 +71,8 @@ def list_templates(settings: Settings, report: ConsoleReporter, request: ListReq
 
 def message_locale() -> str:
     """Return the locale for messages; one that this machine does not have counts as C, as in virt-builder."""
+    import locale  # late: only notes have languages
+
     try:
         return locale.setlocale(locale.LC_MESSAGES, "")
     except locale.Error:

@@ -20,20 +20,18 @@ import io
 import os
 import re
 import tarfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import FetchError, FileMissingError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.local import copy_open
 from imgbuilder.fetch.transfer import Fetched
-from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE
 from imgbuilder.regular import open_regular
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import BinaryIO
 
-INDEX = "index.asc"
 KEY = "key.gpg"
 FINGERPRINTS = "fingerprints"
 
@@ -74,15 +72,6 @@ class _Headers(io.RawIOBase):
         data = os.pread(self._descriptor, size, self._position)
         self._position += len(data)
         return data
-
-
-def inside(path: Path) -> tuple[Path, str] | None:
-    """Split the path of a bundle, or of a file in one; None for any other path."""
-    text = str(path)
-    bundle, mark, name = text.partition(f"{BUNDLE_SUFFIX}{INSIDE}")
-    if mark:
-        return Path(bundle + BUNDLE_SUFFIX), name
-    return (path, INDEX) if text.endswith(BUNDLE_SUFFIX) else None
 
 
 def fetch_member(

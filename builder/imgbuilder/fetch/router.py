@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import OfflineError
 from imgbuilder.events import Reporter, ignore
-from imgbuilder.fetch.bundle import fetch_member, inside
 from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.transfer import SYSTEM_PROXY, Fetched, Fetcher, Limits, Resumable
-from imgbuilder.fetch.urls import local_path, without_userinfo
+from imgbuilder.fetch.urls import inside, local_path, without_userinfo
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -46,6 +45,8 @@ class SourceFetcher:
                 resume.restart()  # copying anew is quicker than finding out whether the file is the same
             member = inside(path)
             if member is not None:
+                from imgbuilder.fetch.bundle import fetch_member  # late: few sources are bundles
+
                 return fetch_member(
                     *member, destination, limit=limit, expected=expected, report=report, label=label
                 )

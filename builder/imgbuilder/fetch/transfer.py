@@ -8,8 +8,7 @@ signature or digest.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from imgbuilder.errors import FetchError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
@@ -39,8 +38,7 @@ _PIECE = 1 << 16
 """Bytes per read; also the most that is read beyond a limit (``reliability.md`` D6)."""
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """How patient a transfer is.
 
     Attributes:
@@ -67,8 +65,7 @@ class Limits:
     slow_rate: int = 1024
 
 
-@dataclass(frozen=True)
-class Fetched:
+class Fetched(NamedTuple):
     """A finished transfer.
 
     Attributes:

@@ -27,6 +27,9 @@ BUNDLE_SUFFIX = ".pybundle"
 INSIDE = "!/"
 """Stands between the path of a bundle and that of a file in it."""
 
+BUNDLE_INDEX = "index.asc"
+"""The file that the path of a bundle alone means."""
+
 
 def scheme_of(uri: str) -> str | None:
     """Return the scheme of a URI in lower case, or None for a plain path."""
@@ -101,6 +104,15 @@ def local_path(uri: str) -> Path | None:
             f"{uri!r} names no file of this machine", hint="write three slashes: file:///absolute/path"
         )
     return Path(path)
+
+
+def inside(path: Path) -> tuple[Path, str] | None:
+    """Split the path of a bundle, or of a file in one; None for any other path."""
+    text = str(path)
+    bundle, mark, name = text.partition(f"{BUNDLE_SUFFIX}{INSIDE}")
+    if mark:
+        return Path(bundle + BUNDLE_SUFFIX), name
+    return (path, BUNDLE_INDEX) if text.endswith(BUNDLE_SUFFIX) else None
 
 
 def template_url(source_uri: str, file: str) -> str:

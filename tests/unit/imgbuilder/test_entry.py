@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imgbuilder.cli import entry
+from imgbuilder.cli import entry, list_mode
 from imgbuilder.cli import main as full
 from imgbuilder.cli.entry import plain_list
 
@@ -112,6 +113,27 @@ def test_all_else_goes_to_click(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [["--doctor"]]
 
 
+def test_the_collector_of_cycles_is_off_for_lists_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, bool] = {}
+
+    def note(kind: str) -> int:
+        seen[kind] = gc.isenabled()
+        return 3
+
+    monkeypatch.setattr(full, "run", lambda _words: note("other"))
+    monkeypatch.setattr(list_mode, "list_templates", lambda *_given: note("list"))
+    try:
+        for words in (["--doctor"], ["--list", "--no-check-signature"]):
+            monkeypatch.setattr(sys, "argv", ["pybuilder", *words])
+            with pytest.raises(SystemExit) as ended:
+                entry.main()
+            assert ended.value.code == 3
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    assert seen == {"other": True, "list": False}
+
+
 def test_a_list_loads_neither_click_nor_other_heavy_modules() -> None:
     code = (
         "import sys; from imgbuilder.cli import entry; entry.run(['--list', '--source', '/nonexistent', "
@@ -123,5 +145,7 @@ def test_a_list_loads_neither_click_nor_other_heavy_modules() -> None:
     heavy = {
         "click", "requests", "urllib3", "gnupg", "tqdm", "filelock", "logging", "platformdirs", "fractions",
         "importlib.metadata", "platform", "difflib", "imgbuilder.customize", "imgbuilder.process",
+        "tarfile", "secrets", "hmac", "imgbuilder.catalog.bundles", "imgbuilder.fetch.bundle",
+        "imgbuilder.workspace", "imgbuilder.failure",
     }  # fmt: skip
     assert loaded & heavy == set()
