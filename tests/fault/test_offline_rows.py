@@ -181,6 +181,67 @@ def test_d29_every_answer_is_verified(world: World) -> None:
         assert "Evil" not in out
 
 
+def test_d29_every_mirror_is_verified(world: World) -> None:
+    """A source's first address is dead, its second evil, its third good: only good bytes are believed."""
+    index = world.publish()
+    evil = index.replace(b"Tiny Linux", b"Evil Linux")
+    folder = world.folder / "home" / "pybuilder" / "repos.d"
+    folder.mkdir(parents=True)
+    (world.folder / "key.gpg").write_bytes(world.keys.export(world.key))
+    gone, bad = answer(b"", status="404 Not Found"), answer(evil)
+    with FaultServer([gone]) as first, FaultServer([bad]) as second, FaultServer([answer(index)]) as third:
+
+        def listed(*servers: FaultServer) -> tuple[int, str]:
+            places = ", ".join(f"{server.url}/index.asc" for server in servers)
+            text = f"[mirrored]\nuri={places}\ngpgkey=file://{world.folder}/key.gpg\n"
+            (folder / "a.conf").write_text(text)
+            world.capture.readouterr()
+            return cli.run(["--list"]), world.capture.readouterr().out
+
+        code, out = listed(first, second)
+        assert code != 0
+        assert "Evil" not in out
+        assert listed(first, second, third) == (0, LISTED)
+        assert len(second.requests) == 2, "it was asked, and not believed"
+        code, out = listed(first, second)
+        assert "Evil" not in out, "nor when a good index is known"
+
+
+@pytest.mark.parametrize("form", ["site/index.asc", "file://{}/site/index.asc"])
+def test_d26_local_sources_get_the_same_verdicts(world: World, form: str) -> None:
+    """Altered, older, not whole, of another size, and no file at all: as by http."""
+    index, source = world.publish(), form.format(world.folder)
+    place, template = world.site / "index.asc", world.site / "tiny.xz"
+    assert world.run(source, "--list")[:2] == (0, LISTED)
+    for bad in (index.replace(b"Tiny L", b"Evil L"), index[:-300], b""):
+        place.write_bytes(bad)
+        code, out, _err = world.run(source, "--list")
+        assert code != 0
+        assert out == ""
+    place.write_bytes(bytes(6_000_000))
+    code, out, err = world.run(source, "--list")
+    assert (code, out) == (0, LISTED), "what cannot be fetched within the limit is as good as not there"
+    assert "is longer than the 5000000 bytes" in err
+    old = datetime.now(UTC) - timedelta(days=9)
+    world.publish(at=old)
+    code, _out, err = world.run(source, "--list")
+    assert (code, "rolled back" in err) == (3, True)
+    place.unlink()
+    os.mkfifo(place)
+    assert world.run(source, "--list")[0] == 0, (
+        "the last accepted index stands in for one that cannot be read"
+    )
+    place.unlink()
+    place.write_bytes(index)
+    good = template.read_bytes()
+    for bad in (good[:-1], good + b"x", bytes(len(good)), b""):
+        template.write_bytes(bad)
+        code, _out, err = world.run(source, "--cache-all-templates")
+        assert code in (1, 3)
+        assert str(template) in err or "tiny.xz" in err
+        assert world.cached == []
+
+
 @pytest.fixture
 def bundle(world: World) -> Path:
     world.publish(zstd=True)

@@ -414,6 +414,7 @@ def test_t22_the_canary_is_not_shown_when_the_connection_fails() -> None:
 
 
 def test_t22_netrc_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D30."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password canary\n")
     netrc.chmod(0o600)
