@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from imgbuilder import paths
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
+from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import Guest
+    from imgbuilder.guest import Appliance, Guest
 
 
 class OnError(enum.Enum):
@@ -29,6 +30,10 @@ class OnError(enum.Enum):
     SHELL = "shell"
     """A shell is opened in the guest, and the user decides there."""
 
+
+_FULL = 256 * 1024
+"""Bytes: a filesystem with less is full."""
+_SIGNS_OF_FULL = ("write error", "No space left on device")
 
 GuestShell = Callable[["Guest", "GuestContext", OperationError], bool]
 """Lets the user look into a guest; returns whether the disk is to be kept."""
@@ -62,15 +67,36 @@ class FailureHandler:
         else:
             self.keep = self.on_error is OnError.KEEP
 
-    def explain(self, guest: Guest, error: OperationError) -> OperationError:
-        """Keep the guest's log on the host; return the error with its place in the hint."""
+    def explain(self, guest: Appliance, error: OperationError) -> OperationError:
+        """Keep the guest's log on the host; return the error with its place, and full disks, in the hint."""
         kept = keep_log(guest, error.log_file, self.name)
         advice = [error.hint] if error.hint else []
+        advice += advice_about_space(guest, error)
         if kept is not None:
             advice.append(f"all that the guest's commands printed is in {kept}")
         return OperationError(
             error.message, log_tail=error.log_tail, log_file=error.log_file, hint="; ".join(advice) or None
         )
+
+
+def advice_about_space(guest: Appliance, error: OperationError) -> list[str]:
+    """Say which filesystems of the guest have no room left, and what to do (B9).
+
+    libguestfs's upload says only "write error", and takes away what it had written; then the space of all
+    filesystems is told.
+    """
+    try:
+        uses = guest.filesystem_use()
+    except GuestCallError:
+        return []  # the error itself matters more
+    may_be_full = any(sign in f"{error.message}\n{error.log_tail}" for sign in _SIGNS_OF_FULL)
+    shown = [use for use in uses if may_be_full or use.free < max(_FULL, use.total // 1000)]
+    if not shown:
+        return []
+    spaces = ", ".join(
+        f"{use.path} has {human_size(use.free)} of {human_size(use.total)} free" for use in shown
+    )
+    return [f"in the guest, {spaces}; a larger disk has more: --size"]
 
 
 def keep_log(guest: Guest, log_file: str, name: str) -> Path | None:

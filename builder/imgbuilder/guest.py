@@ -56,10 +56,11 @@ class CommandResult:
 
 @dataclass(frozen=True)
 class FilesystemUse:
-    """Space of one mounted filesystem, in bytes."""
+    """Space of one mounted filesystem, in bytes, and where in the guest it is mounted."""
 
     total: int
     free: int
+    path: str = "/"
 
 
 class Guest(Protocol):
@@ -369,6 +370,10 @@ class Appliance(Guest, Protocol):
 
     def filesystem_use(self) -> list[FilesystemUse]:
         """Return the space of each mounted filesystem."""
+        ...
+
+    def lost_writes(self) -> str | None:
+        """Return what the appliance's kernel said about data that did not reach a disk; None for nothing."""
         ...
 
     def resolves(self, host: str) -> bool:

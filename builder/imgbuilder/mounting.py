@@ -49,6 +49,12 @@ def mount_guest(appliance: Appliance, likely_root: str | None, report: Reporter)
             if roots
             else "no operating system was found"
         )
+        lost = None if roots else appliance.lost_writes()
+        if lost is not None:
+            raise GuestError(
+                f"the guest's disk does not take what is written: {lost}",
+                hint="check the disk that the image is on",
+            )
         encrypted = [] if roots else encrypted_devices(appliance)
         if encrypted:
             raise GuestError(

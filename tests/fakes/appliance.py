@@ -74,6 +74,8 @@ class FakeAppliance(FakeGuest):
         self.log: list[tuple[str, str]] = []
         self.tables: dict[str, tuple[tuple[int, int, str], ...]] = {}
         self.is_up = True
+        self.lost: str | None = None
+        self.uses = [FilesystemUse(1 << 30, 1 << 29)]
         self.fails: dict[tuple[str, str], str] = {}
         self.lacks: set[str] = set()
         self.secrets: dict[str, str] = {}
@@ -228,7 +230,10 @@ class FakeAppliance(FakeGuest):
         return {"/": root}
 
     def filesystem_use(self) -> list[FilesystemUse]:
-        return [FilesystemUse(1 << 30, 1 << 29)]
+        return self.uses
+
+    def lost_writes(self) -> str | None:
+        return self.lost
 
     def resolves(self, host: str) -> bool:
         return False

@@ -17,7 +17,7 @@ from tests.fakes.guest import FakeGuest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgbuilder.guest import CommandResult
+    from imgbuilder.guest import CommandResult, FilesystemUse
     from tests.fakes.keys import KeyMaker
 
 MIB = 1024 * 1024
@@ -120,10 +120,13 @@ class TinyAppliances(FakeAppliances):
         self.roots: dict[str, dict[str, str]] = {}
         self.answers: dict[str, CommandResult] = {}
         self.kinds: dict[int, str] = {}
+        self.uses: list[FilesystemUse] | None = None
 
     def _teach(self, appliance: FakeAppliance) -> None:
         for pattern, answer in self.answers.items():
             appliance.on_sh(pattern, answer)
+        if self.uses is not None:
+            appliance.uses = self.uses
 
     def _disk(self, path: Path) -> FakeDisk:
         filesystems = {1: FakeFilesystem(self.kinds.get(1, "unknown")), 2: FakeFilesystem("ext4", self.guest)}

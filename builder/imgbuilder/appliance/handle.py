@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from imgbuilder.appliance.calls import LONG
 from imgbuilder.appliance.guestcommands import GuestCommands
-from imgbuilder.appliance.kernelmessages import lost_writes
 from imgbuilder.appliance.storage import Storage
 from imgbuilder.errors import GuestError
 
@@ -15,7 +14,7 @@ class LibguestfsAppliance(GuestCommands, Storage):
     def shutdown(self) -> None:
         """Unmount, flush and stop the appliance; an error means that data may not be on the disk."""
         self._call("umount_all", limit=LONG)  # what is still in memory is written now, or lost now
-        lost = lost_writes(str(self._call("dmesg")))
+        lost = self.lost_writes()
         if lost is not None:
             raise GuestError(
                 f"not everything that the guest wrote reached the image: {lost}",

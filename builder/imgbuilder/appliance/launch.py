@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from imgbuilder import claims, paths, process, workspace
 from imgbuilder.appliance.accelerator import KvmVerdict, hypervisor_name, kvm_verdict, remember_broken
 from imgbuilder.appliance.binding import find_binding
+from imgbuilder.appliance.buildfolder import check_build_folder
 from imgbuilder.appliance.connection import Connection
 from imgbuilder.appliance.handle import LibguestfsAppliance
 from imgbuilder.appliance.instant.resume import PROGRAM, Instant, Job
@@ -218,6 +219,7 @@ def _launch(
     *,
     job: Job | None = None,
 ) -> Connection:
+    check_build_folder(os.environ)
     connection = Connection(interpreter, runtime, report)
     try:
         hypervisor = _hypervisor(runtime, interpreter, job)

@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from imgbuilder.appliance.calls import LONG, Calls
+from imgbuilder.appliance.kernelmessages import lost_writes
 from imgbuilder.errors import GuestCallError
 from imgbuilder.guest import FilesystemUse
 
@@ -186,8 +187,13 @@ class Storage(Calls):
         uses = []
         for path in self._call("mountpoints").values():
             facts = self._call("statvfs", path)
-            uses.append(FilesystemUse(facts["blocks"] * facts["bsize"], facts["bfree"] * facts["bsize"]))
+            size = facts["bsize"]
+            uses.append(FilesystemUse(facts["blocks"] * size, facts["bfree"] * size, path))
         return uses
+
+    def lost_writes(self) -> str | None:
+        """Return what the appliance's kernel said about data that did not reach a disk; None for nothing."""
+        return lost_writes(str(self._call("dmesg")))
 
     def resolves(self, host: str) -> bool:
         """Tell whether the appliance itself can look up a host name; needs the network."""

@@ -14,7 +14,7 @@ from imgbuilder.console import ConsoleReporter
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import OperationError
 from imgbuilder.failure import OnError, keep_log
-from imgbuilder.guest import CommandResult
+from imgbuilder.guest import CommandResult, FilesystemUse
 from tests.unit.imgbuilder.customize.hostguest import HostGuest
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 from tests.unit.imgbuilder.test_build import appliances, request, services, site
@@ -77,6 +77,17 @@ def test_the_log_is_kept_on_the_host(services: Services, appliances: TinyApplian
     assert str(kept) in (caught.value.hint or "")
     assert kept.name.startswith("tiny-")
     assert kept.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_b9_a_full_guest_is_named(services: Services, appliances: TinyAppliances) -> None:
+    assert "free" not in (fail(services, appliances).hint or "")
+    appliances.answers["tail"] = CommandResult(0, "cp: /x: No space left on device")
+    assert "/ has 512.0M of 1.0G free" in (fail(services, appliances).hint or "")
+    del appliances.answers["tail"]
+    appliances.uses = [FilesystemUse(1 << 30, 1 << 29), FilesystemUse(380 << 20, 4096, "/var")]
+    hint = fail(services, appliances).hint or ""
+    assert "in the guest, /var has 4.0K of 380.0M free" in hint
+    assert "--size" in hint
 
 
 def test_a_hostile_name_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
