@@ -15,6 +15,7 @@ import pytest
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.errors import WorkspaceError
 from tests.fakes.keys import keys
+from tests.fakes.template import make_site
 from tests.fault.test_cache_places import mounted
 from tests.fault.test_environment import BUILD, Place
 
@@ -174,3 +175,30 @@ def test_c20_a_cache_that_became_a_file(tmp_path: Path) -> None:
     with TemplateCache(tmp_path / "cache") as cache, pytest.raises(WorkspaceError, match="cannot be used"):
         cache.open()
     assert (tmp_path / "cache").read_text() == "another layout"
+
+
+def test_two_sources_with_the_same_template_do_not_collide(place: Place, keys: KeyMaker) -> None:
+    """Same name, architecture, revision and file, other bytes: virt-builder's cache mixes them up (SE-13)."""
+    (place.base / "other").mkdir()
+    sites = {"site": place.base / "site", "other": place.base / "other"}
+    second = make_site(sites["other"], keys)
+    second.configure(place.base / "unused")
+    disks = {name: (folder / "disk.raw").read_bytes() for name, folder in sites.items()}
+    assert disks["site"] != disks["other"]
+    repos = place.base / "home" / ".config" / "pybuilder" / "repos.d" / "test.conf"
+    texts = {
+        "site": repos.read_text(),
+        "other": f"[test]\nuri={sites['other']}/index.asc\ngpgkey={sites['other']}/key.gpg\n",
+    }
+    for round_ in range(2):
+        for name in ("site", "other"):
+            repos.write_text(texts[name])
+            assert ("cached" in place.run("--print-cache").stdout) == (round_ == 1), (
+                "each is cached on its own"
+            )
+            done = place.run("tiny", "-o", "x.img")
+            assert done.returncode == 0, done.stderr
+            image = place.base / "out" / "x.img"
+            assert image.read_bytes()[2 << 20 : 7 << 20] == disks[name][2 << 20 : 7 << 20], "its filesystem"
+            image.unlink()
+    assert len([path for path in (cache_of(place) / "templates").iterdir() if len(path.name) == 128]) == 2
