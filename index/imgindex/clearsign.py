@@ -14,7 +14,7 @@ import re
 from typing import NamedTuple
 
 from imgindex.errors import BadSignatureError, NotSignedError, TrustError
-from imgindex.lexer import MAX_TEXT_SIZE, decode_text, shorten
+from imgindex.lexer import LEAST_BYTES_PER_LINE, MAX_TEXT_SIZE, decode_text, shorten
 from imgindex.trust import UnverifiedText
 
 MAX_FILE_SIZE = MAX_TEXT_SIZE
@@ -25,6 +25,9 @@ MAX_LINE_SIZE = 8192
 
 MAX_ARMOR_SIZE = 16 * 1024
 """Largest signature block in bytes."""
+
+MAX_FRAME_LINES = 1000
+"""Most lines that the frame adds to those of the text; an armor of the largest size has fewer."""
 
 MAX_SIGNATURES = 4
 """Most signatures in a block: each costs gpgv milliseconds (F10)."""
@@ -76,6 +79,9 @@ def split(data: bytes, *, where: str, limit: int = MAX_FILE_SIZE) -> SignedMessa
     if not data.startswith(_BEGIN.encode()):
         raise _why_not_signed(data, where)
     _check_bytes(data, where)
+    most = limit // LEAST_BYTES_PER_LINE + MAX_FRAME_LINES
+    if data.count(b"\n") > most:
+        raise BadSignatureError(f"{where}: the signed index has more than {most:,} lines")
     try:
         lines = data.decode("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
@@ -104,13 +110,19 @@ def unverified_text(data: bytes, *, where: str, limit: int = MAX_FILE_SIZE) -> U
 
 def _check_bytes(data: bytes, where: str) -> None:
     found = _FORBIDDEN.search(data)
-    if found is not None:
-        line = data.count(b"\n", 0, found.start()) + 1
-        what = "CR LF line ends" if found[0] == b"\r" else f"the control byte 0x{found[0][0]:02x}"
+    if found is None:
+        return
+    if found[0] == b"\r" and data.count(b"\r\n") == data.count(b"\n"):
         raise BadSignatureError(
-            f"{where}: line {line}: {what} in a signed index; it was changed after signing",
+            f"{where}: its lines end with CR LF: the signed index was changed after signing",
             hint="if you publish it, serve the file exactly as gpg wrote it",
         )
+    line = data.count(b"\n", 0, found.start()) + 1
+    what = "a carriage return" if found[0] == b"\r" else f"the control byte 0x{found[0][0]:02x}"
+    raise BadSignatureError(
+        f"{where}: line {line}: there is {what}, which no signed index may have, whoever put it there",
+        hint="if you publish it: pybuilder-repo validate finds this before it is signed",
+    )
 
 
 class _Splitter:

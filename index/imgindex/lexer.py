@@ -25,6 +25,12 @@ from imgindex.errors import IndexSyntaxError
 MAX_TEXT_SIZE = 5_000_000
 """Longest text that is read, in bytes of UTF-8 (V1, P15)."""
 
+LEAST_BYTES_PER_LINE = 10
+"""A largest text has no more lines than if each had so many bytes: short ones cost far more memory (P15)."""
+
+MAX_LINES = MAX_TEXT_SIZE // LEAST_BYTES_PER_LINE
+"""Most lines of a text, and so most fields."""
+
 _SECTION = re.compile(r"\[([A-Za-z0-9._-]+)\][ \t]*")
 _FIELD = re.compile(r"([A-Za-z0-9_.]+)(?:\[([A-Za-z0-9_,.]+)\])?=(.*)")
 
@@ -126,6 +132,8 @@ def parse_document(text: str, *, where: str, hyphens: bool = False, first_line: 
     _check_characters(text, where, first_line)
     if not text:
         return Document()
+    if text.count("\n") > MAX_LINES:
+        raise IndexSyntaxError(where, None, f"the text has more than {MAX_LINES:,} lines")
     if not text.endswith("\n"):
         problem = "the last line does not end with a newline; the file may have been cut short"
         raise IndexSyntaxError(where, text.count("\n") + first_line, problem)

@@ -290,6 +290,7 @@ def _other_files(world: World) -> Iterator[Case]:
     yield Case(
         "S40", "signature cut off", world.good[: world.good.index(BEGIN_SIGNATURE)], world.pin, world.good
     )
+    yield Case("P15", "a million empty fields", world.sign("[a]\n" + "x=\n" * 1_000_000), world.pin)
     yield Case("P15", "larger than 5 MB", world.sign("#" + "\n#" * 2_500_000 + "\n"), world.pin)
 
 

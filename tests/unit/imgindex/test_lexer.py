@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgindex.errors import IndexSyntaxError
-from imgindex.lexer import MAX_TEXT_SIZE, Field, Section, decode_text, parse_sections, shorten
+from imgindex.lexer import MAX_LINES, MAX_TEXT_SIZE, Field, Section, decode_text, parse_sections, shorten
 
 
 def sections(text: str) -> list[Section]:
@@ -118,6 +118,13 @@ def test_text_over_the_cap_is_refused(filler: str) -> None:
     assert sections(text)
     with pytest.raises(IndexSyntaxError, match="larger than"):
         sections(text + "# " + filler * 8 + "\n")
+
+
+def test_p15_more_lines_than_any_index_needs_are_refused() -> None:
+    text = "[a]\n" + "x=\n" * (MAX_LINES - 1)
+    assert len(fields(text)) == MAX_LINES - 1
+    with pytest.raises(IndexSyntaxError, match="more than 500,000 lines"):
+        sections(text + "x=\n")
 
 
 def test_decode_text() -> None:

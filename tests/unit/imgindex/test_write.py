@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -17,9 +17,7 @@ from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText
 from imgindex.write import tidy_note, write_index
 from tests.fakes.fuzz import examples
-
-if TYPE_CHECKING:
-    from random import Random
+from tests.fakes.indexes import random_index
 
 ENTRY = Entry(os_version="debian-12", file="a.xz", arch="x86_64", size=512, sha512="ab" * 64)
 
@@ -252,10 +250,13 @@ INDEXES = st.lists(ENTRIES, max_size=3, unique_by=lambda entry: (entry.os_versio
 )
 
 
-@pytest.mark.timeout(7200)
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(INDEXES)
 def test_p19_reading_what_was_written(index: Index) -> None:
+    check_read_and_write(index)
+
+
+def check_read_and_write(index: Index) -> None:
     text = write_index(index)
     assert read(text) == index
     # A clear signature keeps no blanks at line ends, and nothing may depend on them.
@@ -267,10 +268,28 @@ def comment_lines(text: str) -> list[str]:
     return sorted(line for line in text.split("\n") if line.startswith("#"))
 
 
-@pytest.mark.timeout(7200)
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(INDEXES, st.randoms(use_true_random=False), st.lists(ONE_LINE.map("#{}".format), max_size=6))
 def test_an_edited_index_survives_a_read_and_write(index: Index, rng: Random, comments: list[str]) -> None:
+    check_edited(index, rng, comments)
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("chunk", range(10))
+def test_p19_random_indexes(chunk: int) -> None:
+    """The same as both tests above, so often as hypothesis has neither the time nor the memory for."""
+    for number in range(examples(300) // 10):
+        seed = f"{chunk}/{number}"
+        rng = Random(seed)
+        index = random_index(rng)
+        try:
+            check_read_and_write(index)
+            check_edited(index, rng, [f"# {rng.random()}" for _ in range(rng.randrange(4))])
+        except Exception as error:
+            raise AssertionError(f"random_index(Random({seed!r})): {index}") from error
+
+
+def check_edited(index: Index, rng: Random, comments: list[str]) -> None:
     """Somebody writes comments and empty lines anywhere, and changes the order of fields."""
     lines = write_index(index).split("\n")[:-1]
     for comment in [*comments, *[""] * rng.randrange(4)]:
