@@ -21,12 +21,14 @@ from imgbuilder.errors import DiskError, GuestCallError, GuestError, OperationEr
 from imgbuilder.events import Reporter, Step, debug, warn
 from imgbuilder.failure import FailureHandler, OnError
 from imgbuilder.place import find_file_place
+from imgbuilder.unlocking import encrypted_devices, unlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from imgbuilder.customize.operation import Operation
+    from imgbuilder.diskkeys import DiskKey
     from imgbuilder.guest import Appliance
     from imgbuilder.services import Services
 
@@ -55,8 +57,10 @@ class CustomizeRequest:
         disks: The disks of the guest, in its order.
         attached: Further disks that commands may read.
         operations: Customizations in the user's order.
+        keys: Keys of encrypted devices.
         memsize: Memory of the appliance in MiB; None for the default.
         smp: Processors of the appliance; None for the default.
+        launch_timeout: Seconds without a sign of life until its start counts as hung; None for the default.
         command_timeout: Seconds after which a command in the guest is stopped; None for no limit.
         network: Whether the guest reaches the network.
         dry_run: Whether everything is done on throw-away copies.
@@ -69,8 +73,10 @@ class CustomizeRequest:
     disks: tuple[Disk, ...]
     attached: tuple[Disk, ...] = ()
     operations: tuple[Operation, ...] = ()
+    keys: tuple[DiskKey, ...] = ()
     memsize: int | None = None
     smp: int | None = None
+    launch_timeout: float | None = None
     command_timeout: float | None = None
     network: bool = True
     dry_run: bool = False
@@ -105,8 +111,10 @@ def customize_disks(request: CustomizeRequest, services: Services, report: Repor
             *_attachments(disks, readonly=request.dry_run),
             *_attachments([_checked(disk, writable=False) for disk in request.attached], readonly=True),
         ]
-        appliance = stack.enter_context(services.open_appliance(attachments, _options(request), report))
-        roots = _roots(appliance)
+        appliance = stack.enter_context(
+            services.open_appliance(attachments, _options(request, services), report)
+        )
+        roots = _roots(appliance, request.keys, report)
         contexts = [_examine(appliance, root, mounts, request, report) for root, mounts in roots.items()]
         for context, mounts in zip(contexts, roots.values(), strict=True):
             _mount(appliance, mounts, report)
@@ -126,8 +134,8 @@ def find_identity(request: CustomizeRequest, services: Services, report: Reporte
     report(Step("Examining the guest ..."))
     attachments = _attachments(disks, readonly=True)
     found = []
-    with services.open_appliance(attachments, _options(request), report) as appliance:
-        for mounts in _roots(appliance).values():
+    with services.open_appliance(attachments, _options(request, services), report) as appliance:
+        for mounts in _roots(appliance, request.keys, report).values():
             _mount(appliance, mounts, report, untouched=True)
             found += sysprep.find(appliance)
             appliance.unmount_all()
@@ -144,9 +152,9 @@ def firstboot_report(request: CustomizeRequest, services: Services, report: Repo
     disks = [_checked(disk, writable=False) for disk in request.disks]
     report(Step("Examining the guest ..."))
     attachments = _attachments(disks, readonly=True)
-    with services.open_appliance(attachments, _options(request), report) as appliance:
+    with services.open_appliance(attachments, _options(request, services), report) as appliance:
         # The journal is replayed, on a throw-away layer: a machine that was switched off wrote last there.
-        _mount(appliance, next(iter(_roots(appliance).values())), report)
+        _mount(appliance, next(iter(_roots(appliance, request.keys, report).values())), report)
         found = read_firstboot(appliance)
         appliance.unmount_all()
         appliance.shutdown()
@@ -191,14 +199,31 @@ def _attachments(disks: Sequence[Disk], *, readonly: bool) -> list[Attachment]:
     return [Attachment(disk.path.absolute(), disk.format or DiskFormat.RAW, readonly) for disk in disks]
 
 
-def _options(request: CustomizeRequest) -> ApplianceOptions:
+def _options(request: CustomizeRequest, services: Services) -> ApplianceOptions:
     network = request.network and customization.needs_commands(request.operations)
-    return ApplianceOptions(request.memsize, request.smp, network, request.verbose, request.trace)
+    settings = services.settings
+    return ApplianceOptions(
+        memsize=request.memsize,
+        smp=request.smp,
+        network=network,
+        launch_timeout=request.launch_timeout,
+        verbose=request.verbose,
+        trace=request.trace,
+        instant=settings.instant and settings.use_cache,
+        cache=settings.cache,
+    )
 
 
-def _roots(appliance: Appliance) -> dict[str, dict[str, str]]:
+def _roots(appliance: Appliance, keys: Sequence[DiskKey], report: Reporter) -> dict[str, dict[str, str]]:
     """Find the operating systems: each root's device, and its mount points with their devices."""
+    unlock(appliance, keys, report)
     roots = appliance.inspect_roots()
+    encrypted = [] if roots or keys else encrypted_devices(appliance)
+    if encrypted:
+        raise GuestError(
+            f"no operating system was found on the disks, which are encrypted ({', '.join(encrypted)})",
+            hint=f"give the key: --key {encrypted[0]}:file:FILE",
+        )
     if not roots:
         raise GuestError(
             "no operating system was found on the disks",

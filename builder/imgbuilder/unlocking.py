@@ -49,7 +49,7 @@ def unlock(appliance: Appliance, keys: Sequence[DiskKey], report: Reporter) -> d
     if opened:
         appliance.scan_volumes()
     for key in unused:
-        warn(report, f"--key {key.identity}: the template has no such encrypted device")
+        warn(report, f"--key {key.identity}: the disk has no such encrypted device")
     return opened
 
 
@@ -75,5 +75,5 @@ def _open(appliance: Appliance, device: str, uuid: str, keys: Sequence[DiskKey])
     assert last is not None, "called with one key at least"
     raise GuestError(
         f"no key given with --key opens {device} (UUID {uuid}): {last.message}",
-        hint="nothing was written to the output; check the keys, one line each without blanks around",
+        hint="nothing was changed; check the keys, one line each without blanks around",
     ) from last

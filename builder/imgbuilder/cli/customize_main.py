@@ -15,12 +15,14 @@ from imgbuilder.cli.customizing import (
     customization_options,
     given_operations,
     given_options,
+    ignored_options,
     integer,
     refuse_operations,
 )
 from imgbuilder.cli.rescue import shell_with
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.disk.diskimage import DiskFormat, parse_format
+from imgbuilder.diskkeys import ALL, DiskKey, parse_key
 from imgbuilder.errors import UsageError
 from imgbuilder.existing import CustomizeRequest, Disk, customize_disks, find_identity
 from imgbuilder.failure import OnError
@@ -83,11 +85,30 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("-m", "--memsize", metavar="MB", callback=integer, help="Memory of the appliance in MiB.")
 @_option("--smp", metavar="N", callback=integer, help="Processors of the appliance.")
 @_option(
+    "--launch-timeout",
+    metavar="SECONDS",
+    callback=integer,
+    help="Give the appliance up when it is silent for so long at its start [default: 30; emulated: 600].",
+)
+@_option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="SELECTOR",
+    help="Key of an encrypted device: ID:file:FILE or ID:key:TEXT; ID may be all.",
+)
+@_option(
+    "--keys-from-stdin", is_flag=True, help="Read further keys from the standard input, one a line, for all."
+)
+@_option("--no-instant", is_flag=True, help="Boot the appliance, instead of resuming a saved one.")
+@_option("--cache", metavar="DIR", help="Keep saved appliances in this cache.")
+@_option(
     "--network/--no-network", default=True, help="Let commands in the guest reach the network [default]."
 )
 @_option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @_option("-v", "--verbose", is_flag=True, help="Show the output of commands, and the appliance's console.")
 @_option("-x", "trace", is_flag=True, help="Show every libguestfs call.")
+@ignored_options
 @click.version_option(
     __version__, "-V", "--version", prog_name="pybuilder-customize", message="%(prog)s %(version)s"
 )
@@ -102,7 +123,10 @@ def pybuilder_customize(ctx: click.Context, /, **options: Any) -> None:
     )
     ctx.call_on_close(reporter.close)
     request = _request(ctx, options)
-    services = Services(Settings(), guest_shell=shell_with(reporter))
+    settings = Settings(
+        cache=None if options["cache"] is None else Path(options["cache"]), instant=not options["no_instant"]
+    )
+    services = Services(settings, guest_shell=shell_with(reporter))
     if options["check"]:
         refuse_operations(ctx, "--check")
         ctx.exit(_check(request, services, reporter))
@@ -129,8 +153,10 @@ def _request(ctx: click.Context, options: dict[str, Any]) -> CustomizeRequest:
         disks=disks,
         attached=_disks(given_options(ctx, "attach", "attach-format"), "attach-format"),
         operations=given_operations(ctx),
+        keys=_keys(options),
         memsize=options["memsize"],
         smp=options["smp"],
+        launch_timeout=options["launch_timeout"],
         command_timeout=options["command_timeout"],
         network=options["network"],
         dry_run=options["dry_run"],
@@ -139,6 +165,17 @@ def _request(ctx: click.Context, options: dict[str, Any]) -> CustomizeRequest:
         verbose=options["verbose"],
         trace=options["trace"],
     )
+
+
+def _keys(options: dict[str, Any]) -> tuple[DiskKey, ...]:
+    """Return the keys of ``--key``, then those of the standard input."""
+    keys = [parse_key(text) for text in options["keys"]]
+    if options["keys_from_stdin"]:
+        lines = [line.removesuffix("\n") for line in sys.stdin]
+        if not any(lines):
+            raise UsageError("--keys-from-stdin: no key came from the standard input")
+        keys += [DiskKey(ALL, line) for line in lines if line]
+    return tuple(keys)
 
 
 def _disks(given: list[tuple[str, str]], format_name: str) -> tuple[Disk, ...]:

@@ -18,7 +18,7 @@ from imgbuilder.customize.registry import all_operations, written_argument
 from imgbuilder.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from imgbuilder.customize.operation import Operation
     from imgbuilder.customize.registry import Written
@@ -66,6 +66,18 @@ def customization_options() -> list[click.Option]:
         )
     )  # fmt: skip
     return options
+
+
+def ignored_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Accept what virt-builder and virt-customize have and we need not, such as colours."""
+    for names in (
+        ("--color", "--colors", "--colour", "--colours"),
+        ("--wrap",),
+        ("--debug-gc",),
+        ("--echo-keys",),
+    ):
+        command = click.option(*names, is_flag=True, hidden=True, expose_value=False)(command)
+    return command
 
 
 class _Customization(click.Option):

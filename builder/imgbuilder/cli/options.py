@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgbuilder.cli.customizing import customization_options, integer
+from imgbuilder.cli.customizing import customization_options, ignored_options, integer
 from imgbuilder.cli.list_mode import STYLES
 from imgbuilder.failure import OnError
 
@@ -164,6 +164,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Declare the options on a function that will become the command: for use as a decorator."""
+    command = ignored_options(command)
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 
+from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.cli import customize_main as cli
 from imgbuilder.cli import modes
 from imgbuilder.console import ConsoleReporter
@@ -16,8 +19,12 @@ from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeF
 from tests.fakes.template import tiny_guest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import ModuleType
+
+    from imgbuilder.appliance import Attachment
+    from imgbuilder.events import Reporter
 
 LINUX = {"type": "linux", "arch": "x86_64", "distro": "debian"}
 
@@ -248,3 +255,124 @@ def test_the_first_boot_of_an_image(setup: Setup, capsys: pytest.CaptureFixture[
         "5000-0002-b: waits for the first boot\n\nit \\x1b[31m said\n"
     )
     assert setup.appliances.launches[-1][0].readonly
+
+
+def encrypted(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the guest into a LUKS container on the second partition, whose key is "right"."""
+    inside = FakeFilesystem("ext4", setup.guest)
+    disk = FakeDisk(
+        {1: FakeFilesystem("vfat"), 2: FakeFilesystem("crypto_LUKS", uuid="U-1", inside=inside)}, setup.roots
+    )
+    monkeypatch.setattr(setup.appliances, "_disk", lambda _path: disk)
+    found = dict(setup.roots)
+    setup.roots.clear()
+    plain = FakeAppliance.open_luks
+
+    def open_luks(self: FakeAppliance, device: str, key: str, name: str) -> None:
+        self.secrets[device] = "right"
+        plain(self, device, key, name)
+        setup.roots[f"/dev/mapper/{name}"] = found["/dev/sda2"]
+
+    monkeypatch.setattr(FakeAppliance, "open_luks", open_luks)
+
+
+@pytest.mark.parametrize(
+    "words", [["--key", "/dev/sda2:key:right"], ["--keys-from-stdin"], ["--key", "all:key:right"]]
+)
+def test_an_encrypted_guest_is_opened_by_its_key(
+    words: list[str], setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encrypted(setup, monkeypatch)
+    monkeypatch.setattr("sys.stdin", io.StringIO("wrong\nright\n"))
+    assert setup.run("-a", setup.image, *words, "--write", "/etc/a:1") == 0
+    assert setup.guest.read("/etc/a") == b"1"
+    monkeypatch.setattr("sys.stdin", io.StringIO("right"))
+    assert setup.run("-a", setup.image, *words, "--check") in {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "give the key: --key /dev/sda2:file:FILE"),
+        (["--key", "all:key:canary"], "no key given with --key opens /dev/sda2"),
+        (["--key", "all"], "--key ID:file:FILE"),
+        (["--key", "all:file:/nonexistent"], "cannot be read"),
+        (["--keys-from-stdin"], "no key came"),
+    ],
+)
+def test_without_the_right_key_nothing_is_changed(
+    words: list[str],
+    says: str,
+    setup: Setup,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    encrypted(setup, monkeypatch)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert setup.run("-a", setup.image, *words, "--write", "/etc/a:1") in {1, 2}
+    shown = capsys.readouterr().err
+    assert says in shown
+    assert "canary" not in shown
+    assert not setup.guest.exists("/etc/a")
+
+
+def test_the_appliances_options_arrive(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for --check, which starts one as well."""
+    seen: list[ApplianceOptions] = []
+    plain = setup.appliances.__call__
+
+    def opened(disks: Sequence[Attachment], options: ApplianceOptions | None, report: Reporter) -> Any:
+        assert options is not None
+        seen.append(options)
+        return plain(disks, options, report)
+
+    monkeypatch.setattr(
+        cli, "Services", lambda settings, **more: Services(settings, open_appliance=opened, **more)
+    )
+    words = [
+        "--no-instant",
+        "--cache",
+        f"{setup.folder}/c",
+        "-m",
+        "700",
+        "--smp",
+        "3",
+        "--launch-timeout",
+        "9",
+        "-x",
+    ]
+    assert setup.run("-a", setup.image, *words, "--touch", "/x") == 0
+    assert setup.run("-a", setup.image, *words, "--check") in {0, 1}
+    assert setup.run("-a", setup.image, "--run-command", "true") == 0
+    assert setup.run("-a", setup.image, "--no-network", "--run-command", "true") == 0
+    expected = ApplianceOptions(
+        memsize=700, smp=3, launch_timeout=9, trace=True, instant=False, cache=setup.folder / "c"
+    )
+    assert seen == [expected, expected, ApplianceOptions(network=True), ApplianceOptions()]
+
+
+def test_the_command_line_of_virt_customize_is_known() -> None:
+    """Every option but those for Red Hat's subscriptions, as the installed one lists them."""
+    try:
+        done = subprocess.run(
+            ["virt-customize", "--long-options"], capture_output=True, text=True, check=True
+        )
+    except OSError:
+        pytest.skip("virt-customize is not installed")
+    theirs = {name for name in done.stdout.split() if not name.startswith("--sm-")}
+    ours = {
+        name
+        for param in cli.pybuilder_customize.get_params(click.Context(cli.pybuilder_customize))
+        for name in [*param.opts, *param.secondary_opts]
+    }
+    assert theirs - ours == set()
+
+
+def test_operations_of_a_recipe(setup: Setup) -> None:
+    recipe = setup.folder / "r.toml"
+    recipe.write_text(
+        'template = "x"\nsize = "1G"\n[variables]\na = "1"\n'
+        '[[operation]]\nwrite = "/etc/a"\ncontent = "${{ a }}"'
+    )
+    assert setup.run("-a", setup.image, "--recipe", recipe, "--set", "a=2", "--write", "/etc/b:3") == 0
+    assert (setup.guest.read("/etc/a"), setup.guest.read("/etc/b")) == (b"2", b"3")

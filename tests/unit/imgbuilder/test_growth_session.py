@@ -247,7 +247,7 @@ def test_b18_an_encrypted_root_opens_and_grows() -> None:
         ("open_luks", "/dev/sda2"), ("open_luks", "/dev/sda2"), ("scan_volumes", ""),
         ("mount", "/dev/mapper/luks-aaaa-bbbb"), ("grow_ext", "/dev/mapper/luks-aaaa-bbbb"),
     ]  # fmt: skip
-    assert made.warnings == ["--key /dev/sda9: the template has no such encrypted device"]
+    assert made.warnings == ["--key /dev/sda9: the disk has no such encrypted device"]
     assert "canary" not in str(made.events)
 
 
