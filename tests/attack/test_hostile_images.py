@@ -272,7 +272,7 @@ def test_there_are_enough_of_them() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("claim", ["named", "unnamed"])
-def test_the_client_refuses(
+def test_x13_x14_x15_x16_the_client_refuses(
     tmp_path: Path, host: Host, out: Path, keys: KeyMaker, publisher: str, name: str, claim: str
 ) -> None:
     site = tmp_path / "site"

@@ -1,4 +1,4 @@
-"""The table in README.md cannot rot: each row is in it, and each test that it names exists under that row."""
+"""The tables cannot rot: each row is in one, and each test that it names exists under that row."""
 
 from __future__ import annotations
 
@@ -10,34 +10,44 @@ import pytest
 
 HERE = Path(__file__).parent
 UNIT = HERE.parent / "unit" / "imgbuilder"
-ROWS = [f"D{number}" for number in range(1, 31)]
-ROWS += [f"C{number}" for number in range(1, 21)]
-ROWS += [f"X{number}" for number in range(1, 12)]
-_LINE = re.compile(r"^\| ([DCX][0-9]+) \| (.*?) \| (.*?)\|$", re.MULTILINE)
+TESTS = HERE.parent
+TABLES = {
+    "README.md": [("D", 1, 30), ("C", 1, 20), ("X", 1, 11)],
+    "BUILDS.md": [("B", 1, 26), ("X", 12, 22)],
+}
+ROWS = {
+    file: [f"{letter}{number}" for letter, first, last in rows for number in range(first, last + 1)]
+    for file, rows in TABLES.items()
+}
+_LINE = re.compile(r"^\| ([BDCX][0-9]+) \| (.*?) \| (.*?)\|$", re.MULTILINE)
 _TEST = re.compile(r"`([\w/]+\.py)::(\w+)`")
 
 
-def table() -> dict[str, list[tuple[str, str]]]:
-    text = (HERE / "README.md").read_text()
+def table(name: str) -> dict[str, list[tuple[str, str]]]:
+    text = (HERE / name).read_text()
     return {row: _TEST.findall(tests) for row, tests, _other in _LINE.findall(text)}
 
 
 def docstrings(file: str) -> dict[str, str]:
     """Return the tests of a file with their docstrings."""
-    path = UNIT / file.removeprefix("unit/") if file.startswith("unit/") else HERE / file
+    folder, _, rest = file.partition("/")
+    path = {"unit": UNIT, "guest": TESTS / "guest", "attack": TESTS / "attack"}.get(folder, HERE) / (
+        rest or file
+    )
     tree = ast.parse(path.read_text())
     return {
         node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.FunctionDef)
     }
 
 
-def test_every_row_is_there_once_and_in_order() -> None:
-    assert [row for row, _tests, _other in _LINE.findall((HERE / "README.md").read_text())] == ROWS
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_is_there_once_and_in_order(name: str) -> None:
+    assert [row for row, _tests, _other in _LINE.findall((HERE / name).read_text())] == ROWS[name]
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_a_row_has_tests_that_bear_its_name(row: str) -> None:
-    named = table()[row]
+@pytest.mark.parametrize(("table_name", "row"), [(name, row) for name in TABLES for row in ROWS[name]])
+def test_a_row_has_tests_that_bear_its_name(table_name: str, row: str) -> None:
+    named = table(table_name)[row]
     assert named, f"{row}: neither a test nor a reason"
     for file, name in named:
         found = docstrings(file)

@@ -55,7 +55,7 @@ def build(root: Person, image: Path, **env: str) -> str:
     return done.stdout
 
 
-def test_as_root_with_nothing_set(root: Person) -> None:
+def test_b26_as_root_with_nothing_set(root: Person) -> None:
     printed = build(root, root.home / "root.img")
     assert printed.count("using emulation") <= 1
     assert "Finishing off" in printed
@@ -66,7 +66,7 @@ def test_as_root_with_nothing_set(root: Person) -> None:
 @pytest.mark.skipif(
     not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="there is no /dev/kvm to be wrong about"
 )
-def test_kvm_that_hangs_at_the_launch_is_given_up(root: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_b5_kvm_that_hangs_at_the_launch_is_given_up(root: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial said yes, and then the appliance hangs: within 30 seconds emulation takes over."""
     log = root.home / "launches"
     stub = root.home / "hypervisor"

@@ -205,7 +205,7 @@ def part_of(image: Path, number: int | None, tmp_path: Path) -> Path:
         ("luks", None, None),
     ],
 )
-def test_every_layout_grows_by_the_command(
+def test_b19_every_layout_grows_by_the_command(
     library: Library, tmp_path: Path, name: str, number: int | None, checker: list[str] | None
 ) -> None:
     """B19: logs that a crash left are replayed first, and nothing that was synced is lost."""

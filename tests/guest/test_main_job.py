@@ -146,7 +146,7 @@ def test_build_reports(web_image: tuple[Path, str]) -> None:
     assert image.stat().st_blocks * 512 < 2 * 1024**3, "sparse"
 
 
-def test_image_content(web_image: tuple[Path, str]) -> None:
+def test_b26_image_content(web_image: tuple[Path, str]) -> None:
     """Every operation did what it says, seen through a second appliance."""
     with open_appliance([Attachment(web_image[0], "raw", readonly=True)]) as guest:
         guest.mount("/dev/sda2", "/", options="ro,noload")

@@ -35,6 +35,6 @@ def test_filesystems_on_disks_shortest_path_first() -> None:
 
 
 @given(st.text())
-def test_any_text_is_read(text: str) -> None:
+def test_b17_any_text_is_read(text: str) -> None:
     for mount in parse_fstab(text):
         assert mount.path.startswith("/")

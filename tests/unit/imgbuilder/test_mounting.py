@@ -38,7 +38,7 @@ def test_a_filesystem_without_release_file_is_not_the_root() -> None:
         mount_guest(appliance(FakeGuest()), "/dev/sda2", ignore)
 
 
-def test_an_fstab_that_is_not_understood_needs_inspection() -> None:
+def test_b17_an_fstab_that_is_not_understood_needs_inspection() -> None:
     guest = tiny_guest()
     guest.add("/etc/fstab", b"PARTLABEL=boot /boot ext4 defaults 0 2\n")
     opened = appliance(guest, {"/dev/sda2": {}})
@@ -63,7 +63,7 @@ def test_names_that_need_no_inspection(spec: str) -> None:
     assert opened.log == [("mount", "/dev/sda2"), ("mount", boot)]
 
 
-def test_several_systems_are_refused() -> None:
+def test_b17_several_systems_are_refused() -> None:
     with pytest.raises(GuestError, match="several"):
         mount_guest(appliance(tiny_guest(), {"/dev/sda1": {}, "/dev/sda2": {}}), None, ignore)
 
