@@ -18,6 +18,8 @@ ONLY_IN = {
     "subprocess": {"imgbuilder/process.py", "imgindex/gpg.py"},
     "tqdm": {"imgbuilder/console.py"},
     "passlib": {"imgbuilder/customize/passwords.py"},
+    "boto3": {"imgrepo/targets/s3.py"},
+    "botocore": {"imgrepo/targets/s3.py"},
     "filelock": {"imgbuilder/cache/locks.py"},
     "qemu": {"imgbuilder/appliance/instant/monitor.py"},
     "tomli_w": {"imgbuilder/recipe/write.py"},

@@ -18,7 +18,7 @@ from imgbuilder.workspace import explain, new_file
 from imgrepo.entries import files_of, stem_of_published
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from imgindex.model import Index
@@ -58,29 +58,51 @@ def find_retired(folder: Path, index: Index, before: Index, *, now: datetime) ->
         before: What was published before.
         now: The time, in UTC.
     """
+    sizes = {
+        path.name: path.stat().st_size
+        for path in folder.iterdir()
+        if path.is_file() and not path.is_symlink()
+    }
+    return among(sizes, index, before, remembered=remembered(folder), now=now)
+
+
+def among(
+    sizes: Mapping[str, int],
+    index: Index,
+    before: Index,
+    *,
+    remembered: Mapping[str, datetime],
+    now: datetime,
+) -> tuple[Retired, ...]:
+    """Find the files among those of a folder that were published once and are not named any more. Pure.
+
+    Args:
+        sizes: The files in the folder, by name, with their sizes in bytes.
+        index: What is published now.
+        before: What was published before.
+        remembered: Since when a file is known not to be named.
+        now: The time, in UTC.
+    """
     named = {path for entry in index.entries for path in files_of(entry)}
     once = {path for entry in before.entries for path in files_of(entry) if "/" not in path}
-    remembered = _read(folder)
     found = []
-    for path in sorted(folder.iterdir()):
-        made = path.suffix in _PACKED and stem_of_published(path.name) is not None
-        ours = made or path.name in once or path.name in remembered
-        if ours and path.name not in named and path.is_file() and not path.is_symlink():
-            since = min(remembered.get(path.name, now), now)
-            found.append(Retired(path.name, since, path.stat().st_size))
+    for name, size in sorted(sizes.items()):
+        made = name.endswith(_PACKED) and stem_of_published(name) is not None
+        if (made or name in once or name in remembered) and name not in named:
+            found.append(Retired(name, min(remembered.get(name, now), now), size))
     return tuple(found)
 
 
-def remember(folder: Path, retired: Iterable[Retired]) -> None:
+def remember(folder: Path, retired: Iterable[Retired], record_name: str = RECORD_NAME) -> None:
     """Replace the record, if it says something else.
 
     Raises:
         WorkspaceError: It cannot be written.
     """
     files = {item.name: item.since for item in retired}
-    if files == _read(folder):
+    if files == remembered(folder, record_name):
         return
-    path = folder / RECORD_NAME
+    path = folder / record_name
     record = {"version": 1, "files": {name: since.isoformat() for name, since in sorted(files.items())}}
     with new_file(path) as temporary:
         try:
@@ -122,10 +144,10 @@ def delete(folder: Path, chosen: Iterable[Retired]) -> None:
     sync_folder(folder)
 
 
-def _read(folder: Path) -> dict[str, datetime]:
+def remembered(folder: Path, record_name: str = RECORD_NAME) -> dict[str, datetime]:
     """Return what is remembered; a record that is missing or damaged only lets files stay longer."""
     try:
-        with (folder / RECORD_NAME).open("rb") as file:
+        with (folder / record_name).open("rb") as file:
             record = json.loads(file.read(_LARGEST))
         times = {str(name): datetime.fromisoformat(since) for name, since in record["files"].items()}
         return {name: since.astimezone(UTC) for name, since in times.items()}

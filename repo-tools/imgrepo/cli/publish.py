@@ -12,9 +12,12 @@ from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info, warn
 from imgrepo.cli.options import ask, key_options, signing
+from imgrepo.cli.uploading import bring, endpoint_option
 from imgrepo.compress import PRESETS
 from imgrepo.diff import differences
 from imgrepo.publish import PublishRequest, PublishResult, publish
+from imgrepo.targets.target import read_place
+from imgrepo.upload import UploadRequest
 
 if TYPE_CHECKING:
     from imgrepo.services import Services
@@ -45,6 +48,14 @@ def _tell_capabilities(ctx: click.Context, _param: click.Parameter, wanted: obje
     metavar="WEBROOT",
     help="Put the results here [default: beside the images].",
 )
+@click.option(
+    "--to",
+    "targets",
+    multiple=True,
+    metavar="TARGET",
+    help="Then upload WEBROOT: to s3://bucket/prefix, rsync://host/module/path, or host:path.",
+)
+@endpoint_option
 @click.option("-i", "--interactive", is_flag=True, help="Ask what to publish about new images.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be different in the index.")
 @click.option(
@@ -104,6 +115,8 @@ def publish_command(
     expire: int | None,
     gpg: str,
     output: Path | None,
+    targets: tuple[str, ...],
+    endpoint_url: str | None,
     interactive: bool,
     dry_run: bool,
     preset: str,
@@ -121,6 +134,7 @@ def publish_command(
 ) -> None:
     """Read the options and publish; exit code 1 when an image was refused."""
     services: Services = ctx.obj
+    places = [read_place(target) for target in targets]
     request = PublishRequest(
         folder=directory,
         output=output or directory,
@@ -141,6 +155,9 @@ def publish_command(
     try:
         result = publish(request, services, reporter)
         _tell(result, reporter, dry_run=dry_run)
+        for place in () if dry_run else places:
+            upload = UploadRequest(request.output, place, prune, request.grace, force)
+            bring(services, upload, endpoint_url, reporter)
     finally:
         reporter.close()
     if result.refused:

@@ -60,6 +60,10 @@ def type_all(
                 images.appliances.disks[f"{template}.img"] = debian()
                 key = str(folder / "theirs" / "key.gpg")
                 assert run(["import", str(made), into, "--key", key, "--name", template], services) == 0
+            case ["pybuilder-repo", "upload", web, _]:
+                (folder / "elsewhere").mkdir()
+                assert run(["upload", web, f"www.example.org:{folder}/elsewhere"], services) == 0
+                assert (folder / "elsewhere" / "index.asc").is_file()
             case ["pybuilder-repo", "serve", *_]:
                 assert run(["serve", "--help"], services) == 0
             case ["pybuilder-repo", "mirror", _, copy, "--key", _]:
@@ -80,6 +84,10 @@ def test_every_command_of_the_page_works_in_its_order(
     with KeyMaker() as keys:
         monkeypatch.setenv("GNUPGHOME", str(keys.home))
         monkeypatch.chdir(tmp_path)
+        ssh = tmp_path / "ssh"
+        ssh.write_text('#!/bin/sh\nshift\nexec /bin/sh -c "$*"\n')  # this machine is the other one as well
+        ssh.chmod(0o755)
+        monkeypatch.setenv("RSYNC_RSH", str(ssh))
         (tmp_path / "other").mkdir()
         other = keys.make("Other <other@example.com>")
         images = Repository(tmp_path / "other", keys.home, keys.pin(other), other)

@@ -1,0 +1,114 @@
+"""What a place on another machine must be able to do, and how its address is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from imgbuilder.errors import PybuilderError, UsageError
+from imgbuilder.fetch.urls import without_userinfo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from imgbuilder.events import Reporter
+
+_SAFE_PATH = r"[A-Za-z0-9._~+,@%=/-]"
+_USER = r"(?:[A-Za-z0-9._-]+@)?"
+_HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])"
+_RSYNC = re.compile(rf"rsync://{_USER}{_HOST}(?::[0-9]{{1,5}})?/{_SAFE_PATH}+")
+_SSH = re.compile(rf"{_USER}{_HOST}:(?!:){_SAFE_PATH}*")
+_S3 = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[A-Za-z0-9._/+=-]*))?")
+
+
+class UploadError(PybuilderError):
+    """A file could not be brought to another machine; what is served there is as valid as before."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The address of a target.
+
+    Attributes:
+        text: As it was given, without a slash at its end.
+        bucket: Of an S3 address, the bucket; empty for rsync.
+        prefix: Of an S3 address, what stands before each name: empty, or ending in a slash.
+    """
+
+    text: str
+    bucket: str = ""
+    prefix: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The address without user information."""
+        return without_userinfo(self.text)
+
+
+class Target(Protocol):
+    """A folder on another machine that is served."""
+
+    def sizes(self) -> dict[str, int]:
+        """Return the files directly in it, by name, with their sizes in bytes.
+
+        Raises:
+            UploadError: It cannot be reached.
+        """
+        ...
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return a small file of it.
+
+        Raises:
+            UploadError: It cannot be read, or has more than ``limit`` bytes.
+        """
+        ...
+
+    def put(self, folder: Path, names: Sequence[str], report: Reporter) -> tuple[str, ...]:
+        """Bring files there, each of which appears whole under its name, or not at all.
+
+        Args:
+            folder: Where they are.
+            names: Their paths in it; those that are there already, unchanged, are not sent.
+            report: Hears of the steps.
+
+        Returns:
+            The names of those that were sent.
+
+        Raises:
+            UploadError: One of them did not arrive; others may have.
+        """
+        ...
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete files directly in it; those that are gone already do no harm.
+
+        Raises:
+            UploadError: They could not be deleted.
+        """
+        ...
+
+
+def read_place(text: str) -> Place:
+    """Read the address of a target.
+
+    Args:
+        text: ``s3://bucket/prefix``, ``rsync://host/module/path``, or ``host:path`` for rsync over ssh.
+
+    Raises:
+        UsageError: It is none of these, or has characters that a remote shell would give a meaning.
+    """
+    plain = text.rstrip("/") if not text.endswith(":/") else text
+    s3 = _S3.fullmatch(plain)
+    if s3 is not None:
+        prefix = (s3["prefix"] or "").strip("/")
+        if ".." not in prefix.split("/"):
+            return Place(plain, s3["bucket"], f"{prefix}/" if prefix else "")
+    elif _RSYNC.fullmatch(plain) or ("://" not in text and _SSH.fullmatch(plain)):
+        return Place(plain)
+    raise UsageError(
+        f"{without_userinfo(text)!r} is no target that can be uploaded to",
+        hint="give s3://bucket/prefix, rsync://host/module/path, or host:path for rsync over ssh",
+    )
