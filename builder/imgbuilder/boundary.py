@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgbuilder.console import ConsoleReporter
+
+
+_BROKEN_PIPE = 128 + signal.SIGPIPE
+"""What a shell says of virt-builder, head's other victims, and all that die of the signal."""
 
 
 def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool) -> int:
@@ -28,6 +33,7 @@ def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose
         The exit code: 0, or 1 for a failure, 2 for wrong usage, 3 for missing trust, 128 plus a signal.
     """
     _open_standard_streams()
+    output = sys.stdout
     try:
         with interruptible(ends_program=True):
             code = body()
@@ -45,7 +51,12 @@ def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose
     except BrokenPipeError:
         # Whoever read our output has had enough, as in `pybuilder --list | head -1`.
         _write_no_more()
-        return 141
+        return _BROKEN_PIPE
+    except SystemExit:
+        if sys.stdout is output:
+            raise
+        # At a broken pipe, click puts something in the place of the outputs, and ends with code 1.
+        return _BROKEN_PIPE
     except OSError as error:
         console.error(f"{error.filename or 'the system'}: {error.strerror or error}", None)
         _write_no_more()

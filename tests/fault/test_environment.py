@@ -77,13 +77,29 @@ def test_b24_a_full_output_is_an_error_and_no_traceback(place: Place) -> None:
 
 
 def test_b24_a_reader_that_has_enough(place: Place) -> None:
-    for words in (("--list",), ("--help",)):
+    """As ``pybuilder --list | head -1``: the same code in every way of listing, and no words."""
+    lists = [("--list",), ("--list", "tiny"), ("--list", "t*"), ("--search", "tiny"), ("--long",)]
+    for words in [
+        *lists,
+        ("--list-format", "full", "--list"),
+        ("--help",),
+        ("--version",),
+        ("--list-sources",),
+    ]:
         read, write = os.pipe()
         os.close(read)
         done = place.run(*words, stdout=write)
         os.close(write)
-        assert done.returncode in {1, 141}  # click ends with 1
-        assert done.stderr == ""
+        assert (done.returncode, done.stderr) == (141, ""), words
+
+
+@pytest.mark.parametrize("module", ["imgbuilder.cli.customize_main", "imgrepo"])
+def test_b24_a_reader_that_has_enough_of_the_other_programs(module: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", module, "--help"], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("closed", ["1", "2"])
