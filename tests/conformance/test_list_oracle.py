@@ -245,6 +245,19 @@ def test_simplestreams(world: World, signed: bool) -> None:
     assert ours == shown
 
 
+@pytest.mark.parametrize("end", ["", "/", "//"])
+def test_simplestreams_addresses_are_listed_as_written(world: World, end: str) -> None:
+    tree = ubuntu_tree(world.home / f"tree{len(end)}", world.keys, b"x" * 512)
+    place = world.home / f"written{len(end)}" / "virt-builder" / "repos.d"
+    place.mkdir(parents=True)
+    (place / "x.conf").write_text(f"[x]\nuri=file://{tree.folder}{end}\nformat=simplestreams\nunsigned=yes\n")
+    environ = {"XDG_CONFIG_HOME": str(world.home / f"written{len(end)}")}
+    theirs, ours = (each("--list", "--long", **environ) for each in (world.theirs, world.ours))
+    assert ours.split("\n")[:2] == theirs.split("\n")[:2] == [f"Source URI: file://{tree.folder}{end}", ""]
+    theirs, ours = (each("--list", "--list-format", "json", **environ) for each in (world.theirs, world.ours))
+    assert json.loads(ours)["sources"] == json.loads(theirs)["sources"]
+
+
 def test_aliases_never_beat_a_name(world: World) -> None:
     """P17, where we differ: there the alias wins, whatever else has the name."""
     world.write("alias", (entry("x", name="the alias", aliases=("y",)), entry("y", name="the name")))

@@ -44,7 +44,7 @@ def long_list(sources: Iterable[Source], entries: Iterable[Entry], languages: Se
     """
     lines: list[str] = []
     for source in sources:
-        lines.append(f"Source URI: {source.shown_uri}")
+        lines.append(f"Source URI: {source.listed_uri}")
         if isinstance(source.key, Path):
             lines.append(f"Key: {source.key}")
         elif source.key is not None:
@@ -122,7 +122,7 @@ def _json_source(source: Source) -> dict[str, object]:
         fields["key"] = str(source.key)
     elif source.key is not None:
         fields["fingerprint"] = ",".join(source.key)
-    fields["uri"] = source.shown_uri
+    fields["uri"] = source.listed_uri
     return fields
 
 

@@ -161,7 +161,9 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
         raise refuse("it has no uri", hint="add a line such as uri=https://example.com/index.asc")
     if any(scheme_of(uri) is None and not uri.startswith("/") for uri in uris):
         raise refuse("its uri is a relative path", line("uri"), "write an absolute path or a URL")
+    written = ""
     if _FORMATS[kind] is SourceFormat.SIMPLESTREAMS:
+        written = uris[0]
         uris = list(dict.fromkeys(stream_base(uri) for uri in uris))
     unsigned = flag("unsigned")
     try:
@@ -198,6 +200,7 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
         extra_signatures=flag("allow-extra-signatures"),
         only=only,
         format=_FORMATS[kind],
+        written=written,
     )
 
 

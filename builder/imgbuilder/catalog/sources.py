@@ -57,6 +57,7 @@ class Source:
         only: Of the keys in the file, only these full fingerprints count; all of them when empty.
         format: How it says what it offers. With simplestreams, ``uri`` is the base address, with a slash
             at its end.
+        written: The first address as the configuration has it; empty where that is ``uri``.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Source:
     extra_signatures: bool = False
     only: tuple[str, ...] = ()
     format: SourceFormat = SourceFormat.NATIVE
+    written: str = ""
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -110,6 +112,13 @@ class Source:
     def shown_uri(self) -> str:
         """The address without user name and password."""
         return without_userinfo(self.uri)
+
+    @property
+    def listed_uri(self) -> str:
+        """The same as it was written, with or without a slash at the end: so virt-builder lists it."""
+        if self.written and stream_base(self.written) == self.uri:
+            return without_userinfo(self.written)
+        return self.shown_uri
 
 
 def index_format(uri: str) -> tuple[str, SourceFormat]:
