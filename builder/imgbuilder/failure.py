@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from imgbuilder import paths
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.sizes import human_size
+from imgindex.folders import make_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +106,7 @@ def keep_log(guest: Guest, log_file: str, name: str) -> Path | None:
         return None
     try:
         folder = paths.state_dir() / "logs"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder)
         safe = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)[:100]
         kept = folder / f"{safe}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.log"
         guest.download(log_file, kept)

@@ -19,6 +19,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from imgindex.folders import make_folder
 from imgindex.keylist import ListedKey
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class KeyMemory(NamedTuple):
         import tempfile  # late: it is needed once per key file
 
         with contextlib.suppress(OSError):
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.folder)
             descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=".new-")
             try:
                 with os.fdopen(descriptor, "w", encoding="ascii") as file:

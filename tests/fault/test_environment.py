@@ -123,7 +123,17 @@ def test_b25_umask(place: Place, mask: int) -> None:
     assert done.returncode == 0, done.stderr
     assert stat.S_IMODE((place.base / "out/tiny.img").stat().st_mode) == 0o666 & ~mask
     place.built()
-    for path in (place.base / "home").glob("*/**/pybuilder/**/*"):
+    key = next((place.base / "site").glob("*.gpg"))
+    source = ("--add-source", "mine", f"file://{place.base}/site/index.asc", "--gpgkey", str(key))
+    # Not even the folders above ours, where they were missing.
+    del place.environment["VIRT_BUILDER_DIRS"]
+    place.environment["XDG_CONFIG_HOME"] = str(place.base / "home/a/b")
+    assert place.run(*source, umask=mask).returncode == 0
+    made = [path for path in (place.base / "home").rglob("*") if ".config" not in path.parts]
+    assert {"a", ".cache", ".local", "state", "sources", "repos.d", "mine.conf"} <= {
+        path.name for path in made
+    }
+    for path in made:
         assert not path.stat().st_mode & 0o022, f"{path} can be written by others"
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from imgbuilder import process
 from imgbuilder.errors import ToolError
 from imgbuilder.events import debug
+from imgindex.folders import make_folder
 
 if TYPE_CHECKING:
     from imgbuilder.events import Reporter
@@ -123,7 +124,7 @@ def _read(record: Path, key: dict[str, str]) -> KvmVerdict | None:
 
 def _write(record: Path, key: dict[str, str], verdict: KvmVerdict) -> None:
     try:
-        record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(record.parent)
         temporary = record.with_name(f"{record.name}.{os.getpid()}")
         temporary.write_text(json.dumps({"key": key, "verdict": asdict(verdict)}))
         temporary.replace(record)

@@ -20,6 +20,7 @@ from imgbuilder.cache.records import record_path
 from imgbuilder.cache.sweep import stale_files
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, debug, ignore
+from imgindex.folders import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ class CacheFolder:
             WorkspaceError: It cannot be used.
         """
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.root)
             self._check_owner()
             while self._lock is None:
                 self._lock = self._open_lock(os.O_CREAT)
@@ -63,7 +64,7 @@ class CacheFolder:
                 )
                 if os.fstat(self._lock).st_nlink == 0:  # it was deleted while we waited
                     self.close()
-                    self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    make_folder(self.root)
             for folder in (self.templates, self.disks, self.partial, self.locks):
                 _make_folder(folder)
         except OSError as error:

@@ -14,6 +14,7 @@ from imgbuilder.atomic import sync_folder, temporary_file
 from imgbuilder.catalog.sources import Source, SourceFormat, fingerprints, index_format
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.fetch.urls import check_uri, local_path, scheme_of, without_userinfo
+from imgindex.folders import make_folder
 from imgindex.keyfile import read_key_file
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def write_source(new: NewSource) -> None:
     folder = new.path.parent
     with contextlib.ExitStack() as undo:
         try:
-            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            make_folder(folder, 0o755)
             if new.key_path is not None:
                 assert isinstance(new.source.key, Path)
                 _write(new.key_path, read_key_file(new.source.key, f"source {new.source.name}"), 0o644)

@@ -20,6 +20,7 @@ from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.events import Reporter, debug, ignore
 from imgbuilder.regular import open_regular
 from imgindex.fields import DISK_FORMATS, MAX_DISK_SIZE
+from imgindex.folders import make_folder
 from imgindex.model import UNKNOWN_SIZE, Entry, Index
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class KnownImages(NamedTuple):
             return
         fields = {"version": _VERSION, "sha512": entry.sha512, "format": entry.format, "size": entry.size}
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.folder)
             with temporary_file(self.folder) as (descriptor, temporary):
                 os.write(descriptor, (json.dumps(fields) + "\n").encode())
                 publish(descriptor, temporary, self._path(key))

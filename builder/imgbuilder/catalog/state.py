@@ -28,6 +28,7 @@ from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.transfer import PRODUCTS_LIMIT
 from imgbuilder.fetch.urls import local_path, without_userinfo
 from imgbuilder.regular import open_regular
+from imgindex.folders import make_folder
 from imgindex.freshness import Accepted, show
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class SourceStates(NamedTuple):
             return
         path = self._path(uri, ".json")
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.folder)
             with self._locked(uri, report):
                 last = self.read(uri)
                 if last is not None and _conflict(accepted, last):

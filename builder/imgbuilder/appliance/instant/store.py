@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.appliance.instant.program import GIVEN_UP, RECORD, RETRY_AFTER, check_private, read_mark
 from imgbuilder.atomic import sync_folder
 from imgbuilder.sizes import human_size
+from imgindex.folders import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,8 +70,7 @@ class StateStore:
             OSError: It cannot be made.
             UnfitError: It is there, and not this user's alone.
         """
-        self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.root.mkdir(mode=0o700, exist_ok=True)
+        make_folder(self.root)
         check_private(str(self.root))
 
     def states(self) -> list[KeptState]:
