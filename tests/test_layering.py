@@ -23,14 +23,18 @@ ONLY_IN = {
     "filelock": {"imgbuilder/cache/locks.py"},
     "qemu": {"imgbuilder/appliance/instant/monitor.py"},
     "tomli_w": {"imgbuilder/recipe/write.py"},
-    "tomllib": {"imgbuilder/recipe/document.py", "imgbuilder/recipe/locate.py"},
+    "tomllib": {
+        "imgbuilder/configuration.py",
+        "imgbuilder/recipe/document.py",
+        "imgbuilder/recipe/locate.py",
+    },
 }
 """Foreign module -> the files that may import it (for typing alone, any may)."""
 
 PUBLISHER_MAY_USE = {
-    "appliance", "arch", "atomic", "boundary", "cache.locks", "cache.partial", "cache.unpack", "console",
-    "customize", "disk", "errors", "events", "fetch", "guest", "interrupts", "paths", "place", "process",
-    "regular", "sizes", "workspace",
+    "appliance", "arch", "atomic", "boundary", "cache.locks", "cache.partial", "cache.unpack",
+    "configuration", "console", "customize", "disk", "errors", "events", "fetch", "guest", "interrupts",
+    "paths", "place", "process", "regular", "sizes", "workspace",
 }  # fmt: skip
 """Modules of imgbuilder that imgrepo may import: the lower ones, and those that move bytes (ADR 0058)."""
 

@@ -98,6 +98,7 @@ def examine(
     yield _kvm(report)
     for name, argument, purpose in _PROGRAMS:
         yield _program(name, argument, purpose)
+    yield _configuration()
     yield from _folders(cache)
     yield _guarded("saved appliances", lambda: _saved(cache))
     if Health.BAD in {binding.health, kernel.health, hypervisor.health}:
@@ -167,6 +168,11 @@ def _program(name: str, argument: str, purpose: str) -> Finding:
     words = answer.stdout.decode(errors="replace") or answer.stderr
     version = _VERSION.search(words)
     return Finding(Health.GOOD, name, f"version {version.group() if version else 'unknown'}")
+
+
+def _configuration() -> Finding:
+    found = [str(path) for path in paths.configuration_files() if path.exists()]
+    return Finding(Health.GOOD, "configuration", ", ".join(found) or "no pybuilder.toml, the defaults count")
 
 
 def _folders(cache: Path | None) -> Iterator[Finding]:

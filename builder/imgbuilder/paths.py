@@ -66,14 +66,20 @@ def config_dirs(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     The user's own before the system's, and in each place ours before virt-builder's; at the end what comes
     with the package. A user without a home has no own. ``VIRT_BUILDER_DIRS`` stands for all but the user's.
     """
-    places = []
-    user = _xdg("XDG_CONFIG_HOME", ".config", environ)
-    if user is not None:
-        places.append(user)
-    system = environ.get("VIRT_BUILDER_DIRS")
-    places += [Path(part) for part in (system or "/etc").split(":") if part]
+    places = _config_places(environ)
     folders = tuple(place / name / "repos.d" for place in places for name in (_OURS, _THEIRS))
-    return folders if system else (*folders, STOCK_SOURCES)
+    return folders if environ.get("VIRT_BUILDER_DIRS") else (*folders, STOCK_SOURCES)
+
+
+def configuration_files(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Return where files with our settings may be, the most important first, in the places of the sources."""
+    return tuple(place / _OURS / "pybuilder.toml" for place in _config_places(environ))
+
+
+def _config_places(environ: Mapping[str, str]) -> list[Path]:
+    user = _xdg("XDG_CONFIG_HOME", ".config", environ)
+    system = (environ.get("VIRT_BUILDER_DIRS") or "/etc").split(":")
+    return [*([] if user is None else [user]), *(Path(part) for part in system if part)]
 
 
 def user_sources(environ: Mapping[str, str] = os.environ) -> Path:

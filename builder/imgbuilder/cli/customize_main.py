@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from imgbuilder.cli.customizing import (
     refuse_operations,
 )
 from imgbuilder.cli.rescue import shell_with
+from imgbuilder.configuration import apply_configuration
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.disk.diskimage import DiskFormat, parse_format
 from imgbuilder.diskkeys import ALL, DiskKey, parse_key
@@ -222,6 +224,7 @@ def run(arguments: list[str]) -> int:
     """
 
     def body() -> object:
+        apply_configuration(os.environ)
         try:
             return pybuilder_customize.main(arguments, prog_name="pybuilder-customize", standalone_mode=False)
         except click.ClickException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from imgbuilder.cli.customizing import SectionedCommand, refuse_operations
 from imgbuilder.cli.list_mode import ListRequest, list_templates
 from imgbuilder.cli.options import with_customizations, with_options
 from imgbuilder.cli.recipes import with_recipe, write_recipe
+from imgbuilder.configuration import apply_configuration
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgbuilder.services import Settings
@@ -192,6 +194,7 @@ def run(arguments: list[str]) -> int:
     """
 
     def body() -> object:
+        apply_configuration(os.environ)
         try:
             return pybuilder.main(arguments, prog_name="pybuilder", standalone_mode=False)
         except click.ClickException as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
 from imgbuilder.boundary import run_command
+from imgbuilder.configuration import apply_configuration
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgindex import __version__
@@ -57,6 +59,7 @@ def run(arguments: list[str], services: Services) -> int:
     """
 
     def body() -> object:
+        apply_configuration(os.environ)
         try:
             # Without standalone mode, click returns the code of ctx.exit() instead of raising it.
             return group.main(arguments, prog_name=_PROGRAM, standalone_mode=False, obj=services)
