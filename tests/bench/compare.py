@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -39,7 +39,7 @@ SMALL = (
 FILES = ("--root-password", "disabled", "--write", "/etc/motd:hello\n", "--mkdir", "/srv/bench")
 
 
-@dataclass
+@dataclass(eq=False)
 class Series:
     """Measurements of one command.
 
@@ -68,26 +68,30 @@ class Bench:
     def source(self) -> list[str]:
         return ["--source", f"file://{self.index}", "--fingerprint", self.fingerprint]
 
-    def time(self, series: Series, *command: str | Path, log: str) -> None:
+    def time(
+        self, series: Series, *command: str | Path, log: str, env: Mapping[str, str] | None = None
+    ) -> None:
         """Run a command; its words are kept for the case that it fails."""
         with (self.folder / f"{log}.log").open("w+") as words:
             started = time.monotonic()
             done = subprocess.run(
-                [os.fspath(word) for word in command], env=self.environment, stdin=subprocess.DEVNULL,
-                stdout=words, stderr=subprocess.STDOUT, cwd=self.folder, check=False,
+                [os.fspath(word) for word in command], env={**self.environment, **(env or {})},
+                stdin=subprocess.DEVNULL, stdout=words, stderr=subprocess.STDOUT, cwd=self.folder,
+                check=False,
             )  # fmt: skip
             series.seconds.append(time.monotonic() - started)
             if done.returncode != 0:
                 words.seek(0)
                 sys.exit(f"{command} failed with {done.returncode}:\n{words.read()[-3000:]}")
 
-    def ours(self, series: Series, *words: str, cold: str = "") -> None:
+    def ours(self, series: Series, *words: str, cold: str = "", env: Mapping[str, str] | None = None) -> None:
         """Build with pybuilder.
 
         Args:
             series: Where the time goes.
             words: Options after the template's name.
             cold: ``unpacked`` to forget the unpacked layer first; empty to keep the cache warm.
+            env: Further variables.
         """
         image = self.folder / "ours.img"
         image.unlink(missing_ok=True)
@@ -96,7 +100,7 @@ class Bench:
                 path.unlink()
         self.time(
             series, BIN / "pybuilder", *self.source(), "--cache", self.folder / "cache-ours", "debian-12",
-            "-o", image, *words, log=series.name,
+            "-o", image, *words, log=series.name, env=env,
         )  # fmt: skip
 
     def theirs(self, series: Series, *words: str) -> None:
@@ -192,7 +196,28 @@ def listing(bench: Bench, rounds: int) -> list[tuple[Series, Series, str]]:
     return [(ours, theirs, "1.00")]
 
 
-CASES: dict[str, Case] = {"list": listing, "grow": grow, "install": install}
+def ideas(bench: Bench, rounds: int) -> list[tuple[Series, Series, str]]:
+    """What might make a booted build faster, against the way that it is (docs/performance.md)."""
+    # As libguestfs-make-fixed-appliance(1) does, which Debian does not have.
+    built = Path(os.environ.get("LIBGUESTFS_CACHEDIR") or "/var/tmp") / f".guestfs-{os.geteuid()}"
+    fixed = shutil.copytree(built / "appliance.d", bench.folder / "fixed")
+    (fixed / "README.fixed").touch()
+    usual = Series("booted, as it is")
+    tried = {
+        Series("booted, two processors"): (("--smp", "2"), {}),
+        Series("booted, fixed appliance"): ((), {"LIBGUESTFS_PATH": str(fixed)}),
+        Series("booted, memory of 1280 MiB"): (("--memsize", "1280"), {}),
+        Series("booted, with network"): (("--network",), {}),
+    }
+    for _ in range(rounds):
+        bench.ours(usual, "--no-instant", "--size", "4G", *FILES)
+        for series, (words, env) in tried.items():
+            bench.ours(series, "--no-instant", "--size", "4G", *words, *FILES, env=env)
+    return [(series, usual, "1.00") for series in tried]
+
+
+CASES: dict[str, Case] = {"list": listing, "grow": grow, "install": install, "ideas": ideas}
+USUAL = ("list", "grow", "install")
 
 
 def main() -> None:
@@ -215,7 +240,7 @@ def main() -> None:
             first = Series("warm-up")
             bench.theirs(first, "--no-network", "--root-password", "disabled")
             bench.ours(first, "--no-network", "--root-password", "disabled")
-            rows = [row for case in options.case or CASES for row in CASES[case](bench, options.rounds)]
+            rows = [row for case in options.case or USUAL for row in CASES[case](bench, options.rounds)]
         finally:
             gnupg = bench.environment["GNUPGHOME"]
             subprocess.run(["gpgconf", "--homedir", gnupg, "--kill", "all"], check=False, capture_output=True)
