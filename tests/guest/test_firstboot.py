@@ -25,6 +25,10 @@ def test_z12_a_hundred_scripts_run_in_order_and_tell_how_they_ended(person: Pers
     commands = person.home / "firstboot.txt"
     lines = [f"firstboot-command echo script-{number:03d}" for number in range(1, 101)]
     lines[36] += "; exit 3"
+    script = person.home / "script of its own"
+    script.write_text("#!/bin/sh\necho script-051\n")
+    script.chmod(0o644)
+    lines[50] = f"firstboot {script}"
     # In the background, so that the driver comes to its end.
     lines.append("firstboot-command (sleep 5; systemctl --no-block poweroff) >/dev/null 2>&1 &")
     commands.write_text("\n".join(lines) + "\n")

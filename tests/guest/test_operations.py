@@ -96,6 +96,89 @@ def test_f19_nothing_is_lost_through_absolute_links(
     guest.remove("/usr/lib/by-lib")
 
 
+ODD_NAMES = (
+    " a b ", "a,b", "'q\"", "$HOME", "`id`", "-rf", "*", "[x]", "a\\b", "\t",
+    "caf\u00e9", "cafe\u0301", "x" * 255,
+)  # fmt: skip
+
+
+def test_z1_odd_names_arrive_as_they_are(guest: Appliance, context: GuestContext, tmp_path: Path) -> None:
+    """By files, folders, links, uploads and archives; and a glob of all removes them all."""
+    (tmp_path / "odd").mkdir()
+    options = [("mkdir", "/odd"), ("write", "/odd/c\\:d:colon")]
+    for name in ODD_NAMES:
+        (tmp_path / "odd" / name).write_text(name)
+        options += [("write", f"/odd/{name}:{name}"), ("append-line", f"/odd/{name}:more")]
+        options += [("chmod", f"600:/odd/{name}")]
+    options += [
+        ("mkdir", "/odd2"),
+        ("copy-in", f"{tmp_path}/odd:/odd2"),
+        ("upload", f"{tmp_path}/odd/*:/odd/up"),
+    ]
+    run(guest, context, *options)
+    assert sorted(guest.ls("/odd")) == sorted([*ODD_NAMES, "c:d", "up"])
+    assert sorted(guest.ls("/odd2/odd")) == sorted(ODD_NAMES)
+    for name in ODD_NAMES:
+        assert guest.read(f"/odd/{name}").decode() == f"{name}\nmore\n"
+        assert guest.read(f"/odd2/odd/{name}").decode() == name
+        assert guest.stat(f"/odd/{name}").mode & 0o7777 == 0o600
+    assert guest.read("/odd/up") == b"*"
+    run(guest, context, ("delete", "/odd/\\*"))
+    assert "*" not in guest.ls("/odd")
+    run(guest, context, ("delete", "/odd/*"), ("delete", "/odd2"))
+    assert guest.ls("/odd") == []
+    guest.remove("/odd")
+
+
+def test_z9_an_edited_file_keeps_mode_owner_and_attributes(guest: Appliance, context: GuestContext) -> None:
+    guest.write("/srv/kept", b"a\n")
+    guest.chmod(0o4751, "/srv/kept")
+    guest.chown(5, 6, "/srv/kept")
+    guest.chmod(0o4751, "/srv/kept")
+    guest.sh("python3 -c 1 2>/dev/null; setfattr -n user.note -v here /srv/kept 2>/dev/null || true")
+    before = guest.sh("getfattr -d /srv/kept 2>/dev/null; stat -c '%a %u %g' /etc/shadow /srv/kept").output
+    run(guest, context, ("edit", "/srv/kept:s/a/b/"), ("root-password", "random"))
+    assert guest.read("/srv/kept") == b"b\n"
+    after = guest.sh("getfattr -d /srv/kept 2>/dev/null; stat -c '%a %u %g' /etc/shadow /srv/kept").output
+    assert after == before
+    assert "640 0 42" in after
+    assert "4751 5 6" in after
+    guest.remove("/srv/kept")
+
+
+@pytest.mark.parametrize("plant", ["mkfifo", "ln -s /etc/hostname", "mkdir"])
+def test_z23_a_planted_log_is_neither_followed_nor_waited_for(
+    guest: Appliance, context: GuestContext, plant: str
+) -> None:
+    guest.sh("mv /tmp/builder.log /tmp/kept.log 2>/dev/null || true")
+    guest.sh(f"{plant} /tmp/builder.log")
+    before = guest.read("/etc/hostname")
+    run(guest, context, ("run-command", "echo planted-or-not"), ("no-logfile", ""))
+    assert guest.read("/etc/hostname") == before
+    assert guest.sh("cat /tmp/builder-* 2>/dev/null").output == ""
+    guest.sh("rm -rf /tmp/builder.log; mv /tmp/kept.log /tmp/builder.log 2>/dev/null || true")
+
+
+def test_labels_and_hashes(guest: Appliance, context: GuestContext) -> None:
+    """A guest with SELinux relabels itself at its first boot, unless told not to."""
+    guest.mkdir_p("/etc/selinux")
+    guest.write("/etc/selinux/config", b"SELINUX=enforcing\nSELINUXTYPE=targeted\n")
+    guest.write("/usr/sbin/load_policy", b"")
+    run(
+        guest,
+        context,
+        ("no-selinux-relabel", ""),
+        ("password-crypto", "yescrypt"),
+        ("root-password", "random"),
+    )
+    assert not guest.exists("/.autorelabel")
+    assert b"\nroot:$y$" in b"\n" + guest.read("/etc/shadow")
+    run(guest, context, ("selinux-relabel", ""))
+    assert guest.exists("/.autorelabel")
+    for path in ("/.autorelabel", "/etc/selinux", "/usr/sbin/load_policy"):
+        guest.remove(path)
+
+
 def test_output_is_reported_while_a_command_runs(
     guest: Appliance, context: GuestContext, said: list[Event]
 ) -> None:

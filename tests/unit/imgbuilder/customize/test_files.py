@@ -301,3 +301,10 @@ def test_tar_in_refuses_what_is_no_tar_file_and_a_missing_directory(tmp_path: Pa
         tar.add(tmp_path / "f")
     with pytest.raises(OperationError, match="not a directory"):
         apply(debian_guest(), "tar-in", f"{tmp_path}/a.tar:/none")
+
+
+def test_z2_a_local_name_may_hold_a_colon(tmp_path: Path) -> None:
+    (tmp_path / "a:b").write_text("content")
+    guest = FakeGuest()
+    apply(guest, "upload", f"{tmp_path}/a\\:b:/c:d")
+    assert guest.text("/c:d") == "content"

@@ -201,6 +201,7 @@ def test_the_root_directory_is_not_removed(path: str) -> None:
 
 @pytest.mark.parametrize("keyword", ["run", "upload", "copy-in", "firstboot"])
 def test_se1_local_files_are_looked_at_when_the_option_is_read(keyword: str, tmp_path: Path) -> None:
+    """Z8: a pipe or a device is never waited for."""
     missing = tmp_path / "missing"
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

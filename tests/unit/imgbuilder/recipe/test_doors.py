@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -135,6 +136,7 @@ def test_every_operation_has_its_arguments_here() -> None:
 def test_four_doors_make_equal_operations(
     keyword: str, text: str, files: dict[str, str], tmp_path: Path
 ) -> None:
+    """Z20: the same by the command line, a commands file, a recipe and the API."""
     text = argument(text, files)
     (operation,) = from_command_line(keyword, text)
     # The commands file joins lines by a backslash, and keeps the line break.
@@ -272,3 +274,21 @@ def test_a_table_that_two_operations_could_mean_is_one() -> None:
     assert VALIDATOR.is_valid(
         {"operation": [{"user": "a", "password": "locked"}, {"password": "a", "selector": "x"}]}
     )
+
+
+def test_every_operation_has_help_a_manual_section_and_a_guest_test() -> None:
+    """By name: an option, a pair of option and argument, a line of a commands file, or an example that is run."""
+    manual = (ROOT / "docs/man/pybuilder.1").read_text().replace("\\-", "-")
+    tests = [path.read_text() for path in (ROOT / "tests/guest").glob("test_*.py")]
+    ran = (ROOT / "tests/guest/test_examples.py").read_text()
+    tests += [
+        path.read_text()
+        for path in (ROOT / "examples").glob("*/recipe.toml")
+        if f'"{path.parent.name}"' in ran
+    ]
+    text = "\n".join(tests)
+    for keyword, spec in all_operations().items():
+        assert len(spec.help) > 10, keyword
+        assert f".TP\n\\fB--{keyword}\\fR" in manual, keyword
+        form = rf"""["']--{keyword}["'=]|\(["']{keyword}["'], |["']{keyword} |^{keyword} = """
+        assert re.search(form, text, re.MULTILINE), f"no guest test of --{keyword}"
