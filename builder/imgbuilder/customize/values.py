@@ -247,6 +247,12 @@ def _local_mode(path: Path) -> int:
     return mode
 
 
+def first_line(text: str) -> str:
+    """Return what messages show of a command: all of one line, or the first of several and ``...``."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[0].strip() + " ..." if len(lines) > 1 else text.strip("\n")
+
+
 def _rule(check: Callable[[Any], object]) -> Mapping[str, object]:
     return {"rule": check}
 

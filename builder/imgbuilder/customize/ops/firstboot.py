@@ -64,7 +64,7 @@ class FirstbootCommand(OperationBase):
 
     def describe(self) -> str:
         """Return the progress text."""
-        return f"Installing firstboot command: {self.command}"
+        return f"Installing firstboot command: {values.first_line(self.command)}"
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Install the command as a script."""

@@ -94,11 +94,11 @@ class RunCommand(OperationBase):
 
     def describe(self) -> str:
         """Return the progress text."""
-        return f"Running: {self.command}"
+        return f"Running: {values.first_line(self.command)}"
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Run the command."""
-        display = f"--run-command {shlex.quote(self.command)}"
+        display = f"--run-command {shlex.quote(values.first_line(self.command))}"
         # One line keeps virt-builder's meaning: "grep -q x f; true" succeeds there.
         script = f"set -e\n{self.command}" if "\n" in self.command.strip() else self.command
         run_in_guest(guest, context, script, display=display, hint=_run_hint(context))

@@ -12,6 +12,7 @@ from imgbuilder.customize.commands import NO_NETWORK_HINT, choose_log_file, prin
 from imgbuilder.customize.context import GuestContext, host_proxies
 from imgbuilder.customize.memory import memory_folder
 from imgbuilder.customize.ops.scripts import Run, RunCommand
+from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.guest import CommandResult
 from tests.fakes.guest import FakeGuest
@@ -246,3 +247,10 @@ def test_b8_a_command_that_takes_too_long_is_named_as_such() -> None:
     assert "--command-timeout" in str(caught.value.hint)
     with pytest.raises(OperationError, match="exit status 124"):
         RunCommand("sleep 600").apply(guest, context_of(guest, command_limit=60.0))
+
+
+@pytest.mark.parametrize("keyword", ["run-command", "firstboot-command"])
+def test_a_command_of_several_lines_is_told_by_its_first(keyword: str) -> None:
+    told = parse_operation(keyword, "\n  cd /srv\nmake\n").describe()
+    assert told.endswith(": cd /srv ...")
+    assert parse_operation(keyword, "echo  a \n").describe().endswith(": echo  a ")
