@@ -103,7 +103,7 @@ def parse_tasks(words: tuple[str, ...]) -> tuple[str, ...]:
             chosen = [name for name in chosen if name != word[1:]]
         else:
             chosen += [name for name in known_tasks((word,)) if name not in chosen]
-    return tuple(chosen)
+    return known_tasks(tuple(chosen))
 
 
 def known_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
