@@ -324,6 +324,10 @@ class Appliance(Guest, Protocol):
         """Give a logical volume all free space of its group; none left is no error."""
         ...
 
+    def make_volume(self, device: str, group: str, name: str) -> str:
+        """Make a volume group on a partition, and a volume that takes all of it; return its device."""
+        ...
+
     def canonical_volume(self, device: str) -> str:
         """Return a logical volume's name as ``/dev/GROUP/VOLUME``; an error when it is none."""
         ...

@@ -163,18 +163,20 @@ def withdraw(
         PybuilderError: As for ``edit``.
     """
     _check_folder(folder)
-    before = withdrawn_templates(folder)
     if undo:
-        back = {key for key in before if key[0] in names and (arch is None or same_arch(key[1], arch))}
-        missing = set(names) - {name for name, _arch in back}
-        if missing:
-            raise UsageError(f"not withdrawn: {', '.join(sorted(missing))}")
-        remember_withdrawn(folder, before - back)
+        with stage(folder):
+            before = withdrawn_templates(folder)
+            back = {key for key in before if key[0] in names and (arch is None or same_arch(key[1], arch))}
+            missing = set(names) - {name for name, _arch in back}
+            if missing:
+                raise UsageError(f"not withdrawn: {', '.join(sorted(missing))}")
+            remember_withdrawn(folder, before - back)
         info(report, "the next run of publish publishes it again, if its image is there")
         return
 
     def change(index: Index) -> Index:
         gone = [entry for name in names for entry in find(index, name, arch)]
+        before = withdrawn_templates(folder)
         remember_withdrawn(folder, before | {(entry.os_version, entry.arch) for entry in gone})
         return dataclasses.replace(
             index, entries=tuple(entry for entry in index.entries if entry not in gone)

@@ -174,6 +174,15 @@ class FakeAppliance(FakeGuest):
     def grow_volume(self, volume: str) -> None:
         self._do("grow_volume", volume)
 
+    def make_volume(self, device: str, group: str, name: str) -> str:
+        self.log.append(("make_volume", device))
+        disk = self._disks[device.rstrip(string.digits)]
+        volume = f"/dev/{group}/{name}"
+        self._filesystem(device).kind = "LVM2_member"
+        disk.others[volume] = FakeFilesystem("unknown")
+        disk.volumes[volume] = device
+        return volume
+
     def canonical_volume(self, device: str) -> str:
         for name in self._volumes():
             group, volume = name.split("/")[2:]

@@ -124,6 +124,13 @@ class Storage(Calls):
         """Grow an LVM physical volume to its device."""
         self._call("pvresize", device, limit=LONG)
 
+    def make_volume(self, device: str, group: str, name: str) -> str:
+        """Make a volume group on a partition, and a volume that takes all of it; return its device."""
+        self._call("pvcreate", device)
+        self._call("vgcreate", group, [device])
+        self._call("lvcreate_free", name, group, 100)
+        return f"/dev/{group}/{name}"
+
     def grow_volume(self, volume: str) -> None:
         """Give a logical volume all free space of its group; none left is no error."""
         try:

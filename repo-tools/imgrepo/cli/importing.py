@@ -21,6 +21,7 @@ _PROGRAM = "pybuilder-repo"
 
 @click.command(
     "import",
+    short_help="Take in a distribution's cloud image.",
     help="Take a distribution's cloud image into DIRECTORY, ready to publish.\n\n"
     "ADDRESS is that of the image, on the web or a path. Its checksum file (SHA512SUMS, SHA256SUMS or "
     "CHECKSUM) is looked for beside it, and must be signed by the key that you give.",

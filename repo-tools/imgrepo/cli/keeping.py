@@ -1,11 +1,10 @@
-"""Commands that keep a published folder: ``refresh``, ``status``, ``withdraw``, ``prune`` and so on."""
+"""Commands that change a published folder: ``refresh``, ``withdraw``, ``prune`` and so on."""
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,7 +16,6 @@ from imgrepo import edit, retired
 from imgrepo.cli.options import key_options, signing, signing_options
 from imgrepo.diff import differences
 from imgrepo.signing import read_served
-from imgrepo.status import Status, status_of
 from imgrepo.transaction import stage
 
 if TYPE_CHECKING:
@@ -48,7 +46,11 @@ def _edit(
         click.echo(printable(line))
 
 
-@click.command("refresh", help="Sign the index in WEBROOT again, so that its signature does not expire.")
+@click.command(
+    "refresh",
+    short_help="Sign the index again before it expires.",
+    help="Sign the index in WEBROOT again, so that its signature does not expire.",
+)
 @_WEBROOT
 @key_options
 @click.option(
@@ -74,6 +76,7 @@ def refresh_command(
 
 @click.command(
     "withdraw",
+    short_help="Take templates out of the index.",
     help="Take the templates NAME out of the index in WEBROOT; publish does not bring them back.\n\n"
     "Their files stay until they are pruned.",
 )
@@ -100,7 +103,9 @@ def withdraw_command(
 
 
 @click.command(
-    "deprecate", help="Tell users of the template NAME in WEBROOT that they should not use it any more."
+    "deprecate",
+    short_help="Tell users not to use a template any more.",
+    help="Tell users of the template NAME in WEBROOT that they should not use it any more.",
 )
 @_WEBROOT
 @_NAME
@@ -133,7 +138,11 @@ def deprecate_command(
     _edit(services, webroot, keys, expire, gpg, lambda index: edit.deprecate(index, name, arch, end))
 
 
-@click.command("alias", help="Give the template NAME in WEBROOT further names; they leave other templates.")
+@click.command(
+    "alias",
+    short_help="Give a template further names.",
+    help="Give the template NAME in WEBROOT further names; they leave other templates.",
+)
 @_WEBROOT
 @_NAME
 @click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...")
@@ -158,7 +167,11 @@ def alias_command(
     _edit(services, webroot, keys, expire, gpg, lambda index: change(index, name, arch, aliases))
 
 
-@click.command("hide", help="Leave the template NAME in WEBROOT out of listings; builds go on.")
+@click.command(
+    "hide",
+    short_help="Leave a template out of listings.",
+    help="Leave the template NAME in WEBROOT out of listings; builds go on.",
+)
 @_WEBROOT
 @_NAME
 @_ARCH
@@ -182,6 +195,7 @@ def hide_command(
 
 @click.command(
     "prune",
+    short_help="Delete old files that nothing names.",
     help="Delete files in WEBROOT that were published once and that the index does not name any more.",
 )
 @_WEBROOT
@@ -225,6 +239,7 @@ def prune_command(services: Services, *, webroot: Path, keep: int, grace: int, d
 
 @click.command(
     "rotate-key",
+    short_help="Move from one signing key to the next.",
     help="Move WEBROOT from the signing key OLD to NEW: let both sign, until clients know the new one.\n\n"
     "From then on give both keys to publish and refresh (-K OLD -K NEW). When all clients have the new key "
     "file (index.gpg), end it with --finish, and use -K NEW alone.",
@@ -243,86 +258,8 @@ def rotate_key_command(
     edit.rotate(webroot, old, new, signing((old,), expire, gpg), services, reporter, finish=finish)
 
 
-@click.command(
-    "status",
-    help="Tell how WEBROOT is doing: signature and keys, missing files, what changed; exit code 1 when "
-    "something must be done.",
-)
-@_WEBROOT
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    metavar="DIRECTORY",
-    help="The folder of images, to tell what changed there since it was published.",
-)
-@click.option(
-    "--within",
-    type=click.IntRange(0, 3650),
-    default=14,
-    show_default=True,
-    metavar="DAYS",
-    help="Warn of a signature or key that expires within so many days.",
-)
-@click.option("--verify", is_flag=True, help="Read all files, and compare their digests.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
-def status_command(
-    ctx: click.Context, *, webroot: Path, images: Path | None, within: int, verify: bool, as_json: bool
-) -> None:
-    """Read the options and look."""
-    reporter = ConsoleReporter(_PROGRAM, quiet=as_json)
-    status = status_of(
-        webroot, ctx.obj, reporter, images=images, within=timedelta(days=within), verify=verify
-    )
-    if as_json:
-        click.echo(json.dumps(_as_data(status), indent=2))
-    else:
-        click.echo("\n".join(printable(line) for line in _as_lines(status)))
-    if status.problems:
-        ctx.exit(1)
-
-
-def _as_lines(status: Status) -> list[str]:
-    lines = [
-        f"templates:   {status.templates}, {human_size(status.size)}",
-        f"signed:      {_when(status.signed_at)} by {status.signer}",
-        f"expires:     {_when(status.expires_at)}",
-    ]
-    lines += [f"key:         {key.fingerprint}, expires {_when(key.expires_at)}" for key in status.keys]
-    old = human_size(sum(item.size for item in status.retired))
-    lines.append(f"old files:   {len(status.retired)}, {old}")
-    lines += [f"changed:     {change}" for change in status.changes]
-    lines += [f"PROBLEM:     {problem}" for problem in status.problems] or ["all is well"]
-    return lines
-
-
-def _when(moment: datetime | None) -> str:
-    return "never" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _as_data(status: Status) -> dict[str, Any]:
-    def iso(moment: datetime | None) -> str | None:
-        return None if moment is None else moment.astimezone(UTC).isoformat()
-
-    return {
-        "version": 1,
-        "templates": status.templates,
-        "size": status.size,
-        "signed_at": iso(status.signed_at),
-        "signer": status.signer,
-        "expires_at": iso(status.expires_at),
-        "keys": [{"fingerprint": key.fingerprint, "expires_at": iso(key.expires_at)} for key in status.keys],
-        "old_files": [
-            {"name": item.name, "size": item.size, "since": iso(item.since)} for item in status.retired
-        ],
-        "changes": list(status.changes),
-        "problems": list(status.problems),
-    }
-
-
 COMMANDS = (
     refresh_command,
-    status_command,
     withdraw_command,
     deprecate_command,
     alias_command,

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.console import ConsoleReporter
+from imgbuilder.errors import UsageError
 from imgbuilder.sizes import parse_size
+from imgrepo.cli.options import appliance_options
 from imgrepo.template.bootstrap import BootstrapRequest, Mode
+from imgrepo.template.guestfiles import PLAIN_LOCALE
+from imgrepo.template.layout import Layout, RootKind
 from imgrepo.template.make import TemplateRequest, make_template
 from imgrepo.template.recipes import (
     DEBIAN,
     DEBIAN_MIRROR,
     DEBIAN_SECURITY_MIRROR,
     RECIPES,
+    Arch,
     Kernel,
     Sources,
     recipe_named,
@@ -29,10 +36,12 @@ _PROGRAM = "pybuilder-repo"
 
 @click.command(
     "make-template",
+    short_help="Make a template from a distribution's archive.",
     help="Make the raw disk image OUTPUT with the system RECIPE, from the distribution's archive.\n\n"
     f"Recipes: {', '.join(RECIPES)}.\n\n"
-    "The image starts by BIOS, has its consoles on the screen and on the first serial port, asks for an "
-    "address by DHCP and runs an SSH server. It has no host keys, no machine id and no password.",
+    "The image starts by BIOS (with --uefi by UEFI too), has its consoles on the screen and on the "
+    "first serial port, asks for an address by DHCP and runs an SSH server. It has no host keys, no machine "
+    "id and no password. OUTPUT with the ending .json says what it was made of.",
 )
 @click.argument("recipe")
 @click.argument("output", type=click.Path(path_type=Path))
@@ -43,6 +52,32 @@ _PROGRAM = "pybuilder-repo"
     default=Kernel.CLOUD.value,
     show_default=True,
     help="Flavour of the kernel: cloud has virtio drivers only, generic has those of real hardware too.",
+)
+@click.option(
+    "--arch",
+    type=click.Choice([arch.value for arch in Arch]),
+    default=Arch.AMD64.value,
+    show_default=True,
+    help="Architecture; i386 up to Debian 12.",
+)
+@click.option(
+    "--root",
+    "root_kind",
+    type=click.Choice([kind.value for kind in RootKind]),
+    default=RootKind.EXT4.value,
+    show_default=True,
+    help="Filesystem of the root.",
+)
+@click.option("--uefi", is_flag=True, help="Let it start from UEFI as well as by BIOS.")
+@click.option("--lvm", is_flag=True, help="Put the root on a logical volume.")
+@click.option(
+    "--locale", default=PLAIN_LOCALE, show_default=True, metavar="LOCALE", help="The guest's locale."
+)
+@click.option(
+    "--script",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Run this program in the new system, as root, before it is finished.",
 )
 @click.option("--include", multiple=True, metavar="PKG[,PKG...]", help="Install more packages.")
 @click.option("--mirror", default=DEBIAN_MIRROR, show_default=True, metavar="URL", help="Install from here.")
@@ -67,9 +102,7 @@ _PROGRAM = "pybuilder-repo"
     show_default=True,
     help="How mmdebstrap gets the rights to install packages; auto is unshare for ordinary users.",
 )
-@click.option(
-    "-m", "--memsize", type=click.IntRange(256, 1 << 20), metavar="MB", help="Memory of the appliance."
-)
+@appliance_options
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Show all messages of mmdebstrap and the appliance.")
 @click.pass_obj
@@ -80,6 +113,12 @@ def make_template_command(
     output: Path,
     size: str,
     kernel: str,
+    arch: str,
+    root_kind: str,
+    uefi: bool,
+    lvm: bool,
+    locale: str,
+    script: Path | None,
     include: tuple[str, ...],
     mirror: str,
     security_mirror: str,
@@ -87,6 +126,8 @@ def make_template_command(
     suite_keyring: Path | None,
     mode: str,
     memsize: int | None,
+    no_instant: bool,
+    cache: Path | None,
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -101,14 +142,27 @@ def make_template_command(
             guest_uses=build_from if keep_mirror else DEBIAN,
             keyring=suite_keyring,
             mode=Mode(mode),
+            arch=Arch(arch),
+            layout=Layout(RootKind(root_kind), uefi, lvm),
+            locale=locale,
+            script=script,
+            epoch=_epoch(os.environ.get("SOURCE_DATE_EPOCH")),
         ),
         output=output,
         size=parse_size(size),
-        memsize=memsize,
-        verbose=verbose,
+        options=ApplianceOptions(memsize=memsize, verbose=verbose, instant=not no_instant, cache=cache),
     )
     reporter = ConsoleReporter(_PROGRAM, quiet=quiet, verbose=verbose)
     try:
         make_template(request, services, reporter)
     finally:
         reporter.close()
+
+
+def _epoch(text: str | None) -> int | None:
+    """Read SOURCE_DATE_EPOCH, see reproducible-builds.org."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10):
+        raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}, which is no time in seconds since 1970")
+    return int(text)

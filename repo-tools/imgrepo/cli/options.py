@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,6 +49,30 @@ def key_options(function: Callable[..., Any]) -> Callable[..., Any]:
         metavar="KEY",
         help="Sign with this key; given twice, with both, while clients move from one to the other.",
     )(signing_options(function))
+
+
+def appliance_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that shape the appliance."""
+    for add in (
+        click.option(
+            "--cache",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Keep the saved appliance in this cache folder.",
+        ),
+        click.option(
+            "--no-instant", is_flag=True, help="Boot the appliance, instead of resuming a saved one."
+        ),
+        click.option(
+            "-m",
+            "--memsize",
+            type=click.IntRange(256, 1 << 20),
+            metavar="MB",
+            help="Memory of the appliance.",
+        ),
+    ):
+        function = add(function)
+    return function
 
 
 def signing(keys: tuple[str, ...], expire: int | None, gpg: str) -> Signing:

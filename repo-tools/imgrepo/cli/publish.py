@@ -11,7 +11,7 @@ import click
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info, warn
-from imgrepo.cli.options import ask, key_options, signing
+from imgrepo.cli.options import appliance_options, ask, key_options, signing
 from imgrepo.cli.uploading import bring, endpoint_option
 from imgrepo.compress import PRESETS
 from imgrepo.diff import differences
@@ -34,6 +34,7 @@ def _tell_capabilities(ctx: click.Context, _param: click.Parameter, wanted: obje
 
 @click.command(
     "publish",
+    short_help="Publish a folder of disk images.",
     help="Publish the disk images in DIRECTORY: compress what is new, and sign the index of them all.\n\n"
     "Images are the regular files NAME.img, NAME.raw and NAME.qcow2. They stay where they are; the template "
     "NAME, the index (index.asc, and index for reading) and the public key (index.gpg) appear in WEBROOT, "
@@ -93,9 +94,7 @@ def _tell_capabilities(ctx: click.Context, _param: click.Parameter, wanted: obje
 )
 @click.option("--remove-images", is_flag=True, help="At the very end, delete the images that were published.")
 @click.option("--force", is_flag=True, help="Build on a published index that is not signed by this key.")
-@click.option(
-    "-m", "--memsize", type=click.IntRange(256, 1 << 20), metavar="MB", help="Memory of the appliance."
-)
+@appliance_options
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the appliance's messages and other details.")
 @click.option(
@@ -129,6 +128,8 @@ def publish_command(
     remove_images: bool,
     force: bool,
     memsize: int | None,
+    no_instant: bool,
+    cache: Path | None,
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -140,7 +141,7 @@ def publish_command(
         output=output or directory,
         signing=signing(keys, expire, gpg),
         preset=preset,
-        options=ApplianceOptions(memsize=memsize, verbose=verbose),
+        options=ApplianceOptions(memsize=memsize, verbose=verbose, instant=not no_instant, cache=cache),
         compress=not no_compression,
         zstd_level=zstd_level if zstd else None,
         trim=not no_trim,

@@ -21,6 +21,7 @@ _PROGRAM = "pybuilder-repo"
 
 @click.command(
     "serve",
+    short_help="Serve a published folder over HTTP.",
     help="Serve WEBROOT over HTTP, for trying and for a LAN, until Ctrl-C.\n\n"
     "There is no encryption, and needs none: clients check the signature. For the world outside take a real "
     "web server.",
@@ -50,6 +51,7 @@ def serve_command(*, webroot: Path, bind: str, port: int, quiet: bool) -> None:
 
 @click.command(
     "mirror",
+    short_help="Copy somebody's repository, checked.",
     help="Bring DIRECTORY up to date with the repository at SOURCE: files checked, signatures intact.\n\n"
     "SOURCE is the address of an index.asc or of its folder; a web address or a local path. Clients take the "
     "copy for the original: they check the publisher's signature.",

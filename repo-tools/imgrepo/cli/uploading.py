@@ -47,6 +47,7 @@ def bring(
 
 @click.command(
     "upload",
+    short_help="Bring a published folder to another machine.",
     help="Bring WEBROOT to TARGET on another machine; what is there already is not sent again.\n\n"
     "TARGET is s3://bucket/prefix, rsync://host/module/path, or host:path for rsync over ssh. The index goes "
     "last: clients never meet one whose files are not there.",

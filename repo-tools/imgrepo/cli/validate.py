@@ -19,6 +19,7 @@ _PROGRAM = "pybuilder-repo"
 
 @click.command(
     "validate",
+    short_help="Check an index.",
     help="Check the index FILE, signed or not: its grammar, as virt-index-validate does; with --full also "
     "what it says, its signature, and the files beside it.\n\n"
     "The exit code is 0 when it is valid and 1 when it is not.",

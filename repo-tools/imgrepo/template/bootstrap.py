@@ -12,7 +12,7 @@ import enum
 import getpass
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +21,16 @@ from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.events import Reporter, debug
 from imgbuilder.interrupts import uninterrupted
 from imgrepo.scratch import scratch_folder
-from imgrepo.template.guestfiles import finish_script, guest_files, write_overlay
+from imgrepo.template.guestfiles import PLAIN_LOCALE, check_locale, finish_script, guest_files, write_overlay
+from imgrepo.template.layout import Layout
 from imgrepo.template.recipes import (
     DEBIAN,
+    Arch,
     Kernel,
     Recipe,
     Sources,
     build_sources,
+    check_combination,
     check_packages,
     packages_of,
 )
@@ -47,6 +50,9 @@ _NUMBERS = 65536
 """User numbers that a guest's system uses."""
 
 _RANGES = (Path("/etc/subuid"), Path("/etc/subgid"))
+
+_SCRIPT = "/var/tmp/pybuilder-script"  # noqa: S108 - in a system that nobody else is in
+"""Where the publisher's own program is while it runs."""
 
 _WORDS_KEPT = 15
 """Lines of mmdebstrap's messages that an error quotes."""
@@ -73,6 +79,12 @@ class BootstrapRequest:
         guest_uses: The mirrors that the guest will use.
         keyring: Keys that may sign the archive; None for those of the recipe.
         mode: How to get the rights.
+        arch: Architecture of the system.
+        layout: How the disk will be laid out, on which packages depend.
+        locale: The guest's locale.
+        script: A program that is run in the new system, before it is finished; None for none.
+        epoch: The time of everything new, in seconds since 1970, so that the same packages give the same
+            archive (``SOURCE_DATE_EPOCH``); None for now.
     """
 
     recipe: Recipe
@@ -82,9 +94,26 @@ class BootstrapRequest:
     guest_uses: Sources = DEBIAN
     keyring: Path | None = None
     mode: Mode = Mode.AUTO
+    arch: Arch = Arch.AMD64
+    layout: Layout = field(default_factory=Layout)
+    locale: str = PLAIN_LOCALE
+    script: Path | None = None
+    epoch: int | None = None
 
     def __post_init__(self) -> None:
         check_packages(self.include)
+        check_locale(self.locale)
+        check_combination(self.recipe, self.arch, self.layout)
+        if self.script is not None and not self.script.is_file():
+            raise UsageError(f"the script {self.script} does not exist")
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """All packages to install."""
+        more = () if self.locale == PLAIN_LOCALE else ("locales",)
+        return packages_of(
+            self.recipe, self.kernel, (*self.include, *more), arch=self.arch, layout=self.layout
+        )
 
 
 def check_bootstrap(request: BootstrapRequest) -> tuple[Mode, Path]:
@@ -115,12 +144,12 @@ def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, report: R
     """
     mode, keyring = check_bootstrap(request)
     overlay = scratch / "overlay.tar"
-    write_overlay(guest_files(request.recipe, request.guest_uses), overlay)
+    write_overlay(guest_files(request.recipe, request.guest_uses, request.locale), overlay, request.epoch)
     with _chroot_space(mode) as space, open(archive, "xb") as output:
         argv = bootstrap_arguments(request, mode=mode, keyring=keyring, overlay=overlay)
         debug(report, f"running: {shlex.join(argv)}")
         words: collections.deque[str] = collections.deque(maxlen=_WORDS_KEPT)
-        with _running(argv, output, space) as (running, messages):
+        with _running(argv, output, space, request.epoch) as (running, messages):
             for line in messages:
                 words.append(line.rstrip())
                 debug(report, f"mmdebstrap: {line.rstrip()}")
@@ -133,17 +162,18 @@ def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, report: R
 
 
 @contextlib.contextmanager
-def _running(argv: Sequence[str], output: IO[bytes], space: Path) -> Iterator[tuple[Popen[bytes], IO[str]]]:
+def _running(
+    argv: Sequence[str], output: IO[bytes], space: Path, epoch: int | None
+) -> Iterator[tuple[Popen[bytes], IO[str]]]:
     """Run mmdebstrap; however the block is left, it is gone afterwards and has cleaned up."""
+    env = {"TMPDIR": os.fspath(space)} | ({} if epoch is None else {"SOURCE_DATE_EPOCH": str(epoch)})
     reading, writing = os.pipe()
     running: Popen[bytes] | None = None
     with open(reading, errors="replace") as messages:
         try:
             try:
                 with uninterrupted():  # a signal must not come between its start and our knowing of it
-                    running = process.start(
-                        argv, stdout=output, stderr=writing, env={"TMPDIR": os.fspath(space)}
-                    )
+                    running = process.start(argv, stdout=output, stderr=writing, env=env)
             finally:
                 os.close(writing)
             yield running, messages
@@ -169,15 +199,27 @@ def bootstrap_arguments(
         "mmdebstrap",
         f"--mode={mode.value}",
         "--variant=minbase",
-        "--architectures=amd64",
+        f"--architectures={request.arch.value}",
         "--format=tar",
-        f"--include={','.join(packages_of(recipe, request.kernel, request.include))}",
+        f"--include={','.join(request.packages)}",
+        *_script_hooks(request.script),
         # Special hooks read the archive outside of the namespace, as us; the other one runs inside.
         f"--customize-hook=tar-in {shlex.quote(os.fspath(overlay))} /",
-        f'--customize-hook=chroot "$1" /bin/sh -euc {shlex.quote(finish_script())}',
+        f'--customize-hook=chroot "$1" /bin/sh -euc {shlex.quote(finish_script(request.locale))}',
         recipe.suite,
         "-",
         *build_sources(recipe, request.build_from, keyring),
+    ]
+
+
+def _script_hooks(script: Path | None) -> list[str]:
+    """Return the hooks that run a program in the new system, while it still has this machine's resolver."""
+    if script is None:
+        return []
+    commands = f"chmod 755 {_SCRIPT}; {_SCRIPT}; rm -f {_SCRIPT}"
+    return [
+        f"--customize-hook=upload {shlex.quote(os.fspath(script.absolute()))} {_SCRIPT}",
+        f'--customize-hook=chroot "$1" /bin/sh -euc {shlex.quote(commands)}',
     ]
 
 

@@ -6,30 +6,42 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import GuestError, UsageError
 from imgbuilder.sizes import human_size
+from imgrepo.template.layout import GROUP, VOLUME
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.guest import Appliance
+    from imgrepo.template.layout import Layout
 
 SMALLEST_DISK = 1 << 30
 """Bytes; a smaller disk does not hold the smallest system and what its packages need to be upgraded."""
 
-_BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
-_LINUX_FILESYSTEM = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
-_SECTOR = 512
-_ALIGNMENT = (1 << 20) // _SECTOR
-_ROOT = "/dev/sda2"
 _ROOM = 96 << 20
 """Bytes that the filesystem's own tables, its journal and GRUB take beside the archive."""
 
-# GRUB comes from the guest itself, so that its version fits the modules that later upgrades bring.
-_INSTALL_GRUB = """\
-set -eu
-grub-install --target=i386-pc --no-floppy --modules='part_gpt ext2' /dev/sda
-update-grub
-: >/etc/machine-id
-"""
+_MACHINES = {"amd64": "x86_64-efi", "i386": "i386-efi"}
+"""GRUB's name of UEFI on each architecture."""
+
+
+def grub_script(layout: Layout, arch: str) -> str:
+    """Return the commands that make a system start; they run inside it.
+
+    GRUB comes from the guest itself, so that its version fits the modules that later upgrades bring. For
+    UEFI it gets the name that firmware looks for where nobody told it another one.
+
+    Args:
+        layout: How the disk is laid out.
+        arch: Debian's name of the architecture.
+    """
+    modules = f"part_gpt {'lvm ' if layout.lvm else ''}{layout.root.grub_module}"
+    lines = [f"grub-install --target=i386-pc --no-floppy --modules='{modules}' /dev/sda"]
+    if layout.uefi:
+        lines.append(
+            f"grub-install --target={_MACHINES[arch]} --efi-directory=/boot/efi --removable --no-nvram "
+            f"--modules='{modules}'"
+        )
+    return "\n".join(["set -eu", *lines, "update-grub", ": >/etc/machine-id", ""])
 
 
 def check_size(size: int) -> None:
@@ -50,29 +62,13 @@ def check_size(size: int) -> None:
         raise UsageError(f"the disk size {size} is no whole number of MiB", hint="give for example --size 2G")
 
 
-def partitions(size: int) -> tuple[tuple[int, int, str], ...]:
-    """Return the layout as (first sector, last sector, type): GRUB's own partition, and the root.
-
-    The root is the last partition, so that it can grow in place. One MiB stays free behind it for the
-    second copy of the partition table.
-
-    Args:
-        size: Size of the disk in bytes.
-    """
-    first = 2 * _ALIGNMENT
-    return (
-        (_ALIGNMENT, first - 1, _BIOS_BOOT),
-        (first, size // _SECTOR - _ALIGNMENT - 1, _LINUX_FILESYSTEM),
-    )
-
-
-def check_room(archive: Path, size: int) -> None:
+def check_room(archive: Path, size: int, layout: Layout) -> None:
     """Check that a system fits on a disk.
 
     Raises:
         UsageError: It does not.
     """
-    needed = archive.stat().st_size + _ROOM
+    needed = archive.stat().st_size + _ROOM + layout.overhead
     if needed > size:
         raise UsageError(
             f"the system does not fit on a disk of {human_size(size)}: it needs {human_size(needed)}",
@@ -80,27 +76,39 @@ def check_room(archive: Path, size: int) -> None:
         )
 
 
-def install_system(appliance: Appliance, archive: Path) -> None:
-    """Partition the appliance's empty first disk, unpack a system onto it and make it bootable by BIOS.
+def install_system(appliance: Appliance, archive: Path, layout: Layout, arch: str) -> None:
+    """Partition the appliance's empty first disk, unpack a system onto it and make it bootable.
 
     Args:
         appliance: A launched appliance with the disk; shut down when this returns.
         archive: The system as a tar archive.
+        layout: How the disk is laid out.
+        arch: Debian's name of the system's architecture.
 
     Raises:
         GuestError: A step failed.
     """
-    appliance.make_gpt("/dev/sda", partitions(appliance.device_size("/dev/sda")))
-    appliance.make_filesystem("ext4", _ROOT, label="root")
-    appliance.mount(_ROOT, "/")
+    appliance.make_gpt("/dev/sda", layout.table(appliance.device_size("/dev/sda")))
+    root = layout.last_partition
+    if layout.lvm:
+        root = appliance.make_volume(root, GROUP, VOLUME)
+    appliance.make_filesystem(layout.root.value, root, label="root")
+    appliance.mount(root, "/")
     appliance.tar_in(archive, "/")
-    identity = appliance.filesystem_uuid(_ROOT)
-    appliance.write("/etc/fstab", f"UUID={identity} / ext4 errors=remount-ro 0 1\n".encode())
-    result = appliance.sh(_INSTALL_GRUB)
+    identity = appliance.filesystem_uuid(root)
+    line = f"UUID={identity} / {layout.root.value} {layout.root.fstab}\n"
+    appliance.write("/etc/fstab", line.encode())
+    if layout.efi_partition is not None:
+        # Not in fstab: nothing in the running system needs it, and one more mount can fail.
+        appliance.make_filesystem("vfat", layout.efi_partition)
+        appliance.mkdir_p("/boot/efi")
+        appliance.mount(layout.efi_partition, "/boot/efi")
+    result = appliance.sh(grub_script(layout, arch))
     if result.status != 0:
         raise GuestError(f"GRUB cannot be installed in the template: {result.output.strip()}")
-    if f"root=UUID={identity}".encode() not in appliance.read("/boot/grub/grub.cfg"):
-        raise GuestError("GRUB's menu does not name the template's root filesystem by its UUID")
+    named = f"/dev/mapper/{GROUP}-{VOLUME}" if layout.lvm else f"UUID={identity}"
+    if f"root={named}".encode() not in appliance.read("/boot/grub/grub.cfg"):
+        raise GuestError(f"GRUB's menu does not name the template's root filesystem as {named}")
     appliance.trim("/")
     appliance.unmount_all()
     appliance.shutdown()

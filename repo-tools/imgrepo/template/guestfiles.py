@@ -7,15 +7,22 @@ speed and not in an emulated appliance.
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgbuilder.errors import UsageError
 from imgrepo.template.recipes import GUEST_KEYRING, Recipe, Sources
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+PLAIN_LOCALE = "C.UTF-8"
+"""What every system has without the package locales."""
+
+_LOCALE = re.compile(r"C\.UTF-8|[a-z]{2,3}_[A-Z]{2}\.UTF-8(?:@[a-z]+)?")
 
 
 @dataclass(frozen=True)
@@ -103,22 +110,37 @@ find /var/log -type f -exec truncate --size=0 {} +
 """
 
 
-def finish_script() -> str:
+def check_locale(name: str) -> None:
+    """Check the name of a locale before it stands in the guest's files.
+
+    Raises:
+        UsageError: It is none, or not in UTF-8.
+    """
+    if not _LOCALE.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not the name of a locale in UTF-8", hint="give one such as --locale de_DE.UTF-8"
+        )
+
+
+def finish_script(locale: str = PLAIN_LOCALE) -> str:
     """Return the shell commands that finish a new system from inside it; any failure fails the whole."""
-    return _FINISH
+    return _FINISH if locale == PLAIN_LOCALE else f"locale-gen\n{_FINISH}"
 
 
-def guest_files(recipe: Recipe, sources: Sources) -> tuple[GuestFile, ...]:
+def guest_files(recipe: Recipe, sources: Sources, locale: str = PLAIN_LOCALE) -> tuple[GuestFile, ...]:
     """Return our files for a template.
 
     Args:
         recipe: The template.
         sources: The mirrors that the guest will use.
+        locale: The guest's locale.
     """
+    generated = () if locale == PLAIN_LOCALE else (GuestFile("/etc/locale.gen", f"{locale} UTF-8\n"),)
     return (
+        *generated,
         GuestFile("/etc/apt/sources.list.d/debian.sources", _apt_sources(recipe, sources)),
         GuestFile("/etc/default/grub", _GRUB),
-        GuestFile("/etc/default/locale", "LANG=C.UTF-8\n"),
+        GuestFile("/etc/default/locale", f"LANG={locale}\n"),
         GuestFile("/etc/hostname", f"{recipe.name}\n"),
         GuestFile("/etc/hosts", _hosts(recipe.name)),
         GuestFile("/etc/resolv.conf", _RESOLV_CONF),
@@ -132,13 +154,9 @@ def guest_files(recipe: Recipe, sources: Sources) -> tuple[GuestFile, ...]:
 
 def _apt_sources(recipe: Recipe, sources: Sources) -> str:
     """Return the guest's sources.list(5) in the deb822 style."""
-    blocks = (
-        (sources.mirror, f"{recipe.suite} {recipe.suite}-updates"),
-        (sources.security, f"{recipe.suite}-security"),
-    )
     return "\n".join(
-        f"Types: deb\nURIs: {url}\nSuites: {suites}\nComponents: main\nSigned-By: {GUEST_KEYRING}\n"
-        for url, suites in blocks
+        f"Types: deb\nURIs: {url}\nSuites: {' '.join(suites)}\nComponents: main\nSigned-By: {GUEST_KEYRING}\n"
+        for url, suites in recipe.suites(sources)
     )
 
 
@@ -149,15 +167,16 @@ def _hosts(name: str) -> str:
     )
 
 
-def write_overlay(files: tuple[GuestFile, ...], archive: Path) -> None:
+def write_overlay(files: tuple[GuestFile, ...], archive: Path, epoch: int | None = None) -> None:
     """Write the files into a tar archive, owned by root, with their folders.
 
     Args:
         files: The files.
         archive: The archive to make.
+        epoch: Their time, in seconds since 1970; None for now.
     """
     folders: set[str] = set()
-    now = int(time.time())
+    now = int(time.time()) if epoch is None else epoch
     with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:
         for file in files:
             parts = file.path.strip("/").split("/")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
@@ -13,6 +13,7 @@ from imgbuilder.workspace import new_file
 from imgrepo.scratch import scratch_folder
 from imgrepo.template.bootstrap import BootstrapRequest, bootstrap, check_bootstrap
 from imgrepo.template.disk import check_room, check_size, install_system
+from imgrepo.template.manifest import manifest_of, write_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,15 +32,13 @@ class TemplateRequest:
         bootstrap: What is installed.
         output: The raw disk image to write.
         size: Size of its disk in bytes.
-        memsize: Memory of the appliance in MiB; None for its default.
-        verbose: Whether the appliance's console is reported.
+        options: What shapes the appliance.
     """
 
     bootstrap: BootstrapRequest
     output: Path
     size: int
-    memsize: int | None = None
-    verbose: bool = False
+    options: ApplianceOptions = field(default_factory=ApplianceOptions)
 
     def __post_init__(self) -> None:
         check_size(self.size)
@@ -63,12 +62,13 @@ def make_template(request: TemplateRequest, services: Services, report: Reporter
         recipe = request.bootstrap.recipe
         report(Step(f"Installing {recipe.name} from {request.bootstrap.build_from.mirror}"))
         bootstrap(request.bootstrap, archive, scratch, report)
-        check_room(archive, request.size)
+        layout = request.bootstrap.layout
+        check_room(archive, request.size, layout)
         with new_file(output) as image:
             os.truncate(image, request.size)
             report(Step("Starting the appliance"))
-            options = ApplianceOptions(memsize=request.memsize, verbose=request.verbose)
-            with services.open_appliance([Attachment(image, "raw")], options, report) as appliance:
+            with services.open_appliance([Attachment(image, "raw")], request.options, report) as appliance:
                 report(Step("Making the disk"))
-                install_system(appliance, archive)
+                install_system(appliance, archive, layout, request.bootstrap.arch.value)
             report(Step("Finishing off"))
+            write_manifest(manifest_of(request.bootstrap, request.size, archive), output)

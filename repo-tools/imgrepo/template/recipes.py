@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from imgbuilder.errors import UsageError
+from imgrepo.template.layout import Layout, RootKind
 
 DEBIAN_MIRROR = "http://deb.debian.org/debian"
 DEBIAN_SECURITY_MIRROR = "http://deb.debian.org/debian-security"
@@ -33,7 +34,21 @@ class Kernel(enum.Enum):
     """Drivers for real hardware too, such as SATA controllers."""
 
 
-_KERNEL_PACKAGES = {Kernel.CLOUD: "linux-image-cloud-amd64", Kernel.GENERIC: "linux-image-amd64"}
+class Arch(enum.Enum):
+    """Architecture of the guest, as Debian names it."""
+
+    AMD64 = "amd64"
+    I386 = "i386"
+
+
+_KERNEL_PACKAGES = {
+    (Arch.AMD64, Kernel.CLOUD): "linux-image-cloud-amd64",
+    (Arch.AMD64, Kernel.GENERIC): "linux-image-amd64",
+    # Debian has no small kernel for i386.
+    (Arch.I386, Kernel.CLOUD): "linux-image-686-pae",
+    (Arch.I386, Kernel.GENERIC): "linux-image-686-pae",
+}
+_EFI_PACKAGES = {Arch.AMD64: "grub-efi-amd64-bin", Arch.I386: "grub-efi-ia32-bin"}
 
 _PACKAGES = (
     # Starting: GRUB without the package grub-pc, whose upgrades ask on which disk to install the boot
@@ -72,6 +87,9 @@ class Recipe:
         name: What users ask for, and the guest's host name.
         suite: Code name of the release in the archive.
         packages: What is installed beside the release's essential and required packages.
+        arches: The architectures that have a kernel.
+        rolling: Whether it is no release, and has no suites for updates and security.
+        old_grub: Whether its GRUB and kernel cannot read an XFS as it is made today.
         keyring: The keys that may sign the archive.
         keyring_package: The Debian package that brings ``keyring``.
     """
@@ -79,11 +97,40 @@ class Recipe:
     name: str
     suite: str
     packages: tuple[str, ...] = _PACKAGES
+    arches: frozenset[Arch] = frozenset({Arch.AMD64})
+    rolling: bool = False
+    old_grub: bool = False
     keyring: Path = GUEST_KEYRING
     keyring_package: str = "debian-archive-keyring"
 
+    def suites(self, sources: Sources) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return the addresses of archives, and the suites that are used of each."""
+        if self.rolling:
+            return ((sources.mirror, (self.suite,)),)
+        return (
+            (sources.mirror, (self.suite, f"{self.suite}-updates")),
+            (sources.security, (f"{self.suite}-security",)),
+        )
 
-RECIPES = {recipe.name: recipe for recipe in (Recipe("debian-12", "bookworm"), Recipe("debian-13", "trixie"))}
+
+_BOTH = frozenset({Arch.AMD64, Arch.I386})
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "debian-11",
+            "bullseye",
+            # There, systemd-resolved is still a part of systemd itself.
+            packages=tuple(name for name in _PACKAGES if name != "systemd-resolved"),
+            arches=_BOTH,
+            old_grub=True,
+        ),
+        Recipe("debian-12", "bookworm", arches=_BOTH),
+        Recipe("debian-13", "trixie"),
+        Recipe("debian-sid", "sid", rolling=True),
+    )
+}
 
 
 def check_mirror(url: str) -> None:
@@ -149,9 +196,39 @@ def check_packages(names: tuple[str, ...]) -> None:
             raise UsageError(f"{name!r} is not the name of a package")
 
 
-def packages_of(recipe: Recipe, kernel: Kernel, include: tuple[str, ...]) -> tuple[str, ...]:
+def check_combination(recipe: Recipe, arch: Arch, layout: Layout) -> None:
+    """Refuse what cannot start, before anything is downloaded.
+
+    Raises:
+        UsageError: The release has no kernel for the architecture, or cannot read the filesystem.
+    """
+    if arch not in recipe.arches:
+        raise UsageError(
+            f"{recipe.name} has no kernel for {arch.value}",
+            hint=f"the last release that has one is debian-12: make-template debian-12 --arch {arch.value}",
+        )
+    if recipe.old_grub and layout.root is RootKind.XFS:
+        raise UsageError(
+            f"the GRUB of {recipe.name} cannot read an XFS as it is made today",
+            hint="give --root ext4 or --root btrfs",
+        )
+
+
+def packages_of(
+    recipe: Recipe,
+    kernel: Kernel,
+    include: tuple[str, ...],
+    *,
+    arch: Arch = Arch.AMD64,
+    layout: Layout = Layout(),  # noqa: B008 - frozen
+) -> tuple[str, ...]:
     """Return all packages to install, sorted and each once."""
-    return tuple(sorted({*recipe.packages, _KERNEL_PACKAGES[kernel], *include}))
+    more = {layout.root.package, _KERNEL_PACKAGES[arch, kernel], *include}
+    if layout.uefi:
+        more.add(_EFI_PACKAGES[arch])
+    if layout.lvm:
+        more.add("lvm2")
+    return tuple(sorted({*recipe.packages, *more}))
 
 
 def build_sources(recipe: Recipe, sources: Sources, keyring: Path) -> tuple[str, ...]:
@@ -164,9 +241,6 @@ def build_sources(recipe: Recipe, sources: Sources, keyring: Path) -> tuple[str,
     """
     return tuple(
         f"deb [signed-by={keyring}] {url} {suite} main"
-        for url, suite in (
-            (sources.mirror, recipe.suite),
-            (sources.mirror, f"{recipe.suite}-updates"),
-            (sources.security, f"{recipe.suite}-security"),
-        )
+        for url, suites in recipe.suites(sources)
+        for suite in suites
     )

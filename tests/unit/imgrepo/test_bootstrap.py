@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import os
 import shlex
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from imgrepo.template.bootstrap import (
     bootstrap_arguments,
     check_bootstrap,
 )
-from imgrepo.template.recipes import recipe_named
+from imgrepo.template.recipes import Arch, recipe_named
 
 
 @pytest.fixture
@@ -209,3 +211,34 @@ def test_without_mmdebstrap_its_package_is_named(
         check_bootstrap(request_)
     assert refused.value.hint is not None
     assert "apt-get install mmdebstrap" in refused.value.hint
+
+
+def test_the_publishers_script_runs_before_the_system_is_finished(
+    tmp_path: Path, request_: BootstrapRequest
+) -> None:
+    script = tmp_path / "a script"
+    script.write_text("#!/bin/sh\n")
+    words = arguments(replace(request_, script=script, arch=Arch.I386, locale="de_DE.UTF-8"))
+    hooks = [word.split("=", 1)[1] for word in words if word.startswith("--customize-hook=")]
+    assert shlex.split(hooks[0]) == ["upload", str(script), "/var/tmp/pybuilder-script"]
+    assert "rm -f /var/tmp/pybuilder-script" in hooks[1]
+    assert hooks[2].startswith("tar-in")
+    assert "--architectures=i386" in words
+    (include,) = [word for word in words if word.startswith("--include=")]
+    assert "locales" in include.split("=", 1)[1].split(",")
+    with pytest.raises(UsageError, match="does not exist"):
+        replace(request_, script=tmp_path / "none")
+
+
+def test_the_time_of_a_reproducible_build_reaches_mmdebstrap_and_our_files(
+    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+) -> None:
+    stand_in(tmp_path, monkeypatch, 'printf %s "$SOURCE_DATE_EPOCH"')
+    for number in range(2):
+        scratch = tmp_path / str(number)
+        scratch.mkdir()
+        bootstrap(replace(request_, epoch=1700000000), scratch / "out.tar", scratch, lambda _event: None)
+        assert (scratch / "out.tar").read_bytes() == b"1700000000"
+    assert (tmp_path / "0/overlay.tar").read_bytes() == (tmp_path / "1/overlay.tar").read_bytes()
+    with tarfile.open(tmp_path / "0/overlay.tar") as tar:
+        assert {member.mtime for member in tar} == {1700000000}

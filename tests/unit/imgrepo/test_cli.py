@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
+from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import Interrupted, PybuilderError, SigningError
 from imgbuilder.events import Reporter, Step
 from imgindex import __version__
@@ -19,10 +21,16 @@ from imgrepo.cli import make_template as make_module
 from imgrepo.cli import publish as publish_module
 from imgrepo.cli.main import group, run
 from imgrepo.template.bootstrap import Mode
-from imgrepo.template.recipes import DEBIAN, Kernel, Sources
+from imgrepo.template.layout import Layout, RootKind
+from imgrepo.template.recipes import DEBIAN, Arch, Kernel, Sources
 from tests.fakes.appliance import FakeDisk
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from imgbuilder.appliance import Attachment
+    from imgbuilder.guest import Appliance
     from imgrepo.publish import PublishRequest, PublishResult
     from imgrepo.services import Services
     from imgrepo.template.make import TemplateRequest
@@ -60,7 +68,7 @@ def test_make_template_has_defaults_that_work(
 ) -> None:
     assert run(["make-template", "debian-12", "out.img"], repository.services()) == 0
     (request,) = requests
-    assert (request.output, request.size, request.memsize) == (Path("out.img"), 2 << 30, None)
+    assert (request.output, request.size, request.options.memsize) == (Path("out.img"), 2 << 30, None)
     boot = request.bootstrap
     assert (boot.recipe.suite, boot.kernel, boot.mode) == ("bookworm", Kernel.CLOUD, Mode.AUTO)
     assert (boot.build_from, boot.guest_uses, boot.keyring, boot.include) == (DEBIAN, DEBIAN, None, ())
@@ -68,13 +76,21 @@ def test_make_template_has_defaults_that_work(
 
 
 def test_make_template_passes_every_option_on(
-    requests: list[TemplateRequest], repository: Repository
+    requests: list[TemplateRequest], repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     words = "make-template debian-13 o.img --size 3G --kernel generic --include vim,git --include nginx -q"
+    words += " --arch amd64 --root xfs --uefi --lvm --locale de_DE.UTF-8 --no-instant"
     words += " --mirror http://m/debian/ --security-mirror http://s/x --keep-mirror --suite-keyring k.gpg"
     assert run([*words.split(), "-m", "700", "-v", "--mode", "root"], repository.services()) == 0
     (request,) = requests
-    assert (request.size, request.memsize, request.verbose) == (3 << 30, 700, True)
+    assert (request.size, request.options.memsize, request.options.verbose) == (3 << 30, 700, True)
+    assert not request.options.instant
+    assert request.bootstrap.layout == Layout(RootKind.XFS, uefi=True, lvm=True)
+    assert (request.bootstrap.arch, request.bootstrap.locale) == (Arch.AMD64, "de_DE.UTF-8")
+    assert request.bootstrap.epoch == 1700000000
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    assert run(words.split(), repository.services()) == 2
     boot = request.bootstrap
     assert (boot.recipe.suite, boot.kernel, boot.mode) == ("trixie", Kernel.GENERIC, Mode.ROOT)
     assert boot.include == ("vim", "git", "nginx")
@@ -192,3 +208,33 @@ def test_a_signal_ends_the_command_and_nothing_is_left(tmp_path: Path, number: s
     assert done.stderr.decode() == f"pybuilder-repo: error: stopped by {number.name}\n"
     assert list((tmp_path / "space").iterdir()) == []
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_list_of_commands_is_whole_on_a_narrow_terminal(
+    repository: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["--help"], repository.services()) == 0
+    lines = capsys.readouterr().out.split("Commands:\n")[1].splitlines()
+    assert len(lines) == len(group.commands)
+    assert all(line.endswith(".") and "..." not in line for line in lines)
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-instant", "--cache", "/somewhere", "-m", "512"]])
+def test_what_shapes_the_appliance_reaches_it(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    repository.add("a.img")
+    seen: list[ApplianceOptions | None] = []
+    services = repository.services()
+
+    def open_appliance(
+        disks: Sequence[Attachment], options: ApplianceOptions | None, report: Reporter
+    ) -> AbstractContextManager[Appliance]:
+        seen.append(options)
+        return services.open_appliance(disks, options, report)
+
+    words = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key, *flags]
+    assert run(words, replace(services, open_appliance=open_appliance)) == 0
+    wanted = ApplianceOptions(memsize=512, instant=False, cache=Path("/somewhere"))
+    assert seen == [wanted if flags else ApplianceOptions()]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
 import tarfile
 from typing import TYPE_CHECKING
@@ -16,8 +19,10 @@ from imgrepo.services import Services
 from imgrepo.template import bootstrap as bootstrap_module
 from imgrepo.template import make as make_module
 from imgrepo.template.bootstrap import BootstrapRequest, Mode
-from imgrepo.template.disk import check_room, check_size, install_system, partitions
+from imgrepo.template.disk import check_room, check_size, grub_script, install_system
+from imgrepo.template.layout import Layout, RootKind
 from imgrepo.template.make import TemplateRequest, make_template
+from imgrepo.template.manifest import installed_packages
 from imgrepo.template.recipes import recipe_named
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk
 from tests.unit.imgrepo.test_bootstrap import stand_in
@@ -51,7 +56,7 @@ def archive(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("size", [GIB, 2 * GIB, 3 * GIB + (1 << 20)])
 def test_the_root_is_last_and_leaves_room_for_the_second_table(size: int) -> None:
-    (boot_first, boot_last, boot_kind), (first, last, kind) = partitions(size)
+    (boot_first, boot_last, boot_kind), (first, last, kind) = Layout().table(size)
     assert (boot_first * 512, (boot_last + 1) * 512) == (1 << 20, 2 << 20)
     assert boot_kind == "21686148-6449-6E6F-744E-656564454649"
     assert kind == "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
@@ -71,15 +76,15 @@ def test_a_system_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path.touch()
     os.truncate(path, GIB)
     with pytest.raises(UsageError, match="does not fit"):
-        check_room(path, GIB)
-    check_room(path, 2 * GIB)
+        check_room(path, GIB, Layout())
+    check_room(path, 2 * GIB, Layout())
 
 
 def test_the_system_is_unpacked_mounted_by_uuid_and_the_appliance_shut_down(archive: Path) -> None:
     appliance = FakeAppliance([FakeDisk(size=2 * GIB)])
     boots(appliance)
-    install_system(appliance, archive)
-    assert appliance.tables["/dev/sda"] == partitions(2 * GIB)
+    install_system(appliance, archive, Layout(), "amd64")
+    assert appliance.tables["/dev/sda"] == Layout().table(2 * GIB)
     steps = [step for step, _device in appliance.log]
     assert steps == ["make_gpt", "make_filesystem", "mount", "tar_in", "trim", "unmount_all", "shutdown"]
     appliance.mount("/dev/sda2", "/")
@@ -88,11 +93,58 @@ def test_the_system_is_unpacked_mounted_by_uuid_and_the_appliance_shut_down(arch
     assert appliance.filesystem_type("/dev/sda2") == "ext4"
 
 
+@pytest.mark.parametrize("root", RootKind)
+def test_with_uefi_and_lvm_the_root_is_a_volume_on_the_last_partition(archive: Path, root: RootKind) -> None:
+    layout = Layout(root, uefi=True, lvm=True)
+    appliance = FakeAppliance([FakeDisk(size=2 * GIB)])
+
+    def install(script: str) -> CommandResult:
+        appliance.add("/boot/grub/grub.cfg", "linux /boot/vmlinuz root=/dev/mapper/system-root ro\n")
+        assert script == grub_script(layout, "amd64")
+        return CommandResult(0, "")
+
+    appliance.on_sh("grub-install", install)
+    install_system(appliance, archive, layout, "amd64")
+    bios, efi, last = appliance.tables["/dev/sda"]
+    assert bios[1] < efi[0] <= efi[1] < last[0]
+    assert efi[2] == "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+    assert last[2] == "E6D6D379-F507-44C2-A23C-238F2A3DF928"
+    assert ("make_volume", "/dev/sda3") in appliance.log
+    assert appliance.filesystem_type("/dev/sda2") == "vfat"
+    assert appliance.filesystem_type("/dev/system/root") == root.value
+    assert ("mount", "/dev/sda2") in appliance.log
+    appliance.mount("/dev/system/root", "/")
+    assert appliance.text("/etc/fstab").startswith(f"UUID={UUID} / {root.value} ")
+    assert "/boot/efi" not in appliance.text("/etc/fstab")
+
+
+def test_grub_gets_what_it_needs_for_each_layout() -> None:
+    plain, full = grub_script(Layout(), "amd64"), grub_script(Layout(RootKind.XFS, True, True), "i386")
+    assert "efi" not in plain
+    assert "--modules='part_gpt ext2' /dev/sda\n" in plain
+    assert "--target=i386-efi --efi-directory=/boot/efi --removable --no-nvram" in full
+    assert full.count("part_gpt lvm xfs") == 2
+
+
+def test_the_manifest_knows_what_is_installed(tmp_path: Path) -> None:
+    status = (
+        "Package: dpkg\nStatus: install ok installed\nVersion: 1.21\nDescription: x\n Package: y\n\n"
+        "Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n\n"
+        "Package: apt\nStatus: install ok installed\nVersion: 2.6\n"
+    )
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w") as tar:
+        entry = tarfile.TarInfo("./var/lib/dpkg/status")
+        entry.size = len(status)
+        tar.addfile(entry, io.BytesIO(status.encode()))
+    assert installed_packages(path) == {"apt": "2.6", "dpkg": "1.21"}
+
+
 def test_grub_that_fails_is_an_error_with_its_words(archive: Path) -> None:
     appliance = FakeAppliance([FakeDisk(size=2 * GIB)])
     appliance.on_sh("grub-install", CommandResult(1, "grub-install: error: no such disk\n"))
     with pytest.raises(GuestError, match="no such disk"):
-        install_system(appliance, archive)
+        install_system(appliance, archive, Layout(), "amd64")
 
 
 def test_a_menu_that_names_the_root_by_device_is_an_error(archive: Path) -> None:
@@ -106,7 +158,7 @@ def test_a_menu_that_names_the_root_by_device_is_an_error(archive: Path) -> None
 
     appliance.on_sh("grub-install", install)
     with pytest.raises(GuestError, match="UUID"):
-        install_system(appliance, archive)
+        install_system(appliance, archive, Layout(), "amd64")
 
 
 @pytest.fixture
@@ -121,7 +173,7 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: Path) -> 
     monkeypatch.setattr(make_module, "_ARCHIVE_SPACE", 0)
     stand_in(tmp_path, monkeypatch, f"cat {archive}")
     boot = BootstrapRequest(recipe_named("debian-12"), keyring=keyring, mode=Mode.ROOT)
-    return TemplateRequest(boot, tmp_path / "out" / "debian-12.img", 2 * GIB, memsize=512)
+    return TemplateRequest(boot, tmp_path / "out" / "debian-12.img", 2 * GIB)
 
 
 def services(appliances: FakeAppliances) -> Services:
@@ -132,7 +184,12 @@ def test_a_template_appears_complete_after_one_launch(tmp_path: Path, request_: 
     appliances = FakeAppliances(prepare=boots)
     events: list[Event] = []
     make_template(request_, services(appliances), events.append)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["debian-12.img"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["debian-12.img", "debian-12.json"]
+    manifest = json.loads((tmp_path / "out" / "debian-12.json").read_text())
+    assert (manifest["recipe"], manifest["arch"], manifest["size"]) == ("debian-12", "amd64", 2 * GIB)
+    archive = (tmp_path / "system.tar").read_bytes()
+    assert manifest["system_sha512"] == hashlib.sha512(archive).hexdigest()
     assert request_.output.stat().st_size == 2 * GIB
     (launch,) = appliances.launches
     assert [(disk.format, disk.readonly) for disk in launch] == [("raw", False)]

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgbuilder.errors import TrustError
+from imgbuilder.errors import TrustError, WorkspaceError
 from imgindex.gpg import GpgVerifier
 from imgindex.lifecycle import Deprecation, deprecation
+from imgrepo import edit
 from imgrepo.cli.main import run
+from imgrepo.transaction import stage
 
 if TYPE_CHECKING:
     from tests.fakes.keys import KeyMaker
@@ -270,3 +272,21 @@ def test_a_key_that_is_not_there_changes_nothing(operator: Operator, command: st
 def test_an_index_of_another_key_is_not_signed_again(operator: Operator, keys: KeyMaker) -> None:
     other = keys.make("Other <o@example.org>")
     operator.type(f"refresh WEB -K {other}", 3)
+
+
+def test_nothing_is_withdrawn_or_brought_back_beside_another_publisher(
+    repository: Repository,
+) -> None:
+    repository.add("a.img")
+    repository.add("b.img", b"b")
+    repository.publish()
+    services, signing = repository.services(), repository.signing()
+    edit.withdraw(repository.web, signing, services, ["a"], None, repository.events.append, undo=False)
+    before = repository.snapshot()
+    with stage(repository.web):
+        for undo, name in ((True, "a"), (False, "b")):
+            with pytest.raises(WorkspaceError, match="another publisher"):
+                edit.withdraw(
+                    repository.web, signing, services, [name], None, repository.events.append, undo=undo
+                )
+    assert repository.snapshot() == before

@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.errors import UsageError
-from imgrepo.template.guestfiles import finish_script, guest_files, write_overlay
+from imgrepo.template.guestfiles import check_locale, finish_script, guest_files, write_overlay
+from imgrepo.template.layout import Layout, RootKind
 from imgrepo.template.recipes import (
     DEBIAN,
+    DEBIAN_MIRROR,
     RECIPES,
+    Arch,
     Kernel,
     Sources,
     build_sources,
+    check_combination,
     check_packages,
     packages_of,
     recipe_named,
@@ -39,6 +43,53 @@ def test_kernel_flavour_decides_the_kernel_package() -> None:
     assert "linux-image-cloud-amd64" in packages_of(BOOKWORM, Kernel.CLOUD, ())
     assert "linux-image-amd64" not in packages_of(BOOKWORM, Kernel.CLOUD, ())
     assert "linux-image-amd64" in packages_of(BOOKWORM, Kernel.GENERIC, ())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("arch", Arch)
+@pytest.mark.parametrize("root", RootKind)
+def test_each_combination_has_its_packages_or_is_refused(name: str, arch: Arch, root: RootKind) -> None:
+    recipe, layout = recipe_named(name), Layout(root, uefi=True, lvm=True)
+    possible = (arch is Arch.AMD64 or name in {"debian-11", "debian-12"}) and (name, root) != (
+        "debian-11",
+        RootKind.XFS,
+    )
+    if not possible:
+        with pytest.raises(UsageError):
+            check_combination(recipe, arch, layout)
+        return
+    check_combination(recipe, arch, layout)
+    packages = packages_of(recipe, Kernel.CLOUD, (), arch=arch, layout=layout)
+    wanted = {
+        Arch.AMD64: {"linux-image-cloud-amd64", "grub-efi-amd64-bin"},
+        Arch.I386: {"linux-image-686-pae", "grub-efi-ia32-bin"},
+    }[arch]
+    assert wanted | {"lvm2", root.package, "grub-pc-bin"} <= set(packages)
+    assert ("systemd-resolved" in packages) == (name != "debian-11")
+    assert "lvm2" not in packages_of(recipe, Kernel.CLOUD, (), arch=arch)
+
+
+def test_a_rolling_suite_has_no_updates_and_no_security() -> None:
+    sid = recipe_named("debian-sid")
+    assert build_sources(sid, DEBIAN, Path("/k")) == (f"deb [signed-by=/k] {DEBIAN_MIRROR} sid main",)
+    assert files("debian-sid")["/etc/apt/sources.list.d/debian.sources"].count("Types:") == 1
+
+
+def test_a_locale_is_generated_and_set() -> None:
+    found = {file.path: file.content for file in guest_files(BOOKWORM, DEBIAN, "de_DE.UTF-8")}
+    assert found["/etc/locale.gen"] == "de_DE.UTF-8 UTF-8\n"
+    assert found["/etc/default/locale"] == "LANG=de_DE.UTF-8\n"
+    assert finish_script("de_DE.UTF-8").startswith("locale-gen\n")
+    assert "locale-gen" not in finish_script()
+    assert "/etc/locale.gen" not in files()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "de_DE", "de_DE.ISO-8859-1", "C", "de_DE.UTF-8\nx", "../x", "de_DE.UTF-8;"]
+)
+def test_what_is_no_locale_is_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        check_locale(name)
 
 
 def test_included_packages_are_added_once() -> None:

@@ -1,0 +1,85 @@
+"""Templates of other releases, architectures, layouts: made, booted by BIOS and UEFI, published.
+
+Minutes each under emulation, and the network: run with PYBUILDER_TEST_LONG=1. Debian 12 as it is made by
+default is made and booted by the other guest tests in any case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.guest.machine import booted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.guest.conftest import Person
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.network,
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif(not os.environ.get("PYBUILDER_TEST_LONG"), reason="PYBUILDER_TEST_LONG is not set"),
+]
+
+UEFI = ("-bios", "/usr/share/ovmf/OVMF.fd")
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "12-uefi": ("debian-12", "--uefi"),
+    "12-btrfs": ("debian-12", "--root", "btrfs", "--uefi"),
+    "12-xfs-lvm": ("debian-12", "--root", "xfs", "--lvm", "--uefi"),
+    "12-lvm": ("debian-12", "--lvm"),
+    "12-i386": ("debian-12", "--arch", "i386"),
+    "11": ("debian-11", "--uefi"),
+    "11-i386-btrfs": ("debian-11", "--arch", "i386", "--root", "btrfs"),
+    "13": ("debian-13", "--uefi"),
+    "13-xfs": ("debian-13", "--root", "xfs", "--uefi"),
+    "sid": ("debian-sid", "--uefi"),
+}
+
+SCRIPT = """#!/bin/sh
+set -eu
+# In the new system, as root: the marker shows on the console of the booted machine.
+mkdir -p /etc/issue.d
+echo "made-by-the-script $(dpkg --print-architecture)" >/etc/issue.d/script.issue
+"""
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_is_made_and_boots_by_each_firmware(name: str, person: Person, tmp_path: Path) -> None:
+    words = TEMPLATES[name]
+    script, image = person.home / f"{name}.sh", person.home / f"template-{name}.img"
+    script.write_text(SCRIPT)
+    try:
+        person.run(
+            "pybuilder-repo", "make-template", words[0], image, *words[1:],
+            "--script", script, "--locale", "de_DE.UTF-8", timeout=1500,
+        )  # fmt: skip
+        manifest = json.loads(image.with_suffix(".json").read_text())
+        assert manifest["locale"] == "de_DE.UTF-8"
+        assert "locales" in manifest["packages"]
+        image.chmod(0o644)
+        firmwares = ((), UEFI) if "--uefi" in words else ((),)
+        for firmware in firmwares:
+            with booted(person, image, "raw", extra=firmware) as machine:
+                console = machine.wait_for("login:", 500)
+                assert f"made-by-the-script {manifest['arch']}" in console
+    finally:
+        image.unlink(missing_ok=True)
+
+
+def test_the_same_inputs_give_the_same_system(person: Person) -> None:
+    digests = set()
+    for number in range(2):
+        image = person.home / f"same-{number}.img"
+        person.run(
+            "pybuilder-repo", "make-template", "debian-12", image, timeout=1500,
+            env={"SOURCE_DATE_EPOCH": "1700000000"},
+        )  # fmt: skip
+        digests.add(json.loads(image.with_suffix(".json").read_text())["system_sha512"])
+        image.unlink()
+    assert len(digests) == 1
