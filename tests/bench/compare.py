@@ -233,7 +233,7 @@ def main() -> None:
     options = parser.parse_args()
     if shutil.which("virt-builder") is None:
         sys.exit("virt-builder is not installed; on Debian: apt-get install guestfs-tools")
-    template = options.template or _template()
+    template = options.template or default_template()
     with tempfile.TemporaryDirectory(prefix="pybuilder-bench-", dir="/var/tmp") as name:
         bench = prepare(Path(name), template)
         try:
@@ -248,7 +248,7 @@ def main() -> None:
     _report(rows)
 
 
-def _template() -> Path:
+def default_template() -> Path:
     kept = paths.cache_dir().parent / "pybuilder-tests" / "bench-debian-12.img"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)

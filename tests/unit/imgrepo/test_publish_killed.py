@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import shutil
 import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -113,3 +115,47 @@ def test_r1_killed_at_every_change(tmp_path: Path, repository: Repository, publi
     assert outcomes == sorted(outcomes)
     assert outcomes.count(False) >= 10
     assert outcomes.count(True) >= 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small filesystem")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("left", [0, 4096, 16384, 65536])
+def test_r12_killed_with_the_disk_really_full(tmp_path: Path, repository: Repository, left: int) -> None:
+    """What is served has a filesystem of its own, filled up; the publisher fails, or is killed."""
+    repository.add("a.img", b"a")
+    repository.publish()
+    old = served(repository)
+    repository.add("b.img", random.Random(1).randbytes(16))
+    wanted = copy_of(repository, tmp_path / "wanted")
+    wanted.publish()
+    new = served(wanted)
+    small = tmp_path / "small"
+    (small / "web").mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small / "web")]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no filesystem can be mounted here")
+    try:
+        copy = Repository(small, repository.gpg_home, repository.pin, repository.key, repository.appliances)
+        for name in ("images", "web"):
+            shutil.copytree(repository.base / name, small / name, dirs_exist_ok=True)
+        for at in (None, 2, 5, 9, 14):
+            _fill(copy.web, left)
+            child = os.fork()
+            if child == 0:
+                _run_child(copy, at or 10_000)
+            os.waitpid(child, 0)
+            (copy.web / "filler").unlink()
+            if left == 0:
+                assert served(copy) == old
+            assert served(copy) in (old, new), f"{left} bytes left, killed before change {at}"
+        copy.publish()
+        assert served(copy) == new
+        assert [path for path in copy.web.iterdir() if path.is_dir()] == []
+    finally:
+        subprocess.run(["umount", small / "web"], check=True)
+
+
+def _fill(folder: Path, left: int) -> None:
+    facts = os.statvfs(folder)
+    with (folder / "filler").open("wb") as file:
+        file.write(bytes(max(0, facts.f_bavail * facts.f_frsize - left)))
