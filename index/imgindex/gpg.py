@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _LIMIT = 30
 """Seconds that one gpg or gpgv may take (V3)."""
 
+_SLOWEST = 10_000_000
+"""Bytes per second that gpgv reads at least, of a file that is not small."""
+
 _PACKAGES = {"gpg": "gpg", "gpgv": "gpgv"}
 
 
@@ -100,9 +103,36 @@ class GpgVerifier:
             expires_at=accepted.expires_at,
         )
 
+    def verify_file(self, file: Path, signature: bytes, pin: KeyPin, *, where: str) -> None:
+        """Check the detached signature of a file of any size, such as that of a template (``sig=``).
+
+        Args:
+            file: The file. It is read where it is, so that this is for one's own files alone.
+            signature: The signature, armored or binary.
+            pin: The keys that may have signed it.
+            where: The signature, for error messages.
+
+        Raises:
+            TrustError: It is not signed by one of the keys, by the same verdict as for an index.
+            ToolError: gpgv is missing, was killed or took too long.
+            OSError: The file is missing.
+        """
+        packets = signature_packets(signature, where=where)
+        more_time = file.stat().st_size // _SLOWEST
+        with _private_folder() as folder:
+            (folder / "file.sig").write_bytes(packets)
+            words = ["--", str(folder / "file.sig"), str(file.absolute())]
+            _ask_gpgv(folder, pin, words, where=where, detached=True, more_time=more_time)
+
 
 def _ask_gpgv(
-    folder: Path, pin: KeyPin, words: Sequence[str], *, where: str, detached: bool = False
+    folder: Path,
+    pin: KeyPin,
+    words: Sequence[str],
+    *,
+    where: str,
+    detached: bool = False,
+    more_time: int = 0,
 ) -> AcceptedSignature:
     """Let gpgv look at files in a private folder (V3), and judge what it says.
 
@@ -119,7 +149,7 @@ def _ask_gpgv(
         descriptor = status.fileno()
         arguments = ["--quiet", "--homedir", str(folder), "--status-fd", str(descriptor), *weak]
         arguments += ["--keyring", str(folder / "keyring.gpg"), *words]
-        done = _run("gpgv", arguments, pass_fds=(descriptor,))
+        done = _run("gpgv", arguments, pass_fds=(descriptor,), more_time=more_time)
         status.seek(0)
         report = status.read().decode("utf-8", "replace")
     if done.returncode < 0:
@@ -400,9 +430,10 @@ def _program(name: str) -> str:
 
 
 def _run(
-    name: str, arguments: list[str], *, pass_fds: tuple[int, ...] = ()
+    name: str, arguments: list[str], *, pass_fds: tuple[int, ...] = (), more_time: int = 0
 ) -> subprocess.CompletedProcess[bytes]:
     """Run gpg or gpgv to its end; how it ended is for the caller to judge."""
+    limit = _LIMIT + more_time
     try:
         return subprocess.run(
             [_program(name), *arguments],
@@ -410,10 +441,10 @@ def _run(
             capture_output=True,
             env=_environment(),
             pass_fds=pass_fds,
-            timeout=_LIMIT,
+            timeout=limit,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise ToolError(f"{name} did not end within {_LIMIT} seconds", hint="try again") from error
+        raise ToolError(f"{name} did not end within {limit} seconds", hint="try again") from error
     except OSError as error:
         raise ToolError(f"{name} cannot be started: {error.strerror}") from error

@@ -236,8 +236,7 @@ def _wrong_key(unknown: list[str], pin: KeyPin, where: str, *, also_good: bool) 
     pinned = ", ".join(sorted(pin.fingerprints)) or "none"
     also = "also " if also_good else ""
     return WrongKeyError(
-        f"{where}: the index is {also}signed by key {', '.join(unknown)}; "
-        f"the keys of this source are {pinned}",
+        f"{where}: it is {also}signed by key {', '.join(unknown)}; the keys of this source are {pinned}",
         hint="if the publisher has announced a new key, get it from him by a safe way and configure it",
     )
 

@@ -1,21 +1,24 @@
-"""Are the files beside an index those that it names? Digest, size, and the disk inside."""
+"""Are the files beside an index those that it names? Digest, size, signature, and the disk inside."""
 
 from __future__ import annotations
 
 import hashlib
 import lzma
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from imgbuilder import process
+from imgbuilder.cache.unpack import unpack
 from imgbuilder.disk.imageheader import parse_qcow2
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
 from imgbuilder.regular import open_regular
+from imgrepo.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from imgindex.model import Entry
 
@@ -24,29 +27,82 @@ _XZ_MAGIC = b"\xfd7zXZ\x00"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _LARGEST_HEADER = 2 << 20
 """Bytes: the largest cluster of a qcow2 image, which holds its header."""
+_LARGEST_SIGNATURE = 16 << 10
+"""Bytes of a detached signature."""
 _MEMORY = 256 << 20
 """Bytes that unpacking the header may use, as much as for clients."""
 
 
-def check_files(entry: Entry, folder: Path, report: Reporter) -> Iterator[PybuilderError]:
+CheckSignature = Callable[[Path, bytes, str], None]
+"""Raises a ``TrustError`` unless a file has that detached signature by a key of the publisher.
+
+The third argument is what messages begin with.
+"""
+
+
+def check_files(
+    entry: Entry, folder: Path, report: Reporter, check_signature: CheckSignature | None
+) -> Iterator[PybuilderError]:
     """Check the files that an entry names.
 
     Args:
         entry: The entry, right by itself.
         folder: Where its index is.
         report: Hears how far the reading is.
+        check_signature: Judges the signature of a template (``sig``), which virt-builder asks for where there
+            is no digest; None when there is no key to judge by.
 
     Yields:
-        What is wrong: a file that is missing or has another size or digest, or a disk of another size. The
-        disk inside a zstd file is not looked at.
+        What is wrong: a file that is missing or has another size or digest, a disk of another size, a
+        second file that does not hold the same disk, or a signature by nobody known.
     """
     what = f"template {entry.os_version}"
-    yield from _check(folder / entry.file, what, entry.compressed_size, entry.sha512, entry, report)
+    problems = list(_check(folder / entry.file, what, entry.compressed_size, entry.sha512, entry, report))
     if entry.zstd is not None:
         path = folder / entry.zstd.file
-        yield from _check(path, what, entry.zstd.compressed_size, entry.zstd.sha512, None, report)
-    if entry.sig is not None and not (folder / entry.sig).is_file():
-        yield RepositoryError(f"{what}: the signature {folder / entry.sig} is missing")
+        more = list(_check(path, what, entry.zstd.compressed_size, entry.zstd.sha512, None, report))
+        problems += more or _check_second(entry, folder, what, report, first_is_good=not problems)
+    yield from problems
+    if entry.sig is not None:
+        yield from _check_signature(folder / entry.file, folder / entry.sig, what, check_signature)
+
+
+def _check_second(
+    entry: Entry, folder: Path, what: str, report: Reporter, *, first_is_good: bool
+) -> list[PybuilderError]:
+    """Unpack the zstd file as clients do, and the other one if it is good, and compare the disks."""
+    assert entry.zstd is not None
+    paths = [folder / entry.zstd.file]
+    if first_is_good:
+        paths.append(folder / entry.file)
+    contents: set[str] = set()
+    try:
+        with scratch_folder() as scratch:
+            for path in paths:
+                with os.fdopen(open_regular(path), "rb") as file:
+                    contents.add(unpack(file, scratch / "disk", entry, report, where=f"{what}: {path}"))
+                (scratch / "disk").unlink()
+    except OSError as error:
+        return [RepositoryError(f"{what}: cannot read {paths[0]}: {error.strerror}")]
+    except PybuilderError as error:
+        return [error]
+    if len(contents) > 1:
+        return [RepositoryError(f"{what}: {paths[0]} does not hold the same disk as {paths[1]}")]
+    return []
+
+
+def _check_signature(
+    file: Path, signature: Path, what: str, check: CheckSignature | None
+) -> Iterator[PybuilderError]:
+    try:
+        with os.fdopen(open_regular(signature), "rb") as opened:
+            data = opened.read(_LARGEST_SIGNATURE + 1)
+        if check is not None and file.is_file():  # one that is missing was told
+            check(file, data, f"{what}: {signature}")
+    except OSError as error:
+        yield RepositoryError(f"{what}: cannot read the signature {signature}: {error.strerror}")
+    except PybuilderError as error:
+        yield error
 
 
 def _check(

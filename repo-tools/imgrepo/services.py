@@ -85,6 +85,14 @@ class VerifyDetached(Protocol):
         ...
 
 
+class VerifyFile(Protocol):
+    """Checks the detached signature of a file of any size."""
+
+    def __call__(self, file: Path, signature: bytes, pin: KeyPin, *, where: str) -> None:
+        """See ``imgindex.gpg.GpgVerifier.verify_file``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Services:
     """What the commands need of the world outside.
@@ -99,6 +107,7 @@ class Services:
         fetcher: Gets files of other repositories.
         verify_detached: Checks a text whose signature is a file of its own.
         pin_from_keyring: Makes a pin of a key in the publisher's own keyring, by its full fingerprint.
+        verify_file: Checks the detached signature of a file of any size.
     """
 
     open_appliance: OpenAppliance
@@ -110,6 +119,7 @@ class Services:
     fetcher: Fetcher = field(default_factory=SourceFetcher)
     verify_detached: VerifyDetached = field(default_factory=lambda: GpgVerifier().verify_detached)
     pin_from_keyring: Callable[[str], KeyPin] = key_pin_from_user_keyring
+    verify_file: VerifyFile = field(default_factory=lambda: GpgVerifier().verify_file)
 
 
 def _open_keyring(signing: Signing) -> PublisherKeys:

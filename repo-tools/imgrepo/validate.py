@@ -20,7 +20,7 @@ from imgindex.errors import IndexSyntaxError
 from imgindex.freshness import show
 from imgindex.lexer import parse_document
 from imgindex.parse import Examined, examine_index
-from imgrepo.filecheck import check_files
+from imgrepo.filecheck import CheckSignature, check_files
 from imgrepo.signing import PUBLIC_KEY
 
 if TYPE_CHECKING:
@@ -88,9 +88,21 @@ def validate(request: ValidateRequest, services: Services, report: Reporter) -> 
             problems.append(error)
             entries, wrong = examine_index(text, where=where)
         problems += wrong
+        check = _signature_check(request, services)
+        if check is None and any(entry.sig is not None for entry in entries):
+            warn(report, f"{where}: there is no key to check the signatures of templates with")
         for entry in entries:
-            problems += check_files(entry, path.parent, report)
+            problems += check_files(entry, path.parent, report, check)
     return tuple(problems)
+
+
+def _signature_check(request: ValidateRequest, services: Services) -> CheckSignature | None:
+    """Return what judges the signatures of templates; None without a usable key, of which others tell."""
+    try:
+        pin = _pin(request, services)
+    except PybuilderError:
+        return None
+    return lambda file, signature, where: services.verify_file(file, signature, pin, where=where)
 
 
 def _read(path: Path) -> bytes:

@@ -66,6 +66,7 @@ def judge(data: bytes, pin: KeyPin, last: Accepted | None) -> Accepted:
 
 
 def test_each_row_is_refused_by_its_own_rule(keys: KeyMaker) -> None:
+    """V1, V2, V4, V5, V7 and V8: each refuses with an error of its own."""
     world = World(keys)
     wrong = []
     for case in attacks(world):

@@ -152,6 +152,7 @@ def bases(keys: KeyMaker) -> list[Base]:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_f4_accepted_means_equal(bases: list[Base], chunk: int) -> None:
+    """V6, V7: what is accepted is the signed text, and all that is read."""
     verifier = GpgVerifier()
     expected = [
         parse_index(verifier.verify(base.data, base.pin, where="test"), where="test") for base in bases

@@ -118,6 +118,7 @@ def test_s3_unlisted_key(world: World) -> None:
 
 
 def test_s4_key_in_the_users_own_keyring(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """V3: gpgv sees the keys of this source alone."""
     monkeypatch.setenv("GNUPGHOME", str(world.keys.home))
     monkeypatch.setenv("HOME", str(world.keys.home))
     refuse(world.keys.sign(TEXT, world.evil_key), world.pin, WrongKeyError)
@@ -260,6 +261,7 @@ def test_s16_old_and_new_pinned_keys(world: World) -> None:
 
 @pytest.mark.parametrize("extra", [False, True])
 def test_s17_good_and_bad_signature(world: World, extra: bool) -> None:
+    """V5: any bad signature refuses."""
     good, bad = signature_packets(world.good), signature_packets(world.keys.sign("other\n", world.good_key))
     for packets in (good + bad, bad + good, bad, good + bad + good):
         refuse(with_packets(world.good, packets), world.pin, BadSignatureError, "altered", extra=extra)
@@ -516,6 +518,7 @@ GOOD_STATUS = (
 def test_s38_gpgv_that_misbehaves(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, error: type[PybuilderError]
 ) -> None:
+    """V6: among them gpgv that writes another text than we read."""
     install_stub(tmp_path, script.replace("{key}", world.good_key).replace("{id}", world.good_key[-16:]))
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(error):
@@ -545,6 +548,7 @@ def test_s38_gpgv_cannot_be_started(world: World, tmp_path: Path, monkeypatch: p
 
 
 def test_s38_gpgv_takes_too_long(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """V3: after 30 seconds."""
     install_stub(tmp_path, "exec sleep 60")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(gpg, "_LIMIT", 0.3)

@@ -124,6 +124,7 @@ def test_all_sources_in_order() -> None:
 
 
 def test_index_is_bounded_and_uses_the_source_s_proxy() -> None:
+    """V1: no more is fetched than an index may have."""
     fetcher = FakeFetcher({"https://a/index": b"signed:" + index_text("x")})
     loader = Loader(
         fetcher, FakeVerifier(), states(), lambda: datetime(2026, 1, 2, tzinfo=UTC), pin_of=pin_of

@@ -181,12 +181,14 @@ def test_the_base_of_simplestreams(tmp_path: Path, uri: str) -> None:
 
 
 def test_which_keys_of_a_file_count(tmp_path: Path) -> None:
+    """S30."""
     write(tmp_path, "x.conf", f"[x]\nuri=/i\ngpgkey=/k.gpg\nfingerprint={A.lower()},{B}\n")
     (source,) = read_sources([tmp_path]).sources
     assert (source.key, source.only) == (Path("/k.gpg"), (A, B))
 
 
 def test_unsigned_must_be_said(tmp_path: Path) -> None:
+    """S40: what says nothing about signatures is not used."""
     write(tmp_path, "x.conf", "[x]\nuri=/i\nunsigned=yes\nproxy=http://p:3128\n")
     (source,) = read_sources([tmp_path]).sources
     assert source.unsigned

@@ -71,6 +71,7 @@ def test_text_is_unescaped_and_without_blanks_at_line_ends(body: str, text: str)
     ],
 )
 def test_good_frames(text: str) -> None:
+    """V2: what is no attack is read."""
     message = split(text.encode(), where="test")
     assert (message.text, message.signatures) == ("[a]\nx=1\n", 1)
 
@@ -145,6 +146,7 @@ def test_four_signatures_are_the_most() -> None:
     ],
 )
 def test_malformed_frames(text: str | bytes, problem: str) -> None:
+    """V2."""
     refuse(text, problem)
 
 

@@ -100,6 +100,7 @@ def test_repeated_fields_and_sections_are_kept() -> None:
     ],
 )
 def test_syntax_errors(text: str, line: int, problem: str) -> None:
+    """P8, P12, P16."""
     with pytest.raises(IndexSyntaxError, match=f"^test: line {line}: ") as caught:
         sections(text)
     assert caught.value.line == line
@@ -113,6 +114,7 @@ def test_unicode_in_values_is_fine() -> None:
 
 @pytest.mark.parametrize("filler", ["x", "\u00e4"])
 def test_text_over_the_cap_is_refused(filler: str) -> None:
+    """V1."""
     size = len(filler.encode())
     text = "[a]\nx=" + filler * ((MAX_TEXT_SIZE - 7) // size) + "\n"
     assert sections(text)
@@ -128,6 +130,7 @@ def test_p15_more_lines_than_any_index_needs_are_refused() -> None:
 
 
 def test_decode_text() -> None:
+    """P16."""
     assert decode_text("[a]\nx=\u00e4\n".encode(), where="test") == "[a]\nx=\u00e4\n"
     with pytest.raises(IndexSyntaxError, match=r"test: line 2: .*UTF-8"):
         decode_text(b"[a]\nx=\xff\n", where="test")

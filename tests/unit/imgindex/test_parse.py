@@ -119,6 +119,7 @@ def test_p2_missing_field(key: str) -> None:
 
 
 def test_p2_verified_without_checksum_even_with_sig() -> None:
+    """V7: one bad entry refuses the index."""
     refuse(section(checksum__sha512=None), "checksum")
     refuse(section(checksum__sha512=None, sig="a.sig"), "checksum")
     refuse(section("good") + section(checksum__sha512=None), "checksum")

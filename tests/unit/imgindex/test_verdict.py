@@ -65,6 +65,7 @@ def test_times() -> None:
 
 
 def test_subkey_by_its_primary_or_by_itself() -> None:
+    """V4: field 1 or field 10 is a pinned fingerprint."""
     lines = ("NEWSIG", good(SUB), valid(SUB, KEY))
     assert judged(lines).primary_fingerprint == KEY
     assert judged(lines, pin=KeyPin(frozenset({SUB}), b"")).fingerprint == SUB
@@ -89,6 +90,7 @@ def test_user_id_may_say_what_it_wants() -> None:
 
 
 def test_extra_signatures() -> None:
+    """V5."""
     lines = (*GOOD, "NEWSIG", *unknown())
     with pytest.raises(WrongKeyError, match="also signed by key C"):
         judged(lines, 2)
@@ -241,6 +243,7 @@ REFUSED: list[tuple[str, tuple[str, ...], int, type[TrustError], str]] = [
 def test_s38_refused(
     lines: tuple[str, ...], code: int, error: type[TrustError], words: str, extra: bool
 ) -> None:
+    """V4, V5: what must not be accepted, line by line."""
     with pytest.raises(TrustError) as caught:
         judged(lines, code, extra=extra)
     assert type(caught.value) is error

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import lzma
 import struct
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -142,7 +143,10 @@ def test_files_that_are_missing_or_other_ones(web: Web) -> None:
     assert len(web.problems()) == 2
     (web.folder / "d.zst").write_bytes(b"zstd")
     (web.folder / "d.sig").write_bytes(b"")
-    assert web.problems() == []
+    not_packed, unsigned = web.problems()
+    assert "d.zst" in not_packed
+    assert unsigned == f"template debian-12: {web.folder}/d.sig: its signature file is empty"
+    web.put(dataclasses.replace(web.entry, zstd=zstd))
     (web.folder / "d.zst").write_bytes(b"ZSTD")
     (web.folder / "d.xz").write_bytes(data + b"x")
     first, second = web.problems()
@@ -151,6 +155,68 @@ def test_files_that_are_missing_or_other_ones(web: Web) -> None:
     (web.folder / "d.xz").unlink()
     (web.folder / "d.xz").mkdir()
     assert "not an ordinary file" in web.problems()[0]
+
+
+def zstd_file(web: Web, data: bytes) -> ZstdFile:
+    """Write a second file for the template."""
+    packed = subprocess.run(["zstd", "-q", "-c"], input=data, capture_output=True, check=True).stdout
+    (web.folder / "d.zst").write_bytes(packed)
+    return ZstdFile("d.zst", hashlib.sha512(packed).hexdigest(), len(packed))
+
+
+def test_a_second_file_is_unpacked_and_compared(web: Web) -> None:
+    web.put(dataclasses.replace(web.entry, zstd=zstd_file(web, DISK)))
+    assert web.problems() == []
+    web.put(dataclasses.replace(web.entry, zstd=zstd_file(web, DISK[:-1] + b"!")))
+    (problem,) = web.problems()
+    assert problem == (
+        f"template debian-12: {web.folder}/d.zst does not hold the same disk as {web.folder}/d.xz"
+    )
+    web.put(dataclasses.replace(web.entry, zstd=zstd_file(web, DISK[:-512])))
+    (problem,) = web.problems()
+    assert "d.zst" in problem
+    assert str(len(DISK) - 512) in problem
+    # A first file that is wrong is told once, and the second is looked at by itself.
+    good = zstd_file(web, DISK)
+    web.put(dataclasses.replace(web.entry, zstd=good, size=len(DISK) - 512))
+    assert [("d.xz" in problem, "d.zst" in problem) for problem in web.problems()] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_s31_detached_signatures_of_templates(web: Web) -> None:
+    signed = dataclasses.replace(web.entry, sig="d.sig")
+    web.put(signed)
+    keys = KeyMaker()
+    with keys:
+        key, stranger = keys.make("publisher"), keys.make("stranger")
+        key_file = web.folder / "key.gpg"
+        key_file.write_bytes(keys.export(key))
+        web.index.write_bytes(keys.sign(write_index(Index((signed,))), key))
+
+        def sign(data: bytes, how: str = "--detach-sign", by: str = key) -> list[str]:
+            made = keys.gpg("--local-user", by, how, "--armor", data=data)
+            (web.folder / "d.sig").write_bytes(made)
+            return web.problems(key=key_file)
+
+        assert sign(XZ) == []
+        where = f"template debian-12: {web.folder}/d.sig: "
+        (other_template,) = sign(DISK)
+        assert other_template.startswith(f"{where}the signature does not fit")
+        (unknown,) = sign(XZ, by=stranger)
+        assert unknown.startswith(f"{where}it is signed by key {stranger}")
+        for how in ("--sign", "--clear-sign"):
+            (not_detached,) = sign(XZ, how)
+            assert not_detached == f"{where}its signature file holds something else than signatures"
+
+
+def test_signatures_without_a_key_are_told_of(web: Web) -> None:
+    web.index.write_text(write_index(Index((dataclasses.replace(web.entry, sig="d.sig"),))))
+    (web.folder / "d.sig").write_bytes(b"anything")
+    (web.folder / "index.gpg").unlink()
+    assert web.problems() == []
+    assert "no key to check the signatures of templates with" in str(web.repository.events)
 
 
 def test_every_wrong_entry_is_told_with_its_line_in_the_signed_file(web: Web) -> None:
