@@ -76,6 +76,11 @@ class PublishRequest:
         if self.zstd_level is not None and self.zstd_level not in ZSTD_LEVELS:
             raise UsageError(f"zstd has no level {self.zstd_level} here", hint="give a number from 1 to 19")
         for folder in (self.folder, self.output):
+            if folder.is_file():
+                raise UsageError(
+                    f"{folder} is a file, not a folder",
+                    hint="put the image into a folder of its own, and give that",
+                )
             if not folder.is_dir():
                 raise UsageError(f"{folder} is not a folder", hint=f"create it first: mkdir -p {folder}")
         if not self.compress and self.folder.samefile(self.output):

@@ -75,7 +75,8 @@ class Run:
         if not images and not self._old.entries:
             raise UsageError(
                 f"there are no images in {self._request.folder}",
-                hint="images are regular files named NAME.img, NAME.raw or NAME.qcow2",
+                hint="images are regular files named NAME.img, NAME.raw or NAME.qcow2; others are converted "
+                "by: qemu-img convert -O qcow2 OLD NAME.qcow2",
             )
         remembered = read_state(self._request.folder)
         beside = sidecar_entries(images, self._old)

@@ -65,8 +65,14 @@ def run(arguments: list[str], services: Services) -> int:
         try:
             # Without standalone mode, click returns the code of ctx.exit() instead of raising it.
             return group.main(arguments, prog_name=_PROGRAM, standalone_mode=False, obj=services)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            return UsageError.exit_code
         except click.ClickException as error:
-            raise UsageError(error.format_message(), hint=f"see: {_PROGRAM} --help") from error
+            command = (
+                error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else _PROGRAM
+            )
+            raise UsageError(error.format_message(), hint=f"see: {command} --help") from error
 
     return run_command(body, ConsoleReporter(_PROGRAM), verbose=bool({"-v", "--verbose"} & set(arguments)))
 

@@ -124,6 +124,11 @@ def pin_of(key: str, services: Services) -> KeyPin:
     path = Path(key)
     if not path.exists() and _HEX.fullmatch(key):
         return services.pin_from_keyring(full_fingerprint(key))
+    if not path.is_file():
+        raise UsageError(
+            f"--key: {key} is neither a file nor a full fingerprint",
+            hint="give the distribution's key file, or all 40 hex digits of a key in your keyring",
+        )
     return services.pin_from_file(path, where="--key")
 
 

@@ -17,7 +17,7 @@ from imgbuilder.cache.unpack import packing_of
 from imgbuilder.disk.imageheader import QCOW2_MAGIC, find_format
 from imgbuilder.errors import DiskError, RepositoryError, UsageError
 from imgbuilder.events import Reporter, info
-from imgbuilder.fetch.urls import scheme_of, without_userinfo
+from imgbuilder.fetch.urls import local_path, scheme_of, without_userinfo
 from imgbuilder.workspace import explain, new_file
 from imgrepo.bring import brought
 from imgrepo.intake.places import name_in, template_name
@@ -64,6 +64,11 @@ class ImportRequest:
             raise UsageError(
                 f"{self.name!r} cannot be the name of a template",
                 hint="letters, digits, '.', '_' and '-', such as --name debian-12",
+            )
+        path = local_path(self.address)
+        if path is not None and not path.is_file():
+            raise UsageError(
+                f"there is no image {path}", hint="give its path, or its whole address on the web"
             )
         if not self.folder.is_dir():
             raise UsageError(

@@ -238,3 +238,22 @@ def test_what_shapes_the_appliance_reaches_it(
     assert run(words, replace(services, open_appliance=open_appliance)) == 0
     wanted = ApplianceOptions(memsize=512, instant=False, cache=Path("/somewhere"))
     assert seen == [wanted if flags else ApplianceOptions()]
+
+
+def test_wrong_words_are_answered_with_the_help_that_fits(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    services = repository.services()
+    assert run([], services) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("Usage: pybuilder-repo")
+    assert "error" not in told
+    assert run(["publish"], services) == 2
+    assert "see: pybuilder-repo publish --help" in capsys.readouterr().err
+    assert run(["publich"], services) == 2
+    assert "see: pybuilder-repo --help" in capsys.readouterr().err
+    image = repository.add("a.img")
+    assert run(["publish", str(image), "-K", repository.key], services) == 2
+    told = capsys.readouterr().err
+    assert "is a file, not a folder" in told
+    assert "mkdir" not in told

@@ -211,6 +211,10 @@ def test_the_key_may_be_a_fingerprint_of_ones_own_keyring(
         distribution.take(key="0" * 40)
     with pytest.raises(UsageError, match="not a full key fingerprint"):
         distribution.take(key="0" * 41)
+    with pytest.raises(UsageError, match="neither a file nor a full fingerprint"):
+        distribution.take(key="DEADBEEF")
+    with pytest.raises(UsageError, match="there is no image"):
+        distribution.take(str(distribution.folder / "none.qcow2"))
 
 
 def test_a_digest_by_hand_asks_nobody(distribution: Distribution) -> None:
