@@ -164,6 +164,11 @@ def written_operations(ctx: click.Context) -> tuple[Written, ...]:
     return tuple(operations)
 
 
+def has_recipe(ctx: click.Context) -> bool:
+    """Tell whether the command line has ``--recipe``, or ``--set``, which then is a mistake."""
+    return bool(given_options(ctx, RECIPE, "set"))
+
+
 def given_recipe(ctx: click.Context) -> Recipe:
     """Return the recipe of the command line, read once; an empty one when it names none.
 

@@ -16,7 +16,7 @@ from imgbuilder.cli import modes
 from imgbuilder.cli.customizing import SectionedCommand, refuse_operations
 from imgbuilder.cli.list_mode import ListRequest, list_templates
 from imgbuilder.cli.options import with_customizations, with_options
-from imgbuilder.cli.recipes import with_recipe, write_recipe
+from imgbuilder.cli.recipes import check_template, with_recipe, write_recipe
 from imgbuilder.configuration import apply_configuration
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
@@ -90,6 +90,7 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     else:
         from imgbuilder.cli.requests import build_request
 
+        check_template(ctx, options)
         request = build_request(ctx, _names(options, 1, "building")[0], _arch(options), options)
         if options["write_recipe"] is not None and write_recipe(ctx, options):
             return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from click.core import ParameterSource
 
-from imgbuilder.cli.customizing import ATTACHED, given_recipe, written_operations
+from imgbuilder.cli.customizing import ATTACHED, given_recipe, has_recipe, written_operations
 from imgbuilder.cli.list_mode import show
 from imgbuilder.errors import UsageError, WorkspaceError
 
@@ -31,6 +31,8 @@ def with_recipe(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: The recipe is wrong.
     """
+    if not has_recipe(ctx):
+        return options
     settings = given_recipe(ctx).settings
     result = dict(options)
     for name, option in _VALUES.items():
@@ -44,6 +46,19 @@ def with_recipe(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     if "attach" in settings and not ctx.meta[ATTACHED]:
         ctx.meta[ATTACHED] = [(row["file"], row.get("format", "auto")) for row in settings["attach"]]
     return result
+
+
+def check_template(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Refuse a build from a recipe without a template, in the recipe's words.
+
+    Raises:
+        UsageError: Neither the recipe nor the command line names one.
+    """
+    if has_recipe(ctx) and not options["names"]:
+        raise UsageError(
+            "the recipe names no template",
+            hint='begin it with template = "debian-12", or name one as OS-VERSION',
+        )
 
 
 def write_recipe(ctx: click.Context, options: dict[str, Any]) -> bool:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from imgbuilder.arch import host_arch
 from imgbuilder.cli.main import pybuilder
 from imgbuilder.cli.recipes import with_recipe
 from imgbuilder.cli.requests import build_request
 from imgbuilder.customize.ops.files import Write
 from imgbuilder.customize.ops.system import Hostname
 from imgbuilder.disk.diskimage import OutputFormat
+from imgbuilder.errors import UsageError
+from imgbuilder.recipe.read import read_recipe
 from imgbuilder.request import NetworkMode
+from imgbuilder.services import Settings
 from tests.unit.imgbuilder.test_cli import Ran, appliances, home, site
 
 if TYPE_CHECKING:
@@ -51,6 +56,7 @@ def recipe(home: Path) -> Path:
     folder.mkdir()
     (folder / "key").write_text("k\n")
     (folder / "cd.iso").write_bytes(bytes(4096))
+    (folder / "part.toml").write_text("[[operation]]\nupdate = true\n")
     path = folder / "r.toml"
     path.write_text(RECIPE)
     return path
@@ -59,7 +65,7 @@ def recipe(home: Path) -> Path:
 def request_of(*words: str) -> BuildRequest:
     ctx = pybuilder.make_context("pybuilder", list(words))
     options = with_recipe(ctx, ctx.params)
-    return build_request(ctx, options["names"][0], options["arch_"], options)
+    return build_request(ctx, options["names"][0], options["arch_"] or host_arch(), options)
 
 
 def test_a_recipe_fills_in_everything(recipe: Path) -> None:
@@ -70,6 +76,29 @@ def test_a_recipe_fills_in_everything(recipe: Path) -> None:
     assert [key.secret for key in asked.keys] == ["k"]
     assert [(disk.path, str(disk.format)) for disk in asked.attachments] == [(Path("recipes/cd.iso"), "raw")]
     assert asked.operations == (Hostname("recipe"),)
+
+
+def test_a_program_gets_the_same_request(recipe: Path) -> None:
+    read = read_recipe(recipe)
+    assert read.request() == request_of("--recipe", str(recipe))
+    assert read.sources() == Settings()
+    recipe.write_text(f'template = "x"\n[[source]]\nurl = "https://a.example/i"\nfingerprint = "{"A" * 40}"')
+    read = read_recipe(recipe)
+    assert read.request() == request_of("--recipe", str(recipe))
+    assert read.sources(Settings(offline=True)) == Settings(
+        ("https://a.example/i",), ("A" * 40,), offline=True
+    )
+    recipe.write_text("")
+    with pytest.raises(UsageError, match="names no template"):
+        read_recipe(recipe).request()
+
+
+def test_commands_without_a_recipe_load_nothing_of_it() -> None:
+    code = (
+        "import sys; from imgbuilder.cli.main import run; run(['--print-cache']); "
+        "sys.exit(any(name.startswith('imgbuilder.recipe') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
 
 def test_options_overrule_settings_wherever_they_stand(recipe: Path) -> None:
@@ -183,6 +212,7 @@ class TestWriteRecipe:
         (["--recipe", "recipes/r.toml", "--recipe", "recipes/r.toml"], "include"),
         (["--recipe", "none.toml"], "'none.toml' cannot be read"),
         (["--recipe", "recipes/r.toml", "--set", "size=5"], "recipes/r.toml: line 6: cannot parse size '5'"),
+        (["--recipe", "recipes/part.toml"], "the recipe names no template"),
         (["--get-kernel", "x", "--recipe", "recipes/r.toml"], "--get-kernel"),
     ],
 )
