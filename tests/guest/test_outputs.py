@@ -5,7 +5,10 @@ virt-get-kernel is the oracle of the second part.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,7 @@ import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
 from tests.guest.conftest import leftovers
+from tests.guest.machine import Machine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,3 +75,20 @@ def test_the_kernel_is_the_one_that_virt_get_kernel_copies(configured: Person, i
         assert (ours / path.name).read_bytes() == path.read_bytes()
         assert f"/boot/{path.name} -> {ours / path.name}" in done.stdout
     assert len(list(ours.iterdir())) == 2
+
+
+def test_the_run_script_boots_the_image_and_leaves_it_as_it_is(configured: Person, image: Path) -> None:
+    script = configured.home / "run-made"
+    configured.run("pybuilder", "--run-script", image, "-o", script, "--forward", "2222:22")
+    before = hashlib.sha256(image.read_bytes()).hexdigest()
+    process = subprocess.Popen(
+        configured.command(script, "--memory", "768"), env=configured.environment(), cwd="/",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        said = Machine(process, {}).wait_for("login:", 300)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert "tcp port 2222 of this machine is port 22 of the guest" in said
+    assert hashlib.sha256(image.read_bytes()).hexdigest() == before

@@ -25,6 +25,7 @@ from imgbuilder.sizes import parse_size
 from imgindex import __version__
 
 _STARTED = time.monotonic()
+_MACHINE_MODES = ("run_script", "libvirt_xml", "virt_install")
 _CACHE_MODES = ("cache_all_templates", "cache_add", "cache_gc", "cache_verify")
 _EPILOG = """\b
 Customizations are carried out in the order of the command line.
@@ -85,6 +86,12 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
         from imgbuilder.cli.requests import kernel_request  # late: --list stays quick
 
         modes.copy_kernel(settings, reporter, kernel_request(options))
+    elif any(options[name] is not None for name in _MACHINE_MODES):
+        from imgbuilder.cli import machine_modes
+
+        _names(options, 0, "describing a machine")
+        refuse_operations(ctx, "a description of a machine")
+        machine_modes.describe_machine(reporter, options)
     elif options["notes"]:
         modes.print_notes(settings, reporter, _names(options, 1, "--notes")[0], _arch(options))
     else:

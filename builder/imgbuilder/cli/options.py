@@ -63,6 +63,24 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--get-kernel", metavar="IMAGE", help="Copy the newest kernel and its initrd out of a disk image."
     ),
+    click.option(
+        "--run-script", metavar="IMAGE", help="Write a script that runs an image with QEMU; see --output."
+    ),
+    click.option("--libvirt-xml", metavar="IMAGE", help="Write a domain of libvirt that runs an image."),
+    click.option("--virt-install", metavar="IMAGE", help="Write the virt-install command for an image."),
+    click.option(
+        "--firmware",
+        type=click.Choice(["auto", "bios", "uefi"]),
+        default="auto",
+        help="For these three: what starts the image [default: by its partitions].",
+    ),
+    click.option("--graphic", is_flag=True, help="For these three: give the machine a screen."),
+    click.option(
+        "--forward",
+        multiple=True,
+        metavar="[HOST:]GUEST[/udp]",
+        help="For --run-script: reach a port of the guest at 127.0.0.1.",
+    ),
     click.option("--dry-run", is_flag=True, help="Show what a build would do, and stop."),
     click.option(
         "--write-recipe",

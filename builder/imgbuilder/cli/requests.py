@@ -37,6 +37,8 @@ def kernel_request(options: dict[str, Any]) -> KernelRequest:
             launch_timeout=options["launch_timeout"],
             verbose=options["verbose"],
             trace=options["trace"],
+            instant=not options["no_instant"] and not options["no_cache"],
+            cache=None if options["cache"] is None else Path(options["cache"]),
         ),
         keys=tuple(parse_key(text) for text in options["keys"]),
     )

@@ -1,0 +1,89 @@
+"""``--run-script``, ``--libvirt-xml`` and ``--virt-install``: how to run an image that was built."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgbuilder import arch, atomic
+from imgbuilder.cli.list_mode import show
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_output_format
+from imgbuilder.errors import UsageError, WorkspaceError
+from imgbuilder.events import Step
+from imgbuilder.localdisk import local_disk
+from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
+from imgbuilder.machine.look import firmware_of
+from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Forward, Machine
+from imgbuilder.machine.runscript import run_script
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imgbuilder.console import ConsoleReporter
+
+MODES = ("run_script", "libvirt_xml", "virt_install")
+
+
+def describe_machine(reporter: ConsoleReporter, options: Mapping[str, Any]) -> None:
+    """Write what one of the options asks for, to standard output or to the file of ``--output``.
+
+    Raises:
+        PybuilderError: The image is none, or the file cannot be written.
+    """
+    mode = next(name for name in MODES if options[name] is not None)
+    target = None if options["output"] in {None, "-"} else Path(options["output"])
+    machine = _machine(f"--{mode.replace('_', '-')}", Path(options[mode]), options, target)
+    kvm = machine.arch == arch.host_arch()
+    match mode:
+        case "run_script":
+            text = run_script(machine)
+        case "libvirt_xml":
+            text = libvirt_xml(machine, kvm=kvm)
+        case _:
+            text = virt_install_command(machine, kvm=kvm)
+    reporter.close()
+    if target is None:
+        show(text)
+        return
+    _write(target, text, 0o755 if mode == "run_script" else 0o644)
+    reporter(Step(f"written: {target}"))
+
+
+def _machine(option: str, image: Path, options: Mapping[str, Any], target: Path | None) -> Machine:
+    wanted = None if options["format_"] in {None, "auto"} else parse_output_format(options["format_"])
+    chosen_arch = arch.normalise(options["arch_"] or arch.host_arch())
+    firmware = None if options["firmware"] == "auto" else Firmware(options["firmware"])
+    if wanted is None or wanted.working is not None:
+        disk = local_disk(image, None if wanted is None else wanted.working, option)
+        found = OutputFormat(disk.format)
+        if firmware is None:
+            firmware = firmware_of(image, DiskFormat(disk.format), chosen_arch)
+    elif not image.is_file():
+        raise UsageError(f"{option} {image}: there is no such file")
+    else:  # nobody but QEMU reads these
+        found = wanted
+    place = image.parent.resolve() / image.name
+    if option == "--run-script" and target is not None:
+        place = Path(os.path.relpath(place, target.parent.resolve()))
+    return Machine(
+        name=image.stem or image.name,
+        image=place,
+        format=found,
+        arch=chosen_arch,
+        firmware=firmware or Firmware.BIOS,
+        memory=options["memsize"] or DEFAULT_MEMORY,
+        processors=options["smp"] or 1,
+        graphic=options["graphic"],
+        forwards=tuple(Forward.parse(text) for text in options["forward"]),
+    )
+
+
+def _write(target: Path, text: str, mode: int) -> None:
+    try:
+        with atomic.temporary_file(target.absolute().parent) as (descriptor, temporary):
+            os.write(descriptor, text.encode("utf-8", "surrogateescape"))
+            os.fchmod(descriptor, mode)
+            atomic.publish(descriptor, temporary, target.absolute())
+    except OSError as error:
+        raise WorkspaceError(f"{target} cannot be written: {error.strerror}") from error

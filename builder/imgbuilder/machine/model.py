@@ -1,0 +1,142 @@
+"""What a machine is."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.disk.diskimage import OutputFormat
+
+DEFAULT_MEMORY = 1024
+"""MiB: enough for a server without much on it."""
+_FORWARD = re.compile(r"(?:(?P<host>[0-9]{1,5}):)?(?P<guest>[0-9]{1,5})(?:/(?P<kind>tcp|udp))?")
+
+
+class Firmware(enum.Enum):
+    """What starts the system on the disk."""
+
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port of the guest that can be reached from the host, from nowhere else.
+
+    Attributes:
+        host: Port on the host's loopback interface.
+        guest: Port of the guest.
+        kind: ``tcp`` or ``udp``.
+    """
+
+    host: int
+    guest: int
+    kind: str = "tcp"
+
+    @classmethod
+    def parse(cls, text: str) -> Forward:
+        """Read ``GUEST``, ``HOST:GUEST`` or ``HOST:GUEST/udp``; ports below 1024 get 8000 more on the host.
+
+        Raises:
+            UsageError: It is something else.
+        """
+        found = _FORWARD.fullmatch(text)
+        guest = int(found["guest"]) if found else 0
+        host = int(found["host"]) if found and found["host"] else guest + 8000 * (guest < 1024)
+        if found is None or not 0 < guest < 65536 or not 0 < host < 65536:
+            raise UsageError(f"--forward {text!r} is no port", hint="such as 80, 8080:80 or 5353:53/udp")
+        return cls(host, guest, found["kind"] or "tcp")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """All that is needed to run an image.
+
+    Attributes:
+        name: A short name, for windows and domains.
+        image: The image; absolute, or relative to where the script will lie.
+        format: Its format.
+        arch: Processor architecture, as QEMU calls it.
+        firmware: What starts the system.
+        memory: MiB.
+        processors: Their number.
+        graphic: Whether the guest has a screen; else its serial console is the terminal.
+        forwards: Ports that can be reached from the host.
+        hints: What a person should know, shown before the start; lines of text.
+        tested: Version of QEMU that the image was tested with, such as ``7.2``; None for none.
+    """
+
+    name: str
+    image: Path
+    format: OutputFormat
+    arch: str = "x86_64"
+    firmware: Firmware = Firmware.BIOS
+    memory: int = DEFAULT_MEMORY
+    processors: int = 1
+    graphic: bool = False
+    forwards: tuple[Forward, ...] = ()
+    hints: tuple[str, ...] = ()
+    tested: str | None = None
+
+
+@dataclass(frozen=True)
+class Board:
+    """How QEMU and libvirt call the machine of an architecture.
+
+    Attributes:
+        machine: QEMU's machine type; a changing alias, so that a script outlives the versions of QEMU.
+        serial: The guest's serial console.
+        firmware: Places of the UEFI firmware's code and of its empty variables, in pairs.
+    """
+
+    machine: str
+    serial: str
+    firmware: tuple[tuple[str, str], ...]
+
+
+_OVMF = ("/usr/share/OVMF", "/usr/share/edk2/ovmf", "/usr/share/edk2/x64", "/usr/share/qemu")
+BOARDS = {
+    "x86_64": Board(
+        "q35",
+        "ttyS0",
+        (
+            *((f"{place}/OVMF_CODE_4M.fd", f"{place}/OVMF_VARS_4M.fd") for place in _OVMF[:1]),
+            *((f"{place}/OVMF_CODE.fd", f"{place}/OVMF_VARS.fd") for place in _OVMF[:2]),
+            (f"{_OVMF[2]}/OVMF_CODE.4m.fd", f"{_OVMF[2]}/OVMF_VARS.4m.fd"),
+            (f"{_OVMF[3]}/ovmf-x86_64-code.bin", f"{_OVMF[3]}/ovmf-x86_64-vars.bin"),
+        ),
+    ),
+    "i686": Board("q35", "ttyS0", ()),
+    "aarch64": Board(
+        "virt",
+        "ttyAMA0",
+        (
+            ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
+            (
+                "/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw",
+                "/usr/share/edk2/aarch64/vars-template-pflash.raw",
+            ),
+        ),
+    ),
+}
+"""The architectures that can be described, by virt-builder's names."""
+
+
+def board(arch: str) -> Board:
+    """Return what QEMU calls the machine of an architecture.
+
+    Raises:
+        UsageError: It is not known here.
+    """
+    if arch not in BOARDS:
+        raise UsageError(
+            f"machines of the architecture {arch} cannot be described", hint=f"known are {', '.join(BOARDS)}"
+        )
+    return BOARDS[arch]
