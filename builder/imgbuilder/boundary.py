@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from imgbuilder.console import printable
-from imgbuilder.errors import OperationError, PybuilderError
+from imgbuilder.errors import OperationError, PybuilderError, UsageError
 from imgbuilder.interrupts import interruptible
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose
         console.error(error.message, error.hint)
         if isinstance(error, OperationError) and error.log_tail:
             sys.stderr.write("\n".join(printable(line) for line in error.log_tail.split("\n")) + "\n")
-        if verbose:
+        if verbose and not isinstance(error, UsageError):  # a wrong word is nobody's code
             import traceback  # late: most runs end well
 
             traceback.print_exc()

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder import arch, delivery, paths, workspace
+from imgbuilder import arch, delivery, outlook, workspace
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.appliance.instant.settings import instant_mode
-from imgbuilder.cache.store import TemplateCache
-from imgbuilder.cache.variants import usable
 from imgbuilder.customize import run as customization
 from imgbuilder.customize.context import GuestContext, host_proxies
 from imgbuilder.customize.facts import read_facts
-from imgbuilder.disk import imageheader, partition, sparse
-from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
+from imgbuilder.disk import imageheader, partition
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Step, warn
 from imgbuilder.failure import FailureHandler
@@ -24,7 +22,7 @@ from imgbuilder.growth import decide as growth
 from imgbuilder.growth import session
 from imgbuilder.localdisk import local_disk
 from imgbuilder.place import find_place
-from imgbuilder.plan import BuildPlan, Target, TemplateFacts, make_plan
+from imgbuilder.plan import BuildPlan, Target, make_plan
 from imgbuilder.request import NetworkMode
 from imgbuilder.sizes import human_size
 from imgindex.lifecycle import deprecation_notice
@@ -90,8 +88,12 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
     _check_architecture(request, chosen)
     network = _network(request)
     target = _target(request, chosen, report)
+    facts = outlook.template_facts(chosen, services)
+    if not facts.fetched:
+        outlook.check_reachable(chosen, services)
+    outlook.check_image_space(target, facts)
     plan = make_plan(
-        _facts(chosen, services),
+        facts,
         target,
         tuple(item.describe() for item in request.operations),
         network=network,
@@ -223,25 +225,6 @@ def _doubt_name(target: Target, report: Reporter) -> None:
     said = target.path.suffix.removeprefix(".").lower()
     if said in set(OutputFormat) and said != target.format:
         warn(report, f"{target.path} will be a {target.format} image; for {said}, add: --format {said}")
-
-
-def _facts(chosen: Selection, services: Services) -> TemplateFacts:
-    folder = services.settings.cache_folder_if_any()
-    cached = None if folder is None else TemplateCache(folder, shared=paths.shared_caches())
-    chosen = usable(chosen)[0] if cached is None else cached.preferred(chosen)
-    entry = chosen.entry
-    disk = None if cached is None else cached.unpacked_disk(entry)
-    return TemplateFacts(
-        name=entry.os_version,
-        url=chosen.url,
-        format=None if entry.format is None else parse_format(entry.format),
-        size=entry.size,
-        compressed_size=entry.compressed_size,
-        expand=entry.expand,
-        lvexpand=entry.lvexpand,
-        fetched=cached is not None and cached.is_cached(entry),
-        used=None if disk is None else sparse.disk_usage(disk),
-    )
 
 
 def _with_format(plan: BuildPlan, disk: Path) -> BuildPlan:

@@ -7,10 +7,11 @@ elsewhere a long transfer says a line every ten seconds.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from imgbuilder.events import Notice, Progress, ProgressEnd, Severity, Step
 from imgbuilder.sizes import human_size
@@ -133,7 +134,8 @@ class ConsoleReporter:
             self._label = event.label
             self._bar = tqdm(
                 desc=printable(event.label), total=event.total, unit="B", unit_scale=True, unit_divisor=1024,
-                file=self._err, leave=False, dynamic_ncols=True, miniters=0,
+                file=self._err, leave=False, miniters=0, **_width(self._err),
+                initial=event.done,  # what was there before did not come now: it is no speed
             )  # fmt: skip
         self._bar.update(event.done - self._bar.n)
 
@@ -148,6 +150,15 @@ class ConsoleReporter:
         since, before = self._first
         text = transfer_line(event, now - since, before)
         self._line(self._out, f"[{now - self._started:6.1f}] ", text, "")
+
+
+def _width(terminal: TextIO) -> dict[str, Any]:
+    """Tell tqdm how wide a bar is: on a terminal without a size, as serial ones are, it would show none."""
+    try:
+        known = os.get_terminal_size(terminal.fileno()).columns > 0
+    except (OSError, ValueError):
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 79, "nrows": 24}
 
 
 def transfer_line(event: Progress, seconds: float, before: int) -> str:

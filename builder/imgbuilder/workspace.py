@@ -20,6 +20,7 @@ from imgbuilder.atomic import sync_folder
 from imgbuilder.claims import RELEASE_LIMIT, SHORT, remove_with_claims
 from imgbuilder.errors import DiskError, GuestError, OperationError, WorkspaceError
 from imgbuilder.interrupts import uninterrupted
+from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +61,7 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     free = facts.f_bavail * facts.f_frsize
     if free < needed:
         raise WorkspaceError(
-            f"not enough space in {folder} for {what}: {needed} bytes needed, {free} bytes free",
+            f"not enough space in {folder} for {what}: {human_size(needed)} needed, {human_size(free)} free",
             hint="free some space, or choose another place",
         )
 

@@ -230,7 +230,7 @@ def test_d25_connect_stalls(script: list[Step]) -> None:
 def test_d25_a_proxy_refuses_the_tunnel() -> None:
     with FaultServer([answer(b"", status="403 No")]) as proxy, pytest.raises(FetchError) as caught:
         get("https://nowhere.invalid/x", proxy=proxy.url)
-    assert "proxy: " in caught.value.message
+    assert f"proxy {proxy.url}: " in caught.value.message
     assert "proxy=" in (caught.value.hint or "")
 
 

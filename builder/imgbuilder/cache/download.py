@@ -15,11 +15,18 @@ from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.cache.digest import HashingFile
 from imgbuilder.cache.partial import discard, partial_file
 from imgbuilder.cache.records import write_record
-from imgbuilder.errors import DigestMismatchError, FetchError, OfflineError, WorkspaceError
-from imgbuilder.events import Reporter, Step, debug, warn
+from imgbuilder.errors import (
+    DigestMismatchError,
+    FetchError,
+    Interrupted,
+    OfflineError,
+    WorkspaceError,
+)
+from imgbuilder.events import Reporter, Step, debug, info, warn
 from imgbuilder.fetch.local import fetch_local
+from imgbuilder.fetch.router import will_ask
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS
-from imgbuilder.fetch.urls import template_url, without_userinfo
+from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url, without_userinfo
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
@@ -64,7 +71,7 @@ class Intake:
         """
         digest = selection.entry.sha512
         if digest is None:
-            report(Step(f"Downloading: {without_userinfo(selection.url)}"))
+            _announce(selection, fetcher, report)
             with temporary_file(self._folder.templates) as (descriptor, temporary):
                 file = HashingFile(descriptor, sha256=selection.entry.sha256 is not None)
                 self._fetch(selection, file, fetcher, report)
@@ -88,9 +95,16 @@ class Intake:
 
     def _download(self, selection: Selection, fetcher: Fetcher, report: Reporter, part: PartialFile) -> None:
         """Get the rest of a template from one address, and give it its place."""
-        report(Step(f"Downloading: {without_userinfo(selection.url)}"))
+        _announce(selection, fetcher, report)
+        if part.held:
+            info(report, f"continuing after the {human_size(part.held)} that are here already")
         part.continue_from(without_userinfo(selection.url))
-        self._fetch(selection, part, fetcher, report, part=part)
+        try:
+            self._fetch(selection, part, fetcher, report, part=part)
+        except Interrupted as error:
+            if part.resumable:
+                error.hint = "run the command again: the download goes on where it was stopped"
+            raise
         if part.spliced and part.sha512() != selection.entry.sha512:
             debug(report, "the continued download is damaged and begins anew")
             part.restart()
@@ -168,19 +182,31 @@ class Intake:
             raise DigestMismatchError(
                 f"{where or without_userinfo(selection.url)}: these are not the bytes that the index names: "
                 f"SHA-512 is {digest[:16]}... instead of {str(entry.sha512)[:16]}...",
-                hint=BETWEEN_TWO_VERSIONS,
+                hint=_advice(selection.url),
             )
         if file.sha256() not in (None, entry.sha256):
             raise DigestMismatchError(
                 f"{where or without_userinfo(selection.url)}: these are not the bytes that the source names: "
                 f"SHA-256 is {str(file.sha256())[:16]}... instead of {str(entry.sha256)[:16]}...",
-                hint=BETWEEN_TWO_VERSIONS,
+                hint=_advice(selection.url),
             )
         final = self._folder.templates / digest
         os.fchmod(file.fileno(), 0o400)
         publish(file.fileno(), temporary, final)
         write_record(final, file.fileno(), about(selection))
         return digest
+
+
+def _announce(selection: Selection, fetcher: Fetcher, report: Reporter) -> None:
+    if will_ask(fetcher, selection.url):
+        report(Step(f"Downloading: {without_userinfo(selection.url)}"))
+
+
+def _advice(url: str) -> str:
+    """Say what to do about wrong bytes from this address."""
+    if f"{BUNDLE_SUFFIX}{INSIDE}" in url:
+        return "the bundle is damaged: copy it again from where it was made"
+    return BETWEEN_TWO_VERSIONS
 
 
 def _addresses(selection: Selection) -> list[Selection]:

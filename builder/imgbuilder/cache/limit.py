@@ -155,7 +155,7 @@ def remove_file(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def verify(folder: CacheFolder, report: Reporter = ignore) -> list[tuple[str, int]]:
+def verify(folder: CacheFolder, report: Reporter = ignore) -> tuple[list[tuple[str, int]], int]:
     """Look at all bytes of templates and disks, and remove what is not as it was when it was verified.
 
     Args:
@@ -163,13 +163,13 @@ def verify(folder: CacheFolder, report: Reporter = ignore) -> list[tuple[str, in
         report: Told what is looked at.
 
     Returns:
-        Name and bytes of what was removed.
+        Name and bytes of what was removed, and how many files are good.
 
     Raises:
         OSError: The cache cannot be read.
         WorkspaceError: A lock cannot be taken.
     """
-    removed = []
+    removed, kept = [], 0
     for item in kept_files(folder):
         if item.path.parent == folder.partial:
             continue  # hashed when it is whole
@@ -181,10 +181,12 @@ def verify(folder: CacheFolder, report: Reporter = ignore) -> list[tuple[str, in
             except WorkspaceError as error:
                 warn(report, f"{error.message}; {error.hint}")
                 continue
-            if not good:
+            if good:
+                kept += 1
+            else:
                 remove_file(item.path)
                 removed.append((name, item.size))
-    return removed
+    return removed, kept
 
 
 def _is_good(item: Kept) -> bool:

@@ -236,11 +236,11 @@ class TemplateCache:
         with self._explained():
             return shrink(self._folder, self.limit)
 
-    def verify(self, report: Reporter = ignore) -> list[tuple[str, int]]:
+    def verify(self, report: Reporter = ignore) -> tuple[list[tuple[str, int]], int]:
         """Look at all bytes, and remove what is damaged.
 
         Returns:
-            Name and bytes of what was removed.
+            Name and bytes of what was removed, and how many files are good.
 
         Raises:
             WorkspaceError: The cache cannot be used.

@@ -256,4 +256,6 @@ def _one_by_one(source: Source) -> Iterator[Source]:
 
 def _days(age: timedelta) -> str:
     days = max(age, timedelta()).days
+    if not days:
+        return "less than a day"
     return "1 day" if days == 1 else f"{days} days"

@@ -18,7 +18,7 @@ from imgbuilder.catalog.catalog import Offer, Selection
 from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.console import printable
-from imgbuilder.errors import FetchError, RepositoryError, UsageError
+from imgbuilder.errors import FetchError, Interrupted, PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import Step, warn
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
 from imgbuilder.regular import open_regular
@@ -32,9 +32,13 @@ if TYPE_CHECKING:
 
 
 def cache_all(settings: Settings, report: ConsoleReporter) -> int:
-    """Download the templates of all sources, hidden ones too; return 1 when one could not be had."""
+    """Download the templates of all sources, hidden ones too.
+
+    Returns:
+        The exit code: 0, or the worst of those that could not be had.
+    """
     services = Services(settings)
-    failed = 0
+    codes = []
     with _opened(settings, report, "--cache-all-templates") as cache:
         offers = services.catalog(report).offers
         together = sum(offer.entry.compressed_size or 0 for offer in offers)
@@ -48,10 +52,14 @@ def cache_all(settings: Settings, report: ConsoleReporter) -> int:
             try:
                 url = template_url(offer.source.uri, offer.entry.file)
                 services.template_file(cache, Selection(offer.source, offer.entry, url), report)
-            except (FetchError, RepositoryError) as error:
+            except Interrupted:
+                raise
+            except PybuilderError as error:  # the next one may be smaller, or come from another source
                 warn(report, error.message + (f" ({error.hint})" if error.hint else ""))
-                failed += 1
-    return 1 if failed else 0
+                codes.append(error.exit_code)
+    if codes:
+        warn(report, f"{len(codes)} of {len(offers)} templates could not be had")
+    return max(codes, default=0)
 
 
 def cache_add(settings: Settings, report: ConsoleReporter, files: Sequence[str]) -> None:
@@ -61,21 +69,23 @@ def cache_add(settings: Settings, report: ConsoleReporter, files: Sequence[str])
     services = Services(settings)
     with _opened(settings, report, "--cache-add") as cache:
         catalog = services.catalog(report)
-        known = {
-            file.sha512: Offer(offer.source, file)
+        offers = [
+            Offer(offer.source, file)
             for offer in (*catalog.shadowed, *catalog.offers)
             for file in files_of(offer.entry)
-        }
+        ]
+        known = {offer.entry.sha512: offer for offer in offers}
         for file in files:
             report(Step(f"Verifying: {file}"))
             offer = known.get(_digest(file))
             if offer is None:
-                raise RepositoryError(
-                    f"{file} is no template of a configured source, or is damaged",
-                    hint="pybuilder --list shows the sources; only bytes that their indexes name are taken",
-                )
+                raise _unknown(file, offers)
             chosen = Selection(offer.source, offer.entry, os.path.abspath(file))  # noqa: PTH100 - links stay
+            there = cache.is_cached(offer.entry)
             cache.get_template(chosen, services.fetcher, report)
+            report.close()
+            done = "in the cache already" if there else "added"
+            click.echo(printable(f"{done}: {offer.entry.os_version} of {offer.source.name}"))
 
 
 def export_bundle(
@@ -132,9 +142,11 @@ def cache_gc(settings: Settings, report: ConsoleReporter) -> None:
 def cache_verify(settings: Settings, report: ConsoleReporter) -> int:
     """Check the cache and say what was removed; return 1 when something was."""
     with _opened(settings, report, "--cache-verify") as cache:
-        removed = cache.verify(report)
+        removed, good = cache.verify(report)
         report.close()
         _tell(removed)
+        damaged = f"{len(removed)} damaged and removed" if removed else "none damaged"
+        click.echo(f"files: {len(removed) + good} looked at, {damaged}")
     return 1 if removed else 0
 
 
@@ -149,12 +161,33 @@ def _opened(settings: Settings, report: ConsoleReporter, option: str) -> Iterato
         yield cache
 
 
+def _unknown(file: str, offers: Sequence[Offer]) -> RepositoryError:
+    """Say why a file is not taken: by its name it may be meant to be one that a source offers."""
+    only = "only bytes that the index of a source names are taken (see: pybuilder --list-sources)"
+    for offer in offers:
+        entry = offer.entry
+        if Path(entry.file).name == Path(file).name:
+            size, promised = Path(file).stat().st_size, entry.compressed_size
+            how = "has other bytes" if promised in (None, size) else f"has {size} bytes instead of {promised}"
+            return RepositoryError(
+                f"{file} {how}: it is not {entry.os_version} as {offer.source.name} offers it now",
+                hint=f"it may be cut off, damaged, or another version: copy it again; {only}",
+            )
+    return RepositoryError(
+        f"{file} is no template of a configured source, or is damaged",
+        hint=only,
+    )
+
+
 def _digest(file: str) -> str:
     try:
         with os.fdopen(open_regular(Path(file)), "rb", buffering=0) as opened:
             return sha512_of(opened)
     except OSError as error:
-        raise FetchError(f"cannot read {file}: {error.strerror}") from error
+        raise FetchError(
+            f"cannot read {file}: {error.strerror}",
+            hint="--cache-add takes template files as their publisher offers them, such as debian-12.xz",
+        ) from error
 
 
 def _tell(removed: Sequence[tuple[str, int]]) -> None:

@@ -69,6 +69,19 @@ class SourceFetcher:
         )
 
 
+def offline_error(label: str, url: str) -> OfflineError:
+    """Make the error for a file that a server would have to be asked for."""
+    return OfflineError(
+        f"{label or 'it'} is not here, and with --offline {without_userinfo(url)} is not asked",
+        hint="run once without --offline, or bring it along: --cache-add FILE, or --source BUNDLE",
+    )
+
+
+def will_ask(fetcher: Fetcher, url: str) -> bool:
+    """Say whether a fetcher will try to get a file, or refuse since the user forbade asking servers."""
+    return not isinstance(fetcher, OfflineFetcher) or local_path(url) is not None
+
+
 class OfflineFetcher:
     """Fetches from local folders and bundles only, for ``--offline``; implements ``Fetcher``.
 
@@ -94,10 +107,7 @@ class OfflineFetcher:
     ) -> Fetched:
         """See ``Fetcher.fetch``."""
         if local_path(url) is None:
-            raise OfflineError(
-                f"{label or 'it'} is not here, and with --offline {without_userinfo(url)} is not asked",
-                hint="run once without --offline, or bring it along: --cache-add FILE, or --source BUNDLE",
-            )
+            raise offline_error(label, url)
         return self._fetcher.fetch(
             url,
             destination,

@@ -1,7 +1,6 @@
 """One request by http or https: the only module that uses requests and urllib3.
 
-What the libraries would do of their own accord is switched off: redirects,
-decoding, cookies, netrc, retries (``reliability.md`` T12, T22, T23).
+What they do unasked is switched off: redirects, decoding, cookies, netrc, retries (T12, T22, T23).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.utils import get_environ_proxies
+from requests.utils import get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
 """All that the libraries below raise about a server's answer."""
-
 _OWN_AUTHORITY = (
     "if the server has an authority of its own, install its certificate (update-ca-certificates), "
     "or name it with CURL_CA_BUNDLE"
@@ -48,14 +46,8 @@ _TLS_HINTS = (
     ("expired", "the server's certificate is too old, or this machine's clock is wrong (see: timedatectl)"),
     ("not yet valid", "this machine's clock is probably wrong (see: timedatectl)"),
     ("mismatch", "the certificate belongs to another server: check the source's uri"),
-    (
-        "self-signed",
-        _OWN_AUTHORITY,
-    ),
-    (
-        "unable to get",
-        _OWN_AUTHORITY,
-    ),
+    ("self-signed", _OWN_AUTHORITY),
+    ("unable to get", _OWN_AUTHORITY),
 )
 """What to do about a failed TLS handshake, by a word of OpenSSL's reason (``reliability.md`` D23)."""
 
@@ -153,6 +145,7 @@ class WebSession:
         Raises:
             NoAnswerError: There was none, or none that could be read.
         """
+        proxies = _proxies(request.url, proxy)
         try:
             asked = requests.Request("GET", request.url, auth=request.auth, headers=dict(extra))
             response = self._session.send(
@@ -160,11 +153,14 @@ class WebSession:
                 stream=True,
                 timeout=(self._limits.connect, self._limits.timeout),
                 verify=self._trusted,
-                proxies=_proxies(request.url, proxy),
+                proxies=proxies,
                 allow_redirects=False,
             )
         except _FOREIGN as error:
-            message, hint = _explain(request.url, error, self._limits, fired=self._watch.fired)
+            through = select_proxy(request.url, proxies) or ""
+            message, hint = _explain(
+                request.url, error, self._limits, fired=self._watch.fired, through=through
+            )
             passing = not self._watch.fired and _may_pass(error)
             raise NoAnswerError(message, hint=hint, passing=passing) from error
         body = response.raw
@@ -237,8 +233,10 @@ class _Session(requests.Session):
         return None
 
 
-def _explain(url: str, error: Exception | None, limits: Limits, *, fired: bool) -> tuple[str, str]:
-    """Return what went wrong and what to do next."""
+def _explain(
+    url: str, error: Exception | None, limits: Limits, *, fired: bool, through: str = ""
+) -> tuple[str, str]:
+    """Return what went wrong, with the proxy that it went through if it did, and what to do next."""
     seconds = f"{limits.timeout:.0f} seconds"
     hint = "check the network and the source's uri, then try again"
     if fired:
@@ -252,7 +250,10 @@ def _explain(url: str, error: Exception | None, limits: Limits, *, fired: bool) 
         hint = "check this machine's clock and CA certificates, then the source's uri"
         return f"{url}: TLS: {reason}", next((advice for word, advice in _TLS_HINTS if word in reason), hint)
     if isinstance(error, requests.exceptions.ProxyError):
-        return f"{url}: proxy: {reason}", "check https_proxy, http_proxy and proxy="
+        return (
+            f"{url}: proxy {without_userinfo(through)}: {reason}",
+            "check https_proxy, http_proxy and proxy=",
+        )
     return f"{url}: {reason}", hint
 
 

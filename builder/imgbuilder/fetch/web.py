@@ -174,7 +174,7 @@ class RequestsFetcher:
             if answer.status == 416:
                 return Fetched(answer.url, held) if headers.whole_size(fields) == held else None
         if answer.status != 200:
-            raise _bad_status(answer, self._wall_clock())
+            raise _bad_status(answer, self._wall_clock(), named=wanted.expected is not None)
         if resume is not None:
             resume.restart(headers.validator(fields))
         return Fetched(answer.url, self._body(answer, wanted, 0))
@@ -208,15 +208,18 @@ class RequestsFetcher:
         )
 
 
-def _bad_status(answer: Answer, now: float) -> FetchError:
+def _bad_status(answer: Answer, now: float, *, named: bool) -> FetchError:
+    """Make the error for a status; a file that an index named by its size is not asked for by mistake."""
     hints = {
         401: "the source asks for a user name: check its uri",
         403: "the server forbids this file: check the source's uri",
-        404: "the server has no such file: check the source's uri",
+        404: "the server has no such file: a source's uri names the index itself, as in .../index.asc",
         410: "the file is gone for good: look for the source's new address",
         407: "the proxy asks for a user name: check https_proxy, http_proxy and proxy=",
     }
     hint = hints.get(answer.status, "try again later")
+    if named and answer.status in (404, 410):
+        hint = BETWEEN_TWO_VERSIONS
     asked = headers.retry_after(answer.headers, now, 0)
     if answer.status in _WORTH_RETRYING and asked:
         hint = f"the server asks to be left alone for {asked:.0f} seconds: try again then"
