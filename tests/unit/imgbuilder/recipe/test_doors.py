@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgbuilder.cli.main import pybuilder
@@ -27,6 +27,7 @@ from imgbuilder.recipe.model import Recipe
 from imgbuilder.recipe.read import read_recipe
 from imgbuilder.recipe.schema import recipe_schema
 from imgbuilder.recipe.write import recipe_text
+from tests.fakes.fuzz import examples
 from tests.unit.imgbuilder.customize.support import KEY
 
 if TYPE_CHECKING:
@@ -224,6 +225,7 @@ def known_again(raw: Raw, part: Part) -> Raw:
 
 
 @given(st.lists(written(), max_size=4))
+@settings(max_examples=examples(150), deadline=None)
 def test_whatever_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, operations: list[Written]
 ) -> None:

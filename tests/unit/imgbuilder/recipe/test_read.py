@@ -20,6 +20,7 @@ from imgbuilder.customize.ops.system import Hostname
 from imgbuilder.errors import UsageError
 from imgbuilder.recipe.read import read_recipe
 from imgbuilder.recipe.variables import escape, substitute
+from tests.fakes.fuzz import examples
 
 WEB = """\
 description = "A web server"
@@ -304,6 +305,7 @@ def test_the_order_of_keys_does_not_matter(folder: Path) -> None:
 
 
 @given(st.text(), st.text())
+@settings(max_examples=examples(100), deadline=None)
 def test_escaped_texts_stay_as_they_are(text: str, other: str) -> None:
     assert substitute(escape(text), lambda _name: other) == text
 
@@ -315,7 +317,9 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=12).map("\n".join) | st.binary(max_size=60) | st.text(max_size=60))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_hostile_input_is_only_ever_refused(folder: Path, content: str | bytes) -> None:
     path = folder / "r.toml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode(errors="surrogatepass"))
