@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,7 @@ from tests.guest.machine import booted
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.guest.conftest import Person
+    from tests.guest.conftest import Person, Publisher
 
 pytestmark = [
     pytest.mark.guest,
@@ -49,8 +50,29 @@ echo "made-by-the-script $(dpkg --print-architecture)" >/etc/issue.d/script.issu
 """
 
 
+def published_entry(person: Person, publisher: Publisher, image: Path) -> str:
+    """Publish an image alone; return its entry."""
+    images, web = person.home / f"{image.stem}-images", person.home / f"{image.stem}-web"
+    for folder in (images, web):
+        folder.mkdir()
+        if person.prefix:
+            shutil.chown(folder, person.name, person.name)
+    image.rename(images / image.name)
+    try:
+        person.run(
+            "pybuilder-repo", "publish", images, "--output", web, "--gpg-key", publisher.fingerprint,
+            "--xz-preset", "0", env={"GNUPGHOME": str(publisher.gnupg)}, timeout=900,
+        )  # fmt: skip
+        return (web / "index").read_text()
+    finally:
+        shutil.rmtree(images)
+        shutil.rmtree(web)
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_template_is_made_and_boots_by_each_firmware(name: str, person: Person, tmp_path: Path) -> None:
+def test_a_template_is_made_boots_by_each_firmware_and_is_published(
+    name: str, person: Person, publisher: Publisher
+) -> None:
     words = TEMPLATES[name]
     script, image = person.home / f"{name}.sh", person.home / f"template-{name}.img"
     script.write_text(SCRIPT)
@@ -68,6 +90,10 @@ def test_a_template_is_made_and_boots_by_each_firmware(name: str, person: Person
             with booted(person, image, "raw", extra=firmware) as machine:
                 console = machine.wait_for("login:", 500)
                 assert f"made-by-the-script {manifest['arch']}" in console
+        entry = published_entry(person, publisher, image)
+        assert f"expand=/dev/sda{3 if '--uefi' in words else 2}\n" in entry
+        assert ("lvexpand=/dev/system/root\n" in entry) == ("--lvm" in words)
+        assert f"arch={'i386' if manifest['arch'] == 'i386' else 'x86_64'}\n" in entry
     finally:
         image.unlink(missing_ok=True)
 
