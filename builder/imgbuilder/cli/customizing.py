@@ -56,7 +56,7 @@ def customization_options() -> list[click.Option]:
     options.append(
         _Customization(
             [f"--{RECIPE}"], multiple=True, metavar="FILE.toml", expose_value=False,
-            help="Take template, settings and customizations from a recipe; other options change and add.",
+            help="Take customizations, and for builds template and settings, from a recipe.",
         )
     )  # fmt: skip
     options.append(

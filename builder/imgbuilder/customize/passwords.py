@@ -143,6 +143,33 @@ def parse_selector(text: str) -> PasswordSelector:
     raise UsageError("the password selector is not valid", hint=f"give one of: {_SELECTORS}")
 
 
+def selector(value: object) -> PasswordSelector:
+    """Accept a selector; a text in its place is a mistake of a program (docs/api.md).
+
+    Raises:
+        UsageError: It is something else, which is not quoted.
+    """
+    if not isinstance(value, PasswordSelector):
+        raise UsageError("a password selector is expected here", hint='make it by parse_selector("random")')
+    return value
+
+
+def optional_selector(value: object) -> PasswordSelector | None:
+    """Accept a selector, or none."""
+    return None if value is None else selector(value)
+
+
+def crypto(value: object) -> Crypto:
+    """Accept a password hash.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if not isinstance(value, Crypto):
+        raise UsageError("a password hash is expected here", hint="for example Crypto.SHA512")
+    return value
+
+
 def parse_crypto(text: str) -> Crypto:
     """Read the name of a password hash.
 

@@ -131,6 +131,10 @@ def test_a_service_may_be_replaced_and_events_are_told(
         ("Write", ("/a", 7), "--write: a text is expected"),
         ("Chmod", ("0644", "/a"), "--chmod: a number is expected"),
         ("Chmod", (True, "/a"), "--chmod: a number is expected"),
+        ("Password", ("root", "canary"), "--password: a password selector is expected"),
+        ("RootPassword", (None,), "--root-password: a password selector is expected"),
+        ("User", ("ann", False, (), (), "canary"), "--user: a password selector is expected"),
+        ("PasswordCrypto", ("sha512",), "--password-crypto: a password hash is expected"),
         ("Upload", ("/nonexistent", "/a"), "--upload: the local file"),
     ],
 )
@@ -138,6 +142,7 @@ def test_what_programs_pass_is_checked(name: str, values: tuple[Any, ...], says:
     with pytest.raises(UsageError) as caught:
         getattr(imgbuilder, name)(*values)
     assert caught.value.message.startswith(says)
+    assert "canary" not in f"{caught.value.message}{caught.value.hint}"
 
 
 def test_lists_are_as_good_as_tuples() -> None:

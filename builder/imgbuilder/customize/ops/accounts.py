@@ -7,7 +7,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgbuilder.customize import argforms, values
+from imgbuilder.customize import argforms, passwords, values
 from imgbuilder.customize.accountfiles import Account, find_account, set_shadow_field
 from imgbuilder.customize.operation import OperationBase, Phase
 from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
@@ -78,7 +78,7 @@ class Password(PasswordOperation):
     """
 
     user: str = field(metadata=values.USER_NAME)
-    selector: PasswordSelector
+    selector: PasswordSelector = field(metadata={"rule": passwords.selector})
 
     @property
     def account(self) -> str:
@@ -103,7 +103,7 @@ class RootPassword(PasswordOperation):
         selector: Which password.
     """
 
-    selector: PasswordSelector
+    selector: PasswordSelector = field(metadata={"rule": passwords.selector})
 
     @property
     def account(self) -> str:

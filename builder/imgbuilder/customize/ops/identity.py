@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from imgbuilder.customize import argforms, seedfiles, sysprep, values
+from imgbuilder.customize import argforms, passwords, seedfiles, sysprep, values
 from imgbuilder.customize.accountfiles import find_account, find_number, set_shadow_field
 from imgbuilder.customize.commands import run_in_guest
 from imgbuilder.customize.operation import OperationBase, Phase
@@ -67,7 +67,9 @@ class User(OperationBase):
     sudo: bool = False
     groups: tuple[str, ...] = field(default=(), metadata={"rule": values.user_names})
     keys: tuple[str, ...] = field(default=(), metadata={"rule": optional_keys, "raw": True})
-    password: PasswordSelector | None = field(default=None, repr=False)
+    password: PasswordSelector | None = field(
+        default=None, repr=False, metadata={"rule": passwords.optional_selector}
+    )
 
     @property
     def passwords(self) -> tuple[PasswordSelector, ...]:

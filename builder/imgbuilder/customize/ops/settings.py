@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgbuilder.customize import aptsettings, argforms, secretvalues, values
+from imgbuilder.customize import aptsettings, argforms, passwords, secretvalues, values
 from imgbuilder.customize.operation import OperationBase, Phase
 from imgbuilder.customize.passwords import Crypto, parse_crypto
 from imgbuilder.customize.registry import operation
@@ -41,7 +41,7 @@ class PasswordCrypto(OperationBase):
         crypto: The hash.
     """
 
-    crypto: Crypto
+    crypto: Crypto = field(metadata={"rule": passwords.crypto})
 
     def describe(self) -> str:
         """Return the progress text."""
