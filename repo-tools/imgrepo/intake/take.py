@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import sync_folder
@@ -26,6 +27,7 @@ from imgrepo.scan import FORMATS, Fingerprint, SourceImage, is_stem, measure
 from imgrepo.sidecar import sidecar_of
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from imgbuilder.cache.partial import PartialFile
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 _LARGEST = 64 << 30
 """Bytes of the largest image that is fetched: a server must not fill the disk."""
+
+_KEPT = timedelta(days=14)
+"""How long the beginning of an image stays for the next run."""
 
 _PARTS = ".pybuilder-import"
 _HEAD = 512
@@ -121,6 +126,7 @@ def take_in(request: ImportRequest, services: Services, fetcher: Fetcher, report
     try:
         parts.mkdir(mode=0o700, exist_ok=True)
         with exclusive(parts / "lock", "is importing into the same folder", report):
+            _sweep(parts, services.clock() - _KEPT)
             return _bring(request, proof, parts, fetcher, report)
     except OSError as error:
         raise explain(error, parts) from error
@@ -154,6 +160,13 @@ def _bring(request: ImportRequest, proof: Proof, parts: Path, fetcher: Fetcher, 
             raise explain(error, final) from error
     _describe(request, final, report)
     return Imported(final, size, proof, new=True)
+
+
+def _sweep(parts: Path, before: datetime) -> None:
+    """Remove beginnings that nobody came back for: the distribution has other images by now."""
+    for path in parts.glob("sha*"):
+        if path.lstat().st_mtime < before.timestamp():
+            path.unlink()
 
 
 def _already_here(request: ImportRequest) -> Path | None:

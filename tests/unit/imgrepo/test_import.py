@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import subprocess
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -255,6 +256,20 @@ def test_what_a_stopped_import_fetched_is_used_by_the_next(distribution: Distrib
             distribution.take(f"{server.url}/{NAME}", checksum=digest(data))
         assert distribution.take(f"{server.url}/{NAME}", checksum=digest(data)).new
         assert b"Range: bytes=" in server.requests[-1]
+
+
+def test_beginnings_that_nobody_came_back_for_go(distribution: Distribution) -> None:
+    data = distribution.image
+    scripts = [honest(data, upto=len(data) // 2)], [answer(b"", status="403 No")]
+    with FaultServer(*scripts) as server, pytest.raises(FetchError):
+        distribution.take(f"{server.url}/{NAME}", checksum=digest(data))
+    parts = distribution.repository.images / ".pybuilder-import"
+    assert {path.suffix for path in parts.glob("sha512-*")} == {"", ".json"}
+    for days, left in ((13, 2), (15, 0)):
+        distribution.repository.later = timedelta(days=days)
+        with pytest.raises(DigestMismatchError):
+            distribution.take(name="other", checksum="0" * 128)
+        assert len(list(parts.glob("sha512-*"))) == left
 
 
 def test_a_beginning_of_another_file_is_not_mixed_with_the_right_one(distribution: Distribution) -> None:
