@@ -618,6 +618,8 @@ def test_the_command_as_it_is_typed(distribution: Distribution, capsys: pytest.C
     assert "is here already" in capsys.readouterr().out
     assert run([*words, "--key", key, "--name", "../x"], services) == 2
     assert run(["import", distribution.url, f"{images}/none", "--key", key], services) == 2
+    (distribution.folder / "SHA512SUMS.sign").unlink()
+    assert run([*words, "--key", key, "--name", "other"], services) == 3
     assert run([*words, "--key", f"{images}/none"], services) == 2
 
 
