@@ -233,7 +233,9 @@ class Services:
             PybuilderError: No source can be used.
         """
         loader = self.loader(report)
-        return load_catalog(self.settings.configured_sources(report), loader, until=until)
+        found = self.settings.all_sources(report)
+        unused = len(found.problems) + len(found.disabled)
+        return load_catalog(found.sources, loader, until=until, unused=unused)
 
     def select(self, name: str, arch: str, report: Reporter) -> Selection:
         """Choose a template, asking no more sources than needed.

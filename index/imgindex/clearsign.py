@@ -258,7 +258,10 @@ def _why_not_signed(data: bytes, where: str) -> TrustError:
         what = "an empty file"
     elif begin.startswith((b"<!doctype", b"<html", b"<?xml")) or b"<html" in begin:
         what = "a web page"
-        hint = "the server may be showing an error or log-in page: open the address in a browser"
+        hint = (
+            "open the address in a browser: it may be an error or log-in page, or the list of a folder in "
+            "which index.asc is meant"
+        )
     elif begin.startswith(b"-----begin pgp signature"):
         what = "a detached signature without the text"
     elif begin.startswith((b"-----begin pgp public key", b"-----begin pgp private key")):

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgindex.errors import BadSignatureError, NotSignedError, TrustError, WrongKeyError
+from imgindex.freshness import show
 
 if TYPE_CHECKING:
     from imgindex.trust import KeyPin
@@ -151,7 +152,7 @@ def _judge_group(group: list[_Line], pin: KeyPin, where: str, wanted_class: str)
         raise _unchecked(group, arguments, where)
     tolerated = "EXPSIG" if pin.expired_signatures else "GOODSIG"
     if verdict not in ("GOODSIG", tolerated):
-        raise _expired_or_revoked(verdict, key_id, where)
+        raise _expired_or_revoked(verdict, key_id, valid, where)
     others = [line.keyword for line in group if line.keyword != tolerated]
     if any(word.startswith(("EXP", "REV", "ERR")) or word == "NO_PUBKEY" for word in others):
         raise BadSignatureError(f"{where}: gpgv contradicts itself on the signature by key {key_id}")
@@ -197,11 +198,16 @@ def _judge_valid(
 _ASK_FOR_NEW = "ask the publisher for an index signed with a current key, and check that key's fingerprint"
 
 
-def _expired_or_revoked(verdict: str, key_id: str, where: str) -> BadSignatureError:
+def _expired_or_revoked(verdict: str, key_id: str, valid: list[list[str]], where: str) -> BadSignatureError:
     if verdict == "EXPSIG":
+        when = ""
+        if valid and len(valid[0]) > 3 and valid[0][3] != "0":
+            signed_at, expired_at = (_time(text, where) for text in valid[0][2:4])
+            when = f", signed at {show(signed_at)} for use until {show(expired_at)}"
         return BadSignatureError(
-            f"{where}: the signature by key {key_id} has expired: the index is too old",
-            hint="the server may hold back a newer index: try again later or from another network",
+            f"{where}: the signature by key {key_id} has expired: the index is too old{when}",
+            hint="the server may hold back a newer index: try again later or from another network; "
+            "check this machine's clock, too (see: timedatectl)",
         )
     what = "expired" if verdict == "EXPKEYSIG" else "been revoked"
     return BadSignatureError(f"{where}: the signing key {key_id} has {what}", hint=_ASK_FOR_NEW)

@@ -105,7 +105,7 @@ def check_new(new: NewSource, configured: Iterable[tuple[str, Path | None]]) -> 
         if name == new.source.name and origin is not None:
             raise UsageError(
                 f"there is a source {name} already, in {origin}",
-                hint="choose another name, or write a file of your own, which replaces it",
+                hint="choose another name, or take it out of that file first",
             )
     for path in (new.path, new.key_path):
         if path is not None and os.path.lexists(path):

@@ -164,7 +164,7 @@ def _find(entries: Iterable[Entry], name: str, arch: str) -> Entry | None:
 
 
 def load_catalog(
-    sources: Iterable[Source], loader: Loader, *, until: tuple[str, str] | None = None
+    sources: Iterable[Source], loader: Loader, *, until: tuple[str, str] | None = None, unused: int = 0
 ) -> Catalog:
     """Fetch, verify and parse the indexes of the sources.
 
@@ -173,6 +173,7 @@ def load_catalog(
         loader: Gets and judges each of them; its reporter is warned of each source that is left out.
         until: Name and architecture of a template: sources behind the first that offers it are not asked,
             since they could not change what is selected.
+        unused: How many others are configured, but wrongly, or switched off.
 
     Raises:
         UsageError: There are no sources.
@@ -188,11 +189,17 @@ def load_catalog(
             if source.origin is None:
                 raise  # named for this very run: another source's template is not what was meant
             if until is not None and isinstance(error, TrustError):
-                raise  # whoever broke it must not be able to choose which source is used instead
+                # Whoever broke it must not be able to choose which source is used instead.
+                raise _placed(error, source) from error
             failed.append(FailedSource(source, error))
             continue
         if until is not None and _find(loaded[-1].index.entries, until[0], normalise(until[1])):
             break
+    if not loaded and not failed and unused:
+        raise UsageError(
+            "no sources of templates can be used: those configured are switched off, or have mistakes",
+            hint="see the warnings above, and: pybuilder --list-sources",
+        )
     if not loaded and not failed:
         raise UsageError(
             "no sources of templates are configured",
@@ -206,11 +213,19 @@ def load_catalog(
     return Catalog(tuple(loaded), tuple(failed))
 
 
+def _placed(error: PybuilderError, source: Source) -> PybuilderError:
+    """Add where the user finds the source of which an error tells, beside its address."""
+    place = f"this is the source {source.name} of {source.origin}"
+    error.hint = f"{error.hint}; {place}" if error.hint else place
+    return error
+
+
 def _all_failed(failed: list[FailedSource]) -> PybuilderError:
     """Choose the error that stands for all: the gravest, by its exit code."""
-    gravest = max(failed, key=lambda item: item.error.exit_code).error
+    worst = max(failed, key=lambda item: item.error.exit_code)
+    gravest = worst.error
     if len(failed) == 1:
-        return gravest
+        return _placed(gravest, worst.source)
     lines = [f"none of the {len(failed)} sources can be used"]
     lines += [f"{item.source.name}: {item.error.message}" for item in failed]
     error = PybuilderError("\n".join(lines), hint=gravest.hint)

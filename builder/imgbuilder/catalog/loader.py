@@ -200,7 +200,7 @@ class Loader(NamedTuple):
         warn(
             self.report,
             f"source {source.name} {why}; its last accepted index is used, "
-            f"signed {_days(accepted.accepted_at - accepted.signed_at)} ago, at {show(accepted.signed_at)}",
+            f"signed {age(accepted.accepted_at - accepted.signed_at)} ago, at {show(accepted.signed_at)}",
         )
         return loaded
 
@@ -227,7 +227,7 @@ class Loader(NamedTuple):
         debug(
             self.report,
             f"{where}: signed by {signed.primary_fingerprint} at {show(signed.signed_at)}, "
-            f"{_days(now - signed.signed_at)} ago",
+            f"{age(now - signed.signed_at)} ago",
         )
         return _Document(source, accepted.content, signed), accepted.record
 
@@ -254,8 +254,14 @@ def _one_by_one(source: Source) -> Iterator[Source]:
         yield replace(source, uri=uri, mirrors=others)
 
 
-def _days(age: timedelta) -> str:
-    days = max(age, timedelta()).days
-    if not days:
-        return "less than a day"
-    return "1 day" if days == 1 else f"{days} days"
+def age(time: timedelta) -> str:
+    """Say roughly how long something is ago."""
+    for size, unit in (
+        (timedelta(days=1), "day"),
+        (timedelta(hours=1), "hour"),
+        (timedelta(minutes=1), "minute"),
+    ):
+        if time >= size:
+            count = time // size
+            return f"1 {unit}" if count == 1 else f"{count} {unit}s"
+    return "less than a minute"

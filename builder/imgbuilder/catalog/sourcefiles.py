@@ -158,7 +158,12 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
         raise refuse(f"unknown format {kind!r}", line("format"), f"known ones: {', '.join(_FORMATS)}")
     value("uri")
     if not uris:
-        raise refuse("it has no uri", hint="add a line such as uri=https://example.com/index.asc")
+        meant = fields.get("url")
+        raise refuse(
+            "it has no uri" + (", but a url, which means nothing here" if meant else ""),
+            meant.line if meant else None,
+            "write uri= instead of url=" if meant else "add a line such as uri=https://example.com/index.asc",
+        )
     if any(scheme_of(uri) is None and not uri.startswith("/") for uri in uris):
         raise refuse("its uri is a relative path", line("uri"), "write an absolute path or a URL")
     written = ""

@@ -9,7 +9,8 @@ from imgbuilder.catalog import sourcelist
 from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.cli.list_mode import show
-from imgbuilder.errors import PybuilderError, UsageError
+from imgbuilder.errors import PybuilderError, UsageError, WrongKeyError
+from imgbuilder.events import warn
 from imgbuilder.fetch.urls import check_uri, without_userinfo
 from imgbuilder.services import Services, Settings
 from imgindex.freshness import show as show_time
@@ -45,6 +46,12 @@ def list_sources(settings: Settings, report: ConsoleReporter, *, ask: bool) -> i
             answers.append(f"good, with {count} template{'' if count == 1 else 's'}")
     text = sourcelist.source_list(found, services.states(), answers)
     report.close()
+    if not text:
+        warn(
+            report,
+            "no sources of templates are configured; to add one: "
+            "pybuilder --add-source NAME URL --gpgkey FILE",
+        )
     show(text)
     return 1 if failed else 0
 
@@ -94,7 +101,14 @@ def add_source(settings: Settings, report: ConsoleReporter, name: str, uri: str,
     found = Settings().all_sources(report)
     check_new(new, [*((item.name, item.origin) for item in found.sources), *found.disabled])
     key_pin(new.source)  # a mistake in it is said before anything is fetched
-    loaded = Services(settings).loader(report, fallback=False).load(new.source)
+    try:
+        loaded = Services(settings).loader(report, fallback=False).load(new.source)
+    except WrongKeyError as error:
+        error.hint = (
+            "nothing was added; it may be the key of somebody else, or an old one: get it from the "
+            "publisher, and compare its fingerprint with what he says elsewhere"
+        )
+        raise
     assert loaded.signed is not None
     write_source(new)
     report.close()

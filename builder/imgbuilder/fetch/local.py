@@ -39,6 +39,9 @@ def fetch_local(
             f"cannot read {path}: {error.strerror}", hint="check the source's uri, and what is in its folder"
         ) from error
     except OSError as error:
+        if path.is_dir():
+            hint = f"give the address of a file, such as {path}/index.asc"
+            raise FetchError(f"cannot read {path}: it is a folder", hint=hint) from error
         raise FetchError(
             f"cannot read {path}: {error.strerror}", hint="check its permissions, and the source's uri"
         ) from error

@@ -191,7 +191,9 @@ def test_what_does_not_pass_is_not_added(
         assert files(home) == {}
     site.index.write_bytes(good)
     Path("pub.gpg").write_bytes(site.keys.export(site.keys.make("another")))
-    assert Ran(capsys, *words).code == 3
+    ran = Ran(capsys, *words)
+    assert ran.code == 3
+    assert "nothing was added; it may be the key of somebody else" in ran.err
     assert files(home) == {}
 
 

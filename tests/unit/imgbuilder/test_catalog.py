@@ -8,7 +8,7 @@ import pytest
 
 from imgbuilder import paths
 from imgbuilder.catalog.catalog import Catalog, FailedSource, load_catalog
-from imgbuilder.catalog.loader import LoadedSource, Loader
+from imgbuilder.catalog.loader import LoadedSource, Loader, age
 from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import Source
 from imgbuilder.catalog.state import SourceStates
@@ -183,10 +183,13 @@ def test_sources_behind_the_first_that_offers_it_are_not_asked() -> None:
 
 
 def test_a_lone_source_fails_with_its_own_error() -> None:
-    with pytest.raises(BadSignatureError):
+    with pytest.raises(BadSignatureError) as caught:
         load({"a": index_text("x")}, source("a"))
-    with pytest.raises(FetchError):
+    assert caught.value.hint is not None
+    assert caught.value.hint.endswith("this is the source a of repos.d/a.conf")
+    with pytest.raises(FetchError) as failed:
         load({"a": FetchError("gone")}, source("a"))
+    assert failed.value.hint == "this is the source a of repos.d/a.conf"
 
 
 def test_when_all_fail_the_gravest_counts() -> None:
@@ -198,8 +201,22 @@ def test_when_all_fail_the_gravest_counts() -> None:
 
 
 def test_no_sources() -> None:
-    with pytest.raises(UsageError, match="no sources"):
+    with pytest.raises(UsageError, match="no sources of templates are configured"):
         load({})
+    loader = Loader(FakeFetcher({}), FakeVerifier(), states(), lambda: datetime.now(UTC))
+    with pytest.raises(UsageError, match="switched off, or have mistakes"):
+        load_catalog((), loader, unused=1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        *((-5, "less than a minute"), (59, "less than a minute"), (60, "1 minute"), (7199, "1 hour")),
+        *((7200, "2 hours"), (86399, "23 hours"), (86400, "1 day"), (200000, "2 days")),
+    ],
+)
+def test_ages(seconds: int, words: str) -> None:
+    assert age(timedelta(seconds=seconds)) == words
 
 
 @pytest.mark.parametrize(

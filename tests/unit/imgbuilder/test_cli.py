@@ -384,6 +384,14 @@ def test_list_sources_needs_no_source_to_answer(home: Path, capsys: pytest.Captu
     assert Ran(capsys, "--list-sources", "name").code == 2
 
 
+def test_list_sources_without_any_says_what_to_do(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (home / "pybuilder" / "repos.d").glob("*"):
+        path.unlink()
+    ran = Ran(capsys, "--list-sources")
+    assert (ran.code, ran.out) == (0, "")
+    assert "to add one: pybuilder --add-source" in ran.err
+
+
 def test_list_sources_may_ask_them(site: Site, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(capsys, "--list-sources", "--long")
     assert ran.code == 0

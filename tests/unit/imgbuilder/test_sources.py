@@ -83,6 +83,13 @@ def test_a_broken_file_is_a_problem_and_hides_nothing(tmp_path: Path) -> None:
     assert f"{broken}: line 4" in problem.message
 
 
+def test_url_instead_of_uri(tmp_path: Path) -> None:
+    write(tmp_path, "x.conf", f"[x]\nurl=/first\n{KEYED}\n")
+    (problem,) = read_sources([tmp_path]).problems
+    assert "line 2: source x is not used: it has no uri, but a url" in problem.message
+    assert problem.hint == "write uri= instead of url="
+
+
 def test_a_source_hides_its_namesakes(tmp_path: Path) -> None:
     user, system = tmp_path / "user", tmp_path / "system"
     write(user, "a.conf", f"[one]\nuri=/mine\n{KEYED}\n[two]\nuri=/mine2\n")

@@ -67,6 +67,9 @@ def test_d26_not_an_ordinary_file(tmp_path: Path) -> None:
     for name in ("fifo", "missing", ".", "loop", "a\0b"):
         with pytest.raises(FetchError):
             fetch_local(tmp_path / name, io.BytesIO(), limit=1 << 20)
+    with pytest.raises(FetchError, match="it is a folder") as caught:
+        fetch_local(tmp_path, io.BytesIO(), limit=1 << 20)
+    assert f"{tmp_path}/index.asc" in str(caught.value.hint)
     with pytest.raises(FetchError, match="ordinary"):
         SourceFetcher().fetch("/dev/zero", io.BytesIO(), limit=1 << 20)
 
