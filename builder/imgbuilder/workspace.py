@@ -200,7 +200,7 @@ def finish(temporary: Path, final: Path, *, sync: bool = True) -> None:
     the umask leaves of 0666.
 
     Raises:
-        WorkspaceError: Any of it failed; then ``final`` is as it was.
+        WorkspaceError: Any of it failed; then ``final`` is as it was, unless only the last step failed.
     """
     try:
         _take_over_mode(temporary, final)
@@ -208,10 +208,16 @@ def finish(temporary: Path, final: Path, *, sync: bool = True) -> None:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         temporary.replace(final)
-        if sync:
-            sync_folder(final.parent)
     except OSError as error:
         raise explain(error, final) from error
+    if sync:
+        try:
+            sync_folder(final.parent)
+        except OSError as error:
+            raise WorkspaceError(
+                f"{final} is complete, but its name may not survive a power cut: {error.strerror}",
+                hint="check that disk (see: dmesg), then run: sync",
+            ) from error
 
 
 def _take_over_mode(temporary: Path, final: Path) -> None:

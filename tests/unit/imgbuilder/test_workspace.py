@@ -51,6 +51,21 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     assert hidden(tmp_path) == []
 
 
+def test_a_name_that_cannot_be_made_durable_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B16: after the rename there is no way back to the old file, and the new one is whole."""
+
+    def broken(_folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(workspace, "sync_folder", broken)
+    final = tmp_path / "disk.img"
+    final.write_text("old")
+    with pytest.raises(WorkspaceError, match="is complete, but"), workspace.new_file(final) as image:
+        image.write_text("new")
+    assert final.read_text() == "new"
+    assert hidden(tmp_path) == []
+
+
 def test_a_failure_keeps_what_there_is_when_asked(tmp_path: Path) -> None:
     final = tmp_path / "disk.img"
     with pytest.raises(RuntimeError), workspace.new_file(final, keep_on_failure=lambda: True) as image:
