@@ -37,7 +37,7 @@ bench: setup  ## compare with virt-builder: the same lists, templates and operat
 	$(BIN)/python -m tests.bench.cachework
 	$(BIN)/python -m tests.bench.publishing
 
-fuzz: setup  ## the long run of hostile input: 200,000 examples for readers, 100,000 changed signed indexes
+fuzz: setup  ## 200,000 examples for each reader, 100,000 changed signed indexes; half an hour
 	PYBUILDER_EXAMPLES=200000 PYBUILDER_MUTANTS=100000 $(BIN)/pytest -n 2 -q $(FUZZ)
 
 format: setup  ## format the code
