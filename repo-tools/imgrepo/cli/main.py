@@ -16,6 +16,7 @@ from imgrepo.cli import keeping, sharing
 from imgrepo.cli.importing import import_command
 from imgrepo.cli.make_template import make_template_command
 from imgrepo.cli.publish import publish_command
+from imgrepo.cli.stats import stats_command
 from imgrepo.cli.status import status_command
 from imgrepo.cli.uploading import upload_command
 from imgrepo.cli.validate import validate_command
@@ -40,6 +41,7 @@ group.add_command(publish_command)
 group.add_command(status_command)
 group.add_command(upload_command)
 group.add_command(validate_command)
+group.add_command(stats_command)
 for _command in (*keeping.COMMANDS, *sharing.COMMANDS):
     group.add_command(_command)
 

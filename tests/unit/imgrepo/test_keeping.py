@@ -18,6 +18,8 @@ from imgrepo.cli.main import run
 from imgrepo.transaction import stage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.fakes.keys import KeyMaker
     from tests.unit.imgrepo.repository import Repository
 
@@ -290,3 +292,25 @@ def test_nothing_is_withdrawn_or_brought_back_beside_another_publisher(
                     repository.web, signing, services, [name], None, repository.events.append, undo=undo
                 )
     assert repository.snapshot() == before
+
+
+def test_stats_of_real_logs(operator: Operator, tmp_path: Path) -> None:
+    entry = operator.repository.entry("a")
+    log = tmp_path / "access.log"
+    answer = f'"GET /x/{entry.file} HTTP/1.1" 200 {entry.compressed_size}'
+    lines = [f"h{number} - - [2{number}/Nov/2026:10:00:00 +0000] {answer}" for number in range(3)]
+    log.write_text("\n".join([*lines, "nonsense"]))
+    out = operator.type(f"stats WEB {log} --by-day --svg {tmp_path}/bars")
+    assert "a (x86_64)          3        0        3" in out
+    assert "2026-11-22       1" in out
+    assert "1 of 4 lines" in operator.err
+    assert sorted(path.name for path in (tmp_path / "bars").iterdir()) == ["a-x86_64.svg", "all.svg"]
+    data = json.loads(operator.type(f"stats WEB {log} --json"))
+    assert (data["downloads"], data["clients"], data["lines-not-understood"]) == (3, 3, 1)
+    log.write_text("nonsense")
+    operator.type(f"stats WEB {log}", 2)
+    assert "no line of the logs was understood" in operator.err
+    operator.type(f"stats WEB {tmp_path}/none", 2)
+    assert "none" in operator.err
+    operator.type(f"stats {tmp_path}/bars {log}", 2)
+    assert "nothing is published" in operator.err

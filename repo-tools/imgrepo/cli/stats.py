@@ -1,0 +1,144 @@
+"""``pybuilder-repo stats``: how often templates were downloaded."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imgbuilder.console import ConsoleReporter, printable
+from imgbuilder.errors import UsageError, WorkspaceError
+from imgbuilder.events import warn
+from imgbuilder.sizes import human_size
+from imgrepo.signing import read_served
+from imgrepo.stats.count import Statistics, count_downloads, files_of
+from imgrepo.stats.logs import read_log
+from imgrepo.stats.plot import bar_chart
+
+if TYPE_CHECKING:
+    from datetime import date
+
+_PROGRAM = "pybuilder-repo"
+
+
+@click.command(
+    "stats",
+    short_help="Count downloads in the web server's logs.",
+    help="Count the downloads of the templates in WEBROOT, from access logs of nginx or Apache (common or "
+    "combined format; gzip, too; - is standard input).\n\n"
+    "A download in ranges, or one that was resumed, counts once. Addresses of clients are only counted. "
+    "Days are in UTC.",
+)
+@click.argument("webroot", type=click.Path(path_type=Path))
+@click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ACCESS.LOG...")
+@click.option("--by-day", is_flag=True, help="Show a line for each day.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--svg",
+    type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
+    help="Draw bars by day there: all.svg, and a picture for each template.",
+)
+@click.pass_context
+def stats_command(
+    ctx: click.Context,
+    *,
+    webroot: Path,
+    logs: tuple[Path, ...],
+    by_day: bool,
+    as_json: bool,
+    svg: Path | None,
+) -> None:
+    """Read the options and count."""
+    reporter = ConsoleReporter(_PROGRAM, quiet=as_json)
+    published, _signed = read_served(webroot, ctx.obj)
+    found = count_downloads(
+        itertools.chain.from_iterable(read_log(path) for path in logs), files_of(published.index)
+    )
+    if found.lines and found.skipped == found.lines:
+        raise UsageError(
+            "no line of the logs was understood",
+            hint="known are the formats common and combined of nginx and Apache",
+        )
+    if found.skipped:
+        warn(reporter, f"{found.skipped} of {found.lines} lines were not understood")
+    if svg is not None:
+        _draw(svg, found)
+    reporter.close()
+    if as_json:
+        click.echo(json.dumps(_as_data(found), indent=2))
+    else:
+        click.echo("\n".join(printable(line) for line in _as_lines(found, by_day=by_day)))
+
+
+def _all_days(found: Statistics) -> Counter[date]:
+    return sum((count.days for count in found.counts), Counter())
+
+
+def _as_lines(found: Statistics, *, by_day: bool) -> list[str]:
+    if found.first is None:
+        return ["no downloads"]
+    rows = [("template", "downloads", "partial", "clients", "sent")]
+    rows += [
+        (count.name, str(count.downloads), str(count.partial), str(count.clients), human_size(count.sent))
+        for count in found.counts
+    ]
+    partial = sum(count.partial for count in found.counts)
+    rows.append(("all", str(found.downloads), str(partial), str(found.clients), human_size(found.sent)))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(row[at].rjust(widths[at]) for at in range(1, 5))])
+        for row in rows
+    ]
+    lines.append(f"from {found.first} to {found.last}")
+    if by_day:
+        days = _all_days(found)
+        lines += ["", *(f"{day}  {days[day]:>6}" for day in sorted(days))]
+    return lines
+
+
+def _as_data(found: Statistics) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "first": None if found.first is None else str(found.first),
+        "last": None if found.last is None else str(found.last),
+        "downloads": found.downloads,
+        "sent": found.sent,
+        "clients": found.clients,
+        "lines": found.lines,
+        "lines-not-understood": found.skipped,
+        "templates": [
+            {
+                "name": count.name,
+                "in-index": count.is_known,
+                "downloads": count.downloads,
+                "partial": count.partial,
+                "sent": count.sent,
+                "clients": count.clients,
+                "days": {str(day): number for day, number in sorted(count.days.items())},
+            }
+            for count in found.counts
+        ],
+    }
+
+
+def _draw(folder: Path, found: Statistics) -> None:
+    if found.first is None or found.last is None:
+        return
+    charts = {"all": ("all templates", _all_days(found))}
+    for count in found.counts:
+        if count.is_known:
+            name = re.sub(r"[^A-Za-z0-9._-]+", "-", count.name).strip("-.")
+            charts[name] = (count.name, count.days)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (title, days) in charts.items():
+            text = bar_chart(f"Downloads of {title}", days, found.first, found.last)
+            (folder / f"{name}.svg").write_text(text)
+    except OSError as error:
+        raise WorkspaceError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
