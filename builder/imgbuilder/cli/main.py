@@ -177,7 +177,10 @@ def _names(options: dict[str, Any], count: int, mode: str) -> tuple[str, ...]:
 def _list_request(options: dict[str, Any]) -> ListRequest:
     names = options["names"]
     if len(names) > 1:
-        raise UsageError(f"--list takes one OS-VERSION at most, but {len(names)} were given")
+        raise UsageError(
+            f"--list takes one OS-VERSION at most, but {len(names)} were given",
+            hint="several are listed by a pattern, in quotes that keep the shell from it: --list 'debian*'",
+        )
     if names and options["search"] is not None:
         raise UsageError("--search looks through all templates", hint="leave the OS-VERSION out")
     if options["format_"] is not None:

@@ -246,7 +246,7 @@ def test_dry_run_writes_nothing(
         (["tiny", "--hostname", "a;b"], 2, "--hostname"),
         (["tiny", "--bogus"], 2, "--bogus"),
         (["tiny", "--output"], 2, "output"),
-        (["--list", "a", "b"], 2, "one OS-VERSION at most"),
+        (["--list", "a", "b"], 2, "--list 'debian*'"),
         (["--list", "--format", "raw"], 2, "--list-format"),
         (["--print-cache", "tiny"], 2, "takes no OS-VERSION"),
         (["--notes"], 2, "exactly one"),
