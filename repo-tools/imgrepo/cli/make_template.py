@@ -88,6 +88,11 @@ _PROGRAM = "pybuilder-repo"
     metavar="URL",
     help="Install security updates from here.",
 )
+@click.option(
+    "--snapshot",
+    is_flag=True,
+    help="The mirrors are of the past: take their lists although they have expired.",
+)
 @click.option("--keep-mirror", is_flag=True, help="Let the guest use these mirrors too, not Debian's own.")
 @click.option(
     "--suite-keyring",
@@ -122,6 +127,7 @@ def make_template_command(
     include: tuple[str, ...],
     mirror: str,
     security_mirror: str,
+    snapshot: bool,
     keep_mirror: bool,
     suite_keyring: Path | None,
     mode: str,
@@ -146,6 +152,7 @@ def make_template_command(
             layout=Layout(RootKind(root_kind), uefi, lvm),
             locale=locale,
             script=script,
+            valid_until=not snapshot,
             epoch=_epoch(os.environ.get("SOURCE_DATE_EPOCH")),
         ),
         output=output,

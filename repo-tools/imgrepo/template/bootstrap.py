@@ -85,6 +85,7 @@ class BootstrapRequest:
         script: A program that is run in the new system, before it is finished; None for none.
         epoch: The time of everything new, in seconds since 1970, so that the same packages give the same
             archive (``SOURCE_DATE_EPOCH``); None for now.
+        valid_until: Whether an archive whose lists have expired is refused, as apt does.
     """
 
     recipe: Recipe
@@ -99,6 +100,7 @@ class BootstrapRequest:
     locale: str = PLAIN_LOCALE
     script: Path | None = None
     epoch: int | None = None
+    valid_until: bool = True
 
     def __post_init__(self) -> None:
         check_packages(self.include)
@@ -127,6 +129,8 @@ def check_bootstrap(request: BootstrapRequest) -> tuple[Mode, Path]:
         UsageError: The keyring is missing or its path is one that apt would misread.
     """
     process.require_program("mmdebstrap")
+    if request.arch.value != _own_arch():
+        process.require_program("arch-test")  # with which mmdebstrap finds out whether it can be run here
     return _usable_mode(request.mode), _usable_keyring(request)
 
 
@@ -199,6 +203,7 @@ def bootstrap_arguments(
         "mmdebstrap",
         f"--mode={mode.value}",
         "--variant=minbase",
+        *([] if request.valid_until else ['--aptopt=Acquire::Check-Valid-Until "false"']),
         f"--architectures={request.arch.value}",
         "--format=tar",
         f"--include={','.join(request.packages)}",
@@ -210,6 +215,12 @@ def bootstrap_arguments(
         "-",
         *build_sources(recipe, request.build_from, keyring),
     ]
+
+
+def _own_arch() -> str:
+    """Return Debian's name of this machine's architecture, as far as it is one of ours; else the kernel's."""
+    machine = os.uname().machine
+    return {"x86_64": Arch.AMD64.value, "i686": Arch.I386.value}.get(machine, machine)
 
 
 def _script_hooks(script: Path | None) -> list[str]:

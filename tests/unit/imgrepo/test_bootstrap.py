@@ -8,6 +8,7 @@ import shlex
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -242,3 +243,21 @@ def test_the_time_of_a_reproducible_build_reaches_mmdebstrap_and_our_files(
     assert (tmp_path / "0/overlay.tar").read_bytes() == (tmp_path / "1/overlay.tar").read_bytes()
     with tarfile.open(tmp_path / "0/overlay.tar") as tar:
         assert {member.mtime for member in tar} == {1700000000}
+
+
+def test_another_architecture_needs_the_program_that_tries_it(
+    monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(process, "require_program", asked.append)
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
+    check_bootstrap(request_)
+    assert asked == ["mmdebstrap"]
+    check_bootstrap(replace(request_, arch=Arch.I386))
+    assert asked == ["mmdebstrap", "mmdebstrap", "arch-test"]
+
+
+def test_expired_lists_are_taken_only_on_request(request_: BootstrapRequest) -> None:
+    assert not any("Valid-Until" in word for word in arguments(request_))
+    words = arguments(replace(request_, valid_until=False))
+    assert '--aptopt=Acquire::Check-Valid-Until "false"' in words

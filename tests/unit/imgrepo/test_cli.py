@@ -80,7 +80,7 @@ def test_make_template_passes_every_option_on(
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     words = "make-template debian-13 o.img --size 3G --kernel generic --include vim,git --include nginx -q"
-    words += " --arch amd64 --root xfs --uefi --lvm --locale de_DE.UTF-8 --no-instant"
+    words += " --arch amd64 --root xfs --uefi --lvm --locale de_DE.UTF-8 --no-instant --snapshot"
     words += " --mirror http://m/debian/ --security-mirror http://s/x --keep-mirror --suite-keyring k.gpg"
     assert run([*words.split(), "-m", "700", "-v", "--mode", "root"], repository.services()) == 0
     (request,) = requests
@@ -89,6 +89,7 @@ def test_make_template_passes_every_option_on(
     assert request.bootstrap.layout == Layout(RootKind.XFS, uefi=True, lvm=True)
     assert (request.bootstrap.arch, request.bootstrap.locale) == (Arch.AMD64, "de_DE.UTF-8")
     assert request.bootstrap.epoch == 1700000000
+    assert not request.bootstrap.valid_until
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     assert run(words.split(), repository.services()) == 2
     boot = request.bootstrap
