@@ -29,7 +29,7 @@ class ContentDigest:
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
-    def add(self, offset: int, piece: bytes) -> None:
+    def add(self, offset: int, piece: bytes | bytearray) -> None:
         """Take the next piece.
 
         Args:

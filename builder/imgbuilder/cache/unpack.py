@@ -126,7 +126,7 @@ class _Writer(SparseWriter):
         super().__init__(descriptor)
         self.content = ContentDigest()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         self.content.add(self.offset, data)
         super().write(data)
 
@@ -169,11 +169,22 @@ def _fill(
         )
 
 
+def _read_into(descriptor: int, buffer: bytearray) -> int:
+    """Fill a buffer; return how many bytes there were, fewer than it holds only at the end."""
+    view, count = memoryview(buffer), 0
+    while count < len(buffer) and (got := os.readv(descriptor, [view[count:]])):
+        count += got
+    return count
+
+
 def _copy(source: IO[bytes], writer: _Writer, entry: Entry, report: Reporter, where: str) -> None:
     label = f"Unpacking {entry.os_version}"
     total = entry.size if entry.format == "raw" else None
+    # One buffer for all: fresh ones would cost more of the system's time than all that is done with them.
+    buffer = bytearray(PIECE)
     try:
-        while piece := source.read(PIECE):
+        while count := _read_into(source.fileno(), buffer):
+            piece = buffer if count == PIECE else buffer[:count]
             if writer.offset + len(piece) > _largest_output(entry):
                 raise RepositoryError(
                     f"{where}: the template is larger than the {entry.size} bytes that the index promises",

@@ -54,7 +54,7 @@ class SparseWriter:
         self._descriptor = descriptor
         self.offset = offset
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Append bytes; pieces that are a multiple of ``BLOCK`` keep the holes aligned.
 
         Raises:
@@ -63,7 +63,7 @@ class SparseWriter:
         view = memoryview(data)
         start = 0
         for position in range(0, len(data), BLOCK):
-            block = data[position : position + BLOCK]  # bytes: comparing memoryviews is slow
+            block = data[position : position + BLOCK]  # a copy: comparing memoryviews is slow
             if block == _ZEROS[: len(block)]:
                 self._put(view[start:position], start)
                 start = position + len(block)
