@@ -163,8 +163,9 @@ def test_a_source_of_the_command_line_is_not_replaced_by_another() -> None:
 
 def test_an_untrustworthy_source_is_not_replaced_by_the_next() -> None:
     files: dict[str, bytes | PybuilderError] = {"a": index_text("x"), "b": b"signed:" + index_text("x")}
-    with pytest.raises(BadSignatureError):
+    with pytest.raises(BadSignatureError) as caught:
         load(files, source("a"), source("b"), until=("x", "x86_64"))
+    assert str(caught.value.hint).endswith("this is the source a of repos.d/a.conf")
 
 
 def test_sources_behind_the_first_that_offers_it_are_not_asked() -> None:
