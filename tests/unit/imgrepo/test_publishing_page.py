@@ -64,6 +64,13 @@ def type_all(
                 (folder / "elsewhere").mkdir()
                 assert run(["upload", web, f"www.example.org:{folder}/elsewhere"], services) == 0
                 assert (folder / "elsewhere" / "index.asc").is_file()
+            case ["pybuilder-repo", "stats", web, *_]:
+                (name,) = [path.name for path in (folder / "copy").glob("*.xz")]
+                log = folder / "access.log"
+                log.write_text(
+                    f'203.0.113.9 - - [01/Nov/2026:10:00:00 +0000] "GET /{name} HTTP/1.1" 200 1 "-" "x"\n'
+                )
+                assert run(["stats", web, str(log)], services) == 0
             case ["pybuilder-repo", "serve", *_]:
                 assert run(["serve", "--help"], services) == 0
             case ["pybuilder-repo", "mirror", _, copy, "--key", _]:
