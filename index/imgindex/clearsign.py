@@ -36,6 +36,7 @@ _BEGIN = "-----BEGIN PGP SIGNED MESSAGE-----"
 _BEGIN_SIGNATURE = "-----BEGIN PGP SIGNATURE-----"
 _END_SIGNATURE = "-----END PGP SIGNATURE-----"
 _HASH_HEADER = re.compile(r"Hash: ([A-Z0-9-]+(?:, ?[A-Z0-9-]+)*)")
+_LIKE_A_MESSAGE = ("-----BEGIN PGP", "-----END PGP")
 _ARMOR_HEADER = re.compile(r"(?:Version|Comment|Charset|MessageID): .*")
 _BASE64_LINE = re.compile(r"[A-Za-z0-9+/]{1,76}={0,2}")
 _CHECKSUM_LINE = re.compile(r"=[A-Za-z0-9+/]{4}")
@@ -178,8 +179,10 @@ class _Splitter:
             plain = line
             if line.startswith("-"):
                 plain = line[2:]
-                if not line.startswith("- ") or plain.startswith(("-----BEGIN PGP", "-----END PGP")):
+                if not line.startswith("- "):
                     raise self._malformed(f"a dash at the start of a line is not escaped: {shorten(line)}")
+                if plain.startswith(_LIKE_A_MESSAGE):
+                    raise self._malformed(f"a line looks like that of an OpenPGP message: {shorten(line)}")
             # Blanks at the end are not signed (RFC 9580 section 7.2), and gpgv cuts them too.
             text.append(plain.rstrip(" \t"))
         return "".join(f"{line}\n" for line in text)
