@@ -172,8 +172,10 @@ class Customize:
 
     def __str__(self) -> str:
         """Describe the step for ``--dry-run``."""
-        lines = [f"start the appliance once ({'with' if self.network else 'without'} network), and in it:"]
-        return "\n".join([*lines, *(f"     - {text}" for text in self.operations)])
+        start = f"start the appliance once ({'with' if self.network else 'without'} network)"
+        if not self.operations:
+            return f"{start}, for what every guest gets: a random seed, and a random password of root"
+        return "\n".join([f"{start}, and in it:", *(f"     - {text}" for text in self.operations)])
 
 
 Step = Fetch | Unpack | Copy | Convert | Overlay | Grow | Customize | Write

@@ -49,3 +49,8 @@ def human_size(size: int) -> str:
             return f"{sign}{rest / 1024:.1f}{unit}"
         rest //= 1024
     return f"{sign}{rest / 1024:.1f}G"
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun, in the plural where it is not one: ``1 template``, ``2 templates``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

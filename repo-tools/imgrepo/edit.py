@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.arch import normalise
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Notice, Reporter, Severity, Step, info
+from imgbuilder.sizes import counted
 from imgindex.layout import settle_comments
 from imgindex.lifecycle import Deprecation, with_deprecation
 from imgrepo import retired
@@ -70,7 +71,7 @@ def edit(
         if new == old.index and not again:
             info(report, "nothing to change")
         else:
-            report(Step(f"Signing the index of {len(new.entries)} templates"))
+            report(Step(f"Signing the index of {counted(len(new.entries), 'template')}"))
             signer.replace(folder, old, new)
         found = retired.find_retired(folder, new, old.index, now=services.clock())
         retired.remember(folder, found)
@@ -107,7 +108,7 @@ def refresh(
             end = "never" if old.expires_at is None else f"at {old.expires_at:%Y-%m-%d %H:%M} UTC"
             info(report, f"the signature expires {end}: it is not renewed yet")
             return False
-        report(Step(f"Signing the index of {len(old.index.entries)} templates"))
+        report(Step(f"Signing the index of {counted(len(old.index.entries), 'template')}"))
         signer.replace(folder, old, old.index)
     return True
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.events import Reporter, Step, info, warn
+from imgbuilder.sizes import counted
 from imgbuilder.workspace import explain
 from imgrepo import retired
 from imgrepo.compress import ZSTD_LEVELS, check_preset
@@ -141,7 +142,7 @@ def publish(request: PublishRequest, services: Services, report: Reporter) -> Pu
         for name in run.files:
             work.publish(name)
         if new != old.index or old.signed_at is None or _is_due(request, old, services.clock()):
-            report(Step(f"Signing the index of {len(new.entries)} templates"))
+            report(Step(f"Signing the index of {counted(len(new.entries), 'template')}"))
             signer.replace(request.output, old, new)
         elif not run.files:
             info(report, "nothing new to publish")
@@ -158,7 +159,8 @@ def _read_old(request: PublishRequest, signer: IndexSigner, report: Reporter) ->
     if old.text is None:
         draft = read_draft(request.output / PLAIN_INDEX)
         if draft is not None:
-            info(report, f"taking what {request.output / PLAIN_INDEX} says of {len(draft.entries)} templates")
+            number = counted(len(draft.entries), "template")
+            info(report, f"taking what {request.output / PLAIN_INDEX} says of {number}")
             return PublishedIndex(draft)
     elif signer.was_edited(request.output, old):
         warn(

@@ -10,6 +10,7 @@ import click
 
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info
+from imgbuilder.sizes import counted
 from imgrepo.mirror import MirrorRequest, mirror
 from imgrepo.serve import PublishedFolderServer
 
@@ -94,7 +95,10 @@ def mirror_command(
     reporter = ConsoleReporter(_PROGRAM, quiet=quiet)
     try:
         result = mirror(request, services, services.fetcher, reporter)
-        info(reporter, f"{result.templates} templates; new files: {', '.join(result.fetched) or 'none'}")
+        info(
+            reporter,
+            f"{counted(result.templates, 'template')}; new files: {', '.join(result.fetched) or 'none'}",
+        )
     finally:
         reporter.close()
 

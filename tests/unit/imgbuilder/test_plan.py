@@ -126,6 +126,11 @@ def test_every_combination_takes_the_shortest_way(place: str, output: tuple[Outp
             assert str(space) in text
 
 
+def test_a_plan_without_customizations() -> None:
+    said = str(Customize((), network=False))
+    assert said.startswith("start the appliance once (without network), for what every guest gets")
+
+
 def test_what_a_plan_says() -> None:
     text = plan(facts(), target(size=20 * GIB)).describe()
     assert text == (

@@ -327,7 +327,7 @@ def test_the_commands_as_they_are_typed(
     assert run(words, services) == 2
     folder.mkdir()
     assert run(words, services) == 0
-    assert "1 templates; new files: a-" in capsys.readouterr().out
+    assert "1 template; new files: a-" in capsys.readouterr().out
     assert run(["mirror", str(site.repository.web), str(folder), "--key", key], services) == 0
     assert "new files: none" in capsys.readouterr().out
     assert run(["mirror", f"{site.url}/none", str(folder), "--key", key], services) == 1
