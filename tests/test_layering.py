@@ -14,7 +14,7 @@ ONLY_IN = {
     "guestfs": {"imgbuilder/appliance/worker.py"},
     "requests": {"imgbuilder/fetch/session.py"},
     "urllib3": {"imgbuilder/fetch/session.py"},
-    "gnupg": {"imgindex/gpg.py"},
+    "gnupg": {"imgindex/signer.py"},
     "subprocess": {"imgbuilder/process.py", "imgindex/gpg.py"},
     "tqdm": {"imgbuilder/console.py"},
     "passlib": {"imgbuilder/customize/passwords.py"},

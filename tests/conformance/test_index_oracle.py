@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from imgindex.errors import IndexSyntaxError
-from imgindex.gpg import GpgSigner, GpgVerifier
+from imgindex.gpg import GpgVerifier
 from imgindex.lexer import parse_sections
 from imgindex.model import Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.parse import parse_index
+from imgindex.signer import GpgSigner
 from imgindex.write import write_index
 from tests.fakes.keys import KeyMaker, keys
 from tests.unit.imgindex.test_write import ENTRIES

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgindex.errors import SigningError, ToolError, UsageError
-from imgindex.gpg import GpgSigner, GpgVerifier, key_pin_from_file, key_pin_from_user_keyring
+from imgindex.gpg import GpgVerifier, key_pin_from_file, key_pin_from_user_keyring
+from imgindex.signer import GpgSigner
 from tests.fakes.keys import KeyMaker
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from imgindex.gpg import GpgSigner, GpgVerifier, key_pin_from_file
+from imgindex.gpg import GpgVerifier, key_pin_from_file
 from imgindex.parse import parse_index
+from imgindex.signer import GpgSigner
 from imgindex.write import write_index
 from imgrepo.publish import PublishRequest, PublishResult, publish
 from imgrepo.services import Services, Signing

@@ -14,7 +14,8 @@ import pytest
 from imgbuilder.errors import GuestCallError, GuestError, ToolError, UsageError
 from imgbuilder.events import Event, Step
 from imgbuilder.guest import CommandResult
-from imgindex.gpg import GpgSigner, GpgVerifier, key_pin_from_file
+from imgindex.gpg import GpgVerifier, key_pin_from_file
+from imgindex.signer import GpgSigner
 from imgrepo.services import Services
 from imgrepo.template import bootstrap as bootstrap_module
 from imgrepo.template import make as make_module

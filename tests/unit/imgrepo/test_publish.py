@@ -21,8 +21,9 @@ from imgbuilder.errors import (
     WorkspaceError,
 )
 from imgbuilder.events import Notice, Severity
-from imgindex.gpg import GpgSigner, GpgVerifier
+from imgindex.gpg import GpgVerifier
 from imgindex.model import ExtraField, Index, Note
+from imgindex.signer import GpgSigner
 from imgrepo import pack as pack_module
 from imgrepo import publish as module
 from imgrepo import run as run_module

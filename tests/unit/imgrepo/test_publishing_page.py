@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgindex.gpg import GpgSigner
+from imgindex.signer import GpgSigner
 from imgrepo.cli.main import run
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import Repository, debian, image

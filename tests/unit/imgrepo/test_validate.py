@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgindex.gpg import GpgSigner
 from imgindex.model import Entry, Index, ZstdFile
+from imgindex.signer import GpgSigner
 from imgindex.write import write_index
 from imgrepo.cli.main import run
 from imgrepo.validate import ValidateRequest, validate

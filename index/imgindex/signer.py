@@ -1,0 +1,161 @@
+"""The publisher's signatures: python-gnupg manages the key, gpg-agent holds it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from imgindex.clearsign import split
+from imgindex.errors import SigningError, ToolError, TrustError
+from imgindex.gpg import find_gpg, gpg_environment
+from imgindex.keylist import choose_signing_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+    from pathlib import Path
+
+
+class GpgSigner:
+    """Implements ``imgindex.trust.Signer`` with the publisher's own gpg and gpg-agent.
+
+    Args:
+        gpg_home: Where the secret keys are; None for gpg's own choice.
+        ask: Whether gpg-agent may ask for a passphrase; None for: if standard input is a terminal. When
+            it may not, a key that needs one is an error at once, never a wait (R4).
+        valid_for: How long signatures stay valid; None for ever.
+        command: The gpg to use, and options that every call of it gets.
+
+    Raises:
+        ToolError: gpg is missing or does not work.
+    """
+
+    def __init__(
+        self,
+        gpg_home: Path | None = None,
+        *,
+        ask: bool | None = None,
+        valid_for: timedelta | None = None,
+        command: Sequence[str] = ("gpg",),
+    ) -> None:
+        import gnupg  # late: those who only verify do without it
+
+        may_ask = sys.stdin.isatty() if ask is None else ask
+        self._valid_for = valid_for
+        # Without gpg.conf: a local-user or keyring line there would add or hide keys.
+        options = ["--no-options", "--no-auto-check-trustdb", *command[1:]]
+        environment = gpg_environment()
+        if not may_ask:
+            options += ["--pinentry-mode", "error"]
+        elif "GPG_TTY" not in environment and sys.stdin.isatty():
+            environment["GPG_TTY"] = os.ttyname(sys.stdin.fileno())
+        try:
+            self._gpg = gnupg.GPG(
+                gpgbinary=find_gpg(command[0]),
+                gnupghome=None if gpg_home is None else str(gpg_home),
+                options=options,
+                env=environment,
+            )
+        except (OSError, ValueError) as error:
+            raise ToolError(f"gpg does not work: {error}", hint="try: gpg --list-secret-keys") from error
+
+    def check_key(self, key: str) -> str:
+        """Find the one secret key that would sign.
+
+        Args:
+            key: Fingerprint, key id or part of a user id, as gpg takes them; ``!`` after a fingerprint
+                forbids to take one of its subkeys.
+
+        Returns:
+            Full fingerprint of the signing key: a subkey if the key has one for signing.
+
+        Raises:
+            SigningError: No secret key fits, or several do, or none of them is usable.
+        """
+        wanted = key.strip().removesuffix("!")
+        if not wanted or wanted.startswith("-") or "\n" in wanted:
+            raise SigningError(
+                f"{key!r} does not name a key", hint="give the fingerprint of your signing key"
+            )
+        listed = self._gpg.list_keys(secret=True, keys=[wanted])
+        if not listed:
+            raise SigningError(
+                f"there is no secret key for {wanted!r}",
+                hint="your keys are listed by: gpg --list-secret-keys",
+            )
+        digits = "".join(wanted.split()).upper().removeprefix("0X")
+        usable: dict[str, str] = {}
+        problems: list[str] = []
+        for entry in listed:
+            signing, problem = choose_signing_key(entry, digits, exact=key.strip().endswith("!"))
+            if signing is None:
+                problems.append(f"key {entry['fingerprint']} {problem}")
+            else:
+                usable[entry["fingerprint"]] = signing
+        if not usable:
+            raise SigningError(
+                f"no usable signing key for {wanted!r}: {'; '.join(problems)}",
+                hint="prolong the key with gpg --quick-set-expire, or use another one",
+            )
+        if len(usable) > 1:
+            raise SigningError(
+                f"several secret keys fit {wanted!r}: {', '.join(sorted(usable))}",
+                hint="name one of them by its full fingerprint",
+            )
+        return usable.popitem()[1]
+
+    def clearsign(self, text: str, key: str, also: Sequence[str] = ()) -> bytes:
+        """Clear-sign a text with SHA-512 and exactly the keys that are named.
+
+        Args:
+            text: The text; what a client would refuse is refused here (S22).
+            key: As for ``check_key``.
+            also: Further keys, each of which makes a signature of its own, in the same second.
+
+        Raises:
+            SigningError: A key is not usable or is locked, gpg failed, or the text cannot be signed
+                in a way that every client accepts.
+        """
+        fingerprint = self.check_key(key)
+        signers = list(dict.fromkeys([fingerprint, *(self.check_key(name) for name in also)]))
+        extra = [word for signer in signers for word in ("--local-user", f"{signer}!")]
+        extra += ["--digest-algo", "SHA512"]
+        if self._valid_for is not None:
+            extra += ["--default-sig-expire", f"seconds={int(self._valid_for.total_seconds())}"]
+        result = self._gpg.sign(text.encode("utf-8"), clearsign=True, extra_args=extra)
+        signed = bytes(result.data)
+        if result.returncode != 0 or result.fingerprint not in signers or not signed:
+            raise _signing_failed(", ".join(signers), str(result.stderr))
+        try:
+            message = split(signed, where="new signature")
+        except TrustError as error:
+            raise SigningError(f"the text cannot be signed: {error.message}") from error
+        expected = "".join(
+            f"{line.rstrip(chr(32) + chr(9))}\n" for line in text.removesuffix("\n").split("\n")
+        )
+        if message.text != expected or message.signatures != len(signers):
+            raise SigningError("gpg signed another text than it was given")
+        return signed
+
+    def export_public_key(self, key: str) -> bytes:
+        """Return the public key that belongs to a signing key, armored, for the clients' key files.
+
+        Raises:
+            SigningError: As for ``check_key``.
+        """
+        fingerprint = self.check_key(key)
+        # Without "!", so that the primary key and its other subkeys are there too.
+        armored = self._gpg.export_keys(fingerprint, armor=True)
+        if not armored:
+            raise SigningError(f"gpg cannot export the public key {fingerprint}")
+        return str(armored).encode("ascii")
+
+
+def _signing_failed(fingerprint: str, messages: str) -> SigningError:
+    lines = [line for line in messages.splitlines() if line.startswith("gpg: ")]
+    reason = lines[-1].removeprefix("gpg: ") if lines else "gpg gave no reason"
+    hint = "try it by hand: gpg --clearsign --local-user KEY FILE"
+    if "pinentry" in messages.lower() or "No passphrase" in messages or "No secret key" in messages:
+        hint = "the key may be locked: unlock it once in a terminal, or let gpg-agent keep its passphrase"
+    return SigningError(f"key {fingerprint} cannot sign: {reason}", hint=hint)
