@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Without this, a test that looks for templates would ask the public repository that comes with the package.
 os.environ["VIRT_BUILDER_DIRS"] = "/nonexistent"
+
+# Who runs the tests in the background, or with nohup, ignores signals that they send; pybuilder would, too.
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)

@@ -393,7 +393,7 @@ def test_s25_dashes(world: World) -> None:
         for line in (b"- -----BEGIN PGP SIGNATURE-----", b"-x", b"- -----END PGP SIGNATURE-----"):
             refuse(b"\n".join([*lines[:number], line, *lines[number:]]), world.pin, BadSignatureError)
     dashes = world.keys.sign("-----BEGIN PGP SIGNATURE-----\n", world.good_key)
-    refuse(dashes, world.pin, BadSignatureError, "dash")
+    refuse(dashes, world.pin, BadSignatureError, "looks like")
 
 
 @pytest.mark.parametrize(

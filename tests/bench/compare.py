@@ -170,9 +170,8 @@ def grow(bench: Bench, rounds: int) -> list[tuple[Series, Series, str]]:
         bench.bare(bare)
     (disk,) = (bench.folder / "cache-ours" / "disks").glob("*.raw")
     written, used = ((path.stat().st_blocks * 512) for path in (bench.folder / "ours.img", disk))
-    print(
-        f"bytes on the disk: image {written >> 20} MiB, template {used >> 20} MiB: {written / used:.2f} (1.10)"
-    )
+    sizes = f"image {written >> 20} MiB, template {used >> 20} MiB"
+    print(f"bytes on the disk: {sizes}: {written / used:.2f} (1.10)")
     return [
         (cold, theirs, "0.20"),
         (warm, theirs, "0.15"),

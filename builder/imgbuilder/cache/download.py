@@ -77,7 +77,8 @@ class Intake:
                 self._fetch(selection, file, fetcher, report)
                 return self._keep(selection, file, temporary)
         for path in self.shared_paths(digest):
-            if path.is_file() and self._copy(selection, path, report):
+            # Not Path.is_file: it fails where a folder above is closed to us.
+            if os.path.isfile(path) and self._copy(selection, path, report):  # noqa: PTH113
                 discard(self._folder.partial / digest)
                 return digest
         *mirrors, last = _addresses(selection)

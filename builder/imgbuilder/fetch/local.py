@@ -39,7 +39,7 @@ def fetch_local(
             f"cannot read {path}: {error.strerror}", hint="check the source's uri, and what is in its folder"
         ) from error
     except OSError as error:
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - Path's own fails where the folder above is closed to us
             hint = f"give the address of a file, such as {path}/index.asc"
             raise FetchError(f"cannot read {path}: it is a folder", hint=hint) from error
         raise FetchError(
