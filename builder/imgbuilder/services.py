@@ -72,6 +72,7 @@ class Settings:
         use_cache: False with ``--no-cache``.
         cache_size: Bytes that the cache may hold, given with ``--cache-size``.
         offline: Whether no server may be asked.
+        gpg: The gpg that has the user's keyring, and options for it.
         instant: False with ``--no-instant``: appliances are always booted.
     """
 
@@ -83,6 +84,7 @@ class Settings:
     cache_size: int | None = None
     offline: bool = False
     instant: bool = True
+    gpg: Sequence[str] = ("gpg",)
 
     def cache_folder(self) -> Path | None:
         """Return the folder of the cache; None for a run without cache.
@@ -216,7 +218,7 @@ class Services:
             self.clock,
             check=self.settings.check_signature,
             report=report,
-            pin_of=partial(key_pin, memory=KeyMemory(paths.state_dir() / "keys")),
+            pin_of=partial(key_pin, memory=KeyMemory(paths.state_dir() / "keys"), gpg=self.settings.gpg),
             images=self.images(),
             fallback=fallback,
             offline=self.settings.offline,

@@ -198,7 +198,11 @@ def keys_in_file(path: Path, *, where: str) -> tuple[ListedKey, ...]:
 
 
 def key_pin_from_user_keyring(
-    fingerprint: str, *, gpg_home: Path | None = None, memory: KeyMemory | None = None
+    fingerprint: str,
+    *,
+    gpg_home: Path | None = None,
+    memory: KeyMemory | None = None,
+    command: Sequence[str] = ("gpg",),
 ) -> KeyPin:
     """Pin one key of the user's own keyring, as ``--fingerprint`` of virt-builder does.
 
@@ -206,16 +210,17 @@ def key_pin_from_user_keyring(
         fingerprint: Full fingerprint of a primary key, or of a subkey, which then alone counts (S10).
         gpg_home: Where the keyring is; None for gpg's own choice.
         memory: Knows keys that gpg has looked into before.
+        command: The gpg that has the keyring, and options for it.
 
     Raises:
         UsageError: The fingerprint is not a full one, or the keyring has no such key.
         ToolError: gpg is missing or failed.
     """
     wanted = full_fingerprint(fingerprint)
-    arguments = [] if gpg_home is None else ["--homedir", str(gpg_home)]
+    arguments = [*command[1:], *([] if gpg_home is None else ["--homedir", str(gpg_home)])]
     arguments += ["--batch", "--no-tty", "--quiet", "--no-auto-check-trustdb"]
     arguments += ["--export-options", "export-minimal", "--export", wanted]
-    exported = _run("gpg", arguments).stdout
+    exported = _run(command[0], arguments).stdout
     keyring, keys = _inspect(exported, memory) if exported else (b"", [])
     if not keyring or all(key.fingerprint != wanted for key in keys):
         raise UsageError(

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from imgindex.keymemory import KeyMemory
 
 
-def key_pin(source: Source, memory: KeyMemory | None = None) -> KeyPin:
+def key_pin(source: Source, memory: KeyMemory | None = None, gpg: Sequence[str] = ("gpg",)) -> KeyPin:
     """Read the keys that a source may be signed with.
 
     Args:
         source: The source.
         memory: Knows keys that gpg has looked into before.
+        gpg: The gpg that has the user's keyring, and options for it.
 
     Raises:
         UsageError: The source has no key.
@@ -32,17 +33,17 @@ def key_pin(source: Source, memory: KeyMemory | None = None) -> KeyPin:
     if not source.key:
         raise UsageError(f"source {source.name} has no key", hint="add gpgkey= to its configuration")
     if isinstance(source.key, tuple):
-        return _joined([_named_key(fingerprint, source, memory) for fingerprint in source.key])
+        return _joined([_named_key(fingerprint, source, memory, gpg) for fingerprint in source.key])
     where = f"source {source.name}"
     return _restricted(key_pin_from_file(source.key, where=where, memory=memory), source, where)
 
 
-def _named_key(fingerprint: str, source: Source, memory: KeyMemory | None) -> KeyPin:
+def _named_key(fingerprint: str, source: Source, memory: KeyMemory | None, gpg: Sequence[str]) -> KeyPin:
     """Find a key in the user's keyring; or in a bundle, where only the one with this fingerprint counts."""
     from imgindex.gpg import key_pin_from_user_keyring
 
     try:
-        return key_pin_from_user_keyring(fingerprint, memory=memory)
+        return key_pin_from_user_keyring(fingerprint, memory=memory, command=gpg)
     except UsageError:
         path = local_path(source.uri)
         if path is None or inside(path) is None:

@@ -122,7 +122,7 @@ def export_bundle(
             for item in chosen
         ]
         report(Step(f"Writing: {path}"))
-        size = write_bundle(path, index, key_pin(source), packed, report)
+        size = write_bundle(path, index, key_pin(source, gpg=settings.gpg), packed, report)
     report.close()
     held = ", ".join(item.entry.os_version for item in chosen)
     click.echo(printable(f"{path}: {human_size(size)}, with {held}"))

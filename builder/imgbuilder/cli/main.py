@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from imgbuilder.cli.recipes import check_template, with_recipe, write_recipe
 from imgbuilder.configuration import apply_configuration
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
+from imgbuilder.events import warn
 from imgbuilder.services import Settings
 from imgbuilder.sizes import parse_size
 from imgindex import __version__
@@ -60,6 +62,8 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     ctx.call_on_close(reporter.close)
     options = with_recipe(ctx, options)
     settings = _settings(options)
+    if options["curl"] is not None:
+        warn(reporter, "--curl has no effect: pybuilder downloads by itself")
     if options["gpgkey"] is not None and options["add_source"] is None:
         raise UsageError("--gpgkey goes with --add-source", hint="for --source, give --fingerprint")
     if options["doctor"]:
@@ -154,7 +158,18 @@ def _settings(options: dict[str, Any]) -> Settings:
         cache_size=None if options["cache_size"] is None else parse_size(options["cache_size"]),
         offline=options["offline"],
         instant=not options["no_instant"],
+        gpg=_gpg(options["gpg"]),
     )
+
+
+def _gpg(text: str | None) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split("gpg" if text is None else text))
+    except ValueError as error:
+        raise UsageError(f"--gpg {text!r}: {error}") from error
+    if not words:
+        raise UsageError("--gpg needs the name of a program", hint="such as gpg, or 'gpg --homedir DIR'")
+    return words
 
 
 def _arch(options: dict[str, Any]) -> str:

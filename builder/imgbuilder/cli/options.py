@@ -47,6 +47,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Verify a source and add it: --add-source NAME URL --gpgkey FILE.",
     ),
     click.option(
+        "--gpg",
+        metavar="CMD",
+        help="The gpg that has your keyring, perhaps with options: 'gpg --homedir DIR' [default: gpg].",
+    ),
+    click.option("--curl", metavar="CMD", hidden=True),
+    click.option(
         "--gpgkey", metavar="FILE|FINGERPRINT", help="Key that must have signed the source of --add-source."
     ),
     click.option(

@@ -100,7 +100,7 @@ def add_source(settings: Settings, report: ConsoleReporter, name: str, uri: str,
     new = new_source(name, uri, key, settings.fingerprints, paths.user_sources())
     found = Settings().all_sources(report)
     check_new(new, [*((item.name, item.origin) for item in found.sources), *found.disabled])
-    key_pin(new.source)  # a mistake in it is said before anything is fetched
+    key_pin(new.source, gpg=settings.gpg)  # a mistake in it is said before anything is fetched
     try:
         loaded = Services(settings).loader(report, fallback=False).load(new.source)
     except WrongKeyError as error:

@@ -222,6 +222,18 @@ def test_quiet_says_only_the_password(
     assert ran.err == ""
 
 
+def test_gpg_with_options_finds_the_keyring(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """As virt-builder has it: ``--gpg 'gpg --homedir DIR'``; --curl is known, and told to have no effect."""
+    words = ["--source", str(site.index), "--fingerprint", site.key, "--list"]
+    assert "not in your keyring" in Ran(capsys, *words).err
+    ran = Ran(capsys, *words, "--gpg", f"gpg --homedir {site.keys.home}", "--curl", "curl --insecure")
+    assert (ran.code, ran.out) == (0, f"{'tiny':<24} {'x86_64':<10} Tiny Linux\n")
+    assert "--curl has no effect" in ran.err
+    assert "no-such-gpg" in Ran(capsys, *words, "--gpg", "no-such-gpg").err
+    for wrong in ("", "'"):
+        assert Ran(capsys, *words, "--gpg", wrong).code == 2
+
+
 def test_dry_run_writes_nothing(
     site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
 ) -> None:
