@@ -17,6 +17,8 @@ from imgbuilder.events import Notice, Progress, ProgressEnd, Severity, Step
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tqdm import tqdm
 
     from imgbuilder.events import Event
@@ -63,6 +65,8 @@ class ConsoleReporter:
         self._label = ""
         self._last_line = 0.0
         self._first = (0.0, 0)
+        self.machine: Callable[[str, str], None] | None = None
+        """Told the kind (message, info, warning, error) and text of what is shown, before it is."""
 
     @property
     def _out(self) -> TextIO:
@@ -80,6 +84,8 @@ class ConsoleReporter:
             case ProgressEnd():
                 self.close()
             case Step(text):
+                if self.machine is not None:
+                    self.machine("message", text)
                 if not self._quiet:
                     elapsed = time.monotonic() - self._started
                     self._line(self._out, f"[{elapsed:6.1f}] ", text, _GREEN)
@@ -95,11 +101,15 @@ class ConsoleReporter:
     def error(self, message: str, hint: str | None) -> None:
         """Show why the program ends."""
         self.close()
+        if self.machine is not None:
+            self.machine("error", message)
         self._line(self._err, f"{self._program}: error: ", message, _RED)
         if hint:
             self._line(self._err, "  ", hint, "")
 
     def _notice(self, severity: Severity, text: str) -> None:
+        if self.machine is not None and severity is not Severity.DEBUG:
+            self.machine(severity.value, text)
         match severity:
             case Severity.DEBUG:
                 if self._verbose:

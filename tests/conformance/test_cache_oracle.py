@@ -157,3 +157,8 @@ def test_quiet_and_places_that_are_not_there(world: World) -> None:
     assert world.same("--cache-all-templates", "--quiet", "--cache", "c") == ""
     assert "cached" in world.same("--print-cache", "--quiet", "--cache", "c")
     assert world.same("--delete-cache", "--cache", "/nonexistent/x") == "[T] Deleting: /nonexistent/x\n"
+
+
+def test_what_programs_are_told(world: World) -> None:
+    assert world.same("--machine-readable").startswith("virt-builder\n")
+    world.same("--machine-readable", "--print-cache")

@@ -84,6 +84,10 @@ class _Customization(click.Option):
     """An option whose values are used in the order of the command line."""
 
 
+OPTIONAL_VALUES = frozenset({"machine-readable"})
+"""Options that have a value only with an equals sign."""
+
+
 class VirtBuilderCommand(click.Command):
     """A command that reads options as virt-builder does, and keeps the order of customizations."""
 
@@ -97,7 +101,8 @@ class VirtBuilderCommand(click.Command):
             if name.startswith("--")
         }
         shorts = {name[1] for param in named for name in param.opts if not name.startswith("--")}
-        words = normalise(args, longs, shorts)
+        optional = {name for name in longs if name in OPTIONAL_VALUES}
+        words = normalise(args, longs, shorts, optional)
         values, _, order = self.make_parser(ctx).parse_args(args=list(words))
         ctx.meta[ATTACHED] = list(_attached(values, order))
         given = list(_in_order(values, order))

@@ -14,13 +14,19 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
 
-def normalise(arguments: Sequence[str], options: Mapping[str, bool], shorts: Collection[str]) -> list[str]:
+def normalise(
+    arguments: Sequence[str],
+    options: Mapping[str, bool],
+    shorts: Collection[str],
+    optional: Collection[str] = (),
+) -> list[str]:
     """Rewrite arguments so that every long option has two dashes and its full name.
 
     Args:
         arguments: The command line without the program's name.
         options: Long names without dashes, and whether each takes a value.
         shorts: Letters of short options.
+        optional: Long names whose value may be left out; it is never the next word.
 
     Returns:
         The same arguments for a parser that knows ``--name`` only.
@@ -40,7 +46,9 @@ def normalise(arguments: Sequence[str], options: Mapping[str, bool], shorts: Col
             continue
         _, equals, value = word.partition("=")
         result.append(f"--{name}{equals}{value}")
-        if options[name] and not equals:
+        if name in optional:
+            result[-1] = f"--{name}={value}"
+        elif options[name] and not equals:
             # The value may look like an option, as in --append-line=... '-x'; it belongs to this one.
             following = next(rest, None)
             if following is not None:

@@ -15,13 +15,14 @@ from imgbuilder import arch
 from imgbuilder.boundary import run_command
 from imgbuilder.cli import modes
 from imgbuilder.cli.customizing import SectionedCommand, refuse_operations
-from imgbuilder.cli.list_mode import ListRequest, list_templates
+from imgbuilder.cli.list_mode import ListRequest, list_templates, show
 from imgbuilder.cli.options import with_customizations, with_options
 from imgbuilder.cli.recipes import check_template, with_recipe, write_recipe
 from imgbuilder.configuration import apply_configuration
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgbuilder.events import warn
+from imgbuilder.machinereadable import CAPABILITIES, json_lines, open_stream
 from imgbuilder.services import Settings
 from imgbuilder.sizes import parse_size
 from imgindex import __version__
@@ -58,8 +59,16 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     reporter = ConsoleReporter(
         "pybuilder", quiet=options["quiet"], verbose=options["verbose"] or options["trace"], started=_STARTED
     )
-    ctx.obj = reporter
     ctx.call_on_close(reporter.close)
+    outer: ConsoleReporter | None = ctx.obj
+    if options["machine_readable"] is not None:
+        if not options["names"]:
+            show("\n".join([*CAPABILITIES, ""]))
+            return
+        tell = json_lines(open_stream(options["machine_readable"]))
+        for told in filter(None, (reporter, outer)):
+            told.machine = tell
+    ctx.obj = reporter
     options = with_recipe(ctx, options)
     settings = _settings(options)
     if options["curl"] is not None:
@@ -218,16 +227,17 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit code, see ``imgbuilder.boundary``.
     """
+    console = ConsoleReporter("pybuilder")
 
     def body() -> object:
         apply_configuration(os.environ)
         try:
-            return pybuilder.main(arguments, prog_name="pybuilder", standalone_mode=False)
+            return pybuilder.main(arguments, prog_name="pybuilder", standalone_mode=False, obj=console)
         except click.ClickException as error:
             raise UsageError(error.format_message(), hint="see: pybuilder --help") from error
 
     verbose = bool({"-v", "--verbose", "-x"} & set(arguments))
-    return run_command(body, ConsoleReporter("pybuilder"), verbose=verbose)
+    return run_command(body, console, verbose=verbose)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option("--curl", metavar="CMD", hidden=True),
     click.option(
+        "--machine-readable",
+        metavar="[=FORMAT]",
+        help="Write messages as JSON lines, too; without OS-VERSION: say what this program can do, and stop.",
+    ),
+    click.option(
         "--gpgkey", metavar="FILE|FINGERPRINT", help="Key that must have signed the source of --add-source."
     ),
     click.option(

@@ -234,6 +234,55 @@ def test_gpg_with_options_finds_the_keyring(site: Site, capsys: pytest.CaptureFi
         assert Ran(capsys, *words, "--gpg", wrong).code == 2
 
 
+def test_machine_readable_alone_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """It wins over modes, and never takes the next word for its value, as in virt-builder."""
+    words = "virt-builder\narch\nconfig-file\ncustomize\njson-list\npxzcat\n"
+    for command in (
+        ["--machine-readable"],
+        ["--machine-readable", "--list"],
+        ["-machine-readable=stream:stdout"],
+    ):
+        ran = Ran(capsys, *command)
+        assert (ran.code, ran.out) == (0, words)
+
+
+@pytest.mark.parametrize("place", ["file", "stream:stderr", "fd"])
+def test_machine_readable_messages(
+    site: Site, home: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path, place: str
+) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        where = {"file": f"file:{log}", "fd": f"fd:{file.fileno()}"}.get(place, place)
+        capfd.readouterr()
+        assert cli.run([f"--machine-readable={where}", "tiny", "--size", "1M"]) == 2
+        error = capfd.readouterr().err
+    lines = error.splitlines()[:1] if place == "stream:stderr" else log.read_text().splitlines()
+    (told,) = [json.loads(line) for line in lines]
+    assert told["type"] == "error"
+    assert "shrunk" in told["message"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}[+-]\d\d:\d\d", told["timestamp"])
+    assert f"error: {told['message']}" in error
+
+
+def test_machine_readable_steps(
+    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = Ran(capsys, "--machine-readable", "tiny")
+    assert ran.code == 0, ran.err
+    told = [json.loads(line) for line in ran.out.splitlines() if line.startswith("{")]
+    assert {line["type"] for line in told} >= {"message"}
+    assert any(line["message"] == "Finishing off" for line in told)
+
+
+@pytest.mark.parametrize(
+    "where", ["x", "file:", "fd:x", "fd:-1", "stream:x", "fd:99999", "file:/nonexistent/x"]
+)
+def test_machine_readable_mistakes(site: Site, capsys: pytest.CaptureFixture[str], where: str) -> None:
+    ran = Ran(capsys, f"--machine-readable={where}", "tiny")
+    assert ran.code in {1, 2}
+    assert where in ran.err
+
+
 def test_dry_run_writes_nothing(
     site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,3 +67,10 @@ def test_anything_is_rewritten_or_refused(words: list[str]) -> None:
     except UsageError:
         return
     assert normalise(result, OPTIONS, SHORTS) == result
+
+
+def test_a_value_that_may_be_left_out_is_never_the_next_word() -> None:
+    options = {"machine-readable": True, "size": True}
+    for word, shown in (("--machine-readable", ""), ("-machine", ""), ("--machine-readable=fd:3", "fd:3")):
+        got = normalise([word, "debian-12"], options, "", {"machine-readable"})
+        assert got == [f"--machine-readable={shown}", "debian-12"]
