@@ -68,8 +68,12 @@ def booted(
     ports: tuple[int, ...] = (),
     *,
     extra: tuple[str, ...] = (),
+    network: bool = True,
 ) -> Iterator[Machine]:
-    """Boot an image, with emulation, as the person; nothing is written to it. ``extra`` goes to QEMU."""
+    """Boot an image, with emulation, as the person; nothing is written to it. ``extra`` goes to QEMU.
+
+    Without ``network``, UEFI does not first wait for a boot server.
+    """
     forwarded = {port: free_port() for port in ports}
     rules = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for guest, host in forwarded.items())
     process = subprocess.Popen(
@@ -77,7 +81,7 @@ def booted(
             "qemu-system-x86_64", "-accel", "tcg", "-m", "768", "-display", "none", "-serial", "stdio",
             "-monitor", "none", "-no-reboot",
             "-drive", f"file={image},format={image_format},if=virtio,snapshot=on",
-            "-nic", f"user,model=virtio-net-pci{rules}", *extra,
+            "-nic", f"user,model=virtio-net-pci{rules}" if network else "none", *extra,
         ),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=person.environment(), start_new_session=True,

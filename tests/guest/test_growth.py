@@ -321,5 +321,5 @@ def test_swap_keeps_its_names(grown: Outcome, tmp_path: Path) -> None:
 def test_the_grown_system_boots(grown: Outcome, person: Person, name: str, firmware: tuple[str, ...]) -> None:
     layout = grown.made[name]
     layout.image.chmod(0o644)
-    with booted(person, layout.image, layout.format, extra=firmware) as machine:
+    with booted(person, layout.image, layout.format, extra=firmware, network=False) as machine:
         machine.wait_for("login:", 400)
