@@ -1,11 +1,16 @@
-"""Temporary folders that are certainly gone afterwards, on a filesystem with room for whole systems."""
+"""Temporary folders that are certainly gone afterwards, on a filesystem with room for whole systems.
+
+A folder is locked while it is used. Those that a killed publisher left are not, and go at the next start.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +19,10 @@ from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+_PREFIX = "pybuilder-repo."
+_NEWBORN = 60.0
+"""Seconds in which a folder may not be locked yet."""
 
 
 @contextlib.contextmanager
@@ -32,6 +41,7 @@ def scratch_folder(
     """
     parent = Path(os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108 - a random name is made in it
     try:
+        sweep(parent)
         facts = os.statvfs(parent)
         if facts.f_bavail * facts.f_frsize < needed:
             raise WorkspaceError(
@@ -39,7 +49,9 @@ def scratch_folder(
                 f"{facts.f_bavail * facts.f_frsize >> 20} MiB free",
                 hint="free some space, or set TMPDIR to a folder with more",
             )
-        folder = Path(tempfile.mkdtemp(prefix="pybuilder-repo.", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         raise WorkspaceError(
             f"cannot make a temporary folder in {parent}: {error.strerror}",
@@ -53,3 +65,23 @@ def scratch_folder(
             if before_removal is not None:
                 before_removal(folder)
             shutil.rmtree(folder)
+            os.close(descriptor)
+
+
+def sweep(parent: Path) -> None:
+    """Remove the folders that killed publishers of this user left in ``parent``.
+
+    Raises:
+        OSError: ``parent`` cannot be read.
+    """
+    for path in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another one sweeps, or it is not ours to open
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                facts = os.fstat(descriptor)
+                # One that was just made may not be locked yet.
+                if facts.st_uid == os.geteuid() and time.time() - facts.st_mtime > _NEWBORN:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
