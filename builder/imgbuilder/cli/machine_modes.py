@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 
     from imgbuilder.console import ConsoleReporter
 
-MODES = ("run_script", "libvirt_xml", "virt_install")
 
+def describe_machine(reporter: ConsoleReporter, options: Mapping[str, Any], mode: str) -> None:
+    """Write what an option asks for, to standard output or to the file of ``--output``.
 
-def describe_machine(reporter: ConsoleReporter, options: Mapping[str, Any]) -> None:
-    """Write what one of the options asks for, to standard output or to the file of ``--output``.
+    Args:
+        reporter: Hears what was written.
+        options: The command line.
+        mode: The option: ``run_script``, ``libvirt_xml`` or ``virt_install``.
 
     Raises:
         PybuilderError: The image is none, or the file cannot be written.
     """
-    mode = next(name for name in MODES if options[name] is not None)
     target = None if options["output"] in {None, "-"} else Path(options["output"])
     machine = _machine(f"--{mode.replace('_', '-')}", Path(options[mode]), options, target)
     kvm = machine.arch == arch.host_arch()

@@ -104,7 +104,8 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
 
         _names(options, 0, "describing a machine")
         refuse_operations(ctx, "a description of a machine")
-        machine_modes.describe_machine(reporter, options)
+        mode = next(name for name in _MACHINE_MODES if options[name] is not None)
+        machine_modes.describe_machine(reporter, options, mode)
     elif options["notes"]:
         modes.print_notes(settings, reporter, _names(options, 1, "--notes")[0], _arch(options))
     else:
