@@ -23,7 +23,9 @@ ONLY_IN = {
     "filelock": {"imgbuilder/cache/locks.py"},
     "qemu": {"imgbuilder/appliance/instant/monitor.py"},
     "tomli_w": {"imgbuilder/recipe/write.py"},
+    "pydantic": {"imgrepo/library/description.py"},
     "tomllib": {
+        "imgrepo/library/description.py",
         "imgbuilder/configuration.py",
         "imgbuilder/recipe/document.py",
         "imgbuilder/recipe/locate.py",
@@ -34,7 +36,7 @@ ONLY_IN = {
 PUBLISHER_MAY_USE = {
     "appliance", "arch", "atomic", "boundary", "cache.locks", "cache.partial", "cache.unpack",
     "configuration", "console", "customize", "disk", "errors", "events", "fetch", "guest", "interrupts",
-    "paths", "place", "process", "regular", "sizes", "workspace",
+    "machine", "paths", "place", "process", "regular", "sizes", "workspace",
 }  # fmt: skip
 """Modules of imgbuilder that imgrepo may import: the lower ones, and those that move bytes (ADR 0058)."""
 

@@ -1,0 +1,211 @@
+"""What a contributor writes about an entry: ``entry.toml``."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from datetime import UTC, date, datetime, time
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from imgbuilder.errors import RepositoryError, UsageError
+from imgbuilder.machine.model import BOARDS, Firmware, Forward
+from imgbuilder.sizes import parse_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DESCRIPTION_NAME = "entry.toml"
+_LARGEST = 256 << 10
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LINK = re.compile(r"https?://[^\s<>\"'`\\]+")
+
+
+def _clean(value: object) -> object:
+    """Refuse characters that drive terminals, or that turn the direction of what is read."""
+    if isinstance(value, str) and _CONTROL.search(value):
+        raise ValueError("it has control characters")
+    return value.strip() if isinstance(value, str) else value
+
+
+def _one_line(value: object) -> object:
+    if isinstance(value, str) and "\n" in value.strip():
+        raise ValueError("it is one line")
+    return _clean(value)
+
+
+def _size(value: object) -> object:
+    try:
+        return parse_size(value) if isinstance(value, str) else value
+    except UsageError as error:
+        raise ValueError(error.message) from error
+
+
+def _moment(value: object) -> object:
+    """A day alone is its first moment in UTC; without a zone, a time is UTC."""
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    if isinstance(value, date):
+        return datetime.combine(value, time(), UTC)
+    raise ValueError("it is a day or a time, without quotes: not-before = 2026-12-01")
+
+
+Text = Annotated[str, BeforeValidator(_clean), Field(max_length=20_000)]
+Line = Annotated[str, BeforeValidator(_one_line), Field(max_length=200)]
+Bytes = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=_dashed)
+
+
+class MachineTable(_Table):
+    """``[machine]``: what the image needs to run.
+
+    Attributes:
+        memory: MiB.
+        processors: Their number.
+        firmware: What starts the system; None to find out from the image.
+        graphic: Whether the guest has a screen; else its serial console is what people use.
+        ports: Ports of the guest that the ``run`` script forwards, as ``--forward`` takes them.
+    """
+
+    memory: int = Field(default=1024, ge=16, le=1 << 20)
+    processors: int = Field(default=1, ge=1, le=256)
+    firmware: Annotated[Firmware | None, Field(strict=False)] = None
+    graphic: bool = False
+    ports: tuple[Forward, ...] = ()
+
+    @field_validator("ports", mode="before")
+    @classmethod
+    def _ports(cls, value: object) -> tuple[Forward, ...]:
+        if not isinstance(value, list | tuple):
+            raise ValueError('it is a list: ports = ["8080:80"]')  # noqa: TRY004 - pydantic's rule
+        try:
+            return tuple(item if isinstance(item, Forward) else Forward.parse(str(item)) for item in value)
+        except UsageError as error:
+            raise ValueError(error.message) from error
+
+
+class BootTable(_Table):
+    """``[boot]``: how a boot check sees that the image has booted.
+
+    Attributes:
+        marker: A regular expression that the serial console shows then.
+        seconds: How long a host with KVM may take; an emulated one gets more.
+        ports: Ports of the guest that must answer then.
+    """
+
+    marker: Line = "login:"
+    seconds: int = Field(default=120, ge=5, le=3600)
+    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field(default=(), strict=False)
+
+    @field_validator("marker")
+    @classmethod
+    def _marker(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"it is no regular expression: {error}") from error
+        return value
+
+
+class Description(_Table):
+    """What ``entry.toml`` says.
+
+    Attributes:
+        title: One line for people.
+        description: What it is; paragraphs of plain text.
+        hints: What a person needs to know to use it: who logs in, what to try.
+        licence: Of the whole, an SPDX expression.
+        contributor: Who made it.
+        homepage: Where more is told.
+        tags: Words to find it by.
+        arch: Architecture, as virt-builder names it.
+        not_before: When it is published at the earliest, in UTC; None for at once.
+        size_budget: Bytes that the compressed image may have; None for any number.
+        source_offer: Where people ask for sources that are not beside the image: a mail or web address.
+        machine: What it needs to run.
+        boot: How a boot check sees that it has booted.
+    """
+
+    title: Line = ""
+    description: Text = ""
+    hints: Text = ""
+    licence: Line = ""
+    contributor: Line = ""
+    homepage: Line = ""
+    tags: tuple[Line, ...] = Field(default=(), strict=False)
+    arch: str = "x86_64"
+    not_before: Moment | None = None
+    size_budget: Bytes | None = None
+    source_offer: Line = ""
+    machine: MachineTable = MachineTable()
+    boot: BootTable = BootTable()
+
+    @field_validator("arch")
+    @classmethod
+    def _arch(cls, value: str) -> str:
+        if value not in BOARDS:
+            raise ValueError(f"known are {', '.join(BOARDS)}")
+        return value
+
+    @field_validator("homepage")
+    @classmethod
+    def _homepage(cls, value: str) -> str:
+        if value and not _LINK.fullmatch(value):
+            raise ValueError("it is no http:// or https:// address")
+        return value
+
+
+def parse_description(text: str, *, where: str) -> Description:
+    """Read the text of an ``entry.toml``.
+
+    Args:
+        text: The text.
+        where: Names the file in messages.
+
+    Raises:
+        RepositoryError: It is no TOML, or says what cannot be; every wrong key is named.
+    """
+    try:
+        data: dict[str, Any] = tomllib.loads(text)
+        return Description.model_validate(data)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RepositoryError(f"{where} is no TOML: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(_told(one) for one in error.errors())
+        raise RepositoryError(f"{where}: {wrong}", hint="see entry.toml in pybuilder-repo(1)") from error
+
+
+def _told(error: Any) -> str:  # noqa: ANN401 - pydantic's own mapping
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{place}: there is no such key"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message[:1].lower()}{message[1:]}"
+
+
+def read_description(path: Path) -> Description:
+    """Read an ``entry.toml``.
+
+    Raises:
+        RepositoryError: It cannot be read, or is wrong.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise RepositoryError(f"{path} is larger than {_LARGEST} bytes")
+        text = data.decode()
+    except OSError as error:
+        raise RepositoryError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RepositoryError(f"{path} is no text in UTF-8") from error
+    return parse_description(text, where=str(path))

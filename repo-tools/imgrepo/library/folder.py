@@ -1,0 +1,149 @@
+"""Where the things of an entry are.
+
+    LIBRARY/NAME/entry.toml          what its contributor says
+    LIBRARY/NAME/NAME.qcow2          the image (or NAME.img, NAME.raw)
+    LIBRARY/NAME/screenshot.png      a picture, of the contributor or of the boot check
+    LIBRARY/NAME/sources/            source packages, and what was found of them
+    LIBRARY/NAME/contents/           packages of the image
+    LIBRARY/NAME/boot/               what the boot check saw
+    LIBRARY/NAME/run                 starts the image with QEMU
+
+LIBRARY is the folder that ``publish`` is given; images without a folder of
+their own may lie beside.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import RepositoryError, UsageError
+from imgrepo.library.description import DESCRIPTION_NAME, read_description
+from imgrepo.scan import SourceImage, is_stem, scan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgrepo.library.description import Description
+
+
+@dataclass(frozen=True)
+class EntryFolder:
+    """An entry's folder.
+
+    Attributes:
+        path: The folder; its name is the entry's.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The entry's name, which is the template's."""
+        return self.path.name
+
+    @property
+    def description(self) -> Path:
+        """What its contributor says."""
+        return self.path / DESCRIPTION_NAME
+
+    @property
+    def screenshot(self) -> Path:
+        """A picture of it, in PNG."""
+        return self.path / "screenshot.png"
+
+    @property
+    def run_script(self) -> Path:
+        """A script that starts it."""
+        return self.path / "run"
+
+    @property
+    def boot(self) -> Path:
+        """Folder of what the boot check saw."""
+        return self.path / "boot"
+
+    @property
+    def contents(self) -> Path:
+        """Folder of what the image holds."""
+        return self.path / "contents"
+
+    @property
+    def sources(self) -> Path:
+        """Folder of the source packages."""
+        return self.path / "sources"
+
+    def read(self) -> Description:
+        """Read what its contributor says.
+
+        Raises:
+            RepositoryError: It cannot be read, or is wrong.
+        """
+        return read_description(self.description)
+
+    def image(self) -> SourceImage:
+        """Find the image.
+
+        Raises:
+            RepositoryError: There is none, or more than one.
+        """
+        images, skipped = scan(self.path)
+        if len(images) == 1 and images[0].stem == self.name:
+            return images[0]
+        if not images:
+            reasons = "".join(f"; {name}: {reason}" for name, reason in skipped)
+            raise RepositoryError(
+                f"there is no image in {self.path}{reasons}",
+                hint=f"put it there as {self.name}.qcow2 or {self.name}.img",
+            )
+        if len(images) > 1:
+            names = ", ".join(image.name for image in images)
+            raise RepositoryError(f"{self.path} has more than one image: {names}", hint="leave one there")
+        raise RepositoryError(
+            f"the image {images[0].name} in {self.path} has another name than the entry",
+            hint=f"rename it to {self.name}{images[0].path.suffix}",
+        )
+
+
+def find_entries(library: Path) -> tuple[EntryFolder, ...]:
+    """Find the entries of a library, in the order of their names.
+
+    Folders without an ``entry.toml`` are none, and hidden ones and symbolic links are not looked at.
+
+    Raises:
+        UsageError: The folder cannot be read.
+        RepositoryError: A folder with an ``entry.toml`` has a name that no template can have.
+    """
+    try:
+        with os.scandir(library) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError as error:
+        raise UsageError(f"cannot read the folder {library}: {error.strerror}") from error
+    found = []
+    for name in names:
+        folder = EntryFolder(library / name)
+        if name.startswith(".") or not folder.description.is_file():
+            continue
+        if not is_stem(name):
+            raise RepositoryError(
+                f"{folder.path} cannot be an entry by its name",
+                hint="letters, digits, '.', '_' and '-' make a name, 80 at most",
+            )
+        found.append(folder)
+    return tuple(found)
+
+
+def find_entry(library: Path, name: str) -> EntryFolder:
+    """Return the entry of a name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    folder = EntryFolder(library / name)
+    if not is_stem(name) or not folder.description.is_file():
+        known = ", ".join(entry.name for entry in find_entries(library)) or "none"
+        raise UsageError(
+            f"there is no entry {name} in {library}",
+            hint=f"there are: {known}; a new one is made by: pybuilder-repo entry new {name}",
+        )
+    return folder
