@@ -22,6 +22,10 @@ ONLY_IN = {
     "botocore": {"imgrepo/targets/s3.py"},
     "filelock": {"imgbuilder/cache/locks.py"},
     "qemu": {"imgbuilder/appliance/instant/monitor.py"},
+    "debian": {"imgrepo/debcontrol.py"},
+    "cyclonedx": {"imgrepo/contents/cyclonedx.py"},
+    "packageurl": {"imgrepo/contents/purl.py"},
+    "license_expression": {"imgrepo/contents/licences.py"},
     "tomli_w": {"imgbuilder/recipe/write.py"},
     "pydantic": {"imgrepo/library/description.py"},
     "tomllib": {

@@ -13,6 +13,7 @@ from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgindex import __version__
 from imgrepo.cli import keeping, sharing
+from imgrepo.cli.contents import sbom_group
 from imgrepo.cli.importing import import_command
 from imgrepo.cli.make_template import make_template_command
 from imgrepo.cli.publish import publish_command
@@ -42,6 +43,7 @@ group.add_command(status_command)
 group.add_command(upload_command)
 group.add_command(validate_command)
 group.add_command(stats_command)
+group.add_command(sbom_group)
 for _command in (*keeping.COMMANDS, *sharing.COMMANDS):
     group.add_command(_command)
 

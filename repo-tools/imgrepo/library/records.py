@@ -98,6 +98,7 @@ class Package:
         source_version: Version of that.
         licences: SPDX identifiers or the words of the package's copyright file; empty when not known.
         copyleft: Whether a licence asks for sources; None when not known.
+        built_using: Other source packages that parts of it were taken from, name and version.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Package:
     source_version: str
     licences: tuple[str, ...] = ()
     copyleft: bool | None = None
+    built_using: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ def _package(fields: Any) -> Package:  # noqa: ANN401 - json's own
         **{key: str(fields[key]) for key in ("name", "version", "arch", "source", "source_version")},
         licences=tuple(str(word) for word in fields["licences"]),
         copyleft=None if copyleft is None else bool(copyleft),
+        built_using=tuple((str(name), str(version)) for name, version in fields["built_using"]),
     )
 
 

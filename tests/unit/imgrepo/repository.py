@@ -39,6 +39,7 @@ def debian(*, release: str = OS_RELEASE, shell: bytes = ELF_X86_64) -> FakeDisk:
     guest.add("/usr/bin/dash", shell, mode=0o755)
     guest.add_link("/bin", "usr/bin")
     guest.add_link("/usr/bin/sh", "dash")
+    guest.add("/var/lib/dpkg/status", "Package: dash\nVersion: 0.5.12-2\nArchitecture: amd64\n")
     return FakeDisk({1: FakeFilesystem("unknown"), 2: FakeFilesystem("ext4", guest)})
 
 

@@ -1,0 +1,1 @@
+"""What an image holds: the packages of its own database, as CycloneDX and SPDX, and what changed."""

@@ -1,0 +1,205 @@
+"""What licences a package has, and whether one of them asks for sources: the one door to license-expression.
+
+Names become SPDX identifiers where it is certain which is meant. What a licence
+asks for is known from the list that comes with license-expression (that of
+ScanCode), which sorts over two thousand of them. What is not known stays
+unknown, and ``sources`` takes it for copyleft.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import RepositoryError
+from imgrepo.debcontrol import paragraphs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_LONGEST_NAME = 80
+_MOST_NAMES = 200
+"""Names of one package; more than the Linux kernel's copyright file has."""
+
+_FORMAT = re.compile(r"copyright-format|dep-?5", re.IGNORECASE)
+_GNU = re.compile(r"([AL]?GPL|GFDL|FDL)(?:[- ]?v?([0-9](?:\.[0-9])?))?(\+|-only|-or-later)?", re.IGNORECASE)
+_BETWEEN = re.compile(r"\s+(?:and/or|and|or)\s+|\s*[,;|/]\s*", re.IGNORECASE)
+_EXCEPTION = re.compile(r"\s+with\s+", re.IGNORECASE)
+_UNPRINTABLE = re.compile(r"[^\x21-\x7e]+")
+
+_DEBIAN_NAMES = {
+    "apache-2": "Apache-2.0",
+    "artistic": "Artistic-1.0",
+    "artistic-1": "Artistic-1.0",
+    "artistic-2": "Artistic-2.0",
+    "bsd-2-clauses": "BSD-2-Clause",
+    "bsd-3-clauses": "BSD-3-Clause",
+    "cc0": "CC0-1.0",
+    "expat": "MIT",
+    "lppl": "LPPL-1.0",
+    "mpl-2": "MPL-2.0",
+}
+"""Short names of the machine-readable format that SPDX calls otherwise, in small letters."""
+
+_FREE_WORDS = {
+    "public-domain",
+    "pd",
+    "bsd",
+    "bsd-style",
+    "permissive",
+    "mit/x11",
+    "bsd-like",
+    "public domain",
+}
+"""Words without an SPDX identifier that ask for nothing."""
+
+_COPYLEFT = {"Copyleft", "Copyleft Limited"}
+_FREE = {"Permissive", "Public Domain"}
+
+_COMMON = re.compile(r"/usr/share/common-licenses/([A-Za-z][A-Za-z0-9.-]*[A-Za-z0-9])")
+_PHRASES = (
+    (re.compile(r"GNU (?:Library|Lesser) General Public", re.IGNORECASE), "LGPL"),
+    (re.compile(r"GNU Affero General Public", re.IGNORECASE), "AGPL"),
+    (re.compile(r"GNU General Public|\bGPL\b"), "GPL"),
+    (re.compile(r"GNU Free Documentation", re.IGNORECASE), "GFDL"),
+    (re.compile(r"Mozilla Public License"), "MPL"),
+    (re.compile(r"Apache License,? Version 2"), "Apache-2.0"),
+    (re.compile(r"Permission is hereby granted, free of charge, to any person obtaining a copy"), "MIT"),
+    (re.compile(r"Redistribution and use in source and binary forms"), "BSD"),
+    (re.compile(r"Permission to use, copy, modify, and(?:/or)? distribute this software"), "ISC-like"),
+    (re.compile(r"public domain", re.IGNORECASE), "public-domain"),
+)
+"""Words of licences in free text; they say which kind it is, not which version."""
+
+
+@dataclass(frozen=True)
+class Licences:
+    """Licences of a package.
+
+    Attributes:
+        names: SPDX identifiers, or words; empty when nothing is known.
+        copyleft: Whether one of them asks for sources; None when not known.
+    """
+
+    names: tuple[str, ...] = ()
+    copyleft: bool | None = None
+
+
+UNKNOWN = Licences()
+
+
+def of_copyright(text: str, *, where: str) -> Licences:
+    """Read a copyright file of Debian: in the machine-readable format, or by the words in it.
+
+    Args:
+        text: Its content.
+        where: Names it in messages.
+    """
+    try:
+        found = _machine_readable(text, where)
+    except RepositoryError:
+        found = None
+    return _judged(_of_words(text) if found is None else found)
+
+
+def of_expression(text: str) -> Licences:
+    """Read a licence field of rpm or apk: an SPDX expression, or names as the distribution likes them."""
+    return _judged(_names_in(re.sub(r"[()]", " ", text)))
+
+
+def is_spdx(name: str) -> bool:
+    """Tell whether a name is an SPDX identifier, with its exception if it has one."""
+    base, _, exception = name.partition(" WITH ")
+    known = _by_spdx()
+    return known.get(base.lower(), ("",))[0] == base and (
+        not exception or known.get(exception.lower(), ("",))[0] == exception
+    )
+
+
+def _machine_readable(text: str, where: str) -> list[str] | None:
+    """Return the names of a machine-readable file; None for one that is none."""
+    if not _FORMAT.search(text[:2000]):
+        return None
+    names: list[str] = []
+    header = True
+    for paragraph in paragraphs(text, where=where):
+        if header and not _FORMAT.search(paragraph.get("Format", paragraph.get("Format-Specification", ""))):
+            return None
+        header = False
+        synopsis = paragraph.get("License", "").strip().split("\n")[0]
+        names += _names_in(synopsis)
+    return names or None
+
+
+def _names_in(synopsis: str) -> list[str]:
+    names = []
+    for item in filter(str.strip, _BETWEEN.split(synopsis)):
+        base, *exceptions = _EXCEPTION.split(item.strip(), maxsplit=1)
+        name = _spdx_of(base)
+        if exceptions:
+            known = _by_spdx().get(exceptions[0].strip().lower())
+            name = f"{name} WITH {known[0]}" if known else f"{base} with {exceptions[0]}"
+        names.append(name)
+    return names
+
+
+def _spdx_of(name: str) -> str:
+    """Return the SPDX identifier for a short name, or the name itself."""
+    name = name.strip()
+    key = name.lower()
+    known = _by_spdx().get(_DEBIAN_NAMES.get(key, name).lower())
+    gnu = _GNU.fullmatch(name)
+    if gnu and gnu[2]:
+        family = gnu[1].upper().replace("FDL", "GFDL").replace("GG", "G")
+        version = gnu[2] if "." in gnu[2] else f"{gnu[2]}.0"
+        ending = "-or-later" if gnu[3] in ("+", "-or-later") else "-only"
+        known = _by_spdx().get(f"{family}-{version}{ending}".lower(), known)
+    return known[0] if known else name
+
+
+def _of_words(text: str) -> list[str]:
+    names = [name.rstrip(".") for name in _COMMON.findall(text)]
+    kinds = {name.split("-")[0] for name in names}
+    names += [word for pattern, word in _PHRASES if word not in kinds and pattern.search(text)]
+    return names
+
+
+def _judged(names: Iterable[str]) -> Licences:
+    clean = {_UNPRINTABLE.sub(" ", name).strip()[:_LONGEST_NAME] for name in names} - {""}
+    kept = tuple(sorted(clean)[:_MOST_NAMES])
+    wishes = [_asks_for_sources(name) for name in kept]
+    if True in wishes:
+        return Licences(kept, copyleft=True)
+    return Licences(kept, copyleft=False if wishes and None not in wishes else None)
+
+
+def _asks_for_sources(name: str) -> bool | None:
+    base = re.split(r" with ", name, flags=re.IGNORECASE)[0]
+    known = _by_spdx().get(_spdx_of(base).lower())
+    if known and known[1] in _COPYLEFT:
+        return True
+    if (known and known[1] in _FREE) or base.lower() in _FREE_WORDS:
+        return False
+    if _GNU.match(base) or base.upper().startswith(("MPL", "EPL", "CDDL", "CC-BY-SA")):
+        return True
+    return None
+
+
+@functools.cache
+def _by_spdx() -> Mapping[str, tuple[str, str]]:
+    """Return identifier and category of what SPDX lists, by the identifier in small letters."""
+    from license_expression import get_license_index  # late: it reads its list of licences
+
+    found: dict[str, tuple[str, str]] = {}
+    for entry in get_license_index():
+        identifier = entry.get("spdx_license_key") or ""
+        if identifier and not identifier.startswith("LicenseRef-"):
+            found.setdefault(identifier.lower(), (identifier, entry["category"]))
+    for entry in get_license_index():
+        # Names that were given up, such as GPL-2.0, which did not say whether later versions count too.
+        for identifier in entry.get("other_spdx_license_keys", ()):
+            if not identifier.startswith("LicenseRef-"):
+                found.setdefault(identifier.lower(), (identifier, entry["category"]))
+    return found

@@ -1,0 +1,85 @@
+"""Debian's control files (deb822(5)) and the order of its versions: the one door to python-debian.
+
+The files come from guests, mirrors and maintainers, any of whom may be hostile:
+whatever python-debian stumbles over becomes a ``RepositoryError``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import RepositoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_RELATION = re.compile(r"\s*([^\s()]+)\s*\(\s*=\s*([^\s()]+)\s*\)\s*")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,200}")
+_VERSION = re.compile(r"[A-Za-z0-9.+:~-]{1,200}")
+
+_STUMBLES = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RecursionError)
+
+
+def is_package_name(name: str) -> bool:
+    """Tell whether a name can be a package's (Debian Policy 5.6.7)."""
+    return _PACKAGE.fullmatch(name) is not None
+
+
+def is_version(version: str) -> bool:
+    """Tell whether a text can be a version (Debian Policy 5.6.12)."""
+    return _VERSION.fullmatch(version) is not None
+
+
+def paragraphs(text: str, *, where: str) -> Iterator[Mapping[str, str]]:
+    """Read the paragraphs of a control file; the names of fields are found in any case.
+
+    Args:
+        text: Its content.
+        where: Names it in messages.
+
+    Raises:
+        RepositoryError: It cannot be understood.
+    """
+    from debian.deb822 import Deb822  # late: few commands read control files
+
+    try:
+        # Not by apt_pkg, which reads in C, and only from real files.
+        yield from Deb822.iter_paragraphs(text.split("\n"), use_apt_pkg=False)
+    except _STUMBLES as error:
+        raise RepositoryError(f"{where} is no control file of Debian: {error}") from error
+
+
+def exact_relations(text: str) -> tuple[tuple[str, str], ...]:
+    """Read a field such as ``Built-Using``: names, each with one version in the form ``(= VERSION)``.
+
+    Raises:
+        RepositoryError: There is something else in it.
+    """
+    found = []
+    for item in text.split(","):
+        if not item.strip():
+            continue
+        match = _RELATION.fullmatch(item)
+        if match is None or not is_package_name(match[1]) or not is_version(match[2]):
+            raise RepositoryError(f"{item.strip()[:100]!r} is no package with its version")
+        found.append((match[1], match[2]))
+    return tuple(found)
+
+
+def compare_versions(left: str, right: str) -> int:
+    """Compare two versions by Debian's rule (Debian Policy 5.6.12).
+
+    Returns:
+        Less than 0, 0, or more than 0.
+
+    Raises:
+        RepositoryError: One of them is no version.
+    """
+    from debian.debian_support import NativeVersion
+
+    try:
+        first, second = NativeVersion(left), NativeVersion(right)
+        return (first > second) - (first < second)
+    except _STUMBLES as error:
+        raise RepositoryError(f"{left!r} or {right!r} is no version: {error}") from error
