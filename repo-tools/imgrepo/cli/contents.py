@@ -37,7 +37,7 @@ class _WithDefault(click.Group):
 @click.group(
     "sbom",
     cls=_WithDefault,
-    short_help="List the packages of images as CycloneDX and SPDX; compare them.",
+    short_help="List the packages of images, and compare.",
     help="List the packages of images (software bill of materials), or compare two lists.\n\n"
     "Without a command, make is meant: pybuilder-repo sbom images/debian-12.",
 )

@@ -17,6 +17,7 @@ from imgrepo.cli.contents import sbom_group
 from imgrepo.cli.importing import import_command
 from imgrepo.cli.make_template import make_template_command
 from imgrepo.cli.publish import publish_command
+from imgrepo.cli.sources import sources_command
 from imgrepo.cli.stats import stats_command
 from imgrepo.cli.status import status_command
 from imgrepo.cli.uploading import upload_command
@@ -44,6 +45,7 @@ group.add_command(upload_command)
 group.add_command(validate_command)
 group.add_command(stats_command)
 group.add_command(sbom_group)
+group.add_command(sources_command)
 for _command in (*keeping.COMMANDS, *sharing.COMMANDS):
     group.add_command(_command)
 

@@ -12,7 +12,7 @@ from imgbuilder.workspace import explain, new_file
 from imgrepo.contents.cyclonedx import as_cyclonedx
 from imgrepo.contents.look import look_into
 from imgrepo.contents.spdx import as_spdx
-from imgrepo.library.records import write_contents
+from imgrepo.library.records import read_contents, write_contents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +96,29 @@ def make_sbom(
         (target.contents / _WRITERS[other][0]).unlink(missing_ok=True)
     write_contents(target.contents, contents)
     return contents
+
+
+def contents_of(
+    target: Target, services: Services, options: ApplianceOptions, report: Reporter, *, keep: bool
+) -> ContentsRecord:
+    """Return what an image holds: as it was found out before, if that was this image, or found out now.
+
+    Args:
+        target: The image, and where the results are.
+        services: Opens the appliance, and tells the time.
+        options: What shapes the appliance.
+        report: Hears of the steps.
+        keep: Whether to write down what is found out now.
+
+    Raises:
+        PybuilderError: See ``make_sbom``; or an earlier result cannot be read.
+    """
+    known = read_contents(target.contents)
+    if known is not None and known.image.fits(target.image, report):
+        return known
+    if keep:
+        return make_sbom(target, tuple(Format), services, options, report)
+    return look_into(target.image, services.open_appliance, options, report)
 
 
 def _write(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from imgindex.signer import GpgSigner
 from imgrepo.cli.main import run
+from tests.fakes.debarchive import DebArchive
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import Repository, debian, image
 
@@ -41,6 +42,16 @@ def distribution(folder: Path, name: str, keys: KeyMaker, key: str) -> Path:
     (folder / "SHA256SUMS.gpg").write_bytes(keys.gpg("--local-user", key, "--detach-sign", data=text))
     (folder / "key.gpg").write_bytes(keys.export(key))
     return made
+
+
+def debian_archive(folder: Path, keys: KeyMaker, key: str) -> Path:
+    """Make an archive with the source of what is in the images; return its folder."""
+    suites = ("bookworm", "bookworm-updates", "bookworm-security")
+    archive = DebArchive(folder / "archive", keys, key, {suite: [] for suite in suites})
+    archive.add("bookworm", "dash", "0.5.12-2")
+    archive.write()
+    (folder / "archive.gpg").write_bytes(keys.export(key))
+    return archive.root
 
 
 def type_all(
@@ -75,6 +86,11 @@ def type_all(
                 assert run(["serve", "--help"], services) == 0
             case ["pybuilder-repo", "mirror", _, copy, "--key", _]:
                 assert run(["mirror", "web", copy, "--key", "web/index.gpg"], services) == 0
+            case ["pybuilder-repo", "sources", *rest]:
+                archive = debian_archive(folder, keys, stranger)
+                key, root = str(folder / "archive.gpg"), f"file://{archive}"
+                where = ["--mirror", root, "--security-mirror", root, "--keyring", key]
+                assert run(["sources", *rest, *where], services) == 0
             case ["pybuilder-repo", *rest]:
                 if _LATER in rest:
                     image(folder / "images" / "debian-12.img", b"new")

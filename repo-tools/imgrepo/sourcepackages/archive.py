@@ -1,0 +1,231 @@
+"""Finding source packages in archives of Debian's kind: from the signature down to each file's digest.
+
+``InRelease`` is judged by the rule that indexes are judged by; it names the
+digest of ``Sources.xz``, which names those of the files. Only the verified
+text is parsed. Whether the archive's state is old does not matter here: what is
+looked for is one exact version, and its signature does not age.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import lzma
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import DigestMismatchError, FileMissingError, RepositoryError
+from imgbuilder.events import Reporter, Step
+from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.workspace import explain
+from imgrepo.debcontrol import paragraphs
+from imgrepo.sourcepackages.model import SourceId, SourcePackage, source_package
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from imgbuilder.fetch.transfer import Fetcher
+    from imgindex.trust import VerifiedText
+
+RELEASE_LIMIT = 8 << 20
+"""Bytes of an ``InRelease``; Debian's have less than one MiB."""
+_LARGEST_LIST = 512 << 20
+_LARGEST_TEXT = 4 << 30
+_LARGEST_PARAGRAPH = 4 << 20
+_PIECE = 1 << 20
+_ROW = re.compile(r"([0-9a-f]{64})[ \t]+([0-9]{1,12})[ \t]+(\S+)")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite of an archive.
+
+    Attributes:
+        root: The archive's address, without a slash at the end.
+        name: Its code name or suite, such as ``bookworm`` or ``bookworm-security``.
+        components: The components to look into.
+    """
+
+    root: str
+    name: str
+    components: tuple[str, ...] = ("main",)
+
+    def __str__(self) -> str:
+        return f"{self.name} of {without_userinfo(self.root)}"
+
+
+@dataclass
+class Findings:
+    """What archives have of what was wanted.
+
+    Attributes:
+        packages: The source packages that were found.
+        others: Which other versions there are, by name.
+    """
+
+    packages: dict[SourceId, SourcePackage]
+    others: dict[str, set[str]]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Reads the lists of archives.
+
+    Attributes:
+        verify: Applies the accept rule to the bytes of an ``InRelease``; the text names it in messages.
+        fetcher: Moves the bytes.
+        scratch: A private folder.
+        report: Hears of the steps.
+    """
+
+    verify: Callable[[bytes, str], VerifiedText]
+    fetcher: Fetcher
+    scratch: Path
+    report: Reporter
+
+    def find(
+        self, suites: Iterable[Suite], wanted: frozenset[SourceId], *, some_missing: bool = False
+    ) -> Findings:
+        """Look for source packages.
+
+        Args:
+            suites: Where; the first that has one wins.
+            wanted: Names and versions.
+            some_missing: Whether a suite may be missing, but not all of them.
+
+        Raises:
+            TrustError: A list is not what the archive's keys signed.
+            RepositoryError: A signed list cannot be understood, or is that of another suite.
+            FetchError: One cannot be had.
+        """
+        found = Findings({}, {})
+        names = {name for name, _version in wanted}
+        missing: FileMissingError | None = None
+        there = False
+        for suite in suites:
+            where = f"{without_userinfo(suite.root)}/dists/{suite.name}/InRelease"
+            try:
+                signed = self._release(suite, where)
+            except FileMissingError as error:
+                if not some_missing:
+                    raise
+                missing = error
+                continue
+            there = True
+            release = _release_fields(signed.text, suite, where)
+            proof = f"{suite}, signed by {signed.primary_fingerprint}"
+            for component in suite.components:
+                path = self._fetch_list(suite, component, release)
+                for fields in read_sources(path, names, where=f"Sources of {component} in {suite}"):
+                    package = source_package(fields, suite.root, proof=proof, where=f"Sources of {suite}")
+                    found.others.setdefault(package.name, set()).add(package.version)
+                    if package.id in wanted:
+                        found.packages.setdefault(package.id, package)
+                path.unlink()
+        if missing is not None and not there:
+            raise missing
+        return found
+
+    def _release(self, suite: Suite, where: str) -> VerifiedText:
+        self.report(Step(f"Fetching {where}"))
+        body = io.BytesIO()
+        url = f"{suite.root}/dists/{suite.name}/InRelease"
+        self.fetcher.fetch(url, body, limit=RELEASE_LIMIT, report=self.report, cross_host=True)
+        return self.verify(body.getvalue(), where)
+
+    def _fetch_list(self, suite: Suite, component: str, release: Mapping[str, str]) -> Path:
+        """Fetch a component's ``Sources.xz``, and check it.
+
+        By its digest first: under its own name it may be of another moment than ``InRelease``.
+        """
+        name = f"{component}/source/Sources.xz"
+        digest, size = _row_of(release, name, suite)
+        base = f"{suite.root}/dists/{suite.name}"
+        places = [f"{base}/{name}"]
+        if release.get("Acquire-By-Hash", "").strip().lower() == "yes":
+            places.insert(0, f"{base}/{component}/source/by-hash/SHA256/{digest}")
+        path = self.scratch / digest
+        self.report(Step(f"Fetching {without_userinfo(base)}/{name}"))
+        for number, url in enumerate(places, 1):
+            try:
+                with path.open("w+b") as file:
+                    self.fetcher.fetch(
+                        url,
+                        file,
+                        limit=_LARGEST_LIST,
+                        expected=size,
+                        report=self.report,
+                        label=f"{suite.name} {component} Sources.xz",
+                        cross_host=True,
+                    )
+                    file.seek(0)
+                    if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                        return path
+            except FileMissingError:
+                if number == len(places):
+                    raise
+            except OSError as error:
+                raise explain(error, path) from error
+        raise DigestMismatchError(
+            f"{without_userinfo(base)}/{name} is not the file that InRelease is about",
+            hint="the mirror may be in the middle of an update: try again, or take another mirror",
+        )
+
+
+def _release_fields(text: str, suite: Suite, where: str) -> Mapping[str, str]:
+    fields = next(iter(paragraphs(text, where=where)), {})
+    names = {fields.get(key, "").strip() for key in ("Codename", "Suite")}
+    if suite.name not in names:
+        said = " or ".join(sorted(names - {""})) or "nothing"
+        raise RepositoryError(
+            f"{where} is signed, but calls itself {said}, not {suite.name}",
+            hint="look up the suite's code name; or the mirror serves one suite for another",
+        )
+    return fields
+
+
+def _row_of(release: Mapping[str, str], name: str, suite: Suite) -> tuple[str, int]:
+    """Return digest and size of a file that ``InRelease`` names."""
+    for row in release.get("SHA256", "").split("\n"):
+        match = _ROW.fullmatch(row.strip())
+        if match and match[3] == name:
+            return match[1], int(match[2])
+    raise RepositoryError(
+        f"{suite} has no list of sources {name}",
+        hint="its components are: " + release.get("Components", "not told").strip()[:200],
+    )
+
+
+def read_sources(path: Path, names: set[str], *, where: str) -> Iterator[Mapping[str, str]]:
+    """Read the paragraphs of some source packages from a ``Sources.xz``; the others are not even parsed.
+
+    Args:
+        path: The file.
+        names: Names of the packages.
+        where: Names the list in messages.
+
+    Raises:
+        RepositoryError: It is damaged.
+    """
+    try:
+        with lzma.open(path) as file:
+            for chunk in _chunks(file, where):
+                first = re.search(rb"^Package:[ \t]*(\S+)", chunk, re.MULTILINE)
+                if first and first[1].decode("ascii", "replace") in names:
+                    yield from paragraphs(chunk.decode("utf-8", "replace"), where=where)
+    except (lzma.LZMAError, EOFError) as error:
+        raise RepositoryError(f"{where} cannot be unpacked: {error}") from error
+
+
+def _chunks(file: lzma.LZMAFile, where: str) -> Iterator[bytes]:
+    """Cut a text at its blank lines."""
+    rest, total = b"", 0
+    while piece := file.read(_PIECE):
+        total += len(piece)
+        *whole, rest = (rest + piece).split(b"\n\n")
+        yield from whole
+        if total > _LARGEST_TEXT or len(rest) > _LARGEST_PARAGRAPH:
+            raise RepositoryError(f"{where} is larger than any such list")
+    yield rest

@@ -1,0 +1,251 @@
+"""``sources``: from the packages of an image to the archive of their sources, and to what is missing in it.
+
+What was fetched stays in a hidden folder until the archive is complete, so
+that a broken run is continued; the archive appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from imgbuilder.cache.locks import exclusive
+from imgbuilder.errors import DigestMismatchError, FileMissingError
+from imgbuilder.events import Reporter, Step, warn
+from imgbuilder.workspace import check_space, explain, new_file, private_folder
+from imgrepo.bring import brought
+from imgrepo.contents.make import contents_of, make_folder
+from imgrepo.library.records import SourceGap, SourcesRecord, read_sources, write_sources
+from imgrepo.sourcepackages.finding import Places, find_packages
+from imgrepo.sourcepackages.pack import OFFER_NAME, list_text, offer_text, pack, tar_size, unpack_known
+from imgrepo.sourcepackages.wanted import only, wanted_sources
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.appliance import ApplianceOptions
+    from imgbuilder.cache.partial import PartialFile
+    from imgrepo.contents.targets import Target
+    from imgrepo.library.records import ContentsRecord
+    from imgrepo.services import Services
+    from imgrepo.sourcepackages.model import SourceFile, SourcePackage
+
+_WORK = ".pybuilder-sources"
+_LEFT_OUT = "left out by --only"
+
+
+@dataclass(frozen=True)
+class SourcesRequest:
+    """What to collect, and from where.
+
+    Attributes:
+        places: The archives.
+        only: Names of source or binary packages; empty for all.
+        dry_run: Whether to stop when it is known what would be fetched.
+    """
+
+    places: Places
+    only: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What came of it.
+
+    Attributes:
+        target: The image.
+        wanted: How many source packages are asked for.
+        packages: Those that were found.
+        gaps: Those that were not, and why.
+        to_fetch: Bytes that were not here before.
+        size: Bytes of all their files.
+        record: What is in the archive; None when nothing was made.
+    """
+
+    target: Target
+    wanted: int
+    packages: tuple[SourcePackage, ...]
+    gaps: tuple[SourceGap, ...]
+    to_fetch: int
+    size: int
+    record: SourcesRecord | None = None
+
+
+def collect(
+    target: Target, request: SourcesRequest, services: Services, options: ApplianceOptions, report: Reporter
+) -> Collected:
+    """Collect the sources of one image.
+
+    Args:
+        target: The image, and where the results go.
+        request: What to collect, and from where.
+        services: Fetcher, verifier, appliance.
+        options: What shapes the appliance, if the image must be looked into.
+        report: Hears of the steps.
+
+    Returns:
+        What was found and packed, and the gaps.
+
+    Raises:
+        TrustError: An archive's lists are not signed as they must be; nothing of it was used.
+        FetchError: The network or a server failed; what came is kept for the next run.
+        WorkspaceError: There is no room, or something cannot be written.
+        PybuilderError: The image cannot be looked into.
+    """
+    contents = contents_of(target, services, options, report, keep=not request.dry_run)
+    every = wanted_sources(contents)
+    wanted = only(every, request.only)
+    done = _done_before(target, request, contents, frozenset(wanted), report)
+    if done is not None:
+        return done
+    with private_folder() as scratch:
+        found = find_packages(contents, frozenset(wanted), request.places, services, scratch, report)
+    packages = tuple(sorted(found.packages, key=lambda package: package.id))
+    planned = Collected(target, len(wanted), packages, found.gaps, 0, _bytes(packages))
+    if request.dry_run:
+        work = target.sources / _WORK
+        return replace(planned, to_fetch=sum(file.size for file in _missing(packages, work / "files")))
+    make_folder(target.sources)
+    work = target.sources / _WORK
+    try:
+        work.mkdir(mode=0o700, exist_ok=True)
+        with exclusive(work / "lock", "collects the same sources", report):
+            made = _make(planned, contents, work, tuple(sorted(set(every) - set(wanted))), services, report)
+        shutil.rmtree(work)
+    except OSError as error:
+        raise explain(error, work) from error
+    return made
+
+
+def _make(
+    planned: Collected,
+    contents: ContentsRecord,
+    work: Path,
+    left_out: tuple[tuple[str, str], ...],
+    services: Services,
+    report: Reporter,
+) -> Collected:
+    target = planned.target
+    archive = target.sources / f"{target.name}-sources.tar"
+    files = work / "files"
+    files.mkdir(mode=0o700, exist_ok=True)
+    if archive.is_file():
+        here = {file.sha256: file.size for file in _missing(planned.packages, files)}
+        unpack_known(archive, here, files)
+    missing = _missing(planned.packages, files)
+    room = sum(file.size for file in missing) + tar_size(planned.packages, _texts(planned))
+    check_space(target.sources, room, "the source packages")
+    packages, more = _fetch_all(planned.packages, files, services, report)
+    gaps = tuple(sorted((*planned.gaps, *more), key=lambda gap: (gap.source, gap.version)))
+    noted = (*gaps, *(SourceGap(name, version, _LEFT_OUT) for name, version in left_out))
+    offer = offer_text(target.name, target.offer, noted)
+    digest, size, name = "", 0, ""
+    if packages:
+        report(Step(f"Packing {archive}"))
+        name = archive.name
+        digest, size = pack(archive, packages, files, offer, report)
+    _write_offer(target.sources / OFFER_NAME, offer)
+    record = SourcesRecord(contents.image, name, digest, size, tuple(one.id for one in packages), noted)
+    write_sources(target.sources, record)
+    if not packages:
+        archive.unlink(missing_ok=True)
+    to_fetch = sum(file.size for file in missing)
+    return replace(planned, packages=packages, gaps=gaps, to_fetch=to_fetch, record=record)
+
+
+def _fetch_all(
+    packages: tuple[SourcePackage, ...], files: Path, services: Services, report: Reporter
+) -> tuple[tuple[SourcePackage, ...], list[SourceGap]]:
+    """Fetch what is missing; a package of which a file is not there, or another one, becomes a gap."""
+    whole, gaps = [], []
+    for package in packages:
+        try:
+            for file in _missing((package,), files):
+                _fetch(file, files, services, report)
+            whole.append(package)
+        except (FileMissingError, DigestMismatchError) as error:
+            warn(report, error.message)
+            gaps.append(SourceGap(package.name, package.version, error.message))
+    return tuple(whole), gaps
+
+
+def _fetch(file: SourceFile, files: Path, services: Services, report: Reporter) -> None:
+    with brought(
+        file.url,
+        files.parent / "parts",
+        file.sha256,
+        lambda part: _sha256(part) == file.sha256,
+        services.fetcher,
+        report,
+        limit=file.size,
+        expected=file.size,
+        blame="is not the file that the signed list is about",
+    ) as part:
+        part.path.replace(files / file.sha256)
+
+
+def _sha256(part: PartialFile) -> str:
+
+    with part.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _missing(packages: tuple[SourcePackage, ...], files: Path) -> list[SourceFile]:
+    """Return the files that are not here yet, each once; packing checks the digests of the others."""
+    wanted = {file.sha256: file for package in packages for file in package.files}
+    return [file for digest, file in wanted.items() if not (files / digest).is_file()]
+
+
+def _bytes(packages: tuple[SourcePackage, ...]) -> int:
+    return sum({file.sha256: file.size for package in packages for file in package.files}.values())
+
+
+def _texts(planned: Collected) -> int:
+    """Return more bytes than the texts in the archive will have."""
+    offer = offer_text(planned.target.name, planned.target.offer, planned.gaps)
+    return len(offer.encode()) + len(list_text(planned.packages).encode()) + 400 * planned.wanted
+
+
+def _done_before(
+    target: Target,
+    request: SourcesRequest,
+    contents: ContentsRecord,
+    wanted: frozenset[tuple[str, str]],
+    report: Reporter,
+) -> Collected | None:
+    """Return an earlier result, if it is of this image, without gaps, and its archive is still the same."""
+    record = read_sources(target.sources)
+    if record is None or record.gaps or request.only or record.image.sha512 != contents.image.sha512:
+        return None
+    archive = target.sources / record.archive
+    if set(record.covered) != wanted or not record.archive or "/" in record.archive or not archive.is_file():
+        return None
+    offer = offer_text(target.name, target.offer, ())
+    try:
+        if (target.sources / OFFER_NAME).read_text(encoding="utf-8", errors="replace") != offer:
+            return None
+        report(Step(f"Checking {archive}"))
+        if _sha512(archive) != record.sha512:
+            return None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise explain(error, archive) from error
+    return Collected(target, len(wanted), (), (), 0, record.size, record)
+
+
+def _sha512(path: Path) -> str:
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha512").hexdigest()
+
+
+def _write_offer(path: Path, text: str) -> None:
+    with new_file(path) as temporary:
+        try:
+            temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise explain(error, path) from error
