@@ -13,6 +13,7 @@ from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import info
 from imgrepo.cli.options import appliance_options
+from imgrepo.contents.diff import compare_lists, read_list
 from imgrepo.contents.make import Format, make_sbom
 from imgrepo.contents.targets import find_targets
 
@@ -114,6 +115,25 @@ def make_command(
         click.echo(json.dumps({"version": 1, "images": rows}, indent=2))
     if failed:
         ctx.exit(1)
+
+
+@sbom_group.command(
+    "diff",
+    short_help="Compare two lists of packages.",
+    help="Say what changed from the packages in OLD to those in NEW: added, removed, upgraded, downgraded, "
+    "and other licences.\n\n"
+    "Each is a contents.json, a CycloneDX file (JSON) of anybody, or a folder: an entry's, or its contents.",
+)
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def diff_command(*, old: Path, new: Path, as_json: bool) -> None:
+    """Read the two lists and compare them."""
+    found = compare_lists(read_list(old), read_list(new))
+    if as_json:
+        click.echo(json.dumps(found.as_data(), indent=2))
+    else:
+        click.echo("\n".join(printable(line) for line in found.as_lines()))
 
 
 def _counts(contents: ContentsRecord) -> tuple[int, int]:

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 _RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
 _LARGEST_RELEASE = 64 << 10
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_NO_FILES = {"", "swap", "unknown", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
+_CONTAINERS = {"LVM2_member", "linux_raid_member"}
+"""What holds filesystems that are no partitions."""
+_NO_FILES = {"", "swap", "unknown", "crypto_LUKS", *_CONTAINERS}
 _PLACES = ("/usr", "/var", "/lib")
 """Where package databases and copyright files are; and a filesystem of their own on some guests."""
 _FSTAB = "/etc/fstab"
@@ -95,7 +97,7 @@ def _word(text: str) -> str:
 def _quick_look(appliance: Appliance, image: SourceImage, report: Reporter) -> _Manager | None:
     """Mount the only root, and return the manager whose database is on it; None if that is not so easy."""
     roots = []
-    for device, kind in sorted(appliance.filesystems().items()):
+    for device, kind in sorted(_filesystems(appliance).items()):
         if kind in _NO_FILES:
             continue
         try:
@@ -117,14 +119,22 @@ def _quick_look(appliance: Appliance, image: SourceImage, report: Reporter) -> _
     return found
 
 
+def _filesystems(appliance: Appliance) -> dict[str, str]:
+    """Return what may hold files, and what each is.
+
+    To ask libguestfs for all filesystems takes seconds under emulation; for a partition's kind it does not.
+    """
+    kinds = {
+        device: appliance.filesystem_type(device) for device in appliance.partitions() or appliance.disks()
+    }
+    return appliance.filesystems() if _CONTAINERS.intersection(kinds.values()) else kinds
+
+
 def _has_other_places(guest: Guest) -> bool:
     """Tell whether a guest mounts more where databases are, by its /etc/fstab (fstab(5))."""
-    try:
-        text = read_text(guest, _FSTAB, _LARGEST_RELEASE)
-    except GuestCallError:
-        raise
-    except GuestError:
+    if not guest.is_file(_FSTAB):
         return False
+    text = read_text(guest, _FSTAB, _LARGEST_RELEASE)
     points = [words[1] for words in map(str.split, text.split("\n")) if len(words) > 1 and words[0][0] != "#"]
     return any(point == place or point.startswith(f"{place}/") for point in points for place in _PLACES)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from imgbuilder.errors import RepositoryError
 
 if TYPE_CHECKING:
     from packageurl import PackageURL
@@ -42,4 +45,44 @@ def package_url(package: Package, contents: ContentsRecord) -> PackageURL:
         name=package.name,
         version=version,
         qualifiers={key: value for key, value in qualifiers.items() if value},
+    )
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a package URL says.
+
+    Attributes:
+        manager: ``dpkg``, ``rpm`` or ``apk``; its type for others.
+        name: The package's name.
+        version: Its version, with epoch; empty when it says none.
+        arch: Its architecture; empty when it says none.
+    """
+
+    manager: str
+    name: str
+    version: str
+    arch: str
+
+
+def parse_url(text: str) -> Parsed:
+    """Read a package URL.
+
+    Raises:
+        RepositoryError: It is none.
+    """
+    from packageurl import PackageURL
+
+    try:
+        url = PackageURL.from_string(text)
+        values = url.qualifiers if isinstance(url.qualifiers, dict) else {}
+        epoch, version = values.get("epoch", ""), url.version or ""
+    except (ValueError, AttributeError, TypeError) as error:
+        raise RepositoryError(f"{text[:100]!r} is no package URL: {error}") from error
+    managers = {kind: manager for manager, (kind, _usual) in _KINDS.items()}
+    return Parsed(
+        managers.get(url.type, url.type),
+        url.name,
+        f"{epoch}:{version}" if epoch else version,
+        values.get("arch", ""),
     )

@@ -132,7 +132,13 @@ class Lists:
         self.report(Step(f"Fetching {where}"))
         body = io.BytesIO()
         url = f"{suite.root}/dists/{suite.name}/InRelease"
-        self.fetcher.fetch(url, body, limit=RELEASE_LIMIT, report=self.report, cross_host=True)
+        try:
+            self.fetcher.fetch(url, body, limit=RELEASE_LIMIT, report=self.report, cross_host=True)
+        except FileMissingError as error:
+            raise FileMissingError(
+                f"there is no suite {suite}: {error.message}",
+                hint="give the address of an archive, which has a folder dists, and a suite that it has",
+            ) from error
         return self.verify(body.getvalue(), where)
 
     def _fetch_list(self, suite: Suite, component: str, release: Mapping[str, str]) -> Path:

@@ -141,7 +141,7 @@ def _make(
     packages, more = _fetch_all(planned.packages, files, services, report)
     gaps = tuple(sorted((*planned.gaps, *more), key=lambda gap: (gap.source, gap.version)))
     noted = (*gaps, *(SourceGap(name, version, _LEFT_OUT) for name, version in left_out))
-    offer = offer_text(target.name, target.offer, noted)
+    offer = offer_text(target.name, target.offer, gaps, left_out=len(left_out))
     digest, size, name = "", 0, ""
     if packages:
         report(Step(f"Packing {archive}"))

@@ -26,13 +26,14 @@ _RECORD = 10_240
 _BLOCK = 512
 
 
-def offer_text(name: str, contact: str, gaps: Sequence[SourceGap]) -> str:
+def offer_text(name: str, contact: str, gaps: Sequence[SourceGap], *, left_out: int = 0) -> str:
     """Write what people who got the image are told about its sources.
 
     Args:
         name: The image's name.
         contact: Where they ask for more; empty when nobody says.
         gaps: Source packages that are missing.
+        left_out: How many more were left out on purpose.
     """
     lines = [
         f"Source code of {name}",
@@ -45,6 +46,8 @@ def offer_text(name: str, contact: str, gaps: Sequence[SourceGap]) -> str:
     if gaps:
         lines += ["", "Not in the archive:", ""]
         lines += [f"  {gap.source} {gap.version}: {gap.reason}" for gap in gaps]
+    if left_out:
+        lines += ["", f"Only some packages were asked for: those of {left_out} more are not in the archive."]
     if contact:
         more = "For these, and for" if gaps else "For"
         lines += ["", f"{more} any source code that you miss, ask: {contact}"]

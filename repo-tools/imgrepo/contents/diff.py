@@ -1,0 +1,269 @@
+"""``sbom diff``: what changed between two lists of packages, ours or CycloneDX of anybody."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from imgbuilder.errors import RepositoryError, UsageError
+from imgrepo.contents.purl import parse_url
+from imgrepo.contents.versions import compare
+from imgrepo.library.records import CONTENTS_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+_LARGEST = 256 << 20
+_DEEPEST = 20
+"""Levels of components in components."""
+
+
+@dataclass(frozen=True, order=True)
+class Listed:
+    """A package in a list.
+
+    Attributes:
+        name: Its name.
+        arch: Its architecture; empty when not told.
+        manager: Whose rules its version follows; empty when not known.
+        version: Its version.
+        licences: Its licences.
+    """
+
+    name: str
+    arch: str
+    manager: str
+    version: str
+    licences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Change:
+    """A package whose version or licences changed.
+
+    Attributes:
+        package: What it is now.
+        before: What it was.
+    """
+
+    package: Listed
+    before: Listed
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What changed, each in the order of names.
+
+    Attributes:
+        added: Packages that are new.
+        removed: Packages that are gone.
+        upgraded: Packages that are newer.
+        downgraded: Packages that are older.
+        changed: Packages with another version of which nobody knows whether it is newer.
+        licences: Packages with other licences.
+    """
+
+    added: tuple[Listed, ...] = ()
+    removed: tuple[Listed, ...] = ()
+    upgraded: tuple[Change, ...] = ()
+    downgraded: tuple[Change, ...] = ()
+    changed: tuple[Change, ...] = ()
+    licences: tuple[Change, ...] = ()
+
+    def as_lines(self) -> list[str]:
+        """Say it for people, one package a line."""
+        lines = [f"+ {one.name} {one.version}{_of(one)}" for one in self.added]
+        lines += [f"- {one.name} {one.version}{_of(one)}" for one in self.removed]
+        for title, changes in (
+            ("upgraded", self.upgraded),
+            ("downgraded", self.downgraded),
+            ("changed", self.changed),
+        ):
+            lines += [
+                f"{title}: {one.package.name} {one.before.version} -> {one.package.version}{_of(one.package)}"
+                for one in changes
+            ]
+        lines += [
+            f"licences: {one.package.name}: {_words(one.before)} -> {_words(one.package)}"
+            for one in self.licences
+        ]
+        counts = (
+            (len(self.added), "added"),
+            (len(self.removed), "removed"),
+            (len(self.upgraded), "upgraded"),
+            (len(self.downgraded), "downgraded"),
+            (len(self.changed), "changed"),
+            (len(self.licences), "with other licences"),
+        )
+        told = ", ".join(f"{count} {word}" for count, word in counts if count)
+        return [*lines, told or "the same packages"]
+
+    def as_data(self) -> dict[str, Any]:
+        """Say it for programs."""
+        return {
+            "version": 1,
+            "added": [_named(one) | {"version": one.version} for one in self.added],
+            "removed": [_named(one) | {"version": one.version} for one in self.removed],
+            **{
+                title: [
+                    _named(one.package) | {"from": one.before.version, "to": one.package.version}
+                    for one in changes
+                ]
+                for title, changes in (
+                    ("upgraded", self.upgraded),
+                    ("downgraded", self.downgraded),
+                    ("changed", self.changed),
+                )
+            },
+            "licences": [
+                _named(one.package) | {"from": list(one.before.licences), "to": list(one.package.licences)}
+                for one in self.licences
+            ],
+        }
+
+
+def _of(one: Listed) -> str:
+    return f" ({one.arch})" if one.arch else ""
+
+
+def _named(one: Listed) -> dict[str, str]:
+    return {"name": one.name, "arch": one.arch}
+
+
+def _words(one: Listed) -> str:
+    return ", ".join(one.licences) or "not known"
+
+
+def compare_lists(old: Iterable[Listed], new: Iterable[Listed]) -> Difference:
+    """Compare two lists.
+
+    A package of which there are several versions side by side, such as kernels of Fedora, is compared version
+    by version: what is in one list alone was added or removed.
+    """
+    before, after = _by_name(old), _by_name(new)
+    added: list[Listed] = []
+    removed: list[Listed] = []
+    changes: dict[int | None, list[Change]] = {1: [], -1: [], None: []}
+    licences: list[Change] = []
+    for key in sorted({*before, *after}):
+        was, now = before.get(key, {}), after.get(key, {})
+        if len(was) == len(now) == 1:
+            (earlier,), (later,) = was.values(), now.values()
+            if earlier.version != later.version:
+                changes[_order(earlier, later)].append(Change(later, earlier))
+            pairs = [(earlier, later)]
+        else:
+            added += [one for version, one in now.items() if version not in was]
+            removed += [one for version, one in was.items() if version not in now]
+            pairs = [(was[version], one) for version, one in now.items() if version in was]
+        licences += [Change(later, earlier) for earlier, later in pairs if earlier.licences != later.licences]
+    return Difference(
+        tuple(added),
+        tuple(removed),
+        tuple(changes[1]),
+        tuple(changes[-1]),
+        tuple(changes[None]),
+        tuple(licences),
+    )
+
+
+def _by_name(packages: Iterable[Listed]) -> dict[tuple[str, str, str], dict[str, Listed]]:
+    found: dict[tuple[str, str, str], dict[str, Listed]] = {}
+    for one in sorted(packages):
+        found.setdefault((one.name, one.arch, one.manager), {})[one.version] = one
+    return found
+
+
+def _order(earlier: Listed, later: Listed) -> int | None:
+    """Return 1 for a newer version, -1 for an older one, None when nobody knows."""
+    try:
+        order = compare(later.manager, later.version, earlier.version)
+    except RepositoryError:
+        return None
+    return None if order == 0 else (1 if order > 0 else -1)
+
+
+def read_list(path: Path) -> tuple[Listed, ...]:
+    """Read a list of packages.
+
+    Args:
+        path: A ``contents.json``, a CycloneDX file in JSON, or the folder of an entry or of its contents.
+
+    Raises:
+        UsageError: There is no such file.
+        RepositoryError: It is no list of packages.
+    """
+    if path.is_dir():
+        places = [path / CONTENTS_NAME, path / "contents" / CONTENTS_NAME]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise UsageError(
+                f"{path} has no {CONTENTS_NAME}", hint="make it: pybuilder-repo sbom ENTRY-or-IMAGE"
+            )
+        path = found
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > _LARGEST:
+        raise RepositoryError(f"{path} is larger than {_LARGEST} bytes")
+    return parse_list(data, where=str(path))
+
+
+def parse_list(data: bytes, *, where: str) -> tuple[Listed, ...]:
+    """Read the bytes of a list of packages.
+
+    Args:
+        data: The bytes.
+        where: Names them in messages.
+
+    Raises:
+        RepositoryError: They are no list of packages.
+    """
+    try:
+        fields = json.loads(data)
+        if fields.get("bomFormat") == "CycloneDX":
+            return tuple(_components(fields.get("components", ()), _DEEPEST))
+        if "manager" in fields:
+            return tuple(
+                Listed(
+                    name=str(one["name"]),
+                    arch=str(one["arch"]),
+                    manager=str(fields["manager"]),
+                    version=str(one["version"]),
+                    licences=tuple(sorted(map(str, one["licences"]))),
+                )
+                for one in fields["packages"]
+            )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RepositoryError(f"{where} is no list of packages: {error!r}") from error
+    raise RepositoryError(
+        f"{where} is no list of packages that is known", hint="known are contents.json, and CycloneDX in JSON"
+    )
+
+
+def _components(items: Any, depth: int) -> Iterator[Listed]:  # noqa: ANN401 - json's own
+    for item in items if depth else ():
+        yield from _components(item.get("components", ()), depth - 1)
+        if item.get("type") in ("file", "operating-system"):
+            continue
+        name, version = str(item["name"]), str(item.get("version", ""))
+        url = parse_url(str(item["purl"])) if item.get("purl") else None
+        yield Listed(
+            url.name if url else name,
+            url.arch if url else "",
+            url.manager if url else "",
+            (url.version if url else "") or version,
+            tuple(sorted(_licences(item.get("licenses", ())))),
+        )
+
+
+def _licences(items: Any) -> Iterator[str]:  # noqa: ANN401 - json's own
+    for item in items:
+        licence = item.get("license", {})
+        word = item.get("expression") or licence.get("id") or licence.get("name")
+        if word:
+            yield str(word)

@@ -1,0 +1,143 @@
+"""What changed between two lists of packages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgbuilder.errors import PybuilderError
+from imgrepo.contents.cyclonedx import as_cyclonedx
+from imgrepo.contents.diff import Listed, compare_lists, parse_list, read_list
+from imgrepo.library.records import Package, write_contents
+from tests.unit.imgrepo.contents.test_documents import CONTENTS, PACKAGES, WHEN, sbom
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.unit.imgrepo.repository import Repository
+
+NEW = replace(
+    CONTENTS,
+    packages=(
+        replace(PACKAGES[0], version="5.2.15-10"),  # a newer one, though not by letters
+        replace(PACKAGES[1], version="1:9.9"),  # an older one by its epoch
+        replace(PACKAGES[2], licences=("GPL-3.0-only",)),
+        PACKAGES[3],
+        Package("zlib1g", "1", "amd64", "zlib", "1", ("Zlib",)),
+    ),
+)
+
+
+def said(
+    repository: Repository, capsys: pytest.CaptureFixture[str], old: Path, new: Path
+) -> dict[str, object]:
+    from imgrepo.cli.main import run
+
+    assert run(["sbom", "diff", str(old), str(new), "--json"], repository.services()) == 0
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def write_both(folder: Path) -> tuple[Path, Path]:
+    for name, contents in (("old", CONTENTS), ("new", NEW)):
+        (folder / name / "contents").mkdir(parents=True)
+        write_contents(folder / name / "contents", contents)
+        (folder / f"{name}.cdx.json").write_text(as_cyclonedx(contents, name, WHEN))
+    return folder / "old", folder / "new"
+
+
+def test_everything_that_can_change(
+    repository: Repository, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    old, new = write_both(tmp_path)
+    expected = {
+        "version": 1,
+        "added": [{"name": "zlib1g", "arch": "amd64", "version": "1"}],
+        "removed": [{"name": "libstdc++6", "arch": "amd64", "version": "12.2.0-14"}],
+        "upgraded": [{"name": "bash", "arch": "amd64", "from": "5.2.15-2+b7", "to": "5.2.15-10"}],
+        "downgraded": [{"name": "bison", "arch": "amd64", "from": "2:3.8", "to": "1:9.9"}],
+        "changed": [],
+        "licences": [
+            {"name": "libc6", "arch": "amd64", "from": ["LGPL-2.1-or-later"], "to": ["GPL-3.0-only"]}
+        ],
+    }
+    assert said(repository, capsys, old, new) == expected
+    # By what others would have made of it, the same.
+    assert said(repository, capsys, tmp_path / "old.cdx.json", tmp_path / "new.cdx.json") == expected
+    assert said(repository, capsys, old / "contents", tmp_path / "new.cdx.json") == expected
+
+
+def test_for_people(tmp_path: Path) -> None:
+    old, new = write_both(tmp_path)
+    lines = compare_lists(read_list(old), read_list(new)).as_lines()
+    assert "+ zlib1g 1 (amd64)" in lines
+    assert "upgraded: bash 5.2.15-2+b7 -> 5.2.15-10 (amd64)" in lines
+    assert "downgraded: bison 2:3.8 -> 1:9.9 (amd64)" in lines
+    assert lines[-1] == "1 added, 1 removed, 1 upgraded, 1 downgraded, 1 with other licences"
+    assert compare_lists(read_list(old), read_list(old)).as_lines() == ["the same packages"]
+
+
+def test_several_versions_side_by_side() -> None:
+    def kernel(version: str) -> Listed:
+        return Listed("kernel", "x86_64", "rpm", version)
+
+    found = compare_lists([kernel("6.1-1"), kernel("6.2-1")], [kernel("6.2-1"), kernel("6.10-1")])
+    assert [one.version for one in found.added] == ["6.10-1"]
+    assert [one.version for one in found.removed] == ["6.1-1"]
+    assert found.upgraded == ()
+
+
+def test_lists_of_others() -> None:
+    def listing(version: str) -> tuple[Listed, ...]:
+        component = {
+            "type": "library", "name": "x", "version": version, "licenses": [{"expression": "MIT OR ISC"}],
+            "components": [{"type": "file", "name": "/etc/x"}, {"type": "application", "name": "inner"}],
+        }  # fmt: skip
+        rpm = {"type": "library", "name": "y", "purl": f"pkg:rpm/fedora/y@{version}?arch=x86_64&epoch=2"}
+        return parse_list(
+            json.dumps({"bomFormat": "CycloneDX", "components": [component, rpm]}).encode(), where="x"
+        )
+
+    assert listing("1")[1] == Listed("x", "", "", "1", ("MIT OR ISC",))
+    found = compare_lists(listing("9"), listing("10"))
+    assert [one.package.name for one in found.changed] == ["x"]
+    assert [(one.before.version, one.package.version) for one in found.upgraded] == [("2:9", "2:10")]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"bomFormat": "CycloneDX", "components": 1}', "x" * 100])
+def test_what_is_no_list(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(PybuilderError):
+        read_list(path)
+
+
+def test_wrong_words(repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sbom(repository, "diff", tmp_path) == 2
+    assert sbom(repository, "diff", tmp_path / "a", tmp_path / "b") == 2
+    assert "no such option" in capsys.readouterr().err.lower()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["name", "version", "purl", "licenses", "license", "id", "components", "type"]), inner
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(json_values, st.binary(max_size=50))
+def test_any_list_raises_only_our_errors(value: object, data: bytes) -> None:
+    for fields in ({"bomFormat": "CycloneDX", "components": value}, {"manager": "dpkg", "packages": value}):
+        try:
+            compare_lists(parse_list(json.dumps(fields).encode(), where="x"), ())
+        except PybuilderError:
+            continue
+    with pytest.raises(PybuilderError):
+        parse_list(data, where="x")
