@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Reporter, Step, debug
-from imgrepo.contents import dpkg
+from imgrepo.contents import apk, dpkg, rpm
 from imgrepo.contents.reading import read_text
 from imgrepo.library.records import ContentsRecord, ImageMark
 from imgrepo.osfacts import display_name, parse_os_release
@@ -50,7 +50,11 @@ class _Manager:
     read: Callable[[Guest], tuple[Package, ...]]
 
 
-_MANAGERS = (_Manager("dpkg", dpkg.has_dpkg, dpkg.read_dpkg),)
+_MANAGERS = (
+    _Manager("dpkg", dpkg.has_dpkg, dpkg.read_dpkg),
+    _Manager("rpm", rpm.has_rpm, rpm.read_rpm),
+    _Manager("apk", apk.has_apk, apk.read_apk),
+)
 
 
 def look_into(
@@ -66,18 +70,16 @@ def look_into(
 
     Raises:
         DiskError: The image is damaged, or changed meanwhile.
-        GuestError: It holds no system, or no package database that is known.
+        GuestError: It holds no system, or no package database that is known, or that cannot be read.
         ApplianceError: No appliance can be started, or it died.
     """
     measure(image)
     report(Step(f"Looking into {image.name}"))
     attachment = Attachment(image.path.absolute(), image.format.value, readonly=True)
     with open_appliance([attachment], options, report) as appliance:
-        manager = _quick_look(appliance, image, report) or _inspect(appliance, image, report)
-        packages = manager.read(appliance)
+        there = _quick_look(appliance, image, report) or _inspect(appliance, image, report)
+        name, packages = _read(appliance, image, there)
         release = _release(appliance)
-    if not packages:
-        raise GuestError(f"{image.name}: the database of {manager.name} has no package")
     mark = ImageMark.of(image, report)
     check_unchanged(image)
     return ContentsRecord(
@@ -85,17 +87,29 @@ def look_into(
         system=display_name(release.get("PRETTY_NAME") or release.get("NAME") or "") or "",
         distribution=_word(release.get("ID", "")),
         release=_word(release.get("VERSION_ID", "")),
-        manager=manager.name,
+        manager=name,
         packages=tuple(sorted(packages, key=lambda one: (one.name, one.arch, one.version))),
     )
+
+
+def _read(
+    appliance: Appliance, image: SourceImage, there: tuple[_Manager, ...]
+) -> tuple[str, tuple[Package, ...]]:
+    """Read the first database that has packages: another system's manager may be installed as a tool."""
+    for manager in there:
+        packages = manager.read(appliance)
+        if packages:
+            return manager.name, packages
+    names = ", ".join(manager.name for manager in there)
+    raise GuestError(f"{image.name}: the database of {names} has no package")
 
 
 def _word(text: str) -> str:
     return text if _WORD.fullmatch(text) else ""
 
 
-def _quick_look(appliance: Appliance, image: SourceImage, report: Reporter) -> _Manager | None:
-    """Mount the only root, and return the manager whose database is on it; None if that is not so easy."""
+def _quick_look(appliance: Appliance, image: SourceImage, report: Reporter) -> tuple[_Manager, ...]:
+    """Mount the only root, and return the managers whose database is on it; none if that is not so easy."""
     roots = []
     for device, kind in sorted(_filesystems(appliance).items()):
         if kind in _NO_FILES:
@@ -109,13 +123,13 @@ def _quick_look(appliance: Appliance, image: SourceImage, report: Reporter) -> _
         finally:
             appliance.unmount_all()
     if len(roots) != 1:
-        return None
+        return ()
     appliance.mount(roots[0], "/", options="ro")
-    found = _manager(appliance)
-    if found is None or _has_other_places(appliance):
+    found = _managers(appliance)
+    if not found or _has_other_places(appliance):
         debug(report, f"{image.name}: not all of the system is on {roots[0]}")
         appliance.unmount_all()
-        return None
+        return ()
     return found
 
 
@@ -139,11 +153,11 @@ def _has_other_places(guest: Guest) -> bool:
     return any(point == place or point.startswith(f"{place}/") for point in points for place in _PLACES)
 
 
-def _manager(guest: Guest) -> _Manager | None:
-    return next((manager for manager in _MANAGERS if manager.is_there(guest)), None)
+def _managers(guest: Guest) -> tuple[_Manager, ...]:
+    return tuple(manager for manager in _MANAGERS if manager.is_there(guest))
 
 
-def _inspect(appliance: Appliance, image: SourceImage, report: Reporter) -> _Manager:
+def _inspect(appliance: Appliance, image: SourceImage, report: Reporter) -> tuple[_Manager, ...]:
     report(Step(f"Inspecting {image.name}"))
     roots = appliance.inspect_roots()
     if len(roots) != 1:
@@ -158,8 +172,8 @@ def _inspect(appliance: Appliance, image: SourceImage, report: Reporter) -> _Man
                     f"{image.name}: {device} cannot be mounted on {path}: {error.message}"
                 ) from error
             debug(report, f"{image.name}: {device} cannot be mounted on {path}: {error.message}")
-    found = _manager(appliance)
-    if found is None:
+    found = _managers(appliance)
+    if not found:
         known = ", ".join(manager.name for manager in _MANAGERS)
         raise GuestError(
             f"{image.name} has no package database that is known ({known})",

@@ -1,0 +1,184 @@
+"""What real images hold: packages by dpkg and by rpm, and their sources from the real archive."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from imgbuilder.appliance import ApplianceOptions, open_appliance
+from imgrepo.contents.look import look_into
+from imgrepo.contents.targets import find_target
+from imgrepo.library.records import Package
+
+if TYPE_CHECKING:
+    from tests.guest.conftest import Person
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
+
+SMALL = ("hostname", "dash")
+"""Packages whose sources are small, and do not change within a release of Debian."""
+
+
+@pytest.fixture(scope="module")
+def looked(person: Person, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template, looked into once; return its entry's folder."""
+    folder = person.home / "library" / "debian-12"
+    folder.mkdir(parents=True)
+    subprocess.run(["cp", "--sparse=always", template, folder / "debian-12.img"], check=True)
+    (folder / "entry.toml").write_text('source-offer = "sources@example.org"\n')
+    if person.prefix:
+        subprocess.run(["chown", "-R", f"{person.name}:", folder.parent], check=True)
+    person.run("pybuilder-repo", "sbom", folder)
+    return folder
+
+
+def status_file(image: Path) -> str:
+    """Read dpkg's database by another way: the partition table by sfdisk, the filesystem by debugfs."""
+    table = json.loads(subprocess.check_output(["/usr/sbin/sfdisk", "--json", image]))["partitiontable"]
+    start = table["partitions"][-1]["start"] * 512
+    command = ["/usr/sbin/debugfs", "-R", "cat /var/lib/dpkg/status", f"{image}?offset={start}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_every_package_of_debian_is_listed(looked: Path) -> None:
+    text = status_file(looked / "debian-12.img")
+    expected = {
+        (found[1], found[2])
+        for paragraph in text.split("\n\n")
+        if "\nStatus: install ok installed\n" in paragraph
+        and (found := re.search(r"^Package: (\S+)$.*^Version: (\S+)$", paragraph, re.MULTILINE | re.DOTALL))
+    }
+    record = json.loads((looked / "contents/contents.json").read_text())
+    assert {(one["name"], one["version"]) for one in record["packages"]} == expected
+    assert len(expected) > 100
+    named = {one["name"]: one for one in record["packages"]}
+    assert named["bash"]["copyleft"] is True
+    assert named["zlib1g"]["licences"] == ["Zlib"]
+    kernel = next(one for name, one in named.items() if re.fullmatch(r"linux-image-[0-9].*", name))
+    assert ("linux" in [source for source, _version in kernel["built_using"]]) or kernel["source"] == "linux"
+    unknown = [one["name"] for one in record["packages"] if not one["licences"]]
+    assert unknown == [], "every package of Debian has a copyright file that says something"
+
+
+def test_the_documents_are_valid(looked: Path) -> None:
+    text = (looked / "contents/contents.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    spdx = json.loads((looked / "contents/contents.spdx.json").read_text())
+    assert len(spdx["packages"]) == len(json.loads(text)["components"]) + 1
+
+
+@pytest.mark.network
+def test_sources_from_the_real_archive(person: Person, looked: Path) -> None:
+    planned = json.loads(
+        person.run("pybuilder-repo", "sources", looked, "--dry-run", "--json", check=False).stdout
+    )["images"][0]
+    assert planned["wanted"] > 80
+    # The template may be some days older than the archive.
+    assert len(planned["gaps"]) < planned["wanted"] / 4
+    assert planned["bytes"] > 300 << 20
+    words = [word for name in SMALL for word in ("--only", name)]
+    person.run("pybuilder-repo", "sources", looked, *words)
+    folder = looked / "sources"
+    record = json.loads((folder / "sources.json").read_text())
+    assert sorted(name for name, _version in record["covered"]) == sorted(SMALL)
+    assert hashlib.sha512((folder / record["archive"]).read_bytes()).hexdigest() == record["sha512"]
+    assert "sources@example.org" in (folder / "OFFER.txt").read_text()
+    with tarfile.open(folder / record["archive"]) as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    named = [name for name in files if name.endswith(".dsc")]
+    assert len(named) == len(SMALL)
+    for name in named:  # each .dsc, signed by its maintainer, names the files beside it
+        rows = re.findall(r"^ ([0-9a-f]{64}) ([0-9]+) (\S+)$", files[name].decode(), re.MULTILINE)
+        assert rows
+        for digest, size, file in rows:
+            data = files[f"{Path(name).parent}/{file}"]
+            assert (hashlib.sha256(data).hexdigest(), len(data)) == (digest, int(size))
+
+
+SPEC = """\
+Name: tiny
+Epoch: 2
+Version: 1.0~rc1
+Release: 3
+Summary: A package without files
+License: GPL-2.0-or-later AND MIT
+BuildArch: noarch
+%description
+Nothing.
+%files
+"""
+
+
+def copy_program(root: Path, name: str) -> None:
+    """Copy a program of this machine, with the libraries that it wants."""
+    found = shutil.which(name)
+    assert found is not None, name
+    needed = subprocess.run(["ldd", found], capture_output=True, text=True).stdout
+    target = root / "usr/bin" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(found, target)
+    for library in re.findall(r"(/\S+) \(0x", needed):
+        place = root / library.removeprefix("/").removeprefix("usr/")
+        place = root / "usr" / place.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            shutil.copy(library, place)
+
+
+@pytest.fixture(scope="module")
+def rpm_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small system whose packages are known to rpm: that of this machine, with a database of its own."""
+    if shutil.which("rpmbuild") is None:
+        pytest.skip("rpmbuild is not installed")
+    folder = tmp_path_factory.mktemp("rpm")
+    root = folder / "root"
+    for name in ("rpm", "sh", "cp", "tail", "mktemp", "rm", "timeout", "cat"):
+        copy_program(root, name)
+    for name in ("bin", "lib", "lib64"):
+        (root / "usr" / name).mkdir(exist_ok=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for name in ("dev", "proc", "sys", "tmp", "etc", "run"):
+        (root / name).mkdir()
+    shutil.copytree(
+        "/usr/lib/rpm", root / "usr/lib/rpm", ignore=shutil.ignore_patterns("*.py", "*.sh", "find-*")
+    )
+    (root / "etc/os-release").write_text('ID=fedora\nVERSION_ID=40\nPRETTY_NAME="Not quite Fedora"\n')
+    spec = folder / "tiny.spec"
+    spec.write_text(SPEC)
+    subprocess.run(
+        ["rpmbuild", "-bb", "--quiet", "--define", f"_topdir {folder}/build", spec],
+        check=True,
+        capture_output=True,
+    )
+    (package,) = (folder / "build/RPMS").rglob("*.rpm")
+    database = root / "usr/lib/sysimage/rpm"
+    database.mkdir(parents=True)
+    subprocess.run(
+        ["rpm", "--dbpath", database, "-i", "--justdb", "--nodeps", "--nosignature", package], check=True
+    )
+    assert (database / "rpmdb.sqlite").is_file()
+    image = folder / "tiny.img"
+    subprocess.run(["/usr/sbin/mke2fs", "-q", "-t", "ext4", "-d", root, image, "96M"], check=True)
+    return image
+
+
+def test_packages_of_rpm(rpm_image: Path) -> None:
+    before = hashlib.sha256(rpm_image.read_bytes()).hexdigest()
+    found = look_into(find_target(rpm_image).image, open_appliance, ApplianceOptions(), print)
+    assert (found.manager, found.distribution, found.release) == ("rpm", "fedora", "40")
+    assert found.packages == (
+        Package(
+            "tiny", "2:1.0~rc1-3", "noarch", "tiny", "1.0~rc1-3", ("GPL-2.0-or-later", "MIT"), copyleft=True
+        ),
+    )
+    assert hashlib.sha256(rpm_image.read_bytes()).hexdigest() == before
