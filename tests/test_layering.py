@@ -20,6 +20,8 @@ ONLY_IN = {
     "passlib": {"imgbuilder/customize/passwords.py"},
     "boto3": {"imgrepo/targets/s3.py"},
     "botocore": {"imgrepo/targets/s3.py"},
+    "jinja2": {"imgrepo/catalogue/render.py"},
+    "markupsafe": {"imgrepo/catalogue/render.py"},
     "filelock": {"imgbuilder/cache/locks.py"},
     "qemu": {"imgbuilder/appliance/instant/monitor.py"},
     "debian": {"imgrepo/debcontrol.py"},

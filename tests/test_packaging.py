@@ -60,3 +60,10 @@ def test_commands_manual_pages_and_licence(wheel: zipfile.ZipFile) -> None:
         name.rpartition("/")[2] for name in names
     }
     assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_the_pages_of_the_catalogue_are_there(wheel: zipfile.ZipFile) -> None:
+    folder = ROOT / "repo-tools" / "imgrepo" / "catalogue"
+    pages = {path for name in ("templates", "static") for path in (folder / name).iterdir()}
+    assert len(pages) >= 8
+    assert {f"imgrepo/catalogue/{path.relative_to(folder)}" for path in pages} <= set(wheel.namelist())

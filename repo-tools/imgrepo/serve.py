@@ -3,7 +3,8 @@
 It answers GET and HEAD, one range of bytes at a time (RFC 9110 section 14), so
 that broken downloads go on. It tells caches what is true of our files: the
 index may change at any moment, a file with its digest in its name never does.
-Hidden files, which are the publisher's own, are not there.
+Hidden files, which are the publisher's own, are not there. A catalogue is shown:
+its pages have their types, and a folder means its ``index.html``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from email.utils import formatdate, parsedate_to_datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from imgbuilder.errors import Interrupted, UsageError, WorkspaceError
 from imgrepo.entries import stem_of_published
@@ -32,6 +33,18 @@ _PIECE = 1 << 18
 _RANGE = re.compile(r"bytes=(?:(\d{1,19})-(\d{0,19})|-(\d{1,19}))")
 _IDLE = 60.0
 """Seconds after which a client that says nothing is hung up on."""
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".xml": "application/atom+xml; charset=utf-8",
+}
+"""What the pages of a catalogue are; all else is only fetched, and has no type that a browser would open."""
+_START = "index.html"
 
 FOREVER = "public, max-age=31536000, immutable"
 REVALIDATE = "no-cache"
@@ -71,6 +84,11 @@ def wanted_part(header: str | None, size: int) -> Part | None:
     if last and end <= start:
         return Part(0, size)
     return Part(start, min(end, size)) if start < size else None
+
+
+def content_type(name: str) -> str:
+    """Return what a browser is told about a file of a catalogue."""
+    return _TYPES.get(os.path.splitext(name)[1], "application/octet-stream")  # noqa: PTH122 - no path
 
 
 def cache_rule(name: str) -> str:
@@ -130,6 +148,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.tell(f"{self.client_address[0]}: {format % args}")
 
     def _answer(self, *, body: bool) -> None:
+        if self._is_folder():
+            self.send_response(HTTPStatus.MOVED_PERMANENTLY)
+            # By its last part alone: of which address we are seen, a proxy before us knows, and not we.
+            self.send_header("Location", f"{quote(self._parts()[-1])}/")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         opened = self._open()
         if opened is None:
             self.send_error(HTTPStatus.NOT_FOUND)
@@ -160,9 +185,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _open(self) -> BinaryIO | None:
         """Open the file that the path names; nothing hidden, no link, nothing outside of the folder."""
-        parts = [part for part in unquote(urlsplit(self.path).path).split("/") if part]
+        parts = self._parts()
         if not parts or any(part.startswith(".") or "\0" in part for part in parts):
             return None
+        if urlsplit(self.path).path.endswith("/"):
+            parts.append(_START)
         path = self.server.folder.joinpath(*parts)
         try:
             if path.parent.resolve() != self.server.folder.resolve().joinpath(*parts[:-1]):
@@ -174,6 +201,23 @@ class _Handler(BaseHTTPRequestHandler):
             os.close(descriptor)
             return None
         return os.fdopen(descriptor, "rb")
+
+    def _parts(self) -> list[str]:
+        return [part for part in unquote(urlsplit(self.path).path).split("/") if part]
+
+    def _is_folder(self) -> bool:
+        """Tell whether the path names a folder with a page, and lacks the slash that its links need."""
+        parts = self._parts()
+        if not parts or urlsplit(self.path).path.endswith("/"):
+            return False
+        if any(part.startswith(".") or "\0" in part for part in parts):
+            return False
+        path = self.server.folder.joinpath(*parts)
+        try:
+            inside = path.resolve() == self.server.folder.resolve().joinpath(*parts)
+            return inside and path.is_dir() and (path / _START).is_file()
+        except (OSError, ValueError):
+            return False
 
     def _is_known(self, etag: str, modified: float) -> bool:
         tags = self.headers.get("If-None-Match")
@@ -190,7 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _start(self, status: HTTPStatus, facts: os.stat_result, etag: str) -> None:
         name = unquote(urlsplit(self.path).path).rpartition("/")[2]
         self.send_response(status)
-        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Content-Type", content_type(name or _START))
+        self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Last-Modified", formatdate(facts.st_mtime, usegmt=True))
         self.send_header("ETag", etag)

@@ -13,6 +13,7 @@ from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgindex import __version__
 from imgrepo.cli import keeping, sharing
+from imgrepo.cli.catalogue import catalogue_command
 from imgrepo.cli.contents import sbom_group
 from imgrepo.cli.importing import import_command
 from imgrepo.cli.make_template import make_template_command
@@ -44,6 +45,7 @@ group.add_command(status_command)
 group.add_command(upload_command)
 group.add_command(validate_command)
 group.add_command(stats_command)
+group.add_command(catalogue_command)
 group.add_command(sbom_group)
 group.add_command(sources_command)
 for _command in (*keeping.COMMANDS, *sharing.COMMANDS):

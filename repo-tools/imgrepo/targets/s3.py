@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from imgbuilder.errors import ToolError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
 from imgrepo.serve import cache_rule
+from imgrepo.serve import content_type as page_type
 from imgrepo.targets.target import UploadError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _PIECE = 1000
 def content_type(name: str) -> str:
     """Return what a web browser is told about a published file."""
     ending = name[name.rindex(".") :] if "." in name.rpartition("/")[2] else ""
-    return _TYPES.get(ending, "application/octet-stream")
+    return _TYPES.get(ending) or page_type(name)
 
 
 class S3Target:

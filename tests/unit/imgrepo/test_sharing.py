@@ -334,3 +334,40 @@ def test_the_commands_as_they_are_typed(
     assert run(["mirror", site.url, str(folder), "--key", "/nonexistent"], services) == 2
     assert run(["mirror", "ftp://x/", str(folder), "--key", key], services) == 2
     assert run(["serve", str(tmp_path)], services) == 2
+
+
+def test_a_catalogue_is_shown(site: Site) -> None:
+    pages = site.repository.web / "catalogue"
+    (pages / "t").mkdir(parents=True)
+    (pages / "empty").mkdir()
+    for name, kind in {
+        "index.html": "text/html; charset=utf-8",
+        "style.css": "text/css; charset=utf-8",
+        "catalogue.js": "text/javascript; charset=utf-8",
+        "t/x.png": "image/png",
+        "icon.svg": "image/svg+xml",
+        "atom.xml": "application/atom+xml; charset=utf-8",
+        "catalogue.json": "application/json",
+        "sources.tar": "application/octet-stream",
+    }.items():
+        (pages / name).write_text(name)
+        status, headers, body = site.get(f"/catalogue/{name}")
+        assert (status, headers["Content-Type"], body) == (200, kind, name.encode())
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == "no-cache"
+    status, headers, body = site.get("/catalogue/")
+    assert (status, headers["Content-Type"], body) == (200, "text/html; charset=utf-8", b"index.html")
+    status, headers, _body = site.get("/catalogue")
+    assert (status, headers["Location"]) == (301, "catalogue/")
+    for path in (
+        "/",
+        "/catalogue/t/",
+        "/catalogue/t",
+        "/catalogue/empty",
+        "/catalogue/../catalogue",
+        "//catalogue/..",
+    ):
+        assert site.get(path)[0] == 404, path
+    (site.repository.web / "link").symlink_to(pages)
+    for path in ("/link", "/link/", "/link/index.html"):
+        assert site.get(path)[0] == 404, path

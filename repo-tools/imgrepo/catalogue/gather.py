@@ -1,0 +1,281 @@
+"""Gathering what the catalogue shows: the signed index says what there is, the entries tell more of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from imgbuilder.events import Reporter, warn
+from imgindex.lifecycle import deprecation_notice
+from imgrepo.catalogue import memory, text
+from imgrepo.catalogue.model import (
+    CatalogueRequest,
+    Change,
+    Changes,
+    Copied,
+    Door,
+    Downloads,
+    Page,
+    Site,
+    Sources,
+)
+from imgrepo.catalogue.records import EntryParts, read_parts
+from imgrepo.library.folder import find_entries
+from imgrepo.signing import SIGNED_INDEX, read_served
+from imgrepo.state import read_state
+from imgrepo.stats.plot import bar_chart
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from datetime import date, datetime
+
+    from imgindex.model import Entry
+    from imgindex.trust import VerifiedText
+    from imgrepo.library.description import Description
+    from imgrepo.library.folder import EntryFolder
+    from imgrepo.services import Services
+    from imgrepo.stats.count import Statistics
+
+Years = tuple[tuple[int, tuple[Door, ...]], ...]
+_SPACE = uuid.UUID("8f0d3f4e-6f55-5b0e-9a5c-3d0c1c2b7a11")
+"""Names of feeds are made in this space (RFC 9562, section 5.5)."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What was read.
+
+    Attributes:
+        site: What the pages show.
+        files: What is copied, by its path in the site.
+        remembered: What the next run must know.
+    """
+
+    site: Site
+    files: Mapping[str, Copied]
+    remembered: memory.Memory
+
+
+def gather(
+    request: CatalogueRequest, services: Services, report: Reporter, statistics: Statistics | None = None
+) -> Gathered:
+    """Read the index, the entries, and what the former catalogue knew.
+
+    Args:
+        request: What is wanted.
+        services: Verifier, key files and clock.
+        report: Hears of what is not shown, and why.
+        statistics: Downloads, if logs were given.
+
+    Raises:
+        UsageError: Nothing is published in the folder, or the library cannot be read.
+        TrustError: The index is not by a key of the key file beside it.
+        RepositoryError: An entry, a record, or the former catalogue cannot be read.
+    """
+    now = services.clock()
+    published, signed = read_served(request.webroot, services)
+    folders = {folder.name: (folder, folder.read()) for folder in find_entries(request.library)}
+    before = memory.read_memory(request.output)
+    identity = f"urn:uuid:{uuid.uuid5(_SPACE, signed.primary_fingerprint)}"
+    if before is not None:
+        identity = before.identity  # of whatever key: readers of the feed must not see all of it as new
+    maker = _Maker(request, signed, report, statistics, before)
+    state = read_state(request.library)
+    for entry in published.index.entries:
+        key = (entry.os_version, entry.arch)
+        known = {name: item for name, item in state.items() if (item.entry, item.arch) == key}
+        # A template may have got another name than its image: the publisher remembers.
+        names = [entry.os_version, *(PurePosixPath(name).stem for name in known)]
+        folder, described = next((folders[name] for name in names if name in folders), (None, None))
+        if entry.hidden or (described and described.not_before and described.not_before > now):
+            continue
+        images = {item.sha512 for item in known.values() if item.file == entry.file}
+        maker.add(entry, folder, described, images)
+    years = None
+    if request.calendar:
+        days = [described.not_before for _folder, described in folders.values() if described.not_before]
+        years = doors(days, maker.pages, now)
+    site = Site(
+        title=text.line(request.title) or "Disk images",
+        identity=identity,
+        base_url=request.base_url,
+        home="../" if request.output.absolute().parent == request.webroot.absolute() else "",
+        signer=signed.primary_fingerprint,
+        signed_at=signed.signed_at,
+        pages=tuple(maker.pages),
+        years=years,
+        year=_current(years, now.year),
+        downloads=None if statistics is None else _all_downloads(statistics),
+    )
+    return Gathered(site, maker.files, memory.Memory(identity, maker.shown))
+
+
+def doors(days: list[datetime], pages: list[Page], now: datetime) -> Years:
+    """Lay out the calendar. A pure function.
+
+    Args:
+        days: For when entries are held back.
+        pages: What is shown.
+        now: Doors of later moments are closed.
+
+    Returns:
+        Years, newest first, with their doors in order.
+    """
+    behind: dict[date, list[Page]] = {moment.date(): [] for moment in days}
+    # Of a day whose entries wait for different hours, those that may be seen are.
+    for page in pages:
+        if page.day is not None:
+            behind.setdefault(page.day, []).append(page)
+    open_days = {moment.date() for moment in days if moment <= now}
+    made: dict[int, list[Door]] = {}
+    for day in sorted(behind):
+        made.setdefault(day.year, []).append(Door(day, tuple(behind[day]) if day in open_days else ()))
+    return tuple((year, tuple(made[year])) for year in sorted(made, reverse=True))
+
+
+def _current(years: Years | None, this: int) -> int | None:
+    """Return the newest year that has begun; else the next one."""
+    known = [year for year, _doors in years or ()]
+    return max((year for year in known if year <= this), default=min(known, default=None))
+
+
+class _Maker:
+    """Makes pages, one after the other, and knows which files they need."""
+
+    def __init__(
+        self,
+        request: CatalogueRequest,
+        signed: VerifiedText,
+        report: Reporter,
+        statistics: Statistics | None,
+        before: memory.Memory | None,
+    ) -> None:
+        self._request, self._signed, self._report = request, signed, report
+        self._statistics = statistics
+        self._before: Mapping[tuple[str, str], memory.Shown] = before.shown if before else {}
+        self.pages: list[Page] = []
+        self.files: dict[str, Copied] = {}
+        self.shown: dict[tuple[str, str], memory.Shown] = {}
+
+    def add(
+        self,
+        entry: Entry,
+        folder: EntryFolder | None,
+        described: Description | None,
+        images: Collection[str],
+    ) -> None:
+        """Make the page of a template."""
+        base = f"templates/{text.segment(entry.os_version)}/{text.segment(entry.arch)}"
+        parts = EntryParts() if folder is None else read_parts(folder, images, self._warn)
+        key = (entry.os_version, entry.arch)
+        versions = None if parts.contents is None else memory.versions_of(parts.contents.packages)
+        shown = memory.next_shown(
+            self._before.get(key), entry.revision, entry.sha512 or "", self._signed.signed_at, versions
+        )
+        self.shown[key] = shown
+        page = self._page(entry, f"{base}.html", described, shown)
+        picture, thumbnail = parts.pictures(base)
+        self.files |= {name: Copied(path) for name, path in parts.files(base).items()}
+        self.pages.append(
+            dataclasses.replace(
+                page,
+                picture=picture,
+                thumbnail=thumbnail or picture,
+                system=text.line(parts.contents.system if parts.contents else entry.osinfo, 80),
+                packages=None if parts.contents is None else parts.contents.packages,
+                boot=parts.boot,
+                sources=self._sources(parts),
+            )
+        )
+
+    def _page(self, entry: Entry, path: str, described: Description | None, shown: memory.Shown) -> Page:
+        page = Page(
+            name=entry.os_version,
+            arch=text.line(entry.arch, 40),
+            path=path,
+            title=text.line(described.title if described and described.title else entry.name)
+            or text.line(entry.os_version),
+            size=entry.size,
+            compressed_size=entry.compressed_size,
+            sha512=entry.sha512,
+            revision=entry.revision,
+            file=entry.file,
+            published=shown.published,
+            command=self._command(entry),
+            notes=tuple((text.line(note.language, 20), text.paragraphs(note.text)) for note in entry.notes),
+            aliases=tuple(text.line(alias, 80) for alias in entry.aliases),
+            notice=text.line(deprecation_notice(entry)),
+            changes=_fit(shown.changes),
+            downloads=self._downloads(entry),
+        )
+        if described is None:
+            return page
+        return dataclasses.replace(
+            page,
+            description=text.paragraphs(described.description),
+            hints=text.paragraphs(described.hints),
+            licence=text.line(described.licence),
+            contributor=text.line(described.contributor),
+            homepage=text.link(described.homepage),
+            offer=text.line(described.source_offer),
+            tags=tuple(dict.fromkeys(text.line(tag, 40) for tag in described.tags if text.line(tag))),
+            day=described.not_before.date() if described.not_before else None,
+        )
+
+    def _warn(self, words: str) -> None:
+        warn(self._report, words)
+
+    def _command(self, entry: Entry) -> str:
+        lines = [f"pybuilder {shlex.quote(entry.os_version)} --arch {shlex.quote(entry.arch)}"]
+        if self._request.base_url:
+            lines.append(f"--source {shlex.quote(self._request.base_url + SIGNED_INDEX)}")
+            lines.append(f"--fingerprint {self._signed.primary_fingerprint}")
+        return " \\\n    ".join(text.line(words, 2000) for words in lines)
+
+    def _sources(self, parts: EntryParts) -> Sources | None:
+        if parts.sources is None:
+            return None
+        record, path = parts.sources, parts.archive
+        name = ""
+        if path is not None:
+            name = f"sources/{record.sha512[:16]}-{text.segment(record.archive)}"
+            self.files[name] = Copied(path, record.sha512)
+        return Sources(name, record.size, record.sha512, len(record.covered), record.gaps)
+
+    def _downloads(self, entry: Entry) -> Downloads | None:
+        found = self._statistics
+        if found is None or found.first is None or found.last is None:
+            return None
+        label = f"{entry.os_version} ({entry.arch})"
+        for count in found.counts:
+            if count.is_known and count.name == label:
+                chart = bar_chart(f"Downloads of {text.line(label)}", count.days, found.first, found.last)
+                return Downloads(count.downloads, count.clients, found.first, found.last, chart)
+        return Downloads(0, 0, found.first, found.last, "")
+
+
+def _fit(changes: Changes | None) -> Changes | None:
+    """Make the words of a former catalogue fit: it may be older than our rules."""
+    if changes is None:
+        return None
+    return Changes(
+        changes.revision,
+        tuple(
+            Change(text.line(one.name), text.line(one.before), text.line(one.after))
+            for one in changes.packages
+        ),
+    )
+
+
+def _all_downloads(found: Statistics) -> Downloads | None:
+    if found.first is None or found.last is None:
+        return None
+    days: Counter[date] = sum((count.days for count in found.counts if count.is_known), Counter())
+    chart = bar_chart("Downloads of all templates", days, found.first, found.last)
+    known = sum(count.downloads for count in found.counts if count.is_known)
+    return Downloads(known, found.clients, found.first, found.last, chart)

@@ -1,0 +1,61 @@
+"""The whole way: gather, render, put."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.events import Reporter, Step
+from imgrepo.catalogue.gather import gather
+from imgrepo.catalogue.memory import MEMORY_NAME, memory_text
+from imgrepo.catalogue.put import check_place, put_site
+from imgrepo.catalogue.render import render
+from imgrepo.catalogue.text import address
+
+if TYPE_CHECKING:
+    from imgrepo.catalogue.model import CatalogueRequest
+    from imgrepo.services import Services
+    from imgrepo.stats.count import Statistics
+
+
+@dataclass(frozen=True)
+class CatalogueResult:
+    """What was done.
+
+    Attributes:
+        templates: How many templates are shown.
+        changed: Whether anything was written.
+    """
+
+    templates: int
+    changed: bool
+
+
+def make_catalogue(
+    request: CatalogueRequest, services: Services, report: Reporter, statistics: Statistics | None = None
+) -> CatalogueResult:
+    """Make the catalogue of a published folder.
+
+    Args:
+        request: What is wanted.
+        services: Verifier, key files and clock.
+        report: Hears of the steps.
+        statistics: Downloads, if logs were given.
+
+    Raises:
+        UsageError: Nothing is published there, or the output holds something else.
+        TrustError: The index is not by a key of the key file beside it.
+        RepositoryError: An entry, a record, or the former catalogue cannot be read.
+        WorkspaceError: The site cannot be written.
+    """
+    check_place(request.output)
+    report(Step(f"Making the catalogue {request.output}"))
+    gathered = gather(request, services, report, statistics)
+    site = gathered.site
+    name = request.output.absolute().name
+    site_url = f"{site.base_url}{address(name)}/" if site.base_url and site.home else ""
+    made = render(site, site_url)
+    names = {*made, *gathered.files, MEMORY_NAME}
+    made[MEMORY_NAME] = memory_text(gathered.remembered, names).encode()
+    changed = put_site(request.output, made, gathered.files)
+    return CatalogueResult(len(site.pages), changed)

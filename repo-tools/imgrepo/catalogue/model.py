@@ -1,0 +1,238 @@
+"""What the catalogue shows: plain, frozen data, already fit for a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import date, datetime
+    from pathlib import Path
+
+    from imgrepo.library.records import BootRecord, Package, SourceGap
+
+
+@dataclass(frozen=True)
+class CatalogueRequest:
+    """What is wanted.
+
+    Attributes:
+        library: The folder that ``publish`` was given.
+        webroot: The folder that is served.
+        output: Where the site goes.
+        title: Title of the site.
+        base_url: Address under which ``webroot`` is served; empty when not known.
+        calendar: Whether dated entries get a calendar.
+    """
+
+    library: Path
+    webroot: Path
+    output: Path
+    title: str = "Disk images"
+    base_url: str = ""
+    calendar: bool = False
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A file that is copied as it is.
+
+    Attributes:
+        path: Where it is.
+        sha512: What its digest must be; None for any.
+    """
+
+    path: Path
+    sha512: str | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the site.
+
+    Attributes:
+        path: Its path in the site.
+        width: Pixels.
+        height: Pixels.
+    """
+
+    path: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """A package that is another one since the last revision.
+
+    Attributes:
+        name: Its name, with its architecture where it is not the only one.
+        before: Its version then; empty when it is new.
+        after: Its version now; empty when it is gone.
+    """
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is another since the last revision.
+
+    Attributes:
+        revision: The former one.
+        packages: By name.
+    """
+
+    revision: int
+    packages: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the sources are.
+
+    Attributes:
+        path: Path of the archive in the site; empty when there is none.
+        size: Bytes of it.
+        sha512: SHA-512 of it.
+        covered: How many source packages it has.
+        gaps: Source packages that were not found.
+    """
+
+    path: str
+    size: int
+    sha512: str
+    covered: int
+    gaps: tuple[SourceGap, ...]
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """How often something was downloaded.
+
+    Attributes:
+        number: Complete downloads.
+        clients: Different clients.
+        first: First day of the logs.
+        last: Last day of the logs.
+        chart: SVG that ``imgrepo.stats.plot`` drew.
+    """
+
+    number: int
+    clients: int
+    first: date
+    last: date
+    chart: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """A template.
+
+    Attributes:
+        name: Its name in the index.
+        arch: Its architecture.
+        path: Path of its page in the site.
+        title: One line for people.
+        size: Bytes of the disk.
+        compressed_size: Bytes of the file; None when the index does not say.
+        sha512: SHA-512 of the file; None when the index does not say.
+        revision: Its revision.
+        file: Address of the file, relative to the site.
+        published: When this revision was first shown, in UTC.
+        command: What to type to build from it.
+        description: Paragraphs.
+        notes: Language and paragraphs; of the default one, the language is empty.
+        hints: Paragraphs.
+        licence: Of the whole; empty when nobody says.
+        contributor: Who made it.
+        homepage: A link; None when there is none.
+        offer: Where to ask for sources; text.
+        tags: Words to find it by.
+        system: Name of the system; empty when not known.
+        aliases: Other names.
+        notice: What to say about its end; empty for one in good standing.
+        day: The day that it was held back for; None for none.
+        picture: A screenshot.
+        thumbnail: The same, small.
+        packages: None when nobody looked.
+        changes: None when there is no former revision to compare with, or no packages.
+        boot: What the boot check saw; None when there was none.
+        sources: None when nobody collected them.
+        downloads: None when no logs were given.
+    """
+
+    name: str
+    arch: str
+    path: str
+    title: str
+    size: int
+    compressed_size: int | None
+    sha512: str | None
+    revision: int
+    file: str
+    published: datetime
+    command: str
+    description: tuple[str, ...] = ()
+    notes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    hints: tuple[str, ...] = ()
+    licence: str = ""
+    contributor: str = ""
+    homepage: str | None = None
+    offer: str = ""
+    tags: tuple[str, ...] = ()
+    system: str = ""
+    aliases: tuple[str, ...] = ()
+    notice: str = ""
+    day: date | None = None
+    picture: Picture | None = None
+    thumbnail: Picture | None = None
+    packages: tuple[Package, ...] | None = None
+    changes: Changes | None = None
+    boot: BootRecord | None = None
+    sources: Sources | None = None
+    downloads: Downloads | None = None
+
+
+@dataclass(frozen=True)
+class Door:
+    """A day of the calendar.
+
+    Attributes:
+        day: The day.
+        pages: What is behind it; nothing while it is closed.
+    """
+
+    day: date
+    pages: tuple[Page, ...] = ()
+
+
+@dataclass(frozen=True)
+class Site:
+    """The whole catalogue.
+
+    Attributes:
+        title: Its title.
+        identity: What its feed is known by, an IRI that never changes.
+        base_url: Address of the served folder, with a slash at its end; empty when not known.
+        home: Path from the site to the served folder, such as ``../``; empty when it is elsewhere.
+        signer: Fingerprint of the key that signed the index.
+        signed_at: When, in UTC.
+        pages: In the order of the index.
+        years: Doors by year, newest year first; None without a calendar.
+        year: The year that the calendar opens with; None without one.
+        downloads: Of all templates.
+    """
+
+    title: str
+    identity: str
+    base_url: str
+    home: str
+    signer: str
+    signed_at: datetime
+    pages: tuple[Page, ...]
+    years: tuple[tuple[int, tuple[Door, ...]], ...] | None = None
+    year: int | None = None
+    downloads: Downloads | None = None

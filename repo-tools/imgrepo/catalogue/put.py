@@ -1,0 +1,161 @@
+"""Bringing the site to its place: made beside it, then exchanged with it in one step.
+
+A reader sees the old site or the new one. Only what differs is written, so
+that uploads and caches have nothing to do when nothing changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from imgbuilder.atomic import sync_folder
+from imgbuilder.errors import RepositoryError, UsageError
+from imgbuilder.workspace import explain, private_folder
+from imgrepo.catalogue.memory import MEMORY_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from imgrepo.catalogue.model import Copied
+
+_EXCHANGE = 2  # RENAME_EXCHANGE, see renameat2(2)
+_AT_FDCWD = -100
+
+
+def put_site(output: Path, made: Mapping[str, bytes], copied: Mapping[str, Copied]) -> bool:
+    """Replace a site, if the new one differs.
+
+    Args:
+        output: Its folder.
+        made: Files by path.
+        copied: Files that are taken from elsewhere, by path.
+
+    Returns:
+        Whether anything differed.
+
+    Raises:
+        UsageError: The folder holds something that is no catalogue.
+        RepositoryError: A file that is copied is not what its record says.
+        WorkspaceError: It cannot be written.
+    """
+    check_place(output)
+    target = output.absolute()
+    try:
+        with private_folder(target.parent) as scratch:
+            new = scratch / "site"
+            new.mkdir()
+            changed = not target.is_dir()
+            for path, content in made.items():
+                changed |= _write(new / path, target / path, content)
+            for path, item in copied.items():
+                changed |= _copy(new / path, target / path, item)
+            if not changed and _files(target) == {*made, *copied}:
+                return False
+            _open_to_readers(new)
+            if target.exists():
+                _exchange(new, target, scratch / "old")
+            else:
+                new.rename(target)
+            sync_folder(target.parent)
+    except OSError as error:
+        raise explain(error, output) from error
+    return True
+
+
+def check_place(output: Path) -> None:
+    """See that a folder may be replaced.
+
+    Raises:
+        UsageError: It holds something that is no catalogue, or cannot be made.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise UsageError(f"{output} is no folder", hint="choose another one with --output")
+    if output.is_dir() and not (output / MEMORY_NAME).is_file() and any(output.iterdir()):
+        raise UsageError(
+            f"{output} holds something that is no catalogue, and would be replaced",
+            hint="choose an empty or new folder with --output",
+        )
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {output.parent}", hint=f"mkdir -p {output.parent}")
+
+
+def _write(new: Path, old: Path, content: bytes) -> bool:
+    """Write a file, or keep the old one if it is the same; tell whether it differs."""
+    new.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if not old.is_symlink() and old.read_bytes() == content:
+            _take(old, new)
+            return False
+    except OSError:
+        pass  # there is no old one, or none that is a file: the new one is written
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.chmod(0o644)
+    return True
+
+
+def _copy(new: Path, old: Path, item: Copied) -> bool:
+    digest = _digest(item.path)
+    if item.sha512 is not None and digest != item.sha512:
+        raise RepositoryError(
+            f"{item.path} is not the file that its record names", hint="collect the sources anew"
+        )
+    new.parent.mkdir(parents=True, exist_ok=True)
+    if old.is_file() and not old.is_symlink() and _digest(old) == digest:
+        _take(old, new)
+        return False
+    shutil.copyfile(item.path, new, follow_symlinks=False)
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.chmod(0o644)
+    if _digest(new) != digest:
+        raise RepositoryError(f"{item.path} was written to while it was copied", hint="try again")
+    return True
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha512").hexdigest()
+
+
+def _take(old: Path, new: Path) -> None:
+    """Give an old file a place in the new site; its time stays, and caches see that it is the same."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}:
+            raise
+        shutil.copy2(old, new, follow_symlinks=False)
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def _open_to_readers(folder: Path) -> None:
+    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        path.chmod(0o755)
+        sync_folder(path)
+
+
+def _exchange(new: Path, target: Path, old: Path) -> None:
+    """Exchange two folders in one step; where the filesystem cannot, there is a moment without the site."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    rename = getattr(libc, "renameat2", None)
+    if rename is not None:
+        names = (os.fsencode(new), os.fsencode(target))
+        if rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _EXCHANGE) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+            raise OSError(number, os.strerror(number), str(target))
+    target.rename(old)
+    new.rename(target)

@@ -1,0 +1,80 @@
+"use strict";
+/* What the pages can do beyond being read: filter the list, copy a command. All is there without it. */
+(() => {
+  const form = document.getElementById("filter");
+  if (form) {
+    const cards = [...document.querySelectorAll("#list > .card")];
+    const count = document.getElementById("count");
+    const nothing = document.getElementById("nothing");
+    const fields = [...form.elements].filter((field) => field.name);
+    const fits = (card, field) => {
+      const wanted = field.value.trim();
+      if (!wanted) return true;
+      if (field.name === "q") {
+        return wanted.toLowerCase().split(/\s+/).every((word) => card.dataset.text.includes(word));
+      }
+      return card.dataset[field.name].split("\n").includes(wanted);
+    };
+    const show = () => {
+      let shown = 0;
+      for (const card of cards) {
+        card.hidden = !fields.every((field) => fits(card, field));
+        shown += card.hidden ? 0 : 1;
+      }
+      const all = shown === cards.length;
+      count.textContent = all
+        ? `${shown} ${shown === 1 ? "image" : "images"}`
+        : `${shown} of ${cards.length} images`;
+      nothing.hidden = shown !== 0;
+    };
+    const read = () => {
+      const wanted = new URLSearchParams(location.hash.slice(1));
+      for (const field of fields) field.value = wanted.get(field.name) ?? "";
+      // A select has no value that is none of its choices.
+      for (const field of fields) if (field.selectedIndex === -1) field.value = "";
+      show();
+    };
+    const changed = () => {
+      const words = new URLSearchParams();
+      for (const field of fields) if (field.value.trim()) words.set(field.name, field.value.trim());
+      const hash = words.toString();
+      history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+      show();
+    };
+    form.addEventListener("input", changed);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    document.getElementById("reset").addEventListener("click", () => {
+      form.reset();
+      changed();
+      fields[0].focus();
+    });
+    addEventListener("hashchange", read);
+    form.hidden = false;
+    read();
+  }
+
+  const select = (element) => {
+    const range = document.createRange();
+    range.selectNodeContents(element);
+    const selection = getSelection();
+    selection.removeAllRanges();
+    selection.addRange(range);
+  };
+  for (const box of document.querySelectorAll(".command")) {
+    const button = box.querySelector(".copy");
+    const told = box.querySelector(".copied");
+    const words = box.querySelector("code");
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(words.textContent);
+        told.textContent = "Copied";
+      } catch {
+        // Without HTTPS, browsers give pages no clipboard.
+        select(words);
+        told.textContent = document.execCommand("copy") ? "Copied" : "Selected: press Ctrl+C";
+      }
+      setTimeout(() => { told.textContent = ""; }, 4000);
+    });
+  }
+})();

@@ -1,0 +1,66 @@
+"""Words of strangers, made fit for a page. Pure functions.
+
+Markup is kept out by the templates, which escape everything. What is left are
+characters that escape nothing but still mislead: controls, and marks that turn
+the direction of what is read (Unicode Technical Report 36, section 2).
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+_UNFIT = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+    "\ufeff\ufffe\uffff]"
+)
+_ODD = "\ufffd"
+_LINK = re.compile(r"https?://[A-Za-z0-9\[][^\s<>\"'`\\]{0,1000}")
+LONGEST_LINE, LONGEST_TEXT = 200, 20_000
+"""Characters that a page shows of a line, and of a text; the index may have millions."""
+
+
+def line(text: str | None, limit: int = LONGEST_LINE) -> str:
+    """Return a text as one line without characters that mislead, cut to ``limit`` characters."""
+    words = " ".join(_UNFIT.sub(_ODD, text or "").split())
+    return words if len(words) <= limit else f"{words[: limit - 1]}…"
+
+
+def paragraphs(text: str | None) -> tuple[str, ...]:
+    """Return the paragraphs of a plain text; within one, lines stay lines."""
+    whole = _UNFIT.sub(_ODD, (text or "").replace("\r\n", "\n").replace("\r", "\n"))
+    if len(whole) > LONGEST_TEXT:
+        whole = f"{whole[: LONGEST_TEXT - 1]}…"
+    return tuple(part.strip("\n") for part in re.split(r"\n[ \t]*\n", whole) if part.strip())
+
+
+def link(address: str | None) -> str | None:
+    """Return an address if it is one that a page may link to: http or https, and nothing else."""
+    text = (address or "").strip()
+    return text if _LINK.fullmatch(text) and not _UNFIT.search(text) else None
+
+
+def segment(name: str) -> str:
+    """Return a name as one part of a path of a file: letters, digits, ``.``, ``_``, ``-``; else ``~HEX``.
+
+    Different names stay different; none is hidden, or leads out of its folder.
+    """
+    made = "".join(
+        one if one.isascii() and (one.isalnum() or one in "._-") else f"~{ord(one):x}~" for one in name
+    )
+    return f"~2e~{made[1:]}" if made.startswith(".") else made or "~"
+
+
+def address(path: str) -> str:
+    """Return a path of a file as the path of an address."""
+    return quote(path, safe="/-._~")
+
+
+def size(number: int) -> str:
+    """Write a number of bytes for people: ``111.3 MiB``."""
+    value = float(number)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{int(value)} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
