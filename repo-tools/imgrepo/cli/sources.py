@@ -16,6 +16,7 @@ from imgrepo.cli.options import appliance_options
 from imgrepo.contents.targets import find_targets
 from imgrepo.sourcepackages.collect import SourcesRequest, collect
 from imgrepo.sourcepackages.finding import Places
+from imgrepo.sourcepackages.maintainers import MAINTAINER_KEYRING
 from imgrepo.template.recipes import DEBIAN_MIRROR, DEBIAN_SECURITY_MIRROR, GUEST_KEYRING
 
 if TYPE_CHECKING:
@@ -74,7 +75,15 @@ _PROGRAM = "pybuilder-repo"
     "snapshots",
     multiple=True,
     metavar="URL",
-    help="The archive as it was once, for versions that it no longer has.",
+    help="The archive as it was once, for versions that it no longer has: its signed lists, and its pool.",
+)
+@click.option(
+    "--maintainer-keyring",
+    type=click.Path(path_type=Path),
+    default=MAINTAINER_KEYRING,
+    show_default=True,
+    metavar="FILE",
+    help="Public keys that may sign a source package in a snapshot's pool, where no list has it.",
 )
 @click.option(
     "--only", multiple=True, metavar="NAME", help="Only the sources of this package, to try; repeatable."
@@ -98,6 +107,7 @@ def sources_command(
     components: tuple[str, ...],
     keyring: Path,
     snapshots: tuple[str, ...],
+    maintainer_keyring: Path,
     only: tuple[str, ...],
     output: Path | None,
     dry_run: bool,
@@ -111,7 +121,7 @@ def sources_command(
     """Read the options and collect; exit code 1 when sources are missing."""
     services: Services = ctx.obj
     found = find_targets(targets, output)
-    places = Places(mirror, security_mirror, suites, components, snapshots, keyring)
+    places = Places(mirror, security_mirror, suites, components, snapshots, keyring, maintainer_keyring)
     request = SourcesRequest(places, only, dry_run)
     options = ApplianceOptions(memsize=memsize, verbose=verbose, instant=not no_instant, cache=cache)
     reporter = ConsoleReporter(_PROGRAM, quiet=quiet or as_json, verbose=verbose)

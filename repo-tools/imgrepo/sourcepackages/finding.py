@@ -6,10 +6,12 @@ import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from imgbuilder.errors import UsageError
+from imgbuilder.errors import FileMissingError, UsageError
+from imgbuilder.events import debug
 from imgrepo.debcontrol import compare_versions
 from imgrepo.library.records import SourceGap
 from imgrepo.sourcepackages.archive import RELEASE_LIMIT, Findings, Lists, Suite
+from imgrepo.sourcepackages.maintainers import MAINTAINER_KEYRING, Pool
 from imgrepo.template.recipes import (
     DEBIAN_MIRROR,
     DEBIAN_SECURITY_MIRROR,
@@ -43,6 +45,7 @@ class Places:
         components: Components of each.
         snapshots: Archives as they were once, asked for what the others no longer have.
         keyring: Public keys that may have signed the lists.
+        maintainers: Public keys that may have signed a ``.dsc`` in the pool of a snapshot.
     """
 
     mirror: str = DEBIAN_MIRROR
@@ -51,6 +54,7 @@ class Places:
     components: tuple[str, ...] = ("main",)
     snapshots: tuple[str, ...] = ()
     keyring: Path = GUEST_KEYRING
+    maintainers: Path = MAINTAINER_KEYRING
 
     def __post_init__(self) -> None:
         for url in (self.mirror, self.security, *self.snapshots):
@@ -124,10 +128,26 @@ def find_packages(
         rest = wanted - found.packages.keys()
         if rest:
             then = [replace(suite, root=snapshot.rstrip("/")) for suite in suites]
-            older = lists.find(dict.fromkeys(then), rest, some_missing=True)
+            try:
+                older = lists.find(dict.fromkeys(then), rest, some_missing=True)
+            except FileMissingError as error:
+                debug(report, error.message)  # a pool alone, which is asked below
+                continue
             found.packages.update(older.packages)
+    reasons: dict[SourceId, str] = {}
+    for snapshot in places.snapshots:
+        pool = Pool(snapshot.rstrip("/"), places.components, places.maintainers)
+        for source in sorted(wanted - found.packages.keys()):
+            answer = pool.find(source, services.verifier, services.fetcher, report)
+            if isinstance(answer, str):
+                reasons[source] = answer
+            else:
+                found.packages[source] = answer
     missing = wanted - found.packages.keys()
-    return Found(tuple(found.packages.values()), _gaps(missing, lambda source: _why(source, found, suites)))
+    return Found(
+        tuple(found.packages.values()),
+        _gaps(missing, lambda source: reasons.get(source) or _why(source, found, suites)),
+    )
 
 
 def _verifier(services: Services, pin: KeyPin) -> Callable[[bytes, str], VerifiedText]:

@@ -1,0 +1,164 @@
+"""What only a snapshot's pool has: taken by the signature of a maintainer that is known, or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgbuilder.errors import PybuilderError
+from imgindex.trust import VerifiedText
+from imgrepo.sourcepackages.maintainers import issuer_fingerprint, read_dsc
+from tests.fakes.debarchive import DebArchive
+from tests.fakes.keys import signature_packets
+from tests.fakes.webfolder import WebFolder
+from tests.unit.imgrepo.sourcepackages.test_collect import COVERED, members
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.fakes.keys import KeyMaker
+    from tests.unit.imgrepo.sourcepackages.conftest import Bench
+
+
+@dataclass
+class Old:
+    """A pool without lists that has the old bash.
+
+    Attributes:
+        archive: The pool.
+        web: Serves it.
+        keyring: The maintainers' keys.
+        dsc: The signed ``.dsc``.
+    """
+
+    archive: DebArchive
+    web: WebFolder
+    keyring: Path
+    dsc: Path
+    maintainer: str
+
+
+@pytest.fixture
+def old(bench: Bench, keys: KeyMaker, tmp_path: Path) -> Iterator[Old]:
+    """Take bash out of the archive, and put it into a pool, signed by a maintainer."""
+    packages = bench.archive.suites["bookworm"]
+    bench.archive.suites["bookworm"] = [one for one in packages if one[0] != "bash"]
+    bench.archive.write()
+    maintainer, other = keys.make("Maintainer <m@example.org>"), keys.make("Another <a@example.org>")
+    archive = DebArchive(tmp_path / "old", keys, bench.archive.key)
+    folder = archive.root / archive.folder_of("bash")
+    folder.mkdir(parents=True)
+    files = archive.add("unlisted", "bash", "5.2.15-2")
+    for name, data in files.items():
+        (folder / name).write_bytes(keys.sign(data, maintainer) if name.endswith(".dsc") else data)
+    keyring = tmp_path / "maintainers.gpg"
+    keyring.write_bytes(keys.export(other, maintainer))
+    with WebFolder(archive.root) as web:
+        yield Old(archive, web, keyring, folder / "bash_5.2.15-2.dsc", maintainer)
+
+
+def run(bench: Bench, old: Old) -> int:
+    return bench.run("--snapshot", old.web.url, "--maintainer-keyring", old.keyring)
+
+
+def reason(bench: Bench) -> str:
+    (gap,) = bench.record()["gaps"]
+    assert gap["source"] == "bash"
+    assert b"bash_5.2.15-2/" not in (bench.folder / "demo-sources.tar").read_bytes()
+    return str(gap["reason"])
+
+
+def test_a_maintainers_signature_is_enough(bench: Bench, old: Old) -> None:
+    assert run(bench, old) == 0
+    assert bench.record()["covered"] == COVERED
+    found = members(bench.folder / "demo-sources.tar")
+    assert found["bash_5.2.15-2/bash_5.2.15-2.dsc"] == old.dsc.read_bytes()
+    assert found["bash_5.2.15-2/bash_5.2.15.orig.tar.xz"].startswith(b"original bash")
+    assert old.maintainer in found["SOURCES.tsv"].decode()
+
+
+def test_without_keys_it_is_a_gap(bench: Bench, old: Old) -> None:
+    old.keyring.unlink()
+    assert run(bench, old) == 1
+    assert "no keys of maintainers" in reason(bench)
+
+
+def test_an_unknown_maintainer(bench: Bench, old: Old, keys: KeyMaker) -> None:
+    mallory = keys.make("Mallory <x@example.org>")
+    text = old.archive.dsc("bash", "5.2.15-2", {"bash_5.2.15.orig.tar.xz": b"evil"})
+    old.dsc.write_bytes(keys.sign(text, mallory))
+    assert run(bench, old) == 1
+    assert f"the key {mallory} is not in" in reason(bench)
+
+
+def test_a_changed_dsc(bench: Bench, old: Old) -> None:
+    old.dsc.write_bytes(old.dsc.read_bytes().replace(b"3.0 (quilt)", b"3.0 (quilz)"))
+    assert run(bench, old) == 1
+    assert "altered after signing" in reason(bench)
+
+
+def test_an_unsigned_dsc(bench: Bench, old: Old) -> None:
+    old.dsc.write_bytes(old.archive.dsc("bash", "5.2.15-2", {"a": b"b"}))
+    assert run(bench, old) == 1
+    assert "cannot be verified" in reason(bench)
+
+
+def test_the_dsc_of_another_version(bench: Bench, old: Old, keys: KeyMaker) -> None:
+    text = old.archive.dsc("bash", "5.2.15-1", {"bash_5.2.15.orig.tar.xz": b"old"})
+    old.dsc.write_bytes(keys.sign(text, old.maintainer))
+    assert run(bench, old) == 1
+    assert "it is that of 'bash' '5.2.15-1'" in reason(bench)
+
+
+@pytest.mark.parametrize("name", ["../../x.tar.xz", "/etc/passwd", "a/b", ".x", "bash_5.2.15-2.dsc"])
+def test_a_signed_dsc_that_names_files_elsewhere(bench: Bench, old: Old, keys: KeyMaker, name: str) -> None:
+    text = old.archive.dsc("bash", "5.2.15-2", {name: b"x"})
+    old.dsc.write_bytes(keys.sign(text, old.maintainer))
+    assert run(bench, old) == 1
+    assert "cannot be verified" in reason(bench)
+
+
+def test_a_changed_file_of_the_pool(bench: Bench, old: Old) -> None:
+    path = old.dsc.with_name("bash_5.2.15.orig.tar.xz")
+    path.write_bytes(b"0" * path.stat().st_size)
+    assert run(bench, old) == 1
+    assert "is not the file" in reason(bench)
+
+
+def test_a_pool_that_has_it_not_either(bench: Bench, old: Old) -> None:
+    old.dsc.unlink()
+    assert run(bench, old) == 1
+    assert "in its pool either" in reason(bench)
+
+
+def test_the_issuer_of_a_signature(keys: KeyMaker) -> None:
+    for kind in ("ed25519", "rsa3072"):
+        key = keys.make(f"Issuer {kind} <i@example.org>", kind)
+        packets = signature_packets(keys.sign("text\n", key))
+        assert issuer_fingerprint(packets) == key
+
+
+@given(st.binary(max_size=200))
+def test_any_signature_has_an_issuer_or_none(data: bytes) -> None:
+    for packets in (data, b"\xc2\x20" + data, b"\x88\x20\x04\x00\x16\x08" + data):
+        found = issuer_fingerprint(packets)
+        assert found is None or len(found) in (40, 64)
+
+
+@given(st.text(max_size=200))
+def test_any_dsc_raises_only_our_errors(text: str) -> None:
+    from datetime import UTC, datetime
+
+    start = "Source: x\nVersion: 1-1\nChecksums-Sha256:\n " + "0" * 64 + " 5 "
+    for whole in (text, start + text, f"{start}x_1.orig.tar.xz\n{text}"):
+        signed = VerifiedText(whole, "A" * 40, "A" * 40, datetime(2026, 1, 1, tzinfo=UTC), None)
+        try:
+            package = read_dsc(signed, b"x", ("x", "1-1"), "http://m/pool", where="x")
+        except PybuilderError:
+            continue
+        assert all("/" not in file.name and file.name[0] != "." for file in package.files)
