@@ -1,7 +1,7 @@
 """Bringing a published folder to another machine, in an order in which nothing can go wrong.
 
 First the template files, under names that no old index mentions; then the
-index; last, when their time has come, old files go. Broken off at any step,
+index; then, when their time has come, old files go; last comes the catalogue. Broken off at any step,
 what is served there is the old index or the new one, with every file that it
 names (``reliability.md`` R1, R9), and the next run goes on.
 """
@@ -19,6 +19,7 @@ from imgindex.freshness import show
 from imgindex.model import Index
 from imgindex.parse import parse_index
 from imgrepo import retired
+from imgrepo.catalogue.bring import bring_catalogue
 from imgrepo.entries import files_of
 from imgrepo.retired import GRACE
 from imgrepo.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_served
@@ -98,6 +99,8 @@ def upload(
         for name in (PUBLIC_KEY, PLAIN_INDEX, SIGNED_INDEX):
             sent += target.put(request.folder, [name], report)
         deleted = _retire(request, target, there, served.index, before, services, report)
+        pages, gone = bring_catalogue(request.folder, target, report)
+        sent, deleted = [*sent, *pages], (*deleted, *gone)
     return UploadResult(tuple(sent), deleted)
 
 

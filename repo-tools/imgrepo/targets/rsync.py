@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from imgbuilder import process
@@ -71,7 +71,7 @@ class RsyncTarget:
         """See ``Target.read``."""
         with tempfile.TemporaryDirectory(prefix="pybuilder-repo.") as folder:
             self._rsync(f"--max-size={limit}", f"{self._address}{name}", f"{folder}/")
-            file = Path(folder, name)
+            file = Path(folder, PurePosixPath(name).name)
             if not file.is_file():
                 raise UploadError(f"{self._where}: {name} is larger than {limit} bytes")
             return file.read_bytes()
@@ -104,6 +104,9 @@ class RsyncTarget:
         if not names:
             return
         with tempfile.TemporaryDirectory(prefix="pybuilder-repo.") as empty:
+            for name in names:
+                # A folder that is missing here has "vanished"; only the file itself must be missing.
+                Path(empty, name).parent.mkdir(parents=True, exist_ok=True)
             self._rsync(
                 "--delete-missing-args", "--from0", "--files-from=-", f"{empty}/", self._address, names=names
             )

@@ -83,7 +83,7 @@ class Target(Protocol):
         ...
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete files directly in it; those that are gone already do no harm.
+        """Delete files of it; those that are gone already do no harm.
 
         Raises:
             UploadError: They could not be deleted.

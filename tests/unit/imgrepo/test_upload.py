@@ -24,6 +24,7 @@ from imgrepo.targets.rsync import RsyncTarget
 from imgrepo.targets.s3 import S3Target, content_type
 from imgrepo.targets.target import Place, UploadError, read_place
 from imgrepo.upload import UploadRequest, UploadResult, upload
+from tests.fakes.catalogues import make_library, make_site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -68,7 +69,11 @@ class FolderRemote:
         return RsyncTarget(read_place(self.text))
 
     def files(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in self.folder.iterdir() if path.is_file()}
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in self.folder.rglob("*")
+            if path.is_file()
+        }
 
     def write(self, name: str, data: bytes) -> None:
         (self.folder / name).write_bytes(data)
@@ -505,3 +510,30 @@ def test_the_commands_as_they_are_typed(
     assert run(["upload", str(repository.images), daemon.text], services) == 2
     assert not (repository.images / ".pybuilder-repo.lock").exists()
     assert run([*words, "--to", "nonsense"], services) == 2
+
+
+def test_the_catalogue_comes_along(repository: Repository, remote: Remote) -> None:
+    make_library(repository)
+    make_site(repository, calendar=True)
+    site = repository.web / "catalogue"
+    result = bring(repository, remote)
+    files = remote.files()
+    ours = {f"catalogue/{path.relative_to(site)}" for path in site.rglob("*") if path.is_file()}
+    assert {name for name in files if name.startswith("catalogue/")} == ours
+    assert all(files[name] == (repository.web / name).read_bytes() for name in ours)
+    assert result.sent[-3:] == (
+        "catalogue/atom.xml", "catalogue/index.html", "catalogue/catalogue.json",
+    )  # fmt: skip
+    assert result.sent.index("index.asc") < min(result.sent.index(name) for name in ours)
+    assert bring(repository, remote).sent == ()
+    remote.write("catalogue/other.txt", b"not ours")
+    make_site(repository, calendar=False, title="Another")
+    result = bring(repository, remote)
+    assert "catalogue/index.html" in result.sent
+    assert "catalogue/style.css" not in result.sent
+    assert set(result.deleted) == {name for name in ours if name.startswith("catalogue/calendar/")}
+    there = {name for name in remote.files() if name.startswith("catalogue/")}
+    assert there == ours - set(result.deleted) | {"catalogue/other.txt"}
+    if isinstance(remote, BucketRemote):
+        facts = remote.head("catalogue/index.html")
+        assert (facts["ContentType"], facts["CacheControl"]) == ("text/html; charset=utf-8", "no-cache")

@@ -42,6 +42,7 @@
       show();
     };
     form.addEventListener("input", changed);
+    form.addEventListener("change", changed);
     form.addEventListener("submit", (event) => event.preventDefault());
     document.getElementById("reset").addEventListener("click", () => {
       form.reset();
