@@ -27,7 +27,7 @@ ONLY_IN = {
     "debian": {"imgrepo/debcontrol.py"},
     "cyclonedx": {"imgrepo/contents/cyclonedx.py"},
     "packageurl": {"imgrepo/contents/purl.py"},
-    "license_expression": {"imgrepo/contents/licences.py"},
+    "license_expression": {"imgrepo/contents/licences.py", "imgrepo/library/licence.py"},
     "tomli_w": {"imgbuilder/recipe/write.py"},
     "pydantic": {"imgrepo/library/description.py"},
     "tomllib": {

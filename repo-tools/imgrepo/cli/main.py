@@ -15,6 +15,7 @@ from imgindex import __version__
 from imgrepo.cli import keeping, sharing
 from imgrepo.cli.catalogue import catalogue_command
 from imgrepo.cli.contents import sbom_group
+from imgrepo.cli.entry import entry_group
 from imgrepo.cli.importing import import_command
 from imgrepo.cli.make_template import make_template_command
 from imgrepo.cli.publish import publish_command
@@ -45,6 +46,7 @@ group.add_command(status_command)
 group.add_command(upload_command)
 group.add_command(validate_command)
 group.add_command(stats_command)
+group.add_command(entry_group)
 group.add_command(catalogue_command)
 group.add_command(sbom_group)
 group.add_command(sources_command)

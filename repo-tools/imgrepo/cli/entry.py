@@ -1,0 +1,93 @@
+"""``pybuilder-repo entry``: entries of a library, from a skeleton to what is published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imgbuilder.console import ConsoleReporter, printable
+from imgbuilder.events import info
+from imgrepo.library.folder import find_entry
+from imgrepo.library.new import NewEntry, make_entry
+from imgrepo.library.running import Form, machine_text, write_run_script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PROGRAM = "pybuilder-repo"
+
+
+def library_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option that names the library."""
+    return click.option(
+        "--library",
+        type=click.Path(path_type=Path),
+        default=".",
+        metavar="DIR",
+        help="The folder of the entries [default: this one].",
+    )(function)
+
+
+@click.group(
+    "entry",
+    short_help="Make, check and run entries of a library.",
+    help="Entries of a library: an image in a folder of its own, with all that people need to know of it.\n\n"
+    "The folder NAME in the library has a file entry.toml, and the image NAME.qcow2 or NAME.img.",
+)
+def entry_group() -> None:
+    """Choose the command."""
+
+
+@entry_group.command(
+    "new",
+    short_help="Make the folder of a new entry.",
+    help="Make the folder NAME, with an entry.toml to fill in.",
+)
+@click.argument("name")
+@library_option
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Copy this image into it; space is shared where the filesystem can.",
+)
+@click.option("--move", is_flag=True, help="Move the image, in place of copying it.")
+@click.option("--title", default="", metavar="TEXT", help="One line: what it is.")
+@click.option("--licence", default="", metavar="SPDX", help='Of the whole: "GPL-2.0-or-later AND MIT".')
+def new_command(
+    *, name: str, library: Path, image: Path | None, move: bool, title: str, licence: str
+) -> None:
+    """Read the options and make it."""
+    reporter = ConsoleReporter(_PROGRAM)
+    try:
+        folder = make_entry(NewEntry(library, name, image, move, title, licence), reporter)
+        info(reporter, printable(f"{folder.path} is ready: fill in {folder.description}"))
+    finally:
+        reporter.close()
+
+
+@entry_group.command(
+    "run-script",
+    short_help="Write a script that runs an entry.",
+    help="Write the script run into the folder of the entry NAME: it starts the image with QEMU, from "
+    "wherever the folder is, and forgets what the guest writes.",
+)
+@click.argument("name")
+@library_option
+@click.option(
+    "--form",
+    type=click.Choice([form.value for form in Form]),
+    help="Print what libvirt takes instead: a domain in XML, or a command line of virt-install.",
+)
+def run_script_command(*, name: str, library: Path, form: str | None) -> None:
+    """Read the options and write it."""
+    folder = find_entry(library, name)
+    reporter = ConsoleReporter(_PROGRAM)
+    if form is None:
+        path = write_run_script(folder, reporter)
+        info(reporter, printable(f"written: {path}"))
+    else:
+        click.echo(machine_text(folder, Form(form), reporter), nl=False)
+    reporter.close()

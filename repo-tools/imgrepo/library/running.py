@@ -1,0 +1,78 @@
+"""How people run an entry: a script for QEMU, and what libvirt takes."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
+from imgbuilder.machine.runscript import run_script
+from imgbuilder.workspace import explain, new_file
+from imgrepo.library.machine import machine_of
+from imgrepo.library.records import Verdict, read_boot
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.events import Reporter
+    from imgrepo.library.folder import EntryFolder
+
+
+class Form(enum.Enum):
+    """What libvirt takes; its value is what users type."""
+
+    XML = "libvirt-xml"
+    VIRT_INSTALL = "virt-install"
+
+
+def write_run_script(folder: EntryFolder, report: Reporter) -> Path:
+    """Write the script ``run`` of an entry, for the machine that its ``entry.toml`` tells.
+
+    It warns of a QEMU older than the one that the image was booted with, if it was.
+
+    Args:
+        folder: The entry.
+        report: Hears how much of the image was read, to find whether the boot check was of it.
+
+    Returns:
+        The script.
+
+    Raises:
+        RepositoryError: The entry has no image, or its description is wrong.
+        DiskError: The image is damaged.
+        UsageError: Its architecture has no machine.
+        WorkspaceError: The script cannot be written.
+    """
+    text = run_script(machine_of(folder.image(), folder.read(), tested=_tested(folder, report)))
+    with new_file(folder.run_script) as temporary:
+        try:
+            temporary.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise explain(error, folder.run_script) from error
+    try:
+        mode = folder.run_script.stat().st_mode
+        folder.run_script.chmod(mode | (mode & 0o444) >> 2)
+    except OSError as error:
+        raise explain(error, folder.run_script) from error
+    return folder.run_script
+
+
+def machine_text(folder: EntryFolder, form: Form, report: Reporter) -> str:
+    """Write what libvirt takes; the image's path is absolute in it.
+
+    Raises:
+        PybuilderError: As ``write_run_script`` does.
+    """
+    machine = machine_of(folder.image(), folder.read(), tested=_tested(folder, report), beside=False)
+    return libvirt_xml(machine) if form is Form.XML else virt_install_command(machine)
+
+
+def _tested(folder: EntryFolder, report: Reporter) -> str | None:
+    record = read_boot(folder.boot)
+    if (
+        record is None
+        or record.verdict is not Verdict.BOOTED
+        or not record.image.fits(folder.image(), report)
+    ):
+        return None
+    return record.qemu or None
