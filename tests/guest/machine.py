@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from tests.guest.conftest import Person
 
+TEMPLATE_ROOT = "/dev/sda3"
+"""The root of the template that the tests build from, as the appliance names it."""
+
 
 def free_port() -> int:
     with socket.socket() as probe:

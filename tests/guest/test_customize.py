@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
+from tests.guest.machine import TEMPLATE_ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,7 @@ MENDED = {
 def tree(image: Path) -> dict[str, str]:
     """Every path of the guest with type, mode, owner, link and content."""
     with open_appliance([Attachment(image, "raw", readonly=True)]) as guest:
-        guest.mount("/dev/sda2", "/")  # on a throw-away layer
+        guest.mount(TEMPLATE_ROOT, "/")  # on a throw-away layer
         assert guest.glob("/tmp/.pybuilder*") + guest.glob("/tmp/pybuilder*") == [], "nothing is left behind"
         script = (
             "find / -xdev -path /proc -prune -o -path /sys -prune -o -path /dev -prune -o -print0 |"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
-from tests.guest.machine import booted
+from tests.guest.machine import TEMPLATE_ROOT, booted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def build(person: Person, examples: Path, name: str, *more: str | Path) -> Path:
 
 def read(image: Path, *paths: str) -> list[bytes]:
     with open_appliance([Attachment(image, "qcow2", readonly=True)]) as guest:
-        guest.mount("/dev/sda2", "/", options="ro")
+        guest.mount(TEMPLATE_ROOT, "/", options="ro")
         return [guest.read(path) for path in paths]
 
 

@@ -102,7 +102,7 @@ def make_layered(folder: Path) -> dict[str, Layout]:
 
 def make_bootable(folder: Path, template: Path) -> dict[str, Layout]:
     """Make two disks with the template's system: an MBR for BIOS, a GPT with an EFI system partition."""
-    root = layouts.cut(template, 2, folder / "debian.part")
+    root = layouts.cut(template, 3, folder / "debian.part")
     size = (3 << 30) // 512
     bios = partitioned(folder / "bios.raw", "label: dos\nstart=2048, bootable\n", size=size * 512)
     uefi = partitioned(

@@ -20,6 +20,7 @@ from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.appliance.instant import guestside, resume, save
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.events import Notice
+from tests.guest.machine import TEMPLATE_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +84,7 @@ def test_resumed_sessions_draw_distinct_numbers(appliances: Appliances, template
     for _ in range(SESSIONS):
         with open_appliance([disk], appliances.options(), appliances.hear) as guest:
             assert appliances.resumed, appliances.tail()
-            guest.mount("/dev/sda2", "/")
+            guest.mount(TEMPLATE_ROOT, "/")
             answer = guest.sh(f"set -e\n{DRAWS}")
             assert answer.status == 0, answer.output
             words = answer.output.split("\n")
@@ -135,7 +136,7 @@ def test_signatures_hold_days_later(
     disk = Attachment(template, "raw", readonly=True)
     with open_appliance([disk], appliances.options(network=True), appliances.hear) as guest:
         assert appliances.resumed, appliances.tail()
-        guest.mount("/dev/sda2", "/")
+        guest.mount(TEMPLATE_ROOT, "/")
         seconds = int(guest.sh("date +%s").output)
         assert abs(seconds - time.time()) < 60
         answer = guest.sh("apt-get update 2>&1; date -d '-40 days'")

@@ -14,7 +14,7 @@ import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
 from tests.guest.conftest import leftovers
-from tests.guest.machine import booted
+from tests.guest.machine import TEMPLATE_ROOT, booted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,8 +37,8 @@ def test_template_is_clean_and_complete(template: Path) -> None:
     assert parts[0]["type"] == "21686148-6449-6E6F-744E-656564454649", "BIOS boot partition"
     assert max(parts, key=lambda part: part["start"]) == parts[1], "the root is the last partition"
     with open_appliance([Attachment(template, "raw", readonly=True)]) as guest:
-        assert guest.filesystem_type("/dev/sda2") == "ext4"
-        guest.mount("/dev/sda2", "/", options="ro,noload")
+        assert guest.filesystem_type(TEMPLATE_ROOT) == "ext4"
+        guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")
         assert guest.read("/etc/machine-id").strip() == b""
         assert guest.glob("/etc/ssh/ssh_host_*") == []
         root = next(
@@ -149,7 +149,7 @@ def test_build_reports(web_image: tuple[Path, str]) -> None:
 def test_b26_image_content(web_image: tuple[Path, str]) -> None:
     """Every operation did what it says, seen through a second appliance."""
     with open_appliance([Attachment(web_image[0], "raw", readonly=True)]) as guest:
-        guest.mount("/dev/sda2", "/", options="ro,noload")
+        guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")
         assert guest.read("/etc/hostname") == b"web.example.org\n"
         assert guest.readlink("/etc/localtime").endswith("/usr/share/zoneinfo/Europe/Berlin")
         assert guest.read("/var/www/html/index.html") == PAGE.encode()
@@ -251,7 +251,7 @@ def test_second_build_uses_the_cache(configured: Person, web: WebServer) -> None
     assert "random password" not in done.stdout
     assert subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", image], check=False).returncode == 0
     with open_appliance([Attachment(image, "qcow2", readonly=True)]) as guest:
-        guest.mount("/dev/sda2", "/", options="ro,noload")
+        guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")
         assert guest.read("/root/second") == b"x"
         assert guest.filesystem_use()[0].total > 2.7 * 1024**3
     with booted(configured, image, "qcow2") as machine:

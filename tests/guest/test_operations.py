@@ -17,6 +17,7 @@ from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import OperationError
 from imgbuilder.events import Notice, Severity
+from tests.guest.machine import TEMPLATE_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,7 @@ def said() -> list[Event]:
 def guest(image: Path, said: list[Event]) -> Iterator[Appliance]:
     options = ApplianceOptions(network=True, trace=True, smp=2)
     with open_appliance([Attachment(image, "qcow2")], options, said.append) as appliance:
-        appliance.mount("/dev/sda2", "/")
+        appliance.mount(TEMPLATE_ROOT, "/")
         yield appliance
         appliance.unmount_all()
         appliance.shutdown()

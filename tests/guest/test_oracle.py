@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
+from tests.guest.machine import TEMPLATE_ROOT
 
 if TYPE_CHECKING:
     from tests.guest.conftest import Person, Publisher
@@ -58,7 +59,7 @@ def test_it_builds(configured: Person, publisher: Publisher) -> None:
     )  # fmt: skip
     assert "Output file" in printed
     with open_appliance([Attachment(image, "raw", readonly=True)]) as guest:
-        guest.mount("/dev/sda2", "/", options="ro,noload")
+        guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")
         assert guest.read("/root/by-virt-builder") == b"yes"
         assert guest.read("/etc/hostname") == b"theirs.example.org\n"
     image.unlink()

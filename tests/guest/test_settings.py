@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
+from tests.guest.machine import TEMPLATE_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +74,7 @@ def test_mirror_seed_and_hash(person: Person, template: Path, mirror: tuple[str,
     assert ("the guest has no cloud-init" in done.stderr) is not boot_too
     seed = "/var/lib/cloud/seed/nocloud"
     with open_appliance([Attachment(image, "raw", readonly=True)]) as guest:
-        guest.mount("/dev/sda2", "/", options="ro")
+        guest.mount(TEMPLATE_ROOT, "/", options="ro")
         assert guest.read(f"{seed}/user-data") == user_data.read_bytes()
         assert guest.read(f"{seed}/meta-data").startswith(b"instance-id: iid-")
         assert guest.stat(f"{seed}/user-data").mode & 0o777 == 0o600
@@ -93,7 +94,7 @@ def _boots_as_seeded(person: Person, image: Path) -> None:
         "-drive", f"file={image},format=raw,if=virtio", timeout=1500,
     )  # fmt: skip
     with open_appliance([Attachment(image, "raw", readonly=True)]) as guest:
-        guest.mount("/dev/sda2", "/", options="ro,noload")
+        guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")
         assert guest.exists("/usr/games/sl"), guest.read("/root/virt-sysprep-firstboot.log")[-3000:]
         assert guest.read("/etc/hostname") == b"seeded\n"
         assert guest.read("/var/log/ran") == b"CLOUD-INIT-RAN\n"

@@ -30,16 +30,16 @@ pytestmark = [
 UEFI = ("-bios", "/usr/share/ovmf/OVMF.fd")
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
-    "12-uefi": ("debian-12", "--uefi"),
-    "12-btrfs": ("debian-12", "--root", "btrfs", "--uefi"),
-    "12-xfs-lvm": ("debian-12", "--root", "xfs", "--lvm", "--uefi"),
+    "12-bios": ("debian-12", "--no-uefi"),
+    "12-btrfs": ("debian-12", "--root", "btrfs"),
+    "12-xfs-lvm": ("debian-12", "--root", "xfs", "--lvm"),
     "12-lvm": ("debian-12", "--lvm"),
     "12-i386": ("debian-12", "--arch", "i386"),
-    "11": ("debian-11", "--uefi"),
+    "11": ("debian-11",),
     "11-i386-btrfs": ("debian-11", "--arch", "i386", "--root", "btrfs"),
-    "13": ("debian-13", "--uefi"),
-    "13-xfs": ("debian-13", "--root", "xfs", "--uefi"),
-    "sid": ("debian-sid", "--uefi"),
+    "13": ("debian-13",),
+    "13-xfs": ("debian-13", "--root", "xfs"),
+    "sid": ("debian-sid",),
 }
 
 SCRIPT = """#!/bin/sh
@@ -85,13 +85,13 @@ def test_a_template_is_made_boots_by_each_firmware_and_is_published(
         assert manifest["locale"] == "de_DE.UTF-8"
         assert "locales" in manifest["packages"]
         image.chmod(0o644)
-        firmwares = ((), UEFI) if "--uefi" in words else ((),)
+        firmwares = ((),) if "--no-uefi" in words else ((), UEFI)
         for firmware in firmwares:
             with booted(person, image, "raw", extra=firmware) as machine:
                 console = machine.wait_for("login:", 500)
                 assert f"made-by-the-script {manifest['arch']}" in console
         entry = published_entry(person, publisher, image)
-        assert f"expand=/dev/sda{3 if '--uefi' in words else 2}\n" in entry
+        assert f"expand=/dev/sda{2 if '--no-uefi' in words else 3}\n" in entry
         assert ("lvexpand=/dev/system/root\n" in entry) == ("--lvm" in words)
         assert f"arch={'i386' if manifest['arch'] == 'i386' else 'x86_64'}\n" in entry
     finally:

@@ -39,7 +39,7 @@ _PROGRAM = "pybuilder-repo"
     short_help="Make a template from a distribution's archive.",
     help="Make the raw disk image OUTPUT with the system RECIPE, from the distribution's archive.\n\n"
     f"Recipes: {', '.join(RECIPES)}.\n\n"
-    "The image starts by BIOS (with --uefi by UEFI too), has its consoles on the screen and on the "
+    "The image starts by BIOS and by UEFI, has its consoles on the screen and on the "
     "first serial port, asks for an address by DHCP and runs an SSH server. It has no host keys, no machine "
     "id and no password. OUTPUT with the ending .json says what it was made of.",
 )
@@ -68,7 +68,9 @@ _PROGRAM = "pybuilder-repo"
     show_default=True,
     help="Filesystem of the root.",
 )
-@click.option("--uefi", is_flag=True, help="Let it start from UEFI as well as by BIOS.")
+@click.option(
+    "--uefi/--no-uefi", default=True, help="Let it start from UEFI as well as by BIOS [default: --uefi]."
+)
 @click.option("--lvm", is_flag=True, help="Put the root on a logical volume.")
 @click.option(
     "--locale", default=PLAIN_LOCALE, show_default=True, metavar="LOCALE", help="The guest's locale."

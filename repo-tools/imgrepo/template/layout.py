@@ -56,7 +56,7 @@ class Layout:
     """
 
     root: RootKind = RootKind.EXT4
-    uefi: bool = False
+    uefi: bool = True
     lvm: bool = False
 
     def table(self, size: int) -> tuple[tuple[int, int, str], ...]:

@@ -80,13 +80,13 @@ def test_make_template_passes_every_option_on(
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     words = "make-template debian-13 o.img --size 3G --kernel generic --include vim,git --include nginx -q"
-    words += " --arch amd64 --root xfs --uefi --lvm --locale de_DE.UTF-8 --no-instant --snapshot"
+    words += " --arch amd64 --root xfs --no-uefi --lvm --locale de_DE.UTF-8 --no-instant --snapshot"
     words += " --mirror http://m/debian/ --security-mirror http://s/x --keep-mirror --suite-keyring k.gpg"
     assert run([*words.split(), "-m", "700", "-v", "--mode", "root"], repository.services()) == 0
     (request,) = requests
     assert (request.size, request.options.memsize, request.options.verbose) == (3 << 30, 700, True)
     assert not request.options.instant
-    assert request.bootstrap.layout == Layout(RootKind.XFS, uefi=True, lvm=True)
+    assert request.bootstrap.layout == Layout(RootKind.XFS, uefi=False, lvm=True)
     assert (request.bootstrap.arch, request.bootstrap.locale) == (Arch.AMD64, "de_DE.UTF-8")
     assert request.bootstrap.epoch == 1700000000
     assert not request.bootstrap.valid_until

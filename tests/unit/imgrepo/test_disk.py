@@ -57,13 +57,15 @@ def archive(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("size", [GIB, 2 * GIB, 3 * GIB + (1 << 20)])
 def test_the_root_is_last_and_leaves_room_for_the_second_table(size: int) -> None:
-    (boot_first, boot_last, boot_kind), (first, last, kind) = Layout().table(size)
+    (boot_first, boot_last, boot_kind), (first, last, kind) = Layout(uefi=False).table(size)
     assert (boot_first * 512, (boot_last + 1) * 512) == (1 << 20, 2 << 20)
     assert boot_kind == "21686148-6449-6E6F-744E-656564454649"
     assert kind == "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
     assert first == boot_last + 1
     assert (last + 1) * 512 % (1 << 20) == 0
     assert size - (1 << 20) <= (last + 1) * 512 <= size - 33 * 512
+    assert Layout().table(size)[0] == (boot_first, boot_last, boot_kind)
+    assert Layout().table(size)[2][1:] == (last, kind)
 
 
 @pytest.mark.parametrize("size", [0, GIB - 1, GIB + 512])
@@ -87,11 +89,12 @@ def test_the_system_is_unpacked_mounted_by_uuid_and_the_appliance_shut_down(arch
     install_system(appliance, archive, Layout(), "amd64")
     assert appliance.tables["/dev/sda"] == Layout().table(2 * GIB)
     steps = [step for step, _device in appliance.log]
-    assert steps == ["make_gpt", "make_filesystem", "mount", "tar_in", "trim", "unmount_all", "shutdown"]
-    appliance.mount("/dev/sda2", "/")
+    made = ["make_filesystem", "mount"]
+    assert steps == ["make_gpt", *made, "tar_in", *made, "trim", "unmount_all", "shutdown"]
+    appliance.mount("/dev/sda3", "/")
     assert appliance.text("/etc/hosts") == "127.0.0.1 localhost\n"
     assert appliance.text("/etc/fstab") == f"UUID={UUID} / ext4 errors=remount-ro 0 1\n"
-    assert appliance.filesystem_type("/dev/sda2") == "ext4"
+    assert appliance.filesystem_type("/dev/sda3") == "ext4"
 
 
 @pytest.mark.parametrize("root", RootKind)
@@ -120,7 +123,10 @@ def test_with_uefi_and_lvm_the_root_is_a_volume_on_the_last_partition(archive: P
 
 
 def test_grub_gets_what_it_needs_for_each_layout() -> None:
-    plain, full = grub_script(Layout(), "amd64"), grub_script(Layout(RootKind.XFS, True, True), "i386")
+    plain, full = (
+        grub_script(Layout(uefi=False), "amd64"),
+        grub_script(Layout(RootKind.XFS, True, True), "i386"),
+    )
     assert "efi" not in plain
     assert "--modules='part_gpt ext2' /dev/sda\n" in plain
     assert "--target=i386-efi --efi-directory=/boot/efi --removable --no-nvram" in full
