@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 from tests.fakes.keys import HomeGuard
 
@@ -61,6 +62,7 @@ class Person:
             "PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
             "VIRT_BUILDER_DIRS": "/nonexistent",  # the system's sources are not ours to test
+            **{name: os.environ[name] for name in ("PYBUILDER_INSTANT",) if name in os.environ},
             **(extra or {}),
         }
 
@@ -208,15 +210,16 @@ def recipe_digest() -> str:
 def template(person: Person) -> Path:
     """A Debian 12 template, made by the ordinary user without root."""
     kept = cache_folder() / f"debian-12-{recipe_digest()}.img"
-    if not kept.exists():
-        made = person.home / "debian-12.img"
-        person.run("pybuilder-repo", "make-template", "debian-12", made, timeout=1500)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        for old in kept.parent.glob("debian-12-*"):
-            old.unlink()
-        subprocess.run(["cp", "--sparse=always", made, kept.with_suffix(".part")], check=True)
-        kept.with_suffix(".part").rename(kept)
-        made.unlink()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.parent / "lock"):  # the tests run in two processes
+        if not kept.exists():
+            made = person.home / "debian-12.img"
+            person.run("pybuilder-repo", "make-template", "debian-12", made, timeout=1500)
+            for old in kept.parent.glob("debian-12-*"):
+                old.unlink()
+            subprocess.run(["cp", "--sparse=always", made, kept.with_suffix(".part")], check=True)
+            kept.with_suffix(".part").rename(kept)
+            made.unlink()
     return kept
 
 

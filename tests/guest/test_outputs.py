@@ -77,9 +77,13 @@ def test_the_kernel_is_the_one_that_virt_get_kernel_copies(configured: Person, i
     assert len(list(ours.iterdir())) == 2
 
 
-def test_the_run_script_boots_the_image_by_uefi_and_leaves_it_as_it_is(configured: Person, image: Path) -> None:
+def test_the_run_script_boots_the_image_by_uefi_and_leaves_it_as_it_is(
+    configured: Person, image: Path
+) -> None:
     script = configured.home / "run-made"
-    configured.run("pybuilder", "--run-script", image, "-o", script, "--forward", "2222:22", "--firmware", "uefi")
+    configured.run(
+        "pybuilder", "--run-script", image, "-o", script, "--forward", "2222:22", "--firmware", "uefi"
+    )
     before = hashlib.sha256(image.read_bytes()).hexdigest()
     process = subprocess.Popen(
         configured.command(script, "--memory", "768"), env=configured.environment(), cwd="/",

@@ -1,0 +1,64 @@
+"""A Debian guest with an SELinux policy gets its labels in the appliance, or makes them at its first boot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.appliance import Attachment, open_appliance
+from tests.guest.machine import TEMPLATE_ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.guest.conftest import Person
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.network,
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif("PYBUILDER_TEST_LONG" not in os.environ, reason="PYBUILDER_TEST_LONG is not set"),
+]
+
+CONFIG = "SELINUX=permissive\nSELINUXTYPE=default\n"
+KERNEL = "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&security=selinux selinux=1 /' /etc/default/grub && update-grub"
+
+
+def label_of(guest: object, path: str) -> bytes:
+    """The label of a file that pybuilder wrote after the policy was installed; empty for none."""
+    found = guest._connection.call("getxattrs", path)  # type: ignore[attr-defined]
+    return next((one["attrval"] for one in found if one["attrname"] == "security.selinux"), b"")
+
+
+def test_a_guest_with_a_policy_has_its_labels_after_its_first_boot(person: Person, template: Path) -> None:
+    image = person.home / "selinux.img"
+    subprocess.run(["cp", "--sparse=always", template, image], check=True)
+    if person.prefix:
+        shutil.chown(image, person.name, person.name)
+    person.run(
+        "pybuilder-customize", "-a", image, "--install", "selinux-policy-default,policycoreutils",
+        "--write", f"/etc/selinux/config:{CONFIG}", "--run-command", KERNEL,
+        "--write", "/etc/cron.d/late:# nothing\n", "--root-password", "disabled", timeout=1500,
+    )  # fmt: skip
+    with open_appliance([Attachment(image, "raw", readonly=True)]) as guest:
+        guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")
+        assert guest.exists("/etc/selinux/default/contexts/files/file_contexts")
+        if not guest.exists("/.autorelabel"):
+            assert b":shadow_t:" in label_of(guest, "/etc/shadow")
+            return
+    # It boots, makes its labels, and boots again, which ends QEMU.
+    person.run(
+        "qemu-system-x86_64", "-accel", "tcg", "-m", "1024", "-display", "none", "-serial", "null",
+        "-monitor", "none", "-no-reboot", "-nic", "none",
+        "-drive", f"file={image},format=raw,if=virtio", timeout=1500,
+    )  # fmt: skip
+    with open_appliance([Attachment(image, "raw", readonly=True)]) as guest:
+        guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")
+        assert not guest.exists("/.autorelabel")
+        assert b":shadow_t:" in label_of(guest, "/etc/shadow")
+        assert b":system_cron_spool_t:" in label_of(guest, "/etc/cron.d/late")
+    image.unlink()
