@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from errno import ENOENT
 from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import Attachment
@@ -19,6 +20,8 @@ from imgbuilder.regular import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_SECTOR = 512
 
 
 def local_disk(path: Path, disk_format: DiskFormat | None, option: str) -> Attachment:
@@ -40,9 +43,12 @@ def local_disk(path: Path, disk_format: DiskFormat | None, option: str) -> Attac
         else:
             descriptor = open_regular(path)
     except OSError as error:
-        raise UsageError(f"{option} {path}: {error.strerror}") from error
+        hint = (
+            "look for its name, or build it: pybuilder TEMPLATE -o IMAGE" if error.errno == ENOENT else None
+        )
+        raise UsageError(f"{option} {path}: {error.strerror}", hint=hint) from error
     try:
-        head = os.pread(descriptor, magic.LENGTH, 0)
+        head, size = os.pread(descriptor, magic.LENGTH, 0), os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
     if stat.S_ISBLK(mode):
@@ -50,6 +56,11 @@ def local_disk(path: Path, disk_format: DiskFormat | None, option: str) -> Attac
         return Attachment(path, DiskFormat.RAW, readonly=True)
     if disk_format is None:
         disk_format = DiskFormat(find_format(path))
+        if disk_format is DiskFormat.RAW and (size % _SECTOR or not size):
+            raise UsageError(
+                f"{option} {path}: its {size} bytes are no whole number of sectors, so it is no disk image",
+                hint="give a disk image; if it is a raw one that was cut off, name its format",
+            )
     elif disk_format is DiskFormat.QCOW2:
         check_qcow2(path)
     return Attachment(path, disk_format, readonly=True)

@@ -26,9 +26,10 @@ from imgbuilder.fetch.urls import inside, template_url
 from imgindex.model import Entry, Index, ZstdFile
 from imgindex.write import write_index
 from tests.fakes.faultserver import FaultServer, answer
+from tests.fakes.keys import HomeGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.fakes.keys import KeyMaker
 
@@ -83,7 +84,7 @@ class World:
 @pytest.fixture
 def world(
     tmp_path: Path, keys: KeyMaker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> World:
+) -> Iterator[World]:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "VIRT_BUILDER_DIRS"):
@@ -94,7 +95,9 @@ def world(
     key = keys.make("Bundler <b@example.org>", at=f"{datetime.now(UTC) - timedelta(days=20):%Y%m%dT%H%M%S}!")
     subprocess.run(["gpg", "--quiet", "--batch", "--import"], input=keys.export(key), check=True)
     monkeypatch.chdir(tmp_path)
-    return World(tmp_path, keys, key, capsys)
+    guard = HomeGuard(home / ".gnupg")
+    yield World(tmp_path, keys, key, capsys)
+    guard.release()
 
 
 def test_d27_a_304_nobody_asked_for_changes_nothing(world: World) -> None:

@@ -41,6 +41,22 @@ def test_hostile_images_are_refused(tmp_path: Path) -> None:
         local_disk(tmp_path / "b", None, "--attach")
 
 
+def test_a_text_is_taken_for_no_disk_unless_somebody_says_so(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello\n")
+    with pytest.raises(UsageError, match="no disk image"):
+        local_disk(tmp_path / "text", None, "--attach")
+    (tmp_path / "empty").touch()
+    with pytest.raises(UsageError, match="no disk image"):
+        local_disk(tmp_path / "empty", None, "--attach")
+    assert local_disk(tmp_path / "text", DiskFormat.RAW, "--attach").format == "raw"
+
+
+def test_a_missing_image_is_told_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        local_disk(tmp_path / "missing", None, "--run-script")
+    assert "pybuilder TEMPLATE" in str(caught.value.hint)
+
+
 def test_what_is_no_disk(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", tmp_path / "missing", tmp_path / "x" / "y"):
