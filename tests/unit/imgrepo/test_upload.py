@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -28,7 +29,6 @@ from tests.fakes.catalogues import make_library, make_site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from imgbuilder.events import Reporter
     from imgindex.model import Index
@@ -175,6 +175,41 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderRemote:
     folder = tmp_path / "machine"
     folder.mkdir()
     return FolderRemote(folder, f"publisher@web.example.org:{folder}/")
+
+
+@pytest.fixture
+def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FolderRemote]:
+    """A folder behind OpenSSH's own server on the loopback interface, entered with a key."""
+    server = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if server is None:
+        pytest.skip("openssh-server is not installed")
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it insists, as root
+    config = tmp_path / "sshd_config"
+    config.write_text(
+        f"ListenAddress 127.0.0.1:{port}\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\n"
+        "StrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+        "PermitRootLogin prohibit-password\nPidFile none\n"
+    )
+    client = f"ssh -F none -p {port} -i {tmp_path}/user -o BatchMode=yes -o StrictHostKeyChecking=accept-new"
+    monkeypatch.setenv("RSYNC_RSH", f"{client} -o UserKnownHostsFile={tmp_path}/known")
+    folder = tmp_path / "machine-of-ssh"
+    folder.mkdir()
+    log = (tmp_path / "sshd.log").open("wb")
+    with log, subprocess.Popen([server, "-D", "-e", "-f", config], stderr=log) as running:
+        try:
+            for _try in range(200):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            yield FolderRemote(folder, f"127.0.0.1:{folder}/")
+        finally:
+            running.terminate()
 
 
 @pytest.fixture(params=["daemon", "machine", "bucket"])
@@ -372,6 +407,17 @@ def test_an_index_of_the_same_size_and_time_is_replaced(published: Repository, d
     daemon.write("index", ours.read_bytes()[::-1])
     os.utime(daemon.folder / "index", (ours.stat().st_atime, ours.stat().st_mtime))
     assert bring(published, daemon).sent == ("index",)
+
+
+def test_a_real_sshd(published: Repository, sshd: FolderRemote) -> None:
+    first = bring(published, sshd)
+    assert index_of(published, sshd.files()) == published.read()
+    assert first.sent
+    published.add("c.img", b"c")
+    published.publish(zstd_level=1)
+    bring(published, sshd)
+    assert index_of(published, sshd.files()) == published.read()
+    assert len(published.read().entries) == 3
 
 
 def test_ssh_is_called_as_rsync_calls_it(published: Repository, machine: FolderRemote) -> None:
