@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from imgbuilder.events import Event
     from tests.guest.conftest import Person
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        os.environ.get("PYBUILDER_INSTANT") == "no", reason="PYBUILDER_INSTANT=no: nothing is resumed"
+    ),
+]
 
 SESSIONS = 20
 ROUNDS = int(os.environ.get("PYBUILDER_INSTANT_ROUNDS", "12"))
