@@ -217,7 +217,8 @@ class Builds:
 
 def start_of_root(image: Path) -> int:
     listed = subprocess.run(["/usr/sbin/sfdisk", "-d", image], capture_output=True, text=True, check=True)
-    start = re.search(r"2 : start= *(\d+)", listed.stdout)
+    number = TEMPLATE_ROOT.removeprefix("/dev/sda")
+    start = re.search(rf"{number} : start= *(\d+)", listed.stdout)
     assert start
     return int(start.group(1)) * 512
 
