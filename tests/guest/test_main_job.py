@@ -35,7 +35,9 @@ def test_template_is_clean_and_complete(template: Path) -> None:
     parts = table["partitiontable"]["partitions"]
     assert table["partitiontable"]["label"] == "gpt"
     assert parts[0]["type"] == "21686148-6449-6E6F-744E-656564454649", "BIOS boot partition"
-    assert max(parts, key=lambda part: part["start"]) == parts[1], "the root is the last partition"
+    assert parts[1]["type"] == "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "EFI system partition"
+    last = max(parts, key=lambda part: part["start"])
+    assert last["node"].endswith(TEMPLATE_ROOT.removeprefix("/dev/sda")), "the root is the last partition"
     with open_appliance([Attachment(template, "raw", readonly=True)]) as guest:
         assert guest.filesystem_type(TEMPLATE_ROOT) == "ext4"
         guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")
