@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 USER = f"pybuilder-test{os.getpid()}"
 """Of this session alone: its end removes the user and ends all that the user runs."""
+
+
+_KEEP = 3 * 86400
+"""Seconds that a template of other code stays in the cache after it was last used."""
 
 
 @dataclass(frozen=True)
@@ -216,10 +221,12 @@ def template(person: Person) -> Path:
             made = person.home / "debian-12.img"
             person.run("pybuilder-repo", "make-template", "debian-12", made, timeout=1500)
             for old in kept.parent.glob("debian-12-*"):
-                old.unlink()
+                if time.time() - old.stat().st_mtime > _KEEP:  # younger ones may be another checkout's
+                    old.unlink()
             subprocess.run(["cp", "--sparse=always", made, kept.with_suffix(".part")], check=True)
             kept.with_suffix(".part").rename(kept)
             made.unlink()
+        os.utime(kept)
     return kept
 
 
