@@ -6,6 +6,7 @@ that a broken run is continued; the archive appears whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.cache.locks import exclusive
 from imgbuilder.errors import DigestMismatchError, FileMissingError
-from imgbuilder.events import Reporter, Step, warn
+from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.workspace import check_space, explain, new_file, private_folder
 from imgrepo.bring import brought
 from imgrepo.contents.make import contents_of, make_folder
@@ -113,7 +114,8 @@ def collect(
     try:
         work.mkdir(mode=0o700, exist_ok=True)
         with exclusive(work / "lock", "collects the same sources", report):
-            made = _make(planned, contents, work, tuple(sorted(set(every) - set(wanted))), services, report)
+            left_out = tuple(sorted(set(every) - set(wanted)))
+            made = _make(planned, contents, work, left_out, request.places.snapshots, services, report)
         shutil.rmtree(work)
     except OSError as error:
         raise explain(error, work) from error
@@ -125,6 +127,7 @@ def _make(
     contents: ContentsRecord,
     work: Path,
     left_out: tuple[tuple[str, str], ...],
+    snapshots: tuple[str, ...],
     services: Services,
     report: Reporter,
 ) -> Collected:
@@ -138,7 +141,7 @@ def _make(
     missing = _missing(planned.packages, files)
     room = sum(file.size for file in missing) + tar_size(planned.packages, _texts(planned))
     check_space(target.sources, room, "the source packages")
-    packages, more = _fetch_all(planned.packages, files, services, report)
+    packages, more = _fetch_all(planned.packages, files, snapshots, services, report)
     gaps = tuple(sorted((*planned.gaps, *more), key=lambda gap: (gap.source, gap.version)))
     noted = (*gaps, *(SourceGap(name, version, _LEFT_OUT) for name, version in left_out))
     offer = offer_text(target.name, target.offer, gaps, left_out=len(left_out))
@@ -157,19 +160,37 @@ def _make(
 
 
 def _fetch_all(
-    packages: tuple[SourcePackage, ...], files: Path, services: Services, report: Reporter
+    packages: tuple[SourcePackage, ...],
+    files: Path,
+    snapshots: tuple[str, ...],
+    services: Services,
+    report: Reporter,
 ) -> tuple[tuple[SourcePackage, ...], list[SourceGap]]:
     """Fetch what is missing; a package of which a file is not there, or another one, becomes a gap."""
     whole, gaps = [], []
     for package in packages:
         try:
             for file in _missing((package,), files):
-                _fetch(file, files, services, report)
+                _fetch_anywhere(file, files, snapshots, services, report)
             whole.append(package)
         except (FileMissingError, DigestMismatchError) as error:
-            warn(report, error.message)
+            debug(report, error.message)
             gaps.append(SourceGap(package.name, package.version, error.message))
     return tuple(whole), gaps
+
+
+def _fetch_anywhere(
+    file: SourceFile, files: Path, snapshots: tuple[str, ...], services: Services, report: Reporter
+) -> None:
+    """Fetch a file; its digest is known, so that a snapshot archive may give it where the mirror does not."""
+    try:
+        _fetch(file, files, services, report)
+    except (FileMissingError, DigestMismatchError):
+        for root in snapshots:
+            with contextlib.suppress(FileMissingError, DigestMismatchError):
+                _fetch(replace(file, root=root.rstrip("/")), files, services, report)
+                return
+        raise
 
 
 def _fetch(file: SourceFile, files: Path, services: Services, report: Reporter) -> None:

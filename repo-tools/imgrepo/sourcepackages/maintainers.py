@@ -71,9 +71,8 @@ class Pool:
         plain = version.partition(":")[2] or version
         start = name[:4] if name.startswith("lib") else name[:1]
         for component in self.components:
-            folder = f"{self.root}/pool/{component}/{quote(f'{start}/{name}', safe='/+~')}"
-            file = f"{name}_{plain}.dsc"
-            url = f"{folder}/{quote(file, safe='+~')}"
+            folder = f"pool/{component}/{start}/{name}"
+            url = f"{self.root}/{quote(f'{folder}/{name}_{plain}.dsc', safe='/+~:')}"
             where = without_userinfo(url)
             report(Step(f"Fetching {where}"))
             body = io.BytesIO()
@@ -83,7 +82,7 @@ class Pool:
                 continue
             try:
                 signed = self._verified(body.getvalue(), verifier, where)
-                return read_dsc(signed, body.getvalue(), source, folder, where=where)
+                return read_dsc(signed, body.getvalue(), source, self.root, folder, where=where)
             except (TrustError, RepositoryError, UsageError) as error:
                 return f"{where} cannot be verified: {error.message}"
         return f"{without_userinfo(self.root)} has no {name}_{plain}.dsc in its pool either"
@@ -106,7 +105,7 @@ class Pool:
 
 
 def read_dsc(
-    signed: VerifiedText, data: bytes, source: SourceId, folder: str, *, where: str
+    signed: VerifiedText, data: bytes, source: SourceId, root: str, folder: str, *, where: str
 ) -> SourcePackage:
     """Read a verified ``.dsc`` file (dsc(5)).
 
@@ -114,7 +113,8 @@ def read_dsc(
         signed: Its signed text.
         data: The file, which becomes a part of the package itself.
         source: Which package it must be of.
-        folder: Address of its folder.
+        root: The archive's address.
+        folder: Its folder there.
         where: Names it in messages.
 
     Raises:
@@ -124,12 +124,12 @@ def read_dsc(
     said = fields.get("Source", "").strip(), fields.get("Version", "").strip()
     if said != source:
         raise RepositoryError(f"it is that of {said[0][:60]!r} {said[1][:60]!r}")
-    files = source_files(fields.get("Checksums-Sha256", ""), folder, where=where)
+    files = source_files(fields.get("Checksums-Sha256", ""), root, folder, where=where)
     name = f"{source[0]}_{source[1].partition(':')[2] or source[1]}.dsc"
     if any(file.name.endswith(".dsc") for file in files):
         raise RepositoryError("it names a .dsc file itself")
-    url = f"{folder}/{quote(name, safe='+~')}"
-    own = SourceFile(name, len(data), hashlib.sha256(data).hexdigest(), url)
+    path = quote(f"{folder}/{name}", safe="/+~:")
+    own = SourceFile(name, len(data), hashlib.sha256(data).hexdigest(), root, path)
     proof = f"{where}, signed by {signed.primary_fingerprint}"
     return SourcePackage(*source, tuple(sorted((*files, own), key=lambda file: file.name)), proof)
 

@@ -32,13 +32,20 @@ class SourceFile:
         name: Its name, without any folder.
         size: Bytes.
         sha256: SHA-256, in lower-case hex.
-        url: Where it is.
+        root: Address of the archive that it is in, without a slash at the end.
+        path: Where it is there, quoted as in an address.
     """
 
     name: str
     size: int
     sha256: str
-    url: str
+    root: str
+    path: str
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"{self.root}/{self.path}"
 
 
 @dataclass(frozen=True)
@@ -68,12 +75,13 @@ class SourcePackage:
         return f"{self.name}_{self.version.replace(':', '%3a')}"
 
 
-def source_files(rows: str, base: str, *, where: str) -> tuple[SourceFile, ...]:
+def source_files(rows: str, root: str, folder: str, *, where: str) -> tuple[SourceFile, ...]:
     """Read a field ``Checksums-Sha256`` (deb-src-control(5)).
 
     Args:
         rows: Its value.
-        base: Address of the folder that the files are in.
+        root: The archive's address.
+        folder: The folder in it that the files are in, without a slash at the end.
         where: Names it in messages.
 
     Raises:
@@ -87,7 +95,8 @@ def source_files(rows: str, base: str, *, where: str) -> tuple[SourceFile, ...]:
         size = int(match[2])
         if size > _LARGEST_FILE:
             raise RepositoryError(f"{where}: {match[3]} would have {size} bytes")
-        found[match[3]] = SourceFile(match[3], size, match[1], f"{base}/{quote(match[3], safe='+~:')}")
+        path = quote(f"{folder}/{match[3]}", safe="/+~:")
+        found[match[3]] = SourceFile(match[3], size, match[1], root, path)
     if not 0 < len(found) <= _MOST_FILES:
         raise RepositoryError(f"{where}: a source package with {len(found)} files cannot be")
     return tuple(sorted(found.values(), key=lambda file: file.name))
@@ -109,9 +118,7 @@ def source_package(fields: Mapping[str, str], root: str, *, proof: str, where: s
     if not is_package_name(name) or not is_version(version) or not _FOLDER.fullmatch(folder):
         raise RepositoryError(f"{where}: {name[:60]!r} {version[:60]!r} in {folder[:120]!r} cannot be")
     place = f"{name} {version} in {where}"
-    files = source_files(
-        fields.get("Checksums-Sha256", ""), f"{root}/{quote(folder, safe='/+~')}", where=place
-    )
+    files = source_files(fields.get("Checksums-Sha256", ""), root, folder, where=place)
     if sum(file.name.endswith(".dsc") for file in files) != 1:
         raise RepositoryError(f"{place} has no .dsc file")
     return SourcePackage(name, version, files, proof)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from typing import TYPE_CHECKING
 
 from imgrepo.sourcepackages.pack import LIST_NAME, OFFER_NAME
 from tests.fakes.appliance import FakeAppliances
-from tests.fakes.debarchive import sha256
+from tests.fakes.debarchive import DebArchive, sha256
+from tests.fakes.webfolder import WebFolder
 from tests.unit.imgrepo.contents.guests import STATUS, debian_guest, disk_of
+from tests.unit.imgrepo.repository import image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,9 +130,6 @@ def test_gaps_are_told_by_name_and_reason(bench: Bench, capsys: pytest.CaptureFi
 
 
 def test_a_snapshot_has_what_the_archive_no_longer_has(bench: Bench, tmp_path: Path, keys: KeyMaker) -> None:
-    from tests.fakes.debarchive import DebArchive
-    from tests.fakes.webfolder import WebFolder
-
     (tmp_path / "then").mkdir()
     old = DebArchive(tmp_path / "then", keys, bench.archive.key)
     old.add("bookworm", "bash", "5.2.15-2")
@@ -140,6 +140,38 @@ def test_a_snapshot_has_what_the_archive_no_longer_has(bench: Bench, tmp_path: P
     with WebFolder(old.root) as then:
         assert bench.run("--snapshot", then.url) == 0
     assert bench.record()["covered"] == COVERED
+
+
+def test_a_snapshot_gives_files_that_the_mirror_has_lost(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By their digest, from the mirror's own signed list, whatever the snapshot's lists say."""
+    shutil.copytree(bench.archive.root, tmp_path / "then")
+    shutil.rmtree(tmp_path / "then/dists")
+    (bench.archive.root / "pool/main/b/bash/bash_5.2.15.orig.tar.xz").unlink()
+    assert bench.run() == 1
+    assert capsys.readouterr().err.count("HTTP status code 404") == 1
+    with WebFolder(tmp_path / "then") as then:
+        assert bench.run("--snapshot", then.url) == 0
+    assert bench.record()["covered"] == COVERED
+
+
+def test_an_archive_of_another_image_is_not_taken_for_this_ones(bench: Bench) -> None:
+    assert bench.run() == 0
+    before = bench.record()
+    image(bench.image, b"another one")
+    assert bench.run() == 0
+    after = bench.record()
+    assert after["image"]["sha512"] != before["image"]["sha512"]
+    assert after["sha512"] == before["sha512"], "the packages are the same"
+
+
+def test_a_record_of_other_packages_is_made_anew(bench: Bench) -> None:
+    assert bench.run() == 0
+    record = bench.record()
+    (bench.folder / "sources.json").write_text(json.dumps(record | {"covered": record["covered"][1:]}))
+    assert bench.run() == 0
+    assert bench.record() == record
 
 
 def test_only_and_dry_run(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

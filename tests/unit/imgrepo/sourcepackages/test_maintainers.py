@@ -43,13 +43,19 @@ class Old:
     maintainer: str
 
 
+@pytest.fixture(scope="module")
+def people(keys: KeyMaker) -> tuple[str, str]:
+    """Two maintainers."""
+    return keys.make("Maintainer <m@example.org>"), keys.make("Another <a@example.org>")
+
+
 @pytest.fixture
-def old(bench: Bench, keys: KeyMaker, tmp_path: Path) -> Iterator[Old]:
+def old(bench: Bench, keys: KeyMaker, people: tuple[str, str], tmp_path: Path) -> Iterator[Old]:
     """Take bash out of the archive, and put it into a pool, signed by a maintainer."""
     packages = bench.archive.suites["bookworm"]
     bench.archive.suites["bookworm"] = [one for one in packages if one[0] != "bash"]
     bench.archive.write()
-    maintainer, other = keys.make("Maintainer <m@example.org>"), keys.make("Another <a@example.org>")
+    maintainer, other = people
     archive = DebArchive(tmp_path / "old", keys, bench.archive.key)
     folder = archive.root / archive.folder_of("bash")
     folder.mkdir(parents=True)
@@ -158,7 +164,7 @@ def test_any_dsc_raises_only_our_errors(text: str) -> None:
     for whole in (text, start + text, f"{start}x_1.orig.tar.xz\n{text}"):
         signed = VerifiedText(whole, "A" * 40, "A" * 40, datetime(2026, 1, 1, tzinfo=UTC), None)
         try:
-            package = read_dsc(signed, b"x", ("x", "1-1"), "http://m/pool", where="x")
+            package = read_dsc(signed, b"x", ("x", "1-1"), "http://m", "pool/x", where="x")
         except PybuilderError:
             continue
         assert all("/" not in file.name and file.name[0] != "." for file in package.files)

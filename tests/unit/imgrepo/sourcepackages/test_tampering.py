@@ -155,7 +155,7 @@ def test_any_list_raises_only_our_errors(tmp_path_factory: pytest.TempPathFactor
 def test_any_field_raises_only_our_errors(text: str) -> None:
     for rows in (text, f"{sha256(b'')} 0 {text}"):
         try:
-            for file in source_files(rows, "http://m", where="x"):
+            for file in source_files(rows, "http://m", "pool/x", where="x"):
                 assert "/" not in file.name
         except PybuilderError:
             pass
