@@ -23,7 +23,7 @@ ONLY_IN = {
     "jinja2": {"imgrepo/catalogue/render.py"},
     "markupsafe": {"imgrepo/catalogue/render.py"},
     "filelock": {"imgbuilder/cache/locks.py"},
-    "qemu": {"imgbuilder/appliance/instant/monitor.py"},
+    "qemu": {"imgbuilder/appliance/monitor.py"},
     "debian": {"imgrepo/debcontrol.py"},
     "cyclonedx": {"imgrepo/contents/cyclonedx.py"},
     "packageurl": {"imgrepo/contents/purl.py"},

@@ -28,6 +28,8 @@ _PACKAGES = {
     "qemu-img": "qemu-utils",
     "qemu-io": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-i386": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
     "sfdisk": "fdisk",
     "fdisk": "fdisk",
     "xz": "xz-utils",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder import process
 from imgbuilder.errors import ToolError
-from imgbuilder.events import debug
+from imgbuilder.events import debug, info
 from imgindex.folders import make_folder
 
 if TYPE_CHECKING:
@@ -73,6 +73,28 @@ def kvm_verdict(state: Path, report: Reporter) -> KvmVerdict:
     if verdict.proved:
         _write(record, key, verdict)
     return verdict
+
+
+def emulation_forced() -> bool:
+    """Tell whether libguestfs's own variable forbids KVM."""
+    return "force_tcg" in os.environ.get("LIBGUESTFS_BACKEND_SETTINGS", "")
+
+
+def chosen_accelerator(state: Path, report: Reporter) -> KvmVerdict:
+    """Return whether to use KVM, and tell people why not; see ``kvm_verdict`` for the arguments."""
+    if emulation_forced():
+        return KvmVerdict(usable=False, reason="LIBGUESTFS_BACKEND_SETTINGS says force_tcg", proved=True)
+    verdict = kvm_verdict(state, report)
+    if not verdict.usable:
+        announce(verdict, report)
+    return verdict
+
+
+def announce(verdict: KvmVerdict, report: Reporter) -> None:
+    """Tell people that emulation is used, and why."""
+    info(report, f"{verdict.reason}; using emulation, which is slower")
+    if verdict.detail:
+        debug(report, verdict.detail)
 
 
 def remember_broken(state: Path, detail: str) -> KvmVerdict:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgbuilder import claims, paths, process, workspace
-from imgbuilder.appliance.accelerator import KvmVerdict, hypervisor_name, kvm_verdict, remember_broken
+from imgbuilder.appliance.accelerator import (
+    announce,
+    chosen_accelerator,
+    emulation_forced,
+    hypervisor_name,
+    remember_broken,
+)
 from imgbuilder.appliance.binding import find_binding
 from imgbuilder.appliance.buildfolder import check_build_folder
 from imgbuilder.appliance.connection import Connection
@@ -20,12 +26,13 @@ from imgbuilder.appliance.instant.resume import PROGRAM, Instant, Job
 from imgbuilder.appliance.instant.settings import InstantMode, instant_mode, state_folder
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError, GuestError, UsageError
-from imgbuilder.events import debug, ignore, info
+from imgbuilder.events import debug, ignore
 from imgbuilder.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from imgbuilder.appliance.accelerator import KvmVerdict
     from imgbuilder.appliance.attachment import Attachment
     from imgbuilder.appliance.binding import Binding
     from imgbuilder.events import Reporter
@@ -84,40 +91,21 @@ def open_appliance(
     """
     options = options or ApplianceOptions()
     binding = find_binding()
-    verdict = _accelerator(report)
+    verdict = chosen_accelerator(paths.state_dir(), report)
     with workspace.private_folder() as runtime:
         try:
             connection = _start(binding, runtime, disks, options, verdict, report)
         except ApplianceError as error:
-            if not verdict.usable or _emulation_forced():
+            if not verdict.usable or emulation_forced():
                 raise
             verdict = remember_broken(paths.state_dir(), error.message)
-            _announce(verdict, report)
+            announce(verdict, report)
             connection = _start(binding, runtime, disks, options, verdict, report)
         try:
             yield LibguestfsAppliance(connection, runtime)
         finally:
             with uninterrupted():
                 connection.close()
-
-
-def _emulation_forced() -> bool:
-    return "force_tcg" in os.environ.get("LIBGUESTFS_BACKEND_SETTINGS", "")
-
-
-def _accelerator(report: Reporter) -> KvmVerdict:
-    if _emulation_forced():
-        return KvmVerdict(usable=False, reason="LIBGUESTFS_BACKEND_SETTINGS says force_tcg", proved=True)
-    verdict = kvm_verdict(paths.state_dir(), report)
-    if not verdict.usable:
-        _announce(verdict, report)
-    return verdict
-
-
-def _announce(verdict: KvmVerdict, report: Reporter) -> None:
-    info(report, f"{verdict.reason}; using emulation, which is slower")
-    if verdict.detail:
-        debug(report, verdict.detail)
 
 
 def _start(

@@ -93,11 +93,13 @@ class Board:
     Attributes:
         machine: QEMU's machine type; a changing alias, so that a script outlives the versions of QEMU.
         serial: The guest's serial console.
+        program: The QEMU that emulates it.
         firmware: Places of the UEFI firmware's code and of its empty variables, in pairs.
     """
 
     machine: str
     serial: str
+    program: str
     firmware: tuple[tuple[str, str], ...]
 
 
@@ -106,6 +108,7 @@ BOARDS = {
     "x86_64": Board(
         "q35",
         "ttyS0",
+        "qemu-system-x86_64",
         (
             *((f"{place}/OVMF_CODE_4M.fd", f"{place}/OVMF_VARS_4M.fd") for place in _OVMF[:1]),
             *((f"{place}/OVMF_CODE.fd", f"{place}/OVMF_VARS.fd") for place in _OVMF[:2]),
@@ -113,10 +116,11 @@ BOARDS = {
             (f"{_OVMF[3]}/ovmf-x86_64-code.bin", f"{_OVMF[3]}/ovmf-x86_64-vars.bin"),
         ),
     ),
-    "i686": Board("q35", "ttyS0", ()),
+    "i686": Board("q35", "ttyS0", "qemu-system-i386", ()),
     "aarch64": Board(
         "virt",
         "ttyAMA0",
+        "qemu-system-aarch64",
         (
             ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
             (

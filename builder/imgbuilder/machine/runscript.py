@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 OLDEST_QEMU = "4.2"
 """The oldest QEMU that knows all options that are used."""
-_PROGRAMS = {"x86_64": "qemu-system-x86_64", "i686": "qemu-system-i386", "aarch64": "qemu-system-aarch64"}
 _PACKAGES = {"x86_64": "qemu-system-x86", "i686": "qemu-system-x86", "aarch64": "qemu-system-arm"}
 
 _SCRIPT = """\
@@ -182,7 +181,7 @@ def run_script(machine: Machine) -> str:
         "PROCESSORS": str(machine.processors),
         "GRAPHIC": "yes" if machine.graphic else "no",
         "TESTED": shlex.quote(machine.tested or OLDEST_QEMU),
-        "PROGRAM": _PROGRAMS[machine.arch],
+        "PROGRAM": facts.program,
         "PACKAGE": _PACKAGES[machine.arch],
         "NIC": ",".join(network),
         "SCREEN": "virtio-gpu-pci" if machine.arch == "aarch64" else "virtio-vga",

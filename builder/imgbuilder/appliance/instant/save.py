@@ -80,7 +80,7 @@ def save(connection: Connection, socket: Path, new: Path) -> None:
         PybuilderError: The state is not good for use.
         OSError: It cannot be written.
     """
-    from imgbuilder.appliance.instant import monitor  # late: resuming needs no asyncio
+    from imgbuilder.appliance import monitor  # late: resuming needs no asyncio
 
     # Nothing may be executed between this and the moment that the memory is written.
     began = guestside.read_answer(_shell(connection, guestside.renew_script())).uptimes

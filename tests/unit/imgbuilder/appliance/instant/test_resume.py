@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.appliance import ApplianceOptions, Attachment, accelerator
 from imgbuilder.appliance import launch as launching
 from imgbuilder.appliance.accelerator import KvmVerdict
 from imgbuilder.appliance.binding import Binding
@@ -95,7 +95,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     binding = Binding(made.interpreter, tmp_path / "guestfs.py", "1.2.3")
     monkeypatch.setattr(launching, "find_binding", lambda: binding)
     verdict = KvmVerdict(usable=False, reason="no KVM in this test", proved=True)
-    monkeypatch.setattr(launching, "kvm_verdict", lambda *_args: verdict)
+    monkeypatch.setattr(accelerator, "kvm_verdict", lambda *_args: verdict)
     return made
 
 
@@ -248,7 +248,7 @@ def test_switched_off(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_with_kvm_it_boots_unless_asked(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     setup.save()
     verdict = KvmVerdict(usable=True, reason="KVM works", proved=True)
-    monkeypatch.setattr(launching, "kvm_verdict", lambda *_args: verdict)
+    monkeypatch.setattr(accelerator, "kvm_verdict", lambda *_args: verdict)
     assert setup.open() == ["booted"]
     monkeypatch.setenv(VARIABLE, "yes")
     assert setup.open() == ["resumed"]
@@ -259,7 +259,7 @@ def test_resumes_where_kvm_turns_out_not_to_work(setup: Setup, monkeypatch: pyte
     setup.save()
     usable = KvmVerdict(usable=True, reason="not tried", proved=False)
     broken = KvmVerdict(usable=False, reason="broken", proved=True)
-    monkeypatch.setattr(launching, "kvm_verdict", lambda *_args: usable)
+    monkeypatch.setattr(accelerator, "kvm_verdict", lambda *_args: usable)
     monkeypatch.setattr(launching, "remember_broken", lambda *_args: broken)
     text = setup.hypervisor.read_text()
     setup.hypervisor.write_text(

@@ -35,11 +35,49 @@ def write_memory(monitor: Path, memory: int, then: Callable[[], None], *, limit:
     _run(_write_memory(monitor, memory, then), limit)
 
 
-def _run(orders: Any, limit: float) -> None:  # noqa: ANN401 - a coroutine
+def write_screen(monitor: Path, picture: Path, *, limit: float) -> None:
+    """Write what a machine's first screen shows into a file, as a picture in PPM.
+
+    Args:
+        monitor: The hypervisor's socket.
+        picture: Absolute path of the file, which the hypervisor writes.
+        limit: Seconds until it counts as failed.
+
+    Raises:
+        ApplianceError: It failed.
+    """
+    _run(_execute(monitor, "screendump", {"filename": os.fspath(picture)}), limit)
+
+
+def network_table(monitor: Path, *, limit: float) -> str:
+    """Return the connections of a machine's user network, as ``info usernet`` shows them to people.
+
+    Args:
+        monitor: The hypervisor's socket.
+        limit: Seconds until it counts as failed.
+
+    Raises:
+        ApplianceError: It failed.
+    """
+    # There is no order for programs that tells this.
+    order: dict[str, object] = {"command-line": "info usernet"}
+    return str(_run(_execute(monitor, "human-monitor-command", order), limit))
+
+
+async def _execute(monitor: Path, order: str, arguments: dict[str, object]) -> object:
+    client = QMPClient("pybuilder")
+    await client.connect(os.fspath(monitor))
+    try:
+        return await client.execute(order, arguments)
+    finally:
+        await client.disconnect()
+
+
+def _run(orders: Any, limit: float) -> object:  # noqa: ANN401 - a coroutine
     try:
         # A signal's exception that is raised in one of the event loop's own callbacks would be lost in it.
         with uninterrupted():
-            asyncio.run(asyncio.wait_for(orders, limit))
+            return asyncio.run(asyncio.wait_for(orders, limit))
     except TimeoutError as error:
         raise ApplianceError(f"the hypervisor did not do as told within {limit:.0f} seconds") from error
     except (QMPError, OSError, EOFError) as error:

@@ -1,0 +1,96 @@
+"""The same machine for a check: a program reads its serial console and looks at its screen."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import ToolError
+from imgbuilder.machine.model import Firmware, board
+
+if TYPE_CHECKING:
+    from imgbuilder.machine.model import Machine
+
+
+@dataclass(frozen=True)
+class Headless:
+    """What a machine without people gets beside its own description.
+
+    Attributes:
+        accelerator: ``kvm`` or ``tcg``.
+        monitor: Where the hypervisor makes a socket for orders (QMP).
+        ports: TCP ports of the guest that this host can reach, on ports of its loopback interface that the
+            hypervisor chooses.
+        firmware: UEFI firmware's code, and a copy of its variables that may be written to; None for a BIOS.
+    """
+
+    accelerator: str
+    monitor: Path
+    ports: tuple[int, ...] = ()
+    firmware: tuple[Path, Path] | None = None
+
+
+def find_firmware(machine: Machine) -> tuple[Path, Path] | None:
+    """Find the firmware's code and empty variables of a machine; None when it is a BIOS, which QEMU has.
+
+    Raises:
+        ToolError: It is not installed.
+        UsageError: The architecture is not known.
+    """
+    if machine.firmware is Firmware.BIOS:
+        return None
+    for code, variables in board(machine.arch).firmware:
+        if os.access(code, os.R_OK) and os.access(variables, os.R_OK):
+            return Path(code), Path(variables)
+    package = "qemu-efi-aarch64" if machine.arch == "aarch64" else "ovmf"
+    raise ToolError(
+        f"there is no UEFI firmware for machines of {machine.arch}",
+        hint=f"on Debian: apt-get install {package}",
+    )
+
+
+def headless_command(machine: Machine, check: Headless) -> list[str]:
+    """Return the program and its arguments; the serial console is standard output.
+
+    The image is only read: what the guest writes goes to a file without a name in TMPDIR. The network leads
+    nowhere: ``restrict`` lets only the ports through that are forwarded. The hypervisor may not start
+    programs. A PC's BIOS writes to the serial console, too (``graphics=off``), which is where a check can
+    read that there is nothing to boot, and the network card has no ROM to boot from.
+
+    Args:
+        machine: What to run; the image must be absolute.
+        check: The rest.
+
+    Raises:
+        UsageError: The architecture is not known.
+    """
+    facts = board(machine.arch)
+    pc = machine.arch != "aarch64"
+    network = "user,id=net0,restrict=on"
+    network += "".join(f",hostfwd=tcp:127.0.0.1:0-:{port}" for port in check.ports)
+    words = [
+        facts.program, "-nodefaults", "-no-user-config",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-machine", f"{facts.machine},graphics=off" if pc else facts.machine,
+        "-accel", check.accelerator, "-cpu", "max",
+        "-smp", str(machine.processors), "-m", str(machine.memory),
+        "-display", "none", "-serial", "stdio",
+        "-chardev", f"socket,id=monitor,path={_word(check.monitor)},server=on,wait=off",
+        "-mon", "chardev=monitor,mode=control",
+        "-drive", f"if=none,id=disk0,file={_word(machine.image)},format={machine.format.value},snapshot=on",
+        "-device", "virtio-blk-pci,drive=disk0,bootindex=0",
+        "-netdev", network, "-device", "virtio-net-pci,netdev=net0,romfile=",
+        "-device", "virtio-rng-pci", "-device", "virtio-vga" if pc else "virtio-gpu-pci",
+    ]  # fmt: skip
+    if check.firmware is not None:
+        code, variables = check.firmware
+        words += ["-drive", f"if=pflash,format=raw,readonly=on,file={_word(code)}"]
+        words += ["-drive", f"if=pflash,format=raw,file={_word(variables)}"]
+    return words
+
+
+def _word(path: Path) -> str:
+    """QEMU takes a comma for the end of a name, unless there are two."""
+    return str(path).replace(",", ",,")
