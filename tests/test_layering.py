@@ -28,6 +28,8 @@ ONLY_IN = {
     "cyclonedx": {"imgrepo/contents/cyclonedx.py"},
     "packageurl": {"imgrepo/contents/purl.py"},
     "license_expression": {"imgrepo/contents/licences.py", "imgrepo/library/licence.py"},
+    "PIL": {"imgrepo/bootcheck/picture.py"},
+    "regex": {"imgrepo/bootcheck/marker.py"},
     "tomli_w": {"imgbuilder/recipe/write.py"},
     "pydantic": {"imgrepo/library/description.py"},
     "tomllib": {

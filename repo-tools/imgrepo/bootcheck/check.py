@@ -1,0 +1,214 @@
+"""Booting an image and judging how that goes."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgbuilder import paths
+from imgbuilder.appliance.accelerator import chosen_accelerator, remember_broken
+from imgbuilder.errors import ApplianceError, DiskError
+from imgbuilder.events import info, warn
+from imgrepo.bootcheck import picture
+from imgrepo.bootcheck.hypervisor import Running, running
+from imgrepo.bootcheck.watch import Judgement, State, Watcher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.appliance.accelerator import KvmVerdict
+    from imgbuilder.events import Reporter
+    from imgbuilder.machine.model import Machine
+    from imgrepo.bootcheck.marker import Marker
+
+EMULATION = 5
+"""How many times as long a boot may take without KVM."""
+_QUIET = 0.3
+"""Seconds without a byte after which an unfinished line is read as a prompt."""
+_SETTLE = 2.0
+"""Seconds after the boot in which the console is still read, and the screen gets its login prompt."""
+_PORTS_SHARE = 0.5
+"""What ports get to answer in, as a share of the time for the boot."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to try.
+
+    Attributes:
+        machine: The machine; its image was judged and is absolute.
+        marker: What the console shows when the system has booted.
+        seconds: How long that may take with KVM.
+        exact: Whether ``seconds`` is meant for emulation, too.
+        ports: TCP ports of the guest that must answer then.
+    """
+
+    machine: Machine
+    marker: Marker
+    seconds: float
+    exact: bool = False
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        judgement: Whether it booted; why not.
+        accelerator: ``kvm`` or ``tcg``.
+        seconds: From the start to the marker, or to the end of a failure.
+        concerns: Lines that somebody should look at.
+        answered: Ports that answered.
+        log: What the console showed.
+        tail: The last lines of that.
+        pictures: Whether ``screen.png`` and ``thumbnail.png`` were written.
+        silent: Whether the hypervisor ended or nothing was seen: then KVM may be to blame.
+    """
+
+    judgement: Judgement
+    accelerator: str
+    seconds: float
+    concerns: tuple[str, ...] = ()
+    answered: tuple[int, ...] = ()
+    log: str = field(default="", repr=False)
+    tail: tuple[str, ...] = ()
+    pictures: bool = False
+    silent: bool = False
+
+
+ShowLine = Callable[[str], None]
+
+
+def boot(trial: Trial, folder: Path, report: Reporter, show: ShowLine) -> Outcome:
+    """Boot an image, by KVM where that works.
+
+    Args:
+        trial: What to try.
+        folder: Where ``screen.png`` and ``thumbnail.png`` are written to.
+        report: Hears notices.
+        show: Gets the console's last line, again and again.
+
+    Raises:
+        PybuilderError: It could not be tried: a program is missing, there is no room, the marker is no good.
+    """
+    verdict = _accelerator(trial.machine, report)
+    if verdict is None or not verdict.usable:
+        return _attempt(trial, "tcg", folder, report, show)
+    outcome = _attempt(trial, "kvm", folder, report, show)
+    if verdict.proved or not outcome.silent or outcome.judgement.state is State.BOOTED:
+        return outcome
+    info(report, "nothing was seen with KVM, which may not work here; trying once more with emulation")
+    emulated = _attempt(trial, "tcg", folder, report, show)
+    if emulated.judgement.state is State.BOOTED:
+        remember_broken(paths.state_dir(), outcome.judgement.reason)
+    return emulated
+
+
+def _accelerator(machine: Machine, report: Reporter) -> KvmVerdict | None:
+    """Tell whether KVM can be used; None for a processor that is not the host's."""
+    family = {"i686": "x86_64", "i386": "x86_64", "arm64": "aarch64"}
+    host, guest = (family.get(arch, arch) for arch in (platform.machine(), machine.arch))
+    return chosen_accelerator(paths.state_dir(), report) if host == guest else None
+
+
+def _attempt(trial: Trial, accelerator: str, folder: Path, report: Reporter, show: ShowLine) -> Outcome:
+    scale = 1 if trial.exact or accelerator == "kvm" else EMULATION
+    limit = trial.seconds * scale
+    watcher = Watcher(trial.marker)
+    with running(trial.machine, accelerator, trial.ports) as machine:
+        began = time.monotonic()
+        alive = _follow(machine, watcher, began + limit, show)
+        seconds = time.monotonic() - began
+        judgement = watcher.judgement
+        answered: tuple[int, ...] = ()
+        if judgement.state is State.BOOTING:
+            reason = _ended(machine) if not alive else _too_long(trial.marker, limit, watcher)
+            judgement = Judgement(State.FAILED, reason)
+        if alive and judgement.state is State.BOOTED:
+            alive = _settle(machine, watcher, _SETTLE * scale, show)
+            answered, alive = _ask_ports(machine, watcher, trial.ports, limit * _PORTS_SHARE, show)
+            missing = [str(port) for port in trial.ports if port not in answered]
+            if missing:
+                judgement = Judgement(
+                    State.FAILED, f"it booted, but port {', '.join(missing)} does not answer"
+                )
+        pictures = alive and _picture(machine, folder, report)
+        silent = not alive or not watcher.log.tail(1)
+    watcher.end()
+    log, tail = watcher.log.text(), watcher.log.tail(10)
+    return Outcome(judgement, accelerator, seconds, watcher.concerns, answered, log, tail, pictures, silent)
+
+
+def _follow(machine: Running, watcher: Watcher, end: float, show: ShowLine) -> bool:
+    """Read the console until it is known how the boot goes, or time is up; False when the machine ended."""
+    while watcher.judgement.state is State.BOOTING:
+        left = end - time.monotonic()
+        if left <= 0:
+            break
+        if not _step(machine, watcher, min(left, _QUIET), show):
+            return False
+    return True
+
+
+def _settle(machine: Running, watcher: Watcher, seconds: float, show: ShowLine) -> bool:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if not _step(machine, watcher, min(left, _QUIET), show):
+            return False
+    return True
+
+
+def _step(machine: Running, watcher: Watcher, seconds: float, show: ShowLine) -> bool:
+    piece = machine.read(seconds)
+    if piece is None:
+        watcher.pause()
+        return False
+    if piece:
+        watcher.feed(piece)
+        show(watcher.last_line)
+    else:
+        watcher.pause()
+    return True
+
+
+def _ask_ports(
+    machine: Running, watcher: Watcher, ports: tuple[int, ...], seconds: float, show: ShowLine
+) -> tuple[tuple[int, ...], bool]:
+    """Ask until all ports answer or time is up; return those that do, and whether the machine still runs."""
+    end = time.monotonic() + seconds
+    answered: set[int] = set()
+    alive = True
+    while alive and answered != set(ports) and time.monotonic() < end:
+        for port in ports:
+            with contextlib.suppress(ApplianceError):  # it may have ended, which reading tells
+                if port not in answered and machine.answers(port):
+                    answered.add(port)
+        alive = _step(machine, watcher, 0, show)
+    return tuple(port for port in ports if port in answered), alive
+
+
+def _ended(machine: Running) -> str:
+    status, words = machine.status(), machine.words()
+    if status == 0:
+        return "the guest switched itself off before it had booted"
+    return f"QEMU ended with status {status}" + (f": {words}" if words else "")
+
+
+def _too_long(marker: Marker, limit: float, watcher: Watcher) -> str:
+    if not watcher.log.tail(1):
+        return f"nothing was seen on the serial console within {limit:.0f} seconds"
+    return f"{marker.expression!r} was not seen on the serial console within {limit:.0f} seconds"
+
+
+def _picture(machine: Running, folder: Path, report: Reporter) -> bool:
+    try:
+        picture.convert(machine.screen(), folder / "screen.png", folder / "thumbnail.png")
+    except (ApplianceError, DiskError) as error:
+        warn(report, f"there is no picture of the screen: {error.message}")
+        return False
+    return True
