@@ -49,6 +49,9 @@ _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _withheld: set[str] = set()
 """Variables that no program gets (``reliability.md`` Z18)."""
 
+PIPE = subprocess.PIPE
+"""For ``start``: a pipe that the caller reads and closes."""
+
 _STDERR_TAIL = 4096
 """How much of a failed program's words an error quotes, in bytes."""
 
@@ -115,6 +118,19 @@ def end_group(process: subprocess.Popen[bytes], *, grace: float = 0.0) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def last_status(process: subprocess.Popen[bytes], *, patience: float) -> int:
+    """Return the exit status of a program that is about to end; negative is minus a signal's number.
+
+    Args:
+        process: The program.
+        patience: Seconds until it is killed.
+    """
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(timeout=patience)
+    end_group(process)
+    return int(process.returncode)
 
 
 def run(

@@ -10,7 +10,6 @@ import re
 import selectors
 import shutil
 import socket
-import subprocess
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from imgbuilder.machine.model import board
 from imgbuilder.workspace import explain, private_folder
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -95,10 +95,7 @@ class Running:
 
     def status(self) -> int:
         """Return the exit status of the hypervisor that has closed its console; negative for a signal."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._hypervisor.wait(_MONITOR_LIMIT)
-        process.end_group(self._hypervisor)
-        return self._hypervisor.returncode
+        return process.last_status(self._hypervisor, patience=_MONITOR_LIMIT)
 
     def screen(self) -> Path:
         """Take a picture of the screen; return it, a file in PPM that is gone with the machine.
@@ -176,8 +173,8 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
                 # When we are killed, the kernel ends the hypervisor.
                 hypervisor = process.start(
                     ["setpriv", "--pdeathsig", "KILL", "--", *words],
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
+                    stdout=process.PIPE,
+                    stderr=process.PIPE,
                 )
             yield Running(hypervisor, orders, folder)
         finally:

@@ -13,6 +13,7 @@ from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgindex import __version__
 from imgrepo.cli import keeping, sharing
+from imgrepo.cli.bootcheck import boot_check_command
 from imgrepo.cli.catalogue import catalogue_command
 from imgrepo.cli.contents import sbom_group
 from imgrepo.cli.entry import entry_group
@@ -45,6 +46,7 @@ group.add_command(publish_command)
 group.add_command(status_command)
 group.add_command(upload_command)
 group.add_command(validate_command)
+group.add_command(boot_check_command)
 group.add_command(stats_command)
 group.add_command(entry_group)
 group.add_command(catalogue_command)

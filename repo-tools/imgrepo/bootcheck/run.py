@@ -1,0 +1,168 @@
+"""A boot check from an image to its record."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import RepositoryError, WorkspaceError
+from imgbuilder.events import Step, info
+from imgbuilder.interrupts import uninterrupted
+from imgbuilder.workspace import explain, new_file
+from imgrepo.bootcheck.check import Trial, boot
+from imgrepo.bootcheck.hypervisor import hypervisor_version
+from imgrepo.bootcheck.marker import Marker
+from imgrepo.bootcheck.watch import State
+from imgrepo.library.machine import machine_of
+from imgrepo.library.records import BOOT_NAME, BootRecord, ImageMark, Verdict, read_boot, write_boot
+from imgrepo.scan import check_unchanged
+from imgrepo.scratch import scratch_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from imgbuilder.events import Reporter
+    from imgrepo.bootcheck.check import Outcome, ShowLine
+    from imgrepo.bootcheck.target import Target
+
+LOG, SCREEN, THUMBNAIL = "serial.log", "screen.png", "thumbnail.png"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A boot check that was made.
+
+    Attributes:
+        target: Of what.
+        record: What was written down.
+        tail: The last lines of the console.
+    """
+
+    target: Target
+    record: BootRecord
+    tail: tuple[str, ...]
+
+
+def check(
+    target: Target,
+    report: Reporter,
+    show: ShowLine,
+    *,
+    clock: Callable[[], datetime],
+    exact: bool = False,
+    keep_screenshot: bool = False,
+) -> Checked:
+    """Boot an image, and write down what was seen.
+
+    The image is judged before anything opens it, and only read. The record appears whole or not at all; a
+    failed boot has one, too.
+
+    Args:
+        target: The image, and what is known about it.
+        report: Hears steps and notices.
+        show: Gets the console's last line, again and again.
+        clock: Tells the time, in UTC.
+        exact: Whether the time limit is meant for emulation, too.
+        keep_screenshot: Whether an entry without a screenshot gets the picture of the screen.
+
+    Raises:
+        PybuilderError: It could not be tried: the image is refused or changed meanwhile, a program is
+            missing, the marker is no good, or the record cannot be written.
+    """
+    description = target.description
+    marker = Marker(description.boot.marker, where=target.marker_from)
+    machine = machine_of(target.image, description, beside=False)
+    version = hypervisor_version(machine)
+    trial = Trial(machine, marker, description.boot.seconds, exact, description.boot.ports)
+    with _folder_for(target), scratch_folder() as scratch:
+        started = clock()
+        report(Step(f"Booting {target.image.name} ({description.arch}, {machine.firmware.value})"))
+        outcome = boot(trial, scratch, report, show)
+        record = BootRecord(
+            _mark(target, report),
+            Verdict.BOOTED if outcome.judgement.state is State.BOOTED else Verdict.FAILED,
+            outcome.judgement.reason,
+            version,
+            outcome.accelerator,
+            started,
+            round(outcome.seconds, 1),
+            outcome.concerns,
+            outcome.answered,
+            outcome.pictures,
+        )
+        _write(target.folder, scratch, outcome, record)
+        if outcome.pictures:
+            _screenshot(target, scratch / SCREEN, report, keep=keep_screenshot)
+    return Checked(target, record, outcome.tail)
+
+
+@contextmanager
+def _folder_for(target: Target) -> Iterator[None]:
+    """Make the folder of the record before the wait; gone again if it was made and nothing came into it."""
+    folder = target.folder
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        told = explain(error, folder / BOOT_NAME)
+        raise WorkspaceError(
+            told.message, hint=f"give another place for what is seen: --output DIR ({told.hint})"
+        ) from error
+    try:
+        yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # there is something in it
+                folder.rmdir()
+
+
+def _mark(target: Target, report: Reporter) -> ImageMark:
+    """Say which image it was; it is not read again when the last record is of the same one."""
+    check_unchanged(target.image)
+    with contextlib.suppress(RepositoryError):
+        last = read_boot(target.folder)
+        if last is not None and last.image.fingerprint == target.image.fingerprint:
+            return last.image
+    return ImageMark.of(target.image, report)
+
+
+def _write(folder: Path, scratch: Path, outcome: Outcome, record: BootRecord) -> None:
+    """Write record, log and pictures; killed between them, there is no record, never one of other files."""
+    names = (SCREEN, THUMBNAIL) if record.pictures else ()
+    with contextlib.ExitStack() as stack:
+        new = {name: stack.enter_context(new_file(folder / name)) for name in (LOG, *names)}
+        try:
+            new[LOG].write_text(outcome.log, encoding="utf-8")
+            for name in names:
+                shutil.copyfile(scratch / name, new[name])
+            stack.enter_context(uninterrupted())
+            (folder / BOOT_NAME).unlink(missing_ok=True)
+            for name in {SCREEN, THUMBNAIL} - {*names}:
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise explain(error, folder / BOOT_NAME) from error
+    write_boot(folder, record)
+
+
+def _screenshot(target: Target, screen: Path, report: Reporter, *, keep: bool) -> None:
+    entry = target.entry
+    if entry is None or entry.screenshot.exists():
+        if keep and entry is not None:
+            info(report, f"{entry.screenshot} is there already, and stays")
+        return
+    if not keep:
+        info(report, f"{entry.name} has no screenshot.png; with --keep-screenshot it gets this picture")
+        return
+    with new_file(entry.screenshot) as temporary:
+        try:
+            shutil.copyfile(screen, temporary)
+        except OSError as error:
+            raise explain(error, entry.screenshot) from error

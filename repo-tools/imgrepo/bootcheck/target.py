@@ -1,0 +1,137 @@
+"""What ``boot-check`` is given: an entry of the library, or an image alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import RepositoryError, UsageError
+from imgrepo.library.description import DESCRIPTION_NAME, BootTable, Description, MachineTable
+from imgrepo.library.folder import EntryFolder, find_entry
+from imgrepo.scan import FORMATS, is_stem, scan
+
+if TYPE_CHECKING:
+    from imgbuilder.machine.model import Firmware
+    from imgrepo.scan import SourceImage
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line says instead of ``entry.toml``; None or empty to leave it.
+
+    Attributes:
+        arch: Architecture.
+        memory: MiB.
+        firmware: What starts the system.
+        marker: A regular expression.
+        seconds: Time limit, with and without KVM.
+        ports: Ports that must answer beside those of the entry.
+    """
+
+    arch: str | None = None
+    memory: int | None = None
+    firmware: Firmware | None = None
+    marker: str | None = None
+    seconds: int | None = None
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Target:
+    """An image, what is known about it, and where what is seen goes.
+
+    Attributes:
+        name: Its name without the ending.
+        image: The image.
+        description: What its contributor says; of an image alone, what the command line says.
+        marker_from: Names the origin of the marker in messages.
+        folder: Where the record goes.
+        entry: The entry; None for an image alone.
+    """
+
+    name: str
+    image: SourceImage
+    description: Description
+    marker_from: str
+    folder: Path
+    entry: EntryFolder | None = None
+
+
+def find_target(word: str, wishes: Wishes, *, library: Path, output: Path | None = None) -> Target:
+    """Find what a command was given.
+
+    Args:
+        word: An entry's folder, an image, or the name of an entry of the library.
+        wishes: What the command line says.
+        library: The folder of entries.
+        output: Where the record goes, in a folder of the target's name; None for the entry's own folder, or
+            ``NAME.boot`` beside an image.
+
+    Raises:
+        UsageError: There is no such entry or image.
+        RepositoryError: The entry has no image, or its description is wrong.
+    """
+    entry = _entry(word, library)
+    if entry is not None:
+        image, folder = entry.image(), entry.boot
+        description, where = entry.read(), f"{entry.description}: [boot] marker"
+    else:
+        path = Path(word).absolute()
+        image = _image_at(path)
+        folder, description, where = path.parent / f"{image.stem}.boot", Description(), "--marker"
+    if wishes.marker is not None:
+        where = "--marker"
+    if output is not None:
+        folder = output / image.stem / "boot"
+    return Target(image.stem, image, _with_wishes(description, wishes), where, folder, entry)
+
+
+def _entry(word: str, library: Path) -> EntryFolder | None:
+    path = Path(word)
+    if path.is_dir():
+        folder = EntryFolder(path.absolute())
+        if is_stem(folder.name) and folder.description.is_file():
+            return folder
+        raise UsageError(
+            f"{path} is no entry: it has no {DESCRIPTION_NAME}",
+            hint="give the folder of an entry, the name of one, or an image",
+        )
+    if path.suffix in FORMATS or "/" in word or path.exists():
+        beside = EntryFolder(path.absolute().parent)
+        inside = beside.name == path.stem and beside.description.is_file()
+        return beside if inside else None
+    return find_entry(library, word)
+
+
+def _image_at(path: Path) -> SourceImage:
+    if not path.exists():
+        raise UsageError(
+            f"there is no image {path}", hint="give the folder of an entry, the name of one, or an image"
+        )
+    if path.suffix not in FORMATS:
+        endings = ", ".join(FORMATS)
+        raise UsageError(f"{path} is no image by its name", hint=f"the endings of images are {endings}")
+    images, skipped = scan(path.parent)
+    for image in images:
+        if image.name == path.name:
+            return image
+    reason = next((reason for name, reason in skipped if name == path.name), "it is a hidden file")
+    raise RepositoryError(f"{path} cannot be booted: {reason}")
+
+
+def _with_wishes(description: Description, wishes: Wishes) -> Description:
+    machine: dict[str, object] = {"memory": wishes.memory, "firmware": wishes.firmware}
+    boot: dict[str, object] = {"marker": wishes.marker, "seconds": wishes.seconds}
+    ports = (*description.boot.ports, *(port for port in wishes.ports if port not in description.boot.ports))
+    return description.model_copy(
+        update={
+            "arch": wishes.arch or description.arch,
+            "machine": _changed(description.machine, machine),
+            "boot": _changed(description.boot, {**boot, "ports": tuple(dict.fromkeys(ports))}),
+        }
+    )
+
+
+def _changed(table: MachineTable | BootTable, values: dict[str, object]) -> MachineTable | BootTable:
+    return table.model_copy(update={key: value for key, value in values.items() if value is not None})
