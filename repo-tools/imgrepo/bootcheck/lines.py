@@ -22,6 +22,9 @@ _ESCAPE = re.compile(
 _MOVES = frozenset("ABEFHJTSdf")
 """Control sequences after which another line of the screen is written to."""
 
+_TO_THE_TOP = {"\x1bc", "\x1b[2J", "\x1b[H"}
+"""After these, the first row is written to."""
+
 
 class Lines:
     """Splits a stream of bytes into lines; how it was cut into pieces makes no difference."""
@@ -64,6 +67,8 @@ class Lines:
         if found["row"] is not None:
             before, self._row = self._row, int(found["row"])
             return "" if before == self._row else "\n"
+        if found.group() in _TO_THE_TOP:
+            self._row = 1
         return "\n" if found["order"] and found["order"] in _MOVES else ""
 
 

@@ -180,6 +180,8 @@ def _advice(checked: Checked) -> str:
             "does it need more time (--time), memory (--memory), a serial console (console=ttyS0 for its "
             "kernel), or another --marker? see screen.png"
         )
+    if "GRUB" in reason:
+        return "are its files in /boot/grub? in the image, grub-install and update-grub make them anew"
     if "root was not found" in reason or "mode" in reason:
         return "do /etc/fstab and the boot loader's root= name the filesystems that are there?"
     if "port" in reason:
