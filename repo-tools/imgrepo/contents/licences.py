@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuilder.errors import RepositoryError
 from imgrepo.debcontrol import paragraphs
@@ -110,11 +110,12 @@ def of_expression(text: str) -> Licences:
 
 
 def is_spdx(name: str) -> bool:
-    """Tell whether a name is an SPDX identifier, with its exception if it has one."""
+    """Tell whether a name is an SPDX identifier of a licence, with its exception if it has one."""
     base, _, exception = name.partition(" WITH ")
-    known = _by_spdx()
-    return known.get(base.lower(), ("",))[0] == base and (
-        not exception or known.get(exception.lower(), ("",))[0] == exception
+    known, more = _by_spdx().get(base.lower()), _by_spdx().get(exception.lower())
+    good = known is not None and known.identifier == base and not known.is_exception
+    return good and (
+        not exception or (more is not None and more.identifier == exception and more.is_exception)
     )
 
 
@@ -140,7 +141,8 @@ def _names_in(synopsis: str) -> list[str]:
         name = _spdx_of(base)
         if exceptions:
             known = _by_spdx().get(exceptions[0].strip().lower())
-            name = f"{name} WITH {known[0]}" if known else f"{base} with {exceptions[0]}"
+            sound = known is not None and known.is_exception and is_spdx(name)
+            name = f"{name} WITH {known.identifier}" if known and sound else f"{base} with {exceptions[0]}"
         names.append(name)
     return names
 
@@ -156,7 +158,7 @@ def _spdx_of(name: str) -> str:
         version = gnu[2] if "." in gnu[2] else f"{gnu[2]}.0"
         ending = "-or-later" if gnu[3] in ("+", "-or-later") else "-only"
         known = _by_spdx().get(f"{family}-{version}{ending}".lower(), known)
-    return known[0] if known else name
+    return known.identifier if known else name
 
 
 def _of_words(text: str) -> list[str]:
@@ -178,28 +180,35 @@ def _judged(names: Iterable[str]) -> Licences:
 def _asks_for_sources(name: str) -> bool | None:
     base = re.split(r" with ", name, flags=re.IGNORECASE)[0]
     known = _by_spdx().get(_spdx_of(base).lower())
-    if known and known[1] in _COPYLEFT:
+    if known and known.category in _COPYLEFT:
         return True
-    if (known and known[1] in _FREE) or base.lower() in _FREE_WORDS:
+    if (known and known.category in _FREE) or base.lower() in _FREE_WORDS:
         return False
     if _GNU.match(base) or base.upper().startswith(("MPL", "EPL", "CDDL", "CC-BY-SA")):
         return True
     return None
 
 
+class _Known(NamedTuple):
+    """What SPDX lists: its identifier, what it asks for, and whether it only adds to a licence."""
+
+    identifier: str
+    category: str
+    is_exception: bool
+
+
 @functools.cache
-def _by_spdx() -> Mapping[str, tuple[str, str]]:
-    """Return identifier and category of what SPDX lists, by the identifier in small letters."""
+def _by_spdx() -> Mapping[str, _Known]:
+    """Return what SPDX lists, by the identifier in small letters."""
     from license_expression import get_license_index  # late: it reads its list of licences
 
-    found: dict[str, tuple[str, str]] = {}
-    for entry in get_license_index():
-        identifier = entry.get("spdx_license_key") or ""
+    entries = list(get_license_index())
+    pairs = [(entry.get("spdx_license_key") or "", entry) for entry in entries]
+    # Names that were given up, such as GPL-2.0, which did not say whether later versions count too.
+    pairs += [(name, entry) for entry in entries for name in entry.get("other_spdx_license_keys", ())]
+    found: dict[str, _Known] = {}
+    for identifier, entry in pairs:
         if identifier and not identifier.startswith("LicenseRef-"):
-            found.setdefault(identifier.lower(), (identifier, entry["category"]))
-    for entry in get_license_index():
-        # Names that were given up, such as GPL-2.0, which did not say whether later versions count too.
-        for identifier in entry.get("other_spdx_license_keys", ()):
-            if not identifier.startswith("LicenseRef-"):
-                found.setdefault(identifier.lower(), (identifier, entry["category"]))
+            known = _Known(identifier, entry["category"], bool(entry["is_exception"]))
+            found.setdefault(identifier.lower(), known)
     return found

@@ -23,7 +23,7 @@ from imgrepo.osfacts import display_name, parse_os_release
 from imgrepo.scan import check_unchanged, measure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from imgbuilder.guest import Appliance, Guest
     from imgrepo.library.records import Package
@@ -88,8 +88,14 @@ def look_into(
         distribution=_word(release.get("ID", "")),
         release=_word(release.get("VERSION_ID", "")),
         manager=name,
-        packages=tuple(sorted(packages, key=lambda one: (one.name, one.arch, one.version))),
+        packages=tuple(_by_name(packages)),
     )
+
+
+def _by_name(packages: tuple[Package, ...]) -> Iterable[Package]:
+    """Sort packages; of those that a damaged database has twice, one stays, since lists name them once."""
+    found = {(one.name, one.arch, one.version): one for one in reversed(packages)}
+    return (found[key] for key in sorted(found))
 
 
 def _read(

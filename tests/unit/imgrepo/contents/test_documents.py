@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from imgrepo.cli.main import run
 from imgrepo.contents.cyclonedx import as_cyclonedx
+from imgrepo.contents.licences import of_expression
 from imgrepo.contents.spdx import as_spdx
 from imgrepo.library.records import ContentsRecord, ImageMark, Package, read_contents
+from imgrepo.osfacts import display_name
 from imgrepo.scan import Fingerprint
 from tests.fakes.appliance import FakeAppliances
 from tests.unit.imgrepo.contents.guests import debian_guest, disk_of
@@ -86,6 +90,38 @@ def test_rpm_and_apk_names() -> None:
     assert '"pkg:apk/alpine/libssl3@3.1-r0?arch=x86_64&distro=alpine-3.19&upstream=openssl"' in as_spdx(
         alpine, "a", WHEN
     )
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=20),
+            st.sampled_from(
+                [
+                    "NONE", "NOASSERTION", "GPL-2.0-only", "GPL-2.0+", "Bison-exception-2.2", "WITH",
+                    "GPL-2+ with Bison-exception-2.2", "MIT WITH Bison-exception-2.2", "LicenseRef-x",
+                    "DocumentRef-a:LicenseRef-b",
+                ]
+            ),
+        ),
+        max_size=4,
+    ),
+    st.text(max_size=20),
+)  # fmt: skip
+def test_whatever_a_guest_calls_its_licences(
+    tmp_path_factory: pytest.TempPathFactory, words: list[str], system: str
+) -> None:
+    found = of_expression(" and ".join(words))
+    package = Package("bash", "1~2+3", "amd64", "bash", "1~2", found.names, found.copyleft)
+    name = display_name(system) or ""  # as it is in a record
+    contents = ContentsRecord(MARK, name, "debian", "12", "dpkg", (package,))
+    text = as_cyclonedx(contents, "demo", WHEN)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    path = tmp_path_factory.mktemp("spdx") / "x.spdx.json"
+    path.write_text(as_spdx(contents, "demo", WHEN))
+    messages = validate_full_spdx_document(parse_file(str(path)))
+    assert [message.validation_message for message in messages] == []
 
 
 def sbom(repository: Repository, *words: str | Path) -> int:

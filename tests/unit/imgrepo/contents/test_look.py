@@ -104,6 +104,29 @@ def test_a_database_on_another_filesystem_is_found_by_inspection(
     assert set(used) == {"ro"}
 
 
+def test_a_root_on_a_logical_volume(tmp_path: Path) -> None:
+    disk = FakeDisk(
+        {1: FakeFilesystem("vfat"), 2: FakeFilesystem("LVM2_member")},
+        others={"/dev/system/root": FakeFilesystem("ext4", debian_guest())},
+    )
+    assert len(look(tmp_path, disk).packages) == 4
+
+
+def test_a_root_on_the_whole_disk(tmp_path: Path) -> None:
+    assert len(look(tmp_path, FakeDisk({0: FakeFilesystem("ext4", debian_guest())})).packages) == 4
+
+
+def test_two_systems_on_one_disk(tmp_path: Path) -> None:
+    guests = {number: FakeFilesystem("ext4", debian_guest()) for number in (1, 2)}
+    roots = {f"/dev/sda{number}": {"type": "linux"} for number in guests}
+    with pytest.raises(GuestError, match="2 operating systems"):
+        look(tmp_path, FakeDisk(guests, roots=roots))
+
+
+def test_a_package_that_is_there_twice_is_listed_once(tmp_path: Path) -> None:
+    assert len(look(tmp_path, disk_of(debian_guest(f"{STATUS}\n{STATUS}"))).packages) == 4
+
+
 @pytest.mark.parametrize(
     "status",
     [
