@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import shutil
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from imgrepo.catalogue.model import Picture
+from imgrepo.catalogue.render import render
 from imgrepo.serve import PublishedFolderServer
 from tests.conformance.browser import PICTURES, Browser, open_browser
-from tests.fakes.catalogues import downloads, make_library, make_site
+from tests.fakes.catalogues import downloads, make_library, make_site, png
 from tests.fakes.keys import KeyMaker
+from tests.unit.imgrepo.catalogue.test_render import HOSTILE, hostile_page, site_of
 from tests.unit.imgrepo.repository import Repository
 
 if TYPE_CHECKING:
@@ -276,3 +281,38 @@ def test_the_policy_stops_what_would_slip_through(browser: Browser, site: Site, 
         assert not [url for url in browser.requests() if "evil" in url]
     finally:
         page.unlink()
+
+
+def test_words_of_strangers_do_nothing(browser: Browser, site: Site) -> None:
+    """The first wall: nothing of theirs is markup, so there is nothing that the policy would have to stop."""
+    folder = site.server.folder / "strangers"
+    picture = Picture("x.png", 3, 4)
+    named = [
+        dataclasses.replace(
+            hostile_page(words),
+            name=f"n{at}",
+            path=f"templates/n{at}.html",
+            picture=picture,
+            thumbnail=picture,
+        )
+        for at, words in enumerate(HOSTILE)
+    ]
+    files = render(site_of(*named)) | {"x.png": png(3, 4)}
+    try:
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        for name in files:
+            if name.endswith(".html"):
+                browser.driver.get(f"{site.origin}strangers/{name}")
+                assert browser.complaints() == [], name
+                assert browser.driver.find_element(By.TAG_NAME, "h1").is_displayed()
+                asked = [url for url in browser.requests() if not url.startswith("data:,")]
+                assert all(url.startswith(f"{site.origin}strangers/") for url in asked)
+        browser.driver.get(f"{site.origin}strangers/index.html")
+        search = browser.driver.find_element(By.ID, "filter-text")
+        search.send_keys("<script>alert(1)")
+        wait_for(browser, [HOSTILE[0], HOSTILE[5]])
+        assert all(url.startswith(f"{site.origin}strangers/") for url in browser.requests())
+    finally:
+        shutil.rmtree(folder)
