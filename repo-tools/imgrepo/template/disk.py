@@ -23,6 +23,11 @@ _ROOM = 96 << 20
 _MACHINES = {"amd64": "x86_64-efi", "i386": "i386-efi"}
 """GRUB's name of UEFI on each architecture."""
 
+_FIND_DISK = """\
+disk=$(lsblk -nrpso NAME,TYPE "$(findmnt -nvo SOURCE /)" | sed -n 's/ disk$//p' | head -n 1)
+[ -b "$disk" ] || { echo "the disk of the root is not found" >&2; exit 1; }"""
+"""The kernel may name the appliance's disks in any order; libguestfs hides that, but not from commands."""
+
 
 def grub_script(layout: Layout, arch: str) -> str:
     """Return the commands that make a system start; they run inside it.
@@ -35,7 +40,7 @@ def grub_script(layout: Layout, arch: str) -> str:
         arch: Debian's name of the architecture.
     """
     modules = f"part_gpt {'lvm ' if layout.lvm else ''}{layout.root.grub_module}"
-    lines = [f"grub-install --target=i386-pc --no-floppy --modules='{modules}' /dev/sda"]
+    lines = [_FIND_DISK, f"grub-install --target=i386-pc --no-floppy --modules='{modules}' \"$disk\""]
     if layout.uefi:
         lines.append(
             f"grub-install --target={_MACHINES[arch]} --efi-directory=/boot/efi --removable --no-nvram "

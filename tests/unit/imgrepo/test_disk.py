@@ -128,7 +128,10 @@ def test_grub_gets_what_it_needs_for_each_layout() -> None:
         grub_script(Layout(RootKind.XFS, True, True), "i386"),
     )
     assert "efi" not in plain
-    assert "--modules='part_gpt ext2' /dev/sda\n" in plain
+    assert "--modules='part_gpt ext2' \"$disk\"\n" in plain
+    assert "/dev/sd" not in plain + full, (
+        "commands in the appliance may find other names than its interface gives"
+    )
     assert "--target=i386-efi --efi-directory=/boot/efi --removable --no-nvram" in full
     assert full.count("part_gpt lvm xfs") == 2
 
