@@ -122,7 +122,8 @@ def make_command(
     short_help="Compare two lists of packages.",
     help="Say what changed from the packages in OLD to those in NEW: added, removed, upgraded, downgraded, "
     "and other licences.\n\n"
-    "Each is a contents.json, a CycloneDX file (JSON) of anybody, or a folder: an entry's, or its contents.",
+    "Each is a contents.json, a CycloneDX file (JSON) of anybody, the folder of an entry or of its contents, "
+    "or an image that was looked into before.",
 )
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))

@@ -10,6 +10,7 @@ from imgbuilder.errors import RepositoryError, UsageError
 from imgrepo.contents.purl import parse_url
 from imgrepo.contents.versions import compare
 from imgrepo.library.records import CONTENTS_NAME
+from imgrepo.scan import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -189,12 +190,20 @@ def read_list(path: Path) -> tuple[Listed, ...]:
     """Read a list of packages.
 
     Args:
-        path: A ``contents.json``, a CycloneDX file in JSON, or the folder of an entry or of its contents.
+        path: A ``contents.json``, a CycloneDX file in JSON, the folder of an entry or of its contents, or an
+            image that was looked into before.
 
     Raises:
         UsageError: There is no such file.
         RepositoryError: It is no list of packages.
     """
+    if path.suffix in FORMATS:
+        path = path.with_name(f"{path.stem}.contents")  # what sbom found out about the image
+        if not path.is_dir():
+            raise UsageError(
+                f"there is no {path}: it is not known yet what the image holds",
+                hint="find out: pybuilder-repo sbom IMAGE",
+            )
     if path.is_dir():
         places = [path / CONTENTS_NAME, path / "contents" / CONTENTS_NAME]
         found = next((place for place in places if place.is_file()), None)

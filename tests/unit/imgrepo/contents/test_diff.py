@@ -70,6 +70,10 @@ def test_everything_that_can_change(
     # By what others would have made of it, the same.
     assert said(repository, capsys, tmp_path / "old.cdx.json", tmp_path / "new.cdx.json") == expected
     assert said(repository, capsys, old / "contents", tmp_path / "new.cdx.json") == expected
+    # By the images that they are of.
+    for folder in (old, new):
+        (folder / "contents").rename(tmp_path / f"{folder.name}.contents")
+    assert said(repository, capsys, tmp_path / "old.img", tmp_path / "new.qcow2") == expected
 
 
 def test_for_people(tmp_path: Path) -> None:
@@ -120,6 +124,7 @@ def test_what_is_no_list(text: str, tmp_path: Path) -> None:
 def test_wrong_words(repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sbom(repository, "diff", tmp_path) == 2
     assert sbom(repository, "diff", tmp_path / "a", tmp_path / "b") == 2
+    assert sbom(repository, "diff", tmp_path / "a.img", tmp_path / "b.img") == 2
     assert "no such option" in capsys.readouterr().err.lower()
 
 
