@@ -17,6 +17,7 @@ from imgbuilder.workspace import explain
 from imgrepo import retired
 from imgrepo.compress import ZSTD_LEVELS, check_preset
 from imgrepo.draft import read_draft
+from imgrepo.library.publishing import image_path
 from imgrepo.retired import GRACE
 from imgrepo.run import Run
 from imgrepo.scan import Fingerprint
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from imgbuilder.errors import PybuilderError
     from imgindex.model import Index
+    from imgrepo.library.proof import Requirement
     from imgrepo.prompts import Ask
     from imgrepo.services import Services, Signing
     from imgrepo.state import Published
@@ -55,6 +57,7 @@ class PublishRequest:
         force: Build on a published index that is not signed by these keys.
         remove_images: Delete the images that were published, at the very end.
         ask: Asks what to publish about new images; None to take what was found.
+        require: What images must have been through; others are refused, and published templates stay.
     """
 
     folder: Path
@@ -71,6 +74,7 @@ class PublishRequest:
     force: bool = False
     remove_images: bool = False
     ask: Ask | None = None
+    require: tuple[Requirement, ...] = ()
 
     def __post_init__(self) -> None:
         check_preset(self.preset)
@@ -133,7 +137,7 @@ def publish(request: PublishRequest, services: Services, report: Reporter) -> Pu
         run.go_on()
         new = run.merge()
         if not new.entries and old.text is None:
-            reasons = "; ".join(error.message for error in run.refused.values())
+            reasons = "; ".join([*(error.message for error in run.refused.values()), *run.held])
             raise RepositoryError(f"no image can be published: {reasons or 'there is none'}")
         changed = tuple(entry.os_version for entry in new.entries if entry not in old.index.entries)
         result = PublishResult(new, old.index, changed, run.refused)
@@ -197,7 +201,7 @@ def _remove_images(
     """Delete images that are published for certain: the new index is durable by now (R13)."""
     kept, files = dict(state), {entry.file for entry in new.entries}
     for name, published in state.items():
-        path = request.folder / name
+        path = image_path(request.folder, name)
         if published.gone_since is not None or published.file not in files or not path.is_file():
             continue
         if Fingerprint.of(path.lstat()) != published.fingerprint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, UsageError
@@ -11,9 +12,10 @@ from imgrepo.compress import hash_image
 from imgrepo.copies import copy_image, space_needed
 from imgrepo.entries import UNKNOWN_ARCH, files_of, merge, old_entry
 from imgrepo.facts import ImageFacts, NoSystemError, examine
+from imgrepo.library.gate import Gate
 from imgrepo.pack import Candidate, Packer, promise
 from imgrepo.prompts import ask_about
-from imgrepo.scan import measure, scan
+from imgrepo.scan import measure
 from imgrepo.scratch import scratch_folder
 from imgrepo.sidecar import sidecar_entries
 from imgrepo.state import Published, read_state
@@ -59,8 +61,14 @@ class Run:
         self._beside: set[int] = set()
         self._withdrawn = withdrawn_templates(request.output)
         self.refused: dict[str, PybuilderError] = {}
+        self._gate = Gate(request, services.clock(), self.refused, report)
         self.state: dict[str, Published] = {}
         self._packer = Packer(request, work, report)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """What is told of the images that are held back."""
+        return tuple(self._gate.held)
 
     @property
     def files(self) -> list[str]:
@@ -69,10 +77,14 @@ class Run:
 
     def find_changed(self) -> None:
         """Find the images that are not published as they are now, and those that are gone."""
-        images, skipped = scan(self._request.folder)
-        for name, reason in skipped:
+        found = self._gate.found
+        images = found.images
+        for name, reason in found.skipped:
             warn(self._report, f"{name} is not published: {reason}")
-        if not images and not self._old.entries:
+        for name in set(found.empty) - {entry.os_version for entry in self._old.entries}:
+            info(self._report, f"{name} is not published: there is no image in its folder yet")
+        self.refused.update(found.broken)
+        if not images and not found.broken and not self._old.entries:
             raise UsageError(
                 f"there are no images in {self._request.folder}",
                 hint="images are regular files named NAME.img, NAME.raw or NAME.qcow2; others are converted "
@@ -87,11 +99,14 @@ class Run:
             if last is not None:
                 self.state[image.name] = dataclasses.replace(last, gone_since=None)
             try:
-                if not self._is_published(image):
+                if not self._is_published(image) and self._gate.lets_pass(image):
                     self._candidates.append(Candidate(image, measure(image)))
             except DiskError as error:
                 self.refused[image.name] = error
-        self._drop_removed(remembered, {image.name for image in images})
+        for name in set(remembered) - {image.name for image in images}:
+            if PurePosixPath(name).stem in found.broken:  # its image may well be there
+                self.state[name] = remembered[name]
+        self._drop_removed(remembered, {image.name for image in images} | set(self.state))
 
     def _drop_removed(self, remembered: dict[str, Published], present: set[str]) -> None:
         """Tell of templates whose image is gone; drop them when the publisher wants that, after a while."""
@@ -265,4 +280,9 @@ class Run:
                 )
             else:
                 kept.append(entry)
-        return dataclasses.replace(new, entries=tuple(kept))
+        return dataclasses.replace(new, entries=tuple(self._named(entry) for entry in kept))
+
+    def _named(self, entry: Entry) -> Entry:
+        """Let a template say what the contributor of its image says now."""
+        name = self._owners.get((entry.os_version, entry.arch), "")
+        return entry if name in self.refused else self._gate.describe(entry, name)

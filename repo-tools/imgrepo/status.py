@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from imgbuilder.events import Progress, ProgressEnd
 from imgindex.lifecycle import deprecation
 from imgrepo import retired
 from imgrepo.entries import UNKNOWN_ARCH
-from imgrepo.scan import scan
+from imgrepo.library.publishing import find_images
 from imgrepo.signing import PUBLIC_KEY, read_served
 from imgrepo.state import read_state
 
@@ -108,7 +109,7 @@ def status_of(
         expires_at=signed.expires_at,
         keys=keys,
         retired=retired.find_retired(folder, index, index, now=now),
-        changes=() if images is None else tuple(_changes(images, index)),
+        changes=() if images is None else tuple(_changes(images, index, now)),
         problems=tuple(problems),
     )
 
@@ -173,18 +174,25 @@ def _deprecations(index: Index, now: datetime) -> Iterator[str]:
             )
 
 
-def _changes(images: Path, index: Index) -> Iterator[str]:
+def _changes(images: Path, index: Index, now: datetime) -> Iterator[str]:
     """Compare the folder of images with what is remembered of it, without reading them."""
-    found, skipped = scan(images)
+    library = find_images(images)
     remembered = read_state(images)
     published = {(entry.os_version, entry.arch) for entry in index.entries if entry.arch != UNKNOWN_ARCH}
-    for image in found:
+    for image in library.images:
         last = remembered.get(image.name)
-        if last is None or (last.entry, last.arch) not in published:
+        entry = library.entries.get(image.name)
+        until = None if entry is None else entry.held_until(now)
+        if until is not None and (last is None or last.fingerprint != image.fingerprint):
+            yield f"{image.name} is held back until {until:%Y-%m-%d %H:%M} UTC"
+        elif last is None or (last.entry, last.arch) not in published:
             yield f"{image.name} is not published"
         elif last.fingerprint != image.fingerprint:
             yield f"{image.name} was written to since it was published"
-    for name in sorted(set(remembered) - {image.name for image in found}):
-        yield f"{name} is gone; its template is {remembered[name].entry}"
-    for name, reason in skipped:
+    for name in sorted(set(remembered) - {image.name for image in library.images}):
+        if PurePosixPath(name).stem not in library.broken:
+            yield f"{name} is gone; its template is {remembered[name].entry}"
+    for name, error in library.broken.items():
+        yield f"the entry {name} cannot be published: {error.message}"
+    for name, reason in library.skipped:
         yield f"{name} cannot be published: {reason}"

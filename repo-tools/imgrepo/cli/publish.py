@@ -15,6 +15,7 @@ from imgrepo.cli.options import appliance_options, ask, key_options, signing
 from imgrepo.cli.uploading import bring, endpoint_option
 from imgrepo.compress import PRESETS
 from imgrepo.diff import differences
+from imgrepo.library.proof import Requirement
 from imgrepo.publish import PublishRequest, PublishResult, publish
 from imgrepo.targets.target import read_place
 from imgrepo.upload import UploadRequest
@@ -38,7 +39,9 @@ def _tell_capabilities(ctx: click.Context, _param: click.Parameter, wanted: obje
     help="Publish the disk images in DIRECTORY: compress what is new, and sign the index of them all.\n\n"
     "Images are the regular files NAME.img, NAME.raw and NAME.qcow2. They stay where they are; the template "
     "NAME, the index (index.asc, and index for reading) and the public key (index.gpg) appear in WEBROOT, "
-    "which any web server can serve, also while this command runs.",
+    "which any web server can serve, also while this command runs.\n\n"
+    "A folder NAME with an entry.toml is an entry: its image is published as the template NAME, named and "
+    "noted as the file says, and not before the day that it says.",
 )
 @click.argument("directory", type=click.Path(path_type=Path))
 @key_options
@@ -94,6 +97,13 @@ def _tell_capabilities(ctx: click.Context, _param: click.Parameter, wanted: obje
 )
 @click.option("--remove-images", is_flag=True, help="At the very end, delete the images that were published.")
 @click.option("--force", is_flag=True, help="Build on a published index that is not signed by this key.")
+@click.option(
+    "--require",
+    "required",
+    type=click.Choice([one.value for one in Requirement]),
+    multiple=True,
+    help="Refuse images that have not been through this; may be given several times.",
+)
 @appliance_options
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the appliance's messages and other details.")
@@ -127,6 +137,7 @@ def publish_command(
     grace: int,
     remove_images: bool,
     force: bool,
+    required: tuple[str, ...],
     memsize: int | None,
     no_instant: bool,
     cache: Path | None,
@@ -151,6 +162,7 @@ def publish_command(
         force=force,
         remove_images=remove_images,
         ask=ask if interactive else None,
+        require=tuple(Requirement(word) for word in required),
     )
     reporter = ConsoleReporter(_PROGRAM, quiet=quiet, verbose=verbose)
     try:

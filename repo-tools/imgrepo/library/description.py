@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION_NAME = "entry.toml"
 _LARGEST = 256 << 10
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LINK = re.compile(r"https?://[^\s<>\"'`\\]+")
 
 

@@ -1,0 +1,83 @@
+"""What ``publish`` lets pass of the images that it finds: what is due, and proven as required."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import UsageError
+from imgbuilder.events import info
+from imgrepo.library.proof import missing_proof, without_entry
+from imgrepo.library.publishing import described, find_images
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from imgbuilder.errors import PybuilderError
+    from imgbuilder.events import Reporter
+    from imgindex.model import Entry
+    from imgrepo.publish import PublishRequest
+    from imgrepo.scan import SourceImage
+
+
+class Gate:
+    """Judges the images of one run of ``publish``.
+
+    Args:
+        request: Where they are, and what is required of them.
+        now: Entries of later days are held back.
+        refused: Gets why an image is refused, by the name of its file.
+        report: Hears of those that are held back.
+
+    Attributes:
+        found: All images and entries.
+        held: What is told of the images that are held back.
+
+    Raises:
+        UsageError: The folder cannot be read, or what is published would lie among the entries.
+        RepositoryError: Two images have one name, or an entry's folder a name that it cannot have.
+    """
+
+    def __init__(
+        self, request: PublishRequest, now: datetime, refused: dict[str, PybuilderError], report: Reporter
+    ) -> None:
+        self._request, self._now, self._refused, self._report = request, now, refused, report
+        self.found = find_images(request.folder)
+        self.held: list[str] = []
+        if (self.found.entries or self.found.broken) and request.output.samefile(request.folder):
+            raise UsageError(  # they hold what is not to be served, or not yet
+                f"the folders of the entries in {request.folder} would be served with what is published",
+                hint="publish into another folder: --output WEBROOT",
+            )
+
+    def lets_pass(self, image: SourceImage) -> bool:
+        """Tell whether a new or changed image may be published; if not, its old template stays as it is."""
+        entry = self.found.entries.get(image.name)
+        until = None if entry is None else entry.held_until(self._now)
+        if until is not None:
+            self.held.append(f"{image.name} is held back until {until:%Y-%m-%d %H:%M} UTC")
+            info(self._report, self.held[-1])
+        return until is None and self._has_proof(image.name)
+
+    def describe(self, entry: Entry, name: str) -> Entry:
+        """Let a template say what the contributor of the image of a name says now, if it may.
+
+        It may when the entry's day has come; and a text that nobody checked or signed, if that is required,
+        is refused like an image.
+        """
+        found = self.found.entries.get(name)
+        if found is None or found.held_until(self._now) is not None:
+            return entry
+        new = described(entry, found.description)
+        return entry if new is entry or not self._has_proof(name) else new
+
+    def _has_proof(self, name: str) -> bool:
+        if not self._request.require:
+            return True
+        entry = self.found.entries.get(name)
+        if entry is None:
+            self._refused[name] = without_entry(name, self._request.require)
+            return False
+        problem = missing_proof(self._request.require, entry.folder, self._report)
+        if problem is not None:
+            self._refused[name] = problem
+        return problem is None

@@ -1,0 +1,276 @@
+"""``publish`` of entries: their images, what their contributors say, their days, what is required."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgbuilder.errors import RepositoryError, UsageError
+from imgbuilder.events import Notice, ignore
+from imgindex.model import Entry, Index, Note
+from imgindex.write import write_index
+from imgrepo.cli.main import run
+from imgrepo.library import records
+from imgrepo.library.description import Description
+from imgrepo.library.folder import EntryFolder
+from imgrepo.library.proof import Requirement
+from imgrepo.library.publishing import described, find_images
+from imgrepo.status import status_of
+from tests.unit.imgrepo.repository import Repository, debian, image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgrepo.publish import PublishResult
+
+TEXT = 'title = "A demo"\ndescription = "It serves.\\n\\nA page."\nhints = "log in as root"\n'
+
+
+def add(
+    repository: Repository, name: str = "demo", text: str = TEXT, fill: bytes = b"x", ending: str = "img"
+) -> EntryFolder:
+    """Put an entry into the publisher's folder, or another image and text into it."""
+    folder = EntryFolder(repository.images / name)
+    folder.path.mkdir(exist_ok=True)
+    folder.description.write_text(text)
+    repository.appliances.disks[f"{name}.{ending}"] = debian()
+    image(folder.path / f"{name}.{ending}", fill)
+    return folder
+
+
+def boot(folder: EntryFolder, verdict: records.Verdict = records.Verdict.BOOTED) -> None:
+    folder.boot.mkdir(exist_ok=True)
+    mark = records.ImageMark.of(folder.image(), ignore)
+    now = datetime.now(UTC)
+    records.write_boot(folder.boot, records.BootRecord(mark, verdict, "panic", "7.2.11", "tcg", now, 1.0))
+
+
+def told(repository: Repository) -> str:
+    return "\n".join(event.text for event in repository.events if isinstance(event, Notice))
+
+
+def names(repository: Repository) -> list[str]:
+    return [entry.os_version for entry in repository.read().entries]
+
+
+def reasons(result: PublishResult) -> str:
+    return "\n".join(f"{name}: {error.message} ({error.hint})" for name, error in result.refused.items())
+
+
+def test_an_entry_is_published_with_what_its_contributor_says(repository: Repository) -> None:
+    folder = add(repository)
+    repository.add("loose.img", b"y")
+    repository.publish()
+    entry = repository.entry("demo")
+    assert entry.name == "A demo"
+    assert entry.notes == (Note("", "It serves.\n\nA page.\n\nlog in as root"),)
+    assert repository.unpack(entry) == folder.image().path.read_bytes()
+    assert repository.entry("loose").name == "Debian GNU/Linux 12 (bookworm)"
+    before = repository.snapshot()
+    assert not repository.publish().changed
+    assert repository.snapshot() == before
+
+
+def test_a_later_word_follows_without_a_new_revision(repository: Repository) -> None:
+    folder = add(repository)
+    repository.publish()
+    first = repository.entry("demo")
+    folder.description.write_text('title = "Better"\n')
+    assert repository.publish().changed == ("demo",)
+    second = repository.entry("demo")
+    assert second == dataclasses.replace(first, name="Better")
+    assert len(repository.appliances.launches) == 1
+
+
+def test_what_others_wrote_into_the_index_stays(repository: Repository) -> None:
+    add(repository)
+    repository.publish()
+    entry = dataclasses.replace(
+        repository.entry("demo"), aliases=("d",), notes=(Note("", "x"), Note("de", "deutsch")), osinfo="own"
+    )
+    repository.rewrite(Index(entries=(entry,)))
+    repository.publish()
+    after = repository.entry("demo")
+    assert (after.aliases, after.osinfo, after.revision) == (("d",), "own", 1)
+    assert after.notes == (Note("", "It serves.\n\nA page.\n\nlog in as root"), Note("de", "deutsch"))
+
+
+def test_an_entry_waits_for_its_day(repository: Repository) -> None:
+    day = datetime.now(UTC) + timedelta(days=3)
+    add(repository, text=f"{TEXT}not-before = {day:%Y-%m-%dT%H:%M:%SZ}\n")
+    with pytest.raises(RepositoryError, match=rf"demo\.img is held back until {day:%Y-%m-%d %H:%M} UTC"):
+        repository.publish()
+    add(repository, "other", fill=b"y")
+    result = repository.publish()
+    assert names(repository) == ["other"]
+    assert not result.refused
+    assert f"demo.img is held back until {day:%Y-%m-%d %H:%M} UTC" in told(repository)
+    assert not list(repository.web.glob("*demo*"))
+    assert "[demo]" not in repository.entry_texts()
+    status = status_of(
+        repository.web, repository.services(), ignore, images=repository.images, within=timedelta(1)
+    )
+    assert any("demo.img is held back until" in change for change in status.changes)
+    repository.later = timedelta(days=4)
+    repository.publish()
+    assert names(repository) == ["other", "demo"]
+
+
+def test_a_live_template_stays_as_it_is_while_its_next_one_waits(repository: Repository) -> None:
+    add(repository)
+    repository.publish()
+    first = repository.entry("demo")
+    add(repository, text='title = "The next"\nnot-before = 2999-12-01\n', fill=b"y")
+    assert not repository.publish(prune=True, grace=timedelta()).changed
+    assert repository.entry("demo") == first
+    add(repository, text='title = "The next"\n', fill=b"y")
+    repository.publish()
+    assert (repository.entry("demo").name, repository.entry("demo").revision) == ("The next", 2)
+
+
+def test_a_dry_run_publishes_nothing_and_tells_of_all(repository: Repository) -> None:
+    add(repository)
+    add(repository, "later", text="not-before = 2999-01-01", fill=b"y")
+    result = repository.publish(dry_run=True)
+    assert [entry.name for entry in result.index.entries] == ["A demo"]
+    assert "later.img is held back until 2999-01-01 00:00 UTC" in told(repository)
+    assert not list(repository.web.glob("[!.]*"))
+
+
+def test_images_of_entries_are_removed_and_not_missed(repository: Repository) -> None:
+    folder = add(repository)
+    repository.publish(remove_images=True)
+    assert sorted(path.name for path in folder.path.iterdir()) == ["entry.toml"]
+    repository.events.clear()
+    repository.publish(prune=True, grace=timedelta())
+    assert names(repository) == ["demo"]
+    assert "gone" not in told(repository)
+
+
+def test_a_removed_image_is_missed_like_a_loose_one(repository: Repository) -> None:
+    folder = add(repository)
+    repository.publish()
+    folder.image().path.unlink()
+    repository.publish()
+    assert "the image demo.img of the template demo is gone" in told(repository)
+    assert names(repository) == ["demo"]
+
+
+def test_a_broken_entry_keeps_nobody_else_and_its_template_stays(repository: Repository) -> None:
+    folder = add(repository)
+    repository.publish()
+    folder.description.write_text("titel = 1\n")
+    add(repository, "other", fill=b"y")
+    add(repository, "second", fill=b"z")
+    image(repository.images / "second" / "more.img", b"w")
+    result = repository.publish(prune=True, grace=timedelta())
+    assert names(repository) == ["demo", "other"]
+    assert "there is no such key" in reasons(result)
+    assert "more than one image" in reasons(result)
+    assert "gone" not in told(repository)
+    status = status_of(
+        repository.web, repository.services(), ignore, images=repository.images, within=timedelta(1)
+    )
+    assert any("the entry demo cannot be published" in change for change in status.changes)
+
+
+def test_a_folder_without_an_image_is_told(repository: Repository) -> None:
+    add(repository)
+    (repository.images / "empty").mkdir()
+    (repository.images / "empty" / "entry.toml").write_text("")
+    assert not repository.publish().refused
+    assert "empty is not published: there is no image in its folder yet" in told(repository)
+
+
+def test_a_withdrawn_entry_stays_away(repository: Repository) -> None:
+    add(repository)
+    add(repository, "other", fill=b"y")
+    repository.publish()
+    services = repository.services()
+    assert run(["withdraw", str(repository.web), "demo", "-K", repository.key], services) == 0
+    repository.publish()
+    assert names(repository) == ["other"]
+
+
+def test_two_images_of_one_name(repository: Repository) -> None:
+    add(repository)
+    repository.add("demo.img")
+    with pytest.raises(RepositoryError, match="as well as in the entry demo"):
+        repository.publish()
+
+
+def test_entries_are_not_served(repository: Repository) -> None:
+    add(repository)
+    with pytest.raises(UsageError, match="would be served"):
+        repository.publish(output=repository.images)
+
+
+class TestRequire:
+    def test_what_did_not_boot_is_refused(self, repository: Repository) -> None:
+        folder = add(repository)
+        repository.add("loose.img", b"y")
+        add(repository, "good", fill=b"z")
+        boot(EntryFolder(repository.images / "good"))
+        result = repository.publish(require=(Requirement.BOOTED,))
+        assert names(repository) == ["good"]
+        assert "demo was not booted" in reasons(result)
+        assert f"pybuilder-repo boot-check {folder.path}" in reasons(result)
+        assert "loose.img is not known to be booted: it is no entry" in reasons(result)
+        boot(folder, records.Verdict.FAILED)
+        assert "demo did not boot: panic" in reasons(repository.publish(require=(Requirement.BOOTED,)))
+        boot(folder)
+        repository.publish(require=(Requirement.BOOTED,))
+        assert names(repository) == ["good", "demo"]
+
+    def test_another_image_than_was_booted(self, repository: Repository) -> None:
+        folder = add(repository)
+        boot(folder)
+        repository.publish(require=(Requirement.BOOTED,))
+        first = repository.entry("demo")
+        add(repository, fill=b"new")
+        result = repository.publish(require=(Requirement.BOOTED,))
+        assert "another one than was booted" in reasons(result)
+        assert repository.entry("demo") == first
+        assert not repository.publish().refused
+        assert repository.entry("demo").revision == 2
+
+    def test_by_the_command(self, repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+        add(repository)
+        words = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key]
+        services = repository.services()
+        assert run([*words, "--require", "booted"], services) != 0
+        assert "demo was not booted" in capsys.readouterr().err
+        assert run([*words, "--require", "liked"], services) == 2
+
+
+@settings(deadline=None)
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+    | st.sampled_from(["x" * 9000, "[a]", "a\n\n[b]\nfile=x", " \n", "a \n b\t\n", "ä" * 5000 + " y" * 3000]),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=60),
+)
+def test_whatever_a_contributor_says_can_be_written(description: str, title: str) -> None:
+    try:
+        words = Description.model_validate({"title": title, "description": description, "hints": description})
+    except ValueError:
+        return
+    entry = Entry(os_version="a", file="a.xz", arch="x86_64", size=512, sha512="a" * 128)
+    new = described(entry, words)
+    write_index(Index(entries=(new,)))
+    assert described(new, words) is new
+
+
+def test_links_to_folders_are_no_entries(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "demo").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "demo" / "entry.toml").write_text("")
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "demo").symlink_to(tmp_path / "elsewhere" / "demo")
+    assert find_images(library).entries == {}
+    shutil.rmtree(library)
