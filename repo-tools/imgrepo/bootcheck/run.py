@@ -137,19 +137,19 @@ def _mark(target: Target, report: Reporter) -> ImageMark:
 def _write(folder: Path, scratch: Path, outcome: Outcome, record: BootRecord) -> None:
     """Write record, log and pictures; killed between them, there is no record, never one of other files."""
     names = (SCREEN, THUMBNAIL) if record.pictures else ()
-    with contextlib.ExitStack() as stack:
-        new = {name: stack.enter_context(new_file(folder / name)) for name in (LOG, *names)}
-        try:
-            new[LOG].write_text(outcome.log, encoding="utf-8")
-            for name in names:
-                shutil.copyfile(scratch / name, new[name])
-            stack.enter_context(uninterrupted())
-            (folder / BOOT_NAME).unlink(missing_ok=True)
-            for name in {SCREEN, THUMBNAIL} - {*names}:
-                (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise explain(error, folder / BOOT_NAME) from error
-    write_boot(folder, record)
+    with uninterrupted():
+        with contextlib.ExitStack() as stack:
+            new = {name: stack.enter_context(new_file(folder / name)) for name in (LOG, *names)}
+            try:
+                new[LOG].write_text(outcome.log, encoding="utf-8")
+                for name in names:
+                    shutil.copyfile(scratch / name, new[name])
+                (folder / BOOT_NAME).unlink(missing_ok=True)
+                for name in {SCREEN, THUMBNAIL} - {*names}:
+                    (folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise explain(error, folder / BOOT_NAME) from error
+        write_boot(folder, record)
 
 
 def _screenshot(target: Target, screen: Path, report: Reporter, *, keep: bool) -> None:
