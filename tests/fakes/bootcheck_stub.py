@@ -3,7 +3,7 @@
 The folder of the program holds ``console`` (bytes for standard output), ``how`` (a word), and gets ``calls``
 (the command line) and ``alive`` (its process id). Words: ``stay`` goes on until it is ended, ``exit`` ends
 after the console, ``die`` ends with a complaint, ``hang`` shows nothing and takes no orders, ``deaf`` shows
-the console and takes no orders, ``flood`` never stops to write.
+the console and takes no orders, ``flood`` never stops to write, ``change FILE`` adds a sector to a file.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ listener.bind(re.search("path=([^,]*)", monitor)[1])
 listener.listen()
 sys.stdout.buffer.write((HERE / "console").read_bytes())
 sys.stdout.flush()
+if how.startswith("change "):
+    with open(how[7:], "ab") as file:
+        file.write(bytes(512))
 if how == "exit":
     raise SystemExit
 if how == "die":

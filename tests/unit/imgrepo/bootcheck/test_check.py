@@ -350,8 +350,30 @@ def test_pictures_of_any_shape_fit_the_thumbnail(tmp_path: Path) -> None:
             assert opened.size == (320, 240)
 
 
-@pytest.mark.parametrize("data", [b"", b"P6\n", b"P6\n10 10\n255\nxx", b"P6\n60000 60000\n255\n", b"GIF89a"])
-def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "cannot be read"),
+        (b"P6\n", "cannot be read"),
+        (b"P6\n10 10\n255\nxx", "cannot be read"),
+        (b"P6\n5000 5000\n255\n", "5000x5000 pixels is too large"),
+        (b"P6\n60000 60000\n255\n", "cannot be read"),
+        (b"GIF89a", "cannot be read"),
+    ],
+)
+def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes, told: str) -> None:
     (tmp_path / "in.ppm").write_bytes(data)
-    with pytest.raises(DiskError):
+    with pytest.raises(DiskError, match=told):
         picture.convert(tmp_path / "in.ppm", tmp_path / "a.png", tmp_path / "b.png")
+
+
+def test_an_image_that_changes_meanwhile_gets_no_verdict(
+    stub: Stub, entry: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stub.set(consoles.DEBIAN)
+    assert boot_check(entry) == 0
+    record = (entry / "boot" / "boot.json").read_bytes()
+    stub.set(consoles.PANIC, f"change {entry / 'web.img'}")
+    assert boot_check(entry) == 1
+    assert "changed" in capfd.readouterr().err
+    assert (entry / "boot" / "boot.json").read_bytes() == record

@@ -111,6 +111,13 @@ def test_endless_lines_and_endless_output_stay_in_bounds() -> None:
     assert sum(len(line) for line in lines.unfinished()) < LONGEST_LINE
 
 
+def test_looking_at_an_unfinished_line_changes_nothing() -> None:
+    lines = Lines()
+    assert lines.feed(b"x\x1b[5;1Hy") == []
+    assert lines.unfinished() == lines.unfinished() == ["x", "y"]
+    assert lines.feed(b"z\n") == ["x", "yz"]
+
+
 def test_the_log_keeps_the_beginning_and_the_end() -> None:
     log = Log(room=20)
     for number in range(100):
