@@ -124,6 +124,8 @@ def make_library(repository: Repository) -> None:
         contributor="Grace Example", source_offer="sources@example.org",
     )  # fmt: skip
     write_entry(repository, "later", day="2099-12-24", title="A surprise", description="Nobody may know.")
+    # One image in its entry, where publish finds it; others lie beside theirs.
+    (repository.images / "ascii-snake.img").rename(repository.images / "ascii-snake" / "ascii-snake.img")
     repository.publish()
     write_records(repository, "debian-web")
     (repository.images / "ascii-snake" / "screenshot.png").write_bytes(png(640, 480, (60, 120, 60)))

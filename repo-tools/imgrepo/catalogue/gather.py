@@ -215,8 +215,13 @@ class _Maker:
         )
         if described is None:
             return page
+        notes = page.notes
+        if described.description or described.hints:
+            # publish makes the notes of these two.
+            notes = tuple(note for note in notes if note[0])
         return dataclasses.replace(
             page,
+            notes=notes,
             description=text.paragraphs(described.description),
             hints=text.paragraphs(described.hints),
             licence=text.line(described.licence),

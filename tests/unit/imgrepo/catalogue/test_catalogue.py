@@ -73,6 +73,9 @@ def test_a_page_tells_all_there_is(library: Repository) -> None:
         "pybuilder debian-web --arch x86_64 \\ --source",
     ):  # fmt: skip
         assert expected in words, expected
+    snake = words_of(library, "templates/ascii-snake/x86_64.html")
+    assert library.entry("ascii-snake").notes
+    assert snake.count("It starts by itself.") == snake.count("The keys are h, j, k and l.") == 1
     (archive,) = [name for name in site_files(library) if name.startswith("sources/")]
     assert site_files(library)[archive] == b"sources of debian-web"
     plain = words_of(library, "templates/plain/x86_64.html")
