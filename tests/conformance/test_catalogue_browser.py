@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import shutil
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,14 +15,13 @@ from imgrepo.catalogue.model import Picture
 from imgrepo.catalogue.render import render
 from imgrepo.serve import PublishedFolderServer
 from tests.conformance.browser import PICTURES, Browser, open_browser
-from tests.fakes.catalogues import downloads, make_library, make_site, png
+from tests.fakes.catalogues import downloads, make_example, make_library, make_site, png
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.catalogue.test_render import HOSTILE, hostile_page, site_of
 from tests.unit.imgrepo.repository import Repository
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium.common.exceptions import TimeoutException
@@ -316,3 +316,25 @@ def test_words_of_strangers_do_nothing(browser: Browser, site: Site) -> None:
         assert all(url.startswith(f"{site.origin}strangers/") for url in browser.requests())
     finally:
         shutil.rmtree(folder)
+
+
+def test_the_example_of_a_calendar(browser: Browser, tmp_path: Path) -> None:
+    """From ``entry new`` to a page; only the appliance and the boot are stood in for."""
+    with KeyMaker() as keys:
+        key = keys.make("Publisher <publisher@example.org>")
+        repository = Repository(tmp_path, keys.home, keys.pin(key), key)
+        make_example(repository, Path(__file__).parents[2] / "examples" / "calendar")
+    driver, start = browser.driver, repository.web / "catalogue" / "calendar"
+    driver.get((start / "2099.html").as_uri())
+    assert driver.find_elements(By.CSS_SELECTOR, ".door.closed")
+    driver.get((start / "index.html").as_uri())
+    assert len(driver.find_elements(By.CSS_SELECTOR, "details.door")) == 2
+    driver.find_element(By.CSS_SELECTOR, "details.door summary").send_keys(Keys.ENTER)
+    browser.picture("example-calendar")
+    driver.find_element(By.LINK_TEXT, "Guess my number").send_keys(Keys.ENTER)
+    assert driver.find_element(By.TAG_NAME, "h1").text == "Guess my number"
+    words = driver.find_element(By.TAG_NAME, "main").text
+    assert "Nobody has to log in" in words
+    assert key in words
+    browser.picture("example-guess")
+    assert all(url.startswith(start.parent.as_uri()) for url in browser.requests())

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from imgrepo.catalogue.make import CatalogueResult, make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
-from imgrepo.library.folder import EntryFolder
+from imgrepo.cli.main import run
+from imgrepo.library.folder import EntryFolder, find_entries
 from imgrepo.library.records import (
     BootRecord,
     ContentsRecord,
@@ -28,6 +29,7 @@ from imgrepo.library.records import (
 from imgrepo.state import read_state
 from imgrepo.stats.count import count_downloads, files_of
 from imgrepo.stats.logs import Request
+from tests.unit.imgrepo.repository import debian, image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,6 +131,27 @@ def make_library(repository: Repository) -> None:
     repository.publish()
     write_records(repository, "debian-web")
     (repository.images / "ascii-snake" / "screenshot.png").write_bytes(png(640, 480, (60, 120, 60)))
+
+
+def make_example(repository: Repository, example: Path, *more: str) -> None:
+    """Type what the README of the example types, but for what boots something; images are in memory.
+
+    Its last day becomes one that nobody will see. ``more`` are options of ``catalogue``.
+    """
+    services, library, web = repository.services(), str(repository.images), str(repository.web)
+    for number, entry in enumerate(find_entries(example)):
+        made = image(repository.base / f"{entry.name}.img", bytes([number + 1]))
+        repository.appliances.disks[made.name] = debian()
+        words = ["entry", "new", entry.name, "--library", library, "--image", str(made), "--move"]
+        assert run(words, services) == 0
+        told = entry.description.read_text().replace("not-before = 2025-12-24", "not-before = 2099-12-24")
+        (repository.images / entry.name / "entry.toml").write_text(told)
+    publish = ["publish", library, "--output", web, "--gpg-key", repository.key, "--xz-preset", "0"]
+    assert run(publish, services) == 0
+    for name in ("guess", "life"):
+        write_records(repository, name)
+    show = ["catalogue", library, web, "--title", "Winter calendar", "--calendar", *more]
+    assert run(show, services) == 0
 
 
 def make_site(repository: Repository, **changes: object) -> CatalogueResult:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +14,11 @@ from imgbuilder.customize.run import validate
 from imgbuilder.recipe.read import read_recipe
 from imgrepo.cli.main import group
 from imgrepo.library.folder import find_entries
+from tests.fakes.catalogues import make_example
+from tests.unit.imgrepo.catalogue.pages import pages_of
+
+if TYPE_CHECKING:
+    from tests.unit.imgrepo.repository import Repository
 
 EXAMPLE = Path(__file__).parents[4] / "examples" / "calendar"
 ENTRIES = find_entries(EXAMPLE)
@@ -68,3 +74,22 @@ def test_every_command_of_the_readme_exists() -> None:
     used = set(re.findall(r"pybuilder-repo ([a-z-]+)", text))
     assert used - set(group.commands) == set()
     assert {"entry", "boot-check", "sbom", "sources", "publish", "catalogue"} <= used
+
+
+def test_the_commands_of_the_readme_make_the_calendar(repository: Repository) -> None:
+    """All but those that boot something; images are in memory."""
+    make_example(repository, EXAMPLE)
+    site = repository.web / "catalogue"
+    files = {str(path.relative_to(site)): path.read_bytes() for path in site.rglob("*") if path.is_file()}
+    pages = pages_of(files)
+    assert "24 December, closed" in pages["calendar/2099.html"].words
+    assert "Guess my number" in pages["calendar/index.html"].words
+    assert "The game of life" in pages["calendar/2025.html"].words
+    assert b"bleak" not in b"".join(files.values()) + (repository.web / "index").read_bytes()
+    told = " ".join(pages["templates/guess/x86_64.html"].words.split())
+    for words in (
+        "Seven guesses are always enough.",
+        "Booted in 42 seconds",
+        "4 packages",
+    ):
+        assert told.count(words) == 1, words
