@@ -1,0 +1,121 @@
+"""The example of a calendar, from recipes to a page in a browser: the way of a publisher of entries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgrepo.library.folder import EntryFolder
+from imgrepo.library.records import Verdict, read_boot, read_contents
+from imgrepo.serve import PublishedFolderServer
+from tests.conformance.browser import open_browser
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.guest.conftest import Person, Publisher
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        "PYBUILDER_TEST_LONG" not in os.environ, reason="minutes under emulation; set PYBUILDER_TEST_LONG"
+    ),
+]
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "calendar"
+
+
+@pytest.fixture(scope="module")
+def calendar(configured: Person, publisher: Publisher) -> Iterator[tuple[Path, Path]]:
+    """The library and the served folder that the example makes; its last day is one that nobody will see."""
+    example, library, web = (
+        configured.home / name for name in ("calendar", "calendar-library", "calendar-web")
+    )
+    shutil.copytree(EXAMPLE, example)
+    last = example / "carol" / "entry.toml"
+    last.write_text(last.read_text().replace("not-before = 2025-12-24", "not-before = 2099-12-24"))
+    done = configured.run(
+        example / "make", library, web, publisher.fingerprint, timeout=1700,
+        env={"GNUPGHOME": str(publisher.gnupg), "XZ_PRESET": "0", "BOOT": "guess"},
+    )  # fmt: skip
+    print(done.stdout, done.stderr)
+    yield library, web
+    for folder in (example, library, web):
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def served(calendar: tuple[Path, Path]) -> Iterator[str]:
+    server = PublishedFolderServer(calendar[1], ("127.0.0.1", 0), lambda _line: None)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_what_was_found_of_each_entry(calendar: tuple[Path, Path]) -> None:
+    library, _web = calendar
+    for name in ("guess", "life", "carol"):
+        folder = EntryFolder(library / name)
+        contents = read_contents(folder.contents)
+        assert contents is not None
+        assert (contents.distribution, contents.release, contents.manager) == ("debian", "12", "dpkg")
+        assert {"bash", "libc6", "systemd"} <= {package.name for package in contents.packages}
+        assert folder.run_script.stat().st_mode & 0o111
+    boot = read_boot(EntryFolder(library / "guess").boot)
+    assert boot is not None
+    assert boot.verdict is Verdict.BOOTED, boot.reason
+
+
+def test_the_calendar_in_a_browser(
+    configured: Person, publisher: Publisher, calendar: tuple[Path, Path], served: str
+) -> None:
+    library, web = calendar
+    everything = b"".join(path.read_bytes() for path in (web / "catalogue").rglob("*.html"))
+    assert b"bleak" not in everything, "what is held back is not told"
+    env = {"GNUPGHOME": str(publisher.gnupg)}
+    configured.run(
+        "pybuilder-repo", "catalogue", library, web, "--title", "Winter calendar", "--calendar",
+        "--base-url", served, env=env,
+    )  # fmt: skip
+    with open_browser() as browser:
+        from selenium.webdriver.common.by import By
+        from selenium.webdriver.common.keys import Keys
+
+        driver = browser.driver
+        browser.screen(1200)
+        driver.get(f"{served}catalogue/calendar/2099.html")
+        assert driver.find_elements(By.CSS_SELECTOR, ".door.closed")
+        driver.get(f"{served}catalogue/calendar/index.html")
+        door = driver.find_element(By.CSS_SELECTOR, "details.door summary")
+        door.send_keys(Keys.ENTER)
+        browser.picture("example-calendar")
+        link = driver.find_element(By.LINK_TEXT, "Guess my number")
+        assert link.is_displayed()
+        link.send_keys(Keys.ENTER)
+        assert driver.find_element(By.TAG_NAME, "h1").text == "Guess my number"
+        words = driver.find_element(By.TAG_NAME, "main").text
+        assert publisher.fingerprint in words
+        assert "Nobody has to log in" in words
+        assert "Booted in " in words
+        picture = driver.find_element(By.CSS_SELECTOR, "figure img")
+        assert picture.get_attribute("alt") == "Screenshot of Guess my number"
+        assert int(picture.get_attribute("naturalWidth") or 0) >= 320
+        packages = driver.find_element(By.XPATH, "//summary[contains(text(), ' packages')]")
+        packages.click()
+        assert driver.find_element(By.XPATH, "//th[text()='systemd']").is_displayed()
+        browser.picture("example-guess")
+        command = driver.find_element(By.CSS_SELECTOR, ".command code").text
+        assert browser.complaints() == []
+        assert [url for url in browser.requests() if not url.startswith((served, "data:,"))] == []
+    # What the page says to type works.
+    done = configured.run("sh", "-c", f"{command} --dry-run", env=env)
+    assert "guess" in done.stdout
