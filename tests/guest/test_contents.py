@@ -16,6 +16,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from imgbuilder.appliance import ApplianceOptions, open_appliance
+from imgbuilder.errors import GuestError
 from imgrepo.contents.look import look_into
 from imgrepo.contents.targets import find_target
 from imgrepo.library.records import Package
@@ -135,50 +136,87 @@ def copy_program(root: Path, name: str) -> None:
             shutil.copy(library, place)
 
 
+def small_system(folder: Path, *programs: str) -> Path:
+    """Make the root of a system with a few programs of this machine."""
+    root = folder / "root"
+    for name in ("sh", "cp", "tail", "mktemp", "rm", "timeout", "cat", *programs):
+        copy_program(root, name)
+    for name in ("bin", "lib", "lib64"):
+        (root / "usr" / name).mkdir(exist_ok=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for name in ("dev", "proc", "sys", "tmp", "etc", "run", "usr/lib/sysimage/rpm"):
+        (root / name).mkdir(parents=True)
+    (root / "etc/os-release").write_text('ID=fedora\nVERSION_ID=40\nPRETTY_NAME="Not quite Fedora"\n')
+    return root
+
+
+def image_of(root: Path) -> Path:
+    image = root.with_name("tiny.img")
+    subprocess.run(["/usr/sbin/mke2fs", "-q", "-t", "ext4", "-d", root, image, "96M"], check=True)
+    return image
+
+
 @pytest.fixture(scope="module")
 def rpm_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small system whose packages are known to rpm: that of this machine, with a database of its own."""
     if shutil.which("rpmbuild") is None:
         pytest.skip("rpmbuild is not installed")
     folder = tmp_path_factory.mktemp("rpm")
-    root = folder / "root"
-    for name in ("rpm", "sh", "cp", "tail", "mktemp", "rm", "timeout", "cat"):
-        copy_program(root, name)
-    for name in ("bin", "lib", "lib64"):
-        (root / "usr" / name).mkdir(exist_ok=True)
-        (root / name).symlink_to(f"usr/{name}")
-    for name in ("dev", "proc", "sys", "tmp", "etc", "run"):
-        (root / name).mkdir()
+    root = small_system(folder, "rpm")
     shutil.copytree(
         "/usr/lib/rpm", root / "usr/lib/rpm", ignore=shutil.ignore_patterns("*.py", "*.sh", "find-*")
     )
-    (root / "etc/os-release").write_text('ID=fedora\nVERSION_ID=40\nPRETTY_NAME="Not quite Fedora"\n')
     spec = folder / "tiny.spec"
     spec.write_text(SPEC)
-    subprocess.run(
-        ["rpmbuild", "-bb", "--quiet", "--define", f"_topdir {folder}/build", spec],
-        check=True,
-        capture_output=True,
-    )
+    build = ["rpmbuild", "-bb", "--quiet", "--define", f"_topdir {folder}/build", str(spec)]
+    subprocess.run(build, check=True, capture_output=True)
     (package,) = (folder / "build/RPMS").rglob("*.rpm")
     database = root / "usr/lib/sysimage/rpm"
-    database.mkdir(parents=True)
     subprocess.run(
         ["rpm", "--dbpath", database, "-i", "--justdb", "--nodeps", "--nosignature", package], check=True
     )
     assert (database / "rpmdb.sqlite").is_file()
-    image = folder / "tiny.img"
-    subprocess.run(["/usr/sbin/mke2fs", "-q", "-t", "ext4", "-d", root, image, "96M"], check=True)
-    return image
+    return image_of(root)
 
 
 def test_packages_of_rpm(rpm_image: Path) -> None:
     before = hashlib.sha256(rpm_image.read_bytes()).hexdigest()
     found = look_into(find_target(rpm_image).image, open_appliance, ApplianceOptions(), print)
     assert (found.manager, found.distribution, found.release) == ("rpm", "fedora", "40")
+    licences = ("GPL-2.0-or-later", "MIT")
     assert found.packages == (
-        Package(
-            "tiny", "2:1.0~rc1-3", "noarch", "tiny", "1.0~rc1-3", ("GPL-2.0-or-later", "MIT"), copyleft=True
-        ),
+        Package("tiny", "2:1.0~rc1-3", "noarch", "tiny", "1.0~rc1-3", licences, copyleft=True),
     )
     assert hashlib.sha256(rpm_image.read_bytes()).hexdigest() == before
+
+
+HOSTILE = """\
+#!/bin/sh
+touch /etc/changed && : >/etc/os-release
+list=
+for one in /sys/class/net/*; do list="$list-${one##*/}"; done
+printf 'net%s\\t\\t1\\t1\\tnoarch\\t(none)\\tMIT\\n' "$list"
+"""
+
+
+def test_a_hostile_rpm_has_no_network_and_changes_nothing(tmp_path: Path) -> None:
+    """T21: it can only lie, which its database could as well."""
+    root = small_system(tmp_path, "touch")
+    (root / "usr/lib/sysimage/rpm/rpmdb.sqlite").write_bytes(b"")
+    (root / "usr/bin/rpm").write_text(HOSTILE)
+    (root / "usr/bin/rpm").chmod(0o755)
+    image = image_of(root)
+    before = hashlib.sha256(image.read_bytes()).hexdigest()
+    found = look_into(find_target(image).image, open_appliance, ApplianceOptions(), print)
+    assert [package.name for package in found.packages] == ["net-lo"]
+    assert found.distribution == "fedora"
+    assert hashlib.sha256(image.read_bytes()).hexdigest() == before
+
+
+def test_an_rpm_that_fills_the_memory(tmp_path: Path) -> None:
+    root = small_system(tmp_path)
+    (root / "usr/lib/sysimage/rpm/rpmdb.sqlite").write_bytes(b"")
+    (root / "usr/bin/rpm").write_text("#!/bin/sh\nwhile cat /usr/bin/sh; do :; done\nexit 0\n")
+    (root / "usr/bin/rpm").chmod(0o755)
+    with pytest.raises(GuestError, match="more than"):
+        look_into(find_target(image_of(root)).image, open_appliance, ApplianceOptions(), print)

@@ -26,7 +26,7 @@ _FILES = ("rpmdb.sqlite", "Packages.db", "Packages")
 _MEMORY = "/tmp"  # noqa: S108 - in the guest, where memory is mounted on it
 _LIST = f"{_MEMORY}/packages"
 _LARGEST = 48 << 20
-_LIMIT = 600.0
+_LIMIT = 300.0
 """Seconds for rpm, under emulation."""
 
 _FORMAT = r"%{NAME}\t%|EPOCH?{%{EPOCH}}|\t%{VERSION}\t%{RELEASE}\t%{ARCH}\t%{SOURCERPM}\t%{LICENSE}\n"
