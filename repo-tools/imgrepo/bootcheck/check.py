@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder import paths
 from imgbuilder.appliance.accelerator import chosen_accelerator, remember_broken
+from imgbuilder.console import printable
 from imgbuilder.errors import ApplianceError, DiskError
 from imgbuilder.events import info, warn
 from imgrepo.bootcheck import picture
@@ -29,8 +30,8 @@ EMULATION = 5
 """How many times as long a boot may take without KVM."""
 _QUIET = 0.3
 """Seconds without a byte after which an unfinished line is read as a prompt."""
-_SETTLE = 2.0
-"""Seconds after the boot in which the console is still read, and the screen gets its login prompt."""
+_SETTLE = 1.0
+"""Seconds after the verdict, more with emulation, for the rest of a panic and for the screen."""
 _PORTS_SHARE = 0.5
 """What ports get to answer in, as a share of the time for the boot."""
 
@@ -129,8 +130,9 @@ def _attempt(trial: Trial, accelerator: str, folder: Path, report: Reporter, sho
         if judgement.state is State.BOOTING:
             reason = _ended(machine) if not alive else _too_long(trial.marker, limit, watcher)
             judgement = Judgement(State.FAILED, reason)
-        if alive and judgement.state is State.BOOTED:
+        elif alive:
             alive = _settle(machine, watcher, _SETTLE * scale, show)
+        if alive and judgement.state is State.BOOTED:
             answered, alive = _ask_ports(machine, watcher, trial.ports, limit * _PORTS_SHARE, show)
             missing = [str(port) for port in trial.ports if port not in answered]
             if missing:
@@ -193,7 +195,7 @@ def _ask_ports(
 
 
 def _ended(machine: Running) -> str:
-    status, words = machine.status(), machine.words()
+    status, words = machine.status(), printable(machine.words())
     if status == 0:
         return "the guest switched itself off before it had booted"
     return f"QEMU ended with status {status}" + (f": {words}" if words else "")

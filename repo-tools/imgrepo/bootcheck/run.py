@@ -112,9 +112,9 @@ def _folder_for(target: Target) -> Iterator[None]:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        told = explain(error, folder / BOOT_NAME)
         raise WorkspaceError(
-            told.message, hint=f"give another place for what is seen: --output DIR ({told.hint})"
+            f"{folder} cannot be written to: {error.strerror}",
+            hint="give another place for what is seen: --output DIR",
         ) from error
     try:
         yield
