@@ -33,7 +33,7 @@ SMALL = ("hostname", "dash")
 @pytest.fixture(scope="module")
 def looked(person: Person, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The template, looked into once; return its entry's folder."""
-    folder = person.home / "library" / "debian-12"
+    folder = person.home / "entries-looked-into" / "debian-12"
     folder.mkdir(parents=True)
     subprocess.run(["cp", "--sparse=always", template, folder / "debian-12.img"], check=True)
     (folder / "entry.toml").write_text('source-offer = "sources@example.org"\n')
