@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from pathlib import Path
@@ -20,13 +19,7 @@ if TYPE_CHECKING:
 
     from tests.guest.conftest import Person, Publisher
 
-pytestmark = [
-    pytest.mark.guest,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(
-        "PYBUILDER_TEST_LONG" not in os.environ, reason="minutes under emulation; set PYBUILDER_TEST_LONG"
-    ),
-]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800)]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "calendar"
 
