@@ -35,7 +35,6 @@ _SKELETON = """\
 #   sources/         their sources            pybuilder-repo sources FOLDER
 #   boot/            what a boot looked like  pybuilder-repo boot-check
 #   run              starts it with QEMU      pybuilder-repo entry run-script @NAME@
-# What is missing tells: pybuilder-repo entry check @NAME@
 
 # One line: what it is.
 title = @TITLE@
