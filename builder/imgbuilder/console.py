@@ -23,15 +23,24 @@ if TYPE_CHECKING:
 
     from imgbuilder.events import Event
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _PLAIN_INTERVAL = 10.0
 """Seconds between two lines about the same transfer when there is no terminal."""
 _GREEN, _BLUE, _MAGENTA, _RED, _RESET = "\x1b[0;32m", "\x1b[1;34m", "\x1b[1;35m", "\x1b[1;31m", "\x1b[0m"
 
 
 def printable(text: str) -> str:
-    """Replace control characters, which could make a terminal do things (``reliability.md`` T15, P16)."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    """Replace control characters, which could make a terminal do things (``reliability.md`` T15, P16).
+
+    Bytes of file names that are no UTF-8 are shown as such: streams refuse what Python makes of them.
+    """
+    return _CONTROL.sub(lambda found: _escaped(ord(found.group())), text)
+
+
+def _escaped(code: int) -> str:
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 class ConsoleReporter:

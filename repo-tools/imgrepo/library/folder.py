@@ -15,6 +15,7 @@ their own may lie beside.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from imgrepo.library.description import DESCRIPTION_NAME, read_description
 from imgrepo.scan import SourceImage, is_stem, scan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from imgrepo.library.description import Description
@@ -109,28 +111,51 @@ def find_entries(library: Path) -> tuple[EntryFolder, ...]:
     """Find the entries of a library, in the order of their names.
 
     Folders without an ``entry.toml`` are none, and hidden ones and symbolic links are not looked at.
+    Those that ``broken_folders`` tells of are left out.
 
     Raises:
         UsageError: The folder cannot be read.
-        RepositoryError: A folder with an ``entry.toml`` has a name that no template can have.
     """
+    return tuple(folder for folder, problem in _folders(library) if problem is None)
+
+
+def broken_folders(library: Path) -> dict[str, RepositoryError]:
+    """Return what keeps folders from being entries, by their names: one of many must not stop all (T24).
+
+    Raises:
+        UsageError: The library cannot be read.
+    """
+    return {folder.name: problem for folder, problem in _folders(library) if problem is not None}
+
+
+def _folders(library: Path) -> Iterator[tuple[EntryFolder, RepositoryError | None]]:
     try:
         with os.scandir(library) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     except OSError as error:
         raise UsageError(f"cannot read the folder {library}: {error.strerror}") from error
-    found = []
     for name in names:
         folder = EntryFolder(library / name)
-        if name.startswith(".") or not folder.description.is_file():
+        if name.startswith("."):
             continue
-        if not is_stem(name):
-            raise RepositoryError(
-                f"{folder.path} cannot be an entry by its name",
-                hint="letters, digits, '.', '_' and '-' make a name, 80 at most",
+        try:
+            is_entry = stat.S_ISREG(folder.description.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            if is_stem(name):  # it may well be one; "lost+found" is not
+                yield folder, RepositoryError(f"cannot look into {folder.path}: {error.strerror}")
+            continue
+        if is_entry and is_stem(name):
+            yield folder, None
+        elif is_entry:
+            yield (
+                folder,
+                RepositoryError(
+                    f"{folder.path} cannot be an entry by its name",
+                    hint="letters, digits, '.', '_' and '-' make a name, 80 at most; rename it",
+                ),
             )
-        found.append(folder)
-    return tuple(found)
 
 
 def find_entry(library: Path, name: str) -> EntryFolder:

@@ -34,7 +34,7 @@ class Gate:
 
     Raises:
         UsageError: The folder cannot be read, or what is published would lie among the entries.
-        RepositoryError: Two images have one name, or an entry's folder a name that it cannot have.
+        RepositoryError: Two images have one name.
     """
 
     def __init__(

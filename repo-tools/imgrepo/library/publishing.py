@@ -11,7 +11,7 @@ from imgbuilder.errors import PybuilderError, RepositoryError
 from imgindex.layout import settle_comments
 from imgindex.model import Note
 from imgindex.write import tidy_note
-from imgrepo.library.folder import EntryFolder, find_entries
+from imgrepo.library.folder import EntryFolder, broken_folders, find_entries
 from imgrepo.scan import FORMATS, scan
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ def find_images(library: Path) -> Found:
 
     Raises:
         UsageError: The folder cannot be read.
-        RepositoryError: Two images have one name, or an entry's folder has a name that it cannot have.
+        RepositoryError: Two images have one name.
     """
     images, skipped = scan(library)
     all_images = {image.name: image for image in images}
     entries: dict[str, FoundEntry] = {}
-    broken: dict[str, PybuilderError] = {}
+    broken: dict[str, PybuilderError] = dict(broken_folders(library))
     empty = []
     for folder in find_entries(library):
         try:

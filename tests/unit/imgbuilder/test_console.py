@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import time
 from typing import TYPE_CHECKING
@@ -84,10 +85,16 @@ def test_a_bar_on_a_terminal_is_taken_away_again() -> None:
     show.close()
 
 
-@given(st.text())
+def test_names_that_are_no_utf8_can_be_written() -> None:
+    shown = printable(os.fsdecode(b"a\xffb") + "\ud800")
+    assert shown == "a\\xffb\\ud800"
+
+
+@given(st.text(st.characters()))
 def test_no_control_character_reaches_a_terminal(text: str) -> None:
     """T15, P16."""
     shown = printable(text)
+    shown.encode()
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
     if text.isprintable():
         assert shown == text

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -16,9 +18,12 @@ from imgbuilder.events import ignore
 from imgbuilder.machine.model import Firmware, Forward
 from imgrepo.library import records
 from imgrepo.library.description import parse_description
-from imgrepo.library.folder import EntryFolder, find_entries, find_entry
+from imgrepo.library.folder import EntryFolder, broken_folders, find_entries, find_entry
 from imgrepo.library.machine import machine_of
 from imgrepo.library.records import ImageMark
+
+if TYPE_CHECKING:
+    import os
 
 SECTOR = 512
 TEXT = """
@@ -147,8 +152,28 @@ class TestFolder:
 
     def test_a_name_that_no_template_can_have(self, tmp_path: Path) -> None:
         entry(tmp_path, "a b", image="x.img")
-        with pytest.raises(RepositoryError, match="cannot be an entry by its name"):
-            find_entries(tmp_path)
+        entry(tmp_path, "fine")
+        assert [one.name for one in find_entries(tmp_path)] == ["fine"]
+        (problem,) = broken_folders(tmp_path).items()
+        assert problem[0] == "a b"
+        assert "cannot be an entry by its name" in problem[1].message
+
+    def test_folders_that_cannot_be_looked_into(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A filesystem's ``lost+found`` keeps nobody, and a contributor's folder is told of."""
+        for name in ("lost+found", "theirs", "ours"):
+            entry(tmp_path, name, image="x.img")
+        plain = Path.stat
+
+        def refuse(path: Path, **options: bool) -> os.stat_result:
+            if path.parent.name in {"lost+found", "theirs"}:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return plain(path, **options)
+
+        monkeypatch.setattr(Path, "stat", refuse)
+        assert [one.name for one in find_entries(tmp_path)] == ["ours"]
+        assert list(broken_folders(tmp_path)) == ["theirs"]
 
     @pytest.mark.parametrize("name", ["b", "../a", ""])
     def test_an_unknown_entry_names_the_known_ones(self, tmp_path: Path, name: str) -> None:

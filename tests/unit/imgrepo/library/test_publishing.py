@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -178,6 +179,28 @@ def test_a_broken_entry_keeps_nobody_else_and_its_template_stays(repository: Rep
         repository.web, repository.services(), ignore, images=repository.images, within=timedelta(1)
     )
     assert any("the entry demo cannot be published" in change for change in status.changes)
+
+
+@pytest.mark.parametrize("name", ["my demo", "x" * 81, "a\nb\x1b[2J", os.fsdecode(b"demo\xff")])
+def test_a_folder_of_an_odd_name_keeps_nobody_else(
+    repository: Repository, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """T24: what one contributor hands in does not touch the others."""
+    odd = repository.images / name
+    odd.mkdir()
+    (odd / "entry.toml").write_text(TEXT)
+    image(odd / "demo.img")
+    add(repository, "other", fill=b"y")
+    words = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key, "-q"]
+    assert run(words, repository.services()) == 1
+    assert names(repository) == ["other"]
+    said = capsys.readouterr().err
+    assert "cannot be an entry by its name" in said
+    assert "\x1b" not in said
+    status = status_of(
+        repository.web, repository.services(), ignore, images=repository.images, within=timedelta(1)
+    )
+    assert any("cannot be an entry by its name" in change for change in status.changes)
 
 
 def test_a_folder_without_an_image_is_told(repository: Repository) -> None:
