@@ -104,12 +104,14 @@ class PublishResult:
         before: The index that was published before.
         changed: Names of the templates that are new or changed.
         refused: Why images were not published, by the name of the file.
+        has_index: Whether there is an index now; False as long as the first images wait for their day.
     """
 
     index: Index
     before: Index
     changed: tuple[str, ...]
     refused: dict[str, PybuilderError]
+    has_index: bool = True
 
 
 def publish(request: PublishRequest, services: Services, report: Reporter) -> PublishResult:
@@ -137,6 +139,11 @@ def publish(request: PublishRequest, services: Services, report: Reporter) -> Pu
         run.go_on()
         new = run.merge()
         if not new.entries and old.text is None:
+            if (
+                run.held and not run.refused
+            ):  # a daily timer waits for their day, and must not fail until then
+                info(report, f"nothing is published yet: {request.output} stays without an index")
+                return PublishResult(new, old.index, (), {}, has_index=False)
             reasons = "; ".join([*(error.message for error in run.refused.values()), *run.held])
             raise RepositoryError(f"no image can be published: {reasons or 'there is none'}")
         changed = tuple(entry.os_version for entry in new.entries if entry not in old.index.entries)

@@ -168,7 +168,7 @@ def publish_command(
     try:
         result = publish(request, services, reporter)
         _tell(result, reporter, dry_run=dry_run)
-        for place in () if dry_run else places:
+        for place in places if result.has_index and not dry_run else ():
             upload = UploadRequest(request.output, place, prune, request.grace, force)
             bring(services, upload, endpoint_url, reporter)
     finally:

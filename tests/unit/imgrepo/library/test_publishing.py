@@ -105,8 +105,6 @@ def test_what_others_wrote_into_the_index_stays(repository: Repository) -> None:
 def test_an_entry_waits_for_its_day(repository: Repository) -> None:
     day = datetime.now(UTC) + timedelta(days=3)
     add(repository, text=f"{TEXT}not-before = {day:%Y-%m-%dT%H:%M:%SZ}\n")
-    with pytest.raises(RepositoryError, match=rf"demo\.img is held back until {day:%Y-%m-%d %H:%M} UTC"):
-        repository.publish()
     add(repository, "other", fill=b"y")
     result = repository.publish()
     assert names(repository) == ["other"]
@@ -121,6 +119,43 @@ def test_an_entry_waits_for_its_day(repository: Repository) -> None:
     repository.later = timedelta(days=4)
     repository.publish()
     assert names(repository) == ["other", "demo"]
+
+
+class TestBeforeTheFirstDay:
+    """A daily timer runs ``publish`` before there is anything to publish."""
+
+    def test_nothing_fails_and_nothing_is_written(
+        self, repository: Repository, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        add(repository, text=f"{TEXT}not-before = 2999-12-01\n")
+        elsewhere = repository.base / "elsewhere"
+        words = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key]
+        words += ["--to", f"host:{elsewhere}"]
+        for more in ([], ["--dry-run"], []):
+            assert run([*words, *more], repository.services()) == 0
+            said = capsys.readouterr().out
+            assert "demo.img is held back until 2999-12-01 00:00 UTC" in said
+            assert f"{repository.web} stays without an index" in said
+        assert not list(repository.web.glob("[!.]*"))
+        assert sorted(path.name for path in repository.images.iterdir()) == ["demo"]
+        add(repository, text=TEXT)
+        assert repository.publish().has_index
+        assert names(repository) == ["demo"]
+
+    def test_what_is_refused_still_fails(self, repository: Repository) -> None:
+        add(repository, text="not-before = 2999-12-01\n")
+        add(repository, "other", text="titel = 1\n")
+        with pytest.raises(RepositoryError, match=r"there is no such key; demo\.img is held back"):
+            repository.publish()
+        assert not list(repository.web.glob("[!.]*"))
+
+    def test_an_empty_index_is_one(self, repository: Repository) -> None:
+        """What was published stays signed, although nothing is in it."""
+        repository.rewrite(Index())
+        add(repository, text="not-before = 2999-12-01\n")
+        before = repository.snapshot()
+        assert repository.publish().has_index
+        assert repository.snapshot()["index.asc"] == before["index.asc"]
 
 
 def test_a_live_template_stays_as_it_is_while_its_next_one_waits(repository: Repository) -> None:
