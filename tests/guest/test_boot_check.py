@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
-_ROOT = 4096 * 512
-"""Where the template's root begins: bytes."""
-
 
 @pytest.fixture
 def library(person: Person) -> Path:
@@ -64,8 +61,10 @@ def checked(person: Person, folder: Path, *words: str) -> tuple[dict[str, Any], 
 
 
 def debugfs(image: Path, order: str) -> None:
+    table = json.loads(subprocess.check_output(["/sbin/sfdisk", "--json", image]))["partitiontable"]
+    root = max(table["partitions"], key=lambda partition: partition["size"])["start"] * 512
     subprocess.run(
-        ["/sbin/debugfs", "-w", "-R", order, f"{image}?offset={_ROOT}"], check=True, capture_output=True
+        ["/sbin/debugfs", "-w", "-R", order, f"{image}?offset={root}"], check=True, capture_output=True
     )
 
 
