@@ -33,6 +33,9 @@ ZSTD_LEVELS = range(1, 20)
 
 _PIECE = 1 << 20
 
+_DIGESTS: dict[SourceImage, str] = {}
+"""SHA-512 of images, by path and fingerprint: several records may ask for that of one image."""
+
 
 @dataclass(frozen=True)
 class Compressed:
@@ -86,12 +89,15 @@ def zstd_arguments(level: int) -> list[str]:
 
 
 def hash_image(image: SourceImage, report: Reporter) -> str:
-    """Return the SHA-512 of an image as lower-case hex.
+    """Return the SHA-512 of an image as lower-case hex; what did not change is read once in a run.
 
     Raises:
         DiskError: It changed meanwhile.
         WorkspaceError: It cannot be read.
     """
+    if image in _DIGESTS:
+        check_unchanged(image)
+        return _DIGESTS[image]
     digest = hashlib.sha512()
     label = f"reading {image.name}"
     try:
@@ -106,7 +112,7 @@ def hash_image(image: SourceImage, report: Reporter) -> str:
     finally:
         report(ProgressEnd())
     check_unchanged(image)
-    return digest.hexdigest()
+    return _DIGESTS.setdefault(image, digest.hexdigest())
 
 
 def compress(

@@ -70,14 +70,12 @@ def origin_of(entry: Entry) -> str:
     return match[1] if match else entry.file
 
 
-def old_entry(
-    index: Index, image: SourceImage, remembered: Published | None, arch: str | None = None
-) -> Entry | None:
+def old_entry(index: Index, stem: str, remembered: Published | None, arch: str | None = None) -> Entry | None:
     """Find the entry that an image was published as.
 
     Args:
         index: The published index.
-        image: The image.
+        stem: The image's name without its ending.
         remembered: What the state says of it.
         arch: The image's architecture, if it is known already.
     """
@@ -90,10 +88,10 @@ def old_entry(
         for entry in fitting:
             if (entry.os_version, entry.arch) == (remembered.entry, remembered.arch):
                 return entry
-    same_origin = [entry for entry in fitting if origin_of(entry) == image.stem]
+    same_origin = [entry for entry in fitting if origin_of(entry) == stem]
     if len(same_origin) == 1:
         return same_origin[0]
-    named = [entry for entry in fitting if entry.os_version == image.stem]
+    named = [entry for entry in fitting if entry.os_version == stem]
     return named[0] if len(named) == 1 else None
 
 

@@ -140,7 +140,7 @@ class Run:
 
     def _is_published(self, image: SourceImage) -> bool:
         last = self.state.get(image.name)
-        entry = None if last is None else old_entry(self._old, image, last)
+        entry = None if last is None else old_entry(self._old, image.stem, last)
         if last is None or entry is None or entry.file != last.file or not self._is_there(entry):
             return False
         if self._request.zstd_level is not None and entry.zstd is None:
@@ -217,7 +217,7 @@ class Run:
         nothing = isinstance(facts, NoSystemError)
         arch = facts.arch if isinstance(facts, ImageFacts) else None
         last = self.state.get(image.name)
-        old = old_entry(self._old, image, last, arch)
+        old = old_entry(self._old, image.stem, last, arch)
         lost = last is not None and last.system  # it held one before: then it is broken, not special
         if nothing and not lost and old is not None and old.arch != UNKNOWN_ARCH:
             warn(self._report, f"no system was found in {image.name}: only its entry says what it is")

@@ -159,11 +159,12 @@ def _folders(library: Path) -> Iterator[tuple[EntryFolder, RepositoryError | Non
 
 
 def find_entry(library: Path, name: str) -> EntryFolder:
-    """Return the entry of a name.
+    """Return the entry of a name; a slash at its end, as shells complete it, does not matter.
 
     Raises:
         UsageError: There is none.
     """
+    name = name.rstrip("/")
     folder = EntryFolder(library / name)
     if not is_stem(name) or not folder.description.is_file():
         known = ", ".join(entry.name for entry in find_entries(library)) or "none"

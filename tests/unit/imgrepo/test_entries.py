@@ -66,17 +66,17 @@ def test_an_image_is_found_again_by_memory_then_by_file_then_by_name() -> None:
     renamed = entry("mine", "debian-12-0000000000000000.xz")
     other = entry("other", "other.xz")
     index = Index((other, renamed))
-    assert old_entry(index, source(), remembered("other")) is other
-    assert old_entry(index, source(), None) is renamed
-    assert old_entry(Index((entry("debian-12", "x.xz"),)), source(), None, "x86_64") is not None
-    assert old_entry(index, source("new.img"), None) is None
+    assert old_entry(index, "debian-12", remembered("other")) is other
+    assert old_entry(index, "debian-12", None) is renamed
+    assert old_entry(Index((entry("debian-12", "x.xz"),)), "debian-12", None, "x86_64") is not None
+    assert old_entry(index, "new", None) is None
 
 
 def test_another_architecture_is_another_template() -> None:
     index = Index((entry(arch="aarch64"),))
-    assert old_entry(index, source(), None, "x86_64") is None
-    assert old_entry(index, source(), remembered("debian-12", "aarch64"), "x86_64") is None
-    assert old_entry(Index((entry(arch="amd64"),)), source(), None, "x86_64") is not None
+    assert old_entry(index, "debian-12", None, "x86_64") is None
+    assert old_entry(index, "debian-12", remembered("debian-12", "aarch64"), "x86_64") is None
+    assert old_entry(Index((entry(arch="amd64"),)), "debian-12", None, "x86_64") is not None
 
 
 def test_a_new_template_starts_at_revision_one() -> None:

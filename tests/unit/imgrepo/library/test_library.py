@@ -181,6 +181,7 @@ class TestFolder:
         with pytest.raises(UsageError) as caught:
             find_entry(tmp_path, name)
         assert "there are: a" in str(caught.value.hint)
+        assert find_entry(tmp_path, "a/").name == "a"
 
     def test_the_image(self, tmp_path: Path) -> None:
         folder = entry(tmp_path, "a")

@@ -23,33 +23,13 @@ from imgrepo.library.folder import EntryFolder
 from imgrepo.library.proof import Requirement
 from imgrepo.library.publishing import described, find_images
 from imgrepo.status import status_of
-from tests.unit.imgrepo.repository import Repository, debian, image
+from tests.unit.imgrepo.library.entries import TEXT, add, boot
+from tests.unit.imgrepo.repository import Repository, image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from imgrepo.publish import PublishResult
-
-TEXT = 'title = "A demo"\ndescription = "It serves.\\n\\nA page."\nhints = "log in as root"\n'
-
-
-def add(
-    repository: Repository, name: str = "demo", text: str = TEXT, fill: bytes = b"x", ending: str = "img"
-) -> EntryFolder:
-    """Put an entry into the publisher's folder, or another image and text into it."""
-    folder = EntryFolder(repository.images / name)
-    folder.path.mkdir(exist_ok=True)
-    folder.description.write_text(text)
-    repository.appliances.disks[f"{name}.{ending}"] = debian()
-    image(folder.path / f"{name}.{ending}", fill)
-    return folder
-
-
-def boot(folder: EntryFolder, verdict: records.Verdict = records.Verdict.BOOTED) -> None:
-    folder.boot.mkdir(exist_ok=True)
-    mark = records.ImageMark.of(folder.image(), ignore)
-    now = datetime.now(UTC)
-    records.write_boot(folder.boot, records.BootRecord(mark, verdict, "panic", "7.2.11", "tcg", now, 1.0))
 
 
 def told(repository: Repository) -> str:

@@ -1,0 +1,299 @@
+"""``entry list``: states of real entries beside a real signed index."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from imgbuilder.errors import RepositoryError
+from imgbuilder.events import Progress, ignore
+from imgrepo.cli.main import run
+from imgrepo.library.listing import ListRequest, list_entries, looks
+from imgrepo.library.records import Verdict
+from imgrepo.library.states import Proof, State
+from tests.unit.imgrepo.library.entries import TEXT, add, boot
+from tests.unit.imgrepo.repository import image
+
+if TYPE_CHECKING:
+    from imgbuilder.errors import PybuilderError
+    from imgbuilder.events import Event, Reporter
+    from imgrepo.library.folder import EntryFolder
+    from imgrepo.library.listing import Look, Row
+    from tests.unit.imgrepo.repository import Repository
+
+
+class Listing:
+    """Lists the entries of a repository, as a function and as a command."""
+
+    def __init__(self, repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+        self._repository, self._capsys = repository, capsys
+        self.events: list[Event] = []
+        self.look_for: dict[Proof, Look] = looks() | {Proof.CHECKED: has_title}
+
+    def row(self, name: str = "demo", *, required: frozenset[Proof] = frozenset()) -> Row:
+        request = ListRequest(self._repository.images, (name,), self._repository.web, required)
+        (row,) = list_entries(request, self._repository.services(), self.events.append, self.look_for)
+        return row
+
+    def state(self, name: str = "demo") -> State:
+        judgement = self.row(name).judgement
+        assert judgement is not None
+        return judgement.state
+
+    def remarks(self, name: str = "demo") -> str:
+        judgement = self.row(name).judgement
+        assert judgement is not None
+        return "\n".join(judgement.remarks)
+
+    def type(self, *words: str, code: int = 0) -> str:
+        command = ["entry", "list", "--library", str(self._repository.images), *words]
+        self._capsys.readouterr()
+        got = run(command, self._repository.services())
+        said = self._capsys.readouterr()
+        assert got == code, said.err
+        return said.out + said.err
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        data = json.loads(self.type("--json", *words, code=code))
+        assert data["version"] == 1
+        return {entry["name"]: entry for entry in data["entries"]}
+
+    def read(self) -> int:
+        """Return how often an image was read to its end since the last call."""
+        done = [event for event in self.events if isinstance(event, Progress) and event.done == event.total]
+        self.events.clear()
+        return len(done)
+
+
+def has_title(folder: EntryFolder, _report: Reporter) -> PybuilderError | None:
+    """Stand in for a check."""
+    if folder.read().title:
+        return None
+    return RepositoryError(f"{folder.name} has no title", hint="give it one")
+
+
+@pytest.fixture
+def listing(repository: Repository, capsys: pytest.CaptureFixture[str]) -> Listing:
+    return Listing(repository, capsys)
+
+
+def test_an_entry_on_its_way(repository: Repository, listing: Listing) -> None:
+    folder = add(repository, text="")
+    assert listing.state() is State.DRAFT
+    assert listing.row().hint == "give it one"
+    folder.description.write_text(TEXT)
+    assert listing.state() is State.CHECKED
+    assert f"pybuilder-repo boot-check {folder.path}" in str(listing.row().hint)
+    boot(folder, Verdict.FAILED)
+    assert listing.state() is State.CHECKED
+    assert "demo did not boot: panic" in listing.remarks()
+    boot(folder)
+    assert listing.state() is State.BOOTED
+    assert f"publish {repository.images} -o {repository.web} -K KEY" in str(listing.row().hint)
+    repository.publish()
+    assert listing.state() is State.LIVE
+    assert listing.row().hint is None
+
+
+def test_a_new_image_of_a_live_entry(repository: Repository, listing: Listing) -> None:
+    boot(add(repository))
+    repository.publish()
+    add(repository, fill=b"new")
+    assert listing.state() is State.CHECKED
+    assert "an earlier revision is live" in listing.remarks()
+    assert "the image of demo is another one than was booted" in listing.remarks()
+    repository.publish()
+    assert listing.state() is State.LIVE
+
+
+def test_a_scheduled_entry(repository: Repository, listing: Listing) -> None:
+    folder = add(repository, text=f"{TEXT}not-before = 2999-12-01T18:00:00Z\n")
+    add(repository, "other", fill=b"y")
+    assert listing.state() is State.SCHEDULED, "before anything is published"
+    repository.publish()
+    assert listing.state() is State.SCHEDULED
+    required = listing.row(required=frozenset({Proof.BOOTED})).judgement
+    assert required is not None
+    assert required.state is State.CHECKED
+    boot(folder)
+    required = listing.row(required=frozenset({Proof.BOOTED})).judgement
+    assert required is not None
+    assert required.state is State.SCHEDULED
+    assert "publish it, on 2999-12-01 18:00 UTC or later: " in str(listing.row().hint)
+
+
+def test_what_is_live_keeps_its_state_when_words_change(repository: Repository, listing: Listing) -> None:
+    folder = add(repository)
+    repository.publish()
+    folder.description.write_text('title = "Better"\n')
+    assert listing.state() is State.LIVE
+    assert listing.remarks() == "what entry.toml says now is not published"
+    assert "pybuilder-repo publish" in str(listing.row().hint)
+    repository.publish()
+    assert listing.remarks() == ""
+
+
+def test_a_withdrawn_entry(repository: Repository, listing: Listing) -> None:
+    add(repository)
+    add(repository, "other", fill=b"y")
+    repository.publish()
+    withdraw = ["withdraw", str(repository.web), "demo", "-K", repository.key]
+    assert run(withdraw, repository.services()) == 0
+    assert listing.state() is State.WITHDRAWN
+    assert listing.row().hint == (
+        f"take that back: pybuilder-repo withdraw --undo {repository.web} demo -K KEY"
+    )
+    (repository.images / ".pybuilder-repo.json").unlink()
+    assert listing.state() is State.WITHDRAWN, "also where nothing is remembered of the image"
+    assert listing.state("other") is State.CHECKED
+    assert "it is not known here of which image" in listing.remarks("other")
+    assert run([*withdraw, "--undo"], repository.services()) == 0
+    assert listing.state() is State.CHECKED
+
+
+def test_what_another_publisher_made_of_it_is_not_taken_for_this_image(
+    repository: Repository, listing: Listing
+) -> None:
+    """The record of this folder says that the image was published, and the index names another file."""
+    add(repository)
+    repository.publish()
+    kept = (repository.images / ".pybuilder-repo.json").read_bytes()
+    add(repository, fill=b"new")
+    repository.publish()
+    add(repository)
+    (repository.images / ".pybuilder-repo.json").write_bytes(kept)
+    assert listing.state() is State.CHECKED
+    assert "it is not known here of which image" in listing.remarks()
+
+
+def test_images_that_were_removed_after_publishing(repository: Repository, listing: Listing) -> None:
+    add(repository)
+    repository.publish(remove_images=True)
+    assert listing.state() is State.LIVE
+    assert listing.remarks() == "its image is not in its folder any more"
+    empty = repository.images / "empty"
+    empty.mkdir()
+    (empty / "entry.toml").write_text("")
+    assert listing.state("empty") is State.DRAFT
+    assert f"put its image there: {empty}/empty.qcow2" in str(listing.row("empty").hint)
+
+
+def test_images_are_read_once_and_only_when_they_were_touched(
+    repository: Repository, listing: Listing
+) -> None:
+    folder = add(repository)
+    boot(folder)
+    repository.publish()
+    assert listing.state() is State.LIVE
+    assert listing.read() == 0
+    time.sleep(0.02)
+    os.utime(folder.image().path, (1, 1))
+    assert listing.state() is State.LIVE
+    assert listing.read() == 1
+
+
+def test_broken_entries_keep_nobody(repository: Repository, listing: Listing) -> None:
+    add(repository)
+    add(repository, "text", text="titel = 1\n", fill=b"y")
+    add(repository, "two", fill=b"z")
+    image(repository.images / "two" / "more.img", b"w")
+    add(repository, "twice", fill=b"v")
+    shutil.copy(repository.images / "twice" / "twice.img", repository.images)
+    (repository.images / "my demo").mkdir()
+    (repository.images / "my demo" / "entry.toml").write_text("")
+    add(repository, "record", fill=b"u").boot.mkdir()
+    (repository.images / "record" / "boot" / "boot.json").write_text("{")
+    shown = listing.json(code=1)
+    assert list(shown) == ["demo", "my demo", "record", "text", "twice", "two"]
+    problems = {name: entry["problem"] for name, entry in shown.items() if entry["state"] == "broken"}
+    assert list(problems) == ["my demo", "text", "twice", "two"]
+    assert "cannot be an entry by its name" in problems["my demo"]
+    assert "there is no such key" in problems["text"]
+    assert "beside the entry as well" in problems["twice"]
+    assert "more than one image" in problems["two"]
+    assert "boot.json cannot be read" in "\n".join(shown["record"]["remarks"])
+    text = listing.type(code=1)
+    assert len(text.splitlines()) == 6
+    assert "text     broken  -  " in text
+
+
+def test_a_damaged_memory_of_the_publisher(repository: Repository, listing: Listing) -> None:
+    add(repository)
+    repository.publish()
+    (repository.images / ".pybuilder-repo.json").write_text("[")
+    assert "it is not known here of which image" in listing.remarks()
+    (repository.web / ".pybuilder-repo-withdrawn.json").write_text("[")
+    assert "cannot be read" in listing.type("--webroot", str(repository.web), code=1)
+
+
+class TestCommand:
+    def test_a_line_for_each(self, repository: Repository, listing: Listing) -> None:
+        add(repository, text=f"{TEXT}not-before = 2999-12-01\n")
+        boot(add(repository, "second-one", text=f"{TEXT}not-before = 2999-12-02T18:00:00Z\n", fill=b"y"))
+        add(repository, "third", text='title = "the third"\n', fill=b"z")
+        lines = listing.type().splitlines()
+        assert lines == [
+            "demo        draft   2999-12-01        A demo",
+            "second-one  booted  2999-12-02 18:00  A demo",
+            "third       draft   -                 the third",
+        ]
+        lines = listing.type("--long", "demo").splitlines()
+        assert lines[1] == "    held back until 2999-12-01 00:00 UTC"
+        assert "    demo was not booted" in lines
+        assert listing.json("second-one") == {
+            "second-one": {
+                "name": "second-one",
+                "state": "booted",
+                "title": "A demo",
+                "not_before": "2999-12-02T18:00:00+00:00",
+                "remarks": listing.json()["second-one"]["remarks"],
+                "next": listing.json()["second-one"]["next"],
+                "problem": None,
+            }
+        }
+
+    def test_with_a_web_root(self, repository: Repository, listing: Listing) -> None:
+        add(repository)
+        web = str(repository.web)
+        assert "draft" in listing.type("--webroot", web), "nothing is published yet"
+        repository.publish()
+        assert "draft" in listing.type()
+        assert "live" in listing.type("--webroot", web, "--require", "booted")
+
+    def test_wrong_words(self, repository: Repository, listing: Listing) -> None:
+        assert "there are no entries in" in listing.type()
+        assert listing.json() == {}
+        add(repository)
+        assert "there is no entry demos in" in listing.type("demos", code=2)
+        assert "there are: demo" in listing.type("demos", code=2)
+        assert "is not a folder" in listing.type("--webroot", str(repository.base / "wep"), code=2)
+        assert "cannot read the folder" in listing.type("--library", str(repository.base / "x"), code=2)
+        assert "liked" in listing.type("--require", "liked", code=2)
+
+    def test_an_index_by_another_key(self, repository: Repository, listing: Listing) -> None:
+        add(repository)
+        repository.publish()
+        data = (repository.web / "index.asc").read_bytes()
+        (repository.web / "index.asc").write_bytes(data.replace(b"revision=1", b"revision=2"))
+        assert "index.asc" in listing.type("--webroot", str(repository.web), code=3)
+
+
+def test_it_only_looks(repository: Repository, listing: Listing) -> None:
+    boot(add(repository))
+    repository.publish()
+    before = {path: path.stat().st_mtime_ns for path in repository.base.rglob("*")}
+    listing.type("--webroot", str(repository.web), "--long")
+    assert {path: path.stat().st_mtime_ns for path in repository.base.rglob("*")} == before
+
+
+def test_by_default_proofs_are_looked_for_as_publish_does(repository: Repository) -> None:
+    boot(add(repository))
+    request = ListRequest(repository.images)
+    (row,) = list_entries(request, repository.services(), ignore)
+    assert row.judgement is not None
+    assert row.judgement.state is State.BOOTED
