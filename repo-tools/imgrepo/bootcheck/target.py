@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder.errors import RepositoryError, UsageError
-from imgrepo.library.description import DESCRIPTION_NAME, BootTable, Description, MachineTable
-from imgrepo.library.folder import EntryFolder, find_entry
-from imgrepo.scan import FORMATS, is_stem, scan
+from imgrepo.library.description import BootTable, Description, MachineTable
+from imgrepo.library.folder import EntryFolder, entry_at, find_entry, image_at
+from imgrepo.scan import FORMATS
 
 if TYPE_CHECKING:
     from imgbuilder.machine.model import Firmware
     from imgrepo.scan import SourceImage
+
+
+_TAKEN = "give the folder of an entry, the name of one, or an image"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def find_target(word: str, wishes: Wishes, *, library: Path, output: Path | None
         description, where = entry.read(), f"{entry.description}: [boot] marker"
     else:
         path = Path(word).absolute()
-        image = _image_at(path)
+        image = image_at(path, hint=_TAKEN)
         folder, description, where = path.parent / f"{image.stem}.boot", Description(), "--marker"
     if wishes.marker is not None:
         where = "--marker"
@@ -90,34 +92,12 @@ def find_target(word: str, wishes: Wishes, *, library: Path, output: Path | None
 def _entry(word: str, library: Path) -> EntryFolder | None:
     path = Path(word)
     if path.is_dir():
-        folder = EntryFolder(path.absolute())
-        if is_stem(folder.name) and folder.description.is_file():
-            return folder
-        raise UsageError(
-            f"{path} is no entry: it has no {DESCRIPTION_NAME}",
-            hint="give the folder of an entry, the name of one, or an image",
-        )
+        return entry_at(path, hint=_TAKEN)
     if path.suffix in FORMATS or "/" in word or path.exists():
         beside = EntryFolder(path.absolute().parent)
         inside = beside.name == path.stem and beside.description.is_file()
         return beside if inside else None
     return find_entry(library, word)
-
-
-def _image_at(path: Path) -> SourceImage:
-    if not path.exists():
-        raise UsageError(
-            f"there is no image {path}", hint="give the folder of an entry, the name of one, or an image"
-        )
-    if path.suffix not in FORMATS:
-        endings = ", ".join(FORMATS)
-        raise UsageError(f"{path} is no image by its name", hint=f"the endings of images are {endings}")
-    images, skipped = scan(path.parent)
-    for image in images:
-        if image.name == path.name:
-            return image
-    reason = next((reason for name, reason in skipped if name == path.name), "it is a hidden file")
-    raise RepositoryError(f"{path} cannot be booted: {reason}")
 
 
 def _with_wishes(description: Description, wishes: Wishes) -> Description:

@@ -16,6 +16,7 @@ from imgbuilder.errors import Interrupted, PybuilderError, UsageError
 from imgbuilder.machine.model import BOARDS, Firmware
 from imgrepo.bootcheck.run import Checked, check
 from imgrepo.bootcheck.target import Target, Wishes, find_target
+from imgrepo.cli.options import json_option, library_option, quiet_option
 from imgrepo.library.records import Verdict
 
 if TYPE_CHECKING:
@@ -34,13 +35,7 @@ _PROGRAM = "pybuilder-repo"
     "The exit code is 0 when all boot, and 1 when one does not or could not be tried.",
 )
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-@click.option(
-    "--library",
-    type=click.Path(path_type=Path),
-    default=Path(),
-    metavar="DIRECTORY",
-    help="The folder of entries, for names [default: this one].",
-)
+@library_option
 @click.option(
     "-o",
     "--output",
@@ -78,8 +73,8 @@ _PROGRAM = "pybuilder-repo"
     is_flag=True,
     help="Let an entry without screenshot.png have the picture of the screen.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@json_option
+@quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Show other details.")
 @click.pass_context
 def boot_check_command(

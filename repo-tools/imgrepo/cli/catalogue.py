@@ -15,6 +15,7 @@ from imgbuilder.sizes import counted
 from imgrepo.catalogue.make import make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
 from imgrepo.catalogue.text import link
+from imgrepo.cli.options import quiet_option, webroot_argument
 from imgrepo.signing import read_served
 from imgrepo.stats.count import count_downloads, files_of
 from imgrepo.stats.logs import read_log
@@ -35,7 +36,7 @@ _PROGRAM = "pybuilder-repo"
     "signed index does not name. Nothing is loaded from other hosts, and all can be read without JavaScript.",
 )
 @click.argument("library", type=click.Path(path_type=Path))
-@click.argument("webroot", type=click.Path(path_type=Path))
+@webroot_argument
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -58,7 +59,7 @@ _PROGRAM = "pybuilder-repo"
     help="Show how often templates were downloaded, by this access log; may be given more than once.",
 )
 @click.option("--calendar", is_flag=True, help="Make a calendar of the entries with a not-before day.")
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@quiet_option
 @click.pass_obj
 def catalogue_command(
     services: Services,

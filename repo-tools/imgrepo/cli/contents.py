@@ -12,7 +12,7 @@ from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import info
-from imgrepo.cli.options import appliance_options
+from imgrepo.cli.options import appliance_options, json_option, quiet_option, verbose_option
 from imgrepo.contents.diff import compare_lists, read_list
 from imgrepo.contents.make import Format, make_sbom
 from imgrepo.contents.targets import find_targets
@@ -70,8 +70,8 @@ def sbom_group() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @appliance_options
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the appliance's messages and other details.")
+@quiet_option
+@verbose_option
 @click.pass_context
 def make_command(
     ctx: click.Context,
@@ -127,7 +127,7 @@ def make_command(
 )
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def diff_command(*, old: Path, new: Path, as_json: bool) -> None:
     """Read the two lists and compare them."""
     found = compare_lists(read_list(old), read_list(new))

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info
+from imgrepo.cli.options import library_option
 from imgrepo.library.folder import find_entry
 from imgrepo.library.new import NewEntry, make_entry
 from imgrepo.library.running import Form, machine_text, write_run_script
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _PROGRAM = "pybuilder-repo"
-
-
-def library_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the option that names the library."""
-    return click.option(
-        "--library",
-        type=click.Path(path_type=Path),
-        default=".",
-        metavar="DIR",
-        help="The folder of the entries [default: this one].",
-    )(function)
 
 
 @click.group(

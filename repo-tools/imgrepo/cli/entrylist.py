@@ -11,7 +11,7 @@ import click
 
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info
-from imgrepo.cli.entry import library_option
+from imgrepo.cli.options import json_option, library_option
 from imgrepo.library.listing import ListRequest, list_entries
 from imgrepo.library.proof import Requirement
 from imgrepo.library.states import Proof
@@ -50,7 +50,7 @@ _BROKEN = "broken"
     help="What publish is told to require; may be given several times.",
 )
 @click.option("-l", "--long", is_flag=True, help="Tell what lacks, and what brings each entry further.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_context
 def list_command(
     ctx: click.Context,

@@ -10,6 +10,7 @@ import click
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info
 from imgbuilder.sizes import human_size
+from imgrepo.cli.options import quiet_option
 from imgrepo.intake.proof import Evidence
 from imgrepo.intake.take import ImportRequest, take_in
 
@@ -41,7 +42,7 @@ _PROGRAM = "pybuilder-repo"
 @click.option(
     "--name", metavar="NAME", help="Name of the template [default: the image's name without its ending]."
 )
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@quiet_option
 @click.pass_obj
 def import_command(
     services: Services,

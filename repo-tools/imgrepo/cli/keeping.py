@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +12,7 @@ from imgbuilder.events import info
 from imgbuilder.sizes import human_size
 from imgindex.lifecycle import Deprecation
 from imgrepo import edit, retired
-from imgrepo.cli.options import key_options, signing, signing_options
+from imgrepo.cli.options import grace_option, key_options, signing, signing_options, webroot_argument
 from imgrepo.diff import differences
 from imgrepo.signing import read_served
 from imgrepo.transaction import stage
@@ -21,12 +20,12 @@ from imgrepo.transaction import stage
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+    from pathlib import Path
 
     from imgindex.model import Index
     from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
-_WEBROOT = click.argument("webroot", type=click.Path(path_type=Path))
 _NAME = click.argument("name")
 _ARCH = click.option("--arch", metavar="ARCH", help="Only the template for this architecture.")
 
@@ -51,7 +50,7 @@ def _edit(
     short_help="Sign the index again before it expires.",
     help="Sign the index in WEBROOT again, so that its signature does not expire.",
 )
-@_WEBROOT
+@webroot_argument
 @key_options
 @click.option(
     "--within",
@@ -80,7 +79,7 @@ def refresh_command(
     help="Take the templates NAME out of the index in WEBROOT; publish does not bring them back.\n\n"
     "Their files stay until they are pruned.",
 )
-@_WEBROOT
+@webroot_argument
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @_ARCH
 @click.option("--undo", is_flag=True, help="Let the next run of publish bring them back.")
@@ -107,7 +106,7 @@ def withdraw_command(
     short_help="Tell users not to use a template any more.",
     help="Tell users of the template NAME in WEBROOT that they should not use it any more.",
 )
-@_WEBROOT
+@webroot_argument
 @_NAME
 @_ARCH
 @click.option(
@@ -143,7 +142,7 @@ def deprecate_command(
     short_help="Give a template further names.",
     help="Give the template NAME in WEBROOT further names; they leave other templates.",
 )
-@_WEBROOT
+@webroot_argument
 @_NAME
 @click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...")
 @_ARCH
@@ -172,7 +171,7 @@ def alias_command(
     short_help="Leave a template out of listings.",
     help="Leave the template NAME in WEBROOT out of listings; builds go on.",
 )
-@_WEBROOT
+@webroot_argument
 @_NAME
 @_ARCH
 @click.option("--show", is_flag=True, help="Show it again.")
@@ -198,7 +197,7 @@ def hide_command(
     short_help="Delete old files that nothing names.",
     help="Delete files in WEBROOT that were published once and that the index does not name any more.",
 )
-@_WEBROOT
+@webroot_argument
 @click.option(
     "--keep",
     type=click.IntRange(0, 1000),
@@ -207,14 +206,7 @@ def hide_command(
     metavar="N",
     help="Keep the newest N old files of each image, whatever their age.",
 )
-@click.option(
-    "--grace",
-    type=click.IntRange(0, 3650),
-    default=7,
-    show_default=True,
-    metavar="DAYS",
-    help="Keep all that were named less than so many days ago: clients may still ask for them.",
-)
+@grace_option("Keep all that were named less than so many days ago: clients may still ask for them.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @click.pass_obj
 def prune_command(services: Services, *, webroot: Path, keep: int, grace: int, dry_run: bool) -> None:
@@ -244,7 +236,7 @@ def prune_command(services: Services, *, webroot: Path, keep: int, grace: int, d
     "From then on give both keys to publish and refresh (-K OLD -K NEW). When all clients have the new key "
     "file (index.gpg), end it with --finish, and use -K NEW alone.",
 )
-@_WEBROOT
+@webroot_argument
 @click.option("--from", "old", required=True, metavar="OLD", help="The key that clients know.")
 @click.option("--to", "new", required=True, metavar="NEW", help="The key that they shall know.")
 @click.option("--finish", is_flag=True, help="From now on only the new key signs.")

@@ -12,7 +12,7 @@ from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgbuilder.sizes import parse_size
-from imgrepo.cli.options import appliance_options
+from imgrepo.cli.options import appliance_options, quiet_option
 from imgrepo.template.bootstrap import BootstrapRequest, Mode
 from imgrepo.template.guestfiles import PLAIN_LOCALE
 from imgrepo.template.layout import Layout, RootKind
@@ -110,7 +110,7 @@ _PROGRAM = "pybuilder-repo"
     help="How mmdebstrap gets the rights to install packages; auto is unshare for ordinary users.",
 )
 @appliance_options
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Show all messages of mmdebstrap and the appliance.")
 @click.pass_obj
 def make_template_command(

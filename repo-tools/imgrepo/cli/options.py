@@ -18,6 +18,37 @@ if TYPE_CHECKING:
     from imgrepo.prompts import Question
 
 
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, help="Show the appliance's messages and other details."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+webroot_argument = click.argument("webroot", type=click.Path(path_type=Path))
+library_option = click.option(
+    "--library",
+    type=click.Path(path_type=Path),
+    default=".",
+    metavar="DIR",
+    help="The folder of the entries [default: this one].",
+)
+
+
+def grace_option(text: str = "The grace time of --prune.") -> Callable[..., Any]:
+    """Return the option that says for how long files stay that nothing names any more.
+
+    Args:
+        text: What it does, for ``--help``.
+    """
+    return click.option(
+        "--grace",
+        type=click.IntRange(0, 3650),
+        default=7,
+        show_default=True,
+        metavar="DAYS",
+        help=text,
+    )
+
+
 def signing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how to sign, without the key."""
     for add in (

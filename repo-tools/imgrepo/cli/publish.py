@@ -11,7 +11,15 @@ import click
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info, warn
-from imgrepo.cli.options import appliance_options, ask, key_options, signing
+from imgrepo.cli.options import (
+    appliance_options,
+    ask,
+    grace_option,
+    key_options,
+    quiet_option,
+    signing,
+    verbose_option,
+)
 from imgrepo.cli.uploading import bring, endpoint_option
 from imgrepo.compress import PRESETS
 from imgrepo.diff import differences
@@ -87,14 +95,7 @@ def _tell_capabilities(ctx: click.Context, _param: click.Parameter, wanted: obje
     is_flag=True,
     help="After the grace time, drop templates whose image is gone, and delete files that nothing names.",
 )
-@click.option(
-    "--grace",
-    type=click.IntRange(0, 3650),
-    default=7,
-    show_default=True,
-    metavar="DAYS",
-    help="The grace time of --prune.",
-)
+@grace_option()
 @click.option("--remove-images", is_flag=True, help="At the very end, delete the images that were published.")
 @click.option("--force", is_flag=True, help="Build on a published index that is not signed by this key.")
 @click.option(
@@ -105,8 +106,8 @@ def _tell_capabilities(ctx: click.Context, _param: click.Parameter, wanted: obje
     help="Refuse images that have not been through this; may be given several times.",
 )
 @appliance_options
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the appliance's messages and other details.")
+@quiet_option
+@verbose_option
 @click.option(
     "--machine-readable",
     is_flag=True,

@@ -11,6 +11,7 @@ import click
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info
 from imgbuilder.sizes import counted
+from imgrepo.cli.options import grace_option, quiet_option, webroot_argument
 from imgrepo.mirror import MirrorRequest, mirror
 from imgrepo.serve import PublishedFolderServer
 
@@ -27,7 +28,7 @@ _PROGRAM = "pybuilder-repo"
     "There is no encryption, and needs none: clients check the signature. For the world outside take a real "
     "web server.",
 )
-@click.argument("webroot", type=click.Path(path_type=Path))
+@webroot_argument
 @click.option(
     "--bind",
     default="127.0.0.1",
@@ -70,15 +71,8 @@ def serve_command(*, webroot: Path, bind: str, port: int, quiet: bool) -> None:
 @click.option(
     "--prune", is_flag=True, help="After the grace time, delete files that the index does not name any more."
 )
-@click.option(
-    "--grace",
-    type=click.IntRange(0, 3650),
-    default=7,
-    show_default=True,
-    metavar="DAYS",
-    help="The grace time of --prune.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@grace_option()
+@quiet_option
 @click.pass_obj
 def mirror_command(
     services: Services,

@@ -12,7 +12,7 @@ from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info, warn
 from imgbuilder.sizes import human_size
-from imgrepo.cli.options import appliance_options
+from imgrepo.cli.options import appliance_options, quiet_option, verbose_option
 from imgrepo.contents.targets import find_targets
 from imgrepo.sourcepackages.collect import SourcesRequest, collect
 from imgrepo.sourcepackages.finding import Places
@@ -94,8 +94,8 @@ _PROGRAM = "pybuilder-repo"
 @click.option("--dry-run", is_flag=True, help="Only say how many there are, and how many bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @appliance_options
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the appliance's messages and other details.")
+@quiet_option
+@verbose_option
 @click.pass_context
 def sources_command(
     ctx: click.Context,

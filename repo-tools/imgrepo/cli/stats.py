@@ -15,6 +15,7 @@ from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import warn
 from imgbuilder.sizes import human_size
+from imgrepo.cli.options import json_option, webroot_argument
 from imgrepo.signing import read_served
 from imgrepo.stats.count import Statistics, count_downloads, files_of
 from imgrepo.stats.logs import read_log
@@ -34,10 +35,10 @@ _PROGRAM = "pybuilder-repo"
     "A download in ranges, or one that was resumed, counts once. Addresses of clients are only counted. "
     "Days are in UTC.",
 )
-@click.argument("webroot", type=click.Path(path_type=Path))
+@webroot_argument
 @click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="ACCESS.LOG...")
 @click.option("--by-day", is_flag=True, help="Show a line for each day.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option(
     "--svg",
     type=click.Path(path_type=Path),

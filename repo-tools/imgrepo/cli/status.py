@@ -11,6 +11,7 @@ import click
 
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.sizes import human_size
+from imgrepo.cli.options import json_option, webroot_argument
 from imgrepo.status import Status, status_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _PROGRAM = "pybuilder-repo"
     help="Tell how WEBROOT is doing: signature and keys, missing files, what changed; exit code 1 when "
     "something must be done.",
 )
-@click.argument("webroot", type=click.Path(path_type=Path))
+@webroot_argument
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
@@ -41,7 +42,7 @@ _PROGRAM = "pybuilder-repo"
     help="Warn of a signature or key that expires within so many days.",
 )
 @click.option("--verify", is_flag=True, help="Read all files, and compare their digests.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_context
 def status_command(
     ctx: click.Context, *, webroot: Path, images: Path | None, within: int, verify: bool, as_json: bool

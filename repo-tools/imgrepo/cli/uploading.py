@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.events import info
+from imgrepo.cli.options import grace_option, quiet_option, webroot_argument
 from imgrepo.targets.rsync import RsyncTarget
 from imgrepo.targets.s3 import S3Target
 from imgrepo.targets.target import read_place
@@ -17,6 +17,7 @@ from imgrepo.upload import UploadRequest, upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from imgrepo.services import Services
     from imgrepo.targets.target import Place, Target
@@ -52,22 +53,15 @@ def bring(
     "TARGET is s3://bucket/prefix, rsync://host/module/path, or host:path for rsync over ssh. The index goes "
     "last: clients never meet one whose files are not there.",
 )
-@click.argument("webroot", type=click.Path(path_type=Path))
+@webroot_argument
 @click.argument("target")
 @endpoint_option
 @click.option(
     "--prune", is_flag=True, help="After the grace time, delete files there that the index does not name."
 )
-@click.option(
-    "--grace",
-    type=click.IntRange(0, 3650),
-    default=7,
-    show_default=True,
-    metavar="DAYS",
-    help="The grace time of --prune.",
-)
+@grace_option()
 @click.option("--force", is_flag=True, help="Replace an index there that is newer, or by another key.")
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@quiet_option
 @click.pass_obj
 def upload_command(
     services: Services,

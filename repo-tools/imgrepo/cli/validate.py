@@ -9,6 +9,7 @@ import click
 
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.errors import UsageError
+from imgrepo.cli.options import quiet_option
 from imgrepo.validate import Compatibility, ValidateRequest, validate
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _PROGRAM = "pybuilder-repo"
     metavar="KEYFILE",
     help="Public keys that may have signed it [default: index.gpg beside it].",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@quiet_option
 @click.option("-v", "--verbose", is_flag=True, help="Show other details.")
 @click.pass_context
 def validate_command(

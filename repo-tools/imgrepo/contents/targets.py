@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder.errors import RepositoryError, UsageError
-from imgrepo.library.description import DESCRIPTION_NAME
-from imgrepo.library.folder import EntryFolder
-from imgrepo.scan import FORMATS, is_stem, scan
+from imgbuilder.errors import UsageError
+from imgrepo.library.folder import entry_at, image_at
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from imgrepo.scan import SourceImage
+
+
+_TAKEN = "give the folder of an entry, or an image"
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,11 @@ def find_target(path: Path, output: Path | None = None) -> Target:
         WorkspaceError: The folder cannot be read.
     """
     if path.is_dir():
-        entry = EntryFolder(path.absolute())
-        if not is_stem(entry.name) or not entry.description.is_file():
-            raise UsageError(
-                f"{path} is no entry: it has no {DESCRIPTION_NAME}",
-                hint="give the folder of an entry, or an image",
-            )
+        entry = entry_at(path, hint=_TAKEN)
         image, offer = entry.image(), entry.read().source_offer
         beside = (entry.contents, entry.sources)
     else:
-        image, offer = _image_at(path), ""
+        image, offer = image_at(path, hint=_TAKEN), ""
         folder = path.absolute().parent
         beside = (folder / f"{image.stem}.contents", folder / f"{image.stem}.sources")
     if output is not None:
@@ -80,25 +76,3 @@ def find_targets(paths: tuple[Path, ...], output: Path | None = None) -> tuple[T
                 hint="give one of them at a time, with different --output",
             )
     return found
-
-
-def _image_at(path: Path) -> SourceImage:
-    """Describe an image by its path.
-
-    Raises:
-        UsageError: There is none, or it cannot be published by its name.
-        RepositoryError: It is no regular file.
-    """
-    if not path.exists():
-        raise UsageError(
-            f"there is no entry or image {path}", hint="give the folder of an entry, or an image"
-        )
-    if path.suffix not in FORMATS:
-        endings = ", ".join(FORMATS)
-        raise UsageError(f"{path} is no image by its name", hint=f"the endings of images are {endings}")
-    images, skipped = scan(path.parent)
-    for image in images:
-        if image.name == path.name:
-            return image
-    reason = next((reason for name, reason in skipped if name == path.name), "it is a hidden file")
-    raise RepositoryError(f"{path} cannot be looked into: {reason}")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import RepositoryError, UsageError
 from imgrepo.library.description import DESCRIPTION_NAME, read_description
-from imgrepo.scan import SourceImage, is_stem, scan
+from imgrepo.scan import FORMATS, SourceImage, is_stem, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,6 +156,46 @@ def _folders(library: Path) -> Iterator[tuple[EntryFolder, RepositoryError | Non
                     hint="letters, digits, '.', '_' and '-' make a name, 80 at most; rename it",
                 ),
             )
+
+
+def entry_at(path: Path, *, hint: str) -> EntryFolder:
+    """Return the entry whose folder a command was given.
+
+    Args:
+        path: The folder, which exists.
+        hint: What the command takes.
+
+    Raises:
+        UsageError: It is no entry.
+    """
+    folder = EntryFolder(path.absolute())
+    if not is_stem(folder.name) or not folder.description.is_file():
+        raise UsageError(f"{path} is no entry: it has no {DESCRIPTION_NAME}", hint=hint)
+    return folder
+
+
+def image_at(path: Path, *, hint: str) -> SourceImage:
+    """Return the image that a command was given.
+
+    Args:
+        path: The image.
+        hint: What the command takes.
+
+    Raises:
+        UsageError: There is none, or by its name it is none.
+        RepositoryError: It is no regular file, or cannot be published by its name.
+    """
+    if not path.exists():
+        raise UsageError(f"there is no image {path}", hint=hint)
+    if path.suffix not in FORMATS:
+        endings = ", ".join(FORMATS)
+        raise UsageError(f"{path} is no image by its name", hint=f"the endings of images are {endings}")
+    images, skipped = scan(path.parent)
+    for image in images:
+        if image.name == path.name:
+            return image
+    reason = next((reason for name, reason in skipped if name == path.name), "it is a hidden file")
+    raise RepositoryError(f"{path} is not taken for an image: {reason}")
 
 
 def find_entry(library: Path, name: str) -> EntryFolder:
