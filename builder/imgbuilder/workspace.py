@@ -31,6 +31,8 @@ HIDDEN_SUFFIX = ".part"
 _NEXT_TO_NOTHING = 2 << 20
 """Bytes of free space at which a disk counts as full: clusters and journals are written in pieces."""
 _FOLDER = ".pybuilder-run-"
+_NEW_FOLDER = ".pybuilder-new-"
+"""How folders are named until they are locked; nothing is in them yet."""
 
 
 def explain(error: OSError, path: Path) -> WorkspaceError:
@@ -138,11 +140,9 @@ def private_folder(base: Path = SHORT) -> Iterator[Path]:
     """
     try:
         _sweep_folders(base)
-        new = Path(tempfile.mkdtemp(prefix=".pybuilder-new-", dir=base))
-        holder = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        _hold(holder)
-        folder = base / f"{_FOLDER}{new.name.rpartition('-')[2]}"
-        new.rename(folder)  # only under this name would another run sweep it, and now it is locked
+        new, holder = _new_folder(base)
+        folder = base / f"{_FOLDER}{new.name.removeprefix(_NEW_FOLDER)}"
+        new.rename(folder)  # only under this name does a sweep remove what is in it, and now it is locked
     except OSError as error:
         raise explain(error, base / _FOLDER) from error
     try:
@@ -152,6 +152,21 @@ def private_folder(base: Path = SHORT) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # what could not be removed is left to the next run
                 remove_with_claims(folder, patience=RELEASE_LIMIT)
             os.close(holder)
+
+
+def _new_folder(base: Path) -> tuple[Path, int]:
+    """Make an empty folder and lock it; one that another run swept before it was locked is made again."""
+    while True:
+        new = Path(tempfile.mkdtemp(prefix=_NEW_FOLDER, dir=base))
+        try:
+            holder = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        _hold(holder)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(new.lstat(), os.fstat(holder)):  # from now on no sweep gets the lock
+                return new, holder
+        os.close(holder)
 
 
 def _hold(descriptor: int) -> None:
@@ -165,15 +180,22 @@ def _hold(descriptor: int) -> None:
 
 def _sweep_folders(base: Path) -> None:
     for path in base.glob(f"{_FOLDER}*"):
-        with contextlib.suppress(OSError):
-            if path.lstat().st_uid != os.geteuid():
-                continue
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_with_claims(path, patience=0)
-            finally:
-                os.close(descriptor)
+        _remove_if_dead(path, lambda dead: remove_with_claims(dead, patience=0))
+    for path in base.glob(f"{_NEW_FOLDER}*"):  # of runs that were killed before they had the lock
+        _remove_if_dead(path, Path.rmdir)
+
+
+def _remove_if_dead(path: Path, remove: Callable[[Path], None]) -> None:
+    """Remove a folder of this user that no living run has locked."""
+    with contextlib.suppress(OSError):
+        if path.lstat().st_uid != os.geteuid():
+            return
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(path)
+        finally:
+            os.close(descriptor)
 
 
 def _locked_file(path: Path) -> int:

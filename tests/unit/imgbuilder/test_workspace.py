@@ -9,7 +9,9 @@ import shutil
 import signal
 import socket
 import stat
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,6 +119,78 @@ def test_private_folders_are_short_private_and_swept() -> None:
         assert living.exists()
         assert not dead.exists()
     assert not living.exists()
+
+
+def test_what_a_run_left_that_was_killed_at_once_is_swept(tmp_path: Path) -> None:
+    """Killed between making a folder and locking it; what is locked or not ours stays."""
+    dead, living = tmp_path / ".pybuilder-new-dead0000", tmp_path / ".pybuilder-new-living00"
+    foreign, full = tmp_path / ".pybuilder-new-foreign0", tmp_path / ".pybuilder-new-full0000"
+    for folder in (dead, living, foreign, full):
+        folder.mkdir(mode=0o700)
+    (full / "precious").touch()
+    if os.geteuid() == 0:
+        os.chown(foreign, 65534, 65534)
+    holder = os.open(living, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_SH)
+    with workspace.private_folder(tmp_path):
+        pass
+    os.close(holder)
+    assert not dead.exists()
+    assert living.exists()
+    assert (full / "precious").exists()
+    assert os.geteuid() != 0 or foreign.exists()
+    with workspace.private_folder(tmp_path):
+        assert not living.exists()
+
+
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked", "and another is there"])
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run takes it for a dead one's; whoever puts one of that name there gets nothing of ours."""
+    first: list[Path] = []
+
+    def sweep(folder: Path) -> None:
+        if not first:
+            first.append(folder)
+            folder.rmdir()
+            if moment == "and another is there":
+                folder.mkdir()
+
+    if moment == "before it is opened":
+        make = tempfile.mkdtemp
+
+        def made(**options: str) -> str:
+            folder = make(**options)
+            sweep(Path(folder))
+            return folder
+
+        monkeypatch.setattr(tempfile, "mkdtemp", made)
+    else:
+        lock = fcntl.flock
+
+        def locked(descriptor: int, how: int) -> None:
+            if how == fcntl.LOCK_SH:
+                sweep(Path(f"/proc/self/fd/{descriptor}").readlink())
+            lock(descriptor, how)
+
+        monkeypatch.setattr(fcntl, "flock", locked)
+    with workspace.private_folder(tmp_path) as folder:
+        assert first
+        assert not folder.name.endswith(first[0].name.removeprefix(".pybuilder-new-"))
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not folder.exists()
+
+
+def test_many_runs_at_once_sweep_nothing_that_lives(tmp_path: Path) -> None:
+    def use(number: int) -> bool:
+        with workspace.private_folder(tmp_path) as folder:
+            (folder / "mine").write_text(str(number))
+            return (folder / "mine").read_text() == str(number)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(use, range(400)))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])

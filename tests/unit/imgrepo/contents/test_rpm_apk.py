@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgbuilder.errors import GuestCallError, GuestError, PybuilderError
@@ -173,6 +173,7 @@ def test_a_damaged_database_of_apk(text: str) -> None:
         list(parse_installed(text))
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_raises_only_our_errors(text: str) -> None:
     for parse, base in ((parse_list, LIST), (parse_installed, INSTALLED)):
