@@ -5,6 +5,7 @@
     PybuilderError
       FetchError        the network, a server or a local file of a source
         FileMissingError    the source has no such file
+        WrongSizeError      it has one of another size
         OfflineError        a server would have to be asked
       DiskError         a disk image or the space for it
       WorkspaceError    local files: no space, no permission
@@ -77,6 +78,7 @@ __all__ = [
     "UsageError",
     "WorkspaceError",
     "WrongKeyError",
+    "WrongSizeError",
 ]
 
 
@@ -86,6 +88,10 @@ class FetchError(PybuilderError):
 
 class FileMissingError(FetchError):
     """The source has no such file; another one of the same source may still be there."""
+
+
+class WrongSizeError(FetchError):
+    """The file has another size than it must have: it is another file, and asking again does not help."""
 
 
 class OfflineError(FetchError):

@@ -20,11 +20,13 @@ class WebFolder:
 
     Attributes:
         asked: Method and target of each request, in order; as a proxy it sees whole addresses.
+        refused: Paths that nobody is given, with the status 403.
     """
 
     def __init__(self, folder: Path) -> None:
         self.asked: list[tuple[str, str]] = []
-        asked = self.asked
+        self.refused: set[str] = set()
+        asked, refused = self.asked, self.refused
 
         class Handler(SimpleHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -34,6 +36,12 @@ class WebFolder:
                 if good:
                     asked.append((self.command, self.path))
                 return good
+
+            def do_GET(self) -> None:
+                if self.path in refused:
+                    self.send_error(403)
+                else:
+                    super().do_GET()
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as in http.server
                 pass

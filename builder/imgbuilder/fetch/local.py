@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from imgbuilder.errors import FetchError, FileMissingError
+from imgbuilder.errors import FetchError, FileMissingError, WrongSizeError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Fetched, store
 from imgbuilder.regular import open_regular
@@ -89,14 +89,15 @@ def copy_open(
         How many bytes it has.
 
     Raises:
-        FetchError: It cannot be read, has another size, or changed meanwhile.
+        WrongSizeError: It has another size.
+        FetchError: It cannot be read, or changed meanwhile.
     """
     if expected is not None and size != expected:
-        raise FetchError(
+        raise WrongSizeError(
             f"{where} has {size} bytes; the index promises {expected}", hint=BETWEEN_TWO_VERSIONS
         )
     if size > limit:
-        raise FetchError(
+        raise WrongSizeError(
             f"{where} is longer than the {limit} bytes that it may have",
             hint="check the source's uri: that is some other file",
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from imgbuilder.errors import FetchError
+from imgbuilder.errors import FetchError, WrongSizeError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 
 if TYPE_CHECKING:
@@ -215,14 +215,15 @@ def store(
 
     Raises:
         TransferCutError: Too few.
-        FetchError: Too many, or too slow.
+        WrongSizeError: Too many.
+        FetchError: Too slow.
     """
     most = limit if expected is None else min(limit, expected)
     done = start
     try:
         while piece := read(min(_PIECE, most - done + 1)):
             if done + len(piece) > most:
-                raise FetchError(
+                raise WrongSizeError(
                     f"{where}: longer than the {most} bytes that it may have", hint=BETWEEN_TWO_VERSIONS
                 )
             _write_all(destination, piece)

@@ -14,7 +14,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from imgbuilder.errors import FetchError, FileMissingError
+from imgbuilder.errors import FetchError, FileMissingError, WrongSizeError
 from imgbuilder.events import Reporter, debug, ignore
 from imgbuilder.fetch import headers
 from imgbuilder.fetch.redirect import Request
@@ -186,12 +186,12 @@ class RequestsFetcher:
             promised += start
         known = expected if expected is not None else promised
         if promised is not None and promised != known:
-            raise FetchError(
+            raise WrongSizeError(
                 f"{url}: the server announces {promised} bytes; the index promises {expected}",
                 hint=BETWEEN_TWO_VERSIONS,
             )
         if promised is not None and promised > limit:
-            raise FetchError(
+            raise WrongSizeError(
                 f"{url}: the server announces {promised} bytes; at most {limit} are allowed",
                 hint="check the source's uri: that is some other file",
             )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from imgbuilder.cache.locks import exclusive
-from imgbuilder.errors import DigestMismatchError, FileMissingError
+from imgbuilder.errors import DigestMismatchError, FileMissingError, WrongSizeError
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.workspace import check_space, explain, new_file, private_folder
 from imgrepo.bring import brought
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _WORK = ".pybuilder-sources"
 _LEFT_OUT = "left out by --only"
+_NOT_THERE = (FileMissingError, WrongSizeError, DigestMismatchError)
+"""A place has no such file, or another one: the rest can be had all the same."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _fetch_all(
             for file in _missing((package,), files):
                 _fetch_anywhere(file, files, snapshots, services, report)
             whole.append(package)
-        except (FileMissingError, DigestMismatchError) as error:
+        except _NOT_THERE as error:
             debug(report, error.message)
             gaps.append(SourceGap(package.name, package.version, error.message))
     return tuple(whole), gaps
@@ -185,9 +187,9 @@ def _fetch_anywhere(
     """Fetch a file; its digest is known, so that a snapshot archive may give it where the mirror does not."""
     try:
         _fetch(file, files, services, report)
-    except (FileMissingError, DigestMismatchError):
+    except _NOT_THERE:
         for root in snapshots:
-            with contextlib.suppress(FileMissingError, DigestMismatchError):
+            with contextlib.suppress(*_NOT_THERE):
                 _fetch(replace(file, root=root.rstrip("/")), files, services, report)
                 return
         raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from imgbuilder.errors import FileMissingError, RepositoryError, TrustError, UsageError
+from imgbuilder.errors import FileMissingError, RepositoryError, TrustError, UsageError, WrongSizeError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.fetch.urls import without_userinfo
 from imgbuilder.workspace import private_folder
@@ -80,6 +80,8 @@ class Pool:
                 fetcher.fetch(url, body, limit=_LIMIT, report=report, cross_host=True)
             except FileMissingError:
                 continue
+            except WrongSizeError as error:
+                return error.message
             try:
                 signed = self._verified(body.getvalue(), verifier, where)
                 return read_dsc(signed, body.getvalue(), source, self.root, folder, where=where)

@@ -7,6 +7,8 @@ import shutil
 import tarfile
 from typing import TYPE_CHECKING
 
+import pytest
+
 from imgrepo.sourcepackages.pack import LIST_NAME, OFFER_NAME
 from tests.fakes.appliance import FakeAppliances
 from tests.fakes.debarchive import DebArchive, sha256
@@ -16,8 +18,6 @@ from tests.unit.imgrepo.repository import image
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from tests.fakes.keys import KeyMaker
     from tests.unit.imgrepo.sourcepackages.conftest import Bench
@@ -156,6 +156,26 @@ def test_a_snapshot_gives_files_that_the_mirror_has_lost(
     assert bench.record()["covered"] == COVERED
 
 
+@pytest.mark.parametrize("cut", [-5, None])
+def test_a_file_of_another_size_is_a_gap_that_a_snapshot_closes(
+    bench: Bench, tmp_path: Path, cut: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(bench.archive.root, tmp_path / "then")
+    shutil.rmtree(tmp_path / "then/dists")
+    victim = bench.archive.root / "pool/main/g/glibc/glibc_2.36.orig.tar.xz"
+    victim.write_bytes(victim.read_bytes()[:cut] if cut else victim.read_bytes() + b"more")
+    assert bench.run() == 1
+    assert "missing: glibc 2.36-9: " in capsys.readouterr().err
+    record = bench.record()
+    assert [(gap["source"], gap["version"]) for gap in record["gaps"]] == [("glibc", "2.36-9")]
+    assert "glibc_2.36.orig.tar.xz: the server announces" in record["gaps"][0]["reason"]
+    assert len(record["covered"]) == 4
+    assert "glibc 2.36-9" in (bench.folder / OFFER_NAME).read_text()
+    with WebFolder(tmp_path / "then") as then:
+        assert bench.run("--snapshot", then.url) == 0
+    assert bench.record()["covered"] == COVERED
+
+
 def test_an_archive_of_another_image_is_not_taken_for_this_ones(bench: Bench) -> None:
     assert bench.run() == 0
     before = bench.record()
@@ -193,14 +213,12 @@ def test_only_and_dry_run(bench: Bench, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_what_was_fetched_stays_for_the_next_run(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     """D8-like: a server that fails in the middle leaves no archive, and costs only the rest."""
-    victim = bench.archive.root / "pool/main/g/glibc/glibc_2.36.orig.tar.xz"
-    whole = victim.read_bytes()
-    victim.write_bytes(whole[:-5])
+    bench.web.refused.add("/pool/main/g/glibc/glibc_2.36.orig.tar.xz")
     assert bench.run() == 1
-    assert "announces" in capsys.readouterr().err
+    assert "403" in capsys.readouterr().err
     assert not (bench.folder / "demo-sources.tar").exists()
     assert not (bench.folder / "sources.json").exists()
-    victim.write_bytes(whole)
+    bench.web.refused.clear()
     asked = len(bench.web.asked)
     assert bench.run() == 0
     fetched = [path.rpartition("/")[2] for path in bench.web.paths[asked:] if "/pool/" in path]

@@ -142,6 +142,13 @@ def test_a_pool_that_has_it_not_either(bench: Bench, old: Old) -> None:
     assert "in its pool either" in reason(bench)
 
 
+def test_a_dsc_that_is_longer_than_any(bench: Bench, old: Old) -> None:
+    with old.dsc.open("ab") as file:
+        file.truncate(10 << 20)
+    assert run(bench, old) == 1
+    assert "at most" in reason(bench)
+
+
 def test_the_issuer_of_a_signature(keys: KeyMaker) -> None:
     for kind in ("ed25519", "rsa3072"):
         key = keys.make(f"Issuer {kind} <i@example.org>", kind)
