@@ -17,6 +17,7 @@ from imgindex.signer import GpgSigner
 from imgrepo.cli.main import run
 from tests.fakes.debarchive import DebArchive
 from tests.fakes.keys import KeyMaker
+from tests.unit.imgrepo.library.entries import TEXT, add
 from tests.unit.imgrepo.repository import Repository, debian, image
 
 if TYPE_CHECKING:
@@ -138,9 +139,37 @@ def test_every_command_and_example_is_on_the_page() -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_accepts_the_units() -> None:
-    units = sorted((ROOT / "examples/publisher").glob("pybuilder-refresh.*"))
+    units = sorted((ROOT / "examples/publisher").glob("pybuilder-*.*"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
     )
     wrong = [line for line in done.stderr.splitlines() if "Unknown" in line or "parse" in line.lower()]
     assert wrong == []
+
+
+def test_the_units_of_a_library_do_what_they_say(repository: Repository) -> None:
+    """Before the first day, and on it."""
+    lines = (ROOT / "examples/publisher/pybuilder-library.service").read_text().splitlines()
+    said = dict(line.split("=", 1) for line in lines if line.startswith("Exec"))
+    shell = shlex.split(said["ExecStopPost"])
+    assert shell[:2] == ["sh", "-c"]
+    places = {
+        "/srv/library": str(repository.images),
+        "/srv/www/images": str(repository.web),
+        "images@example.org": repository.key,
+    }
+
+    def type_(command: str) -> int:
+        program, *words = [places.get(word, word) for word in shlex.split(command)]
+        assert program == "pybuilder-repo"
+        return run(words, repository.services())
+
+    entry = add(repository, text=f"{TEXT}not-before = 2999-12-01\n")
+    assert type_(said["ExecStart"]) == 0
+    assert not (repository.web / "index.asc").exists()
+    entry.description.write_text(f"{TEXT}not-before = 2020-12-01\n")
+    assert type_(said["ExecStart"]) == 0
+    condition, _, make = shell[2].partition(" || exec ")
+    assert condition == "test ! -e /srv/www/images/index.asc"
+    assert type_(make) == 0
+    assert "A demo" in (repository.web / "catalogue" / "index.html").read_text()
