@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from imgbuilder.errors import RepositoryError
 from imgbuilder.events import Reporter, warn
 from imgindex.lifecycle import deprecation_notice
 from imgrepo.catalogue import memory, text
@@ -31,8 +32,9 @@ from imgrepo.state import read_state
 from imgrepo.stats.plot import bar_chart
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from datetime import date, datetime
+    from pathlib import Path
 
     from imgindex.model import Entry
     from imgindex.trust import VerifiedText
@@ -75,11 +77,11 @@ def gather(
     Raises:
         UsageError: Nothing is published in the folder, or the library cannot be read.
         TrustError: The index is not by a key of the key file beside it.
-        RepositoryError: An entry, a record, or the former catalogue cannot be read.
+        RepositoryError: A record, or the former catalogue, cannot be read.
     """
     now = services.clock()
     published, signed = read_served(request.webroot, services)
-    folders = {folder.name: (folder, folder.read()) for folder in find_entries(request.library)}
+    folders = dict(_read_entries(request.library, report))
     before = memory.read_memory(request.output)
     identity = f"urn:uuid:{uuid.uuid5(_SPACE, signed.primary_fingerprint)}"
     if before is not None:
@@ -113,6 +115,18 @@ def gather(
         downloads=None if statistics is None else _all_downloads(statistics),
     )
     return Gathered(site, maker.files, memory.Memory(identity, maker.shown))
+
+
+def _read_entries(library: Path, report: Reporter) -> Iterator[tuple[str, tuple[EntryFolder, Description]]]:
+    """Read what contributors say; one that cannot be read keeps no other (T24).
+
+    Its template is shown as the index has it, without its folder: nobody knows whether that may be seen yet.
+    """
+    for folder in find_entries(library):
+        try:
+            yield folder.name, (folder, folder.read())
+        except RepositoryError as error:
+            warn(report, f"the entry {folder.name} is left out: {error.message}")
 
 
 def doors(days: list[datetime], pages: list[Page], now: datetime) -> Years:

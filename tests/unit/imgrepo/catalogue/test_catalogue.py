@@ -199,6 +199,25 @@ def test_records_of_another_image_are_not_shown(library: Repository) -> None:
     assert "debian-web/x86_64.png" not in "".join(site_files(library))
 
 
+def test_a_broken_entry_keeps_no_other(library: Repository) -> None:
+    """T24: its template is shown as the index has it, and nothing of its folder."""
+    make_site(library)
+    assert any(
+        name.startswith("templates/ascii-snake/") and name.endswith(".png") for name in site_files(library)
+    )
+    (library.images / "ascii-snake" / "entry.toml").write_text("titel = 1\n")
+    (library.images / "later" / "entry.toml").write_text("not-before = 'x'\n")
+    make_site(library, calendar=True)
+    warned = "\n".join(event.text for event in library.events if isinstance(event, Notice))
+    assert "the entry ascii-snake is left out: " in warned
+    assert "there is no such key" in warned
+    assert "the entry later is left out: " in warned
+    assert "Snake in the terminal" in words_of(library, "templates/ascii-snake/x86_64.html")
+    assert "Ada Example" not in words_of(library, "templates/ascii-snake/x86_64.html")
+    assert "A web server of Debian 12" in words_of(library, WEB)
+    assert not [name for name in site_files(library) if "ascii-snake" in name and name.endswith(".png")]
+
+
 def test_a_replaced_archive_of_sources_is_refused(library: Repository) -> None:
     (archive,) = (library.images / "debian-web/sources").glob("*.tar")
     archive.write_bytes(b"SOURCES of debian-web")
