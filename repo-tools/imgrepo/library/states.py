@@ -150,7 +150,7 @@ def _missing(evidence: Evidence, state: State) -> list[Proof]:
     """Return the proofs that it lacks, in order; of what was live once, only those that are required."""
     wanted = set(evidence.required)
     if state not in {State.LIVE, State.WITHDRAWN}:
-        wanted |= {*evidence.lacking, Proof.CHECKED} if evidence.has_image else set()
+        wanted |= set(evidence.lacking) if evidence.has_image else set()
     return [proof for proof in Proof if proof in wanted - evidence.proven]
 
 

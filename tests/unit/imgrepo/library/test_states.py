@@ -41,6 +41,7 @@ def evidence(*proven: Proof, **more: object) -> Evidence:
         # A library without reviewers, or without a machine to boot on: what nobody looks for lacks nowhere.
         (evidence(C, B, lacking={}), State.BOOTED, Step.PUBLISH),
         (evidence(C, lacking={}), State.CHECKED, Step.PUBLISH),
+        (evidence(lacking=lacks(B)), State.DRAFT, B),
         # No proof implies another (ADR 0075).
         (evidence(B), State.BOOTED, C),
         (evidence(S), State.SIGNED, C),
