@@ -6,26 +6,19 @@ A record is of one image, by its SHA-512: of another image it says nothing.
 from __future__ import annotations
 
 import enum
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from imgbuilder.errors import RepositoryError
-from imgbuilder.workspace import explain, new_file
 from imgrepo.compress import hash_image
+from imgrepo.library.recordfile import read_record, write_record
 from imgrepo.scan import Fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from imgbuilder.events import Reporter
     from imgrepo.scan import SourceImage
-
-_VERSION = 1
-_LARGEST = 64 << 20
-_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True)
@@ -162,21 +155,14 @@ class SourcesRecord:
     gaps: tuple[SourceGap, ...] = ()
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - json's own
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
-    raise TypeError(type(value))
-
-
-def _mark(fields: Any) -> ImageMark:  # noqa: ANN401 - json's own
+def mark_from(fields: Any) -> ImageMark:  # noqa: ANN401 - json's own
+    """Read the mark of an image from what ``read_record`` hands on."""
     return ImageMark(str(fields["sha512"]), Fingerprint(*(int(number) for number in fields["fingerprint"])))
 
 
 def _boot(fields: Any) -> BootRecord:  # noqa: ANN401 - json's own
     return BootRecord(
-        _mark(fields["image"]),
+        mark_from(fields["image"]),
         Verdict(fields["verdict"]),
         **{key: str(fields[key]) for key in ("reason", "qemu", "accelerator")},
         started=datetime.fromisoformat(fields["started"]).astimezone(UTC),
@@ -199,7 +185,7 @@ def _package(fields: Any) -> Package:  # noqa: ANN401 - json's own
 
 def _contents(fields: Any) -> ContentsRecord:  # noqa: ANN401 - json's own
     return ContentsRecord(
-        _mark(fields["image"]),
+        mark_from(fields["image"]),
         **{key: str(fields[key]) for key in ("system", "distribution", "release", "manager")},
         packages=tuple(_package(one) for one in fields["packages"]),
     )
@@ -207,7 +193,7 @@ def _contents(fields: Any) -> ContentsRecord:  # noqa: ANN401 - json's own
 
 def _sources(fields: Any) -> SourcesRecord:  # noqa: ANN401 - json's own
     return SourcesRecord(
-        _mark(fields["image"]),
+        mark_from(fields["image"]),
         str(fields["archive"]),
         str(fields["sha512"]),
         int(fields["size"]),
@@ -216,30 +202,6 @@ def _sources(fields: Any) -> SourcesRecord:  # noqa: ANN401 - json's own
             SourceGap(str(gap["source"]), str(gap["version"]), str(gap["reason"])) for gap in fields["gaps"]
         ),
     )
-
-
-def _write(path: Path, record: BootRecord | ContentsRecord | SourcesRecord) -> None:
-    with new_file(path) as temporary:
-        try:
-            text = json.dumps({"version": _VERSION, **asdict(record)}, default=_plain, indent=1)
-            temporary.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise explain(error, path) from error
-
-
-def _read(path: Path, build: Callable[[Any], _Record]) -> _Record | None:
-    try:
-        with path.open("rb") as file:
-            fields = json.loads(file.read(_LARGEST))
-        if fields["version"] != _VERSION:
-            raise RepositoryError(
-                f"{path} was written by another version of this program", hint="make it anew"
-            )
-        return build(fields)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RepositoryError(f"{path} cannot be read: {error}", hint="remove it and make it anew") from error
 
 
 BOOT_NAME, CONTENTS_NAME, SOURCES_NAME = "boot.json", "contents.json", "sources.json"
@@ -251,7 +213,7 @@ def write_boot(folder: Path, record: BootRecord) -> None:
     Raises:
         WorkspaceError: It cannot be written.
     """
-    _write(folder / BOOT_NAME, record)
+    write_record(folder / BOOT_NAME, record)
 
 
 def read_boot(folder: Path) -> BootRecord | None:
@@ -260,7 +222,7 @@ def read_boot(folder: Path) -> BootRecord | None:
     Raises:
         RepositoryError: It cannot be read.
     """
-    return _read(folder / BOOT_NAME, _boot)
+    return read_record(folder / BOOT_NAME, _boot)
 
 
 def write_contents(folder: Path, record: ContentsRecord) -> None:
@@ -269,7 +231,7 @@ def write_contents(folder: Path, record: ContentsRecord) -> None:
     Raises:
         WorkspaceError: It cannot be written.
     """
-    _write(folder / CONTENTS_NAME, record)
+    write_record(folder / CONTENTS_NAME, record)
 
 
 def read_contents(folder: Path) -> ContentsRecord | None:
@@ -278,7 +240,7 @@ def read_contents(folder: Path) -> ContentsRecord | None:
     Raises:
         RepositoryError: It cannot be read.
     """
-    return _read(folder / CONTENTS_NAME, _contents)
+    return read_record(folder / CONTENTS_NAME, _contents)
 
 
 def write_sources(folder: Path, record: SourcesRecord) -> None:
@@ -287,7 +249,7 @@ def write_sources(folder: Path, record: SourcesRecord) -> None:
     Raises:
         WorkspaceError: It cannot be written.
     """
-    _write(folder / SOURCES_NAME, record)
+    write_record(folder / SOURCES_NAME, record)
 
 
 def read_sources(folder: Path) -> SourcesRecord | None:
@@ -296,4 +258,4 @@ def read_sources(folder: Path) -> SourcesRecord | None:
     Raises:
         RepositoryError: It cannot be read.
     """
-    return _read(folder / SOURCES_NAME, _sources)
+    return read_record(folder / SOURCES_NAME, _sources)
