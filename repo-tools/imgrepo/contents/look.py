@@ -2,9 +2,6 @@
 
 Each image gets its own appliance, which is resumed where possible: guests that
 came together could be taken for each other by the names of their volumes.
-The root is the only filesystem with an os-release file, if the places that
-matter are on it by the guest's own /etc/fstab; else libguestfs inspects the
-disk and tells what is mounted where.
 """
 
 from __future__ import annotations
@@ -14,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
-from imgbuilder.errors import GuestCallError, GuestError
-from imgbuilder.events import Reporter, Step, debug
+from imgbuilder.errors import GuestError
+from imgbuilder.events import Reporter, Step
 from imgrepo.contents import apk, dpkg, rpm
+from imgrepo.contents.mounting import RELEASE_FILES, mount_by_inspection, mount_root
 from imgrepo.contents.reading import read_text
 from imgrepo.library.records import ContentsRecord, ImageMark
 from imgrepo.osfacts import display_name, parse_os_release
@@ -30,15 +28,10 @@ if TYPE_CHECKING:
     from imgrepo.scan import SourceImage
     from imgrepo.services import OpenAppliance
 
-_RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
 _LARGEST_RELEASE = 64 << 10
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_CONTAINERS = {"LVM2_member", "linux_raid_member"}
-"""What holds filesystems that are no partitions."""
-_NO_FILES = {"", "swap", "unknown", "crypto_LUKS", *_CONTAINERS}
 _PLACES = ("/usr", "/var", "/lib")
 """Where package databases and copyright files are; and a filesystem of their own on some guests."""
-_FSTAB = "/etc/fstab"
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ def look_into(
     report(Step(f"Looking into {image.name}"))
     attachment = Attachment(image.path.absolute(), image.format.value, readonly=True)
     with open_appliance([attachment], options, report) as appliance:
-        there = _quick_look(appliance, image, report) or _inspect(appliance, image, report)
+        there = _mounted(appliance, image, report)
         name, packages = _read(appliance, image, there)
         release = _release(appliance)
     mark = ImageMark.of(image, report)
@@ -114,70 +107,14 @@ def _word(text: str) -> str:
     return text if _WORD.fullmatch(text) else ""
 
 
-def _quick_look(appliance: Appliance, image: SourceImage, report: Reporter) -> tuple[_Manager, ...]:
-    """Mount the only root, and return the managers whose database is on it; none if that is not so easy."""
-    roots = []
-    for device, kind in sorted(_filesystems(appliance).items()):
-        if kind in _NO_FILES:
-            continue
-        try:
-            appliance.mount(device, "/", options="ro")
-            if any(appliance.is_file(path) for path in _RELEASE_FILES):
-                roots.append(device)
-        except GuestCallError as error:
-            debug(report, f"{image.name}: {device} is not the root: {error.message}")
-        finally:
-            appliance.unmount_all()
-    if len(roots) != 1:
-        return ()
-    appliance.mount(roots[0], "/", options="ro")
-    found = _managers(appliance)
-    if not found or _has_other_places(appliance):
-        debug(report, f"{image.name}: not all of the system is on {roots[0]}")
+def _mounted(appliance: Appliance, image: SourceImage, report: Reporter) -> tuple[_Manager, ...]:
+    """Mount what matters, and return the managers whose database is there."""
+    if mount_root(appliance, image, _PLACES, report):
+        found = _managers(appliance)
+        if found:
+            return found
         appliance.unmount_all()
-        return ()
-    return found
-
-
-def _filesystems(appliance: Appliance) -> dict[str, str]:
-    """Return what may hold files, and what each is.
-
-    To ask libguestfs for all filesystems takes seconds under emulation; for a partition's kind it does not.
-    """
-    kinds = {
-        device: appliance.filesystem_type(device) for device in appliance.partitions() or appliance.disks()
-    }
-    return appliance.filesystems() if _CONTAINERS.intersection(kinds.values()) else kinds
-
-
-def _has_other_places(guest: Guest) -> bool:
-    """Tell whether a guest mounts more where databases are, by its /etc/fstab (fstab(5))."""
-    if not guest.is_file(_FSTAB):
-        return False
-    text = read_text(guest, _FSTAB, _LARGEST_RELEASE)
-    points = [words[1] for words in map(str.split, text.split("\n")) if len(words) > 1 and words[0][0] != "#"]
-    return any(point == place or point.startswith(f"{place}/") for point in points for place in _PLACES)
-
-
-def _managers(guest: Guest) -> tuple[_Manager, ...]:
-    return tuple(manager for manager in _MANAGERS if manager.is_there(guest))
-
-
-def _inspect(appliance: Appliance, image: SourceImage, report: Reporter) -> tuple[_Manager, ...]:
-    report(Step(f"Inspecting {image.name}"))
-    roots = appliance.inspect_roots()
-    if len(roots) != 1:
-        what = f"{len(roots)} operating systems" if roots else "no operating system that libguestfs knows"
-        raise GuestError(f"{image.name} holds {what}", hint="its packages cannot be told")
-    for path, device in appliance.inspect_mountpoints(roots[0]).items():
-        try:
-            appliance.mount(device, path, options="ro")
-        except GuestCallError as error:
-            if path == "/" or path.startswith(_PLACES):
-                raise GuestError(
-                    f"{image.name}: {device} cannot be mounted on {path}: {error.message}"
-                ) from error
-            debug(report, f"{image.name}: {device} cannot be mounted on {path}: {error.message}")
+    mount_by_inspection(appliance, image, _PLACES, report)
     found = _managers(appliance)
     if not found:
         known = ", ".join(manager.name for manager in _MANAGERS)
@@ -188,8 +125,12 @@ def _inspect(appliance: Appliance, image: SourceImage, report: Reporter) -> tupl
     return found
 
 
+def _managers(guest: Guest) -> tuple[_Manager, ...]:
+    return tuple(manager for manager in _MANAGERS if manager.is_there(guest))
+
+
 def _release(guest: Guest) -> dict[str, str]:
-    for path in _RELEASE_FILES:
+    for path in RELEASE_FILES:
         if guest.is_file(path):
             return parse_os_release(read_text(guest, path, _LARGEST_RELEASE))
     return {}

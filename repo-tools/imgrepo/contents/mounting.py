@@ -1,0 +1,119 @@
+"""Mounting the system of one image read-only, to look at its files.
+
+The root is the only filesystem with an os-release file, if the places that
+matter are on it by the guest's own /etc/fstab; else libguestfs inspects the
+disk and tells what is mounted where.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import GuestCallError, GuestError
+from imgbuilder.events import Reporter, Step, debug
+from imgrepo.contents.reading import read_text
+
+if TYPE_CHECKING:
+    from imgbuilder.guest import Appliance, Guest
+    from imgrepo.scan import SourceImage
+
+RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
+_CONTAINERS = {"LVM2_member", "linux_raid_member"}
+"""What holds filesystems that are no partitions."""
+_ENCRYPTED = "crypto_LUKS"
+NO_FILES = {"", "swap", "unknown", _ENCRYPTED, *_CONTAINERS}
+"""Kinds of what cannot be mounted."""
+_FSTAB = "/etc/fstab"
+_LARGEST_FSTAB = 64 << 10
+
+
+def mount_root(appliance: Appliance, image: SourceImage, places: tuple[str, ...], report: Reporter) -> bool:
+    """Mount the only root, if all places that matter are on it.
+
+    Args:
+        appliance: It has the image's disk, and nothing is mounted.
+        image: The image.
+        places: Folders that matter.
+        report: Hears details.
+
+    Returns:
+        Whether it is mounted; if not, nothing is.
+    """
+    roots = []
+    for device, kind in sorted(_filesystems(appliance).items()):
+        if kind in NO_FILES:
+            continue
+        try:
+            appliance.mount(device, "/", options="ro")
+            if any(appliance.is_file(path) for path in RELEASE_FILES):
+                roots.append(device)
+        except GuestCallError as error:
+            debug(report, f"{image.name}: {device} is not the root: {error.message}")
+        finally:
+            appliance.unmount_all()
+    if len(roots) != 1:
+        return False
+    appliance.mount(roots[0], "/", options="ro")
+    if _has_other_places(appliance, places):
+        debug(report, f"{image.name}: not all of the system is on {roots[0]}")
+        appliance.unmount_all()
+        return False
+    return True
+
+
+def mount_by_inspection(
+    appliance: Appliance, image: SourceImage, places: tuple[str, ...], report: Reporter
+) -> None:
+    """Let libguestfs find the system, and mount all of it.
+
+    Args:
+        appliance: It has the image's disk, and nothing is mounted.
+        image: The image.
+        places: Folders that matter: they must be mounted, others need not be.
+        report: Hears of the step, and details.
+
+    Raises:
+        GuestError: There is no system, or more than one, or a place that matters cannot be mounted.
+    """
+    report(Step(f"Inspecting {image.name}"))
+    roots = appliance.inspect_roots()
+    if len(roots) != 1:
+        what = f"{len(roots)} operating systems" if roots else "no operating system that libguestfs knows"
+        hint = "what is in it cannot be told"
+        if not roots and _is_encrypted(appliance):
+            what, hint = "an encrypted disk", "what is in it cannot be told without its key"
+        raise GuestError(f"{image.name} holds {what}", hint=hint)
+    for path, device in appliance.inspect_mountpoints(roots[0]).items():
+        try:
+            appliance.mount(device, path, options="ro")
+        except GuestCallError as error:
+            if path == "/" or path.startswith(places):
+                raise GuestError(
+                    f"{image.name}: {device} cannot be mounted on {path}: {error.message}"
+                ) from error
+            debug(report, f"{image.name}: {device} cannot be mounted on {path}: {error.message}")
+
+
+def _filesystems(appliance: Appliance) -> dict[str, str]:
+    """Return what may hold files, and what each is.
+
+    To ask libguestfs for all filesystems takes seconds under emulation; for a partition's kind it does not.
+    """
+    kinds = {
+        device: appliance.filesystem_type(device) for device in appliance.partitions() or appliance.disks()
+    }
+    return appliance.filesystems() if _CONTAINERS.intersection(kinds.values()) else kinds
+
+
+def _is_encrypted(appliance: Appliance) -> bool:
+    devices = [*appliance.partitions(), *appliance.disks(), *appliance.volumes()]
+    return any(appliance.filesystem_type(device) == _ENCRYPTED for device in devices)
+
+
+def _has_other_places(guest: Guest, places: tuple[str, ...]) -> bool:
+    """Tell whether a guest mounts more where it matters, by its /etc/fstab (fstab(5))."""
+    if not guest.is_file(_FSTAB):
+        return False
+    text = read_text(guest, _FSTAB, _LARGEST_FSTAB)
+    points = [words[1] for words in map(str.split, text.split("\n")) if len(words) > 1 and words[0][0] != "#"]
+    return any(point == place or point.startswith(f"{place}/") for point in points for place in places)
