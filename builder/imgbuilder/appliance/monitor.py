@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,32 @@ def network_table(monitor: Path, *, limit: float) -> str:
     # There is no order for programs that tells this.
     order: dict[str, object] = {"command-line": "info usernet"}
     return str(_run(_execute(monitor, "human-monitor-command", order), limit))
+
+
+def end_machine(monitor: Path, then: Callable[[], None], *, limit: float) -> None:
+    """Wait until a machine is set up, do something, and end it.
+
+    Args:
+        monitor: The hypervisor's socket.
+        then: Called when the hypervisor answers, which it does when it has opened all disks.
+        limit: Seconds until it counts as failed.
+
+    Raises:
+        ApplianceError: It failed.
+    """
+    _run(_end_machine(monitor, then), limit)
+
+
+async def _end_machine(monitor: Path, then: Callable[[], None]) -> None:
+    client = QMPClient("pybuilder")
+    await client.connect(os.fspath(monitor))
+    try:
+        await client.execute("query-status")
+        then()
+        await client.execute("quit")
+    finally:
+        with contextlib.suppress(EOFError):  # it is gone already, as it was told
+            await client.disconnect()
 
 
 async def _execute(monitor: Path, order: str, arguments: dict[str, object]) -> object:

@@ -42,6 +42,21 @@ def hash_password(secret: bytes) -> str:
     raise ToolError("this host's libcrypt cannot make yescrypt hashes", hint="use --password-crypto sha512")
 
 
+def crypt(secret: bytes, setting: bytes) -> bytes | None:
+    """Hash a password as an existing hash says, of any kind that the system knows.
+
+    Args:
+        secret: The password; must not hold NUL.
+        setting: The existing hash; how much work it asks for must have been judged before.
+
+    Returns:
+        The hash; None when the host's libcrypt is another one, or does not know the kind.
+    """
+    library = _library()
+    result = None if library is None else library.crypt(secret, setting)
+    return result if isinstance(result, bytes) and not result.startswith(b"*") else None
+
+
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     for name in _NAMES:

@@ -1,4 +1,4 @@
-"""Pictures of a guest's screen: the whole in PNG, and a small one. The only module that uses pillow."""
+"""Pictures of a guest's screen: the whole in PNG, and a small one."""
 
 from __future__ import annotations
 

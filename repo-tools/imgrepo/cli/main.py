@@ -17,6 +17,7 @@ from imgrepo.cli.bootcheck import boot_check_command
 from imgrepo.cli.catalogue import catalogue_command
 from imgrepo.cli.contents import sbom_group
 from imgrepo.cli.entry import entry_group
+from imgrepo.cli.entrycheck import check_command
 from imgrepo.cli.entrylist import list_command
 from imgrepo.cli.importing import import_command
 from imgrepo.cli.make_template import make_template_command
@@ -49,6 +50,7 @@ group.add_command(upload_command)
 group.add_command(validate_command)
 group.add_command(boot_check_command)
 group.add_command(stats_command)
+entry_group.add_command(check_command)
 entry_group.add_command(list_command)
 group.add_command(entry_group)
 group.add_command(catalogue_command)

@@ -106,7 +106,7 @@ def _filesystems(appliance: Appliance) -> dict[str, str]:
 
 
 def _is_encrypted(appliance: Appliance) -> bool:
-    devices = [*appliance.partitions(), *appliance.disks(), *appliance.volumes()]
+    devices = [*(appliance.partitions() or appliance.disks()), *appliance.volumes()]
     return any(appliance.filesystem_type(device) == _ENCRYPTED for device in devices)
 
 

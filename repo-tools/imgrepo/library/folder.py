@@ -6,6 +6,7 @@
     LIBRARY/NAME/sources/            source packages, and what was found of them
     LIBRARY/NAME/contents/           packages of the image
     LIBRARY/NAME/boot/               what the boot check saw
+    LIBRARY/NAME/check/              what a check found out that takes long
     LIBRARY/NAME/run                 starts the image with QEMU
 
 LIBRARY is the folder that ``publish`` is given; images without a folder of
@@ -64,6 +65,11 @@ class EntryFolder:
     def boot(self) -> Path:
         """Folder of what the boot check saw."""
         return self.path / "boot"
+
+    @property
+    def check(self) -> Path:
+        """Folder of what a check found out that takes long."""
+        return self.path / "check"
 
     @property
     def contents(self) -> Path:

@@ -6,6 +6,7 @@ import enum
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import PybuilderError, RepositoryError
+from imgrepo.library.check import is_checked
 from imgrepo.library.records import Verdict, read_boot
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 class Requirement(enum.Enum):
     """What an entry can be asked for; its value is what users type."""
 
+    CHECKED = "checked"
     BOOTED = "booted"
 
 
@@ -31,7 +33,7 @@ def missing_proof(
         folder: The entry.
         report: Hears how much of the image was read, if it was touched since.
     """
-    checks = {Requirement.BOOTED: _booted}
+    checks = {Requirement.CHECKED: is_checked, Requirement.BOOTED: _booted}
     for requirement in dict.fromkeys(requirements):
         try:
             problem = checks[requirement](folder, report)

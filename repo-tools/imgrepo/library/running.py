@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.events import Reporter
+    from imgbuilder.machine.model import Machine
     from imgrepo.library.folder import EntryFolder
 
 
@@ -43,7 +44,7 @@ def write_run_script(folder: EntryFolder, report: Reporter) -> Path:
         UsageError: Its architecture has no machine.
         WorkspaceError: The script cannot be written.
     """
-    text = run_script(machine_of(folder.image(), folder.read(), tested=_tested(folder, report)))
+    text = run_script(script_machine(folder, report))
     with new_file(folder.run_script) as temporary:
         try:
             temporary.write_text(text, encoding="utf-8")
@@ -55,6 +56,15 @@ def write_run_script(folder: EntryFolder, report: Reporter) -> Path:
     except OSError as error:
         raise explain(error, folder.run_script) from error
     return folder.run_script
+
+
+def script_machine(folder: EntryFolder, report: Reporter) -> Machine:
+    """Describe the machine that the script starts; its image lies beside the script.
+
+    Raises:
+        PybuilderError: As ``write_run_script`` does.
+    """
+    return machine_of(folder.image(), folder.read(), tested=_tested(folder, report))
 
 
 def machine_text(folder: EntryFolder, form: Form, report: Reporter) -> str:

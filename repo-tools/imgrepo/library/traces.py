@@ -102,7 +102,7 @@ def secrets_item(inside: Inside, image: str, hints: str) -> Item:
     if wrong:
         remedy = _remedy(found, image) if found else None
         if asked and PasswordState.UNTOLD in told:
-            more = "tell the password in the hints, or lock it: pybuilder-customize -a IMAGE --password NAME:locked"
+            more = f"tell it in the hints, or lock it: pybuilder-customize -a {image} --password NAME:locked"
             remedy = more if remedy is None else f"{remedy}; {more}"
         return Item("secrets", ItemState.WRONG, "; ".join(wrong), remedy, notes)
     if not asked:
