@@ -18,7 +18,7 @@ _BCRYPT = re.compile(rf"\$2[abxy]\$([0-9]{{2}})\${_LETTERS}{{53}}")
 _YESCRYPT = re.compile(rf"\$g?y\$j(?:75|85|[7-9AB]T)\${_LETTERS}{{1,86}}\${_LETTERS}{{43}}")
 """yescrypt's own cost parameters from 1 to 7, crypt(5); 5 is the usual one."""
 _DES = re.compile(rf"{_LETTERS}{{13}}")
-_MOST_ROUNDS = 200_000
+_MOST_ROUNDS = 1_000_000
 _MOST_COST = 12
 
 

@@ -30,8 +30,8 @@ _PROGRAM = "pybuilder-repo"
     "check",
     short_help="Say what is missing or wrong with entries.",
     help="Check the entries NAME, or all of the library, point by point: texts, licence, packed size, "
-    "screenshot, packages and their sources, what is left in the image of a machine's identity and of secrets, "
-    "and whether the script run starts it from another folder and only reads it.\n\n"
+    "screenshot, packages and their sources, what is left of a machine's identity and of secrets in it, and "
+    "whether the script run starts it from another folder and only reads it.\n\n"
     "The exit code is 1 when something is missing or wrong. What could not be found out here is unknown.",
 )
 @click.argument("names", nargs=-1, metavar="[NAME...]")

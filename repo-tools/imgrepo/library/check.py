@@ -153,10 +153,10 @@ class _Looker:
             yield copy_image(image, folder, self._report).path
 
     def _pack(self, image: SourceImage, copy: Path, budget: int) -> Packed:
-        """Pack as publish does, if that has a chance; zstd tells quickly whether it has."""
+        """Pack by zstd, which is quick, and as publish does only if that does not decide."""
         self._report(Step(f"Packing {image.name}"))
         quick = self._packed_size(image, copy, zstd_arguments(_QUICK_LEVEL))
-        if fits_budget(Packed(quick, None), budget) is False:
+        if fits_budget(Packed(quick, None), budget) is not None:
             return Packed(quick, None)
         return Packed(quick, self._packed_size(image, copy, xz_arguments(_PRESET)))
 

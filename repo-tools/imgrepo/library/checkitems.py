@@ -25,6 +25,8 @@ COSTLY = frozenset({"size", "identity", "secrets", "run"})
 """Points for which an image is packed, looked into, or handed to QEMU."""
 _HOPELESS = 1.5
 """zstd packs quickly, and never so much worse than xz."""
+_SURE = 0.98
+"""And never better, but for what both cannot pack."""
 _MOST = 5
 """Names that are told of many."""
 _AGAIN = "check it again, without --quick"
@@ -103,7 +105,7 @@ def _words(description: Description) -> tuple[Item, ...]:
             items.append(Item(key, ItemState.OK, _first_line(text)))
         else:
             hint = f"write it into {DESCRIPTION_NAME}: {meaning}"
-            items.append(Item(key, ItemState.MISSING, f"there is no {key}", hint))
+            items.append(Item(key, ItemState.MISSING, f"no {key}", hint))
         if key == "hints":
             items.append(_licence(description.licence))
     return tuple(items)
@@ -141,6 +143,8 @@ def fits_budget(packed: Packed, budget: int) -> bool | None:
     """
     if packed.xz is not None:
         return packed.xz <= budget
+    if packed.zstd <= budget * _SURE:
+        return True
     return False if packed.zstd > budget * _HOPELESS else None
 
 
@@ -157,7 +161,8 @@ def _size(evidence: Evidence) -> Item:
     fits = fits_budget(packed, budget)
     if fits is None:
         return Item("size", ItemState.UNKNOWN, "the size-budget was another one when it was packed", _AGAIN)
-    told = human_size(packed.xz) if packed.xz is not None else f"about {human_size(packed.zstd)}"
+    about = "at most" if fits else "about"
+    told = human_size(packed.xz) if packed.xz is not None else f"{about} {human_size(packed.zstd)}"
     detail = f"{told} packed, of {human_size(budget)}"
     if fits:
         return Item("size", ItemState.OK, detail)

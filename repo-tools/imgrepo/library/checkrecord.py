@@ -106,7 +106,7 @@ class Packed:
 
     Attributes:
         zstd: By zstd, quickly.
-        xz: As ``publish`` does it; None when nobody tried, since zstd's is too large by far.
+        xz: As ``publish`` does it; None when zstd's was enough to know.
     """
 
     zstd: int

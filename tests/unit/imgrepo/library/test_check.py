@@ -1,0 +1,584 @@
+"""``entry check``: entries in folders, guests in memory, a real shell with a stand-in for QEMU."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from passlib.hash import md5_crypt
+from PIL import Image
+
+from imgbuilder.errors import ApplianceError, RepositoryError
+from imgbuilder.events import Progress, ignore
+from imgbuilder.workspace import private_folder
+from imgrepo.cli.main import run
+from imgrepo.compress import Compressed
+from imgrepo.library import check, checkrecord, runtrial
+from imgrepo.library.check import is_checked
+from imgrepo.library.checkrecord import CheckRecord, read_check, write_check
+from imgrepo.library.folder import EntryFolder
+from imgrepo.library.proof import Requirement, missing_proof
+from imgrepo.library.records import (
+    BootRecord,
+    ContentsRecord,
+    ImageMark,
+    Package,
+    SourcesRecord,
+    Verdict,
+    write_boot,
+    write_contents,
+    write_sources,
+)  # fmt: skip
+from imgrepo.library.running import write_run_script
+from imgrepo.library.screenshot import screenshot_problem
+from imgrepo.scan import Fingerprint
+from imgrepo.services import Services, default_services
+from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
+from tests.fakes.qemu_stub import QemuStub
+from tests.unit.imgrepo.library.test_inside import guest
+from tests.unit.imgrepo.repository import image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from imgbuilder.events import Event
+    from tests.fakes.guest import FakeGuest
+
+TEXT = """
+title = "A demo"
+description = "It serves."
+hints = "log in as root with the password demo"
+licence = "MIT"
+contributor = "Ann"
+size-budget = "1M"
+source-offer = "ann@example.org"
+"""
+GPL = Package("bash", "5-1", "amd64", "bash", "5", ("GPL-3",), copyleft=True)
+
+
+@dataclass
+class Library:
+    """A folder of entries, and how they are checked.
+
+    Attributes:
+        path: The folder.
+        qemu: The stand-in for QEMU.
+        appliances: What guests the images hold.
+    """
+
+    path: Path
+    qemu: QemuStub
+    capsys: pytest.CaptureFixture[str]
+    appliances: FakeAppliances = field(default_factory=FakeAppliances)
+    events: list[Event] = field(default_factory=list)
+
+    def add(self, name: str = "demo", text: str = TEXT, holds: FakeGuest | None = None) -> EntryFolder:
+        """Make an entry that lacks nothing."""
+        folder = EntryFolder(self.path / name)
+        folder.path.mkdir()
+        folder.description.write_text(text)
+        self.fill(folder, b"x", holds)
+        picture = Image.new("RGB", (320, 240))
+        picture.putpixel((1, 1), (255, 255, 255))
+        picture.save(folder.screenshot)
+        self.describe(folder)
+        return folder
+
+    def fill(self, folder: EntryFolder, fill: bytes, holds: FakeGuest | None = None) -> None:
+        image(folder.path / f"{folder.name}.img", fill)
+        self.appliances.disks[f"{folder.name}.img"] = FakeDisk({1: FakeFilesystem("ext4", holds or guest())})
+
+    def describe(self, folder: EntryFolder) -> None:
+        """Write down its packages and sources, and its script."""
+        mark = ImageMark.of(folder.image(), ignore)
+        folder.contents.mkdir(exist_ok=True)
+        folder.sources.mkdir(exist_ok=True)
+        write_contents(folder.contents, ContentsRecord(mark, "Debian", "debian", "12", "dpkg", (GPL,)))
+        (folder.sources / "demo-sources.tar").write_bytes(b"source")
+        digest = hashlib.sha512(b"source").hexdigest()
+        write_sources(folder.sources, SourcesRecord(mark, "demo-sources.tar", digest, 6, (("bash", "5"),)))
+        write_run_script(folder, ignore)
+
+    def services(self) -> Services:
+        return dataclasses.replace(default_services(), open_appliance=self.appliances)
+
+    def type(self, *words: str, code: int = 0) -> tuple[str, str]:
+        self.capsys.readouterr()
+        got = run(["entry", "check", "--library", str(self.path), *words], self.services())
+        said = self.capsys.readouterr()
+        assert got == code, said
+        return said.out, said.err
+
+    def items(self, *words: str, name: str = "demo", code: int = 0) -> dict[str, Any]:
+        """Check by the command; return the points by their keys, and whether it is checked."""
+        data = json.loads(self.type("--json", *words, code=code)[0])
+        assert data["version"] == 1
+        (entry,) = [entry for entry in data["entries"] if entry["name"] == name]
+        return {"checked": entry["checked"], **{item["key"]: item for item in entry["items"]}}
+
+    def bad(self, *words: str, code: int = 1) -> dict[str, str]:
+        """Return the states of the points that are not well."""
+        items = self.items(*words, code=code)
+        del items["checked"]
+        return {key: item["state"] for key, item in items.items() if item["state"] != "ok"}
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Library:
+    qemu = QemuStub(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{qemu.folder}:{os.environ['PATH']}")
+    monkeypatch.delenv("QEMU", raising=False)
+    (tmp_path / "library").mkdir()
+    return Library(tmp_path / "library", qemu, capsys)
+
+
+def test_an_entry_that_lacks_nothing(library: Library) -> None:
+    folder = library.add()
+    assert is_checked(folder, ignore) is not None, "nobody has looked yet"
+    assert library.items()["checked"] is True
+    assert is_checked(folder, ignore) is None
+    assert missing_proof((Requirement.CHECKED,), folder, ignore) is None
+    assert library.type()[0].startswith("demo: checked\n  ok       entry.toml   it can be read\n")
+    assert json.loads((folder.check / "check.json").read_text()).keys() == {
+        "version", "image", "inside", "packed", "run", "archive",
+    }, "no file says that it is checked"  # fmt: skip
+
+
+def test_what_takes_long_is_done_once_per_image(library: Library) -> None:
+    folder = library.add()
+    library.type()
+    assert len(library.appliances.launches) == 1
+    (library.qemu.folder / "calls").unlink()
+    assert library.items()["checked"] is True
+    assert len(library.appliances.launches) == 1
+    assert not (library.qemu.folder / "calls").exists()
+    library.fill(folder, b"y")
+    library.describe(folder)
+    assert is_checked(folder, ignore) is not None
+    assert set(library.bad("--quick", code=0)) == {"size", "identity", "secrets", "run"}
+    assert len(library.appliances.launches) == 1, "--quick looks at nothing"
+    assert library.items()["checked"] is True
+    assert len(library.appliances.launches) == 2
+
+
+def test_a_touched_image_is_read_and_not_looked_into_again(library: Library) -> None:
+    folder = library.add()
+    library.type()
+    os.utime(folder.image().path)
+    assert is_checked(folder, ignore) is None
+    assert library.items()["checked"] is True
+    assert len(library.appliances.launches) == 1
+    events: list[Event] = []
+    assert is_checked(folder, events.append) is None
+    assert not [one for one in events if isinstance(one, Progress) and one.label.endswith("demo.img")]
+
+
+def test_records_of_another_image_are_wrong(library: Library) -> None:
+    folder = library.add()
+    library.fill(folder, b"y")
+    assert library.bad() == {"contents": "wrong", "sources": "unknown"}
+
+
+def test_packages_without_sources(library: Library) -> None:
+    folder = library.add()
+    shutil.rmtree(folder.sources)
+    assert library.bad() == {"sources": "missing"}
+    shutil.rmtree(folder.contents)
+    assert library.bad() == {"contents": "missing", "sources": "unknown"}
+    folder.contents.mkdir()
+    (folder.contents / "contents.json").write_text("[]")
+    assert library.bad() == {"contents": "wrong", "sources": "unknown"}
+
+
+@pytest.mark.parametrize("content", [b"SOURCE", b"shorter", None])
+def test_an_archive_that_is_not_the_one(library: Library, content: bytes | None) -> None:
+    folder = library.add()
+    library.type()
+    archive = folder.sources / "demo-sources.tar"
+    archive.unlink()
+    if content is not None:
+        archive.write_bytes(content)
+    assert library.bad("--quick") == {"sources": "wrong"}
+    assert is_checked(folder, ignore) is not None
+
+
+def test_an_archive_is_read_once(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.add()
+    library.type()
+    monkeypatch.setattr("imgrepo.library.evidence.hash_image", None)
+    assert library.bad("--quick", code=0) == {}
+
+
+@pytest.mark.parametrize("name", ["../../secret", ".hidden", "/etc/passwd", "a\0b"])
+def test_a_record_of_sources_leads_nowhere_else(library: Library, name: str) -> None:
+    folder = library.add()
+    (library.path.parent / "secret").write_bytes(b"source")
+    path = folder.sources / "sources.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"archive": name}))
+    assert "odd" in library.items(code=1)["sources"]["detail"]
+
+
+def test_an_archive_behind_a_link(library: Library) -> None:
+    folder = library.add()
+    archive = folder.sources / "demo-sources.tar"
+    archive.rename(library.path / "elsewhere")
+    archive.symlink_to(library.path / "elsewhere")
+    assert library.bad() == {"sources": "wrong"}
+
+
+def test_what_is_in_the_image_is_named(library: Library) -> None:
+    made = guest()
+    made.add("/etc/ssh/ssh_host_rsa_key", "x")
+    made.add("/root/.bash_history", "x")
+    made.add("/var/log/syslog", "x")
+    library.add(holds=made)
+    items = library.items(code=1)
+    assert items["identity"]["state"] == items["secrets"]["state"] == "wrong"
+    assert items["identity"]["notes"] == ["logs of its making: /var/log/syslog"]
+    out, _err = library.type(code=1)
+    assert (
+        "  wrong    identity     host keys of SSH, which all copies would share: /etc/ssh/ssh_host_rsa_key\n"
+        in out
+    )
+    assert "note: logs of its making: /var/log/syslog\n" in out
+    assert "--sysprep shell-history\n" in out
+
+
+def test_other_hints_have_the_passwords_tried_again(library: Library) -> None:
+    made = guest()
+    made.add("/etc/shadow", f"root:{md5_crypt.hash('k3ssel')}:1::::::\n")
+    folder = library.add(holds=made)
+    assert library.bad() == {"secrets": "wrong"}
+    folder.description.write_text(TEXT.replace("password demo", "password k3ssel"))
+    library.describe(folder)
+    assert library.bad("--quick", code=0) == {"secrets": "unknown", "run": "unknown"}
+    assert library.items()["checked"] is True
+    assert len(library.appliances.launches) == 2
+
+
+def test_sizes(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = library.add()
+    sizes: list[int] = []
+    commands: list[str] = []
+
+    def compress(
+        _image: object, target: Path, command: list[str], *_more: object, **_rest: object
+    ) -> Compressed:
+        commands.append(command[0])
+        target.touch()
+        return Compressed(target, sizes.pop(0), "", "")
+
+    monkeypatch.setattr(check, "compress", compress)
+    for mine, state, used in (
+        ([1000], "ok", ["zstd"]),
+        ([2 << 20], "wrong", ["zstd"]),
+        ([1 << 20, 1 << 19], "ok", ["zstd", "xz"]),
+        ([1 << 20, (1 << 20) + 1], "wrong", ["zstd", "xz"]),
+    ):
+        sizes[:], commands[:] = mine, []
+        shutil.rmtree(folder.check, ignore_errors=True)
+        assert library.items(code=state == "wrong")["size"]["state"] == state
+        assert commands == used
+    folder.description.write_text(TEXT.replace("1M", "2M"))
+    assert library.items()["size"]["state"] == "ok", "what xz made of it is known"
+
+
+def test_a_real_size(library: Library) -> None:
+    folder = library.add()
+    library.type()
+    record = read_check(folder.check)
+    assert record is not None
+    assert record.packed is not None
+    assert 0 < record.packed.zstd < 4096
+    ((attachment,),) = library.appliances.launches
+    assert attachment.path != folder.image().path, "a copy, on which free space is given back"
+    assert not attachment.path.exists()
+
+
+def test_without_a_budget_nothing_is_packed_or_copied(library: Library) -> None:
+    folder = library.add(text=TEXT.replace("size-budget", "# "))
+    assert library.items()["checked"] is True
+    ((attachment,),) = library.appliances.launches
+    assert (attachment.path, attachment.readonly) == (folder.image().path, True)
+
+
+def test_without_an_appliance_the_rest_is_told(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = library.add()
+
+    def fail(_appliance: FakeAppliance) -> None:
+        raise ApplianceError("there is no libguestfs", hint="install it")
+
+    library.appliances = FakeAppliances(prepare=fail)
+    items = library.items()
+    assert items["checked"] is False
+    assert {key for key in ("size", "identity", "secrets") if items[key]["state"] == "unknown"} == {
+        "size", "identity", "secrets",
+    }  # fmt: skip
+    assert (items["identity"]["detail"], items["identity"]["hint"]) == (
+        "there is no libguestfs",
+        "install it",
+    )
+    assert items["run"]["state"] == "ok"
+    problem = is_checked(folder, ignore)
+    assert isinstance(problem, RepositoryError)
+    assert problem.message.startswith("demo is not checked: size: ")
+
+
+def test_one_broken_entry_does_not_stop_the_others(library: Library) -> None:
+    library.add()
+    library.add("broken").description.write_text("title = ")
+    (library.path / "odd name").mkdir()
+    (library.path / "odd name" / "entry.toml").write_text("")
+    data = json.loads(library.type("--json", code=1)[0])
+    states = {entry["name"]: entry["checked"] for entry in data["entries"]}
+    assert states == {"broken": False, "demo": True, "odd name": False}
+    assert data["entries"][2]["items"][0]["state"] == "wrong"
+    assert library.items(name="demo", code=1)["checked"] is True
+    library.type("demo")
+    library.type("demo/", "demo")
+    library.type("odd name", code=1)
+
+
+def test_wrong_input(library: Library) -> None:
+    library.add()
+    assert "there is no entry other" in library.type("other", code=2)[1]
+    assert run(["entry", "check", "--library", str(library.path / "none")], library.services()) == 2
+    assert run(["entry", "check", "--quickly"], library.services()) == 2
+
+
+def test_an_empty_library(library: Library) -> None:
+    out, err = library.type()
+    assert (out, "there are no entries" in err) == ("", True)
+    assert json.loads(library.type("--json")[0]) == {"version": 1, "entries": []}
+
+
+def test_progress_is_not_among_the_points(library: Library) -> None:
+    library.add()
+    out, err = library.type()
+    assert all(line.startswith(("demo: ", "  ")) for line in out.splitlines())
+    assert "Looking into demo.img" in err
+    assert library.type("--quiet")[1] == ""
+
+
+def test_names_that_drive_terminals(library: Library) -> None:
+    folder = library.add()
+    folder.description.write_text(TEXT.replace("MIT", "M\\u001b[2JIT"))
+    out, _err = library.type(code=1)
+    assert "\x1b" not in out
+
+
+def test_a_record_that_cannot_be_read_is_made_anew(library: Library) -> None:
+    folder = library.add()
+    folder.check.mkdir()
+    for text in ("", "[]", '{"version": 1}', '{"version": 2}'):
+        (folder.check / "check.json").write_text(text)
+        assert is_checked(folder, ignore) is not None
+        assert library.items()["checked"] is True
+
+
+def test_a_library_that_cannot_be_written(library: Library) -> None:
+    folder = library.add()
+    folder.check.write_text("a file")
+    _out, err = library.type()
+    assert "what was found out is not kept" in err
+
+
+def test_the_image_that_is_not_there_or_no_image(library: Library) -> None:
+    folder = library.add()
+    path = folder.image().path
+    path.rename(path.with_suffix(".qcow2"))
+    assert library.items(code=1)["image"]["state"] == "wrong"
+    path.with_suffix(".qcow2").unlink()
+    items = library.items(code=1)
+    assert items["image"]["state"] == "missing"
+    assert {items[key]["state"] for key in ("size", "identity", "secrets", "run")} == {"unknown"}
+    assert library.appliances.launches == []
+
+
+class TestRunScript:
+    def test_it_runs_elsewhere(self, library: Library) -> None:
+        folder = library.add()
+        folder.image().path.chmod(0o444)
+        assert library.items()["run"]["state"] == "ok"
+        where, _program, *words = json.loads((library.qemu.folder / "calls").read_text())
+        assert where == "/"
+        assert "-S" in words
+        drive = words[words.index("-drive") + 1]
+        assert "/another folder/demo.img,format=raw,snapshot=on" in drive
+        assert str(folder.path) not in drive
+
+    def test_none(self, library: Library) -> None:
+        library.add().run_script.unlink()
+        assert library.bad() == {"run": "missing"}
+
+    def test_an_old_one(self, library: Library) -> None:
+        folder = library.add()
+        folder.run_script.write_text(folder.run_script.read_text() + "# mine\n")
+        items = library.items(code=1)
+        assert items["run"]["state"] == "wrong"
+        assert (
+            items["run"]["hint"] == f"write it: pybuilder-repo entry run-script demo --library {library.path}"
+        )
+        assert not (library.qemu.folder / "calls").exists(), "it is not run"
+
+    def test_one_that_is_too_old_after_an_edit(self, library: Library) -> None:
+        folder = library.add()
+        library.type()
+        folder.description.write_text(f"{TEXT}\n[machine]\nmemory = 99\n")
+        assert is_checked(folder, ignore) is not None
+
+    def test_one_that_cannot_be_executed(self, library: Library) -> None:
+        library.add().run_script.chmod(0o644)
+        assert library.bad() == {"run": "wrong"}
+
+    @pytest.mark.parametrize(
+        ("how", "words"),
+        [
+            ("write", "QEMU opens the image for writing"),
+            ("nothing", "does not open the image"),
+            ("die", "status 1 before QEMU took orders: qemu: \\x1b[2Jno such device"),
+            ("odd", "it ended with status 3"),
+            ("change", "the image changed while it ran"),
+        ],
+    )
+    def test_what_goes_wrong_is_told(self, library: Library, how: str, words: str) -> None:
+        library.add()
+        library.qemu.set(how)
+        if how == "change":  # which is told at once: it is no longer the image that was looked into
+            assert "changed" in library.type(code=1)[0]
+            return
+        found = library.items(code=1)["run"]
+        assert (found["state"], words in found["detail"]) == ("wrong", True), found
+
+    def test_a_hypervisor_that_takes_no_orders(
+        self, library: Library, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runtrial, "_START", 1.0)
+        library.add()
+        library.qemu.set("deaf")
+        assert "within 1 seconds" in library.items(code=1)["run"]["detail"]
+
+    def test_what_is_this_hosts_trouble_is_not_known(
+        self, library: Library, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = library.add()
+        library.qemu.set("busy")
+        items = library.items()
+        assert (items["run"]["state"], "8080" in items["run"]["detail"]) == ("unknown", True)
+        (library.qemu.folder / "qemu-system-x86_64").unlink()
+        monkeypatch.setattr("imgbuilder.process.find_program", without_qemu)
+        items = library.items()
+        assert items["run"]["state"] == "unknown"
+        assert items["run"]["hint"] == "on Debian: apt-get install qemu-system-x86"
+        assert is_checked(folder, ignore) is not None
+
+    def test_nothing_is_left(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+        places: list[Path] = []
+
+        @contextlib.contextmanager
+        def noted() -> Iterator[Path]:
+            with private_folder() as folder:
+                places.append(folder)
+                yield folder
+
+        monkeypatch.setattr(runtrial, "private_folder", noted)
+        library.add()
+        library.qemu.set("write")
+        library.type(code=1)
+        (place,) = places
+        assert not place.exists()
+        assert not [one for one in psutil.process_iter(["cmdline"]) if str(place) in str(one.info["cmdline"])]
+
+
+def without_qemu(name: str) -> str | None:
+    return None if name.startswith("qemu-system") else shutil.which(name)
+
+
+class TestScreenshot:
+    def test_none_and_that_of_the_boot_check(self, library: Library) -> None:
+        folder = library.add()
+        library.type()
+        folder.boot.mkdir()
+        folder.screenshot.rename(folder.boot / "screen.png")
+        assert library.bad("--quick") == {"screenshot": "missing"}
+        mark = ImageMark.of(folder.image(), ignore)
+        record = BootRecord(mark, Verdict.BOOTED, "", "4.2", "tcg", datetime.now(UTC), 1.0, pictures=True)
+        write_boot(folder.boot, record)
+        assert library.bad("--quick", code=0) == {}
+        write_boot(folder.boot, dataclasses.replace(record, image=ImageMark("0", Fingerprint(0, 0, 0, 0))))
+        assert library.bad("--quick") == {"screenshot": "missing"}
+
+    @pytest.mark.parametrize(
+        ("size", "colours", "words"),
+        [
+            ((320, 240), 2, None),
+            ((1024, 768), 2, None),
+            ((319, 240), 2, "319x240 pixels"),
+            ((320, 239), 2, "320x239 pixels"),
+            ((320, 240), 1, "one colour"),
+            ((8000, 4000), 2, "too many"),
+            ((9000, 300), 2, "9000 x 300"),
+        ],
+    )
+    def test_sizes(self, tmp_path: Path, size: tuple[int, int], colours: int, words: str | None) -> None:
+        picture = Image.new("L", size)
+        picture.putpixel((1, 1), 255 if colours > 1 else 0)
+        picture.save(tmp_path / "a.png")
+        problem = screenshot_problem(tmp_path / "a.png")
+        assert problem is None if words is None else words in (problem or "")
+
+    def test_what_is_no_picture(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.png"
+        Image.effect_noise((400, 300), 50).save(path)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        assert "cannot be read" in (screenshot_problem(path) or "")
+        path.write_bytes(b"GIF89a" + whole)
+        assert screenshot_problem(path) == "it is no PNG"
+        path.unlink()
+        assert screenshot_problem(path) == "it is gone"
+        path.symlink_to("/etc/passwd")
+        assert "cannot be read" in (screenshot_problem(path) or "")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = ("version", "image", "inside", "packed", "run", "archive")
+
+
+@given(changes=st.dictionaries(st.sampled_from(FIELDS), JSON))
+def test_any_record_raises_only_our_errors(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("check")
+    mark = ImageMark("0", Fingerprint(1, 2, 3, 4))
+    inside = checkrecord.Inside(
+        system=True,
+        seen=(checkrecord.Seen(checkrecord.Trace.LOG, ("/a",), 1),),
+        accounts=(checkrecord.Account("a", checkrecord.PasswordState.EMPTY),),
+    )
+    record = CheckRecord(mark, inside, checkrecord.Packed(1, None), checkrecord.RunTrial("0", ""), mark)
+    write_check(folder, record)
+    assert read_check(folder) == record
+    path = folder / "check.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    try:
+        found = read_check(folder)
+    except RepositoryError:
+        return
+    assert isinstance(found, CheckRecord)

@@ -1,0 +1,294 @@
+"""What is seen in a guest: its identity, and secrets."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgbuilder.appliance import ApplianceOptions
+from imgbuilder.errors import ApplianceError, GuestCallError
+from imgbuilder.events import ignore
+from imgrepo.library.checkrecord import Inside, Trace
+from imgrepo.library.folder import image_at
+from imgrepo.library.inside import look_inside
+from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
+from tests.fakes.guest import FakeGuest
+from tests.unit.imgrepo.repository import image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PASSWD = """\
+root:x:0:0:root:/root:/bin/bash
+git:x:990:990::/srv/git:/bin/sh
+www:x:33:33::/var/www:/usr/sbin/nologin
+"""
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"
+
+
+def guest() -> FakeGuest:
+    """Return a guest in which nothing is anybody's."""
+    made = FakeGuest()
+    made.add("/etc/os-release", "ID=debian\n")
+    made.add("/etc/passwd", PASSWD)
+    made.add("/etc/shadow", "root:*:19000:0:99999:7:::\n")
+    made.add("/etc/machine-id", "uninitialized\n")
+    made.add("/etc/hostname", "localhost\n")
+    made.add_dir("/root")
+    made.add_dir("/home/ann")
+    made.add_dir("/srv/git")
+    return made
+
+
+def look(folder: Path, made: FakeGuest, appliances: FakeAppliances | None = None) -> Inside:
+    path = folder / "a.img"
+    if not path.exists():
+        image(path)
+    disk = FakeDisk({1: FakeFilesystem("swap"), 2: FakeFilesystem("ext4", made)})
+    opener = appliances or FakeAppliances()
+    opener.disks["a.img"] = disk
+    return look_inside(image_at(path, hint=""), "", opener, ApplianceOptions(), ignore)
+
+
+def seen(inside: Inside) -> dict[Trace, tuple[str, ...]]:
+    return {one.trace: one.paths for one in inside.seen}
+
+
+def test_a_clean_guest(tmp_path: Path) -> None:
+    appliances = FakeAppliances()
+    assert look(tmp_path, guest(), appliances) == Inside(system=True)
+    assert [item.readonly for launch in appliances.launches for item in launch] == [True]
+    assert not appliances.appliances[0].scripts, "nothing of the guest may run"
+
+
+IDENTITY = {
+    Trace.MACHINE_ID: ["/etc/machine-id", "/var/lib/dbus/machine-id"],
+    Trace.SSH_HOST_KEY: ["/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key.pub"],
+    Trace.DHCP_LEASE: ["/var/lib/dhcp/dhclient.eth0.leases", "/var/lib/NetworkManager/secret_key"],
+    Trace.NETWORK_RULE: ["/etc/udev/rules.d/70-persistent-net.rules"],
+    Trace.RANDOM_SEED: ["/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret"],
+    Trace.LOG: ["/var/log/syslog", "/var/log/apt/history.log"],
+    Trace.PACKAGE_CACHE: ["/var/cache/apt/archives/bash.deb", "/var/lib/apt/lists/deb_main"],
+    Trace.TEMPORARY_FILE: ["/tmp/x", "/var/tmp/.y"],
+    Trace.CLOUD_INIT: ["/var/lib/cloud/instances/i-1"],
+}
+
+
+@pytest.mark.parametrize("trace", IDENTITY)
+def test_traces_of_one_machine(tmp_path: Path, trace: Trace) -> None:
+    made = guest()
+    for path in IDENTITY[trace]:
+        made.add(path, "0123456789abcdef0123456789abcdef\n")
+    assert seen(look(tmp_path, made)) == {trace: tuple(sorted(IDENTITY[trace]))}
+
+
+@pytest.mark.parametrize("content", ["", "\n", "uninitialized\n"])
+def test_machine_ids_that_are_made_at_boot(tmp_path: Path, content: str) -> None:
+    made = guest()
+    made.add("/etc/machine-id", content)
+    made.add("/var/lib/dbus/machine-id", content)
+    assert seen(look(tmp_path, made)) == {}
+
+
+def test_a_link_to_a_machine_id_that_is_made_at_boot(tmp_path: Path) -> None:
+    made = guest()
+    made.add_link("/var/lib/dbus/machine-id", "/etc/machine-id")
+    assert seen(look(tmp_path, made)) == {}
+
+
+def test_the_name_of_the_machine_that_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "annslaptop.example.org")
+    made = guest()
+    made.add("/etc/hostname", "annslaptop\n")
+    assert seen(look(tmp_path, made)) == {Trace.HOSTNAME: ("/etc/hostname (annslaptop)",)}
+    made.add("/etc/hostname", "demo\n")
+    assert seen(look(tmp_path, made)) == {}
+    monkeypatch.setattr(socket, "gethostname", lambda: "debian")
+    made.add("/etc/hostname", "debian\n")
+    assert seen(look(tmp_path, made)) == {}, "many are called so"
+
+
+SECRETS = [
+    (Trace.PRIVATE_KEY, "/root/.ssh/id_ed25519", KEY),
+    (Trace.PRIVATE_KEY, "/home/ann/.ssh/work", "PuTTY-User-Key-File-3: ssh-rsa\n"),
+    (Trace.PRIVATE_KEY, "/srv/git/.ssh/id_rsa", "-----BEGIN RSA PRIVATE KEY-----\n"),
+    (Trace.PRIVATE_KEY, "/etc/ssl/private/web.key", "-----BEGIN PRIVATE KEY-----\n"),
+    (Trace.MADE_KEY, "/etc/ssl/private/ssl-cert-snakeoil.key", "-----BEGIN PRIVATE KEY-----\n"),
+    (Trace.AUTHORIZED_KEY, "/home/ann/.ssh/authorized_keys", "# mine\nssh-ed25519 AAAA ann\n"),
+    (Trace.SHELL_HISTORY, "/root/.bash_history", "mysql -psecret\n"),
+    (Trace.SHELL_HISTORY, "/home/ann/.python_history", "x\n"),
+    (Trace.TOOL_MEMORY, "/root/.viminfo", "x\n"),
+    (Trace.CREDENTIALS, "/root/.netrc", "machine a login b password c\n"),
+    (Trace.CREDENTIALS, "/home/ann/.git-credentials", "https://a:b@example.org\n"),
+    (Trace.CREDENTIALS, "/home/ann/.aws/credentials", "[default]\naws_secret_access_key = x\n"),
+    (Trace.CREDENTIALS, "/home/ann/.azure/msal_token_cache.bin", "x"),
+    (Trace.CREDENTIALS, "/home/ann/.config/gcloud/credentials.db", "x"),
+    (Trace.CREDENTIALS, "/home/ann/.docker/config.json", '{"auths": {"example.org": {"auth": "QTpC"}}}'),
+    (Trace.CREDENTIALS, "/home/ann/.kube/config", "users:\n- user:\n    token: abc\n"),
+    (Trace.CREDENTIALS, "/home/ann/.gnupg/private-keys-v1.d/AB.key", "x"),
+    (Trace.NETWORK_PASSWORD, "/etc/wpa_supplicant/wpa_supplicant.conf", 'network={\n  psk="x"\n}\n'),
+    (
+        Trace.NETWORK_PASSWORD,
+        "/etc/NetworkManager/system-connections/home",
+        "[wifi-security]\npsk=x\n",
+    ),
+    (Trace.NETWORK_PASSWORD, "/etc/netplan/50.yaml", "wifis:\n  password: x\n"),
+]
+
+
+@pytest.mark.parametrize(("trace", "path", "content"), SECRETS, ids=[path for _, path, _ in SECRETS])
+def test_secrets(tmp_path: Path, trace: Trace, path: str, content: str) -> None:
+    made = guest()
+    made.add(path, content)
+    assert seen(look(tmp_path, made)) == {trace: (path,)}
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/root/.ssh/id_ed25519.pub", "ssh-ed25519 AAAA ann\n"),
+        ("/root/.ssh/known_hosts", "example.org ssh-ed25519 AAAA\n"),
+        ("/root/.ssh/authorized_keys", "\n# nobody\n"),
+        ("/root/.bash_history", ""),
+        ("/root/.bashrc", "alias ll='ls -l'\n"),
+        ("/home/ann/.docker/config.json", '{"auths": {"example.org": {"auth": ""}}}'),
+        ("/etc/NetworkManager/system-connections/wired.nmconnection", "[ipv4]\nmethod=auto\n"),
+        ("/etc/wpa_supplicant/functions.sh", "psk=\n"),
+        ("/var/www/.bash_history", "of nobody who can log in\n"),
+    ],
+)
+def test_what_is_no_secret(tmp_path: Path, path: str, content: str) -> None:
+    made = guest()
+    made.add(path, content)
+    assert seen(look(tmp_path, made)) == {}
+
+
+def test_links_and_odd_files_are_no_trouble(tmp_path: Path) -> None:
+    made = guest()
+    made.add_link("/root/.bash_history", "/dev/null")
+    made.add_link("/root/.netrc", "/nowhere")
+    made.add_link("/home/ann/.ssh", "/home/ann/.ssh")
+    made.add_fifo("/root/.pgpass")
+    made.add_dir("/etc/machine-id.d")
+    assert seen(look(tmp_path, made)) == {}
+
+
+def test_a_password_file_behind_a_link_is_read_in_the_guest(tmp_path: Path) -> None:
+    made = guest()
+    made.add_link("/etc/shadow", "/etc/shadow.real")
+    made.add("/etc/shadow.real", "root::19000::::::\n")
+    assert [one.name for one in look(tmp_path, made).accounts] == ["root"]
+
+
+def test_what_is_too_large_is_not_passed_over(tmp_path: Path) -> None:
+    made = guest()
+    made.add("/etc/shadow", "x" * (2 << 20))
+    assert seen(look(tmp_path, made)) == {Trace.UNREADABLE: ("/etc/shadow",)}
+
+
+def test_names_that_drive_terminals_are_made_visible_and_short(tmp_path: Path) -> None:
+    made = guest()
+    made.add(f"/root/.\x1b[2J{'x' * 300}_history", "x")
+    (found,) = seen(look(tmp_path, made))[Trace.SHELL_HISTORY]
+    assert found.startswith("/root/.\\x1b[2J")
+    assert len(found) < 250
+
+
+def test_homes_with_names_that_are_patterns_are_left_to_people(tmp_path: Path) -> None:
+    made = guest()
+    made.add("/home/[ab]*/.bash_history", "x")
+    assert seen(look(tmp_path, made)) == {Trace.UNREADABLE: ("/home/[ab]*",)}
+
+
+def test_many_files_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    made = guest()
+    for number in range(40):
+        made.add(f"/etc/ssh/ssh_host_{number:02}_key", KEY)
+    (found,) = look(tmp_path, made).seen
+    assert (found.count, len(found.paths)) == (40, 10)
+
+
+def test_a_list_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = FakeAppliance.glob
+
+    def glob(self: FakeAppliance, pattern: str) -> list[str]:
+        if pattern.startswith(("/home/", "/etc/ssh/")):
+            raise GuestCallError("message too long")
+        return plain(self, pattern)
+
+    monkeypatch.setattr(FakeAppliance, "glob", glob)
+    assert seen(look(tmp_path, guest())) == {
+        Trace.UNREADABLE: ("/home/*",),
+        Trace.UNREADABLE_IDENTITY: ("ssh-hostkeys",),
+    }
+
+
+def test_no_system(tmp_path: Path) -> None:
+    inside = look(tmp_path, FakeGuest())
+    assert not inside.system
+    assert "no operating system" in inside.reason
+
+
+def test_an_encrypted_disk(tmp_path: Path) -> None:
+    image(tmp_path / "a.img")
+    appliances = FakeAppliances({"a.img": FakeDisk({1: FakeFilesystem("crypto_LUKS")})})
+    source = image_at(tmp_path / "a.img", hint="")
+    inside = look_inside(source, "", appliances, ApplianceOptions(), ignore)
+    assert (inside.system, inside.reason) == (False, "a.img holds an encrypted disk")
+
+
+def test_a_root_on_a_logical_volume(tmp_path: Path) -> None:
+    image(tmp_path / "a.img")
+    made = guest()
+    made.add("/root/.bash_history", "x")
+    disk = FakeDisk(
+        {1: FakeFilesystem("vfat"), 2: FakeFilesystem("LVM2_member")},
+        others={"/dev/system/root": FakeFilesystem("ext4", made)},
+    )
+    source = image_at(tmp_path / "a.img", hint="")
+    inside = look_inside(source, "", FakeAppliances({"a.img": disk}), ApplianceOptions(), ignore)
+    assert seen(inside) == {Trace.SHELL_HISTORY: ("/root/.bash_history",)}
+
+
+def test_free_space_is_given_back_on_the_copy_alone(tmp_path: Path) -> None:
+    image(tmp_path / "a.img")
+    copy = image(tmp_path / "copy.img")
+    appliances = FakeAppliances({"copy.img": FakeDisk({1: FakeFilesystem("ext4", guest())})})
+    source = image_at(tmp_path / "a.img", hint="")
+    look_inside(source, "", appliances, ApplianceOptions(), ignore, copy=copy)
+    ((attachment,),) = appliances.launches
+    assert (attachment.path, attachment.readonly) == (copy, False)
+    assert ("trim", "/") in appliances.appliances[0].log
+    appliances.disks["a.img"] = appliances.disks["copy.img"]
+    look_inside(source, "", appliances, ApplianceOptions(), ignore)
+    assert ("trim", "/") not in appliances.appliances[1].log
+
+
+def test_an_appliance_that_dies_is_an_error(tmp_path: Path) -> None:
+    def die(appliance: FakeAppliance) -> None:
+        def glob(pattern: str) -> list[str]:
+            raise ApplianceError(f"the appliance died at {pattern}")
+
+        appliance.glob = glob  # type: ignore[method-assign]
+
+    with pytest.raises(ApplianceError):
+        look(tmp_path, guest(), FakeAppliances(prepare=die))
+
+
+READ = [
+    *(path for _, path, _ in SECRETS),
+    *("/etc/shadow", "/etc/passwd", "/etc/machine-id", "/etc/hostname", "/etc/fstab"),
+]
+
+
+@given(files=st.dictionaries(st.sampled_from(READ), st.binary(max_size=300)))
+@settings(deadline=None)
+def test_any_content_is_read(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> None:
+    made = guest()
+    for path, content in files.items():
+        made.add(path, content)
+    assert look(tmp_path_factory.mktemp("a"), made).system
