@@ -17,6 +17,8 @@ from imgbuilder.workspace import explain
 from imgrepo import retired
 from imgrepo.compress import ZSTD_LEVELS, check_preset
 from imgrepo.draft import read_draft
+from imgrepo.library.approval import check_reviewers
+from imgrepo.library.proof import Requirement
 from imgrepo.library.publishing import image_path
 from imgrepo.retired import GRACE
 from imgrepo.run import Run
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
     from imgbuilder.errors import PybuilderError
     from imgindex.model import Index
-    from imgrepo.library.proof import Requirement
     from imgrepo.prompts import Ask
     from imgrepo.services import Services, Signing
     from imgrepo.state import Published
@@ -58,6 +59,7 @@ class PublishRequest:
         remove_images: Delete the images that were published, at the very end.
         ask: Asks what to publish about new images; None to take what was found.
         require: What images must have been through; others are refused, and published templates stay.
+        reviewers: File of the public keys whose approvals count, for what must be signed.
     """
 
     folder: Path
@@ -75,9 +77,11 @@ class PublishRequest:
     remove_images: bool = False
     ask: Ask | None = None
     require: tuple[Requirement, ...] = ()
+    reviewers: Path | None = None
 
     def __post_init__(self) -> None:
         check_preset(self.preset)
+        check_reviewers(self.reviewers, signed=Requirement.SIGNED in self.require)
         if self.zstd_level is not None and self.zstd_level not in ZSTD_LEVELS:
             raise UsageError(f"zstd has no level {self.zstd_level} here", hint="give a number from 1 to 19")
         for folder in (self.folder, self.output):

@@ -12,6 +12,7 @@ from imgrepo.compress import hash_image
 from imgrepo.copies import copy_image, space_needed
 from imgrepo.entries import UNKNOWN_ARCH, files_of, merge, old_entry
 from imgrepo.facts import ImageFacts, NoSystemError, examine
+from imgrepo.library.approval import read_reviewers
 from imgrepo.library.gate import Gate
 from imgrepo.pack import Candidate, Packer, promise
 from imgrepo.prompts import ask_about
@@ -61,7 +62,8 @@ class Run:
         self._beside: set[int] = set()
         self._withdrawn = withdrawn_templates(request.output)
         self.refused: dict[str, PybuilderError] = {}
-        self._gate = Gate(request, services.clock(), self.refused, report)
+        reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
+        self._gate = Gate(request, services.clock(), self.refused, report, reviewers)
         self.state: dict[str, Published] = {}
         self._packer = Packer(request, work, report)
 

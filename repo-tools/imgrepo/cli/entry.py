@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from imgbuilder.console import ConsoleReporter, printable
-from imgbuilder.events import info
-from imgrepo.cli.options import library_option
+from imgbuilder.events import info, warn
+from imgrepo.cli.options import gpg_option, library_option, signing
+from imgrepo.library.approval import approve
 from imgrepo.library.folder import find_entry
 from imgrepo.library.new import NewEntry, make_entry
+from imgrepo.library.proof import what_lacks
 from imgrepo.library.running import Form, machine_text, write_run_script
+
+if TYPE_CHECKING:
+    from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 
@@ -77,3 +83,31 @@ def run_script_command(*, name: str, library: Path, form: str | None) -> None:
     else:
         click.echo(machine_text(folder, Form(form), reporter), nl=False)
     reporter.close()
+
+
+@entry_group.command(
+    "sign",
+    short_help="Approve an entry, as a reviewer.",
+    help="Sign what the entry NAME is now: its image, entry.toml, screenshot and sources. The signature goes "
+    "into approval.asc in its folder; it does not hold any more when one of them changes.\n\n"
+    "It counts for publish --require signed, if your key is among those of its --reviewers.",
+)
+@click.argument("name")
+@library_option
+@click.option("-K", "--gpg-key", "key", required=True, metavar="KEY", help="Sign with this key.")
+@click.option("--note", default="", metavar="TEXT", help="What you looked at, one line; it is signed, too.")
+@gpg_option
+@click.pass_obj
+def sign_command(services: Services, *, name: str, library: Path, key: str, note: str, gpg: str) -> None:
+    """Read the options and sign."""
+    folder = find_entry(library, name)
+    reporter = ConsoleReporter(_PROGRAM)
+    try:
+        for lack in what_lacks(folder, reporter):
+            warn(reporter, printable(f"{lack.message}" + (f" ({lack.hint})" if lack.hint else "")))
+        manifest = approve(folder, signing((key,), None, gpg), note, services, reporter)
+        for path, digest in sorted(manifest.files.items()):
+            click.echo(printable(f"{digest[:16]}...  {path}"))
+        info(reporter, printable(f"approved: {folder.approval}"))
+    finally:
+        reporter.close()

@@ -11,7 +11,7 @@ import click
 
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info
-from imgrepo.cli.options import json_option, library_option
+from imgrepo.cli.options import json_option, library_option, reviewers_option
 from imgrepo.library.listing import ListRequest, list_entries
 from imgrepo.library.proof import Requirement
 from imgrepo.library.states import Proof
@@ -49,6 +49,7 @@ _BROKEN = "broken"
     multiple=True,
     help="What publish is told to require; may be given several times.",
 )
+@reviewers_option
 @click.option("-l", "--long", is_flag=True, help="Tell what lacks, and what brings each entry further.")
 @json_option
 @click.pass_context
@@ -59,13 +60,14 @@ def list_command(
     library: Path,
     webroot: Path | None,
     required: tuple[str, ...],
+    reviewers: Path | None,
     long: bool,
     as_json: bool,
 ) -> None:
     """Read the options and list."""
     services: Services = ctx.obj
     reporter = ConsoleReporter(_PROGRAM, quiet=as_json)
-    request = ListRequest(library, names, webroot, frozenset(Proof(word) for word in required))
+    request = ListRequest(library, names, webroot, frozenset(Proof(word) for word in required), reviewers)
     try:
         rows = list_entries(request, services, reporter)
     finally:

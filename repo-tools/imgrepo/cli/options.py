@@ -31,6 +31,12 @@ library_option = click.option(
     metavar="DIR",
     help="The folder of the entries [default: this one].",
 )
+reviewers_option = click.option(
+    "--reviewers",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The public keys of those who may approve entries.",
+)
 
 
 def grace_option(text: str = "The grace time of --prune.") -> Callable[..., Any]:
@@ -49,15 +55,20 @@ def grace_option(text: str = "The grace time of --prune.") -> Callable[..., Any]
     )
 
 
+def gpg_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option that says which gpg signs."""
+    return click.option(
+        "--gpg",
+        default="gpg",
+        metavar="CMD",
+        help="The gpg to use, perhaps with options: --gpg 'gpg --homedir DIR' [default: gpg].",
+    )(function)
+
+
 def signing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how to sign, without the key."""
     for add in (
-        click.option(
-            "--gpg",
-            default="gpg",
-            metavar="CMD",
-            help="The gpg to use, perhaps with options: --gpg 'gpg --homedir DIR' [default: gpg].",
-        ),
+        gpg_option,
         click.option(
             "--expire",
             type=click.IntRange(0, 3650),

@@ -17,6 +17,7 @@ from imgrepo.cli.options import (
     grace_option,
     key_options,
     quiet_option,
+    reviewers_option,
     signing,
     verbose_option,
 )
@@ -105,6 +106,7 @@ def _tell_capabilities(ctx: click.Context, _param: click.Parameter, wanted: obje
     multiple=True,
     help="Refuse images that have not been through this; may be given several times.",
 )
+@reviewers_option
 @appliance_options
 @quiet_option
 @verbose_option
@@ -139,6 +141,7 @@ def publish_command(
     remove_images: bool,
     force: bool,
     required: tuple[str, ...],
+    reviewers: Path | None,
     memsize: int | None,
     no_instant: bool,
     cache: Path | None,
@@ -164,6 +167,7 @@ def publish_command(
         remove_images=remove_images,
         ask=ask if interactive else None,
         require=tuple(Requirement(word) for word in required),
+        reviewers=reviewers,
     )
     reporter = ConsoleReporter(_PROGRAM, quiet=quiet, verbose=verbose)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from datetime import UTC, date, datetime, time
@@ -198,14 +199,29 @@ def read_description(path: Path) -> Description:
     Raises:
         RepositoryError: It cannot be read, or is wrong.
     """
+    return read_words(path)[0]
+
+
+def read_words(path: Path) -> tuple[Description, str]:
+    """Read an ``entry.toml``; return also the SHA-512 of its bytes, in hex.
+
+    Raises:
+        RepositoryError: It cannot be read, or is wrong.
+    """
+    data = _bytes(path)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise RepositoryError(f"{path} is no text in UTF-8") from error
+    return parse_description(text, where=str(path)), hashlib.sha512(data).hexdigest()
+
+
+def _bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST + 1)
-        if len(data) > _LARGEST:
-            raise RepositoryError(f"{path} is larger than {_LARGEST} bytes")
-        text = data.decode()
     except OSError as error:
         raise RepositoryError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RepositoryError(f"{path} is no text in UTF-8") from error
-    return parse_description(text, where=str(path))
+    if len(data) > _LARGEST:
+        raise RepositoryError(f"{path} is larger than {_LARGEST} bytes")
+    return data

@@ -8,6 +8,7 @@
     LIBRARY/NAME/boot/               what the boot check saw
     LIBRARY/NAME/check/              what a check found out that takes long
     LIBRARY/NAME/run                 starts the image with QEMU
+    LIBRARY/NAME/approval.asc        a reviewer's signature
 
 LIBRARY is the folder that ``publish`` is given; images without a folder of
 their own may lie beside.
@@ -80,6 +81,11 @@ class EntryFolder:
     def sources(self) -> Path:
         """Folder of the source packages."""
         return self.path / "sources"
+
+    @property
+    def approval(self) -> Path:
+        """What a reviewer signed."""
+        return self.path / "approval.asc"
 
     def read(self) -> Description:
         """Read what its contributor says.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from imgbuilder.errors import PybuilderError
     from imgbuilder.events import Reporter
     from imgindex.model import Entry
+    from imgrepo.library.approval import Reviewers
     from imgrepo.publish import PublishRequest
     from imgrepo.scan import SourceImage
 
@@ -27,6 +28,7 @@ class Gate:
         now: Entries of later days are held back.
         refused: Gets why an image is refused, by the name of its file.
         report: Hears of those that are held back.
+        reviewers: Whose approvals count; None when none are asked for.
 
     Attributes:
         found: All images and entries.
@@ -38,9 +40,16 @@ class Gate:
     """
 
     def __init__(
-        self, request: PublishRequest, now: datetime, refused: dict[str, PybuilderError], report: Reporter
+        self,
+        request: PublishRequest,
+        now: datetime,
+        refused: dict[str, PybuilderError],
+        report: Reporter,
+        reviewers: Reviewers | None = None,
     ) -> None:
         self._request, self._now, self._refused, self._report = request, now, refused, report
+        self._reviewers = reviewers
+        self._proven: dict[str, bool] = {}
         self.found = find_images(request.folder)
         self.held: list[str] = []
         if (self.found.entries or self.found.broken) and request.output.samefile(request.folder):
@@ -71,13 +80,18 @@ class Gate:
         return entry if new is entry or not self._has_proof(name) else new
 
     def _has_proof(self, name: str) -> bool:
-        if not self._request.require:
-            return True
+        """Tell whether an image has all that is required; it is read once at most."""
+        if name not in self._proven:
+            problem = self._missing(name) if self._request.require else None
+            if problem is not None:
+                self._refused[name] = problem
+            self._proven[name] = problem is None
+        return self._proven[name]
+
+    def _missing(self, name: str) -> PybuilderError | None:
         entry = self.found.entries.get(name)
         if entry is None:
-            self._refused[name] = without_entry(name, self._request.require)
-            return False
-        problem = missing_proof(self._request.require, entry.folder, self._report)
-        if problem is not None:
-            self._refused[name] = problem
-        return problem is None
+            return without_entry(name, self._request.require)
+        return missing_proof(
+            self._request.require, entry.folder, self._report, reviewers=self._reviewers, words=entry.words
+        )

@@ -12,6 +12,7 @@ from imgbuilder.errors import PybuilderError, RepositoryError, UsageError
 from imgindex.model import Index
 from imgrepo.compress import hash_image
 from imgrepo.entries import old_entry
+from imgrepo.library.approval import check_reviewers, read_reviewers
 from imgrepo.library.folder import broken_folders, find_entries, find_entry
 from imgrepo.library.proof import Requirement, missing_proof
 from imgrepo.library.publishing import described
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from imgbuilder.events import Reporter
     from imgindex.model import Entry
+    from imgrepo.library.approval import Reviewers
     from imgrepo.library.description import Description
     from imgrepo.library.folder import EntryFolder
     from imgrepo.library.states import Judgement
@@ -39,14 +41,20 @@ if TYPE_CHECKING:
     """Says why an entry lacks a proof; None when it has it."""
 
 
-def looks() -> dict[Proof, Look]:
-    """Return how each proof is looked for: as ``publish --require`` does.
+def looks(reviewers: Reviewers | None = None) -> dict[Proof, Look]:
+    """Return how each proof is looked for: as ``publish --require`` does, without reading images twice.
 
-    A proof that cannot be looked for, such as a signature when nobody says whose, is left out.
+    A proof that cannot be looked for is left out: a signature, when nobody says whose.
+
+    Args:
+        reviewers: Whose approvals count.
     """
     return {
-        Proof(requirement.value): functools.partial(missing_proof, (requirement,))
+        Proof(requirement.value): functools.partial(
+            missing_proof, (requirement,), reviewers=reviewers, from_records=True
+        )
         for requirement in Requirement
+        if requirement is not Requirement.SIGNED or reviewers is not None
     }
 
 
@@ -80,12 +88,17 @@ class ListRequest:
         names: Only these; empty for all.
         webroot: The folder that is served; None when nobody says, then nothing is known to be live.
         required: What ``publish`` is told to require.
+        reviewers: File of the public keys whose approvals count; None when nobody says.
     """
 
     library: Path
     names: tuple[str, ...] = ()
     webroot: Path | None = None
     required: frozenset[Proof] = frozenset()
+    reviewers: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_reviewers(self.reviewers, signed=Proof.SIGNED in self.required)
 
 
 @dataclass(frozen=True)
@@ -109,10 +122,10 @@ def list_entries(
         request: Which entries.
         services: Verifier, key files, and the clock.
         report: Hears how much of an image was read, if it was touched since something was found out about it.
-        look_for: How proofs are looked for; ``looks()`` by default.
+        look_for: How proofs are looked for; ``looks`` by default.
 
     Raises:
-        UsageError: A folder cannot be read, or there is no entry of a name.
+        UsageError: A folder or the reviewers' keys cannot be read, or there is no entry of a name.
         TrustError: The index is not by a key of the key file beside it.
         RepositoryError: The record of what was withdrawn cannot be read.
     """
@@ -120,7 +133,9 @@ def list_entries(
     folders = {folder.name: folder for folder in find_entries(request.library)}
     wanted = [name if name in broken else find_entry(request.library, name).name for name in request.names]
     served, now = _read_served(request, services), services.clock()
-    lister = _Lister(request, served, now, looks() if look_for is None else look_for, report)
+    if look_for is None:
+        look_for = looks(None if request.reviewers is None else read_reviewers(request.reviewers, services))
+    lister = _Lister(request, served, now, look_for, report)
     return tuple(
         Row(name, problem=_told(broken[name])) if name in broken else lister.row(folders[name])
         for name in sorted(set(wanted) or {*broken, *folders})

@@ -35,6 +35,8 @@ _SKELETON = """\
 #   sources/         their sources            pybuilder-repo sources FOLDER
 #   boot/            what a boot looked like  pybuilder-repo boot-check
 #   run              starts it with QEMU      pybuilder-repo entry run-script @NAME@
+# What a reviewer makes:
+#   approval.asc     says that this is fit    pybuilder-repo entry sign @NAME@ -K KEY
 # What is missing tells: pybuilder-repo entry check @NAME@
 
 # One line: what it is.

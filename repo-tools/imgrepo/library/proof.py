@@ -6,6 +6,7 @@ import enum
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import PybuilderError, RepositoryError
+from imgrepo.library.approval import approval_of
 from imgrepo.library.check import is_checked
 from imgrepo.library.records import Verdict, read_boot
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgbuilder.events import Reporter
+    from imgrepo.library.approval import Reviewers
     from imgrepo.library.folder import EntryFolder
 
 
@@ -21,10 +23,17 @@ class Requirement(enum.Enum):
 
     CHECKED = "checked"
     BOOTED = "booted"
+    SIGNED = "signed"
 
 
 def missing_proof(
-    requirements: Sequence[Requirement], folder: EntryFolder, report: Reporter
+    requirements: Sequence[Requirement],
+    folder: EntryFolder,
+    report: Reporter,
+    *,
+    reviewers: Reviewers | None = None,
+    words: str | None = None,
+    from_records: bool = False,
 ) -> PybuilderError | None:
     """Say what of the required an entry lacks, the first of it; None when it has all.
 
@@ -32,8 +41,25 @@ def missing_proof(
         requirements: What is required.
         folder: The entry.
         report: Hears how much of the image was read, if it was touched since.
+        reviewers: Whose approvals count; without any, none does.
+        words: See ``imgrepo.library.approval.approval_of``.
+        from_records: See there.
     """
-    checks = {Requirement.CHECKED: is_checked, Requirement.BOOTED: _booted}
+
+    def signed(folder: EntryFolder, report: Reporter) -> PybuilderError | None:
+        if reviewers is None:
+            return RepositoryError(
+                f"nobody can have approved {folder.name}: no reviewers are known",
+                hint="give the file of their public keys: --reviewers FILE",
+            )
+        approval_of(folder, reviewers, report, words=words, from_records=from_records)
+        return None
+
+    checks = {
+        Requirement.CHECKED: is_checked,
+        Requirement.BOOTED: _booted,
+        Requirement.SIGNED: signed,
+    }
     for requirement in dict.fromkeys(requirements):
         try:
             problem = checks[requirement](folder, report)
@@ -42,6 +68,18 @@ def missing_proof(
         if problem is not None:
             return problem
     return None
+
+
+def what_lacks(folder: EntryFolder, report: Reporter) -> tuple[PybuilderError, ...]:
+    """Say what the tools did not find good about an entry: for its reviewer, before it is signed.
+
+    Args:
+        folder: The entry.
+        report: Hears how much of the image was read, if it was touched since.
+    """
+    tools = [requirement for requirement in Requirement if requirement is not Requirement.SIGNED]
+    problems = (missing_proof([requirement], folder, report) for requirement in tools)
+    return tuple(problem for problem in problems if problem is not None)
 
 
 def without_entry(name: str, requirements: Sequence[Requirement]) -> RepositoryError:

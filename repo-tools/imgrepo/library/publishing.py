@@ -11,6 +11,7 @@ from imgbuilder.errors import PybuilderError, RepositoryError
 from imgindex.layout import settle_comments
 from imgindex.model import Note
 from imgindex.write import tidy_note
+from imgrepo.library.description import read_words
 from imgrepo.library.folder import EntryFolder, broken_folders, find_entries
 from imgrepo.scan import FORMATS, scan
 
@@ -28,10 +29,17 @@ _LONGEST_LINE = 2000
 
 @dataclass(frozen=True)
 class FoundEntry:
-    """An entry with an image: its folder, and what its contributor says."""
+    """An entry with an image.
+
+    Attributes:
+        folder: Its folder.
+        description: What its contributor says.
+        words: SHA-512 of the file that says it, as it was read.
+    """
 
     folder: EntryFolder
     description: Description
+    words: str
 
     def held_until(self, now: datetime) -> datetime | None:
         """Return until when it is not to be published; None when it may be."""
@@ -75,7 +83,7 @@ def find_images(library: Path) -> Found:
             if scan(folder.path) == ((), ()):
                 empty.append(folder.name)
                 continue
-            image, description = folder.image(), folder.read()
+            image, (description, words) = folder.image(), read_words(folder.description)
         except PybuilderError as error:
             broken[folder.name] = error
             continue
@@ -85,7 +93,7 @@ def find_images(library: Path) -> Found:
                 hint="remove one of them",
             )
         all_images[image.name] = image
-        entries[image.name] = FoundEntry(folder, description)
+        entries[image.name] = FoundEntry(folder, description, words)
     ordered = tuple(all_images[name] for name in sorted(all_images))
     return Found(ordered, skipped, entries, broken, tuple(empty))
 

@@ -92,6 +92,9 @@ def type_all(
                 key, root = str(folder / "archive.gpg"), f"file://{archive}"
                 where = ["--mirror", root, "--security-mirror", root, "--keyring", key]
                 assert run(["sources", *rest, *where], services) == 0
+            case ["pybuilder-repo", "entry", "new", name, *_]:
+                assert run(words[1:], services) == 0
+                images.appliances.disks[f"{name}.img"] = debian()
             case ["pybuilder-repo", *rest]:
                 if _LATER in rest:
                     image(folder / "images" / "debian-12.img", b"new")

@@ -1,0 +1,235 @@
+"""Approvals: a reviewer signs what an entry is, and ``publish`` believes reviewers whom its operator knows.
+
+    LIBRARY/NAME/approval.asc        the clear-signed manifest of the files that people get
+
+What the tools find out again at any time (what a boot looked like, which packages there are) is not part of
+it: those records name their image themselves. See decision record 0084.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import RepositoryError, SigningError, TrustError, UsageError
+from imgbuilder.workspace import explain, new_file, private_folder
+from imgrepo.compress import hash_image
+from imgrepo.library.description import DESCRIPTION_NAME, read_words
+from imgrepo.library.manifest import LARGEST, Manifest, check_note, difference, read_manifest, write_manifest
+from imgrepo.library.records import read_boot, read_contents, read_sources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from pathlib import Path
+
+    from imgbuilder.events import Reporter
+    from imgindex.trust import KeyPin, VerifiedText, Verifier
+    from imgrepo.library.folder import EntryFolder
+    from imgrepo.scan import SourceImage
+    from imgrepo.services import Services, Signing
+
+_LARGEST_PICTURE = 64 << 20
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Reviewers:
+    """Whose approvals count.
+
+    Attributes:
+        pin: Their keys.
+        verifier: The rule for signatures, the one that clients apply to indexes.
+    """
+
+    pin: KeyPin
+    verifier: Verifier
+
+
+@dataclass(frozen=True)
+class Approval:
+    """An approval that holds.
+
+    Attributes:
+        fingerprint: Of the reviewer's primary key, in full.
+        signed_at: When, in UTC, as the signature says.
+        note: What the reviewer adds.
+    """
+
+    fingerprint: str
+    signed_at: datetime
+    note: str
+
+
+def read_reviewers(path: Path, services: Services) -> Reviewers:
+    """Read a file with the public keys of those whose approvals count.
+
+    Raises:
+        UsageError: It has no usable key, or a secret one, or everybody may write it.
+    """
+    return Reviewers(services.pin_from_file(path, where="--reviewers"), services.verifier)
+
+
+def check_reviewers(reviewers: Path | None, *, signed: bool) -> None:
+    """Refuse to ask for signatures when nobody says whose count.
+
+    Raises:
+        UsageError: Signatures are asked for, and no reviewers are given.
+    """
+    if signed and reviewers is None:
+        raise UsageError(
+            "nobody is known whose signature would count",
+            hint="give the file of the reviewers' public keys: --reviewers FILE",
+        )
+
+
+def approve(
+    folder: EntryFolder, signing: Signing, note: str, services: Services, report: Reporter
+) -> Manifest:
+    """Sign what an entry is now.
+
+    Args:
+        folder: The entry.
+        signing: The reviewer's key.
+        note: What to add, one line.
+        services: The reviewer's gpg.
+        report: Hears how much of the image was read.
+
+    Returns:
+        What was signed. It is in ``approval.asc``, in place of a former one.
+
+    Raises:
+        SigningError: The key cannot sign.
+        RepositoryError: The entry has no image, or its description is wrong.
+        UsageError: The note or a file's name cannot be told.
+        WorkspaceError: A file cannot be read or written.
+    """
+    keys = services.make_keys(signing)
+    fingerprint = keys.check_key(signing.key)
+    image = folder.image()
+    files = _files(folder, image, lambda: hash_image(image, report))
+    manifest = Manifest(folder.name, files, check_note(note))
+    data = keys.clearsign(write_manifest(manifest), fingerprint)
+    _check(data, manifest, keys.export_public_key(signing.key), services)
+    with new_file(folder.approval) as temporary:
+        try:
+            temporary.write_bytes(data)
+            temporary.chmod(0o644)
+        except OSError as error:
+            raise explain(error, folder.approval) from error
+    return manifest
+
+
+def _check(data: bytes, manifest: Manifest, public_key: bytes, services: Services) -> None:
+    """Read a new approval as ``publish`` does.
+
+    Raises:
+        SigningError: Nobody would believe it.
+    """
+    where = "the new approval"
+    with private_folder() as scratch:
+        file = scratch / "key"
+        try:
+            file.write_bytes(public_key)
+        except OSError as error:
+            raise explain(error, file) from error
+        pin = services.pin_from_file(file, where="the signing key")
+    try:
+        signed = services.verifier.verify(data, pin, where=where, limit=LARGEST)
+    except TrustError as error:
+        raise SigningError(f"nobody would believe {where}: {error.message}") from error
+    if read_manifest(signed.text, where=where) != manifest:
+        raise SigningError("gpg signed another approval than it was given")
+
+
+def approval_of(
+    folder: EntryFolder,
+    reviewers: Reviewers,
+    report: Reporter,
+    *,
+    words: str | None = None,
+    from_records: bool = False,
+) -> Approval:
+    """Find who approved an entry as it is now.
+
+    Args:
+        folder: The entry.
+        reviewers: Whose approvals count.
+        report: Hears how much of the image was read.
+        words: SHA-512 of the ``entry.toml`` that the caller has read and goes by, so that it cannot have been
+            exchanged meanwhile; None to read it now.
+        from_records: Believe what an earlier reading of the untouched image found, which whoever may write
+            into the folder could have made up: for what is only looked at.
+
+    Raises:
+        RepositoryError: Nobody approved it, or it was changed since.
+        TrustError: The approval is not by one of the reviewers.
+        WorkspaceError: A file cannot be read.
+    """
+    hint = f"let a reviewer look at it: pybuilder-repo entry sign {folder.name}"
+    signed = _read(folder.approval, reviewers, hint)
+    if signed is None:
+        raise RepositoryError(f"nobody approved {folder.name}", hint=hint)
+    manifest = read_manifest(signed.text, where=str(folder.approval))
+    image = folder.image()
+
+    def digest() -> str:
+        known = _recorded(folder, image) if from_records else None
+        return known or hash_image(image, report)
+
+    changed = difference(manifest, folder.name, _files(folder, image, digest, words))
+    if changed is not None:
+        raise RepositoryError(f"the approval of {folder.name} does not hold: {changed}", hint=hint)
+    return Approval(signed.primary_fingerprint, signed.signed_at, manifest.note)
+
+
+def _recorded(folder: EntryFolder, image: SourceImage) -> str | None:
+    for record in (read_boot(folder.boot), read_contents(folder.contents)):
+        if record is not None and record.image.fingerprint == image.fingerprint:
+            return record.image.sha512
+    return None
+
+
+def _read(path: Path, reviewers: Reviewers, hint: str) -> VerifiedText | None:
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise explain(error, path) from error
+    try:
+        return reviewers.verifier.verify(data, reviewers.pin, where=str(path), limit=LARGEST)
+    except TrustError as error:
+        raise type(error)(error.message, hint=hint) from error
+
+
+def _files(
+    folder: EntryFolder, image: SourceImage, image_digest: Callable[[], str], words: str | None = None
+) -> dict[str, str]:
+    """Return what people get of an entry: SHA-512 by path in its folder."""
+    files = {DESCRIPTION_NAME: words or read_words(folder.description)[1]}
+    if folder.screenshot.is_symlink() or folder.screenshot.exists():
+        files[folder.screenshot.name] = _hash(folder.screenshot, _LARGEST_PICTURE)
+    sources = read_sources(folder.sources)
+    if sources is not None and sources.archive:
+        # The catalogue copies it only with this digest.
+        files[f"{folder.sources.name}/{sources.archive}"] = sources.sha512
+    return {image.name: image_digest(), **files}
+
+
+def _hash(path: Path, largest: int) -> str:
+    digest, size = hashlib.sha512(), 0
+    try:
+        if not path.is_file() or path.is_symlink():
+            raise RepositoryError(f"{path} is no regular file", hint="replace it by one")
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+                size += len(piece)
+                if size > largest:
+                    raise RepositoryError(f"{path} has more than {largest} bytes", hint="make it smaller")
+    except OSError as error:
+        raise explain(error, path) from error
+    return digest.hexdigest()
