@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from imgbuilder.errors import RepositoryError
+from imgbuilder.errors import PybuilderError, RepositoryError
 from imgbuilder.events import Reporter, warn
 from imgindex.lifecycle import deprecation_notice
 from imgrepo.catalogue import memory, text
@@ -26,6 +26,7 @@ from imgrepo.catalogue.model import (
     Sources,
 )
 from imgrepo.catalogue.records import EntryParts, read_parts
+from imgrepo.library.approval import approval_of, read_reviewers
 from imgrepo.library.folder import find_entries
 from imgrepo.signing import SIGNED_INDEX, read_served
 from imgrepo.state import read_state
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from imgindex.model import Entry
     from imgindex.trust import VerifiedText
+    from imgrepo.library.approval import Approval, Reviewers
     from imgrepo.library.description import Description
     from imgrepo.library.folder import EntryFolder
     from imgrepo.services import Services
@@ -75,7 +77,7 @@ def gather(
         statistics: Downloads, if logs were given.
 
     Raises:
-        UsageError: Nothing is published in the folder, or the library cannot be read.
+        UsageError: Nothing is published in the folder, or the library or the reviewers' keys cannot be read.
         TrustError: The index is not by a key of the key file beside it.
         RepositoryError: A record, or the former catalogue, cannot be read.
     """
@@ -86,7 +88,8 @@ def gather(
     identity = f"urn:uuid:{uuid.uuid5(_SPACE, signed.primary_fingerprint)}"
     if before is not None:
         identity = before.identity  # of whatever key: readers of the feed must not see all of it as new
-    maker = _Maker(request, signed, report, statistics, before)
+    reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
+    maker = _Maker(request, signed, report, statistics, before, reviewers)
     state = read_state(request.library)
     for entry in published.index.entries:
         key = (entry.os_version, entry.arch)
@@ -168,9 +171,10 @@ class _Maker:
         report: Reporter,
         statistics: Statistics | None,
         before: memory.Memory | None,
+        reviewers: Reviewers | None,
     ) -> None:
         self._request, self._signed, self._report = request, signed, report
-        self._statistics = statistics
+        self._statistics, self._reviewers = statistics, reviewers
         self._before: Mapping[tuple[str, str], memory.Shown] = before.shown if before else {}
         self.pages: list[Page] = []
         self.files: dict[str, Copied] = {}
@@ -204,8 +208,18 @@ class _Maker:
                 packages=None if parts.contents is None else parts.contents.packages,
                 boot=parts.boot,
                 sources=self._sources(parts),
+                review=self._review(folder, images),
             )
         )
+
+    def _review(self, folder: EntryFolder | None, images: Collection[str]) -> Approval | None:
+        if folder is None or self._reviewers is None:
+            return None
+        try:
+            return approval_of(folder, self._reviewers, self._report, published=images)
+        except PybuilderError as error:
+            self._warn(f"{folder.name} is shown as not reviewed: {error.message}")
+            return None
 
     def _page(self, entry: Entry, path: str, described: Description | None, shown: memory.Shown) -> Page:
         page = Page(

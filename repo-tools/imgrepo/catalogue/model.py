@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from datetime import date, datetime
     from pathlib import Path
 
+    from imgrepo.library.approval import Approval
     from imgrepo.library.records import BootRecord, Package, SourceGap
 
 
@@ -23,6 +24,7 @@ class CatalogueRequest:
         title: Title of the site.
         base_url: Address under which ``webroot`` is served; empty when not known.
         calendar: Whether dated entries get a calendar.
+        reviewers: File of the public keys whose approvals are shown; None to show none.
     """
 
     library: Path
@@ -31,6 +33,7 @@ class CatalogueRequest:
     title: str = "Disk images"
     base_url: str = ""
     calendar: bool = False
+    reviewers: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ class Page:
         changes: None when there is no former revision to compare with, or no packages.
         boot: What the boot check saw; None when there was none.
         sources: None when nobody collected them.
+        review: By whom it was approved as it is shown; None when nobody asked, or nobody did.
         downloads: None when no logs were given.
     """
 
@@ -193,6 +197,7 @@ class Page:
     changes: Changes | None = None
     boot: BootRecord | None = None
     sources: Sources | None = None
+    review: Approval | None = None
     downloads: Downloads | None = None
 
 

@@ -15,7 +15,7 @@ from imgbuilder.sizes import counted
 from imgrepo.catalogue.make import make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
 from imgrepo.catalogue.text import link
-from imgrepo.cli.options import quiet_option, webroot_argument
+from imgrepo.cli.options import quiet_option, reviewers_option, webroot_argument
 from imgrepo.signing import read_served
 from imgrepo.stats.count import count_downloads, files_of
 from imgrepo.stats.logs import read_log
@@ -59,6 +59,7 @@ _PROGRAM = "pybuilder-repo"
     help="Show how often templates were downloaded, by this access log; may be given more than once.",
 )
 @click.option("--calendar", is_flag=True, help="Make a calendar of the entries with a not-before day.")
+@reviewers_option
 @quiet_option
 @click.pass_obj
 def catalogue_command(
@@ -71,6 +72,7 @@ def catalogue_command(
     base_url: str,
     logs: tuple[Path, ...],
     calendar: bool,
+    reviewers: Path | None,
     quiet: bool,
 ) -> None:
     """Read the options and make it."""
@@ -79,7 +81,7 @@ def catalogue_command(
         raise UsageError(f"--base-url {base_url}: give an address that begins with http:// or https://")
     reporter = ConsoleReporter(_PROGRAM, quiet=quiet)
     target = output if output is not None else webroot / "catalogue"
-    request = CatalogueRequest(library, webroot, target, title, address, calendar)
+    request = CatalogueRequest(library, webroot, target, title, address, calendar, reviewers)
     try:
         result = make_catalogue(request, services, reporter, _count(webroot, logs, services))
         done = "written" if result.changed else "nothing changed"

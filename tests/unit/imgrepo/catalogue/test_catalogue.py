@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgbuilder.errors import RepositoryError, TrustError, UsageError, WorkspaceError
-from imgbuilder.events import Notice, Severity
+from imgbuilder.events import Notice, Severity, ignore
 from imgrepo.catalogue import put as put_module
 from imgrepo.catalogue.memory import Shown, compare, files_named, next_shown, versions_of
 from imgrepo.catalogue.model import Change
 from imgrepo.catalogue.pictures import png_size
 from imgrepo.cli.main import run
+from imgrepo.library.approval import approve
+from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import Package
 from tests.fakes.catalogues import (
     PACKAGES,
@@ -33,6 +35,7 @@ from tests.unit.imgrepo.catalogue.pages import inside, pages_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.fakes.keys import KeyMaker
     from tests.unit.imgrepo.repository import Repository
 
 WEB = "templates/debian-web/x86_64.html"
@@ -73,6 +76,7 @@ def test_a_page_tells_all_there_is(library: Repository) -> None:
         "pybuilder debian-web --arch x86_64 \\ --source",
     ):  # fmt: skip
         assert expected in words, expected
+    assert "Reviewed by" not in words
     snake = words_of(library, "templates/ascii-snake/x86_64.html")
     assert library.entry("ascii-snake").notes
     assert snake.count("It starts by itself.") == snake.count("The keys are h, j, k and l.") == 1
@@ -408,3 +412,30 @@ def test_dates_are_those_of_the_first_time() -> None:
 )
 def test_names_that_a_catalogue_elsewhere_gives(data: bytes, names: tuple[str, ...]) -> None:
     assert files_named(data) == names
+
+
+def test_reviewers_are_shown_as_long_as_their_word_holds(
+    library: Repository, keys: KeyMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = keys.make("Alice <alice@example.org>")
+
+    def said() -> str:
+        return "\n".join(event.text for event in library.events if isinstance(event, Notice))
+
+    reviewers = tmp_path / "reviewers.asc"
+    reviewers.write_bytes(keys.export(alice))
+    folder = EntryFolder(library.images / "debian-web")
+    (library.images / "debian-web.img").rename(folder.path / "debian-web.img")
+    approve(folder, library.signing(alice), "read <b>all</b> of it", library.services(), ignore)
+    # What was published is remembered: no image is read for this.
+    monkeypatch.setattr("imgrepo.library.approval.hash_image", lambda *_: pytest.fail("an image is read"))
+    make_site(library, reviewers=reviewers)
+    words = words_of(library, WEB)
+    assert f"Reviewed by {alice}" in words
+    assert ": read <b>all</b> of it" in words
+    assert b"<b>all" not in site_files(library)[WEB]
+    assert "is shown as not reviewed: nobody approved" in said()
+    folder.description.write_text(folder.description.read_text() + "# more\n")
+    make_site(library, reviewers=reviewers)
+    assert "Reviewed by" not in words_of(library, WEB)
+    assert "debian-web is shown as not reviewed: the approval of debian-web does not hold" in said()
