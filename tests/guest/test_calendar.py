@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -35,7 +36,8 @@ def calendar(configured: Person, publisher: Publisher) -> Iterator[tuple[Path, P
     last.write_text(last.read_text().replace("not-before = 2025-12-24", "not-before = 2099-12-24"))
     done = configured.run(
         example / "make", library, web, publisher.fingerprint, timeout=1700,
-        env={"GNUPGHOME": str(publisher.gnupg), "XZ_PRESET": "0", "BOOT": "guess"},
+        env={"GNUPGHOME": str(publisher.gnupg), "XZ_PRESET": "0", "BOOT": "guess",
+             "REVIEWER": publisher.fingerprint},
     )  # fmt: skip
     print(done.stdout, done.stderr)
     yield library, web
@@ -68,6 +70,30 @@ def test_what_was_found_of_each_entry(calendar: tuple[Path, Path]) -> None:
     assert boot.verdict is Verdict.BOOTED, boot.reason
 
 
+def test_what_the_entries_lack_and_how_far_they_came(configured: Person, calendar: tuple[Path, Path]) -> None:
+    library, web = calendar
+    done = configured.run(
+        "pybuilder-repo", "entry", "check", "--library", library, "--quick", "--json", check=False
+    )
+    assert done.returncode == 1
+    told = {entry["name"]: entry for entry in json.loads(done.stdout)["entries"]}
+    wrong = {
+        name: [item["key"] for item in entry["items"] if item["state"] != "ok"]
+        for name, entry in told.items()
+    }
+    # Nobody collected the sources, and only one was booted, of which there is a picture.
+    assert wrong == {
+        "guess": ["sources"],
+        "life": ["screenshot", "sources"],
+        "carol": ["screenshot", "sources"],
+    }
+    words: list[str | Path] = ["--library", library, "--webroot", web]
+    words += ["--reviewers", library / ".reviewers.asc"]
+    done = configured.run("pybuilder-repo", "entry", "list", *words, "--json")
+    states = {entry["name"]: entry["state"] for entry in json.loads(done.stdout)["entries"]}
+    assert states == {"guess": "live", "life": "live", "carol": "signed"}
+
+
 def test_the_calendar_in_a_browser(
     configured: Person, publisher: Publisher, calendar: tuple[Path, Path], served: str
 ) -> None:
@@ -77,7 +103,7 @@ def test_the_calendar_in_a_browser(
     env = {"GNUPGHOME": str(publisher.gnupg)}
     configured.run(
         "pybuilder-repo", "catalogue", library, web, "--title", "Winter calendar", "--calendar",
-        "--base-url", served, env=env,
+        "--base-url", served, "--reviewers", library / ".reviewers.asc", env=env,
     )  # fmt: skip
     with open_browser() as browser:
         from selenium.webdriver.common.by import By
@@ -99,6 +125,7 @@ def test_the_calendar_in_a_browser(
         assert publisher.fingerprint in words
         assert "Nobody has to log in" in words
         assert "Booted in " in words
+        assert f"Reviewed by {publisher.fingerprint}, on " in words
         picture = driver.find_element(By.CSS_SELECTOR, "figure img")
         assert picture.get_attribute("alt") == "Screenshot of Guess my number"
         assert int(picture.get_attribute("naturalWidth") or 0) >= 320
