@@ -58,6 +58,9 @@ def try_script(script: str, machine: Machine, image: SourceImage, report: Report
             not free now.
         WorkspaceError: There is no room for temporary files.
     """
+    ports = [(forward.host, forward.kind) for forward in machine.forwards]
+    if len(set(ports)) < len(ports):
+        return "two ports of the guest would be the same port of the host: see ports in entry.toml"
     process.require_program(board(machine.arch).program)
     find_firmware(machine)
     report(Step(f"Starting {image.stem} by its script"))

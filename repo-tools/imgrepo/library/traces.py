@@ -44,11 +44,8 @@ _PASSWORDS = {
     PasswordState.COMMON: "with a password that anybody would guess, and that the hints do not tell",
     PasswordState.EMPTY: "without any password",
 }
-_TASKS = {
-    Trace.MACHINE_ID, Trace.SSH_HOST_KEY, Trace.DHCP_LEASE, Trace.NETWORK_RULE, Trace.RANDOM_SEED,
-    Trace.SHELL_HISTORY,
-}  # fmt: skip
-"""Those that ``--sysprep`` takes away, by the same name."""
+_BY_SYSPREP = {*_IDENTITY, Trace.SHELL_HISTORY} - {Trace.HOSTNAME}
+"""What ``--sysprep`` takes away."""
 _MOST = 3
 """Paths that are named of a kind."""
 
@@ -66,7 +63,8 @@ def identity_item(inside: Inside, image: str) -> Item:
         return Item("identity", ItemState.UNKNOWN, inside.reason, _BY_HAND)
     if found:
         detail = "; ".join(_told(one, _IDENTITY) for one in found)
-        return Item("identity", ItemState.WRONG, detail, _remedy(found, image), notes)
+        remedy = f"take it away: {_remedy({one.trace for one in found}, (), image)}"
+        return Item("identity", ItemState.WRONG, detail, remedy, notes)
     unread = _paths(one for one in inside.seen if one.trace is Trace.UNREADABLE_IDENTITY)
     if unread:
         return Item("identity", ItemState.UNKNOWN, f"could not be read: {unread}", _BY_HAND, notes)
@@ -100,11 +98,13 @@ def secrets_item(inside: Inside, image: str, hints: str) -> Item:
     if asked and PasswordState.UNTOLD in told:
         wrong.append(told[PasswordState.UNTOLD])
     if wrong:
-        remedy = _remedy(found, image) if found else None
+        remedies = []
+        if found:
+            paths = [path for one in found if one.trace not in _BY_SYSPREP for path in one.paths]
+            remedies.append(f"take it away: {_remedy((), paths, image)}")
         if asked and PasswordState.UNTOLD in told:
-            more = f"tell it in the hints, or lock it: pybuilder-customize -a {image} --password NAME:locked"
-            remedy = more if remedy is None else f"{remedy}; {more}"
-        return Item("secrets", ItemState.WRONG, "; ".join(wrong), remedy, notes)
+            remedies.append("tell the password in the hints, or lock it: --password NAME:locked")
+        return Item("secrets", ItemState.WRONG, "; ".join(wrong), "; ".join(remedies), notes)
     if not asked:
         reason = "the hints changed since passwords were looked for in them"
         return Item("secrets", ItemState.UNKNOWN, reason, _AGAIN, notes)
@@ -131,11 +131,12 @@ def _paths(found: Iterable[Seen]) -> str:
     return ", ".join(paths) + (f" and {more} more" if more > 0 else "")
 
 
-def _remedy(found: list[Seen], image: str) -> str:
-    """Return the command that takes it away, or what else to do."""
-    tasks = [one.trace.value for one in found if one.trace in _TASKS]
-    paths = [path for one in found if one.trace not in _TASKS | {Trace.HOSTNAME} for path in one.paths]
-    words = [f"--sysprep {','.join(tasks)}"] if tasks else []
-    words += [f"--delete {shlex.quote(path)}" for path in paths[:_MOST]]  # the guest chose the names
-    words += ["--hostname localhost"] if any(one.trace is Trace.HOSTNAME for one in found) else []
-    return f"take it away: pybuilder-customize -a {image} {' '.join(words)}"
+def _remedy(found: Iterable[Trace], paths: Iterable[str], image: str) -> str:
+    """Return the command that takes it away.
+
+    The tool that does it gives a guest a new machine id and a new seed, as for one that is to be run; for one
+    that is to be copied, ``--sysprep`` takes those away at the very end.
+    """
+    words = [f"--delete {shlex.quote(path)}" for path in list(paths)[:_MOST]]  # the guest chose the names
+    words += ["--hostname localhost"] if Trace.HOSTNAME in found else []
+    return f"pybuilder-customize -a {image} {' '.join([*words, '--sysprep all'])}"

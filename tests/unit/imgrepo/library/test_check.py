@@ -253,7 +253,7 @@ def test_what_is_in_the_image_is_named(library: Library) -> None:
         in out
     )
     assert "note: logs of its making: /var/log/syslog\n" in out
-    assert "--sysprep shell-history\n" in out
+    assert "demo.img --sysprep all\n" in out
 
 
 def test_other_hints_have_the_passwords_tried_again(library: Library) -> None:
@@ -461,6 +461,10 @@ class TestRunScript:
             return
         found = library.items(code=1)["run"]
         assert (found["state"], words in found["detail"]) == ("wrong", True), found
+
+    def test_two_ports_that_would_be_one(self, library: Library) -> None:
+        library.add(text=f'{TEXT}\n[machine]\nports = ["8080:80", "8080:81"]\n')
+        assert library.bad() == {"run": "wrong"}
 
     def test_a_hypervisor_that_takes_no_orders(
         self, library: Library, monkeypatch: pytest.MonkeyPatch

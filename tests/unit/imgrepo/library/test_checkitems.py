@@ -207,13 +207,13 @@ def test_the_remedy_is_a_command_with_quoted_paths() -> None:
         Seen(Trace.HOSTNAME, ("/etc/hostname",), 1),
     )
     assert item("identity", inside=seen).hint == (
-        "take it away: pybuilder-customize -a lib/demo/demo.img --sysprep ssh-hostkeys --hostname localhost"
+        "take it away: pybuilder-customize -a lib/demo/demo.img --hostname localhost --sysprep all"
     )
     seen = inside(
         Seen(Trace.SHELL_HISTORY, ("/root/.bash_history",), 1), Seen(Trace.PRIVATE_KEY, ("/a; reboot",), 1)
     )
     hint = item("secrets", inside=seen).hint or ""
-    assert hint.endswith("--sysprep shell-history --delete '/a; reboot'")
+    assert hint.endswith("--delete '/a; reboot' --sysprep all")
 
 
 @pytest.mark.parametrize(
