@@ -202,7 +202,7 @@ class _Looker:
 def _is_stale(record: CheckRecord, hints: str) -> bool:
     """Tell whether an image has to be looked into: never done, or other hints may tell other passwords."""
     inside = record.inside
-    if inside is None:
+    if inside is None or not inside.system:  # which may have been for want of something else than a system
         return True
     asked = {PasswordState.TOLD, PasswordState.UNTOLD}
     return inside.hints != hints and any(one.password in asked for one in inside.accounts)

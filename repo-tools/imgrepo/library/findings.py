@@ -29,6 +29,9 @@ _LARGEST = 1 << 20
 """Bytes of a file that are looked at; its start, in most."""
 _MOST_FILES = 500
 """Files of one kind that are looked at."""
+_MOST_BYTES = 64 << 20
+"""Bytes that are read of one guest, and counted for opening files: a hostile one can have any number."""
+_OPENING = 4096
 _MOST_PATHS = 10
 """Paths that are written down of a kind."""
 _LONGEST = 200
@@ -63,31 +66,35 @@ _CREDENTIALS = (
     _Wanted(".netrc", re.compile(rb"\bpassword\b")),
     _Wanted(".git-credentials"),
     _Wanted(".pgpass"),
-    _Wanted(".my.cnf", re.compile(rb"^\s*password", re.MULTILINE)),
+    _Wanted(".my.cnf", re.compile(rb"^[ \t]*password", re.MULTILINE)),
     _Wanted(".npmrc", re.compile(rb"_authToken|_password|_auth\s*=")),
-    _Wanted(".pypirc", re.compile(rb"^\s*password", re.MULTILINE)),
+    _Wanted(".pypirc", re.compile(rb"^[ \t]*password", re.MULTILINE)),
     _Wanted(".vault-token"),
-    _Wanted(".s3cfg", re.compile(rb"^\s*secret_key", re.MULTILINE)),
+    _Wanted(".s3cfg", re.compile(rb"^[ \t]*secret_key", re.MULTILINE)),
     _Wanted(".aws/credentials", re.compile(rb"aws_secret_access_key|aws_session_token")),
     _Wanted(".azure/accessTokens.json"),
     _Wanted(".azure/msal_token_cache.*"),
     _Wanted(".config/gcloud/credentials.db"),
     _Wanted(".config/gcloud/application_default_credentials.json"),
     _Wanted(".config/gh/hosts.yml", re.compile(rb"oauth_token")),
-    _Wanted(".config/rclone/rclone.conf", re.compile(rb"^\s*(?:pass|token|secret_access_key)", re.MULTILINE)),
+    _Wanted(
+        ".config/rclone/rclone.conf", re.compile(rb"^[ \t]*(?:pass|token|secret_access_key)", re.MULTILINE)
+    ),
     _Wanted(".docker/config.json", re.compile(rb'"(?:auth|identitytoken)"\s*:\s*"[^"]')),
     _Wanted(".kube/config", re.compile(rb"\b(?:token|password|client-key-data)\s*:")),
     _Wanted(".gnupg/private-keys-v1.d/*.key"),
     _Wanted(".gnupg/secring.gpg"),
 )
 _NETWORKS = (
-    _Wanted("/etc/wpa_supplicant/*.conf", re.compile(rb"^\s*(?:psk|password|wep_key\d)\s*=", re.MULTILINE)),
+    _Wanted(
+        "/etc/wpa_supplicant/*.conf", re.compile(rb"^[ \t]*(?:psk|password|wep_key\d)\s*=", re.MULTILINE)
+    ),
     _Wanted(
         "/etc/NetworkManager/system-connections/*",
-        re.compile(rb"^\s*(?:psk|password|wep-key\d|leap-password)\s*=", re.MULTILINE),
+        re.compile(rb"^[ \t]*(?:psk|password|wep-key\d|leap-password)\s*=", re.MULTILINE),
     ),
-    _Wanted("/etc/netplan/*.yaml", re.compile(rb"^\s*password\s*:", re.MULTILINE)),
-    _Wanted("/etc/wireguard/*.conf", re.compile(rb"^\s*(?:PrivateKey|PresharedKey)\s*=", re.MULTILINE)),
+    _Wanted("/etc/netplan/*.yaml", re.compile(rb"^[ \t]*password\s*:", re.MULTILINE)),
+    _Wanted("/etc/wireguard/*.conf", re.compile(rb"^[ \t]*(?:PrivateKey|PresharedKey)\s*=", re.MULTILINE)),
 )
 _HISTORY = ".*_history"
 _MEMORIES = (".lesshst", ".viminfo", ".wget-hsts")
@@ -98,7 +105,8 @@ class Findings:
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
-        self._paths: dict[Trace, list[str]] = {}
+        self._paths: dict[Trace, dict[str, None]] = {}
+        self._left = _MOST_BYTES
 
     def seen(self) -> tuple[Seen, ...]:
         """Return all that was seen, in the order of the kinds."""
@@ -213,17 +221,22 @@ class Findings:
 
     def _start(self, path: str, size: int, on_failure: Trace) -> bytes | None:
         """Return the first bytes of a file; None when there is no such file, or it cannot be read."""
+        if self._left <= 0:
+            self._add(on_failure, [path])
+            return None
+        self._left -= _OPENING
         if not self._size(path):
             return None
         try:
-            return self._guest.start_of(path, size)
+            content = self._guest.start_of(path, size)
         except GuestCallError:
             self._add(on_failure, [path])
             return None
+        self._left -= len(content)
+        return content
 
     def _add(self, trace: Trace, paths: Iterable[str]) -> None:
-        known = self._paths.setdefault(trace, [])
-        known += [text for text in map(_shown, paths) if text not in known]
+        self._paths.setdefault(trace, {}).update(dict.fromkeys(map(_shown, paths)))
 
 
 def _shown(path: str) -> str:

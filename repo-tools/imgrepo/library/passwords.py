@@ -33,7 +33,6 @@ _QUOTED = re.compile(
 _EDGES = "\"'`.,;:!?()[]{}<>*_\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}"
 _NO_SHELL = ("nologin", "false", "sync", "halt", "shutdown")
 HOME = re.compile(r"/(?:[A-Za-z0-9._-]+/)*[A-Za-z0-9._-]+")
-_MOST_HOMES = 50
 
 
 class Hashed(NamedTuple):
@@ -80,7 +79,7 @@ def homes(passwd: str) -> tuple[str, ...]:
         fields = line.split(":")
         if len(fields) == 7 and HOME.fullmatch(fields[5]) and not fields[6].strip().endswith(_NO_SHELL):
             found.append(fields[5])
-    return tuple(dict.fromkeys(found))[:_MOST_HOMES]
+    return tuple(dict.fromkeys(found))
 
 
 def judge_passwords(found: tuple[Hashed, ...], hints: str) -> tuple[Account, ...]:

@@ -268,6 +268,17 @@ def test_other_hints_have_the_passwords_tried_again(library: Library) -> None:
     assert len(library.appliances.launches) == 2
 
 
+def test_where_no_system_was_found_it_is_looked_for_again(library: Library) -> None:
+    folder = library.add()
+    library.appliances.disks["demo.img"] = FakeDisk({1: FakeFilesystem("crypto_LUKS")})
+    items = library.items()
+    assert items["identity"]["detail"] == items["secrets"]["detail"] == "demo.img holds an encrypted disk"
+    assert library.items("--quick")["identity"]["detail"] == "demo.img holds an encrypted disk"
+    assert is_checked(folder, ignore) is not None
+    library.fill(folder, b"x")
+    assert library.items()["identity"]["state"] == "ok"
+
+
 def test_sizes(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = library.add()
     sizes: list[int] = []

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import ApplianceError, GuestCallError
 from imgbuilder.events import ignore
+from imgrepo.library import findings
 from imgrepo.library.checkrecord import Inside, Trace
 from imgrepo.library.folder import image_at
 from imgrepo.library.inside import look_inside
@@ -225,6 +226,38 @@ def test_a_list_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         Trace.UNREADABLE: ("/home/*",),
         Trace.UNREADABLE_IDENTITY: ("ssh-hostkeys",),
     }
+
+
+def test_a_guest_with_no_end_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "_MOST_BYTES", 20 * 4096)
+    made = guest()
+    for number in range(40):
+        made.add(f"/root/.ssh/{number:02}", "x")
+    made.add("/etc/wpa_supplicant/wpa.conf", "psk=x\n")
+    found = look(tmp_path, made)
+    assert [(one.trace, one.count > 20) for one in found.seen] == [(Trace.UNREADABLE, True)]
+
+
+def test_a_person_too_many(tmp_path: Path) -> None:
+    made = guest()
+    made.add("/etc/passwd", "".join(f"a{n}:x:{n}:{n}::/srv/{n:03}:/bin/sh\n" for n in range(150)))
+    made.add("/srv/149/.bash_history", "x")
+    (found,) = look(tmp_path, made).seen
+    assert (found.trace, found.count) == (Trace.UNREADABLE, 52)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("filling", ["\n", " ", "psk", "psk ", '"auth" ', "token "])
+def test_files_that_would_keep_a_search_busy(tmp_path: Path, filling: str) -> None:
+    made = guest()
+    content = filling * ((1 << 20) // len(filling))
+    for path in (
+        "/etc/wpa_supplicant/wpa.conf", "/etc/netplan/a.yaml", "/root/.my.cnf", "/root/.docker/config.json",
+        "/root/.kube/config", "/root/.npmrc", "/root/.config/rclone/rclone.conf",
+        "/root/.ssh/authorized_keys",
+    ):  # fmt: skip
+        made.add(path, content)
+    assert look(tmp_path, made).system
 
 
 def test_no_system(tmp_path: Path) -> None:
