@@ -36,7 +36,6 @@ class Gate:
 
     Raises:
         UsageError: The folder cannot be read, or what is published would lie among the entries.
-        RepositoryError: Two images have one name.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class Found:
         images: All images, loose ones and those of entries; no two have one name.
         skipped: What looks like an image by its name, and is none.
         entries: The entry of each image that has one, by the image's name.
-        broken: What is wrong with an entry, by its name; its image is not among the images.
+        broken: What is wrong with an entry, by its name; no image of its name is among the images.
         empty: Names of entries without an image.
     """
 
@@ -71,7 +71,6 @@ def find_images(library: Path) -> Found:
 
     Raises:
         UsageError: The folder cannot be read.
-        RepositoryError: Two images have one name.
     """
     images, skipped = scan(library)
     all_images = {image.name: image for image in images}
@@ -87,11 +86,13 @@ def find_images(library: Path) -> Found:
         except PybuilderError as error:
             broken[folder.name] = error
             continue
-        if image.name in all_images:
-            raise RepositoryError(
+        if all_images.pop(image.name, None) is not None:
+            # Which of them is meant, nobody knows; the others are published all the same (T24).
+            broken[folder.name] = RepositoryError(
                 f"{image.name} lies in {library} as well as in the entry {folder.name}",
                 hint="remove one of them",
             )
+            continue
         all_images[image.name] = image
         entries[image.name] = FoundEntry(folder, description, words)
     ordered = tuple(all_images[name] for name in sorted(all_images))

@@ -238,9 +238,16 @@ def test_a_withdrawn_entry_stays_away(repository: Repository) -> None:
 
 def test_two_images_of_one_name(repository: Repository) -> None:
     add(repository)
-    repository.add("demo.img")
-    with pytest.raises(RepositoryError, match="as well as in the entry demo"):
-        repository.publish()
+    add(repository, "other", fill=b"y")
+    repository.publish()
+    before = repository.entry("demo")
+    loose = repository.add("demo.img", b"z")
+    result = repository.publish(prune=True, grace=timedelta())
+    assert "as well as in the entry demo" in reasons(result)
+    assert sorted(names(repository)) == ["demo", "other"]
+    assert repository.entry("demo") == before, "what is published stays, and is not taken for gone"
+    loose.unlink()
+    assert not repository.publish().refused
 
 
 def test_entries_are_not_served(repository: Repository) -> None:
