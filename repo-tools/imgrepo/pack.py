@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from imgrepo.copies import Copy
     from imgrepo.facts import ImageFacts
-    from imgrepo.publish import PublishRequest
+    from imgrepo.request import PublishRequest
     from imgrepo.scan import SourceImage
     from imgrepo.transaction import Stage
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from imgindex.model import Entry, Index
     from imgrepo.copies import Copy
-    from imgrepo.publish import PublishRequest
+    from imgrepo.request import PublishRequest
     from imgrepo.scan import SourceImage
     from imgrepo.services import Services
     from imgrepo.transaction import Stage

@@ -25,7 +25,8 @@ from imgrepo.cli.uploading import bring, endpoint_option
 from imgrepo.compress import PRESETS
 from imgrepo.diff import differences
 from imgrepo.library.proof import Requirement
-from imgrepo.publish import PublishRequest, PublishResult, publish
+from imgrepo.publish import PublishResult, publish
+from imgrepo.request import PublishRequest
 from imgrepo.targets.target import read_place
 from imgrepo.upload import UploadRequest
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from imgbuilder.events import Reporter
     from imgindex.model import Entry
     from imgrepo.library.approval import Reviewers
-    from imgrepo.publish import PublishRequest
+    from imgrepo.request import PublishRequest
     from imgrepo.scan import SourceImage
 
 

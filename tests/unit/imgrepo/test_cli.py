@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from imgbuilder.appliance import Attachment
     from imgbuilder.guest import Appliance
-    from imgrepo.publish import PublishRequest, PublishResult
+    from imgrepo.publish import PublishResult
+    from imgrepo.request import PublishRequest
     from imgrepo.services import Services
     from imgrepo.template.make import TemplateRequest
     from tests.unit.imgrepo.repository import Repository

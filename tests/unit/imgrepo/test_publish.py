@@ -27,7 +27,7 @@ from imgindex.signer import GpgSigner
 from imgrepo import pack as pack_module
 from imgrepo import publish as module
 from imgrepo import run as run_module
-from imgrepo.publish import PublishRequest
+from imgrepo.request import PublishRequest
 from tests.fakes.appliance import FakeDisk
 from tests.unit.imgrepo.repository import Repository, debian
 

@@ -20,7 +20,7 @@ from imgrepo.library.folder import EntryFolder
 from imgrepo.library.manifest import Manifest, check_note, difference, read_manifest, write_manifest
 from imgrepo.library.proof import Requirement
 from imgrepo.library.publishing import find_images
-from imgrepo.publish import PublishRequest
+from imgrepo.request import PublishRequest
 from tests.unit.imgrepo.library.entries import TEXT, add, boot
 from tests.unit.imgrepo.library.test_publishing import names, reasons
 from tests.unit.imgrepo.repository import image
