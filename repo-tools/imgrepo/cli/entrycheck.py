@@ -10,11 +10,12 @@ import click
 
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.console import ConsoleReporter, printable
-from imgbuilder.errors import Interrupted, PybuilderError
+from imgbuilder.errors import Interrupted, PybuilderError, UsageError
 from imgbuilder.events import info
 from imgbuilder.sizes import counted
 from imgrepo.cli.options import appliance_options, json_option, library_option, quiet_option, verbose_option
 from imgrepo.library.check import Checked, check_entry
+from imgrepo.library.description import DESCRIPTION_NAME
 from imgrepo.library.folder import broken_folders, find_entries, find_entry
 from imgrepo.library.item import Item, ItemState
 
@@ -85,6 +86,12 @@ def check_command(
         reporter.close()
     if as_json:
         click.echo(json.dumps({"version": 1, "entries": [_as_data(one) for one in results]}, indent=2))
+    elif not results and (library / DESCRIPTION_NAME).exists():
+        given = library.absolute()
+        raise UsageError(
+            f"{library} is an entry, and no folder of entries",
+            hint=f"give its name, and the folder that it is in: {given.name} --library {given.parent}",
+        )
     elif not results:
         info(reporter, f"there are no entries in {library}; one is made by: pybuilder-repo entry new NAME")
     if any(one.fails for one in results):

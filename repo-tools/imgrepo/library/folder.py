@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import RepositoryError, UsageError
@@ -27,7 +28,6 @@ from imgrepo.scan import FORMATS, SourceImage, is_stem, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from imgrepo.library.description import Description
 
@@ -220,8 +220,9 @@ def find_entry(library: Path, name: str) -> EntryFolder:
     folder = EntryFolder(library / name)
     if not is_stem(name) or not folder.description.is_file():
         known = ", ".join(entry.name for entry in find_entries(library)) or "none"
-        raise UsageError(
-            f"there is no entry {name} in {library}",
-            hint=f"there are: {known}; a new one is made by: pybuilder-repo entry new {name}",
-        )
+        hint = f"there are: {known}; a new one is made by: pybuilder-repo entry new {name}"
+        given = Path(name).absolute()
+        if (given / DESCRIPTION_NAME).is_file():
+            hint = f"give its name, and the folder that it is in: {given.name} --library {given.parent}"
+        raise UsageError(f"there is no entry {name} in {library}", hint=hint)
     return folder

@@ -365,6 +365,10 @@ def test_wrong_input(library: Library) -> None:
     assert "there is no entry other" in library.type("other", code=2)[1]
     assert run(["entry", "check", "--library", str(library.path / "none")], library.services()) == 2
     assert run(["entry", "check", "--quickly"], library.services()) == 2
+    words = f"give its name, and the folder that it is in: demo --library {library.path}\n"
+    assert words in library.type(str(library.path / "demo"), code=2)[1]
+    assert run(["entry", "check", "--library", str(library.path / "demo")], library.services()) == 2
+    assert words in library.capsys.readouterr().err
 
 
 def test_an_empty_library(library: Library) -> None:
