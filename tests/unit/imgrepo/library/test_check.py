@@ -21,6 +21,7 @@ from PIL import Image
 
 from imgbuilder.errors import ApplianceError, RepositoryError
 from imgbuilder.events import ignore
+from imgbuilder.machine.model import BOARDS
 from imgbuilder.workspace import private_folder
 from imgrepo.cli.main import run
 from imgrepo.compress import Compressed
@@ -387,9 +388,11 @@ def test_progress_is_not_among_the_points(library: Library) -> None:
 
 def test_names_that_drive_terminals(library: Library) -> None:
     folder = library.add()
-    folder.description.write_text(TEXT.replace("MIT", "M\\u001b[2JIT"))
+    path = folder.sources / "sources.json"
+    gap = {"source": "bash", "version": "5", "reason": "gone\x1b[2J\nreally"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"covered": [], "gaps": [gap]}))
     out, _err = library.type(code=1)
-    assert "\x1b" not in out
+    assert "1 of 1 source package missing: bash 5 (gone\\x1b[2J really)\n" in out
 
 
 def test_a_record_that_cannot_be_read_is_made_anew(library: Library) -> None:
@@ -500,6 +503,12 @@ class TestRunScript:
         assert items["run"]["state"] == "unknown"
         assert items["run"]["hint"] == "on Debian: apt-get install qemu-system-x86"
         assert is_checked(folder, ignore) is not None
+
+    def test_a_host_without_firmware(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(BOARDS, "x86_64", dataclasses.replace(BOARDS["x86_64"], firmware=()))
+        library.add(text=f'{TEXT}\n[machine]\nfirmware = "uefi"\n')
+        found = library.items()["run"]
+        assert (found["state"], found["hint"]) == ("unknown", "on Debian: apt-get install ovmf")
 
     def test_nothing_is_left(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
         places: list[Path] = []
