@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 import signal
 
+from hypothesis import settings
+
+# How long an example takes depends on what else the machine does: that is no reason to fail.
+settings.register_profile("untimed", parent=settings.default, deadline=None)
+settings.load_profile("untimed")
+
 # Without this, a test that looks for templates would ask the public repository that comes with the package.
 os.environ["VIRT_BUILDER_DIRS"] = "/nonexistent"
 
