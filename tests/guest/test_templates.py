@@ -28,6 +28,11 @@ pytestmark = [
 ]
 
 UEFI = ("-bios", "/usr/share/ovmf/OVMF.fd")
+UEFI_32 = (
+    "-machine", "q35",
+    "-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd",
+    "-drive", "if=pflash,format=raw,unit=1,snapshot=on,file=/usr/share/OVMF/OVMF32_VARS_4M.fd",
+)  # fmt: skip
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "12-bios": ("debian-12", "--no-uefi"),
@@ -85,7 +90,8 @@ def test_a_template_is_made_boots_by_each_firmware_and_is_published(
         assert manifest["locale"] == "de_DE.UTF-8"
         assert "locales" in manifest["packages"]
         image.chmod(0o644)
-        firmwares = ((),) if "--no-uefi" in words else ((), UEFI)
+        uefi = UEFI_32 if manifest["arch"] == "i386" else UEFI
+        firmwares: tuple[tuple[str, ...], ...] = ((),) if "--no-uefi" in words else ((), uefi)
         for firmware in firmwares:
             with booted(person, image, "raw", extra=firmware) as machine:
                 console = machine.wait_for("login:", 500)

@@ -44,10 +44,9 @@ def find_firmware(machine: Machine) -> tuple[Path, Path] | None:
     for code, variables in board(machine.arch).firmware:
         if os.access(code, os.R_OK) and os.access(variables, os.R_OK):
             return Path(code), Path(variables)
-    package = "qemu-efi-aarch64" if machine.arch == "aarch64" else "ovmf"
     raise ToolError(
         f"there is no UEFI firmware for machines of {machine.arch}",
-        hint=f"on Debian: apt-get install {package}",
+        hint=f"on Debian: apt-get install {board(machine.arch).package}",
     )
 
 

@@ -95,12 +95,14 @@ class Board:
         serial: The guest's serial console.
         program: The QEMU that emulates it.
         firmware: Places of the UEFI firmware's code and of its empty variables, in pairs.
+        package: Debian's package of the first of them.
     """
 
     machine: str
     serial: str
     program: str
     firmware: tuple[tuple[str, str], ...]
+    package: str
 
 
 _OVMF = ("/usr/share/OVMF", "/usr/share/edk2/ovmf", "/usr/share/edk2/x64", "/usr/share/qemu")
@@ -115,8 +117,19 @@ BOARDS = {
             (f"{_OVMF[2]}/OVMF_CODE.4m.fd", f"{_OVMF[2]}/OVMF_VARS.4m.fd"),
             (f"{_OVMF[3]}/ovmf-x86_64-code.bin", f"{_OVMF[3]}/ovmf-x86_64-vars.bin"),
         ),
+        "ovmf",
     ),
-    "i686": Board("q35", "ttyS0", "qemu-system-i386", ()),
+    "i686": Board(
+        "q35",
+        "ttyS0",
+        "qemu-system-i386",
+        (
+            # It could check signatures, and does not, since its empty variables have no keys.
+            (f"{_OVMF[0]}/OVMF32_CODE_4M.secboot.fd", f"{_OVMF[0]}/OVMF32_VARS_4M.fd"),
+            ("/usr/share/edk2/ovmf-ia32/OVMF_CODE.fd", "/usr/share/edk2/ovmf-ia32/OVMF_VARS.fd"),
+        ),
+        "ovmf-ia32",
+    ),
     "aarch64": Board(
         "virt",
         "ttyAMA0",
@@ -128,6 +141,7 @@ BOARDS = {
                 "/usr/share/edk2/aarch64/vars-template-pflash.raw",
             ),
         ),
+        "qemu-efi-aarch64",
     ),
 }
 """The architectures that can be described, by virt-builder's names."""

@@ -193,7 +193,7 @@ def run_script(machine: Machine) -> str:
     if machine.firmware is Firmware.UEFI:
         text = text.replace("@FIRMWARE@", _UEFI)
         values["PAIRS"] = " ".join(f"{code}:{variables}" for code, variables in facts.firmware)
-        values["EFI_PACKAGE"] = "qemu-efi-aarch64" if machine.arch == "aarch64" else "ovmf"
+        values["EFI_PACKAGE"] = board(machine.arch).package
     # One pass: what a person wrote is never read for placeholders.
     return _PLACEHOLDER.sub(lambda found: values[found.group(1)], text)
 

@@ -62,14 +62,19 @@ def test_an_unknown_architecture_is_refused() -> None:
         headless_command(replace(MACHINE, arch="s390x"), CHECK)
 
 
-def test_missing_firmware_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arch", "package"), [("x86_64", "ovmf"), ("i686", "ovmf-ia32"), ("aarch64", "qemu-efi-aarch64")]
+)
+def test_missing_firmware_is_named_with_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: str, package: str
+) -> None:
     places = ((str(tmp_path / "code"), str(tmp_path / "variables")),)
-    monkeypatch.setitem(BOARDS, "x86_64", replace(BOARDS["x86_64"], firmware=places))
+    monkeypatch.setitem(BOARDS, arch, replace(BOARDS[arch], firmware=places))
     assert find_firmware(MACHINE) is None
-    uefi = replace(MACHINE, firmware=Firmware.UEFI)
+    uefi = replace(MACHINE, firmware=Firmware.UEFI, arch=arch)
     with pytest.raises(ToolError) as caught:
         find_firmware(uefi)
-    assert "ovmf" in str(caught.value.hint)
+    assert str(caught.value.hint).endswith(f"apt-get install {package}")
     for place in places[0]:
         Path(place).touch()
     assert find_firmware(uefi) == (tmp_path / "code", tmp_path / "variables")

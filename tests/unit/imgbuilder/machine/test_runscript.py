@@ -175,8 +175,9 @@ def test_uefi_has_variables_of_its_own_which_are_removed(
     variables.write_text("empty")
     variables.chmod(0o444)
     fake = Board(
-        "q35", "ttyS0", "qemu-system-x86_64", (("/nonexistent", "/nonexistent"), (str(code), str(variables)))
-    )
+        "q35", "ttyS0", "qemu-system-x86_64",
+        (("/nonexistent", "/nonexistent"), (str(code), str(variables))), "ovmf",
+    )  # fmt: skip
     monkeypatch.setattr(runscript, "board", lambda _arch: fake)
     script = place.write(replace(MACHINE, firmware=Firmware.UEFI))
     temporary = place.folder / "tmp"
