@@ -27,6 +27,7 @@ from imgrepo.catalogue.model import (
 )
 from imgrepo.catalogue.records import EntryParts, read_parts
 from imgrepo.library.approval import approval_of, read_reviewers
+from imgrepo.library.description import read_words
 from imgrepo.library.folder import find_entries
 from imgrepo.signing import SIGNED_INDEX, read_served
 from imgrepo.state import read_state
@@ -89,21 +90,30 @@ def gather(
     if before is not None:
         identity = before.identity  # of whatever key: readers of the feed must not see all of it as new
     reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
-    maker = _Maker(request, signed, report, statistics, before, reviewers)
+    maker = _Maker(request, signed, report, statistics, before)
     state = read_state(request.library)
     for entry in published.index.entries:
         key = (entry.os_version, entry.arch)
         known = {name: item for name, item in state.items() if (item.entry, item.arch) == key}
         # A template may have got another name than its image: the publisher remembers.
         names = [entry.os_version, *(PurePosixPath(name).stem for name in known)]
-        folder, described = next((folders[name] for name in names if name in folders), (None, None))
+        folder, described, words = next(
+            (folders[name] for name in names if name in folders), (None, None, "")
+        )
         if entry.hidden or (described and described.not_before and described.not_before > now):
             continue
         images = {item.sha512 for item in known.values() if item.file == entry.file}
-        maker.add(entry, folder, described, images)
+        review = None
+        if folder is not None and reviewers is not None:
+            review = _review(folder, reviewers, words, images, report)
+            if review is None:  # what nobody approved is not for the world
+                folder, described = None, None
+        maker.add(entry, folder, described, images, review)
     years = None
     if request.calendar:
-        days = [described.not_before for _folder, described in folders.values() if described.not_before]
+        days = [
+            described.not_before for _folder, described, _words in folders.values() if described.not_before
+        ]
         years = doors(days, maker.pages, now)
     site = Site(
         title=text.line(request.title) or "Disk images",
@@ -120,14 +130,26 @@ def gather(
     return Gathered(site, maker.files, memory.Memory(identity, maker.shown))
 
 
-def _read_entries(library: Path, report: Reporter) -> Iterator[tuple[str, tuple[EntryFolder, Description]]]:
+def _review(
+    folder: EntryFolder, reviewers: Reviewers, words: str, images: Collection[str], report: Reporter
+) -> Approval | None:
+    try:
+        return approval_of(folder, reviewers, report, words=words, published=images)
+    except PybuilderError as error:
+        warn(report, f"{folder.name} is shown as the index has it, without its folder: {error.message}")
+        return None
+
+
+def _read_entries(
+    library: Path, report: Reporter
+) -> Iterator[tuple[str, tuple[EntryFolder, Description, str]]]:
     """Read what contributors say; one that cannot be read keeps no other (T24).
 
     Its template is shown as the index has it, without its folder: nobody knows whether that may be seen yet.
     """
     for folder in find_entries(library):
         try:
-            yield folder.name, (folder, folder.read())
+            yield folder.name, (folder, *read_words(folder.description))
         except RepositoryError as error:
             warn(report, f"the entry {folder.name} is left out: {error.message}")
 
@@ -171,10 +193,9 @@ class _Maker:
         report: Reporter,
         statistics: Statistics | None,
         before: memory.Memory | None,
-        reviewers: Reviewers | None,
     ) -> None:
         self._request, self._signed, self._report = request, signed, report
-        self._statistics, self._reviewers = statistics, reviewers
+        self._statistics = statistics
         self._before: Mapping[tuple[str, str], memory.Shown] = before.shown if before else {}
         self.pages: list[Page] = []
         self.files: dict[str, Copied] = {}
@@ -186,6 +207,7 @@ class _Maker:
         folder: EntryFolder | None,
         described: Description | None,
         images: Collection[str],
+        review: Approval | None,
     ) -> None:
         """Make the page of a template."""
         base = f"templates/{text.segment(entry.os_version)}/{text.segment(entry.arch)}"
@@ -208,18 +230,9 @@ class _Maker:
                 packages=None if parts.contents is None else parts.contents.packages,
                 boot=parts.boot,
                 sources=self._sources(parts),
-                review=self._review(folder, images),
+                review=review,
             )
         )
-
-    def _review(self, folder: EntryFolder | None, images: Collection[str]) -> Approval | None:
-        if folder is None or self._reviewers is None:
-            return None
-        try:
-            return approval_of(folder, self._reviewers, self._report, published=images)
-        except PybuilderError as error:
-            self._warn(f"{folder.name} is shown as not reviewed: {error.message}")
-            return None
 
     def _page(self, entry: Entry, path: str, described: Description | None, shown: memory.Shown) -> Page:
         page = Page(

@@ -9,10 +9,12 @@ it: those records name their image themselves. See decision record 0084.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import RepositoryError, SigningError, TrustError, UsageError
+from imgbuilder.regular import open_regular
 from imgbuilder.workspace import explain, new_file, private_folder
 from imgrepo.compress import hash_image
 from imgrepo.library.description import DESCRIPTION_NAME, read_words
@@ -199,7 +201,7 @@ def _recorded(folder: EntryFolder, image: SourceImage) -> str | None:
 
 def _read(path: Path, reviewers: Reviewers, hint: str) -> VerifiedText | None:
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path), "rb") as file:
             data = file.read(LARGEST + 1)
     except FileNotFoundError:
         return None
@@ -228,9 +230,9 @@ def _files(
 def _hash(path: Path, largest: int) -> str:
     digest, size = hashlib.sha512(), 0
     try:
-        if not path.is_file() or path.is_symlink():
+        if path.is_symlink() or not path.is_file():
             raise RepositoryError(f"{path} is no regular file", hint="replace it by one")
-        with path.open("rb") as file:
+        with open(open_regular(path, os.O_NOFOLLOW), "rb") as file:
             while piece := file.read(_PIECE):
                 digest.update(piece)
                 size += len(piece)

@@ -182,7 +182,7 @@ class Findings:
             self._look_at_ssh(f"{home}/.ssh")
 
     def _look_at_ssh(self, folder: str) -> None:
-        for path in self.glob(f"{folder}/*", Trace.UNREADABLE)[:_MOST_FILES]:
+        for path in self._some(f"{folder}/*"):
             if posixpath.basename(path) in {"authorized_keys", "authorized_keys2"}:
                 content = self._start(path, _LARGEST, Trace.UNREADABLE) or b""
                 if any(line.strip() and not line.lstrip().startswith(b"#") for line in content.split(b"\n")):
@@ -193,7 +193,7 @@ class Findings:
     def look_at_system(self) -> None:
         """Look at what is nobody's own."""
         for pattern in ("/etc/ssl/private/*", "/etc/pki/tls/private/*", "/root/*.pem", "/root/*.key"):
-            for path in self.glob(pattern, Trace.UNREADABLE)[:_MOST_FILES]:
+            for path in self._some(pattern):
                 self._look_for_key(path)
         for wanted in _NETWORKS:
             self._look_for(wanted, Trace.NETWORK_PASSWORD)
@@ -205,11 +205,19 @@ class Findings:
             self._add(Trace.MADE_KEY if made else Trace.PRIVATE_KEY, [path])
 
     def _look_for(self, wanted: _Wanted, trace: Trace) -> None:
-        paths = self.glob(wanted.path, Trace.UNREADABLE) if "*" in wanted.path else [wanted.path]
-        for path in paths[:_MOST_FILES]:
+        for path in self._some(wanted.path) if "*" in wanted.path else [wanted.path]:
             content = self._start(path, _LARGEST, Trace.UNREADABLE)
             if content and (wanted.pattern is None or wanted.pattern.search(content)):
                 self._add(trace, [path])
+            elif content and self._size(path) > len(content):
+                self._add(Trace.UNREADABLE, [path])  # what is behind the start, nobody knows
+
+    def _some(self, pattern: str) -> list[str]:
+        """Return the paths that match a pattern; that there are more than are looked at is a finding."""
+        found = self.glob(pattern, Trace.UNREADABLE)
+        if len(found) > _MOST_FILES:
+            self._add(Trace.UNREADABLE, [pattern])
+        return found[:_MOST_FILES]
 
     def _size(self, path: str) -> int:
         """Return the size of a file; 0 of what is none."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgbuilder.errors import RepositoryError
+from imgbuilder.regular import open_regular
 from imgbuilder.workspace import explain, new_file
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def read_record(path: Path, build: Callable[[Any], _Record]) -> _Record | None:
         RepositoryError: It cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path), "rb") as file:
             fields = json.loads(file.read(_LARGEST))
         if fields["version"] != _VERSION:
             raise RepositoryError(

@@ -434,8 +434,11 @@ def test_reviewers_are_shown_as_long_as_their_word_holds(
     assert f"Reviewed by {alice}" in words
     assert ": read <b>all</b> of it" in words
     assert b"<b>all" not in site_files(library)[WEB]
-    assert "is shown as not reviewed: nobody approved" in said()
-    folder.description.write_text(folder.description.read_text() + "# more\n")
+    assert "without its folder: nobody approved" in said()
+    approved = folder.description.read_text()
+    folder.description.write_text(approved.replace("Grace Example", "Mallory"))
     make_site(library, reviewers=reviewers)
-    assert "Reviewed by" not in words_of(library, WEB)
-    assert "debian-web is shown as not reviewed: the approval of debian-web does not hold" in said()
+    words = words_of(library, WEB)
+    assert "Reviewed by" not in words
+    assert [one for one in ("Mallory", "Booted in", "4 packages") if one in words] == []
+    assert "debian-web is shown as the index has it, without its folder: the approval" in said()

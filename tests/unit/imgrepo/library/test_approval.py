@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -232,6 +233,18 @@ class TestApproval:
             folder.approval.write_bytes(data)
             with pytest.raises(PybuilderError, match=r"approval\.asc"):
                 found(repository, folder, reviewers)
+
+    def test_pipes_are_not_waited_for(self, repository: Repository, reviewer: str, reviewers: Path) -> None:
+        folder = add(repository)
+        sign(repository, folder, reviewer)
+        folder.boot.mkdir()
+        os.mkfifo(folder.boot / "boot.json")
+        with pytest.raises(RepositoryError, match="not an ordinary file"):
+            records.read_boot(folder.boot)
+        folder.approval.unlink()
+        os.mkfifo(folder.approval)
+        with pytest.raises(PybuilderError, match=r"approval\.asc"):
+            found(repository, folder, reviewers)
 
 
 class TestPublish:

@@ -191,6 +191,27 @@ def test_what_is_too_large_is_not_passed_over(tmp_path: Path) -> None:
     assert seen(look(tmp_path, made)) == {Trace.UNREADABLE: ("/etc/shadow",)}
 
 
+def test_secrets_behind_what_is_read_are_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(findings, "_LARGEST", 1000)
+    made = guest()
+    made.add("/root/.netrc", f"{'#' * 2000}\npassword x\n")
+    assert seen(look(tmp_path, made)) == {Trace.UNREADABLE: ("/root/.netrc",)}
+
+
+def test_keys_beyond_the_files_that_are_looked_at_are_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(findings, "_MOST_FILES", 3)
+    made = guest()
+    for name in ("a", "b", "c"):
+        made.add(f"/root/.ssh/{name}", "no key\n")
+    assert seen(look(tmp_path, made)) == {}
+    made.add("/root/.ssh/d", KEY)
+    assert seen(look(tmp_path, made)) == {Trace.UNREADABLE: ("/root/.ssh/*",)}
+
+
 def test_names_that_drive_terminals_are_made_visible_and_short(tmp_path: Path) -> None:
     made = guest()
     made.add(f"/root/.\x1b[2J{'x' * 300}_history", "x")
