@@ -10,13 +10,13 @@ import click
 
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.console import ConsoleReporter, printable
-from imgbuilder.errors import Interrupted, PybuilderError, UsageError
+from imgbuilder.errors import Interrupted, PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import info
 from imgbuilder.sizes import counted
 from imgrepo.cli.options import appliance_options, json_option, library_option, quiet_option, verbose_option
 from imgrepo.library.check import Checked, check_entry
 from imgrepo.library.description import DESCRIPTION_NAME
-from imgrepo.library.folder import broken_folders, find_entries, find_entry
+from imgrepo.library.folder import chosen_entries
 from imgrepo.library.item import Item, ItemState
 
 if TYPE_CHECKING:
@@ -62,19 +62,17 @@ def check_command(
 ) -> None:
     """Read the options and check."""
     services: Services = ctx.obj
-    broken = broken_folders(library)
-    wanted = [name if name in broken else find_entry(library, name).name for name in names]
-    folders = {folder.name: folder for folder in find_entries(library)}
+    chosen = chosen_entries(library, names)
     options = ApplianceOptions(memsize=memsize, verbose=verbose, instant=not no_instant, cache=cache)
     # Standard output is for the points.
     reporter = ConsoleReporter(_PROGRAM, quiet=quiet or as_json, verbose=verbose, out=sys.stderr)
     results: list[Checked] = []
     try:
-        for name in sorted(set(wanted) or {*broken, *folders}):
+        for name, folder in chosen.items():
             try:
-                if name in broken:
-                    raise broken[name]
-                checked = check_entry(folders[name], services, options, reporter, quick=quick)
+                if isinstance(folder, RepositoryError):
+                    raise folder
+                checked = check_entry(folder, services, options, reporter, quick=quick)
             except Interrupted:
                 raise
             except PybuilderError as error:  # one of many must not stop all (T24)

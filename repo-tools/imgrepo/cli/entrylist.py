@@ -11,9 +11,8 @@ import click
 
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info
-from imgrepo.cli.options import json_option, library_option, reviewers_option
+from imgrepo.cli.options import json_option, library_option, require_option, reviewers_option
 from imgrepo.library.listing import ListRequest, list_entries
-from imgrepo.library.proof import Requirement
 from imgrepo.library.states import Proof
 
 if TYPE_CHECKING:
@@ -42,13 +41,7 @@ _BROKEN = "broken"
     metavar="DIR",
     help="The folder that publish writes; without it, nothing is known to be live or withdrawn.",
 )
-@click.option(
-    "--require",
-    "required",
-    type=click.Choice([one.value for one in Requirement]),
-    multiple=True,
-    help="What publish is told to require; may be given several times.",
-)
+@require_option("What publish is told to require")
 @reviewers_option
 @click.option("-l", "--long", is_flag=True, help="Tell what lacks, and what brings each entry further.")
 @json_option

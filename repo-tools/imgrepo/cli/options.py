@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgbuilder.errors import UsageError
+from imgrepo.library.proof import Requirement
 from imgrepo.services import Signing
 
 if TYPE_CHECKING:
@@ -31,6 +32,23 @@ library_option = click.option(
     metavar="DIR",
     help="The folder of the entries [default: this one].",
 )
+
+
+def require_option(text: str) -> Callable[..., Any]:
+    """Return the option that names what ``publish`` requires.
+
+    Args:
+        text: What it does, for ``--help``.
+    """
+    return click.option(
+        "--require",
+        "required",
+        type=click.Choice([one.value for one in Requirement]),
+        multiple=True,
+        help=f"{text}; may be given several times.",
+    )
+
+
 reviewers_option = click.option(
     "--reviewers",
     type=click.Path(path_type=Path),

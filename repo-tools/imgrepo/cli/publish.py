@@ -17,6 +17,7 @@ from imgrepo.cli.options import (
     grace_option,
     key_options,
     quiet_option,
+    require_option,
     reviewers_option,
     signing,
     verbose_option,
@@ -100,13 +101,7 @@ def _tell_capabilities(ctx: click.Context, _param: click.Parameter, wanted: obje
 @grace_option()
 @click.option("--remove-images", is_flag=True, help="At the very end, delete the images that were published.")
 @click.option("--force", is_flag=True, help="Build on a published index that is not signed by this key.")
-@click.option(
-    "--require",
-    "required",
-    type=click.Choice([one.value for one in Requirement]),
-    multiple=True,
-    help="Refuse images that have not been through this; may be given several times.",
-)
+@require_option("Refuse images that have not been through this")
 @reviewers_option
 @appliance_options
 @quiet_option

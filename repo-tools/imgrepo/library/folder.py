@@ -27,7 +27,7 @@ from imgrepo.library.description import DESCRIPTION_NAME, read_description
 from imgrepo.scan import FORMATS, SourceImage, is_stem, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from imgrepo.library.description import Description
 
@@ -226,3 +226,21 @@ def find_entry(library: Path, name: str) -> EntryFolder:
             hint = f"give its name, and the folder that it is in: {given.name} --library {given.parent}"
         raise UsageError(f"there is no entry {name} in {library}", hint=hint)
     return folder
+
+
+def chosen_entries(library: Path, names: Collection[str]) -> dict[str, EntryFolder | RepositoryError]:
+    """Return the entries of these names, or all, in their order; what is wrong with a folder stands for it.
+
+    Args:
+        library: The folder of the entries.
+        names: Their names; none for all.
+
+    Raises:
+        UsageError: The folder cannot be read, or there is no entry of a name.
+    """
+    found: dict[str, EntryFolder | RepositoryError] = {one.name: one for one in find_entries(library)}
+    found |= broken_folders(library)
+    if names:
+        # A link to a folder is no entry of a library, but whoever names it means it.
+        found = {name.rstrip("/"): found.get(name) or find_entry(library, name) for name in names}
+    return dict(sorted(found.items()))

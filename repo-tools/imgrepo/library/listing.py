@@ -13,7 +13,7 @@ from imgindex.model import Index
 from imgrepo.compress import hash_image
 from imgrepo.entries import old_entry
 from imgrepo.library.approval import check_reviewers, read_reviewers
-from imgrepo.library.folder import broken_folders, find_entries, find_entry
+from imgrepo.library.folder import chosen_entries
 from imgrepo.library.proof import Requirement, missing_proof
 from imgrepo.library.publishing import described
 from imgrepo.library.states import Evidence, Lack, Proof, Step, Template, judge
@@ -129,16 +129,14 @@ def list_entries(
         TrustError: The index is not by a key of the key file beside it.
         RepositoryError: The record of what was withdrawn cannot be read.
     """
-    broken = broken_folders(request.library)
-    folders = {folder.name: folder for folder in find_entries(request.library)}
-    wanted = [name if name in broken else find_entry(request.library, name).name for name in request.names]
+    chosen = chosen_entries(request.library, request.names)
     served, now = _read_served(request, services), services.clock()
     if look_for is None:
         look_for = looks(None if request.reviewers is None else read_reviewers(request.reviewers, services))
     lister = _Lister(request, served, now, look_for, report)
     return tuple(
-        Row(name, problem=_told(broken[name])) if name in broken else lister.row(folders[name])
-        for name in sorted(set(wanted) or {*broken, *folders})
+        Row(name, problem=_told(folder)) if isinstance(folder, RepositoryError) else lister.row(folder)
+        for name, folder in chosen.items()
     )
 
 

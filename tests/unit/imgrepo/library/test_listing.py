@@ -297,3 +297,14 @@ def test_by_default_proofs_are_looked_for_as_publish_does(repository: Repository
     (row,) = list_entries(request, repository.services(), ignore)
     assert row.judgement is not None
     assert row.judgement.state is State.BOOTED
+
+
+def test_an_entry_behind_a_link_is_listed_when_it_is_named(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = repository.base / "elsewhere"
+    add(repository).path.rename(elsewhere)
+    (repository.images / "demo").symlink_to(elsewhere)
+    for command in (["list"], ["check", "--quick"]):
+        run(["entry", *command, "demo/", "--library", str(repository.images)], repository.services())
+        assert capsys.readouterr().out.startswith("demo")
