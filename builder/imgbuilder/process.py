@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 from imgbuilder.errors import ProgramKilledError, ToolError, WorkspaceError
 from imgbuilder.interrupts import uninterrupted
+from imgindex.environment import plain_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,9 +46,6 @@ _PACKAGES = {
 
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Folders that an ordinary user's PATH lacks on Debian, although sfdisk lives there."""
-
-_withheld: set[str] = set()
-"""Variables that no program gets (``reliability.md`` Z18)."""
 
 PIPE = subprocess.PIPE
 """For ``start``: a pipe that the caller reads and closes."""
@@ -88,17 +86,6 @@ def require_program(name: str) -> str:
         package = _PACKAGES.get(name, name)
         raise ToolError(f"the program {name} is not installed", hint=f"on Debian: apt-get install {package}")
     return found
-
-
-def plain_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return our environment with an untranslated locale and ``extra`` on top, without what was withheld."""
-    own = {name: value for name, value in os.environ.items() if name not in _withheld}
-    return {**own, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(extra or {})}
-
-
-def withhold(variable: str) -> None:
-    """Keep a variable that holds a secret out of the environment of all programs started from now on."""
-    _withheld.add(variable)
 
 
 def end_group(process: subprocess.Popen[bytes], *, grace: float = 0.0) -> None:
@@ -148,7 +135,7 @@ def run(
         argv: Program name and arguments.
         check: Whether a status other than 0 is an error.
         stdin: Bytes for its standard input; None for an empty one.
-        env: Variables to add to our environment.
+        env: Variables to add to ``plain_environment()``.
         cwd: Folder to run it in.
         timeout: Seconds until it is killed; None for no limit.
 
@@ -225,7 +212,7 @@ def streaming(
     Args:
         argv: Program name and arguments.
         stdin: An open file for its standard input; None for an empty one.
-        env: Variables to add to our environment.
+        env: Variables to add to ``plain_environment()``.
 
     Raises:
         ToolError: It is missing or ended with a status other than 0.

@@ -9,7 +9,6 @@ at before that: it writes the text of bad signatures too (F6).
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from imgindex.clearsign import MAX_FILE_SIZE, split
 from imgindex.detached import signature_packets
+from imgindex.environment import plain_environment
 from imgindex.errors import BadSignatureError, ToolError, UsageError
 from imgindex.keyfile import read_key_file
 from imgindex.keylist import ListedKey, make_pin, read_key_list
@@ -273,11 +273,6 @@ def _private_folder() -> Iterator[Path]:
             raise ToolError(f"cannot use the private folder for gpg: {error}", hint="check TMPDIR") from error
 
 
-def gpg_environment() -> dict[str, str]:
-    """Return our environment with words in English."""
-    return {name: value for name, value in os.environ.items() if name != "LANGUAGE"} | {"LC_ALL": "C"}
-
-
 def find_gpg(name: str) -> str:
     """Return the path of gpg or gpgv.
 
@@ -303,7 +298,7 @@ def _run(
             [find_gpg(name), *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env=gpg_environment(),
+            env=plain_environment(),
             pass_fds=pass_fds,
             timeout=limit,
             check=False,

@@ -7,8 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from imgindex.clearsign import split
+from imgindex.environment import plain_environment
 from imgindex.errors import SigningError, ToolError, TrustError
-from imgindex.gpg import find_gpg, gpg_environment
+from imgindex.gpg import find_gpg
 from imgindex.keylist import choose_signing_key
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class GpgSigner:
         self._valid_for = valid_for
         # Without gpg.conf: a local-user or keyring line there would add or hide keys.
         options = ["--no-options", "--no-auto-check-trustdb", *command[1:]]
-        environment = gpg_environment()
+        environment = plain_environment()
         if not may_ask:
             options += ["--pinentry-mode", "error"]
         elif "GPG_TTY" not in environment and sys.stdin.isatty():

@@ -6,9 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from imgbuilder import process
 from imgbuilder.customize.secrecy import SHORTEST
 from imgbuilder.errors import UsageError
+from imgindex.environment import withhold
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAKEN = {"PATH", "HOME", "IFS", "ENV", "LC_ALL", "TERM", "PWD", "SHELL"}
@@ -54,7 +54,7 @@ def parse_source(text: str) -> str:
         value = os.environ.get(name)
         if value is None:
             raise UsageError(f"the variable {name!r} is not set", hint=f"export {name} first")
-        process.withhold(name)
+        withhold(name)
         return value
     if kind == "file" and colon:
         return _content(Path(name))

@@ -8,6 +8,7 @@ configuration, ``RSYNC_RSH`` and ``RSYNC_PASSWORD`` hold.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -114,7 +115,9 @@ class RsyncTarget:
     def _rsync(self, *words: str, names: Sequence[str] = ()) -> Completed:
         contimeout = ["--contimeout=30"] if self._address.startswith("rsync://") else []
         argv = ["rsync", "--no-motd", f"--timeout={_PATIENCE}", *contimeout, *words]
-        done = process.run(argv, check=False, stdin="\0".join(names).encode() if names else None)
+        done = process.run(
+            argv, check=False, stdin="\0".join(names).encode() if names else None, env=_own_variables()
+        )
         if done.status != 0:
             raise self._failure(done)
         return done
@@ -127,3 +130,8 @@ class RsyncTarget:
         if done.status == _PARTIAL and "No such file" in done.stderr:
             hint = "create the folder there first"
         return UploadError(f"{self._where}: rsync ended with status {done.status}: {said}", hint=hint)
+
+
+def _own_variables() -> dict[str, str]:
+    """Return the variables that are rsync's, among them its password, which no other program gets."""
+    return {name: value for name, value in os.environ.items() if name.startswith("RSYNC_")}

@@ -12,11 +12,13 @@ import enum
 import getpass
 import os
 import shlex
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder import process
+from imgbuilder.customize.context import host_proxies
 from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.events import Reporter, debug
 from imgbuilder.interrupts import uninterrupted
@@ -150,10 +152,11 @@ def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, report: R
     overlay = scratch / "overlay.tar"
     write_overlay(guest_files(request.recipe, request.guest_uses, request.locale), overlay, request.epoch)
     with _chroot_space(mode) as space, open(archive, "xb") as output:
-        argv = bootstrap_arguments(request, mode=mode, keyring=keyring, overlay=overlay)
+        argv = bootstrap_arguments(request, mode=mode, overlay=overlay)
         debug(report, f"running: {shlex.join(argv)}")
         words: collections.deque[str] = collections.deque(maxlen=_WORDS_KEPT)
-        with _running(argv, output, space, request.epoch) as (running, messages):
+        sources = build_sources(request.recipe, request.build_from, keyring)
+        with _running(argv, sources, output, space, request.epoch) as (running, messages):
             for line in messages:
                 words.append(line.rstrip())
                 debug(report, f"mmdebstrap: {line.rstrip()}")
@@ -167,17 +170,21 @@ def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, report: R
 
 @contextlib.contextmanager
 def _running(
-    argv: Sequence[str], output: IO[bytes], space: Path, epoch: int | None
+    argv: Sequence[str], sources: Sequence[str], output: IO[bytes], space: Path, epoch: int | None
 ) -> Iterator[tuple[Popen[bytes], IO[str]]]:
     """Run mmdebstrap; however the block is left, it is gone afterwards and has cleaned up."""
-    env = {"TMPDIR": os.fspath(space)} | ({} if epoch is None else {"SOURCE_DATE_EPOCH": str(epoch)})
+    # apt needs the proxies, also those whose addresses hold a password.
+    env = host_proxies(os.environ) | {"TMPDIR": os.fspath(space)}
+    env |= {} if epoch is None else {"SOURCE_DATE_EPOCH": str(epoch)}
     reading, writing = os.pipe()
     running: Popen[bytes] | None = None
-    with open(reading, errors="replace") as messages:
+    with tempfile.TemporaryFile() as given, open(reading, errors="replace") as messages:
+        given.write("\n".join([*sources, ""]).encode())
+        given.seek(0)
         try:
             try:
                 with uninterrupted():  # a signal must not come between its start and our knowing of it
-                    running = process.start(argv, stdout=output, stderr=writing, env=env)
+                    running = process.start(argv, stdin=given, stdout=output, stderr=writing, env=env)
             finally:
                 os.close(writing)
             yield running, messages
@@ -187,15 +194,15 @@ def _running(
                     process.end_group(running, grace=_GRACE)
 
 
-def bootstrap_arguments(
-    request: BootstrapRequest, *, mode: Mode, keyring: Path, overlay: Path
-) -> Sequence[str]:
+def bootstrap_arguments(request: BootstrapRequest, *, mode: Mode, overlay: Path) -> Sequence[str]:
     """Return the command line that writes the system to standard output as a tar archive.
+
+    It reads the sources of packages from standard input: their addresses may hold a password, and everybody
+    on this machine sees the arguments of a program.
 
     Args:
         request: What to install.
         mode: How to get the rights.
-        keyring: Absolute path of the keys that may sign the archive.
         overlay: Absolute path of the tar archive with our own files.
     """
     recipe = request.recipe
@@ -213,7 +220,7 @@ def bootstrap_arguments(
         f'--customize-hook=chroot "$1" /bin/sh -euc {shlex.quote(finish_script(request.locale))}',
         recipe.suite,
         "-",
-        *build_sources(recipe, request.build_from, keyring),
+        "-",
     ]
 
 

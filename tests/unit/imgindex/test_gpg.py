@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from imgindex.environment import withhold
 from imgindex.errors import SigningError, ToolError, UsageError
 from imgindex.gpg import GpgVerifier, key_pin_from_file, key_pin_from_user_keyring
 from imgindex.signer import GpgSigner
@@ -289,3 +291,25 @@ def test_nothing_is_left_behind(
             path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)
         ]
         assert not [agent for agent in agents if b"gpg-agent" in agent and bytes(tmp_path) in agent]
+
+
+def test_neither_gpg_nor_gpgv_gets_a_secret_of_the_environment(
+    keys: KeyMaker, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, pin = tmp_path / "seen", keys.pin(key)
+    for name in ("gpg", "gpgv"):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\nenv >>{seen}\nexec {shutil.which(name)} "$@"\n')
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYBUILDER_TEST_TOKEN", "canary-1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-2")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:canary-3@proxy.example")
+    monkeypatch.setenv("http_proxy", "http://proxy.example")
+    withhold("PYBUILDER_TEST_TOKEN")
+    signed = GpgSigner(keys.home, ask=False).clearsign(TEXT, key)
+    GpgVerifier().verify(signed, pin, where="test")
+    key_pin_from_user_keyring(key, gpg_home=keys.home)
+    environments = seen.read_text()
+    assert environments.count("http_proxy=http://proxy.example") >= 4
+    assert "canary" not in environments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import shlex
 import tarfile
 from dataclasses import replace
@@ -24,7 +25,7 @@ from imgrepo.template.bootstrap import (
     bootstrap_arguments,
     check_bootstrap,
 )
-from imgrepo.template.recipes import Arch, recipe_named
+from imgrepo.template.recipes import Arch, Sources, recipe_named
 
 
 @pytest.fixture
@@ -61,9 +62,7 @@ def stand_in(
 
 
 def arguments(request: BootstrapRequest, overlay: str = "/x/overlay.tar") -> list[str]:
-    return list(
-        bootstrap_arguments(request, mode=Mode.UNSHARE, keyring=Path("/k.gpg"), overlay=Path(overlay))
-    )
+    return list(bootstrap_arguments(request, mode=Mode.UNSHARE, overlay=Path(overlay)))
 
 
 def test_the_command_line_names_mode_suite_and_packages(request_: BootstrapRequest) -> None:
@@ -73,7 +72,23 @@ def test_the_command_line_names_mode_suite_and_packages(request_: BootstrapReque
     assert words[words.index("-") - 1] == "bookworm"
     (include,) = [word for word in words if word.startswith("--include=")]
     assert "linux-image-cloud-amd64" in include.split("=", 1)[1].split(",")
-    assert all("signed-by=/k.gpg" in word for word in words if word.startswith("deb "))
+
+
+def test_sources_of_packages_are_read_from_standard_input_and_are_no_arguments(
+    tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch, request_: BootstrapRequest
+) -> None:
+    stand_in(tmp_path, monkeypatch, 'echo "arguments: $*"; cat; printenv https_proxy')
+    monkeypatch.setenv("https_proxy", "http://me:sekret1@proxy.example")
+    mirror = "http://me:sekret2@mirror.example/debian"
+    request = replace(request_, build_from=Sources(mirror))
+    bootstrap(request, tmp_path / "out", tmp_path, lambda _event: None)
+    arguments_line, *rest = (tmp_path / "out").read_text().splitlines()
+    assert "sekret" not in arguments_line
+    assert (
+        len([line for line in rest if re.fullmatch(rf"deb \[signed-by=/\S+\] {mirror} \S+ main", line)]) == 2
+    )
+    assert rest[-1] == "http://me:sekret1@proxy.example"
+    assert list(space.iterdir()) == []
 
 
 def test_a_path_with_blanks_stays_one_word_of_the_hook(request_: BootstrapRequest) -> None:

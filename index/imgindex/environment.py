@@ -1,0 +1,39 @@
+"""What programs of the system get to see of our environment: not the secrets in it."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CREDENTIALS = frozenset(
+    {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RSYNC_PASSWORD"}
+)
+"""Variables by which our commands are given credentials."""
+
+_ADDRESS_WITH_USER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*@")
+"""How the value of a variable begins that is an address with a user name, such as that of a proxy."""
+
+_withheld: set[str] = set()
+
+
+def withhold(variable: str) -> None:
+    """Keep a variable that holds a secret out of the environment of all programs started from now on."""
+    _withheld.add(variable)
+
+
+def plain_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return our environment with an untranslated locale and without secrets.
+
+    Args:
+        extra: Variables to add, also those that would be left out: the program needs them.
+    """
+    own = {name: value for name, value in os.environ.items() if not _is_secret(name, value)}
+    return {**own, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(extra or {})}
+
+
+def _is_secret(name: str, value: str) -> bool:
+    return name in _withheld or name in _CREDENTIALS or _ADDRESS_WITH_USER.match(value) is not None
