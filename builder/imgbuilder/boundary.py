@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.console import printable
 from imgbuilder.errors import OperationError, PybuilderError, UsageError
-from imgbuilder.interrupts import interruptible
+from imgbuilder.interrupts import Interrupted, interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,9 @@ def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose
             code = body()
             sys.stdout.flush()
             return code if isinstance(code, int) else 0
+    except Interrupted as stop:
+        console.error(stop.message, stop.hint)
+        return stop.exit_code
     except PybuilderError as error:
         console.error(error.message, error.hint)
         if isinstance(error, OperationError) and error.log_tail:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from imgbuilder import paths, workspace
 from imgbuilder.disk import blockdevice, diskimage, partition, sparse
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
-from imgbuilder.errors import DiskError, Interrupted, PybuilderError
+from imgbuilder.errors import DiskError, PybuilderError
 from imgbuilder.events import Step, debug
 from imgbuilder.sizes import human_size
 
@@ -109,8 +109,6 @@ def open_work(
             work = _OverlayWork(target, folder / "overlay.qcow2", image, report)
             try:
                 yield work
-            except Interrupted:
-                raise
             except PybuilderError:
                 if keep_on_failure() and work.image.exists():
                     _deliver_failed(work, report)

@@ -20,7 +20,6 @@
         GuestCallError    one request to the appliance failed
         NotYetError       a layout that this version does not handle
       OperationError    a customization failed; keeps the end of the guest's log
-      Interrupted       a signal asked us to stop (exit code 128 + its number)
 """
 
 from __future__ import annotations
@@ -60,7 +59,6 @@ __all__ = [
     "GuestCallError",
     "GuestError",
     "IndexSyntaxError",
-    "Interrupted",
     "NotSignedError",
     "NotYetError",
     "OfflineError",
@@ -164,17 +162,3 @@ class OperationError(PybuilderError):
         super().__init__(message, hint=hint)
         self.log_tail = log_tail
         self.log_file = log_file
-
-
-class Interrupted(PybuilderError):  # noqa: N818 - not a fault of anyone
-    """A signal asked us to stop; everything was cleaned up.
-
-    Args:
-        signal_number: The signal; the exit code is 128 plus it.
-        signal_name: Its name, for the message.
-    """
-
-    def __init__(self, signal_number: int, signal_name: str) -> None:
-        super().__init__(f"stopped by {signal_name}")
-        self.signal_number = signal_number
-        self.exit_code = 128 + signal_number

@@ -1,46 +1,87 @@
-"""Signals as an exception, raised once, and never in the middle of cleaning up.
+"""Signals as an exception that no error handler catches, and a certain end.
 
 Python would turn SIGINT alone into ``KeyboardInterrupt`` and die of the other
 three. Here SIGINT, SIGTERM, SIGHUP and SIGQUIT all raise ``Interrupted``, so
-that every ``finally`` runs; further signals are ignored, since the first one
-already makes the program end (``reliability.md`` B1, B2).
+that every ``finally`` runs. It is raised once, and never in the middle of
+cleaning up. It always leaves the block that it was raised in: code that loses
+it on the way, in a destructor or by another error of a ``finally``, cannot turn
+it into success.
+
+A second signal, some seconds after the first, ends the program at once, even
+where Python runs no signal handler, such as in the resolver of the C library.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
+import select
 import signal
+import sys
+import threading
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-from imgbuilder.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_GRACE = 2.0
+"""Seconds of cleaning up in which further signals are ignored: people press Ctrl-C twice."""
+_PATIENCE = 4.0
+"""Seconds that the main thread may be stuck in a call of the system before a signal ends it there."""
+
+
+class Interrupted(BaseException):
+    """A signal asked us to stop. It is not an error: another source, image or file does not follow it.
+
+    Args:
+        signal_number: The signal.
+
+    Attributes:
+        message: The signal's name, in a sentence.
+        hint: What to do next, such as running the command again; None for nothing.
+        exit_code: 128 plus the number of the signal, as shells have it.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        self.message = f"stopped by {signal.Signals(signal_number).name}"
+        self.hint: str | None = None
+        self.exit_code = 128 + signal_number
+        super().__init__(self.message)
 
 
 class _State:
     """What the handler knows; one per process, as signal handlers are."""
 
     def __init__(self) -> None:
-        self.raised = False
+        self.raised: Interrupted | None = None
         self.pending: int | None = None
         self.shields = 0
+
+    def reset(self) -> None:
+        self.raised, self.pending, self.shields = None, None, 0
+
+    def stop(self, number: int) -> Interrupted:
+        self.pending = None
+        self.raised = Interrupted(number)
+        return self.raised
 
 
 _state = _State()
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:
-    if _state.raised:
+    if _state.raised is not None:
         return
     if _state.shields:
         _state.pending = _state.pending or number
         return
-    _state.raised = True
-    raise Interrupted(number, signal.Signals(number).name)
+    raise _state.stop(number)
 
 
 @contextlib.contextmanager
@@ -48,31 +89,97 @@ def interruptible(*, ends_program: bool = False) -> Iterator[None]:
     """Turn the four signals into ``Interrupted`` while the block runs. Main thread only.
 
     Args:
-        ends_program: Once one of them was raised, ignore them for good: the program ends now, with the exit
-            code of the first one (``reliability.md`` B2).
+        ends_program: The program ends with the block: a first signal is the last that is raised, and a
+            second one ends the program at once.
+
+    Raises:
+        Interrupted: A signal came, whatever the block made of it.
     """
-    _state.raised, _state.pending, _state.shields = False, None, 0
+    _state.reset()
     # A signal that our caller ignores, as nohup does with SIGHUP, stays ignored.
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _handle)
+    watched = _watch_for_the_second() if ends_program else None
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if ends_program and _state.raised else handler)
+        if watched is not None and _state.raised is not None:
+            # The handler and the thread stay. At its end, Python would put back what kills with another code.
+            atexit.register(_ignore)
+        else:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if watched is not None:
+                signal.set_wakeup_fd(-1)
+                os.close(watched)  # which ends the thread
+        if _state.raised is not None and sys.exception() is not _state.raised:
+            raise _state.raised
+
+
+def _ignore() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold signals back while the block runs; one that came is raised at its end."""
+    """Hold signals back while the block runs; one that came is raised at its end, however it ends."""
     _state.shields += 1
     try:
         yield
     finally:
         _state.shields -= 1
-    if not _state.shields and _state.pending is not None and not _state.raised:
-        number, _state.pending = _state.pending, None
-        _state.raised = True
-        raise Interrupted(number, signal.Signals(number).name)
+        if not _state.shields and _state.pending is not None and _state.raised is None:
+            raise _state.stop(_state.pending)
+
+
+def _watch_for_the_second() -> int:
+    """Start the thread that sees signals while the main thread does not; it ends with the returned pipe."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
+    return writer
+
+
+def _watch(reader: int) -> None:
+    ours = {int(number) for number in _SIGNALS}
+    first: float | None = None
+    earliest = 0
+    while True:
+        # Once a signal has come, the main thread has some time to notice it.
+        ready, _, _ = select.select([reader], [], [], None if first is None else _PATIENCE)
+        if ready:
+            received = os.read(reader, 1)
+            if not received:
+                os.close(reader)
+                return
+            if received[0] not in ours:
+                continue
+            if first is None:
+                first, earliest = time.monotonic(), received[0]
+            elif time.monotonic() - first >= _GRACE:
+                _end_at_once(received[0])
+        elif _state.raised is None and not _state.shields:
+            _end_at_once(earliest)
+
+
+def _end_at_once(number: int) -> None:
+    """End the program and those that it started, as SIGKILL would: the next run removes what is left."""
+    with contextlib.suppress(OSError):
+        for task in Path("/proc/self/task").iterdir():
+            for child in (task / "children").read_text().split():
+                _kill(int(child))
+    with contextlib.suppress(OSError):
+        os.write(2, b"stopped at once; what was unfinished is removed by the next run\n")
+    os._exit(128 + number)
+
+
+def _kill(child: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.getpgid(child) == child:
+            os.killpg(child, signal.SIGKILL)
+        else:
+            os.kill(child, signal.SIGKILL)

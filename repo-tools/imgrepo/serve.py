@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import sys
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 from http import HTTPStatus
@@ -20,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
-from imgbuilder.errors import Interrupted, UsageError, WorkspaceError
+from imgbuilder.errors import UsageError, WorkspaceError
 from imgrepo.entries import stem_of_published
 from imgrepo.signing import SIGNED_INDEX
 
@@ -124,10 +123,7 @@ class PublishedFolderServer(ThreadingHTTPServer):
             ) from error
 
     def handle_error(self, _request: object, client_address: object) -> None:
-        """A client that went away is no error of ours, but a signal may come in the middle of a request."""
-        error = sys.exception()
-        if isinstance(error, Interrupted):
-            raise error
+        """Report a client that went away, which is not an error of ours."""
         self.tell(f"{client_address}: the connection broke")
 
 

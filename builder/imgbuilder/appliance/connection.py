@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgbuilder import claims, process
-from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError
+from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError, GuestError
 from imgbuilder.events import Progress, ProgressEnd, debug
 from imgbuilder.interrupts import uninterrupted
 
@@ -88,6 +88,7 @@ class Connection:
         self._words = (runtime / "worker.err").open("w+b")
         self._process: subprocess.Popen[bytes] | None = None
         self._hypervisor: int | None = None
+        self._stopped: BaseException | None = None
         try:
             with uninterrupted():
                 self._process = process.start(
@@ -130,7 +131,11 @@ class Connection:
         Raises:
             GuestCallError: libguestfs refused or failed.
             ApplianceError: The appliance died or did not answer in time; it is gone then.
+            Interrupted: A signal came before the answer, now or in an earlier call: the connection is closed,
+                since the next call would get the answer of this one.
         """
+        if self._stopped is not None:
+            raise self._stopped  # an error of the appliance would hide it from whatever cleans up
         request = {
             "method": method,
             "args": encode(args),
@@ -138,11 +143,19 @@ class Connection:
         }
         body = json.dumps(request).encode()
         try:
-            self._socket.settimeout(60.0)
-            self._socket.sendall(_HEADER.pack(len(body)) + body)
-        except OSError as error:
-            raise self._death() from error
-        return self._answer(limit=limit, label=label)
+            try:
+                self._socket.settimeout(60.0)
+                self._socket.sendall(_HEADER.pack(len(body)) + body)
+            except OSError as error:
+                raise self._death() from error
+            return self._answer(limit=limit, label=label)
+        except GuestError:
+            raise  # a whole answer, or a connection that is closed already
+        except BaseException as error:
+            self._stopped = error
+            with uninterrupted():
+                self.close()
+            raise
 
     def console_tail(self) -> str:
         """Return the last lines that the appliance's console and libguestfs printed."""

@@ -18,7 +18,6 @@ from imgbuilder.cache.records import write_record
 from imgbuilder.errors import (
     DigestMismatchError,
     FetchError,
-    Interrupted,
     OfflineError,
     WorkspaceError,
 )
@@ -27,6 +26,7 @@ from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import will_ask
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url, without_userinfo
+from imgbuilder.interrupts import Interrupted
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from imgbuilder.catalog.catalog import Offer, Selection
 from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.console import printable
-from imgbuilder.errors import FetchError, Interrupted, PybuilderError, RepositoryError, UsageError
+from imgbuilder.errors import FetchError, PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import Step, warn
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
 from imgbuilder.regular import open_regular
@@ -52,8 +52,6 @@ def cache_all(settings: Settings, report: ConsoleReporter) -> int:
             try:
                 url = template_url(offer.source.uri, offer.entry.file)
                 services.template_file(cache, Selection(offer.source, offer.entry, url), report)
-            except Interrupted:
-                raise
             except PybuilderError as error:  # the next one may be smaller, or come from another source
                 warn(report, error.message + (f" ({error.hint})" if error.hint else ""))
                 codes.append(error.exit_code)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgbuilder.console import ConsoleReporter, printable
-from imgbuilder.errors import Interrupted, PybuilderError, UsageError
+from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.machine.model import BOARDS, Firmware
 from imgrepo.bootcheck.run import Checked, check
 from imgrepo.bootcheck.target import Target, Wishes, find_target
@@ -113,8 +113,6 @@ def boot_check_command(
                 exact=seconds is not None,
                 keep_screenshot=keep_screenshot,
             )
-        except Interrupted:
-            raise
         except PybuilderError as error:
             if len(found) == 1 and not as_json:
                 raise

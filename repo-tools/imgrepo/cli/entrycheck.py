@@ -10,7 +10,7 @@ import click
 
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.console import ConsoleReporter, printable
-from imgbuilder.errors import Interrupted, PybuilderError, RepositoryError, UsageError
+from imgbuilder.errors import PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import info
 from imgbuilder.sizes import counted
 from imgrepo.cli.options import appliance_options, json_option, library_option, quiet_option, verbose_option
@@ -73,8 +73,6 @@ def check_command(
                 if isinstance(folder, RepositoryError):
                     raise folder
                 checked = check_entry(folder, services, options, reporter, quick=quick)
-            except Interrupted:
-                raise
             except PybuilderError as error:  # one of many must not stop all (T24)
                 checked = Checked(name, (Item("entry", ItemState.WRONG, error.message, error.hint),))
             results.append(checked)

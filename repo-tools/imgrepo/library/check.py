@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder.errors import Interrupted, PybuilderError, RepositoryError, WorkspaceError
+from imgbuilder.errors import PybuilderError, RepositoryError, WorkspaceError
 from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.workspace import explain
 from imgrepo.compress import compress, xz_arguments, zstd_arguments
@@ -73,7 +73,6 @@ def check_entry(
         quick: Look at nothing that takes long; what was found out of this image before counts.
 
     Raises:
-        Interrupted: A signal came.
         DiskError: The image changed meanwhile.
     """
     known = Known(folder, report)
@@ -182,8 +181,6 @@ class _Looker:
         """What cannot be found out now is not known, and is not written down."""
         try:
             yield
-        except Interrupted:
-            raise
         except PybuilderError as error:
             self._lacks |= dict.fromkeys(fields, Lack(ItemState.UNKNOWN, error.message, error.hint))
 

@@ -18,10 +18,11 @@ import pytest
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
-from imgbuilder.errors import DigestMismatchError, FetchError, Interrupted, WorkspaceError
+from imgbuilder.errors import DigestMismatchError, FetchError, WorkspaceError
 from imgbuilder.events import Event, Notice, Progress, Severity
 from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch.web import RequestsFetcher
+from imgbuilder.interrupts import Interrupted
 from imgindex.model import Entry
 from tests.fakes.faultserver import FaultServer, Hang, Pause, Reset, answer, honest
 
@@ -148,7 +149,7 @@ def test_d8_five_times_with_growing_pauses_then_kept_for_the_next_run(cache: Tem
 def test_kept_after_a_signal(cache: TemplateCache) -> None:
     def stop(event: Event) -> None:
         if isinstance(event, Progress):
-            raise Interrupted(2, "SIGINT")
+            raise Interrupted(2)
 
     with FaultServer([honest(BODY, upto=HALF), Hang()], [honest(BODY)]) as server:
         with pytest.raises(Interrupted):

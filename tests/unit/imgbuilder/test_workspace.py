@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgbuilder import claims, workspace
-from imgbuilder.errors import GuestError, Interrupted, UsageError, WorkspaceError
-from imgbuilder.interrupts import interruptible, uninterrupted
+from imgbuilder.errors import GuestError, UsageError, WorkspaceError
+from imgbuilder.interrupts import Interrupted, interruptible, uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import pytest
 
 from imgbuilder import process
-from imgbuilder.errors import Interrupted, ToolError, UsageError
+from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.events import Event, Notice
-from imgbuilder.interrupts import interruptible
+from imgbuilder.interrupts import Interrupted, interruptible
 from imgrepo.template import bootstrap as module
 from imgrepo.template.bootstrap import (
     BootstrapRequest,

@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.errors import Interrupted, PybuilderError, SigningError
+from imgbuilder.errors import PybuilderError, SigningError
 from imgbuilder.events import Reporter, Step
+from imgbuilder.interrupts import Interrupted
 from imgindex import __version__
 from imgrepo.cli import make_template as make_module
 from imgrepo.cli import publish as publish_module
@@ -140,7 +141,7 @@ def test_wrong_usage_is_told_on_standard_error_with_exit_code_2(
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(SigningError("m", hint="h"), 1), (Interrupted(2, "SIGINT"), 130), (Interrupted(15, "SIGTERM"), 143)],
+    [(SigningError("m", hint="h"), 1), (Interrupted(2), 130), (Interrupted(15), 143)],
 )
 def test_errors_become_words_and_exit_codes(
     monkeypatch: pytest.MonkeyPatch,

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.errors import DiskError, Interrupted, ToolError, UsageError, WorkspaceError
+from imgbuilder.errors import DiskError, ToolError, UsageError, WorkspaceError
 from imgbuilder.events import Event, Progress, ProgressEnd
+from imgbuilder.interrupts import Interrupted
 from imgrepo.compress import check_preset, compress, hash_image, xz_arguments
 from imgrepo.scan import SourceImage, scan
 from tests.unit.imgrepo.repository import image
@@ -120,7 +121,7 @@ def test_a_signal_ends_xz_and_the_reader(tmp_path: Path, monkeypatch: pytest.Mon
     stand_in(tmp_path, monkeypatch, f"echo $$ >{tmp_path}/pid; echo x; exec sleep 1000", program="xz")
 
     def stop(_event: Event) -> None:
-        raise Interrupted(15, "SIGTERM")
+        raise Interrupted(15)
 
     with pytest.raises(Interrupted):
         compress(source(tmp_path), tmp_path / "a.xz", xz_arguments("0"), stop)

@@ -19,14 +19,13 @@ from hypothesis import strategies as st
 
 from imgbuilder.errors import (
     DigestMismatchError,
-    Interrupted,
     RepositoryError,
     RolledBackError,
     TrustError,
     UsageError,
     WorkspaceError,
 )
-from imgbuilder.interrupts import interruptible
+from imgbuilder.interrupts import Interrupted, interruptible
 from imgindex.model import Index
 from imgrepo import serve as module
 from imgrepo.cli.main import run

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from imgbuilder import process
 from imgbuilder.appliance.attachment import Attachment
 from imgbuilder.appliance.instant import guestside, program, save
-from imgbuilder.errors import ApplianceError, Interrupted, PybuilderError
+from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import Step, debug
 from imgbuilder.interrupts import uninterrupted
 
@@ -89,9 +89,6 @@ class Instant:
 
         Returns:
             The appliance, or None when it should be booted as always.
-
-        Raises:
-            Interrupted: A signal asked to stop.
         """
         try:
             self.store.open()
@@ -118,9 +115,6 @@ class Instant:
             key = str(answer["key"])
             self._greet(connection, key, disks)
             _check_root(answer)
-        except Interrupted:
-            _close(connection)
-            raise
         except (PybuilderError, program.UnfitError, OSError, ValueError, KeyError) as error:
             _close(connection)
             answer = job.answer()
@@ -179,8 +173,6 @@ class Instant:
                 self._make_in(new, missing, disks)
                 self.store.publish(new, missing.key)
                 return True
-        except Interrupted:
-            raise
         except (PybuilderError, OSError) as error:
             debug(self.report, f"the appliance cannot be saved, and is booted: {error}")
             try:

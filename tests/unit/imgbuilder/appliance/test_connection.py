@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from imgbuilder.appliance.connection import Connection, decode, encode
-from imgbuilder.errors import ApplianceError, GuestCallError, Interrupted
+from imgbuilder.errors import ApplianceError, GuestCallError
 from imgbuilder.events import Event, Notice, Progress, ProgressEnd
-from imgbuilder.interrupts import interruptible
+from imgbuilder.interrupts import Interrupted, interruptible
 from tests.fakes import guestfs_stub
 
 if TYPE_CHECKING:
@@ -139,3 +139,17 @@ def test_the_worker_dies_with_us(tmp_path: Path) -> None:
     while workers(tmp_path) and time.monotonic() < end:
         time.sleep(0.05)
     assert workers(tmp_path) == []
+
+
+def test_an_interrupted_call_is_the_last(connection: Connection, tmp_path: Path) -> None:
+    """The next call would get the answer of this one; cleaning up must not hide the signal either."""
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted), interruptible():
+        timer.start()
+        try:
+            connection.call("hang", limit=None)
+        finally:
+            assert workers(tmp_path) == []
+            connection.call("echo", "unmount")
+    with pytest.raises(Interrupted):
+        connection.call("echo", "unmount")

@@ -16,8 +16,9 @@ from imgbuilder.appliance.binding import Binding
 from imgbuilder.appliance.instant import guestside, program, resume, save
 from imgbuilder.appliance.instant.settings import VARIABLE, InstantMode, instant_mode
 from imgbuilder.appliance.instant.store import StateStore
-from imgbuilder.errors import ApplianceError, Interrupted, UsageError
+from imgbuilder.errors import ApplianceError, UsageError
 from imgbuilder.events import Notice, Step
+from imgbuilder.interrupts import Interrupted
 from tests.fakes import instant_stub
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def test_a_signal_ends_it_and_drops_nothing(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, saved: bool
 ) -> None:
     def stopped(*_args: object) -> None:
-        raise Interrupted(2, "SIGINT")
+        raise Interrupted(2)
 
     if saved:
         setup.save()
