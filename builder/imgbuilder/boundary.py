@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from imgbuilder.console import printable
 from imgbuilder.errors import OperationError, PybuilderError, UsageError
 from imgbuilder.interrupts import Interrupted, interruptible
+from imgbuilder.streams import OutputLostError, text_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +36,19 @@ def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose
         The exit code: 0, or 1 for a failure, 2 for wrong usage, 3 for missing trust, 128 plus a signal.
     """
     _open_standard_streams()
-    output = sys.stdout
+    try:
+        return _run(body, console, verbose=verbose)
+    except OutputLostError as error:  # perhaps while another error was shown
+        _write_no_more()
+        # Whoever read our output has had enough, as in `pybuilder --list | head -1`.
+        if error.errno == errno.EPIPE:
+            return _BROKEN_PIPE
+        console.machine = None
+        console.error(str(error), None)
+        return 1
+
+
+def _run(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool) -> int:
     try:
         with interruptible(ends_program=True):
             code = body()
@@ -51,26 +66,17 @@ def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose
 
             traceback.print_exc()
         return error.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has had enough, as in `pybuilder --list | head -1`.
-        _write_no_more()
-        return _BROKEN_PIPE
-    except SystemExit:
-        if sys.stdout is output:
-            raise
-        # At a broken pipe, click puts something in the place of the outputs, and ends with code 1.
-        return _BROKEN_PIPE
     except OSError as error:
         console.error(f"{error.filename or 'the system'}: {error.strerror or error}", None)
-        _write_no_more()
         return 1
 
 
 def _open_standard_streams() -> None:
-    """Put /dev/null where our caller closed a stream (``reliability.md`` B24).
+    """Make the three standard streams such that nothing which is printed can break the command.
 
-    Otherwise the next file that is opened would become standard output, for us and for the programs that
-    we start, and receive what was meant for people.
+    /dev/null comes where our caller closed one (``reliability.md`` B24). Otherwise the next file that is
+    opened would become standard output, for us and for the programs that we start, and receive what was
+    meant for people. What standard error does not take is dropped: there is nowhere to say it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -80,13 +86,22 @@ def _open_standard_streams() -> None:
             os.set_inheritable(number, True)  # noqa: FBT003 - it has no other way
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+    if _is_real(sys.stdout, 1):
+        sys.stdout = text_output(1, "standard output", like=sys.stdout)
+    if _is_real(sys.stderr, 2):
+        sys.stderr = text_output(2, "standard error", like=sys.stderr, needed=False)
+
+
+def _is_real(stream: TextIO, number: int) -> bool:
+    """Tell whether a stream is the process's own, and not what a caller of ours has put in its place."""
+    try:
+        return isinstance(stream, io.TextIOWrapper) and stream.fileno() == number
+    except (OSError, ValueError):
+        return False
 
 
 def _write_no_more() -> None:
     """Drop what is still to be printed: at the exit, Python would fail to print it once more."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)

@@ -9,12 +9,15 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from imgbuilder.errors import UsageError, WorkspaceError
+from imgbuilder.streams import text_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CAPABILITIES = ("virt-builder", "arch", "config-file", "customize", "json-list", "pxzcat")
 """What virt-builder says that it can do, and what programs that start it look for."""
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 def open_stream(where: str) -> TextIO:
@@ -35,9 +38,9 @@ def open_stream(where: str) -> TextIO:
             case ("stream", "stderr"):
                 return sys.stderr
             case ("file", name) if name:
-                return open(name, "w", encoding="utf-8")
+                return text_output(os.open(name, _NEW_FILE, 0o666), name)
             case ("fd", number) if number.isdecimal():
-                return os.fdopen(int(number), "w", encoding="utf-8", closefd=False)
+                return text_output(int(number), f"descriptor {number}")
     except (OSError, OverflowError, ValueError) as error:
         raise WorkspaceError(
             f"--machine-readable={where}: {getattr(error, 'strerror', None) or error}"

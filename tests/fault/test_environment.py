@@ -5,6 +5,7 @@ The builds run through the real worker, with a stand-in for the binding.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -100,6 +101,52 @@ def test_b24_a_reader_that_has_enough_of_the_other_programs(module: str) -> None
     done = subprocess.run([sys.executable, "-m", module, "--help"], stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("module", ["imgbuilder", "imgbuilder.cli.customize_main", "imgrepo"])
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_b24_a_full_output_of_click_itself(module: str, word: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", module, word], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr.endswith(": error: standard output: No space left on device\n")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [BUILD, ("--cache-all-templates",), ("--list-sources", "--long")])
+def test_b24_a_full_output_is_not_blamed_on_what_was_done(place: Place, words: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = place.run(*words, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == "pybuilder: error: standard output: No space left on device\n"
+    assert list((place.base / "out").iterdir()) == []
+
+
+def test_b24_messages_for_programs_that_find_no_room(place: Place) -> None:
+    done = place.run(*BUILD, "--machine-readable=file:/dev/full")
+    assert (done.returncode, done.stderr) == (1, "pybuilder: error: /dev/full: No space left on device\n")
+
+
+def test_b24_a_full_standard_error_does_not_stop_a_build(place: Place) -> None:
+    with open("/dev/full", "w") as full:
+        assert place.run(*BUILD, "--verbose", stderr=full).returncode == 0
+    place.built()
+
+
+def test_b24_what_the_encoding_cannot_show(place: Place) -> None:
+    """Names and notes of publishers, in what is meant for people and in JSON."""
+    place.environment.update(PYTHONIOENCODING="latin-1", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    folder = place.base / "site/Prix €"
+    folder.mkdir()
+    (place.base / "site/index.asc").rename(folder / "index.asc")
+    words = ("--no-check-signature", "--source", str(folder / "index.asc"), "--list")
+    done = place.run(*words, "--long", env={**place.environment, "PYTHONUTF8": "1"}, encoding="latin-1")
+    assert done.returncode == 0, done.stderr
+    assert "site/Prix \\u20ac/index.asc" in done.stdout
+    done = place.run(*words, "--list-format", "json", env={**place.environment, "PYTHONUTF8": "1"})
+    assert json.loads(done.stdout)["sources"][0]["uri"].endswith("site/Prix €/index.asc")
 
 
 @pytest.mark.parametrize("closed", ["1", "2"])

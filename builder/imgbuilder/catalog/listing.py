@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 _LOCALE = r"([a-z]+)(_[a-z]+)?(\.[a-z0-9-]+)?(@[a-z]+)?"
 
-_ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\", "\b": "\\b", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+_ESCAPES = {
+    **{code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0), *range(0xDC80, 0xDD00))},
+    **str.maketrans({'"': '\\"', "\\": "\\\\", "\b": "\\b", "\n": "\\n", "\r": "\\r", "\t": "\\t"}),
+}
+"""What cannot stand in JSON, or would not be printed as it is; the last are bytes that are no UTF-8."""
 
 
 def short_list(entries: Iterable[Entry]) -> str:
@@ -152,7 +156,7 @@ def _json(value: object, indent: str = "") -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
-        items = [f'{deeper}"{key}": {_json(item, deeper)}' for key, item in value.items()]
+        items = [f"{deeper}{_json(key)}: {_json(item, deeper)}" for key, item in value.items()]
         return "{\n" + ",\n".join(items) + ("\n" if items else "") + indent + "}"
     if isinstance(value, list):
         items = [deeper + _json(item, deeper) for item in value]
