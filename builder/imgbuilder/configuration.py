@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgbuilder import paths
 from imgbuilder.errors import UsageError
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping
@@ -39,7 +40,7 @@ def apply_configuration(environ: MutableMapping[str, str]) -> None:
 def _read(path: Path) -> dict[str, str]:
     """Return the variables that a file sets; none when there is no file."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = file.read(_LARGEST + 1)
     except (FileNotFoundError, NotADirectoryError):
         return {}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imgbuilder.disk.partition import partition_number
 from imgbuilder.errors import UsageError
+from imgindex.regular import open_given
 
 ALL = "all"
 _LARGEST = 1 << 20
@@ -64,7 +65,7 @@ def parse_key(text: str) -> DiskKey:
 
 def _first_line(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_given(path) as file:
             line = file.readline(_LARGEST)
         return line.rstrip(b"\n").decode()
     except OSError as error:

@@ -184,10 +184,9 @@ def _checked(disk: Disk, *, writable: bool) -> Disk:
 @contextlib.contextmanager
 def _copied(disk: Disk, report: Reporter) -> Iterator[Disk]:
     """Yield a copy of a disk, which takes its place, mode and owner at the end of a block without error."""
-    final = disk.path.resolve()
+    final = find_file_place(disk.path)
     if not final.is_file():
         raise UsageError(f"{disk.path} is not a file, and a copy could not replace it")
-    find_file_place(final)
     workspace.check_space(final.parent, sparse.disk_usage(final), "the copy")
     with workspace.new_file(final) as copy:
         report(Step("Copying"))

@@ -16,7 +16,7 @@ from imgbuilder.disk import magic
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.imageheader import check_qcow2, find_format
 from imgbuilder.errors import DiskError, UsageError
-from imgbuilder.regular import open_regular
+from imgindex.regular import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path

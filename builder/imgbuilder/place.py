@@ -2,23 +2,28 @@
 
 A link is followed: what it points to is replaced, the link stays. A regular
 file is replaced as a whole at the very end. A block device is written to at
-the very end. Anything else is refused (``reliability.md`` B12 to B14).
+the very end. Anything else is refused (``reliability.md`` B12 to B14), and so
+is what another user put into a folder where everybody may write, such as /tmp:
+the kernel refuses to open it (``fs.protected_symlinks`` and
+``fs.protected_regular`` in proc_sys_fs(5)), but does not see who reads a link
+or replaces a file by its name.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.disk.blockdevice import BlockDevice, look_at
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.workspace import HIDDEN_PREFIX, HIDDEN_SUFFIX, explain
 
-if TYPE_CHECKING:
-    from pathlib import Path
+_MOST_LINKS = 40
+"""Links that Linux follows on one way."""
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -47,11 +52,11 @@ def find_place(output: Path) -> Place:
         WorkspaceError: Its folder is missing or not writable, or what stands there is not to be replaced.
     """
     try:
-        path = output.resolve()
-        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle, before Python 3.13
-        reason = error.strerror if isinstance(error, OSError) else "links that lead in a circle"
-        raise WorkspaceError(f"{output}: {reason}", hint="choose another place for the image") from error
+        path = follow(output)
+        mode = _mode_of(path)
+    except OSError as error:
+        hint = "choose another place for the image"
+        raise WorkspaceError(f"{output}: {error.strerror}", hint=hint) from error
     except ValueError as error:
         raise WorkspaceError(f"{str(output)!r} is not a valid file name") from error
     if stat.S_ISDIR(mode):
@@ -68,6 +73,63 @@ def find_place(output: Path) -> Place:
         )
     _try_folder(path, output)
     return Place(path)
+
+
+def follow(path: Path) -> Path:
+    """Return an absolute path without links, as ``Path.resolve`` does, but follow no link of a stranger.
+
+    Raises:
+        WorkspaceError: A link on the way belongs to another user, in a folder where everybody may write.
+        OSError: The links lead in a circle, or a folder cannot be looked into.
+    """
+    done, rest, links = Path("/"), list(reversed(path.absolute().parts[1:])), 0
+    while rest:
+        name = rest.pop()
+        if name == "..":
+            done = done.parent
+            continue
+        here = done / name
+        try:
+            facts = here.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            done = here
+            continue
+        if not stat.S_ISLNK(facts.st_mode):
+            done = here
+            continue
+        if _is_strange(facts, done):
+            raise WorkspaceError(
+                f"{path}: the link {here} belongs to another user, in a folder where everybody may write",
+                hint="remove the link, or choose another place",
+            )
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, "links that lead in a circle", str(path))
+        target = here.readlink()
+        if target.is_absolute():
+            done = Path("/")
+        rest += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+    return done
+
+
+def _is_strange(facts: os.stat_result, folder: Path) -> bool:
+    """Tell whether a name in a folder for everybody was given by somebody who is neither us nor its owner."""
+    above = folder.stat()
+    return bool(above.st_mode & stat.S_IWOTH) and facts.st_uid not in (os.geteuid(), above.st_uid)
+
+
+def _mode_of(path: Path) -> int:
+    """Return the mode of what stands at a place, or that of an ordinary file where nothing does."""
+    try:
+        facts = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return stat.S_IFREG
+    if stat.S_ISREG(facts.st_mode) and _is_strange(facts, path.parent):
+        raise WorkspaceError(
+            f"{path} belongs to another user, in a folder where everybody may write",
+            hint="remove it, or choose another place",
+        )
+    return facts.st_mode
 
 
 def find_file_place(output: Path) -> Path:

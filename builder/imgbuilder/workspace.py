@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -244,8 +245,10 @@ def finish(temporary: Path, final: Path, *, sync: bool = True) -> None:
 
 def _take_over_mode(temporary: Path, final: Path) -> None:
     try:
-        old = final.stat()
+        old = final.lstat()
     except FileNotFoundError:
+        old = None
+    if old is None or not stat.S_ISREG(old.st_mode):  # what a link points to is not replaced
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)

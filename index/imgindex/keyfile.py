@@ -7,6 +7,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from imgindex.errors import UsageError
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,10 +32,8 @@ def read_key_file(path: Path, where: str) -> bytes:
     """
     hint = "put the publisher's public key there, or correct the path in the source's configuration"
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UsageError(f"{where}: the key file {path} is not a regular file", hint=hint)
             data = file.read(_MAX_KEY_FILE_SIZE + 1)
     except OSError as error:
         raise UsageError(f"{where}: cannot read the key file {path}: {error.strerror}", hint=hint) from error

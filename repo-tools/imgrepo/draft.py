@@ -16,6 +16,7 @@ from imgbuilder.errors import UsageError
 from imgindex.clearsign import unverified_text
 from imgindex.lexer import parse_document
 from imgindex.parse import parse_index
+from imgindex.regular import open_file
 from imgindex.trust import UnverifiedText
 from imgrepo.entries import UNKNOWN_ARCH
 
@@ -43,7 +44,7 @@ def read_draft(path: Path) -> Index | None:
         IndexSyntaxError: It breaks the format.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             data = file.read(_LARGEST + 1)
     except FileNotFoundError:
         return None
@@ -73,7 +74,7 @@ def _completed(text: str, where: str) -> str:
 def _sha512(path: Path) -> str | None:
     digest = hashlib.sha512()
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             while piece := file.read(_PIECE):
                 digest.update(piece)
     except OSError:

@@ -14,7 +14,7 @@ from imgbuilder.cache.unpack import unpack
 from imgbuilder.disk.imageheader import parse_qcow2
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
-from imgbuilder.regular import open_regular
+from imgindex.regular import open_file
 from imgrepo.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _check_second(
     try:
         with scratch_folder() as scratch:
             for path in paths:
-                with os.fdopen(open_regular(path), "rb") as file:
+                with open_file(path) as file:
                     contents.add(unpack(file, scratch / "disk", entry, report, where=f"{what}: {path}"))
                 (scratch / "disk").unlink()
     except OSError as error:
@@ -95,7 +95,7 @@ def _check_signature(
     file: Path, signature: Path, what: str, check: CheckSignature | None
 ) -> Iterator[PybuilderError]:
     try:
-        with os.fdopen(open_regular(signature), "rb") as opened:
+        with open_file(signature) as opened:
             data = opened.read(_LARGEST_SIGNATURE + 1)
         if check is not None and file.is_file():  # one that is missing was told
             check(file, data, f"{what}: {signature}")
@@ -109,7 +109,7 @@ def _check(
     path: Path, what: str, size: int | None, sha512: str | None, disk: Entry | None, report: Reporter
 ) -> Iterator[PybuilderError]:
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
+        with open_file(path) as file:
             found = os.fstat(file.fileno()).st_size
             if size is not None and found != size:
                 yield RepositoryError(f"{what}: {path} has {found} bytes, where the index says {size}")

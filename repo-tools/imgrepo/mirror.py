@@ -25,6 +25,7 @@ from imgindex.accept import Rule, accept
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.freshness import show
 from imgindex.parse import parse_index
+from imgindex.regular import open_file
 from imgrepo import retired
 from imgrepo.bring import brought
 from imgrepo.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
@@ -126,7 +127,8 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, report:
                 hint="try again later; if it stays so, tell the publisher",
             )
         fetched = [file.name for file in _files(index) if _bring(request, file, fetcher, report)]
-        _put(work, PUBLIC_KEY, request.key_file.read_bytes())
+        with open_file(request.key_file) as key:
+            _put(work, PUBLIC_KEY, key.read())
         _put(work, PLAIN_INDEX, signed.text.encode())
         _put(work, SIGNED_INDEX, data)
         before = index if old is None else parse_index(old, where=str(request.folder))
@@ -207,7 +209,7 @@ def _is_here(place: Path, file: _File) -> bool:
         return False
     if file.size is not None and place.stat().st_size != file.size:
         return False
-    with place.open("rb") as opened:
+    with open_file(place) as opened:
         return hashlib.file_digest(opened, "sha512").hexdigest() == file.sha512
 
 

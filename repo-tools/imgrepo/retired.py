@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import sync_folder
 from imgbuilder.workspace import explain, new_file
+from imgindex.regular import open_file
 from imgrepo.entries import files_of, stem_of_published
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def delete(folder: Path, chosen: Iterable[Retired]) -> None:
 def remembered(folder: Path, record_name: str = RECORD_NAME) -> dict[str, datetime]:
     """Return what is remembered; a record that is missing or damaged only lets files stay longer."""
     try:
-        with (folder / record_name).open("rb") as file:
+        with open_file(folder / record_name) as file:
             record = json.loads(file.read(_LARGEST))
         times = {str(name): datetime.fromisoformat(since) for name, since in record["files"].items()}
         return {name: since.astimezone(UTC) for name, since in times.items()}

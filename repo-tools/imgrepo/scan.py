@@ -18,6 +18,7 @@ from imgbuilder.disk.magic import LENGTH as MAGIC_LENGTH
 from imgbuilder.disk.magic import foreign_format
 from imgbuilder.disk.partition import virtual_size
 from imgbuilder.errors import DiskError, UsageError
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,7 +137,7 @@ def measure(image: SourceImage) -> int:
     else:
         size = image.fingerprint.size
         check_raw(image.path, size)
-        with image.path.open("rb") as file:
+        with open_file(image.path) as file:
             looks = foreign_format(file.read(MAGIC_LENGTH))
         if looks is not None:
             raise DiskError(

@@ -12,6 +12,7 @@ from imgbuilder.workspace import explain
 from imgindex.clearsign import split, unverified_text
 from imgindex.model import Index
 from imgindex.parse import parse_index
+from imgindex.regular import open_file
 from imgindex.write import write_index
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def read_index_file(path: Path) -> bytes | None:
         WorkspaceError: It cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             data = file.read(_LARGEST_INDEX + 1)
     except FileNotFoundError:
         return None
@@ -198,7 +199,7 @@ class IndexSigner:
     def was_edited(self, folder: Path, published: PublishedIndex) -> bool:
         """Tell whether the copy for people differs from the signed index: somebody may have edited it."""
         try:
-            with (folder / PLAIN_INDEX).open("rb") as file:
+            with open_file(folder / PLAIN_INDEX) as file:
                 return file.read(_LARGEST_INDEX) != (published.text or "").encode()
         except FileNotFoundError:
             return False

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from imgbuilder.workspace import explain, new_file
+from imgindex.regular import open_file
 from imgrepo.scan import Fingerprint
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Published:
 def read_state(folder: Path) -> dict[str, Published]:
     """Return what is remembered by name of the image; nothing if the record is missing or damaged."""
     try:
-        with (folder / STATE_NAME).open("rb") as file:
+        with open_file(folder / STATE_NAME) as file:
             record = json.loads(file.read(_LARGEST))
         if record["version"] != _VERSION:
             return {}

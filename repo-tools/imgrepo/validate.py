@@ -20,6 +20,7 @@ from imgindex.errors import IndexSyntaxError
 from imgindex.freshness import show
 from imgindex.lexer import parse_document
 from imgindex.parse import Examined, examine_index
+from imgindex.regular import open_file
 from imgrepo.filecheck import CheckSignature, check_files
 from imgrepo.signing import PUBLIC_KEY
 
@@ -107,7 +108,7 @@ def _signature_check(request: ValidateRequest, services: Services) -> CheckSigna
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(MAX_FILE_SIZE + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)

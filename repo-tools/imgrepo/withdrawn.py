@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import RepositoryError
 from imgbuilder.workspace import explain, new_file
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +29,7 @@ def withdrawn_templates(folder: Path) -> frozenset[tuple[str, str]]:
     """
     path = folder / RECORD_NAME
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             record = json.loads(file.read(_LARGEST))
         return frozenset((str(name), str(arch)) for name, arch in record["templates"])
     except FileNotFoundError:

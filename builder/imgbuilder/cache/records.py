@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import temporary_file
 from imgbuilder.errors import WorkspaceError
-from imgbuilder.regular import open_regular
+from imgindex.regular import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path

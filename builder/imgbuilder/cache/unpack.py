@@ -21,8 +21,8 @@ from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.disk.sparse import SparseWriter
 from imgbuilder.errors import DiskError, ProgramKilledError, RepositoryError, ToolError, WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
-from imgbuilder.regular import open_empty
 from imgbuilder.sizes import human_size
+from imgindex.regular import open_empty
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,6 +19,7 @@ from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.fetch.bundle import FINGERPRINTS, KEY, fetch_member
 from imgbuilder.fetch.urls import BUNDLE_INDEX, BUNDLE_SUFFIX, inside
 from imgbuilder.workspace import check_space, explain
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +126,7 @@ def write_bundle(
                 for name, data in texts:
                     archive.addfile(_member(name, len(data)), io.BytesIO(data))
                 for packed in templates:
-                    with packed.path.open("rb") as template:
+                    with open_file(packed.path) as template:
                         size = os.fstat(template.fileno()).st_size
                         report(Progress(f"Packing {packed.name}", done, total))
                         archive.addfile(_member(packed.name, size), template)

@@ -18,9 +18,9 @@ from imgbuilder.disk.imageheader import QCOW2_MAGIC, parse_qcow2
 from imgbuilder.errors import RepositoryError
 from imgbuilder.events import Reporter, debug, ignore
 from imgbuilder.fetch.urls import without_userinfo
-from imgbuilder.regular import open_regular
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.model import UNKNOWN_SIZE
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,7 +96,7 @@ def of_verified_file(entry: Entry, path: Path) -> Entry:
         DiskError: It is a qcow2 image that is not used.
         OSError: It cannot be read.
     """
-    with os.fdopen(open_regular(path), "rb") as file:
+    with open_file(path) as file:
         image_format, size = _judge(file.read(_HEAD), os.fstat(file.fileno()).st_size, str(path))
     return replace(entry, format=image_format, size=size)
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.events import Reporter, debug, ignore
-from imgbuilder.regular import open_regular
 from imgindex.fields import DISK_FORMATS, MAX_DISK_SIZE
 from imgindex.folders import make_folder
 from imgindex.model import UNKNOWN_SIZE, Entry, Index
+from imgindex.regular import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,6 @@ as written; the first source that offers a template wins (design.md decision 3).
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,8 +19,8 @@ from imgbuilder.catalog.sources import Key, Source, SourceFormat, fingerprints, 
 from imgbuilder.errors import IndexSyntaxError, PybuilderError, UsageError
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY
 from imgbuilder.fetch.urls import check_uri, local_path, scheme_of, without_userinfo
-from imgbuilder.regular import open_regular
 from imgindex.lexer import decode_text, parse_sections
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,7 +103,7 @@ def _files(folder: Path, problems: list[PybuilderError]) -> list[Path]:
 
 def _sections(path: Path, problems: list[PybuilderError]) -> list[Section]:
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
+        with open_file(path) as file:
             data = file.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error

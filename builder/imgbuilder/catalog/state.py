@@ -27,9 +27,9 @@ from imgbuilder.errors import ConflictingIndexError, SourceStateError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.transfer import PRODUCTS_LIMIT
 from imgbuilder.fetch.urls import local_path, without_userinfo
-from imgbuilder.regular import open_regular
 from imgindex.folders import make_folder
 from imgindex.freshness import Accepted, show
+from imgindex.regular import open_file, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,7 +64,7 @@ class SourceStates(NamedTuple):
         """
         path = self._path(uri, ".json")
         try:
-            with os.fdopen(open_regular(path, os.O_NOFOLLOW), "rb") as file:
+            with open_file(path, os.O_NOFOLLOW) as file:
                 data = file.read(_LARGEST)
         except FileNotFoundError:
             return None
@@ -89,7 +89,7 @@ class SourceStates(NamedTuple):
         base, found = identity(uri), []
         for path in sorted(self.folder.glob("*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-                with os.fdopen(open_regular(path, os.O_NOFOLLOW), "rb") as file:
+                with open_file(path, os.O_NOFOLLOW) as file:
                     known = json.loads(file.read(_LARGEST))["uri"]
                 if known.startswith(base):
                     found.append(known)

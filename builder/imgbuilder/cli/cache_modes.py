@@ -21,9 +21,9 @@ from imgbuilder.console import printable
 from imgbuilder.errors import FetchError, PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import Step, warn
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
-from imgbuilder.regular import open_regular
 from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import human_size
+from imgindex.regular import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.customize.facts import PackageManager
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.events import debug, warn
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,7 +151,7 @@ def give_packages(guest: Guest, context: GuestContext, wanted: list[Wanted]) -> 
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

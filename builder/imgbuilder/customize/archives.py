@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from imgbuilder import process
 from imgbuilder.customize import values
 from imgbuilder.errors import ToolError, UsageError, WorkspaceError
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +33,7 @@ def compression(path: Path) -> str | None:
     Raises:
         OSError: It cannot be read.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(6)
     return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.customize.registry import all_operations, written_argument
 from imgbuilder.errors import UsageError
+from imgindex.regular import open_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +52,7 @@ def written_commands(path: Path) -> list[Written]:
         UsageError: The file cannot be read, or a line is wrong; the message names file and line.
     """
     try:
-        with path.open("rb") as file:
+        with open_given(path) as file:
             content = file.read(_LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -14,6 +14,7 @@ from imgbuilder.customize import yescrypt
 from imgbuilder.customize.secretvalues import variable_name
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info
+from imgindex.regular import open_given
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -218,7 +219,7 @@ def _check_password(text: str) -> None:
 
 def _first_line(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_given(path) as file:
             line = file.readline(_MAX_LENGTH + 3)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

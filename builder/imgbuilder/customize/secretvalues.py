@@ -9,6 +9,7 @@ from pathlib import Path
 from imgbuilder.customize.secrecy import SHORTEST
 from imgbuilder.errors import UsageError
 from imgindex.environment import withhold
+from imgindex.regular import open_given
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAKEN = {"PATH", "HOME", "IFS", "ENV", "LC_ALL", "TERM", "PWD", "SHELL"}
@@ -66,7 +67,7 @@ def parse_source(text: str) -> str:
 
 def _content(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_given(path) as file:
             content = file.read(_LARGEST + 3)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

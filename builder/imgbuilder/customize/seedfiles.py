@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.customize import values
 from imgbuilder.errors import UsageError
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,7 @@ def content(path: Path) -> bytes:
     """
     values.local_file(path)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             found = file.read(_LARGEST + 1)
     except OSError as error:
         raise UsageError(f"the local file {path} cannot be read: {error.strerror}") from error

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.customize import values
 from imgbuilder.errors import UsageError
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,7 @@ def interpreter(path: Path) -> str | None:
 
 def _first_line(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(_LONGEST).partition(b"\n")[0]
     except OSError as error:
         raise UsageError(f"the local file {path} cannot be read: {error.strerror}") from error

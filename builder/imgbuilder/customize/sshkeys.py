@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from imgbuilder.errors import UsageError
+from imgindex.regular import open_given
 
 _KEY = re.compile(r"(?:^|\s)((?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+)\s+(AAAA[A-Za-z0-9+/]*={0,2})(?=\s|$)")
 """Type and key as in sshd(8), AUTHORIZED_KEYS FILE FORMAT; options may come before."""
@@ -108,7 +109,7 @@ def _identity(line: str) -> tuple[str, ...] | None:
 
 def _read_keys(path: Path) -> tuple[str, ...]:
     try:
-        with path.expanduser().open("rb") as file:
+        with open_given(path.expanduser()) as file:
             content = file.read(_LARGEST + 1)
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.disk import magic
 from imgbuilder.errors import DiskError
-from imgbuilder.regular import open_regular
+from imgindex.regular import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable

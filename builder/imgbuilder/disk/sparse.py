@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
-from imgbuilder.regular import open_empty
 from imgbuilder.sizes import human_size
+from imgindex.regular import open_empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,7 +26,7 @@ from imgbuilder.errors import FetchError, FileMissingError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.local import copy_open
 from imgbuilder.fetch.transfer import Fetched
-from imgbuilder.regular import open_regular
+from imgindex.regular import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.errors import FetchError, FileMissingError, WrongSizeError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Fetched, store
-from imgbuilder.regular import open_regular
+from imgindex.regular import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path

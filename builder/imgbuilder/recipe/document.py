@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
 import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
 from imgbuilder.errors import UsageError
 from imgbuilder.recipe.locate import find_lines
-from imgbuilder.regular import open_regular
+from imgindex.regular import open_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -103,7 +102,7 @@ def _syntax_hint(line: str, reason: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
+        with open_given(path) as file:
             content = file.read(_LARGEST + 1)
     except OSError as error:
         raise UsageError(

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from imgbuilder.errors import RepositoryError
+from imgindex.regular import open_file
 from imgrepo.catalogue.model import Change, Changes
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def read_memory(folder: Path) -> Memory | None:
     """
     path = folder / MEMORY_NAME
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             record = json.loads(file.read(LARGEST))
         if record["version"] != _VERSION:
             raise RepositoryError(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.atomic import sync_folder
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.workspace import explain, private_folder
+from imgindex.regular import open_file
 from imgrepo.catalogue.memory import MEMORY_NAME
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _copy(new: Path, old: Path, item: Copied) -> bool:
         _take(old, new)
         return False
     shutil.copyfile(item.path, new, follow_symlinks=False)
-    with new.open("rb") as file:
+    with open_file(new) as file:
         os.fsync(file.fileno())
     new.chmod(0o644)
     if _digest(new) != digest:
@@ -122,7 +123,7 @@ def _copy(new: Path, old: Path, item: Copied) -> bool:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha512").hexdigest()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imgbuilder.errors import RepositoryError, UsageError
+from imgindex.regular import open_file
 from imgrepo.contents.purl import parse_url
 from imgrepo.contents.versions import compare
 from imgrepo.library.records import CONTENTS_NAME
@@ -213,7 +214,7 @@ def read_list(path: Path) -> tuple[Listed, ...]:
             )
         path = found
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             data = file.read(_LARGEST + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error

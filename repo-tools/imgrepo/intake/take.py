@@ -20,6 +20,7 @@ from imgbuilder.errors import DiskError, RepositoryError, UsageError
 from imgbuilder.events import Reporter, info
 from imgbuilder.fetch.urls import local_path, scheme_of, without_userinfo
 from imgbuilder.workspace import explain, new_file
+from imgindex.regular import open_file
 from imgrepo.bring import brought
 from imgrepo.intake.places import name_in, template_name
 from imgrepo.intake.proof import Evidence, Proof, prove
@@ -189,7 +190,7 @@ def _already_here(request: ImportRequest) -> Path | None:
 
 def _has(path: Path, digests: Digests) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             kind = "sha512" if digests.sha512 else "sha256"
             return hashlib.file_digest(file, kind).hexdigest() == (digests.sha512 or digests.sha256)
     except OSError:
@@ -201,7 +202,7 @@ def _is_right(part: PartialFile, digests: Digests) -> bool:
         return False
     if digests.sha256 is None:
         return True
-    with part.path.open("rb") as file:
+    with open_file(part.path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == digests.sha256
 
 
@@ -214,7 +215,7 @@ def _judge(path: Path, where: str) -> tuple[str, int]:
         DiskError: It is hostile, or of a format that is not published.
         RepositoryError: It is packed, or no image at all.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(_HEAD)
     packing = None if head.startswith(QCOW2_MAGIC) else packing_of(head)
     if packing is not None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import RepositoryError, SigningError, TrustError, UsageError
-from imgbuilder.regular import open_regular
 from imgbuilder.workspace import explain, new_file, private_folder
+from imgindex.regular import open_file
 from imgrepo.compress import hash_image
 from imgrepo.library.description import DESCRIPTION_NAME, read_words
 from imgrepo.library.manifest import LARGEST, Manifest, check_note, difference, read_manifest, write_manifest
@@ -201,7 +201,7 @@ def _recorded(folder: EntryFolder, image: SourceImage) -> str | None:
 
 def _read(path: Path, reviewers: Reviewers, hint: str) -> VerifiedText | None:
     try:
-        with open(open_regular(path), "rb") as file:
+        with open_file(path) as file:
             data = file.read(LARGEST + 1)
     except FileNotFoundError:
         return None
@@ -232,7 +232,7 @@ def _hash(path: Path, largest: int) -> str:
     try:
         if path.is_symlink() or not path.is_file():
             raise RepositoryError(f"{path} is no regular file", hint="replace it by one")
-        with open(open_regular(path, os.O_NOFOLLOW), "rb") as file:
+        with open_file(path, os.O_NOFOLLOW) as file:
             while piece := file.read(_PIECE):
                 digest.update(piece)
                 size += len(piece)

@@ -12,8 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.machine.model import BOARDS, Firmware, Forward
-from imgbuilder.regular import open_regular
 from imgbuilder.sizes import parse_size
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -219,7 +219,7 @@ def read_words(path: Path) -> tuple[Description, str]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        with open(open_regular(path), "rb") as file:
+        with open_file(path) as file:
             data = file.read(_LARGEST + 1)
     except OSError as error:
         raise RepositoryError(f"cannot read {path}: {error.strerror}") from error

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError
 from imgbuilder.machine.runscript import run_script
-from imgbuilder.regular import open_regular
 from imgbuilder.sizes import human_size
+from imgindex.regular import open_file
 from imgrepo.compress import hash_image
 from imgrepo.library.checkitems import Evidence, command
 from imgrepo.library.checkrecord import read_check
@@ -242,7 +242,7 @@ class Known:
 def _content(path: Path) -> bytes:
     """Return the start of a file; nothing of what is none."""
     try:
-        with open(open_regular(path), "rb") as file:
+        with open_file(path) as file:
             return file.read(_LARGEST_SCRIPT)
     except OSError:
         return b""

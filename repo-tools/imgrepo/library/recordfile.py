@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgbuilder.errors import RepositoryError
-from imgbuilder.regular import open_regular
 from imgbuilder.workspace import explain, new_file
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ def read_record(path: Path, build: Callable[[Any], _Record]) -> _Record | None:
         RepositoryError: It cannot be read.
     """
     try:
-        with open(open_regular(path), "rb") as file:
+        with open_file(path) as file:
             fields = json.loads(file.read(_LARGEST))
         if fields["version"] != _VERSION:
             raise RepositoryError(

@@ -16,6 +16,7 @@ from imgbuilder.cache.locks import exclusive
 from imgbuilder.errors import DigestMismatchError, FileMissingError, WrongSizeError
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.workspace import check_space, explain, new_file, private_folder
+from imgindex.regular import open_file
 from imgrepo.bring import brought
 from imgrepo.contents.make import contents_of, make_folder
 from imgrepo.library.records import SourceGap, SourcesRecord, read_sources, write_sources
@@ -212,7 +213,7 @@ def _fetch(file: SourceFile, files: Path, services: Services, report: Reporter) 
 
 def _sha256(part: PartialFile) -> str:
 
-    with part.path.open("rb") as file:
+    with open_file(part.path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -262,7 +263,7 @@ def _done_before(
 
 def _sha512(path: Path) -> str:
 
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha512").hexdigest()
 
 

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
 from imgbuilder.workspace import explain, new_file
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +110,7 @@ def pack(
                         _add(tar, f"{package.folder}/{file.name}", file, files / file.sha256)
                         done += file.size
                         report(Progress(final.name, done, total))
-            with temporary.open("rb") as made:
+            with open_file(temporary) as made:
                 digest = hashlib.file_digest(made, "sha512").hexdigest()
             size = temporary.stat().st_size
         except OSError as error:
@@ -120,7 +121,7 @@ def pack(
 
 
 def _add(tar: tarfile.TarFile, name: str, file: SourceFile, path: Path) -> None:
-    with path.open("rb") as content:
+    with open_file(path) as content:
         hashing = _Hashing(content)
         sound = path.stat().st_size == file.size
         if sound:

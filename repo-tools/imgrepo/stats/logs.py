@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit
 
 from imgbuilder.errors import UsageError
+from imgindex.regular import open_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +109,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     if str(path) == "-":
         yield sys.stdin.buffer
         return
-    with path.open("rb") as file:
+    with open_given(path) as file:
         if file.peek(2)[:2] == _GZIP:
             with gzip.open(file) as inner:
                 yield cast("IO[bytes]", inner)

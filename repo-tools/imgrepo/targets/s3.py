@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgbuilder.errors import ToolError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
+from imgindex.regular import open_file
 from imgrepo.serve import cache_rule
 from imgrepo.serve import content_type as page_type
 from imgrepo.targets.target import UploadError
@@ -97,7 +98,7 @@ class S3Target:
         """See ``Target.put``."""
         sent = []
         for name in names:
-            with (folder / name).open("rb") as file:
+            with open_file(folder / name) as file:
                 digest = hashlib.file_digest(file, "sha512").hexdigest()
             if self._digest_of(name) == digest:
                 continue

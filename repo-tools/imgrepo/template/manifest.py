@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgbuilder.fetch.urls import without_userinfo
 from imgbuilder.workspace import explain, new_file
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,7 @@ def manifest_of(request: BootstrapRequest, size: int, archive: Path) -> dict[str
         size: Size of the disk in bytes.
         archive: The system that was installed, as a tar archive.
     """
-    with archive.open("rb") as file:
+    with open_file(archive) as file:
         digest = hashlib.file_digest(file, "sha512").hexdigest()
     return {
         "version": 1,
@@ -63,7 +64,10 @@ def manifest_of(request: BootstrapRequest, size: int, archive: Path) -> dict[str
 
 
 def _sha512(path: Path | None) -> str | None:
-    return None if path is None else hashlib.sha512(path.read_bytes()).hexdigest()
+    if path is None:
+        return None
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha512").hexdigest()
 
 
 def installed_packages(archive: Path) -> dict[str, str]:

@@ -71,3 +71,60 @@ def test_x21_any_name_is_a_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     assert find_place(Path(name)).path == find_file_place(Path(name)) == tmp_path / name
     assert list(tmp_path.iterdir()) == []
+
+
+STRANGER = 4711
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder such as /tmp."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make files of another user")
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o777])
+@pytest.mark.parametrize("target", ["../precious", "../new"])
+def test_a_strangers_link_in_a_folder_for_everybody_is_not_followed(
+    tmp_path: Path, shared: Path, mode: int, target: str
+) -> None:
+    (tmp_path / "precious").write_text("precious")
+    shared.chmod(mode)
+    link = shared / "disk.img"
+    link.symlink_to(target)
+    os.lchown(link, STRANGER, STRANGER)
+    refused(link, "the link .* belongs to another user")
+    os.lchown(link, 0, 0)
+    assert find_place(link).path == (tmp_path / target.removeprefix("../"))
+
+
+def test_a_strangers_link_to_a_folder_or_behind_another_link_is_not_followed_either(
+    tmp_path: Path, shared: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (shared / "way").symlink_to(tmp_path / "folder")
+    os.lchown(shared / "way", STRANGER, STRANGER)
+    (tmp_path / "mine").symlink_to("shared/way/disk.img")
+    refused(shared / "way/disk.img", "the link .*way belongs to another user")
+    refused(tmp_path / "mine", "the link .*way belongs to another user")
+
+
+def test_a_strangers_file_in_a_folder_for_everybody_is_not_replaced(shared: Path) -> None:
+    """The image would belong to the stranger, as the file did that it replaces."""
+    (shared / "disk.img").touch()
+    os.chown(shared / "disk.img", STRANGER, STRANGER)
+    refused(shared / "disk.img", "belongs to another user, in a folder where everybody may write")
+    os.chown(shared / "disk.img", 0, 0)
+    assert find_place(shared / "disk.img").path == shared / "disk.img"
+
+
+def test_the_owner_of_a_folder_may_have_links_in_it(tmp_path: Path, shared: Path) -> None:
+    (tmp_path / "file").touch()
+    (shared / "disk.img").symlink_to("../file")
+    for path in (shared, shared / "disk.img"):
+        os.lchown(path, STRANGER, STRANGER)
+    assert find_place(shared / "disk.img").path == tmp_path / "file"

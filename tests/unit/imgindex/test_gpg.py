@@ -216,7 +216,7 @@ def test_s30_missing_unreadable_or_no_file(tmp_path: Path) -> None:
         key_pin_from_file(tmp_path / "missing", where="test")
     with pytest.raises(UsageError, match="Is a directory"):
         key_pin_from_file(tmp_path, where="test")
-    with pytest.raises(UsageError, match="not a regular file"):
+    with pytest.raises(UsageError, match="not an ordinary file"):
         key_pin_from_file(Path("/dev/null"), where="test")
 
 

@@ -251,7 +251,10 @@ def open_state(folder: str) -> tuple[int, dict[str, Any]]:
 
 
 def check_private(folder: str) -> None:
-    """See that a folder is this user's and closed to everybody else.
+    """See that a folder is this user's and closed to everybody else, and that nobody can exchange it.
+
+    Whoever may write to a folder above it can put another one in its place between this look and the moment
+    when QEMU opens a file in it by its name.
 
     Raises:
         UnfitError: It is not.
@@ -260,6 +263,13 @@ def check_private(folder: str) -> None:
     facts = os.lstat(folder)
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
         raise UnfitError(f"{folder} is not a private folder of this user")
+    for path in (os.path.abspath(folder), os.path.realpath(folder)):
+        while path != os.path.dirname(path):
+            path = os.path.dirname(path)
+            facts = os.lstat(path)
+            for_all = stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_IWOTH
+            if facts.st_uid not in (0, os.geteuid()) or (for_all and not facts.st_mode & stat.S_ISVTX):
+                raise UnfitError(f"other users can exchange {folder}, because they may write to {path}")
 
 
 def _check_own(facts: os.stat_result, name: str) -> None:

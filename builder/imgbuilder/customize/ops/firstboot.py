@@ -11,6 +11,7 @@ from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
 from imgbuilder.customize.shebang import local_script
 from imgbuilder.errors import UsageError
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,8 @@ class Firstboot(OperationBase):
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Install the script."""
         try:
-            content = self.script.read_bytes()
+            with open_file(self.script) as file:
+                content = file.read()
         except OSError as error:
             raise UsageError(f"--firstboot: {self.script} cannot be read: {error.strerror}") from error
         install_firstboot(guest, context, str(self.script), content)

@@ -269,7 +269,7 @@ def test_what_is_no_recipe_file_is_refused(folder: Path) -> None:
     for name, says in (
         ("fifo", "not an ordinary file"),
         ("none", "No such file"),
-        (".", "not an ordinary file"),
+        (".", "Is a directory"),
         ("x\0y", "not a valid file name"),
         ("binary", "line 2: this is not UTF-8"),
         ("large", "at most 1048576 bytes"),

@@ -72,6 +72,32 @@ def test_folder_of_somebody_else_is_refused(store: StateStore) -> None:
     assert store.states() == []
 
 
+@pytest.mark.parametrize("above", ["cache", "cache/.."])
+@pytest.mark.parametrize(("owner", "mode"), [(0, 0o777), (12345, 0o755)])
+def test_folder_that_others_can_exchange_is_refused(
+    store: StateStore, tmp_path: Path, above: str, owner: int, mode: int
+) -> None:
+    """They could do so while QEMU opens a file in it by its name."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    folder = tmp_path / above
+    os.chown(folder, owner, -1)
+    folder.chmod(mode)
+    with pytest.raises(UnfitError, match=f"other users can exchange {store.root}"):
+        store.open()
+    os.chown(folder, 0, -1)
+    folder.chmod(0o1777)
+    store.open()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_folder_behind_the_link_of_somebody_else_is_refused(store: StateStore, tmp_path: Path) -> None:
+    (tmp_path / "way").symlink_to(store.root.parent)
+    os.lchown(tmp_path / "way", 12345, -1)
+    with pytest.raises(UnfitError, match="exchange"):
+        StateStore(tmp_path / "way" / store.root.name).open()
+
+
 def test_state_appears_whole(store: StateStore) -> None:
     with store.making() as new:
         assert new is not None

@@ -1,14 +1,41 @@
-"""Opening files that may turn out to be something else."""
+"""Opening files that may turn out to be something else: the one way to read a file that is not our own.
+
+A FIFO that nothing writes to would be waited for without end, and a device read without end.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from io import BufferedReader
     from pathlib import Path
+
+_DESCRIPTOR = re.compile(r"/dev/(?:(stdin)|fd/([0-9]{1,6}))|/proc/self/fd/([0-9]{1,6})")
+
+
+def open_file(path: Path, flags: int = 0) -> BufferedReader:
+    """Open an ordinary file for reading, as ``open_regular`` does."""
+    return os.fdopen(open_regular(path, flags), "rb")
+
+
+def open_given(path: Path) -> BufferedReader:
+    """Open a file that the user names to be read once, from its beginning to its end.
+
+    It is an ordinary file, or one of our own open descriptors, of any kind: ``/dev/stdin``, and
+    ``/dev/fd/63``, which the shell makes of ``<(command)``. Whoever names these wants us to wait.
+
+    Raises:
+        OSError: It cannot be opened, or is neither.
+    """
+    own = _DESCRIPTOR.fullmatch(str(path))
+    if own is None:
+        return open_file(path)
+    return os.fdopen(os.dup(int(own[2] or own[3] or 0)), "rb")  # which refuses a folder
 
 
 def open_regular(path: Path, flags: int = 0) -> int:
@@ -30,8 +57,11 @@ def open_regular(path: Path, flags: int = 0) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
     except ValueError as error:  # a NUL in the name
         raise OSError(errno.EINVAL, "not a valid file name", str(path)) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise OSError(errno.EINVAL, "not an ordinary file", str(path))
     return descriptor
 

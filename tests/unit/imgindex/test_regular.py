@@ -1,0 +1,102 @@
+"""Files that turn out to be something else: nothing waits for a FIFO, nothing reads a device."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgindex.regular import open_file, open_given
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from io import BufferedReader
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("opener", [open_file, open_given])
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device", "a link to a fifo"])
+def test_what_is_no_ordinary_file_is_refused_at_once(
+    tmp_path: Path, opener: Callable[[Path], BufferedReader], kind: str
+) -> None:
+    path = tmp_path / "given"
+    match kind:
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "device":
+            path.symlink_to("/dev/zero")
+        case _:
+            os.mkfifo(tmp_path / "fifo")
+            path.symlink_to("fifo")
+    with pytest.raises(OSError, match="Is a directory" if kind == "folder" else "not an ordinary file"):
+        opener(path)
+
+
+@pytest.mark.parametrize("folder", ["/dev/fd", "/proc/self/fd"])
+def test_what_the_shell_leaves_open_is_read(folder: str) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"from a command")
+    os.close(writing)
+    try:
+        with open_given(Path(folder, str(reading))) as file:
+            assert file.read() == b"from a command"
+    finally:
+        os.close(reading)
+
+
+def test_standard_input_is_read(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"typed")
+    kept, given = os.dup(0), os.open(tmp_path / "in", os.O_RDONLY)
+    try:
+        os.dup2(given, 0)
+        with open_given(Path("/dev/stdin")) as file:
+            assert file.read() == b"typed"
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+        os.close(given)
+
+
+def test_a_folder_and_a_closed_descriptor_are_no_input(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(IsADirectoryError):
+        open_given(Path(f"/dev/fd/{descriptor}"))
+    os.close(descriptor)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        open_given(Path(f"/dev/fd/{descriptor}"))
+
+
+OWN_FILES = {
+    "builder/imgbuilder/appliance/connection.py": "its own log",
+    "builder/imgbuilder/disk/diskimage.py": "disks, which may be devices",
+    "builder/imgbuilder/disk/partition.py": "a copy of its own",
+    "builder/imgbuilder/disk/skeleton.py": "a copy of its own",
+    "builder/imgbuilder/disk/tablegrowth.py": "a copy of its own",
+    "builder/imgbuilder/disk/sparse.py": "disks, which may be devices",
+    "builder/imgbuilder/workspace.py": "a temporary file",
+    "builder/imgbuilder/appliance/instant/program.py": "files of a saved appliance; it stands alone",
+    "repo-tools/imgrepo/compress.py": "images, looked at before",
+    "repo-tools/imgrepo/copies.py": "images, looked at before",
+    "repo-tools/imgrepo/status.py": "published files, looked at before",
+    "repo-tools/imgrepo/transaction.py": "a temporary file",
+    "repo-tools/imgrepo/library/screenshot.py": "a picture, looked at before",
+    "repo-tools/imgrepo/bootcheck/picture.py": "a picture of its own",
+}
+"""Modules that open files for reading in another way than by ``imgindex.regular``, and what those are."""
+
+
+def test_files_of_others_are_opened_in_one_way() -> None:
+    opening = re.compile(r"\.open\(\"rb\"|\bopen\([\w.]+, \"rb\"")
+    found = {
+        str(path.relative_to(ROOT))
+        for room in ("index", "builder", "repo-tools")
+        for path in (ROOT / room).rglob("*.py")
+        if opening.search(path.read_text())
+    }
+    assert found - set(OWN_FILES) == set(), "open these by imgindex.regular, or say what they are"
