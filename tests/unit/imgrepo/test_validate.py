@@ -154,7 +154,7 @@ def test_files_that_are_missing_or_other_ones(web: Web) -> None:
     assert "d.zst has another SHA-512" in second
     (web.folder / "d.xz").unlink()
     (web.folder / "d.xz").mkdir()
-    assert "not an ordinary file" in web.problems()[0]
+    assert "Is a directory" in web.problems()[0]
 
 
 def zstd_file(web: Web, data: bytes) -> ZstdFile:
