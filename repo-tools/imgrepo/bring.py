@@ -65,7 +65,7 @@ def brought(
             expected=expected,
             report=report,
             label=where.rpartition("/")[2],
-            cross_host=True,
+            digest_known=True,
             resume=part,
         )
 

@@ -237,17 +237,17 @@ def test_d20_over_real_connections(tls: tuple[ssl.SSLContext, str]) -> None:
         body = io.BytesIO()
         with FaultServer([up]) as first:
             web = fetcher([], environ=trusting)
-            web.fetch(f"{first.url}/f", body, limit=1 << 20, cross_host=True)
+            web.fetch(f"{first.url}/f", body, limit=1 << 20, digest_known=True)
             assert body.getvalue() == BODY
             with pytest.raises(FetchError, match="refused"):
                 web.fetch(f"{first.url}/f", body, limit=1 << 20)
         assert len(good.requests) == 1
     with FaultServer([answer(BODY)]) as plain:
         down = answer(b"", f"Location: {plain.url}/x", status="302 Moved")
-        for cross_host in (True, False):
+        for digest_known in (True, False):
             with FaultServer([down], tls=tls[0]) as first, pytest.raises(FetchError, match="refused"):
                 fetcher([], environ=trusting).fetch(
-                    f"{first.url}/f", io.BytesIO(), limit=1 << 20, cross_host=cross_host
+                    f"{first.url}/f", io.BytesIO(), limit=1 << 20, digest_known=digest_known
                 )
         assert plain.requests == []
 
@@ -262,10 +262,13 @@ def test_d20_from_a_public_name_to_this_machine(monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setattr(
                 socket, "getaddrinfo", lambda _host, port, *a, **n: real("127.0.0.1", port, *a, **n)
             )
-            for cross_host in (True, False):
+            for digest_known in (True, False):
                 with pytest.raises(FetchError, match="refused"):
                     fetcher([]).fetch(
-                        f"http://mirror.example:{address}/f", io.BytesIO(), limit=99, cross_host=cross_host
+                        f"http://mirror.example:{address}/f",
+                        io.BytesIO(),
+                        limit=99,
+                        digest_known=digest_known,
                     )
         assert inner.requests == []
 

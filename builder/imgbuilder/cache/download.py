@@ -161,7 +161,7 @@ class Intake:
             report=report,
             label=entry.os_version,
             proxy=selection.source.proxy,
-            cross_host=entry.sha512 is not None or entry.sha256 is not None,
+            digest_known=entry.sha512 is not None or entry.sha256 is not None,
             resume=part,
         )
 

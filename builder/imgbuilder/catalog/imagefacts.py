@@ -81,7 +81,7 @@ def with_disk_facts(selection: Selection, fetcher: Fetcher, report: Reporter = i
             report=report,
             label=f"Header of {entry.os_version}",
             proxy=selection.source.proxy,
-            cross_host=entry.sha256 is not None or entry.sha512 is not None,
+            digest_known=entry.sha256 is not None or entry.sha512 is not None,
         )
     image_format, size = _judge(head.getvalue(), entry.compressed_size or 0, where)
     debug(report, f"{where}: a {image_format} image of {size} bytes")

@@ -8,9 +8,11 @@ or local file, last accepted copy: bounded fetch (V1), verdict on the signature 
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from imgbuilder.catalog.sourcekeys import key_pin
@@ -140,23 +142,32 @@ class Loader(NamedTuple):
         """Read a simplestreams source: an index, and the files that it names, each judged by all rules."""
         from imgbuilder.catalog.simplestreams import joined, parse_products, parse_stream_index  # late: rare
 
-        found = self._document(source.index(signed=self.check and source.check), parse_stream_index)
-        # Where the index came from, the others are looked for first.
-        number = source.index(signed=found.signed is not None).addresses.index(found.source.uri)
-        used = list(_one_by_one(source))[number]
-        files = [
-            self._document(used.at(path), partial(parse_products, content_id=content_id)).content
-            for content_id, path in found.content
-        ]
-        index = joined(files, where=used.shown_uri)
+        end = monotonic() + source.patience * len(source.addresses)
+        index_file = source.index(signed=self.check and source.check)
+        found = self._document(index_file, parse_stream_index)
+        used = source = _begun_with(source, index_file, found.source)
+        files = []
+        for content_id, path in found.content:
+            # It is looked for first where the last one came from: an address that fails costs its time once.
+            wanted = used.at(path)
+            file = self._document(wanted, partial(parse_products, content_id=content_id), end - monotonic())
+            files.append(file.content)
+            used = _begun_with(used, wanted, file.source)
+        index = joined(files, where=source.shown_uri)
         return LoadedSource(
-            used, index if self.images is None else self.images.completed(index), found.signed
+            source, index if self.images is None else self.images.completed(index), found.signed
         )
 
-    def _document(self, source: Source, parse: Parse[_T]) -> _Document[_T]:
-        """Get one file of a source at its addresses, and accept it by all rules or not at all."""
+    def _document(self, source: Source, parse: Parse[_T], seconds: float = math.inf) -> _Document[_T]:
+        """Get one file of a source at its addresses, and accept it by all rules or not at all.
+
+        Args:
+            source: The source, with the addresses of the file.
+            parse: Reads the file.
+            seconds: Time that is left for it at each address, if less than a file of the source may take.
+        """
         if not (self.check and source.check):
-            return self._unchecked_document(source, parse)
+            return self._unchecked_document(source, parse, seconds)
         last = self.states.newest(source.addresses)
         if self.offline and all(local_path(uri) is None for uri in source.addresses):
             missing = OfflineError(
@@ -168,7 +179,7 @@ class Loader(NamedTuple):
         failures: list[FetchError | TrustError] = []
         for mirror in _one_by_one(source):
             try:
-                data = self._fetch(mirror)
+                data = self._fetch(mirror, seconds)
                 loaded, accepted = self._accept(mirror, data, last, parse)
             except (FetchError, TrustError) as error:
                 failures.append(error)
@@ -204,7 +215,7 @@ class Loader(NamedTuple):
         )
         return loaded
 
-    def _fetch(self, source: Source) -> bytes:
+    def _fetch(self, source: Source, seconds: float) -> bytes:
         body = io.BytesIO()
         self.fetcher.fetch(
             source.uri,
@@ -213,6 +224,7 @@ class Loader(NamedTuple):
             report=self.report,
             label=f"Index of {source.name}",
             proxy=source.proxy,
+            seconds=max(1.0, min(source.patience, seconds)),
         )
         return body.getvalue()
 
@@ -231,20 +243,44 @@ class Loader(NamedTuple):
         )
         return _Document(source, accepted.content, signed), accepted.record
 
-    def _unchecked_document(self, source: Source, parse: Parse[_T]) -> _Document[_T]:
-        used, data = self._fetch_unchecked(source)
+    def _unchecked_document(self, source: Source, parse: Parse[_T], seconds: float) -> _Document[_T]:
+        used, data = self._fetch_unchecked(source, seconds)
         text = unverified_text(data, where=used.shown_uri, limit=source.largest_file)
-        return _Document(used, parse(text, where=used.shown_uri), None)
+        read = parse(text, where=used.shown_uri)
+        if source.unsigned and local_path(used.uri) is None:
+            self.states.keep_unsigned(source.uri, data, self.report)
+        return _Document(used, read, None)
 
-    def _fetch_unchecked(self, source: Source) -> tuple[Source, bytes]:
+    def _fetch_unchecked(self, source: Source, seconds: float) -> tuple[Source, bytes]:
+        """Get a file that nothing proves; or the copy that was kept of it, which is proved no less."""
+        error: FetchError | None = None
         for mirror in _one_by_one(source):
             try:
-                return mirror, self._fetch(mirror)
-            except FetchError as error:
-                if mirror.uri == source.addresses[-1]:
-                    raise
-                warn(self.report, f"source {source.name}: {error.message}; its next address is tried")
-        raise AssertionError("a source has an address")
+                return mirror, self._fetch(mirror, seconds)
+            except FetchError as failed:
+                error = failed
+                if mirror.uri != source.addresses[-1]:
+                    warn(self.report, f"source {source.name}: {error.message}; its next address is tried")
+        assert error is not None, "a source has an address"
+        kept = self.states.last_unsigned(source.uri) if self.fallback and source.unsigned else None
+        if kept is None:
+            if isinstance(error, OfflineError) and not source.unsigned:
+                error.hint = "only what was verified is kept: run once with neither of the two options"
+            raise error
+        why = "is not asked (--offline)" if self.offline else f"cannot be reached: {error.message}"
+        warn(self.report, f"source {source.name} {why}; the index that it had last is used")
+        return source, kept
+
+
+def _begun_with(source: Source, asked: Source, used: Source) -> Source:
+    """Return a source whose first address is the one at which a file of it was found.
+
+    Args:
+        source: The source.
+        asked: The same with the addresses of the file.
+        used: The same with the address that was of use first.
+    """
+    return list(_one_by_one(source))[asked.addresses.index(used.uri)]
 
 
 def _one_by_one(source: Source) -> Iterator[Source]:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import UsageError
-from imgbuilder.fetch.transfer import INDEX_LIMIT, PRODUCTS_LIMIT, SYSTEM_PROXY
+from imgbuilder.fetch.transfer import (
+    INDEX_LIMIT,
+    INDEX_SECONDS,
+    PRODUCTS_LIMIT,
+    PRODUCTS_SECONDS,
+    SYSTEM_PROXY,
+)
 from imgbuilder.fetch.urls import check_uri, template_url, without_userinfo
 from imgindex.trust import full_fingerprint
 
@@ -83,6 +89,11 @@ class Source:
     def largest_file(self) -> int:
         """Most bytes that an index of this format, or a file that it names, may have."""
         return INDEX_LIMIT if self.format is SourceFormat.NATIVE else PRODUCTS_LIMIT
+
+    @property
+    def patience(self) -> float:
+        """Most seconds that such a file may take from one address."""
+        return INDEX_SECONDS if self.format is SourceFormat.NATIVE else PRODUCTS_SECONDS
 
     @property
     def index_addresses(self) -> tuple[str, ...]:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 _VERSION = 1
 _LARGEST = 16 << 10
 _INDEX = ".asc"
+_UNSIGNED = ".unsigned"
+"""An index of a source without signatures: apart, so that it is never taken for one that was accepted."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SIGNER = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
 _RENEWAL = timedelta(days=1)
@@ -147,6 +150,25 @@ class SourceStates(NamedTuple):
                 hint="make that folder writable for you, or set XDG_STATE_HOME to another one",
             ) from error
 
+    def keep_unsigned(self, uri: str, data: bytes, report: Reporter = ignore) -> None:
+        """Keep an index that nothing proves, for times when its source cannot be asked.
+
+        Without it there is only less comfort then, so that a full or read-only disk is no error.
+        """
+        with contextlib.suppress(OSError):
+            if self.last_unsigned(uri) != data:
+                make_folder(self.folder)
+                with self._locked(uri, report):
+                    _write(self._path(uri, _UNSIGNED), data)
+
+    def last_unsigned(self, uri: str) -> bytes | None:
+        """Return what ``keep_unsigned`` kept; None when there is nothing, or it cannot be read."""
+        try:
+            with os.fdopen(open_regular(self._path(uri, _UNSIGNED), os.O_NOFOLLOW), "rb") as file:
+                return file.read(PRODUCTS_LIMIT + 1)
+        except OSError:
+            return None
+
     def forget(self, uri: str, report: Reporter = ignore) -> bool:
         """Remove the record of a source, readable or not.
 
@@ -158,11 +180,11 @@ class SourceStates(NamedTuple):
         """
         path = self._path(uri, ".json")
         try:
-            if not os.path.lexists(path):
+            if not os.path.lexists(path) and not os.path.lexists(self._path(uri, _UNSIGNED)):
                 return False
             with self._locked(uri, report):
-                path.unlink(missing_ok=True)
-                self._path(uri, _INDEX).unlink(missing_ok=True)
+                for suffix in (".json", _INDEX, _UNSIGNED):
+                    self._path(uri, suffix).unlink(missing_ok=True)
         except OSError as error:
             raise SourceStateError(f"cannot remove {path}: {error.strerror}") from error
         return True

@@ -34,21 +34,20 @@ def _only(headers: Headers, name: str) -> str:
     return values[0].strip() if len(values) == 1 else ""
 
 
+def is_labelled(headers: Headers) -> bool:
+    """Say whether the server calls the body encoded: it may be, or the file's own name may have misled it."""
+    return any(word.strip().lower() not in ("", "identity") for word in headers.getlist("Content-Encoding"))
+
+
 def body_length(headers: Headers, url: str) -> int | None:
-    """Check the headers that describe the body (D5, D21).
+    """Check the headers that describe the length of the body (D5).
 
     Returns:
-        Its length in bytes when the server tells, else None.
+        It in bytes when the server tells, else None.
 
     Raises:
-        FetchError: The body is encoded, or the headers contradict each other.
+        FetchError: The headers contradict each other.
     """
-    encodings = [word.strip().lower() for word in headers.getlist("Content-Encoding")]
-    if any(word not in ("", "identity") for word in encodings):
-        raise FetchError(
-            f"{url}: the server sent an encoded body although none was asked for",
-            hint="tell the publisher: files must be served as they are, without Content-Encoding",
-        )
     lengths = headers.getlist("Content-Length")
     if not lengths:
         return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+from ipaddress import ip_address
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from imgbuilder.errors import FetchError
@@ -16,7 +18,7 @@ class Request:
 
     Args:
         url: The first address; may hold a user name and password.
-        cross_host: Whether a redirect may lead to another server, by https.
+        digest_known: Whether a redirect may lead to another server: it cannot make the bytes others.
 
     Attributes:
         url: The address now, without user information.
@@ -25,13 +27,13 @@ class Request:
         ValueError: The URL is malformed.
     """
 
-    def __init__(self, url: str, *, cross_host: bool) -> None:
+    def __init__(self, url: str, *, digest_known: bool) -> None:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
         self.url = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
         self._first = origin(self.url)
         self._auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
-        self._cross_host = cross_host
+        self._digest_known = digest_known
 
     @property
     def auth(self) -> tuple[str, str] | None:
@@ -67,11 +69,26 @@ class Request:
         if (old[0], new[0]) == ("https", "http"):
             raise FetchError(f"{self.url}: redirect to {shown} refused: it would leave https", hint=_TELL)
         upgraded = old[1] == new[1] and (old[0], old[2], new[0], new[2]) == ("http", 80, "https", 443)
-        if new != old and not upgraded and not (self._cross_host and new[0] == "https"):
+        if new != old and not upgraded and not self._digest_known:
             raise FetchError(
                 f"{self.url}: redirect to another server, {shown}, refused",
                 hint="if that is where the source lives now, set its uri to the new address",
             )
+        if _of_this_machine(new[1]) and not _of_this_machine(old[1]):
+            raise FetchError(
+                f"{self.url}: redirect to {shown} refused: a server elsewhere names this machine", hint=_TELL
+            )
         if upgraded and old == self._first:
             self._first = new
         self.url = urlunsplit((named.scheme, named.netloc, named.path, named.query, ""))
+
+
+def _of_this_machine(host: str) -> bool:
+    """Say whether a host is written as one that only this machine, or its own network's link, answers for."""
+    try:
+        # As the system's resolver reads it: 127.1 and 0x7f000001 are addresses, too.
+        address = ip_address(socket.inet_aton(host) if ":" not in host else host.partition("%")[0])
+    except (OSError, ValueError):
+        return host.rstrip(".") == "localhost" or host.rstrip(".").endswith(".localhost")
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_link_local or address.is_unspecified

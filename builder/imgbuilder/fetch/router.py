@@ -35,7 +35,8 @@ class SourceFetcher:
         report: Reporter = ignore,
         label: str = "",
         proxy: str = SYSTEM_PROXY,
-        cross_host: bool = False,
+        digest_known: bool = False,
+        seconds: float | None = None,
         resume: Resumable | None = None,
     ) -> Fetched:
         """See ``Fetcher.fetch``."""
@@ -64,7 +65,8 @@ class SourceFetcher:
             report=report,
             label=label,
             proxy=proxy,
-            cross_host=cross_host,
+            digest_known=digest_known,
+            seconds=seconds,
             resume=resume,
         )
 
@@ -102,7 +104,8 @@ class OfflineFetcher:
         report: Reporter = ignore,
         label: str = "",
         proxy: str = SYSTEM_PROXY,
-        cross_host: bool = False,
+        digest_known: bool = False,
+        seconds: float | None = None,
         resume: Resumable | None = None,
     ) -> Fetched:
         """See ``Fetcher.fetch``."""
@@ -116,6 +119,7 @@ class OfflineFetcher:
             report=report,
             label=label,
             proxy=proxy,
-            cross_host=cross_host,
+            digest_known=digest_known,
+            seconds=seconds,
             resume=resume,
         )

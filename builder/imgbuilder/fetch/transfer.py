@@ -29,6 +29,12 @@ INDEX_LIMIT = 5_000_000
 PRODUCTS_LIMIT = 20_000_000
 """The same for files of simplestreams sources, which list every version of every image."""
 
+INDEX_SECONDS = 60.0
+"""Longest time that an index may take from one address, before the next one is tried."""
+
+PRODUCTS_SECONDS = 240.0
+"""The same for simplestreams sources."""
+
 BETWEEN_TWO_VERSIONS = (
     "the source may be in the middle of an update: try again in a few minutes, then tell the publisher"
 )
@@ -128,7 +134,8 @@ class Fetcher(Protocol):
         report: Reporter = ignore,
         label: str = "",
         proxy: str = SYSTEM_PROXY,
-        cross_host: bool = False,
+        digest_known: bool = False,
+        seconds: float | None = None,
         resume: Resumable | None = None,
     ) -> Fetched:
         """Write the file's bytes to ``destination``, at its position.
@@ -141,8 +148,9 @@ class Fetcher(Protocol):
             report: Told about progress.
             label: Name of the transfer for progress bars; the address by default.
             proxy: ``SYSTEM_PROXY``, ``NO_PROXY``, or the URL of a proxy.
-            cross_host: Whether a redirect may lead to another server by https: only for bytes whose
-                digest is known already (``reliability.md`` T12).
+            digest_known: Whether the bytes are proved by a digest or signature afterwards, wherever they
+                come from: any redirect that does not leave https, and any label, is then good enough.
+            seconds: Most seconds for all of it, however many tries and redirects that takes; None for any.
             resume: The destination again, when it may be continued: only for bytes whose digest is known
                 already, and is checked over the whole file afterwards.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ class Wanted:
     """What one call of ``Fetcher.fetch`` is about: its arguments, and what was learned meanwhile.
 
     Attributes:
+        end: When all of it must be over, by the fetcher's clock.
         whole: The server's ranges were wrong once, and are not asked for again (``reliability.md`` D11).
     """
 
@@ -27,8 +29,9 @@ class Wanted:
     report: Reporter
     label: str
     proxy: str
-    cross_host: bool
+    digest_known: bool
     resume: Resumable | None
+    end: float = math.inf
     whole: bool = False
 
     def prepare(self) -> int:

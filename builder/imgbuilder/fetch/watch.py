@@ -14,10 +14,15 @@ class Watch:
 
     A socket's timeout bounds the gap between two bytes only, so that headers sent one byte per second
     would hold us for days (``reliability.md`` D7).
+
+    Args:
+        limit: Seconds for one answer, or one read.
+        total: Seconds for all of them.
     """
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float, total: float = math.inf) -> None:
         self._limit = limit
+        self._end = time.monotonic() + total
         self._over = threading.Event()
         self._socket: socket.socket | None = None
         self._deadline = 0.0
@@ -36,7 +41,11 @@ class Watch:
 
     def pet(self) -> None:
         """Start the time limit anew."""
-        self._deadline = time.monotonic() + self._limit
+        now = time.monotonic()
+        self._deadline = min(now + self._limit, self._end)
+        if now >= self._end and self._socket is not None:
+            self.fired = True
+            self._break()
 
     def rest(self) -> None:
         """Stop the time while nothing is asked of the server, such as during a write to a slow disk."""

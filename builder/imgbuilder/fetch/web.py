@@ -81,11 +81,27 @@ class RequestsFetcher:
         report: Reporter = ignore,
         label: str = "",
         proxy: str = SYSTEM_PROXY,
-        cross_host: bool = False,
+        digest_known: bool = False,
+        seconds: float | None = None,
         resume: Resumable | None = None,
     ) -> Fetched:
         """See ``imgbuilder.fetch.transfer.Fetcher.fetch``."""
-        wanted = Wanted(url, destination, limit, expected, report, label, proxy, cross_host, resume)
+        wanted = Wanted(url, destination, limit, expected, report, label, proxy, digest_known, resume)
+        if seconds is None:
+            return self._whole(wanted)
+        wanted.end = self._clock() + seconds
+        try:
+            return self._whole(wanted)
+        except FetchError as error:
+            if self._clock() < wanted.end:
+                raise
+            raise FetchError(
+                f"{without_userinfo(url)}: it did not come whole within {seconds:.0f} seconds",
+                hint="try again later, or use another mirror of the source",
+            ) from error
+
+    def _whole(self, wanted: Wanted) -> Fetched:
+        resume, report = wanted.resume, wanted.report
         waits = self._waits()
         for tries_left in range(self._limits.resumes, -1, -1):
             try:
@@ -117,7 +133,7 @@ class RequestsFetcher:
         """Try once to get what is missing; None when it must be asked for without a range."""
         shown = without_userinfo(wanted.url)
         try:
-            request = Request(wanted.url, cross_host=wanted.cross_host)
+            request = Request(wanted.url, digest_known=wanted.digest_known)
         except ValueError as error:
             raise FetchError(f"{shown} is not a valid URL", hint="check the source's uri") from error
         held = wanted.prepare()
@@ -125,7 +141,7 @@ class RequestsFetcher:
             return Fetched(request.url, held)  # D14: asked for the rest, the server could only answer 416
         for _hop in range(self._limits.redirects + 1):
             with (
-                Watch(self._limits.timeout) as watch,
+                Watch(self._limits.timeout, wanted.end - self._clock()) as watch,
                 web_session(watch, self._limits, self._trusted) as session,
                 self._answer(session, request, watch, wanted, held) as answer,
             ):
@@ -146,15 +162,15 @@ class RequestsFetcher:
             try:
                 answer = session.get(request, wanted.proxy, wanted.range(held))
             except NoAnswerError as error:
-                if not tries_left or not error.passing:
-                    raise
                 reason, pause = error.message, next(waits)
+                if not tries_left or not error.passing or self._clock() + pause >= wanted.end:
+                    raise
             else:
                 if answer.status not in _WORTH_RETRYING or not tries_left:
                     return answer
                 reason = f"{request.url}: HTTP status code {answer.status}"
                 pause = headers.retry_after(answer.headers, self._wall_clock(), next(waits))
-                if pause > self._limits.longest_wait:
+                if pause > min(self._limits.longest_wait, wanted.end - self._clock()):
                     return answer
                 answer.close()
             watch.detach()
@@ -181,11 +197,16 @@ class RequestsFetcher:
 
     def _body(self, answer: Answer, wanted: Wanted, start: int) -> int:
         url, expected, limit = answer.url, wanted.expected, wanted.limit
+        labelled = headers.is_labelled(answer.headers)
+        if labelled and not wanted.digest_known:
+            raise _encoded(url)
         promised = headers.body_length(answer.headers, url)
         if promised is not None:
             promised += start
         known = expected if expected is not None else promised
         if promised is not None and promised != known:
+            if labelled:
+                raise _encoded(url)
             raise WrongSizeError(
                 f"{url}: the server announces {promised} bytes; the index promises {expected}",
                 hint=BETWEEN_TWO_VERSIONS,
@@ -206,6 +227,13 @@ class RequestsFetcher:
             guard=SpeedGuard(self._limits, self._clock),
             start=start,
         )
+
+
+def _encoded(url: str) -> FetchError:
+    return FetchError(
+        f"{url}: the server sent an encoded body although none was asked for",
+        hint="tell the publisher: files must be served as they are, without Content-Encoding",
+    )
 
 
 def _bad_status(answer: Answer, now: float, *, named: bool) -> FetchError:

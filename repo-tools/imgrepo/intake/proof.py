@@ -141,7 +141,7 @@ def _doubt(where: str, scheme: str | None) -> str:
 def _get(address: str, limit: int, fetcher: Fetcher, report: Reporter) -> bytes:
     body = io.BytesIO()
     # Another server may answer: what comes is judged by its signature, or comes by https all the way.
-    fetcher.fetch(address, body, limit=limit, report=report, cross_host=True)
+    fetcher.fetch(address, body, limit=limit, report=report, digest_known=True)
     return body.getvalue()
 
 

@@ -133,7 +133,7 @@ class Lists:
         body = io.BytesIO()
         url = f"{suite.root}/dists/{suite.name}/InRelease"
         try:
-            self.fetcher.fetch(url, body, limit=RELEASE_LIMIT, report=self.report, cross_host=True)
+            self.fetcher.fetch(url, body, limit=RELEASE_LIMIT, report=self.report, digest_known=True)
         except FileMissingError as error:
             raise FileMissingError(
                 f"there is no suite {suite}: {error.message}",
@@ -164,7 +164,7 @@ class Lists:
                         expected=size,
                         report=self.report,
                         label=f"{suite.name} {component} Sources.xz",
-                        cross_host=True,
+                        digest_known=True,
                     )
                     file.seek(0)
                     if hashlib.file_digest(file, "sha256").hexdigest() == digest:

@@ -77,7 +77,7 @@ class Pool:
             report(Step(f"Fetching {where}"))
             body = io.BytesIO()
             try:
-                fetcher.fetch(url, body, limit=_LIMIT, report=report, cross_host=True)
+                fetcher.fetch(url, body, limit=_LIMIT, report=report, digest_known=True)
             except FileMissingError:
                 continue
             except WrongSizeError as error:

@@ -96,7 +96,7 @@ def test_template_is_downloaded_once(cache: TemplateCache, root: Path) -> None:
     assert call["url"] == URL
     assert call["limit"] == call["expected"] == len(PACKED)
     assert call["proxy"] == "http://p"
-    assert call["cross_host"]
+    assert call["digest_known"]
     assert [event for event in events if isinstance(event, Step)] == [Step("Downloading: https://h/d.xz")]
 
 
@@ -353,7 +353,7 @@ def test_entry_without_digest_is_fetched_each_time(cache: TemplateCache) -> None
     assert cache.get_disk(bare, fetcher).read_bytes() == DISK
     assert cache.get_disk(bare, fetcher).read_bytes() == DISK
     assert len(fetcher.calls) == 2
-    assert not fetcher.calls[0]["cross_host"]  # T12
+    assert not fetcher.calls[0]["digest_known"]  # T12
     assert not cache.is_cached(bare.entry)
 
 

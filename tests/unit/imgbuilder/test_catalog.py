@@ -133,7 +133,17 @@ def test_index_is_bounded_and_uses_the_source_s_proxy() -> None:
     ((_url, options),) = fetcher.calls
     assert options["limit"] == 5_000_000
     assert options["proxy"] == "http://p"
-    assert not options.get("cross_host")
+    assert not options.get("digest_known")
+
+
+def test_an_index_has_a_time_limit_at_each_address() -> None:
+    dead = FetchError("it did not come whole within 60 seconds")
+    fetcher = FakeFetcher({"https://a/index": dead, "https://m/index": b"signed:" + index_text("x")})
+    loader = Loader(
+        fetcher, FakeVerifier(), states(), lambda: datetime(2026, 1, 2, tzinfo=UTC), pin_of=pin_of
+    )
+    assert load_catalog([source("a", mirrors=("https://m/index",))], loader).entries[0].os_version == "x"
+    assert [options["seconds"] for _url, options in fetcher.calls] == [60, 60]
 
 
 @pytest.mark.parametrize(

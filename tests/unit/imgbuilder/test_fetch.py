@@ -336,7 +336,7 @@ def test_d19_five_hops_and_no_more() -> None:
     ],
 )
 def test_d19_malformed_locations(location: str) -> None:
-    error, server = refused([redirect(location)], cross_host=True)
+    error, server = refused([redirect(location)], digest_known=True)
     assert "redirect" in error.message
     assert len(server.requests) == 1
 
@@ -345,48 +345,65 @@ def test_d19_no_location() -> None:
     refused([answer(b"", status="302 Moved")])
 
 
+SCHEMES = ("file:///etc/hostname", "ftp://127.0.0.1/x", "gopher://h/", "javascript:x", "data:text/plain,x")
+SERVERS = ("http://localhost/x", "http://127.0.0.1:1/x", "//localhost/x", "http://127.0.0.2/x")
+
+
 @pytest.mark.parametrize(
-    "location",
-    [
-        *("file:///etc/hostname", "ftp://127.0.0.1/x", "gopher://h/", "javascript:x", "data:text/plain,x"),
-        *("http://localhost/x", "http://127.0.0.1:1/x", "//localhost/x", "http://127.0.0.2/x"),
-    ],
+    ("location", "digest_known"),
+    [*((one, True) for one in SCHEMES), *((one, False) for one in (*SCHEMES, *SERVERS))],
 )
-@pytest.mark.parametrize("cross_host", [True, False])
-def test_d20_refused_redirects(location: str, cross_host: bool) -> None:
-    """T12: to another server only by https, and only for what has a digest."""
-    error, server = refused([redirect(location)], cross_host=cross_host)
+def test_d20_refused_redirects(location: str, digest_known: bool) -> None:
+    """T12: to another server only for what has a digest, to another scheme never."""
+    error, server = refused([redirect(location)], digest_known=digest_known)
     assert "refused" in error.message
     assert len(server.requests) == 1
 
 
-def follow(first: str, location: str, *, cross_host: bool = False) -> Request:
-    request = Request(first, cross_host=cross_host)
+def follow(first: str, location: str, *, digest_known: bool = False) -> Request:
+    request = Request(first, digest_known=digest_known)
     request.follow([location])
     return request
 
 
+HERE = (
+    *("127.0.0.1", "127.1", "2130706433", "0x7f.1", "localhost", "a.localhost.", "[::1]"),
+    *("[::ffff:127.0.0.1]", "169.254.169.254", "0.0.0.0", "[fe80::1%25lo]"),
+)
+
+
+def test_a_mirror_by_http_for_bytes_whose_digest_is_known() -> None:
+    """From http to http nothing is lost: who could change the second could have changed the first."""
+    with FaultServer([answer(BODY)]) as mirror:
+        address = f"{mirror.url.replace('127.0.0.1', 'localhost')}/x"
+        with FaultServer([redirect(address)]) as first:
+            assert get(f"{first.url}/f", digest_known=True) == BODY
+    assert follow("http://h/x", "http://10.0.0.1/y", digest_known=True).url == "http://10.0.0.1/y"
+
+
 def test_d20_https() -> None:
     assert follow("http://h/x", "https://h/y").url == "https://h/y"
-    assert follow("https://h/x", "https://other/y", cross_host=True).url == "https://other/y"
-    assert follow("http://h/x", "https://other/y", cross_host=True).url == "https://other/y"
-    for first, location, cross_host in [
+    assert follow("https://h/x", "https://other/y", digest_known=True).url == "https://other/y"
+    assert follow("http://h/x", "https://other/y", digest_known=True).url == "https://other/y"
+    for first, location, digest_known in [
         ("https://h/x", "http://h/y", True),
         ("https://h/x", "http://h/y", False),
         ("https://h/x", "https://other/y", False),
         ("http://h:8080/x", "https://h/y", False),
-        ("http://h/x", "http://other/y", True),
+        ("http://h/x", "http://other/y", False),
+        *(("http://h/x", f"http://{host}/y", True) for host in HERE),
+        *(("https://h/x", f"https://{host}/y", True) for host in HERE),
         ("https://h/x", "https://u:secret@h/y", True),
         ("https://h/x", "ftp://h/y", True),
     ]:
         with pytest.raises(FetchError, match="refused") as caught:
-            follow(first, location, cross_host=cross_host)
+            follow(first, location, digest_known=digest_known)
         assert "secret" not in caught.value.message
 
 
 def test_t22_credentials_go_to_their_server_only() -> None:
     """D30."""
-    request = Request("http://me:p%40ss@h/x", cross_host=True)
+    request = Request("http://me:p%40ss@h/x", digest_known=True)
     assert request.auth == ("me", "p@ss")
     assert request.url == "http://h/x"
     request.follow(["/y"])
@@ -438,6 +455,49 @@ def test_d21_encoded_bodies(encoding: str) -> None:
     """T23."""
     error, _server = refused([answer(gzip.compress(BODY), f"Content-Encoding: {encoding}")])
     assert "encoded" in error.message
+
+
+def test_a_label_does_not_matter_where_the_digest_is_known() -> None:
+    """Servers label files by their name (``AddEncoding x-xz .xz``): taken as they come, never decoded."""
+    packed = gzip.compress(BODY)
+    with FaultServer([answer(packed, "Content-Encoding: gzip")]) as server:
+        assert get(server.url, digest_known=True, expected=len(packed)) == packed
+    error, _server = refused(
+        [answer(packed, "Content-Encoding: gzip")], digest_known=True, expected=len(packed) + 1
+    )
+    assert "encoded" in error.message
+
+
+class Clock:
+    """Moves on by what is slept."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_all_tries_together_have_a_time_limit() -> None:
+    """Answers that ask to wait, each within its own limit, do not add up to more."""
+    clock = Clock()
+    wait = answer(b"", "Retry-After: 25", status="503 Busy")
+    with FaultServer([wait]) as server:
+        web = RequestsFetcher(clock=clock, sleep=clock.sleep)
+        with pytest.raises(FetchError, match="503"):
+            web.fetch(server.url, io.BytesIO(), limit=99, seconds=60)
+    assert clock.now - 1000 <= 60
+    assert len(server.requests) == 3
+
+
+def test_a_body_that_drips_quicker_than_the_slowest_rate_has_a_time_limit() -> None:
+    with FaultServer([answer(b"", length=False), Drip(b"x" * 1000, 0.02)]) as server:
+        web = RequestsFetcher(Limits(slow_window=0.1, slow_rate=1))
+        with pytest.raises(FetchError, match="did not come whole within 1 seconds"):
+            web.fetch(server.url, io.BytesIO(), limit=9999, seconds=1)
 
 
 def test_identity_is_no_encoding() -> None:

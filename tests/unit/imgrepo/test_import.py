@@ -533,7 +533,7 @@ def test_a_revoked_or_expired_key_of_the_distribution_is_refused(distribution: D
 
 @pytest.mark.parametrize(
     "target",
-    ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://127.0.0.1:1/x", "//example.org/x", "http://u:p@h/x"],
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "javascript:x", "http://u:p@h/x"],
 )
 def test_redirects_of_image_and_sums_to_elsewhere_are_refused(
     distribution: Distribution, target: str
