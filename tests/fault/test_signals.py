@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["keys"]
 
-ROUNDS = int(os.environ.get("PYBUILDER_SIGNAL_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("PYBUILDER_SIGNAL_ROUNDS", "1"))
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 LIMIT = 30.0
 """Seconds; a run takes under one on an idle machine, and the row asks for five."""
