@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Protocol
 
 from imgbuilder import paths, workspace
-from imgbuilder.disk import blockdevice, diskimage, partition, sparse
+from imgbuilder.disk import blockdevice, diskimage, locks, partition, sparse
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import DiskError, PybuilderError
 from imgbuilder.events import Step, debug
@@ -86,7 +86,7 @@ def open_work(
         sync: Whether the image is made durable first.
 
     Raises:
-        PybuilderError: It cannot be made.
+        PybuilderError: It cannot be made, or the disk that stands at its place is used by another program.
     """
     target = plan.target
     if target.place.device is not None:
@@ -96,6 +96,7 @@ def open_work(
         ):
             onto = _DeviceWork(target, folder / "overlay.qcow2", report)
             yield onto
+            locks.release(device)  # for qemu-img, which locks it while it writes
             onto.deliver()
             if sync:
                 _sync_device(device, target.place.path)

@@ -15,7 +15,7 @@ from imgbuilder.customize import sysprep
 from imgbuilder.customize.context import GuestContext, host_proxies
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.firstboot_status import FirstbootReport, read_firstboot
-from imgbuilder.disk import imageheader, sparse
+from imgbuilder.disk import blockdevice, imageheader, locks, sparse
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, GuestCallError, GuestError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step, debug, warn
@@ -104,6 +104,8 @@ def customize_disks(request: CustomizeRequest, services: Services, report: Repor
     report = customization.mask(request.operations, host_proxies(os.environ)).reporter(report)
     disks = [_checked(disk, writable=not request.dry_run) for disk in request.disks]
     with contextlib.ExitStack() as stack:
+        for disk in disks:
+            _claim_device(disk, stack, writable=not request.dry_run)
         if request.on_copy:
             disks = [stack.enter_context(_copied(disk, report)) for disk in disks]
         report(Step("Examining the guest ..."))
@@ -162,7 +164,7 @@ def firstboot_report(request: CustomizeRequest, services: Services, report: Repo
 
 
 def _checked(disk: Disk, *, writable: bool) -> Disk:
-    """Check a disk's header and return it with its format (``reliability.md`` T13)."""
+    """Check that nobody uses a disk, and its header; return it with its format (``reliability.md`` T13)."""
     path = disk.path
     try:
         status = path.stat()
@@ -173,12 +175,23 @@ def _checked(disk: Disk, *, writable: bool) -> Disk:
     if not os.access(path, os.R_OK | (os.W_OK if writable else 0)):
         how = "written" if writable else "read"
         raise DiskError(f"{path} cannot be {how}", hint="check its permissions, or use --dry-run")
+    locks.refuse_if_in_use(path, changing=writable)
     if stat.S_ISBLK(status.st_mode):
         return Disk(path, disk.format or DiskFormat.RAW)
     kind = disk.format or DiskFormat(imageheader.find_format(path))
     if kind is DiskFormat.QCOW2:
         imageheader.check_qcow2(path)
     return Disk(path, kind)
+
+
+def _claim_device(disk: Disk, stack: contextlib.ExitStack, *, writable: bool) -> None:
+    """Keep a block device from being mounted meanwhile; the appliance locks its disks itself."""
+    if not disk.path.is_block_device():
+        return
+    if writable:
+        locks.release(stack.enter_context(blockdevice.claim(disk.path)))  # the appliance writes to it
+    else:
+        stack.enter_context(locks.held(disk.path))
 
 
 @contextlib.contextmanager

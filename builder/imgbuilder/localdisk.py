@@ -12,7 +12,7 @@ from errno import ENOENT
 from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import Attachment
-from imgbuilder.disk import magic
+from imgbuilder.disk import locks, magic
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.imageheader import check_qcow2, find_format
 from imgbuilder.errors import DiskError, UsageError
@@ -24,17 +24,20 @@ if TYPE_CHECKING:
 _SECTOR = 512
 
 
-def local_disk(path: Path, disk_format: DiskFormat | None, option: str) -> Attachment:
+def local_disk(
+    path: Path, disk_format: DiskFormat | None, option: str, *, content: bool = True
+) -> Attachment:
     """Look at a disk of the user's, and make it ready to be attached.
 
     Args:
         path: An image file or a block device.
         disk_format: Its format; None to decide it by its header.
         option: The option that names it, for messages.
+        content: Whether what is on it will be read, which nobody may change meanwhile.
 
     Raises:
         UsageError: It is not there, cannot be read, or is no disk.
-        DiskError: It refers to other files, is damaged, or might be something else.
+        DiskError: It refers to other files, is damaged, might be something else, or another program uses it.
     """
     try:
         mode = path.stat().st_mode
@@ -51,6 +54,8 @@ def local_disk(path: Path, disk_format: DiskFormat | None, option: str) -> Attac
         head, size = os.pread(descriptor, magic.LENGTH, 0), os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
+    if content:
+        locks.refuse_if_in_use(path, changing=False)
     if stat.S_ISBLK(mode):
         _check_device(path, disk_format, magic.foreign_format(head))
         return Attachment(path, DiskFormat.RAW, readonly=True)

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgbuilder.disk import locks
 from imgbuilder.disk.blockdevice import BlockDevice, look_at
 from imgbuilder.errors import WorkspaceError
-from imgbuilder.workspace import HIDDEN_PREFIX, HIDDEN_SUFFIX, explain
+from imgbuilder.workspace import try_folder
 
 _MOST_LINKS = 40
 """Links that Linux follows on one way."""
@@ -50,6 +50,7 @@ def find_place(output: Path) -> Place:
 
     Raises:
         WorkspaceError: Its folder is missing or not writable, or what stands there is not to be replaced.
+        DiskError: It is the disk of a running machine, or another program uses it.
     """
     try:
         path = follow(output)
@@ -71,7 +72,13 @@ def find_place(output: Path) -> Place:
             f"the output {output} is {_KINDS.get(stat.S_IFMT(mode), 'no file')}",
             hint="name a file or a block device",
         )
-    _try_folder(path, output)
+    locks.refuse_if_in_use(path, changing=True)
+    if not path.parent.is_dir():
+        raise WorkspaceError(
+            f"the folder of the output {output} does not exist",
+            hint=f"create it first: mkdir -p {path.parent}",
+        )
+    try_folder(path)
     return Place(path)
 
 
@@ -137,22 +144,9 @@ def find_file_place(output: Path) -> Path:
 
     Raises:
         WorkspaceError: It cannot be written, or is a block device.
+        DiskError: It is the disk of a running machine, or another program uses it.
     """
     place = find_place(output)
     if place.device is not None:
         raise WorkspaceError(f"the output {output} is a block device", hint="name a file")
     return place.path
-
-
-def _try_folder(path: Path, output: Path) -> None:
-    folder = path.parent
-    if not folder.is_dir():
-        raise WorkspaceError(
-            f"the folder of the output {output} does not exist", hint=f"create it first: mkdir -p {folder}"
-        )
-    probe = folder / f"{HIDDEN_PREFIX}{secrets.token_hex(8)}{HIDDEN_SUFFIX}"
-    try:
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        probe.unlink()
-    except OSError as error:
-        raise explain(error, output) from error

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import sync_folder
 from imgbuilder.claims import RELEASE_LIMIT, SHORT, remove_with_claims
+from imgbuilder.disk import locks
 from imgbuilder.errors import DiskError, GuestError, OperationError, WorkspaceError
 from imgbuilder.interrupts import uninterrupted
 from imgbuilder.sizes import human_size
@@ -104,27 +105,44 @@ def new_file(
 
     Raises:
         WorkspaceError: It cannot be created or renamed.
+        DiskError: The file there is a disk that a running machine or another program uses.
     """
     target = final.absolute()
-    temporary = target.parent / f"{HIDDEN_PREFIX}{target.name[:40]}.{secrets.token_hex(6)}{HIDDEN_SUFFIX}"
+    with locks.held(target):  # until it is replaced
+        try:
+            temporary, holder = _locked_file(target)
+        except OSError as error:
+            raise explain(error, final) from error
+        try:
+            sweep(target.parent)
+            yield temporary
+            with uninterrupted():
+                finish(temporary, target, sync=sync)
+        except BaseException:
+            with uninterrupted():
+                if keep_on_failure() and temporary.exists():
+                    temporary.replace(target)
+                else:
+                    temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(holder)
+
+
+def try_folder(final: Path) -> None:
+    """Find out whether a file can be made at a place; nothing is left there.
+
+    Raises:
+        WorkspaceError: It cannot.
+    """
     try:
-        holder = _locked_file(temporary)
+        holder = _unnamed_file(final.parent)
+        if holder is None:
+            temporary, holder = _locked_file(final)
+            temporary.unlink(missing_ok=True)
+        os.close(holder)
     except OSError as error:
         raise explain(error, final) from error
-    try:
-        sweep(target.parent)
-        yield temporary
-        with uninterrupted():
-            finish(temporary, target, sync=sync)
-    except BaseException:
-        with uninterrupted():
-            if keep_on_failure() and temporary.exists():
-                temporary.replace(target)
-            else:
-                temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(holder)
 
 
 @contextlib.contextmanager
@@ -199,20 +217,36 @@ def _remove_if_dead(path: Path, remove: Callable[[Path], None]) -> None:
             os.close(descriptor)
 
 
-def _locked_file(path: Path) -> int:
-    """Create a file that is locked from the moment it can be seen, so that no other run sweeps it."""
+def _locked_file(target: Path) -> tuple[Path, int]:
+    """Create an unfinished file that is locked from the moment it can be seen: no other run sweeps it.
+
+    Returns:
+        Its name beside its final place, and the descriptor that holds the lock.
+    """
+    path = target.parent / f"{HIDDEN_PREFIX}{target.name[:40]}.{secrets.token_hex(6)}{HIDDEN_SUFFIX}"
+    holder = _unnamed_file(target.parent)
+    if holder is not None:
+        # Only with a folder's descriptor (ignored here) does Python use linkat(2), which can follow the link.
+        os.link(f"/proc/self/fd/{holder}", path, src_dir_fd=holder, follow_symlinks=True)
+        return path, holder
+    holder = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    _hold(holder)
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(path.lstat(), os.fstat(holder)):
+            return path, holder
+    os.close(holder)  # swept before it was locked
+    return _locked_file(target)
+
+
+def _unnamed_file(folder: Path) -> int | None:
+    """Create a file without a name, and lock it; None on filesystems that have none, such as NFS."""
     try:
-        holder = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        holder = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}:
             raise
-        # A filesystem without unnamed files, such as NFS: locked a moment after it was made.
-        holder = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        _hold(holder)
-        return holder
+        return None
     _hold(holder)
-    # Only with a folder's descriptor (ignored here) does Python use linkat(2), which can follow the link.
-    os.link(f"/proc/self/fd/{holder}", path, src_dir_fd=holder, follow_symlinks=True)
     return holder
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from imgbuilder import process
+from imgbuilder.disk import locks
 from imgbuilder.disk.sparse import SparseWriter
 from imgbuilder.errors import DiskError, UsageError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
@@ -92,7 +93,7 @@ def hash_image(image: SourceImage, report: Reporter) -> str:
     """Return the SHA-512 of an image as lower-case hex; what did not change is read once in a run.
 
     Raises:
-        DiskError: It changed meanwhile.
+        DiskError: It changed meanwhile, or another program uses it.
         WorkspaceError: It cannot be read.
     """
     if image in _DIGESTS:
@@ -101,7 +102,7 @@ def hash_image(image: SourceImage, report: Reporter) -> str:
     digest = hashlib.sha512()
     label = f"reading {image.name}"
     try:
-        with image.path.open("rb", buffering=0) as file:
+        with locks.held(image.path), image.path.open("rb", buffering=0) as file:
             done = 0
             while piece := file.read(_PIECE):
                 digest.update(piece)
@@ -136,14 +137,19 @@ def compress(
         The new file, with the digests of the bytes that really were read and written.
 
     Raises:
-        DiskError: The image changed meanwhile; what was written is of no use (``reliability.md`` R6).
+        DiskError: The image changed meanwhile, or another program uses it; what was written is of no use
+            (``reliability.md`` R6).
         ToolError: The program is missing or failed.
         WorkspaceError: A file cannot be read or written, for example because no space is left.
     """
     path = content or image.path
     total = image.fingerprint.size if content is None else path.stat().st_size
     try:
-        with path.open("rb", buffering=0) as source, target.open("xb", buffering=0) as output:
+        with (
+            locks.held(path),
+            path.open("rb", buffering=0) as source,
+            target.open("xb", buffering=0) as output,
+        ):
             if command is None:
                 made = _copy(image, source, output, total, report)
             else:

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgbuilder.disk import locks
 from imgbuilder.disk.sparse import SparseWriter, data_ranges, disk_usage
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
@@ -61,12 +62,16 @@ def copy_image(image: SourceImage, folder: Path, report: Reporter) -> Copy:
         report: Hears how much was copied.
 
     Raises:
-        DiskError: The image changed meanwhile (``reliability.md`` R6).
+        DiskError: The image changed meanwhile (``reliability.md`` R6), or another program uses it.
         WorkspaceError: It cannot be read, or the copy cannot be written.
     """
     target = folder / image.name
     try:
-        with image.path.open("rb", buffering=0) as source, target.open("xb", buffering=0) as output:
+        with (
+            locks.held(image.path),
+            image.path.open("rb", buffering=0) as source,
+            target.open("xb", buffering=0) as output,
+        ):
             digest = _copy(image, source, output, report)
     except OSError as error:
         raise explain(error, target) from error

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder.errors import RepositoryError
+from imgbuilder.disk import locks
+from imgbuilder.errors import DiskError, RepositoryError
 from imgbuilder.events import Reporter, Step, info, warn
 from imgbuilder.sizes import counted
 from imgbuilder.workspace import explain
@@ -152,7 +153,11 @@ def _remove_images(
             warn(report, f"{name} is not removed: it was written to after it was read")
             continue
         try:
+            locks.refuse_if_in_use(path, changing=True)
             path.unlink()
+        except DiskError as error:
+            warn(report, f"{name} is not removed: {error.message}")
+            continue
         except OSError as error:
             raise explain(error, path) from error
         del kept[name]  # so that nobody misses the image later

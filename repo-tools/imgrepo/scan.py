@@ -12,6 +12,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from imgbuilder.disk import locks
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.imageheader import check_qcow2, check_raw
 from imgbuilder.disk.magic import LENGTH as MAGIC_LENGTH
@@ -122,14 +123,16 @@ def scan(folder: Path) -> tuple[tuple[SourceImage, ...], tuple[Skipped, ...]]:
 
 
 def measure(image: SourceImage) -> int:
-    """Judge an image's header, then return the size of its disk.
+    """Check that nobody uses an image, judge its header, then return the size of its disk.
 
     Returns:
         Bytes, a multiple of 512.
 
     Raises:
-        DiskError: The image refers to other files, is damaged, or is not what its name says.
+        DiskError: The image refers to other files, is damaged, is not what its name says, or belongs to a
+            running machine.
     """
+    locks.refuse_if_in_use(image.path, changing=False)
     if image.format is DiskFormat.QCOW2:
         size = check_qcow2(image.path).virtual_size
         if virtual_size(image.path, image.format) != size:

@@ -25,6 +25,7 @@ from imgbuilder.appliance.handle import LibguestfsAppliance
 from imgbuilder.appliance.instant.resume import PROGRAM, Instant, Job
 from imgbuilder.appliance.instant.settings import InstantMode, instant_mode, state_folder
 from imgbuilder.appliance.instant.store import StateStore
+from imgbuilder.disk import locks
 from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError, GuestError, UsageError
 from imgbuilder.events import debug, ignore
 from imgbuilder.interrupts import uninterrupted
@@ -88,8 +89,11 @@ def open_appliance(
 
     Raises:
         ApplianceError: It cannot be started, or died; the hint says what to try.
+        DiskError: A running machine or another program uses one of the disks.
     """
     options = options or ApplianceOptions()
+    for disk in disks:
+        locks.refuse_if_locked(disk.path, changing=not disk.readonly)
     binding = find_binding()
     verdict = chosen_accelerator(paths.state_dir(), report)
     with workspace.private_folder() as runtime:

@@ -57,7 +57,7 @@ def _machine(option: str, image: Path, options: Mapping[str, Any], target: Path 
     chosen_arch = arch.normalise(options["arch_"] or arch.host_arch())
     firmware = None if options["firmware"] == "auto" else Firmware(options["firmware"])
     if wanted is None or wanted.working is not None:
-        disk = local_disk(image, None if wanted is None else wanted.working, option)
+        disk = local_disk(image, None if wanted is None else wanted.working, option, content=False)
         found = OutputFormat(disk.format)
         if firmware is None:
             firmware = firmware_of(image, DiskFormat(disk.format), chosen_arch)

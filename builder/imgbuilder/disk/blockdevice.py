@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgbuilder.disk import locks
 from imgbuilder.errors import WorkspaceError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def look_at(path: Path) -> BlockDevice:
 
     Raises:
         WorkspaceError: It is in use, not writable, or has no size.
+        DiskError: A running machine uses it.
     """
     with claim(path) as descriptor:
         size = os.lseek(descriptor, 0, os.SEEK_END)
@@ -60,13 +62,15 @@ def look_at(path: Path) -> BlockDevice:
 def claim(path: Path) -> Iterator[int]:
     """Hold a block device so that nobody can mount it or put it to another use meanwhile.
 
-    The kernel refuses the claim when it, or a partition of it, is mounted or part of something.
+    The kernel refuses the claim when it, or a partition of it, is mounted or part of something. Machines
+    that have it as their disk do not claim it, but lock it.
 
     Yields:
-        A descriptor open for reading and writing.
+        A descriptor open for reading and writing; ``locks.release`` it before a program writes to the device.
 
     Raises:
         WorkspaceError: It is in use, or cannot be written to.
+        DiskError: A running machine uses it.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -78,6 +82,7 @@ def claim(path: Path) -> Iterator[int]:
     try:
         if not stat.S_ISBLK(os.fstat(descriptor).st_mode):
             raise WorkspaceError(f"{path} is no longer a block device")
+        locks.hold(descriptor, path, changing=True)
         yield descriptor
     finally:
         os.close(descriptor)

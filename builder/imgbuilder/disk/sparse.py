@@ -12,6 +12,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
+from imgbuilder.disk import locks
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.sizes import human_size
@@ -94,6 +95,7 @@ def copy_sparse(source: Path, destination: Path, report: Reporter = ignore, *, l
 
     Raises:
         WorkspaceError: A file cannot be read, made or written.
+        DiskError: A running machine or another program uses the image.
     """
     try:
         with (
@@ -101,6 +103,7 @@ def copy_sparse(source: Path, destination: Path, report: Reporter = ignore, *, l
             os.fdopen(open_empty(destination), "r+b", buffering=0) as new,
         ):
             try:
+                locks.hold(old.fileno(), source)
                 copy_descriptor(old.fileno(), new.fileno(), report, label=label)
             except BaseException:
                 destination.unlink()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from imgbuilder.errors import FetchError, FileMissingError, WrongSizeError
+from imgbuilder.disk import locks
+from imgbuilder.errors import DiskError, FetchError, FileMissingError, WrongSizeError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Fetched, store
 from imgindex.regular import open_regular
@@ -30,7 +31,8 @@ def fetch_local(
     FIFO would block for ever and a device has no end.
 
     Raises:
-        FetchError: It is missing, unreadable, no ordinary file, of another size, or changed meanwhile.
+        FetchError: It is missing, unreadable, no ordinary file, of another size, changed meanwhile, or the
+            disk of a running machine.
     """
     try:
         descriptor = open_regular(path)
@@ -46,6 +48,10 @@ def fetch_local(
             f"cannot read {path}: {error.strerror}", hint="check its permissions, and the source's uri"
         ) from error
     with os.fdopen(descriptor, "rb", buffering=0) as file:
+        try:
+            locks.hold(descriptor, path)
+        except DiskError as error:
+            raise FetchError(error.message, hint=error.hint) from error
         size = copy_open(
             file,
             destination,

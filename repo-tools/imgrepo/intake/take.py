@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.atomic import sync_folder
 from imgbuilder.cache.locks import exclusive
 from imgbuilder.cache.unpack import packing_of
+from imgbuilder.disk import locks
 from imgbuilder.disk.imageheader import QCOW2_MAGIC, find_format
 from imgbuilder.errors import DiskError, RepositoryError, UsageError
 from imgbuilder.events import Reporter, info
@@ -119,7 +120,8 @@ def take_in(request: ImportRequest, services: Services, fetcher: Fetcher, report
     Raises:
         TrustError: It is not the distribution's, as far as the evidence tells.
         FetchError: Something cannot be had; what came of the image is kept for the next run.
-        DiskError: It is no image that is published: it refers to other files, or is of another format.
+        DiskError: It is no image that is published: it refers to other files, or is of another format; or
+            a running machine uses the one that it would replace.
         UsageError: There is another image of this name.
     """
     proof = prove(request.address, request.file, request.evidence, services, fetcher, report)
@@ -137,6 +139,8 @@ def _bring(request: ImportRequest, proof: Proof, parts: Path, fetcher: Fetcher, 
     here = _already_here(request)
     if here is not None and _has(here, proof.digests):
         return Imported(here, _measured(here, here.suffix), proof, new=False)
+    if here is not None:
+        locks.refuse_if_in_use(here, changing=True)
     with brought(
         request.address,
         parts,
@@ -154,6 +158,7 @@ def _bring(request: ImportRequest, proof: Proof, parts: Path, fetcher: Fetcher, 
                 f"{here} is in the way of {final.name}: both would be the template {request.stem}",
                 hint=f"move it away, or give another name: --name {request.stem}-2",
             )
+        locks.refuse_if_in_use(final, changing=True)
         try:
             part.path.replace(final)
             sync_folder(request.folder)

@@ -10,6 +10,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgbuilder.disk import locks
 from imgbuilder.disk.sparse import copy_sparse
 from imgbuilder.errors import UsageError
 from imgbuilder.machine.model import BOARDS
@@ -165,6 +166,8 @@ def make_entry(request: NewEntry, report: Reporter) -> EntryFolder:
         raise UsageError("--move is of use only with --image")
     text = skeleton(request.name, title=request.title, licence=request.licence)
     image = None if request.image is None else _image_at(request.image)
+    if image is not None:
+        locks.refuse_if_in_use(image.path, changing=request.move)
     temporary = EntryFolder(request.library / f".{request.name}.{secrets.token_hex(6)}")
     try:
         _fill(temporary, text)

@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,6 +106,43 @@ def test_a_file_is_locked_while_it_is_made(tmp_path: Path) -> None:
     with workspace.new_file(tmp_path / "disk.img") as image:
         workspace.sweep(tmp_path)
         assert image.exists()
+
+
+def test_looking_at_a_folder_meets_no_sweep(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def sweep() -> None:
+        while not over.is_set():
+            workspace.sweep(tmp_path)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(sweep)
+        try:
+            for _ in range(500):
+                workspace.try_folder(tmp_path / "disk.img")
+        finally:
+            over.set()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = workspace._hold
+    swept: list[int] = []
+
+    def hold(descriptor: int) -> None:
+        if not swept:
+            swept.append(descriptor)
+            workspace.sweep(tmp_path)  # of another run, in the very moment
+        plain(descriptor)
+
+    monkeypatch.setattr(workspace, "_unnamed_file", lambda _folder: None)  # as on NFS
+    monkeypatch.setattr(workspace, "_hold", hold)
+    with workspace.new_file(tmp_path / "disk.img") as image:
+        image.write_text("new")
+    assert swept
+    assert [path.name for path in tmp_path.iterdir()] == ["disk.img"]
 
 
 def test_private_folders_are_short_private_and_swept() -> None:
