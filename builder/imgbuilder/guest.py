@@ -122,8 +122,16 @@ class Guest(Protocol):
         """Copy a file of the guest to a local file."""
         ...
 
-    def copy_in(self, local: Path, directory: str) -> None:
-        """Copy a local file or tree into an existing directory of the guest, keeping modes."""
+    def copy_in(self, local: Path, directory: str, *, name: str | None = None) -> None:
+        """Copy a local file or tree into an existing directory of the guest, keeping modes.
+
+        What a link on the host points to is copied. Everything belongs to root; capabilities stay.
+
+        Args:
+            local: The file or tree.
+            directory: The directory.
+            name: Its name in there; that of ``local`` by default.
+        """
         ...
 
     def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
@@ -142,7 +150,8 @@ class Guest(Protocol):
         """Replace an existing regular file at once, keeping mode, owner and extended attributes.
 
         Links are followed first; the new content goes to a temporary sibling that is then
-        renamed over the old file, so that no reader ever sees half of it.
+        renamed over the old file, so that no reader ever sees half of it. A file that has
+        several names is written in place, so that all of them show it.
         """
         ...
 
@@ -191,7 +200,7 @@ class Guest(Protocol):
         ...
 
     def symlink(self, target: str, link: str) -> None:
-        """Make ``link`` point to ``target``, replacing an existing file like ``ln -sf``."""
+        """Make ``link`` point to ``target``, replacing a file or link; a directory there is an error."""
         ...
 
     def relabel(self, specification: str) -> bool:

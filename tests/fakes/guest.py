@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from imgbuilder import localtree
 from imgbuilder.errors import GuestCallError
 from imgbuilder.guest import CommandResult, FileStatus
 
@@ -198,12 +199,12 @@ class FakeGuest:
     def download(self, path: str, local: Path) -> None:
         local.write_bytes(self._file(path).content)
 
-    def copy_in(self, local: Path, directory: str) -> None:
+    def copy_in(self, local: Path, directory: str, *, name: str | None = None) -> None:
         self.calls.append(("copy_in", directory))
         node = self._find(directory)
         if not node.is_dir:
             raise _fail(errno.ENOTDIR, directory)
-        node.children[local.resolve().name] = self._from_host(local)
+        node.children[name or localtree.name_of(local)] = self._from_host(local.resolve())
 
     def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
         self.calls.append(("tar_in", directory))
@@ -304,8 +305,17 @@ class FakeGuest:
         parent, name = self._parent(source)
         if name not in parent.children:
             raise _fail(errno.ENOENT, source)
+        origin = parent.children[name]
         place, new_name = self._destination(name, destination)
-        place.children[new_name] = parent.children[name].clone()
+        there = place.children.get(new_name)
+        if there is not None and there.is_link and not origin.is_link:
+            inside = self.is_dir(destination)
+            target = self._lookup(posixpath.join(destination, new_name) if inside else destination)
+            if target is None or not (target.is_file and origin.is_file):
+                raise _fail(errno.ELOOP, destination)
+            target.content = origin.content
+        else:
+            place.children[new_name] = origin.clone()
 
     def move(self, source: str, destination: str) -> None:
         self.calls.append(("move", destination))
@@ -317,9 +327,9 @@ class FakeGuest:
 
     def symlink(self, target: str, link: str) -> None:
         self.calls.append(("symlink", link))
-        if self.is_dir(link):  # ln -sf makes the link inside
-            link = posixpath.join(link, posixpath.basename(target))
         parent, name = self._parent(link)
+        if name in parent.children and parent.children[name].is_dir:
+            raise _fail(errno.EISDIR, link)
         parent.children[name] = Node(stat.S_IFLNK | 0o777, target=target)
 
     def relabel(self, specification: str) -> bool:

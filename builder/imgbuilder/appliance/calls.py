@@ -1,10 +1,10 @@
 """What the parts of the appliance's handle share: the worker, a scratch folder, and guest paths.
 
 libguestfs resolves most paths inside the guest, but not all: ``cp_a``, ``mv``,
-``rm_rf`` and ``tar_in`` build a path of the appliance, where an absolute link
-of the guest leads out of it and data is lost without an error
-(``reliability.md`` F19). Their arguments are resolved by ``realpath`` first,
-which is answered inside the guest.
+``ln_s``, ``rm_rf`` and ``tar_in`` build a path of the appliance, where an
+absolute link of the guest leads out of it and data is lost without an error.
+Their arguments are resolved by ``realpath`` first, which is answered inside the
+guest; and what they would write to must be no link itself.
 """
 
 from __future__ import annotations
@@ -48,10 +48,6 @@ class Calls:
         if not name:
             return "/"
         return posixpath.join(self._resolve(parent), name)
-
-    def _resolve_destination(self, path: str) -> str:
-        """Resolve where ``cp`` or ``mv`` would put something: into a directory, or under a new name."""
-        return self._resolve(path) if self.is_dir(path) else self._resolve_parent(path)
 
     def is_dir(self, path: str) -> bool:
         """Tell whether ``path`` is a directory (links followed)."""

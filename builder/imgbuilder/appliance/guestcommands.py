@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import posixpath
 import shlex
+import uuid
 
 from imgbuilder.appliance.guestfiles import GuestFiles
 from imgbuilder.guest import CommandResult
@@ -37,6 +39,22 @@ No process may stay behind: it would keep the guest's filesystems busy.
 
 _LIMIT = "limited=; ! command -v timeout >/dev/null 2>&1 || limited='timeout -k 10 {seconds}'\n"
 """The guest's own timeout ends a command and its children; without one, the limit of the request does."""
+_RESOLVER = "/etc/resolv.conf"
+_RESOLVER_BYTES = 64 * 1024
+_RESOLVER_BEFORE = """\
+resolver() { if [ -L RESOLVER ]; then echo link; ls -l RESOLVER; fi; head -c BYTES RESOLVER; }
+before=$(resolver 2>/dev/null)
+"""
+_RESOLVER_AFTER = """\
+change=none
+if [ "$(resolver 2>/dev/null)" != "$before" ]; then
+    change=removed
+    if [ -L RESOLVER ] || [ -e RESOLVER ]; then
+        cp -p -P RESOLVER KEPT && printf '%s' "$before" >KEPT.before && change=changed
+    fi
+fi
+"""
+"""libguestfs lends commands a file of its own, and takes it back afterwards with all that they did to it."""
 _GRACE = 60.0
 """Seconds more for the request: the command must be ended, and its output read."""
 
@@ -54,21 +72,49 @@ class GuestCommands(GuestFiles):
             inside = str(self._call("mktemp", "/tmp/.pybuilderXXXXXX"))  # noqa: S108 - in the guest
             self.write(inside, body)
             run = f"/bin/sh {shlex.quote(inside)}"
+        kept = posixpath.join(posixpath.dirname(_RESOLVER), f".pybuilder-{uuid.uuid4().hex}")
         # libguestfs tells only success or failure, and mixes neither status nor output into it.
         wrapper = (
             "out=$(mktemp /tmp/.pybuilderXXXXXX) || exit 1\n"
             + ("" if follow is None else _FOLLOW.replace("FILE", shlex.quote(follow)))
             + ("" if limit is None else _LIMIT.format(seconds=math.ceil(limit)))
+            + _resolver(_RESOLVER_BEFORE, kept)
             + f'{"" if limit is None else "$limited "}{run} >"$out" 2>&1 </dev/null\n'
             "status=$?\n"
+            + _resolver(_RESOLVER_AFTER, kept)
             + ("" if follow is None else _FOLLOW_END)
             + f'tail -c {_OUTPUT_TAIL} "$out"; rm -f "$out"\n'
-            'printf "\\n%s" "$status"\n'
+            'printf "\\n%s %s" "$status" "$change"\n'
         )
         try:
             answer = str(self._call("sh", wrapper, limit=None if limit is None else limit + _GRACE))
         finally:
             if inside is not None:
                 self._call("rm_f", inside)
-        output, _, status = answer.rpartition("\n")
+        output, _, ending = answer.rpartition("\n")
+        status, _, change = ending.partition(" ")
+        if change == "removed":
+            self._call("rm_f", _RESOLVER)
+        elif change == "changed":
+            self._keep_resolver(kept)
         return CommandResult(status=int(status), output=output)
+
+    def _keep_resolver(self, kept: str) -> None:
+        """Put what a command made of ``/etc/resolv.conf`` in the place of the guest's own file."""
+        if not self.is_symlink(kept):
+            content = self.start_of(kept, _RESOLVER_BYTES)
+            before = self.start_of(f"{kept}.before", _RESOLVER_BYTES)
+            own = self.start_of(_RESOLVER, _RESOLVER_BYTES) if self.is_file(_RESOLVER) else b""
+            if before and content.startswith(before + b"\n") and own != content:
+                # Lines were added, and belong to the guest's own ones.
+                ended = own if own.endswith(b"\n") or not own else own + b"\n"
+                self.write(kept, ended + content[len(before) + 1 :])
+        self._call("rename", kept, _RESOLVER)
+        self._call("rm_f", f"{kept}.before")
+
+
+def _resolver(template: str, kept: str) -> str:
+    words = {"RESOLVER": _RESOLVER, "KEPT": kept, "BYTES": str(_RESOLVER_BYTES)}
+    for name, value in words.items():
+        template = template.replace(name, shlex.quote(value))
+    return template

@@ -5,16 +5,17 @@ from __future__ import annotations
 import posixpath
 import shlex
 import stat
-import tarfile
 import uuid
 from typing import TYPE_CHECKING
 
+from imgbuilder import localtree
 from imgbuilder.appliance import tarpaths
 from imgbuilder.appliance.calls import LONG, Calls
-from imgbuilder.errors import GuestCallError, WorkspaceError
+from imgbuilder.errors import GuestCallError
 from imgbuilder.guest import FileStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 _PIECE = 2 * 1024 * 1024
@@ -98,22 +99,11 @@ class GuestFiles(Calls):
         """Copy a file of the guest to a local file."""
         self._call("download", path, str(local), limit=LONG)
 
-    def copy_in(self, local: Path, directory: str) -> None:
+    def copy_in(self, local: Path, directory: str, *, name: str | None = None) -> None:
         """Copy a local file or tree into an existing directory of the guest, keeping modes."""
-
-        def owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-            # The host's user numbers mean nothing in the guest, or worse, somebody else.
-            member.uid = member.gid = 0
-            member.uname = member.gname = "root"
-            return member
-
         archive = self._scratch / f"copy-{uuid.uuid4().hex}.tar"
         try:
-            try:
-                with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
-                    tar.add(local, arcname=local.resolve().name, filter=owned_by_root)
-            except OSError as error:
-                raise WorkspaceError(f"{local} cannot be copied: {error}") from error
+            localtree.pack(local, archive, name or localtree.name_of(local))
             self.tar_in(archive, directory)
         finally:
             archive.unlink(missing_ok=True)
@@ -157,24 +147,34 @@ class GuestFiles(Calls):
             found = [name for name in listing.read_text(errors="surrogateescape").split("\0") if name]
         finally:
             listing.unlink(missing_ok=True)
+        # The names begin with a slash, whatever libguestfs's own manual says of "relative".
+        paths = [posixpath.join(root, name.lstrip("/")) for name in found]
+        return sorted(path for path, mode in self._modes(paths).items() if stat.S_ISREG(mode))
+
+    def _modes(self, paths: Iterable[str]) -> dict[str, int]:
+        """Return the types and modes of files, links themselves among them; missing ones are left out."""
         folders: dict[str, list[str]] = {}
-        for name in found:
-            # The names begin with a slash, whatever libguestfs's own manual says of "relative".
-            folder, last = posixpath.split(posixpath.join(root, name.lstrip("/")))
-            folders.setdefault(folder, []).append(last)
-        files = []
+        for path in paths:
+            folder, name = posixpath.split(path)
+            folders.setdefault(folder, []).append(name)
+        modes = {}
         for folder, names in folders.items():
             facts = self._call("lstatnslist", folder, names)
-            files += [
-                posixpath.join(folder, name)
-                for name, fact in zip(names, facts, strict=True)
-                if stat.S_ISREG(fact["st_mode"])
-            ]
-        return sorted(files)
+            modes.update(
+                {
+                    posixpath.join(folder, name): fact["st_mode"]
+                    for name, fact in zip(names, facts, strict=True)
+                    if fact["st_ino"] != -1
+                }
+            )
+        return modes
 
     def replace(self, path: str, content: bytes) -> None:
         """Replace an existing regular file at once, keeping mode, owner and extended attributes."""
         target = self._resolve(path)
+        if self._call("statns", target)["st_nlink"] > 1:  # its other names are to show the same content
+            self.write(target, content)
+            return
         temporary = str(self._call("mktemp", posixpath.join(posixpath.dirname(target), ".pybuilderXXXXXX")))
         try:
             self.write(temporary, content)
@@ -219,15 +219,65 @@ class GuestFiles(Calls):
 
     def copy(self, source: str, destination: str) -> None:
         """Copy a file or tree inside the guest like ``cp -a``."""
-        self._call("cp_a", self._resolve_parent(source), self._resolve_destination(destination), limit=LONG)
+        origin = self._resolve_parent(source)
+        place = self._place(origin, destination)
+        if self.is_symlink(place):
+            # cp would follow it out of the guest.
+            if self.is_symlink(origin):
+                self._call("rm_f", place)
+            elif self.is_file(origin) and self.is_file(place):
+                place = self._resolve(place)
+            else:
+                raise GuestCallError(f"{place} is a link, and {source} cannot be copied through it")
+        elif self.is_dir(place):
+            if self.is_dir(origin) and not self.is_symlink(origin):
+                self._refuse_links(origin, place)
+            place = posixpath.dirname(place)  # where cp puts the origin by its name
+        elif self.exists(place) and not self.is_file(place):
+            raise GuestCallError(f"{place} is a device or a pipe in the guest")
+        self._call("cp_a", origin, place, limit=LONG)
+
+    def _place(self, origin: str, destination: str) -> str:
+        """Return what ``cp`` and ``mv`` make of a destination: a name in a directory, or a new name."""
+        if not self.is_dir(destination):
+            return self._resolve_parent(destination)
+        return posixpath.join(self._resolve(destination), posixpath.basename(origin))
+
+    def _refuse_links(self, origin: str, place: str) -> None:
+        """Refuse to copy a tree over another in which links stand in the places of files."""
+        there = [place + path[len(origin) :] for path in self.files_below(origin)]
+        folders = {folder for folder in map(posixpath.dirname, there) if self.is_dir(folder)}
+        for path, mode in self._modes(path for path in there if posixpath.dirname(path) in folders).items():
+            if stat.S_ISLNK(mode):
+                raise GuestCallError(
+                    f"{path} is a link, and a file of {origin} would be written through it",
+                    hint=f"--delete {path} before it",
+                )
 
     def move(self, source: str, destination: str) -> None:
         """Rename inside the guest like ``mv``."""
-        self._call("mv", self._resolve_parent(source), self._resolve_destination(destination), limit=LONG)
+        origin = self._resolve_parent(source)
+        place = self._place(origin, destination)
+        if origin == place:
+            raise GuestCallError(f"{source} and {destination} are the same file")
+        try:
+            self._call("rename", origin, place)
+        except GuestCallError as error:
+            if error.errno_name != "EXDEV" or self.is_dir(place):
+                raise
+            self._call("rm_f", place)  # mv would follow a link there out of the guest
+            self._call("mv", origin, place, limit=LONG)
+        if self.is_symlink(origin) or self.exists(origin):  # rename(2) does nothing to two names of one file
+            self._call("rm_f", origin)
 
     def symlink(self, target: str, link: str) -> None:
-        """Make ``link`` point to ``target``, replacing an existing file like ``ln -sf``."""
-        self._call("ln_sf", target, self._resolve_parent(link))
+        """Make ``link`` point to ``target``, replacing a file or link; a directory there is an error."""
+        place = self._resolve_parent(link)
+        if self.is_symlink(place) or not self.is_dir(place):
+            self._call("rm_f", place)
+        else:
+            raise GuestCallError(f"{link} is a directory", errno_name="EISDIR")
+        self._call("ln_s", target, place)
 
     def relabel(self, specification: str) -> bool:
         """Give all files of the mounted filesystems their SELinux labels, with the appliance's setfiles."""

@@ -60,7 +60,7 @@ class Placer:
             folder: Whether it is a folder, which then may be a link to one.
 
         Raises:
-            WorkspaceError: The name has ``..`` in it.
+            WorkspaceError: The name has ``..`` in it, or a folder is a link that leads to none.
         """
         parts = tuple(part for part in name.split("/") if part not in ("", "."))
         if ".." in parts:
@@ -72,7 +72,13 @@ class Placer:
     def _folder(self, parts: tuple[str, ...]) -> str:
         if parts not in self._folders:
             path = posixpath.join(self._folder(parts[:-1]), parts[-1])
-            if self._guest.is_symlink(path) and self._guest.is_dir(path):
+            if self._guest.is_symlink(path):
+                if not self._guest.is_dir(path):
+                    raise WorkspaceError(
+                        f"{'/'.join(parts)!r} would be unpacked through {path}, a link in the guest that "
+                        "leads to no directory",
+                        hint=f"--delete {path} before it, or make the directory that it names",
+                    )
                 path = self._guest.realpath(path)
             self._folders[parts] = path
         return self._folders[parts]
@@ -100,19 +106,22 @@ def redirect(archive: Path, directory: str, guest: Links, target: Path) -> bool:
         plain = [posixpath.normpath(posixpath.join(directory, member.name.lstrip("/"))) for member in members]
         if places == plain:
             return False
-        with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as changed:
+        with tarfile.open(target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8") as changed:
             for member, place in zip(members, places, strict=True):
                 moved = copy.copy(member)
                 moved.name = place.lstrip("/") or "."
-                moved.pax_headers = {
-                    key: value for key, value in member.pax_headers.items() if key not in ("path", "linkpath")
-                }
+                moved.pax_headers = {key: value for key, value in member.pax_headers.items() if _stays(key)}
                 if member.islnk():
                     moved.linkname = placer.place(member.linkname, folder=False).lstrip("/")
                 if member.issparse():
                     moved.type = tarfile.REGTYPE
                 changed.addfile(moved, source.extractfile(member) if member.isreg() else None)
         return True
+
+
+def _stays(key: str) -> bool:
+    """Tell whether a field of a member is still true: its name, and how its holes are stored, are not."""
+    return key not in ("path", "linkpath", "size") and not key.startswith("GNU.sparse.")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from imgbuilder import localtree
 from imgbuilder.errors import UsageError
 
 if TYPE_CHECKING:
@@ -222,15 +223,15 @@ def local_file(path: Path) -> Path:
 
 
 def local_tree(path: Path) -> Path:
-    """Accept a local regular file or directory that can be read.
+    """Accept a local regular file or directory that can be read and copied as a whole.
 
     Raises:
-        UsageError: It is missing, something else, or may not be read.
+        UsageError: It is missing, something else, or may not be read; or that holds for a part of it.
     """
     mode = _local_mode(path)
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UsageError(f"{path} is neither a regular file nor a directory")
-    return path
+    return localtree.check(path)
 
 
 def _local_mode(path: Path) -> int:

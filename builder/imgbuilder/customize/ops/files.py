@@ -9,8 +9,9 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from imgbuilder import localtree
 from imgbuilder.customize import archives, argforms, values
-from imgbuilder.customize.guestchecks import require_file
+from imgbuilder.customize.guestchecks import require_file, require_no_special, warn_of_volatile
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError, UsageError
@@ -51,6 +52,7 @@ class AppendLine(OperationBase):
         line = self.line.encode(errors="surrogateescape")
         if not guest.exists(self.path):
             guest.write(self.path, line + b"\n")
+            warn_of_volatile(guest, self.path, self, context.report)
             return
         require_file(guest, self.path, self)
         content = guest.read(self.path)
@@ -59,6 +61,7 @@ class AppendLine(OperationBase):
         newline = found[0] if found else b"\n"
         start = newline if content and not content.endswith(newline) else b""
         guest.append(self.path, start + line + newline)
+        warn_of_volatile(guest, self.path, self, context.report)
 
 
 @operation("copy-in", form=argforms.pair(argforms.local("LOCALPATH"), "REMOTEDIR"))
@@ -66,7 +69,10 @@ class AppendLine(OperationBase):
 class CopyIn(OperationBase):
     """Copy local files or directories into a directory of the guest.
 
-    REMOTEDIR must exist; it can be made by --mkdir. Modes are kept.
+    REMOTEDIR must exist; it can be made by --mkdir. Modes, times, links, file capabilities and the user's
+    extended attributes are kept; all belongs to root, and ACLs, which name accounts of this host, are not
+    copied. Of LOCALPATH itself, when it is a link, what it points to is copied, under the link's name.
+    Sockets are refused.
 
     Attributes:
         local: The local file or directory.
@@ -88,6 +94,7 @@ class CopyIn(OperationBase):
                 hint=f"put --mkdir {self.directory} before it",
             )
         guest.copy_in(self.local, self.directory)
+        warn_of_volatile(guest, self.directory, self, context.report)
 
 
 @operation("scrub", form=argforms.single("FILE"))
@@ -227,9 +234,9 @@ class TruncateRecursive(OperationBase):
 class Upload(OperationBase):
     """Upload a local file into the guest.
 
-    When DEST is a directory, the file keeps its name there. The file keeps its permissions and belongs to
-    root (virt-builder gives it the number that its owner has on this host, which means another user, or
-    none, in the guest).
+    When DEST is a directory, the file keeps its name there. The file keeps its permissions, its
+    capabilities and the user's extended attributes, and belongs to root (virt-builder gives it the number
+    that its owner has on this host, which means another user, or none, in the guest).
 
     Attributes:
         local: The local file.
@@ -252,10 +259,15 @@ class Upload(OperationBase):
             mode = stat.S_IMODE(self.local.stat().st_mode)
         except OSError as error:
             raise UsageError(f"--upload: {self.local}: {error.strerror}") from error
+        require_no_special(guest, path, self)
         guest.upload(self.local, path)
         # In this order: a change of owner clears the set-user-id bit.
         guest.chown(0, 0, path)
         guest.chmod(mode, path)
+        real = guest.realpath(path)
+        if localtree.attributes(self.local.resolve()):
+            guest.copy_in(self.local, posixpath.dirname(real), name=posixpath.basename(real))
+        warn_of_volatile(guest, path, self, context.report)
 
 
 @operation("write", form=argforms.pair("FILE", "CONTENT"))
@@ -280,4 +292,6 @@ class Write(OperationBase):
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Write the file."""
+        require_no_special(guest, self.path, self)
         guest.write(self.path, self.content.encode(errors="surrogateescape"))
+        warn_of_volatile(guest, self.path, self, context.report)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import find_number
-from imgbuilder.customize.guestchecks import require_existing
+from imgbuilder.customize.guestchecks import require_directory, require_existing
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
@@ -100,7 +100,8 @@ class Chown(OperationBase):
 class Copy(OperationBase):
     """Copy files or directories inside the guest.
 
-    Works like cp -a; wildcards are not expanded.
+    Works like cp -a; wildcards are not expanded. A file that is copied to a link goes where the link leads;
+    a tree is not copied over another one in which links stand in the places of its files.
 
     Attributes:
         source: What to copy.
@@ -116,7 +117,9 @@ class Copy(OperationBase):
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Copy the file or tree."""
-        require_existing(guest, self.source, self)
+        if not guest.is_symlink(self.source):
+            require_existing(guest, self.source, self)
+        require_directory(guest, self.destination, self)
         guest.copy(self.source, self.destination)
 
 
@@ -170,11 +173,10 @@ class Link(OperationBase):
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Make the links."""
         for link in self.links:
+            require_directory(guest, link, self)
             path = link
             if guest.is_dir(link) and not guest.is_symlink(link):
                 path = posixpath.join(link, posixpath.basename(self.target.rstrip("/")))
-            if guest.is_symlink(path):
-                guest.remove(path)  # "ln -sf" would go through an old link to a directory, and link in there
             guest.symlink(self.target, path)
 
 
@@ -223,4 +225,5 @@ class Move(OperationBase):
         """Rename the file or tree."""
         if not guest.is_symlink(self.source):
             require_existing(guest, self.source, self)
+        require_directory(guest, self.destination, self)
         guest.move(self.source, self.destination)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from imgbuilder.appliance.guestcommands import GuestCommands
+from tests.fakes.libguestfs import HostLibguestfs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,3 +68,49 @@ def test_b8_a_guest_without_timeout_is_stopped_with_the_request(tmp_path: Path) 
     shell = HostShell(str(tmp_path))
     assert commands(shell, tmp_path).sh("echo done", limit=2).output == "done\n"
     assert shell.limits == [62]
+
+
+OWN = "search example.org\n"
+
+
+@pytest.mark.parametrize("network", [True, False])
+@pytest.mark.parametrize("own", [OWN, "link", None])
+@pytest.mark.parametrize(
+    ("script", "result"),
+    [
+        ("true", "own"),
+        ("cat /etc/resolv.conf; exit 3", "own"),
+        ("echo nameserver 192.0.2.53 >/etc/resolv.conf", "nameserver 192.0.2.53\n"),
+        ("echo options rotate >>/etc/resolv.conf; false", "own and options rotate\n"),
+        ("ln -sf ../run/stub.conf /etc/resolv.conf", "-> ../run/stub.conf"),
+        ("rm /etc/resolv.conf", None),
+    ],
+)
+def test_what_a_command_does_to_the_resolvers_file_stays(
+    tmp_path: Path, network: bool, own: str | None, script: str, result: str | None
+) -> None:
+    """libguestfs lends commands a file of its own while they run, and takes it back with all changes."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "run").mkdir()
+    file = tmp_path / "etc/resolv.conf"
+    if own == "link":
+        file.symlink_to("../run/resolv.conf")  # to nothing, as in images of Ubuntu
+    elif own is not None:
+        file.write_text(own)
+    if not network and own == "link" and result not in ("own", "-> ../run/stub.conf", None):
+        pytest.skip("the command writes through the link, as it would in the guest")
+    host = HostLibguestfs(tmp_path, network=network)
+    GuestCommands(cast("Connection", host), tmp_path).sh(script)
+    if result is not None and result.startswith("own"):
+        text = OWN if own == OWN else ""
+        result = text + result.removeprefix("own and ").removeprefix("own") or None
+        if own == "link" and result is None:
+            result = "-> ../run/resolv.conf"
+    if result is not None and result.startswith("-> "):
+        assert file.readlink() == type(file)(result.removeprefix("-> "))
+    elif result is None:
+        assert not file.exists()
+    else:
+        assert file.read_text() == result
+        assert not file.is_symlink()
+    assert [path.name for path in (tmp_path / "etc").iterdir() if path != file] == []

@@ -56,13 +56,19 @@ def archive(path: Path, *members: tuple[str, str], mode: str = "w") -> Path:
         ("lib", False, "/lib"),
         ("lib/x", False, "/usr/lib/x"),
         ("srv/up/x", False, "/run/x"),
-        ("srv/nowhere/x", False, "/srv/nowhere/x"),
         ("new/deep/x", False, "/new/deep/x"),
         (".", True, "/"),
     ],
 )
 def test_f19_members_go_where_the_guests_links_lead(name: str, folder: bool, place: str) -> None:
     assert Placer(guest(), "/").place(name, folder=folder) == place
+
+
+@pytest.mark.parametrize(("name", "folder"), [("srv/nowhere/x", False), ("srv/nowhere", True)])
+def test_f19_a_folder_that_is_a_link_to_nowhere_is_refused(name: str, folder: bool) -> None:
+    """tar would follow it into the appliance, if there is something of that name."""
+    with pytest.raises(WorkspaceError, match="leads to no directory"):
+        Placer(guest(), "/").place(name, folder=folder)
 
 
 @given(st.lists(st.sampled_from(["var", "run", "lib", "srv", "up", "x", "deep"]), min_size=1, max_size=5))

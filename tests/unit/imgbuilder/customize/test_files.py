@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
 
+from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import GuestCallError, OperationError, UsageError, WorkspaceError
+from imgbuilder.events import Notice, Severity
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import apply, debian_guest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from imgbuilder.events import Event
 
 
 @pytest.mark.parametrize(
@@ -308,3 +314,98 @@ def test_z2_a_local_name_may_hold_a_colon(tmp_path: Path) -> None:
     guest = FakeGuest()
     apply(guest, "upload", f"{tmp_path}/a\\:b:/c:d")
     assert guest.text("/c:d") == "content"
+
+
+@pytest.mark.parametrize("keyword", ["write", "upload"])
+def test_nothing_is_written_to_a_device_or_a_pipe(keyword: str, tmp_path: Path) -> None:
+    """What goes there is in no image, and a pipe without a reader would be waited for."""
+    (tmp_path / "x").write_text("x")
+    guest = debian_guest()
+    guest.add_fifo("/var/pipe")
+    guest.add_link("/etc/out", "/var/pipe")
+    for path in ("/var/pipe", "/etc/out"):
+        text = f"{path}:x" if keyword == "write" else f"{tmp_path}/x:{path}"
+        with pytest.raises(OperationError, match=rf"^--{keyword}: {path} is not a regular file"):
+            apply(guest, keyword, text)
+
+
+@pytest.mark.parametrize("keyword", ["copy", "move", "link"])
+def test_a_last_slash_means_a_directory(keyword: str) -> None:
+    guest = debian_guest()
+    guest.add("/etc/motd", "x")
+    with pytest.raises(OperationError, match="/etc/new/ is not a directory") as caught:
+        apply(guest, keyword, "/etc/motd:/etc/new/")
+    assert caught.value.hint is not None
+    assert "--mkdir /etc/new " in caught.value.hint
+    apply(guest, "mkdir", "/etc/new")
+    apply(guest, keyword, "/etc/motd:/etc/new/")
+    assert guest.text("/etc/new/motd") == "x" or keyword == "link"
+
+
+def test_a_link_is_not_made_below_a_directory_of_its_name() -> None:
+    guest = debian_guest()
+    guest.add_dir("/opt/tool")
+    with pytest.raises(GuestCallError):
+        apply(guest, "link", "/usr/lib/tool:/opt")
+    assert guest.ls("/opt/tool") == []
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("write", "/etc/resolv.conf:x"),
+        ("append-line", "/etc/resolv.conf:x"),
+        ("upload", "FILE:/etc/resolv.conf"),
+        ("copy-in", "FILE:/run"),
+        ("write", "/run/x:x"),
+    ],
+)
+def test_what_the_running_guest_will_not_see_is_said(keyword: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    guest = debian_guest()
+    guest.add_link("/etc/resolv.conf", "../run/resolv.conf")
+    said: list[Event] = []
+    apply(guest, keyword, text.replace("FILE", f"{tmp_path}/x"), report=said.append)
+    [notice] = said
+    assert isinstance(notice, Notice)
+    assert notice.severity is Severity.WARNING
+    assert notice.text.startswith(f"--{keyword}: /")
+    assert "/run is made anew at each boot" in notice.text
+    said.clear()
+    apply(guest, "write", "/etc/running:x", report=said.append)
+    assert said == []
+
+
+def test_a_tree_that_cannot_be_copied_whole_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "tree/deep").mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "tree/deep/s"))
+        with pytest.raises(UsageError, match=r"^--copy-in: .*deep/s is a socket"):
+            parse_operation("copy-in", f"{tmp_path}/tree:/opt")
+    with pytest.raises(UsageError, match=r"^--copy-in: / is the root folder"):
+        parse_operation("copy-in", "/:/opt")
+
+
+def test_a_linked_tree_is_copied_under_the_name_that_was_given(tmp_path: Path) -> None:
+    (tmp_path / "release-1").mkdir()
+    (tmp_path / "release-1/page").write_text("page")
+    (tmp_path / "current").symlink_to("release-1")
+    guest = debian_guest()
+    guest.add_dir("/opt")
+    apply(guest, "copy-in", f"{tmp_path}/current:/opt")
+    assert guest.text("/opt/current/page") == "page"
+    assert guest.ls("/opt") == ["current"]
+
+
+def test_a_file_with_attributes_is_uploaded_with_them(tmp_path: Path) -> None:
+    """Through the link that stands in its place, and as a tar file, which can carry them."""
+    os.setxattr(tmp_path, "user.note", b"1")  # some filesystems have none
+    (tmp_path / "tool").write_text("tool")
+    os.setxattr(tmp_path / "tool", "user.note", b"1")
+    guest = debian_guest()
+    guest.add("/usr/bin/real-tool", "old")
+    guest.add_link("/usr/bin/tool", "real-tool")
+    apply(guest, "upload", f"{tmp_path}/tool:/usr/bin/tool")
+    assert guest.text("/usr/bin/real-tool") == "tool"
+    assert guest.is_symlink("/usr/bin/tool")
+    assert ("copy_in", "/usr/bin") in guest.calls

@@ -104,8 +104,8 @@ def test_a_failed_operation_ends_the_customization() -> None:
 
 def test_a_failed_request_names_the_operation() -> None:
     guest = debian_guest()
-    with pytest.raises(OperationError, match="--write failed: /etc: Is a directory"):
-        _customize(guest, "write /etc:x")
+    with pytest.raises(OperationError, match="--mkdir failed: /etc/passwd: Not a directory"):
+        _customize(guest, "mkdir /etc/passwd/x")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,224 @@
+"""Files of the guest over libguestfs's calls: nothing goes where a link of the guest leads out of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from imgbuilder.appliance.guestfiles import GuestFiles
+from imgbuilder.errors import GuestCallError, WorkspaceError
+from tests.fakes.libguestfs import HostLibguestfs
+
+if TYPE_CHECKING:
+    from imgbuilder.appliance.connection import Connection
+
+
+def names(folder: Path) -> list[str]:
+    return [child.name for child in folder.iterdir()]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A guest's root; its links to /out lead to a folder of the host, too."""
+    made = tmp_path / "sysroot"
+    for folder in ("etc", "opt/dir", "root", "tree"):
+        (made / folder).mkdir(parents=True)
+    (made / "etc/issue").write_text("old")
+    (made / "root/new").write_text("new")
+    return made
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    made = tmp_path / "outside"
+    made.mkdir()
+    (made / "file").write_text("host's")
+    return made
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    (tmp_path / "scratch").mkdir()
+    return tmp_path / "scratch"
+
+
+@pytest.fixture
+def guest(root: Path, scratch: Path) -> GuestFiles:
+    return GuestFiles(cast("Connection", HostLibguestfs(root)), scratch)
+
+
+@pytest.mark.parametrize("link", ["opt/one", "opt/dir/new"])
+def test_a_copy_goes_through_a_link_inside_the_guest(
+    guest: GuestFiles, root: Path, outside: Path, link: str
+) -> None:
+    """Absolute links lead cp to the host's file of that name, where it would say that all is well."""
+    target = f"{outside}/file"
+    (root / target.lstrip("/")).parent.mkdir(parents=True)
+    (root / target.lstrip("/")).write_text("guest's")
+    (root / link).symlink_to(target)
+    guest.copy("/root/new", "/opt/one" if link == "opt/one" else "/opt/dir")
+    assert (root / target.lstrip("/")).read_text() == "new"
+    assert (root / link).is_symlink()
+    assert (outside / "file").read_text() == "host's"
+
+
+def test_a_copy_through_a_link_that_leads_nowhere_is_an_error(
+    guest: GuestFiles, root: Path, outside: Path
+) -> None:
+    (root / "opt/one").symlink_to(outside)  # a folder of the host, nothing in the guest
+    with pytest.raises(GuestCallError, match="/opt/one is a link"):
+        guest.copy("/root/new", "/opt/one")
+    with pytest.raises(GuestCallError, match="is a link"):
+        guest.copy("/tree", "/opt/one")
+    assert names(outside) == ["file"]
+
+
+def test_a_link_is_copied_over_a_link(guest: GuestFiles, root: Path, outside: Path) -> None:
+    (root / "opt/one").symlink_to(outside)
+    (root / "opt/two").symlink_to("/etc/issue")
+    guest.copy("/opt/two", "/opt/one")
+    assert (root / "opt/one").readlink() == Path("/etc/issue")
+    assert names(outside) == ["file"]
+
+
+def test_trees_are_joined_unless_a_link_is_in_the_way(guest: GuestFiles, root: Path, outside: Path) -> None:
+    (root / "tree/sub").mkdir()
+    (root / "tree/sub/a").write_text("a")
+    (root / "opt/dir/tree/sub").mkdir(parents=True)
+    (root / "opt/dir/tree/kept").write_text("kept")
+    guest.copy("/tree", "/opt/dir")
+    assert (root / "opt/dir/tree/sub/a").read_text() == "a"
+    assert (root / "opt/dir/tree/kept").read_text() == "kept"
+    (root / "opt/dir/tree/sub/a").unlink()
+    (root / "opt/dir/tree/sub/a").symlink_to(outside / "file")
+    with pytest.raises(GuestCallError, match="/opt/dir/tree/sub/a is a link"):
+        guest.copy("/tree", "/opt/dir")
+    assert (outside / "file").read_text() == "host's"
+
+
+def test_a_copy_over_a_pipe_does_not_wait_for_a_reader(guest: GuestFiles, root: Path) -> None:
+    os.mkfifo(root / "opt/pipe")
+    with pytest.raises(GuestCallError, match="device or a pipe"):
+        guest.copy("/root/new", "/opt/pipe")
+
+
+@pytest.mark.parametrize("devices", [False, True])
+def test_a_move_replaces_a_link_and_follows_none(
+    root: Path, scratch: Path, outside: Path, devices: bool
+) -> None:
+    guest = GuestFiles(cast("Connection", HostLibguestfs(root, devices=devices)), scratch)
+    (root / "opt/one").symlink_to(outside)
+    (root / "opt/dir/issue").symlink_to(outside)
+    guest.move("/root/new", "/opt/one")
+    guest.move("/etc/issue", "/opt/dir")
+    assert (root / "opt/one").read_text() == "new"
+    assert (root / "opt/dir/issue").read_text() == "old"
+    assert not (root / "root/new").exists()
+    assert names(outside) == ["file"]
+
+
+def test_a_move_that_cannot_be_is_an_error(guest: GuestFiles, root: Path) -> None:
+    (root / "opt/dir/new/full").mkdir(parents=True)
+    for source, destination in (("/root/new", "/opt/dir"), ("/opt", "/opt/dir"), ("/opt", "/opt")):
+        with pytest.raises(GuestCallError):
+            guest.move(source, destination)
+    assert (root / "root/new").read_text() == "new"
+    with pytest.raises(GuestCallError, match="same file"):
+        guest.move("/root/new", "/root")
+
+
+def test_a_moved_file_is_gone_although_its_new_place_is_its_other_name(guest: GuestFiles, root: Path) -> None:
+    os.link(root / "root/new", root / "opt/new")
+    guest.move("/root/new", "/opt/new")
+    assert not (root / "root/new").exists()
+    assert (root / "opt/new").read_text() == "new"
+
+
+def test_a_link_is_made_where_it_was_asked_for(guest: GuestFiles, root: Path, outside: Path) -> None:
+    (root / "opt/one").symlink_to(outside)
+    guest.symlink("/etc/issue", "/opt/one")
+    guest.symlink("/etc/issue", "/root/new")
+    assert (root / "opt/one").readlink() == Path("/etc/issue")
+    assert (root / "root/new").readlink() == Path("/etc/issue")
+    with pytest.raises(GuestCallError, match="is a directory"):
+        guest.symlink("/etc/issue", "/opt/dir")
+    assert names(root / "opt/dir") == []
+    assert names(outside) == ["file"]
+
+
+def test_what_replaces_a_file_is_seen_by_all_its_names(guest: GuestFiles, root: Path) -> None:
+    os.link(root / "etc/issue", root / "opt/issue")
+    guest.replace("/etc/issue", b"changed")
+    assert (root / "opt/issue").read_text() == "changed"
+
+
+def test_a_link_of_the_host_is_copied_as_what_it_names(guest: GuestFiles, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "release-1").mkdir()
+    (tmp_path / "release-1/page").write_text("page")
+    (tmp_path / "release-1/same").hardlink_to(tmp_path / "release-1/page")
+    (tmp_path / "release-1/page").chmod(0o4751)
+    (tmp_path / "release-1/inner").symlink_to("page")
+    (tmp_path / "current").symlink_to("release-1")
+    guest.copy_in(tmp_path / "current", "/opt/dir")
+    assert names(root / "opt/dir") == ["current"]
+    there = root / "opt/dir/current"
+    assert (there / "page").read_text() == "page"
+    assert (there / "page").stat().st_mode & 0o7777 == 0o4751
+    assert (there / "page").samefile(there / "same")
+    assert (there / "inner").readlink() == Path("page")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="capabilities are set by root")
+@pytest.mark.parametrize("link", [False, True])
+def test_capabilities_and_attributes_are_copied(
+    guest: GuestFiles, root: Path, tmp_path: Path, link: bool
+) -> None:
+    """Also where the archive is written anew, because a folder is a link in the guest."""
+    (tmp_path / "bin/sub").mkdir(parents=True)
+    tool = tmp_path / "bin/sub/tool"
+    tool.write_text("tool")
+    subprocess.run(["setcap", "cap_net_raw+ep", tool], check=True)
+    os.setxattr(tool, "user.note", b"\xff\x00=caf\xc3\xa9")
+    (root / "opt/dir/other").write_text("makes the folder one that holds something")
+    if link:
+        (root / "opt/dir/bin").mkdir()
+        (root / "opt/real").mkdir()
+        (root / "opt/dir/bin/sub").symlink_to("/opt/real")
+    guest.copy_in(tmp_path / "bin", "/opt/dir")
+    there = root / ("opt/real/tool" if link else "opt/dir/bin/sub/tool")
+    assert there.read_text() == "tool"
+    assert os.getxattr(there, "user.note") == b"\xff\x00=caf\xc3\xa9"
+    assert os.getxattr(there, "security.capability") == os.getxattr(tool, "security.capability")
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_holes_stay_holes_when_an_archive_is_written_anew(
+    guest: GuestFiles, root: Path, tmp_path: Path, form: str
+) -> None:
+    with (tmp_path / "holes").open("wb") as file:
+        file.write(b"begin")
+        file.seek(300_000)
+        file.write(b"middle")
+        file.truncate(1_000_000)
+    (root / "lnk").symlink_to("/opt/dir")
+    subprocess.run(
+        ["tar", "-C", tmp_path, f"--format={form}", "-S", "-cf", tmp_path / "a.tar",
+         "--transform=s,^,lnk/,", "holes"], check=True,
+    )  # fmt: skip
+    guest.tar_in(tmp_path / "a.tar", "/")
+    assert (root / "opt/dir/holes").read_bytes() == (tmp_path / "holes").read_bytes()
+
+
+def test_nothing_is_unpacked_through_a_link_to_nowhere(
+    guest: GuestFiles, root: Path, outside: Path, tmp_path: Path
+) -> None:
+    (root / "opt/dir/data").symlink_to(outside)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/x").write_text("x")
+    with pytest.raises(WorkspaceError, match="leads to no directory"):
+        guest.copy_in(tmp_path / "data", "/opt/dir")
+    assert names(outside) == ["file"]
