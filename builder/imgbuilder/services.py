@@ -239,13 +239,19 @@ class Services:
         unused = len(found.problems) + len(found.disabled)
         return load_catalog(found.sources, loader, until=until, unused=unused)
 
-    def select(self, name: str, arch: str, report: Reporter) -> Selection:
+    def select(self, name: str, arch: str, report: Reporter, *, only_shown: bool = False) -> Selection:
         """Choose a template, asking no more sources than needed.
 
+        Args:
+            name: Its name or alias.
+            arch: Its architecture.
+            report: Hears of sources that are left out.
+            only_shown: Nothing is made of it.
+
         Raises:
-            PybuilderError: No source can be used, or none offers it.
+            PybuilderError: No source can be used, or none offers it; or one that failed might have.
         """
-        return self.catalog(report, until=(name, arch)).select(name, arch)
+        return self.catalog(report, until=(name, arch)).select(name, arch, only_shown=only_shown)
 
     def select_disk(self, name: str, arch: str, report: Reporter) -> Selection:
         """Choose a template for a build: the same, with format and size of the disk in any case.

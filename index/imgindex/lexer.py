@@ -38,6 +38,9 @@ _FIELD_WITH_HYPHENS = re.compile(_FIELD.pattern.replace("_.]+)(?:", "_.-]+)(?:",
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, further line separators, and halves of characters (P16)."""
 
+_FORBIDDEN_ANYWHERE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+"""Those of them that no frame of a signed text may hold either, so that the whole text is in doubt."""
+
 
 class Field(NamedTuple):
     """One ``key=value`` of a section.
@@ -124,12 +127,15 @@ def parse_sections(text: str, *, where: str, hyphens: bool = False) -> list[Sect
     return list(parse_document(text, where=where, hyphens=hyphens).sections)
 
 
-def parse_document(text: str, *, where: str, hyphens: bool = False, first_line: int = 1) -> Document:
+def parse_document(
+    text: str, *, where: str, hyphens: bool = False, first_line: int = 1, strict: bool = True
+) -> Document:
     """Do what ``parse_sections`` does, and return the comments of the file too.
 
-    ``first_line`` is the number of the text's first line in the file that it was taken from.
+    ``first_line`` is the number of the text's first line in the file that it was taken from. Without
+    ``strict``, what only a terminal could stumble over is left to ``check_values``, section by section.
     """
-    _check_characters(text, where, first_line)
+    _check_characters(text, where, first_line, _FORBIDDEN if strict else _FORBIDDEN_ANYWHERE)
     if not text:
         return Document()
     if text.count("\n") > MAX_LINES:
@@ -140,6 +146,18 @@ def parse_document(text: str, *, where: str, hyphens: bool = False, first_line: 
     lines = text.split("\n")
     lines.pop()
     return _Grouper(where, _FIELD_WITH_HYPHENS if hyphens else _FIELD).group(lines, first_line)
+
+
+def check_values(section: Section, where: str) -> None:
+    """Refuse a section with characters that no value may have.
+
+    Raises:
+        IndexSyntaxError: There is one; the line is that of its field.
+    """
+    for field in section.fields:
+        found = None if field.value.isascii() else _FORBIDDEN.search(field.value)
+        if found is not None:
+            raise IndexSyntaxError(where, field.line, _not_allowed(found))
 
 
 class _Grouper:
@@ -226,7 +244,11 @@ def _check_size(size: int, where: str, limit: int = MAX_TEXT_SIZE) -> None:
         raise IndexSyntaxError(where, None, f"the text is larger than {limit:,} bytes")
 
 
-def _check_characters(text: str, where: str, first_line: int) -> None:
+def _not_allowed(found: re.Match[str]) -> str:
+    return f"the control character U+{ord(found[0]):04X} is not allowed"
+
+
+def _check_characters(text: str, where: str, first_line: int, forbidden: re.Pattern[str]) -> None:
     # The encoding of a text is never shorter than the text; encoding comes after the
     # search, because halves of characters cannot be encoded.
     _check_size(len(text), where)
@@ -234,13 +256,13 @@ def _check_characters(text: str, where: str, first_line: int) -> None:
         raise IndexSyntaxError(
             where, first_line, "the file starts with a byte order mark", hint="save it as UTF-8 without BOM"
         )
-    found = _FORBIDDEN.search(text)
+    found = forbidden.search(text)
     if found is not None:
         line = text.count("\n", 0, found.start()) + first_line
         if found[0] == "\r":
             problem = "there is a carriage return (are the line ends CR LF?)"
             raise IndexSyntaxError(where, line, problem, hint="save the file with Unix line ends")
-        raise IndexSyntaxError(where, line, f"the control character U+{ord(found[0]):04X} is not allowed")
+        raise IndexSyntaxError(where, line, _not_allowed(found))
     if not text.isascii():
         _check_size(len(text.encode("utf-8")), where)
 

@@ -8,7 +8,10 @@ The fields and their defaults are those of virt-builder's index format
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from imgindex.errors import IndexSyntaxError
 
 UNKNOWN_SIZE = 0
 """``Entry.size`` of a source that says how large the download is, but not how large the disk."""
@@ -122,6 +125,20 @@ class Entry:
     line: int = field(default=0, compare=False)
 
 
+class Refused(NamedTuple):
+    """What an index says and cannot be used, although the rest of it can.
+
+    Attributes:
+        problem: What is wrong with it.
+        names: What it would have answered to; nothing else may answer in its place unasked.
+        arch: Its architecture; None where that cannot be read, and any may have been meant.
+    """
+
+    problem: IndexSyntaxError
+    names: tuple[str, ...]
+    arch: str | None = None
+
+
 @dataclass(frozen=True)
 class Index:
     """All templates of one source.
@@ -130,8 +147,10 @@ class Index:
         entries: The templates, in the order of the index.
         head: Comment lines about the whole index, at its top, each with its ``#``.
         tail: Comment lines at its end; only where there are templates.
+        refused: What else it holds, and cannot be used.
     """
 
     entries: tuple[Entry, ...] = ()
     head: str = ""
     tail: str = ""
+    refused: tuple[Refused, ...] = ()

@@ -1,22 +1,26 @@
 """From the text of an index to its meaning; every rule of ``reliability.md`` P1-P17.
 
-One bad entry makes the whole index bad: what is wrong with it may be half of
-an attack, and a publisher should hear of a mistake rather than lose a template.
+There are two readers of one format. For publishers one bad entry makes the whole
+index bad: they want to know of a mistake. For users it takes only itself away,
+and the names that it would have had: nothing else may answer to them instead.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgindex.errors import IndexSyntaxError
 from imgindex.fields import read_entry, strip_line_ends
-from imgindex.lexer import parse_document, shorten
-from imgindex.model import Entry, Index
+from imgindex.lexer import check_values, parse_document, shorten
+from imgindex.model import Entry, Index, Refused
 from imgindex.trust import VerifiedText
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from imgindex.lexer import Section
     from imgindex.trust import UnverifiedText
 
 
@@ -39,8 +43,65 @@ def parse_index(text: VerifiedText | UnverifiedText, *, where: str) -> Index:
     required = isinstance(text, VerifiedText)
     entries = [read_entry(section, checksum_required=required, where=where) for section in document.sections]
     for clash in _clashes(entries, where):
-        raise clash
+        raise clash.problem
     return Index(tuple(entries), strip_line_ends(document.head), strip_line_ends(document.tail))
+
+
+def parse_usable(text: VerifiedText | UnverifiedText, *, where: str) -> Index:
+    """Read an index for its users: entries that break a rule are left out, and named with the reason.
+
+    An entry that is given twice is left out as a whole, and an alias that two templates claim is nobody's:
+    which was meant cannot be known.
+
+    Args:
+        text: As for ``parse_index``.
+        where: The source, for error messages.
+
+    Raises:
+        IndexSyntaxError: The lines are no index at all.
+    """
+    document = parse_document(text.text, where=where, first_line=text.first_line, strict=False)
+    required = isinstance(text, VerifiedText)
+    entries: list[Entry] = []
+    refused: list[Refused] = []
+    for section in document.sections:
+        try:
+            check_values(section, where)
+            entries.append(read_entry(section, checksum_required=required, where=where))
+        except IndexSyntaxError as error:
+            refused.append(_refusal(error, section))
+    kept = tuple(_unambiguous(entries, where, refused))
+    return Index(kept, strip_line_ends(document.head), strip_line_ends(document.tail), tuple(refused))
+
+
+def _refusal(error: IndexSyntaxError, section: Section) -> Refused:
+    values = {field.key: field.value for field in section.fields if field.subkey is None}
+    arch = values.get("arch")
+    usable = (
+        arch is not None and len(arch) < 100 and sum(field.key == "arch" for field in section.fields) == 1
+    )
+    return Refused(error, (section.name, *values.get("aliases", "").split(" ")), arch if usable else None)
+
+
+def _unambiguous(entries: list[Entry], where: str, refused: list[Refused]) -> Iterator[Entry]:
+    """Leave out what would answer to the same request as something else, and take note of it (P1, P17)."""
+    refused += _clashes(entries, where)
+    twice = {
+        key
+        for key, count in Counter((entry.os_version, entry.arch) for entry in entries).items()
+        if count > 1
+    }
+    owners: dict[tuple[str, str], str] = {}
+    shared = {
+        (alias, entry.arch)
+        for entry in entries
+        for alias in entry.aliases
+        if owners.setdefault((alias, entry.arch), entry.os_version) != entry.os_version
+    }
+    for entry in entries:
+        if (entry.os_version, entry.arch) not in twice:
+            own = tuple(alias for alias in entry.aliases if (alias, entry.arch) not in shared)
+            yield entry if own == entry.aliases else replace(entry, aliases=own)
 
 
 Examined = tuple[tuple[Entry, ...], tuple[IndexSyntaxError, ...]]
@@ -68,28 +129,27 @@ def examine_index(text: VerifiedText | UnverifiedText, *, where: str) -> Examine
             entries.append(read_entry(section, checksum_required=True, where=where))
         except IndexSyntaxError as error:
             problems.append(error)
-    problems += _clashes(entries, where)
+    problems += [clash.problem for clash in _clashes(entries, where)]
     return tuple(entries), tuple(sorted(problems, key=lambda error: error.line or 0))
 
 
-def _clashes(entries: Iterable[Entry], where: str) -> Iterator[IndexSyntaxError]:
+def _clashes(entries: Iterable[Entry], where: str) -> Iterator[Refused]:
     """Find two entries that answer to the same request (P1, P17)."""
     by_name: dict[tuple[str, str], Entry] = {}
     by_alias: dict[tuple[str, str], Entry] = {}
     for entry in entries:
         first = by_name.setdefault((entry.os_version, entry.arch), entry)
         if first is not entry:
-            yield IndexSyntaxError(
-                where,
-                entry.line,
-                f"template {entry.os_version} for {entry.arch} is given twice, first in line {first.line}",
+            problem = (
+                f"template {entry.os_version} for {entry.arch} is given twice, first in line {first.line}"
             )
+            names = (entry.os_version, *first.aliases, *entry.aliases)
+            yield Refused(IndexSyntaxError(where, entry.line, problem), names, entry.arch)
         for alias in entry.aliases:
             first = by_alias.setdefault((alias, entry.arch), entry)
             if first.os_version != entry.os_version:
-                yield IndexSyntaxError(
-                    where,
-                    entry.line,
+                problem = (
                     f"templates {first.os_version} and {entry.os_version} for {entry.arch} "
-                    f"have the same alias {shorten(alias)}",
+                    f"have the same alias {shorten(alias)}"
                 )
+                yield Refused(IndexSyntaxError(where, entry.line, problem), (alias,), entry.arch)

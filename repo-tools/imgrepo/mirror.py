@@ -17,14 +17,14 @@ from urllib.parse import urljoin
 
 from imgbuilder.atomic import sync_folder
 from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackError, UsageError
-from imgbuilder.events import Reporter, Step, info
+from imgbuilder.events import Reporter, Step, info, warn
 from imgbuilder.fetch.transfer import INDEX_LIMIT
 from imgbuilder.fetch.urls import check_uri, local_path, template_url, without_userinfo
 from imgbuilder.workspace import explain
 from imgindex.accept import Rule, accept
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.freshness import show
-from imgindex.parse import parse_index
+from imgindex.parse import parse_usable
 from imgindex.regular import open_file
 from imgrepo import retired
 from imgrepo.bring import brought
@@ -131,7 +131,7 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, report:
             _put(work, PUBLIC_KEY, key.read())
         _put(work, PLAIN_INDEX, signed.text.encode())
         _put(work, SIGNED_INDEX, data)
-        before = index if old is None else parse_index(old, where=str(request.folder))
+        before = index if old is None else parse_usable(old, where=str(request.folder))
         _retire(request, index, before, services, report)
     return MirrorResult(tuple(fetched), len(index.entries))
 
@@ -144,7 +144,14 @@ def _fetch_index(
     body = io.BytesIO()
     fetcher.fetch(request.index_url, body, limit=INDEX_LIMIT, report=report, label="index")
     rule = Rule(pin, last=None, max_age=None, where=where, repair="")
-    accepted = accept(body.getvalue(), rule, parse_index, verifier=services.verifier, now=services.clock())
+    accepted = accept(body.getvalue(), rule, parse_usable, verifier=services.verifier, now=services.clock())
+    refused = accepted.content.refused
+    if refused:
+        warn(
+            report,
+            f"{len(refused)} entries break a rule: no client uses them, and their files are not copied: "
+            f"{refused[0].problem.message}",
+        )
     return body.getvalue(), accepted.signed, accepted.content
 
 

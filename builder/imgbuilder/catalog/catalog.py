@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuilder.arch import normalise
-from imgbuilder.errors import PybuilderError, TrustError, UsageError
+from imgbuilder.errors import PybuilderError, RepositoryError, TrustError, UsageError
 from imgbuilder.events import warn
 from imgbuilder.fetch.urls import template_url
 
@@ -32,10 +32,17 @@ class Offer(NamedTuple):
 
 
 class FailedSource(NamedTuple):
-    """A source that is left out, and why."""
+    """A source that is left out, and why.
+
+    Attributes:
+        source: The source.
+        error: What is wrong.
+        position: How many usable sources come before it.
+    """
 
     source: Source
     error: PybuilderError
+    position: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Catalog(NamedTuple):
                 owner = taken.setdefault((entry.os_version, normalise(entry.arch)), item.source)
                 yield Offer(item.source, entry), owner is not item.source
 
-    def select(self, name: str, arch: str) -> Selection:
+    def select(self, name: str, arch: str, *, only_shown: bool = False) -> Selection:
         """Choose a template.
 
         The first source that knows the name for the architecture is taken; within one source a template's
@@ -105,19 +112,37 @@ class Catalog(NamedTuple):
         Args:
             name: Name or alias of the template; hidden ones can be named too.
             arch: Architecture in any spelling.
+            only_shown: Nothing is made of it, so that a source that failed may be passed over.
 
         Raises:
             UsageError: No usable source offers it; the hint names what comes near.
-            RepositoryError: The index gives it an address outside the source.
+            RepositoryError: The index gives it an address outside the source, or a source before the one
+                that offers it offers it as well, and wrongly.
+            PybuilderError: A source before the one that offers it failed, and is not optional.
         """
         wanted = normalise(arch)
-        for item in self.loaded:
-            entry = _find(item.index.entries, name, wanted)
+        for position, item in enumerate(self.loaded):
+            entry = _answer(item, name, wanted)
             if entry is not None:
+                if not only_shown:
+                    self._check_before(position, item.source, name)
                 return Selection(item.source, entry, template_url(item.source.uri, entry.file))
         raise UsageError(
             f"no source offers a template {name!r} for {wanted}", hint=self._advice(name, wanted)
         )
+
+    def _check_before(self, position: int, found: Source, name: str) -> None:
+        """Refuse to let a source stand in for one before it: whoever can break that one would choose."""
+        for failed in self.failed:
+            if failed.position <= position and not failed.source.optional:
+                error = PybuilderError(
+                    f"source {failed.source.name}, which comes before {found.name}, may offer {name} and "
+                    f"cannot be used: {failed.error.message}",
+                    hint="try again later; if others may stand in for it, write optional=yes in its section "
+                    f"in {failed.source.origin}; or choose a source with --source",
+                )
+                error.exit_code = failed.error.exit_code
+                raise error
 
     def _advice(self, name: str, wanted: str) -> str:
         import difflib  # late: only mistakes need it
@@ -144,6 +169,24 @@ class Catalog(NamedTuple):
         return "; ".join([*advice, "--list shows all templates"])
 
 
+def _answer(loaded: LoadedSource, name: str, arch: str) -> Entry | None:
+    """Return what a source answers to a name, for a normalised architecture.
+
+    Raises:
+        RepositoryError: What it would answer with breaks a rule.
+    """
+    entry = _find(loaded.index.entries, name, arch)
+    if entry is not None and entry.os_version == name:
+        return entry
+    for item in loaded.index.refused:
+        if name in item.names and (item.arch is None or normalise(item.arch) == arch):
+            raise RepositoryError(
+                f"source {loaded.source.name} offers {name}, but wrongly: {item.problem.message}",
+                hint="tell the publisher, or name another source with --source",
+            )
+    return entry
+
+
 def _named(entries: Iterable[Entry], name: str) -> list[Entry]:
     """Return the entries of one index that a name means, for all architectures, the best first.
 
@@ -155,12 +198,19 @@ def _named(entries: Iterable[Entry], name: str) -> list[Entry]:
     if exact:
         return exact
     claiming = [entry for entry in entries if name in entry.aliases]
-    meant = {entry.os_version for entry in claiming}
-    return claiming + [entry for entry in entries if entry.os_version in meant and entry not in claiming]
+    known, meant = set(map(id, claiming)), {entry.os_version for entry in claiming}
+    return claiming + [entry for entry in entries if entry.os_version in meant and id(entry) not in known]
 
 
 def _find(entries: Iterable[Entry], name: str, arch: str) -> Entry | None:
     return next((entry for entry in _named(entries, name) if normalise(entry.arch) == arch), None)
+
+
+def _is_known(loaded: LoadedSource, name: str, arch: str) -> bool:
+    try:
+        return _answer(loaded, name, arch) is not None
+    except RepositoryError:
+        return True
 
 
 def load_catalog(
@@ -191,9 +241,9 @@ def load_catalog(
             if until is not None and isinstance(error, TrustError):
                 # Whoever broke it must not be able to choose which source is used instead.
                 raise _placed(error, source) from error
-            failed.append(FailedSource(source, error))
+            failed.append(FailedSource(source, error, len(loaded)))
             continue
-        if until is not None and _find(loaded[-1].index.entries, until[0], normalise(until[1])):
+        if until is not None and _is_known(loaded[-1], until[0], normalise(until[1])):
             break
     if not loaded and not failed and unused:
         raise UsageError(

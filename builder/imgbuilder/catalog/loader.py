@@ -30,7 +30,7 @@ from imgbuilder.fetch.urls import local_path
 from imgindex.accept import Parse, Rule, accept
 from imgindex.clearsign import unverified_text
 from imgindex.freshness import show
-from imgindex.parse import parse_index
+from imgindex.parse import parse_usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from imgindex.freshness import Accepted
     from imgindex.model import Index
     from imgindex.trust import KeyPin, VerifiedText, Verifier
+
+
+_MOST_WARNINGS = 10
+"""Entries of a source that are left out one line each: an index may have a hundred thousand."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Loader(NamedTuple):
         if source.format is SourceFormat.SIMPLESTREAMS:
             loaded = self._load_streams(source)
         else:
-            found = self._document(source, parse_index)
+            found = self._document(source, parse_usable)
             loaded = LoadedSource(found.source, found.content, found.signed)
         if loaded.signed is None:
             why = (
@@ -119,6 +123,11 @@ class Loader(NamedTuple):
                 else "signature checks are switched off"
             )
             warn(self.report, f"source {source.name}: nothing proves who made these templates: {why}")
+        refused = loaded.index.refused
+        for item in refused[:_MOST_WARNINGS]:
+            warn(self.report, f"source {source.name}: {item.problem.message}; it is left out")
+        if len(refused) > _MOST_WARNINGS:
+            warn(self.report, f"source {source.name}: {len(refused) - _MOST_WARNINGS} more are left out")
         return loaded
 
     def _check_not_lost(self, source: Source) -> None:

@@ -204,6 +204,7 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
         extra_signatures=flag("allow-extra-signatures"),
         only=only,
         format=_FORMATS[kind],
+        optional=flag("optional"),
         written=written,
     )
 

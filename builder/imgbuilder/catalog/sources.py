@@ -63,6 +63,7 @@ class Source:
         only: Of the keys in the file, only these full fingerprints count; all of them when empty.
         format: How it says what it offers. With simplestreams, ``uri`` is the base address, with a slash
             at its end.
+        optional: While it cannot be used, a build may take a later source's template of the same name.
         written: The first address as the configuration has it; empty where that is ``uri``.
     """
 
@@ -78,6 +79,7 @@ class Source:
     extra_signatures: bool = False
     only: tuple[str, ...] = ()
     format: SourceFormat = SourceFormat.NATIVE
+    optional: bool = False
     written: str = ""
 
     @property

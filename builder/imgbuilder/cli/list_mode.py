@@ -40,7 +40,7 @@ def list_templates(settings: Settings, report: ConsoleReporter, request: ListReq
     name = request.name
     if name is not None and not listing.is_pattern(name):
         catalog = services.catalog(report, until=(name, request.arch))
-        entries: tuple[Entry, ...] = (catalog.select(name, request.arch).entry,)
+        entries: tuple[Entry, ...] = (catalog.select(name, request.arch, only_shown=True).entry,)
     else:
         catalog = services.catalog(report)
         # Only there can be seen which is which.

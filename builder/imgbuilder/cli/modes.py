@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def print_notes(settings: Settings, report: ConsoleReporter, name: str, arch: str) -> None:
     """Print a template's notes in the user's language."""
-    chosen = Services(settings).select(name, arch, report)
+    chosen = Services(settings).select(name, arch, report, only_shown=True)
     text = listing.notes_text(chosen.entry, listing.preferred_languages(message_locale()))
     report.close()
     show(f"There are no notes for {chosen.entry.os_version}\n" if text is None else f"{text}\n")

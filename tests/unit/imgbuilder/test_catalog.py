@@ -166,6 +166,62 @@ def test_one_bad_source_is_left_out_with_a_warning(content: bytes | PybuilderErr
     assert "could not be used now: b" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    "failure", [FetchError("https://a/index: no connection within 10 seconds"), b"signed:[broken"]
+)
+def test_no_later_source_stands_in_for_one_that_failed(failure: bytes | PybuilderError) -> None:
+    """Whoever drops the packets to the first source would choose whose template is built."""
+    files = {"a": failure, "b": b"signed:" + index_text("x")}
+    catalog, events = load(files, source("a"), source("b"), until=("x", "x86_64"))
+    with pytest.raises(PybuilderError, match="source a, which comes before b, may offer x") as caught:
+        catalog.select("x", "x86_64")
+    assert "optional=yes in its section in repos.d/a.conf" in (caught.value.hint or "")
+    assert "--source" in (caught.value.hint or "")
+    assert len(warnings(events)) == 1
+    assert catalog.select("x", "x86_64", only_shown=True).source.name == "b"
+    assert [entry.os_version for entry in catalog.entries] == ["x"]
+
+    assert load(files, source("b"), source("a"), until=("x", "x86_64"))[0].select("x", "x86_64")
+    catalog, _events = load(files, source("a", optional=True), source("b"), until=("x", "x86_64"))
+    assert catalog.select("x", "x86_64").source.name == "b"
+
+
+def test_a_source_between_two_that_failed_is_only_after_the_first() -> None:
+    files = {"a": b"signed:" + index_text("x"), "b": FetchError("dead"), "c": b"signed:" + index_text("y")}
+    catalog, _events = load(files, source("a"), source("b"), source("c"))
+    assert catalog.select("x", "x86_64").source.name == "a"
+    with pytest.raises(PybuilderError, match="source b"):
+        catalog.select("y", "x86_64")
+
+
+def test_an_odd_entry_takes_only_itself_away_and_nothing_stands_in_for_it() -> None:
+    odd = b"[odd]\nfile=x\narch=x86_64\nsize=7\naliases=other name\n"
+    files: dict[str, bytes | PybuilderError] = {
+        "a": b"signed:" + odd + index_text("good"),
+        "b": b"signed:" + index_text("odd", "other", "third"),
+    }
+    catalog, events = load(files, source("a"), source("b"))
+    assert [entry.os_version for entry in catalog.loaded[0].index.entries] == ["good"]
+    (warning,) = warnings(events)
+    assert "source a: " in warning
+    assert "template odd: " in warning
+    assert "left out" in warning
+    for name in ("odd", "other"):
+        with pytest.raises(RepositoryError, match=f"source a offers {name}, but wrongly"):
+            catalog.select(name, "x86_64")
+        asked, _events = load(files, source("a"), source("b"), until=(name, "x86_64"))
+        assert len(asked.loaded) == 1  # the next cannot change that
+    assert catalog.select("third", "x86_64").source.name == "b"
+    assert catalog.select("good", "x86_64").source.name == "a"
+
+
+def test_warnings_of_odd_entries_have_an_end() -> None:
+    text = "".join(f"[t{number}]\nsize=1\n" for number in range(500)).encode()
+    _catalog, events = load({"a": b"signed:" + text + index_text("good")}, source("a"))
+    assert len(warnings(events)) == 11
+    assert "490 more" in warnings(events)[-1]
+
+
 def test_a_source_of_the_command_line_is_not_replaced_by_another() -> None:
     with pytest.raises(BadSignatureError):
         load({"a": index_text("x"), "b": b"signed:" + index_text("x")}, source("a", origin=None), source("b"))

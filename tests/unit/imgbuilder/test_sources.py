@@ -321,3 +321,11 @@ def test_extra_signatures(tmp_path: Path, key: str, text: str, expected: bool) -
 @pytest.mark.parametrize("rest", [f"maybe\n{KEYED}", "yes\nunsigned=yes\n"])
 def test_extra_signatures_wrongly_used(tmp_path: Path, rest: str) -> None:
     assert "allow-extra-signatures" in only_problem(tmp_path, f"[x]\nuri=/i\nallow-extra-signatures={rest}")
+
+
+def test_a_source_says_whether_others_may_stand_in_for_it(tmp_path: Path) -> None:
+    text = f"[x]\nuri=/i\ngpgkey={'A' * 40}\n"
+    for words, optional in (("", False), ("optional=no\n", False), ("optional=yes\n", True)):
+        write(tmp_path, "x.conf", text + words)
+        assert [found.optional for found in read_sources([tmp_path]).sources] == [optional]
+    assert "optional is neither yes nor no" in only_problem(tmp_path, f"{text}optional=maybe\n")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from imgindex.errors import IndexSyntaxError
 from imgindex.fields import is_known_field, strip_line_ends
 from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
-from imgindex.parse import parse_index
+from imgindex.parse import parse_index, parse_usable
 from imgindex.trust import UnverifiedText, VerifiedText
 from tests.fakes.fuzz import examples
 
@@ -435,11 +435,14 @@ FRAGMENTS = st.sampled_from(
 @given(st.one_of(st.text(), st.lists(FRAGMENTS, max_size=40).map("".join)))
 def test_p19_any_text_is_an_index_or_a_syntax_error(text: str) -> None:
     for source in (verified(text), UnverifiedText(text)):
-        try:
-            index = parse_index(source, where="test")
-        except IndexSyntaxError:
-            continue
-        assert all(entry.file and entry.size % 512 == 0 for entry in index.entries)
+        for read in (parse_index, parse_usable):
+            try:
+                index = read(source, where="test")
+            except IndexSyntaxError:
+                continue
+            assert all(entry.file and entry.size % 512 == 0 for entry in index.entries)
+            if isinstance(source, VerifiedText):
+                assert all(entry.sha512 for entry in index.entries)
 
 
 ZSTD: dict[str, str | None] = {
@@ -551,3 +554,64 @@ def test_every_field_error_names_file_line_template_and_field(key: str, value: s
         parse_index(UnverifiedText(text, first_line=4), where="/srv/index.asc")
     assert caught.value.message.startswith(f"/srv/index.asc: line {number + 3}: template debian-12: ")
     assert (key if key != "aliases" else "alias") in caught.value.problem
+
+
+ODD: dict[str, str] = {
+    "no digest": section("odd", checksum__sha512=None),
+    "short digest": section("odd", checksum__sha512="ab"),
+    "huge size": section("odd", size="9" * 5000),
+    "another format": section("odd", format="vmdk"),
+    "a date for a revision": section("odd", revision="2026-01-01"),
+    "no such arch": section("odd", arch="x86 64"),
+    "outside": section("odd", file="../a"),
+    "a name that is none": section("odd" * 50),
+    "a key twice": section("odd").rstrip("\n") + "\nsize=512\n\n",
+    "another control": section("odd", notes="a\u009b31mred"),
+    "another line end": section("odd", name="a\u2028b"),
+    "half a zstd": section("odd", file__zstd="a"),
+    "twice": section("odd") * 2,
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_an_odd_entry_takes_only_itself_away(odd: str) -> None:
+    text = section("first") + odd + section("last")
+    with pytest.raises(IndexSyntaxError) as caught:
+        parse(text)
+    index = parse_usable(verified(text), where="test")
+    assert [entry.os_version for entry in index.entries] == ["first", "last"]
+    (refused,) = index.refused
+    assert refused.problem.message == caught.value.message
+    assert refused.names[0].startswith("odd")
+    assert refused.arch in ("x86_64", "x86 64")
+
+
+def test_an_alias_of_two_is_nobody_s_and_is_named() -> None:
+    text = section("a", aliases="x own") + section("b", aliases="x") + section("c", arch="i686", aliases="x")
+    index = parse_usable(verified(text), where="test")
+    assert [entry.aliases for entry in index.entries] == [("own",), (), ("x",)]
+    (refused,) = index.refused
+    assert (refused.names, refused.arch) == (("x",), "x86_64")
+
+
+@pytest.mark.parametrize("text", ["junk\n", "[a]\nfile=x", "[a]\n\x00=1\n", "file=x\n", "[a b]\n"])
+def test_what_is_no_index_at_all_is_refused_whole(text: str) -> None:
+    with pytest.raises(IndexSyntaxError):
+        parse_usable(verified(section() + text if not text.startswith("file") else text), where="test")
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(st.lists(st.sampled_from([*ODD.values(), section("x"), section("y"), section("z", aliases="x y")])))
+def test_users_and_publishers_read_the_same(sections: list[str]) -> None:
+    """What is left is the very index of the right entries alone, and nothing left out is not named."""
+    text = "".join(sections)
+    index = parse_usable(verified(text), where="test")
+    try:
+        assert parse(text) == index
+        assert index.refused == ()
+    except IndexSyntaxError:
+        assert index.refused
+    counted = len(index.entries) + len(index.refused)
+    assert counted <= sum(text.count("\n[") for text in [f"\n{text}"])
+    known = {entry.os_version for entry in index.entries}
+    assert known.isdisjoint(item.names[0] for item in index.refused if item.names[0] != "x")
