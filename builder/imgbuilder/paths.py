@@ -93,7 +93,7 @@ def user_sources(environ: Mapping[str, str] = os.environ) -> Path:
 
 def temporary_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the folder for large temporary files: ``TMPDIR``, else ``/var/tmp`` (``/tmp`` may be memory)."""
-    return Path(environ.get("TMPDIR") or "/var/tmp")  # noqa: S108 - files in it are made by tempfile
+    return Path(environ.get("TMPDIR") or "/var/tmp").absolute()  # noqa: S108 - files in it are made by tempfile
 
 
 def _xdg(variable: str, below_home: str, environ: Mapping[str, str]) -> Path | None:

@@ -194,11 +194,13 @@ def write_range(image: Path, image_format: DiskFormat, start: int, content: byte
             file.write(content)
         return
     with tempfile.TemporaryDirectory(prefix="pybuilder-") as folder:
-        part = Path(folder, "part")
-        part.write_bytes(content)
-        order = f"write -q -s {part} {start} {len(content)}"
+        Path(folder, "part").write_bytes(content)
+        # qemu-io splits its orders at blanks and knows no quotes, so no folder may stand in them.
+        order = f"write -q -s part {start} {len(content)}"
         try:
-            answer = process.run(["qemu-io", "-f", image_format, "-c", order, image.absolute()])
+            answer = process.run(
+                ["qemu-io", "-f", image_format, "-c", order, image.absolute()], cwd=Path(folder)
+            )
         except ToolError as error:
             raise DiskError(f"{image} cannot be written: {error.message}", hint=error.hint) from error
         if answer.stdout.strip() or answer.stderr.strip():  # qemu-io exits 0 after a failed write

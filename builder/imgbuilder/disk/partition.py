@@ -188,7 +188,9 @@ def read_raw(disk: Path, sector_size: int, name: str) -> PartitionTable | None:
         if "does not contain a recognized partition table" in answer.stderr:
             return None
         raise DiskError(f"sfdisk cannot read the partition table of {name}: {answer.stderr.strip()}")
-    facts: dict[str, Any] = json.loads(answer.stdout)["partitiontable"]
+    facts: dict[str, Any] = json.loads(
+        answer.stdout.decode(errors="surrogateescape")  # the file's name is in it, as it is
+    )["partitiontable"]
     node = len(str(facts["device"]))
     return PartitionTable(
         label=facts["label"],
@@ -220,7 +222,9 @@ def dump_script(disk: Path, sector_size: int) -> str:
     script = disk.with_name(f"{disk.name}.script")
     script.unlink(missing_ok=True)
     answer = _run(
-        ["fdisk", "--sector-size", str(sector_size), disk.absolute()], stdin=f"O\n{script}\nq\n".encode()
+        ["fdisk", "--sector-size", str(sector_size), disk.name],
+        stdin=f"O\n{script.name}\nq\n".encode(),
+        cwd=disk.parent,  # a folder could have a name that fdisk does not read as one
     )
     if not script.exists():
         raise DiskError(f"fdisk cannot read the partition table: {answer.stderr.strip()}")
@@ -282,8 +286,10 @@ def _has_large_sectors(image: Path, image_format: DiskFormat, table: PartitionTa
     return False
 
 
-def _run(argv: list[str | Path], *, stdin: bytes | None = None, check: bool = True) -> process.Completed:
+def _run(
+    argv: list[str | Path], *, stdin: bytes | None = None, cwd: Path | None = None, check: bool = True
+) -> process.Completed:
     try:
-        return process.run(argv, stdin=stdin, check=check)
+        return process.run(argv, stdin=stdin, cwd=cwd, check=check)
     except ToolError as error:
         raise DiskError(error.message, hint=error.hint) from error

@@ -97,7 +97,8 @@ def _rewrite_gpt(copy: Skeleton, part: Partition) -> None:
         raise DiskError(f"partition {part.number} was not found in the table")
     script = copy.path.with_name("grown.script")
     script.write_text(text)
-    words = _run(["fdisk", "--sector-size", str(copy.geometry.sector_size), copy.path], f"I\n{script}\nw\n")
+    command: list[str | Path] = ["fdisk", "--sector-size", str(copy.geometry.sector_size), copy.path.name]
+    words = _run(command, f"I\n{script.name}\nw\n", cwd=copy.path.parent)
     if "Script successfully applied" not in words:
         raise DiskError(f"fdisk could not write the partition table: {words.strip()}")
 
@@ -141,9 +142,9 @@ def _mbr_regions(copy: Skeleton) -> Iterator[tuple[int, bytes]]:
             yield sector * copy.geometry.sector_size, file.read(SECTOR)
 
 
-def _run(argv: list[str | Path], orders: str) -> str:
+def _run(argv: list[str | Path], orders: str, cwd: Path | None = None) -> str:
     try:
-        answer = process.run(argv, stdin=orders.encode())
+        answer = process.run(argv, stdin=orders.encode(), cwd=cwd)
     except ToolError as error:
         raise DiskError(f"the partition cannot grow: {error.message}", hint=error.hint) from error
     return answer.stdout.decode(errors="replace") + answer.stderr

@@ -149,7 +149,7 @@ temporary=$(mktemp -d)
 cp "$variables" "$temporary/variables"
 chmod u+w "$temporary/variables"
 set -- -drive "if=pflash,format=raw,readonly=on,file=$code" \\
-    -drive "if=pflash,format=raw,file=$temporary/variables" "$@"
+    -drive "if=pflash,format=raw,file=$(printf '%s' "$temporary" | sed 's/,/,,/g')/variables" "$@"
 """
 
 _PLACEHOLDER = re.compile("@([A-Z_]+)@")
