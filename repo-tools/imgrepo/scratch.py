@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.interrupts import uninterrupted
+from imgbuilder.paths import temporary_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ def scratch_folder(
     Raises:
         WorkspaceError: It cannot be made, or there is less free space than needed.
     """
-    parent = Path(os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108 - a random name is made in it
+    parent = temporary_dir()
     try:
         sweep(parent)
         facts = os.statvfs(parent)

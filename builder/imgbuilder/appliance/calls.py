@@ -10,6 +10,7 @@ guest; and what they would write to must be no link itself.
 from __future__ import annotations
 
 import posixpath
+import uuid
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 
 LONG = 3600.0
 """Seconds without progress for calls that move or check whole filesystems."""
+
+
+def is_utf8(path: Path) -> bool:
+    """Tell whether a name of this host is UTF-8, which is all that libguestfs's binding takes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Calls:
@@ -35,6 +45,14 @@ class Calls:
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the binding returns it
         return self._connection.call(method, *args, **kwargs)
+
+    def _local(self, path: Path) -> str:
+        """Return a name of a local file that the binding takes, which may be another than its own."""
+        if is_utf8(path):
+            return str(path)
+        link = self._scratch / f"link-{uuid.uuid4().hex}"  # gone with the folder
+        link.symlink_to(path.absolute())
+        return str(link)
 
     # Paths
 

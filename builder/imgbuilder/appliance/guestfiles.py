@@ -93,11 +93,11 @@ class GuestFiles(Calls):
 
     def upload(self, local: Path, path: str) -> None:
         """Copy a local file into the guest; the parent directory must exist."""
-        self._call("upload", str(local), path, limit=LONG)
+        self._call("upload", self._local(local), path, limit=LONG)
 
     def download(self, path: str, local: Path) -> None:
         """Copy a file of the guest to a local file."""
-        self._call("download", path, str(local), limit=LONG)
+        self._call("download", path, self._local(local), limit=LONG)
 
     def copy_in(self, local: Path, directory: str, *, name: str | None = None) -> None:
         """Copy a local file or tree into an existing directory of the guest, keeping modes."""
@@ -119,7 +119,7 @@ class GuestFiles(Calls):
                 archive, target, compress = placed, "/", None
             self._call(
                 "tar_in",
-                str(archive),
+                self._local(archive),
                 target,
                 xattrs=True,
                 acls=True,

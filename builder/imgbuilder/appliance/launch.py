@@ -8,7 +8,7 @@ import shlex
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgbuilder import claims, paths, process, workspace
 from imgbuilder.appliance.accelerator import (
@@ -20,13 +20,21 @@ from imgbuilder.appliance.accelerator import (
 )
 from imgbuilder.appliance.binding import find_binding
 from imgbuilder.appliance.buildfolder import check_build_folder
+from imgbuilder.appliance.calls import is_utf8
 from imgbuilder.appliance.connection import Connection
 from imgbuilder.appliance.handle import LibguestfsAppliance
 from imgbuilder.appliance.instant.resume import PROGRAM, Instant, Job
 from imgbuilder.appliance.instant.settings import InstantMode, instant_mode, state_folder
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.disk import locks
-from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError, GuestError, UsageError
+from imgbuilder.errors import (
+    ApplianceError,
+    ApplianceSilentError,
+    GuestCallError,
+    GuestError,
+    UsageError,
+    WorkspaceError,
+)
 from imgbuilder.events import debug, ignore
 from imgbuilder.interrupts import uninterrupted
 
@@ -96,39 +104,69 @@ def open_appliance(
         locks.refuse_if_locked(disk.path, changing=not disk.readonly)
     binding = find_binding()
     verdict = chosen_accelerator(paths.state_dir(), report)
-    with workspace.private_folder() as runtime:
+    with workspace.private_folder() as runtime, _scratch_folder() as scratch:
+        folders = _Folders(runtime, scratch)
         try:
-            connection = _start(binding, runtime, disks, options, verdict, report)
+            connection = _start(binding, folders, disks, options, verdict, report)
         except ApplianceError as error:
             if not verdict.usable or emulation_forced():
                 raise
             verdict = remember_broken(paths.state_dir(), error.message)
             announce(verdict, report)
-            connection = _start(binding, runtime, disks, options, verdict, report)
+            connection = _start(binding, folders, disks, options, verdict, report)
         try:
-            yield LibguestfsAppliance(connection, runtime)
+            yield LibguestfsAppliance(connection, scratch)
         finally:
             with uninterrupted():
                 connection.close()
 
 
+class _Folders(NamedTuple):
+    """Private folders of one appliance.
+
+    Attributes:
+        runtime: One with a short path, for sockets and small files.
+        scratch: One with room, where the user wants temporary files.
+    """
+
+    runtime: Path
+    scratch: Path
+
+    @property
+    def programs(self) -> Path | None:
+        """The one from which a script can be started; None when both are mounted noexec."""
+        return next((path for path in self if not os.statvfs(path).f_flag & os.ST_NOEXEC), None)
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    parent = paths.temporary_dir()
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise WorkspaceError(
+            f"no temporary files can be made in {parent}: it is not a folder, or not writable",
+            hint="set TMPDIR to another folder, or leave it out to use /var/tmp",
+        )
+    with workspace.private_folder(parent) as folder:
+        yield folder
+
+
 def _start(
     binding: Binding,
-    runtime: Path,
+    folders: _Folders,
     disks: Sequence[Attachment],
     options: ApplianceOptions,
     verdict: KvmVerdict,
     report: Reporter,
 ) -> Connection:
-    resumed = _resume(binding, runtime, disks, options, verdict, report)
+    resumed = _resume(binding, folders, disks, options, verdict, report)
     if resumed is not None:
         return resumed
-    return _launch(binding.interpreter, runtime, disks, options, verdict, report)
+    return _launch(binding.interpreter, folders, disks, options, verdict, report)
 
 
 def _resume(
     binding: Binding,
-    runtime: Path,
+    folders: _Folders,
     disks: Sequence[Attachment],
     options: ApplianceOptions,
     verdict: KvmVerdict,
@@ -139,6 +177,9 @@ def _resume(
     program = _hypervisor_program()
     if not options.instant or mode is InstantMode.NEVER or program is None:
         return None
+    if folders.programs is None:
+        debug(report, f"the appliance is booted: {folders.runtime} and {folders.scratch} are noexec")
+        return None
     if verdict.usable and mode is not InstantMode.ALWAYS:
         return None
     try:
@@ -148,33 +189,36 @@ def _resume(
         return None
 
     def launch(wanted: Sequence[Attachment], job: Job) -> Connection:
-        return _launch(binding.interpreter, runtime, wanted, options, verdict, report, job=job)
+        return _launch(binding.interpreter, folders, wanted, options, verdict, report, job=job)
 
-    return Instant(store, runtime, program, binding.version, launch, report).open(disks)
+    return Instant(store, folders.runtime, program, binding.version, launch, report).open(disks)
 
 
 def _hypervisor_program() -> str | None:
     return process.find_program(os.environ.get("LIBGUESTFS_HV") or hypervisor_name())
 
 
-def _hypervisor(runtime: Path, interpreter: Path, job: Job | None) -> Path | None:
+def _hypervisor(folders: _Folders, interpreter: Path, job: Job | None) -> Path | None:
     """Write a wrapper that lets the kernel end the hypervisor with the worker (``reliability.md`` F16).
 
     It also claims the folder of root's sockets, whose name nobody else tells (``imgbuilder.claims``).
 
     With a job, the command that starts the machine goes to the program that may resume it instead; all
     others only ask the hypervisor what it can do.
+
+    Returns:
+        The wrapper; None to let libguestfs start the hypervisor itself, where no wrapper could run.
     """
     program = _hypervisor_program()
     setpriv = process.find_program("setpriv")
-    if program is None or setpriv is None:
+    if program is None or setpriv is None or folders.programs is None:
         return None
-    wrapper = runtime / "hypervisor"
+    wrapper = folders.programs / "hypervisor"
     text = f'exec {shlex.quote(setpriv)} --pdeathsig KILL -- {shlex.quote(program)} "$@"\n'
     if job is not None:
         words = shlex.join(map(str, [interpreter, "-I", "-S", PROGRAM, job.file]))
         text = f'case " $* " in *" -kernel "*) exec {words} "$@";; esac\n{text}'
-    wrapper.write_text(f"#!/bin/sh\n{_claim_sockets(runtime)}{text}")
+    wrapper.write_text(f"#!/bin/sh\n{_claim_sockets(folders.runtime)}{text}")
     wrapper.chmod(0o700)
     _keep_answers(wrapper, program)
     return wrapper
@@ -203,7 +247,7 @@ def _keep_answers(wrapper: Path, program: str) -> None:
 
 def _launch(
     interpreter: Path,
-    runtime: Path,
+    folders: _Folders,
     disks: Sequence[Attachment],
     options: ApplianceOptions,
     verdict: KvmVerdict,
@@ -212,9 +256,9 @@ def _launch(
     job: Job | None = None,
 ) -> Connection:
     check_build_folder(os.environ)
-    connection = Connection(interpreter, runtime, report)
+    connection = Connection(interpreter, folders.runtime, report)
     try:
-        hypervisor = _hypervisor(runtime, interpreter, job)
+        hypervisor = _hypervisor(folders, interpreter, job)
         if hypervisor is not None:
             connection.call("set_hv", str(hypervisor))
         connection.call("set_backend", "direct")
@@ -236,7 +280,7 @@ def _launch(
             )
             if disk.sector_size != _SECTOR:
                 caching["blocksize"] = disk.sector_size
-            name = _name_without_colon(disk.path, runtime / f"disk{number}")
+            name = _plain_name(disk.path, folders.runtime / f"disk{number}")
             connection.call(
                 "add_drive_opts", str(name), format=str(disk.format), readonly=disk.readonly, **caching
             )
@@ -255,10 +299,10 @@ def _launch(
     return connection
 
 
-def _name_without_colon(path: Path, link: Path) -> Path:
-    """Return another name of a file whose own name libguestfs refuses (``reliability.md`` X21)."""
+def _plain_name(path: Path, link: Path) -> Path:
+    """Return another name of a file whose own name libguestfs refuses: with a colon, or no UTF-8."""
     absolute = path.absolute()
-    if ":" not in str(absolute):
+    if ":" not in str(absolute) and is_utf8(absolute):
         return absolute
     link.symlink_to(absolute)
     return link

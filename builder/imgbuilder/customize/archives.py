@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from imgbuilder import process
 from imgbuilder.customize import values
 from imgbuilder.errors import ToolError, UsageError, WorkspaceError
+from imgbuilder.paths import temporary_dir
 from imgindex.regular import open_file
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def for_guest(path: Path) -> Iterator[tuple[Path, str | None]]:
     if packed != "zstd":
         yield path, packed
         return
-    with tempfile.TemporaryDirectory(prefix="pybuilder-tar-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pybuilder-tar-", dir=temporary_dir()) as folder:
         plain = Path(folder) / "plain.tar"
         try:
             process.run(["zstd", "-q", "-d", "-o", str(plain), "--", str(path)], timeout=_UNPACK_LIMIT)

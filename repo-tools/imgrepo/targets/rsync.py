@@ -93,7 +93,7 @@ class RsyncTarget:
             "--out-format=%i %n",
             "--from0",
             "--files-from=-",
-            f"{folder}/",
+            f"{folder.absolute()}/",  # a colon in a relative name would make it a machine
             self._address,
             names=names,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import tempfile
@@ -312,3 +313,36 @@ def test_any_layout_grows_at_its_end_only(
             assert file.read(63 * MIB - 5 * 4096) == content[MIB : 64 * MIB - 5 * 4096]
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("sector", [512, 4096])
+@pytest.mark.parametrize("kind", list(DiskFormat))
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("my tmp", b"-a, b.img"),
+        ('a "quoted" one', b"q\"u'ote.img"),
+        ("a\nline", b"a:b\nc.img"),
+        (os.fsdecode(b"caf\xe9"), b"caf\xe9.img"),
+    ],
+    ids=["blanks", "quotes", "lines", "bytes"],
+)
+def test_odd_names_of_folders_and_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, name: bytes, kind: DiskFormat, sector: int
+) -> None:
+    """Programs get names in orders, scripts and options of their own, with rules of their own."""
+    temporary = tmp_path / folder
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    raw = make_disk(tmp_path / "made.raw", GPT, sector=sector)
+    image = tmp_path / os.fsdecode(name)
+    as_format(raw, kind).rename(image)
+    before = partition.read_table(image, kind)
+    assert before is not None
+    assert before.sector_size == sector
+    diskimage.extend(image, kind, 100 * MIB)
+    tablegrowth.grow_partition(image, kind, before, 2)
+    after = partition.read_table(image, kind)
+    assert after is not None
+    assert after.partitions[1].end * sector > 99 * MIB
+    assert list(temporary.iterdir()) == []

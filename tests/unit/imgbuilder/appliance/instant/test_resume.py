@@ -289,7 +289,7 @@ def test_boot_that_fails_is_an_error_as_ever(setup: Setup) -> None:
 def test_answers_about_the_hypervisor_are_kept_for_the_next_launch(setup: Setup, tmp_path: Path) -> None:
     def seen(runtime: Path) -> tuple[int, float]:
         runtime.mkdir()
-        wrapper = launching._hypervisor(runtime, setup.interpreter, None)
+        wrapper = launching._hypervisor(launching._Folders(runtime, runtime), setup.interpreter, None)
         assert wrapper is not None
         return wrapper.stat().st_size, wrapper.stat().st_mtime
 
@@ -304,7 +304,7 @@ def test_b3_the_folder_of_root_s_sockets_is_claimed(setup: Setup, tmp_path: Path
     runtime = tmp_path / "it's"
     runtime.mkdir()
     setup.hypervisor.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
-    wrapper = launching._hypervisor(runtime, setup.interpreter, None)
+    wrapper = launching._hypervisor(launching._Folders(runtime, runtime), setup.interpreter, None)
     assert wrapper is not None
     machines = [
         ["-display", "none", "-help"],

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from imgbuilder.appliance import launch
+from imgbuilder.errors import WorkspaceError
+
+
+@pytest.mark.parametrize(
+    ("noexec", "chosen"), [((), "run"), (("run",), "large"), (("run", "large"), None), (("large",), "run")]
+)
+def test_the_wrapper_is_where_it_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noexec: tuple[str, ...], chosen: str | None
+) -> None:
+    def statvfs(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(f_flag=os.ST_NOSUID | (os.ST_NOEXEC if path.name in noexec else 0))
+
+    hypervisor = tmp_path / "qemu"
+    hypervisor.write_text("#!/bin/sh\n")
+    hypervisor.chmod(0o755)
+    monkeypatch.setenv("LIBGUESTFS_HV", str(hypervisor))
+    folders = launch._Folders(tmp_path / "run", tmp_path / "large")
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    wrapper = launch._hypervisor(folders, Path("/usr/bin/python3"), None)
+    assert wrapper == (None if chosen is None else tmp_path / chosen / "hypervisor")
+    if wrapper is not None:
+        assert str(folders.runtime / "elsewhere") in wrapper.read_text(), "claims stay in the short folder"
+
+
+def test_a_temporary_folder_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    with (
+        pytest.raises(WorkspaceError, match="missing: it is not a folder") as caught,
+        launch._scratch_folder(),
+    ):
+        pass
+    assert "TMPDIR" in str(caught.value.hint)
+
+
+def test_other_names_for_what_libguestfs_refuses(tmp_path: Path) -> None:
+    for number, name in enumerate((b"a:b", b"caf\xe9")):
+        disk = tmp_path / os.fsdecode(name)
+        disk.touch()
+        link = launch._plain_name(disk, tmp_path / f"link{number}")
+        assert link.name == f"link{number}"
+        assert link.samefile(disk)
+    assert launch._plain_name(tmp_path / "größe, x", tmp_path / "link") == tmp_path / "größe, x"
