@@ -333,10 +333,10 @@ def test_odd_names_of_folders_and_images(
     """Programs get names in orders, scripts and options of their own, with rules of their own."""
     temporary = tmp_path / folder
     temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     raw = make_disk(tmp_path / "made.raw", GPT, sector=sector)
     image = tmp_path / os.fsdecode(name)
     as_format(raw, kind).rename(image)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     before = partition.read_table(image, kind)
     assert before is not None
     assert before.sector_size == sector
