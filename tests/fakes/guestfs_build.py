@@ -35,7 +35,7 @@ ANSWERS: dict[str, Any] = {
     "sh": "said\n0",
     "mktemp": "/tmp/x",
     "lgetxattrs": [],
-    "statns": {"st_mode": 0o100644, "st_uid": 0, "st_gid": 0, "st_size": 1},
+    "statns": {"st_mode": 0o100644, "st_uid": 0, "st_gid": 0, "st_size": 1, "st_nlink": 1},
 }
 
 
