@@ -110,6 +110,9 @@ if TYPE_CHECKING:
     from imgbuilder.customize.ops.settings import (
         SelinuxRelabel as SelinuxRelabel,
     )
+    from imgbuilder.customize.ops.settings import (
+        SelinuxRelabelExclude as SelinuxRelabelExclude,
+    )
     from imgbuilder.customize.ops.system import Hostname as Hostname
     from imgbuilder.customize.ops.system import Timezone as Timezone
     from imgbuilder.customize.passwords import (
@@ -250,6 +253,7 @@ _HOMES = {
         "PasswordCrypto",
         "Secret",
         "SelinuxRelabel",
+        "SelinuxRelabelExclude",
     ),
     "imgbuilder.customize.ops.system": (
         "Hostname",

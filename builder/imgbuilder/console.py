@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _PLAIN_INTERVAL = 10.0
 """Seconds between two lines about the same transfer when there is no terminal."""
+_WRAP_COLUMN = 76
 _GREEN, _BLUE, _MAGENTA, _RED, _RESET = "\x1b[0;32m", "\x1b[1;34m", "\x1b[1;35m", "\x1b[1;31m", "\x1b[0m"
 
 
@@ -74,6 +75,10 @@ class ConsoleReporter:
         self._label = ""
         self._last_line = 0.0
         self._first = (0.0, 0)
+        self.colour = False
+        """Whether colours are written even where there is no terminal."""
+        self.wrap = False
+        """Whether notices and errors are wrapped as virt-builder's are."""
         self.machine: Callable[[str, str], None] | None = None
         """Told the kind (message, info, warning, error) and text of what is shown, before it is."""
 
@@ -131,7 +136,9 @@ class ConsoleReporter:
 
     def _line(self, stream: TextIO, prefix: str, text: str, colour: str) -> None:
         shown = printable(text)
-        if colour and stream.isatty():
+        if self.wrap and colour != _GREEN:
+            shown = _wrapped(prefix, shown)
+        if colour and (self.colour or _likes_colours(stream)):
             shown = f"{colour}{shown}{_RESET}"
         if self._bar is not None:
             self._bar.clear()
@@ -169,6 +176,20 @@ class ConsoleReporter:
         since, before = self._first
         text = transfer_line(event, now - since, before)
         self._line(self._out, f"[{now - self._started:6.1f}] ", text, "")
+
+
+def _likes_colours(stream: TextIO) -> bool:
+    """Tell whether colours are wanted where nothing was said (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _wrapped(prefix: str, text: str) -> str:
+    """Break lines at column 76; words that are longer, such as paths, stay whole."""
+    import textwrap  # late: a rare wish
+
+    wrapper = textwrap.TextWrapper(_WRAP_COLUMN, break_long_words=False, break_on_hyphens=False)
+    lines = f"{prefix}{text}".split("\n")
+    return "\n".join("\n".join(wrapper.wrap(line)) or line for line in lines)[len(prefix) :]
 
 
 def _width(terminal: TextIO) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder import workspace
 from imgbuilder.errors import GuestError, UsageError
-from imgbuilder.events import Step
+from imgbuilder.events import debug
 from imgbuilder.growth import session
 from imgbuilder.localdisk import local_disk
 
@@ -45,6 +45,8 @@ class KernelRequest:
         folder: Where the files go; existing ones are replaced.
         options: What shapes the appliance.
         keys: Keys of encrypted devices.
+        unversioned: Whether the files' names end before the first dash.
+        prefix: What their names begin with, and a dash; None for nothing.
     """
 
     image: Path
@@ -52,13 +54,22 @@ class KernelRequest:
     folder: Path
     options: ApplianceOptions
     keys: tuple[DiskKey, ...] = ()
+    unversioned: bool = False
+    prefix: str | None = None
+
+    def target(self, source: str) -> Path:
+        """Return where a file of the guest goes."""
+        name = posixpath.basename(source)
+        if self.unversioned:
+            name = name.partition("-")[0]
+        return self.folder / (name if self.prefix is None else f"{self.prefix}-{name}")
 
 
-def get_kernel(request: KernelRequest, services: Services, report: Reporter) -> tuple[Path, ...]:
+def get_kernel(request: KernelRequest, services: Services, report: Reporter) -> dict[str, Path]:
     """Copy the newest kernel of an image, and its initrd if there is one.
 
     Returns:
-        The files that were written.
+        The files of the guest, and those that were written.
 
     Raises:
         PybuilderError: The image holds none, or something cannot be read or written.
@@ -68,22 +79,25 @@ def get_kernel(request: KernelRequest, services: Services, report: Reporter) -> 
             f"the output folder {request.folder} does not exist",
             hint=f"create it first: mkdir -p {request.folder}",
         )
+    if "/" in (request.prefix or ""):
+        raise UsageError(
+            f"the prefix {request.prefix!r} is no part of a file name", hint="the folder is that of -o"
+        )
     disk = local_disk(request.image, request.format, "--get-kernel")
-    written = []
-    report(Step(f"Opening {request.image}"))
+    written = {}
+    debug(report, f"opening {request.image}")
     with services.open_appliance([disk], request.options, report) as appliance:
         session.open_guest(
             appliance, expand=None, lvexpand=None, growth=None, keys=request.keys, report=report
         )
         for source in choose_files(appliance):
-            target = request.folder / posixpath.basename(source)
-            report(Step(f"download: {source} -> {target}"))
+            target = request.target(source)
             with workspace.new_file(target) as file:
                 appliance.download(source, file)
-            written.append(target)
+            written[source] = target
         appliance.unmount_all()
         appliance.shutdown()
-    return tuple(written)
+    return written
 
 
 def choose_files(guest: Guest) -> tuple[str, ...]:

@@ -203,11 +203,12 @@ class Guest(Protocol):
         """Make ``link`` point to ``target``, replacing a file or link; a directory there is an error."""
         ...
 
-    def relabel(self, specification: str) -> bool:
+    def relabel(self, specification: str, excluded: Sequence[str] = ()) -> bool:
         """Give all files of the mounted filesystems their SELinux labels, with the appliance's setfiles.
 
         Args:
             specification: The policy's file of contexts, in the guest.
+            excluded: Directories of the guest that are passed over, with all that is in them.
 
         Returns:
             False when the appliance has no setfiles; nothing was changed then.

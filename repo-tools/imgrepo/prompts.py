@@ -1,7 +1,7 @@
-"""What ``--interactive`` asks about a new image, in virt-builder-repository's order.
+"""What ``--interactive`` asks about a new image: what virt-builder-repository asks, in its order.
 
-An empty answer takes what was found; ``-`` takes nothing, as that tool's manual
-promises.
+So the answers for that tool can be piped in here. An empty answer takes what was
+found; ``-`` takes nothing, as that tool's manual promises.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgrepo.entries import UNKNOWN_ARCH
 from imgrepo.facts import ImageFacts
 
 if TYPE_CHECKING:
@@ -70,13 +71,19 @@ def ask_about(
         )
         return None if optional and given == _NOTHING else given
 
-    name = answer("name of the template", identifier, IDENTIFIER) if old is None else old.os_version
-    arch = answer("architecture", found.arch, _ARCH) if old is None else found.arch or old.arch
-    known = old.name if old else None
-    title = known or answer("display name", found.name, _LINE)
+    if old is None:
+        name, title = answer("name of the template", identifier, IDENTIFIER), found.name
+        arch = answer("architecture", found.arch, _ARCH)
+    else:
+        name = old.os_version
+        guessed = old.arch == UNKNOWN_ARCH
+        arch = answer("architecture", found.arch, _ARCH) if guessed else found.arch or old.arch
+        title = old.name or answer("display name", found.name, _LINE)
     osinfo = (old.osinfo if old else None) or answer("libosinfo id", found.osinfo, _LINE)
     expand = (old.expand if old else None) or answer("partition to expand", found.expand, _DEVICE)
-    lvexpand = (old.lvexpand if old else None) or answer("volume to expand", found.lvexpand, _DEVICE)
+    lvexpand = old.lvexpand if old else None
+    if found.lvexpand is not None:  # where there are volumes
+        lvexpand = lvexpand or answer("volume to expand", found.lvexpand, _DEVICE)
     assert name is not None
     assert arch is not None
     return name, dataclasses.replace(

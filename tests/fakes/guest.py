@@ -22,6 +22,7 @@ from imgbuilder.errors import GuestCallError
 from imgbuilder.guest import CommandResult, FileStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 Answer = CommandResult | Callable[[str], CommandResult]
@@ -332,8 +333,8 @@ class FakeGuest:
             raise _fail(errno.EISDIR, link)
         parent.children[name] = Node(stat.S_IFLNK | 0o777, target=target)
 
-    def relabel(self, specification: str) -> bool:
-        self.calls.append(("relabel", specification))
+    def relabel(self, specification: str, excluded: Sequence[str] = ()) -> bool:
+        self.calls.append(("relabel", " ".join([specification, *excluded])))
         return self.has_setfiles
 
     def mount_memory(self, path: str) -> None:

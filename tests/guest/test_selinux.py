@@ -45,7 +45,9 @@ def test_a_guest_with_a_policy_has_its_labels_after_its_first_boot(person: Perso
     person.run(
         "pybuilder-customize", "-a", image, "--run-command", INSTALL,
         "--write", f"/etc/selinux/config:{CONFIG}", "--run-command", KERNEL,
-        "--write", "/etc/cron.d/late:# nothing\n", "--root-password", "disabled", timeout=1500,
+        "--write", "/etc/cron.d/late:# nothing\n", "--root-password", "disabled",
+        "--mkdir", "/srv/left", "--write", "/srv/left/alone:x", "--selinux-relabel-exclude", "/srv/left",
+        timeout=1500,
     )  # fmt: skip
     with open_appliance([Attachment(image, "raw", readonly=True)]) as guest:
         guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")
@@ -64,4 +66,5 @@ def test_a_guest_with_a_policy_has_its_labels_after_its_first_boot(person: Perso
         assert not guest.exists("/.autorelabel")
         assert b":shadow_t:" in label_of(guest, "/etc/shadow")
         assert b":system_cron_spool_t:" in label_of(guest, "/etc/cron.d/late")
+        assert b":var_t:" not in label_of(guest, "/srv/left/alone")
     image.unlink()

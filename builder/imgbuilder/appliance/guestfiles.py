@@ -15,11 +15,17 @@ from imgbuilder.errors import GuestCallError
 from imgbuilder.guest import FileStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 _PIECE = 2 * 1024 * 1024
 """Bytes per request: one message of libguestfs holds 4 MiB."""
+_SETFILES = """\
+flags=-F
+for flag in q m C; do setfiles -$flag 2>&1 | grep -q 'invalid option' || flags="$flags -$flag"; done
+setfiles $flags -e /sysroot/dev -e /sysroot/proc -e /sysroot/sys {excluded} -r /sysroot {specification} {path}
+[ $? -le 1 ]"""
+"""What libguestfs runs to relabel; code 1 means that single files could not be labelled."""
 _MEMORY = "64m"
 """Size of a filesystem in the appliance's memory."""
 
@@ -279,12 +285,22 @@ class GuestFiles(Calls):
             raise GuestCallError(f"{link} is a directory", errno_name="EISDIR")
         self._call("ln_s", target, place)
 
-    def relabel(self, specification: str) -> bool:
+    def relabel(self, specification: str, excluded: Sequence[str] = ()) -> bool:
         """Give all files of the mounted filesystems their SELinux labels, with the appliance's setfiles."""
         if not self.supports("selinuxrelabel"):
             return False
+        places = [f"/sysroot{self._resolve(path)}" for path in excluded if self.exists(path)]
         for path in sorted(self._call("mountpoints").values()):
-            self._call("selinux_relabel", specification, path, force=True, limit=LONG)
+            if places:
+                # libguestfs's own call can exclude nothing; this is what it runs.
+                command = _SETFILES.format(
+                    excluded=" ".join(f"-e {shlex.quote(place)}" for place in places),
+                    specification=shlex.quote(f"/sysroot{specification}"),
+                    path=shlex.quote(f"/sysroot{path}"),
+                )
+                self._call("debug", "sh", [command], limit=LONG)
+            else:
+                self._call("selinux_relabel", specification, path, force=True, limit=LONG)
         return True
 
     def mount_memory(self, path: str) -> None:

@@ -16,10 +16,10 @@ from imgbuilder.cli.customizing import (
     customization_options,
     given_operations,
     given_options,
-    ignored_options,
     integer,
     refuse_operations,
 )
+from imgbuilder.cli.getopt import VIRT_CUSTOMIZE, standard_options
 from imgbuilder.cli.rescue import shell_with
 from imgbuilder.configuration import apply_configuration
 from imgbuilder.console import ConsoleReporter, printable
@@ -53,6 +53,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 
 @click.command(
     cls=SectionedCommand,
+    theirs=VIRT_CUSTOMIZE,
     context_settings={"help_option_names": ["--help"], "max_content_width": 110},
     epilog=_EPILOG,
     help="Customize the guest on existing disk images, in place, without root.",
@@ -110,7 +111,10 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 @_option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @_option("-v", "--verbose", is_flag=True, help="Show the output of commands, and the appliance's console.")
 @_option("-x", "trace", is_flag=True, help="Show every libguestfs call.")
-@ignored_options
+@_option(
+    "--echo-keys", is_flag=True, expose_value=False, help="Accepted; no key is ever asked for at a terminal."
+)
+@standard_options
 @click.version_option(
     __version__, "-V", "--version", prog_name="pybuilder-customize", message="%(prog)s %(version)s"
 )
@@ -124,6 +128,8 @@ def pybuilder_customize(ctx: click.Context, /, **options: Any) -> None:
         started=_STARTED,
     )
     ctx.call_on_close(reporter.close)
+    for console in filter(None, (reporter, ctx.obj)):
+        console.colour, console.wrap = options["colour"], options["wrap"]
     request = _request(ctx, options)
     settings = Settings(
         cache=None if options["cache"] is None else Path(options["cache"]), instant=not options["no_instant"]
@@ -222,16 +228,19 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit code, see ``imgbuilder.boundary``.
     """
+    console = ConsoleReporter("pybuilder-customize")
 
     def body() -> object:
         apply_configuration(os.environ)
         try:
-            return pybuilder_customize.main(arguments, prog_name="pybuilder-customize", standalone_mode=False)
+            return pybuilder_customize.main(
+                arguments, prog_name="pybuilder-customize", standalone_mode=False, obj=console
+            )
         except click.ClickException as error:
             raise UsageError(error.format_message(), hint="see: pybuilder-customize --help") from error
 
     verbose = bool({"-v", "--verbose", "-x"} & set(arguments))
-    return run_command(body, ConsoleReporter("pybuilder-customize"), verbose=verbose)
+    return run_command(body, console, verbose=verbose)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgbuilder.cli.getopt import normalise
+from imgbuilder.cli.getopt import GetoptCommand
 from imgbuilder.customize.commands_file import written_commands
 from imgbuilder.customize.registry import all_operations, written_argument
 from imgbuilder.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from imgbuilder.customize.operation import Operation
     from imgbuilder.customize.registry import Written
@@ -29,8 +29,31 @@ RECIPE = "recipe"
 _KEY = "imgbuilder.operations"
 ATTACHED = "imgbuilder.attached"
 """Where the context keeps the disks of ``--attach``, each with the format named last before it."""
+NAMES = "imgbuilder.names"
+"""Where the context keeps the names of all options given, in the order of the command line."""
 _ORDER = "imgbuilder.order"
+_OPERATIONS = "imgbuilder.made"
 _READ = "imgbuilder.recipe"
+
+
+_FLAG: dict[str, Any] = {"is_flag": True}
+_NOT_OURS: dict[str, dict[str, Any]] = {
+    "sm-attach": {}, "sm-credentials": {}, "sm-register": _FLAG, "sm-remove": _FLAG, "sm-unregister": _FLAG,
+    "inject-blnsvr": {}, "inject-qemu-ga": {}, "inject-virtio-win": {},
+}  # fmt: skip
+"""Customizations of virt-builder that are named, not done."""
+
+
+def _refuse(_ctx: click.Context, param: click.Parameter, value: object) -> None:
+    if not value:
+        return
+    option = param.opts[0]
+    if option.startswith("--sm-"):
+        raise UsageError(
+            f"{option} is no longer an option of virt-builder, nor one of pybuilder",
+            hint="use the guest's own program: --run-command 'subscription-manager ...'",
+        )
+    raise UsageError(f"{option} is for Windows", hint="only Linux guests can be customized")
 
 
 def customization_options() -> list[click.Option]:
@@ -59,6 +82,10 @@ def customization_options() -> list[click.Option]:
             help="Take customizations, and for builds template and settings, from a recipe.",
         )
     )  # fmt: skip
+    options += [
+        click.Option([f"--{name}"], hidden=True, expose_value=False, callback=_refuse, **kind)
+        for name, kind in _NOT_OURS.items()
+    ]
     options.append(
         click.Option(
             ["--set"], multiple=True, metavar="NAME=VALUE", expose_value=False,
@@ -68,43 +95,19 @@ def customization_options() -> list[click.Option]:
     return options
 
 
-def ignored_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Accept what virt-builder and virt-customize have and we need not, such as colours."""
-    for names in (
-        ("--color", "--colors", "--colour", "--colours"),
-        ("--wrap",),
-        ("--debug-gc",),
-        ("--echo-keys",),
-    ):
-        command = click.option(*names, is_flag=True, hidden=True, expose_value=False)(command)
-    return command
-
-
 class _Customization(click.Option):
     """An option whose values are used in the order of the command line."""
 
 
-OPTIONAL_VALUES = frozenset({"machine-readable"})
-"""Options that have a value only with an equals sign."""
-
-
-class VirtBuilderCommand(click.Command):
+class VirtBuilderCommand(GetoptCommand):
     """A command that reads options as virt-builder does, and keeps the order of customizations."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line."""
-        named = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
-        longs = {
-            name.removeprefix("--"): not (param.is_flag or param.count)
-            for param in named
-            for name in [*param.opts, *param.secondary_opts]
-            if name.startswith("--")
-        }
-        shorts = {name[1] for param in named for name in param.opts if not name.startswith("--")}
-        optional = {name for name in longs if name in OPTIONAL_VALUES}
-        words = normalise(args, longs, shorts, optional)
+        words = self.normalised(ctx, args)
         values, _, order = self.make_parser(ctx).parse_args(args=list(words))
         ctx.meta[ATTACHED] = list(_attached(values, order))
+        ctx.meta[NAMES] = [param.name for param in order if isinstance(param, click.Option)]
         given = list(_in_order(values, order))
         ctx.meta[_KEY] = [(name, value) for name, value, ours in given if ours]
         ctx.meta[_ORDER] = [(name, value) for name, value, _ours in given]
@@ -146,10 +149,15 @@ def integer(_ctx: click.Context, param: click.Parameter, value: str | None) -> i
 def given_operations(ctx: click.Context) -> tuple[Operation, ...]:
     """Return the operations of the command line, in the user's order.
 
+    Files that they name are read once, whoever asks: they may be pipes.
+
     Raises:
         UsageError: An argument does not fit its operation, or a commands file or recipe cannot be read.
     """
-    return tuple(written.make() for written in written_operations(ctx))
+    if _OPERATIONS not in ctx.meta:
+        ctx.meta[_OPERATIONS] = tuple(written.make() for written in written_operations(ctx))
+    operations: tuple[Operation, ...] = ctx.meta[_OPERATIONS]
+    return operations
 
 
 def written_operations(ctx: click.Context) -> tuple[Written, ...]:

@@ -8,34 +8,38 @@ from typing import TYPE_CHECKING, Any
 
 from imgbuilder import arch, atomic
 from imgbuilder.cli.list_mode import show
-from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_output_format
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import Step
 from imgbuilder.localdisk import local_disk
 from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
 from imgbuilder.machine.look import firmware_of
-from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Forward, Machine
+from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine
 from imgbuilder.machine.runscript import run_script
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from imgbuilder.cli.requests import Values
     from imgbuilder.console import ConsoleReporter
 
 
-def describe_machine(reporter: ConsoleReporter, options: Mapping[str, Any], mode: str) -> None:
+def describe_machine(
+    reporter: ConsoleReporter, options: Mapping[str, Any], values: Values, mode: str
+) -> None:
     """Write what an option asks for, to standard output or to the file of ``--output``.
 
     Args:
         reporter: Hears what was written.
         options: The command line.
+        values: What its values mean.
         mode: The option: ``run_script``, ``libvirt_xml`` or ``virt_install``.
 
     Raises:
         PybuilderError: The image is none, or the file cannot be written.
     """
     target = None if options["output"] in {None, "-"} else Path(options["output"])
-    machine = _machine(f"--{mode.replace('_', '-')}", Path(options[mode]), options, target)
+    machine = _machine(f"--{mode.replace('_', '-')}", Path(options[mode]), options, values, target)
     kvm = machine.arch == arch.host_arch()
     match mode:
         case "run_script":
@@ -52,8 +56,10 @@ def describe_machine(reporter: ConsoleReporter, options: Mapping[str, Any], mode
     reporter(Step(f"written: {target}"))
 
 
-def _machine(option: str, image: Path, options: Mapping[str, Any], target: Path | None) -> Machine:
-    wanted = None if options["format_"] in {None, "auto"} else parse_output_format(options["format_"])
+def _machine(
+    option: str, image: Path, options: Mapping[str, Any], values: Values, target: Path | None
+) -> Machine:
+    wanted = values.format
     chosen_arch = arch.normalise(options["arch_"] or arch.host_arch())
     firmware = None if options["firmware"] == "auto" else Firmware(options["firmware"])
     if wanted is None or wanted.working is not None:
@@ -77,7 +83,7 @@ def _machine(option: str, image: Path, options: Mapping[str, Any], target: Path 
         memory=options["memsize"] or DEFAULT_MEMORY,
         processors=options["smp"] or 1,
         graphic=options["graphic"],
-        forwards=tuple(Forward.parse(text) for text in options["forward"]),
+        forwards=values.forwards,
     )
 
 

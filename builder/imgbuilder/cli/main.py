@@ -7,17 +7,19 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from imgbuilder import arch
 from imgbuilder.boundary import run_command
 from imgbuilder.cli import modes
-from imgbuilder.cli.customizing import SectionedCommand, refuse_operations
-from imgbuilder.cli.list_mode import ListRequest, list_templates, show
+from imgbuilder.cli.customizing import NAMES, SectionedCommand, refuse_operations
+from imgbuilder.cli.getopt import VIRT_BUILDER
+from imgbuilder.cli.list_mode import ListRequest, list_templates
 from imgbuilder.cli.options import with_customizations, with_options
 from imgbuilder.cli.recipes import check_template, with_recipe, write_recipe
+from imgbuilder.cli.requests import Values, read_values
 from imgbuilder.configuration import apply_configuration
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
@@ -27,9 +29,10 @@ from imgbuilder.services import Settings
 from imgbuilder.sizes import parse_size
 from imgindex import __version__
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _STARTED = time.monotonic()
-_MACHINE_MODES = ("run_script", "libvirt_xml", "virt_install")
-_CACHE_MODES = ("cache_all_templates", "cache_add", "cache_gc", "cache_verify")
 _EPILOG = """\b
 Customizations are carried out in the order of the command line.
 
@@ -45,6 +48,7 @@ The manual page pybuilder(1) explains every option."""
 @with_customizations
 @click.command(
     cls=SectionedCommand,
+    theirs=VIRT_BUILDER,
     context_settings={"help_option_names": ["--help"], "max_content_width": 110},
     epilog=_EPILOG,
     help="Build a bootable disk image from a template of a signed repository, without root.\n\n"
@@ -61,101 +65,199 @@ def pybuilder(ctx: click.Context, /, **options: Any) -> None:
     )
     ctx.call_on_close(reporter.close)
     outer: ConsoleReporter | None = ctx.obj
-    if options["machine_readable"] is not None:
-        if not options["names"]:
-            show("\n".join([*CAPABILITIES, ""]))
-            return
-        tell = json_lines(open_stream(options["machine_readable"]))
-        for told in filter(None, (reporter, outer)):
-            told.machine = tell
+    machine = None if options["machine_readable"] is None else open_stream(options["machine_readable"])
+    for console in filter(None, (reporter, outer)):
+        console.colour, console.wrap = options["colour"], options["wrap"]
+        if machine is not None and options["names"]:
+            console.machine = json_lines(machine)
     ctx.obj = reporter
+    only_capabilities = machine is not None and not options["names"]
     options = with_recipe(ctx, options)
-    settings = _settings(options)
+    call = Call(ctx, _settings(options), reporter, options, read_values(ctx, options))
+    if only_capabilities:
+        assert machine is not None
+        machine.write("\n".join([*CAPABILITIES, ""]))
+        machine.flush()
+        return
     if options["curl"] is not None:
         warn(reporter, "--curl has no effect: pybuilder downloads by itself")
     if options["gpgkey"] is not None and options["add_source"] is None:
         raise UsageError("--gpgkey goes with --add-source", hint="for --source, give --fingerprint")
-    if options["doctor"]:
-        _names(options, 0, "--doctor")
-        ctx.exit(modes.doctor(settings, reporter))
-    elif options["firstboot_log"] is not None:
-        _names(options, 0, "--firstboot-log")
-        ctx.exit(modes.firstboot_log(settings, reporter, Path(options["firstboot_log"]), options["format_"]))
-    elif options["delete_cache"]:
-        _names(options, 0, "--delete-cache")
-        modes.delete_cache(settings, reporter)
-    elif options["list_sources"] or options["forget_source"] is not None or options["add_source"] is not None:
-        ctx.exit(_source_mode(settings, reporter, options))
-    elif options["print_cache"]:
-        _names(options, 0, "--print-cache")
-        modes.print_cache(settings, reporter, verbose=options["verbose"])
-    elif options["export_bundle"] is not None or any(options[name] for name in _CACHE_MODES):
-        ctx.exit(_cache_mode(settings, reporter, options))
-    elif options["list_"] or options["long"] or options["search"] is not None:
-        list_templates(settings, reporter, _list_request(options))
-    elif options["get_kernel"] is not None:
-        _names(options, 0, "--get-kernel IMAGE")
-        refuse_operations(ctx, "--get-kernel")
-        from imgbuilder.cli.requests import kernel_request  # late: --list stays quick
-
-        modes.copy_kernel(settings, reporter, kernel_request(options))
-    elif any(options[name] is not None for name in _MACHINE_MODES):
-        from imgbuilder.cli import machine_modes
-
-        _names(options, 0, "describing a machine")
-        refuse_operations(ctx, "a description of a machine")
-        mode = next(name for name in _MACHINE_MODES if options[name] is not None)
-        machine_modes.describe_machine(reporter, options, mode)
-    elif options["notes"]:
-        modes.print_notes(settings, reporter, _names(options, 1, "--notes")[0], _arch(options))
-    else:
-        from imgbuilder.cli.requests import build_request
-
-        check_template(ctx, options)
-        request = build_request(ctx, _names(options, 1, "building")[0], _arch(options), options)
-        if options["write_recipe"] is not None and write_recipe(ctx, options):
-            return
-        modes.build_image(settings, reporter, request, dry_run=options["dry_run"], quiet=options["quiet"])
+    # As in virt-builder, the last of several wins: `--delete-cache --list` deletes nothing.
+    modes_given = [name for name in ctx.meta[NAMES] if name in _MODES]
+    chosen = modes_given[-1] if modes_given else "list_" if options["long"] else None
+    ctx.exit(_MODES.get(chosen, _build)(call) or 0)
 
 
-def _cache_mode(settings: Settings, reporter: ConsoleReporter, options: dict[str, Any]) -> int:
+class Call(NamedTuple):
+    """A command line that was read.
+
+    Attributes:
+        ctx: As click has it.
+        settings: Where templates come from, and go to.
+        reporter: Shows what happens.
+        options: The options' values, as they are written.
+        values: What those mean that must be read.
+    """
+
+    ctx: click.Context
+    settings: Settings
+    reporter: ConsoleReporter
+    options: dict[str, Any]
+    values: Values
+
+
+def _doctor(call: Call) -> int:
+    _names(call.options, 0, "--doctor")
+    return modes.doctor(call.settings, call.reporter)
+
+
+def _firstboot_log(call: Call) -> int:
+    _names(call.options, 0, "--firstboot-log")
+    image = Path(call.options["firstboot_log"])
+    return modes.firstboot_log(call.settings, call.reporter, image, call.values.format)
+
+
+def _delete_cache(call: Call) -> None:
+    _names(call.options, 0, "--delete-cache")
+    modes.delete_cache(call.settings, call.reporter)
+
+
+def _print_cache(call: Call) -> None:
+    _names(call.options, 0, "--print-cache")
+    modes.print_cache(call.settings, call.reporter, verbose=call.options["verbose"])
+
+
+def _list(call: Call) -> None:
+    list_templates(call.settings, call.reporter, _list_request(call.options))
+
+
+def _get_kernel(call: Call) -> None:
+    refuse_operations(call.ctx, "--get-kernel")
+    from imgbuilder.cli.requests import kernel_request  # late: --list stays quick
+
+    images = call.options["names"]
+    if len(images) != 1:
+        raise UsageError(
+            "--get-kernel needs one disk image" + (f", but {len(images)} were given" if images else ""),
+            hint="pybuilder --get-kernel IMAGE -o FOLDER",
+        )
+    request = kernel_request(images[0], call.options, call.values)
+    modes.copy_kernel(call.settings, call.reporter, request, quiet=call.options["quiet"])
+
+
+def _describe_machine(call: Call) -> None:
+    from imgbuilder.cli import machine_modes
+
+    _names(call.options, 0, "describing a machine")
+    refuse_operations(call.ctx, "a description of a machine")
+    mode = [name for name in call.ctx.meta[NAMES] if name in _MODES][-1]
+    machine_modes.describe_machine(call.reporter, call.options, call.values, mode)
+
+
+def _notes(call: Call) -> None:
+    (name,) = _names(call.options, 1, "--notes")
+    modes.print_notes(call.settings, call.reporter, name, _arch(call.options))
+
+
+def _build(call: Call) -> None:
+    from imgbuilder.cli.requests import build_request
+
+    ctx, options = call.ctx, call.options
+    check_template(ctx, options)
+    request = build_request(_names(options, 1, "building")[0], _arch(options), options, call.values)
+    if options["write_recipe"] is not None and write_recipe(ctx, options):
+        return
+    modes.build_image(
+        call.settings, call.reporter, request, dry_run=options["dry_run"], quiet=options["quiet"]
+    )
+
+
+def _export_bundle(call: Call) -> None:
     from imgbuilder.cli import cache_modes  # late: --list stays quick
 
-    if options["export_bundle"] is not None:
-        wanted = options["export_bundle"], options["names"], _arch(options)
-        cache_modes.export_bundle(settings, reporter, Path(wanted[0]), *wanted[1:])
-        return 0
-    if options["cache_add"]:
-        cache_modes.cache_add(settings, reporter, options["names"])
-        return 0
-    mode = next(name for name in _CACHE_MODES if options[name])
-    _names(options, 0, f"--{mode.replace('_', '-')}")
-    if mode == "cache_gc":
-        cache_modes.cache_gc(settings, reporter)
-        return 0
-    run_mode = cache_modes.cache_all if mode == "cache_all_templates" else cache_modes.cache_verify
-    return run_mode(settings, reporter)
+    options = call.options
+    target = Path(options["export_bundle"])
+    cache_modes.export_bundle(call.settings, call.reporter, target, options["names"], _arch(options))
 
 
-def _source_mode(settings: Settings, reporter: ConsoleReporter, options: dict[str, Any]) -> int:
+def _cache_add(call: Call) -> None:
+    from imgbuilder.cli import cache_modes
+
+    cache_modes.cache_add(call.settings, call.reporter, call.options["names"])
+
+
+def _cache_gc(call: Call) -> None:
+    from imgbuilder.cli import cache_modes
+
+    _names(call.options, 0, "--cache-gc")
+    cache_modes.cache_gc(call.settings, call.reporter)
+
+
+def _cache_all(call: Call) -> int:
+    from imgbuilder.cli import cache_modes
+
+    _names(call.options, 0, "--cache-all-templates")
+    return cache_modes.cache_all(call.settings, call.reporter)
+
+
+def _cache_verify(call: Call) -> int:
+    from imgbuilder.cli import cache_modes
+
+    _names(call.options, 0, "--cache-verify")
+    return cache_modes.cache_verify(call.settings, call.reporter)
+
+
+def _add_source(call: Call) -> None:
     from imgbuilder.cli import source_modes  # late: --list stays quick
 
-    if options["add_source"] is not None:
-        if len(options["names"]) != 1:
-            raise UsageError(
-                "--add-source needs a name and an address",
-                hint="pybuilder --add-source NAME URL --gpgkey FILE",
-            )
-        source_modes.add_source(
-            settings, reporter, options["add_source"], options["names"][0], options["gpgkey"]
+    options = call.options
+    if len(options["names"]) != 1:
+        raise UsageError(
+            "--add-source needs a name and an address",
+            hint="pybuilder --add-source NAME URL --gpgkey FILE",
         )
-    elif options["list_sources"]:
-        _names(options, 0, "--list-sources")
-        return source_modes.list_sources(settings, reporter, ask=options["long"])
-    else:
-        _names(options, 0, "--forget-source")
-        source_modes.forget_source(settings, reporter, options["forget_source"])
-    return 0
+    source_modes.add_source(
+        call.settings, call.reporter, options["add_source"], options["names"][0], options["gpgkey"]
+    )
+
+
+def _list_sources(call: Call) -> int:
+    from imgbuilder.cli import source_modes
+
+    _names(call.options, 0, "--list-sources")
+    return source_modes.list_sources(call.settings, call.reporter, ask=call.options["long"])
+
+
+def _forget_source(call: Call) -> None:
+    from imgbuilder.cli import source_modes
+
+    _names(call.options, 0, "--forget-source")
+    source_modes.forget_source(call.settings, call.reporter, call.options["forget_source"])
+
+
+_MODES: dict[str | None, Callable[[Call], int | None]] = {
+    "doctor": _doctor,
+    "firstboot_log": _firstboot_log,
+    "delete_cache": _delete_cache,
+    "list_sources": _list_sources,
+    "forget_source": _forget_source,
+    "add_source": _add_source,
+    "print_cache": _print_cache,
+    "export_bundle": _export_bundle,
+    "cache_all_templates": _cache_all,
+    "cache_add": _cache_add,
+    "cache_gc": _cache_gc,
+    "cache_verify": _cache_verify,
+    "list_": _list,
+    "search": _list,
+    "get_kernel": _get_kernel,
+    "run_script": _describe_machine,
+    "libvirt_xml": _describe_machine,
+    "virt_install": _describe_machine,
+    "notes": _notes,
+}
+"""What is done instead of building, by the names of the options' values."""
 
 
 def _settings(options: dict[str, Any]) -> Settings:

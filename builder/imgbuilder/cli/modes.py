@@ -113,11 +113,15 @@ def firstboot_log(settings: Settings, report: ConsoleReporter, image: Path, imag
     return 0 if all(script.succeeded for script in found.scripts) else 1
 
 
-def copy_kernel(settings: Settings, report: ConsoleReporter, request: KernelRequest) -> None:
-    """Copy the kernel and the initrd of an image into a folder."""
+def copy_kernel(settings: Settings, report: ConsoleReporter, request: KernelRequest, *, quiet: bool) -> None:
+    """Copy the kernel and the initrd of an image into a folder, and say so in virt-get-kernel's words."""
     from imgbuilder.getkernel import get_kernel
 
-    get_kernel(request, Services(settings), report)
+    copied = get_kernel(request, Services(settings), report)
+    report.close()
+    if not quiet:
+        folder = str(request.folder)  # "./vmlinuz", not "vmlinuz"
+        show("".join(f"download: {source} -> {folder}/{target.name}\n" for source, target in copied.items()))
 
 
 def doctor(settings: Settings, report: ConsoleReporter) -> int:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgbuilder.cli.customizing import customization_options, ignored_options, integer
+from imgbuilder.cli.customizing import customization_options, integer
+from imgbuilder.cli.getopt import standard_options
 from imgbuilder.cli.list_mode import STYLES
 from imgbuilder.failure import OnError
 
@@ -72,7 +73,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--doctor", is_flag=True, help="Check everything that a build needs, and say how to mend it."
     ),
     click.option(
-        "--get-kernel", metavar="IMAGE", help="Copy the newest kernel and its initrd out of a disk image."
+        "--get-kernel",
+        is_flag=True,
+        help="Copy the newest kernel and its initrd out of a disk image: --get-kernel IMAGE.",
+    ),
+    click.option(
+        "--unversioned-names", is_flag=True, help="For --get-kernel: name the files without their versions."
+    ),
+    click.option(
+        "--prefix", metavar="PREFIX", help="For --get-kernel: begin the files' names with PREFIX and a dash."
     ),
     click.option(
         "--run-script", metavar="IMAGE", help="Write a script that runs an image with QEMU; see --output."
@@ -193,7 +202,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Declare the options on a function that will become the command: for use as a decorator."""
-    command = ignored_options(command)
+    command = standard_options(command)
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -2,34 +2,89 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgbuilder.cli.customizing import ATTACHED, given_operations
-from imgbuilder.disk.diskimage import parse_format, parse_output_format
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format, parse_output_format
 from imgbuilder.diskkeys import parse_key
 from imgbuilder.failure import OnError
+from imgbuilder.machine.model import Forward
 from imgbuilder.request import Attached, BuildRequest, NetworkMode
 from imgbuilder.sizes import parse_size
 
 if TYPE_CHECKING:
     import click
 
+    from imgbuilder.customize.operation import Operation
+    from imgbuilder.diskkeys import DiskKey
     from imgbuilder.getkernel import KernelRequest
 
 
-def kernel_request(options: dict[str, Any]) -> KernelRequest:
-    """Make what ``--get-kernel`` asks for.
+@dataclass(frozen=True)
+class Values:
+    """What is written on the command line, read: in every mode, whether that needs it or not.
+
+    As in virt-builder, a wrong value is a mistake even where nothing is built; and what is read from a pipe
+    is read once.
+
+    Attributes:
+        size: Of ``--size``, in bytes.
+        format: Of ``--format``; None for the default, or ``auto``.
+        keys: Of ``--key``.
+        attachments: Of ``--attach``.
+        forwards: Of ``--forward``.
+        operations: Customizations.
+    """
+
+    size: int | None
+    format: OutputFormat | None
+    keys: tuple[DiskKey, ...]
+    attachments: tuple[Attached, ...]
+    forwards: tuple[Forward, ...]
+    operations: tuple[Operation, ...]
+
+
+def read_values(ctx: click.Context, options: dict[str, Any]) -> Values:
+    """Read the values of the options.
 
     Raises:
-        UsageError: The format is not supported.
+        UsageError: One of them cannot be read.
+    """
+    for kind in options["attach_format"]:
+        _attached_format(kind)
+    return Values(
+        size=None if options["size"] is None else parse_size(options["size"]),
+        format=None if options["format_"] in {None, "auto"} else parse_output_format(options["format_"]),
+        keys=tuple(parse_key(text) for text in options["keys"]),
+        attachments=tuple(Attached(Path(path), _attached_format(kind)) for path, kind in ctx.meta[ATTACHED]),
+        forwards=tuple(Forward.parse(text) for text in options["forward"]),
+        operations=given_operations(ctx),
+    )
+
+
+def _attached_format(kind: str) -> DiskFormat | None:
+    return None if kind == "auto" else parse_format(kind)
+
+
+def kernel_request(image: str, options: dict[str, Any], values: Values) -> KernelRequest:
+    """Make what ``--get-kernel`` asks for.
+
+    Args:
+        image: The disk image.
+        options: The options' values.
+        values: What they mean.
+
+    Raises:
+        UsageError: The format is not supported, or the prefix is no part of a file name.
     """
     from imgbuilder.appliance import ApplianceOptions
     from imgbuilder.getkernel import KernelRequest
 
     return KernelRequest(
-        image=Path(options["get_kernel"]),
-        format=None if options["format_"] in {None, "auto"} else parse_format(options["format_"]),
+        image=Path(image),
+        format=None if values.format is None else parse_format(values.format),
         folder=Path(options["output"] or "."),
         options=ApplianceOptions(
             memsize=options["memsize"],
@@ -40,21 +95,23 @@ def kernel_request(options: dict[str, Any]) -> KernelRequest:
             instant=not options["no_instant"] and not options["no_cache"],
             cache=None if options["cache"] is None else Path(options["cache"]),
         ),
-        keys=tuple(parse_key(text) for text in options["keys"]),
+        keys=values.keys,
+        unversioned=options["unversioned_names"],
+        prefix=options["prefix"],
     )
 
 
-def build_request(ctx: click.Context, name: str, arch: str, options: dict[str, Any]) -> BuildRequest:
+def build_request(name: str, arch: str, options: dict[str, Any], values: Values) -> BuildRequest:
     """Make what a build asks for.
 
     Args:
-        ctx: The parsed command line, for the order of its options.
         name: Name of the template.
         arch: Its architecture.
         options: The options' values.
+        values: What they mean.
 
     Raises:
-        UsageError: A value cannot be read.
+        UsageError: The format is ``auto``.
     """
     network = {None: NetworkMode.AUTOMATIC, True: NetworkMode.ON, False: NetworkMode.OFF}[options["network"]]
     return BuildRequest(
@@ -64,10 +121,10 @@ def build_request(ctx: click.Context, name: str, arch: str, options: dict[str, A
         format=parse_output_format(options["format_"] or "raw"),
         compressed=options["compress"],
         warn_if_partition=options["warn_if_partition"],
-        size=None if options["size"] is None else parse_size(options["size"]),
-        operations=given_operations(ctx),
-        keys=tuple(parse_key(text) for text in options["keys"]),
-        attachments=_attachments(ctx),
+        size=values.size,
+        operations=values.operations,
+        keys=values.keys,
+        attachments=values.attachments,
         memsize=options["memsize"],
         smp=options["smp"],
         launch_timeout=options["launch_timeout"],
@@ -78,16 +135,4 @@ def build_request(ctx: click.Context, name: str, arch: str, options: dict[str, A
         sync=not options["no_sync"],
         verbose=options["verbose"],
         trace=options["trace"],
-    )
-
-
-def _attachments(ctx: click.Context) -> tuple[Attached, ...]:
-    """Return the disks of ``--attach``, each with the format that ``--attach-format`` named last before it.
-
-    Raises:
-        UsageError: A format is not supported.
-    """
-    return tuple(
-        Attached(Path(path), None if kind == "auto" else parse_format(kind))
-        for path, kind in ctx.meta[ATTACHED]
     )

@@ -39,6 +39,7 @@ class GuestContext:
         mirror: Address of a mirror for apt, or empty; set by ``run.customize``.
         package_cache: Local folder of packages, set by ``run.customize``.
         memory: Folder in the guest that is not on its disk, or empty; set by ``run.customize``.
+        unlabelled: Directories whose SELinux labels stay as they are, set by ``run.customize``.
     """
 
     facts: GuestFacts
@@ -56,6 +57,7 @@ class GuestContext:
     mirror: str = field(default="", repr=False)
     package_cache: Path | None = None
     memory: str = ""
+    unlabelled: tuple[str, ...] = ()
 
     @property
     def mask(self) -> Mask:

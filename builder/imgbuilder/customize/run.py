@@ -18,6 +18,7 @@ from imgbuilder.customize.ops.settings import (
     PasswordCrypto,
     Secret,
     SelinuxRelabel,
+    SelinuxRelabelExclude,
     has_selinux,
 )
 from imgbuilder.customize.passwords import Crypto, PasswordSelector, Source, random_password
@@ -148,6 +149,7 @@ def customize(
             (item.folder.absolute() for item in reversed(operations) if isinstance(item, PackageCache)), None
         ),
         secrets=_secrets(operations),
+        unlabelled=tuple(item.path for item in operations if isinstance(item, SelinuxRelabelExclude)),
     )
     context = replace(context, report=context.mask.reporter(report))
     try:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from imgbuilder.appliance import ApplianceOptions
+from imgbuilder.cli.getopt import VIRT_BUILDER_REPOSITORY, GetoptCommand, standard_options
 from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info, warn
+from imgbuilder.machinereadable import open_stream
+from imgindex import __version__
 from imgrepo.cli.options import (
     appliance_options,
     ask,
@@ -38,14 +41,18 @@ _PROGRAM = "pybuilder-repo"
 _CAPABILITIES = ("virt-builder-repository", "pybuilder-repo", "zstd", "expire", "dry-run")
 
 
-def _tell_capabilities(ctx: click.Context, _param: click.Parameter, wanted: object) -> None:
-    if wanted:
-        click.echo("\n".join(_CAPABILITIES))
+def _tell_capabilities(ctx: click.Context, _param: click.Parameter, where: str | None) -> None:
+    if where is not None and not ctx.resilient_parsing:
+        stream = open_stream(where)
+        stream.write("\n".join([*_CAPABILITIES, ""]))
+        stream.flush()
         ctx.exit()
 
 
 @click.command(
     "publish",
+    cls=GetoptCommand,
+    theirs=VIRT_BUILDER_REPOSITORY,
     short_help="Publish a folder of disk images.",
     help="Publish the disk images in DIRECTORY: compress what is new, and sign the index of them all.\n\n"
     "Images are the regular files NAME.img, NAME.raw and NAME.qcow2. They stay where they are; the template "
@@ -106,14 +113,17 @@ def _tell_capabilities(ctx: click.Context, _param: click.Parameter, wanted: obje
 @appliance_options
 @quiet_option
 @verbose_option
+@click.option("-x", "trace", is_flag=True, help="Show every libguestfs call.")
 @click.option(
     "--machine-readable",
-    is_flag=True,
+    metavar="[=FORMAT]",
     is_eager=True,
     expose_value=False,
     callback=_tell_capabilities,
     help="Say what this command can do, one word a line, and do nothing.",
 )
+@standard_options
+@click.version_option(__version__, "-V", "--version", prog_name=_PROGRAM, message="%(prog)s %(version)s")
 @click.pass_context
 def publish_command(
     ctx: click.Context,
@@ -143,6 +153,9 @@ def publish_command(
     cache: Path | None,
     quiet: bool,
     verbose: bool,
+    trace: bool,
+    colour: bool,
+    wrap: bool,
 ) -> None:
     """Read the options and publish; exit code 1 when an image was refused."""
     services: Services = ctx.obj
@@ -152,7 +165,9 @@ def publish_command(
         output=output or directory,
         signing=signing(keys, expire, gpg),
         preset=preset,
-        options=ApplianceOptions(memsize=memsize, verbose=verbose, instant=not no_instant, cache=cache),
+        options=ApplianceOptions(
+            memsize=memsize, verbose=verbose, trace=trace, instant=not no_instant, cache=cache
+        ),
         compress=not no_compression,
         zstd_level=zstd_level if zstd else None,
         trim=not no_trim,
@@ -165,7 +180,8 @@ def publish_command(
         require=tuple(Requirement(word) for word in required),
         reviewers=reviewers,
     )
-    reporter = ConsoleReporter(_PROGRAM, quiet=quiet, verbose=verbose)
+    reporter = ConsoleReporter(_PROGRAM, quiet=quiet, verbose=verbose or trace)
+    reporter.colour, reporter.wrap = colour, wrap
     try:
         result = publish(request, services, reporter)
         _tell(result, reporter, dry_run=dry_run)

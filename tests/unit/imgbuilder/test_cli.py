@@ -246,6 +246,64 @@ def test_machine_readable_alone_says_what_there_is(capsys: pytest.CaptureFixture
         assert (ran.code, ran.out) == (0, words)
 
 
+def test_machine_readable_alone_goes_where_it_is_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    ran = Ran(capsys, f"--machine-readable=file:{log}")
+    assert (ran.code, ran.out) == (0, "")
+    assert log.read_text().startswith("virt-builder\narch\n")
+    ran = Ran(capsys, "--machine-readable=stream:stderr")
+    assert (ran.out, ran.err[:13]) == ("", "virt-builder\n")
+    for wrong in ("nonsense", "file:", "fd:x", "stream:middle"):
+        ran = Ran(capsys, f"--machine-readable={wrong}")
+        assert (ran.code, ran.out) == (2, "")
+
+
+@pytest.mark.parametrize("mode", [["--list"], ["--print-cache"], ["--delete-cache"], ["--machine-readable"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--size=10", "--cache-size=x", "--format=zip", "--attach-format=zip", "--key=x", "--forward=x",
+        "--chmod=x", "--password=root:nonsense", "--root-password=file:/missing", "--smp=x", "--on-error=x",
+        "--commands-from-file=/missing", "--password-crypto=foo", "--list-format=x", "--gpg=",
+    ],
+)  # fmt: skip
+def test_values_are_read_in_every_mode(
+    home: Path, capsys: pytest.CaptureFixture[str], mode: list[str], wrong: str
+) -> None:
+    (home / "pybuilder" / "templates").mkdir(parents=True)
+    ran = Ran(capsys, *mode, wrong)
+    assert ran.code == 2
+    assert wrong.partition("=")[0] in ran.err or wrong.partition("=")[2] in ran.err
+    assert (home / "pybuilder" / "templates").exists()
+
+
+def test_the_last_mode_counts(site: Site, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "pybuilder" / "templates").mkdir(parents=True)
+    assert Ran(capsys, "--delete-cache", "--list").out.startswith("tiny")
+    assert (home / "pybuilder" / "templates").exists()
+    assert "Deleting" in Ran(capsys, "--list", "--long", "--delete-cache").out
+
+
+def test_a_key_is_read_once_so_that_it_may_come_from_a_pipe(
+    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, sink = os.pipe()
+    os.write(sink, b"s3cret\n")
+    os.close(sink)
+    ran = Ran(capsys, "tiny", "--dry-run", "--root-password", f"file:/dev/fd/{source}")
+    os.close(source)
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("option", ["--sm-register", "--sm-attach=auto", "--inject-virtio-win=/x"])
+def test_options_that_are_not_ours_are_named(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "tiny", option)
+    assert ran.code == 2
+    assert "No such option" not in ran.err
+
+
 @pytest.mark.parametrize("place", ["file", "stream:stderr", "fd"])
 def test_machine_readable_messages(
     site: Site, home: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path, place: str
@@ -575,9 +633,13 @@ def test_get_kernel_takes_an_image_and_nothing_else(
     appliances.guest.add("/boot/vmlinuz-5.1", b"kernel")
     ran = Ran(capsys, "--get-kernel", str(image))
     assert ran.code == 0, ran.err
-    assert "download: /boot/vmlinuz-5.1 -> vmlinuz-5.1\n" in ran.out
+    assert ran.out == "download: /boot/vmlinuz-5.1 -> ./vmlinuz-5.1\n"
     assert Path("vmlinuz-5.1").read_bytes() == b"kernel"
+    assert Ran(capsys, "--get-kernel", "--prefix", "p", "--unversioned-names", "-q", str(image)).out == ""
+    assert Path("p-vmlinuz").read_bytes() == b"kernel"
+    assert Ran(capsys, "--get-kernel", "--prefix", "../p", str(image)).code == 2
     assert Ran(capsys, "--get-kernel", str(image), "tiny").code == 2
+    assert Ran(capsys, "--get-kernel").code == 2
     assert Ran(capsys, "--get-kernel", str(image), "--hostname", "x").code == 2
     assert "does not exist" in Ran(capsys, "--get-kernel", str(image), "-o", "missing").err
     assert "supported" in Ran(capsys, "--get-kernel", str(image), "--format", "vmdk").err

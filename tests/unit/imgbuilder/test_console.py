@@ -98,3 +98,30 @@ def test_no_control_character_reaches_a_terminal(text: str) -> None:
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
     if text.isprintable():
         assert shown == text
+
+
+def test_colours_when_asked_and_not_where_they_are_unwelcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    show, _out, err = reporter()
+    show.colour = True
+    show.error("no", None)
+    assert err.getvalue() == "prog: error: \x1b[1;31mno\x1b[0m\n"
+    for name, value, coloured in (("TERM", "xterm", True), ("TERM", "dumb", False), ("NO_COLOR", "1", False)):
+        monkeypatch.setenv(name, value)
+        show, _out, err = reporter(terminal=True)
+        show.error("no", None)
+        assert ("\x1b" in err.getvalue()) == coloured
+
+
+def test_wrapping_at_column_76_breaks_no_word() -> None:
+    show, out, err = reporter()
+    show.wrap = True
+    path = "/long/" * 20
+    show.error(f"{'word ' * 20}{path}", None)
+    first, *_, last = err.getvalue().splitlines()
+    assert first == f"prog: error: {'word ' * 12}word"[:76].rsplit(" word", 1)[0] + " word"
+    assert len(first) <= 76
+    assert last == path
+    show(Step("word " * 20))
+    assert len(out.getvalue().splitlines()) == 1, "virt-builder does not wrap these"

@@ -60,6 +60,21 @@ def test_ambiguous_prefixes_name_the_choices(word: str) -> None:
     assert "--" in caught.value.hint
 
 
+def test_what_was_unambiguous_in_a_release_stays_so() -> None:
+    options = {"run-command": True, "run-script": True, "no-sync": False, "no-selinux": False, "no-x": False}
+    first = {"run-command", "no-sync"}
+    second = first | {"no-selinux"}
+    assert normalise(["--run-", "x"], options, "", (), [first, second]) == ["--run-command=x"]
+    assert normalise(["--no-s"], options, "", (), [first, second]) == ["--no-sync"]
+    assert normalise(["--no-se"], options, "", (), [first, second]) == ["--no-selinux"]
+    assert normalise(["--no-x"], options, "", (), [first, second]) == ["--no-x"]
+    for word, known in (("--run-", [second - {"run-command"}]), ("--no-s", [second])):
+        with pytest.raises(UsageError, match="ambiguous"):
+            normalise([word], options, "", (), known)
+    with pytest.raises(UsageError, match="ambiguous"):  # there it was, although we know only one of them
+        normalise(["--no"], {"no-sync": False, "no-x": False}, "", (), [second])
+
+
 @given(st.lists(st.text(max_size=8)))
 def test_anything_is_rewritten_or_refused(words: list[str]) -> None:
     try:

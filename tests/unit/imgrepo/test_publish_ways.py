@@ -17,6 +17,9 @@ from imgindex.gpg import GpgVerifier
 from imgindex.model import Index, Note
 from imgrepo import run as run_module
 from imgrepo.diff import differences
+from imgrepo.draft import read_draft
+from imgrepo.facts import ImageFacts
+from imgrepo.prompts import ask_about
 from imgrepo.state import read_state
 from imgrepo.withdrawn import remember_withdrawn
 from tests.fakes.appliance import FakeAppliance, FakeDisk, FakeFilesystem
@@ -490,7 +493,7 @@ def test_two_keys_sign_while_clients_move_from_one_to_the_other(
 
 def test_interactive_asks_about_new_images_only(repository: Repository) -> None:
     asked: list[Question] = []
-    answers = {"template": "bookworm", "display": "Mine", "partition": "-"}
+    answers = {"template": "bookworm", "partition": "-"}
 
     def ask(question: Question) -> str:
         asked.append(question)
@@ -503,16 +506,46 @@ def test_interactive_asks_about_new_images_only(repository: Repository) -> None:
     repository.add("a.img")
     repository.publish(ask=ask)
     entry = repository.entry("bookworm")
-    assert (entry.name, entry.osinfo, entry.expand, entry.arch) == ("Mine", "debian12", None, "x86_64")
+    assert (entry.osinfo, entry.expand, entry.arch) == ("debian12", None, "x86_64")
     assert [question.text.partition(": ")[2] for question in asked] == [
-        "name of the template", "architecture", "display name", "libosinfo id", "partition to expand",
-        "volume to expand",
+        "name of the template", "architecture", "libosinfo id", "partition to expand",
     ]  # fmt: skip
     asked.clear()
     repository.add("a.img", b"new")
     repository.publish(ask=ask)
-    assert [question.text for question in asked] == ["a.img: partition to expand", "a.img: volume to expand"]
+    assert [question.text for question in asked] == ["a.img: partition to expand"]
     assert repository.entry("bookworm").revision == 2
+
+
+@pytest.mark.parametrize(
+    ("draft", "volume", "questions"),
+    [
+        ("", None, ["architecture", "display name", "libosinfo id", "partition to expand"]),
+        ("arch=x86_64\n", None, ["display name", "libosinfo id", "partition to expand"]),
+        (
+            "name=A\n",
+            "/dev/vg/root",
+            ["architecture", "libosinfo id", "partition to expand", "volume to expand"],
+        ),
+    ],
+)
+def test_interactive_asks_for_what_a_draft_leaves_out(
+    tmp_path: Path, draft: str, volume: str | None, questions: list[str]
+) -> None:
+    """In the order of virt-builder-repository, so that answers for it can be piped in."""
+    (tmp_path / "index").write_text(f"[web]\nfile=web.img\n{draft}")
+    read = read_draft(tmp_path / "index")
+    assert read is not None
+    asked = []
+
+    def ask(question: Question) -> str:
+        asked.append(question.text.partition(": ")[2])
+        return f"/dev/{len(asked)}" if "expand" in question.text else f"answer{len(asked)}"
+
+    facts = ImageFacts("x86_64", "Found", "found", "/dev/sda2", volume)
+    name, answered = ask_about("web.img", "web", facts, read.entries[0], ask)
+    assert (name, asked) == ("web", questions)
+    assert answered.lvexpand == ("/dev/4" if volume else None)
 
 
 def test_interactive_publishes_an_image_without_a_system(repository: Repository) -> None:

@@ -1,6 +1,5 @@
 """Flags: how the other operations work, and what is done at the very end."""
 
-# ruff: noqa: ARG002 - every operation has the same methods
 from __future__ import annotations
 
 import contextlib
@@ -16,12 +15,14 @@ from imgbuilder.customize.registry import operation
 from imgbuilder.errors import GuestCallError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.guest import Guest
 
 
+_EXCLUDED = "/etc/selinux/fixfiles_exclude_dirs"
 _POLICY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -196,11 +197,34 @@ class SelinuxRelabel(OperationBase):
             config.get("SELINUX") != "disabled"
             and _POLICY.fullmatch(policy)
             and guest.is_file(specification)
-            and guest.relabel(specification)
+            and guest.relabel(specification, context.unlabelled)
         ):
             guest.remove("/.autorelabel")
         else:
+            _exclude_at_boot(guest, context.unlabelled)
             guest.touch("/.autorelabel")
+
+
+@operation("selinux-relabel-exclude", form=argforms.single("DIR"), phase=Phase.SETTING)
+@dataclass(frozen=True)
+class SelinuxRelabelExclude(OperationBase):
+    """Pass over a directory when files in an SELinux guest are relabelled.
+
+    It may be given several times. Where the guest relabels itself at its first boot, the directory is added
+    to the guest's own list, /etc/selinux/fixfiles_exclude_dirs, and stays in it.
+
+    Attributes:
+        path: The directory in the guest.
+    """
+
+    path: str = field(metadata=values.GUEST_PATH)
+
+    def describe(self) -> str:
+        """Return the progress text."""
+        return f"Leaving SELinux labels below {self.path} as they are"
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Do nothing to the guest: ``run.customize`` has put the directory into the context."""
 
 
 @operation("no-logfile", form=argforms.flag(), phase=Phase.LAST)
@@ -223,6 +247,17 @@ class NoLogfile(OperationBase):
             with contextlib.suppress(GuestCallError):  # removal is what counts
                 guest.sh(f"shred -u {shlex.quote(context.log_file)}")
         guest.remove(context.log_file)
+
+
+def _exclude_at_boot(guest: Guest, folders: Sequence[str]) -> None:
+    """Add directories to the list that the guest's fixfiles(8) reads."""
+    if not folders:
+        return
+    known = guest.read(_EXCLUDED).decode(errors="surrogateescape") if guest.is_file(_EXCLUDED) else ""
+    missing = [folder for folder in folders if folder not in known.splitlines()]
+    head = f"{known}\n" if known and not known.endswith("\n") else known
+    text = head + "".join(f"{folder}\n" for folder in missing)
+    guest.write(_EXCLUDED, text.encode(errors="surrogateescape"))
 
 
 def has_selinux(guest: Guest) -> bool:

@@ -20,8 +20,8 @@ NOT_OPERATIONS = {
 GONE = {"sm-attach", "sm-credentials", "sm-register", "sm-remove", "sm-unregister"}
 """Removed from virt-customize in 1.56: --run-command does the same."""
 
-LATER = {"chown", "tar-in", "no-selinux-relabel"}
-"""In virt-customize since 1.50 and 1.52; the installed one may not have them."""
+LATER = {"chown", "tar-in", "no-selinux-relabel", "selinux-relabel-exclude"}
+"""In virt-customize since 1.50, 1.52 and 1.57; the installed one may not have them."""
 
 
 @pytest.mark.skipif(shutil.which("virt-customize") is None, reason="virt-customize is not installed")

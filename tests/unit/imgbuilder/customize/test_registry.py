@@ -114,6 +114,9 @@ CASES = {
         lambda g: g.exists("/.autorelabel"),
         {"/etc/selinux/config": "", "/usr/sbin/load_policy": ""},
     ),
+    "selinux-relabel-exclude": Case(
+        "/srv", "Leaving SELinux labels below /srv as they are", lambda g: g.calls == []
+    ),
     "ssh-inject": Case(
         f"ann:string:{KEY}", "SSH key inject: ann", _has("/home/ann/.ssh/authorized_keys", f"{KEY}\n")
     ),

@@ -13,6 +13,7 @@ from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 if TYPE_CHECKING:
     from tests.fakes.guest import FakeGuest
 
+EXCLUDED = "/etc/selinux/fixfiles_exclude_dirs"
 CONTEXTS = "/etc/selinux/{}/contexts/files/file_contexts"
 
 
@@ -72,3 +73,23 @@ def test_no_labels_without_selinux_or_when_they_are_not_wanted() -> None:
     for guest in (plain, left):
         assert labelled(guest) == []
         assert not guest.exists("/.autorelabel")
+
+
+def test_directories_are_passed_over_by_the_appliance() -> None:
+    guest = selinux_guest()
+    guest.has_setfiles = True
+    words = [parse_operation("selinux-relabel-exclude", path) for path in ("/srv/a", "/srv/b")]
+    customize(guest, words, context_of(guest))
+    assert labelled(guest) == [f"{CONTEXTS.format('default')} /srv/a /srv/b"]
+    assert not guest.exists(EXCLUDED)
+
+
+@pytest.mark.parametrize("before", [None, "/old", "/old\n/srv/a\n"])
+def test_directories_are_passed_over_by_the_guest_itself(before: str | None) -> None:
+    guest = selinux_guest()
+    if before is not None:
+        guest.add(EXCLUDED, before)
+    words = [parse_operation("selinux-relabel-exclude", path) for path in ("/srv/a", "/srv/b")]
+    customize(guest, words, context_of(guest))
+    assert guest.text(EXCLUDED) == ("" if before is None else "/old\n") + "/srv/a\n/srv/b\n"
+    assert guest.exists("/.autorelabel")

@@ -13,7 +13,7 @@ import pytest
 from imgbuilder.arch import host_arch
 from imgbuilder.cli.main import pybuilder
 from imgbuilder.cli.recipes import with_recipe
-from imgbuilder.cli.requests import build_request
+from imgbuilder.cli.requests import build_request, read_values
 from imgbuilder.customize.ops.files import Write
 from imgbuilder.customize.ops.system import Hostname
 from imgbuilder.disk.diskimage import OutputFormat
@@ -65,7 +65,9 @@ def recipe(home: Path) -> Path:
 def request_of(*words: str) -> BuildRequest:
     ctx = pybuilder.make_context("pybuilder", list(words))
     options = with_recipe(ctx, ctx.params)
-    return build_request(ctx, options["names"][0], options["arch_"] or host_arch(), options)
+    return build_request(
+        options["names"][0], options["arch_"] or host_arch(), options, read_values(ctx, options)
+    )
 
 
 def test_a_recipe_fills_in_everything(recipe: Path) -> None:

@@ -69,6 +69,7 @@ ARGUMENTS = {
     "scrub": ["/a"],
     "secret": ["TOKEN=env:A_SECRET", "TOKEN=file:{pw}"],
     "selinux-relabel": [""],
+    "selinux-relabel-exclude": ["/srv"],
     "ssh-inject": ["ann:file:{key}", f"ann:string:{KEY}", "ann"],
     "sysprep": ["all", "all,-logs"],
     "tar-in": ["{tar}:/a"],
