@@ -44,7 +44,8 @@ ONLY_IN = {
 PUBLISHER_MAY_USE = {
     "appliance", "arch", "atomic", "boundary", "cache.locks", "cache.partial", "cache.unpack",
     "cli.getopt", "configuration", "console", "customize", "disk", "errors", "events", "fetch", "guest",
-    "interrupts", "machine", "machinereadable", "paths", "place", "process", "regular", "sizes", "workspace",
+    "interrupts", "machine", "machinereadable", "mounting", "paths", "place", "process", "regular", "sizes",
+    "workspace",
 }  # fmt: skip
 """Modules of imgbuilder that imgrepo may import: the lower ones, and those that move bytes (ADR 0058)."""
 

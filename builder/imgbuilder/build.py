@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,9 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
         PybuilderError: The request cannot be met; nothing was changed.
     """
     customization.validate(request.operations)
-    attachments = tuple(local_disk(disk.path, disk.format, "--attach") for disk in request.attachments)
+    attachments = tuple(
+        replace(local_disk(disk.path, disk.format, "--attach"), attached=True) for disk in request.attachments
+    )
     instant_mode()  # refuses a wrong value before any work
     chosen = services.select_disk(request.template, request.arch, report)
     if (notice := deprecation_notice(chosen.entry)) is not None:
@@ -158,6 +160,7 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
                 keys=request.keys,
                 report=report,
             )
+            appliance.show_attached()
             outcome = _customize(request, prepared, appliance, report, handler)
             uses = tuple(appliance.filesystem_use())
             report(Step("Finishing off"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imgbuilder.disk.partition import partition_number
+from imgbuilder.disk.devicenames import same_device
 from imgbuilder.errors import UsageError
 from imgindex.regular import open_given
 
@@ -30,14 +30,14 @@ class DiskKey:
         """Tell whether it is meant for a container.
 
         Args:
-            device: Its device in the appliance, such as ``/dev/sda2``; other names of disks mean the same.
+            device: Its device in the appliance, such as ``/dev/sda2`` or ``/dev/GROUP/VOLUME``; names of
+                another kind mean the same disk and partition, or volume.
             uuid: Its UUID.
         """
         if self.identity in {ALL, device}:
             return True
         if self.identity.startswith("/dev/"):
-            number = partition_number(self.identity)
-            return number is not None and number == partition_number(device)
+            return same_device(self.identity, device)
         return self.identity.replace("-", "").lower() == uuid.replace("-", "").lower()
 
 

@@ -17,23 +17,25 @@ from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.firstboot_status import FirstbootReport, read_firstboot
 from imgbuilder.disk import blockdevice, imageheader, locks, sparse
 from imgbuilder.disk.diskimage import DiskFormat
-from imgbuilder.errors import DiskError, GuestCallError, GuestError, OperationError, UsageError
-from imgbuilder.events import Reporter, Step, debug, warn
+from imgbuilder.errors import DiskError, GuestError, OperationError, UsageError
+from imgbuilder.events import Reporter, Step
 from imgbuilder.failure import FailureHandler, OnError
+from imgbuilder.mounting import mount_places, mount_system
 from imgbuilder.place import find_file_place
 from imgbuilder.unlocking import encrypted_devices, unlock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from imgbuilder.customize.operation import Operation
     from imgbuilder.diskkeys import DiskKey
     from imgbuilder.guest import Appliance
+    from imgbuilder.mounting import Place
     from imgbuilder.services import Services
 
-_UNTOUCHED = {"ext3": "ro,noload", "ext4": "ro,noload", "xfs": "ro,norecovery", "btrfs": "ro,nologreplay"}
-"""How to mount so that not even the journal is written back."""
+_JOINED = {"btrfs", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
+"""What the appliance's kernel knows by its UUID, whatever device it is asked to take."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +113,19 @@ def customize_disks(request: CustomizeRequest, services: Services, report: Repor
         report(Step("Examining the guest ..."))
         attachments = [
             *_attachments(disks, readonly=request.dry_run),
-            *_attachments([_checked(disk, writable=False) for disk in request.attached], readonly=True),
+            *_attachments(
+                [_checked(disk, writable=False) for disk in request.attached], readonly=True, attached=True
+            ),
         ]
         appliance = stack.enter_context(
             services.open_appliance(attachments, _options(request, services), report)
         )
         roots = _roots(appliance, request.keys, report)
-        contexts = [_examine(appliance, root, mounts, request, report) for root, mounts in roots.items()]
-        for context, mounts in zip(contexts, roots.values(), strict=True):
-            _mount(appliance, mounts, report)
+        guests = [_examine(appliance, root, request, report) for root in roots]
+        for places, context in guests:
+            appliance.hide_attached()
+            mount_places(appliance, places)
+            appliance.show_attached()
             _customize(request, services, appliance, context, report)
             appliance.unmount_all()
         report(Step("Finishing off"))
@@ -137,8 +143,8 @@ def find_identity(request: CustomizeRequest, services: Services, report: Reporte
     attachments = _attachments(disks, readonly=True)
     found = []
     with services.open_appliance(attachments, _options(request, services), report) as appliance:
-        for mounts in _roots(appliance, request.keys, report).values():
-            _mount(appliance, mounts, report, untouched=True)
+        for root in _roots(appliance, request.keys, report):
+            mount_system(appliance, root, report, untouched=True, strict=False)
             found += sysprep.find(appliance)
             appliance.unmount_all()
         appliance.shutdown()
@@ -156,7 +162,7 @@ def firstboot_report(request: CustomizeRequest, services: Services, report: Repo
     attachments = _attachments(disks, readonly=True)
     with services.open_appliance(attachments, _options(request, services), report) as appliance:
         # The journal is replayed, on a throw-away layer: a machine that was switched off wrote last there.
-        _mount(appliance, next(iter(_roots(appliance, request.keys, report).values())), report)
+        mount_system(appliance, _roots(appliance, request.keys, report)[0], report, strict=False)
         found = read_firstboot(appliance)
         appliance.unmount_all()
         appliance.shutdown()
@@ -207,8 +213,11 @@ def _copied(disk: Disk, report: Reporter) -> Iterator[Disk]:
         yield Disk(copy, disk.format)
 
 
-def _attachments(disks: Sequence[Disk], *, readonly: bool) -> list[Attachment]:
-    return [Attachment(disk.path.absolute(), disk.format or DiskFormat.RAW, readonly) for disk in disks]
+def _attachments(disks: Sequence[Disk], *, readonly: bool, attached: bool = False) -> list[Attachment]:
+    return [
+        Attachment(disk.path.absolute(), disk.format or DiskFormat.RAW, readonly, attached=attached)
+        for disk in disks
+    ]
 
 
 def _options(request: CustomizeRequest, services: Services) -> ApplianceOptions:
@@ -226,8 +235,9 @@ def _options(request: CustomizeRequest, services: Services) -> ApplianceOptions:
     )
 
 
-def _roots(appliance: Appliance, keys: Sequence[DiskKey], report: Reporter) -> dict[str, dict[str, str]]:
-    """Find the operating systems: each root's device, and its mount points with their devices."""
+def _roots(appliance: Appliance, keys: Sequence[DiskKey], report: Reporter) -> list[str]:
+    """Find the operating systems: each root's device."""
+    _refuse_siblings(appliance)
     unlock(appliance, keys, report)
     roots = appliance.inspect_roots()
     encrypted = [] if roots or keys else encrypted_devices(appliance)
@@ -241,33 +251,36 @@ def _roots(appliance: Appliance, keys: Sequence[DiskKey], report: Reporter) -> d
             "no operating system was found on the disks",
             hint="is the image of another format (--format), encrypted, or only a part of a guest?",
         )
-    return {root: appliance.inspect_mountpoints(root) for root in roots}
+    return roots
 
 
-def _mount(
-    appliance: Appliance, mounts: Mapping[str, str], report: Reporter, *, untouched: bool = False
-) -> None:
-    for path, device in mounts.items():
-        options = _UNTOUCHED.get(appliance.filesystem_type(device), "ro") if untouched else ""
-        try:
-            appliance.mount(device, path, options=options)
-        except GuestCallError as error:
-            if path == "/":
-                raise
-            tell = debug if untouched else warn
-            tell(report, f"{device} cannot be mounted on {path} of the guest: {error.message}")
+def _refuse_siblings(appliance: Appliance) -> None:
+    """Refuse disks of which the appliance's kernel would take one for the other."""
+    if len(appliance.disks()) < 2:
+        return
+    seen: dict[tuple[str, str, str], str] = {}
+    for device in appliance.block_devices():
+        if device.kind not in _JOINED or not device.uuid:
+            continue
+        other = seen.setdefault((device.kind, device.uuid, device.member), device.name)
+        if other != device.name:
+            raise GuestError(
+                f"{other} and {device.name} are copies of each other: both are {device.kind} with UUID "
+                f"{device.uuid}",
+                hint="nothing was changed; customize the disks one after the other",
+            )
 
 
 def _examine(
-    appliance: Appliance, root: str, mounts: Mapping[str, str], request: CustomizeRequest, report: Reporter
-) -> GuestContext:
+    appliance: Appliance, root: str, request: CustomizeRequest, report: Reporter
+) -> tuple[tuple[Place, ...], GuestContext]:
     """Look at a guest, mounted so that nothing is written, and check that the operations fit it."""
-    _mount(appliance, mounts, report, untouched=True)
     facts = appliance.inspect_facts(root)
     if facts["type"] != "linux":
         raise GuestError(
             f"the guest is not Linux but {facts['type']!r}", hint="only Linux guests can be customized"
         )
+    places = mount_system(appliance, root, report, untouched=True)
     guest_arch = arch.normalise(facts["arch"])
     context = GuestContext(
         facts=read_facts(appliance),
@@ -285,7 +298,7 @@ def _examine(
             error.message, hint="; ".join(filter(None, [error.hint, "nothing was changed"]))
         ) from error
     appliance.unmount_all()
-    return context
+    return places, context
 
 
 def _customize(

@@ -1,28 +1,77 @@
-"""Reading a guest's /etc/fstab (fstab(5)): which other filesystems belong to the guest. Pure."""
+"""Reading a guest's /etc/fstab (fstab(5)), and finding the devices that it means. Pure.
+
+Names are looked for on the guest's own disks only, and a name that may mean another disk is
+never taken for one of them.
+"""
 
 from __future__ import annotations
 
+import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-_OCTAL = re.compile(r"\\([0-7]{3})")
+from imgbuilder.disk.devicenames import mapper_name, parse_device_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from imgbuilder.guest import BlockDevice
+
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
+_TAG = re.compile(r"(UUID|LABEL|PARTUUID|PARTLABEL|ID)=(.*)", re.DOTALL)
+_BY_TAG = re.compile(r"/dev/disk/by-(uuid|label|partuuid|partlabel)/(.+)", re.DOTALL)
+_UDEV_ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
+_REMOVABLE = re.compile(r"/dev/(?:fd|floppy|sr|scd|cdrom|cdrw|dvd)[0-9a-z]*")
+_ARRAY = re.compile(r"/dev/md(?:/([^/]+)|([0-9]+))")
+_AUTOMATIC = "x-systemd.automount"
+_OPTIONAL = frozenset({"nofail", "_netdev", _AUTOMATIC})
+_FAMILIES = {"ext2": "ext", "ext3": "ext", "ext4": "ext", "msdos": "vfat", "fat": "vfat"}
+_COMPARED = frozenset({"ext", "vfat", "xfs", "btrfs", "f2fs", "jfs", "reiserfs"})
 
 
 @dataclass(frozen=True)
 class Mount:
-    """One filesystem on the guest's disks.
+    """One filesystem that a guest mounts by itself.
 
     Attributes:
         spec: What to mount, as written: ``UUID=...``, ``LABEL=...`` or a device.
         path: Where, an absolute path.
         kind: Filesystem type.
         options: Mount options that shape what is seen (subvolumes), comma-separated; empty for none.
+        optional: Whether the guest starts without it.
     """
 
     spec: str
     path: str
     kind: str
     options: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class GuestDevices:
+    """What is on the guest's own disks, and what the guest calls it.
+
+    Attributes:
+        devices: All that may hold something.
+        disks: The appliance's name of each disk, by kind and place in the guest's own names.
+        containers: What the guest's crypttab(5) opens, by the name that it gives.
+        arrays: UUIDs of arrays, by the name that the guest's mdadm.conf(5) gives.
+    """
+
+    devices: tuple[BlockDevice, ...]
+    disks: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    containers: Mapping[str, str] = field(default_factory=dict)
+    arrays: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The device that a name means: its name in the appliance; or None, and why."""
+
+    device: BlockDevice | None
+    reason: str = ""
 
 
 def parse_fstab(text: str) -> list[Mount]:
@@ -30,21 +79,207 @@ def parse_fstab(text: str) -> list[Mount]:
 
     Lines that cannot be understood are left out, as mount(8) does.
     """
-    mounts = []
-    for line in text.split("\n"):
-        words = [_unescape(word) for word in line.split()]
-        if len(words) < 3 or words[0].startswith("#"):
-            continue
-        spec, path, kind = words[:3]
-        options = words[3].split(",") if len(words) > 3 else []
-        if not path.startswith("/") or {"noauto", "bind", "rbind", "loop"} & set(options):
+    mounts = {}
+    for spec, path, kind, options in _lines(text):
+        if not path.startswith("/") or {"bind", "rbind", "loop"} & options:
             continue  # swap has no path
-        if not (spec.startswith("/dev/") or "=" in spec):
+        if "noauto" in options and _AUTOMATIC not in options:
+            continue
+        if not (spec.startswith("/dev/") or _TAG.fullmatch(spec)):
             continue  # of the network, or of the kernel's own making
-        kept = ",".join(item for item in options if item.startswith(("subvol=", "subvolid=")))
-        mounts.append(Mount(spec, path, kind, kept))
-    return sorted(mounts, key=lambda mount: len(mount.path))
+        kept = ",".join(sorted(item for item in options if item.startswith(("subvol=", "subvolid="))))
+        optional = bool(_OPTIONAL & options) or _REMOVABLE.fullmatch(spec) is not None
+        place = posixpath.normpath("/" + path.lstrip("/"))
+        mounts[place] = Mount(spec, place, kind, kept, optional)  # of several, the last one shows
+    return sorted(mounts.values(), key=lambda mount: len(mount.path))
 
 
-def _unescape(word: str) -> str:
-    return _OCTAL.sub(lambda found: chr(int(found.group(1), 8)), word)
+def parse_crypttab(text: str) -> dict[str, str]:
+    """Return what crypttab(5) opens, by its name."""
+    lines = (line.split() for line in text.split("\n"))
+    return {words[0]: words[1] for words in lines if len(words) > 1 and not words[0].startswith("#")}
+
+
+def parse_mdadm_conf(text: str) -> dict[str, str]:
+    """Return the UUIDs of arrays by their names, from mdadm.conf(5)."""
+    found = {}
+    for line in text.split("\n"):
+        words = line.split()
+        if len(words) > 1 and words[0].upper() == "ARRAY":
+            for word in words[2:]:
+                key, _, value = word.partition("=")
+                if key.lower() == "uuid":
+                    found[_array_name(words[1])] = _plain_uuid(value)
+    return found
+
+
+def name_disks(text: str, root: str, disks: Sequence[str]) -> dict[tuple[str, int], str]:
+    """Find out which disks the kernel's names in a guest's fstab(5) mean.
+
+    Where the root's line has such a name, it shows what the others mean. Else names of one kind count the
+    disks; of several kinds, the one that has a first disk.
+
+    Args:
+        text: The guest's fstab.
+        root: The appliance's name of the root's device.
+        disks: The appliance's names of the guest's disks, in the guest's order.
+
+    Returns:
+        The appliance's name of each disk, by kind and place in the guest's names.
+    """
+    named = {path: name for spec, path, *_ in _lines(text) if (name := parse_device_name(spec)) is not None}
+    every = [name for spec, *_ in _lines(text) if (name := parse_device_name(spec)) is not None]
+    line, own = named.get("/"), parse_device_name(root)
+    if line is not None:
+        if own is None or own.number != line.number or own.disk >= len(disks):
+            return {}  # not the line of this root
+        if own.disk != line.disk:
+            return {(line.scheme, line.disk): disks[own.disk]}
+        schemes = {line.scheme}
+    else:
+        schemes = {name.scheme for name in every if name.disk == 0} or {name.scheme for name in every}
+    if len(schemes) != 1:
+        return {}
+    (scheme,) = schemes
+    return {(scheme, place): disk for place, disk in enumerate(disks)}
+
+
+def find_device(spec: str, own: GuestDevices) -> Found:
+    """Find the device that a name of the guest means, on the guest's own disks.
+
+    Args:
+        spec: A name as fstab(5) and crypttab(5) have them.
+        own: What is there.
+
+    Returns:
+        The device, or why there is none.
+    """
+    by_tag = _BY_TAG.fullmatch(spec)
+    if by_tag is not None:
+        return _by_tag(by_tag[1].upper(), _decode(_UDEV_ESCAPE, 16, by_tag[2]), own)
+    tag = _TAG.fullmatch(spec)
+    if tag is not None and tag[1] != "ID":
+        return _by_tag(tag[1], _unquote(tag[2]), own)
+    name = parse_device_name(spec)
+    if name is not None:
+        disk = own.disks.get((name.scheme, name.disk))
+        if disk is None:
+            return Found(None, "it is not certain to be on a disk of the guest's that is here")
+        return _by_name(f"{disk}{name.number or ''}", own)
+    if spec.startswith("/dev/disk/by-id/dm-name-"):
+        spec = f"/dev/mapper/{spec.removeprefix('/dev/disk/by-id/dm-name-')}"
+    array = _ARRAY.fullmatch(spec)
+    if array is not None:
+        return _by_array(spec, own)
+    if spec.startswith("/dev/disk/") or tag is not None:
+        return Found(None, "which disk it means cannot be known without the machine")
+    container = own.containers.get(spec.removeprefix("/dev/mapper/")) if "/mapper/" in spec else None
+    if container is not None:
+        return _in_container(spec, container, own)
+    return _by_name(spec, own)
+
+
+def _by_tag(tag: str, value: str, own: GuestDevices) -> Found:
+    exact = tag in {"LABEL", "PARTLABEL"}
+    wanted = value if exact else value.casefold()
+
+    def has(device: BlockDevice) -> str:
+        match tag:
+            case "UUID":
+                return device.uuid.casefold()
+            case "LABEL":
+                return device.label
+            case "PARTUUID":
+                return device.partuuid.casefold()
+            case _:
+                return device.partlabel
+
+    found = [device for device in own.devices if wanted and has(device) == wanted]
+    if not found:
+        return Found(None, "the guest's disks have none of this name")
+    members = {device.member for device in found if device.kind == "btrfs" and device.member}
+    if len(found) > 1 and len(members) != len(found):  # one btrfs may have several devices
+        return Found(None, f"{' and '.join(device.name for device in found)} have this name")
+    return Found(found[0])
+
+
+def _by_name(name: str, own: GuestDevices) -> Found:
+    wanted = mapper_name(name)
+    for device in own.devices:
+        if mapper_name(device.name) == wanted:
+            return Found(device)
+    return Found(None, "the guest's disks have none of this name")
+
+
+def _by_array(spec: str, own: GuestDevices) -> Found:
+    name = _array_name(spec)
+    uuid = own.arrays.get(name)
+    arrays = [device for device in own.devices if device.array_uuid]
+    if uuid is not None:
+        found = [device for device in arrays if _plain_uuid(device.array_uuid) == uuid]
+    else:  # the array's own name, after the name of the machine that made it
+        found = [device for device in arrays if device.array.rpartition(":")[2] == name]
+    if len(found) != 1:
+        return Found(None, "no array on the guest's disks is certain to be it")
+    return Found(found[0])
+
+
+def _in_container(spec: str, container: str, own: GuestDevices) -> Found:
+    """Find what a LUKS container holds, which is opened under the name of its UUID."""
+    name = spec.removeprefix("/dev/mapper/")
+    rest = {key: value for key, value in own.containers.items() if key != name}  # none leads to itself
+    holder = find_device(container, replace(own, containers=rest))
+    if holder.device is None:
+        return holder
+    opened = _by_name(f"/dev/mapper/luks-{holder.device.uuid}", own)
+    if opened.device is None:
+        return Found(None, f"{holder.device.name} is encrypted, and no key is given for it (--key)")
+    return opened
+
+
+def why_not(mount: Mount, device: BlockDevice, root: str) -> str:
+    """Return what shows that a line of fstab(5) cannot mean a device that was found; empty for nothing."""
+    if device.name == root and not mount.options:
+        return f"{root} is the root"
+    if _TAG.fullmatch(mount.spec):
+        return ""
+    said, is_there = (_FAMILIES.get(kind, kind) for kind in (mount.kind, device.kind))
+    if said != is_there and {said, is_there} <= _COMPARED:
+        return f"{device.name} holds {device.kind}, not {mount.kind}"
+    return ""
+
+
+def _lines(text: str) -> list[tuple[str, str, str, frozenset[str]]]:
+    found = []
+    for line in text.split("\n"):
+        words = [_decode(_OCTAL, 8, word) for word in line.split()]
+        if len(words) > 2 and not words[0].startswith("#") and not any("\0" in word for word in words):
+            options = frozenset(words[3].split(",")) if len(words) > 3 else frozenset()
+            found.append((_unquote_tag(words[0]), words[1], words[2], options))
+    return found
+
+
+def _unquote_tag(spec: str) -> str:
+    tag = _TAG.fullmatch(spec)
+    return spec if tag is None else f"{tag[1]}={_unquote(tag[2])}"
+
+
+def _unquote(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        return value[1:-1]
+    return value
+
+
+def _decode(pattern: re.Pattern[bytes], base: int, word: str) -> str:
+    """Decode the bytes that are written as numbers."""
+    plain = pattern.sub(lambda found: bytes([int(found[1], base)]), word.encode(errors="replace"))
+    return plain.decode(errors="replace")
+
+
+def _array_name(device: str) -> str:
+    found = _ARRAY.fullmatch(device)
+    return (found[1] or found[2]) if found else device
+
+
+def _plain_uuid(text: str) -> str:
+    return re.sub(r"[:-]", "", text).lower()

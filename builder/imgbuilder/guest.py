@@ -63,6 +63,33 @@ class FilesystemUse:
     path: str = "/"
 
 
+@dataclass(frozen=True)
+class BlockDevice:
+    """A partition, volume, array, opened container, or disk without partitions, as libblkid sees it.
+
+    Attributes:
+        name: What the appliance calls it.
+        kind: What it holds, such as ``ext4`` or ``LVM2_member``; empty when nothing is known.
+        uuid: UUID of what it holds.
+        member: UUID of this one among several devices that share a UUID.
+        label: Label of what it holds.
+        partuuid: UUID of the partition.
+        partlabel: Name of the partition.
+        array: The name that an array has by itself, such as ``host:0``.
+        array_uuid: UUID of an array; empty for other devices.
+    """
+
+    name: str
+    kind: str = ""
+    uuid: str = ""
+    member: str = ""
+    label: str = ""
+    partuuid: str = ""
+    partlabel: str = ""
+    array: str = ""
+    array_uuid: str = ""
+
+
 class Guest(Protocol):
     """The files and commands of a mounted guest."""
 
@@ -270,16 +297,8 @@ class Appliance(Guest, Protocol):
         """Return the filesystem's UUID."""
         ...
 
-    def find_by_uuid(self, identity: str) -> str:
-        """Return the device of the filesystem with this UUID."""
-        ...
-
-    def find_by_label(self, label: str) -> str:
-        """Return the device of the filesystem with this label."""
-        ...
-
-    def find_by_partuuid(self, identity: str) -> str:
-        """Return the partition with this GUID of its own in the GPT of the first disk."""
+    def block_devices(self) -> list[BlockDevice]:
+        """Return all that may hold files on the guest's disks, and what it is known by."""
         ...
 
     def make_gpt(self, device: str, partitions: Sequence[tuple[int, int, str]]) -> None:
@@ -392,6 +411,14 @@ class Appliance(Guest, Protocol):
 
     def resolves(self, host: str) -> bool:
         """Tell whether the appliance itself can look up a host name; needs the network."""
+        ...
+
+    def show_attached(self) -> None:
+        """Let the guest's commands see the disks that are only attached: until then nothing does."""
+        ...
+
+    def hide_attached(self) -> None:
+        """Hide them again; nothing may be mounted."""
         ...
 
     def shutdown(self) -> None:

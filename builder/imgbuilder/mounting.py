@@ -3,43 +3,85 @@
 The signed index names the partition that grows, which nearly always is the
 root: a look at it takes a second, while libguestfs's inspection of all
 filesystems costs as much as a boot under emulation. Inspection is the fallback
-(design decision 5).
+(design decision 5), and only finds the root: it takes a name in /etc/fstab that
+means another disk for the only one that is there.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder.disk.partition import is_whole_disk, partition_number
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import debug, warn
-from imgbuilder.fstab import Mount, parse_fstab
+from imgbuilder.fstab import (
+    GuestDevices,
+    Mount,
+    find_device,
+    name_disks,
+    parse_crypttab,
+    parse_fstab,
+    parse_mdadm_conf,
+    why_not,
+)
 from imgbuilder.unlocking import encrypted_devices
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from imgbuilder.events import Reporter
-    from imgbuilder.guest import Appliance
+    from imgbuilder.guest import Appliance, Guest
 
 _RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
+_MDADM_CONF = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
+_LARGEST = 1 << 20
+"""Bytes that are read of a guest's tables."""
+_UNTOUCHED = {"ext3": "ro,noload", "ext4": "ro,noload", "xfs": "ro,norecovery", "btrfs": "ro,nologreplay"}
+"""How to mount so that not even the journal is written back."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A filesystem of the guest, and where it belongs.
+
+    Attributes:
+        device: The appliance's name of it.
+        path: Where the guest mounts it.
+        options: Mount options that shape what is seen (subvolumes).
+        optional: Whether the guest starts without it.
+    """
+
+    device: str
+    path: str
+    options: str = ""
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A filesystem that the guest mounts, but that is not there; why."""
+
+    mount: Mount
+    reason: str
 
 
 def mount_guest(appliance: Appliance, likely_root: str | None, report: Reporter) -> str:
-    """Mount all filesystems of the guest on the first disk.
+    """Mount all filesystems of the guest.
 
     Args:
         appliance: A launched appliance with nothing mounted.
-        likely_root: The device that the index lets grow; None when it names none.
+        likely_root: The appliance's name of the device that the index lets grow; None when it names none.
         report: Hears what was found, and of filesystems that cannot be mounted.
 
     Returns:
         The root's device.
 
     Raises:
-        GuestError: There is no operating system, or more than one.
+        GuestError: There is no operating system, or more than one, or a filesystem of it is not there.
     """
-    root = _quick_look(appliance, likely_root, report)
-    if root is not None:
-        return root
+    if likely_root is not None and _is_root(appliance, likely_root, report):
+        _mount_others(appliance, find_places(appliance, likely_root), report)
+        return likely_root
     appliance.unmount_all()
     debug(report, "looking for the operating system on all filesystems")
     roots = appliance.inspect_roots()
@@ -65,80 +107,176 @@ def mount_guest(appliance: Appliance, likely_root: str | None, report: Reporter)
             f"{found} in the template",
             hint="tell the publisher of the template; nothing was written to the output",
         )
-    for path, device in appliance.inspect_mountpoints(roots[0]).items():
-        try:
-            appliance.mount(device, path)
-        except GuestCallError as error:
-            if path == "/":
-                raise
-            warn(report, f"{device} cannot be mounted on {path} of the guest: {error.message}")
+    mount_system(appliance, roots[0], report)
     return roots[0]
 
 
-def _quick_look(appliance: Appliance, likely_root: str | None, report: Reporter) -> str | None:
-    if likely_root is None:
-        return None
-    device = appliance_device(likely_root)
+def mount_system(
+    appliance: Appliance, root: str, report: Reporter, *, untouched: bool = False, strict: bool = True
+) -> tuple[Place, ...]:
+    """Mount a system that inspection found: its root, and what it mounts by itself.
+
+    Args:
+        appliance: A launched appliance with nothing mounted.
+        root: The root's device.
+        report: Hears of filesystems that cannot be mounted.
+        untouched: Whether nothing may be written, not even to finish what a journal has.
+        strict: Whether a filesystem that the guest needs must be there.
+
+    Returns:
+        What was mounted, for ``mount_places``.
+
+    Raises:
+        GuestError: A filesystem that the guest needs is not there, or cannot be mounted.
+    """
+    place = Place(root, "/")
+    appliance.mount(root, "/", options=_options(appliance, place, untouched=untouched))
+    found = inspect_places(appliance, root)
+    return (place, *_mount_others(appliance, found, report, untouched=untouched, strict=strict))
+
+
+def mount_places(appliance: Appliance, places: Sequence[Place]) -> None:
+    """Mount again what was mounted before, to change it."""
+    for place in places:
+        appliance.mount(place.device, place.path, options=place.options)
+
+
+def find_places(appliance: Appliance, root: str) -> list[Place | Missing]:
+    """Find what the guest mounts by itself, on its root, which is mounted.
+
+    Args:
+        appliance: An appliance with the guest's root, and no disks but the guest's own in sight.
+        root: The root's device.
+
+    Returns:
+        The filesystems that /etc/fstab names, shortest path first.
+    """
+    text = _text(appliance, "/etc/fstab")
+    mounts = [mount for mount in parse_fstab(text) if mount.path != "/"]
+    if not mounts:
+        return []
+    own = _guest_devices(appliance, text, root, mounts)
+    found: list[Place | Missing] = []
+    for mount in mounts:
+        answer = find_device(mount.spec, own)
+        reason = answer.reason
+        if answer.device is not None:
+            reason = why_not(mount, answer.device, partition_of(root))
+        if answer.device is None or reason:
+            found.append(Missing(mount, reason))
+        else:
+            found.append(Place(answer.device.name, mount.path, mount.options, mount.optional))
+    return found
+
+
+def inspect_places(appliance: Appliance, root: str) -> list[Place | Missing]:
+    """Find what a system that inspection found mounts by itself, on its root, which is mounted.
+
+    Systems that have no /etc/fstab, or not Linux's, are known by their partitions.
+    """
+    if appliance.inspect_facts(root)["type"] == "linux" and appliance.is_file("/etc/fstab"):
+        return find_places(appliance, root)
+    mountpoints = appliance.inspect_mountpoints(root).items()
+    return [Place(device, path, optional=True) for path, device in mountpoints if path != "/"]
+
+
+def partition_of(root: str) -> str:
+    """Return the device of a root that may be a subvolume: ``btrfsvol:/dev/sda2/root``."""
+    if not root.startswith("btrfsvol:"):
+        return root
+    words = root.removeprefix("btrfsvol:").split("/")
+    return "/".join(words[: 4 if words[2] == "mapper" else 3])
+
+
+def _is_root(appliance: Appliance, device: str, report: Reporter) -> bool:
+    """Mount a device, and see whether a system is on it."""
     try:
         appliance.mount(device, "/")
     except GuestCallError as error:
         debug(report, f"{device} is not the root: {error.message}")
-        return None
+        return False
     if not any(appliance.is_file(path) for path in _RELEASE_FILES):
         debug(report, f"{device} is not the root: it has no os-release file")
-        return None
-    others = _other_mounts(appliance)
-    devices = [_find(appliance, mount) for mount in others]
-    if any(found is None for found in devices):
-        debug(report, "not all lines of /etc/fstab are understood")
-        return None
-    for mount, found in zip(others, devices, strict=True):
-        assert found is not None
+        return False
+    return True
+
+
+def _guest_devices(appliance: Appliance, fstab: str, root: str, mounts: Sequence[Mount]) -> GuestDevices:
+    containers: dict[str, str] = {}
+    arrays: dict[str, str] = {}
+    if any("/mapper/" in mount.spec or "dm-name" in mount.spec for mount in mounts):
+        containers = parse_crypttab(_text(appliance, "/etc/crypttab"))
+    if any(mount.spec.startswith("/dev/md") for mount in mounts):
+        arrays = parse_mdadm_conf("\n".join(_text(appliance, path) for path in _MDADM_CONF))
+    disks = name_disks(fstab, partition_of(root), appliance.disks())
+    return GuestDevices(tuple(appliance.block_devices()), disks, containers, arrays)
+
+
+def _mount_others(
+    appliance: Appliance,
+    wanted: Iterable[Place | Missing],
+    report: Reporter,
+    *,
+    untouched: bool = False,
+    strict: bool = True,
+) -> list[Place]:
+    """Mount what the guest mounts by itself on its root, which is mounted."""
+    places = []
+    for found in wanted:
+        if isinstance(found, Place):
+            places.append(found)
+            continue
+        mount, reason = found.mount, found.reason
+        if strict and not mount.optional:
+            raise _unusable(f"{mount.spec}, which the guest mounts on {mount.path}, was not found: {reason}")
+        warn(report, f"{mount.spec} is not mounted on {mount.path} of the guest: {reason}")
+    return _mount(appliance, places, report, untouched=untouched, strict=strict)
+
+
+def _mount(
+    appliance: Appliance,
+    places: Iterable[Place],
+    report: Reporter,
+    *,
+    untouched: bool = False,
+    strict: bool = True,
+) -> list[Place]:
+    """Mount filesystems; return those that are."""
+    done = []
+    for place in places:
         try:
-            appliance.mount(found, mount.path, options=mount.options)
+            if not appliance.is_dir(place.path):
+                warn(report, f"{place.device} is not mounted: the guest has no folder {place.path}")
+                continue
+            # mount(8) runs outside of the guest, where a link of the guest's leads to something else.
+            path = appliance.realpath(place.path)
+            appliance.mount(place.device, path, options=_options(appliance, place, untouched=untouched))
         except GuestCallError as error:
-            warn(report, f"{found} cannot be mounted on {mount.path} of the guest: {error.message}")
-    return device
+            problem = f"{place.device} cannot be mounted on {place.path} of the guest: {error.message}"
+            if strict and not place.optional:
+                raise _unusable(problem) from error
+            warn(report, problem)
+        else:
+            done.append(Place(place.device, path, place.options, place.optional))
+    return done
 
 
-def appliance_device(device: str) -> str:
-    """Return what the appliance calls a disk or partition that an index may call ``/dev/vda2``."""
-    if device.startswith("/dev/sd"):
-        return device
-    number = partition_number(device)
-    if number is not None:
-        return f"/dev/sda{number}"
-    return "/dev/sda" if is_whole_disk(device) else device
+def _options(appliance: Appliance, place: Place, *, untouched: bool) -> str:
+    if not untouched:
+        return place.options
+    safe = _UNTOUCHED.get(appliance.filesystem_type(place.device), "ro")
+    return ",".join(filter(None, [safe, place.options]))
 
 
-def _other_mounts(appliance: Appliance) -> list[Mount]:
-    if not appliance.is_file("/etc/fstab"):
-        return []
-    text = appliance.read("/etc/fstab").decode("utf-8", "replace")
-    return [mount for mount in parse_fstab(text) if mount.path != "/"]
+def _unusable(problem: str) -> GuestError:
+    return GuestError(
+        problem,
+        hint="nothing was changed; add nofail to its line in the guest's /etc/fstab if the guest works "
+        "without it, or give pybuilder-customize all disks of the guest, in their order: -a DISK -a DISK",
+    )
 
 
-def _find(appliance: Appliance, mount: Mount) -> str | None:
-    """Return the device of an fstab line; None when only inspection could tell."""
-    tag, _, value = mount.spec.partition("=")
-    value = value.strip('"')
-    try:
-        match tag:
-            case "UUID":
-                return appliance.find_by_uuid(value)
-            case "LABEL":
-                return appliance.find_by_label(value)
-            case "PARTUUID":
-                return appliance.find_by_partuuid(value)
-    except GuestCallError:
-        return None
-    if mount.spec.startswith("/dev/disk/by-uuid/"):
-        return _find(
-            appliance, Mount(f"UUID={mount.spec.rpartition('/')[2]}", mount.path, mount.kind, mount.options)
-        )
-    if partition_number(mount.spec) is not None:
-        return appliance_device(mount.spec)
-    try:
-        return appliance.canonical_volume(mount.spec)
-    except GuestCallError:
-        return None  # such as a LUKS container, which the guest calls as its crypttab says
+def _text(guest: Guest, path: str) -> str:
+    if not guest.is_file(path):
+        return ""
+    return guest.start_of(path, _LARGEST).decode("utf-8", "replace")

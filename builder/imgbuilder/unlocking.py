@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import GuestCallError, GuestError
@@ -57,7 +58,8 @@ def encrypted_devices(appliance: Appliance) -> list[str]:
     """Return the LUKS containers on partitions, logical volumes, and disks without partitions."""
     # Not by list_filesystems, which leaves out what only holds others, and looks for minutes at the rest.
     partitions = appliance.partitions()
-    whole = [disk for disk in appliance.disks() if not any(part.startswith(disk) for part in partitions)]
+    with_partitions = {name.rstrip(string.digits) for name in partitions}
+    whole = [disk for disk in appliance.disks() if disk not in with_partitions]
     places = [*whole, *partitions, *appliance.volumes()]
     return [device for device in places if appliance.filesystem_type(device) == _LUKS]
 

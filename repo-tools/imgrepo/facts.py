@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
-from imgbuilder.disk.partition import partition_number, read_table
+from imgbuilder.disk.devicenames import appliance_disk, parse_device_name
+from imgbuilder.disk.partition import read_table
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError, PybuilderError
 from imgbuilder.events import Reporter, Step, debug
 from imgrepo.osfacts import display_name, elf_arch, osinfo_id, parse_os_release
@@ -130,28 +131,36 @@ def _disk(image: SourceImage, copy: Copy | None) -> _Disk:
 
 def _disk_letters(position: int) -> str:
     """Return what follows ``/dev/sd`` for the disk at a position from 0."""
-    assert position < len(string.ascii_lowercase)
-    return string.ascii_lowercase[position]
+    return _letters(appliance_disk(position))
 
 
 def _by_disk(appliance: Appliance) -> dict[str, list[str]]:
     """Sort the devices that can hold files by the letters of their disk.
 
-    Logical volumes belong to the only disk with a physical volume; of several disks none gets them.
+    A logical volume belongs to the disk that has all of its group; images with copies of one group have none.
     """
     disks: dict[str, list[str]] = {}
     filesystems = sorted(appliance.filesystems().items())
-    volumes = [device for device, _kind in filesystems if _LOGICAL_VOLUME.fullmatch(device)]
+    has_volumes = any(_LOGICAL_VOLUME.fullmatch(device) for device, _kind in filesystems)
     # A physical volume is no filesystem, and not among them.
-    holders = {_letters(device) for device in _physical_volumes(appliance)} if volumes else set()
+    physical = _physical_volumes(appliance) if has_volumes else []
     for device, kind in filesystems:
         if kind in _NO_FILES:
             continue
         if device.startswith("/dev/sd"):
             disks.setdefault(_letters(device), []).append(device)
-        elif len(holders) == 1 and device in volumes:
-            disks.setdefault(min(holders), []).append(device)
+        elif _LOGICAL_VOLUME.fullmatch(device):
+            holders = {_letters(part) for part in physical if _uses(appliance, device, part)}
+            if len(holders) == 1:
+                disks.setdefault(min(holders), []).append(device)
     return disks
+
+
+def _uses(appliance: Appliance, volume: str, device: str) -> bool:
+    try:
+        return appliance.volume_uses(volume, device)
+    except GuestCallError:
+        return True  # of groups of one name nothing is certain
 
 
 def _letters(device: str) -> str:
@@ -238,7 +247,8 @@ def _architectures(appliance: Appliance) -> Iterator[str]:
 
 def _partition_to_grow(image: SourceImage, device: str) -> str | None:
     """Return the root's partition as an index names it, if nothing lies behind it on the disk."""
-    number = partition_number(device)
+    name = parse_device_name(device)
+    number = name.number if name is not None else None
     table = read_table(image.path, image.format) if number is not None else None
     last = table.last_on_disk() if table is not None else None
     return f"/dev/sda{number}" if last is not None and last.number == number else None

@@ -12,8 +12,9 @@ import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from imgbuilder.disk.devicenames import appliance_disk
 from imgbuilder.errors import GuestCallError
-from imgbuilder.guest import FilesystemUse
+from imgbuilder.guest import BlockDevice, FilesystemUse
 from tests.fakes.guest import FakeGuest
 
 if TYPE_CHECKING:
@@ -33,12 +34,20 @@ class FakeFilesystem:
         guest: Its files.
         uuid: Its UUID.
         inside: What a LUKS container holds.
+        label: Its label.
+        member: Its UUID among several that share one.
+        array: An array's own name.
+        array_uuid: An array's UUID.
     """
 
     kind: str = "ext4"
     guest: FakeGuest = field(default_factory=FakeGuest)
     uuid: str = "11111111-2222-3333-4444-555555555555"
     inside: FakeFilesystem | None = None
+    label: str = ""
+    member: str = ""
+    array: str = ""
+    array_uuid: str = ""
 
 
 @dataclass
@@ -51,6 +60,7 @@ class FakeDisk:
         size: Bytes.
         others: What has another name, such as ``/dev/vg/root``.
         guids: GUIDs of partitions.
+        names: Names of partitions.
         volumes: Logical volumes, and the physical volume of each.
     """
 
@@ -59,6 +69,7 @@ class FakeDisk:
     size: int = 1 << 30
     others: dict[str, FakeFilesystem] = field(default_factory=dict)
     guids: dict[int, str] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
 
 
@@ -69,8 +80,10 @@ class FakeAppliance(FakeGuest):
     containers by device. Opening one makes a device of what ``FakeDisk.inside`` says.
     """
 
-    def __init__(self, disks: Sequence[FakeDisk]) -> None:
+    def __init__(self, disks: Sequence[FakeDisk], attached: Sequence[int] = ()) -> None:
         super().__init__()
+        self._attached = frozenset(appliance_disk(place) for place in attached)
+        self._hidden = self._attached
         self.log: list[tuple[str, str]] = []
         self.tables: dict[str, tuple[tuple[int, int, str], ...]] = {}
         self.is_up = True
@@ -81,7 +94,11 @@ class FakeAppliance(FakeGuest):
         self.secrets: dict[str, str] = {}
         self._mounted: dict[str, str] = {}
         self._empty = self.root
-        self._disks = {f"/dev/sd{string.ascii_lowercase[at]}": disk for at, disk in enumerate(disks)}
+        self._disks = {appliance_disk(place): disk for place, disk in enumerate(disks)}
+
+    def _seen(self) -> dict[str, FakeDisk]:
+        """The disks that are not hidden."""
+        return {name: disk for name, disk in self._disks.items() if name not in self._hidden}
 
     def supports(self, *features: str) -> bool:
         return not self.lacks.intersection(features)
@@ -90,7 +107,7 @@ class FakeAppliance(FakeGuest):
         return self._disks[device].size
 
     def disks(self) -> list[str]:
-        return list(self._disks)
+        return list(self._seen())
 
     def partitions(self) -> list[str]:
         return [device for device in self._all() if device[-1].isdigit()]
@@ -105,21 +122,28 @@ class FakeAppliance(FakeGuest):
     def filesystem_uuid(self, device: str) -> str:
         return self._filesystem(device).uuid
 
-    def find_by_uuid(self, identity: str) -> str:
-        for device, filesystem in self._all().items():
-            if filesystem.uuid == identity:
-                return device
-        raise _missing(identity)
+    def block_devices(self) -> list[BlockDevice]:
+        parts = {
+            f"{name}{number}": (disk.guids.get(number, ""), disk.names.get(number, ""))
+            for name, disk in self._seen().items()
+            for number in disk.filesystems
+        }
+        return [
+            BlockDevice(
+                name, item.kind, item.uuid, item.member, item.label, *parts.get(name, ("", "")),
+                array=item.array, array_uuid=item.array_uuid,
+            )
+            for name, item in self._all().items()
+        ]  # fmt: skip
 
-    def find_by_label(self, label: str) -> str:
-        raise _missing(label)
+    def show_attached(self) -> None:
+        if self._attached:
+            self.log.append(("show_attached", ""))
+            self._hidden = frozenset()
 
-    def find_by_partuuid(self, identity: str) -> str:
-        for disk in self._disks.values():
-            for number, guid in disk.guids.items():
-                if guid == identity.lower():
-                    return f"/dev/sda{number}"
-        raise _missing(identity)
+    def hide_attached(self) -> None:
+        assert not self._mounted
+        self._hidden = self._attached
 
     def make_gpt(self, device: str, partitions: Sequence[tuple[int, int, str]]) -> None:
         self.log.append(("make_gpt", device))
@@ -220,7 +244,7 @@ class FakeAppliance(FakeGuest):
             raise GuestCallError(self.fails.pop((action, target)))
 
     def _volumes(self) -> dict[str, str]:
-        return {name: place for disk in self._disks.values() for name, place in disk.volumes.items()}
+        return {name: place for disk in self._seen().values() for name, place in disk.volumes.items()}
 
     def trim(self, path: str) -> None:
         self.log.append(("trim", path))
@@ -230,10 +254,12 @@ class FakeAppliance(FakeGuest):
         super().tar_in(local, directory, compress=compress)
 
     def inspect_roots(self) -> list[str]:
-        return [root for disk in self._disks.values() for root in disk.roots]
+        return [root for disk in self._seen().values() for root in disk.roots]
 
     def inspect_facts(self, root: str) -> dict[str, str]:
-        return next(disk.roots[root] for disk in self._disks.values() if root in disk.roots)
+        return {"type": "linux"} | next(
+            disk.roots[root] for disk in self._seen().values() if root in disk.roots
+        )
 
     def inspect_mountpoints(self, root: str) -> dict[str, str]:
         return {"/": root}
@@ -254,11 +280,11 @@ class FakeAppliance(FakeGuest):
     def _all(self) -> dict[str, FakeFilesystem]:
         numbered = {
             f"{name}{number or ''}": filesystem
-            for name, disk in self._disks.items()
+            for name, disk in self._seen().items()
             for number, filesystem in disk.filesystems.items()
         }
         others = {
-            name: filesystem for disk in self._disks.values() for name, filesystem in disk.others.items()
+            name: filesystem for disk in self._seen().values() for name, filesystem in disk.others.items()
         }
         return numbered | others
 
@@ -294,7 +320,8 @@ class FakeAppliances:
         self, disks: Sequence[Attachment], options: ApplianceOptions | None, report: Reporter
     ) -> Iterator[FakeAppliance]:
         self.launches.append(list(disks))
-        appliance = FakeAppliance([self._disk(disk.path) for disk in disks])
+        attached = [place for place, disk in enumerate(disks) if disk.attached]
+        appliance = FakeAppliance([self._disk(disk.path) for disk in disks], attached)
         self.appliances.append(appliance)
         if self._prepare is not None:
             self._prepare(appliance)

@@ -164,7 +164,7 @@ def test_two_disks(appliances: Appliances, template: Path, tmp_path: Path) -> No
             assert guest.device_size("/dev/sdb") == second.stat().st_size
             if number == 0:
                 guest.make_filesystem("ext4", "/dev/sdb", label="mine")
-            assert guest.find_by_label("mine") == "/dev/sdb"
+            assert [item.name for item in guest.block_devices() if item.label == "mine"] == ["/dev/sdb"]
             guest.shutdown()
 
 

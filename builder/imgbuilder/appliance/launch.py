@@ -91,7 +91,8 @@ def open_appliance(
     Data is only safe on the disks after ``shutdown()`` returned without an error.
 
     Args:
-        disks: The disks in order; the first is ``/dev/sda``.
+        disks: The disks in order; the first is ``/dev/sda``. Those that are only attached are hidden
+            until ``show_attached()``.
         options: Memory, processors, network and how much to report.
         report: Hears notices and debug lines.
 
@@ -115,7 +116,10 @@ def open_appliance(
             announce(verdict, report)
             connection = _start(binding, folders, disks, options, verdict, report)
         try:
-            yield LibguestfsAppliance(connection, scratch)
+            attached = [place for place, disk in enumerate(disks) if disk.attached]
+            appliance = LibguestfsAppliance(connection, scratch, attached)
+            appliance.hide_attached()
+            yield appliance
         finally:
             with uninterrupted():
                 connection.close()

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import string
 from typing import TYPE_CHECKING
 
 from imgbuilder.appliance.calls import LONG, Calls
 from imgbuilder.appliance.kernelmessages import lost_writes
 from imgbuilder.errors import GuestCallError
-from imgbuilder.guest import FilesystemUse
+from imgbuilder.guest import BlockDevice, FilesystemUse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_HOLDERS = {"LVM2_member", "crypto_LUKS", "linux_raid_member"}
+"""Kinds of what other devices are made of."""
+_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+
+
+def _plain(value: object) -> str:
+    """Undo what blkid(8) does to special characters."""
+    text = str(value).encode(errors="replace")
+    return _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]) if found[1] else found[2], text).decode(
+        errors="replace"
+    )
 
 
 class Storage(Calls):
@@ -43,24 +58,39 @@ class Storage(Calls):
         """Return the filesystem's UUID."""
         return str(self._call("vfs_uuid", device))
 
-    def find_by_uuid(self, identity: str) -> str:
-        """Return the device of the filesystem with this UUID."""
-        return str(self._call("findfs_uuid", identity))
+    def block_devices(self) -> list[BlockDevice]:
+        """Return all that may hold files on the guest's disks, and what it is known by."""
+        partitions = self.partitions()
+        with_partitions = {name.rstrip(string.digits) for name in partitions}
+        whole = [disk for disk in self.disks() if disk not in with_partitions]
+        found = [self._identify(name) for name in [*whole, *partitions]]
+        if _HOLDERS.intersection(device.kind for device in found):
+            known = {device.name for device in found}
+            arrays = [str(name) for name in self._call("list_md_devices")]
+            volumes = [*self.volumes(), *map(str, self._call("list_dm_devices"))]
+            found += [self._identify(name, is_array=True) for name in arrays]
+            found += [self._identify(name) for name in volumes if name not in known]
+        return found
 
-    def find_by_label(self, label: str) -> str:
-        """Return the device of the filesystem with this label."""
-        return str(self._call("findfs_label", label))
-
-    def find_by_partuuid(self, identity: str) -> str:
-        """Return the partition with this GUID of its own in the GPT of the first disk."""
-        for device in self.partitions():
-            number = device.removeprefix("/dev/sda")
-            if (
-                number.isdigit()
-                and str(self._call("part_get_gpt_guid", "/dev/sda", int(number))).lower() == identity.lower()
-            ):
-                return device
-        raise GuestCallError(f"no partition has the PARTUUID {identity}", errno_name="ENOENT")
+    def _identify(self, device: str, *, is_array: bool = False) -> BlockDevice:
+        array: dict[str, str] = {}
+        try:
+            facts = {key: _plain(value) for key, value in dict(self._call("blkid", device)).items()}
+            if is_array:
+                array = dict(self._call("md_detail", device))
+        except GuestCallError:  # such as several signatures that contradict each other
+            facts = {}
+        return BlockDevice(
+            device,
+            kind=facts.get("TYPE", ""),
+            uuid=facts.get("UUID", ""),
+            member=facts.get("UUID_SUB", ""),
+            label=facts.get("LABEL", ""),
+            partuuid=facts.get("PART_ENTRY_UUID", ""),
+            partlabel=facts.get("PART_ENTRY_NAME", ""),
+            array=array.get("name", ""),
+            array_uuid=array.get("uuid", ""),
+        )
 
     def make_gpt(self, device: str, partitions: Sequence[tuple[int, int, str]]) -> None:
         """Write a GPT with (first sector, last sector, type GUID) per partition."""

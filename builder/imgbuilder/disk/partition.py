@@ -19,8 +19,6 @@ GPT = "gpt"
 MBR = "dos"
 """Labels as sfdisk names them."""
 
-_DEVICE_PARTITION = re.compile(r"/dev/(?:[hsv]d[a-z]+|xvd[a-z]+|nvme\d+n\d+p|mmcblk\d+p)(\d+)")
-_WHOLE_DISK = re.compile(r"/dev/(?:[hsv]d[a-z]+|xvd[a-z]+|nvme\d+n\d+|mmcblk\d+)")
 _CONTAINERS = {"5", "f", "85"}
 """MBR types of extended partitions, as sfdisk writes them."""
 _GPT_HEADER = b"EFI PART"
@@ -99,17 +97,6 @@ class PartitionTable:
         holder = self.container(part)
         others = (item for item in self.partitions if item not in (part, holder) and item.end > part.start)
         return min(others, key=lambda item: item.start, default=None)
-
-
-def partition_number(device: str) -> int | None:
-    """Return the number in a name such as ``/dev/sda2`` or ``/dev/nvme0n1p2``; None if there is none."""
-    found = _DEVICE_PARTITION.fullmatch(device)
-    return int(found.group(1)) if found else None
-
-
-def is_whole_disk(device: str) -> bool:
-    """Tell whether a name such as ``/dev/sda`` or ``/dev/nvme0n1`` is that of a disk."""
-    return _WHOLE_DISK.fullmatch(device) is not None
 
 
 def virtual_size(image: Path, image_format: DiskFormat) -> int:

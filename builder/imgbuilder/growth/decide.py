@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.disk import content, partition, tablegrowth
 from imgbuilder.disk.content import Content
+from imgbuilder.disk.devicenames import parse_device_name
 from imgbuilder.disk.partition import GPT, MBR
 from imgbuilder.errors import GuestError, NotYetError
 from imgbuilder.sizes import human_size
@@ -160,9 +161,12 @@ def _number(table: PartitionTable | None, expand: str | None) -> int | None:
         if table is not None and last is None:
             raise NotYetError("the template's partition table is empty", hint=_PUBLISHER)
         return last.number if last is not None else None
-    number = partition.partition_number(expand)
-    if number is None and not partition.is_whole_disk(expand):
+    name = parse_device_name(expand)
+    if name is None:
         raise NotYetError(f"growing {expand}, which is not a partition, is not supported", hint=ADVICE)
+    if name.disk:
+        raise GuestError(f"the index lets {expand} grow, but a template has only one disk", hint=_PUBLISHER)
+    number = name.number
     if table is None and number is not None:
         raise GuestError(
             f"the index lets {expand} grow, but the template has no partition table", hint=_PUBLISHER

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder import mounting
 from imgbuilder.disk.content import Content
+from imgbuilder.disk.devicenames import on_only_disk, same_device
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import warn
 from imgbuilder.growth.decide import ADVICE
@@ -82,9 +83,11 @@ def open_guest(
     pending = None
     if growth is not None:
         pending = _grow_unmounted(appliance, growth, opened)
-    likely = lvexpand or expand or (growth.device if growth is not None else None)
+    likely, named = growth.device if growth is not None else None, lvexpand or expand
+    if named is not None:
+        likely = on_only_disk(named, growth.disk if growth is not None else "/dev/sda")
     if likely is not None:
-        likely = opened.get(mounting.appliance_device(likely), likely)
+        likely = opened.get(likely, likely)
     root = mounting.mount_guest(appliance, likely, report)
     if growth is None or pending is None:
         return root
@@ -209,21 +212,13 @@ def _check_root(appliance: Appliance, growth: Growth, pending: _Pending, root: s
     if pending.kind == Content.LVM:
         is_there = _volume_on(appliance, root, pending.device) is not None
     else:
-        is_there = _same(_partition_of(root), pending.device)
+        is_there = same_device(mounting.partition_of(root), pending.device)
     if not is_there:
         raise GuestError(
             f"the index does not say what grows (expand=), and the system is on {root}, "
             f"which does not lie last on the disk: {growth.device} does",
             hint=f"tell the publisher of the template, or {ADVICE}",
         )
-
-
-def _partition_of(root: str) -> str:
-    """Return the device of a root that may be a subvolume: ``btrfsvol:/dev/sda2/root``."""
-    if not root.startswith("btrfsvol:"):
-        return root
-    words = root.removeprefix("btrfsvol:").split("/")
-    return "/".join(words[: 4 if words[2] == "mapper" else 3])
 
 
 def _grow_mounted(appliance: Appliance, pending: _Pending, root: str) -> bool:
@@ -258,22 +253,9 @@ def _grow_mounted(appliance: Appliance, pending: _Pending, root: str) -> bool:
 
 
 def _mount_point(appliance: Appliance, device: str, root: str) -> str | None:
-    if _same(_partition_of(root), device):
+    if same_device(mounting.partition_of(root), device):
         return "/"  # one request less in nearly every build
-    return next((path for item, path in appliance.mounted().items() if _same(item, device)), None)
-
-
-def _same(one: str, other: str) -> bool:
-    return one == other or mapper_name(one) == mapper_name(other)
-
-
-def mapper_name(device: str) -> str:
-    """Return the device mapper's name of a logical volume: of ``/dev/a/b-c``, ``/dev/mapper/a-b--c``."""
-    words = device.split("/")
-    if len(words) != 4 or words[2] == "mapper":
-        return device
-    group, volume = (word.replace("-", "--") for word in words[2:])
-    return f"/dev/mapper/{group}-{volume}"
+    return next((path for item, path in appliance.mounted().items() if same_device(item, device)), None)
 
 
 def _check_and_grow(appliance: Appliance, device: str) -> None:

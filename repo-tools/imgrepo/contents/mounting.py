@@ -2,7 +2,7 @@
 
 The root is the only filesystem with an os-release file, if the places that
 matter are on it by the guest's own /etc/fstab; else libguestfs inspects the
-disk and tells what is mounted where.
+disk for it, and the others are found on the image's own disk.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Reporter, Step, debug
+from imgbuilder.mounting import Missing, inspect_places
 from imgrepo.contents.reading import read_text
 
 if TYPE_CHECKING:
@@ -83,15 +84,28 @@ def mount_by_inspection(
         if not roots and _is_encrypted(appliance):
             what, hint = "an encrypted disk", "what is in it cannot be told without its key"
         raise GuestError(f"{image.name} holds {what}", hint=hint)
-    for path, device in appliance.inspect_mountpoints(roots[0]).items():
+    appliance.mount(roots[0], "/", options="ro")
+    for found in inspect_places(appliance, roots[0]):
+        if isinstance(found, Missing):
+            mount = found.mount
+            matters = not mount.optional and mount.path.startswith(places)
+            _pass_over(image, mount.spec, mount.path, found.reason, report, matters=matters)
+            continue
         try:
-            appliance.mount(device, path, options="ro")
+            options = ",".join(filter(None, ["ro", found.options]))
+            appliance.mount(found.device, appliance.realpath(found.path), options=options)
         except GuestCallError as error:
-            if path == "/" or path.startswith(places):
-                raise GuestError(
-                    f"{image.name}: {device} cannot be mounted on {path}: {error.message}"
-                ) from error
-            debug(report, f"{image.name}: {device} cannot be mounted on {path}: {error.message}")
+            matters = found.path.startswith(places)
+            _pass_over(image, found.device, found.path, error.message, report, matters=matters)
+
+
+def _pass_over(
+    image: SourceImage, name: str, path: str, reason: str, report: Reporter, *, matters: bool
+) -> None:
+    message = f"{image.name}: {name} cannot be mounted on {path}: {reason}"
+    if matters:
+        raise GuestError(message)
+    debug(report, message)
 
 
 def _filesystems(appliance: Appliance) -> dict[str, str]:

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from imgbuilder.diskkeys import DiskKey, parse_key
 from imgbuilder.errors import UsageError
+from imgbuilder.events import ignore
+from imgbuilder.unlocking import unlock
+from tests.fakes.appliance import FakeAppliance, FakeDisk, FakeFilesystem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,10 +79,29 @@ def test_b18_key_files_that_cannot_be_used(tmp_path: Path) -> None:
     [
         ("all", True), ("/dev/sda2", True), ("/dev/vda2", True), ("/dev/sda3", False), (UUID, True),
         (UUID.lower(), True), (UUID.replace("-", ""), True), ("3d638de6", False), ("/dev/vg/root", False),
+        ("/dev/sdb2", False), ("/dev/vdb2", False), ("/dev/nvme1n1p2", False), ("/dev/nvme0n1p2", True),
     ],
 )  # fmt: skip
 def test_what_a_key_opens(identity: str, fits: bool) -> None:
     assert DiskKey(identity, "x").fits("/dev/sda2", UUID.lower()) is fits
+
+
+@pytest.mark.parametrize("identity", ["/dev/my-group/the-root", "/dev/mapper/my--group-the--root"])
+def test_a_key_for_a_logical_volume(identity: str) -> None:
+    assert DiskKey(identity, "x").fits("/dev/my-group/the-root", UUID)
+    assert not DiskKey(identity, "x").fits("/dev/my/group-the-root", UUID)
+
+
+def test_a_key_of_one_disk_is_not_tried_on_another() -> None:
+    """Each has a container on its first partition."""
+    opened = FakeAppliance(
+        [
+            FakeDisk({1: FakeFilesystem("crypto_LUKS", uuid=uuid, inside=FakeFilesystem())})
+            for uuid in ("a", "b")
+        ]
+    )
+    opened.secrets = {"/dev/sda1": "of a", "/dev/sdb1": "of b"}
+    assert unlock(opened, [DiskKey("/dev/vdb1", "of b")], ignore) == {"/dev/sdb1": "/dev/mapper/luks-b"}
 
 
 @given(st.sampled_from(["", "all", "all:", "all:kee:", "all:file:/nowhere\0", ":key:"]), st.text(min_size=1))

@@ -376,3 +376,75 @@ def test_operations_of_a_recipe(setup: Setup) -> None:
     )
     assert setup.run("-a", setup.image, "--recipe", recipe, "--set", "a=2", "--write", "/etc/b:3") == 0
     assert (setup.guest.read("/etc/a"), setup.guest.read("/etc/b")) == (b"2", b"3")
+
+
+class TwoDisks:
+    """A guest, and another image of the same template."""
+
+    def __init__(self, setup: Setup, monkeypatch: pytest.MonkeyPatch, kind: str = "ext4") -> None:
+        self.other = setup.folder / "other.img"
+        self.other.write_bytes(setup.image.read_bytes())
+        self.guests = {}
+        disks = {}
+        for path, letter in ((setup.image, "a"), (self.other, "b")):
+            guest = tiny_guest()
+            guest.add("/etc/fstab", "UUID=same / ext4 defaults 0 1\nLABEL=boot /boot ext4 defaults 0 2\n")
+            guest.add_dir("/boot")
+            self.guests[letter] = guest
+            disks[path] = FakeDisk(
+                {1: FakeFilesystem("ext4", label="boot"), 2: FakeFilesystem(kind, guest, uuid="same")},
+                {f"/dev/sd{letter}2": LINUX},
+            )
+        monkeypatch.setattr(setup.appliances, "_disk", lambda path: disks[path])
+
+
+def test_an_attached_sibling_is_never_customized(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = TwoDisks(setup, monkeypatch, "btrfs")
+    before = two.guests["b"].tree()
+    assert setup.run("-a", setup.image, "--attach", two.other, "--write", "/etc/mark:M") == 0
+    assert two.guests["a"].read("/etc/mark") == b"M"
+    assert two.guests["b"].tree() == before
+    assert {name for action, name in setup.log if action == "mount"} == {"/dev/sda1", "/dev/sda2"}
+    shown = setup.log.index(("show_attached", ""))
+    assert not [action for action, _ in setup.log[shown:] if action == "mount"], (
+        "commands see it, no search does"
+    )
+
+
+@pytest.mark.parametrize(("kind", "says"), [("ext4", "have this name"), ("btrfs", "copies of each other")])
+def test_two_copies_of_one_disk_are_refused_before_a_change(
+    kind: str, says: str, setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = TwoDisks(setup, monkeypatch, kind)
+    assert setup.run("-a", setup.image, "-a", two.other, "--write", "/etc/mark:M") == 1
+    shown = capsys.readouterr().err
+    assert says in shown
+    assert "nothing was changed" in shown
+    assert not any(guest.exists("/etc/mark") for guest in two.guests.values())
+
+
+@pytest.mark.parametrize("options", ["defaults", "nofail"])
+def test_a_disk_that_is_not_there(options: str, setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    setup.guest.add("/etc/fstab", f"/dev/vdb3 /data ext4 {options} 0 2\n")
+    setup.guest.add_dir("/data")
+    code = setup.run("-q", "-a", setup.image, "--write", "/data/hello:DATA")
+    shown = capsys.readouterr().err
+    assert shown.count("/dev/vdb3") == 1
+    assert code == (0 if options == "nofail" else 1)
+    assert setup.guest.exists("/data/hello") is (options == "nofail")
+    assert setup.run("-a", setup.image, "--check") in {0, 1}, "to look at what is there needs no other disk"
+    assert "/dev/vdb3" in capsys.readouterr().err
+
+
+def test_the_order_of_disks_gives_their_names(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = setup.folder / "data.img"
+    data.write_bytes(b"\0" * 4096)
+    setup.guest.add("/etc/fstab", "/dev/vda2 / ext4\n/dev/vdb1 /data ext4 defaults 0 2\n")
+    setup.guest.add_dir("/data")
+    disks = {
+        setup.image: FakeDisk({2: FakeFilesystem("ext4", setup.guest)}, {"/dev/sda2": LINUX}),
+        data: FakeDisk({1: FakeFilesystem("ext4")}),
+    }
+    monkeypatch.setattr(setup.appliances, "_disk", lambda path: disks[path])
+    assert setup.run("-a", setup.image, "-a", data, "--touch", "/x") == 0
+    assert [name for action, name in setup.log if action == "mount"] == ["/dev/sda2", "/dev/sdb1"] * 2

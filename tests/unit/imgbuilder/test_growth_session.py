@@ -11,7 +11,7 @@ from imgbuilder.diskkeys import DiskKey
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.growth.decide import Growth
-from imgbuilder.growth.session import mapper_name, open_guest
+from imgbuilder.growth.session import open_guest
 from tests.fakes.appliance import FakeAppliance, FakeDisk, FakeFilesystem
 from tests.fakes.template import tiny_guest
 
@@ -301,9 +301,6 @@ def test_without_growth_nothing_grows_and_nothing_is_asked() -> None:
     assert made.log == [("mount", "/dev/sda2")]
 
 
-def test_device_mapper_names() -> None:
-    assert mapper_name("/dev/a-b/c") == "/dev/mapper/a--b-c"
-    assert mapper_name("/dev/mapper/x") == "/dev/mapper/x"
-    assert mapper_name("/dev/sda2") == "/dev/sda2"
+def test_a_partition_is_no_volume() -> None:
     with pytest.raises(GuestCallError):
         lvm().appliance.canonical_volume("/dev/sda2")

@@ -71,15 +71,3 @@ def test_names_that_look_like_protocols(disk: Path, tmp_path: Path, monkeypatch:
         diskimage.extend(Path(name), DiskFormat.QCOW2, 80 * MIB)
         tablegrowth.grow_partition(Path(name), DiskFormat.QCOW2, table, 2)
         assert partition.virtual_size(Path(name), DiskFormat.QCOW2) == 80 * MIB
-
-
-@pytest.mark.parametrize(
-    ("device", "number"),
-    [
-        ("/dev/sda2", 2), ("/dev/vda14", 14), ("/dev/hdb1", 1), ("/dev/xvda3", 3), ("/dev/nvme0n1p2", 2),
-        ("/dev/mmcblk0p1", 1), ("/dev/sda", None), ("/dev/vg/root", None), ("/dev/nvme0n1", None),
-        ("sda1", None),
-    ],
-)  # fmt: skip
-def test_partition_numbers(device: str, number: int | None) -> None:
-    assert partition.partition_number(device) == number

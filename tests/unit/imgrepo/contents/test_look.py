@@ -80,16 +80,13 @@ def test_a_database_on_another_filesystem_is_found_by_inspection(
     root.add("/var/lib/dpkg/status", "Package: old\nVersion: 1\nArchitecture: all\n")
     var.add("/lib/dpkg/status", STATUS)
     disk = FakeDisk(
-        {1: FakeFilesystem("ext4", root), 2: FakeFilesystem("ext4", var)},
+        {1: FakeFilesystem("ext4", root, uuid="1"), 2: FakeFilesystem("ext4", var, uuid="2")},
         roots={"/dev/sda1": {"type": "linux"}},
     )
 
     used: list[str] = []
 
     class TwoFilesystems(FakeAppliance):
-        def inspect_mountpoints(self, root: str) -> dict[str, str]:
-            return {"/": root, "/var": "/dev/sda2"}
-
         def mount(self, device: str, path: str, *, options: str = "") -> None:
             used.append(options)
             if path == "/":
@@ -102,6 +99,18 @@ def test_a_database_on_another_filesystem_is_found_by_inspection(
     assert "old" not in [package.name for package in found.packages]
     assert len(found.packages) == 4
     assert set(used) == {"ro"}
+
+
+@pytest.mark.parametrize("options", ["defaults", "nofail"])
+def test_a_place_on_a_disk_that_is_not_there(tmp_path: Path, options: str) -> None:
+    guest = debian_guest()
+    guest.add("/etc/fstab", f"/dev/sdb1 /var/lib/other ext4 {options} 0 2\n")
+    disk = FakeDisk({1: FakeFilesystem("ext4", guest)}, roots={"/dev/sda1": {}})
+    if options == "nofail":
+        assert len(look(tmp_path, disk).packages) == 4
+    else:
+        with pytest.raises(GuestError, match=r"a\.img: /dev/sdb1 cannot be mounted on /var/lib/other"):
+            look(tmp_path, disk)
 
 
 def test_a_root_on_a_logical_volume(tmp_path: Path) -> None:
