@@ -227,7 +227,7 @@ def _read_facts(appliance: Appliance, image: SourceImage, device: str) -> ImageF
     if arch is None:
         raise _NoRootError(f"{image.name}: none of {', '.join(_PROGRAMS)} tells the architecture")
     volume = device if _LOGICAL_VOLUME.fullmatch(device) else None
-    holder = _physical_volume(appliance) if volume else device
+    holder = _physical_volume(appliance, volume) if volume else device
     return ImageFacts(
         arch=arch,
         name=display_name(release.get("PRETTY_NAME") or release.get("NAME") or ""),
@@ -287,7 +287,7 @@ def _inspected(appliance: Appliance, image: SourceImage, root: str) -> ImageFact
     if not _ARCH.fullmatch(arch):
         raise GuestError(f"{image.name}: the architecture of the system is unknown")
     volume = root if _LOGICAL_VOLUME.fullmatch(root) else None
-    device = _physical_volume(appliance) if volume else root.removeprefix("btrfsvol:")
+    device = _physical_volume(appliance, volume) if volume else root.removeprefix("btrfsvol:")
     partition = _PARTITION.match(device or "")
     return ImageFacts(
         arch=arch,
@@ -303,7 +303,7 @@ def _physical_volumes(appliance: Appliance) -> list[str]:
     return [device for device in appliance.partitions() if appliance.filesystem_type(device) == "LVM2_member"]
 
 
-def _physical_volume(appliance: Appliance) -> str | None:
-    """Return the only one; None when there are several, or none."""
-    found = _physical_volumes(appliance)
+def _physical_volume(appliance: Appliance, volume: str) -> str | None:
+    """Return the only one of a logical volume's group; None when there are several, or none."""
+    found = [device for device in _physical_volumes(appliance) if _uses(appliance, volume, device)]
     return found[0] if len(found) == 1 else None

@@ -215,7 +215,7 @@ class FakeAppliance(FakeGuest):
         raise _missing(device)
 
     def volume_uses(self, volume: str, device: str) -> bool:
-        return self._volumes()[volume] == device
+        return self._volumes().get(volume) == device
 
     def volumes(self) -> list[str]:
         return list(self._volumes())

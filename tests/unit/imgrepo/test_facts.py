@@ -109,10 +109,38 @@ def test_without_os_release_the_image_is_inspected_alone(tmp_path: Path) -> None
 
 def test_a_root_on_lvm_grows_with_its_partition(tmp_path: Path) -> None:
     partitioned(tmp_path / "a.img")
-    disk = FakeDisk({2: FakeFilesystem("LVM2_member")}, roots={"/dev/vg/root": inspected()})
+    disk = FakeDisk(
+        {2: FakeFilesystem("LVM2_member")},
+        {"/dev/vg/root": inspected()},
+        volumes={"/dev/vg/root": "/dev/sda2"},
+    )
     facts = look(tmp_path, FakeAppliances({"a.img": disk}))["a.img"]
     assert isinstance(facts, ImageFacts)
     assert (facts.expand, facts.lvexpand) == ("/dev/sda2", "/dev/vg/root")
+
+
+def test_logical_volumes_belong_to_the_image_that_has_their_group(tmp_path: Path) -> None:
+    """In one launch: two images with groups of their own, and one whose group has no partition of its own."""
+    disks = {}
+    for letter, name in zip("abc", ("one", "other", "bare"), strict=True):
+        partitioned(tmp_path / f"{letter}.img")
+        number = 0 if name == "bare" else 2
+        disks[f"{letter}.img"] = FakeDisk(
+            {number: FakeFilesystem("LVM2_member")},
+            {f"/dev/{name}/root": inspected()} if name == "bare" else {},
+            others={f"/dev/{name}/root": debian().filesystems[2]},
+            volumes={f"/dev/{name}/root": f"/dev/sd{letter}{number or ''}"},
+        )
+    appliances = FakeAppliances(disks)
+    found = look(tmp_path, appliances)
+    grown = {
+        name: (facts.expand, facts.lvexpand) for name, facts in found.items() if isinstance(facts, ImageFacts)
+    }
+    assert grown == {
+        "a.img": ("/dev/sda2", "/dev/one/root"), "b.img": ("/dev/sda2", "/dev/other/root"),
+        "c.img": (None, "/dev/bare/root"),
+    }  # fmt: skip
+    assert [len(launch) for launch in appliances.launches] == [3, 1], "the last one is looked at alone"
 
 
 def test_a_root_on_btrfs_grows(tmp_path: Path) -> None:

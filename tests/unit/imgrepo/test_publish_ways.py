@@ -169,6 +169,7 @@ def with_volumes(repository: Repository, *names: str) -> None:
         listed = {name: item.kind for name, item in everything.items() if item.kind != "LVM2_member"}
         appliance._all = lambda: everything  # type: ignore[method-assign]
         appliance.filesystems = lambda: listed  # type: ignore[method-assign]
+        appliance.volume_uses = lambda volume, device: bool(volume and device)  # type: ignore[method-assign]
 
     repository.appliances._prepare = prepare
 
