@@ -42,7 +42,7 @@ class KnownImages(NamedTuple):
 
     def completed(self, index: Index) -> Index:
         """Return an index with all that is known of its images."""
-        return Index(tuple(self._completed(entry) for entry in index.entries))
+        return replace(index, entries=tuple(self._completed(entry) for entry in index.entries))
 
     def remember(self, entry: Entry, report: Reporter = ignore) -> None:
         """Keep the facts of an image that was downloaded and verified.

@@ -30,6 +30,7 @@ from imgbuilder.fetch.urls import local_path
 from imgindex.accept import Parse, Rule, accept
 from imgindex.clearsign import unverified_text
 from imgindex.freshness import show
+from imgindex.model import Index
 from imgindex.parse import parse_usable
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from imgbuilder.catalog.state import SourceStates
     from imgbuilder.fetch.transfer import Fetcher
     from imgindex.freshness import Accepted
-    from imgindex.model import Index
     from imgindex.trust import KeyPin, VerifiedText, Verifier
 
 
@@ -156,12 +156,13 @@ class Loader(NamedTuple):
         found = self._document(index_file, parse_stream_index)
         used = source = _begun_with(source, index_file, found.source)
         files = []
-        for content_id, path in found.content:
+        for content_id, path in found.content.files:
             # It is looked for first where the last one came from: an address that fails costs its time once.
             wanted = used.at(path)
             file = self._document(wanted, partial(parse_products, content_id=content_id), end - monotonic())
             files.append(file.content)
             used = _begun_with(used, wanted, file.source)
+        files.append(Index(refused=found.content.refused))
         index = joined(files, where=source.shown_uri)
         return LoadedSource(
             source, index if self.images is None else self.images.completed(index), found.signed

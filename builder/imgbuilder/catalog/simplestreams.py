@@ -6,7 +6,9 @@ of ``virt-builder.md`` says what virt-builder makes of that. Ours differs where 
 are compared as versions, and an item's ``size``, that of the download, is not taken for the disk's.
 
 The text may be hostile even when it is signed, so that everything that is used
-is checked; what is not used is passed over, since others put much there.
+is checked; what is not used is passed over, since others put much there. What is
+wrong with a product takes only that product away; what is no file of the format,
+or not the file that was promised, is refused whole.
 """
 
 from __future__ import annotations
@@ -15,14 +17,14 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgbuilder.arch import normalise
 from imgbuilder.catalog.versions import version_key
 from imgbuilder.errors import IndexSyntaxError
 from imgindex.fields import MAX_DISK_SIZE, MAX_REVISION
 from imgindex.lexer import shorten
-from imgindex.model import UNKNOWN_SIZE, Entry, ExtraField, Index
+from imgindex.model import UNKNOWN_SIZE, Entry, ExtraField, Index, Refused
 from imgindex.trust import VerifiedText
 
 if TYPE_CHECKING:
@@ -46,7 +48,9 @@ _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+/-]{0,99}")
 _SEGMENT = re.compile(r"[A-Za-z0-9._+~,=:@-]{1,255}")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SHA256, _SHA512 = re.compile(r"[0-9A-Fa-f]{64}"), re.compile(r"[0-9A-Fa-f]{128}")
+_NUMBER = re.compile(r"[0-9]{1,19}")
 _LONGEST_TEXT = 500
+_LONGEST_VERSION = 100
 _LONGEST_PATH = 1024
 
 
@@ -63,29 +67,44 @@ class ProductFile(NamedTuple):
     path: str
 
 
-def parse_stream_index(text: VerifiedText | UnverifiedText, *, where: str) -> tuple[ProductFile, ...]:
+class StreamIndex(NamedTuple):
+    """The index of a source.
+
+    Attributes:
+        files: The files that name downloadable images, in their order.
+        refused: What it says of others, and cannot be used.
+    """
+
+    files: tuple[ProductFile, ...]
+    refused: tuple[Refused, ...] = ()
+
+
+def parse_stream_index(text: VerifiedText | UnverifiedText, *, where: str) -> StreamIndex:
     """Read the index of a source.
 
     Args:
         text: ``index.json``, or the text inside the signature of ``index.sjson``.
         where: The file, for error messages.
 
-    Returns:
-        The files that name downloadable images, in their order.
-
     Raises:
-        IndexSyntaxError: It is not such an index, or names a path outside of the source.
+        IndexSyntaxError: It is not such an index.
     """
     reader = _Reader(where)
-    document = reader.document(text.text, _INDEX_FORMAT)
-    files = [
-        ProductFile(name, reader.path(member, name))
-        for name, member in reader.members(document, "index", "the index")
-        if member.get("format") == _PRODUCTS_FORMAT and member.get("datatype") == _DOWNLOADS
-    ]
+    members = reader.object(reader.document(text.text, _INDEX_FORMAT), "index", "the index")
+    files: list[ProductFile] = []
+    refused: list[Refused] = []
+    for name in members:
+        try:
+            member = reader.object(members, name, "the index")
+            if (member.get("format"), member.get("datatype")) == (_PRODUCTS_FORMAT, _DOWNLOADS):
+                files.append(ProductFile(name, reader.path(member, shorten(name))))
+        except IndexSyntaxError as error:
+            listed = members[name].get("products") if isinstance(members[name], dict) else None
+            names = [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
+            refused.append(Refused(error, tuple(names)))
     if len(files) > MOST_PRODUCT_FILES:
         raise reader.error(f"it names {len(files)} files of products; at most {MOST_PRODUCT_FILES} are read")
-    return tuple(files)
+    return StreamIndex(tuple(files), tuple(refused))
 
 
 def parse_products(text: VerifiedText | UnverifiedText, *, where: str, content_id: str) -> Index:
@@ -98,51 +117,101 @@ def parse_products(text: VerifiedText | UnverifiedText, *, where: str, content_i
         content_id: What the index calls it; a signed one must say the same.
 
     Raises:
-        IndexSyntaxError: It is not such a file, or what it says of an image that would be used is malformed.
+        IndexSyntaxError: It is not such a file.
     """
     reader = _Reader(where)
     document = reader.document(text.text, _PRODUCTS_FORMAT)
     signed = isinstance(text, VerifiedText)
-    if signed and document.get("content_id") != content_id:
-        raise reader.error(
-            f"this is {shorten(str(document.get('content_id')))}, where the index promises "
-            f"{shorten(content_id)}"
-        )
-    entries = []
-    for name, product in reader.members(document, "products", "the file"):
-        entry = _Product(reader, name, product).entry(digest_required=signed)
-        if entry is not None:
-            entries.append(entry)
-    return Index(tuple(entries))
+    if signed and reader.get(document, "content_id", "the file") != content_id:
+        found = _shown(document.get("content_id"))
+        raise reader.error(f"this is {found}, where the index promises {shorten(content_id)}")
+    products = reader.object(document, "products", "the file")
+    entries: list[Entry] = []
+    refused: list[Refused] = []
+    for name in products:
+        try:
+            product = _Product(reader, name, reader.object(products, name, "the file"))
+            entry = product.entry(digest_required=signed)
+        except IndexSyntaxError as error:
+            refused.append(_refusal(error, name, products[name]))
+        else:
+            entries += [] if entry is None else [entry]
+    return Index(tuple(entries), refused=tuple(refused))
+
+
+def _refusal(error: IndexSyntaxError, name: str, product: object) -> Refused:
+    fields = product if isinstance(product, dict) else {}
+    arch, aliases = fields.get("arch"), fields.get("aliases")
+    others = aliases.split(",") if isinstance(aliases, str) else []
+    usable = isinstance(arch, str) and _ARCH.fullmatch(arch)
+    return Refused(error, (name, *(one.strip() for one in others)), arch if usable else None)
 
 
 def joined(files: Iterable[Index], *, where: str) -> Index:
     """Make one index of several files of products.
 
-    An alias that two products for one architecture claim is nobody's.
+    A product that two files name for one architecture is left out, and an alias that two products for one
+    architecture claim is nobody's.
 
     Args:
         files: What the files offer, in their order.
         where: The source, for error messages.
-
-    Raises:
-        IndexSyntaxError: Two products for one architecture have the same name.
     """
+    files = tuple(files)
     entries = [entry for file in files for entry in file.entries]
+    refused = [item for file in files for item in file.refused]
     names = Counter((entry.os_version, normalise(entry.arch)) for entry in entries)
     for (name, arch), count in names.items():
         if count > 1:
-            raise IndexSyntaxError(where, None, f"the product {name} for {arch} is given twice")
+            problem = f"the product {name} for {arch} is given twice"
+            refused.append(Refused(IndexSyntaxError(where, None, problem), (name,), arch))
     claims = Counter((alias, normalise(entry.arch)) for entry in entries for alias in entry.aliases)
-    return Index(
-        tuple(
-            replace(
-                entry,
-                aliases=tuple(alias for alias in entry.aliases if claims[alias, normalise(entry.arch)] == 1),
-            )
-            for entry in entries
+    kept = (
+        replace(
+            entry,
+            aliases=tuple(alias for alias in entry.aliases if claims[alias, normalise(entry.arch)] == 1),
         )
+        for entry in entries
+        if names[entry.os_version, normalise(entry.arch)] == 1
     )
+    return Index(tuple(kept), refused=tuple(refused))
+
+
+class _Ambiguous(dict[str, Any]):
+    """An object of JSON in which keys are given more than once.
+
+    Attributes:
+        twice: Those keys.
+    """
+
+    twice: frozenset[str]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    ambiguous = _Ambiguous(made)
+    ambiguous.twice = frozenset(
+        name for name, count in Counter(name for name, _ in pairs).items() if count > 1
+    )
+    return ambiguous
+
+
+def _integer(digits: str) -> int | str:
+    """Read a number; one that is longer than any of use stays text, since int() refuses very long ones."""
+    return int(digits) if len(digits) < 20 else digits
+
+
+def _no_number(_name: str) -> None:
+    """Read NaN and Infinity, which are not JSON, as nothing."""
+
+
+def _shown(value: object) -> str:
+    """Show a value in a message; a large one only by its kind."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return shorten(value if isinstance(value, str) else str(value))
 
 
 class _Reader:
@@ -160,36 +229,31 @@ class _Reader:
         if sum(map(text.count, ",[{")) > _MOST_VALUES:
             raise self.error(f"it holds more than {_MOST_VALUES:,} values")
         try:
-            document = json.loads(text, object_pairs_hook=self._object, parse_constant=self._no_constant)
+            document = json.loads(
+                text, object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_number
+            )
         except (ValueError, RecursionError) as error:
             problem = "nested too deeply" if isinstance(error, RecursionError) else error
             raise self.error(f"this is not JSON that can be read: {problem}") from error
-        if not isinstance(document, dict) or document.get("format") != kind:
+        if not isinstance(document, dict) or self.get(document, "format", "the file") != kind:
             raise self.error(f"this is not a simplestreams file of the format {kind}")
         return document
 
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-            raise self.error(f"the key {shorten(twice)} is given twice")
-        return made
+    def get(self, parent: dict[str, Any], key: str, what: str) -> Any:  # noqa: ANN401 - it is JSON
+        """Return a member of an object; None when there is none."""
+        if isinstance(parent, _Ambiguous) and key in parent.twice:
+            raise self.error(f"the key {shorten(key)} of {what} is given twice")
+        return parent.get(key)
 
-    def _no_constant(self, name: str) -> NoReturn:
-        raise self.error(f"{name} is not JSON")
-
-    def members(self, parent: dict[str, Any], key: str, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Walk an object whose members are objects, in the order of the file."""
-        found = parent.get(key)
+    def object(self, parent: dict[str, Any], key: str, what: str) -> dict[str, Any]:
+        """Return a member that must be an object itself."""
+        found = self.get(parent, key, what)
         if not isinstance(found, dict):
-            raise self.error(f"{what} has no object {key!r}")
-        for name, member in found.items():
-            if not isinstance(member, dict):
-                raise self.error(f"{shorten(name)} in {key!r} is not an object")
-            yield name, member
+            raise self.error(f"{what} has no object {shorten(key)}")
+        return found
 
     def text(self, parent: dict[str, Any], key: str, what: str) -> str | None:
-        found = parent.get(key)
+        found = self.get(parent, key, what)
         if found is None or found == "":
             return None
         if not isinstance(found, str) or _UNPRINTABLE.search(found) or len(found) > _LONGEST_TEXT:
@@ -197,19 +261,27 @@ class _Reader:
         return found.strip()
 
     def matching(self, parent: dict[str, Any], key: str, pattern: re.Pattern[str], what: str) -> str | None:
-        found = parent.get(key)
+        found = self.get(parent, key, what)
         if found is not None and not (isinstance(found, str) and pattern.fullmatch(found)):
-            raise self.error(f"{key!r} of {what} is {shorten(str(found))}, which is not allowed")
+            raise self.error(f"{key!r} of {what} is {_shown(found)}, which is not allowed")
         return found
 
+    def size(self, parent: dict[str, Any], what: str) -> int:
+        """Return a number of bytes, which some publishers write as text."""
+        found = self.get(parent, "size", what)
+        number = int(found) if isinstance(found, str) and _NUMBER.fullmatch(found) else found
+        if type(number) is not int or not 1 <= number <= MAX_DISK_SIZE:
+            raise self.error(f"'size' of {what} is {_shown(found)}, not a number of bytes")
+        return number
+
     def path(self, parent: dict[str, Any], what: str) -> str:
-        found = parent.get("path")
+        found = self.get(parent, "path", what)
         good = isinstance(found, str) and len(found) <= _LONGEST_PATH
         if not good or not all(
             _SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in str(found).split("/")
         ):
             raise self.error(
-                f"'path' of {what} is {shorten(str(found))}, which is not a plain path below the source"
+                f"'path' of {what} is {_shown(found)}, which is not a plain path below the source"
             )
         return str(found)
 
@@ -224,25 +296,50 @@ class _Product:
         self._what = f"the product {shorten(name)}"
 
     def entry(self, *, digest_required: bool) -> Entry | None:
-        """Return the entry; None when no version has a usable disk image."""
-        versions = [
-            (version_key(version), version, fields, item)
-            for version, fields in self._reader.members(self._product, "versions", self._what)
-            if (item := self._disk(version, fields)) is not None
-            and (not digest_required or item.get("sha256") or item.get("sha512"))
-        ]
-        if not versions:
-            return None
-        if not _NAME.fullmatch(self._name):
-            raise self._reader.error(f"{self._what} has a name that is not allowed")
-        _key, version, fields, item = max(versions, key=lambda found: found[:2])
-        return self._made(version, fields, item)
+        """Return the entry; None when no version has a usable disk image.
 
-    def _disk(self, version: str, fields: dict[str, Any]) -> dict[str, Any] | None:
+        What is wrong with a version that is not the newest does not matter.
+
+        Raises:
+            IndexSyntaxError: It cannot be said what the newest version is, or that one is malformed.
+        """
+        reader = self._reader
+        versions = reader.object(self._product, "versions", self._what)
+        newest: tuple[Any, str] | None = None
+        made: Entry | IndexSyntaxError | None = None
+        for version in versions:
+            found: Entry | IndexSyntaxError | None
+            try:
+                found = self._version(versions, version, digest_required=digest_required)
+            except IndexSyntaxError as error:
+                found = error
+            if found is None:
+                continue
+            if len(version) > _LONGEST_VERSION or _UNPRINTABLE.search(version):
+                raise reader.error(f"{self._what} has a version that is not allowed")
+            rank = (version_key(version), version)
+            if newest is None or rank > newest:
+                newest, made = rank, found
+        if isinstance(made, IndexSyntaxError):
+            raise made
+        if made is not None and not _NAME.fullmatch(self._name):
+            raise reader.error(f"{self._what} has a name that is not allowed")
+        return made
+
+    def _version(self, versions: dict[str, Any], version: str, *, digest_required: bool) -> Entry | None:
+        """Return the entry that a version would be; None when it has no usable disk image."""
+        reader, what = self._reader, f"version {shorten(version)} of {self._what}"
+        fields = reader.object(versions, version, self._what)
         if "items" not in fields:
             return None
-        items = dict(self._reader.members(fields, "items", f"version {shorten(version)} of {self._what}"))
-        return next((items[key] for key in _DISKS if key in items), None)
+        items = reader.object(fields, "items", what)
+        disk = next((key for key in _DISKS if key in items), None)
+        if disk is None:
+            return None
+        item = reader.object(items, disk, what)
+        if digest_required and not (item.get("sha256") or item.get("sha512")):
+            return None
+        return self._made(version, fields, item)
 
     def _made(self, version: str, fields: dict[str, Any], item: dict[str, Any]) -> Entry:
         reader = self._reader
@@ -251,11 +348,7 @@ class _Product:
         arch = arch or reader.matching(self._product, "arch", _ARCH, self._what)
         if arch is None:
             raise reader.error(f"{self._what} has no 'arch'")
-        size = item.get("size")
-        if type(size) is not int or not 1 <= size <= MAX_DISK_SIZE:
-            raise reader.error(f"'size' of {what} is {shorten(str(size))}, not a number of bytes")
-        if len(version) > _LONGEST_TEXT or _UNPRINTABLE.search(version):
-            raise reader.error(f"{self._what} has a version that is not allowed")
+        size = reader.size(item, what)
         sha256 = reader.matching(item, "sha256", _SHA256, what)
         sha512 = reader.matching(item, "sha512", _SHA512, what)
         published = reader.text(fields, "pubname", what) or reader.text(self._product, "pubname", self._what)

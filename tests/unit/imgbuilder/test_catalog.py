@@ -171,7 +171,7 @@ def test_one_bad_source_is_left_out_with_a_warning(content: bytes | PybuilderErr
 )
 def test_no_later_source_stands_in_for_one_that_failed(failure: bytes | PybuilderError) -> None:
     """Whoever drops the packets to the first source would choose whose template is built."""
-    files = {"a": failure, "b": b"signed:" + index_text("x")}
+    files: dict[str, bytes | PybuilderError] = {"a": failure, "b": b"signed:" + index_text("x")}
     catalog, events = load(files, source("a"), source("b"), until=("x", "x86_64"))
     with pytest.raises(PybuilderError, match="source a, which comes before b, may offer x") as caught:
         catalog.select("x", "x86_64")
@@ -187,7 +187,11 @@ def test_no_later_source_stands_in_for_one_that_failed(failure: bytes | Pybuilde
 
 
 def test_a_source_between_two_that_failed_is_only_after_the_first() -> None:
-    files = {"a": b"signed:" + index_text("x"), "b": FetchError("dead"), "c": b"signed:" + index_text("y")}
+    files: dict[str, bytes | PybuilderError] = {
+        "a": b"signed:" + index_text("x"),
+        "b": FetchError("dead"),
+        "c": b"signed:" + index_text("y"),
+    }
     catalog, _events = load(files, source("a"), source("b"), source("c"))
     assert catalog.select("x", "x86_64").source.name == "a"
     with pytest.raises(PybuilderError, match="source b"):
