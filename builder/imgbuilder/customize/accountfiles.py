@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_DAY = re.compile(rb"[0-9]{1,9}")
 _HOST_NAME = re.compile(rb"(?<=[ \t])[^ \t#]+")
 
 
@@ -47,17 +52,53 @@ def find_number(database: bytes, name: str) -> int | None:
     return None
 
 
-def set_shadow_field(shadow: bytes, user: str, value: str) -> bytes | None:
-    """Set the password field of a user in the content of ``/etc/shadow``, shadow(5).
+def set_shadow_field(shadow: bytes, user: str, value: str, today: int) -> bytes | None:
+    """Set the password of a user in the content of ``/etc/shadow``, and the day of its change, shadow(5).
+
+    Without the day, an old password's age would be that of the new one, which may be expired then.
+
+    Args:
+        shadow: The content.
+        user: The user.
+        value: The hash, or what stands in its place.
+        today: Days since 1970.
 
     Returns:
         The new content, or None when the user has no line there.
     """
-    lines = shadow.split(b"\n")
+
+    def change(fields: list[bytes]) -> None:
+        fields[1] = value.encode("ascii")
+        if len(fields) > 2:
+            fields[2] = str(today).encode()
+
+    return _change_line(shadow, user, change)
+
+
+def use_shadow(passwd: bytes, user: str) -> bytes:
+    """Let the password of a user in ``/etc/passwd`` be that of ``/etc/shadow``, passwd(5)."""
+
+    def change(fields: list[bytes]) -> None:
+        fields[1] = b"x"
+
+    return _change_line(passwd, user, change) or passwd
+
+
+def expiry_day(shadow: bytes, user: str) -> int | None:
+    """Return the day from which an account cannot be used, in days since 1970; None for never, shadow(5)."""
+    for line in shadow.split(b"\n"):
+        fields = line.split(b":")
+        if fields[0] == user.encode() and len(fields) > 7 and _DAY.fullmatch(fields[7]):
+            return int(fields[7])
+    return None
+
+
+def _change_line(content: bytes, user: str, change: Callable[[list[bytes]], None]) -> bytes | None:
+    lines = content.split(b"\n")
     for number, line in enumerate(lines):
         fields = line.split(b":")
         if fields[0] == user.encode() and len(fields) >= 2:
-            fields[1] = value.encode("ascii")
+            change(fields)
             lines[number] = b":".join(fields)
             return b"\n".join(lines)
     return None

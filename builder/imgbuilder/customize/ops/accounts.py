@@ -1,23 +1,39 @@
 """Operations on the guest's accounts: passwords and ssh keys."""
 
-# ruff: noqa: ARG002 - every operation has the same methods
 from __future__ import annotations
 
+import re
+import time
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imgbuilder.customize import argforms, passwords, values
-from imgbuilder.customize.accountfiles import Account, find_account, set_shadow_field
+from imgbuilder.customize.accountfiles import (
+    Account,
+    expiry_day,
+    find_account,
+    set_shadow_field,
+    use_shadow,
+)
 from imgbuilder.customize.operation import OperationBase, Phase
-from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
+from imgbuilder.customize.passwords import Crypto, PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
 from imgbuilder.customize.sshkeys import add_keys, parse_key_selector, public_keys
 from imgbuilder.errors import OperationError
+from imgbuilder.events import warn
 
 if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.guest import Guest
+
+_KEYS_FILE = re.compile(r"^[ \t]*AuthorizedKeysFile[ \t]+([^#\n]+)", re.IGNORECASE | re.MULTILINE)
+_SECONDS_OF_A_DAY = 86400
+_LIBCRYPT = tuple(
+    f"{folder}{deeper}/libcrypt.so.*" for folder in ("/lib*", "/usr/lib*") for deeper in ("", "/*")
+)
+_YESCRYPT_PREFIX = b"$y$"
+_LARGEST_LIBCRYPT = 1024 * 1024
 
 _SELECTOR = argforms.Part("SELECTOR", parse_selector, argforms.Kind.SELECTOR, is_secret=holds_password)
 
@@ -47,18 +63,59 @@ class PasswordOperation(OperationBase):
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Set the password field of ``/etc/shadow``, and tell a random password once (Z17)."""
-        password = self.chosen.password(context.secrets)
-        value = self.chosen.shadow_field(password, context.password_crypto)
-        if not guest.is_file("/etc/shadow"):
-            raise OperationError(f"--{self.keyword}: the guest has no /etc/shadow")
-        shadow = set_shadow_field(guest.read("/etc/shadow"), self.account, value)
-        if shadow is None:
-            raise OperationError(
-                f"--{self.keyword}: the guest has no user {self.account} in /etc/shadow",
-                hint=f"add the user first: --run-command 'useradd -m {self.account}'",
-            )
-        guest.replace("/etc/shadow", shadow)
-        self.chosen.tell(self.account, password, context.report)
+        set_password(guest, context, self.keyword, self.account, self.chosen)
+
+
+def set_password(
+    guest: Guest, context: GuestContext, keyword: str, user: str, chosen: PasswordSelector
+) -> None:
+    """Set the password of a user, so that it can be used: its day of change is today, as by passwd(1).
+
+    Raises:
+        OperationError: The guest has no such user, or cannot check such a password.
+    """
+    password = chosen.password(context.secrets)
+    if password is not None and context.password_crypto is Crypto.YESCRYPT:
+        _require_yescrypt(guest)
+    value = chosen.shadow_field(password, context.password_crypto)
+    if not guest.is_file("/etc/shadow"):
+        raise OperationError(f"--{keyword}: the guest has no /etc/shadow")
+    day = today()
+    shadow = set_shadow_field(guest.read("/etc/shadow"), user, value, day)
+    if shadow is None:
+        raise OperationError(
+            f"--{keyword}: the guest has no user {user} in /etc/shadow",
+            hint=f"add the user first: --run-command 'useradd -m {user}'",
+        )
+    guest.replace("/etc/shadow", shadow)
+    passwd = guest.read("/etc/passwd") if guest.is_file("/etc/passwd") else b""
+    if use_shadow(passwd, user) != passwd:
+        guest.replace("/etc/passwd", use_shadow(passwd, user))
+    expires = expiry_day(shadow, user)
+    if password is not None and expires is not None and expires <= day:
+        warn(
+            context.report,
+            f"--{keyword}: the account {user} expired {day - expires} days ago, and its password does not "
+            f'help until that is changed: --run-command "chage -E -1 {user}"',
+        )
+    chosen.tell(user, password, context.report)
+
+
+def today() -> int:
+    """Return the day, as shadow(5) counts them."""
+    return int(time.time()) // _SECONDS_OF_A_DAY
+
+
+def _require_yescrypt(guest: Guest) -> None:
+    """Check that the guest's libcrypt knows yescrypt: older ones, and musl's, take no such password."""
+    for pattern in _LIBCRYPT:
+        for path in guest.glob(pattern):
+            if guest.is_file(path) and _YESCRYPT_PREFIX in guest.start_of(path, _LARGEST_LIBCRYPT):
+                return
+    raise OperationError(
+        "--password-crypto: the guest has no libcrypt that knows yescrypt, and would take no password",
+        hint="use sha512, which every Linux guest reads",
+    )
 
 
 @operation("password", form=argforms.pair("USER", _SELECTOR), phase=Phase.LATE, secret=True)
@@ -70,7 +127,7 @@ class Password(PasswordOperation):
     name), random (printed once), disabled (no password is right), locked (disabled, too) or
     locked:SELECTOR. A password on the command line can be seen by other users of this host; with file: and
     secret: it cannot. Passwords are set after all other operations, so that the user may be added by one of
-    them; an unknown user is an error.
+    them; an unknown user is an error. The day of the change is today; limits of the password's age stay.
 
     Attributes:
         user: The user.
@@ -165,6 +222,12 @@ class SshInject(OperationBase):
         else:
             guest.write(path, add_keys(b"", self.keys))
             _give(guest, account, path, 0o600)
+        elsewhere = _keys_elsewhere(guest)
+        if elsewhere:
+            warn(
+                context.report,
+                f"--ssh-inject: the key is in {path}, but the guest's sshd reads keys from {elsewhere}",
+            )
 
     def _account(self, guest: Guest) -> Account:
         passwd = guest.read("/etc/passwd") if guest.is_file("/etc/passwd") else b""
@@ -177,6 +240,17 @@ class SshInject(OperationBase):
         if not account.home.startswith("/"):
             raise OperationError(f"--ssh-inject: the home directory of {self.user} is not an absolute path")
         return account
+
+
+def _keys_elsewhere(guest: Guest) -> str:
+    """Return where sshd reads keys if not in ``~/.ssh/authorized_keys``, sshd_config(5); else nothing."""
+    for path in [*guest.glob("/etc/ssh/sshd_config.d/*.conf"), "/etc/ssh/sshd_config"]:
+        content = guest.read(path) if guest.is_file(path) else b""
+        match = _KEYS_FILE.search(content.decode(errors="replace"))
+        if match:
+            usual = {".ssh/authorized_keys", "%h/.ssh/authorized_keys"} & set(match[1].split())
+            return "" if usual else match[1].strip()
+    return ""
 
 
 def _give(guest: Guest, account: Account, path: str, mode: int) -> None:

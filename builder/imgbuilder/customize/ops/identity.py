@@ -11,7 +11,7 @@ from imgbuilder.customize import argforms, passwords, seedfiles, sysprep, values
 from imgbuilder.customize.accountfiles import find_account, find_number, set_shadow_field
 from imgbuilder.customize.commands import run_in_guest
 from imgbuilder.customize.operation import OperationBase, Phase
-from imgbuilder.customize.ops.accounts import SshInject
+from imgbuilder.customize.ops.accounts import SshInject, set_password, today
 from imgbuilder.customize.registry import operation
 from imgbuilder.customize.sshkeys import optional_keys
 from imgbuilder.customize.userspec import USER_FORM
@@ -86,14 +86,17 @@ class User(OperationBase):
         script = _ADD.format(
             shell="/bin/bash" if guest.exists("/bin/bash") else "/bin/sh",
             groups_option=f"-G {shlex.quote(','.join(self.groups))} " if self.groups else "",
-            groups=shlex.join(self.groups) or "''",
+            groups=shlex.join(self.groups),
             name=shlex.quote(self.name),
         )
         run_in_guest(guest, context, script, display=f"--user {self.name}")
+        self._own_home(guest, context)
         if self.keys:
             SshInject(self.name, self.keys).apply(guest, context)
         if self.password is not None:
-            self._set_password(guest, context)
+            set_password(guest, context, self.keyword, self.name, self.password)
+        else:
+            self._let_keys_in(guest)
         if self.sudo:
             self._allow_sudo(guest)
 
@@ -115,26 +118,51 @@ class User(OperationBase):
             raise OperationError(
                 "--user: the guest has no sudo", hint="install it first: --install sudo before this option"
             )
+        if self.sudo and guest.exists(self._sudo_rule()):
+            raise OperationError(f"--user: {self._sudo_rule()} is in the guest already")
+        if self.sudo and guest.is_file("/etc/sudoers") and not _reads_folder(guest.read("/etc/sudoers")):
+            raise OperationError(
+                "--user: the guest's /etc/sudoers does not include the folder /etc/sudoers.d",
+                hint="--append-line '/etc/sudoers:#includedir /etc/sudoers.d' before this option",
+            )
 
-    def _set_password(self, guest: Guest, context: GuestContext) -> None:
-        chosen = self.password
-        assert chosen is not None
-        password = chosen.password(context.secrets)
-        value = chosen.shadow_field(password, context.password_crypto)
-        shadow = set_shadow_field(guest.read("/etc/shadow"), self.name, value)
-        if shadow is None:
-            raise OperationError(f"--user: {self.name} is not in the guest's /etc/shadow")
-        guest.replace("/etc/shadow", shadow)
-        chosen.tell(self.name, password, context.report)
+    def _own_home(self, guest: Guest, context: GuestContext) -> None:
+        """Give the user a home directory that was there before, such as one of --mkdir."""
+        account = find_account(guest.read("/etc/passwd"), self.name)
+        if account is None or not guest.is_dir(account.home):
+            return
+        if guest.stat(account.home).uid != account.uid:
+            guest.chown(account.uid, account.gid, account.home)
+            warn(
+                context.report,
+                f"--user: {account.home} was there before, and belongs to {self.name} now; what is in it is "
+                "as it was",
+            )
+
+    def _let_keys_in(self, guest: Guest) -> None:
+        # "!", which useradd writes, is locked for an sshd without PAM: it would not take keys either.
+        shadow = guest.read("/etc/shadow") if guest.is_file("/etc/shadow") else b""
+        changed = set_shadow_field(shadow, self.name, "*", today())
+        if changed is not None:
+            guest.replace("/etc/shadow", changed)
+
+    def _sudo_rule(self) -> str:
+        # sudo passes over files with a dot in their names, sudoers(5); "+" and "=" are in no user's name.
+        return f"/etc/sudoers.d/90-{self.name.replace('.', '+').replace('$', '=')}"
 
     def _allow_sudo(self, guest: Guest) -> None:
-        # sudo passes over files with a dot or a tilde in their names, sudoers(5).
-        path = f"/etc/sudoers.d/90-{self.name.replace('.', '_').replace('$', '_')}"
+        path = self._sudo_rule()
         how = "ALL" if self.password is not None else "NOPASSWD: ALL"
         guest.write(path, b"")
         guest.chown(0, 0, path)
         guest.chmod(0o440, path)
         guest.write(path, f"{self.name} ALL=(ALL:ALL) {how}\n".encode())
+
+
+def _reads_folder(sudoers: bytes) -> bool:
+    return any(
+        line.strip()[1:].split() == [b"includedir", b"/etc/sudoers.d"] for line in sudoers.split(b"\n")
+    )
 
 
 @operation("cloud-init", form=argforms.local_files("USER-DATA", "META-DATA", "NETWORK-CONFIG"))

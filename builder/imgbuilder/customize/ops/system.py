@@ -3,6 +3,7 @@
 # ruff: noqa: ARG002 - every operation has the same methods
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from imgbuilder.customize.facts import Family
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
+from imgbuilder.events import warn
 
 if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
@@ -21,6 +23,13 @@ _ZONEINFO = "/usr/share/zoneinfo"
 _ZONE_MAGIC = b"TZif"
 """First bytes of a compiled time zone, RFC 8536 section 3.1."""
 
+_CLOCK = "/etc/sysconfig/clock"
+_ZONE_LINE = re.compile(rb"^ZONE=", re.MULTILINE)
+"""From it, updates of the time zone data in Red Hat 6 and its kin make /etc/localtime anew."""
+
+_SYSTEMD = "/etc/systemd"
+_OWN_WAYS = ("nixos",)
+"""Systems with systemd that write /etc/hostname themselves, from elsewhere."""
 _SYSTEMD_SINCE = {Family.FEDORA: 18, Family.RHEL: 7}
 """First major versions that read /etc/hostname."""
 
@@ -46,7 +55,8 @@ class Hostname(OperationBase):
         """Write the hostname where the guest's family keeps it."""
         family, (major, _minor) = context.facts.family, context.facts.version
         if family in _SYSTEMD_SINCE:
-            if 0 < major < _SYSTEMD_SINCE[family]:
+            # Those from before os-release do not say their version to us.
+            if (0 < major < _SYSTEMD_SINCE[family]) or (major == 0 and not guest.is_dir(_SYSTEMD)):
                 _set_assignment(guest, "/etc/sysconfig/network", "HOSTNAME", self.name)
                 return
             _set_assignment(guest, "/etc/machine-info", "PRETTY_HOSTNAME", self.name)
@@ -61,6 +71,12 @@ class Hostname(OperationBase):
             renamed = rename_host(hosts, old, self.name)
             if renamed != hosts:
                 guest.replace("/etc/hosts", renamed)
+        if family is Family.OTHER and (context.facts.distro in _OWN_WAYS or not guest.is_dir(_SYSTEMD)):
+            warn(
+                context.report,
+                f"--hostname: {self.name} is in /etc/hostname, but whether a guest of this kind "
+                f"({context.facts.distro}) takes its name from there is not known",
+            )
 
 
 @operation("timezone", form=argforms.single("TIMEZONE"))
@@ -94,6 +110,8 @@ class Timezone(OperationBase):
         guest.symlink(path, "/etc/localtime")
         if guest.is_file("/etc/timezone"):
             guest.write("/etc/timezone", f"{self.name}\n".encode())
+        if guest.is_file(_CLOCK) and _ZONE_LINE.search(guest.read(_CLOCK)):
+            _set_assignment(guest, _CLOCK, "ZONE", f'"{self.name}"')
 
 
 def _is_zone(guest: Guest, path: str) -> bool:
@@ -101,7 +119,7 @@ def _is_zone(guest: Guest, path: str) -> bool:
         return False
     # A name may be a link to another zone, but not out of the folder (Debian's "localtime" is).
     inside = guest.realpath(path).startswith(guest.realpath(_ZONEINFO) + "/")
-    return inside and guest.read(path).startswith(_ZONE_MAGIC)
+    return inside and guest.start_of(path, len(_ZONE_MAGIC)) == _ZONE_MAGIC
 
 
 def _old_hostname(guest: Guest) -> str:

@@ -22,11 +22,17 @@ from tests.unit.imgbuilder.customize.support import KEY, OTHER_KEY, SHADOW, appl
 if TYPE_CHECKING:
     from pathlib import Path
 
+DAY = 20500
 PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\ncanary\n-----END OPENSSH PRIVATE KEY-----\n"
 
 
 def _field(shadow: str, user: str) -> str:
     return next(line.split(":")[1] for line in shadow.split("\n") if line.startswith(f"{user}:"))
+
+
+@pytest.fixture(autouse=True)
+def a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: DAY * 86400 + 3600.0)
 
 
 def test_z9_a_password_changes_its_field_and_nothing_else() -> None:
@@ -35,7 +41,7 @@ def test_z9_a_password_changes_its_field_and_nothing_else() -> None:
     shadow = guest.text("/etc/shadow")
     value = _field(shadow, "ann")
     assert sha512_crypt.verify("p:w d", value)
-    assert shadow.replace(value, "!") == SHADOW
+    assert shadow.replace(f"ann:{value}:{DAY}:", "ann:!:19000:") == SHADOW
     assert guest.permissions("/etc/shadow") == ("0640", 0, 42)
     assert ("replace", "/etc/shadow") in guest.calls
 
@@ -94,9 +100,10 @@ def test_se20_an_unknown_user_is_an_error_with_the_next_step() -> None:
 
 
 def test_odd_shadow_files_are_kept_byte_for_byte() -> None:
-    assert set_shadow_field(b"\xff:x\n\nroot:a:b", "root", "*") == b"\xff:x\n\nroot:*:b"
-    assert set_shadow_field(b"root\n", "root", "*") is None
-    assert set_shadow_field(b"roots:x:\n", "root", "*") is None
+    assert set_shadow_field(b"\xff:x\n\nroot:a", "root", "*", DAY) == b"\xff:x\n\nroot:*"
+    assert set_shadow_field(b"\xff:x\n\nroot:a:b:c", "root", "*", DAY) == b"\xff:x\n\nroot:*:20500:c"
+    assert set_shadow_field(b"root\n", "root", "*", DAY) is None
+    assert set_shadow_field(b"roots:x:\n", "root", "*", DAY) is None
 
 
 @pytest.mark.parametrize(
@@ -284,3 +291,81 @@ def test_a_secret_that_is_no_password_is_refused_before_any_work(
     with pytest.raises(UsageError, match=says) as caught:
         validate(wishes)
     assert caught.value.message.startswith("--user: ")
+
+
+@pytest.mark.parametrize("selector", ["password:secret-1", "locked:password:secret-1", "disabled"])
+def test_a_password_is_not_expired_at_birth(selector: str) -> None:
+    """A day of 0 means "to be changed at once", and an old one a password that is too old already."""
+    guest = debian_guest()
+    guest.add("/etc/shadow", "root:*:0:0:99999:7:::\nann:!:19000:0:90:7:::\n", mode=0o640, gid=42)
+    apply(guest, "root-password", selector)
+    apply(guest, "password", f"ann:{selector}")
+    lines = [line.split(":") for line in guest.text("/etc/shadow").split()]
+    assert [line[2:] for line in lines] == [
+        ["20500", "0", "99999", "7", "", "", ""],
+        ["20500", "0", "90", "7", "", "", ""],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expires", "said"), [("20499", True), ("20500", True), ("20501", False), ("", False)]
+)
+def test_a_password_of_an_account_that_has_expired_is_told(expires: str, said: bool) -> None:
+    guest = debian_guest()
+    guest.add("/etc/shadow", f"ann:!:19000:0:90:7::{expires}:\n")
+    events: list[Event] = []
+    apply(guest, "password", "ann:password:x", report=events.append)
+    assert [event.severity for event in events if isinstance(event, Notice)] == [Severity.WARNING] * said
+    assert all("account ann expired" in event.text for event in events if isinstance(event, Notice))
+
+
+@pytest.mark.parametrize("field", ["", "*", "$1$old$hash"])
+def test_a_password_is_looked_for_where_it_was_put(field: str) -> None:
+    """Only "x" in /etc/passwd sends the guest to /etc/shadow."""
+    guest = debian_guest()
+    passwd = guest.text("/etc/passwd")
+    guest.write("/etc/passwd", passwd.replace("root:x:", f"root:{field}:").encode())
+    apply(guest, "root-password", "password:x")
+    assert guest.text("/etc/passwd") == passwd
+
+
+@pytest.mark.skipif(not yescrypt.available(), reason="libcrypt of this host has no yescrypt")
+@pytest.mark.parametrize(
+    ("path", "content", "known"),
+    [
+        ("/usr/lib/x86_64-linux-gnu/libcrypt.so.1.1.0", b"\0$6$\0$y$\0", True),
+        ("/usr/lib64/libcrypt.so.2.0.0", b"$y$", True),
+        ("/lib/libcrypt.so.1", b"$5$\0$6$", False),
+        ("/lib/libc.musl-x86_64.so.1", b"$6$", False),
+    ],
+)
+def test_a_hash_that_the_guest_does_not_know_is_refused(path: str, content: bytes, known: bool) -> None:
+    guest = debian_guest()
+    guest.add(path, content)
+    if known:
+        apply(guest, "root-password", "password:x", password_crypto=Crypto.YESCRYPT)
+        assert _field(guest.text("/etc/shadow"), "root").startswith("$y$")
+        return
+    with pytest.raises(OperationError, match="no libcrypt that knows yescrypt"):
+        apply(guest, "root-password", "password:x", password_crypto=Crypto.YESCRYPT)
+    assert guest.text("/etc/shadow") == SHADOW
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("AuthorizedKeysFile /etc/ssh/keys/%u\n", True),
+        ("#AuthorizedKeysFile none\nauthorizedkeysfile\t.ssh/authorized_keys .ssh/authorized_keys2\n", False),
+        ("Port 22\n", False),
+    ],
+)
+@pytest.mark.parametrize("path", ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/10-keys.conf"])
+def test_a_key_that_sshd_will_not_read_is_told(path: str, config: str, said: bool) -> None:
+    guest = debian_guest()
+    guest.add(path, config)
+    events: list[Event] = []
+    apply(guest, "ssh-inject", f"ann:string:{KEY}", report=events.append)
+    assert guest.text("/home/ann/.ssh/authorized_keys") == f"{KEY}\n"
+    texts = [event.text for event in events if isinstance(event, Notice)]
+    assert len(texts) == said
+    assert all("/etc/ssh/keys/%u" in text for text in texts)

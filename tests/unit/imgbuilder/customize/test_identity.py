@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,8 +49,8 @@ def test_a_user_with_everything() -> None:
     assert "useradd -m -s /bin/sh -G video,audio -- j.doe\n" in guest.scripts[0]
     assert guest.text("/home/j.doe/.ssh/authorized_keys") == f"{KEY}\n"
     assert "\nj.doe:$6$" in guest.text("/etc/shadow")
-    assert guest.text("/etc/sudoers.d/90-j_doe") == "j.doe ALL=(ALL:ALL) ALL\n"
-    assert guest.permissions("/etc/sudoers.d/90-j_doe") == ("0440", 0, 0)
+    assert guest.text("/etc/sudoers.d/90-j+doe") == "j.doe ALL=(ALL:ALL) ALL\n"
+    assert guest.permissions("/etc/sudoers.d/90-j+doe") == ("0440", 0, 0)
     assert "colon" not in "".join(guest.scripts)
 
 
@@ -57,7 +58,7 @@ def test_a_user_without_password_needs_none_for_sudo() -> None:
     guest = ready()
     apply(guest, "user", "bob:sudo")
     assert guest.text("/etc/sudoers.d/90-bob") == "bob ALL=(ALL:ALL) NOPASSWD: ALL\n"
-    assert "\nbob:!:" in guest.text("/etc/shadow")
+    assert "\nbob:*:" in guest.text("/etc/shadow")
 
 
 def test_a_random_password_is_told_once() -> None:
@@ -211,3 +212,67 @@ def test_what_is_no_list_of_tasks_is_refused(text: str) -> None:
 def test_every_task_is_in_the_manual_text() -> None:
     text = parse_operation("sysprep", "all").__doc__ or ""
     assert [name for name in sysprep.TASKS if name not in text] == []
+
+
+def test_each_user_has_a_sudo_rule_of_their_own() -> None:
+    guest = ready()
+    for name in ("a.b", "a_b", "a.b$"):
+        apply(guest, "user", f"{name}:sudo")
+    rules = [guest.text(f"/etc/sudoers.d/{name}") for name in guest.ls("/etc/sudoers.d")]
+    assert sorted(rule.split()[0] for rule in rules) == ["a.b", "a.b$", "a_b"]
+    assert all("." not in name for name in guest.ls("/etc/sudoers.d")), "sudo would pass over it"
+
+
+def test_a_sudo_rule_of_the_guest_is_not_replaced() -> None:
+    guest = ready()
+    guest.add("/etc/sudoers.d/90-bob", "the template's\n")
+    with pytest.raises(OperationError, match="90-bob is in the guest already"):
+        apply(guest, "user", "bob:sudo")
+    assert guest.text("/etc/sudoers.d/90-bob") == "the template's\n"
+    assert guest.scripts == [], "refused before the user is added"
+
+
+@pytest.mark.parametrize(
+    ("sudoers", "works"),
+    [
+        ("@includedir /etc/sudoers.d\n", True),
+        ("root ALL=(ALL) ALL\n#includedir  /etc/sudoers.d\n", True),
+        ("root ALL=(ALL) ALL\n", False),
+        ("# includedir /etc/sudoers.d.old\n", False),
+    ],
+)
+def test_a_sudo_rule_that_sudo_does_not_read_is_refused(sudoers: str, works: bool) -> None:
+    guest = ready()
+    guest.add("/etc/sudoers", sudoers)
+    if works:
+        apply(guest, "user", "bob:sudo")
+        return
+    with pytest.raises(OperationError, match="does not include the folder"):
+        apply(guest, "user", "bob:sudo")
+    assert guest.scripts == []
+
+
+def test_a_home_that_was_made_before_belongs_to_its_user() -> None:
+    guest = ready()
+    guest.add_dir("/home/bob")
+    events: list[Event] = []
+    apply(guest, "user", "bob", report=events.append)
+    assert guest.permissions("/home/bob") == ("0755", 1007, 1007)
+    assert any("/home/bob was there before" in event.text for event in events if isinstance(event, Notice))
+
+
+@pytest.mark.parametrize("groups", ["", ":groups=video,audio"])
+def test_a_user_where_busybox_adds_users(groups: str, tmp_path: Path) -> None:
+    """A shell without useradd; addgroup refuses an empty name, as BusyBox's does."""
+    guest = ready()
+    guest.on_sh("useradd", CommandResult(0, ""))
+    apply(guest, "user", f"bob{groups}")
+    script = next(script for script in guest.scripts if "addgroup" in script)
+    script = "\n".join(line for line in script.split("\n") if not line.startswith(("exec ", "export ")))
+    for name, text in (("adduser", "true"), ("addgroup", '[ -n "$2" ] && echo "$2"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == (["video", "audio"] if groups else [])

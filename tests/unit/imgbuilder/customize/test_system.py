@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.customize.accountfiles import rename_host
 from imgbuilder.errors import OperationError
+from imgbuilder.events import Notice
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import apply, debian_guest
+
+if TYPE_CHECKING:
+    from imgbuilder.events import Event
 
 
 def _guest(os_release: str) -> FakeGuest:
@@ -135,3 +141,38 @@ def test_a_guest_without_time_zone_data_says_what_to_install() -> None:
         apply(_guest("ID=alpine\n"), "timezone", "Europe/Berlin")
     assert caught.value.hint is not None
     assert "--install tzdata" in caught.value.hint
+
+
+def test_hostname_in_red_hat_systems_from_before_os_release() -> None:
+    guest = FakeGuest()
+    guest.add("/etc/redhat-release", "CentOS release 6.10 (Final)\n")
+    guest.add("/etc/sysconfig/network", "NETWORKING=yes\nHOSTNAME=old.example.org\n")
+    apply(guest, "hostname", "new.example.org")
+    assert guest.text("/etc/sysconfig/network") == "NETWORKING=yes\nHOSTNAME=new.example.org\n"
+    assert not guest.exists("/etc/hostname")
+
+
+@pytest.mark.parametrize(
+    ("distro", "systemd", "said"),
+    [
+        ("openwrt", False, True),
+        ("nixos", True, True),
+        ("clear-linux-os", True, False),
+        ("debian", False, False),
+    ],
+)
+def test_a_hostname_that_may_be_without_effect_is_told(distro: str, systemd: bool, said: bool) -> None:
+    guest = _guest(f"ID={distro}\n")
+    if systemd:
+        guest.add_dir("/etc/systemd")
+    events: list[Event] = []
+    apply(guest, "hostname", "vm", report=events.append)
+    assert guest.text("/etc/hostname") == "vm\n"
+    assert [f"({distro})" in event.text for event in events if isinstance(event, Notice)] == [True] * said
+
+
+def test_the_zone_outlives_an_update_of_old_red_hat_systems() -> None:
+    guest = debian_guest()
+    guest.add("/etc/sysconfig/clock", '# zone\nZONE="America/New_York"\nUTC=true\n')
+    apply(guest, "timezone", "Europe/Berlin")
+    assert guest.text("/etc/sysconfig/clock") == '# zone\nUTC=true\nZONE="Europe/Berlin"\n'
