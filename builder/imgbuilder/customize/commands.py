@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.guest import CommandResult, Guest
 
-_TAIL_LINES = 40
+_LAST_LINES = "tail -n 40"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 NO_NETWORK_HINT = "the appliance has no network in this build: leave out --no-network"
@@ -41,7 +41,7 @@ def preamble_for_shell(context: GuestContext) -> str:
 
 def run_in_guest(
     guest: Guest, context: GuestContext, script: str, *, display: str, hint: str | None = None
-) -> None:
+) -> int:
     """Run a shell script in the guest.
 
     Args:
@@ -50,6 +50,9 @@ def run_in_guest(
         script: Text for ``/bin/sh``; our own scripts of several commands begin with ``set -e``.
         display: How an error names it, such as ``--run-command 'true'``.
         hint: What to do when it fails.
+
+    Returns:
+        Where in the log its output begins.
 
     Raises:
         OperationError: It ended with a status other than 0.
@@ -61,13 +64,14 @@ def run_in_guest(
     late = context.command_limit is not None and time.monotonic() - started >= context.command_limit
     _move_output(guest, context)
     if result.status != 0:
-        tail = printable(_log_since(guest, context.log_file, before) or result.output).strip("\n")
+        tail = printable(log_since(guest, context.log_file, before) or result.output).strip("\n")
         raise OperationError(
             f"{display} failed in the guest: {_stopped(context) if late else _ending(result)}",
             log_tail=context.mask.text(tail),
             log_file=context.log_file,
             hint="--command-timeout SECONDS gives it longer" if late else hint,
         )
+    return before
 
 
 def _output(context: GuestContext) -> str:
@@ -102,9 +106,9 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)
 
 
-def _log_since(guest: Guest, log_file: str, offset: int) -> str:
-    quoted = shlex.quote(log_file)
-    return guest.sh(f"tail -c +{offset + 1} {quoted} | tail -n {_TAIL_LINES}").output
+def log_since(guest: Guest, log_file: str, offset: int, command: str = _LAST_LINES) -> str:
+    """Return the last lines of the log after a place, or what another command of the guest picks of it."""
+    return guest.sh(f"tail -c +{offset + 1} {shlex.quote(log_file)} | {command}").output
 
 
 def _stopped(context: GuestContext) -> str:

@@ -26,17 +26,27 @@ export APT_LISTCHANGES_FRONTEND=none NEEDRESTART_SUSPEND=1
 
 _APT_NO_DAEMONS = """\
 if [ ! -e /usr/sbin/policy-rc.d ] && [ ! -L /usr/sbin/policy-rc.d ]; then
-    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-    printf '%s\\n' '#!/bin/sh' 'exit 101' >/usr/sbin/policy-rc.d
+    trap '! grep -q "of this build" /usr/sbin/policy-rc.d || rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '%s\\n' '#!/bin/sh' '# of this build' 'exit 101' >/usr/sbin/policy-rc.d
     chmod 0755 /usr/sbin/policy-rc.d
 fi
 """
-"""Daemons that packages start would keep the guest's filesystems busy (Debian's invoke-rc.d asks this)."""
+"""Daemons that packages start would keep the guest's filesystems busy (Debian's invoke-rc.d asks this).
 
-_APT_GET = "apt-get -q -y -o Dpkg::Options::=--force-confnew"
+A package may bring a file of that name, which stays.
+"""
+
+_APT_GET = "apt-get -q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
+"""A configuration file that the user wrote or changed is kept; others are updated with their packages."""
+_APT_UPGRADE = "-o APT::Get::Upgrade-Allow-New=true upgrade"
+"""As ``apt upgrade``: a new kernel is a new package. Versions of apt that have no such option ignore it."""
+_APT_WAITS = "-o DPkg::Lock::Timeout=600"
+"""At boot others install packages, too: cloud-init, unattended upgrades."""
 _APT_UPDATE = f"{_APT_GET} -o APT::Update::Error-Mode=any update"
 """Before apt 2.3, which ignores the setting, an update whose downloads failed still ends with status 0."""
 
+_APK_KEPT = "find /etc -name '*.apk-new'"
+"""apk says nothing of them."""
 _ZYPPER_OK = '|| case $? in 102|103) : ;; *) exit "$?" ;; esac'
 """zypper(8): 102 and 103 say "done, now restart"."""
 
@@ -67,7 +77,7 @@ class Commands:
 _TABLE = {
     PackageManager.APT: Commands(
         install=f"{_APT_SETUP}{_APT_NO_DAEMONS}{_APT_UPDATE}\n{_APT_GET} install -- {{names}}",
-        update=f"{_APT_SETUP}{_APT_NO_DAEMONS}{_APT_UPDATE}\n{_APT_GET} upgrade",
+        update=f"{_APT_SETUP}{_APT_NO_DAEMONS}{_APT_UPDATE}\n{_APT_GET} {_APT_UPGRADE}",
         uninstall=f"{_APT_SETUP}{_APT_NO_DAEMONS}{_APT_GET} remove -- {{names}}",
         names=_APT,
     ),
@@ -97,8 +107,8 @@ _TABLE = {
         names=re.compile(rf"(?:[a-z0-9-]+/)?{_WORD}"),
     ),
     PackageManager.APK: Commands(
-        install="apk update\napk add -- {names}",
-        update="apk update\napk upgrade",
+        install=f"apk update\napk add -- {{names}}\n{_APK_KEPT}",
+        update=f"apk update\napk upgrade\n{_APK_KEPT}",
         uninstall="apk del -- {names}",
         names=re.compile(rf"{_WORD}(?:[<>=~]+[A-Za-z0-9._-]+)?"),
     ),
@@ -135,7 +145,9 @@ def install_script(facts: GuestFacts, names: Sequence[str], *, at_boot: bool = F
         OperationError: The guest has no known package manager, or a name does not suit it.
     """
     commands = _commands(facts)
-    template = commands.install.replace(_APT_NO_DAEMONS, "") if at_boot else commands.install
+    template = commands.install
+    if at_boot:
+        template = template.replace(_APT_NO_DAEMONS, "").replace(_APT_GET, f"{_APT_GET} {_APT_WAITS}")
     return _script(template, _quoted(commands, facts, names))
 
 
@@ -147,7 +159,7 @@ def fetched_script(facts: GuestFacts, names: Sequence[str] | None, listing: str)
         names: Packages to install; None for an upgrade of all.
         listing: The file in the guest.
     """
-    what = "upgrade" if names is None else f"install -- {_quoted(_commands(facts), facts, names)}"
+    what = _APT_UPGRADE if names is None else f"install -- {_quoted(_commands(facts), facts, names)}"
     # Unless it is told which, apt prints the MD5.
     asked = f"{_APT_GET} -qq -o Acquire::ForceHash=SHA256 --print-uris {what} >{shlex.quote(listing)}"
     return _script(f"{_APT_SETUP}{_APT_UPDATE}\n{asked}")
@@ -175,6 +187,57 @@ def uninstall_script(facts: GuestFacts, names: Sequence[str]) -> str:
     """
     commands = _commands(facts)
     return _script(commands.uninstall, _quoted(commands, facts, names))
+
+
+NOTED = (
+    "sed -n -E -e '/ kept back:$/,/^[^ ]/p' -e '/ due to phasing:$/,/^[^ ]/p'"
+    " -e '/^Configuration file /,/^ ==> (Using|Keeping)/p'"
+    " -e '/[.](rpm|pac|apk-)(new|save|orig)$/p' -e '/^No package .* available/p' -e '/ for regex /p'"
+)
+"""Picks the lines that ``left_undone`` and ``not_found`` read out of what package managers print."""
+
+_CONFIGURATION = re.compile(r"Configuration file [`'](.+)'")
+_BESIDE = re.compile(r"(/\S+)\.(rpmnew|pacnew|apk-new)$")
+_REPLACED = re.compile(r"(/\S+)\.(rpmsave|rpmorig|pacsave|pacorig)$")
+_NOT_FOUND = re.compile(r"No package (\S+) available|Note, selecting .* for regex '(.*)'")
+
+
+def left_undone(text: str) -> list[str]:
+    """Read what a package manager did otherwise than asked, from what it printed in English.
+
+    Returns:
+        A sentence for each: packages that were kept back, and files of configuration that the user and a
+        package both have.
+    """
+    said = []
+    kept_back: list[str] = []
+    in_list = False
+    configuration = ""
+    for line in text.split("\n"):
+        if in_list and line.startswith(" "):
+            kept_back += line.split()
+            continue
+        in_list = line.endswith((" kept back:", " due to phasing:"))
+        if match := _CONFIGURATION.match(line):
+            configuration = match[1]
+        elif configuration and line.startswith((" ==> Using current old", " ==> Keeping old")):
+            said.append(f"{configuration} was kept; the package's own is {configuration}.dpkg-dist")
+        elif match := _BESIDE.search(line):
+            said.append(f"{match[1]} was kept; the package's own is {match[0]}")
+        elif match := _REPLACED.search(line):
+            said.append(f"{match[1]} is the package's now; the one before it is {match[0]}")
+    if kept_back:
+        said.append(f"packages were kept back, and not updated: {' '.join(kept_back)}")
+    return list(dict.fromkeys(said))
+
+
+def not_found(text: str) -> list[str]:
+    """Read which packages were asked for and are not there, where the status of the command was 0.
+
+    yum of Red Hat 7 ends so when it has found one of several; older versions of apt take a name with a dot
+    that is no package for a pattern, and install what fits.
+    """
+    return [match[1] or match[2] for match in _NOT_FOUND.finditer(text)]
 
 
 def _commands(facts: GuestFacts) -> Commands:

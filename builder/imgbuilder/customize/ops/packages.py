@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imgbuilder.customize import aptsettings, argforms, packagemanagers, values
-from imgbuilder.customize.commands import NO_NETWORK_HINT, run_in_guest
+from imgbuilder.customize.commands import NO_NETWORK_HINT, log_since, printable, run_in_guest
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
+from imgbuilder.errors import OperationError
+from imgbuilder.events import warn
 
 if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
@@ -21,7 +23,8 @@ class Install(OperationBase):
     """Install packages.
 
     They come from the guest's own repositories, by its own package manager, without questions. Packages are
-    separated by commas.
+    separated by commas. A configuration file that was written before is kept where the package manager can
+    do that, as apt can; a warning says which, and where the package's own is.
 
     Attributes:
         packages: Names of packages.
@@ -75,7 +78,9 @@ class Uninstall(OperationBase):
 class Update(OperationBase):
     """Update all packages.
 
-    Does what the guest's own package manager calls an upgrade, without questions.
+    Does what the guest's own package manager calls an upgrade, without questions; new packages that the
+    updated ones need, such as kernels, are installed. Packages that are kept back, and configuration files
+    that are kept because they were changed, are told by warnings.
     """
 
     def describe(self) -> str:
@@ -103,7 +108,13 @@ def _run(
         wanted = aptsettings.parse_wanted(guest.read(listing).decode(errors="replace"))
         aptsettings.give_packages(guest, context, wanted)
         script = packagemanagers.without_update(script)
-    run_in_guest(guest, context, script, display=display, hint=hint)
+    begin = run_in_guest(guest, context, script, display=display, hint=hint)
+    printed = printable(log_since(guest, context.log_file, begin, packagemanagers.NOTED))
+    missing = packagemanagers.not_found(printed)
+    if missing:
+        raise OperationError(f"{display}: the guest's package manager has no package {' '.join(missing)}")
+    for sentence in packagemanagers.left_undone(printed):
+        warn(context.report, f"{display}: {sentence}")
 
 
 def _network_hint(context: GuestContext) -> str | None:

@@ -12,12 +12,15 @@ from imgbuilder.customize.commands import NO_NETWORK_HINT
 from imgbuilder.customize.facts import Family, GuestFacts, PackageManager
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import OperationError
+from imgbuilder.events import Notice, Severity
 from imgbuilder.guest import CommandResult
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import apply, context_of, debian_guest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from imgbuilder.events import Event
 
 
 def _facts(manager: PackageManager | None) -> GuestFacts:
@@ -36,7 +39,11 @@ EXPECTED = {
         "pacman -Syu --noconfirm",
         "pacman -R --noconfirm -- a b",
     ),
-    PackageManager.APK: ("apk update\napk add -- a b", "apk update\napk upgrade", "apk del -- a b"),
+    PackageManager.APK: (
+        "apk update\napk add -- a b\nfind /etc -name '*.apk-new'",
+        "apk update\napk upgrade\nfind /etc -name '*.apk-new'",
+        "apk del -- a b",
+    ),
     PackageManager.XBPS: ("xbps-install -Sy -- a b", "xbps-install -Suy", "xbps-remove -y -- a b"),
     PackageManager.URPMI: ("urpmi --auto a b", "urpmi --auto --auto-update", "urpme --auto a b"),
     PackageManager.PISI: (
@@ -138,13 +145,13 @@ def test_failures_name_the_option_and_the_missing_network() -> None:
         assert caught.value.hint == hint
 
 
-def _run_apt(tmp_path: Path, script: str, status: int = 0) -> tuple[int, list[str]]:
+def _run_apt(tmp_path: Path, script: str, status: int = 0, more: str = "true") -> tuple[int, list[str]]:
     """Run an apt script with a fake apt-get in front, and the policy file in a folder of the test."""
     log = tmp_path / "calls"
     fake = tmp_path / "apt-get"
     fake.write_text(
         f'#!/bin/sh\necho "$DEBIAN_FRONTEND $(ls {tmp_path} | grep -c policy) $*" >>{log}\n'
-        f'case "$*" in *update*) exit {status};; esac\n'
+        f'case "$*" in *update*) exit {status};; esac\n{more}\n'
     )
     fake.chmod(0o755)
     script = script.replace("/usr/sbin/policy-rc.d", f"{tmp_path}/policy-rc.d")
@@ -156,7 +163,7 @@ def _run_apt(tmp_path: Path, script: str, status: int = 0) -> tuple[int, list[st
 
 def test_apt_is_run_without_questions_and_without_starting_daemons(tmp_path: Path) -> None:
     status, calls = _run_apt(tmp_path, packagemanagers.install_script(_facts(PackageManager.APT), ["a", "b"]))
-    options = "-q -y -o Dpkg::Options::=--force-confnew"
+    options = "-q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
     assert status == 0
     assert calls == [
         f"noninteractive 1 {options} -o APT::Update::Error-Mode=any update",
@@ -181,10 +188,88 @@ def test_the_guests_own_policy_stays(tmp_path: Path) -> None:
     assert (tmp_path / "policy-rc.d").read_text() == "own"
 
 
-def test_at_boot_daemons_are_started() -> None:
-    assert "policy-rc.d" not in packagemanagers.install_script(
-        _facts(PackageManager.APT), ["a"], at_boot=True
+def test_a_policy_that_a_package_brings_stays(tmp_path: Path) -> None:
+    script = packagemanagers.install_script(_facts(PackageManager.APT), ["a"])
+    _run_apt(tmp_path, script, more=f"echo package >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/policy-rc.d")
+    assert (tmp_path / "policy-rc.d").read_text() == "package\n"
+
+
+def test_at_boot_daemons_are_started_and_the_lock_is_waited_for() -> None:
+    script = packagemanagers.install_script(_facts(PackageManager.APT), ["a"], at_boot=True)
+    assert "policy-rc.d" not in script
+    assert "--force-confold -o DPkg::Lock::Timeout=600 install -- a\n" in script
+
+
+def test_an_upgrade_may_install_what_the_new_versions_need() -> None:
+    """As apt(8) upgrades: a kernel of a new ABI is a new package, which apt-get alone keeps back."""
+    facts = _facts(PackageManager.APT)
+    assert "-o APT::Get::Upgrade-Allow-New=true upgrade\n" in packagemanagers.update_script(facts)
+    assert "-o APT::Get::Upgrade-Allow-New=true upgrade >" in packagemanagers.fetched_script(
+        facts, None, "/l"
     )
+
+
+PRINTED = """\
+Reading package lists...
+The following packages have been kept back:
+  linux-image-amd64 held-one
+  third
+The following upgrades have been deferred due to phasing:
+  phased
+The following packages will be upgraded:
+  other
+Setting up mydaemon (1) ...
+
+Configuration file '/etc/my daemon.conf'
+ ==> File on system created by you or by a script.
+ ==> File also in package provided by package maintainer.
+ ==> Using current old file as you requested.
+
+Configuration file '/etc/second'
+ ==> Modified (by you or by a script) since installation.
+ ==> Package distributor has shipped an updated version.
+ ==> Keeping old config file as default.
+Configuration file '/etc/taken'
+ ==> Using new config file as default.
+warning: /etc/httpd.conf created as /etc/httpd.conf.rpmnew
+warning: /etc/old.conf saved as /etc/old.conf.rpmsave
+warning: /etc/arch.conf installed as /etc/arch.conf.pacnew
+/etc/alpine.apk-new
+No package nothere available.
+Note, selecting 'python3.11-minimal' for regex 'python3.1'
+"""
+
+
+def test_what_a_package_manager_did_otherwise_is_read_from_its_words() -> None:
+    picked = subprocess.run(
+        ["/bin/sh", "-c", packagemanagers.NOTED], input=PRINTED, capture_output=True, text=True, check=True
+    ).stdout
+    assert "Setting up" not in picked
+    assert packagemanagers.left_undone(picked) == packagemanagers.left_undone(PRINTED)
+    assert packagemanagers.left_undone(picked) == [
+        "/etc/my daemon.conf was kept; the package's own is /etc/my daemon.conf.dpkg-dist",
+        "/etc/second was kept; the package's own is /etc/second.dpkg-dist",
+        "/etc/httpd.conf was kept; the package's own is /etc/httpd.conf.rpmnew",
+        "/etc/old.conf is the package's now; the one before it is /etc/old.conf.rpmsave",
+        "/etc/arch.conf was kept; the package's own is /etc/arch.conf.pacnew",
+        "/etc/alpine was kept; the package's own is /etc/alpine.apk-new",
+        "packages were kept back, and not updated: linux-image-amd64 held-one third phased",
+    ]
+    assert packagemanagers.not_found(picked) == ["nothere", "python3.1"]
+    assert packagemanagers.left_undone("Setting up x ...\n") == packagemanagers.not_found("x\n") == []
+
+
+def test_what_was_not_done_is_told_and_what_is_missing_is_an_error() -> None:
+    guest = debian_guest()
+    guest.on_sh("sed -n", CommandResult(0, "The following packages have been kept back:\n  \x1b[1mkern\n"))
+    events: list[Event] = []
+    apply(guest, "update", report=events.append)
+    [notice] = [event for event in events if isinstance(event, Notice)]
+    assert notice.severity is Severity.WARNING
+    assert notice.text == "--update: packages were kept back, and not updated: ?[1mkern"
+    guest.on_sh("sed -n", CommandResult(0, "No package b available.\n"))
+    with pytest.raises(OperationError, match=r"--install a,b: .* no package b$"):
+        apply(guest, "install", "a,b")
 
 
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (102, 0), (103, 0), (4, 4), (104, 104)])
