@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from imgbuilder.console import printable
 from imgbuilder.errors import OperationError, PybuilderError, UsageError
+from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.interrupts import Interrupted, interruptible
 from imgbuilder.streams import OutputLostError, text_output
 
@@ -64,7 +65,7 @@ def _run(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool)
         if verbose and not isinstance(error, UsageError):  # a wrong word is nobody's code
             import traceback  # late: most runs end well
 
-            traceback.print_exc()
+            sys.stderr.write(without_secrets(traceback.format_exc()))
         return error.exit_code
     except OSError as error:
         console.error(f"{error.filename or 'the system'}: {error.strerror or error}", None)

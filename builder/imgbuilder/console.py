@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from imgbuilder.events import Notice, Progress, ProgressEnd, Severity, Step
+from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class ConsoleReporter:
                 self.close()
             case Step(text):
                 if self.machine is not None:
-                    self.machine("message", text)
+                    self.machine("message", without_secrets(text))
                 if not self._quiet:
                     elapsed = time.monotonic() - self._started
                     self._line(self._out, f"[{elapsed:6.1f}] ", text, _GREEN)
@@ -116,14 +117,14 @@ class ConsoleReporter:
         """Show why the program ends."""
         self.close()
         if self.machine is not None:
-            self.machine("error", message)
+            self.machine("error", without_secrets(message))
         self._line(self._err, f"{self._program}: error: ", message, _RED)
         if hint:
             self._line(self._err, "  ", hint, "")
 
     def _notice(self, severity: Severity, text: str) -> None:
         if self.machine is not None and severity is not Severity.DEBUG:
-            self.machine(severity.value, text)
+            self.machine(severity.value, without_secrets(text))
         match severity:
             case Severity.DEBUG:
                 if self._verbose:
@@ -135,7 +136,7 @@ class ConsoleReporter:
                 self._line(self._err, f"{self._program}: warning: ", text, _BLUE)
 
     def _line(self, stream: TextIO, prefix: str, text: str, colour: str) -> None:
-        shown = printable(text)
+        shown = printable(without_secrets(text))  # whoever wrote it, whatever it quotes
         if self.wrap and colour != _GREEN:
             shown = _wrapped(prefix, shown)
         if colour and (self.colour or _likes_colours(stream)):

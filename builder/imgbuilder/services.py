@@ -23,6 +23,7 @@ from imgbuilder.catalog.state import SourceStates, identity
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, ignore, warn
 from imgbuilder.fetch.router import SourceFetcher
+from imgbuilder.fetch.urls import hide_in
 from imgindex.keymemory import KeyMemory
 from imgindex.model import UNKNOWN_SIZE
 
@@ -85,6 +86,9 @@ class Settings:
     offline: bool = False
     instant: bool = True
     gpg: Sequence[str] = ("gpg",)
+
+    def __post_init__(self) -> None:
+        hide_in(self, "sources")
 
     def cache_folder(self) -> Path | None:
         """Return the folder of the cache; None for a run without cache.

@@ -14,8 +14,8 @@ _CREDENTIALS = frozenset(
 )
 """Variables by which our commands are given credentials."""
 
-_ADDRESS_WITH_USER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*@")
-"""How the value of a variable begins that is an address with a user name, such as that of a proxy."""
+_ADDRESS_WITH_USER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*@", re.DOTALL)
+"""How the value of a variable begins that is an address with a user name."""
 
 _withheld: set[str] = set()
 
@@ -36,4 +36,6 @@ def plain_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def _is_secret(name: str, value: str) -> bool:
-    return name in _withheld or name in _CREDENTIALS or _ADDRESS_WITH_USER.match(value) is not None
+    if name in _withheld or name in _CREDENTIALS or _ADDRESS_WITH_USER.match(value):
+        return True
+    return name.lower().endswith("_proxy") and "@" in value  # which may be without its scheme

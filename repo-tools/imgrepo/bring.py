@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.cache.partial import PartialFile, discard, partial_file
 from imgbuilder.errors import DigestMismatchError
 from imgbuilder.events import Reporter, Step
-from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.fetch.urls import Address
 from imgbuilder.workspace import explain
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def brought(
         FetchError: It cannot be had; what came is kept for the next run.
         WorkspaceError: It cannot be written.
     """
-    where = without_userinfo(url)
+    where = str(Address(url))
     report(Step(f"Fetching {where}"))
 
     def fetch(part: PartialFile) -> None:

@@ -19,7 +19,7 @@ from imgbuilder.atomic import sync_folder
 from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackError, UsageError
 from imgbuilder.events import Reporter, Step, info, warn
 from imgbuilder.fetch.transfer import INDEX_LIMIT
-from imgbuilder.fetch.urls import check_uri, local_path, template_url, without_userinfo
+from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, template_url
 from imgbuilder.workspace import explain
 from imgindex.accept import Rule, accept
 from imgindex.fields import MAX_DISK_SIZE
@@ -63,6 +63,7 @@ class MirrorRequest:
     grace: timedelta = retired.GRACE
 
     def __post_init__(self) -> None:
+        hide_in(self, "source")
         check_uri(self.source)
         if not self.folder.is_dir():
             raise UsageError(
@@ -70,14 +71,16 @@ class MirrorRequest:
             )
 
     @property
-    def index_url(self) -> str:
+    def index_url(self) -> Address:
         """Address of the signed index."""
-        if self.source.endswith(".asc"):
-            return self.source
-        path = local_path(self.source)
-        if path is not None:
-            return str(path / SIGNED_INDEX)
-        return urljoin(self.source.rstrip("/") + "/", SIGNED_INDEX)
+        return Address(self.source).derive(_index_of)
+
+
+def _index_of(source: str) -> str:
+    if source.endswith(".asc"):
+        return source
+    path = local_path(source)
+    return str(path / SIGNED_INDEX) if path is not None else urljoin(source.rstrip("/") + "/", SIGNED_INDEX)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, report:
         old = _old_index(request, pin, services)
         if old is not None and old.signed_at > signed.signed_at:
             raise RolledBackError(
-                f"{without_userinfo(request.index_url)} was signed at {show(signed.signed_at)}, and the copy "
+                f"{request.index_url} was signed at {show(signed.signed_at)}, and the copy "
                 f"in {request.folder} is newer, of {show(old.signed_at)}",
                 hint="try again later; if it stays so, tell the publisher",
             )
@@ -139,7 +142,7 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, report:
 def _fetch_index(
     request: MirrorRequest, pin: KeyPin, services: Services, fetcher: Fetcher, report: Reporter
 ) -> tuple[bytes, VerifiedText, Index]:
-    where = without_userinfo(request.index_url)
+    where = str(request.index_url)
     report(Step(f"Fetching {where}"))
     body = io.BytesIO()
     fetcher.fetch(request.index_url, body, limit=INDEX_LIMIT, report=report, label="index")

@@ -25,7 +25,7 @@ from imgbuilder.events import Reporter, Step, debug, info, warn
 from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import will_ask
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS
-from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url, without_userinfo
+from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url
 from imgbuilder.interrupts import Interrupted
 from imgbuilder.sizes import human_size
 
@@ -99,7 +99,7 @@ class Intake:
         _announce(selection, fetcher, report)
         if part.held:
             info(report, f"continuing after the {human_size(part.held)} that are here already")
-        part.continue_from(without_userinfo(selection.url))
+        part.continue_from(selection.url)
         try:
             self._fetch(selection, part, fetcher, report, part=part)
         except Interrupted as error:
@@ -181,13 +181,13 @@ class Intake:
         entry, digest = selection.entry, file.sha512()
         if entry.sha512 not in (None, digest):
             raise DigestMismatchError(
-                f"{where or without_userinfo(selection.url)}: these are not the bytes that the index names: "
+                f"{where or selection.url}: these are not the bytes that the index names: "
                 f"SHA-512 is {digest[:16]}... instead of {str(entry.sha512)[:16]}...",
                 hint=_advice(selection.url),
             )
         if file.sha256() not in (None, entry.sha256):
             raise DigestMismatchError(
-                f"{where or without_userinfo(selection.url)}: these are not the bytes that the source names: "
+                f"{where or selection.url}: these are not the bytes that the source names: "
                 f"SHA-256 is {str(file.sha256())[:16]}... instead of {str(entry.sha256)[:16]}...",
                 hint=_advice(selection.url),
             )
@@ -200,7 +200,7 @@ class Intake:
 
 def _announce(selection: Selection, fetcher: Fetcher, report: Reporter) -> None:
     if will_ask(fetcher, selection.url):
-        report(Step(f"Downloading: {without_userinfo(selection.url)}"))
+        report(Step(f"Downloading: {selection.url}"))
 
 
 def _advice(url: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.atomic import sync_folder, temporary_file
 from imgbuilder.catalog.sources import Source, SourceFormat, fingerprints, index_format
 from imgbuilder.errors import UsageError, WorkspaceError
-from imgbuilder.fetch.urls import check_uri, local_path, scheme_of, without_userinfo
+from imgbuilder.fetch.urls import Address, check_uri, local_path, scheme_of
 from imgindex.folders import make_folder
 from imgindex.keyfile import read_key_file
 
@@ -59,7 +59,7 @@ def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder
         )
     check_uri(uri)
     if "\n" in uri or uri != uri.strip():
-        raise UsageError(f"{without_userinfo(uri)!r} is no address for a configuration file")
+        raise UsageError(f"{str(Address(uri))!r} is no address for a configuration file")
     if scheme_of(uri) is None:
         uri = str(Path(uri).absolute())
     if "," in uri and local_path(uri) is not None:
@@ -78,7 +78,7 @@ def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder
         return NewSource(replace(source, key=fingerprints(key)), folder / f"{name}.conf", None)
     if scheme_of(key) not in (None, "file"):
         raise UsageError(
-            f"--gpgkey {without_userinfo(key)} would have to be downloaded unchecked",
+            f"--gpgkey {Address(key)} would have to be downloaded unchecked",
             hint="fetch the key yourself, compare its fingerprint, and give --gpgkey FILE",
         )
     file = local_path(key)
@@ -128,8 +128,8 @@ def write_source(new: NewSource) -> None:
                 _write(new.key_path, read_key_file(new.source.key, f"source {new.source.name}"), 0o644)
                 undo.callback(new.key_path.unlink)
             # An address may hold a password.
-            secret = new.source.uri != new.source.shown_uri
-            _write(new.path, _text(new).encode(), 0o600 if secret else 0o644)
+            mode = 0o600 if Address(new.source.uri).has_secret else 0o644
+            _write(new.path, _text(new).encode(), mode)
         except OSError as error:
             raise WorkspaceError(f"cannot write in {folder}: {error.strerror}") from error
         undo.pop_all()
@@ -137,7 +137,7 @@ def write_source(new: NewSource) -> None:
 
 def _text(new: NewSource) -> str:
     source = new.source
-    lines = [f"[{source.name}]", f"uri={source.uri}"]
+    lines = [f"[{source.name}]", f"uri={Address(source.uri).reveal()}"]
     if source.format is not SourceFormat.NATIVE:
         lines.append(f"format={source.format.value}")
     if new.key_path is None:

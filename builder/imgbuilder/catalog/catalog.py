@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from imgbuilder.arch import normalise
 from imgbuilder.errors import PybuilderError, RepositoryError, TrustError, UsageError
 from imgbuilder.events import warn
-from imgbuilder.fetch.urls import template_url
+from imgbuilder.fetch.urls import hide_in, template_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,12 +52,15 @@ class Selection:
     Attributes:
         source: Who offers it.
         entry: What the index says about it.
-        url: Address of its file; may hold a password.
+        url: Address of its file.
     """
 
     source: Source
     entry: Entry
     url: str
+
+    def __post_init__(self) -> None:
+        hide_in(self, "url")
 
 
 class Catalog(NamedTuple):

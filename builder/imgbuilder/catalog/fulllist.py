@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from imgbuilder.catalog.sources import Source, SourceFormat
-from imgbuilder.fetch.urls import template_url, without_userinfo
+from imgbuilder.fetch.urls import template_url
 from imgindex.model import UNKNOWN_SIZE, Entry
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _source(source: Source) -> Fields:
     fields: Fields = {
         "name": source.name,
         "uri": source.shown_uri,
-        "mirrors": [without_userinfo(uri) for uri in source.mirrors],
+        "mirrors": list(source.mirrors),
         "configuration": _path(source.origin),
         "format": source.format.value,
         "key": str(source.key) if source.key is not None and not isinstance(source.key, tuple) else None,
@@ -99,14 +99,14 @@ def _template(offer: Offer, *, shadowed: bool) -> Fields:
         "revision": entry.revision if source.format is SourceFormat.NATIVE else None,
         "size": None if entry.size == UNKNOWN_SIZE else entry.size,
         "format": entry.format,
-        "url": without_userinfo(template_url(source.uri, entry.file)),
+        "url": template_url(source.uri, entry.file),
         "compressed-size": entry.compressed_size,
         "sha512": entry.sha512,
         "sha256": entry.sha256,
         "zstd": None
         if zstd is None
         else {
-            "url": without_userinfo(template_url(source.uri, zstd.file)),
+            "url": template_url(source.uri, zstd.file),
             "compressed-size": zstd.compressed_size,
             "sha512": zstd.sha512,
         },

@@ -17,7 +17,6 @@ from imgbuilder.cache.unpack import packing_of
 from imgbuilder.disk.imageheader import QCOW2_MAGIC, parse_qcow2
 from imgbuilder.errors import RepositoryError
 from imgbuilder.events import Reporter, debug, ignore
-from imgbuilder.fetch.urls import without_userinfo
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.model import UNKNOWN_SIZE
 from imgindex.regular import open_file
@@ -70,7 +69,7 @@ def with_disk_facts(selection: Selection, fetcher: Fetcher, report: Reporter = i
     entry = selection.entry
     if entry.size != UNKNOWN_SIZE:
         return selection
-    where = without_userinfo(selection.url)
+    where = str(selection.url)
     head = _Head()
     with contextlib.suppress(_EnoughError):
         fetcher.fetch(

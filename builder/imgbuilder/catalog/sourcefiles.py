@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.catalog.sources import Key, Source, SourceFormat, fingerprints, stream_base
 from imgbuilder.errors import IndexSyntaxError, PybuilderError, UsageError
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY
-from imgbuilder.fetch.urls import check_uri, local_path, scheme_of, without_userinfo
+from imgbuilder.fetch.urls import Address, check_uri, local_path, scheme_of
 from imgindex.lexer import decode_text, parse_sections
 from imgindex.regular import open_file
 
@@ -232,7 +232,7 @@ def _key(text: str, folder: Path) -> Key:
         return local_path(text)
     if scheme is not None:
         raise UsageError(
-            f"gpgkey={text} would have to be downloaded unchecked",
+            f"gpgkey={Address(text)} would have to be downloaded unchecked",
             hint="fetch the key once, compare its fingerprint, and write gpgkey=file:///path/to/key.gpg",
         )
     if text.startswith("/"):
@@ -256,7 +256,7 @@ def _proxy(text: str) -> str:
         return SYSTEM_PROXY
     if scheme_of(text) not in ("http", "https"):
         raise UsageError(
-            f"proxy={without_userinfo(text)} is not understood",
+            f"proxy={Address(text)} is not understood",
             hint="write proxy=no, proxy=system or proxy=http://host:port",
         )
     check_uri(text)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.errors import SourceStateError
 from imgbuilder.fetch.transfer import SYSTEM_PROXY
-from imgbuilder.fetch.urls import without_userinfo
 from imgindex.freshness import show
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def source_list(found: SourcesResult, states: SourceStates, answers: Sequence[st
 def _facts(source: Source, states: SourceStates) -> Iterator[tuple[str, str]]:
     yield "Source:", source.name
     for uri in source.addresses:
-        yield "URI:", without_userinfo(uri)
+        yield "URI:", uri
     if source.format is not SourceFormat.NATIVE:
         yield "Format:", source.format.value
     yield "Configuration:", "command line" if source.origin is None else str(source.origin)
@@ -54,7 +53,7 @@ def _facts(source: Source, states: SourceStates) -> Iterator[tuple[str, str]]:
     elif source.key:
         yield "Fingerprint:", ",".join(source.key)
     if source.proxy != SYSTEM_PROXY:
-        yield "Proxy:", without_userinfo(source.proxy)
+        yield "Proxy:", source.proxy
     if source.max_age is not None:
         yield "Oldest allowed:", f"{source.max_age // timedelta(days=1)} days"
     try:

@@ -18,7 +18,7 @@ from imgbuilder.fetch.transfer import (
     PRODUCTS_SECONDS,
     SYSTEM_PROXY,
 )
-from imgbuilder.fetch.urls import check_uri, template_url, without_userinfo
+from imgbuilder.fetch.urls import Address, check_uri, hide_in, template_url
 from imgindex.trust import full_fingerprint
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Source:
 
     Attributes:
         name: Section name in the configuration, or the address of a ``--source``.
-        uri: Address of the index; may hold a password, so show ``shown_uri``.
+        uri: Address of the index.
         key: Who signs the index. An empty tuple is a ``--source`` of a run that checks no signatures.
         unsigned: The configuration says that there is no signature.
         proxy: ``SYSTEM_PROXY``, ``NO_PROXY``, or the URL of a proxy.
@@ -81,6 +81,9 @@ class Source:
     format: SourceFormat = SourceFormat.NATIVE
     optional: bool = False
     written: str = ""
+
+    def __post_init__(self) -> None:
+        hide_in(self, "uri", "mirrors", "proxy", "written")
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -124,17 +127,17 @@ class Source:
     @property
     def shown_uri(self) -> str:
         """The address without user name and password."""
-        return without_userinfo(self.uri)
+        return str(self.uri)
 
     @property
     def listed_uri(self) -> str:
         """The same as it was written, with or without a slash at the end: so virt-builder lists it."""
         if self.written and stream_base(self.written) == self.uri:
-            return without_userinfo(self.written)
+            return self.written
         return self.shown_uri
 
 
-def index_format(uri: str) -> tuple[str, SourceFormat]:
+def index_format(uri: str) -> tuple[Address, SourceFormat]:
     """Tell the format of a source by the name of its index.
 
     Returns:
@@ -142,11 +145,15 @@ def index_format(uri: str) -> tuple[str, SourceFormat]:
     """
     if uri.endswith(tuple(f"/{STREAMS}{name}" for name in _STREAM_INDEXES)):
         return stream_base(uri), SourceFormat.SIMPLESTREAMS
-    return uri, SourceFormat.NATIVE
+    return Address(uri), SourceFormat.NATIVE
 
 
-def stream_base(uri: str) -> str:
+def stream_base(uri: str) -> Address:
     """Return the base address of a simplestreams source, also for one who named its index or its folder."""
+    return Address(uri).derive(_stream_base)
+
+
+def _stream_base(uri: str) -> str:
     base = uri.rstrip("/")
     for name in _STREAM_INDEXES:
         base = base.removesuffix(f"/{STREAMS}{name}")
@@ -192,4 +199,4 @@ def sources_from_command_line(
 
 def _given(url: str, pin: tuple[str, ...], *, check: bool = True) -> Source:
     uri, kind = index_format(url)
-    return Source(without_userinfo(url), uri, pin, check=check, format=kind)
+    return Source(str(Address(url)), uri, pin, check=check, format=kind)

@@ -26,7 +26,7 @@ from imgbuilder.cache.locks import lock_open_file
 from imgbuilder.errors import ConflictingIndexError, SourceStateError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.transfer import PRODUCTS_LIMIT
-from imgbuilder.fetch.urls import local_path, without_userinfo
+from imgbuilder.fetch.urls import Address, local_path
 from imgindex.folders import make_folder
 from imgindex.freshness import Accepted, show
 from imgindex.regular import open_file, open_regular
@@ -136,7 +136,7 @@ class SourceStates(NamedTuple):
                 last = self.read(uri)
                 if last is not None and _conflict(accepted, last):
                     raise ConflictingIndexError(
-                        f"{without_userinfo(uri)}: two different indexes signed at "
+                        f"{Address(uri)}: two different indexes signed at "
                         f"{show(accepted.signed_at)} came at the same time",
                         hint="try again; if it stays so, tell the publisher",
                     )
@@ -146,7 +146,7 @@ class SourceStates(NamedTuple):
                     _write(path, _text(uri, accepted).encode())
         except OSError as error:
             raise SourceStateError(
-                f"{without_userinfo(uri)}: cannot remember the accepted index in {path}: {error.strerror}",
+                f"{Address(uri)}: cannot remember the accepted index in {path}: {error.strerror}",
                 hint="make that folder writable for you, or set XDG_STATE_HOME to another one",
             ) from error
 
@@ -200,7 +200,7 @@ class SourceStates(NamedTuple):
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self._path(uri, ".lock"), flags, 0o600)
         try:
-            purpose = f"reads {without_userinfo(uri)}"
+            purpose = f"reads {Address(uri)}"
             lock_open_file(descriptor, shared=False, purpose=purpose, report=report)
             yield
         finally:
@@ -212,13 +212,16 @@ def identity(uri: str) -> str:
     path = local_path(uri)
     if path is not None:
         return f"file://{os.path.abspath(path)}"  # noqa: PTH100 - links are followed when it is read
-    parts = urlsplit(without_userinfo(uri))
-    return urlunsplit((parts.scheme.lower(), parts.netloc.lower(), parts.path, parts.query, ""))
+    address = Address(uri)
+    parts, whole = urlsplit(address), urlsplit(address.reveal())
+    # What is hidden of the query may be all that tells two sources apart.
+    secret = "" if parts.query == whole.query else hashlib.sha256(whole.query.encode()).hexdigest()[:16]
+    return urlunsplit((parts.scheme.lower(), parts.netloc.lower(), parts.path, parts.query, secret))
 
 
 def repair_command(uri: str) -> str:
     """Return the command that forgets a source."""
-    return f"pybuilder --forget-source '{without_userinfo(uri)}'"
+    return f"pybuilder --forget-source '{Address(uri)}'"
 
 
 def _is_news(accepted: Accepted, last: Accepted | None) -> bool:
@@ -277,7 +280,7 @@ def _time(text: str) -> datetime:
 
 def _unreadable(uri: str, path: Path, problem: str) -> SourceStateError:
     return SourceStateError(
-        f"{without_userinfo(uri)}: what is remembered of this source cannot be read: {path}: {problem}",
+        f"{Address(uri)}: what is remembered of this source cannot be read: {path}: {problem}",
         hint=f"restore the file, or forget the source and with it the protection against an older index: "
         f"{repair_command(uri)}",
     )

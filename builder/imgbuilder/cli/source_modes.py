@@ -11,7 +11,7 @@ from imgbuilder.catalog.sources import SourceFormat
 from imgbuilder.cli.list_mode import show
 from imgbuilder.errors import PybuilderError, UsageError, WrongKeyError
 from imgbuilder.events import warn
-from imgbuilder.fetch.urls import check_uri, without_userinfo
+from imgbuilder.fetch.urls import Address, check_uri
 from imgbuilder.services import Services, Settings
 from imgindex.freshness import show as show_time
 
@@ -66,13 +66,13 @@ def forget_source(settings: Settings, report: ConsoleReporter, wanted: str) -> N
     forgotten = [uri for uri in uris if states.forget(uri, report)]
     if not forgotten:
         raise UsageError(
-            f"nothing is remembered of a source {without_userinfo(wanted)!r}",
+            f"nothing is remembered of a source {str(Address(wanted))!r}",
             hint="give its name as in its configuration file, or the address of its index",
         )
     report.close()
     for uri in forgotten:
         show(
-            f"Forgotten: {without_userinfo(uri)}\n"
+            f"Forgotten: {Address(uri)}\n"
             "The next index of this source is accepted by its signature alone: that it is older than the\n"
             "last, or unsigned where the configuration says unsigned=yes, will not be noticed.\n"
         )

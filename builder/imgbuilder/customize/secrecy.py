@@ -79,7 +79,7 @@ def proxy_passwords(proxies: Mapping[str, str]) -> tuple[str, ...]:
     found = []
     for value in proxies.values():
         try:
-            password = urlsplit(value).password
+            password = urlsplit(value if "://" in value else f"http://{value}").password
         except ValueError:
             continue
         if password:

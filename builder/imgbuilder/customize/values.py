@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from imgbuilder import localtree
 from imgbuilder.errors import UsageError
+from imgbuilder.fetch.urls import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -146,11 +147,8 @@ def mirror_url(url: str) -> str:
 
 
 def holds_credentials(url: str) -> bool:
-    """Tell whether an address holds a password."""
-    try:
-        return urlsplit(url).password is not None
-    except ValueError:
-        return False
+    """Tell whether an address holds a password, or something else that gives access."""
+    return Address(url).has_secret
 
 
 def package_names(names: tuple[str, ...]) -> tuple[str, ...]:

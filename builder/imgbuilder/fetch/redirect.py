@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from imgbuilder.errors import FetchError
-from imgbuilder.fetch.urls import origin, without_userinfo
+from imgbuilder.fetch.urls import Address, origin
 
 _TELL = "check the source's uri; if it is right, tell the publisher"
 
@@ -28,9 +28,9 @@ class Request:
     """
 
     def __init__(self, url: str, *, digest_known: bool) -> None:
-        parts = urlsplit(url)
+        parts = urlsplit(Address(url).reveal())
         host = parts.netloc.rpartition("@")[2]
-        self.url = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
+        self.url = Address(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
         self._first = origin(self.url)
         self._auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
         self._digest_known = digest_known
@@ -52,14 +52,14 @@ class Request:
         if len(locations) != 1 or not locations[0] or re.search(r"[\x00-\x20\x7f]", locations[0]):
             raise FetchError(f"{self.url}: the server redirects without a usable address", hint=_TELL)
         try:
-            target = urljoin(self.url, locations[0])
+            target = urljoin(self.url.reveal(), locations[0])
             old, new = origin(self.url), origin(target)
             named = urlsplit(target)
-        except ValueError as error:
+        except ValueError:
             raise FetchError(
                 f"{self.url}: the server redirects to a malformed address", hint=_TELL
-            ) from error
-        shown = without_userinfo(target)
+            ) from None  # its words quote the address
+        shown = Address(target)
         if new[0] not in ("http", "https") or not new[1]:
             raise FetchError(f"{self.url}: redirect to {shown} refused: neither http nor https", hint=_TELL)
         if named.username is not None:
@@ -80,7 +80,7 @@ class Request:
             )
         if upgraded and old == self._first:
             self._first = new
-        self.url = urlunsplit((named.scheme, named.netloc, named.path, named.query, ""))
+        self.url = Address(urlunsplit((named.scheme, named.netloc, named.path, named.query, "")))
 
 
 def _of_this_machine(host: str) -> bool:

@@ -8,7 +8,7 @@ from imgbuilder.errors import OfflineError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.transfer import SYSTEM_PROXY, Fetched, Fetcher, Limits, Resumable
-from imgbuilder.fetch.urls import inside, local_path, without_userinfo
+from imgbuilder.fetch.urls import Address, inside, local_path
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -74,7 +74,7 @@ class SourceFetcher:
 def offline_error(label: str, url: str) -> OfflineError:
     """Make the error for a file that a server would have to be asked for."""
     return OfflineError(
-        f"{label or 'it'} is not here, and with --offline {without_userinfo(url)} is not asked",
+        f"{label or 'it'} is not here, and with --offline {Address(url)} is not asked",
         hint="run once without --offline, or bring it along: --cache-add FILE, or --source BUNDLE",
     )
 

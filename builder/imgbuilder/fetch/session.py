@@ -24,7 +24,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from imgbuilder.errors import FetchError
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, TransferCutError
-from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.fetch.urls import Address, without_secrets
 from imgindex import __version__
 
 if TYPE_CHECKING:
@@ -69,12 +69,12 @@ class Answer:
     """A server's answer, its body still to be read.
 
     Attributes:
-        url: What was asked for, without user information.
+        url: What was asked for.
         status: The status code.
         headers: Its headers.
     """
 
-    url: str
+    url: Address
     status: int
     headers: Headers
     _body: urllib3.BaseHTTPResponse
@@ -88,12 +88,15 @@ class Answer:
             TransferCutError: It broke off or stalled.
         """
         self._watch.pet()
+        cut = None
         try:
             piece = self._body.read1(count, decode_content=False)
         except _FOREIGN as error:
-            raise self._cut(error) from error
-        if self._watch.fired:
-            raise self._cut(None)
+            cut = self._cut(error)
+        if cut is None and self._watch.fired:
+            cut = self._cut(None)
+        if cut is not None:
+            raise cut  # not in the handler: what the libraries raise quotes whole addresses
         self._watch.rest()
         return bytes(piece)
 
@@ -134,7 +137,7 @@ class WebSession:
     _limits: Limits
     _trusted: str | bool
 
-    def get(self, request: Request, proxy: str, extra: Mapping[str, str]) -> Answer:
+    def get(self, request: Request, proxy: Address, extra: Mapping[str, str]) -> Answer:
         """Ask once.
 
         Args:
@@ -145,9 +148,11 @@ class WebSession:
         Raises:
             NoAnswerError: There was none, or none that could be read.
         """
-        proxies = _proxies(request.url, proxy)
+        url = request.url.reveal()
+        proxies = _proxies(url, proxy)
+        failure = None
         try:
-            asked = requests.Request("GET", request.url, auth=request.auth, headers=dict(extra))
+            asked = requests.Request("GET", url, auth=request.auth, headers=dict(extra))
             response = self._session.send(
                 self._session.prepare_request(asked),
                 stream=True,
@@ -157,12 +162,14 @@ class WebSession:
                 allow_redirects=False,
             )
         except _FOREIGN as error:
-            through = select_proxy(request.url, proxies) or ""
+            through = _proxy_address(select_proxy(url, proxies) or "")
             message, hint = _explain(
                 request.url, error, self._limits, fired=self._watch.fired, through=through
             )
             passing = not self._watch.fired and _may_pass(error)
-            raise NoAnswerError(message, hint=hint, passing=passing) from error
+            failure = NoAnswerError(message, hint=hint, passing=passing)
+        if failure is not None:
+            raise failure  # not in the handler: what the libraries raise quotes whole addresses
         body = response.raw
         return Answer(request.url, response.status_code, body.headers, body, self._watch, self._limits)
 
@@ -234,7 +241,7 @@ class _Session(requests.Session):
 
 
 def _explain(
-    url: str, error: Exception | None, limits: Limits, *, fired: bool, through: str = ""
+    url: Address, error: Exception | None, limits: Limits, *, fired: bool, through: str = ""
 ) -> tuple[str, str]:
     """Return what went wrong, with the proxy that it went through if it did, and what to do next."""
     seconds = f"{limits.timeout:.0f} seconds"
@@ -251,7 +258,7 @@ def _explain(
         return f"{url}: TLS: {reason}", next((advice for word, advice in _TLS_HINTS if word in reason), hint)
     if isinstance(error, requests.exceptions.ProxyError):
         return (
-            f"{url}: proxy {without_userinfo(through)}: {reason}",
+            f"{url}: proxy {through}: {reason}",
             "check https_proxy, http_proxy and proxy=",
         )
     return f"{url}: {reason}", hint
@@ -274,14 +281,21 @@ def _deepest(error: BaseException | None) -> str:
         return str(seen.verify_message)
     if isinstance(seen, IncompleteRead | urllib3.exceptions.IncompleteRead):
         return "the connection ended before the file did"
+    if isinstance(seen, ValueError | urllib3.exceptions.LocationParseError):  # quotes what it cannot read
+        return "the address, or that of the proxy, is malformed"
     words = seen.strerror if isinstance(seen, OSError) else None
-    return without_userinfo(words or str(seen) or type(seen).__name__)[:300]
+    return without_secrets(words or str(seen) or type(seen).__name__)[:300]
 
 
-def _proxies(url: str, proxy: str) -> dict[str, str]:
+def _proxies(url: str, proxy: Address) -> dict[str, str]:
     if proxy == SYSTEM_PROXY:
         return dict(get_environ_proxies(url))
-    return {} if proxy == NO_PROXY else {"http": proxy, "https": proxy}
+    return {} if proxy == NO_PROXY else {"http": proxy.reveal(), "https": proxy.reveal()}
+
+
+def _proxy_address(text: str) -> Address:
+    """Return the address of a proxy, which variables may name without its scheme."""
+    return Address(text if "://" in text or not text else f"http://{text}")
 
 
 def trusted_authorities(environ: Mapping[str, str] = os.environ) -> str | bool:

@@ -75,7 +75,7 @@ class Fetched(NamedTuple):
     """A finished transfer.
 
     Attributes:
-        url: Where the bytes came from in the end, without user information.
+        url: Where the bytes came from in the end.
         size: How many there were.
     """
 

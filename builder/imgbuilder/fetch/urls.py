@@ -10,12 +10,32 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from imgbuilder.errors import RepositoryError, UsageError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_USERINFO = re.compile(r"(://)[^/?#\s]*@")
+_PASSWORDS = tuple(
+    re.compile(rf"({name}){rest}", re.IGNORECASE | re.DOTALL)
+    for name, rest in (
+        ("://", r"[^/?#\s]*@"),
+        # A password with a slash makes the address malformed: what looks like a port is no number.
+        ("://", r"(?!\[)[^\s/?#@:]{0,512}:(?!\d+(?:[/?#\s]|$))\S{0,512}@"),
+        (
+            r"[?&;][^=&;#\s]{0,64}(?:sig|token|secret|key|pass|pwd|auth|cred|session|jwt|policy)[^=&;#\s]{0,64}=",
+            r"[^&;#\s'\"]+",
+        ),
+        (r"[?&;][^=&;#\s]{0,64}=", r"[A-Za-z0-9_.~%+/=-]{32,}"),
+    )
+)
+"""What is hidden of an address: user name and password, and values of its query that give access.
+
+Addresses that are signed beforehand, as S3 and other stores make them, give access to whoever has them.
+"""
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 """Blanks, control characters and backslashes, which programs disagree about inside a URL."""
 
@@ -37,9 +57,66 @@ def scheme_of(uri: str) -> str | None:
     return match[1].lower() if match else None
 
 
-def without_userinfo(text: str) -> str:
-    """Return a URL, or a text with URLs in it, without user names and passwords (``reliability.md`` T22)."""
-    return _USERINFO.sub(r"\1", text)
+class Address(str):
+    """An address that never shows its password, nor anything else that gives access (``reliability.md`` T22).
+
+    As a text, in messages, JSON and everywhere else, it is what people may see. The whole address is asked
+    for by those alone who need it: who sends the request, and who derives or writes down another address.
+    """
+
+    __slots__ = ("_whole",)
+    _whole: str
+
+    def __new__(cls, text: str) -> Address:
+        """Keep the whole of an address, and show what people may see."""
+        if isinstance(text, Address):
+            return text
+        shown = without_secrets(text)
+        if _UNSAFE.search(text) and "@" in text:  # blanks in a password
+            shown = re.sub(r"://.*@", "://", shown, flags=re.DOTALL)
+        address = super().__new__(cls, shown)
+        address._whole = text
+        return address
+
+    def reveal(self) -> str:
+        """Return the whole address."""
+        return self._whole
+
+    def derive(self, change: Callable[[str], str]) -> Address:
+        """Return the address that comes of a change to the whole of this one."""
+        return Address(change(self._whole))
+
+    def below(self, path: str) -> Address:
+        """Return the address of a file below this one."""
+        return Address(f"{self._whole}/{path}")
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether there is anything in it that is not shown."""
+        return self._whole != self
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with addresses in it without what gives access to them (``reliability.md`` T22)."""
+    userinfo, malformed, *query = _PASSWORDS
+    for pattern in (userinfo, malformed):
+        text = pattern.sub(r"\1", text)
+    for pattern in query:
+        text = pattern.sub(r"\1***", text)
+    return text
+
+
+def without_slash(uri: str) -> Address:
+    """Return an address without slashes at its end."""
+    return Address(uri).derive(lambda whole: whole.rstrip("/"))
+
+
+def hide_in(record: object, *fields: str) -> None:
+    """Make addresses of the texts in a frozen dataclass, for its ``__post_init__``: it never shows them."""
+    for name in fields:
+        value = getattr(record, name)
+        hidden = Address(value) if isinstance(value, str) else tuple(map(Address, value))
+        object.__setattr__(record, name, hidden)
 
 
 def check_uri(uri: str) -> None:
@@ -51,6 +128,7 @@ def check_uri(uri: str) -> None:
     Raises:
         UsageError: Another scheme, or a malformed URL.
     """
+    address, uri = Address(uri), Address(uri).reveal()
     scheme = scheme_of(uri)
     if scheme is None:
         if not uri or "\0" in uri:
@@ -58,30 +136,31 @@ def check_uri(uri: str) -> None:
     elif scheme == "file":
         local_path(uri)
     elif scheme in _WEB_SCHEMES:
-        _check_web(uri)
+        _check_web(address)
     elif scheme == "ftp":
         raise UsageError(
-            f"{without_userinfo(uri)}: ftp is not supported",
+            f"{address}: ftp is not supported",
             hint="most servers offer the same files by https://",
         )
     else:
         raise UsageError(
-            f"{without_userinfo(uri)}: unknown kind of address {scheme}://",
+            f"{address}: unknown kind of address {scheme}://",
             hint="use https://, http://, file:// or a plain path",
         )
 
 
-def _check_web(uri: str) -> None:
+def _check_web(address: Address) -> None:
+    uri = address.reveal()
     try:
         parts = urlsplit(uri)
         usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False
     if not usable or _UNSAFE.search(uri):
-        raise UsageError(f"{without_userinfo(uri)!r} is not a valid URL")
+        raise UsageError(f"{str(address)!r} is not a valid URL")
     if parts.path.endswith(BUNDLE_SUFFIX):
         raise UsageError(
-            f"{without_userinfo(uri)}: a bundle is a file of this machine",
+            f"{address}: a bundle is a file of this machine",
             hint="download it, and give its path",
         )
 
@@ -92,6 +171,7 @@ def local_path(uri: str) -> Path | None:
     Raises:
         UsageError: A ``file://`` URI of another host, or without an absolute path.
     """
+    uri = Address(uri).reveal()
     scheme = scheme_of(uri)
     if scheme is None:
         return Path(uri)
@@ -115,7 +195,7 @@ def inside(path: Path) -> tuple[Path, str] | None:
     return (path, BUNDLE_INDEX) if text.endswith(BUNDLE_SUFFIX) else None
 
 
-def template_url(source_uri: str, file: str) -> str:
+def template_url(source_uri: str, file: str) -> Address:
     """Return the address of a template's file: below the folder that holds the index.
 
     Args:
@@ -129,23 +209,24 @@ def template_url(source_uri: str, file: str) -> str:
     parts = file.split("/")
     if _UNSAFE.search(file) or re.search(r"[%?#]|://", file) or not {"", ".", ".."}.isdisjoint(parts):
         raise RepositoryError(
-            f"{without_userinfo(source_uri)}: the index names the file {file!r}, which is not a plain "
+            f"{Address(source_uri)}: the index names the file {file!r}, which is not a plain "
             "path below the index",
             hint="tell the publisher; nothing was downloaded",
         )
-    scheme = scheme_of(source_uri)
-    if scheme is None and source_uri.endswith(BUNDLE_SUFFIX):
-        return f"{source_uri}{INSIDE}{file}"
+    whole = Address(source_uri).reveal()
+    scheme = scheme_of(whole)
+    if scheme is None and whole.endswith(BUNDLE_SUFFIX):
+        return Address(f"{whole}{INSIDE}{file}")
     if scheme is None:
-        return os.path.join(os.path.dirname(source_uri), file)  # noqa: PTH118, PTH120 - keeps "./"
+        return Address(os.path.join(os.path.dirname(whole), file))  # noqa: PTH118, PTH120 - keeps "./"
     name = quote(file, safe="/-._~!$&'()*+,;=:@")
-    if scheme == "file" and source_uri.endswith(BUNDLE_SUFFIX):
-        return f"{source_uri}{INSIDE}{name}"
+    if scheme == "file" and whole.endswith(BUNDLE_SUFFIX):
+        return Address(f"{whole}{INSIDE}{name}")
     if scheme == "file":
-        return source_uri[: source_uri.rindex("/") + 1] + name
-    url = urlsplit(source_uri)
+        return Address(whole[: whole.rindex("/") + 1] + name)
+    url = urlsplit(whole)
     folder = url.path[: url.path.rfind("/") + 1] or "/"
-    return urlunsplit((url.scheme, url.netloc, folder + name, "", ""))
+    return Address(urlunsplit((url.scheme, url.netloc, folder + name, "", "")))
 
 
 def origin(url: str) -> tuple[str, str, int]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from imgbuilder.events import Reporter
     from imgbuilder.fetch.transfer import Resumable
+    from imgbuilder.fetch.urls import Address
 
 
 @dataclass
@@ -22,13 +23,13 @@ class Wanted:
         whole: The server's ranges were wrong once, and are not asked for again (``reliability.md`` D11).
     """
 
-    url: str
+    url: Address
     destination: BinaryIO
     limit: int
     expected: int | None
     report: Reporter
     label: str
-    proxy: str
+    proxy: Address
     digest_known: bool
     resume: Resumable | None
     end: float = math.inf

@@ -28,7 +28,7 @@ from imgbuilder.fetch.transfer import (
     TransferCutError,
     store,
 )
-from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.fetch.urls import Address
 from imgbuilder.fetch.wanted import Wanted
 from imgbuilder.fetch.watch import Watch
 
@@ -86,7 +86,9 @@ class RequestsFetcher:
         resume: Resumable | None = None,
     ) -> Fetched:
         """See ``imgbuilder.fetch.transfer.Fetcher.fetch``."""
-        wanted = Wanted(url, destination, limit, expected, report, label, proxy, digest_known, resume)
+        wanted = Wanted(
+            Address(url), destination, limit, expected, report, label, Address(proxy), digest_known, resume
+        )
         if seconds is None:
             return self._whole(wanted)
         wanted.end = self._clock() + seconds
@@ -96,7 +98,7 @@ class RequestsFetcher:
             if self._clock() < wanted.end:
                 raise
             raise FetchError(
-                f"{without_userinfo(url)}: it did not come whole within {seconds:.0f} seconds",
+                f"{wanted.url}: it did not come whole within {seconds:.0f} seconds",
                 hint="try again later, or use another mirror of the source",
             ) from error
 
@@ -131,11 +133,13 @@ class RequestsFetcher:
 
     def _transfer(self, wanted: Wanted) -> Fetched | None:
         """Try once to get what is missing; None when it must be asked for without a range."""
-        shown = without_userinfo(wanted.url)
+        shown = wanted.url
         try:
             request = Request(wanted.url, digest_known=wanted.digest_known)
-        except ValueError as error:
-            raise FetchError(f"{shown} is not a valid URL", hint="check the source's uri") from error
+        except ValueError:
+            raise FetchError(
+                f"{shown} is not a valid URL", hint="check the source's uri"
+            ) from None  # its words quote the address
         held = wanted.prepare()
         if held and held == wanted.expected:
             return Fetched(request.url, held)  # D14: asked for the rest, the server could only answer 416

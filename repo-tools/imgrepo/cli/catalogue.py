@@ -11,6 +11,7 @@ import click
 from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgbuilder.events import info
+from imgbuilder.fetch.urls import Address
 from imgbuilder.sizes import counted
 from imgrepo.catalogue.make import make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
@@ -78,7 +79,11 @@ def catalogue_command(
     """Read the options and make it."""
     address = link(f"{base_url.rstrip('/')}/") if base_url else ""
     if address is None or "?" in address or "#" in address:
-        raise UsageError(f"--base-url {base_url}: give an address that begins with http:// or https://")
+        raise UsageError(
+            f"--base-url {Address(base_url)}: give an address that begins with http:// or https://"
+        )
+    if Address(address).has_secret:
+        raise UsageError("--base-url: everybody could read the password in the pages", hint="leave it out")
     reporter = ConsoleReporter(_PROGRAM, quiet=quiet)
     target = output if output is not None else webroot / "catalogue"
     request = CatalogueRequest(library, webroot, target, title, address, calendar, reviewers)

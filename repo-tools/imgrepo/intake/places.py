@@ -7,7 +7,7 @@ import re
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from imgbuilder.errors import UsageError
-from imgbuilder.fetch.urls import check_uri, scheme_of, without_userinfo
+from imgbuilder.fetch.urls import Address, check_uri, scheme_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,199}")
 
@@ -37,22 +37,23 @@ def name_in(address: str) -> str:
     if scheme_of(address) is None:
         name = os.path.basename(address)  # noqa: PTH119 - keeps what Path would tidy up
     else:
-        name = unquote(urlsplit(address).path.rpartition("/")[2])
+        name = unquote(urlsplit(Address(address).reveal()).path.rpartition("/")[2])
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{without_userinfo(address)} does not end in a plain file name",
+            f"{Address(address)} does not end in a plain file name",
             hint="give the address of the image itself",
         )
     return name
 
 
-def sibling(address: str, name: str) -> str:
+def sibling(address: str, name: str) -> Address:
     """Return the address of another file in the folder of a file."""
-    if scheme_of(address) is None:
-        return os.path.join(os.path.dirname(address), name)  # noqa: PTH118, PTH120 - keeps "./"
-    parts = urlsplit(address)
+    whole = Address(address).reveal()
+    if scheme_of(whole) is None:
+        return Address(os.path.join(os.path.dirname(whole), name))  # noqa: PTH118, PTH120 - keeps "./"
+    parts = urlsplit(whole)
     folder = parts.path[: parts.path.rfind("/") + 1] or "/"
-    return urlunsplit((parts.scheme, parts.netloc, folder + name, "", ""))
+    return Address(urlunsplit((parts.scheme, parts.netloc, folder + name, "", "")))
 
 
 def likely_sums(name: str) -> tuple[str, ...]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import FetchError, FileMissingError, NotSignedError, UsageError
 from imgbuilder.events import Reporter, Step, warn
-from imgbuilder.fetch.urls import scheme_of, without_userinfo
+from imgbuilder.fetch.urls import Address, hide_in, scheme_of
 from imgindex.clearsign import unverified_text
 from imgindex.trust import full_fingerprint
 from imgrepo.intake.places import SIGNATURE_ENDINGS, likely_sums, sibling
@@ -48,6 +49,8 @@ class Evidence:
     unsigned: bool = False
 
     def __post_init__(self) -> None:
+        if self.checksums is not None:
+            hide_in(self, "checksums")
         if self.checksum is not None and (self.checksums or self.key or self.unsigned):
             raise UsageError("with --checksum, leave out --checksums, --key and --unsigned")
         if self.key is not None and self.unsigned:
@@ -106,7 +109,7 @@ def prove(
         return Proof(digest_by_hand(evidence.checksum))
     pin = None if evidence.key is None else pin_of(evidence.key, services)
     address, data = _find_sums(image, name, evidence.checksums, fetcher, report)
-    where = without_userinfo(address)
+    where = str(address)
     if pin is None:
         warn(report, _doubt(where, scheme_of(address)))
         text = unverified_text(data, where=where, limit=SUMS_LIMIT).text
@@ -147,10 +150,10 @@ def _get(address: str, limit: int, fetcher: Fetcher, report: Reporter) -> bytes:
 
 def _find_sums(
     image: str, name: str, given: str | None, fetcher: Fetcher, report: Reporter
-) -> tuple[str, bytes]:
+) -> tuple[Address, bytes]:
     if given is not None:
-        report(Step(f"Fetching {without_userinfo(given)}"))
-        return given, _get(given, SUMS_LIMIT, fetcher, report)
+        report(Step(f"Fetching {given}"))
+        return Address(given), _get(given, SUMS_LIMIT, fetcher, report)
     report(Step(f"Looking for the checksum file of {name}"))
     tried = likely_sums(name)
     for candidate in tried:
@@ -160,22 +163,23 @@ def _find_sums(
         except FileMissingError:
             continue
     raise FetchError(
-        f"there is no checksum file beside {without_userinfo(image)} (tried: {', '.join(tried)})",
+        f"there is no checksum file beside {Address(image)} (tried: {', '.join(tried)})",
         hint="give its address with --checksums, or the digest itself with --checksum",
     )
 
 
 def _signed_text(
-    address: str, data: bytes, pin: KeyPin, services: Services, fetcher: Fetcher
+    address: Address, data: bytes, pin: KeyPin, services: Services, fetcher: Fetcher
 ) -> VerifiedText:
-    where = without_userinfo(address)
+    where = str(address)
     # Distributions sign with an old and a new key side by side for years; one of ours is enough.
     tolerant = replace(pin, extra_signatures=True)
     if _BEGIN in data:
         return services.verifier.verify(data, tolerant, where=where, limit=SUMS_LIMIT)
     for ending in SIGNATURE_ENDINGS:
         try:
-            signature = _get(_with_ending(address, ending), _SIGNATURE_LIMIT, fetcher, lambda _event: None)
+            beside = address.derive(partial(_with_ending, ending=ending))
+            signature = _get(beside, _SIGNATURE_LIMIT, fetcher, lambda _event: None)
         except FileMissingError:
             continue
         return services.verify_detached(data, signature, tolerant, where=where)

@@ -19,7 +19,7 @@ from imgbuilder.disk import locks
 from imgbuilder.disk.imageheader import QCOW2_MAGIC, find_format
 from imgbuilder.errors import DiskError, RepositoryError, UsageError
 from imgbuilder.events import Reporter, info
-from imgbuilder.fetch.urls import local_path, scheme_of, without_userinfo
+from imgbuilder.fetch.urls import hide_in, local_path, scheme_of
 from imgbuilder.workspace import explain, new_file
 from imgindex.regular import open_file
 from imgrepo.bring import brought
@@ -66,6 +66,7 @@ class ImportRequest:
     file: str = field(init=False)
 
     def __post_init__(self) -> None:
+        hide_in(self, "address")
         object.__setattr__(self, "file", name_in(self.address))
         if self.name is not None and not is_stem(self.name):
             raise UsageError(
@@ -151,7 +152,7 @@ def _bring(request: ImportRequest, proof: Proof, parts: Path, fetcher: Fetcher, 
         limit=_LARGEST,
         blame=f"is not the file that {proof} is about",
     ) as part:
-        ending, size = _judge(part.path, without_userinfo(request.address))
+        ending, size = _judge(part.path, request.address)
         final = request.folder / f"{request.stem}{ending}"
         if here is not None and here != final:
             raise UsageError(
@@ -252,7 +253,7 @@ def _describe(request: ImportRequest, image: Path, report: Reporter) -> None:
         return
     lines = [f"[{request.stem}]", f"file={image.name}"]
     if scheme_of(request.address) in ("http", "https"):  # a path of this machine is nobody's business
-        lines.append(f"notes=Imported from {without_userinfo(request.address).partition('?')[0]}")
+        lines.append(f"notes=Imported from {request.address.partition('?')[0]}")
     with new_file(path) as temporary:
         try:
             temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")

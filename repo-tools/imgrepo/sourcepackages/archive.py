@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import DigestMismatchError, FileMissingError, RepositoryError
 from imgbuilder.events import Reporter, Step
-from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.fetch.urls import Address, hide_in
 from imgbuilder.workspace import explain
 from imgrepo.debcontrol import paragraphs
 from imgrepo.sourcepackages.model import SourceId, SourcePackage, source_package
@@ -52,8 +52,15 @@ class Suite:
     name: str
     components: tuple[str, ...] = ("main",)
 
+    def __post_init__(self) -> None:
+        hide_in(self, "root")
+
     def __str__(self) -> str:
-        return f"{self.name} of {without_userinfo(self.root)}"
+        return f"{self.name} of {self.root}"
+
+    def file(self, path: str) -> Address:
+        """Return the address of a file below the suite's own folder."""
+        return Address(self.root).below(f"dists/{self.name}/{path}")
 
 
 @dataclass
@@ -105,7 +112,7 @@ class Lists:
         missing: FileMissingError | None = None
         there = False
         for suite in suites:
-            where = f"{without_userinfo(suite.root)}/dists/{suite.name}/InRelease"
+            where = str(suite.file("InRelease"))
             try:
                 signed = self._release(suite, where)
             except FileMissingError as error:
@@ -131,7 +138,7 @@ class Lists:
     def _release(self, suite: Suite, where: str) -> VerifiedText:
         self.report(Step(f"Fetching {where}"))
         body = io.BytesIO()
-        url = f"{suite.root}/dists/{suite.name}/InRelease"
+        url = suite.file("InRelease")
         try:
             self.fetcher.fetch(url, body, limit=RELEASE_LIMIT, report=self.report, digest_known=True)
         except FileMissingError as error:
@@ -148,12 +155,11 @@ class Lists:
         """
         name = f"{component}/source/Sources.xz"
         digest, size = _row_of(release, name, suite)
-        base = f"{suite.root}/dists/{suite.name}"
-        places = [f"{base}/{name}"]
+        places = [suite.file(name)]
         if release.get("Acquire-By-Hash", "").strip().lower() == "yes":
-            places.insert(0, f"{base}/{component}/source/by-hash/SHA256/{digest}")
+            places.insert(0, suite.file(f"{component}/source/by-hash/SHA256/{digest}"))
         path = self.scratch / digest
-        self.report(Step(f"Fetching {without_userinfo(base)}/{name}"))
+        self.report(Step(f"Fetching {places[-1]}"))
         for number, url in enumerate(places, 1):
             try:
                 with path.open("w+b") as file:
@@ -175,7 +181,7 @@ class Lists:
             except OSError as error:
                 raise explain(error, path) from error
         raise DigestMismatchError(
-            f"{without_userinfo(base)}/{name} is not the file that InRelease is about",
+            f"{places[-1]} is not the file that InRelease is about",
             hint="the mirror may be in the middle of an update: try again, or take another mirror",
         )
 

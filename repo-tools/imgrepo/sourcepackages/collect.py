@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.cache.locks import exclusive
 from imgbuilder.errors import DigestMismatchError, FileMissingError, WrongSizeError
 from imgbuilder.events import Reporter, Step, debug
+from imgbuilder.fetch.urls import without_slash
 from imgbuilder.workspace import check_space, explain, new_file, private_folder
 from imgindex.regular import open_file
 from imgrepo.bring import brought
@@ -191,7 +192,7 @@ def _fetch_anywhere(
     except _NOT_THERE:
         for root in snapshots:
             with contextlib.suppress(*_NOT_THERE):
-                _fetch(replace(file, root=root.rstrip("/")), files, services, report)
+                _fetch(replace(file, root=without_slash(root)), files, services, report)
                 return
         raise
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import FileMissingError, UsageError
 from imgbuilder.events import debug
+from imgbuilder.fetch.urls import hide_in, without_slash
 from imgrepo.debcontrol import compare_versions
 from imgrepo.library.records import SourceGap
 from imgrepo.sourcepackages.archive import RELEASE_LIMIT, Findings, Lists, Suite
@@ -57,6 +58,7 @@ class Places:
     maintainers: Path = MAINTAINER_KEYRING
 
     def __post_init__(self) -> None:
+        hide_in(self, "mirror", "security", "snapshots")
         for url in (self.mirror, self.security, *self.snapshots):
             check_mirror(url)
 
@@ -67,7 +69,7 @@ class Places:
             UsageError: None are given, and its system is no Debian that is known.
         """
         if self.suites:
-            return tuple(Suite(self.mirror.rstrip("/"), name, self.components) for name in self.suites)
+            return tuple(Suite(without_slash(self.mirror), name, self.components) for name in self.suites)
         recipe = RECIPES.get(f"{contents.distribution}-{contents.release or 'sid'}")
         if recipe is None:
             system = contents.system or contents.distribution or "a system without a name"
@@ -77,7 +79,7 @@ class Places:
                 "noble-updates --component main --component universe --keyring FILE",
             )
         return tuple(
-            Suite(url.rstrip("/"), name, self.components)
+            Suite(without_slash(url), name, self.components)
             for url, names in recipe.suites(Sources(self.mirror, self.security))
             for name in names
         )
@@ -127,7 +129,7 @@ def find_packages(
     for snapshot in places.snapshots:
         rest = wanted - found.packages.keys()
         if rest:
-            then = [replace(suite, root=snapshot.rstrip("/")) for suite in suites]
+            then = [replace(suite, root=without_slash(snapshot)) for suite in suites]
             try:
                 older = lists.find(dict.fromkeys(then), rest, some_missing=True)
             except FileMissingError as error:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from imgbuilder.errors import FileMissingError, RepositoryError, TrustError, UsageError, WrongSizeError
 from imgbuilder.events import Reporter, Step
-from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.fetch.urls import Address, hide_in
 from imgbuilder.workspace import private_folder
 from imgindex.detached import signature_packets
 from imgindex.gpg import key_pin_from_user_keyring
@@ -50,6 +50,9 @@ class Pool:
     components: tuple[str, ...]
     keyring: Path
 
+    def __post_init__(self) -> None:
+        hide_in(self, "root")
+
     def find(
         self, source: SourceId, verifier: Verifier, fetcher: Fetcher, report: Reporter
     ) -> SourcePackage | str:
@@ -72,8 +75,8 @@ class Pool:
         start = name[:4] if name.startswith("lib") else name[:1]
         for component in self.components:
             folder = f"pool/{component}/{start}/{name}"
-            url = f"{self.root}/{quote(f'{folder}/{name}_{plain}.dsc', safe='/+~:')}"
-            where = without_userinfo(url)
+            url = Address(self.root).below(quote(f"{folder}/{name}_{plain}.dsc", safe="/+~:"))
+            where = str(url)
             report(Step(f"Fetching {where}"))
             body = io.BytesIO()
             try:
@@ -87,7 +90,7 @@ class Pool:
                 return read_dsc(signed, body.getvalue(), source, self.root, folder, where=where)
             except (TrustError, RepositoryError, UsageError) as error:
                 return f"{where} cannot be verified: {error.message}"
-        return f"{without_userinfo(self.root)} has no {name}_{plain}.dsc in its pool either"
+        return f"{self.root} has no {name}_{plain}.dsc in its pool either"
 
     def _verified(self, data: bytes, verifier: Verifier, where: str) -> VerifiedText:
         if not self.keyring.is_file():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from imgbuilder.errors import RepositoryError
+from imgbuilder.fetch.urls import Address, hide_in
 from imgrepo.debcontrol import is_package_name, is_version
 
 if TYPE_CHECKING:
@@ -42,10 +43,13 @@ class SourceFile:
     root: str
     path: str
 
+    def __post_init__(self) -> None:
+        hide_in(self, "root")
+
     @property
-    def url(self) -> str:
+    def url(self) -> Address:
         """Where it is."""
-        return f"{self.root}/{self.path}"
+        return Address(self.root).below(self.path)
 
 
 @dataclass(frozen=True)

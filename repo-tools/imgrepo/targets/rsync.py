@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder import process
 from imgbuilder.events import Reporter, Step
-from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.fetch.urls import without_secrets
 from imgrepo.entries import stem_of_published
 from imgrepo.targets.target import UploadError
 
@@ -124,7 +124,7 @@ class RsyncTarget:
 
     def _failure(self, done: Completed) -> UploadError:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        said = without_userinfo(lines[0] if lines else "it gave no reason")
+        said = without_secrets(lines[0] if lines else "it gave no reason")
         reason = _REASONS.get(done.status, "")
         hint = reason or "try again; what was sent is kept, and what is served there is as it was"
         if done.status == _PARTIAL and "No such file" in done.stderr:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgbuilder.errors import ToolError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
+from imgbuilder.fetch.urls import without_secrets
 from imgindex.regular import open_file
 from imgrepo.serve import cache_rule
 from imgrepo.serve import content_type as page_type
@@ -165,7 +166,7 @@ class S3Target:
 
     def _failure(self, what: str, error: Exception) -> UploadError:
         return UploadError(
-            f"{self._place.text} {what}: {error}",
+            f"{self._place.text} {what}: {without_secrets(str(error))}",
             hint="check bucket, credentials and region (see boto3's AWS_PROFILE, AWS_ACCESS_KEY_ID, "
             "AWS_DEFAULT_REGION), and --endpoint-url for servers that are not Amazon's",
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from imgbuilder.errors import PybuilderError, UsageError
-from imgbuilder.fetch.urls import without_userinfo
+from imgbuilder.fetch.urls import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Place:
     @property
     def shown(self) -> str:
         """The address without user information."""
-        return without_userinfo(self.text)
+        return without_secrets(self.text)
 
 
 class Target(Protocol):
@@ -108,7 +108,9 @@ def read_place(text: str) -> Place:
             return Place(plain, s3["bucket"], f"{prefix}/" if prefix else "")
     elif _RSYNC.fullmatch(plain) or ("://" not in text and _SSH.fullmatch(plain)):
         return Place(plain)
+    shown = without_secrets(text) if "://" in text else text.rpartition("@")[2]
     raise UsageError(
-        f"{without_userinfo(text)!r} is no target that can be uploaded to",
-        hint="give s3://bucket/prefix, rsync://host/module/path, or host:path for rsync over ssh",
+        f"{shown!r} is no target that can be uploaded to",
+        hint="give s3://bucket/prefix, rsync://host/module/path, or host:path for rsync over ssh; passwords "
+        "stay outside of it: RSYNC_PASSWORD, keys of ssh, the configuration of AWS",
     )

@@ -21,6 +21,7 @@ from imgbuilder import process
 from imgbuilder.customize.context import host_proxies
 from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.events import Reporter, debug
+from imgbuilder.fetch.urls import Address, without_secrets
 from imgbuilder.interrupts import uninterrupted
 from imgrepo.scratch import scratch_folder
 from imgrepo.template.guestfiles import PLAIN_LOCALE, check_locale, finish_script, guest_files, write_overlay
@@ -106,6 +107,12 @@ class BootstrapRequest:
 
     def __post_init__(self) -> None:
         check_packages(self.include)
+        for mirror in (self.guest_uses.mirror, self.guest_uses.security):
+            if Address(mirror).has_secret:
+                raise UsageError(
+                    f"everybody who has the template could read the password of the mirror {mirror}",
+                    hint="leave --keep-mirror out",
+                )
         check_locale(self.locale)
         check_combination(self.recipe, self.arch, self.layout)
         if self.script is not None and not self.script.is_file():
@@ -158,8 +165,8 @@ def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, report: R
         sources = build_sources(request.recipe, request.build_from, keyring)
         with _running(argv, sources, output, space, request.epoch) as (running, messages):
             for line in messages:
-                words.append(line.rstrip())
-                debug(report, f"mmdebstrap: {line.rstrip()}")
+                words.append(without_secrets(line.rstrip()))
+                debug(report, f"mmdebstrap: {words[-1]}")
             status = running.wait()
         if status != 0:
             raise ToolError(

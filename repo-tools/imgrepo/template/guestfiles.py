@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import UsageError
+from imgbuilder.fetch.urls import Address
 from imgrepo.template.recipes import GUEST_KEYRING, Recipe, Sources
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def guest_files(recipe: Recipe, sources: Sources, locale: str = PLAIN_LOCALE) ->
 def _apt_sources(recipe: Recipe, sources: Sources) -> str:
     """Return the guest's sources.list(5) in the deb822 style."""
     return "\n".join(
-        f"Types: deb\nURIs: {url}\nSuites: {' '.join(suites)}\nComponents: main\nSigned-By: {GUEST_KEYRING}\n"
+        f"Types: deb\nURIs: {Address(url).reveal()}\nSuites: {' '.join(suites)}\n"
+        f"Components: main\nSigned-By: {GUEST_KEYRING}\n"
         for url, suites in recipe.suites(sources)
     )
 

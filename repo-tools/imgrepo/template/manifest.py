@@ -13,7 +13,6 @@ import re
 import tarfile
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder.fetch.urls import without_userinfo
 from imgbuilder.workspace import explain, new_file
 from imgindex.regular import open_file
 
@@ -52,8 +51,8 @@ def manifest_of(request: BootstrapRequest, size: int, archive: Path) -> dict[str
         "uefi": request.layout.uefi,
         "lvm": request.layout.lvm,
         "locale": request.locale,
-        "mirror": without_userinfo(request.build_from.mirror),
-        "security_mirror": without_userinfo(request.build_from.security),
+        "mirror": request.build_from.mirror,
+        "security_mirror": request.build_from.security,
         "include": sorted(request.include),
         "script_sha512": _sha512(request.script),
         "source_date_epoch": request.epoch,

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from imgbuilder.errors import UsageError
+from imgbuilder.fetch.urls import Address, hide_in
 from imgrepo.template.layout import Layout, RootKind
 
 DEBIAN_MIRROR = "http://deb.debian.org/debian"
@@ -139,6 +140,7 @@ def check_mirror(url: str) -> None:
     Raises:
         UsageError: It is no http, https or file URL, or has blanks or brackets, which apt gives a meaning.
     """
+    address, url = Address(url), Address(url).reveal()
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -146,7 +148,7 @@ def check_mirror(url: str) -> None:
     plain = url.isascii() and url.isprintable() and not re.search(r"[\s\[\]#\"'\\]", url)
     if not plain or parts.scheme not in {"http", "https", "file"} or not (parts.netloc or parts.path):
         raise UsageError(
-            f"{url!r} is not the URL of a package mirror", hint=f"give one such as {DEBIAN_MIRROR}"
+            f"{str(address)!r} is not the URL of a package mirror", hint=f"give one such as {DEBIAN_MIRROR}"
         )
 
 
@@ -163,6 +165,7 @@ class Sources:
     security: str = DEBIAN_SECURITY_MIRROR
 
     def __post_init__(self) -> None:
+        hide_in(self, "mirror", "security")
         check_mirror(self.mirror)
         check_mirror(self.security)
 
@@ -240,7 +243,7 @@ def build_sources(recipe: Recipe, sources: Sources, keyring: Path) -> tuple[str,
         keyring: Absolute path of the keys on this machine.
     """
     return tuple(
-        f"deb [signed-by={keyring}] {url} {suite} main"
+        f"deb [signed-by={keyring}] {Address(url).reveal()} {suite} main"
         for url, suites in recipe.suites(sources)
         for suite in suites
     )

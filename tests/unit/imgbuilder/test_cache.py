@@ -93,7 +93,7 @@ def test_template_is_downloaded_once(cache: TemplateCache, root: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o400
     assert cache.get_template(selection(), fetcher, events.append) == path
     (call,) = fetcher.calls
-    assert call["url"] == URL
+    assert call["url"].reveal() == URL
     assert call["limit"] == call["expected"] == len(PACKED)
     assert call["proxy"] == "http://p"
     assert call["digest_known"]

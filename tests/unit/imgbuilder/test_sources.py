@@ -9,6 +9,7 @@ import pytest
 from imgbuilder.catalog.sourcefiles import read_sources
 from imgbuilder.catalog.sources import Source, sources_from_command_line
 from imgbuilder.errors import UsageError
+from imgbuilder.fetch.urls import Address
 
 A = "A" * 40
 B = "B" * 40
@@ -224,7 +225,7 @@ def test_hostile_files_are_problems(tmp_path: Path) -> None:
 def test_command_line_pairs_by_position() -> None:
     sources = sources_from_command_line(["/a", "https://u:p@h/b"], [A, B])
     assert [(source.name, source.key) for source in sources] == [("/a", (A,)), ("https://h/b", (B,))]
-    assert sources[1].uri == "https://u:p@h/b"
+    assert Address(sources[1].uri).reveal() == "https://u:p@h/b"
     assert all(source.check for source in sources)
 
 

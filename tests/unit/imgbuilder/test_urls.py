@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.errors import RepositoryError, UsageError
-from imgbuilder.fetch.urls import check_uri, local_path, origin, template_url, without_userinfo
+from imgbuilder.fetch.urls import check_uri, local_path, origin, template_url, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_local_path(uri: str, expected: Path | None) -> None:
         ("https://u:p@q@h/", "https://h/"),
     ],
 )
-def test_without_userinfo(url: str, expected: str) -> None:
-    assert without_userinfo(url) == expected
+def test_without_secrets(url: str, expected: str) -> None:
+    assert without_secrets(url) == expected
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_without_userinfo(url: str, expected: str) -> None:
     ],
 )
 def test_template_url(source: str, file: str, expected: str) -> None:
-    assert template_url(source, file) == expected
+    assert template_url(source, file).reveal() == expected
 
 
 @pytest.mark.parametrize("source", ["https://h/r/index", "file:///r/index", "/r/index"])
