@@ -70,6 +70,16 @@ def check_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
+def is_full(folder: Path, error: BaseException | None = None) -> bool:
+    """Say whether there is no space left for us: on the filesystem, or by what an error says of a quota."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    facts = os.statvfs(folder)
+    return facts.f_bavail * facts.f_frsize < _NEXT_TO_NOTHING
+
+
 @contextlib.contextmanager
 def blaming_full_disk(folder: Path) -> Iterator[None]:
     """When the block fails and the disk is full, say that instead: it is where the error came from (B15).
@@ -80,8 +90,7 @@ def blaming_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except (DiskError, GuestError, OperationError) as error:
-        facts = os.statvfs(folder)
-        if facts.f_bavail * facts.f_frsize >= _NEXT_TO_NOTHING:
+        if not is_full(folder):
             raise
         raise WorkspaceError(
             f"no space left in {folder}: {error.message}", hint="free some space, or choose another place"

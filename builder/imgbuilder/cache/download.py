@@ -7,7 +7,6 @@ only when that is the one that the index names (``reliability.md`` T9).
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ from imgbuilder.errors import (
     DigestMismatchError,
     FetchError,
     OfflineError,
-    WorkspaceError,
 )
 from imgbuilder.events import Reporter, Step, debug, info, warn
 from imgbuilder.fetch.local import fetch_local
@@ -46,7 +44,7 @@ class Intake:
     Args:
         folder: The cache, open.
         shared: Other caches to look into before a source is asked; nothing in them is trusted.
-        make_room: Called with the bytes that will be needed.
+        make_room: Called with the bytes that will be needed; raises when there is no room for them.
     """
 
     def __init__(
@@ -124,7 +122,7 @@ class Intake:
         """
         entry = selection.entry
         report(Step(f"Copying: {path}"))
-        self._require(entry, 0, report)
+        self._make_room(entry.compressed_size or 0, report)
         with temporary_file(self._folder.templates, entry.sha512 or "") as (descriptor, temporary):
             file = HashingFile(descriptor)
             try:
@@ -152,7 +150,7 @@ class Intake:
         part: PartialFile | None = None,
     ) -> None:
         entry = selection.entry
-        self._require(entry, file.tell(), report)
+        self._make_room((entry.compressed_size or 0) - file.tell(), report)
         fetcher.fetch(
             selection.url,
             file,
@@ -164,17 +162,6 @@ class Intake:
             digest_known=entry.sha512 is not None or entry.sha256 is not None,
             resume=part,
         )
-
-    def _require(self, entry: Entry, held: int, report: Reporter) -> None:
-        """Make sure of the space for the rest of a template (``reliability.md`` C5)."""
-        needed, folder = (entry.compressed_size or 0) - held, self._folder.templates
-        self._make_room(needed, report)
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            raise WorkspaceError(
-                f"{folder} has {human_size(free)} free, and the template needs {human_size(needed)}",
-                hint="free some space there, or choose another folder with --cache DIR",
-            )
 
     def _keep(self, selection: Selection, file: HashingFile, temporary: Path, where: str = "") -> str:
         """Give a finished file its name if it is what the index names, by SHA-512 or at least by SHA-256."""

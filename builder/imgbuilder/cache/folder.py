@@ -14,12 +14,13 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
+from imgbuilder import cachemark
 from imgbuilder.atomic import TEMPORARY_PREFIX
 from imgbuilder.cache.locks import exclusive, exclusive_if_free, holders, lock_open_file, try_exclusive
 from imgbuilder.cache.records import record_path
 from imgbuilder.cache.sweep import stale_files
 from imgbuilder.errors import WorkspaceError
-from imgbuilder.events import Reporter, debug, ignore
+from imgbuilder.events import Reporter, debug, ignore, warn
 from imgindex.folders import make_folder
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SUBFOLDERS = ("templates", "disks", "partial", "locks")
+_LOCK_OF_ENTRY = re.compile(r"[0-9a-f]{128}\.lock")
 _OWN_NAME = re.compile(
     r"[0-9a-f]{128}(\.(raw|qcow2|auto))?(\.json)?|[0-9a-f]{128}\.lock|" + re.escape(TEMPORARY_PREFIX) + r"\w+"
 )
@@ -55,6 +57,7 @@ class CacheFolder:
             self._check_owner()
             while self._lock is None:
                 self._lock = self._open_lock(os.O_CREAT)
+                self._claim(self._lock)
                 self._sweep(report)
                 lock_open_file(
                     self._lock,
@@ -84,8 +87,10 @@ class CacheFolder:
     def delete(self, report: Reporter = ignore, *, limit: float = 10.0) -> None:
         """Remove all that is ours, and the folder itself when nothing else is in it.
 
+        A folder that is no cache is left alone.
+
         Args:
-            report: Told when we must wait.
+            report: Told when we must wait, and when there is no cache.
             limit: Seconds to wait for running builds.
 
         Raises:
@@ -97,6 +102,10 @@ class CacheFolder:
             while gone:
                 if self._lock is None:
                     self._lock = self._open_lock(0)
+                if not self._is_ours(self._lock):
+                    self.close()
+                    warn(report, f"nothing was deleted: {self.root} is no cache of pybuilder")
+                    return
                 self._lock_alone(report, limit)
                 gone = os.fstat(self._lock).st_nlink == 0
                 if gone:  # another deletion was quicker; a new cache may have been made since
@@ -109,7 +118,8 @@ class CacheFolder:
         try:
             for folder in (self.templates, self.disks, self.partial, self.locks):
                 _empty(folder)
-            (self.root / "lock").unlink()
+            if not any(os.path.lexists(self.root / name) for name in _SUBFOLDERS):
+                (self.root / cachemark.LOCK_NAME).unlink()  # else it marks what is left as ours
             with contextlib.suppress(OSError):  # files of others are in it
                 self.root.rmdir()
         except OSError as error:
@@ -180,6 +190,30 @@ class CacheFolder:
             path.unlink(missing_ok=True)
         debug(report, f"removed {len(stale)} unfinished files, older than a week, from {self.root}")
 
+    def _claim(self, lock: int) -> None:
+        """Make the folder ours, unless files of others have the names of ours: they would be taken for ours.
+
+        An empty lock file is of a run that is just beginning, of one that was killed then, or of an earlier
+        version.
+        """
+        if cachemark.is_marked(lock):
+            return
+        if cachemark.is_unmarked(lock) and all(_is_own_or_missing(self.root / name) for name in _SUBFOLDERS):
+            cachemark.mark(lock)
+            return
+        raise WorkspaceError(
+            f"{self.root} is no cache of pybuilder, but holds files with the names of one",
+            hint="choose another folder with --cache DIR",
+        )
+
+    def _is_ours(self, lock: int) -> bool:
+        """Say whether the folder is a cache for certain, by its mark or as earlier versions left it."""
+        if cachemark.is_marked(lock):
+            return True
+        folders = (self.templates, self.disks, self.partial, self.locks)
+        made = all(_is_folder(folder) for folder in folders)
+        return cachemark.is_unmarked(lock) and made and _holds_only(self.locks, _LOCK_OF_ENTRY)
+
     def _check_owner(self) -> None:
         status = self.root.stat()
         hint = "choose another folder with --cache DIR"
@@ -193,7 +227,9 @@ class CacheFolder:
             )
 
     def _open_lock(self, flags: int) -> int:
-        return os.open(self.root / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+        return os.open(
+            self.root / cachemark.LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600
+        )
 
     def _error(self, error: OSError) -> WorkspaceError:
         return WorkspaceError(
@@ -206,6 +242,21 @@ def _make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     if not stat.S_ISDIR(folder.lstat().st_mode):
         raise WorkspaceError(f"{folder} is not a folder", hint=f"look at it, then remove {folder}")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _is_own_or_missing(path: Path) -> bool:
+    return _holds_only(path, _OWN_NAME) if _is_folder(path) else not os.path.lexists(path)
+
+
+def _holds_only(folder: Path, names: re.Pattern[str]) -> bool:
+    return all(names.fullmatch(path.name) for path in folder.iterdir())
 
 
 def _empty(folder: Path) -> None:

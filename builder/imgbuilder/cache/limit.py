@@ -22,10 +22,12 @@ from imgbuilder.cache.digest import sha512_of
 from imgbuilder.cache.locks import try_exclusive
 from imgbuilder.cache.records import open_own, read_record, record_path
 from imgbuilder.cache.sweep import is_digest
+from imgbuilder.disk import locks
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, ignore, warn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from imgbuilder.cache.folder import CacheFolder
@@ -105,8 +107,7 @@ def shrink(folder: CacheFolder, limit: int) -> list[tuple[str, int]]:
         OSError: The cache cannot be read.
     """
     states = StateStore(state_folder(folder.root))
-    both: list[Kept | KeptState] = [*kept_files(folder), *states.states()]
-    files = sorted(both, key=lambda item: item.used)
+    files = _by_age(folder, states)
     total = sum(item.size for item in files)
     removed = []
     for item in files:
@@ -124,25 +125,76 @@ def shrink(folder: CacheFolder, limit: int) -> list[tuple[str, int]]:
     return removed
 
 
+def free_space(folder: CacheFolder, missing: int) -> list[tuple[str, int]] | None:
+    """Remove what was not used for longest, until that many bytes are free; nothing if that is not enough.
+
+    Args:
+        folder: The cache, open.
+        missing: Bytes.
+
+    Returns:
+        Name and bytes of what was removed; None when all that is not in use is not enough.
+
+    Raises:
+        OSError: The cache cannot be read.
+    """
+    states = StateStore(state_folder(folder.root))
+    found = 0
+    chosen: list[tuple[str, Kept | KeptState]] = []
+    with contextlib.ExitStack() as held:
+        ours: dict[str, bool] = {}
+        for item in _by_age(folder, states):
+            if found >= missing:
+                break
+            if isinstance(item, Kept):
+                if item.digest not in ours:
+                    ours[item.digest] = held.enter_context(folder.entry_if_free(item.digest))
+                if not ours[item.digest] or not held.enter_context(_if_unused(item)):
+                    continue
+            chosen.append(("a saved appliance" if isinstance(item, KeptState) else item.name, item))
+            found += item.size
+        if found < missing:
+            return None
+        for _name, item in chosen:
+            if isinstance(item, KeptState):
+                states.make_room(item)
+            else:
+                remove_file(item.path)
+    return [(name, item.size) for name, item in chosen]
+
+
+def _by_age(folder: CacheFolder, states: StateStore) -> list[Kept | KeptState]:
+    both: list[Kept | KeptState] = [*kept_files(folder), *states.states()]
+    return sorted(both, key=lambda item: item.used)
+
+
+@contextlib.contextmanager
+def _if_unused(item: Kept) -> Iterator[bool]:
+    """Keep others from using a file whose entry is locked; False when somebody uses it, or it is strange."""
+    try:
+        descriptor = open_own(item.path)
+    except (WorkspaceError, OSError):
+        descriptor = None  # strange, and refused at its next use
+    if descriptor is None:
+        yield False
+        return
+    try:
+        yield try_exclusive(descriptor) and not locks.is_locked(descriptor, changing=True)
+    finally:
+        os.close(descriptor)
+
+
 def _remove_unused(folder: CacheFolder, item: Kept) -> bool:
     with folder.entry_if_free(item.digest) as ours:
         if not ours:
             return False
-        try:
-            descriptor = open_own(item.path)
-        except WorkspaceError:
-            return False  # strange, and refused at its next use
-        if descriptor is None:
-            return False
-        try:
-            if not try_exclusive(descriptor):
-                return False
-            remove_file(item.path)
-        except OSError:
-            return False
-        finally:
-            os.close(descriptor)
-    return True
+        with _if_unused(item) as unused:
+            if unused:
+                try:
+                    remove_file(item.path)
+                except OSError:
+                    return False
+            return unused
 
 
 def remove_file(path: Path) -> None:

@@ -14,11 +14,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING
 
 from imgbuilder.cache.digest import HashingFile
 from imgbuilder.cache.records import read_record, record_path, store_record
 from imgbuilder.errors import WorkspaceError
+from imgbuilder.workspace import is_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +110,8 @@ class PartialFile(HashingFile):
 def partial_file(path: Path, url: str = "") -> Iterator[PartialFile]:
     """Open the part of a template, or begin one.
 
-    It stays for the next run when that could go on with it, however the block is left; otherwise it goes.
+    It stays for the next run when that could go on with it, however the block is left; otherwise it goes,
+    as it does when it filled the disk.
     Publishing it inside the block takes it away.
 
     Args:
@@ -126,7 +129,7 @@ def partial_file(path: Path, url: str = "") -> Iterator[PartialFile]:
             try:
                 yield part
             finally:
-                kept = part.resumable
+                kept = part.resumable and not is_full(path.parent, sys.exception())
     finally:
         os.close(descriptor)
         if not kept:

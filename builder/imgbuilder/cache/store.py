@@ -27,7 +27,7 @@ from imgbuilder.appliance.instant.settings import state_folder
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.cache.disks import Disks
 from imgbuilder.cache.folder import CacheFolder
-from imgbuilder.cache.limit import default_limit, kept_files, remove_file, shrink, verify
+from imgbuilder.cache.limit import default_limit, free_space, kept_files, remove_file, shrink, verify
 from imgbuilder.cache.templates import Templates, digest_of
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
@@ -158,6 +158,7 @@ class TemplateCache:
         def get(chosen: Selection) -> Path:
             with self._folder.entry(digest_of(chosen.entry), report):
                 self._templates.open(chosen, fetcher, report).close()
+                self._keep_limit(report)
             return self._templates.path(chosen.entry)
 
         with self._explained(selection.entry):
@@ -198,7 +199,7 @@ class TemplateCache:
                     self._disks.use(entry)
                     if self.private:
                         remove_file(self._templates.path(entry))
-                    self._make_room(0, report)
+                    self._keep_limit(report)
             return self._disks.path(entry)
 
         with self._explained(selection.entry):
@@ -258,12 +259,31 @@ class TemplateCache:
             states = StateStore(state_folder(self._folder.root))
             return sum(item.size for item in kept_files(self._folder)) + states.used_bytes()
 
-    def _make_room(self, needed: int, report: Reporter) -> None:
-        """Keep the limit, with ``needed`` bytes to come; the entry in hand is locked, and so stays."""
+    def _keep_limit(self, report: Reporter) -> None:
+        """Keep the limit, now that what came is whole; the entry in hand is locked, and so stays."""
         if self.private:
             return
-        for name, size in shrink(self._folder, max(0, self.limit - needed)):
+        for name, size in shrink(self._folder, self.limit):
             debug(report, f"removed from the cache to keep its limit: {name}, {human_size(size)}")
+
+    def _make_room(self, needed: int, report: Reporter) -> None:
+        """Make sure of the space for a template (``reliability.md`` C5); nothing goes if it cannot fit.
+
+        Raises:
+            WorkspaceError: There is not enough, whatever is removed.
+        """
+        free = shutil.disk_usage(self._folder.templates).free
+        if free >= needed:
+            return
+        removed = None if self.private else free_space(self._folder, needed - free)
+        if removed is None:
+            raise WorkspaceError(
+                f"{self._folder.templates} has {human_size(free)} free, and the template needs "
+                f"{human_size(needed)}",
+                hint="free some space there, or choose another folder with --cache DIR",
+            )
+        for name, size in removed:
+            debug(report, f"removed from the cache to have room: {name}, {human_size(size)}")
 
     @contextlib.contextmanager
     def _explained(self, entry: Entry | None = None) -> Iterator[None]:

@@ -18,6 +18,7 @@ from imgbuilder.cache.opening import open_cache
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
+from imgbuilder.cli import main as cli
 from imgbuilder.disk.sparse import disk_usage
 from imgbuilder.errors import (
     DigestMismatchError,
@@ -459,8 +460,11 @@ def test_c17_delete_removes_only_our_files(root: Path) -> None:
     (root / "mine").touch()
     TemplateCache(root).delete()
     left = {str(path.relative_to(root)) for path in root.rglob("*")}
-    assert left == {"mine", "templates", "templates/notes.txt", "disks", "disks/" + "e" * 128 + ".raw"}
+    strange = {"templates", "templates/notes.txt", "disks", "disks/" + "e" * 128 + ".raw"}
+    assert left == {"mine", "lock", *strange}, "the lock says that templates and disks are folders of a cache"
     assert outside.read_text() == "x"
+    with TemplateCache(root) as cache:
+        cache.open()
 
 
 def test_c17_delete_removes_the_folder_when_it_is_all_ours(root: Path) -> None:
@@ -472,12 +476,59 @@ def test_c17_delete_removes_the_folder_when_it_is_all_ours(root: Path) -> None:
     TemplateCache(root).delete()  # nothing to do is no error
 
 
-def test_c17_delete_spares_folders_that_are_no_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lock", [None, b"", b"mine"])
+@pytest.mark.parametrize("instant", [b"", b"mine"])
+def test_c17_delete_spares_folders_that_are_no_cache(
+    tmp_path: Path, lock: bytes | None, instant: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / ("f" * 128)).touch()
-    before = sorted(tmp_path.rglob("*"))
+    (tmp_path / "disks").mkdir()
+    (tmp_path / "instant").mkdir()
+    (tmp_path / "instant" / "lock").write_bytes(instant)
+    (tmp_path / "instant" / "notes").touch()
+    if lock is not None:
+        (tmp_path / "lock").write_bytes(lock)
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    assert cli.run(["--cache", str(tmp_path), "--delete-cache"]) == 0
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+    said = capsys.readouterr().err
+    assert ("nothing was deleted" in said) is (lock is not None)
+
+
+@pytest.mark.parametrize("files", [{"lock": b"mine"}, {"templates/notes": b""}, {"disks": b""}])
+def test_files_of_others_are_not_taken_for_a_cache(tmp_path: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(WorkspaceError, match="is no cache of pybuilder") as caught:
+        TemplateCache(tmp_path).open()
+    assert "--cache DIR" in str(caught.value.hint)
     TemplateCache(tmp_path).delete()
-    assert sorted(tmp_path.rglob("*")) == before
+    for name, content in files.items():
+        assert (tmp_path / name).read_bytes() == content
+
+
+def test_other_files_beside_a_cache_stay(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with TemplateCache(tmp_path) as cache:
+        cache.open()
+    TemplateCache(tmp_path).delete()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@needs_xz
+def test_a_cache_of_an_earlier_version_is_known(root: Path) -> None:
+    with TemplateCache(root) as cache:
+        cache.open()
+        cache.get_disk(selection(), FakeFetcher())
+    os.truncate(root / "lock", 0)  # what it was
+    with TemplateCache(root) as cache:
+        cache.open()
+        assert cache.is_cached(selection().entry)
+    os.truncate(root / "lock", 0)
+    TemplateCache(root).delete()
+    assert not root.exists()
 
 
 def test_c17_delete_follows_no_link(root: Path, tmp_path: Path) -> None:

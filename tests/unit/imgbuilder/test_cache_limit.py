@@ -7,6 +7,7 @@ import lzma
 import os
 import shutil
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,7 @@ from imgbuilder.cache import records
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
-from imgbuilder.errors import UsageError
+from imgbuilder.errors import FetchError, UsageError, WorkspaceError
 from imgbuilder.fetch.router import SourceFetcher
 from imgindex.model import Entry
 from tests.unit.imgbuilder.test_cache import HeldLock
@@ -170,6 +171,47 @@ def test_downloads_keep_the_limit_and_the_entry_in_hand(root: Path, templates: l
     with opened(root, 0) as cache:
         assert cache.get_disk(templates[2], SourceFetcher()).exists()
     assert left(root, templates) == ["new"]
+
+
+def test_nothing_goes_for_what_does_not_fit_anyway(root: Path, templates: list[Selection]) -> None:
+    fill(root, templates[:2])
+    entry = templates[2].entry
+    for size in (1 << 44, shutil.disk_usage(root).total):
+        huge = replace(templates[2], entry=replace(entry, sha512="7" * 128, compressed_size=size, size=size))
+        with opened(root, 3 * NOISE) as cache, pytest.raises(WorkspaceError, match="template needs"):
+            cache.get_template(huge, SourceFetcher())
+        assert left(root, templates) == ["middle", "old"]
+
+
+def test_as_much_goes_as_is_needed_for_what_fits_then(
+    root: Path, templates: list[Selection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(root, templates[:2])
+    usage = shutil.disk_usage(root)
+    needed = templates[2].entry.compressed_size or 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=needed - NOISE))
+    with opened(root, 1 << 40) as build, opened(root, 1 << 40) as cache:
+        build.get_disk(templates[0], SourceFetcher())
+        cache.get_template(templates[2], SourceFetcher())
+        assert "old" in left(root, templates), "its disk is in use, and its template went"
+        assert "new" in left(root, templates)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=0))
+        before = sorted(path.name for path in root.rglob("*"))
+        again = replace(
+            templates[1], entry=replace(templates[1].entry, sha512="7" * 128, compressed_size=10 * NOISE)
+        )
+        with pytest.raises(WorkspaceError, match="template needs"):
+            cache.get_template(again, SourceFetcher())
+        assert [path.name for path in root.rglob("*") if path.name not in before] == ["7" * 128 + ".lock"]
+        assert sorted(path.name for path in root.rglob("*") if path.name in before) == before
+
+
+def test_a_download_that_fails_costs_nothing_else(root: Path, templates: list[Selection]) -> None:
+    fill(root, templates[:2])
+    missing = replace(templates[2], url=f"{templates[2].url}.gone")
+    with opened(root, 0) as cache, pytest.raises(FetchError):
+        cache.get_template(missing, SourceFetcher())
+    assert left(root, templates) == ["middle", "old"]
 
 
 def test_a_disk_that_is_removed_while_it_is_opened_is_made_anew(

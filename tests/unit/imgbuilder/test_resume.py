@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,10 +12,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from imgbuilder.cache.partial import partial_file
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
@@ -433,3 +436,25 @@ def test_a_part_goes_with_the_cache(cache: TemplateCache) -> None:
     cache.close()
     cache.delete()
     assert not cache.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "kept"),
+    [
+        (FetchError("the connection broke"), 1 << 30, True),
+        (OSError(errno.EIO, "bad disk"), 1 << 30, True),
+        (OSError(errno.ENOSPC, "full"), 1 << 30, False),
+        (OSError(errno.EDQUOT, "quota"), 1 << 30, False),
+        (FetchError("the connection broke"), 4096, False),
+    ],
+)
+def test_a_part_that_filled_the_disk_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, free: int, kept: bool
+) -> None:
+    facts = SimpleNamespace(f_bavail=free // 4096, f_frsize=4096)
+    monkeypatch.setattr("imgbuilder.workspace.os.statvfs", lambda _path: facts)
+    with pytest.raises(type(error)), partial_file(tmp_path / SHA, "http://x/d.xz") as part:
+        part.restart('"v1"')
+        part.write(BODY)
+        raise error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ([SHA, f"{SHA}.json"] if kept else [])

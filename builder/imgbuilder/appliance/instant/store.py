@@ -20,7 +20,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder.appliance.instant.program import GIVEN_UP, RECORD, RETRY_AFTER, check_private, read_mark
+from imgbuilder import cachemark
+from imgbuilder.appliance.instant.program import (
+    GIVEN_UP,
+    RECORD,
+    RETRY_AFTER,
+    UnfitError,
+    check_private,
+    read_mark,
+)
 from imgbuilder.atomic import sync_folder
 from imgbuilder.sizes import human_size
 from imgindex.folders import make_folder
@@ -68,10 +76,15 @@ class StateStore:
 
         Raises:
             OSError: It cannot be made.
-            UnfitError: It is there, and not this user's alone.
+            UnfitError: It is there, and not this user's alone, or holds files of others.
         """
         make_folder(self.root)
         check_private(str(self.root))
+        with self._lock(os.O_CREAT) as lock:
+            if not cachemark.is_marked(lock):
+                if not self._is_ours(lock):
+                    raise UnfitError(f"{self.root} holds files that are no saved appliances")
+                cachemark.mark(lock)
 
     def states(self) -> list[KeptState]:
         """Return the states, least recently used first; none where the folder is not ours."""
@@ -94,9 +107,7 @@ class StateStore:
         Raises:
             OSError: The folder cannot be used.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        holder = os.open(self.root / "lock", flags, 0o600)
-        try:
+        with self._lock() as holder:
             try:
                 fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -109,8 +120,6 @@ class StateStore:
                 yield new
             finally:
                 shutil.rmtree(new, ignore_errors=True)
-        finally:
-            os.close(holder)
 
     def publish(self, new: Path, key: str) -> None:
         """Give a new state its name, durably, and drop those that are too many.
@@ -187,15 +196,17 @@ class StateStore:
         Raises:
             OSError: Something cannot be removed.
         """
-        for path in self._entries():
+        entries = self._entries()
+        for path in sorted(entries, key=lambda path: path.name == cachemark.LOCK_NAME):  # it goes last
             if _KEY.fullmatch(path.name):
                 self.drop(path.name)
             elif path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)  # of a killed maker, or of one that fails now
             else:
                 path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.root.rmdir()
+        if entries:
+            with contextlib.suppress(OSError):
+                self.root.rmdir()
 
     def _sweep(self) -> None:
         """Remove what killed makers left; the caller holds their lock."""
@@ -208,6 +219,25 @@ class StateStore:
             facts = self.root.lstat()
             if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
                 return []
+            with self._lock() as lock:
+                if not self._is_ours(lock):
+                    return []
             return [path for path in self.root.iterdir() if _OURS.fullmatch(path.name)]
         except OSError:
             return []
+
+    @contextlib.contextmanager
+    def _lock(self, flags: int = 0) -> Iterator[int]:
+        """Open the lock file, which marks the folder as ours."""
+        flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self.root / cachemark.LOCK_NAME, flags, 0o600)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _is_ours(self, lock: int) -> bool:
+        """Say whether the folder is ours, by its mark or as earlier versions left it."""
+        if cachemark.is_marked(lock):
+            return True
+        return cachemark.is_unmarked(lock) and all(_OURS.fullmatch(path.name) for path in self.root.iterdir())

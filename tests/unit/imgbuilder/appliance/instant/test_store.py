@@ -197,10 +197,30 @@ def test_delete_removes_ours_only(store: StateStore) -> None:
     (store.root / "mine.txt").write_text("x")
     store.delete()
     assert [path.name for path in store.root.iterdir()] == ["mine.txt"]
-    (store.root / "mine.txt").unlink()
+    store.delete()
+    assert [path.name for path in store.root.iterdir()] == ["mine.txt"]
+
+
+def test_delete_removes_the_folder_when_it_is_all_ours(store: StateStore) -> None:
+    add(store, name(1))
+    os.truncate(store.root / "lock", 0)  # as earlier versions left it
     store.delete()
     assert not store.root.exists()
     store.delete()
+
+
+def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
+    store = StateStore(tmp_path / "instant")
+    store.root.mkdir(mode=0o700)
+    (store.root / "lock").write_text("mine")
+    (store.root / name(1)).mkdir()
+    (store.root / name(1) / "record.json").write_text("{}")
+    with pytest.raises(UnfitError, match="no saved appliances"):
+        store.open()
+    assert store.states() == []
+    store.delete()
+    assert (store.root / "lock").read_text() == "mine"
+    assert (store.root / name(1)).is_dir()
 
 
 def test_a_state_in_use_can_be_dropped(store: StateStore) -> None:
