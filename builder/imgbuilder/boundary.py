@@ -9,8 +9,10 @@ import signal
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from imgbuilder import paths
 from imgbuilder.console import printable
 from imgbuilder.errors import OperationError, PybuilderError, UsageError
+from imgbuilder.events import warn
 from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.interrupts import Interrupted, interruptible
 from imgbuilder.streams import OutputLostError, text_output
@@ -52,6 +54,8 @@ def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose
 def _run(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool) -> int:
     try:
         with interruptible(ends_program=True):
+            for problem in paths.settle_home(os.environ):
+                warn(console, problem)
             code = body()
             sys.stdout.flush()
             return code if isinstance(code, int) else 0

@@ -3,6 +3,9 @@
 An empty variable counts as unset and a relative one as invalid, as that
 specification asks; virt-builder takes an empty ``XDG_CONFIG_HOME`` for the
 working directory (``virt-builder.md`` SE-3). Nothing is created here.
+
+Root never takes a user's folders for its own, as it would by ``sudo -E`` and
+``su``: what it wrote there, the user could neither read nor write afterwards.
 """
 
 from __future__ import annotations
@@ -15,13 +18,52 @@ from imgbuilder.errors import UsageError
 from imgbuilder.sizes import parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, MutableMapping
 
 STOCK_SOURCES = Path(__file__).parent / "stock"
 """Configuration files of the sources that everybody has who does not switch them off."""
 
 _OURS = "pybuilder"
 _THEIRS = "virt-builder"
+_NO_HOME = "/nonexistent"
+"""The home of users that have none, as Debian has it: nothing is found there, and nothing written."""
+
+
+def settle_home(environ: MutableMapping[str, str]) -> Iterator[str]:
+    """Set ``HOME`` where it is not set, to what passwd says; for root, too, where it is a user's.
+
+    Args:
+        environ: The variables, ``os.environ``; changed. Programs that are started see the same.
+
+    Yields:
+        What people should know of it.
+    """
+    root = os.geteuid() == 0
+    home = environ.get("HOME", "")
+    foreign = root and os.path.isabs(home) and _is_a_users(home)  # noqa: PTH117
+    if not os.path.isabs(home) or foreign:  # noqa: PTH117 - pathlib would be slower, for every list
+        import pwd  # late: it is seldom needed
+
+        try:
+            environ["HOME"] = pwd.getpwuid(os.geteuid()).pw_dir or _NO_HOME
+        except KeyError:  # a number without a name, as containers have it
+            environ["HOME"] = _NO_HOME
+    if foreign:
+        yield f"HOME is {home}, which belongs to a user: root uses {environ['HOME']} instead"
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        if root and os.path.isabs(environ.get(name, "")) and _is_a_users(environ[name]):  # noqa: PTH117
+            yield f"{name} is {environ.pop(name)}, which belongs to a user: root does not use it"
+
+
+def _is_a_users(folder: str) -> bool:
+    """Tell whether a folder, or the nearest above it that is there, belongs to another user than root."""
+    while True:
+        try:
+            return os.stat(folder).st_uid != 0  # noqa: PTH116 - as above
+        except OSError:
+            folder = os.path.dirname(folder)  # noqa: PTH120
+            if folder in {"", "/"}:
+                return False
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -89,6 +131,13 @@ def user_sources(environ: Mapping[str, str] = os.environ) -> Path:
         UsageError: Neither ``XDG_CONFIG_HOME`` nor ``HOME`` says where.
     """
     return _required("XDG_CONFIG_HOME", ".config", "XDG_CONFIG_HOME", environ) / _OURS / "repos.d"
+
+
+def can_be_written(folder: Path) -> bool:
+    """Tell whether files can be made in a folder, which is made for that if it is missing."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def temporary_dir(environ: Mapping[str, str] = os.environ) -> Path:

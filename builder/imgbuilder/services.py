@@ -195,7 +195,8 @@ class Services:
         Raises:
             UsageError: Nothing says where it should be.
         """
-        return SourceStates(paths.state_dir() / "sources")
+        folder = paths.state_dir() / "sources"
+        return SourceStates(folder, writable=paths.can_be_written(folder))
 
     def images(self) -> KnownImages:
         """Return the memory of what simplestreams sources do not say of their images.
@@ -215,10 +216,17 @@ class Services:
         Raises:
             UsageError: Nothing says where the memory of accepted indexes should be.
         """
+        states = self.states()
+        if not states.writable:
+            warn(
+                report,
+                f"{states.folder} cannot be written to: an older index of a source would not be noticed "
+                "by the next run (XDG_STATE_HOME names another folder)",
+            )
         return Loader(
             self.fetcher,
             self.verifier(),
-            self.states(),
+            states,
             self.clock,
             check=self.settings.check_signature,
             report=report,

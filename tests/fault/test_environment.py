@@ -21,6 +21,7 @@ from tests.fakes.keys import keys
 from tests.fakes.template import SIZE, make_site
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.fakes.keys import KeyMaker
@@ -218,12 +219,95 @@ def test_b25_locales(place: Place, locale: str) -> None:
     place.built()
 
 
-def test_b25_no_home(place: Place) -> None:
+NUMBER = 12345
+"""A user who is not in /etc/passwd, as containers start programs."""
+
+
+@pytest.fixture
+def nameless(place: Place) -> Iterator[tuple[str, ...]]:
+    """A place that such a user may use, and what comes before a command to be that user; root alone can."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    opened = [folder for folder in place.base.parents if not folder.stat().st_mode & stat.S_IXOTH]
+    for folder in opened:
+        folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
+    for path in [place.base, *place.base.rglob("*")]:
+        os.chown(path, NUMBER, NUMBER, follow_symlinks=False)
+    yield ("setpriv", f"--reuid={NUMBER}", f"--regid={NUMBER}", "--clear-groups", "--")
+    for folder in opened:
+        folder.chmod(folder.stat().st_mode & ~stat.S_IXOTH)
+
+
+def test_b25_no_home(place: Place, nameless: tuple[str, ...]) -> None:
+    """And nobody in passwd to have another one: what needs no home works, after a word about it."""
+    place.environment["XDG_CONFIG_HOME"] = str(place.base / "home/.config")
+    for home in (None, "/", "/dev/null", str(place.base / "closed")):
+        (place.base / "closed").mkdir(mode=0o500, exist_ok=True)
+        if home is None:
+            del place.environment["HOME"]
+        else:
+            place.environment["HOME"] = home
+            os.chown(place.base / "closed", NUMBER, NUMBER)
+        listed = place.run("--list", prefix=nameless)
+        assert listed.returncode == 0, listed.stderr
+        assert listed.stdout.startswith("tiny ")
+        assert listed.stderr.count("\n") == 1
+        assert "cannot be written to" in listed.stderr
+        done = place.run(*BUILD, prefix=nameless)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        place.built()
+
+
+def test_b25_home_comes_from_passwd(place: Place) -> None:
+    """As for programs that cron or a service manager starts with an empty environment."""
+    place.environment["XDG_CONFIG_HOME"] = str(place.base / "home/.config")
+    place.environment["XDG_STATE_HOME"] = str(place.base / "state")
     del place.environment["HOME"]
-    done = place.run(*BUILD)
-    assert done.returncode == 2
-    assert "HOME" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = place.run("--list")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_b25_root_leaves_nothing_in_the_folders_of_a_user(place: Place, nameless: tuple[str, ...]) -> None:
+    """As by ``sudo -E``, and by ``su`` without a dash."""
+    home = place.base / "home"
+    assert place.run("--list", prefix=nameless).returncode == 0
+    before = {path: path.stat().st_ino for path in home.rglob("*")}
+    assert any(path.suffix == ".json" for path in before)
+    # Root's own folders are elsewhere, so that this test does not depend on them.
+    mine = {
+        "XDG_STATE_HOME": str(place.base.parent / "root-state"),
+        "XDG_CACHE_HOME": str(place.base / "home/c"),
+    }
+    index = next((place.base / "site").glob("index.asc"))
+    for words in (
+        ("--list",),
+        ("--list", "--no-check-signature", "--source", str(index)),
+        ("--print-cache",),
+    ):
+        done = place.run(*words, env={**place.environment, **mine})
+        assert f"HOME is {home}, which belongs to a user: root uses " in done.stderr
+        assert "XDG_CACHE_HOME is " in done.stderr
+    assert {path: path.stat().st_ino for path in home.rglob("*")} == before
+    listed = place.run("--list", prefix=nameless)
+    assert (listed.returncode, listed.stderr) == (0, "")
+
+
+def test_b25_what_root_once_left_in_a_home(place: Place, nameless: tuple[str, ...]) -> None:
+    """It is named with what to do, and it can be forgotten without root."""
+    assert place.run("--list", prefix=nameless).returncode == 0
+    folder = place.base / "home/.local/state/pybuilder/sources"
+    for path in folder.iterdir():
+        os.chown(path, 0, 0)
+        path.chmod(0o600)
+    listed = place.run("--list", prefix=nameless)
+    assert listed.returncode == 3
+    assert "belongs to another user" in listed.stderr
+    assert f"sudo chown -R {NUMBER} {folder.parent}" in listed.stderr
+    source = f"{place.base}/site/index.asc"
+    done = place.run("--forget-source", source, prefix=nameless)
+    assert done.returncode == 0, done.stderr
+    assert place.run("--list", prefix=nameless).returncode == 0
 
 
 def test_b25_a_file_size_limit(place: Place) -> None:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
@@ -52,9 +53,11 @@ class SourceStates(NamedTuple):
 
     Attributes:
         folder: Where they are; made when the first one is written.
+        writable: False if nothing can be remembered there: what is known counts, and nothing is added.
     """
 
     folder: Path
+    writable: bool = True
 
     def read(self, uri: str) -> Accepted | None:
         """Return what was last accepted of a source; None when it was never seen.
@@ -69,8 +72,14 @@ class SourceStates(NamedTuple):
         try:
             with open_file(path, os.O_NOFOLLOW) as file:
                 data = file.read(_LARGEST)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except PermissionError as error:
+            raise SourceStateError(
+                f"{without_userinfo(uri)}: what is remembered of this source belongs to another user: {path}",
+                hint="make it yours again: "
+                f"sudo chown -R {os.geteuid()} {shlex.quote(str(self.folder.parent))}",
+            ) from error
         except OSError as error:
             raise _unreadable(uri, path, error.strerror or str(error)) from error
         try:
@@ -127,7 +136,7 @@ class SourceStates(NamedTuple):
             ConflictingIndexError: Meanwhile another text of the same second was accepted.
             SourceStateError: The record cannot be read or written.
         """
-        if not _is_news(accepted, self.read(uri)):
+        if not _is_news(accepted, self.read(uri)) or not self.writable:
             return
         path = self._path(uri, ".json")
         try:
@@ -198,7 +207,12 @@ class SourceStates(NamedTuple):
     def _locked(self, uri: str, report: Reporter) -> Iterator[None]:
         """Keep other processes from writing about the same source; the file of the lock stays."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self._path(uri, ".lock"), flags, 0o600)
+        path = self._path(uri, ".lock")
+        try:
+            descriptor = os.open(path, flags, 0o600)
+        except PermissionError:  # left by root in this user's folder: nobody but root can hold it
+            path.unlink()
+            descriptor = os.open(path, flags, 0o600)
         try:
             purpose = f"reads {Address(uri)}"
             lock_open_file(descriptor, shared=False, purpose=purpose, report=report)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import enum
-import getpass
 import os
+import pwd
 import shlex
 import tempfile
 from dataclasses import dataclass, field
@@ -268,7 +268,7 @@ def _usable_mode(mode: Mode) -> Mode:
     if mode is Mode.AUTO:
         mode = Mode.ROOT if os.geteuid() == 0 else Mode.UNSHARE
     if mode is Mode.UNSHARE and os.geteuid() != 0:
-        user = getpass.getuser()
+        user = _user_name()
         if process.find_program("newuidmap") is None:
             raise ToolError(
                 "installing packages without root needs the program newuidmap, which is not installed",
@@ -282,6 +282,17 @@ def _usable_mode(mode: Mode) -> Mode:
                     f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
                 )
     return mode
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError as error:
+        raise ToolError(
+            f"installing packages without root needs a user with a name, but number {os.getuid()} "
+            "is not in /etc/passwd",
+            hint="run it as a user who is, or as root",
+        ) from error
 
 
 def _has_range(table: Path, user: str) -> bool:
