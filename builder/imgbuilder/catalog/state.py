@@ -76,7 +76,7 @@ class SourceStates(NamedTuple):
             return None
         except PermissionError as error:
             raise SourceStateError(
-                f"{without_secrets(uri)}: what is remembered of this source belongs to another user: {path}",
+                f"{Address(uri)}: what is remembered of this source belongs to another user: {path}",
                 hint="make it yours again: "
                 f"sudo chown -R {os.geteuid()} {shlex.quote(str(self.folder.parent))}",
             ) from error
