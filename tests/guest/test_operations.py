@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import tarfile
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
+NET_RAW = bytes.fromhex("0100000200200000000000000000000000000000")
+"""cap_net_raw=ep, as linux/capability.h has it."""
 CANARY = "canary-5f2e81/+="
 
 
@@ -288,3 +291,155 @@ def test_dnf_and_zypper(guest: Appliance, context: GuestContext, tmp_path: Path)
         if manager is PackageManager.DNF:  # Debian's zypper ends the removal with status 8
             run(guest, managed, ("uninstall", "word"))
             assert not guest.exists("/usr/share/word")
+
+
+def test_what_is_copied_is_in_the_image_with_all_that_belongs_to_it(
+    guest: Appliance, context: GuestContext, tmp_path: Path
+) -> None:
+    """Modes, hard links, holes, capabilities and attributes, also by an upload, an edit and a copy inside."""
+    tree = tmp_path / "release-1"
+    tree.mkdir()
+    (tree / "tool").write_text("#!/bin/sh\n")
+    (tree / "tool").chmod(0o4751)
+    os.setxattr(tree / "tool", "security.capability", NET_RAW)
+    os.setxattr(tree / "tool", "user.note", b"\xffnote")
+    (tree / "same").hardlink_to(tree / "tool")
+    with (tree / "holes").open("wb") as file:
+        file.truncate(5_000_000)
+        file.write(b"begin")
+    (tmp_path / "current").symlink_to("release-1")
+    run(
+        guest, context,
+        ("mkdir", "/opt/app"), ("mkdir", "/opt/real"), ("mkdir", "/opt/app/current"),
+        ("link", "/opt/real/tool:/opt/linked"), ("write", "/opt/real/tool:old"),
+        ("copy-in", f"{tmp_path}/current:/opt/app"),
+        ("upload", f"{tree}/tool:/opt/linked"),
+        ("edit", "/opt/linked:s/sh/bash/"),
+        ("copy", "/opt/app/current:/opt/copied"),
+        ("run-command", "getcap -r /opt >/opt/caps; stat -c '%n %a %u %g %h' /opt/app/current/* >/opt/stats"),
+    )  # fmt: skip
+    assert guest.is_symlink("/opt/linked")
+    assert guest.read("/opt/real/tool") == b"#!/bin/bash\n"
+    caps = sorted(guest.read("/opt/caps").decode().split("\n")[:-1])
+    places = ("/opt/app/current/same", "/opt/app/current/tool", "/opt/copied/same", "/opt/copied/tool")
+    assert caps == [f"{path} cap_net_raw=ep" for path in (*places, "/opt/real/tool")]
+    stats = guest.read("/opt/stats").decode().split("\n")
+    assert "/opt/app/current/tool 4751 0 0 2" in stats
+    assert guest.stat("/opt/app/current/holes").size == 5_000_000
+    assert guest.stat("/opt/real/tool").mode & 0o7777 == 0o4751
+    guest.remove("/opt")
+    guest.mkdir_p("/opt")
+
+
+def test_copies_and_moves_do_not_leave_the_guest(guest: Appliance, context: GuestContext) -> None:
+    """/sysroot is a directory of the appliance, to which a link of the guest would lead cp and mv."""
+    run(
+        guest, context,
+        ("mkdir", "/opt/dir"), ("write", "/opt/new:NEW"), ("write", "/opt/kept:old"),
+        ("link", "/opt/kept:/opt/one"), ("link", "/opt/kept:/opt/dir/new"), ("link", "/sysroot:/opt/out"),
+        ("link", "/sysroot:/opt/out2"),
+        ("copy", "/opt/new:/opt/one"),
+    )  # fmt: skip
+    assert guest.read("/opt/kept") == b"NEW"
+    guest.write("/opt/kept", b"old")
+    run(guest, context, ("copy", "/opt/new:/opt/dir"), ("link", "/opt/kept:/opt/out2"))
+    assert guest.read("/opt/kept") == b"NEW"
+    assert guest.readlink("/opt/out2") == "/opt/kept"
+    with pytest.raises(OperationError, match="/opt/out is a link"):
+        run(guest, context, ("copy", "/opt/new:/opt/out"))
+    run(guest, context, ("move", "/opt/new:/opt/out"))
+    assert guest.read("/opt/out") == b"NEW"
+    assert not guest.is_symlink("/opt/out")
+    run(guest, context, ("move", "/opt/out:/dev/shm-or-not"), ("move", "/dev/shm-or-not:/opt/back"))
+    assert guest.ls("/opt") == ["back", "dir", "kept", "one", "out2"]
+    guest.remove("/opt")
+    guest.mkdir_p("/opt")
+
+
+def test_what_commands_do_to_the_resolvers_file_stays(guest: Appliance, context: GuestContext) -> None:
+    kept = guest.read("/etc/resolv.conf")
+    run(guest, context, ("run-command", "echo options rotate >>/etc/resolv.conf"))
+    assert guest.read("/etc/resolv.conf") == kept + b"options rotate\n"
+    run(guest, context, ("run-command", "echo nameserver 192.0.2.53 >/etc/resolv.conf"))
+    run(guest, context, ("run-command", "getent hosts deb.debian.org || ! grep 192.0.2 /etc/resolv.conf"))
+    assert guest.read("/etc/resolv.conf") == b"nameserver 192.0.2.53\n"
+    run(guest, context, ("run-command", "ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf"))
+    assert guest.readlink("/etc/resolv.conf") == "../run/systemd/resolve/stub-resolv.conf"
+    run(guest, context, ("run-command", "rm /etc/resolv.conf"))
+    assert not guest.is_symlink("/etc/resolv.conf")
+    assert not guest.exists("/etc/resolv.conf")
+    assert [name for name in guest.ls("/etc") if "pybuilder" in name] == []
+    guest.write("/etc/resolv.conf", kept)
+
+
+def test_the_time_zone_outlives_its_package(guest: Appliance, context: GuestContext) -> None:
+    for zone in ("Etc/UTC", "UTC", "Europe/Berlin"):
+        run(
+            guest, context, ("timezone", zone),
+            ("run-command", "dpkg-reconfigure -f noninteractive tzdata; date +%Z >/opt/zone"),
+        )  # fmt: skip
+        assert guest.read("/opt/zone") in ((b"CET\n", b"CEST\n") if zone == "Europe/Berlin" else (b"UTC\n",))
+        assert guest.realpath("/etc/localtime").endswith(f"/{zone}") or zone == "UTC"
+    with pytest.raises(OperationError, match="is not a time zone in the guest"):
+        run(guest, context, ("timezone", "Europe/Atlantis"))
+    guest.remove("/opt/zone")
+
+
+def deb_repository(folder: Path) -> Path:
+    """Make an archive of a daemon with configuration, and of a kernel whose update is a new package."""
+    repository = folder / "debs"
+    repository.mkdir()
+    index = []
+    for name, version, depends in (
+        ("mydaemon", "1", ""), ("mydaemon", "2", ""),
+        ("kern-1", "1", ""), ("kern-2", "2", ""), ("kern", "1", "kern-1"), ("kern", "2", "kern-2"),
+    ):  # fmt: skip
+        tree = folder / f"{name}-{version}"
+        (tree / "DEBIAN").mkdir(parents=True)
+        control = f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: T <t@example.org>\n"
+        control += f"Description: test\n{f'Depends: {depends}' + chr(10) if depends else ''}"
+        (tree / "DEBIAN/control").write_text(control)
+        if name == "mydaemon":
+            (tree / "etc").mkdir()
+            for file in ("mydaemon.conf", "untouched.conf"):
+                (tree / "etc" / file).write_text(f"shipped {version}\n")
+            (tree / "DEBIAN/conffiles").write_text("/etc/mydaemon.conf\n/etc/untouched.conf\n")
+        deb = repository / f"{name}_{version}_all.deb"
+        subprocess.run(["dpkg-deb", "-b", "--root-owner-group", tree, deb], check=True, capture_output=True)
+        digest = hashlib.sha256(deb.read_bytes()).hexdigest()
+        index.append(f"{control}Filename: ./{deb.name}\nSize: {deb.stat().st_size}\nSHA256: {digest}\n\n")
+    (repository / "Packages").write_text("".join(index))
+    return repository
+
+
+def test_apt_keeps_the_users_configuration_and_updates_kernels(
+    guest: Appliance, context: GuestContext, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+
+    def warned(*options: tuple[str, str]) -> list[str]:
+        events.clear()
+        customize(guest, [parse_operation(*option) for option in options], context, events.append)
+        return [
+            item.text for item in events if isinstance(item, Notice) and item.severity is Severity.WARNING
+        ]
+
+    guest.sh("mkdir /srv/aside && mv /etc/apt/sources.list* /srv/aside")
+    guest.copy_in(deb_repository(tmp_path), "/srv")
+    guest.write("/etc/apt/sources.list", b"deb [trusted=yes] file:/srv/debs ./\n")
+    said = warned(("write", "/etc/mydaemon.conf:mine\n"), ("install", "mydaemon=1,kern=1"))
+    sentence = "/etc/mydaemon.conf was kept; the package's own is /etc/mydaemon.conf.dpkg-dist"
+    assert said == [f"--install mydaemon=1,kern=1: {sentence}"]
+    assert guest.read("/etc/mydaemon.conf") == b"mine\n"
+    assert guest.read("/etc/untouched.conf") == b"shipped 1\n"
+    assert guest.read("/etc/mydaemon.conf.dpkg-dist") == b"shipped 1\n"
+    said = warned(("run-command", "apt-mark hold kern"), ("update", ""))
+    assert "--update: packages were kept back, and not updated: kern" in said
+    assert any("/etc/mydaemon.conf was kept" in text for text in said)
+    assert guest.read("/etc/mydaemon.conf") == b"mine\n"
+    assert guest.read("/etc/untouched.conf") == b"shipped 2\n"
+    assert warned(("run-command", "apt-mark unhold kern"), ("update", "")) == []
+    assert guest.sh("dpkg-query -W -f '${Version}' kern kern-2").output == "22"
+    assert not guest.exists("/usr/sbin/policy-rc.d")
+    guest.sh("rm -rf /etc/apt/sources.list* && mv /srv/aside/* /etc/apt/")
+    guest.remove("/srv/debs")

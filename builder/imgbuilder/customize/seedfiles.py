@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from imgbuilder.customize import values
@@ -11,11 +12,16 @@ from imgindex.regular import open_file
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from imgbuilder.guest import Guest
+
 _STARTS = (
     b"#cloud-config", b"#!", b"#include", b"#cloud-boothook", b"#part-handler", b"## template: jinja",
     b"Content-Type:", b"MIME-Version:", b"\x1f\x8b",
 )  # fmt: skip
 """How user data begins, by cloud-init's documentation of its formats; the last is gzip."""
+_OFF = "/etc/cloud/cloud-init.disabled"
+_SOURCES = re.compile(r"^datasource_list:((?:[^\n]*\n?)(?:[ \t]*-[^\n]*\n?)*)", re.MULTILINE)
+"""The list in one line, or in a line for each."""
 _LARGEST = 16 * 1024 * 1024
 
 
@@ -32,6 +38,24 @@ def user_data(path: Path) -> Path:
             hint="its first line should be #cloud-config, or #!/bin/sh of a script",
         )
     return path
+
+
+def unread(guest: Guest) -> str:
+    """Return why the guest's cloud-init would not look at a seed; empty when it would.
+
+    Raises:
+        GuestCallError: A file could not be read.
+    """
+    if guest.exists(_OFF):
+        return f"there is {_OFF}"
+    sources = None
+    for path in ["/etc/cloud/cloud.cfg", *guest.glob("/etc/cloud/cloud.cfg.d/*.cfg")]:  # the last one counts
+        content = guest.read(path) if guest.is_file(path) else b""
+        for match in _SOURCES.finditer(content.decode(errors="replace")):
+            sources = (path, match[1])
+    if sources is not None and "NoCloud" not in sources[1]:
+        return f"NoCloud is not in the datasource_list of {sources[0]}"
+    return ""
 
 
 def optional_file(path: Path | None) -> Path | None:

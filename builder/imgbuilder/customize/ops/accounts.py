@@ -222,6 +222,17 @@ class SshInject(OperationBase):
         else:
             guest.write(path, add_keys(b"", self.keys))
             _give(guest, account, path, 0o600)
+        for place in (folder, path):
+            if guest.stat(place).uid == 0 != account.uid:  # sshd reads them as the user
+                guest.chown(account.uid, account.gid, place)
+        refused = next(
+            (it for it in (account.home, folder, path) if not _is_private(guest, account, it)), None
+        )
+        if refused:
+            warn(
+                context.report,
+                f"--ssh-inject: sshd will not take the key of {self.user}: others may write to {refused}",
+            )
         elsewhere = _keys_elsewhere(guest)
         if elsewhere:
             warn(
@@ -240,6 +251,12 @@ class SshInject(OperationBase):
         if not account.home.startswith("/"):
             raise OperationError(f"--ssh-inject: the home directory of {self.user} is not an absolute path")
         return account
+
+
+def _is_private(guest: Guest, account: Account, path: str) -> bool:
+    """Tell whether only the user and root may write there, as sshd wants it (StrictModes)."""
+    status = guest.stat(path)
+    return status.uid in (0, account.uid) and not status.mode & 0o022
 
 
 def _keys_elsewhere(guest: Guest) -> str:

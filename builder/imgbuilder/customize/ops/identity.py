@@ -192,6 +192,8 @@ class CloudInit(OperationBase):
         """Write the seed."""
         if not any(guest.exists(path) for path in ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")):
             warn(context.report, "--cloud-init: the guest has no cloud-init: add --install cloud-init")
+        elif why := seedfiles.unread(guest):
+            warn(context.report, f"--cloud-init: the guest's cloud-init will not read the seed: {why}")
         guest.mkdir_p(_SEED)
         guest.chmod(0o700, _SEED)
         meta = (

@@ -369,3 +369,28 @@ def test_a_key_that_sshd_will_not_read_is_told(path: str, config: str, said: boo
     texts = [event.text for event in events if isinstance(event, Notice)]
     assert len(texts) == said
     assert all("/etc/ssh/keys/%u" in text for text in texts)
+
+
+def test_a_folder_for_keys_that_was_made_before_is_given_to_the_user() -> None:
+    guest = debian_guest()
+    guest.add_dir("/home/ann", uid=1000, gid=1001)
+    guest.add_dir("/home/ann/.ssh", mode=0o700)
+    guest.add("/home/ann/.ssh/authorized_keys", f"{OTHER_KEY}\n", mode=0o600)
+    events: list[Event] = []
+    apply(guest, "ssh-inject", f"ann:string:{KEY}", report=events.append)
+    assert guest.permissions("/home/ann/.ssh") == ("0700", 1000, 1001)
+    assert guest.permissions("/home/ann/.ssh/authorized_keys") == ("0600", 1000, 1001)
+    assert events == []
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "uid"), [("", 0o777, 1000), ("", 0o755, 1), ("/.ssh", 0o770, 1000), ("/.ssh", 0o700, 1)]
+)
+def test_a_key_that_sshd_finds_unsafe_is_told(path: str, mode: int, uid: int) -> None:
+    guest = debian_guest()
+    guest.add_dir("/home/ann", uid=1000, gid=1001)
+    guest.add_dir(f"/home/ann{path}", mode=mode, uid=uid)
+    events: list[Event] = []
+    apply(guest, "ssh-inject", f"ann:string:{KEY}", report=events.append)
+    [notice] = [event for event in events if isinstance(event, Notice)]
+    assert notice.text.endswith(f"others may write to /home/ann{path}")

@@ -276,3 +276,32 @@ def test_a_user_where_busybox_adds_users(groups: str, tmp_path: Path) -> None:
         ["/bin/sh", "-c", script], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == (["video", "audio"] if groups else [])
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"cloud-init.disabled": ""}, "there is /etc/cloud/cloud-init.disabled"),
+        ({"cloud.cfg.d/90.cfg": "datasource_list: [ Azure ]\n"}, "NoCloud is not in the datasource_list of"),
+        ({"cloud.cfg.d/90.cfg": "a: b\ndatasource_list:\n  - Ec2\n- None\nb: [NoCloud]\n"}, "NoCloud is not"),
+        ({"cloud.cfg.d/90.cfg": "datasource_list: [ NoCloud, None ]\n"}, None),
+        (
+            {"cloud.cfg": "datasource_list: [Ec2]\n", "cloud.cfg.d/1.cfg": "datasource_list:\n- NoCloud\n"},
+            None,
+        ),
+        ({"cloud.cfg": "users: []\n"}, None),
+    ],
+)
+def test_a_seed_that_cloud_init_will_not_read_is_told(
+    files: dict[str, str], why: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "user-data").write_text("#cloud-config\n")
+    guest = debian_guest()
+    guest.add("/usr/bin/cloud-init")
+    for name, content in files.items():
+        guest.add(f"/etc/cloud/{name}", content)
+    events: list[Event] = []
+    apply(guest, "cloud-init", str(tmp_path / "user-data"), report=events.append)
+    texts = [event.text for event in events if isinstance(event, Notice)]
+    assert len(texts) == (why is not None)
+    assert all(why in text for text in texts if why)
