@@ -69,7 +69,7 @@ def _run(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool)
         if verbose and not isinstance(error, UsageError):  # a wrong word is nobody's code
             import traceback  # late: most runs end well
 
-            sys.stderr.write(without_secrets(traceback.format_exc()))
+            sys.stderr.write(printable(without_secrets(traceback.format_exc())))
         return error.exit_code
     except OSError as error:
         console.error(f"{error.filename or 'the system'}: {error.strerror or error}", None)

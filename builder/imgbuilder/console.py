@@ -8,7 +8,6 @@ elsewhere a long transfer says a line every ten seconds.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from imgbuilder.events import Notice, Progress, ProgressEnd, Severity, Step
 from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.sizes import human_size
+from imgindex.lexer import MISLEADING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from imgbuilder.events import Event
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _PLAIN_INTERVAL = 10.0
 """Seconds between two lines about the same transfer when there is no terminal."""
 _WRAP_COLUMN = 76
@@ -32,17 +31,19 @@ _GREEN, _BLUE, _MAGENTA, _RED, _RESET = "\x1b[0;32m", "\x1b[1;34m", "\x1b[1;35m"
 
 
 def printable(text: str) -> str:
-    """Replace control characters, which could make a terminal do things (``reliability.md`` T15, P16).
+    """Escape characters that make a terminal do things, or its user read another text (T15, P16).
 
     Bytes of file names that are no UTF-8 are shown as such: streams refuse what Python makes of them.
     """
-    return _CONTROL.sub(lambda found: _escaped(ord(found.group())), text)
+    return MISLEADING.sub(lambda found: _escaped(ord(found.group())), text)
 
 
 def _escaped(code: int) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 class ConsoleReporter:

@@ -38,6 +38,13 @@ _FIELD_WITH_HYPHENS = re.compile(_FIELD.pattern.replace("_.]+)(?:", "_.-]+)(?:",
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, further line separators, and halves of characters (P16)."""
 
+MISLEADING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
+    "\ufeff\ufff0-\ufffb\ufffe\uffff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
+)
+"""Characters that drive a terminal, or by which what is seen is not what is there: controls but newline and
+tab, those that turn the direction of what is read, and those that cannot be seen (Unicode TR 36)."""
+
 _FORBIDDEN_ANYWHERE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 """Those of them that no frame of a signed text may hold either, so that the whole text is in doubt."""
 

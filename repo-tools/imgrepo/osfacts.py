@@ -10,9 +10,10 @@ import re
 import shlex
 import struct
 
+from imgindex.lexer import MISLEADING
+
 _LONGEST_NAME = 100
 _ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4})*")
 
 _ELF_MACHINES = {
@@ -73,7 +74,7 @@ def parse_os_release(text: str) -> dict[str, str]:
 
 def display_name(text: str) -> str | None:
     """Make one short printable line of a name that a guest gives itself; None when nothing is left."""
-    words = _UNPRINTABLE.sub(" ", text).split()
+    words = MISLEADING.sub(" ", text).split()
     return " ".join(words)[:_LONGEST_NAME].strip() or None
 
 

@@ -266,7 +266,7 @@ def test_aliases_never_beat_a_name(world: World) -> None:
     assert "the name" in world.ours(*words)
 
 
-TEXTS = "abc äöü Ω 日本 \\ \" ' / [x] # = ; $HOME %s \u202e\u00a0é"
+TEXTS = "abc äöü Ω 日本 \\ \" ' / [x] # = ; $HOME %s \u00a0é"
 
 
 @pytest.mark.parametrize("seed", range(2))

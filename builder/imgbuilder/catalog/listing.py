@@ -6,12 +6,14 @@ them, so nothing may be added but where that page allows it.
 
 from __future__ import annotations
 
+import json
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.sizes import human_size
+from imgindex.lexer import MISLEADING
 from imgindex.model import UNKNOWN_SIZE
 
 if TYPE_CHECKING:
@@ -163,7 +165,8 @@ def _json(value: object, indent: str = "") -> str:
         return "[\n" + ",\n".join(items) + ("\n" if items else "") + indent + "]"
     if isinstance(value, int):
         return str(value)
-    return '"' + str(value).translate(_ESCAPES) + '"'
+    text = str(value).translate(_ESCAPES)
+    return '"' + MISLEADING.sub(lambda found: json.dumps(found[0])[1:-1], text) + '"'
 
 
 def _language(tag: str) -> str:

@@ -23,7 +23,7 @@ from imgbuilder.arch import normalise
 from imgbuilder.catalog.versions import version_key
 from imgbuilder.errors import IndexSyntaxError
 from imgindex.fields import MAX_DISK_SIZE, MAX_REVISION
-from imgindex.lexer import shorten
+from imgindex.lexer import MISLEADING, shorten
 from imgindex.model import UNKNOWN_SIZE, Entry, ExtraField, Index, Refused
 from imgindex.trust import VerifiedText
 
@@ -46,7 +46,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
 _ARCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,31}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+/-]{0,99}")
 _SEGMENT = re.compile(r"[A-Za-z0-9._+~,=:@-]{1,255}")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_UNPRINTABLE = re.compile(rf"[\n\t]|{MISLEADING.pattern}")
 _SHA256, _SHA512 = re.compile(r"[0-9A-Fa-f]{64}"), re.compile(r"[0-9A-Fa-f]{128}")
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _LONGEST_TEXT = 500

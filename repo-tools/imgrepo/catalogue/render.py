@@ -20,6 +20,13 @@ _STATIC = ("style.css", "catalogue.js", "icon.svg")
 START = "index.html"
 
 
+def _fit(value: object) -> object:
+    """Return what an expression of a page gives without characters that mislead, whoever wrote it."""
+    if isinstance(value, Markup):
+        return Markup(text.fit(value))  # noqa: S704 - it was markup before
+    return text.fit(value) if isinstance(value, str) else value
+
+
 def render(site: Site, site_url: str = "") -> dict[str, bytes]:
     """Return the files of the site by their paths, without those that are only copied.
 
@@ -30,6 +37,7 @@ def render(site: Site, site_url: str = "") -> dict[str, bytes]:
     environment = Environment(
         loader=PackageLoader("imgrepo.catalogue"),
         autoescape=True,
+        finalize=_fit,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -10,25 +10,28 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-_UNFIT = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff"
-    "\ufeff\ufffe\uffff]"
-)
+from imgindex.lexer import MISLEADING
+
 _ODD = "\ufffd"
 _LINK = re.compile(r"https?://[A-Za-z0-9\[][^\s<>\"'`\\]{0,1000}")
 LONGEST_LINE, LONGEST_TEXT = 200, 20_000
 """Characters that a page shows of a line, and of a text; the index may have millions."""
 
 
+def fit(text: str) -> str:
+    """Return a text without characters that mislead."""
+    return MISLEADING.sub(_ODD, text)
+
+
 def line(text: str | None, limit: int = LONGEST_LINE) -> str:
     """Return a text as one line without characters that mislead, cut to ``limit`` characters."""
-    words = " ".join(_UNFIT.sub(_ODD, text or "").split())
+    words = " ".join(fit(text or "").split())
     return words if len(words) <= limit else f"{words[: limit - 1]}…"
 
 
 def paragraphs(text: str | None) -> tuple[str, ...]:
     """Return the paragraphs of a plain text; within one, lines stay lines."""
-    whole = _UNFIT.sub(_ODD, (text or "").replace("\r\n", "\n").replace("\r", "\n"))
+    whole = fit((text or "").replace("\r\n", "\n").replace("\r", "\n"))
     if len(whole) > LONGEST_TEXT:
         whole = f"{whole[: LONGEST_TEXT - 1]}…"
     return tuple(part.strip("\n") for part in re.split(r"\n[ \t]*\n", whole) if part.strip())
@@ -37,7 +40,7 @@ def paragraphs(text: str | None) -> tuple[str, ...]:
 def link(address: str | None) -> str | None:
     """Return an address if it is one that a page may link to: http or https, and nothing else."""
     text = (address or "").strip()
-    return text if _LINK.fullmatch(text) and not _UNFIT.search(text) else None
+    return text if _LINK.fullmatch(text) and not MISLEADING.search(text) else None
 
 
 def segment(name: str) -> str:

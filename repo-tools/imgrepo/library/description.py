@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.machine.model import BOARDS, Firmware, Forward
 from imgbuilder.sizes import parse_size
+from imgindex.lexer import MISLEADING
 from imgindex.regular import open_file
 
 if TYPE_CHECKING:
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
 
 DESCRIPTION_NAME = "entry.toml"
 _LARGEST = 256 << 10
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LINK = re.compile(r"https?://[^\s<>\"'`\\]+")
 
 
 def _clean(value: object) -> object:
     """Refuse characters that drive terminals, or that turn the direction of what is read."""
-    if isinstance(value, str) and _CONTROL.search(value):
-        raise ValueError("it has control characters")
+    if isinstance(value, str) and MISLEADING.search(value):
+        raise ValueError("it has control characters, or such as nobody sees")
     return value.strip() if isinstance(value, str) else value
 
 

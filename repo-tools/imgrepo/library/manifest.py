@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import RepositoryError, UsageError
+from imgindex.lexer import MISLEADING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,7 @@ _NAME = "# entry: "
 _NOTE = "# note: "
 _LONGEST_NOTE = 200
 _LINE = re.compile(r"([0-9a-f]{128})  ([A-Za-z0-9][A-Za-z0-9._+~-]*(?:/[A-Za-z0-9][A-Za-z0-9._+~-]*)?)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(rf"[\n\t]|{MISLEADING.pattern}")
 
 
 @dataclass(frozen=True)

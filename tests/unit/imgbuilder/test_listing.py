@@ -138,6 +138,14 @@ def test_json_list() -> None:
     json.loads(JSON)
 
 
+def test_what_misleads_is_escaped_in_json_and_stays_what_it_is() -> None:
+    name = "a \u202eb\u2066 \U000e0041\x9b"
+    text = json_list([], [Entry("x", "x", "x86_64", 512, name=name, aliases=(name,))])
+    assert text.isascii()
+    (template,) = json.loads(text)["templates"]
+    assert (template["full-name"], template["aliases"]) == (name, [name])
+
+
 def test_passwords_are_not_listed() -> None:
     source = Source("x", "https://me:secret@h/index", ("A" * 40,))
     assert "Source URI: https://h/index\nFingerprint: " + "A" * 40 in long_list([source], ())
