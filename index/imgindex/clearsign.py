@@ -20,8 +20,8 @@ from imgindex.trust import UnverifiedText
 MAX_FILE_SIZE = MAX_TEXT_SIZE
 """Largest file in bytes that is looked at (V1); fetch no more than this plus one byte."""
 
-MAX_LINE_SIZE = 8192
-"""Longest line in bytes; gpg signs only the first 19,995 bytes of a line (F3)."""
+MAX_LINE_SIZE = 19_900
+"""Longest line in bytes; gpg signs only the first 19,995 bytes of a line, or a few less (F3)."""
 
 MAX_ARMOR_SIZE = 16 * 1024
 """Largest signature block in bytes."""
@@ -137,7 +137,12 @@ class _Splitter:
     def split(self) -> SignedMessage:
         for number, line in enumerate(self._lines, 1):
             if len(line) > MAX_LINE_SIZE or len(line.encode("utf-8")) > MAX_LINE_SIZE:
-                raise self._malformed(f"the line is longer than {MAX_LINE_SIZE:,} bytes", number)
+                raise self._malformed(
+                    f"the line is longer than {MAX_LINE_SIZE:,} bytes",
+                    number,
+                    hint="gpg signs only the beginning of such a line, so nothing proves the rest; tell the "
+                    "publisher to break the text into lines before it is signed (JSON: python3 -m json.tool)",
+                )
         if self._take() != _BEGIN:
             raise self._malformed("the first line of the frame has something at its end")
         self._headers()
@@ -148,9 +153,11 @@ class _Splitter:
             raise self._malformed("there is something after the signed message", self._next + 1)
         return SignedMessage(text, signatures, first_line)
 
-    def _malformed(self, problem: str, number: int | None = None) -> BadSignatureError:
+    def _malformed(
+        self, problem: str, number: int | None = None, *, hint: str | None = None
+    ) -> BadSignatureError:
         line = self._next if number is None else number
-        return BadSignatureError(f"{self._where}: line {line}: {problem}; the file is refused")
+        return BadSignatureError(f"{self._where}: line {line}: {problem}; the file is refused", hint=hint)
 
     def _take(self) -> str:
         if self._next >= len(self._lines):

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgindex.clearsign import MAX_LINE_SIZE
 from imgindex.errors import IndexSyntaxError, RepositoryError
 from imgindex.fields import is_known_field, strip_line_ends
 from imgindex.layout import entry_fields, field_label
 from imgindex.lexer import shorten
 from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText
+
+LONGEST_LINE = 8192
+"""Bytes of the longest line that is written: more is read, but not by every client that there is."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -88,9 +90,9 @@ def _check_text(what: str, label: str, value: str) -> None:
 
 def _check_lengths(what: str, lines: Iterable[str]) -> None:
     for line in lines:
-        if len(line.encode("utf-8", "replace")) > MAX_LINE_SIZE:
+        if len(line.encode("utf-8", "replace")) > LONGEST_LINE:
             raise RepositoryError(
-                f"{what}: a line is longer than {MAX_LINE_SIZE:,} bytes: {shorten(line)}",
+                f"{what}: a line is longer than {LONGEST_LINE:,} bytes: {shorten(line)}",
                 hint="break the text into several lines",
             )
 

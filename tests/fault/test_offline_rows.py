@@ -149,6 +149,26 @@ def test_d28_offline_uses_the_last_accepted_index_and_says_how_old_it_is(world: 
         assert len(server.requests) == 1
 
 
+def test_what_has_no_checksum_is_not_cached_and_named(world: World) -> None:
+    """A copy of it could not be told from another file, so that it would never be used."""
+    world.publish()
+    folder = world.folder / "home/pybuilder/repos.d"
+    folder.mkdir(parents=True)
+    digest = hashlib.sha512((world.site / "tiny.xz").read_bytes()).hexdigest()
+    entry = f"arch=x86_64\nfile=tiny.xz\nformat=raw\nsize={len(DISK)}\n"
+    (world.site / "index").write_text(f"[bare]\n{entry}\n[good]\n{entry}checksum={digest}\n")
+    (folder / "s.conf").write_text(f"[s]\nuri={world.site}/index\nunsigned=yes\n")
+    assert cli.run(["--cache-all-templates"]) == 1
+    err = world.capture.readouterr().err
+    assert "bare: source s gives no checksum of it" in err
+    assert "1 of 2 templates could not be had" in err
+    assert cli.run(["--print-cache"]) == 0
+    assert [line.split()[::2] for line in world.capture.readouterr().out.splitlines()[1:]] == [
+        ["bare", "no"],
+        ["good", "cached"],
+    ]
+
+
 def test_an_unsigned_source_can_be_used_offline(world: World) -> None:
     """Its index is proved no less than when it was fetched."""
     index = world.publish()

@@ -49,6 +49,15 @@ def cache_all(settings: Settings, report: ConsoleReporter) -> int:
                 "the first ones will be removed again (--cache-size sets the limit)",
             )
         for offer in offers:
+            if offer.entry.sha512 is None and offer.entry.sha256 is None:
+                name, source = offer.entry.os_version, offer.source.name
+                warn(
+                    report,
+                    f"{name}: source {source} gives no checksum of it, so that no copy could be trusted: it "
+                    "is downloaded for each build",
+                )
+                codes.append(1)
+                continue
             try:
                 url = template_url(offer.source.uri, offer.entry.file)
                 services.template_file(cache, Selection(offer.source, offer.entry, url), report)

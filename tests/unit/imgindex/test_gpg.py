@@ -135,7 +135,7 @@ def test_r4_locked_key_is_an_error_and_no_wait(other_home: KeyMaker) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x" * 8193 + "\n", "a\r\nb\n", "a\x00b\n", "a\x1b\n", "-----BEGIN PGP SIGNATURE-----\n"]
+    "text", ["x" * 19_901 + "\n", "a\r\nb\n", "a\x00b\n", "a\x1b\n", "-----BEGIN PGP SIGNATURE-----\n"]
 )
 def test_s22_signer_refuses_what_clients_refuse(key: str, signer: GpgSigner, text: str) -> None:
     with pytest.raises(SigningError, match="cannot be signed"):
