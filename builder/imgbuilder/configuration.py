@@ -7,11 +7,13 @@ comes before those of the system (``docs/adr/0071``).
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from typing import TYPE_CHECKING, Any
 
 from imgbuilder import paths
 from imgbuilder.errors import UsageError
+from imgindex.keyfile import check_writers
 from imgindex.regular import open_file
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def _read(path: Path) -> dict[str, str]:
     """Return the variables that a file sets; none when there is no file."""
     try:
         with open_file(path) as file:
+            check_writers(path, os.fstat(file.fileno()))  # it names programs to start
             content = file.read(_LARGEST + 1)
     except (FileNotFoundError, NotADirectoryError):
         return {}

@@ -293,6 +293,28 @@ def test_b25_root_leaves_nothing_in_the_folders_of_a_user(place: Place, nameless
     assert (listed.returncode, listed.stderr) == (0, "")
 
 
+def test_b25_configuration_that_others_may_change(place: Place) -> None:
+    """Sources, and programs to start: whoever may write there chooses what is trusted."""
+    folder = place.base / "home/.config/pybuilder"
+    settings = folder / "pybuilder.toml"
+    settings.write_text('cache-size = "1G"\n')
+    settings.chmod(0o646)
+    done = place.run("--print-cache")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"everybody may change {settings}" in done.stderr
+    settings.unlink()
+    (source,) = (folder / "repos.d").glob("*.conf")
+    source.chmod(0o646)
+    done = place.run("--list")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"warning: everybody may change {source}" in done.stderr
+    source.chmod(0o644)
+    (folder / "repos.d").chmod(0o777)
+    assert "may put another file in the place of" in place.run("--list").stderr
+    (folder / "repos.d").chmod(0o755)
+    assert place.run("--list").stderr == ""
+
+
 def test_b25_what_root_once_left_in_a_home(place: Place, nameless: tuple[str, ...]) -> None:
     """It is named with what to do, and it can be forgotten without root."""
     assert place.run("--list", prefix=nameless).returncode == 0

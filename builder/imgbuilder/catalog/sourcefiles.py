@@ -9,6 +9,7 @@ as written; the first source that offers a template wins (design.md decision 3).
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ from imgbuilder.catalog.sources import Key, Source, SourceFormat, fingerprints, 
 from imgbuilder.errors import IndexSyntaxError, PybuilderError, UsageError
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY
 from imgbuilder.fetch.urls import Address, check_uri, local_path, scheme_of
+from imgindex.keyfile import check_writers
 from imgindex.lexer import decode_text, parse_sections
 from imgindex.regular import open_file
 
@@ -104,6 +106,7 @@ def _files(folder: Path, problems: list[PybuilderError]) -> list[Path]:
 def _sections(path: Path, problems: list[PybuilderError]) -> list[Section]:
     try:
         with open_file(path) as file:
+            check_writers(path, os.fstat(file.fileno()))
             data = file.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
