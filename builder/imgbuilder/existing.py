@@ -20,7 +20,7 @@ from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, GuestError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.failure import FailureHandler, OnError
-from imgbuilder.mounting import mount_places, mount_system
+from imgbuilder.mounting import find_roots, mount_places, mount_system, refuse_ostree
 from imgbuilder.place import find_file_place
 from imgbuilder.unlocking import encrypted_devices, unlock
 
@@ -239,7 +239,7 @@ def _roots(appliance: Appliance, keys: Sequence[DiskKey], report: Reporter) -> l
     """Find the operating systems: each root's device."""
     _refuse_siblings(appliance)
     unlock(appliance, keys, report)
-    roots = appliance.inspect_roots()
+    roots = find_roots(appliance, report)
     encrypted = [] if roots or keys else encrypted_devices(appliance)
     if encrypted:
         raise GuestError(
@@ -247,6 +247,7 @@ def _roots(appliance: Appliance, keys: Sequence[DiskKey], report: Reporter) -> l
             hint=f"give the key: --key {encrypted[0]}:file:FILE",
         )
     if not roots:
+        refuse_ostree(appliance)
         raise GuestError(
             "no operating system was found on the disks",
             hint="is the image of another format (--format), encrypted, or only a part of a guest?",

@@ -413,6 +413,10 @@ class Appliance(Guest, Protocol):
         """Tell whether the appliance itself can look up a host name; needs the network."""
         ...
 
+    def default_subvolume(self, device: str) -> str:
+        """Return the path of the subvolume that mounting a btrfs shows; empty for its top level."""
+        ...
+
     def show_attached(self) -> None:
         """Let the guest's commands see the disks that are only attached: until then nothing does."""
         ...

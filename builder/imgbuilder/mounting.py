@@ -36,6 +36,7 @@ _RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
 _MDADM_CONF = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
 _LARGEST = 1 << 20
 """Bytes that are read of a guest's tables."""
+_NO_FILES = {"", "swap", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
 _UNTOUCHED = {"ext3": "ro,noload", "ext4": "ro,noload", "xfs": "ro,norecovery", "btrfs": "ro,nologreplay"}
 """How to mount so that not even the journal is written back."""
 
@@ -84,7 +85,7 @@ def mount_guest(appliance: Appliance, likely_root: str | None, report: Reporter)
         return likely_root
     appliance.unmount_all()
     debug(report, "looking for the operating system on all filesystems")
-    roots = appliance.inspect_roots()
+    roots = find_roots(appliance, report)
     if len(roots) != 1:
         found = (
             f"several operating systems were found ({', '.join(roots)})"
@@ -103,12 +104,95 @@ def mount_guest(appliance: Appliance, likely_root: str | None, report: Reporter)
                 f"{found} in the template, which is encrypted ({', '.join(encrypted)})",
                 hint=f"give the key: --key {encrypted[0]}:file:FILE; nothing was written to the output",
             )
+        if not roots:
+            refuse_ostree(appliance)
         raise GuestError(
             f"{found} in the template",
             hint="tell the publisher of the template; nothing was written to the output",
         )
     mount_system(appliance, roots[0], report)
     return roots[0]
+
+
+def find_roots(appliance: Appliance, report: Reporter) -> list[str]:
+    """Let libguestfs find the operating systems; of one on several subvolumes, only that which starts.
+
+    The others are snapshots of it, as snapper and Timeshift make them.
+
+    Args:
+        appliance: A launched appliance with nothing mounted.
+        report: Hears which are left alone.
+
+    Returns:
+        The roots' devices.
+    """
+    roots = appliance.inspect_roots()
+    places: dict[str, list[str]] = {}
+    for root in roots:
+        places.setdefault(partition_of(root), []).append(root)
+    chosen = []
+    for device, found in places.items():
+        main = found[0] if len(found) == 1 else _main_root(appliance, device, found)
+        if main is None:
+            chosen += found
+            continue
+        chosen.append(main)
+        others = [root for root in found if root not in {main, device}]
+        if others:
+            warn(report, f"{main} is the system that starts; left alone: {', '.join(others)}")
+    return chosen
+
+
+def _main_root(appliance: Appliance, device: str, roots: Sequence[str]) -> str | None:
+    """Return which of several roots on one btrfs starts: its default, or what its own fstab names."""
+    subvolumes = {root.removeprefix(f"btrfsvol:{device}/"): root for root in roots if root != device}
+    try:
+        main = subvolumes.get(appliance.default_subvolume(device))
+    except GuestCallError:
+        main = None
+    if main is not None:
+        return main
+    if device in roots:
+        return device  # mounting it shows the default
+    own = [root for path, root in subvolumes.items() if _names_itself(appliance, path, root)]
+    return own[0] if len(own) == 1 else None
+
+
+def _names_itself(appliance: Appliance, path: str, root: str) -> bool:
+    try:
+        appliance.mount(root, "/", options="ro")
+        mounts = parse_fstab(_text(appliance, "/etc/fstab"))
+    except GuestCallError:
+        return False
+    finally:
+        appliance.unmount_all()
+    named = {option for mount in mounts if mount.path == "/" for option in mount.options.split(",")}
+    return bool({f"subvol={path}", f"subvol=/{path}"} & named)
+
+
+def refuse_ostree(appliance: Appliance) -> None:
+    """Refuse a system that libguestfs does not know because ostree has put it together.
+
+    Raises:
+        GuestError: There is one.
+    """
+    for device in appliance.block_devices():
+        if device.kind in _NO_FILES:
+            continue
+        try:
+            appliance.mount(device.name, "/", options="ro")
+            has_deployments = appliance.is_dir("/ostree/deploy")
+        except GuestCallError:
+            continue
+        finally:
+            appliance.unmount_all()
+        if has_deployments:
+            raise GuestError(
+                f"{device.name} holds a system of ostree, as Fedora CoreOS, IoT and Silverblue are, whose "
+                "files are replaced as a whole and cannot be customized in place",
+                hint="configure it when it first starts, with Ignition or cloud-init, or make an image of "
+                "your own with rpm-ostree or bootc; nothing was changed",
+            )
 
 
 def mount_system(

@@ -36,6 +36,7 @@ class FakeFilesystem:
         inside: What a LUKS container holds.
         label: Its label.
         member: Its UUID among several that share one.
+        subvolume: The one that is mounted by default.
         array: An array's own name.
         array_uuid: An array's UUID.
     """
@@ -46,6 +47,7 @@ class FakeFilesystem:
     inside: FakeFilesystem | None = None
     label: str = ""
     member: str = ""
+    subvolume: str = ""
     array: str = ""
     array_uuid: str = ""
 
@@ -135,6 +137,9 @@ class FakeAppliance(FakeGuest):
             )
             for name, item in self._all().items()
         ]  # fmt: skip
+
+    def default_subvolume(self, device: str) -> str:
+        return self._filesystem(device).subvolume
 
     def show_attached(self) -> None:
         if self._attached:

@@ -219,6 +219,15 @@ class Storage(Calls):
         found = dict(self._call("inspect_get_mountpoints", root))
         return {path: found[path] for path in sorted(found, key=len)}
 
+    def default_subvolume(self, device: str) -> str:
+        """Return the path of the subvolume that mounting a btrfs shows; empty for its top level."""
+        wanted = int(self._call("btrfs_subvolume_get_default", device))
+        found = self._call("btrfs_subvolume_list", device)
+        return next(
+            (str(item["btrfssubvolume_path"]) for item in found if int(item["btrfssubvolume_id"]) == wanted),
+            "",
+        )
+
     def filesystem_use(self) -> list[FilesystemUse]:
         """Return the space of each mounted filesystem."""
         uses = []

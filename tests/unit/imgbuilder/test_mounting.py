@@ -127,3 +127,52 @@ def test_an_attached_sibling_is_not_looked_at() -> None:
     opened = FakeAppliance(disks, attached=[1])
     assert mount_guest(opened, None, ignore) == "/dev/sda2"
     assert opened.mounted() == {"/dev/sda2": "/", "/dev/sda1": "/boot"}
+
+
+def snapshots(roots: list[str], fstab: str, default: str = "") -> FakeAppliance:
+    guests = {root: guest_with(fstab) for root in roots if root.startswith("btrfsvol:")}
+    disk = FakeDisk(
+        {2: FakeFilesystem("btrfs", guest_with(fstab), subvolume=default)},
+        {root: {} for root in roots},
+        others={root: FakeFilesystem("btrfs", guest) for root, guest in guests.items()},
+    )
+    return FakeAppliance([disk])
+
+
+FIRST, SECOND, AT, OLD = (
+    f"btrfsvol:/dev/sda2/{path}"
+    for path in ("@/.snapshots/1/snapshot", "@/.snapshots/2/snapshot", "@", "timeshift/1/@")
+)
+
+
+@pytest.mark.parametrize(
+    ("roots", "fstab", "default", "expected"),
+    [
+        (["/dev/sda2", SECOND, FIRST], "", "@/.snapshots/1/snapshot", FIRST),
+        (["/dev/sda2", SECOND], "", "@/.snapshots/1/snapshot", "/dev/sda2"),
+        ([OLD, AT], "UUID=1 / btrfs subvol=/@ 0 0\n", "", AT),
+    ],
+)
+def test_of_a_system_and_its_snapshots_one_is_taken(
+    roots: list[str], fstab: str, default: str, expected: str
+) -> None:
+    events: list[Event] = []
+    assert mount_guest(snapshots(roots, fstab, default), None, events.append) == expected
+    (said,) = [
+        event.text for event in events if isinstance(event, Notice) and event.severity is Severity.WARNING
+    ]
+    (other,) = {*roots} - {expected, "/dev/sda2"}
+    assert said.endswith(f"left alone: {other}")
+
+
+def test_two_systems_on_one_btrfs_are_two() -> None:
+    with pytest.raises(GuestError, match="several"):
+        mount_guest(snapshots([AT, FIRST], "UUID=1 / btrfs defaults 0 0\n"), None, ignore)
+
+
+def test_a_system_of_ostree_is_named_as_such() -> None:
+    guest = FakeGuest()
+    guest.add_dir("/ostree/deploy/fedora-coreos/deploy")
+    with pytest.raises(GuestError, match="ostree") as caught:
+        mount_guest(appliance(guest), "/dev/sda2", ignore)
+    assert "Ignition" in (caught.value.hint or "")
