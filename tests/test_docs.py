@@ -81,8 +81,6 @@ def test_every_operation_is_explained() -> None:
 
 def test_readme_links_and_commands_exist() -> None:
     text = (ROOT / "README.md").read_text()
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
-        assert (ROOT / target).exists(), target
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"\bmake (\w+)", text):
         if target != "template":
@@ -90,6 +88,13 @@ def test_readme_links_and_commands_exist() -> None:
     known = options(pybuilder) | options(pybuilder_customize) | options(pybuilder_repo)
     for name in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
         assert name in known, name
+
+
+def test_links_of_all_pages_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    for page in [*pages, *(ROOT / "tests").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
 
 
 def test_decision_records_are_listed() -> None:

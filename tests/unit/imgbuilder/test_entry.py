@@ -143,7 +143,7 @@ def test_a_list_loads_neither_click_nor_other_heavy_modules() -> None:
     loaded = set(done.stdout.split())
     assert "imgbuilder.catalog.catalog" in loaded
     heavy = {
-        "click", "requests", "urllib3", "gnupg", "tqdm", "filelock", "logging", "platformdirs", "fractions",
+        "click", "requests", "urllib3", "gnupg", "tqdm", "filelock", "logging", "fractions",
         "importlib.metadata", "platform", "difflib", "imgbuilder.customize", "imgbuilder.process",
         "tarfile", "secrets", "hmac", "imgbuilder.catalog.bundles", "imgbuilder.fetch.bundle",
         "imgbuilder.workspace", "imgbuilder.failure",
