@@ -7,6 +7,7 @@ and has its digest. What a broken run fetched is continued by the next.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -20,7 +21,7 @@ from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackEr
 from imgbuilder.events import Reporter, Step, info, warn
 from imgbuilder.fetch.transfer import INDEX_LIMIT
 from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, template_url
-from imgbuilder.workspace import explain
+from imgbuilder.workspace import check_space, explain
 from imgindex.accept import Rule, accept
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.freshness import show
@@ -129,6 +130,7 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, report:
                 f"in {request.folder} is newer, of {show(old.signed_at)}",
                 hint="try again later; if it stays so, tell the publisher",
             )
+        _check_space(request.folder, index)
         fetched = [file.name for file in _files(index) if _bring(request, file, fetcher, report)]
         with open_file(request.key_file) as key:
             _put(work, PUBLIC_KEY, key.read())
@@ -211,6 +213,24 @@ def _bring(request: MirrorRequest, file: _File, fetcher: Fetcher, report: Report
         except OSError as error:
             raise explain(error, place) from error
     return True
+
+
+def _check_space(folder: Path, index: Index) -> None:
+    """See that what is missing has room, as far as its sizes are known, before anything is fetched.
+
+    Raises:
+        WorkspaceError: There is not.
+    """
+    needed = 0
+    for file in dict.fromkeys(_files(index)):
+        with contextlib.suppress(OSError):
+            if (folder / file.name).stat().st_size == file.size:
+                continue  # whether it is right is seen when it is its turn
+        held = 0
+        with contextlib.suppress(OSError):
+            held = (folder / _PARTIAL / file.sha512).stat().st_size
+        needed += max(0, (file.size or 0) - held)
+    check_space(folder, needed, "what is missing of the mirror")
 
 
 def _is_here(place: Path, file: _File) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder import process
+from imgbuilder.atomic import temporary_file
 from imgbuilder.errors import ToolError
 from imgbuilder.events import debug, info
 from imgindex.folders import make_folder
@@ -147,9 +148,9 @@ def _read(record: Path, key: dict[str, str]) -> KvmVerdict | None:
 def _write(record: Path, key: dict[str, str], verdict: KvmVerdict) -> None:
     try:
         make_folder(record.parent)
-        temporary = record.with_name(f"{record.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"key": key, "verdict": asdict(verdict)}))
-        temporary.replace(record)
+        with temporary_file(record.parent) as (descriptor, temporary):
+            os.write(descriptor, json.dumps({"key": key, "verdict": asdict(verdict)}).encode())
+            temporary.replace(record)
     except OSError:
         return  # only remembered to save time: without a state folder every build tries
 

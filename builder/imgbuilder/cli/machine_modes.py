@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder import arch, atomic
+from imgbuilder import arch
 from imgbuilder.cli.list_mode import show
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import UsageError, WorkspaceError
@@ -16,6 +16,8 @@ from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
 from imgbuilder.machine.look import firmware_of
 from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine
 from imgbuilder.machine.runscript import run_script
+from imgbuilder.place import find_file_place
+from imgbuilder.workspace import new_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +54,7 @@ def describe_machine(
     if target is None:
         show(text)
         return
-    _write(target, text, 0o755 if mode == "run_script" else 0o644)
+    _write(target, Path(options[mode]), text, 0o755 if mode == "run_script" else 0o644)
     reporter(Step(f"written: {target}"))
 
 
@@ -87,11 +89,13 @@ def _machine(
     )
 
 
-def _write(target: Path, text: str, mode: int) -> None:
+def _write(target: Path, image: Path, text: str, mode: int) -> None:
+    place = find_file_place(target)
+    if place.exists() and place.samefile(image):
+        raise UsageError(f"the output {target} is the image itself", hint="give another name with -o")
     try:
-        with atomic.temporary_file(target.absolute().parent) as (descriptor, temporary):
-            os.write(descriptor, text.encode("utf-8", "surrogateescape"))
-            os.fchmod(descriptor, mode)
-            atomic.publish(descriptor, temporary, target.absolute())
+        with new_file(place) as temporary:
+            temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+        place.chmod(mode)
     except OSError as error:
         raise WorkspaceError(f"{target} cannot be written: {error.strerror}") from error

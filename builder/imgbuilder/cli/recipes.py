@@ -90,7 +90,12 @@ def write_recipe(ctx: click.Context, options: dict[str, Any]) -> bool:
     text = recipe_text(recipe, path.parent)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+            try:
+                file.write(text)
+                file.flush()
+            except BaseException:
+                path.unlink()  # a part of a recipe would be in the way of the next try
+                raise
     except FileExistsError as error:
         raise WorkspaceError(
             f"{path} is there already, and was not changed", hint="give another name, or remove it first"

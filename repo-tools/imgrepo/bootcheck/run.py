@@ -18,7 +18,8 @@ from imgrepo.bootcheck.hypervisor import hypervisor_version
 from imgrepo.bootcheck.marker import Marker
 from imgrepo.bootcheck.watch import State
 from imgrepo.library.machine import machine_of
-from imgrepo.library.records import BOOT_NAME, BootRecord, ImageMark, Verdict, read_boot, write_boot
+from imgrepo.library.recordfile import record_written
+from imgrepo.library.records import BOOT_NAME, BootRecord, ImageMark, Verdict, read_boot
 from imgrepo.scan import check_unchanged
 from imgrepo.scratch import scratch_folder
 
@@ -135,21 +136,23 @@ def _mark(target: Target, report: Reporter) -> ImageMark:
 
 
 def _write(folder: Path, scratch: Path, outcome: Outcome, record: BootRecord) -> None:
-    """Write record, log and pictures; killed between them, there is no record, never one of other files."""
+    """Write record, log and pictures; killed between them, there is no record, never one of other files.
+
+    All is written before anything is replaced, and the record, which was begun first, gets its name last.
+    """
     names = (SCREEN, THUMBNAIL) if record.pictures else ()
-    with uninterrupted():
-        with contextlib.ExitStack() as stack:
-            new = {name: stack.enter_context(new_file(folder / name)) for name in (LOG, *names)}
-            try:
-                new[LOG].write_text(outcome.log, encoding="utf-8")
-                for name in names:
-                    shutil.copyfile(scratch / name, new[name])
-                (folder / BOOT_NAME).unlink(missing_ok=True)
-                for name in {SCREEN, THUMBNAIL} - {*names}:
-                    (folder / name).unlink(missing_ok=True)
-            except OSError as error:
-                raise explain(error, folder / BOOT_NAME) from error
-        write_boot(folder, record)
+    with uninterrupted(), contextlib.ExitStack() as stack:
+        stack.enter_context(record_written(folder / BOOT_NAME, record))
+        new = {name: stack.enter_context(new_file(folder / name)) for name in (LOG, *names)}
+        try:
+            new[LOG].write_text(outcome.log, encoding="utf-8")
+            for name in names:
+                shutil.copyfile(scratch / name, new[name])
+            (folder / BOOT_NAME).unlink(missing_ok=True)
+            for name in {SCREEN, THUMBNAIL} - {*names}:
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise explain(error, folder / BOOT_NAME) from error
 
 
 def _screenshot(target: Target, screen: Path, report: Reporter, *, keep: bool) -> None:

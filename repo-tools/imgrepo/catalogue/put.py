@@ -17,7 +17,7 @@ from imgbuilder.atomic import sync_folder
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.workspace import explain, private_folder
 from imgindex.regular import open_file
-from imgrepo.catalogue.memory import MEMORY_NAME
+from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ _AT_FDCWD = -100
 
 
 def put_site(output: Path, made: Mapping[str, bytes], copied: Mapping[str, Copied]) -> bool:
-    """Replace a site, if the new one differs.
+    """Replace a site, if the new one differs; files that no catalogue put there stay.
 
     Args:
         output: Its folder.
@@ -56,8 +56,12 @@ def put_site(output: Path, made: Mapping[str, bytes], copied: Mapping[str, Copie
                 changed |= _write(new / path, target / path, content)
             for path, item in copied.items():
                 changed |= _copy(new / path, target / path, item)
-            if not changed and _files(target) == {*made, *copied}:
+            others = _others(target) - {*made, *copied}
+            if not changed and _files(target) == {*made, *copied, *others}:
                 return False
+            for path in others:
+                (new / path).parent.mkdir(parents=True, exist_ok=True)
+                _take(target / path, new / path)
             _open_to_readers(new)
             if target.exists():
                 _exchange(new, target, scratch / "old")
@@ -139,6 +143,15 @@ def _take(old: Path, new: Path) -> None:
 
 def _files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def _others(site: Path) -> set[str]:
+    """Return the files that somebody else put into a site: its memory does not name them."""
+    try:
+        with open_file(site / MEMORY_NAME) as file:
+            return _files(site).difference(files_named(file.read(LARGEST)))
+    except OSError:  # a new site
+        return set()
 
 
 def _open_to_readers(folder: Path) -> None:

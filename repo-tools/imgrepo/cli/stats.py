@@ -15,6 +15,7 @@ from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import warn
 from imgbuilder.sizes import human_size
+from imgbuilder.workspace import new_file
 from imgrepo.cli.options import json_option, webroot_argument
 from imgrepo.signing import read_served
 from imgrepo.stats.count import Statistics, count_downloads, files_of
@@ -140,6 +141,7 @@ def _draw(folder: Path, found: Statistics) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, (title, days) in charts.items():
             text = bar_chart(f"Downloads of {title}", days, found.first, found.last)
-            (folder / f"{name}.svg").write_text(text)
+            with new_file(folder / f"{name}.svg") as temporary:
+                temporary.write_text(text)
     except OSError as error:
         raise WorkspaceError(f"{error.filename or folder} cannot be written: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from imgbuilder.workspace import explain, new_file
 from imgindex.regular import open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from _typeshed import DataclassInstance
@@ -33,12 +34,20 @@ def write_record(path: Path, record: DataclassInstance) -> None:
     Raises:
         WorkspaceError: It cannot be written.
     """
+    with record_written(path, record):
+        pass
+
+
+@contextlib.contextmanager
+def record_written(path: Path, record: DataclassInstance) -> Iterator[None]:
+    """Write a record as ``write_record``, at once; it gets its name when the block ends without error."""
     with new_file(path) as temporary:
         try:
             text = json.dumps({"version": _VERSION, **asdict(record)}, default=_plain, indent=1)
             temporary.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise explain(error, path) from error
+        yield
 
 
 def read_record(path: Path, build: Callable[[Any], _Record]) -> _Record | None:

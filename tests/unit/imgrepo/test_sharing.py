@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
+import os
 import re
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -231,6 +233,35 @@ def test_a_mirror_is_a_copy_byte_by_byte(site: Site, tmp_path: Path) -> None:
     copy(site, folder, prune=True)
     assert not any((folder / name).exists() for name in old)
     assert (folder / "index.asc").read_bytes() == (site.repository.web / "index.asc").read_bytes()
+
+
+def test_a_mirror_without_room_fetches_nothing(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "copy"
+    copy(site, folder)
+    before = served(folder)
+    site.repository.add("b.img", b"new")
+    site.repository.publish()
+    missing = sum(
+        len(content)
+        for name, content in served(site.repository.web).items()
+        if name not in before and "." in name
+    )
+    requests = len(site.lines)
+    facts = os.statvfs(folder)
+
+    def no_room(_path: Path) -> SimpleNamespace:
+        return SimpleNamespace(f_bavail=missing - 1, f_frsize=1)
+
+    monkeypatch.setattr("imgbuilder.workspace.os.statvfs", no_room)
+    with pytest.raises(WorkspaceError, match="not enough space"):
+        copy(site, folder)
+    assert len(site.lines) == requests + 1, "the index"
+    assert served(folder) == before
+    monkeypatch.setattr("imgbuilder.workspace.os.statvfs", lambda _path: facts)
+    copy(site, folder)
+    assert served(folder) == served(site.repository.web)
 
 
 def test_a_broken_connection_is_continued(

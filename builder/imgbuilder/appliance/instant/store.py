@@ -29,7 +29,7 @@ from imgbuilder.appliance.instant.program import (
     check_private,
     read_mark,
 )
-from imgbuilder.atomic import sync_folder
+from imgbuilder.atomic import sync_folder, temporary_file
 from imgbuilder.sizes import human_size
 from imgindex.folders import make_folder
 
@@ -168,7 +168,9 @@ class StateStore:
         Raises:
             OSError: It cannot be noted.
         """
-        (self.root / f"{key}{GIVEN_UP}").write_text(f"{why[:400]}\n")
+        with temporary_file(self.root) as (descriptor, temporary):
+            os.write(descriptor, f"{why[:400]}\n".encode())
+            temporary.replace(self.root / f"{key}{GIVEN_UP}")
 
     def make_room(self, state: KeptState) -> None:
         """Drop a state for want of room; one that is in daily use is not made again at once.

@@ -17,6 +17,7 @@ from imgbuilder.errors import UsageError
 from imgbuilder.machine.libvirt import domain_name, libvirt_xml, virt_install_command
 from imgbuilder.machine.look import firmware_of
 from imgbuilder.machine.model import Firmware, Machine
+from tests.fakes.machine import locked
 
 MACHINE = Machine("my web", Path("/srv/a,b & <c>.img"), OutputFormat.RAW)
 
@@ -110,6 +111,27 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert '<memory unit="MiB">512</memory>' in shown
     assert run(["--virt-install", str(image), "--format", "vmdk"]) == 0
     assert "format=vmdk" in capsys.readouterr().out
+
+
+def test_the_image_is_not_replaced_by_its_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = disk(tmp_path, "label: gpt\nsize=+\n")
+    before = image.read_bytes()
+    (tmp_path / "link").symlink_to(image)
+    for name in ("disk.img", "link"):
+        assert run(["--run-script", str(image), "-o", str(tmp_path / name)]) == 2
+        assert "is the image itself" in capsys.readouterr().err
+    other = tmp_path / "other.img"
+    other.write_bytes(before)
+    with locked(other):
+        assert run(["--run-script", str(image), "-o", str(other)]) == 1
+    assert "is used by another program" in capsys.readouterr().err
+    assert image.read_bytes() == other.read_bytes() == before
+
+
+def test_a_running_machine_can_be_described(tmp_path: Path) -> None:
+    image = disk(tmp_path, "label: gpt\nsize=+\n")
+    with locked(image):
+        assert run(["--libvirt-xml", str(image), "-o", str(tmp_path / "machine.xml")]) == 0
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -189,6 +192,25 @@ class TestWriteRecipe:
         assert "is there already" in ran.err
         assert recipe.read_text() == RECIPE
         assert "cannot be written" in Ran(capsys, "tiny", "--dry-run", "--write-recipe", "no/r.toml").err
+
+    def test_a_full_disk_keeps_no_part_of_it(
+        self, site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = Path.open
+
+        class Full(io.StringIO):
+            def flush(self) -> None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def opened(path: Path, mode: str = "r", **more: Any) -> Any:
+            file = real(path, mode, **more)
+            return Full() if mode == "x" else file
+
+        monkeypatch.setattr(Path, "open", opened)
+        ran = Ran(capsys, "tiny", "--dry-run", "--write-recipe", "new.toml")
+        monkeypatch.undo()
+        assert "new.toml cannot be written: No space left" in ran.err
+        assert not Path("new.toml").exists()
 
     def test_nothing_wrong_or_secret_is_written_down(
         self, site: Site, capsys: pytest.CaptureFixture[str]

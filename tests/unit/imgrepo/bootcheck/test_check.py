@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from imgrepo.cli.main import run
 from imgrepo.library.records import Verdict, read_boot
 from imgrepo.services import default_services
 from tests.fakes.bootcheck_stub import Stub
+from tests.fakes.machine import locked
 from tests.unit.imgrepo.bootcheck import consoles
 
 if TYPE_CHECKING:
@@ -337,6 +339,36 @@ def test_a_record_cannot_be_half(stub: Stub, entry: Path, monkeypatch: pytest.Mo
             boot_check(entry)
         record, log = read_boot(entry / "boot"), (entry / "boot" / "serial.log").read_text()
         assert record is None or (record.verdict is Verdict.FAILED) == ("panic" in log)
+
+
+def test_a_full_disk_leaves_the_older_record(
+    stub: Stub, entry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.set(consoles.DEBIAN)
+    assert boot_check(entry) == 0
+    before = {path: path.read_bytes() for path in entry.rglob("*") if path.is_file()}
+    stub.set(consoles.PANIC)
+    real = Path.write_text
+
+    def write_text(self: Path, text: str, *more: object, **named: object) -> int:
+        if "boot.json" in self.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, text, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    assert boot_check(entry) == 1
+    assert {path: path.read_bytes() for path in entry.rglob("*") if path.is_file()} == before
+
+
+def test_the_image_of_a_running_machine_is_not_booted(
+    stub: Stub, entry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.set(consoles.DEBIAN)
+    (image,) = entry.glob("*.img")
+    with locked(image):
+        assert boot_check(entry) == 1
+    assert f"{image.name} is used by another program" in capsys.readouterr().err
+    assert not (entry / "boot" / "boot.json").exists()
 
 
 def test_pictures_of_any_shape_fit_the_thumbnail(tmp_path: Path) -> None:

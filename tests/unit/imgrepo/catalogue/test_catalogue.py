@@ -281,6 +281,20 @@ def test_a_folder_with_something_else_is_not_replaced(library: Repository) -> No
         make_site(library, output=link)
 
 
+def test_files_that_others_put_into_the_site_stay(library: Repository) -> None:
+    make_site(library, calendar=True)
+    site = library.web / "catalogue"
+    others = {site / "CNAME": "images.example.org", site / "calendar" / "notes" / "mine": "mine"}
+    for path, text in others.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert not make_site(library, calendar=True).changed
+    assert make_site(library, title="Another").changed
+    assert {path: path.read_text() for path in others} == others
+    assert [path.name for path in (site / "calendar").iterdir()] == ["notes"], "the catalogue's own are gone"
+    assert "CNAME" not in json.loads((site / "catalogue.json").read_text())["files"]
+
+
 def test_a_damaged_memory_is_told(library: Repository) -> None:
     make_site(library)
     (library.web / "catalogue/catalogue.json").write_text('{"version": 1, "templates": 7}')
