@@ -182,9 +182,8 @@ def _checked(disk: Disk, *, writable: bool) -> Disk:
         how = "written" if writable else "read"
         raise DiskError(f"{path} cannot be {how}", hint="check its permissions, or use --dry-run")
     locks.refuse_if_in_use(path, changing=writable)
-    if stat.S_ISBLK(status.st_mode):
-        return Disk(path, disk.format or DiskFormat.RAW)
-    kind = disk.format or DiskFormat(imageheader.find_format(path))
+    known = DiskFormat.RAW if stat.S_ISBLK(status.st_mode) else None
+    kind = disk.format or known or DiskFormat(imageheader.find_format(path))
     if kind is DiskFormat.QCOW2:
         imageheader.check_qcow2(path)
     return Disk(path, kind)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from imgbuilder import arch
 from imgbuilder.cli.list_mode import show
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
+from imgbuilder.disk.imageheader import check_other
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import Step
 from imgbuilder.localdisk import local_disk
@@ -72,6 +73,7 @@ def _machine(
     elif not image.is_file():
         raise UsageError(f"{option} {image}: there is no such file")
     else:  # nobody but QEMU reads these
+        check_other(image, wanted.value)
         found = wanted
     place = image.parent.resolve() / image.name
     if option == "--run-script" and target is not None:

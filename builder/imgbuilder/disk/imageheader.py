@@ -45,6 +45,12 @@ _VERSION_3 = struct.Struct(">QQQ II")
 
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))
 
+_VMDK = struct.Struct("<4sII QQQQ")
+_VMDK_MAGIC = b"KDMV"
+_LARGEST_DESCRIPTOR = 1 << 20
+"""Bytes at the start of a VMDK image that its descriptor lies in; qemu reads at most as many."""
+_SECTOR = 512
+
 _EXTENSION_END = 0
 _EXTENSION_DATA_FILE = 0x44415441
 _EXTENSION_ENCRYPTION = 0x0537BE77
@@ -155,10 +161,41 @@ def check_qcow2(path: Path, expected_size: int | None = None) -> Qcow2Facts:
     return facts
 
 
+def check_other(path: Path, image_format: str) -> None:
+    """Check that a file has the header of a format that only QEMU reads, and names no other file.
+
+    Args:
+        path: The image.
+        image_format: ``vmdk``, ``vdi`` or ``vhdx``.
+
+    Raises:
+        DiskError: It is something else, or a VMDK image that is only a part of one.
+    """
+    head, _size = _open(path, _LARGEST_DESCRIPTOR)
+    if magic.foreign_format(head[: magic.LENGTH]) != image_format:
+        raise DiskError(f"{path} is no {image_format} image", hint="name the format that it has")
+    if image_format != "vmdk":
+        return
+    if not head.startswith(_VMDK_MAGIC) or len(head) < _VMDK.size:
+        raise DiskError(f"{path}: refused as a vmdk image: it only describes other files")
+    _magic, _version, _flags, _capacity, _grain, start, length = _VMDK.unpack_from(head)
+    end = (start + length) * _SECTOR
+    if not start or not length or end > _LARGEST_DESCRIPTOR:
+        raise DiskError(f"{path}: refused as a vmdk image: it has no descriptor that can be looked at")
+    if b"parentfilenamehint" in head[start * _SECTOR : end].lower():
+        raise DiskError(f"{path}: refused as a vmdk image: it has a parent")
+
+
 def _open(path: Path, count: int) -> tuple[bytes, int]:
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
-            return file.read(count), os.fstat(file.fileno()).st_size
+        device = path.is_block_device()
+        descriptor = (
+            os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) if device else open_regular(path)
+        )
+        with os.fdopen(descriptor, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            return file.read(count), size
     except OSError as error:
         raise DiskError(
             f"cannot read {path}: {error.strerror}", hint="check its permissions and that disk (see: dmesg)"

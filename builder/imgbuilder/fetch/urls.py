@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_BEGIN = r"://|\b(?:https?|ftps?|rsync|s3|s?ftp|ssh):/"
+"""How an address begins; as the path of a file, it has one slash less."""
 _PASSWORDS = tuple(
     re.compile(rf"({name}){rest}", re.IGNORECASE | re.DOTALL)
     for name, rest in (
-        ("://", r"[^/?#\s]*@"),
+        (_BEGIN, r"[^/?#\s]*@"),
         # A password with a slash makes the address malformed: what looks like a port is no number.
-        ("://", r"(?!\[)[^\s/?#@:]{0,512}:(?!\d+(?:[/?#\s]|$))\S{0,512}@"),
+        (_BEGIN, r"(?!\[)[^\s/?#@:]{0,512}:(?!\d+(?:[/?#\s]|$))\S{0,512}@"),
         (
             r"[?&;][^=&;#\s]{0,64}(?:sig|token|secret|key|pass|pwd|auth|cred|session|jwt|policy)[^=&;#\s]{0,64}=",
             r"[^&;#\s'\"]+",

@@ -37,6 +37,7 @@ SHOWN = [
     ("http://me:qwxzjk@[::1]:8/i", "http://[::1]:8/i"),
     ("http://me:qwx/zjk@h/i.asc", "http://h/i.asc"),
     ("http://me:/qwxzjk@h/i.asc", "http://h/i.asc"),
+    ("http:/me:qwxzjk@h/i.asc", "http:/h/i.asc"),
     ("http://me:qwxzjk?x#y@h/i.asc", "http://h/i.asc"),
     ("http://me:qwx zjk@h/i.asc", "http://h/i.asc"),
     ("rsync://me:qwxzjk@h/m", "rsync://h/m"),

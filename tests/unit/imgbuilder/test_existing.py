@@ -17,6 +17,7 @@ from imgbuilder.guest import CommandResult
 from imgbuilder.services import Services, Settings
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.template import tiny_guest
+from tests.unit.imgbuilder.test_block_devices import device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from imgbuilder.appliance import Attachment
     from imgbuilder.events import Reporter
+
+__all__ = ["device"]
 
 LINUX = {"type": "linux", "arch": "x86_64", "distro": "debian"}
 
@@ -448,3 +451,16 @@ def test_the_order_of_disks_gives_their_names(setup: Setup, monkeypatch: pytest.
     monkeypatch.setattr(setup.appliances, "_disk", lambda path: disks[path])
     assert setup.run("-a", setup.image, "-a", data, "--touch", "/x") == 0
     assert [name for action, name in setup.log if action == "mount"] == ["/dev/sda2", "/dev/sdb1"] * 2
+
+
+def test_a_qcow2_image_on_a_block_device_may_not_name_files_of_this_host(
+    setup: Setup, device: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "small.qcow2"
+    for options, code in ((["-b", "/etc/hostname", "-F", "raw"], 1), ([], 0)):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, image, "4M"], check=True)
+        with device.open("r+b") as file:
+            file.write(image.read_bytes())
+        assert setup.run("-n", "--format", "qcow2", "-a", device, "--touch", "/x") == code
+    assert "it has a backing file" in capsys.readouterr().err
+    assert len(setup.appliances.launches) == 1

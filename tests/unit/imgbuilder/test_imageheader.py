@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from imgbuilder.disk.imageheader import (
     UNNAMED,
     Qcow2Facts,
     check_image,
+    check_other,
     check_qcow2,
     check_raw,
     find_format,
@@ -251,3 +253,30 @@ def test_any_head_has_an_answer(head: bytes) -> None:
     assert foreign_format(head) in {
         None, "qcow2", "qed", "vmdk", "vhdx", "vpc", "vdi", "parallels", "bochs", "cloop", "luks",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "says"),
+    [
+        ("vmdk", [], ""),
+        ("vmdk", ["-o", "subformat=streamOptimized"], ""),
+        ("vdi", [], ""),
+        ("vhdx", [], ""),
+        ("vmdk", ["-o", "subformat=monolithicFlat"], "only describes other files"),
+        ("vmdk", ["-o", "subformat=twoGbMaxExtentSparse"], "only describes other files"),
+        ("vmdk", ["-b", "PARENT", "-F", "vmdk"], "has a parent"),
+        ("qcow2", [], "is no vmdk image"),
+    ],
+)
+def test_images_that_only_qemu_reads_name_no_other_files(
+    tmp_path: Path, kind: str, options: list[str], says: str
+) -> None:
+    parent, image = tmp_path / "parent", tmp_path / "image"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", parent, "4M"], check=True)
+    words = [str(parent) if word == "PARENT" else word for word in options]
+    subprocess.run(["qemu-img", "create", "-q", "-f", kind, *words, image, "4M"], check=True)
+    if not says:
+        check_other(image, kind)
+        return
+    with pytest.raises(DiskError, match=says):
+        check_other(image, "vmdk")

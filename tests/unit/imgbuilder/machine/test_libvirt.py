@@ -109,8 +109,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     shown = capsys.readouterr().out
     assert "efi" not in shown
     assert '<memory unit="MiB">512</memory>' in shown
-    assert run(["--virt-install", str(image), "--format", "vmdk"]) == 0
+    foreign = tmp_path / "disk.vmdk"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", foreign, "4M"], check=True)
+    assert run(["--virt-install", str(foreign), "--format", "vmdk"]) == 0
     assert "format=vmdk" in capsys.readouterr().out
+    assert run(["--virt-install", str(image), "--format", "vmdk"]) == 1
+    assert "is no vmdk image" in capsys.readouterr().err
 
 
 def test_the_image_is_not_replaced_by_its_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
