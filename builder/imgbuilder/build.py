@@ -234,7 +234,9 @@ def _with_format(plan: BuildPlan, disk: Path) -> BuildPlan:
     """Return the plan with the format of the template: where the index names none, its header does."""
     if plan.template.format is not None:
         return plan
-    return plan.with_format(DiskFormat(imageheader.find_format(disk, plan.template.size)))
+    return plan.with_format(
+        DiskFormat(imageheader.find_format(disk, plan.template.size, role=imageheader.Role.TEMPLATE))
+    )
 
 
 def _materialise(

@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder import arch, workspace
+from imgbuilder import arch, mounting, workspace
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.customize import run as customization
 from imgbuilder.customize import sysprep
@@ -17,6 +17,7 @@ from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.firstboot_status import FirstbootReport, read_firstboot
 from imgbuilder.disk import blockdevice, imageheader, locks, sparse
 from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk.imageheader import Role
 from imgbuilder.errors import DiskError, GuestError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.failure import FailureHandler, OnError
@@ -58,6 +59,7 @@ class CustomizeRequest:
     Attributes:
         disks: The disks of the guest, in its order.
         attached: Further disks that commands may read.
+        backing: Images that the disks may lie over; they are only read.
         operations: Customizations in the user's order.
         keys: Keys of encrypted devices.
         memsize: Memory of the appliance in MiB; None for the default.
@@ -74,6 +76,7 @@ class CustomizeRequest:
 
     disks: tuple[Disk, ...]
     attached: tuple[Disk, ...] = ()
+    backing: tuple[Path, ...] = ()
     operations: tuple[Operation, ...] = ()
     keys: tuple[DiskKey, ...] = ()
     memsize: int | None = None
@@ -104,7 +107,7 @@ def customize_disks(request: CustomizeRequest, services: Services, report: Repor
     """
     customization.validate(request.operations)
     report = customization.mask(request.operations, host_proxies(os.environ)).reporter(report)
-    disks = [_checked(disk, writable=not request.dry_run) for disk in request.disks]
+    disks, attached = _judged(request, writable=not request.dry_run)
     with contextlib.ExitStack() as stack:
         for disk in disks:
             _claim_device(disk, stack, writable=not request.dry_run)
@@ -113,9 +116,7 @@ def customize_disks(request: CustomizeRequest, services: Services, report: Repor
         report(Step("Examining the guest ..."))
         attachments = [
             *_attachments(disks, readonly=request.dry_run),
-            *_attachments(
-                [_checked(disk, writable=False) for disk in request.attached], readonly=True, attached=True
-            ),
+            *_attachments(attached, readonly=True, attached=True),
         ]
         appliance = stack.enter_context(
             services.open_appliance(attachments, _options(request, services), report)
@@ -138,7 +139,7 @@ def find_identity(request: CustomizeRequest, services: Services, report: Reporte
     Raises:
         PybuilderError: The guest could not be examined.
     """
-    disks = [_checked(disk, writable=False) for disk in request.disks]
+    disks, _attached = _judged(request, writable=False)
     report(Step("Examining the guest ..."))
     attachments = _attachments(disks, readonly=True)
     found = []
@@ -157,7 +158,7 @@ def firstboot_report(request: CustomizeRequest, services: Services, report: Repo
     Raises:
         PybuilderError: The guest could not be examined.
     """
-    disks = [_checked(disk, writable=False) for disk in request.disks]
+    disks, _attached = _judged(request, writable=False)
     report(Step("Examining the guest ..."))
     attachments = _attachments(disks, readonly=True)
     with services.open_appliance(attachments, _options(request, services), report) as appliance:
@@ -169,7 +170,23 @@ def firstboot_report(request: CustomizeRequest, services: Services, report: Repo
     return found
 
 
-def _checked(disk: Disk, *, writable: bool) -> Disk:
+def _judged(request: CustomizeRequest, *, writable: bool) -> tuple[list[Disk], list[Disk]]:
+    """Judge the disks and those to attach; return them with their formats.
+
+    Raises:
+        UsageError: None of them lies over one of the backing images that were named.
+        DiskError: One is no disk, is in use, or refers to files that were not named.
+    """
+    used: set[Path] = set()
+    disks = [_checked(disk, request, Role.GUEST, used, writable=writable) for disk in request.disks]
+    attached = [_checked(disk, request, Role.OWN, used, writable=False) for disk in request.attached]
+    for path in request.backing:
+        if path not in used:
+            raise UsageError(f"--backing {path}: no disk lies over it", hint="leave it out, or see its name")
+    return disks, attached
+
+
+def _checked(disk: Disk, request: CustomizeRequest, role: Role, used: set[Path], *, writable: bool) -> Disk:
     """Check that nobody uses a disk, and its header; return it with its format (``reliability.md`` T13)."""
     path = disk.path
     try:
@@ -182,11 +199,13 @@ def _checked(disk: Disk, *, writable: bool) -> Disk:
         how = "written" if writable else "read"
         raise DiskError(f"{path} cannot be {how}", hint="check its permissions, or use --dry-run")
     locks.refuse_if_in_use(path, changing=writable)
-    known = DiskFormat.RAW if stat.S_ISBLK(status.st_mode) else None
-    kind = disk.format or known or DiskFormat(imageheader.find_format(path))
-    if kind is DiskFormat.QCOW2:
-        imageheader.check_qcow2(path)
-    return Disk(path, kind)
+    block = stat.S_ISBLK(status.st_mode)
+    if not block:  # relative names of backing files count from the folder that a link does not show
+        path = path.resolve()
+    named = disk.format or (DiskFormat.RAW if block else None)
+    kind, below = imageheader.check_own(path, named, role, backing=request.backing)
+    used.update(below)
+    return Disk(path, DiskFormat(kind))
 
 
 def _claim_device(disk: Disk, stack: contextlib.ExitStack, *, writable: bool) -> None:
@@ -275,6 +294,7 @@ def _examine(
     appliance: Appliance, root: str, request: CustomizeRequest, report: Reporter
 ) -> tuple[tuple[Place, ...], GuestContext]:
     """Look at a guest, mounted so that nothing is written, and check that the operations fit it."""
+    mounting.refuse_read_only(appliance, root)
     facts = appliance.inspect_facts(root)
     if facts["type"] != "linux":
         raise GuestError(

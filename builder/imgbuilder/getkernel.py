@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder import workspace
+from imgbuilder.disk.imageheader import Role
 from imgbuilder.errors import GuestError, UsageError
 from imgbuilder.events import debug
 from imgbuilder.growth import session
@@ -88,7 +89,13 @@ def get_kernel(request: KernelRequest, services: Services, report: Reporter) -> 
     debug(report, f"opening {request.image}")
     with services.open_appliance([disk], request.options, report) as appliance:
         session.open_guest(
-            appliance, expand=None, lvexpand=None, growth=None, keys=request.keys, report=report
+            appliance,
+            expand=None,
+            lvexpand=None,
+            growth=None,
+            keys=request.keys,
+            report=report,
+            role=Role.OWN,
         )
         for source in choose_files(appliance):
             target = request.target(source)

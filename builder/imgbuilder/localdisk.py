@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.appliance import Attachment
 from imgbuilder.disk import locks, magic
 from imgbuilder.disk.diskimage import DiskFormat
-from imgbuilder.disk.imageheader import check_qcow2, find_format
+from imgbuilder.disk.imageheader import Role, check_own
 from imgbuilder.errors import DiskError, UsageError
 from imgindex.regular import open_regular
 
@@ -59,16 +59,13 @@ def local_disk(
     if stat.S_ISBLK(mode):
         _check_device(path, disk_format, magic.foreign_format(head))
         return Attachment(path, DiskFormat.RAW, readonly=True)
-    if disk_format is None:
-        disk_format = DiskFormat(find_format(path))
-        if disk_format is DiskFormat.RAW and (size % _SECTOR or not size):
-            raise UsageError(
-                f"{option} {path}: its {size} bytes are no whole number of sectors, so it is no disk image",
-                hint="give a disk image; if it is a raw one that was cut off, name its format",
-            )
-    elif disk_format is DiskFormat.QCOW2:
-        check_qcow2(path)
-    return Attachment(path, disk_format, readonly=True)
+    found = DiskFormat(check_own(path, disk_format, Role.OWN)[0])
+    if disk_format is None and found is DiskFormat.RAW and (size % _SECTOR or not size):
+        raise UsageError(
+            f"{option} {path}: its {size} bytes are no whole number of sectors, so it is no disk image",
+            hint="give a disk image; if it is a raw one that was cut off, name its format",
+        )
+    return Attachment(path, found, readonly=True)
 
 
 def _check_device(path: Path, disk_format: DiskFormat | None, looks: str | None) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgbuilder.disk.imageheader import Role
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import debug, warn
 from imgbuilder.fstab import (
@@ -66,13 +67,34 @@ class Missing:
     reason: str
 
 
-def mount_guest(appliance: Appliance, likely_root: str | None, report: Reporter) -> str:
+_READ_ONLY = ("squashfs", "erofs", "iso9660", "cramfs", "udf")
+"""Filesystems that can only be read."""
+
+
+def refuse_read_only(appliance: Appliance, root: str) -> None:
+    """Refuse a root that cannot be changed.
+
+    Raises:
+        GuestError: It is such a filesystem.
+    """
+    kind = appliance.filesystem_type(root)
+    if kind in _READ_ONLY:
+        raise GuestError(
+            f"the guest's root, {root}, is a {kind} file system, which is read-only: it cannot be customized",
+            hint="take an image whose root can be written to; nothing was changed",
+        )
+
+
+def mount_guest(
+    appliance: Appliance, likely_root: str | None, report: Reporter, *, role: Role = Role.TEMPLATE
+) -> str:
     """Mount all filesystems of the guest.
 
     Args:
         appliance: A launched appliance with nothing mounted.
         likely_root: The appliance's name of the device that the index lets grow; None when it names none.
         report: Hears what was found, and of filesystems that cannot be mounted.
+        role: What the disk is to the reader of messages.
 
     Returns:
         The root's device.
@@ -99,16 +121,19 @@ def mount_guest(appliance: Appliance, likely_root: str | None, report: Reporter)
                 hint="check the disk that the image is on",
             )
         encrypted = [] if roots else encrypted_devices(appliance)
+        what = "the template" if role is Role.TEMPLATE else "the image"
         if encrypted:
             raise GuestError(
-                f"{found} in the template, which is encrypted ({', '.join(encrypted)})",
+                f"{found} in {what}, which is encrypted ({', '.join(encrypted)})",
                 hint=f"give the key: --key {encrypted[0]}:file:FILE; nothing was written to the output",
             )
         if not roots:
             refuse_ostree(appliance)
         raise GuestError(
-            f"{found} in the template",
-            hint="tell the publisher of the template; nothing was written to the output",
+            f"{found} in {what}",
+            hint="tell the publisher of the template; nothing was written to the output"
+            if role is Role.TEMPLATE
+            else "is it of another format (--format), or only a part of a guest?",
         )
     mount_system(appliance, roots[0], report)
     return roots[0]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuilder.disk import locks
 from imgbuilder.disk.diskimage import DiskFormat
-from imgbuilder.disk.imageheader import check_qcow2, check_raw
+from imgbuilder.disk.imageheader import check_qcow2, check_raw, refuse_packed
 from imgbuilder.disk.magic import LENGTH as MAGIC_LENGTH
 from imgbuilder.disk.magic import foreign_format
 from imgbuilder.disk.partition import virtual_size
@@ -140,6 +140,7 @@ def measure(image: SourceImage) -> int:
     else:
         size = image.fingerprint.size
         check_raw(image.path, size)
+        refuse_packed(image.path)
         with open_file(image.path) as file:
             looks = foreign_format(file.read(MAGIC_LENGTH))
         if looks is not None:

@@ -18,6 +18,7 @@ from imgbuilder import process
 from imgbuilder.cache.content import PIECE, ContentDigest
 from imgbuilder.cache.zstdframes import FrameError, check_frames
 from imgbuilder.disk.imageheader import UNNAMED, check_image
+from imgbuilder.disk.magic import packing_of
 from imgbuilder.disk.sparse import SparseWriter
 from imgbuilder.errors import DiskError, ProgramKilledError, RepositoryError, ToolError, WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
@@ -52,30 +53,6 @@ _ZSTD_MEMORY = 128 << 20
 
 _NO_MEMORY = ("Cannot allocate memory", "not enough memory")
 """What xz and zstd say when the system, and not our limit, keeps memory from them."""
-
-_MAGICS = (
-    (0, b"\xfd7zXZ\x00", "xz"),
-    (0, b"\x1f\x8b", "gzip"),
-    (0, b"PK\x03\x04", "zip"),
-    (0, b"PK\x05\x06", "zip"),
-    (0, b"\x28\xb5\x2f\xfd", "zstd"),
-    (0, b"BZh", "bzip2"),
-    (0, b"7z\xbc\xaf\x27\x1c", "7z"),
-    (257, b"ustar", "tar"),
-)
-
-
-def packing_of(head: bytes) -> str | None:
-    """Name the archive or compression format of a file by its first 512 bytes; None for a plain file."""
-    for offset, magic, name in _MAGICS:
-        if head[offset:].startswith(magic):
-            return name
-    if head[:1] and head[0] >> 4 == 5 and head[1:4] == b"\x2a\x4d\x18":
-        return "zstd"  # a skippable frame, with which pzstd begins its files
-    # The old .lzma has no magic: properties, a dictionary of 64 KiB or more, and a size, mostly "unknown".
-    if len(head) >= 13 and head[0] == 0x5D and head[1:3] == b"\0\0" and head[5:13] == b"\xff" * 8:
-        return "lzma"
-    return None
 
 
 def unpack(

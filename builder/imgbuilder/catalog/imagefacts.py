@@ -13,8 +13,8 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from imgbuilder.cache.unpack import packing_of
-from imgbuilder.disk.imageheader import QCOW2_MAGIC, parse_qcow2
+from imgbuilder.disk.imageheader import QCOW2_MAGIC, Role, parse_qcow2
+from imgbuilder.disk.magic import packing_of
 from imgbuilder.errors import RepositoryError
 from imgbuilder.events import Reporter, debug, ignore
 from imgindex.fields import MAX_DISK_SIZE
@@ -102,7 +102,7 @@ def of_verified_file(entry: Entry, path: Path) -> Entry:
 
 def _judge(head: bytes, file_size: int, where: str) -> tuple[str, int]:
     if head.startswith(QCOW2_MAGIC):
-        return "qcow2", parse_qcow2(head, file_size, where=where).virtual_size
+        return "qcow2", parse_qcow2(head, file_size, where=where, role=Role.TEMPLATE).virtual_size
     packing = packing_of(head[:_SECTOR])
     if packing is not None:
         raise RepositoryError(

@@ -66,6 +66,12 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     "--attach", multiple=True, metavar="FILE", help="A disk or ISO image that commands in the guest may read."
 )
 @_option("--attach-format", multiple=True, metavar="raw|qcow2", help="Format of the --attach disks after it.")
+@_option(
+    "--backing",
+    multiple=True,
+    metavar="FILE",
+    help="An image that a disk lies over, which is trusted and only read; name the whole chain.",
+)
 @_option("-d", "--domain", metavar="NAME", help="Not supported: give its disks with -a.")
 @_option("-c", "--connect", metavar="URI", help="Not supported: see --domain.")
 @_option("-n", "--dry-run", "--dryrun", "dry_run", is_flag=True, help="Do everything, and change nothing.")
@@ -160,6 +166,7 @@ def _request(ctx: click.Context, options: dict[str, Any]) -> CustomizeRequest:
     return CustomizeRequest(
         disks=disks,
         attached=_disks(given_options(ctx, "attach", "attach-format"), "attach-format"),
+        backing=tuple(Path(name) for name in options["backing"]),
         operations=given_operations(ctx),
         keys=_keys(options),
         memsize=options["memsize"],

@@ -1,4 +1,4 @@
-"""What kind of disk image a file looks like by its first bytes. Pure.
+"""What kind of file a disk image is, or is in place of one, by its first bytes. Pure.
 
 This decides no format: it finds files that are not what they are said to be
 (``reliability.md`` T13, X12, X17). The signatures are those of qemu's block
@@ -7,8 +7,8 @@ drivers, since these are what a probing program would open the file as.
 
 from __future__ import annotations
 
-LENGTH = 128
-"""Bytes of a file's start that are looked at."""
+LENGTH = 33 << 10
+"""Bytes of a file's start that are looked at: ISO images have theirs behind 32 KiB."""
 
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"QFI\xfb", "qcow2"),
@@ -43,3 +43,58 @@ def foreign_format(head: bytes) -> str | None:
     # Before a VMDK descriptor, qemu passes over blank lines and comments.
     lines = head.lstrip(b" \t\r\n")
     return "vmdk" if lines[: len(_DESCRIPTOR)].lower() == _DESCRIPTOR.lower() else None
+
+
+_PACKINGS = (
+    (0, b"\xfd7zXZ\x00", "xz"),
+    (0, b"\x1f\x8b", "gzip"),
+    (0, b"PK\x03\x04", "zip"),
+    (0, b"PK\x05\x06", "zip"),
+    (0, b"\x28\xb5\x2f\xfd", "zstd"),
+    (0, b"BZh", "bzip2"),
+    (0, b"\x04\x22\x4d\x18", "lz4"),
+    (0, b"\x02\x21\x4c\x18", "lz4"),
+    (0, b"7z\xbc\xaf\x27\x1c", "7z"),
+    (257, b"ustar", "tar"),
+)
+UNPACKING = {
+    "xz": "xz -dc {file} >{disk}",
+    "gzip": "gzip -dc {file} >{disk}",
+    "zip": "unzip {file}",
+    "zstd": "zstd -dc {file} >{disk}",
+    "bzip2": "bzip2 -dc {file} >{disk}",
+    "lz4": "lz4 -dc {file} >{disk}",
+    "7z": "7z x {file}",
+    "tar": "tar -xf {file}",
+    "lzma": "xz --format=lzma -dc {file} >{disk}",
+}
+"""How people unpack what ``packing_of`` names."""
+
+_READ_ONLY = (
+    (0, b"hsqs", "a squashfs file system"),
+    (0, b"sqsh", "a squashfs file system"),
+    (0, b"\x45\x3d\xcd\x28", "a cramfs file system"),
+    (1024, b"\xe2\xe1\xf5\xe0", "an EROFS file system"),
+    (32769, b"CD001", "an ISO image"),
+)
+
+
+def packing_of(head: bytes) -> str | None:
+    """Name the archive or compression format of a file by its first 512 bytes; None for a plain file."""
+    for offset, signature, name in _PACKINGS:
+        if head[offset:].startswith(signature):
+            return name
+    if head[:1] and head[0] >> 4 == 5 and head[1:4] == b"\x2a\x4d\x18":
+        return "zstd"  # a skippable frame, with which pzstd begins its files
+    # The old .lzma has no magic: properties, a dictionary of 64 KiB or more, and a size, mostly "unknown".
+    if len(head) >= 13 and head[0] == 0x5D and head[1:3] == b"\0\0" and head[5:13] == b"\xff" * 8:
+        return "lzma"
+    return None
+
+
+def read_only(head: bytes) -> str | None:
+    """Name what a file is when nothing can be written into it; None for all else."""
+    for offset, signature, name in _READ_ONLY:
+        if head[offset : offset + len(signature)] == signature:
+            return name
+    return None

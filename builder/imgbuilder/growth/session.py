@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from imgbuilder import mounting
 from imgbuilder.disk.content import Content
 from imgbuilder.disk.devicenames import on_only_disk, same_device
+from imgbuilder.disk.imageheader import Role
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import warn
 from imgbuilder.growth.decide import ADVICE
@@ -62,6 +63,7 @@ def open_guest(
     growth: Growth | None,
     keys: Sequence[DiskKey],
     report: Reporter,
+    role: Role = Role.TEMPLATE,
 ) -> str:
     """Open the guest's encrypted parts, let what is last on the disk grow, and mount the guest.
 
@@ -72,6 +74,7 @@ def open_guest(
         growth: What grows; None when the disk is as large as the template's.
         keys: Keys of encrypted devices.
         report: Hears what was found.
+        role: What the disk is to the reader of messages.
 
     Returns:
         The root's device.
@@ -88,7 +91,7 @@ def open_guest(
         likely = on_only_disk(named, growth.disk if growth is not None else "/dev/sda")
     if likely is not None:
         likely = opened.get(likely, likely)
-    root = mounting.mount_guest(appliance, likely, report)
+    root = mounting.mount_guest(appliance, likely, report, role=role)
     if growth is None or pending is None:
         return root
     if not growth.is_named:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.atomic import sync_folder
 from imgbuilder.cache.locks import exclusive
-from imgbuilder.cache.unpack import packing_of
 from imgbuilder.disk import locks
 from imgbuilder.disk.imageheader import QCOW2_MAGIC, find_format
+from imgbuilder.disk.magic import packing_of
 from imgbuilder.errors import DiskError, RepositoryError, UsageError
 from imgbuilder.events import Reporter, info
 from imgbuilder.fetch.urls import hide_in, local_path, scheme_of

@@ -462,5 +462,45 @@ def test_a_qcow2_image_on_a_block_device_may_not_name_files_of_this_host(
         with device.open("r+b") as file:
             file.write(image.read_bytes())
         assert setup.run("-n", "--format", "qcow2", "-a", device, "--touch", "/x") == code
-    assert "it has a backing file" in capsys.readouterr().err
+    assert "its backing file, /etc/hostname" in capsys.readouterr().err
     assert len(setup.appliances.launches) == 1
+
+
+def test_an_overlay_is_worked_on_when_what_it_lies_over_was_named(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    below, over, link = (setup.folder / name for name in ("below.img", "vm.qcow2", "links/vm"))
+    below.write_bytes(bytes(4096))
+    words = ["-F", "raw", "-b", "below.img", str(over)]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *words], check=True)
+    assert setup.run("-a", over, "--write", "/etc/a:1") == 1
+    error = capsys.readouterr().err
+    assert f"--backing {below}" in error
+    assert "publisher" not in error
+    assert setup.run("-a", setup.image, "--backing", below) == 2, "no disk lies over it"
+    assert setup.appliances.launches == []
+    link.parent.mkdir()
+    link.symlink_to(over)
+    # Relative names count from the folder of the name that QEMU gets, so that is not the link's.
+    for name in (over, link):
+        assert setup.run("-a", name, "--backing", below, "--write", "/etc/a:1") == 0
+        assert [disk.path for disk in setup.appliances.launches[-1]] == [over]
+
+
+def test_packed_and_read_only_files_start_no_appliance(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for content, words in ((b"\xfd7zXZ\x00", "xz -dc"), (b"hsqs", "squashfs"), (b"\x1f\x8b", "gzip -dc")):
+        setup.image.write_bytes(content + bytes(4092))
+        assert setup.run("-a", setup.image, "--write", "/etc/a:1") == 1
+        assert words in capsys.readouterr().err
+    assert setup.appliances.launches == []
+
+
+def test_a_root_that_cannot_be_changed_is_named(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = FakeDisk({1: FakeFilesystem("squashfs", tiny_guest())}, {"/dev/sda1": LINUX})
+    monkeypatch.setattr(setup.appliances, "_disk", lambda _path: disk)
+    assert setup.run("-a", setup.image, "--write", "/etc/a:1") == 1
+    assert "squashfs file system, which is read-only" in capsys.readouterr().err

@@ -126,3 +126,22 @@ def test_r6_writing_replacing_and_removing_are_noticed(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DiskError, match="changed"):
         check_unchanged(found)
+
+
+def test_a_compressed_image_under_the_name_of_a_raw_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.img").write_bytes(b"\xfd7zXZ\x00" + bytes(1 << 16))
+    ((image,), _skipped) = scan(tmp_path)
+    with pytest.raises(DiskError, match="packed with xz") as caught:
+        measure(image)
+    assert "xz -dc" in str(caught.value.hint)
+
+
+def test_words_about_an_overlay_are_for_its_publisher(tmp_path: Path) -> None:
+    words = ["-b", "base.img", "-F", "raw", str(tmp_path / "a.qcow2"), "1M"]
+    subprocess.run(["qemu-img", "create", "-q", "-u", "-f", "qcow2", *words], check=True)
+    ((image,), _skipped) = scan(tmp_path)
+    with pytest.raises(DiskError) as caught:
+        measure(image)
+    assert "publisher" not in str(caught.value.hint)
+    assert "qemu-img convert" in str(caught.value.hint)
+    assert "--backing" not in str(caught.value.hint)
