@@ -69,7 +69,7 @@ class HostLibguestfs:
         return self._inside(path, last=False).is_symlink()
 
     def _exists(self, path: str) -> bool:
-        return self._inside(path).exists()
+        return os.path.lexists(self._inside(path, last=False))
 
     def _ls(self, path: str) -> list[str]:
         return [child.name for child in self._inside(path).iterdir()]

@@ -37,7 +37,15 @@ class GuestFiles(Calls):
 
     def exists(self, path: str) -> bool:
         """Tell whether ``path`` is there (links followed)."""
-        return bool(self._call("exists", path))
+        # libguestfs's own answer is that a link is there, wherever it leads.
+        return bool(self._call("exists", path)) and (not self.is_symlink(path) or self._leads_somewhere(path))
+
+    def _leads_somewhere(self, link: str) -> bool:
+        try:
+            self._resolve(link)
+        except GuestCallError:
+            return False
+        return True
 
     def is_file(self, path: str) -> bool:
         """Tell whether ``path`` is a regular file (links followed)."""
@@ -269,8 +277,10 @@ class GuestFiles(Calls):
         try:
             self._call("rename", origin, place)
         except GuestCallError as error:
-            if error.errno_name != "EXDEV" or self.is_dir(place):
+            if error.errno_name != "EXDEV":
                 raise
+            if self.is_dir(place):
+                raise GuestCallError(f"{place} is a directory already", errno_name="EEXIST") from error
             self._call("rm_f", place)  # mv would follow a link there out of the guest
             self._call("mv", origin, place, limit=LONG)
         if self.is_symlink(origin) or self.exists(origin):  # rename(2) does nothing to two names of one file

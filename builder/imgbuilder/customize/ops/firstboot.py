@@ -9,8 +9,9 @@ from imgbuilder.customize import argforms, packagemanagers, values
 from imgbuilder.customize.firstboot_service import install_firstboot
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
-from imgbuilder.customize.shebang import local_script
+from imgbuilder.customize.shebang import interpreter, local_script
 from imgbuilder.errors import UsageError
+from imgbuilder.events import warn
 from imgindex.regular import open_file
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ class Firstboot(OperationBase):
                 content = file.read()
         except OSError as error:
             raise UsageError(f"--firstboot: {self.script} cannot be read: {error.strerror}") from error
+        program = interpreter(self.script)
+        if program is not None and not guest.exists(program):
+            warn(
+                context.report,
+                f"--firstboot {self.script}: its interpreter {program} is not in the guest, and is needed "
+                "when it boots",
+            )
         install_firstboot(guest, context, str(self.script), content)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import posixpath
+import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,11 @@ class Chmod(OperationBase):
         """Set the permission bits."""
         require_existing(guest, self.path, self)
         guest.chmod(self.mode, self.path)
+        now = stat.S_IMODE(guest.stat(self.path).mode)
+        if now != self.mode:
+            raise OperationError(
+                f"--chmod: the permissions of {self.path} are {now:04o} still: its filesystem keeps none"
+            )
 
 
 @operation(
@@ -81,6 +87,11 @@ class Chown(OperationBase):
         gid = self._number(guest, "/etc/group", self.gid, "group")
         # A change of owner clears the set-user-id bits; chown(1) in the guest would, too.
         guest.chown(uid, gid, self.path)
+        now = guest.stat(self.path)
+        if (now.uid, now.gid) != (uid, gid):
+            raise OperationError(
+                f"--chown: the owner of {self.path} is {now.uid}:{now.gid} still: its filesystem keeps none"
+            )
 
     def _number(self, guest: Guest, database: str, owner: int | str, what: str) -> int:
         if isinstance(owner, int):

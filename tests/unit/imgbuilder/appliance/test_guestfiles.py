@@ -77,6 +77,18 @@ def test_a_copy_through_a_link_that_leads_nowhere_is_an_error(
     assert names(outside) == ["file"]
 
 
+def test_a_link_is_there_when_it_leads_somewhere(guest: GuestFiles, root: Path, outside: Path) -> None:
+    """libguestfs's own answer does not follow it."""
+    (root / "opt/one").symlink_to("/etc/issue")
+    (root / "opt/out").symlink_to(outside)
+    assert [guest.exists(path) for path in ("/opt", "/opt/one", "/opt/out", "/none")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
 def test_a_link_is_copied_over_a_link(guest: GuestFiles, root: Path, outside: Path) -> None:
     (root / "opt/one").symlink_to(outside)
     (root / "opt/two").symlink_to("/etc/issue")

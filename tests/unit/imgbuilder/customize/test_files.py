@@ -409,3 +409,15 @@ def test_a_file_with_attributes_is_uploaded_with_them(tmp_path: Path) -> None:
     assert guest.text("/usr/bin/real-tool") == "tool"
     assert guest.is_symlink("/usr/bin/tool")
     assert ("copy_in", "/usr/bin") in guest.calls
+
+
+@pytest.mark.parametrize(("keyword", "text"), [("chmod", "600:/boot/efi/x"), ("chown", "1:1:/boot/efi/x")])
+def test_permissions_that_a_filesystem_does_not_keep_are_an_error(
+    keyword: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT has none, and says yes."""
+    guest = debian_guest()
+    guest.add("/boot/efi/x", mode=0o755)
+    monkeypatch.setattr(guest, keyword, lambda *_arguments: None)
+    with pytest.raises(OperationError, match=f"^--{keyword}: .* of /boot/efi/x .* still"):
+        apply(guest, keyword, text)

@@ -274,3 +274,18 @@ def test_an_upstart_guest_starts_the_scripts_by_its_runlevels() -> None:
     assert not guest.exists("/usr/lib/systemd/system/guestfs-firstboot.service")
     for level in (2, 3, 5):
         assert guest.readlink(f"/etc/rc{level}.d/S99guestfs-firstboot") == f"{BASE}/firstboot.sh"
+
+
+@pytest.mark.parametrize(
+    ("first", "told"), [("#!/usr/bin/python3", True), ("#!/bin/sh", False), ("echo", False)]
+)
+def test_a_script_whose_interpreter_is_not_in_the_guest_is_told(
+    first: str, told: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "script").write_text(f"{first}\n")
+    guest = debian_guest()
+    events: list[Event] = []
+    apply(guest, "firstboot", str(tmp_path / "script"), report=events.append)
+    texts = [event.text for event in events if isinstance(event, Notice)]
+    assert len(texts) == told
+    assert all("/usr/bin/python3 is not in the guest" in text for text in texts)
