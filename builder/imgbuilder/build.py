@@ -11,7 +11,7 @@ from imgbuilder import arch, delivery, outlook, workspace
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.appliance.instant.settings import instant_mode
 from imgbuilder.customize import run as customization
-from imgbuilder.customize.context import GuestContext, host_proxies
+from imgbuilder.customize.context import GuestContext, guest_proxies, host_proxies
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.disk import imageheader, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
@@ -280,7 +280,7 @@ def _context(request: BuildRequest, prepared: Prepared, appliance: Appliance) ->
         arch=guest_arch,
         runs_commands=arch.can_run(arch.host_arch(), guest_arch),
         network=prepared.network,
-        proxies=host_proxies(os.environ),
+        proxies=guest_proxies(os.environ),
         implicit_root_password=True,
         follow=request.verbose,
         command_limit=request.command_timeout,

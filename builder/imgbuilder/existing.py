@@ -12,7 +12,7 @@ from imgbuilder import arch, mounting, workspace
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.customize import run as customization
 from imgbuilder.customize import sysprep
-from imgbuilder.customize.context import GuestContext, host_proxies
+from imgbuilder.customize.context import GuestContext, guest_proxies, host_proxies
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.firstboot_status import FirstbootReport, read_firstboot
 from imgbuilder.disk import blockdevice, imageheader, locks, sparse
@@ -307,7 +307,7 @@ def _examine(
         arch=guest_arch,
         runs_commands=arch.can_run(arch.host_arch(), guest_arch),
         network=request.network,
-        proxies=host_proxies(os.environ),
+        proxies=guest_proxies(os.environ),
         follow=request.verbose,
         command_limit=request.command_timeout,
     )

@@ -257,10 +257,10 @@ def _proxy(text: str) -> str:
         return NO_PROXY
     if text.lower() in ("", "system"):
         return SYSTEM_PROXY
-    if scheme_of(text) not in ("http", "https"):
+    if scheme_of(text) not in ("http", "https", "socks5", "socks5h"):
         raise UsageError(
             f"proxy={Address(text)} is not understood",
-            hint="write proxy=no, proxy=system or proxy=http://host:port",
+            hint="write proxy=no, proxy=system, proxy=http://host:port or proxy=socks5h://host:port",
         )
-    check_uri(text)
+    check_uri(f"http://{text.partition('://')[2]}")
     return text

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from imgbuilder.customize.commands import choose_log_file
+from imgbuilder.customize.context import seen_from_guest
 from imgbuilder.customize.memory import memory_folder
 from imgbuilder.customize.network import check_network
 from imgbuilder.customize.operation import Phase, name_option
@@ -144,7 +145,9 @@ def customize(
         context,
         log_file=choose_log_file(guest),
         password_crypto=_crypto(operations, context),
-        mirror=next((item.url for item in reversed(operations) if isinstance(item, Mirror)), ""),
+        mirror=next(
+            (seen_from_guest(item.url) for item in reversed(operations) if isinstance(item, Mirror)), ""
+        ),
         package_cache=next(
             (item.folder.absolute() for item in reversed(operations) if isinstance(item, PackageCache)), None
         ),

@@ -200,6 +200,31 @@ def _watched_pools(watch: Watch) -> dict[str, type[HTTPConnectionPool]]:
     return {"http": PlainPool, "https": SecurePool}
 
 
+def _socks_pools(watch: Watch) -> dict[str, type[HTTPConnectionPool]]:
+    """Return the same for connections through a SOCKS proxy, which urllib3 makes with PySocks."""
+    from urllib3.contrib.socks import SOCKSConnection, SOCKSHTTPSConnection
+
+    class Plain(SOCKSConnection):
+        def _new_conn(self) -> socket.socket:
+            return _attached(watch, super()._new_conn())
+
+    class Secure(SOCKSHTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return _attached(watch, super()._new_conn())
+
+        def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
+            watch.attach(self.sock)
+            return super().getresponse()
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
+
+
 def _attached(watch: Watch, connection: socket.socket) -> socket.socket:
     watch.attach(connection)  # at once: a proxy could drip its answer to CONNECT
     return connection
@@ -209,6 +234,7 @@ class _Adapter(HTTPAdapter):
     """Makes connections that a ``Watch`` guards."""
 
     def __init__(self, watch: Watch) -> None:
+        self._watch = watch
         self._pools = _watched_pools(watch)
         super().__init__(max_retries=0)
 
@@ -218,7 +244,8 @@ class _Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> urllib3.ProxyManager:
         manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **kwargs)
-        manager.pool_classes_by_scheme = self._pools
+        socks = proxy.lower().startswith("socks")
+        manager.pool_classes_by_scheme = _socks_pools(self._watch) if socks else self._pools
         return manager
 
 
@@ -252,14 +279,22 @@ def _explain(
         return f"{url}: no connection within {limits.connect:.0f} seconds", hint
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return f"{url}: nothing came for {seconds}", hint
+    if isinstance(error, requests.exceptions.InvalidSchema) and through.lower().startswith("socks"):
+        return (
+            f"{url}: proxy {through}: a SOCKS proxy needs the Python module PySocks, which is not installed",
+            (
+                "on Debian: apt-get install python3-socks; else pip install PySocks; "
+                "or unset all_proxy and ALL_PROXY, or write proxy=no"
+            ),
+        )
     reason = _deepest(error)
     if isinstance(error, requests.exceptions.SSLError):
         hint = "check this machine's clock and CA certificates, then the source's uri"
         return f"{url}: TLS: {reason}", next((advice for word, advice in _TLS_HINTS if word in reason), hint)
-    if isinstance(error, requests.exceptions.ProxyError):
+    if isinstance(error, requests.exceptions.ProxyError) or through.lower().startswith("socks"):
         return (
             f"{url}: proxy {through}: {reason}",
-            "check https_proxy, http_proxy and proxy=",
+            "check https_proxy, http_proxy, all_proxy and proxy=",
         )
     return f"{url}: {reason}", hint
 

@@ -123,7 +123,7 @@ def test_within_one_file_the_last_duplicate_counts_and_is_reported(tmp_path: Pat
         ("unsigned=maybe", "neither yes nor no"),
         ("unsigned=no", "no gpgkey"),
         (KEYED + "format=zip", "unknown format"),
-        (KEYED + "proxy=socks5://h", "proxy"),
+        (KEYED + "proxy=gopher://h", "proxy"),
         (KEYED + "proxy=h:3128", "proxy"),
         (KEYED + "proxy=a\n b", "more than one line"),
         (KEYED + f"fingerprint={A}", "gpgkey file"),
