@@ -11,19 +11,17 @@ or replaces a file by its name.
 
 from __future__ import annotations
 
-import errno
-import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgbuilder.disk import locks
 from imgbuilder.disk.blockdevice import BlockDevice, look_at
 from imgbuilder.errors import WorkspaceError
-from imgbuilder.workspace import try_folder
+from imgbuilder.workspace import follow, is_strange, try_folder
 
-_MOST_LINKS = 40
-"""Links that Linux follows on one way."""
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -82,56 +80,13 @@ def find_place(output: Path) -> Place:
     return Place(path)
 
 
-def follow(path: Path) -> Path:
-    """Return an absolute path without links, as ``Path.resolve`` does, but follow no link of a stranger.
-
-    Raises:
-        WorkspaceError: A link on the way belongs to another user, in a folder where everybody may write.
-        OSError: The links lead in a circle, or a folder cannot be looked into.
-    """
-    done, rest, links = Path("/"), list(reversed(path.absolute().parts[1:])), 0
-    while rest:
-        name = rest.pop()
-        if name == "..":
-            done = done.parent
-            continue
-        here = done / name
-        try:
-            facts = here.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            done = here
-            continue
-        if not stat.S_ISLNK(facts.st_mode):
-            done = here
-            continue
-        if _is_strange(facts, done):
-            raise WorkspaceError(
-                f"{path}: the link {here} belongs to another user, in a folder where everybody may write",
-                hint="remove the link, or choose another place",
-            )
-        links += 1
-        if links > _MOST_LINKS:
-            raise OSError(errno.ELOOP, "links that lead in a circle", str(path))
-        target = here.readlink()
-        if target.is_absolute():
-            done = Path("/")
-        rest += reversed(target.parts[1:] if target.is_absolute() else target.parts)
-    return done
-
-
-def _is_strange(facts: os.stat_result, folder: Path) -> bool:
-    """Tell whether a name in a folder for everybody was given by somebody who is neither us nor its owner."""
-    above = folder.stat()
-    return bool(above.st_mode & stat.S_IWOTH) and facts.st_uid not in (os.geteuid(), above.st_uid)
-
-
 def _mode_of(path: Path) -> int:
     """Return the mode of what stands at a place, or that of an ordinary file where nothing does."""
     try:
         facts = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return stat.S_IFREG
-    if stat.S_ISREG(facts.st_mode) and _is_strange(facts, path.parent):
+    if stat.S_ISREG(facts.st_mode) and is_strange(facts, path.parent):
         raise WorkspaceError(
             f"{path} belongs to another user, in a folder where everybody may write",
             hint="remove it, or choose another place",

@@ -32,6 +32,8 @@ HIDDEN_SUFFIX = ".part"
 """How the names of unfinished images begin and end."""
 _NEXT_TO_NOTHING = 2 << 20
 """Bytes of free space at which a disk counts as full: clusters and journals are written in pieces."""
+_MOST_LINKS = 40
+"""Links that Linux follows on one way."""
 _FOLDER = ".pybuilder-run-"
 _NEW_FOLDER = ".pybuilder-new-"
 """How folders are named until they are locked; nothing is in them yet."""
@@ -48,6 +50,49 @@ def explain(error: OSError, path: Path) -> WorkspaceError:
         errno.ENOENT: f"create the folder first: mkdir -p {path.parent}",
     }
     return WorkspaceError(f"{path}: {error.strerror}", hint=hints.get(error.errno or 0))
+
+
+def follow(path: Path) -> Path:
+    """Return an absolute path without links, as ``Path.resolve`` does, but follow no link of a stranger.
+
+    Raises:
+        WorkspaceError: A link on the way belongs to another user, in a folder where everybody may write.
+        OSError: The links lead in a circle, or a folder cannot be looked into.
+    """
+    done, rest, links = Path("/"), list(reversed(path.absolute().parts[1:])), 0
+    while rest:
+        name = rest.pop()
+        if name == "..":
+            done = done.parent
+            continue
+        here = done / name
+        try:
+            facts = here.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            done = here
+            continue
+        if not stat.S_ISLNK(facts.st_mode):
+            done = here
+            continue
+        if is_strange(facts, done):
+            raise WorkspaceError(
+                f"{path}: the link {here} belongs to another user, in a folder where everybody may write",
+                hint="remove the link, or choose another place",
+            )
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, "links that lead in a circle", str(path))
+        target = here.readlink()
+        if target.is_absolute():
+            done = Path("/")
+        rest += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+    return done
+
+
+def is_strange(facts: os.stat_result, folder: Path) -> bool:
+    """Tell whether a name in a folder for everybody was given by somebody who is neither us nor its owner."""
+    above = folder.stat()
+    return bool(above.st_mode & stat.S_IWOTH) and facts.st_uid not in (os.geteuid(), above.st_uid)
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
@@ -116,7 +161,10 @@ def new_file(
         WorkspaceError: It cannot be created or renamed.
         DiskError: The file there is a disk that a running machine or another program uses.
     """
-    target = final.absolute()
+    try:
+        target = follow(final.parent) / final.name
+    except OSError as error:
+        raise explain(error, final) from error
     with locks.held(target):  # until it is replaced
         try:
             temporary, holder = _locked_file(target)

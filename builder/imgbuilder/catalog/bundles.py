@@ -18,7 +18,7 @@ from imgbuilder.errors import FileMissingError, UsageError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.fetch.bundle import FINGERPRINTS, KEY, fetch_member
 from imgbuilder.fetch.urls import BUNDLE_INDEX, BUNDLE_SUFFIX, inside
-from imgbuilder.workspace import check_space, explain
+from imgbuilder.workspace import check_space, explain, follow
 from imgindex.regular import open_file
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def write_bundle(
     for packed in templates:
         if packed.name in _RESERVED:
             raise UsageError(f"a template whose file is named {packed.name} cannot be bundled")
-    folder = path.absolute().parent
+    folder = follow(path.parent)
     fingerprints = "".join(f"{fingerprint}\n" for fingerprint in sorted(pin.fingerprints))
     total = sum(packed.path.stat().st_size for packed in templates)
     check_space(folder, total, "the bundle")
@@ -132,7 +132,7 @@ def write_bundle(
                         archive.addfile(_member(packed.name, size), template)
                         done += size
             os.fchmod(descriptor, 0o644)  # it goes to others
-            publish(descriptor, temporary, path.absolute())
+            publish(descriptor, temporary, folder / path.name)
             return os.fstat(descriptor).st_size
     except OSError as error:
         raise explain(error, path) from error

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 from imgbuilder.cli.customizing import ATTACHED, given_recipe, has_recipe, written_operations
 from imgbuilder.cli.list_mode import show
 from imgbuilder.errors import UsageError, WorkspaceError
+from imgbuilder.workspace import follow
 
 if TYPE_CHECKING:
     import click
@@ -89,12 +90,13 @@ def write_recipe(ctx: click.Context, options: dict[str, Any]) -> bool:
     path = Path(name)
     text = recipe_text(recipe, path.parent)
     try:
-        with path.open("x", encoding="utf-8") as file:
+        place = follow(path.parent) / path.name
+        with place.open("x", encoding="utf-8") as file:
             try:
                 file.write(text)
                 file.flush()
             except BaseException:
-                path.unlink()  # a part of a recipe would be in the way of the next try
+                place.unlink()  # a part of a recipe would be in the way of the next try
                 raise
     except FileExistsError as error:
         raise WorkspaceError(

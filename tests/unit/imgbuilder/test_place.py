@@ -11,6 +11,7 @@ import pytest
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.place import find_file_place, find_place
+from imgbuilder.workspace import new_file
 
 
 def refused(place: Path, words: str) -> WorkspaceError:
@@ -128,3 +129,14 @@ def test_the_owner_of_a_folder_may_have_links_in_it(tmp_path: Path, shared: Path
     for path in (shared, shared / "disk.img"):
         os.lchown(path, STRANGER, STRANGER)
     assert find_place(shared / "disk.img").path == tmp_path / "file"
+
+
+def test_no_file_of_ours_goes_through_a_strangers_link_to_a_folder(tmp_path: Path, shared: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (shared / "way").symlink_to(tmp_path / "folder")
+    with new_file(shared / "way/kernel") as file:
+        file.write_text("mine")
+    os.lchown(shared / "way", STRANGER, STRANGER)
+    with pytest.raises(WorkspaceError, match="belongs to another user"), new_file(shared / "way/initrd"):
+        pass
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["kernel"]
