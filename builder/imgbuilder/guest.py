@@ -152,7 +152,8 @@ class Guest(Protocol):
     def copy_in(self, local: Path, directory: str, *, name: str | None = None) -> None:
         """Copy a local file or tree into an existing directory of the guest, keeping modes.
 
-        What a link on the host points to is copied. Everything belongs to root; capabilities stay.
+        What a link on the host points to is copied. What is new belongs to root, and keeps its
+        capabilities; directories that are there keep their owners and modes.
 
         Args:
             local: The file or tree.

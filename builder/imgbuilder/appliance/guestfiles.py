@@ -118,18 +118,26 @@ class GuestFiles(Calls):
         archive = self._scratch / f"copy-{uuid.uuid4().hex}.tar"
         try:
             localtree.pack(local, archive, name or localtree.name_of(local))
-            self.tar_in(archive, directory)
+            # Else the mode of a folder such as /etc would be that of a folder on this host.
+            self._unpack(archive, directory, keep_folders=True)
         finally:
             archive.unlink(missing_ok=True)
 
     def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
         """Unpack a local tar file into a directory of the guest, with owners, modes and attributes."""
+        self._unpack(local, directory, compress=compress)
+
+    def _unpack(
+        self, local: Path, directory: str, *, compress: str | None = None, keep_folders: bool = False
+    ) -> None:
         target = self._resolve(directory)
         placed = self._scratch / f"placed-{uuid.uuid4().hex}.tar"
         try:
             archive = local
             # Nothing can be in the way in an empty folder, such as a new filesystem.
-            if set(self.ls(target)) - {"lost+found"} and tarpaths.redirect(local, target, self, placed):
+            if set(self.ls(target)) - {"lost+found"} and tarpaths.redirect(
+                local, target, self, placed, keep_folders=keep_folders
+            ):
                 archive, target, compress = placed, "/", None
             self._call(
                 "tar_in",

@@ -84,7 +84,9 @@ class Placer:
         return self._folders[parts]
 
 
-def redirect(archive: Path, directory: str, guest: Links, target: Path) -> bool:
+def redirect(
+    archive: Path, directory: str, guest: Links, target: Path, *, keep_folders: bool = False
+) -> bool:
     """Write an archive anew, for unpacking in ``/``, if a member's folder is a link in the guest.
 
     Args:
@@ -92,6 +94,7 @@ def redirect(archive: Path, directory: str, guest: Links, target: Path) -> bool:
         directory: Where it would be unpacked, without links.
         guest: The guest.
         target: Where the new archive goes.
+        keep_folders: Whether folders that the guest has keep their own owners and modes.
 
     Returns:
         Whether it was written; otherwise the archive can be unpacked in ``directory`` as it is.
@@ -104,10 +107,13 @@ def redirect(archive: Path, directory: str, guest: Links, target: Path) -> bool:
         members = source.getmembers()
         places = [placer.place(member.name, folder=member.isdir()) for member in members]
         plain = [posixpath.normpath(posixpath.join(directory, member.name.lstrip("/"))) for member in members]
-        if places == plain:
+        kept = _present_folders(members, places, guest) if keep_folders else set()
+        if places == plain and not kept:
             return False
         with tarfile.open(target, "w", format=tarfile.PAX_FORMAT, encoding="utf-8") as changed:
             for member, place in zip(members, places, strict=True):
+                if member.name in kept:
+                    continue
                 moved = copy.copy(member)
                 moved.name = place.lstrip("/") or "."
                 moved.pax_headers = {key: value for key, value in member.pax_headers.items() if _stays(key)}
@@ -117,6 +123,17 @@ def redirect(archive: Path, directory: str, guest: Links, target: Path) -> bool:
                     moved.type = tarfile.REGTYPE
                 changed.addfile(moved, source.extractfile(member) if member.isreg() else None)
         return True
+
+
+def _present_folders(members: list[tarfile.TarInfo], places: list[str], guest: Links) -> set[str]:
+    """Return the names of the folders in an archive, each after the one that it is in, that the guest has."""
+    present: set[str] = set()
+    absent: set[str] = set()
+    for member, place in zip(members, places, strict=True):
+        if member.isdir():
+            there = posixpath.dirname(member.name) not in absent and guest.is_dir(place)
+            (present if there else absent).add(member.name)
+    return present
 
 
 def _stays(key: str) -> bool:

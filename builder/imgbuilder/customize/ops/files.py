@@ -70,9 +70,10 @@ class CopyIn(OperationBase):
     """Copy local files or directories into a directory of the guest.
 
     REMOTEDIR must exist; it can be made by --mkdir. Modes, times, links, file capabilities and the user's
-    extended attributes are kept; all belongs to root, and ACLs, which name accounts of this host, are not
-    copied. Of LOCALPATH itself, when it is a link, what it points to is copied, under the link's name.
-    Sockets are refused.
+    extended attributes are kept; all that is new belongs to root, and ACLs, which name accounts of this
+    host, are not copied. Directories that the guest has already keep their own modes and owners. Of
+    LOCALPATH itself, when it is a link, what it points to is copied, under the link's name. Sockets are
+    refused.
 
     Attributes:
         local: The local file or directory.

@@ -235,3 +235,26 @@ def test_nothing_is_unpacked_through_a_link_to_nowhere(
     with pytest.raises(WorkspaceError, match="leads to no directory"):
         guest.copy_in(tmp_path / "data", "/opt/dir")
     assert names(outside) == ["file"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_folders_of_the_guest_keep_their_modes_when_a_tree_is_laid_over_them(
+    guest: GuestFiles, root: Path, tmp_path: Path, link: bool
+) -> None:
+    """A tree of somebody with umask 077 must not close the guest's /etc to everybody."""
+    (tmp_path / "opt/dir/new/deep").mkdir(parents=True)
+    (tmp_path / "opt/dir/file").write_text("x")
+    for folder in ("opt", "opt/dir", "opt/dir/new", "opt/dir/new/deep"):
+        (tmp_path / folder).chmod(0o700)
+    (root / "opt").chmod(0o755)
+    (root / "opt/dir").chmod(0o1777)
+    if link:
+        (root / "opt/dir").rename(root / "real")
+        (root / "opt/dir").symlink_to("/real")
+    guest.copy_in(tmp_path / "opt", "/")
+    there = root / ("real" if link else "opt/dir")
+    assert (root / "opt").stat().st_mode & 0o7777 == 0o755
+    assert there.stat().st_mode & 0o7777 == 0o1777
+    assert (there / "file").read_text() == "x"
+    assert (there / "new/deep").stat().st_mode & 0o7777 == 0o700
+    assert (there / "new").stat().st_mode & 0o7777 == 0o700
