@@ -85,21 +85,26 @@ def _refusal(error: IndexSyntaxError, section: Section) -> Refused:
 
 def _unambiguous(entries: list[Entry], where: str, refused: list[Refused]) -> Iterator[Entry]:
     """Leave out what would answer to the same request as something else, and take note of it (P1, P17)."""
-    refused += _clashes(entries, where)
-    twice = {
-        key
-        for key, count in Counter((entry.os_version, entry.arch) for entry in entries).items()
-        if count > 1
-    }
+    clashes: dict[tuple[str, str | None], Refused] = {}
+    for clash in _clashes(entries, where):
+        clashes.setdefault(
+            (clash.names[0], clash.arch), clash
+        )  # one for all: there may be a hundred thousand
+    names = Counter((entry.os_version, entry.arch) for entry in entries)
+    lost: dict[tuple[str, str], list[str]] = {}
     owners: dict[tuple[str, str], str] = {}
-    shared = {
-        (alias, entry.arch)
-        for entry in entries
-        for alias in entry.aliases
-        if owners.setdefault((alias, entry.arch), entry.os_version) != entry.os_version
-    }
+    shared = set()
     for entry in entries:
-        if (entry.os_version, entry.arch) not in twice:
+        key = entry.os_version, entry.arch
+        if names[key] > 1:
+            lost.setdefault(key, []).extend(entry.aliases)
+        for alias in entry.aliases:
+            if owners.setdefault((alias, entry.arch), entry.os_version) != entry.os_version:
+                shared.add((alias, entry.arch))
+    for (name, arch), clash in clashes.items():
+        refused.append(clash._replace(names=(name, *lost.get((name, arch or ""), ()))))
+    for entry in entries:
+        if names[entry.os_version, entry.arch] == 1:
             own = tuple(alias for alias in entry.aliases if (alias, entry.arch) not in shared)
             yield entry if own == entry.aliases else replace(entry, aliases=own)
 
@@ -143,8 +148,7 @@ def _clashes(entries: Iterable[Entry], where: str) -> Iterator[Refused]:
             problem = (
                 f"template {entry.os_version} for {entry.arch} is given twice, first in line {first.line}"
             )
-            names = (entry.os_version, *first.aliases, *entry.aliases)
-            yield Refused(IndexSyntaxError(where, entry.line, problem), names, entry.arch)
+            yield Refused(IndexSyntaxError(where, entry.line, problem), (entry.os_version,), entry.arch)
         for alias in entry.aliases:
             first = by_alias.setdefault((alias, entry.arch), entry)
             if first.os_version != entry.os_version:

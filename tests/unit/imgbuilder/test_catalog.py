@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -449,3 +450,18 @@ def test_real_keys_end_to_end(
     )
     with pytest.raises(IndexSyntaxError):
         load_catalog(sources, real_loader())
+
+
+def test_many_entries_that_claim_one_alias_take_little_time() -> None:
+    """An index of less than 5 MB; a bound that catches only what grows with the square."""
+    entries = [
+        one
+        for number in range(12_000)
+        for one in (entry(f"t{number}", f"b{number}", aliases=("x",)), entry(f"t{number}", f"c{number}"))
+    ]
+    catalog = made(("a", [*entries, entry("last", aliases=("x",))]))
+    started = time.monotonic()
+    assert catalog.select("x", "x86_64").entry.os_version == "last"
+    with pytest.raises(UsageError):
+        catalog.select("nope", "x86_64")
+    assert time.monotonic() - started < 20

@@ -615,3 +615,15 @@ def test_users_and_publishers_read_the_same(sections: list[str]) -> None:
     assert counted <= sum(text.count("\n[") for text in [f"\n{text}"])
     known = {entry.os_version for entry in index.entries}
     assert known.isdisjoint(item.names[0] for item in index.refused if item.names[0] != "x")
+
+
+def test_what_clashes_is_named_once_and_takes_linear_space() -> None:
+    """A first entry with many aliases, and many more of the same name; many that claim one alias."""
+    many = " ".join(f"a{number}" for number in range(20_000))
+    text = section("x", aliases=many) + section("x") * 5_000 + section("x", aliases="late")
+    text += "".join(section(f"y{number}", aliases="shared") for number in range(5_000))
+    index = parse_usable(verified(text), where="test")
+    assert len(index.entries) == 5_000
+    assert {"x", "a0", "a19999", "late", "shared"} <= {name for item in index.refused for name in item.names}
+    assert len(index.refused) == 2
+    assert sum(len(item.names) for item in index.refused) == 20_003
