@@ -87,9 +87,7 @@ def _unambiguous(entries: list[Entry], where: str, refused: list[Refused]) -> It
     """Leave out what would answer to the same request as something else, and take note of it (P1, P17)."""
     clashes: dict[tuple[str, str | None], Refused] = {}
     for clash in _clashes(entries, where):
-        clashes.setdefault(
-            (clash.names[0], clash.arch), clash
-        )  # one for all: there may be a hundred thousand
+        clashes.setdefault((clash.names[0], clash.arch), clash)  # one for all, of which there may be many
     names = Counter((entry.os_version, entry.arch) for entry in entries)
     lost: dict[tuple[str, str], list[str]] = {}
     owners: dict[tuple[str, str], str] = {}

@@ -600,6 +600,7 @@ def test_what_is_no_index_at_all_is_refused_whole(text: str) -> None:
         parse_usable(verified(section() + text if not text.startswith("file") else text), where="test")
 
 
+@pytest.mark.timeout(7200)
 @settings(max_examples=examples(200), deadline=None)
 @given(st.lists(st.sampled_from([*ODD.values(), section("x"), section("y"), section("z", aliases="x y")])))
 def test_users_and_publishers_read_the_same(sections: list[str]) -> None:
