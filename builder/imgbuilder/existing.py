@@ -125,7 +125,7 @@ def customize_disks(request: CustomizeRequest, services: Services, report: Repor
         guests = [_examine(appliance, root, request, report) for root in roots]
         for places, context in guests:
             appliance.hide_attached()
-            mount_places(appliance, places)
+            mount_places(appliance, places, report)
             appliance.show_attached()
             _customize(request, services, appliance, context, report)
             appliance.unmount_all()

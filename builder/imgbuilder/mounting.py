@@ -37,6 +37,8 @@ _RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
 _MDADM_CONF = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
 _LARGEST = 1 << 20
 """Bytes that are read of a guest's tables."""
+_MOST = 256
+"""Filesystems of one guest."""
 _NO_FILES = {"", "swap", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
 _UNTOUCHED = {"ext3": "ro,noload", "ext4": "ro,noload", "xfs": "ro,norecovery", "btrfs": "ro,nologreplay"}
 """How to mount so that not even the journal is written back."""
@@ -244,10 +246,15 @@ def mount_system(
     return (place, *_mount_others(appliance, found, report, untouched=untouched, strict=strict))
 
 
-def mount_places(appliance: Appliance, places: Sequence[Place]) -> None:
-    """Mount again what was mounted before, to change it."""
-    for place in places:
-        appliance.mount(place.device, place.path, options=place.options)
+def mount_places(appliance: Appliance, places: Sequence[Place], report: Reporter) -> None:
+    """Mount again what ``mount_system`` mounted, to change it.
+
+    Raises:
+        GuestError: A filesystem that the guest needs can only be read.
+    """
+    root, *others = places
+    appliance.mount(root.device, root.path, options=root.options)
+    _mount(appliance, others, report)
 
 
 def find_places(appliance: Appliance, root: str) -> list[Place | Missing]:
@@ -259,11 +266,18 @@ def find_places(appliance: Appliance, root: str) -> list[Place | Missing]:
 
     Returns:
         The filesystems that /etc/fstab names, shortest path first.
+
+    Raises:
+        GuestError: There are far too many.
     """
     text = _text(appliance, "/etc/fstab")
     mounts = [mount for mount in parse_fstab(text) if mount.path != "/"]
     if not mounts:
         return []
+    if len(mounts) > _MOST:
+        raise GuestError(
+            f"the guest's /etc/fstab mounts {len(mounts)} filesystems", hint=f"at most {_MOST} can be mounted"
+        )
     own = _guest_devices(appliance, text, root, mounts)
     found: list[Place | Missing] = []
     for mount in mounts:

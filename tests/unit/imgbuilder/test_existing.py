@@ -13,6 +13,7 @@ from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.cli import customize_main as cli
 from imgbuilder.cli import modes
 from imgbuilder.console import ConsoleReporter
+from imgbuilder.errors import GuestCallError
 from imgbuilder.guest import CommandResult
 from imgbuilder.services import Services, Settings
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
@@ -504,3 +505,22 @@ def test_a_root_that_cannot_be_changed_is_named(
     monkeypatch.setattr(setup.appliances, "_disk", lambda _path: disk)
     assert setup.run("-a", setup.image, "--write", "/etc/a:1") == 1
     assert "squashfs file system, which is read-only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", ["defaults", "nofail"])
+def test_what_can_only_be_read_is_found_before_a_change(
+    options: str, setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup.guest.add("/etc/fstab", f"/dev/sda2 / ext4\n/dev/sda1 /data vfat {options} 0 2\n")
+    setup.guest.add_dir("/data")
+    plain = FakeAppliance.mount
+
+    def mount(self: FakeAppliance, device: str, path: str, *, options: str = "") -> None:
+        if device == "/dev/sda1" and not options:
+            raise GuestCallError("it sleeps")
+        plain(self, device, path, options=options)
+
+    monkeypatch.setattr(FakeAppliance, "mount", mount)
+    assert setup.run("-q", "-a", setup.image, "--touch", "/x") == (0 if options == "nofail" else 1)
+    assert setup.guest.exists("/x") is (options == "nofail")
+    assert "/dev/sda1 cannot be mounted on /data of the guest: it sleeps" in capsys.readouterr().err

@@ -100,6 +100,12 @@ def test_what_is_on_another_disk_is_not_mounted(spec: str, options: str, hint: s
     assert spec in warnings[0].text
 
 
+def test_an_fstab_without_end_is_refused() -> None:
+    lines = "".join(f"LABEL=x /data/{number} ext4 nofail 0 2\n" for number in range(1000))
+    with pytest.raises(GuestError, match="1000 filesystems"):
+        mount_guest(appliance(guest_with(lines)), "/dev/sda2", ignore)
+
+
 def test_a_folder_that_is_a_link_is_followed_in_the_guest() -> None:
     guest = guest_with("LABEL=boot /link ext4 defaults 0 2\n")
     guest.add_link("/link", "/data")
