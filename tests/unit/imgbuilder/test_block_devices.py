@@ -19,10 +19,13 @@ from imgbuilder.disk import diskimage, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import DiskError, OperationError, PybuilderError, UsageError, WorkspaceError
 from imgbuilder.events import Event, Notice, Severity
+from imgbuilder.existing import CustomizeRequest, Disk, customize_disks
 from imgbuilder.guest import CommandResult
+from imgbuilder.localdisk import local_disk
 from imgbuilder.place import find_place
 from imgbuilder.request import BuildRequest
 from imgbuilder.services import Services, Settings
+from tests.fakes.machine import locked
 from tests.fakes.template import MIB, SIZE, Site, TinyAppliances, make_site
 
 if TYPE_CHECKING:
@@ -220,9 +223,40 @@ def test_b13_a_mounted_device_is_refused(services: Services, device: Path, tmp_p
         with pytest.raises(WorkspaceError, match="in use") as caught:
             prepare(request(device), services, lambda _event: None)
         assert "unmount" in (caught.value.hint or "")
+        for changed in ({}, {"dry_run": True}):
+            with pytest.raises(DiskError, match="in use") as found:
+                customize_disks(CustomizeRequest((Disk(device),), **changed), services, lambda _event: None)  # type: ignore[arg-type]
+            assert "unmount" in (found.value.hint or "")
+        with pytest.raises(DiskError, match="in use"):
+            local_disk(device, DiskFormat.RAW, "--attach")
     finally:
         system("umount", place)
     assert prepare(request(device), services, lambda _event: None)
+
+
+def test_a_device_of_a_running_machine_is_refused(services: Services, device: Path) -> None:
+    with locked(device):
+        with pytest.raises(DiskError, match="used by another program"):
+            prepare(request(device), services, lambda _event: None)
+        with pytest.raises(DiskError, match="used by another program"):
+            local_disk(device, DiskFormat.RAW, "--attach")
+
+
+def test_a_file_behind_a_loop_device_is_refused(device: Path) -> None:
+    backing = Path(Path("/sys/block", device.name, "loop/backing_file").read_text().strip())
+    with pytest.raises(DiskError, match=f"used by the loop device {device}") as caught:
+        find_place(backing)
+    assert f"losetup -d {device}" in (caught.value.hint or "")
+
+
+def test_a_machine_cannot_start_with_a_device_that_is_built_for(services: Services, device: Path) -> None:
+    class Starting(Marking):
+        def _disk(self, path: Path) -> FakeDisk:
+            words: list[str | Path] = ["qemu-io", "-f", "raw", "-c", "write 0 512", device]
+            assert "lock" in process.run(words, check=False).stderr
+            return super()._disk(path)
+
+    build(request(device), replace(services, open_appliance=Starting(device)), lambda _event: None)
 
 
 def test_b13_a_device_is_claimed_while_it_is_built_for(services: Services, device: Path) -> None:

@@ -23,6 +23,7 @@ from imgrepo.prompts import ask_about
 from imgrepo.state import read_state
 from imgrepo.withdrawn import remember_withdrawn
 from tests.fakes.appliance import FakeAppliance, FakeDisk, FakeFilesystem
+from tests.fakes.machine import locked
 from tests.unit.imgrepo.repository import Repository, debian
 from tests.unit.imgrepo.test_facts import partitioned
 
@@ -360,6 +361,21 @@ def test_r13_an_image_that_was_written_to_meanwhile_is_not_removed(
     repository.publish(remove_images=True)
     assert source.exists()
     assert "a.img is not removed" in notices(repository)
+
+
+def test_the_image_of_a_running_machine_is_neither_published_nor_removed(repository: Repository) -> None:
+    running, published = repository.add("a.img", b"a"), repository.add("b.img", b"b")
+    with locked(running):
+        result = repository.publish(remove_images=True)
+    assert "used by another program" in result.refused["a.img"].message
+    assert [entry.os_version for entry in repository.read().entries] == ["b"]
+    assert running.exists()
+    assert not published.exists()
+    repository.publish()
+    with locked(running):
+        repository.publish(remove_images=True)
+    assert running.exists()
+    assert "a.img is not removed: " in notices(repository)
 
 
 def test_r13_only_images_whose_template_is_in_the_index_are_removed(repository: Repository) -> None:

@@ -26,6 +26,7 @@ from imgrepo.library.folder import EntryFolder, find_entries
 from imgrepo.library.licence import licence_problem
 from imgrepo.library.new import NewEntry, make_entry, skeleton
 from imgrepo.library.running import write_run_script
+from tests.fakes.machine import READER, WRITER, locked
 
 if TYPE_CHECKING:
     from tests.unit.imgrepo.repository import Repository
@@ -118,6 +119,15 @@ class TestNew:
         folder = make_entry(NewEntry(tmp_path, "demo", source, move=True), ignore)
         assert not source.exists()
         assert folder.image().path.stat().st_ino == inode
+
+    @pytest.mark.parametrize(("move", "places"), [(False, WRITER), (True, WRITER), (True, READER)])
+    def test_the_disk_of_a_running_machine_stays(
+        self, tmp_path: Path, move: bool, places: tuple[int, ...]
+    ) -> None:
+        source = raw(tmp_path / "a.img")
+        with locked(source, places), pytest.raises(DiskError, match="used by another program"):
+            make_entry(NewEntry(tmp_path, "demo", source, move=move), ignore)
+        assert [path.name for path in tmp_path.iterdir()] == ["a.img"]
 
     def test_moving_it_to_another_filesystem(self, tmp_path: Path) -> None:
         other = Path("/dev/shm")
