@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import shlex
@@ -216,7 +215,7 @@ def ordinary_user(
     monkeypatch.setattr(module, "_RANGES", (ranges, ranges))
     monkeypatch.setattr(process, "find_program", programs.get)
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
-    monkeypatch.setattr(getpass, "getuser", lambda: "me")
+    monkeypatch.setattr(module, "_user_name", lambda: "me")
 
 
 def test_without_mmdebstrap_its_package_is_named(
