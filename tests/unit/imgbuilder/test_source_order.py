@@ -90,13 +90,21 @@ def test_a_build_asks_no_later_source(
     assert second.paths == ["/index.asc"]
 
 
-def test_a_dead_source_behind_is_not_noticed_and_one_before_is_warned_of(
+def test_a_dead_source_behind_is_not_noticed_and_one_before_ends_the_build_unless_it_is_optional(
     home: Path, site: Site, first: WebFolder, second: WebFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure(home, site, a=f"uri={first.url}/index.asc", b=f"uri={second.url}/gone.asc")
     ran = Ran(capsys, *BUILD)
     assert (ran.code, ran.err) == (0, "")
     configure(home, site, b=f"uri={second.url}/gone.asc", a=f"uri={first.url}/index.asc")
+    ran = Ran(capsys, *BUILD, "--output", "x.img")
+    assert ran.code == 1
+    assert "source b, which comes before a, may offer" in ran.err
+    assert "optional=yes" in ran.err
+    listed = Ran(capsys, "--list")
+    assert listed.code == 0
+    assert "source b is left out" in listed.err
+    configure(home, site, b=f"uri={second.url}/gone.asc\noptional=yes", a=f"uri={first.url}/index.asc")
     ran = Ran(capsys, *BUILD, "--output", "x.img")
     assert ran.code == 0
     assert "source b is left out" in ran.err
