@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shlex
 import tarfile
@@ -215,7 +216,17 @@ def ordinary_user(
     monkeypatch.setattr(module, "_RANGES", (ranges, ranges))
     monkeypatch.setattr(process, "find_program", programs.get)
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
-    monkeypatch.setattr(module, "_user_name", lambda: "me")
+    monkeypatch.setattr(os, "getuid", lambda: 1234)
+    monkeypatch.setattr(pwd, "getpwuid", {1234: SimpleNamespace(pw_name="me")}.__getitem__)
+
+
+def test_a_user_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyring: Path) -> None:
+    """As containers start programs; variables may say anything."""
+    ordinary_user(tmp_path, monkeypatch, {"mmdebstrap": "/m", "newuidmap": "/n"}, "me:100000:65536\n")
+    monkeypatch.setattr(os, "getuid", lambda: 5678)
+    monkeypatch.setenv("LOGNAME", "me")
+    with pytest.raises(ToolError, match=r"number 5678 is not in /etc/passwd"):
+        check_bootstrap(BootstrapRequest(recipe_named("debian-12"), keyring=keyring))
 
 
 def test_without_mmdebstrap_its_package_is_named(
