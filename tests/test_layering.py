@@ -122,6 +122,7 @@ def test_the_worker_stands_alone() -> None:
         "guestfs",
         "json",
         "os",
+        "resource",
         "socket",
         "struct",
         "sys",

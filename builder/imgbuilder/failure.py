@@ -32,6 +32,9 @@ class OnError(enum.Enum):
     """A shell is opened in the guest, and the user decides there."""
 
 
+_LARGEST_LOG = 4 << 20
+"""Bytes of a guest's log that are kept, from its end: a guest can make any size of it."""
+_MOST_LOGS = 20
 _FULL = 256 * 1024
 """Bytes: a filesystem with less is full."""
 _SIGNS_OF_FULL = ("write error", "No space left on device")
@@ -74,7 +77,7 @@ class FailureHandler:
         advice = [error.hint] if error.hint else []
         advice += advice_about_space(guest, error)
         if kept is not None:
-            advice.append(f"all that the guest's commands printed is in {kept}")
+            advice.append(f"what the guest's commands printed is in {kept}")
         return OperationError(
             error.message, log_tail=error.log_tail, log_file=error.log_file, hint="; ".join(advice) or None
         )
@@ -101,7 +104,11 @@ def advice_about_space(guest: Appliance, error: OperationError) -> list[str]:
 
 
 def keep_log(guest: Guest, log_file: str, name: str) -> Path | None:
-    """Copy a log file of the guest to the state folder; return its place, or None when it cannot be had."""
+    """Copy the end of a log file of the guest to the state folder, where the newest logs stay.
+
+    Returns:
+        Its place; None when it cannot be had.
+    """
     if not log_file:
         return None
     try:
@@ -109,7 +116,18 @@ def keep_log(guest: Guest, log_file: str, name: str) -> Path | None:
         make_folder(folder)
         safe = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)[:100]
         kept = folder / f"{safe}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.log"
-        guest.download(log_file, kept)
+        try:
+            guest.download(log_file, kept, limit=_LARGEST_LOG, last=True)
+        except BaseException:
+            kept.unlink(missing_ok=True)
+            raise
+        _remove_old_logs(folder)
     except (GuestCallError, UsageError, OSError):
         return None  # the error itself, with its last lines, matters more
     return kept
+
+
+def _remove_old_logs(folder: Path) -> None:
+    logs = sorted(folder.glob("*.log"), key=lambda path: path.lstat().st_mtime_ns, reverse=True)
+    for path in logs[_MOST_LOGS:]:
+        path.unlink(missing_ok=True)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _KERNELS = ("/boot/vmlinuz-*", "/boot/vmlinux-*")
 _INITRDS = ("/boot/initramfs-*", "/boot/initrd-*", "/boot/initrd.img-*")
+_LARGEST = 1 << 30
+"""Bytes of a kernel or an initrd; those of distributions have up to 0.2 GiB."""
 _PIECES = re.compile(r"[0-9]+|[A-Za-z]+|[^0-9A-Za-z]")
 
 
@@ -100,7 +102,7 @@ def get_kernel(request: KernelRequest, services: Services, report: Reporter) -> 
         for source in choose_files(appliance):
             target = request.target(source)
             with workspace.new_file(target) as file:
-                appliance.download(source, file)
+                appliance.download(source, file, limit=_LARGEST)
             written[source] = target
         appliance.unmount_all()
         appliance.shutdown()

@@ -9,6 +9,10 @@ are followed inside the guest, never into the appliance: libguestfs itself
 loses data silently through absolute links in ``cp_a``, ``mv``, ``rm_rf`` and
 ``tar_in`` (``reliability.md`` F19), so implementations resolve first.
 
+A guest may be hostile, and has a budget: whatever comes out of it has a limit.
+A larger file, a longer list, or what is no regular file where one is expected
+(a pipe would never end) is refused.
+
 All methods raise ``GuestCallError`` when the request fails, ``ApplianceError``
 when the appliance died or did not answer in time, and ``Interrupted`` when a
 signal stopped the build.
@@ -22,6 +26,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+
+LARGEST_TEXT = 4 << 20
+"""Bytes of a file that is read whole, unless another limit is given: configuration and the like."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +130,15 @@ class Guest(Protocol):
         ...
 
     def ls(self, path: str) -> list[str]:
-        """Return the names in the directory ``path``, sorted."""
+        """Return the names in the directory ``path``, sorted; a few MiB of names at most."""
         ...
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the paths that match a shell pattern, sorted; none is no error."""
+        """Return the paths that match a shell pattern, sorted; none is no error, more than a few MiB are."""
         ...
 
-    def read(self, path: str) -> bytes:
-        """Return the content of a file of at most a few MiB."""
+    def read(self, path: str, *, limit: int = LARGEST_TEXT) -> bytes:
+        """Return the content of a regular file; one of more than ``limit`` bytes is refused."""
         ...
 
     def write(self, path: str, content: bytes) -> None:
@@ -145,8 +153,15 @@ class Guest(Protocol):
         """Copy a local file into the guest; the parent directory must exist."""
         ...
 
-    def download(self, path: str, local: Path) -> None:
-        """Copy a file of the guest to a local file."""
+    def download(self, path: str, local: Path, *, limit: int, last: bool = False) -> None:
+        """Copy a regular file of the guest to a local file.
+
+        Args:
+            path: The file.
+            local: Where it goes.
+            limit: Most bytes that are written.
+            last: Take the last ones of a larger file, instead of refusing it.
+        """
         ...
 
     def copy_in(self, local: Path, directory: str, *, name: str | None = None) -> None:
@@ -196,7 +211,10 @@ class Guest(Protocol):
         ...
 
     def files_below(self, path: str) -> list[str]:
-        """Return the paths of all regular files below a directory, sorted; links are not followed."""
+        """Return the paths of all regular files below a directory, sorted; links are not followed.
+
+        There may be a few MiB of paths at most.
+        """
         ...
 
     def mkdir_p(self, path: str) -> None:
@@ -252,10 +270,21 @@ class Guest(Protocol):
         ...
 
     def start_of(self, path: str, size: int) -> bytes:
-        """Return the first ``size`` bytes of a file, or all of a shorter one; at most 2 MiB."""
+        """Return the first ``size`` bytes of a regular file, or all of a shorter one; at most 2 MiB."""
         ...
 
-    def sh(self, script: str, *, follow: str | None = None, limit: float | None = None) -> CommandResult:
+    def end_of(self, path: str, size: int) -> bytes:
+        """Return the last ``size`` bytes of a regular file, or all of a shorter one; at most 2 MiB."""
+        ...
+
+    def sh(
+        self,
+        script: str,
+        *,
+        follow: str | None = None,
+        limit: float | None = None,
+        patience: float | None = 600.0,
+    ) -> CommandResult:
         """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error.
 
         Args:
@@ -263,6 +292,8 @@ class Guest(Protocol):
             follow: A file in the guest; what is added to it meanwhile is reported line by line, as debug
                 notices, while the script runs (in guests whose tail cannot do that, afterwards).
             limit: Seconds after which it is stopped, with all that it started; None for no limit.
+            patience: Seconds after which the appliance is ended, if there is no such limit; None for the
+                user's own commands, which may take as long as they like.
         """
         ...
 

@@ -18,6 +18,9 @@ _RELATION = re.compile(r"\s*([^\s()]+)\s*\(\s*=\s*([^\s()]+)\s*\)\s*")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,200}")
 _VERSION = re.compile(r"[A-Za-z0-9.+:~-]{1,200}")
 
+_MOST_FIELDS = 1000
+"""Fields of a paragraph; python-debian takes half a KiB of memory for each."""
+
 _STUMBLES = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RecursionError)
 
 
@@ -45,9 +48,23 @@ def paragraphs(text: str, *, where: str) -> Iterator[Mapping[str, str]]:
 
     try:
         # Not by apt_pkg, which reads in C, and only from real files.
-        yield from Deb822.iter_paragraphs(text.split("\n"), use_apt_pkg=False)
+        yield from Deb822.iter_paragraphs(_bounded_lines(text, where), use_apt_pkg=False)
     except _STUMBLES as error:
         raise RepositoryError(f"{where} is no control file of Debian: {error}") from error
+
+
+def _bounded_lines(text: str, where: str) -> Iterator[str]:
+    """Yield lines one after the other; no paragraph has more fields than make sense."""
+    start, fields = 0, 0
+    while start <= len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        line = text[start:end]
+        fields = fields + (not line[0].isspace()) if line.strip() else 0
+        if fields > _MOST_FIELDS:
+            raise RepositoryError(f"{where} has a paragraph of more than {_MOST_FIELDS} fields")
+        yield line
+        start = end + 1
 
 
 def exact_relations(text: str) -> tuple[tuple[str, str], ...]:

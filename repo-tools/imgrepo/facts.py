@@ -41,7 +41,6 @@ _BATCH = 16
 _RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
 _PROGRAMS = ("/bin/sh", "/usr/bin/env", "/bin/busybox", "/sbin/init")
 _LARGEST_RELEASE = 64 << 10
-_LARGEST_PROGRAM = 4 << 20
 _ARCH = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _PARTITION = re.compile(r"/dev/sda[0-9]+")
 _LOGICAL_VOLUME = re.compile(r"/dev/(?!mapper/|md|sd)[A-Za-z0-9_.+-]+/[A-Za-z0-9_.+-]+")
@@ -221,7 +220,7 @@ def _release_file(appliance: Appliance) -> str | None:
 
 def _read_facts(appliance: Appliance, image: SourceImage, device: str) -> ImageFacts:
     path = _release_file(appliance)
-    text = appliance.read(path).decode("utf-8", "replace") if path else ""
+    text = appliance.read(path, limit=_LARGEST_RELEASE).decode("utf-8", "replace") if path else ""
     release = parse_os_release(text)
     arch = next(_architectures(appliance), None)
     if arch is None:
@@ -239,8 +238,8 @@ def _read_facts(appliance: Appliance, image: SourceImage, device: str) -> ImageF
 
 def _architectures(appliance: Appliance) -> Iterator[str]:
     for path in _PROGRAMS:
-        if appliance.is_file(path) and appliance.stat(path).size <= _LARGEST_PROGRAM:
-            arch = elf_arch(appliance.read(path)[:64])
+        if appliance.is_file(path):
+            arch = elf_arch(appliance.start_of(path, 64))
             if arch is not None:
                 yield arch
 

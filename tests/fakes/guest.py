@@ -2,6 +2,7 @@
 
 It follows the contract of ``imgbuilder.guest.Guest``: links are followed
 inside the guest, errors are ``GuestCallError`` with the system error's name.
+It may be hostile: sparse files of any size, pipes, folders without end.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder import localtree
 from imgbuilder.errors import GuestCallError
-from imgbuilder.guest import CommandResult, FileStatus
+from imgbuilder.guest import LARGEST_TEXT, CommandResult, FileStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,8 @@ class Node:
     target: str = ""
     children: dict[str, Node] = field(default_factory=dict)
     touched: int = 0
+    hole: int = 0
+    crowded: bool = False
 
     @property
     def is_dir(self) -> bool:
@@ -54,14 +57,30 @@ class Node:
     def is_file(self) -> bool:
         return stat.S_ISREG(self.mode)
 
+    @property
+    def size(self) -> int:
+        return len(self.content) + self.hole
+
+    def part(self, start: int, end: int) -> bytes:
+        """Return a part of the content, behind which a hole may follow."""
+        found = self.content[start:end]
+        return (
+            found + bytes(max(0, min(end, self.size) - max(start, len(self.content)))) if self.hole else found
+        )
+
     def clone(self) -> Node:
         """Copy the whole tree."""
         children = {name: child.clone() for name, child in self.children.items()}
-        return Node(self.mode, self.uid, self.gid, self.content, self.target, children)
+        return Node(self.mode, self.uid, self.gid, self.content, self.target, children, hole=self.hole)
 
 
 def _fail(number: int, path: str) -> GuestCallError:
     return GuestCallError(f"{path}: {os.strerror(number)}", errno_name=errno.errorcode[number])
+
+
+def _check_crowd(node: Node, path: str) -> None:
+    if node.crowded:
+        raise _fail(errno.EFBIG, path)
 
 
 class FakeGuest:
@@ -93,6 +112,16 @@ class FakeGuest:
         """Put a directory there, with its parents."""
         parent, name = self._make_parents(path)
         parent.children[name] = Node(stat.S_IFDIR | mode, uid, gid)
+
+    def add_sparse(self, path: str, size: int, content: bytes = b"") -> None:
+        """Put a file there whose content is followed by a hole, up to ``size`` bytes."""
+        self.add(path, content)
+        self._file(path).hole = size - len(content)
+
+    def add_crowd(self, path: str) -> None:
+        """Put a directory there that has more names than anybody lists."""
+        self.add_dir(path)
+        self._find(path).crowded = True
 
     def add_link(self, path: str, target: str) -> None:
         """Put a symbolic link there, with its parents."""
@@ -163,12 +192,13 @@ class FakeGuest:
 
     def stat(self, path: str) -> FileStatus:
         node = self._find(path)
-        return FileStatus(node.mode, node.uid, node.gid, len(node.content))
+        return FileStatus(node.mode, node.uid, node.gid, node.size)
 
     def ls(self, path: str) -> list[str]:
         node = self._find(path)
         if not node.is_dir:
             raise _fail(errno.ENOTDIR, path)
+        _check_crowd(node, path)
         return sorted(node.children)
 
     def glob(self, pattern: str) -> list[str]:
@@ -177,17 +207,25 @@ class FakeGuest:
             found = [f"{base}/{name}" for base in found for name in self._matches(base or "/", part)]
         return sorted(found)
 
-    def read(self, path: str) -> bytes:
-        return self._file(path).content
+    def read(self, path: str, *, limit: int = LARGEST_TEXT) -> bytes:
+        node = self._file(path)
+        if node.size > limit:
+            raise _fail(errno.EFBIG, path)
+        return node.part(0, node.size)
 
     def start_of(self, path: str, size: int) -> bytes:
-        return self._file(path).content[:size]
+        return self._file(path).part(0, size)
+
+    def end_of(self, path: str, size: int) -> bytes:
+        node = self._file(path)
+        return node.part(max(0, node.size - size), node.size)
 
     # Guest: changes
 
     def write(self, path: str, content: bytes) -> None:
         self.calls.append(("write", path))
-        self._create(path).content = content
+        node = self._create(path)
+        node.content, node.hole = content, 0
 
     def append(self, path: str, content: bytes) -> None:
         self.calls.append(("append", path))
@@ -197,8 +235,11 @@ class FakeGuest:
         self.calls.append(("upload", path))
         self._create(path).content = local.read_bytes()
 
-    def download(self, path: str, local: Path) -> None:
-        local.write_bytes(self._file(path).content)
+    def download(self, path: str, local: Path, *, limit: int, last: bool = False) -> None:
+        node = self._file(path)
+        if node.size > limit and not last:
+            raise _fail(errno.EFBIG, path)
+        local.write_bytes(node.part(max(0, node.size - limit), node.size))
 
     def copy_in(self, local: Path, directory: str, *, name: str | None = None) -> None:
         self.calls.append(("copy_in", directory))
@@ -236,6 +277,7 @@ class FakeGuest:
 
     def files_below(self, path: str) -> list[str]:
         def walk(node: Node, at: str) -> Iterator[str]:
+            _check_crowd(node, at)
             if node.is_file:
                 yield at
             for name, child in node.children.items():
@@ -256,7 +298,8 @@ class FakeGuest:
 
     def truncate(self, path: str) -> None:
         self.calls.append(("truncate", path))
-        self._file(path).content = b""
+        node = self._file(path)
+        node.content, node.hole = b"", 0
 
     def mkdir_p(self, path: str) -> None:
         self.calls.append(("mkdir_p", path))
@@ -346,7 +389,14 @@ class FakeGuest:
         self.calls.append(("unmount", path))
         self._find(path).children.clear()
 
-    def sh(self, script: str, *, follow: str | None = None, limit: float | None = None) -> CommandResult:
+    def sh(
+        self,
+        script: str,
+        *,
+        follow: str | None = None,
+        limit: float | None = None,
+        patience: float | None = 600.0,
+    ) -> CommandResult:
         self.scripts.append(script)
         for pattern, answer in self._answers:
             if pattern.search(script):
@@ -430,6 +480,8 @@ class FakeGuest:
         node = parent.children.setdefault(name, Node(stat.S_IFREG | 0o644))
         if node.is_dir:
             raise _fail(errno.EISDIR, path)
+        if not node.is_file:
+            raise _fail(errno.EINVAL, path)
         return node
 
     def _destination(self, name: str, destination: str) -> tuple[Node, str]:
@@ -447,6 +499,8 @@ class FakeGuest:
         node = self._lookup(folder)
         if node is None or not node.is_dir:
             return []
+        if any(sign in part for sign in "*?["):
+            _check_crowd(node, folder)
         hidden = part.startswith(".")
         return [
             name

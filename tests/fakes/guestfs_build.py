@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -89,6 +90,12 @@ class GuestFS:
                 return args[0] in FOLDERS
             if name == "realpath":
                 return args[0]
+            if name == "statns":
+                if args[0] not in FILES and args[0] not in FOLDERS:
+                    raise RuntimeError(f"statns: {args[0]}: No such file or directory")
+                kind = stat.S_IFREG if args[0] in FILES else stat.S_IFDIR
+                size = len(FILES.get(args[0], b""))
+                return {"st_mode": kind | 0o644, "st_uid": 0, "st_gid": 0, "st_size": size}
             if name == "pread":
                 if args[0] not in FILES:
                     raise RuntimeError(f"pread: {args[0]}: No such file or directory")

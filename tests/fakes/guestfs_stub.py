@@ -55,6 +55,26 @@ class GuestFS:
         self._tell(EVENT_PROGRESS, "", [0, 0, 5, 10])
         return "said"
 
+    def chown(self, owner: int, group: int, path: str) -> None:
+        raise OverflowError("signed integer is greater than maximum")
+
+    def surprise(self) -> None:
+        raise MemoryError
+
+    def names(self, count: int) -> list[str]:
+        return [f"{number:0200}" for number in range(count)]
+
+    def download_offset(self, remote: str, local: str, offset: int, size: int) -> None:
+        Path(local).write_bytes(bytes(size))
+
+    def blame(self, size: int) -> None:
+        raise RuntimeError("begin " + "x" * size + ": No such file or directory")
+
+    def chatter(self) -> None:
+        while True:
+            time.sleep(0.05)
+            self._tell(EVENT_APPLIANCE, "still printing\n", [])
+
     def hang(self) -> None:
         time.sleep(600)
 

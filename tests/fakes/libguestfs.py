@@ -24,7 +24,9 @@ class HostLibguestfs:
         self.devices = devices
         """Whether ``rename`` finds two filesystems."""
 
-    def call(self, method: str, *args: Any, limit: float | None = None, label: str = "", **more: Any) -> Any:
+    def call(
+        self, method: str, *args: Any, limit: float | None = None, most: int = 0, label: str = "", **more: Any
+    ) -> Any:
         try:
             return getattr(self, f"_{method}")(*args, **more)
         except OSError as error:

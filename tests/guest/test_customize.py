@@ -51,7 +51,7 @@ def tree(image: Path) -> dict[str, str]:
         guest.mount_memory("/mnt")
         result = guest.sh(f"({script}) >/mnt/tree")
         assert result.status == 0, result.output
-        guest.download("/mnt/tree", listing)
+        guest.download("/mnt/tree", listing, limit=64 << 20)
         guest.unmount("/mnt")
     facts, _mark, sums = listing.read_text(errors="surrogateescape").partition("\n==\n")
     lines = [line for line in facts.split("\n") if "|" in line]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from imgbuilder.appliance.connection import Connection
 
+LISTING = 4 * 1024 * 1024
+"""Bytes of a file on this host that a call may write: libguestfs fetches lists of names in such files."""
 LONG = 3600.0
 """Seconds without progress for calls that move or check whole filesystems."""
 
@@ -43,8 +45,8 @@ class Calls:
         self._connection = connection
         self._scratch = scratch
 
-    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the binding returns it
-        return self._connection.call(method, *args, **kwargs)
+    def _call(self, method: str, *args: Any, most: int = LISTING, **kwargs: Any) -> Any:  # noqa: ANN401 - as the binding returns it
+        return self._connection.call(method, *args, most=most, **kwargs)
 
     def _local(self, path: Path) -> str:
         """Return a name of a local file that the binding takes, which may be another than its own."""

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from imgbuilder.events import Reporter
 
 _HEADER = struct.Struct(">I")
-_LARGEST_FRAME = 64 * 1024 * 1024
-"""Bytes of one answer: libguestfs itself stops at 4 MiB per message, base64 and lists included."""
+_LARGEST_FRAME = 24 * 1024 * 1024
+"""Bytes of one answer, as the worker limits it."""
+_LONGEST_REFUSAL = 4000
+"""Characters of an error that are kept: it may quote what a program of the guest printed."""
+_LONGEST_LINE = 4096
 _KEPT_LINES = 60
 """Lines of the appliance's console that an error can quote."""
 _DEATH_LIMIT = 5.0
@@ -66,6 +69,10 @@ def decode(value: Any) -> Any:  # noqa: ANN401
     return value
 
 
+def _after(limit: float | None) -> float | None:
+    return None if limit is None else time.monotonic() + limit
+
+
 class Connection:
     """A worker process that holds one libguestfs handle.
 
@@ -103,7 +110,7 @@ class Connection:
                     },
                 )
             theirs.close()
-            self._answer(limit=60.0, label=None)
+            self._answer(limit=60.0, console=False, label=None)
         except GuestCallError as error:
             self.close()
             raise ApplianceError(error.message, hint=error.hint) from error
@@ -114,7 +121,14 @@ class Connection:
             raise
 
     def call(
-        self, method: str, *args: Any, limit: float | None = 600.0, label: str | None = None, **kwargs: Any
+        self,
+        method: str,
+        *args: Any,
+        limit: float | None = 600.0,
+        console: bool = False,
+        most: int | None = None,
+        label: str | None = None,
+        **kwargs: Any,
     ) -> Any:  # noqa: ANN401
         """Call a method of the libguestfs handle.
 
@@ -122,6 +136,9 @@ class Connection:
             method: Its name in the Python binding.
             args: Its positional arguments.
             limit: Seconds without any sign of life until the appliance counts as hung; None for no limit.
+            console: Whether what the console prints is such a sign: during a start it is, while a guest's
+                program may print for ever.
+            most: Bytes that a file on this host may have after the call wrote to it; None for no limit.
             label: What to call the transfer when its progress is reported; None to keep quiet.
             kwargs: Its optional arguments.
 
@@ -140,6 +157,7 @@ class Connection:
             "method": method,
             "args": encode(args),
             "kwargs": {name: encode(value) for name, value in kwargs.items()},
+            "most": most,
         }
         body = json.dumps(request).encode()
         try:
@@ -148,7 +166,7 @@ class Connection:
                 self._socket.sendall(_HEADER.pack(len(body)) + body)
             except OSError as error:
                 raise self._death() from error
-            return self._answer(limit=limit, label=label)
+            return self._answer(limit=limit, console=console, label=label)
         except GuestError:
             raise  # a whole answer, or a connection that is closed already
         except BaseException as error:
@@ -183,14 +201,17 @@ class Connection:
             self._hypervisor = None
         self._words.close()
 
-    def _answer(self, *, limit: float | None, label: str | None) -> Any:  # noqa: ANN401
+    def _answer(self, *, limit: float | None, console: bool, label: str | None) -> Any:  # noqa: ANN401
         moving = False
+        deadline = _after(limit)
         try:
             while True:
-                message = self._receive(limit)
+                message = self._receive(deadline, limit)
                 if "log" in message:
                     self._log(message["log"])
+                    deadline = _after(limit) if console else deadline
                 elif "progress" in message:
+                    deadline = _after(limit)
                     if label is not None:
                         moving = True
                         done, total = message["progress"]
@@ -205,12 +226,13 @@ class Connection:
 
     def _refusal(self, message: dict[str, Any]) -> GuestCallError | ApplianceError:
         text = str(message["error"]).strip()
+        if len(text) > _LONGEST_REFUSAL:
+            text = f"{text[: _LONGEST_REFUSAL // 2]} [...] {text[-_LONGEST_REFUSAL // 2 :]}"
         if any(sign in text for sign in _GONE):
             return ApplianceError(f"the appliance ended unexpectedly: {text}")
         return GuestCallError(text, errno_name=str(message.get("errno", "")))
 
-    def _receive(self, limit: float | None) -> dict[str, Any]:
-        deadline = None if limit is None else time.monotonic() + limit
+    def _receive(self, deadline: float | None, limit: float | None) -> dict[str, Any]:
         header = self._exactly(_HEADER.size, deadline, limit)
         (size,) = _HEADER.unpack(header)
         if size > _LARGEST_FRAME:
@@ -242,8 +264,8 @@ class Connection:
 
     def _death(self) -> ApplianceError:
         if not self._words.closed:
-            self._words.seek(0)
-            words = self._words.read()[-2000:].decode(errors="replace").strip()
+            self._words.seek(max(0, self._words.seek(0, os.SEEK_END) - 2000))
+            words = self._words.read(2000).decode(errors="replace").strip()
         else:
             words = ""
         self.close()
@@ -255,8 +277,8 @@ class Connection:
         """Split the console's text into lines; keep the last ones, and show them to ``--verbose``."""
         *lines, self._partial = (self._partial + text.replace("\r", "")).split("\n")
         for line in lines:
-            self._lines.append(line)
-            debug(self._report, line)
-        if len(self._partial) > 4096:  # a console that never ends its line
-            self._lines.append(self._partial)
+            self._lines.append(line[:_LONGEST_LINE])
+            debug(self._report, line[:_LONGEST_LINE])
+        if len(self._partial) > _LONGEST_LINE:  # a console that never ends its line
+            self._lines.append(self._partial[:_LONGEST_LINE])
             self._partial = ""

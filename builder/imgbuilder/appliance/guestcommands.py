@@ -8,7 +8,9 @@ import shlex
 import uuid
 
 from imgbuilder.appliance.guestfiles import GuestFiles
+from imgbuilder.errors import GuestCallError
 from imgbuilder.guest import CommandResult
+from imgbuilder.sizes import whole_number
 
 _INLINE_SCRIPT = 64 * 1024
 """Bytes of a script that are passed as an argument; the kernel's limit is 128 KiB with quoting."""
@@ -62,7 +64,14 @@ _GRACE = 60.0
 class GuestCommands(GuestFiles):
     """Runs scripts in the guest, and lets their output be followed."""
 
-    def sh(self, script: str, *, follow: str | None = None, limit: float | None = None) -> CommandResult:
+    def sh(
+        self,
+        script: str,
+        *,
+        follow: str | None = None,
+        limit: float | None = None,
+        patience: float | None = 600.0,
+    ) -> CommandResult:
         """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error."""
         body = script.encode()
         inside: str | None = None
@@ -87,17 +96,23 @@ class GuestCommands(GuestFiles):
             'printf "\\n%s %s" "$status" "$change"\n'
         )
         try:
-            answer = str(self._call("sh", wrapper, limit=None if limit is None else limit + _GRACE))
+            answer = str(self._call("sh", wrapper, limit=patience if limit is None else limit + _GRACE))
         finally:
             if inside is not None:
                 self._call("rm_f", inside)
         output, _, ending = answer.rpartition("\n")
-        status, _, change = ending.partition(" ")
+        word, _, change = ending.partition(" ")
+        status = whole_number(word, 255)
+        if status is None:  # this comes from the guest's own shell
+            raise GuestCallError(
+                f"the guest's shell answered what it cannot have been asked: {ending[-100:]!r}",
+                hint="is /bin/sh in the guest a shell?",
+            )
         if change == "removed":
             self._call("rm_f", _RESOLVER)
         elif change == "changed":
             self._keep_resolver(kept)
-        return CommandResult(status=int(status), output=output)
+        return CommandResult(status=status, output=output[-_OUTPUT_TAIL:])
 
     def _keep_resolver(self, kept: str) -> None:
         """Put what a command made of ``/etc/resolv.conf`` in the place of the guest's own file."""

@@ -6,13 +6,13 @@ import posixpath
 import shlex
 import stat
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgbuilder import localtree
 from imgbuilder.appliance import tarpaths
 from imgbuilder.appliance.calls import LONG, Calls
 from imgbuilder.errors import GuestCallError
-from imgbuilder.guest import FileStatus
+from imgbuilder.guest import LARGEST_TEXT, FileStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,6 +28,12 @@ setfiles $flags -e /sysroot/dev -e /sysroot/proc -e /sysroot/sys {excluded} -r /
 """What libguestfs runs to relabel; code 1 means that single files could not be labelled."""
 _MEMORY = "64m"
 """Size of a filesystem in the appliance's memory."""
+
+
+def _too_large(path: str, size: int, limit: int) -> GuestCallError:
+    return GuestCallError(
+        f"{path} of the guest has {size} bytes, more than the {limit} that are read", errno_name="EFBIG"
+    )
 
 
 class GuestFiles(Calls):
@@ -70,6 +76,13 @@ class GuestFiles(Calls):
             mode=facts["st_mode"], uid=facts["st_uid"], gid=facts["st_gid"], size=facts["st_size"]
         )
 
+    def _size(self, path: str) -> int:
+        """Return the size of a regular file; opening a pipe or a device might never end."""
+        facts = self.stat(path)
+        if not stat.S_ISREG(facts.mode):
+            raise GuestCallError(f"{path}: not a regular file", errno_name="EINVAL")
+        return facts.size
+
     def ls(self, path: str) -> list[str]:
         """Return the names in the directory ``path``, sorted."""
         return sorted(self._call("ls", path))
@@ -78,17 +91,28 @@ class GuestFiles(Calls):
         """Return the paths that match a shell pattern, sorted; none is no error."""
         return sorted(self._call("glob_expand", pattern, directoryslash=False))
 
-    def read(self, path: str) -> bytes:
-        """Return the content of a file of at most a few MiB."""
+    def read(self, path: str, *, limit: int = LARGEST_TEXT) -> bytes:
+        """Return the content of a regular file; one of more than ``limit`` bytes is refused."""
+        size = self._size(path)
         # libguestfs's read_file goes through a temporary file on the host and takes ten times as long.
-        pieces: list[bytes] = []
-        while not pieces or len(pieces[-1]) == _PIECE:
-            pieces.append(self._call("pread", path, _PIECE, len(pieces) * _PIECE))
-        return b"".join(pieces)
+        content = bytearray()
+        while size <= limit:  # a program of the guest may still be writing to it
+            piece = self._call("pread", path, _PIECE, len(content))
+            content += piece
+            size = max(size, len(content))
+            if len(piece) < _PIECE:
+                return bytes(content)
+        raise _too_large(path, size, limit)
 
     def start_of(self, path: str, size: int) -> bytes:
-        """Return the first ``size`` bytes of a file, or all of a shorter one; at most 2 MiB."""
-        return bytes(self._call("pread", path, size, 0))
+        """Return the first ``size`` bytes of a regular file, or all of a shorter one; at most 2 MiB."""
+        self._size(path)
+        return bytes(self._call("pread", path, min(size, _PIECE), 0))
+
+    def end_of(self, path: str, size: int) -> bytes:
+        """Return the last ``size`` bytes of a regular file, or all of a shorter one; at most 2 MiB."""
+        size = min(size, _PIECE)
+        return bytes(self._call("pread", path, size, max(0, self._size(path) - size)))
 
     # Guest: changes
 
@@ -100,18 +124,33 @@ class GuestFiles(Calls):
         """Add to the end of a file, which is created when missing."""
         self._put("write_append", path, content)
 
+    def _check_writable(self, path: str) -> None:
+        """Check that writing to ``path`` ends: it is a regular file, or there is nothing yet."""
+        try:
+            self._size(path)
+        except GuestCallError as error:
+            if error.errno_name != "ENOENT":
+                raise
+
     def _put(self, method: str, path: str, content: bytes) -> None:
+        self._check_writable(path)
         self._call(method, path, content[:_PIECE])
         for start in range(_PIECE, len(content), _PIECE):
             self._call("write_append", path, content[start : start + _PIECE])
 
     def upload(self, local: Path, path: str) -> None:
         """Copy a local file into the guest; the parent directory must exist."""
+        self._check_writable(path)
         self._call("upload", self._local(local), path, limit=LONG)
 
-    def download(self, path: str, local: Path) -> None:
-        """Copy a file of the guest to a local file."""
-        self._call("download", path, self._local(local), limit=LONG)
+    def download(self, path: str, local: Path, *, limit: int, last: bool = False) -> None:
+        """Copy a regular file of the guest, or its end, to a local file."""
+        size = self._size(path)
+        if size > limit and not last:
+            raise _too_large(path, size, limit)
+        kept, target = min(size, limit), self._local(local)
+        # Of exactly that many bytes, since a program of the guest may still be writing to it.
+        self._call("download_offset", path, target, size - kept, kept, most=max(1, limit), limit=LONG)
 
     def copy_in(self, local: Path, directory: str, *, name: str | None = None) -> None:
         """Copy a local file or tree into an existing directory of the guest, keeping modes."""
@@ -139,6 +178,7 @@ class GuestFiles(Calls):
                 local, target, self, placed, keep_folders=keep_folders
             ):
                 archive, target, compress = placed, "/", None
+            options: dict[str, Any] = {} if compress is None else {"compress": compress}
             self._call(
                 "tar_in",
                 self._local(archive),
@@ -147,7 +187,7 @@ class GuestFiles(Calls):
                 acls=True,
                 limit=LONG,
                 label=f"unpacking {local.name}",
-                **({} if compress is None else {"compress": compress}),
+                **options,
             )
         finally:
             placed.unlink(missing_ok=True)
@@ -214,6 +254,7 @@ class GuestFiles(Calls):
 
     def truncate(self, path: str) -> None:
         """Make an existing file empty."""
+        self._size(path)
         self._call("truncate", path)
 
     def mkdir_p(self, path: str) -> None:

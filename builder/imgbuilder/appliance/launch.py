@@ -289,7 +289,7 @@ def _launch(
                 "add_drive_opts", str(name), format=str(disk.format), readonly=disk.readonly, **caching
             )
         limit = options.launch_timeout or (_KVM_LIMIT if verdict.usable else _EMULATION_LIMIT)
-        connection.call("launch", limit=limit)
+        connection.call("launch", limit=limit, console=True)
         connection.watch_hypervisor()
     except (GuestCallError, ApplianceError) as error:
         with uninterrupted():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import string
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgbuilder.appliance.calls import LONG, Calls
 from imgbuilder.appliance.kernelmessages import lost_writes
@@ -146,7 +146,8 @@ class Storage(Calls):
     def grow_swap(self, device: str) -> None:
         """Make swap space anew as large as its device, with the UUID and label that it had."""
         label, identity = str(self._call("vfs_label", device)), str(self._call("vfs_uuid", device))
-        self._call("mkswap", device, **({"uuid": identity} if identity else {}))
+        options: dict[str, Any] = {"uuid": identity} if identity else {}
+        self._call("mkswap", device, **options)
         if label:
             self._call("set_label", device, label)  # libguestfs's mkswap takes a label and drops it
 

@@ -12,9 +12,11 @@ time limits, and ends this process with its hypervisor when it has to.
 Protocol, on the inherited socket whose number is the only argument: frames of
 a 32-bit big-endian length and that many bytes of JSON. Bytes travel as
 ``{"base64": ...}``. Requests are ``{"method": NAME, "args": [...], "kwargs":
-{...}}``; each gets exactly one ``{"result": ...}`` or ``{"error": TEXT,
-"errno": NAME}``. Between them come ``{"log": TEXT}`` and ``{"progress":
-[done, total]}``. End of file on the socket ends the worker.
+{...}, "most": BYTES}``; each gets exactly one ``{"result": ...}`` or ``{"error":
+TEXT, "errno": NAME}``, whatever happens. No file that a call writes on this
+host becomes larger than ``most``, and no answer than ``_LARGEST_FRAME``.
+Between them come ``{"log": TEXT}`` and ``{"progress": [done, total]}``. End of
+file on the socket ends the worker.
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ import base64
 import errno
 import json
 import os
+import resource
 import socket
 import struct
 import sys
 from typing import Any
 
 _HEADER = struct.Struct(">I")
+_LARGEST_FRAME = 24 * 1024 * 1024
+"""Bytes of one answer; the parent takes no more. libguestfs itself stops at 4 MiB per message."""
 
 
 def _encode(value: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -66,7 +71,10 @@ class Channel:
     def send(self, message: dict[str, Any]) -> None:
         """Send one frame; guest bytes that are no UTF-8 become replacement characters."""
         body = json.dumps(message).encode("utf-8", "replace")
-        self._socket.sendall(_HEADER.pack(len(body)) + body)
+        if len(body) > _LARGEST_FRAME:
+            raise ValueError(f"the answer has {len(body)} bytes, more than are taken of a guest")
+        self._socket.sendall(_HEADER.pack(len(body)))
+        self._socket.sendall(body)
 
     def receive(self) -> dict[str, Any] | None:
         """Return the next frame, or None when the parent has gone."""
@@ -88,6 +96,16 @@ class Channel:
             pieces.append(piece)
             size -= len(piece)
         return b"".join(pieces)
+
+
+def _limit_files(most: int | None) -> None:
+    """Limit the size of files that this process writes; None for no limit of ours.
+
+    libguestfs reports a larger one as an error: the interpreter ignores the signal that comes with it.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    wanted = hard if most is None or (hard != resource.RLIM_INFINITY and most > hard) else most
+    resource.setrlimit(resource.RLIMIT_FSIZE, (wanted, hard))
 
 
 def _serve(channel: Channel) -> None:
@@ -119,13 +137,16 @@ def _serve(channel: Channel) -> None:
         request = channel.receive()
         if request is None:
             break
-        kwargs = {name: _decode(value) for name, value in request["kwargs"].items()}
         try:
+            kwargs = {name: _decode(value) for name, value in request["kwargs"].items()}
+            _limit_files(request["most"])
             result = getattr(handle, request["method"])(*_decode(request["args"]), **kwargs)
-        except (RuntimeError, TypeError, ValueError, AttributeError, OSError) as error:
-            channel.send({"error": str(error), "errno": _errno_name(str(error))})
-        else:
             channel.send({"result": _encode(result)})
+        except BrokenPipeError:
+            raise  # the parent has gone
+        except Exception as error:  # noqa: BLE001 - whatever a guest brought about is an answer, and no end
+            text = str(error) or type(error).__name__
+            channel.send({"error": text, "errno": _errno_name(text)})
     handle.close()
 
 

@@ -59,7 +59,9 @@ def _loop(guest: Guest, context: GuestContext) -> bool:
             continue
         script = f"{preamble_for_shell(context)}cd {shlex.quote(folder)} || cd /\n{line}\n"
         try:
-            result = guest.sh(f"trap 'status=$?; echo; echo \"{_MARK}$(pwd)\"; exit $status' EXIT\n{script}")
+            result = guest.sh(
+                f"trap 'status=$?; echo; echo \"{_MARK}$(pwd)\"; exit $status' EXIT\n{script}", patience=None
+            )
         except GuestCallError as error:
             click.echo(printable(error.message), err=True)
             continue

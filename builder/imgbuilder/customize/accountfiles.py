@@ -10,9 +10,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgbuilder.sizes import whole_number
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LAST_ID = (1 << 32) - 2
+"""The largest number of a user or a group; the one behind it means that there is none."""
 _DAY = re.compile(rb"[0-9]{1,9}")
 _HOST_NAME = re.compile(rb"(?<=[ \t])[^ \t#]+")
 
@@ -38,17 +42,24 @@ def find_account(passwd: bytes, user: str) -> Account | None:
     """Find a user in the content of ``/etc/passwd``; a malformed line counts as missing."""
     for line in passwd.split(b"\n"):
         fields = line.decode(errors="surrogateescape").split(":")
-        if fields[0] == user and len(fields) >= 6 and fields[2].isdecimal() and fields[3].isdecimal():
-            return Account(user, int(fields[2]), int(fields[3]), fields[5])
+        if fields[0] == user and len(fields) >= 6:
+            uid, gid = (whole_number(field, LAST_ID) for field in fields[2:4])
+            if uid is not None and gid is not None:
+                return Account(user, uid, gid, fields[5])
     return None
 
 
 def find_number(database: bytes, name: str) -> int | None:
-    """Find the number of a user in ``/etc/passwd``, or of a group in ``/etc/group``, passwd(5), group(5)."""
+    """Find the number of a user in ``/etc/passwd``, or of a group in ``/etc/group``, passwd(5), group(5).
+
+    A malformed line counts as missing.
+    """
     for line in database.split(b"\n"):
         fields = line.decode(errors="surrogateescape").split(":")
-        if fields[0] == name and len(fields) >= 3 and fields[2].isascii() and fields[2].isdecimal():
-            return int(fields[2])
+        if fields[0] == name and len(fields) >= 3:
+            number = whole_number(fields[2], LAST_ID)
+            if number is not None:
+                return number
     return None
 
 

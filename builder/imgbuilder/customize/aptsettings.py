@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,13 @@ _ARCHIVE = re.compile(
 _ENTRY = re.compile(r"\s*deb(?:-src)?\s")
 _FIELD = re.compile(r"([A-Za-z-]+):")
 _PRINTED = re.compile(r"'[^']*' (\S+) \d+ SHA256:([0-9a-f]{64})")
+_MOST_SOURCES = 200
+_LARGEST_SOURCE = 1 << 20
+_LARGEST_SOURCES = 4 << 20
+"""Files of apt's sources that are read, and bytes of one and of all."""
+_LARGEST_PACKAGE = 1 << 30
+_LARGEST_PACKAGES = 4 << 30
+"""Bytes that a guest may leave in the host's folder: in one file, and in one build."""
 _PACKAGE_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~%_-]{1,240}\.deb")
 
 
@@ -83,6 +91,28 @@ def redirect_sources(text: str, mirror: str, *, stanzas: bool) -> str:
     return "\n".join(lines)
 
 
+def read_sources(guest: Guest) -> Iterator[tuple[str, bytes]]:
+    """Read the files of apt's sources, sources.list(5).
+
+    Yields:
+        Path and content of each.
+
+    Raises:
+        GuestCallError: There are more than any guest has.
+    """
+    names = [path for path in guest.glob("/etc/apt/sources.list.d/*") if path.endswith((".list", ".sources"))]
+    left = _LARGEST_SOURCES
+    for path in ["/etc/apt/sources.list", *names]:
+        if guest.is_file(path):
+            content = guest.read(path, limit=_LARGEST_SOURCE)
+            left -= len(content)
+            if left < 0 or len(names) > _MOST_SOURCES:
+                raise GuestCallError(
+                    "the guest has more sources in /etc/apt than are read", errno_name="EFBIG"
+                )
+            yield path, content
+
+
 def settings_files(guest: Guest, context: GuestContext) -> dict[str, bytes]:
     """Return the files that belong into the folder in memory, by their names there.
 
@@ -99,11 +129,10 @@ def settings_files(guest: Guest, context: GuestContext) -> dict[str, bytes]:
             f'Dir::State::lists "{FOLDER}/lists";',
         ]
         files["sources.list"] = b""
-        for path in ["/etc/apt/sources.list", *guest.glob("/etc/apt/sources.list.d/*")]:
-            if path.endswith((".list", ".sources")) and guest.is_file(path):
-                text = guest.read(path).decode(errors="surrogateescape")
-                text = redirect_sources(text, context.mirror, stanzas=path.endswith(".sources"))
-                files[path.removeprefix("/etc/apt/")] = text.encode(errors="surrogateescape")
+        for path, content in read_sources(guest):
+            text = content.decode(errors="surrogateescape")
+            text = redirect_sources(text, context.mirror, stanzas=path.endswith(".sources"))
+            files[path.removeprefix("/etc/apt/")] = text.encode(errors="surrogateescape")
     if context.package_cache is not None:
         lines += [f'Dir::Cache::archives "{FOLDER}/archives";', 'APT::Keep-Downloaded-Packages "true";']
     files["apt.conf"] = "".join(f"{line}\n" for line in lines).encode()
@@ -137,15 +166,21 @@ def give_packages(guest: Guest, context: GuestContext, wanted: list[Wanted]) -> 
     """Put packages into the guest that the host's folder has; return how many.
 
     Only bytes that have the digest of the archive's signed lists go there: whatever another guest may have
-    brought into the folder cannot get into this one in a package's place.
+    brought into the folder cannot get into this one in a package's place. A file with other bytes is of no
+    use, and removed, so that what apt fetches now can be kept.
     """
     assert context.package_cache is not None
     given = 0
     for package in wanted:
         local = context.package_cache / package.name
-        if local.is_file() and not local.is_symlink() and _sha256(local) == package.sha256:
+        if local.is_symlink() or not local.is_file():
+            continue
+        if _sha256(local) == package.sha256:
             guest.upload(local, f"{FOLDER}/archives/{package.name}")
             given += 1
+        else:
+            with contextlib.suppress(OSError):  # a folder that can only be read is of use, too
+                local.unlink()
     debug(context.report, f"{given} of {len(wanted)} packages come from {context.package_cache}")
     return given
 
@@ -156,13 +191,24 @@ def _sha256(path: Path) -> str:
 
 
 def _keep_packages(guest: Guest, context: GuestContext, folder: Path) -> None:
+    """Copy the guest's package files to the host's folder, within limits.
+
+    Whether they are the archive's cannot be known here: each is checked whenever it is used. A file of the
+    same name that may be another one is replaced, since it may be of a hostile guest.
+    """
+    left = min(_LARGEST_PACKAGES, shutil.disk_usage(folder).free // 2)
     for name in guest.ls(f"{FOLDER}/archives"):
-        if not _PACKAGE_FILE.fullmatch(name) or (folder / name).exists():
+        kept = folder / name
+        if not _PACKAGE_FILE.fullmatch(name) or (kept.exists() and not kept.is_file()):
             continue
         partial = folder / f".{name}.{secrets.token_hex(4)}.part"
         try:
-            guest.download(f"{FOLDER}/archives/{name}", partial)
-            partial.replace(folder / name)
+            size = guest.stat(f"{FOLDER}/archives/{name}").size
+            if kept.is_file() and kept.stat().st_size == size:
+                continue
+            guest.download(f"{FOLDER}/archives/{name}", partial, limit=min(_LARGEST_PACKAGE, left))
+            left -= size
+            partial.replace(kept)
         except (OSError, GuestCallError) as error:
             warn(context.report, f"{name} was not kept in {folder}: {error}")
         finally:

@@ -13,14 +13,18 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from imgbuilder.customize.memory import ENVIRONMENT, OUTPUT, download_bytes
-from imgbuilder.errors import OperationError
+from imgbuilder.customize.memory import ENVIRONMENT, OUTPUT, download_end
+from imgbuilder.errors import GuestCallError, OperationError
 
 if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.guest import CommandResult, Guest
 
-_LAST_LINES = "tail -n 40"
+_TAIL_LINES = 40
+_TAIL_BYTES = 64 * 1024
+_PICKED_FROM = 64 << 20
+_CLEANED = 8 << 20
+"""Bytes of a command's output that are cleaned of secrets in our memory; what is before them is left out."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 NO_NETWORK_HINT = "the appliance has no network in this build: leave out --no-network"
@@ -60,11 +64,13 @@ def run_in_guest(
     before = guest.stat(context.log_file).size if guest.is_file(context.log_file) else 0
     follow = _output(context) if context.follow else None
     started = time.monotonic()
-    result = guest.sh(preamble(context) + script + "\n", follow=follow, limit=context.command_limit)
+    result = guest.sh(
+        preamble(context) + script + "\n", follow=follow, limit=context.command_limit, patience=None
+    )
     late = context.command_limit is not None and time.monotonic() - started >= context.command_limit
     _move_output(guest, context)
     if result.status != 0:
-        tail = printable(log_since(guest, context.log_file, before) or result.output).strip("\n")
+        tail = printable(_log_since(guest, context.log_file, before) or result.output).strip("\n")
         raise OperationError(
             f"{display} failed in the guest: {_stopped(context) if late else _ending(result)}",
             log_tail=context.mask.text(tail),
@@ -83,7 +89,13 @@ def _move_output(guest: Guest, context: GuestContext) -> None:
     path = _output(context)
     if path == context.log_file or not guest.is_file(path):
         return
-    guest.append(context.log_file, context.mask.content(download_bytes(guest, path)))
+    size = guest.stat(path).size
+    content = download_end(guest, path, _CLEANED)
+    if size > _CLEANED:
+        # A secret may have been cut, but not one of the lines that follow: each is hidden on its own.
+        content = content.partition(b"\n")[2]
+        guest.append(context.log_file, f"[... {size - len(content)} bytes are left out here ...]\n".encode())
+    guest.append(context.log_file, context.mask.content(content))
     guest.truncate(path)
 
 
@@ -106,9 +118,20 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)
 
 
-def log_since(guest: Guest, log_file: str, offset: int, command: str = _LAST_LINES) -> str:
-    """Return the last lines of the log after a place, or what another command of the guest picks of it."""
-    return guest.sh(f"tail -c +{offset + 1} {shlex.quote(log_file)} | {command}").output
+def _log_since(guest: Guest, log_file: str, offset: int) -> str:
+    """Return the last lines behind an offset; nothing when the command did away with the log."""
+    try:
+        added = guest.stat(log_file).size - offset
+        content = guest.end_of(log_file, min(added, _TAIL_BYTES)) if added > 0 else b""
+    except GuestCallError:
+        return ""
+    return "\n".join(content.decode(errors="replace").rstrip("\n").split("\n")[-_TAIL_LINES:])
+
+
+def picked_since(guest: Guest, log_file: str, offset: int, command: str) -> str:
+    """Return what a command of the guest picks of the log behind an offset."""
+    behind = f"tail -c +{offset + 1} {shlex.quote(log_file)} | head -c {_PICKED_FROM}"
+    return guest.sh(f"{behind} | {command}").output
 
 
 def _stopped(context: GuestContext) -> str:

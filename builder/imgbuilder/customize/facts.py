@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _LARGEST = 64 * 1024
 """Largest os-release that is read, in bytes; real ones have less than one KiB."""
 
+_LONGEST_NAME = 100
 _ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)")
 _PLAIN_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -136,7 +137,9 @@ def read_facts(guest: Guest) -> GuestFacts:
         family=family,
         version=_version(release.get("VERSION_ID", "")),
         package_manager=_package_manager(guest, family),
-        product_name="".join(character if character.isprintable() else "?" for character in name),
+        product_name="".join(
+            character if character.isprintable() else "?" for character in name[:_LONGEST_NAME]
+        ),
     )
 
 
@@ -144,7 +147,7 @@ def _os_release(guest: Guest) -> dict[str, str]:
     """Read os-release(5): the first of its two places that exists."""
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         if guest.is_file(path) and guest.stat(path).size <= _LARGEST:
-            return parse_os_release(guest.read(path).decode(errors="replace"))
+            return parse_os_release(guest.read(path, limit=_LARGEST).decode(errors="replace"))
     return {}
 
 

@@ -29,7 +29,7 @@ _UNIT = "/usr/lib/systemd/system/guestfs-firstboot.service"
 _WANTS = "/etc/systemd/system/multi-user.target.wants"
 
 _PRIORITY = 5000
-_NUMBERED = re.compile(r"[0-9]{4}-([0-9]{4,})-")
+_NUMBERED = re.compile(r"[0-9]{4}-([0-9]{4,9})-")
 _NAME_LENGTH = 60
 
 _UNIT_TEXT = f"""\

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from imgbuilder.guest import Guest
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-_LARGEST = 16 * 1024 * 1024
-"""Bytes that are read of a file; a script may have printed without end."""
+_LARGEST_STATUS = 1 << 20
+_LARGEST_LOG = 2 << 20
+"""Bytes that are read of the log, from its end; a script may have printed without end."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class FirstbootReport:
 
     Attributes:
         scripts: Each script, in the order of their names.
-        log: What they printed.
+        log: The last part of what they printed.
     """
 
     scripts: tuple[ScriptStatus, ...]
@@ -79,15 +80,15 @@ def parse_status(text: str) -> dict[str, ScriptStatus]:
 
 
 def read_firstboot(guest: Guest) -> FirstbootReport:
-    """Read log and status of a mounted guest."""
-    found = parse_status(_text(guest, STATUS))
+    """Read log and status of a mounted guest.
+
+    Raises:
+        GuestCallError: One of them cannot be read, or the status is larger than any that we write.
+    """
+    status = guest.read(STATUS, limit=_LARGEST_STATUS) if guest.is_file(STATUS) else b""
+    log = guest.end_of(LOG, _LARGEST_LOG) if guest.is_file(LOG) else b""
+    found = parse_status(status.decode(errors="replace"))
     if guest.is_dir(f"{BASE}/scripts"):
         for name in guest.ls(f"{BASE}/scripts"):
             found.setdefault(name, ScriptStatus(name))
-    return FirstbootReport(tuple(found[name] for name in sorted(found)), _text(guest, LOG))
-
-
-def _text(guest: Guest, path: str) -> str:
-    if not guest.is_file(path) or guest.stat(path).size > _LARGEST:
-        return ""
-    return guest.read(path).decode(errors="replace")
+    return FirstbootReport(tuple(found[name] for name in sorted(found)), log.decode(errors="replace"))

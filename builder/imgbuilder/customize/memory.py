@@ -106,10 +106,10 @@ def upload_bytes(guest: Guest, content: bytes, path: str) -> None:
         guest.upload(local, path)
 
 
-def download_bytes(guest: Guest, path: str) -> bytes:
-    """Read a file of the guest whose content appears in no trace and in no file of the host."""
+def download_end(guest: Guest, path: str, limit: int) -> bytes:
+    """Read the last bytes of a file of the guest; they appear in no trace and in no file of the host."""
     with _in_memory() as (_descriptor, local):
-        guest.download(path, local)
+        guest.download(path, local, limit=limit, last=True)
         return local.read_bytes()
 
 

@@ -11,6 +11,7 @@ import shlex
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from imgbuilder.customize.aptsettings import read_sources
 from imgbuilder.customize.facts import PackageManager
 from imgbuilder.errors import OperationError
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from imgbuilder.guest import Guest
 
 _UNRESOLVED = 3
+_MOST_SETTINGS = 200
+_LARGEST_SETTINGS = 1 << 20
 _REMOTE = ("http", "https", "ftp", "mirror", "mirror+http", "mirror+https")
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _ONE_LINE = re.compile(r"\s*deb\s+(?:\[[^\]]*\]\s*)?(\S+)")
@@ -59,11 +62,8 @@ def check_network(guest: Guest, context: GuestContext) -> None:
 
 def first_apt_host(guest: Guest) -> str | None:
     """Return the host name of the first source of apt that needs the network, sources.list(5)."""
-    for path in ["/etc/apt/sources.list", *guest.glob("/etc/apt/sources.list.d/*")]:
-        if not path.endswith((".list", ".sources")) or not guest.is_file(path):
-            continue
-        text = guest.read(path).decode(errors="replace")
-        for uri in _uris(text, stanzas=path.endswith(".sources")):
+    for path, content in read_sources(guest):
+        for uri in _uris(content.decode(errors="replace"), stanzas=path.endswith(".sources")):
             host = _remote_host(uri)
             if host is not None:
                 return host
@@ -108,9 +108,11 @@ def _remote_host(uri: str) -> str | None:
 
 
 def _apt_uses_proxy(guest: Guest) -> bool:
-    paths = ["/etc/apt/apt.conf", *guest.glob("/etc/apt/apt.conf.d/*")]
+    paths = ["/etc/apt/apt.conf", *guest.glob("/etc/apt/apt.conf.d/*")[:_MOST_SETTINGS]]
     return any(
-        _APT_PROXY.search(guest.read(path).decode(errors="replace")) for path in paths if guest.is_file(path)
+        _APT_PROXY.search(guest.read(path, limit=_LARGEST_SETTINGS).decode(errors="replace"))
+        for path in paths
+        if guest.is_file(path)
     )
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from imgbuilder import process
 from imgbuilder.errors import DiskError, ToolError, UsageError
+from imgbuilder.sizes import whole_number
 
 _SECTOR = 512
+_LARGEST = (1 << 63) - 1
 
 
 class DiskFormat(enum.StrEnum):
@@ -124,9 +126,29 @@ def measure(source: Path, source_format: DiskFormat, target_format: OutputFormat
     words = ["-f", source_format, "-O", target_format, "--output=json"]
     try:
         answer = process.run(["qemu-img", "measure", *words, source.absolute()])
-        return int(json.loads(answer.stdout)["required"])
-    except (ToolError, ValueError, KeyError) as error:
+    except ToolError as error:
         raise DiskError(f"qemu-img cannot measure {source}: {error}") from error
+    return number_in(answer.stdout, "required", f"qemu-img cannot measure {source}")
+
+
+def number_in(answer: bytes, key: str, problem: str) -> int:
+    """Return a number of bytes out of an answer in JSON.
+
+    Args:
+        answer: The answer.
+        key: Its name in it.
+        problem: What an error says.
+
+    Raises:
+        DiskError: It is not there, or makes no sense.
+    """
+    try:
+        number = whole_number(str(json.loads(answer)[key]), _LARGEST)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        number = None
+    if number is None:
+        raise DiskError(f"{problem}: its answer has no {key}")
+    return number
 
 
 def extend(image: Path, image_format: DiskFormat, size: int) -> None:

@@ -7,13 +7,17 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgbuilder import process
 from imgbuilder.disk import content, diskimage, skeleton
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.skeleton import SECTOR, Geometry
 from imgbuilder.errors import DiskError, ToolError
+from imgbuilder.sizes import whole_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 GPT = "gpt"
 MBR = "dos"
@@ -23,6 +27,7 @@ _CONTAINERS = {"5", "f", "85"}
 """MBR types of extended partitions, as sfdisk writes them."""
 _GPT_HEADER = b"EFI PART"
 _LARGE_SECTOR = 4096
+_MOST_SECTORS = (1 << 63) - 1
 _SCRIPT_PARTITION = re.compile(r".*disk(\d+) : (.*)")
 _SCRIPT_FIELD = re.compile(r'(start|size|type|name)= *("[^"]*"|[^,\s]+)')
 
@@ -104,7 +109,7 @@ def virtual_size(image: Path, image_format: DiskFormat) -> int:
     if image_format is DiskFormat.RAW:
         return image.stat().st_size
     answer = _run(["qemu-img", "info", "--output=json", "-f", image_format, image.absolute()])
-    return int(json.loads(answer.stdout)["virtual-size"])
+    return diskimage.number_in(answer.stdout, "virtual-size", f"qemu-img cannot tell the size of {image}")
 
 
 def read_table(image: Path, image_format: DiskFormat) -> PartitionTable | None:
@@ -169,32 +174,55 @@ def read_raw(disk: Path, sector_size: int, name: str) -> PartitionTable | None:
         DiskError: The table is damaged.
     """
     if sector_size != SECTOR and _is_gpt(disk, sector_size):
-        return _parse_script(dump_script(disk, sector_size))
+        script = dump_script(disk, sector_size)
+        return _understood(lambda: _parse_script(script), name)
     answer = _run(["sfdisk", "--json", disk.absolute()], check=False)
     if answer.status != 0:
         if "does not contain a recognized partition table" in answer.stderr:
             return None
         raise DiskError(f"sfdisk cannot read the partition table of {name}: {answer.stderr.strip()}")
-    facts: dict[str, Any] = json.loads(
-        answer.stdout.decode(errors="surrogateescape")  # the file's name is in it, as it is
-    )["partitiontable"]
-    node = len(str(facts["device"]))
+    return _understood(lambda: _parse_json(answer.stdout, sector_size), name)
+
+
+def _understood(parse: Callable[[], PartitionTable], name: str) -> PartitionTable:
+    try:
+        return parse()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DiskError(
+            f"the partition table of {name} is damaged: a field of it makes no sense ({error!r:.200})",
+            hint=f"look at it yourself: sfdisk --dump {name}",
+        ) from error
+
+
+def _parse_json(answer: bytes, sector_size: int) -> PartitionTable:
+    # Of some tables, sfdisk has something to say before it writes JSON. The file's name is in it, as it is.
+    text = answer[max(0, answer.find(b"{\n")) :].decode(errors="surrogateescape")
+    facts: dict[str, Any] = json.loads(text)["partitiontable"]
+    node = len(facts["device"])
     return PartitionTable(
         label=facts["label"],
         sector_size=sector_size,
-        first_lba=int(facts.get("firstlba", 0)),
-        last_lba=int(facts.get("lastlba", 0)),
+        first_lba=_number(facts.get("firstlba", 0)),
+        last_lba=_number(facts.get("lastlba", 0)),
         partitions=tuple(
             Partition(
-                number=int(part["node"][node:].removeprefix("p")),
-                start=int(part["start"]),
-                size=int(part["size"]),
+                number=_number(part["node"][node:].removeprefix("p")),
+                start=_number(part["start"]),
+                size=_number(part["size"]),
                 kind=str(part["type"]),
                 name=str(part.get("name", "")),
             )
             for part in facts.get("partitions", [])
         ),
     )
+
+
+def _number(value: str | int) -> int:
+    """Return a number of a table; sectors and partitions are counted in no more than 64 bits."""
+    number = whole_number(str(value), _MOST_SECTORS)
+    if number is None:
+        raise ValueError(f"{str(value)[:40]} is no number of sectors")
+    return number
 
 
 def dump_script(disk: Path, sector_size: int) -> str:
@@ -230,18 +258,18 @@ def _parse_script(text: str) -> PartitionTable:
         fields = dict(_SCRIPT_FIELD.findall(found.group(2)))
         partitions.append(
             Partition(
-                number=int(found.group(1)),
-                start=int(fields["start"]),
-                size=int(fields["size"]),
+                number=_number(found.group(1)),
+                start=_number(fields["start"]),
+                size=_number(fields["size"]),
                 kind=fields["type"],
                 name=fields.get("name", '""')[1:-1],
             )
         )
     return PartitionTable(
         label=headers["label"],
-        sector_size=int(headers["sector-size"]),
-        first_lba=int(headers["first-lba"]),
-        last_lba=int(headers["last-lba"]),
+        sector_size=_number(headers["sector-size"]),
+        first_lba=_number(headers["first-lba"]),
+        last_lba=_number(headers["last-lba"]),
         partitions=tuple(partitions),
     )
 

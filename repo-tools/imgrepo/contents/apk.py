@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import GuestError
 from imgrepo.contents.licences import of_expression
-from imgrepo.contents.reading import read_text
+from imgrepo.contents.reading import at_most, lines_of, read_text
 from imgrepo.library.records import Package
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from imgbuilder.guest import Guest
 
 _PLACES = ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")
-_LARGEST = 64 << 20
+_LARGEST = 32 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")
 _VERSION = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 
@@ -33,7 +34,7 @@ def read_apk(guest: Guest) -> tuple[Package, ...]:
         GuestError: The database cannot be understood.
     """
     path = next(path for path in _PLACES if guest.is_file(path))
-    return tuple(parse_installed(read_text(guest, path, _LARGEST)))
+    return tuple(at_most(parse_installed(read_text(guest, path, _LARGEST))))
 
 
 def parse_installed(text: str) -> Iterator[Package]:
@@ -45,14 +46,7 @@ def parse_installed(text: str) -> Iterator[Package]:
     Raises:
         GuestError: It cannot be understood; nothing is left out silently.
     """
-    for paragraph in text.split("\n\n"):
-        fields: dict[str, str] = {}
-        for line in paragraph.split("\n"):
-            key, colon, value = line.partition(":")
-            if colon and len(key) == 1:  # F:, R: and the like come again and again, and tell of files
-                fields.setdefault(key, value.strip())
-        if not paragraph.strip():
-            continue
+    for fields in _paragraphs(text):
         name, version, arch = (fields.get(key, "") for key in "PVA")
         source = fields.get("o") or name
         if not all(map(_NAME.fullmatch, (name, arch, source))) or not _VERSION.fullmatch(version):
@@ -62,3 +56,18 @@ def parse_installed(text: str) -> Iterator[Package]:
         found = of_expression(fields.get("L", ""))
         # All packages of one source have the version that it was built as.
         yield Package(name, version, arch, source, version, found.names, found.copyleft)
+
+
+def _paragraphs(text: str) -> Iterator[dict[str, str]]:
+    fields: dict[str, str] = {}
+    for line in itertools.chain(lines_of(text), [""]):
+        if not line:
+            if fields:
+                yield fields
+            fields = {}
+            continue
+        key, colon, value = line.partition(":")
+        if colon and len(key) == 1:  # F:, R: and the like come again and again, and tell of files
+            fields.setdefault(key, value.strip())
+        elif line.strip():
+            fields.setdefault("", line)  # a paragraph all the same, and one that cannot be

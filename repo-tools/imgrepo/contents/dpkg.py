@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import ApplianceError, GuestError, RepositoryError
 from imgrepo.contents.licences import UNKNOWN, Licences, of_copyright
-from imgrepo.contents.reading import read_text
+from imgrepo.contents.reading import at_most, read_text
 from imgrepo.debcontrol import exact_relations, is_package_name, is_version, paragraphs
 from imgrepo.library.records import Package
 
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
 STATUS = "/var/lib/dpkg/status"
 _FOLDER = "/var/lib/dpkg/status.d"
-_LARGEST = 64 << 20
-_LARGEST_COPYRIGHT = 4 << 20
+_LARGEST = 16 << 20
+"""Bytes of the whole database."""
+_LARGEST_COPYRIGHT = 2 << 20
+_LARGEST_COPYRIGHTS = 256 << 20
+"""Bytes of all copyright files, which are read one after the other."""
 _MOST_FILES = 20_000
 _ABSENT = {"not-installed", "config-files"}
 """States of a package of which nothing but settings is there (dpkg(1))."""
@@ -36,16 +40,19 @@ def read_dpkg(guest: Guest) -> tuple[Package, ...]:
     Raises:
         GuestError: The database cannot be understood.
     """
-    texts = []
-    if guest.is_file(STATUS):
-        texts.append(read_text(guest, STATUS, _LARGEST))
+    paths = [STATUS] if guest.is_file(STATUS) else []
     if guest.is_dir(_FOLDER):
         names = [name for name in guest.ls(_FOLDER) if not name.endswith(".md5sums")]
         if len(names) > _MOST_FILES:
             raise GuestError(f"{_FOLDER} of the guest has {len(names)} files")
-        texts += [read_text(guest, f"{_FOLDER}/{name}", _LARGEST) for name in names]
-    copyrights = _Copyrights(guest)
-    return tuple(package for text in texts for package in parse_status(text, copyrights.of))
+        paths += [f"{_FOLDER}/{name}" for name in names]
+    copyrights, left = _Copyrights(guest), _LARGEST
+    packages: list[Package] = []
+    for path in paths:
+        text = read_text(guest, path, left)
+        left -= len(text)
+        packages += at_most(parse_status(text, copyrights.of))
+    return tuple(packages)
 
 
 def parse_status(text: str, licences: Callable[[str], Licences]) -> Iterator[Package]:
@@ -91,7 +98,8 @@ class _Copyrights:
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
-        self._known: dict[str, Licences] = {}
+        self._known: dict[bytes, Licences] = {}
+        self._left = _LARGEST_COPYRIGHTS
 
     def of(self, name: str) -> Licences:
         """Tell the licences of a package."""
@@ -102,6 +110,10 @@ class _Copyrights:
             raise
         except GuestError:
             return UNKNOWN  # not there, as in guests that save space
-        if text not in self._known:
-            self._known[text] = of_copyright(text, where=path)
-        return self._known[text]
+        self._left -= len(text)
+        if self._left < 0:
+            raise GuestError("the guest has more copyright files than are read")
+        digest = hashlib.sha256(text.encode()).digest()
+        if digest not in self._known:
+            self._known[digest] = of_copyright(text, where=path)
+        return self._known[digest]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import GuestCallError, GuestError
 from imgrepo.contents.licences import of_expression
-from imgrepo.contents.reading import read_text
+from imgrepo.contents.reading import at_most, lines_of, read_text
 from imgrepo.library.records import Package
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _FOLDERS = ("/usr/lib/sysimage/rpm", "/var/lib/rpm")
 _FILES = ("rpmdb.sqlite", "Packages.db", "Packages")
 _MEMORY = "/tmp"  # noqa: S108 - in the guest, where memory is mounted on it
 _LIST = f"{_MEMORY}/packages"
-_LARGEST = 48 << 20
+_LARGEST = 16 << 20
 _LIMIT = 300.0
 """Seconds for rpm, under emulation."""
 
@@ -78,7 +78,7 @@ def read_rpm(guest: Guest) -> tuple[Package, ...]:
             raise _not_asked(error.message) from error
         if result.status != 0:
             raise _not_asked(result.output.strip()[-500:] or f"status {result.status}")
-        return tuple(parse_list(read_text(guest, _LIST, _LARGEST)))
+        return tuple(at_most(parse_list(read_text(guest, _LIST, _LARGEST))))
     finally:
         guest.unmount(_MEMORY)
 
@@ -99,7 +99,7 @@ def parse_list(text: str) -> Iterator[Package]:
     Raises:
         GuestError: It cannot be understood; nothing is left out silently.
     """
-    for line in filter(None, text.split("\n")):
+    for line in filter(None, lines_of(text)):
         fields = line.split("\t")
         if len(fields) != 7:
             raise GuestError(f"the guest's rpm has a package that cannot be: {line[:120]!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["appliances", "services", "site"]
 
 
-def fail(services: Services, appliances: TinyAppliances, **fields: Any) -> OperationError:
-    appliances.answers["make me"] = CommandResult(4, "no rule")
+def fail(
+    services: Services, appliances: TinyAppliances, *, said: str = "no rule", **fields: Any
+) -> OperationError:
+    appliances.answers["make me"] = CommandResult(4, said)
     operations = (parse_operation("write", "/etc/a:1"), parse_operation("run-command", "make me"))
     with pytest.raises(OperationError) as caught:
         build(request(operations=operations, **fields), services, lambda _event: None)
@@ -81,9 +84,8 @@ def test_the_log_is_kept_on_the_host(services: Services, appliances: TinyApplian
 
 def test_b9_a_full_guest_is_named(services: Services, appliances: TinyAppliances) -> None:
     assert "free" not in (fail(services, appliances).hint or "")
-    appliances.answers["tail"] = CommandResult(0, "cp: /x: No space left on device")
-    assert "/ has 512.0M of 1.0G free" in (fail(services, appliances).hint or "")
-    del appliances.answers["tail"]
+    said = "cp: /x: No space left on device"
+    assert "/ has 512.0M of 1.0G free" in (fail(services, appliances, said=said).hint or "")
     appliances.uses = [FilesystemUse(1 << 30, 1 << 29), FilesystemUse(380 << 20, 4096, "/var")]
     hint = fail(services, appliances).hint or ""
     assert "in the guest, /var has 4.0K of 380.0M free" in hint
@@ -98,6 +100,25 @@ def test_a_hostile_name_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert kept is not None
     assert kept.name.startswith("..-..-etc-x-")
     assert kept.parent.name == "logs"
+
+
+def test_logs_are_kept_within_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    guest = debian_guest()
+    guest.add_sparse("/log", 16 << 40, b"the beginning")
+    folder = tmp_path / "pybuilder" / "logs"
+    folder.mkdir(parents=True)
+    for number in range(30):
+        old = folder / f"old-{number}.log"
+        old.touch()
+        os.utime(old, (number, number))
+    kept = keep_log(guest, "/log", "big")
+    assert kept is not None
+    assert kept.stat().st_size == 4 << 20
+    assert {path.name for path in folder.iterdir()} == {kept.name, *(f"old-{n}.log" for n in range(11, 30))}
+    guest.add_fifo("/pipe")
+    assert keep_log(guest, "/pipe", "none") is None
+    assert not list(folder.glob("none*"))
 
 
 def test_a_shell_line_by_line(

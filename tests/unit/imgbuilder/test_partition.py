@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,46 @@ def test_names_that_look_like_protocols(disk: Path, tmp_path: Path, monkeypatch:
         diskimage.extend(Path(name), DiskFormat.QCOW2, 80 * MIB)
         tablegrowth.grow_partition(Path(name), DiskFormat.QCOW2, table, 2)
         assert partition.virtual_size(Path(name), DiskFormat.QCOW2) == 80 * MIB
+
+
+def test_a_partition_that_starts_behind_all_disks_is_refused(disk: Path) -> None:
+    with disk.open("r+b") as file:
+        file.seek(512)
+        header = bytearray(file.read(92))
+        file.seek(1024)
+        entries = bytearray(file.read(128 * 128))
+        entries[32:48] = struct.pack("<QQ", 2**64 - 1, 33)
+        header[88:92] = struct.pack("<I", zlib.crc32(entries))
+        header[16:20] = bytes(4)
+        header[16:20] = struct.pack("<I", zlib.crc32(header))
+        file.seek(512)
+        file.write(header)
+        file.seek(1024)
+        file.write(entries)
+        file.seek(-512, 2)
+        file.write(bytes(512))
+    with pytest.raises(DiskError, match="damaged"):
+        partition.read_table(disk, DiskFormat.RAW)
+
+
+def test_what_sfdisk_says_before_its_answer_is_no_part_of_it(tmp_path: Path) -> None:
+    disk = make_disk(
+        tmp_path / "disk.raw",
+        "label: dos\nstart=2048,size=2048\nstart=4096,size=32768,type=5\nstart=8192,size=8192\n",
+    )
+    with disk.open("r+b") as file:  # the first logical partition becomes an empty one
+        file.seek(4096 * 512 + 446)
+        file.write(bytes([0, 0, 0, 0, 0x83, 0, 0, 0]) + struct.pack("<II", 0, 0))
+    table = partition.read_table(disk, DiskFormat.RAW)
+    assert table is not None
+    assert [part.number for part in table.partitions][:2] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"{", b"[]", b"{}", b'{"virtual-size": -1}', b'{"virtual-size": 1e9}', b'{"virtual-size": null}',
+     b'{"virtual-size": "x"}', b'{"virtual-size": ' + b"9" * 5000 + b"}", b"[" * 100_000, b"\xff"],
+)  # fmt: skip
+def test_numbers_in_answers_that_make_no_sense(answer: bytes) -> None:
+    with pytest.raises(DiskError, match="cannot tell"):
+        diskimage.number_in(answer, "virtual-size", "qemu-img cannot tell")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.errors import UsageError
-from imgbuilder.sizes import human_size, parse_size
+from imgbuilder.sizes import human_size, parse_size, whole_number
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,17 @@ def test_parse_size_of_anything(text: str) -> None:
 )
 def test_human_size(size: int, expected: str) -> None:
     assert human_size(size) == expected
+
+
+@given(st.integers(0, 1 << 70))
+def test_whole_numbers(number: int) -> None:
+    most = (1 << 63) - 1
+    expected = number if number <= most else None
+    assert whole_number(str(number), most) == whole_number(str(number).encode(), most) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "+1", " 1", "1_0", "\u0661", "1.0", "0x1", "9" * 5000, b"\xff", b"", "256"]
+)
+def test_what_is_no_whole_number(text: str | bytes) -> None:
+    assert whole_number(text, 255) is None

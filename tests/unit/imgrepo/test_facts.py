@@ -180,7 +180,7 @@ def test_a_dead_appliance_ends_the_run(tmp_path: Path) -> None:
     image(tmp_path / "a.img")
 
     def die(appliance: FakeAppliance) -> None:
-        def read(path: str) -> bytes:
+        def read(path: str, *, limit: int = 0) -> bytes:
             raise ApplianceError("the appliance died")
 
         appliance.read = read  # type: ignore[method-assign]

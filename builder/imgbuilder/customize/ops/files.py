@@ -55,11 +55,11 @@ class AppendLine(OperationBase):
             warn_of_volatile(guest, self.path, self, context.report)
             return
         require_file(guest, self.path, self)
-        content = guest.read(self.path)
         # One byte more, so that a CRLF across the limit is not taken for a CR.
-        found = _NEWLINE.search(content[: _NEWLINE_SEARCH + 1])
+        found = _NEWLINE.search(guest.start_of(self.path, _NEWLINE_SEARCH + 1))
         newline = found[0] if found else b"\n"
-        start = newline if content and not content.endswith(newline) else b""
+        end = guest.end_of(self.path, len(newline))
+        start = newline if end and end != newline else b""
         guest.append(self.path, start + line + newline)
         warn_of_volatile(guest, self.path, self, context.report)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imgbuilder.customize import aptsettings, argforms, packagemanagers, values
-from imgbuilder.customize.commands import NO_NETWORK_HINT, log_since, printable, run_in_guest
+from imgbuilder.customize.commands import NO_NETWORK_HINT, picked_since, printable, run_in_guest
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
@@ -109,7 +109,7 @@ def _run(
         aptsettings.give_packages(guest, context, wanted)
         script = packagemanagers.without_update(script)
     begin = run_in_guest(guest, context, script, display=display, hint=hint)
-    printed = printable(log_since(guest, context.log_file, begin, packagemanagers.NOTED))
+    printed = printable(picked_since(guest, context.log_file, begin, packagemanagers.NOTED))
     missing = packagemanagers.not_found(printed)
     if missing:
         raise OperationError(f"{display}: the guest's package manager has no package {' '.join(missing)}")

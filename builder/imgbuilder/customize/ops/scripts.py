@@ -36,6 +36,7 @@ exit 17;
 _EDITED = 17
 """Status after the last line; an expression that ends perl early, by ``exit``, gives another."""
 
+_LARGEST_EDITED = 32 << 20
 _EDIT_LIMIT = 60.0
 """Seconds after which an expression is taken to loop for ever (Z19)."""
 
@@ -133,7 +134,7 @@ class Edit(OperationBase):
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Edit the file."""
         require_file(guest, self.path, self)
-        content = guest.read(self.path)
+        content = guest.read(self.path, limit=_LARGEST_EDITED)
         # The expression goes by the environment, where other users cannot read it; modules that the user's
         # PERL5OPT loads, such as strict, would change what it means.
         environment = {"virt_edit_expr": self.expression, "PERL5OPT": ""}

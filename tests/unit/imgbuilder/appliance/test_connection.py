@@ -72,6 +72,44 @@ def test_unknown_calls_are_refused(connection: Connection) -> None:
         connection.call("no_such_call")
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (("chown", 99999999999, 0, "/x"), "greater"),
+        (("surprise",), "MemoryError"),
+        (("names", 150_000), "bytes"),
+    ],
+)
+def test_whatever_a_call_meets_is_an_answer(
+    connection: Connection, call: tuple[str | int, ...], words: str
+) -> None:
+    with pytest.raises(GuestCallError, match=words):
+        connection.call(*call)  # type: ignore[arg-type]
+    assert connection.call("echo", "still there") == "still there"
+
+
+def test_no_file_on_this_host_grows_beyond_its_limit(connection: Connection, tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    with pytest.raises(GuestCallError, match="File too large"):
+        connection.call("download_offset", "/x", str(local), 0, 5000, most=1000)
+    assert local.stat().st_size <= 1000
+    connection.call("download_offset", "/x", str(local), 0, 5000)
+    assert local.stat().st_size == 5000
+
+
+def test_long_words_of_a_guest_are_cut(connection: Connection) -> None:
+    with pytest.raises(GuestCallError) as caught:
+        connection.call("blame", 1 << 20)
+    assert len(caught.value.message) < 5000
+    assert caught.value.errno_name == "ENOENT"
+
+
+def test_a_guest_that_prints_for_ever_is_not_alive(connection: Connection, tmp_path: Path) -> None:
+    with pytest.raises(ApplianceError, match="no sign of life"):
+        connection.call("chatter", limit=0.5)
+    assert workers(tmp_path) == []
+
+
 @pytest.mark.parametrize("call", ["gone", "killed"])
 def test_b10_a_dead_appliance_is_not_a_refusal(connection: Connection, call: str) -> None:
     with pytest.raises(ApplianceError):

@@ -26,7 +26,7 @@ class HostShell:
         self.limits: list[float | None] = []
         self._path = path
 
-    def call(self, method: str, *args: Any, limit: float | None = 600.0) -> str:
+    def call(self, method: str, *args: Any, most: int | None, limit: float | None = 600.0) -> str:
         assert method == "sh"
         self.limits.append(limit)
         return subprocess.run(

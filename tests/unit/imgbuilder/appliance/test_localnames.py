@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgbuilder.appliance.guestfiles import GuestFiles
+from imgbuilder.errors import GuestCallError
 
 
 class Recorder:
@@ -21,6 +22,8 @@ class Recorder:
         match method:
             case "realpath":
                 return words[0]
+            case "statns":
+                raise GuestCallError("no such file", errno_name="ENOENT")
             case "ls":
                 return []
             case "tar_in":

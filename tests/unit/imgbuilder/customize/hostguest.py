@@ -9,7 +9,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from imgbuilder.guest import CommandResult, FileStatus
+from imgbuilder.errors import GuestCallError
+from imgbuilder.guest import LARGEST_TEXT, CommandResult, FileStatus
 from tests.fakes.guest import FakeGuest
 
 
@@ -20,7 +21,14 @@ class HostGuest(FakeGuest):
         super().__init__()
         self.folder = folder
 
-    def sh(self, script: str, *, follow: str | None = None, limit: float | None = None) -> CommandResult:
+    def sh(
+        self,
+        script: str,
+        *,
+        follow: str | None = None,
+        limit: float | None = None,
+        patience: float | None = 600.0,
+    ) -> CommandResult:
         self.scripts.append(script)
         script = script.replace("/tmp /var/tmp /root", str(self.folder))
         script = script.replace("/run /tmp /root", str(self.folder))
@@ -41,17 +49,23 @@ class HostGuest(FakeGuest):
         return Path(path).is_file()
 
     def stat(self, path: str) -> FileStatus:
-        facts = Path(path).stat()
+        try:
+            facts = Path(path).stat()
+        except OSError as error:
+            raise GuestCallError(str(error)) from error
         return FileStatus(facts.st_mode, facts.st_uid, facts.st_gid, facts.st_size)
 
     def is_dir(self, path: str) -> bool:
         return Path(path).is_dir()
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, *, limit: int = LARGEST_TEXT) -> bytes:
         return Path(path).read_bytes()
 
-    def download(self, path: str, local: Path) -> None:
-        local.write_bytes(Path(path).read_bytes())
+    def end_of(self, path: str, size: int) -> bytes:
+        return Path(path).read_bytes()[-size:]
+
+    def download(self, path: str, local: Path, *, limit: int, last: bool = False) -> None:
+        local.write_bytes(Path(path).read_bytes()[-limit:])
 
     def append(self, path: str, content: bytes) -> None:
         with Path(path).open("ab") as file:

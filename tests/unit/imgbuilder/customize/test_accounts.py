@@ -10,7 +10,7 @@ import pytest
 from passlib.hash import sha256_crypt, sha512_crypt
 
 from imgbuilder.customize import passwords, yescrypt
-from imgbuilder.customize.accountfiles import find_account, set_shadow_field
+from imgbuilder.customize.accountfiles import find_account, find_number, set_shadow_field
 from imgbuilder.customize.passwords import Crypto, parse_selector
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize, validate
@@ -260,6 +260,10 @@ def test_malformed_passwd_lines_are_no_users() -> None:
     passwd = b"a:x:1\nb:x:one:1::/b:\n\xff:x:1:1::/:\nc:x:1:2::/c:/bin/sh"
     assert find_account(passwd, "a") is None
     assert find_account(passwd, "b") is None
+    for number in (b"9" * 5000, b"4294967295", b"-1", "\u0661".encode(), b""):
+        assert find_account(b"a:x:" + number + b":0::/a:\n", "a") is None
+        assert find_account(b"a:x:0:" + number + b"::/a:\n", "a") is None
+        assert find_number(b"a:x:" + number + b":\na:x:7:\n", "a") == 7
     found = find_account(passwd, "c")
     assert found is not None
     assert (found.uid, found.gid, found.home) == (1, 2, "/c")

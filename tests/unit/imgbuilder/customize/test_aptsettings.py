@@ -12,7 +12,7 @@ from imgbuilder.customize import aptsettings
 from imgbuilder.customize.facts import PackageManager
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize, validate
-from imgbuilder.errors import OperationError, UsageError
+from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.guest import CommandResult
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 
@@ -158,3 +158,50 @@ def test_a_folder_that_cannot_be_made_is_found_before_any_work(tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be used"):
         validate([parse_operation("package-cache", f"{tmp_path}/file/sub")])
+
+
+def test_what_a_hostile_guest_left_in_the_folder_does_not_stay(tmp_path: Path) -> None:
+    """Of other size, it is replaced by what the next guest has; of the same, removed when it does not fit."""
+    context = context_of(debian_guest(), package_cache=tmp_path)
+
+    def build(content: bytes, wanted: bytes = b"") -> bytes:
+        guest = debian_guest()
+        with aptsettings.folder_in_guest(guest, context):
+            digest = hashlib.sha256(wanted).hexdigest()
+            aptsettings.give_packages(
+                guest, context, [aptsettings.Wanted("n_1_all.deb", digest)] if wanted else []
+            )
+            given = guest.exists(f"{aptsettings.FOLDER}/archives/n_1_all.deb")
+            guest.write(f"{aptsettings.FOLDER}/archives/n_1_all.deb", content)
+        assert given == (content == wanted == before)
+        return (tmp_path / "n_1_all.deb").read_bytes()
+
+    before = b""
+    assert build(b"hostile") == b"hostile"
+    assert build(b"the real one") == b"the real one"
+    assert build(b"not the real") == b"the real one"
+    assert build(b"of same size", b"of same size") == b"of same size"
+    before = b"of same size"
+    assert build(b"of same size", b"of same size") == b"of same size"
+
+
+def test_a_guest_cannot_fill_the_host_with_packages(tmp_path: Path) -> None:
+    guest = debian_guest()
+    context = context_of(guest, package_cache=tmp_path)
+    with aptsettings.folder_in_guest(guest, context):
+        guest.add_sparse(f"{aptsettings.FOLDER}/archives/big_1_all.deb", 8 << 40)
+        guest.add_fifo(f"{aptsettings.FOLDER}/archives/pipe_1_all.deb")
+        guest.add(f"{aptsettings.FOLDER}/archives/fine_1_all.deb", "fine")
+    assert [path.name for path in tmp_path.iterdir()] == ["fine_1_all.deb"]
+
+
+def test_sources_of_apt_have_limits() -> None:
+    guest = debian_guest()
+    guest.add_sparse("/etc/apt/sources.list", 8 << 30)
+    with pytest.raises(GuestCallError):
+        list(aptsettings.read_sources(guest))
+    guest.remove("/etc/apt/sources.list")
+    for number in range(201):
+        guest.add(f"/etc/apt/sources.list.d/{number}.list", "#")
+    with pytest.raises(GuestCallError, match="more sources"):
+        list(aptsettings.read_sources(guest))

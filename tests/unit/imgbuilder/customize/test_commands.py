@@ -254,3 +254,36 @@ def test_a_command_of_several_lines_is_told_by_its_first(keyword: str) -> None:
     told = parse_operation(keyword, "\n  cd /srv\nmake\n").describe()
     assert told.endswith(": cd /srv ...")
     assert parse_operation(keyword, "echo  a \n").describe().endswith(": echo  a ")
+
+
+def test_of_output_without_end_the_last_part_is_cleaned_of_secrets() -> None:
+    guest = debian_guest()
+    context = context_of(guest, secrets={"A": "canary-3"}, memory="/memory")
+    content = b"canary-3" * (2 << 20) + b"\nlast canary-3\n"
+    guest.add("/memory/output", content)
+    guest.on_sh("^exec", CommandResult(3, ""))
+    with pytest.raises(OperationError, match="exit status 3") as caught:
+        run_in_guest(guest, context, "true", display="it")
+    log = guest.text("/tmp/builder.log")
+    assert "anary" not in log
+    assert log == f"[... {len(content) - 14} bytes are left out here ...]\nlast ***\n"
+    assert "last ***" in caught.value.log_tail
+    guest.add_sparse("/memory/output", 8 << 30)
+    with pytest.raises(OperationError, match="exit status 3"):
+        run_in_guest(guest, context, "true", display="it")
+    assert len(guest.text("/tmp/builder.log")) < 9 << 20
+
+
+def test_a_log_without_end_is_read_from_its_end() -> None:
+    guest = debian_guest()
+    context = context_of(guest)
+
+    def fill(_script: str) -> CommandResult:
+        guest.add_sparse("/tmp/builder.log", 16 << 40)
+        return CommandResult(1, "")
+
+    guest.on_sh("^exec", fill)
+    with pytest.raises(OperationError) as caught:
+        run_in_guest(guest, context, "true", display="it")
+    assert len(caught.value.log_tail) <= 64 << 10
+    assert not any("tail" in script for script in guest.scripts)

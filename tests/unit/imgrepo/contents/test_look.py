@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import ApplianceError, DiskError, GuestError, PybuilderError
+from imgbuilder.guest import LARGEST_TEXT
 from imgrepo.contents.dpkg import parse_status, read_dpkg
 from imgrepo.contents.licences import UNKNOWN
 from imgrepo.contents.look import look_into
@@ -176,10 +177,10 @@ def test_a_dead_appliance_is_no_unknown_licence(tmp_path: Path) -> None:
     def die(appliance: FakeAppliance) -> None:
         real = appliance.read
 
-        def read(path: str) -> bytes:
+        def read(path: str, *, limit: int = LARGEST_TEXT) -> bytes:
             if path.endswith("/copyright"):
                 raise ApplianceError("the appliance died")
-            return real(path)
+            return real(path, limit=limit)
 
         appliance.read = read  # type: ignore[method-assign]
 
