@@ -40,7 +40,7 @@ from imgbuilder.events import Notice
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch import web
-from imgbuilder.interrupts import interruptible
+from imgbuilder.interrupts import Interrupted, interruptible
 from imgindex.model import Entry
 
 pipe = socket.socket(fileno=int(sys.argv[1]))  # what is said here is no write(2), which may be lied to
@@ -83,7 +83,7 @@ def work(wish):
             disk = cache.get_disk(chosen, fetcher, report)
             digest = digest_of(disk)
         return {"digest": digest, "told": told}, 0
-    except PybuilderError as error:
+    except (PybuilderError, Interrupted) as error:
         return {"error": error.message, "hint": error.hint, "told": told}, 10
     except BaseException:
         return {"traceback": traceback.format_exc(), "told": told}, 11

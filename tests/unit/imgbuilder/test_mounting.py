@@ -53,8 +53,11 @@ def test_inspection_is_the_fallback(hint: str | None) -> None:
 @pytest.mark.parametrize("spec", ["/dev/sda" + "9" * 5000, "UUID=" + "x" * 60_000])
 def test_names_of_devices_without_end_are_none(spec: str) -> None:
     guest = tiny_guest()
-    guest.add("/etc/fstab", f"{spec} /srv ext4 defaults 0 2\n")
+    guest.add("/etc/fstab", f"{spec} /srv ext4 defaults,nofail 0 2\n")
     assert mount_guest(appliance(guest, {"/dev/sda2": {}}), "/dev/sda2", ignore) == "/dev/sda2"
+    guest.add("/etc/fstab", f"{spec} /srv ext4 defaults 0 2\n")
+    with pytest.raises(GuestError, match="was not found"):
+        mount_guest(appliance(guest, {"/dev/sda2": {}}), "/dev/sda2", ignore)
 
 
 def test_a_filesystem_without_release_file_is_not_the_root() -> None:
