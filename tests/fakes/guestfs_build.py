@@ -95,7 +95,7 @@ class GuestFS:
                     raise RuntimeError(f"statns: {args[0]}: No such file or directory")
                 kind = stat.S_IFREG if args[0] in FILES else stat.S_IFDIR
                 size = len(FILES.get(args[0], b""))
-                return {"st_mode": kind | 0o644, "st_uid": 0, "st_gid": 0, "st_size": size}
+                return {"st_mode": kind | 0o644, "st_uid": 0, "st_gid": 0, "st_size": size, "st_nlink": 1}
             if name == "pread":
                 if args[0] not in FILES:
                     raise RuntimeError(f"pread: {args[0]}: No such file or directory")
