@@ -4,7 +4,7 @@ BIN := .venv/bin
 QUICK := tests/unit tests/attack tests/fault tests/conformance tests/test_layering.py tests/test_docs.py tests/test_packaging.py
 # Guest tests look for what a build leaves behind, by its user: two at once need two users, which only root can make.
 GUEST_WORKERS := $(shell [ "$$(id -u)" -eq 0 ] && echo 2 || echo 1)
-FUZZ := tests/attack/test_mutation.py tests/unit/imgbuilder/test_simplestreams.py \
+FUZZ := tests/attack/test_mutation.py tests/unit/imgbuilder/catalog/test_simplestreams.py \
 	$(addprefix tests/unit/imgindex/test_,parse.py write.py clearsign.py)
 
 .PHONY: help setup demo test check lint quick guest bench fuzz format clean

@@ -11,8 +11,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from imgbuilder.api import Builder as Builder
-    from imgbuilder.build import BuildResult as BuildResult
-    from imgbuilder.build import summary as summary
+    from imgbuilder.building.build import BuildResult as BuildResult
+    from imgbuilder.building.build import summary as summary
+    from imgbuilder.building.existing import CustomizeRequest as CustomizeRequest
+    from imgbuilder.building.existing import Disk as Disk
+    from imgbuilder.building.plan import BuildPlan as BuildPlan
+    from imgbuilder.building.request import (
+        Attached as Attached,
+    )
+    from imgbuilder.building.request import (
+        BuildRequest as BuildRequest,
+    )
+    from imgbuilder.building.request import (
+        NetworkMode as NetworkMode,
+    )
+    from imgbuilder.customize.failure import OnError as OnError
     from imgbuilder.customize.operation import Operation as Operation
     from imgbuilder.customize.ops.accounts import (
         Password as Password,
@@ -126,8 +139,6 @@ if TYPE_CHECKING:
     )
     from imgbuilder.disk.diskimage import DiskFormat as DiskFormat
     from imgbuilder.disk.diskimage import OutputFormat as OutputFormat
-    from imgbuilder.diskkeys import DiskKey as DiskKey
-    from imgbuilder.diskkeys import parse_key as parse_key
     from imgbuilder.errors import (
         DiskError as DiskError,
     )
@@ -173,29 +184,18 @@ if TYPE_CHECKING:
     from imgbuilder.events import (
         Step as Step,
     )
-    from imgbuilder.existing import CustomizeRequest as CustomizeRequest
-    from imgbuilder.existing import Disk as Disk
-    from imgbuilder.failure import OnError as OnError
-    from imgbuilder.plan import BuildPlan as BuildPlan
+    from imgbuilder.guests.unlocking import DiskKey as DiskKey
+    from imgbuilder.guests.unlocking import parse_key as parse_key
     from imgbuilder.recipe.model import Recipe as Recipe
     from imgbuilder.recipe.read import read_recipe as read_recipe
     from imgbuilder.recipe.write import recipe_text as recipe_text
-    from imgbuilder.request import (
-        Attached as Attached,
-    )
-    from imgbuilder.request import (
-        BuildRequest as BuildRequest,
-    )
-    from imgbuilder.request import (
-        NetworkMode as NetworkMode,
-    )
     from imgbuilder.services import Services as Services
     from imgbuilder.services import Settings as Settings
     from imgbuilder.sizes import parse_size as parse_size
 
 _HOMES = {
     "imgbuilder.api": ("Builder",),
-    "imgbuilder.build": (
+    "imgbuilder.building.build": (
         "BuildResult",
         "summary",
     ),
@@ -268,7 +268,7 @@ _HOMES = {
         "DiskFormat",
         "OutputFormat",
     ),
-    "imgbuilder.diskkeys": (
+    "imgbuilder.guests.unlocking": (
         "DiskKey",
         "parse_key",
     ),
@@ -291,16 +291,16 @@ _HOMES = {
         "Severity",
         "Step",
     ),
-    "imgbuilder.existing": (
+    "imgbuilder.building.existing": (
         "CustomizeRequest",
         "Disk",
     ),
-    "imgbuilder.failure": ("OnError",),
-    "imgbuilder.plan": ("BuildPlan",),
+    "imgbuilder.customize.failure": ("OnError",),
+    "imgbuilder.building.plan": ("BuildPlan",),
     "imgbuilder.recipe.model": ("Recipe",),
     "imgbuilder.recipe.read": ("read_recipe",),
     "imgbuilder.recipe.write": ("recipe_text",),
-    "imgbuilder.request": (
+    "imgbuilder.building.request": (
         "Attached",
         "BuildRequest",
         "NetworkMode",

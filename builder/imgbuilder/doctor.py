@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from imgbuilder import paths, process
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.appliance.accelerator import forget, hypervisor_name, kvm_verdict, readable_kernels
 from imgbuilder.appliance.binding import find_binding
@@ -19,6 +18,7 @@ from imgbuilder.appliance.instant.settings import VARIABLE, InstantMode, instant
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import Step
+from imgbuilder.host import paths, process
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgbuilder import paths
 from imgbuilder.catalog.catalog import Catalog, Selection, load_catalog
 from imgbuilder.catalog.knownimages import KnownImages
 from imgbuilder.catalog.loader import Loader
@@ -24,6 +23,7 @@ from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, ignore, warn
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.urls import hide_in
+from imgbuilder.host import paths
 from imgindex.keymemory import KeyMemory
 from imgindex.model import UNKNOWN_SIZE
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from imgbuilder.cache.store import TemplateCache
     from imgbuilder.catalog.sources import Source
     from imgbuilder.customize.context import GuestContext
+    from imgbuilder.customize.failure import GuestShell
     from imgbuilder.errors import OperationError
-    from imgbuilder.failure import GuestShell
     from imgbuilder.fetch.transfer import Fetcher
-    from imgbuilder.guest import Appliance, Guest
+    from imgbuilder.guests.ports import Appliance, Guest
     from imgindex.trust import Verifier
 
 ApplianceOpener = Callable[
@@ -56,7 +56,7 @@ def _open_appliance(
 
 
 def _no_shell(guest: Guest, context: GuestContext, error: OperationError) -> bool:
-    from imgbuilder.failure import no_shell  # late, as above
+    from imgbuilder.customize.failure import no_shell  # late, as above
 
     return no_shell(guest, context, error)
 
@@ -274,7 +274,7 @@ class Services:
         chosen = self.select(name, arch, report)
         if chosen.entry.size != UNKNOWN_SIZE:
             return chosen
-        from imgbuilder.catalog.imagefacts import with_disk_facts  # late: few sources need it
+        from imgbuilder.cache.imagefacts import with_disk_facts  # late: few sources need it
 
         return with_disk_facts(chosen, self.fetcher, report)
 
@@ -284,7 +284,7 @@ class Services:
         Raises:
             WorkspaceError: Neither can be used.
         """
-        from imgbuilder.cache.opening import open_cache  # late: lists and notes need no cache
+        from imgbuilder.cache.store import open_cache  # late: lists and notes need no cache
 
         return open_cache(
             self.settings.cache_folder_if_any(report),
@@ -315,7 +315,7 @@ class Services:
         known = cache.identify(chosen, self.fetcher, report)
         path = cache.get_template(known, self.fetcher, report)
         if known.entry.size == UNKNOWN_SIZE:
-            from imgbuilder.catalog.imagefacts import of_verified_file
+            from imgbuilder.cache.imagefacts import of_verified_file
 
             self.images().remember(of_verified_file(known.entry, path), report)
         return path

@@ -80,7 +80,7 @@ class Entry:
     Attributes:
         os_version: The section's name, by which users ask for the template.
         file: Path of the template file relative to the index.
-        arch: Architecture as the publisher wrote it (compare with ``imgbuilder.arch.normalise``).
+        arch: Architecture as the publisher wrote it (compare with ``imgbuilder.host.arch.normalise``).
         size: Virtual size of the disk in bytes; also the smallest size of a built image. ``UNKNOWN_SIZE``
             where the source does not say, which never comes from an index of this format.
         name: Display name.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.events import Reporter
 from imgbuilder.fetch.router import SourceFetcher
-from imgbuilder.guest import Appliance
+from imgbuilder.guests.ports import Appliance
 from imgindex.gpg import GpgVerifier, key_pin_from_file, key_pin_from_user_keyring, keys_in_file
 from imgindex.signer import GpgSigner
 from imgindex.trust import Signer, Verifier

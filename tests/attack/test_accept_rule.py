@@ -95,6 +95,6 @@ def test_no_other_module_judges() -> None:
     assert callers["judge_freshness"] == {"imgindex/accept.py"}
     assert callers["accept"] == {
         "imgbuilder/catalog/loader.py",
-        "imgrepo/mirror.py",
-        "imgrepo/validate.py",
+        "imgrepo/sharing/mirror.py",
+        "imgrepo/webroot/validate.py",
     }

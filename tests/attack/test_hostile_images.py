@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgbuilder import process
-from imgbuilder.build import build
+from imgbuilder.building.build import build
+from imgbuilder.building.request import BuildRequest
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.errors import PybuilderError
-from imgbuilder.request import BuildRequest
+from imgbuilder.host import process
 from imgbuilder.services import Services, Settings
 from imgindex.model import Entry
 from tests.fakes.keys import keys

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgbuilder import process
 from imgbuilder.disk.imageheader import check_qcow2, check_raw
 from imgbuilder.errors import DiskError
+from imgbuilder.host import process
 
 if TYPE_CHECKING:
     from pathlib import Path

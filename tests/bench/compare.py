@@ -23,10 +23,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from imgbuilder import paths
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.appliance.accelerator import kvm_verdict
 from imgbuilder.events import ignore
+from imgbuilder.host import paths
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

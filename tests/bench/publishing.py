@@ -24,9 +24,9 @@ from pathlib import Path
 
 import psutil
 
-from imgbuilder import paths
 from imgbuilder.appliance.accelerator import kvm_verdict
 from imgbuilder.events import ignore
+from imgbuilder.host import paths
 from tests.bench.compare import default_template
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import pytest
 
 from imgrepo.catalogue.model import Picture
 from imgrepo.catalogue.render import render
-from imgrepo.serve import PublishedFolderServer
+from imgrepo.sharing.serve import PublishedFolderServer
 from tests.conformance.browser import PICTURES, Browser, open_browser
 from tests.fakes.catalogues import downloads, make_example, make_library, make_site, png
 from tests.fakes.keys import KeyMaker

@@ -13,7 +13,7 @@ import pytest
 
 from imgindex.lifecycle import Deprecation, with_deprecation
 from imgindex.model import Comment, ExtraField, Index, Note
-from imgrepo import edit
+from imgrepo.webroot import edit
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import Repository
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.disk.devicenames import appliance_disk
 from imgbuilder.errors import GuestCallError
-from imgbuilder.guest import BlockDevice, FilesystemUse
+from imgbuilder.guests.ports import BlockDevice, FilesystemUse
 from tests.fakes.guest import FakeGuest
 
 if TYPE_CHECKING:

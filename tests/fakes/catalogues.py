@@ -26,9 +26,9 @@ from imgrepo.library.records import (
     write_contents,
     write_sources,
 )
-from imgrepo.state import read_state
 from imgrepo.stats.count import count_downloads, files_of
 from imgrepo.stats.logs import Request
+from imgrepo.webroot.state import read_state
 from tests.unit.imgrepo.repository import debian, image
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """A guest in memory: files with modes, owners and symbolic links, and a shell that answers from a script.
 
-It follows the contract of ``imgbuilder.guest.Guest``: links are followed
+It follows the contract of ``imgbuilder.guests.ports.Guest``: links are followed
 inside the guest, errors are ``GuestCallError`` with the system error's name.
 It may be hostile: sparse files of any size, pipes, folders without end.
 """
@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgbuilder import localtree
 from imgbuilder.errors import GuestCallError
-from imgbuilder.guest import LARGEST_TEXT, CommandResult, FileStatus
+from imgbuilder.guests.ports import LARGEST_TEXT, CommandResult, FileStatus
+from imgbuilder.host import localtree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

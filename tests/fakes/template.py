@@ -17,7 +17,7 @@ from tests.fakes.guest import FakeGuest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgbuilder.guest import CommandResult, FilesystemUse
+    from imgbuilder.guests.ports import CommandResult, FilesystemUse
     from tests.fakes.keys import KeyMaker
 
 MIB = 1024 * 1024

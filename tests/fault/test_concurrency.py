@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.fakes.faultserver import FaultServer, Pause, honest
-from tests.unit.imgbuilder.test_cache_processes import DISK, PACKED, WORKERS, Place, kill
+from tests.unit.imgbuilder.cache.test_processes import DISK, PACKED, WORKERS, Place, kill
 
 if TYPE_CHECKING:
     from tests.fakes.faultserver import Reply

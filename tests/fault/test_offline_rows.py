@@ -89,7 +89,7 @@ def world(
     home.mkdir(mode=0o700)
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "VIRT_BUILDER_DIRS"):
         monkeypatch.setenv(variable, str(home))
-    monkeypatch.setattr("imgbuilder.paths.STOCK_SOURCES", home / "none")
+    monkeypatch.setattr("imgbuilder.host.paths.STOCK_SOURCES", home / "none")
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("GNUPGHOME", raising=False)
     key = keys.make("Bundler <b@example.org>", at=f"{datetime.now(UTC) - timedelta(days=20):%Y%m%dT%H%M%S}!")

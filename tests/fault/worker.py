@@ -32,7 +32,7 @@ _PROGRAM = """
 import hashlib, json, os, resource, signal, socket, sys, traceback
 from pathlib import Path
 import filelock
-from imgbuilder.cache.opening import open_cache
+from imgbuilder.cache.store import open_cache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
 from imgbuilder.errors import PybuilderError
@@ -40,7 +40,7 @@ from imgbuilder.events import Notice
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch import web
-from imgbuilder.interrupts import Interrupted, interruptible
+from imgbuilder.host.interrupts import Interrupted, interruptible
 from imgindex.model import Entry
 
 pipe = socket.socket(fileno=int(sys.argv[1]))  # what is said here is no write(2), which may be lied to

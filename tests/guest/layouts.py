@@ -11,7 +11,7 @@ from imgbuilder.disk import partition
 from imgbuilder.disk.diskimage import DiskFormat, convert
 
 if TYPE_CHECKING:
-    from imgbuilder.diskkeys import DiskKey
+    from imgbuilder.guests.unlocking import DiskKey
 
 MIB = 1024 * 1024
 SIZE = 400 * MIB

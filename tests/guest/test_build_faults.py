@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from imgbuilder.appliance.handle import LibguestfsAppliance
+    from imgbuilder.appliance.launch import LibguestfsAppliance
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

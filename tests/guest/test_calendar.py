@@ -12,7 +12,7 @@ import pytest
 
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import Verdict, read_boot, read_contents
-from imgrepo.serve import PublishedFolderServer
+from imgrepo.sharing.serve import PublishedFolderServer
 from tests.conformance.browser import open_browser
 
 if TYPE_CHECKING:

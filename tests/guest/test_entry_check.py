@@ -12,9 +12,9 @@ import pytest
 
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.events import ignore
-from imgrepo.library.checkrecord import Trace
 from imgrepo.library.folder import image_at
-from imgrepo.library.inside import look_inside
+from imgrepo.review.checkrecord import Trace
+from imgrepo.review.inside import look_inside
 from tests.guest import layouts
 from tests.guest.conftest import leftovers
 

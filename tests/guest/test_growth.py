@@ -20,9 +20,9 @@ from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.disk import diskimage, partition
 from imgbuilder.disk.devicenames import mapper_name
 from imgbuilder.disk.diskimage import DiskFormat
-from imgbuilder.diskkeys import DiskKey
 from imgbuilder.errors import GuestError
 from imgbuilder.growth import decide, session
+from imgbuilder.guests.unlocking import DiskKey
 from tests.guest import layouts
 from tests.guest.layouts import GROWN, MIB, SECRET, Layout, fill, partitioned, run
 from tests.guest.machine import booted
@@ -30,7 +30,7 @@ from tests.guest.machine import booted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgbuilder.appliance.handle import LibguestfsAppliance
+    from imgbuilder.appliance.launch import LibguestfsAppliance
     from imgbuilder.events import Event
     from tests.guest.conftest import Person
 

@@ -11,7 +11,7 @@ import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
 from imgbuilder.errors import GuestError, WorkspaceError
-from imgbuilder.workspace import blaming_full_disk
+from imgbuilder.host.workspace import blaming_full_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.events import Event
-    from imgbuilder.guest import Appliance
+    from imgbuilder.guests.ports import Appliance
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder import process
-from imgbuilder.atomic import temporary_file
 from imgbuilder.errors import ToolError
 from imgbuilder.events import debug, info
+from imgbuilder.host import process
+from imgbuilder.host.atomic import temporary_file
 from imgindex.folders import make_folder
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgbuilder import process
 from imgbuilder.errors import ApplianceError, ToolError
+from imgbuilder.host import process
 
 INTERPRETER_VARIABLE = "PYBUILDER_GUESTFS_PYTHON"
 """Environment variable that names the interpreter to use, before all others."""

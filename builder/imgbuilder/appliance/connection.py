@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder import claims, process
 from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError, GuestError
 from imgbuilder.events import Progress, ProgressEnd, debug
-from imgbuilder.interrupts import uninterrupted
+from imgbuilder.host import claims, process
+from imgbuilder.host.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     import subprocess

@@ -9,7 +9,7 @@ import uuid
 
 from imgbuilder.appliance.guestfiles import GuestFiles
 from imgbuilder.errors import GuestCallError
-from imgbuilder.guest import CommandResult
+from imgbuilder.guests.ports import CommandResult
 from imgbuilder.sizes import whole_number
 
 _INLINE_SCRIPT = 64 * 1024

@@ -8,11 +8,11 @@ import stat
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder import localtree
 from imgbuilder.appliance import tarpaths
 from imgbuilder.appliance.calls import LONG, Calls
 from imgbuilder.errors import GuestCallError
-from imgbuilder.guest import LARGEST_TEXT, FileStatus
+from imgbuilder.guests.ports import LARGEST_TEXT, FileStatus
+from imgbuilder.host import localtree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from imgbuilder import claims, paths, process, workspace
 from imgbuilder.appliance.accelerator import (
     announce,
     chosen_accelerator,
@@ -18,15 +18,15 @@ from imgbuilder.appliance.accelerator import (
     hypervisor_name,
     remember_broken,
 )
+from imgbuilder.appliance.attached import hide_script, read_places, show_script
 from imgbuilder.appliance.binding import find_binding
-from imgbuilder.appliance.buildfolder import check_build_folder
-from imgbuilder.appliance.calls import is_utf8
+from imgbuilder.appliance.calls import LONG, is_utf8
 from imgbuilder.appliance.connection import Connection
-from imgbuilder.appliance.handle import LibguestfsAppliance
+from imgbuilder.appliance.guestcommands import GuestCommands
 from imgbuilder.appliance.instant.resume import PROGRAM, Instant, Job
 from imgbuilder.appliance.instant.settings import InstantMode, instant_mode, state_folder
 from imgbuilder.appliance.instant.store import StateStore
-from imgbuilder.disk import locks
+from imgbuilder.appliance.storage import Storage
 from imgbuilder.errors import (
     ApplianceError,
     ApplianceSilentError,
@@ -36,15 +36,18 @@ from imgbuilder.errors import (
     WorkspaceError,
 )
 from imgbuilder.events import debug, ignore
-from imgbuilder.interrupts import uninterrupted
+from imgbuilder.host import claims, imagelocks, paths, process, workspace
+from imgbuilder.host.interrupts import uninterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from imgbuilder.appliance.accelerator import KvmVerdict
-    from imgbuilder.appliance.attachment import Attachment
+    from imgbuilder.appliance.attached import Place
     from imgbuilder.appliance.binding import Binding
     from imgbuilder.events import Reporter
+    from imgbuilder.guests.ports import Attachment
+
 
 _KVM_LIMIT = 30.0
 """Seconds of silence after which an appliance under KVM counts as hung (design decision 6)."""
@@ -102,7 +105,7 @@ def open_appliance(
     """
     options = options or ApplianceOptions()
     for disk in disks:
-        locks.refuse_if_locked(disk.path, changing=not disk.readonly)
+        imagelocks.refuse_if_locked(disk.path, changing=not disk.readonly)
     binding = find_binding()
     verdict = chosen_accelerator(paths.state_dir(), report)
     with workspace.private_folder() as runtime, _scratch_folder() as scratch:
@@ -205,7 +208,7 @@ def _hypervisor_program() -> str | None:
 def _hypervisor(folders: _Folders, interpreter: Path, job: Job | None) -> Path | None:
     """Write a wrapper that lets the kernel end the hypervisor with the worker (``reliability.md`` F16).
 
-    It also claims the folder of root's sockets, whose name nobody else tells (``imgbuilder.claims``).
+    It also claims the folder of root's sockets, whose name nobody else tells (``imgbuilder.host.claims``).
 
     With a job, the command that starts the machine goes to the program that may resume it instead; all
     others only ask the hypervisor what it can do.
@@ -322,3 +325,98 @@ def _launch_failure(error: GuestError, console: str) -> ApplianceError:
     if isinstance(error, ApplianceSilentError):
         advice = f"a slow machine needs longer: --launch-timeout SECONDS; else {advice}"
     return ApplianceError(message, hint=advice)
+
+
+# The ``Appliance`` port over libguestfs calls, put together from its parts.
+
+
+_LIMIT = 300.0
+"""Seconds without an answer while disks are hidden or shown: all volumes of a guest are looked for."""
+
+
+class LibguestfsAppliance(GuestCommands, Storage):
+    """A launched appliance. Made by ``open_appliance``.
+
+    Args:
+        connection: The worker that holds the launched handle.
+        scratch: Private local folder for temporary files.
+        attached: The places of the disks that are only attached, from 0.
+    """
+
+    def __init__(self, connection: Connection, scratch: Path, attached: Sequence[int] = ()) -> None:
+        super().__init__(connection, scratch)
+        self._attached = tuple(attached)
+        self._hidden: list[Place] = []
+
+    def hide_attached(self) -> None:
+        """Hide the disks that are only attached; nothing may be mounted."""
+        if self._attached and not self._hidden:
+            text = self._arrange(hide_script(self._attached))
+            self._hidden = read_places(text, len(self._attached))
+
+    def show_attached(self) -> None:
+        """Let the guest's commands see the disks that are only attached: until then nothing does."""
+        if self._hidden:
+            self._arrange(show_script(self._hidden))
+            self._hidden = []
+
+    def _arrange(self, script: str) -> str:
+        try:
+            return str(self._call("debug", "sh", [script], limit=_LIMIT))
+        except ApplianceError:
+            raise
+        except GuestError as error:
+            raise GuestError(
+                f"attached disks cannot be kept apart from the guest's own: {error.message}",
+                hint="nothing was changed; do without --attach",
+            ) from error
+
+    def shutdown(self) -> None:
+        """Unmount, flush and stop the appliance; an error means that data may not be on the disk."""
+        self._call("umount_all", limit=LONG)  # what is still in memory is written now, or lost now
+        lost = self.lost_writes()
+        if lost is not None:
+            raise GuestError(
+                f"not everything that the guest wrote reached the image: {lost}",
+                hint="check the disk that the image is on",
+            )
+        self._call("shutdown", limit=LONG)
+
+
+# The folder in which libguestfs builds its appliance, once for each user and kernel (B7).
+
+
+VARIABLE = "LIBGUESTFS_CACHEDIR"
+
+
+def check_build_folder(environ: Mapping[str, str]) -> None:
+    """Refuse a folder that libguestfs cannot or must not use.
+
+    libguestfs itself drops a wrong LIBGUESTFS_CACHEDIR with a message that nobody sees, and takes the
+    default; of a foreign appliance it says only that it is "not owned".
+
+    Args:
+        environ: The variables that the appliance starts with.
+
+    Raises:
+        ApplianceError: It is not there, not a folder, not writable, or another user's.
+    """
+    chosen = environ.get(VARIABLE)
+    if not chosen or environ.get("LIBGUESTFS_PATH"):  # the latter is a ready appliance
+        return
+    folder = Path(chosen)
+    hint = f"choose another folder: {VARIABLE}=DIR, or leave it out to use /var/tmp"
+    if not folder.is_dir():
+        raise ApplianceError(f"{VARIABLE} says {folder}, which is not a folder", hint=hint)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ApplianceError(f"{VARIABLE} says {folder}, where you may not write", hint=hint)
+    built = folder / f".guestfs-{os.geteuid()}"
+    try:
+        facts = built.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+        raise ApplianceError(
+            f"{built}, where the appliance is kept, is not your own (its owner is user {facts.st_uid})",
+            hint=f"do not trust it; {hint}",
+        )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qemu.qmp import QMPClient, QMPError
 
 from imgbuilder.errors import ApplianceError
-from imgbuilder.interrupts import uninterrupted
+from imgbuilder.host.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,8 @@ import string
 from typing import TYPE_CHECKING, Any
 
 from imgbuilder.appliance.calls import LONG, Calls
-from imgbuilder.appliance.kernelmessages import lost_writes
 from imgbuilder.errors import GuestCallError
-from imgbuilder.guest import BlockDevice, FilesystemUse
+from imgbuilder.guests.ports import BlockDevice, FilesystemUse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -246,3 +245,32 @@ class Storage(Calls):
         """Tell whether the appliance itself can look up a host name; needs the network."""
         question = f"getent ahosts {shlex.quote(host)} >/dev/null && echo yes || echo no"
         return str(self._call("debug", "sh", [question], limit=120.0)).strip() == "yes"
+
+
+# What the appliance's kernel says about writes that did not reach the disk. Pure.
+#
+# A program in the guest learns of them only when it asks (fsync); most do not.
+# Without this look at the kernel's messages, an image on a full or broken disk
+# could be called a success (``reliability.md`` B11, B15).
+
+
+_LOST = re.compile(
+    r"(?:I/O|space allocation) error, dev \w+, sector \d+(?! op 0x[0-9a-f]+:\((?!WRITE\)))"
+    r"|Buffer I/O error on dev [^,]+, logical block \d+, lost (?:async|sync) page write"
+    r"|EXT4-fs (?:error|\([^)]*\): failed to convert|warning .*: I/O error \d+ writing)"
+    r"|JBD2: (?:Error -?\d+ detected|Detected IO errors)"
+    r"|XFS \([^)]*\): (?:metadata|log) I/O error"
+    r"|BTRFS (?:error|critical)[^:]*: (?:bdev|error while writing)"
+)
+
+
+def lost_writes(messages: str) -> str | None:
+    """Return the first message about a write that was lost; None when there is none.
+
+    Args:
+        messages: What dmesg(1) prints.
+    """
+    for line in messages.split("\n"):
+        if _LOST.search(line):
+            return line.strip()
+    return None

@@ -6,14 +6,14 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.cache.content import has_content
 from imgbuilder.cache.download import about
-from imgbuilder.cache.locks import try_shared
 from imgbuilder.cache.records import is_unchanged, open_own, read_record, touch_record, write_record
 from imgbuilder.cache.templates import digest_of, is_file
 from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.events import Reporter, Step, debug
+from imgbuilder.host.atomic import publish, temporary_file
+from imgbuilder.host.locks import try_shared
 
 if TYPE_CHECKING:
     from pathlib import Path

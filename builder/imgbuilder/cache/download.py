@@ -10,7 +10,6 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.cache.digest import HashingFile
 from imgbuilder.cache.partial import discard, partial_file
 from imgbuilder.cache.records import write_record
@@ -24,7 +23,8 @@ from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import will_ask
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url
-from imgbuilder.interrupts import Interrupted
+from imgbuilder.host.atomic import publish, temporary_file
+from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.sizes import human_size
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from imgbuilder.appliance.instant.settings import state_folder
 from imgbuilder.appliance.instant.store import KeptState, StateStore
 from imgbuilder.cache.content import has_content
 from imgbuilder.cache.digest import sha512_of
-from imgbuilder.cache.locks import try_exclusive
+from imgbuilder.cache.folder import is_digest
 from imgbuilder.cache.records import open_own, read_record, record_path
-from imgbuilder.cache.sweep import is_digest
-from imgbuilder.disk import locks
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, ignore, warn
+from imgbuilder.host import imagelocks
+from imgbuilder.host.locks import try_exclusive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,7 +179,7 @@ def _if_unused(item: Kept) -> Iterator[bool]:
         yield False
         return
     try:
-        yield try_exclusive(descriptor) and not locks.is_locked(descriptor, changing=True)
+        yield try_exclusive(descriptor) and not imagelocks.is_locked(descriptor, changing=True)
     finally:
         os.close(descriptor)
 

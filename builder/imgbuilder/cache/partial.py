@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.cache.digest import HashingFile
 from imgbuilder.cache.records import read_record, record_path, store_record
 from imgbuilder.errors import WorkspaceError
-from imgbuilder.workspace import is_full
+from imgbuilder.host.workspace import is_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

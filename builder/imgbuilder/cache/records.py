@@ -14,8 +14,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder.atomic import temporary_file
 from imgbuilder.errors import WorkspaceError
+from imgbuilder.host.atomic import temporary_file
 from imgindex.regular import open_regular
 
 if TYPE_CHECKING:

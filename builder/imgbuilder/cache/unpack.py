@@ -14,7 +14,6 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from imgbuilder import process
 from imgbuilder.cache.content import PIECE, ContentDigest
 from imgbuilder.cache.zstdframes import FrameError, check_frames
 from imgbuilder.disk.imageheader import UNNAMED, check_image
@@ -22,6 +21,7 @@ from imgbuilder.disk.magic import packing_of
 from imgbuilder.disk.sparse import SparseWriter
 from imgbuilder.errors import DiskError, ProgramKilledError, RepositoryError, ToolError, WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
+from imgbuilder.host import process
 from imgbuilder.sizes import human_size
 from imgindex.regular import open_empty
 

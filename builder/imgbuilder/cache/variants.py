@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgbuilder.fetch.urls import template_url
-from imgbuilder.process import find_program
+from imgbuilder.host.process import find_program
 
 if TYPE_CHECKING:
     from imgbuilder.catalog.catalog import Selection

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder.atomic import sync_folder, temporary_file
 from imgbuilder.catalog.sources import Source, SourceFormat, fingerprints, index_format
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.fetch.urls import Address, check_uri, local_path, scheme_of
+from imgbuilder.host.atomic import sync_folder, temporary_file
 from imgindex.folders import make_folder
 from imgindex.keyfile import read_key_file
 

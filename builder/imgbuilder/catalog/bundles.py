@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.errors import FileMissingError, UsageError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.fetch.bundle import FINGERPRINTS, KEY, fetch_member
 from imgbuilder.fetch.urls import BUNDLE_INDEX, BUNDLE_SUFFIX, inside
-from imgbuilder.workspace import check_space, explain, follow
+from imgbuilder.host.atomic import publish, temporary_file
+from imgbuilder.host.workspace import check_space, explain, follow
 from imgindex.regular import open_file
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgbuilder.arch import normalise
 from imgbuilder.errors import PybuilderError, RepositoryError, TrustError, UsageError
 from imgbuilder.events import warn
 from imgbuilder.fetch.urls import hide_in, template_url
+from imgbuilder.host.arch import normalise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -16,8 +16,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgbuilder.atomic import publish, temporary_file
 from imgbuilder.events import Reporter, debug, ignore
+from imgbuilder.host.atomic import publish, temporary_file
 from imgindex.fields import DISK_FORMATS, MAX_DISK_SIZE
 from imgindex.folders import make_folder
 from imgindex.model import UNKNOWN_SIZE, Entry, Index

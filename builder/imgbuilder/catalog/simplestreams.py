@@ -19,9 +19,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from imgbuilder.arch import normalise
-from imgbuilder.catalog.versions import version_key
 from imgbuilder.errors import IndexSyntaxError
+from imgbuilder.host.arch import normalise
 from imgindex.fields import MAX_DISK_SIZE, MAX_REVISION
 from imgindex.lexer import MISLEADING, shorten
 from imgindex.model import UNKNOWN_SIZE, Entry, ExtraField, Index, Refused
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from imgindex.trust import UnverifiedText
+
 
 MOST_PRODUCT_FILES = 32
 """Files of products that one index may name, each of which costs a download and a signature check."""
@@ -390,3 +390,23 @@ def _revision(version: str) -> int:
     if re.fullmatch(r"[0-9]{1,18}", version) and int(version) <= MAX_REVISION:
         return int(version)
     return 1
+
+
+# Which of two versions is the newer one. Pure.
+
+
+def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
+    """Return what versions are compared by: numbers as numbers, and ``~`` before the end, as in Debian.
+
+    So ``9`` comes before ``10``, ``20240101`` before ``20240101.1``, and ``1.0~rc1`` before ``1.0``.
+    """
+    key: list[tuple[int, int, str]] = []
+    for part in re.findall(r"[0-9]+|[A-Za-z]+|.", version, re.DOTALL):
+        if part[0] in "0123456789":
+            digits = part.lstrip("0")  # compared without int(), which refuses very long ones
+            key.append((3, len(digits), digits))
+        elif part == "~":
+            key.append((0, 0, ""))
+        else:
+            key.append((2, 0, part))
+    return (*key, (1, 0, ""))

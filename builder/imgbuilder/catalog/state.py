@@ -22,12 +22,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from imgbuilder.atomic import publish, temporary_file
-from imgbuilder.cache.locks import lock_open_file
 from imgbuilder.errors import ConflictingIndexError, SourceStateError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.transfer import PRODUCTS_LIMIT
 from imgbuilder.fetch.urls import Address, local_path
+from imgbuilder.host.atomic import publish, temporary_file
+from imgbuilder.host.locks import lock_open_file
 from imgindex.folders import make_folder
 from imgindex.freshness import Accepted, show
 from imgindex.regular import open_file, open_regular

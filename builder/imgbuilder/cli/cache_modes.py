@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgbuilder import paths
 from imgbuilder.cache.digest import sha512_of
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.variants import files_of, for_everybody
@@ -17,18 +16,19 @@ from imgbuilder.catalog.bundles import Packed, check_name, write_bundle
 from imgbuilder.catalog.catalog import Offer, Selection
 from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import SourceFormat
-from imgbuilder.console import printable
 from imgbuilder.errors import FetchError, PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import Step, warn
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
+from imgbuilder.host import paths
 from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import human_size
+from imgbuilder.terminal.console import printable
 from imgindex.regular import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from imgbuilder.console import ConsoleReporter
+    from imgbuilder.terminal.console import ConsoleReporter
 
 
 def cache_all(settings: Settings, report: ConsoleReporter) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgbuilder.boundary import run_command
+from imgbuilder.building.existing import CustomizeRequest, Disk, customize_disks, find_identity
 from imgbuilder.cli.customizing import (
     SectionedCommand,
     customization_options,
@@ -21,14 +21,14 @@ from imgbuilder.cli.customizing import (
 )
 from imgbuilder.cli.getopt import VIRT_CUSTOMIZE, standard_options
 from imgbuilder.cli.rescue import shell_with
-from imgbuilder.configuration import apply_configuration
-from imgbuilder.console import ConsoleReporter, printable
+from imgbuilder.customize.failure import OnError
 from imgbuilder.disk.diskimage import DiskFormat, parse_format
-from imgbuilder.diskkeys import ALL, DiskKey, parse_key
 from imgbuilder.errors import UsageError
-from imgbuilder.existing import CustomizeRequest, Disk, customize_disks, find_identity
-from imgbuilder.failure import OnError
+from imgbuilder.guests.unlocking import ALL, DiskKey, parse_key
 from imgbuilder.services import Services, Settings
+from imgbuilder.terminal.boundary import run_command
+from imgbuilder.terminal.configuration import apply_configuration
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgindex import __version__
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def run(arguments: list[str]) -> int:
         arguments: The command line without the program's name.
 
     Returns:
-        The exit code, see ``imgbuilder.boundary``.
+        The exit code, see ``imgbuilder.terminal.boundary``.
     """
     console = ConsoleReporter("pybuilder-customize")
 

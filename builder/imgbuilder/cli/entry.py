@@ -3,7 +3,7 @@
 Loading click and the declarations of all options takes longer than listing a
 local source. So a command line that only lists, in words that need no thought,
 is read here; anything else, mistakes and abbreviations too, is left to click,
-which reads these words in the same way (``tests/unit/imgbuilder/test_entry.py``).
+which reads these words in the same way (``tests/unit/imgbuilder/cli/test_entry.py``).
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def plain_list(arguments: list[str]) -> PlainList | None:
     Returns:
         What it asks for; None for any other command line, right or wrong.
     """
-    from imgbuilder.arch import host_arch  # late, as all that follows: see main
     from imgbuilder.cli.list_mode import STYLES, ListRequest
+    from imgbuilder.host.arch import host_arch  # late, as all that follows: see main
     from imgbuilder.services import Settings
 
     flags: set[str] = set()
@@ -94,7 +94,7 @@ def run(arguments: list[str]) -> int:
         arguments: The command line without the program's name.
 
     Returns:
-        The exit code, see ``imgbuilder.boundary``.
+        The exit code, see ``imgbuilder.terminal.boundary``.
     """
     plain = plain_list(arguments)
     if plain is None:
@@ -102,9 +102,9 @@ def run(arguments: list[str]) -> int:
 
         gc.enable()
         return full.run(arguments)
-    from imgbuilder.boundary import run_command
     from imgbuilder.cli.list_mode import list_templates
-    from imgbuilder.console import ConsoleReporter
+    from imgbuilder.terminal.boundary import run_command
+    from imgbuilder.terminal.console import ConsoleReporter
 
     console = ConsoleReporter("pybuilder", quiet=plain.quiet, started=_STARTED)
     return run_command(lambda: list_templates(plain.settings, console, plain.request), console, verbose=False)

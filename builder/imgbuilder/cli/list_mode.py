@@ -6,12 +6,12 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuilder.catalog import listing
-from imgbuilder.console import printable
 from imgbuilder.errors import UsageError
 from imgbuilder.services import Services, Settings
+from imgbuilder.terminal.console import printable
 
 if TYPE_CHECKING:
-    from imgbuilder.console import ConsoleReporter
+    from imgbuilder.terminal.console import ConsoleReporter
     from imgindex.model import Entry
 
 STYLES = ("short", "long", "json", "full")

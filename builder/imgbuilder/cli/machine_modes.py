@@ -6,25 +6,25 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder import arch
+from imgbuilder.building.localdisk import local_disk
+from imgbuilder.building.place import find_file_place
 from imgbuilder.cli.list_mode import show
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.disk.imageheader import check_other
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import Step
-from imgbuilder.localdisk import local_disk
+from imgbuilder.host import arch
+from imgbuilder.host.workspace import new_file
 from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
 from imgbuilder.machine.look import firmware_of
 from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine
 from imgbuilder.machine.runscript import run_script
-from imgbuilder.place import find_file_place
-from imgbuilder.workspace import new_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from imgbuilder.cli.requests import Values
-    from imgbuilder.console import ConsoleReporter
+    from imgbuilder.terminal.console import ConsoleReporter
 
 
 def describe_machine(

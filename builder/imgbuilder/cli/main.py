@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from imgbuilder import arch
-from imgbuilder.boundary import run_command
 from imgbuilder.cli import modes
 from imgbuilder.cli.customizing import NAMES, SectionedCommand, refuse_operations
 from imgbuilder.cli.getopt import VIRT_BUILDER
@@ -20,13 +18,14 @@ from imgbuilder.cli.list_mode import ListRequest, list_templates
 from imgbuilder.cli.options import with_customizations, with_options
 from imgbuilder.cli.recipes import check_template, with_recipe, write_recipe
 from imgbuilder.cli.requests import Values, read_values
-from imgbuilder.configuration import apply_configuration
-from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgbuilder.events import warn
-from imgbuilder.machinereadable import CAPABILITIES, json_lines, open_stream
+from imgbuilder.host import arch
 from imgbuilder.services import Settings
 from imgbuilder.sizes import parse_size
+from imgbuilder.terminal.boundary import run_command
+from imgbuilder.terminal.configuration import apply_configuration
+from imgbuilder.terminal.console import CAPABILITIES, ConsoleReporter, json_lines, open_stream
 from imgindex import __version__
 
 if TYPE_CHECKING:
@@ -328,7 +327,7 @@ def run(arguments: list[str]) -> int:
         arguments: The command line without the program's name.
 
     Returns:
-        The exit code, see ``imgbuilder.boundary``.
+        The exit code, see ``imgbuilder.terminal.boundary``.
     """
     console = ConsoleReporter("pybuilder")
 

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgbuilder import paths
 from imgbuilder.catalog import listing
 from imgbuilder.cli.list_mode import message_locale, show
-from imgbuilder.console import printable
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import Step
+from imgbuilder.host import paths
 from imgbuilder.services import Services, Settings
+from imgbuilder.terminal.console import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.appliance.instant.store import StateStore
-    from imgbuilder.console import ConsoleReporter
-    from imgbuilder.getkernel import KernelRequest
-    from imgbuilder.request import BuildRequest
+    from imgbuilder.building.getkernel import KernelRequest
+    from imgbuilder.building.request import BuildRequest
+    from imgbuilder.terminal.console import ConsoleReporter
 
 
 def print_notes(settings: Settings, report: ConsoleReporter, name: str, arch: str) -> None:
@@ -79,7 +79,7 @@ def build_image(
     settings: Settings, report: ConsoleReporter, request: BuildRequest, *, dry_run: bool, quiet: bool
 ) -> None:
     """Build an image, or show how it would be built."""
-    from imgbuilder.build import build, prepare, summary  # late: --list stays quick
+    from imgbuilder.building.build import build, prepare, summary  # late: --list stays quick
     from imgbuilder.cli.rescue import shell_with
 
     services = Services(settings, guest_shell=shell_with(report))
@@ -96,8 +96,8 @@ def build_image(
 
 def firstboot_log(settings: Settings, report: ConsoleReporter, image: Path, image_format: str | None) -> int:
     """Print how the first-boot scripts of an image fared; return 1 unless all ended with 0."""
+    from imgbuilder.building.existing import CustomizeRequest, Disk, firstboot_report
     from imgbuilder.disk.diskimage import parse_format
-    from imgbuilder.existing import CustomizeRequest, Disk, firstboot_report
 
     disk = Disk(image, None if image_format is None else parse_format(image_format))
     found = firstboot_report(CustomizeRequest((disk,)), Services(settings), report)
@@ -115,7 +115,7 @@ def firstboot_log(settings: Settings, report: ConsoleReporter, image: Path, imag
 
 def copy_kernel(settings: Settings, report: ConsoleReporter, request: KernelRequest, *, quiet: bool) -> None:
     """Copy the kernel and the initrd of an image into a folder, and say so in virt-get-kernel's words."""
-    from imgbuilder.getkernel import get_kernel
+    from imgbuilder.building.getkernel import get_kernel
 
     copied = get_kernel(request, Services(settings), report)
     report.close()

@@ -9,7 +9,7 @@ import click
 from imgbuilder.cli.customizing import customization_options, integer
 from imgbuilder.cli.getopt import standard_options
 from imgbuilder.cli.list_mode import STYLES
-from imgbuilder.failure import OnError
+from imgbuilder.customize.failure import OnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from imgbuilder.cli.customizing import ATTACHED, given_recipe, has_recipe, written_operations
 from imgbuilder.cli.list_mode import show
 from imgbuilder.errors import UsageError, WorkspaceError
-from imgbuilder.workspace import follow
+from imgbuilder.host.workspace import follow
 
 if TYPE_CHECKING:
     import click

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgbuilder.building.request import Attached, BuildRequest, NetworkMode
 from imgbuilder.cli.customizing import ATTACHED, given_operations
+from imgbuilder.customize.failure import OnError
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format, parse_output_format
-from imgbuilder.diskkeys import parse_key
-from imgbuilder.failure import OnError
+from imgbuilder.guests.unlocking import parse_key
 from imgbuilder.machine.model import Forward
-from imgbuilder.request import Attached, BuildRequest, NetworkMode
 from imgbuilder.sizes import parse_size
 
 if TYPE_CHECKING:
     import click
 
+    from imgbuilder.building.getkernel import KernelRequest
     from imgbuilder.customize.operation import Operation
-    from imgbuilder.diskkeys import DiskKey
-    from imgbuilder.getkernel import KernelRequest
+    from imgbuilder.guests.unlocking import DiskKey
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def kernel_request(image: str, options: dict[str, Any], values: Values) -> Kerne
         UsageError: The format is not supported, or the prefix is no part of a file name.
     """
     from imgbuilder.appliance import ApplianceOptions
-    from imgbuilder.getkernel import KernelRequest
+    from imgbuilder.building.getkernel import KernelRequest
 
     return KernelRequest(
         image=Path(image),

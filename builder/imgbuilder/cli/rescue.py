@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgbuilder.console import printable
 from imgbuilder.customize.commands import preamble_for_shell
 from imgbuilder.errors import GuestCallError
+from imgbuilder.terminal.console import printable
 
 if TYPE_CHECKING:
-    from imgbuilder.console import ConsoleReporter
     from imgbuilder.customize.context import GuestContext
+    from imgbuilder.customize.failure import GuestShell
     from imgbuilder.errors import OperationError
-    from imgbuilder.failure import GuestShell
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
+    from imgbuilder.terminal.console import ConsoleReporter
 
 _MARK = "@pybuilder-folder@"
 _WELCOME = """\

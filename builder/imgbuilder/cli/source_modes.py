@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgbuilder import paths
 from imgbuilder.catalog import sourcelist
 from imgbuilder.catalog.sourcekeys import key_pin
 from imgbuilder.catalog.sources import SourceFormat
@@ -12,13 +11,14 @@ from imgbuilder.cli.list_mode import show
 from imgbuilder.errors import PybuilderError, UsageError, WrongKeyError
 from imgbuilder.events import warn
 from imgbuilder.fetch.urls import Address, check_uri
+from imgbuilder.host import paths
 from imgbuilder.services import Services, Settings
 from imgindex.freshness import show as show_time
 
 if TYPE_CHECKING:
     from imgbuilder.catalog.sources import Source
     from imgbuilder.catalog.state import SourceStates
-    from imgbuilder.console import ConsoleReporter
+    from imgbuilder.terminal.console import ConsoleReporter
 
 
 def list_sources(settings: Settings, report: ConsoleReporter, *, ask: bool) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 FOLDER = "/var/cache/apt/pybuilder"
 """Folder in the guest for lists of the mirror and for packages; removed at the end."""

@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder import process
 from imgbuilder.customize import values
 from imgbuilder.errors import ToolError, UsageError, WorkspaceError
-from imgbuilder.paths import temporary_dir
+from imgbuilder.host import process
+from imgbuilder.host.paths import temporary_dir
 from imgindex.regular import open_file
 
 if TYPE_CHECKING:

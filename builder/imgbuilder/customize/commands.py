@@ -18,7 +18,7 @@ from imgbuilder.errors import GuestCallError, OperationError
 
 if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import CommandResult, Guest
+    from imgbuilder.guests.ports import CommandResult, Guest
 
 _TAIL_LINES = 40
 _TAIL_BYTES = 64 * 1024

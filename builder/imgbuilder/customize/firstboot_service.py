@@ -16,7 +16,7 @@ from imgbuilder.events import warn
 
 if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 BASE = "/usr/lib/virt-sysprep"
 """Folder of the scripts and their driver."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.customize.firstboot_service import BASE, LOG, STATUS
 
 if TYPE_CHECKING:
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _LARGEST_STATUS = 1 << 20

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 _FOLDER = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
 _MAKE_FOLDER = """\

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.customize.operation import Operation
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
     Rescue = Callable[[Guest, GuestContext, OperationError], None]
 

@@ -11,7 +11,7 @@ from imgbuilder.events import Reporter, Step, warn
 
 if TYPE_CHECKING:
     from imgbuilder.customize.facts import GuestFacts
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 _SEED_FILES = (
     "/var/lib/random-seed",

@@ -10,7 +10,7 @@ from imgbuilder.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 
 @dataclass(frozen=True)

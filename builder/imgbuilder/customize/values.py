@@ -12,9 +12,9 @@ import stat
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from imgbuilder import localtree
 from imgbuilder.errors import UsageError
 from imgbuilder.fetch.urls import Address
+from imgbuilder.host import localtree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder.disk import locks
 from imgbuilder.errors import WorkspaceError
+from imgbuilder.host import imagelocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ def claim(path: Path) -> Iterator[int]:
     that have it as their disk do not claim it, but lock it.
 
     Yields:
-        A descriptor open for reading and writing; ``locks.release`` it before a program writes to the device.
+        A descriptor open for reading and writing; ``imagelocks.release`` it before a program writes there.
 
     Raises:
         WorkspaceError: It is in use, or cannot be written to.
@@ -82,7 +82,7 @@ def claim(path: Path) -> Iterator[int]:
     try:
         if not stat.S_ISBLK(os.fstat(descriptor).st_mode):
             raise WorkspaceError(f"{path} is no longer a block device")
-        locks.hold(descriptor, path, changing=True)
+        imagelocks.hold(descriptor, path, changing=True)
         yield descriptor
     finally:
         os.close(descriptor)

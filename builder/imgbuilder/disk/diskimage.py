@@ -13,8 +13,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from imgbuilder import process
 from imgbuilder.errors import DiskError, ToolError, UsageError
+from imgbuilder.host import process
 from imgbuilder.sizes import whole_number
 
 _SECTOR = 512

@@ -19,8 +19,9 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder.disk import locks, magic
+from imgbuilder.disk import magic
 from imgbuilder.errors import DiskError
+from imgbuilder.host import imagelocks
 from imgindex.regular import open_regular
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def _check_chain(path: Path, allowed: Sequence[Path], role: Role) -> tuple[Path,
                 f"-b {shlex.quote(facts.backing)} {shlex.quote(str(path))}",
             )
         _open(below, 0)
-        locks.refuse_if_in_use(below, changing=False)
+        imagelocks.refuse_if_in_use(below, changing=False)
         chain.append(named)
         if facts.backing_format == "raw":
             return tuple(chain)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder import process
 from imgbuilder.disk import content, diskimage, skeleton
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.skeleton import SECTOR, Geometry
 from imgbuilder.errors import DiskError, ToolError
+from imgbuilder.host import process
 from imgbuilder.sizes import whole_number
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from imgbuilder.disk import locks
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
+from imgbuilder.host import imagelocks
 from imgbuilder.sizes import human_size
 from imgindex.regular import open_empty
 
@@ -103,7 +103,7 @@ def copy_sparse(source: Path, destination: Path, report: Reporter = ignore, *, l
             os.fdopen(open_empty(destination), "r+b", buffering=0) as new,
         ):
             try:
-                locks.hold(old.fileno(), source)
+                imagelocks.hold(old.fileno(), source)
                 copy_descriptor(old.fileno(), new.fileno(), report, label=label)
             except BaseException:
                 destination.unlink()

@@ -13,11 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder import process
 from imgbuilder.disk import diskimage, partition, skeleton
 from imgbuilder.disk.partition import GPT, MBR, Partition, PartitionTable
 from imgbuilder.disk.skeleton import SECTOR, Geometry, Skeleton
 from imgbuilder.errors import DiskError, ToolError
+from imgbuilder.host import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from imgbuilder.disk import locks
 from imgbuilder.errors import DiskError, FetchError, FileMissingError, WrongSizeError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Fetched, store
+from imgbuilder.host import imagelocks
 from imgindex.regular import open_regular
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def fetch_local(
         ) from error
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         try:
-            locks.hold(descriptor, path)
+            imagelocks.hold(descriptor, path)
         except DiskError as error:
             raise FetchError(error.message, hint=error.hint) from error
         size = copy_open(

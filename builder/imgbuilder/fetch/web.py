@@ -9,9 +9,11 @@ waits that grow and differ from client to client.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import FetchError, FileMissingError, WrongSizeError
@@ -29,14 +31,15 @@ from imgbuilder.fetch.transfer import (
     store,
 )
 from imgbuilder.fetch.urls import Address
-from imgbuilder.fetch.wanted import Wanted
 from imgbuilder.fetch.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import BinaryIO
 
+    from imgbuilder.events import Reporter
     from imgbuilder.fetch.transfer import Resumable
+
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORTH_RETRYING = frozenset({408, 429, 500, 502, 503, 504})
@@ -258,3 +261,45 @@ def _bad_status(answer: Answer, now: float, *, named: bool) -> FetchError:
     if answer.status in (404, 410):
         return FileMissingError(f"{answer.url}: HTTP status code {answer.status}", hint=hint)
     return FetchError(f"{answer.url}: HTTP status code {answer.status}", hint=hint)
+
+
+# One file to download, and how much of it is there already.
+
+
+@dataclass
+class Wanted:
+    """What one call of ``Fetcher.fetch`` is about: its arguments, and what was learned meanwhile.
+
+    Attributes:
+        end: When all of it must be over, by the fetcher's clock.
+        whole: The server's ranges were wrong once, and are not asked for again (``reliability.md`` D11).
+    """
+
+    url: Address
+    destination: BinaryIO
+    limit: int
+    expected: int | None
+    report: Reporter
+    label: str
+    proxy: Address
+    digest_known: bool
+    resume: Resumable | None
+    end: float = math.inf
+    whole: bool = False
+
+    def prepare(self) -> int:
+        """Drop what cannot be continued; return how many bytes are held."""
+        if self.resume is None:
+            return 0
+        most = self.limit if self.expected is None else self.expected
+        known = self.resume.validator or self.resume.elsewhere
+        if self.whole or not known or self.resume.held > most:
+            self.resume.restart()
+        return self.resume.held
+
+    def range(self, held: int) -> dict[str, str]:
+        """Return the headers that ask for the rest of the same file, or for all of another one (D12)."""
+        if not held or self.resume is None:
+            return {}
+        wanted = {"Range": f"bytes={held}-"}
+        return wanted if self.resume.elsewhere else {**wanted, "If-Range": self.resume.validator}

@@ -10,22 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder import mounting
 from imgbuilder.disk.content import Content
 from imgbuilder.disk.devicenames import on_only_disk, same_device
 from imgbuilder.disk.imageheader import Role
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import warn
 from imgbuilder.growth.decide import ADVICE
-from imgbuilder.unlocking import unlock
+from imgbuilder.guests import mounting
+from imgbuilder.guests.unlocking import unlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from imgbuilder.diskkeys import DiskKey
     from imgbuilder.events import Reporter
     from imgbuilder.growth.decide import Growth
-    from imgbuilder.guest import Appliance
+    from imgbuilder.guests.ports import Appliance
+    from imgbuilder.guests.unlocking import DiskKey
 
     _Grow = Callable[[str], None]
 

@@ -6,8 +6,8 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from imgbuilder.console import printable
 from imgbuilder.machine.model import Firmware, board
+from imgbuilder.terminal.console import printable
 from imgindex import __version__
 
 if TYPE_CHECKING:

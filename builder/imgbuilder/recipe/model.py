@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder.arch import host_arch
+from imgbuilder.building.request import Attached, BuildRequest, NetworkMode
 from imgbuilder.disk.diskimage import parse_format, parse_output_format
-from imgbuilder.diskkeys import parse_key
 from imgbuilder.errors import UsageError
-from imgbuilder.request import Attached, BuildRequest, NetworkMode
+from imgbuilder.guests.unlocking import parse_key
+from imgbuilder.host.arch import host_arch
 from imgbuilder.services import Settings
 from imgbuilder.sizes import parse_size
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgbuilder.disk.diskimage import parse_format, parse_output_format
-from imgbuilder.diskkeys import parse_key
 from imgbuilder.errors import UsageError
+from imgbuilder.guests.unlocking import parse_key
 from imgbuilder.sizes import parse_size
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgbuilder import paths
 from imgbuilder.appliance.accelerator import chosen_accelerator, remember_broken
-from imgbuilder.console import printable
 from imgbuilder.errors import ApplianceError, DiskError
 from imgbuilder.events import info, warn
+from imgbuilder.host import paths
+from imgbuilder.terminal.console import printable
 from imgrepo.bootcheck import picture
 from imgrepo.bootcheck.hypervisor import Running, running
 from imgrepo.bootcheck.watch import Judgement, State, Watcher

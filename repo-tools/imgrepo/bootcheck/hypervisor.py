@@ -14,13 +14,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from imgbuilder import process
 from imgbuilder.appliance import monitor
 from imgbuilder.errors import ToolError
-from imgbuilder.interrupts import uninterrupted
+from imgbuilder.host import process
+from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.workspace import explain, private_folder
 from imgbuilder.machine.headless import Headless, find_firmware, headless_command
 from imgbuilder.machine.model import board
-from imgbuilder.workspace import explain, private_folder
 
 if TYPE_CHECKING:
     import subprocess

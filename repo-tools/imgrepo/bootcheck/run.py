@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import RepositoryError, WorkspaceError
 from imgbuilder.events import Step, info
-from imgbuilder.interrupts import uninterrupted
-from imgbuilder.workspace import explain, new_file
+from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.workspace import explain, new_file
 from imgrepo.bootcheck.check import Trial, boot
 from imgrepo.bootcheck.hypervisor import hypervisor_version
 from imgrepo.bootcheck.marker import Marker
 from imgrepo.bootcheck.watch import State
-from imgrepo.library.machine import machine_of
-from imgrepo.library.recordfile import record_written
-from imgrepo.library.records import BOOT_NAME, BootRecord, ImageMark, Verdict, read_boot
-from imgrepo.scan import check_unchanged
-from imgrepo.scratch import scratch_folder
+from imgrepo.images.scan import check_unchanged
+from imgrepo.images.scratch import scratch_folder
+from imgrepo.library.records import BOOT_NAME, BootRecord, ImageMark, Verdict, read_boot, record_written
+from imgrepo.library.running import machine_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

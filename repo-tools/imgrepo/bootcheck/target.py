@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgrepo.images.scan import FORMATS
 from imgrepo.library.description import BootTable, Description, MachineTable
 from imgrepo.library.folder import EntryFolder, entry_at, find_entry, image_at
-from imgrepo.scan import FORMATS
 
 if TYPE_CHECKING:
     from imgbuilder.machine.model import Firmware
-    from imgrepo.scan import SourceImage
+    from imgrepo.images.scan import SourceImage
 
 
 _TAKEN = "give the folder of an entry, the name of one, or an image"

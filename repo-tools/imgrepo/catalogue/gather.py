@@ -29,9 +29,9 @@ from imgrepo.catalogue.records import EntryParts, read_parts
 from imgrepo.library.approval import approval_of, read_reviewers
 from imgrepo.library.description import read_words
 from imgrepo.library.folder import find_entries
-from imgrepo.signing import SIGNED_INDEX, read_served
-from imgrepo.state import read_state
 from imgrepo.stats.plot import bar_chart
+from imgrepo.webroot.signing import SIGNED_INDEX, read_served
+from imgrepo.webroot.state import read_state
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

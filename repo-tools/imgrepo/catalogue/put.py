@@ -13,9 +13,9 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from imgbuilder.atomic import sync_folder
 from imgbuilder.errors import RepositoryError, UsageError
-from imgbuilder.workspace import explain, private_folder
+from imgbuilder.host.atomic import sync_folder
+from imgbuilder.host.workspace import explain, private_folder
 from imgindex.regular import open_file
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgrepo.catalogue.model import Picture
-from imgrepo.catalogue.pictures import png_size
 from imgrepo.catalogue.text import segment
+from imgrepo.images.pictures import png_size
 from imgrepo.library.records import read_boot, read_contents, read_sources
 
 if TYPE_CHECKING:

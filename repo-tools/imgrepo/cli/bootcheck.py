@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.machine.model import BOARDS, Firmware
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.bootcheck.run import Checked, check
 from imgrepo.bootcheck.target import Target, Wishes, find_target
 from imgrepo.cli.options import json_option, library_option, quiet_option

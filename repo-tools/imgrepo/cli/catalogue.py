@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgbuilder.events import info
 from imgbuilder.fetch.urls import Address
 from imgbuilder.sizes import counted
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.catalogue.make import make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
 from imgrepo.catalogue.text import link
 from imgrepo.cli.options import quiet_option, reviewers_option, webroot_argument
-from imgrepo.signing import read_served
 from imgrepo.stats.count import count_downloads, files_of
 from imgrepo.stats.logs import read_log
+from imgrepo.webroot.signing import read_served
 
 if TYPE_CHECKING:
     from imgrepo.services import Services

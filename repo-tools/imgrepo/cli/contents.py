@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import info
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import appliance_options, json_option, quiet_option, verbose_option
 from imgrepo.contents.diff import compare_lists, read_list
 from imgrepo.contents.make import Format, make_sbom

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info, warn
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import gpg_option, library_option, signing
 from imgrepo.library.approval import approve
 from imgrepo.library.folder import find_entry
 from imgrepo.library.new import NewEntry, make_entry
-from imgrepo.library.proof import what_lacks
 from imgrepo.library.running import Form, machine_text, write_run_script
+from imgrepo.review.proof import what_lacks
 
 if TYPE_CHECKING:
     from imgrepo.services import Services

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.errors import PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import info
 from imgbuilder.sizes import counted
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import appliance_options, json_option, library_option, quiet_option, verbose_option
-from imgrepo.library.check import Checked, check_entry
 from imgrepo.library.description import DESCRIPTION_NAME
 from imgrepo.library.folder import chosen_entries
-from imgrepo.library.item import Item, ItemState
+from imgrepo.review.check import Checked, check_entry
+from imgrepo.review.checkitems import Item, ItemState
 
 if TYPE_CHECKING:
     from pathlib import Path

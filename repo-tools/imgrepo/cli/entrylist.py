@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import json_option, library_option, require_option, reviewers_option
-from imgrepo.library.listing import ListRequest, list_entries
-from imgrepo.library.states import Proof
+from imgrepo.review.listing import ListRequest, list_entries
+from imgrepo.review.states import Proof
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from imgrepo.library.listing import Row
+    from imgrepo.review.listing import Row
     from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info
 from imgbuilder.sizes import human_size
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import quiet_option
 from imgrepo.intake.proof import Evidence
 from imgrepo.intake.take import ImportRequest, take_in

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info
 from imgbuilder.sizes import human_size
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgindex.lifecycle import Deprecation
-from imgrepo import edit, retired
 from imgrepo.cli.options import grace_option, key_options, signing, signing_options, webroot_argument
-from imgrepo.diff import differences
-from imgrepo.signing import read_served
-from imgrepo.transaction import stage
+from imgrepo.webroot import edit, retired
+from imgrepo.webroot.diff import differences
+from imgrepo.webroot.signing import read_served
+from imgrepo.webroot.transaction import stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,10 +7,10 @@ import sys
 
 import click
 
-from imgbuilder.boundary import run_command
-from imgbuilder.configuration import apply_configuration
-from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
+from imgbuilder.terminal.boundary import run_command
+from imgbuilder.terminal.configuration import apply_configuration
+from imgbuilder.terminal.console import ConsoleReporter
 from imgindex import __version__
 from imgrepo.cli import keeping, sharing
 from imgrepo.cli.bootcheck import boot_check_command
@@ -73,7 +73,7 @@ def run(arguments: list[str], services: Services) -> int:
         services: The ports that the commands use.
 
     Returns:
-        The exit code, see ``imgbuilder.boundary``.
+        The exit code, see ``imgbuilder.terminal.boundary``.
     """
 
     def body() -> object:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.console import ConsoleReporter
 from imgbuilder.errors import UsageError
 from imgbuilder.sizes import parse_size
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import appliance_options, quiet_option
 from imgrepo.template.bootstrap import BootstrapRequest, Mode
 from imgrepo.template.guestfiles import PLAIN_LOCALE

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgbuilder.errors import UsageError
-from imgrepo.library.proof import Requirement
+from imgrepo.review.proof import Requirement
 from imgrepo.services import Signing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgrepo.prompts import Question
+    from imgrepo.publishing.prompts import Question
 
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")

@@ -10,9 +10,8 @@ import click
 
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.cli.getopt import VIRT_BUILDER_REPOSITORY, GetoptCommand, standard_options
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info, warn
-from imgbuilder.machinereadable import open_stream
+from imgbuilder.terminal.console import ConsoleReporter, open_stream, printable
 from imgindex import __version__
 from imgrepo.cli.options import (
     appliance_options,
@@ -26,13 +25,13 @@ from imgrepo.cli.options import (
     verbose_option,
 )
 from imgrepo.cli.uploading import bring, endpoint_option
-from imgrepo.compress import PRESETS
-from imgrepo.diff import differences
-from imgrepo.library.proof import Requirement
-from imgrepo.publish import PublishResult, publish
-from imgrepo.request import PublishRequest
-from imgrepo.targets.target import read_place
-from imgrepo.upload import UploadRequest
+from imgrepo.images.compress import PRESETS
+from imgrepo.publishing.publish import PublishResult, publish
+from imgrepo.publishing.request import PublishRequest
+from imgrepo.review.proof import Requirement
+from imgrepo.sharing.target import read_place
+from imgrepo.sharing.upload import UploadRequest
+from imgrepo.webroot.diff import differences
 
 if TYPE_CHECKING:
     from imgrepo.services import Services

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info
 from imgbuilder.sizes import counted
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import grace_option, quiet_option, webroot_argument
-from imgrepo.mirror import MirrorRequest, mirror
-from imgrepo.serve import PublishedFolderServer
+from imgrepo.sharing.mirror import MirrorRequest, mirror
+from imgrepo.sharing.serve import PublishedFolderServer
 
 if TYPE_CHECKING:
     from imgrepo.services import Services

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.events import info, warn
 from imgbuilder.sizes import human_size
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import appliance_options, quiet_option, verbose_option
 from imgrepo.contents.targets import find_targets
 from imgrepo.sourcepackages.collect import SourcesRequest, collect

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import warn
+from imgbuilder.host.workspace import new_file
 from imgbuilder.sizes import human_size
-from imgbuilder.workspace import new_file
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import json_option, webroot_argument
-from imgrepo.signing import read_served
 from imgrepo.stats.count import Statistics, count_downloads, files_of
 from imgrepo.stats.logs import read_log
 from imgrepo.stats.plot import bar_chart
+from imgrepo.webroot.signing import read_served
 
 if TYPE_CHECKING:
     from datetime import date

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.sizes import human_size
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import json_option, webroot_argument
-from imgrepo.status import Status, status_of
+from imgrepo.publishing.status import Status, status_of
 
 if TYPE_CHECKING:
     from datetime import datetime

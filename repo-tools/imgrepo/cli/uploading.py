@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgbuilder.console import ConsoleReporter
 from imgbuilder.events import info
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import grace_option, quiet_option, webroot_argument
-from imgrepo.targets.rsync import RsyncTarget
-from imgrepo.targets.s3 import S3Target
-from imgrepo.targets.target import read_place
-from imgrepo.upload import UploadRequest, upload
+from imgrepo.sharing.rsync import RsyncTarget
+from imgrepo.sharing.s3 import S3Target
+from imgrepo.sharing.target import read_place
+from imgrepo.sharing.upload import UploadRequest, upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from imgrepo.services import Services
-    from imgrepo.targets.target import Place, Target
+    from imgrepo.sharing.target import Place, Target
 
 _PROGRAM = "pybuilder-repo"
 

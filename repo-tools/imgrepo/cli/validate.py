@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgbuilder.console import ConsoleReporter, printable
 from imgbuilder.errors import UsageError
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import quiet_option
-from imgrepo.validate import Compatibility, ValidateRequest, validate
+from imgrepo.webroot.validate import Compatibility, ValidateRequest, validate
 
 if TYPE_CHECKING:
     from imgrepo.services import Services

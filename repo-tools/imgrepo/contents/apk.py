@@ -14,7 +14,7 @@ from imgrepo.library.records import Package
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 _PLACES = ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")
 _LARGEST = 32 << 20

@@ -10,8 +10,8 @@ from imgbuilder.errors import RepositoryError, UsageError
 from imgindex.regular import open_file
 from imgrepo.contents.purl import parse_url
 from imgrepo.contents.versions import compare
+from imgrepo.images.scan import FORMATS
 from imgrepo.library.records import CONTENTS_NAME
-from imgrepo.scan import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

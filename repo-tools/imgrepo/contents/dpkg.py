@@ -6,15 +6,15 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import ApplianceError, GuestError, RepositoryError
+from imgrepo.contents.debcontrol import exact_relations, is_package_name, is_version, paragraphs
 from imgrepo.contents.licences import UNKNOWN, Licences, of_copyright
 from imgrepo.contents.reading import at_most, read_text
-from imgrepo.debcontrol import exact_relations, is_package_name, is_version, paragraphs
 from imgrepo.library.records import Package
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 STATUS = "/var/lib/dpkg/status"
 _FOLDER = "/var/lib/dpkg/status.d"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuilder.errors import RepositoryError
-from imgrepo.debcontrol import paragraphs
+from imgrepo.contents.debcontrol import paragraphs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -16,16 +16,16 @@ from imgbuilder.events import Reporter, Step
 from imgrepo.contents import apk, dpkg, rpm
 from imgrepo.contents.mounting import RELEASE_FILES, mount_by_inspection, mount_root
 from imgrepo.contents.reading import read_text
+from imgrepo.images.osfacts import display_name, parse_os_release
+from imgrepo.images.scan import check_unchanged, measure
 from imgrepo.library.records import ContentsRecord, ImageMark
-from imgrepo.osfacts import display_name, parse_os_release
-from imgrepo.scan import check_unchanged, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from imgbuilder.guest import Appliance, Guest
+    from imgbuilder.guests.ports import Appliance, Guest
+    from imgrepo.images.scan import SourceImage
     from imgrepo.library.records import Package
-    from imgrepo.scan import SourceImage
     from imgrepo.services import OpenAppliance
 
 _LARGEST_RELEASE = 64 << 10

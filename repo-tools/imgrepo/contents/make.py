@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import UsageError
-from imgbuilder.workspace import explain, new_file
+from imgbuilder.host.workspace import explain, new_file
 from imgrepo.contents.cyclonedx import as_cyclonedx
 from imgrepo.contents.look import look_into
 from imgrepo.contents.spdx import as_spdx

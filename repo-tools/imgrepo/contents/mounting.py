@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Reporter, Step, debug
-from imgbuilder.mounting import Missing, inspect_places
+from imgbuilder.guests.mounting import Missing, inspect_places
 from imgrepo.contents.reading import read_text
 
 if TYPE_CHECKING:
-    from imgbuilder.guest import Appliance, Guest
-    from imgrepo.scan import SourceImage
+    from imgbuilder.guests.ports import Appliance, Guest
+    from imgrepo.images.scan import SourceImage
 
 RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
 _CONTAINERS = {"LVM2_member", "linux_raid_member"}

@@ -10,7 +10,7 @@ from imgbuilder.errors import GuestError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
     from imgrepo.library.records import Package
 
 _MOST_PACKAGES = 20_000

@@ -19,7 +19,7 @@ from imgrepo.library.records import Package
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 _FOLDERS = ("/usr/lib/sysimage/rpm", "/var/lib/rpm")
 _FILES = ("rpmdb.sqlite", "Packages.db", "Packages")

@@ -11,7 +11,7 @@ from imgrepo.library.folder import entry_at, image_at
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgrepo.scan import SourceImage
+    from imgrepo.images.scan import SourceImage
 
 
 _TAKEN = "give the folder of an entry, or an image"

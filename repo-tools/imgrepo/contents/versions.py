@@ -6,7 +6,7 @@ import itertools
 import re
 
 from imgbuilder.errors import RepositoryError
-from imgrepo.debcontrol import compare_versions
+from imgrepo.contents.debcontrol import compare_versions
 
 _RPM_PIECES = re.compile(r"[0-9]+|[A-Za-z]+|~|\^")
 _APK = re.compile(

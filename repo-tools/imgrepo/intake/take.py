@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from imgbuilder.atomic import sync_folder
-from imgbuilder.cache.locks import exclusive
-from imgbuilder.disk import locks
 from imgbuilder.disk.imageheader import QCOW2_MAGIC, find_format
 from imgbuilder.disk.magic import packing_of
 from imgbuilder.errors import DiskError, RepositoryError, UsageError
 from imgbuilder.events import Reporter, info
 from imgbuilder.fetch.urls import hide_in, local_path, scheme_of
-from imgbuilder.workspace import explain, new_file
+from imgbuilder.host import imagelocks
+from imgbuilder.host.atomic import sync_folder
+from imgbuilder.host.locks import exclusive
+from imgbuilder.host.workspace import explain, new_file
 from imgindex.regular import open_file
-from imgrepo.bring import brought
+from imgrepo.images.scan import FORMATS, Fingerprint, SourceImage, is_stem, measure
 from imgrepo.intake.places import name_in, template_name
 from imgrepo.intake.proof import Evidence, Proof, prove
-from imgrepo.scan import FORMATS, Fingerprint, SourceImage, is_stem, measure
-from imgrepo.sidecar import sidecar_of
+from imgrepo.sharing.bring import brought
+from imgrepo.webroot.draft import sidecar_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -141,7 +141,7 @@ def _bring(request: ImportRequest, proof: Proof, parts: Path, fetcher: Fetcher, 
     if here is not None and _has(here, proof.digests):
         return Imported(here, _measured(here, here.suffix), proof, new=False)
     if here is not None:
-        locks.refuse_if_in_use(here, changing=True)
+        imagelocks.refuse_if_in_use(here, changing=True)
     with brought(
         request.address,
         parts,
@@ -159,7 +159,7 @@ def _bring(request: ImportRequest, proof: Proof, parts: Path, fetcher: Fetcher, 
                 f"{here} is in the way of {final.name}: both would be the template {request.stem}",
                 hint=f"move it away, or give another name: --name {request.stem}-2",
             )
-        locks.refuse_if_in_use(final, changing=True)
+        imagelocks.refuse_if_in_use(final, changing=True)
         try:
             part.path.replace(final)
             sync_folder(request.folder)

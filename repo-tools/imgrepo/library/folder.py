@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import RepositoryError, UsageError
+from imgrepo.images.scan import FORMATS, SourceImage, is_stem, scan
 from imgrepo.library.description import DESCRIPTION_NAME, read_description
-from imgrepo.scan import FORMATS, SourceImage, is_stem, scan
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -10,15 +10,14 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder.disk import locks
 from imgbuilder.disk.sparse import copy_sparse
 from imgbuilder.errors import UsageError
+from imgbuilder.host import imagelocks
+from imgbuilder.host.workspace import explain, new_file
 from imgbuilder.machine.model import BOARDS
-from imgbuilder.workspace import explain, new_file
-from imgrepo.library.description import parse_description
+from imgrepo.images.scan import FORMATS, Fingerprint, SourceImage, check_unchanged, is_stem, measure
+from imgrepo.library.description import licence_problem, parse_description
 from imgrepo.library.folder import EntryFolder
-from imgrepo.library.licence import licence_problem
-from imgrepo.scan import FORMATS, Fingerprint, SourceImage, check_unchanged, is_stem, measure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,7 +166,7 @@ def make_entry(request: NewEntry, report: Reporter) -> EntryFolder:
     text = skeleton(request.name, title=request.title, licence=request.licence)
     image = None if request.image is None else _image_at(request.image)
     if image is not None:
-        locks.refuse_if_in_use(image.path, changing=request.move)
+        imagelocks.refuse_if_in_use(image.path, changing=request.move)
     temporary = EntryFolder(request.library / f".{request.name}.{secrets.token_hex(6)}")
     try:
         _fill(temporary, text)

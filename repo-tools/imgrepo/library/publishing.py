@@ -11,17 +11,17 @@ from imgbuilder.errors import PybuilderError, RepositoryError
 from imgindex.layout import settle_comments
 from imgindex.model import Note
 from imgindex.write import tidy_note
+from imgrepo.images.scan import FORMATS, scan
 from imgrepo.library.description import read_words
 from imgrepo.library.folder import EntryFolder, broken_folders, find_entries
-from imgrepo.scan import FORMATS, scan
 
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
     from imgindex.model import Entry
+    from imgrepo.images.scan import Skipped, SourceImage
     from imgrepo.library.description import Description
-    from imgrepo.scan import Skipped, SourceImage
 
 _LONGEST_LINE = 2000
 """Characters; an index has lines of at most 8192 bytes."""

@@ -5,20 +5,27 @@ A record is of one image, by its SHA-512: of another image it says nothing.
 
 from __future__ import annotations
 
+import contextlib
 import enum
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from imgrepo.compress import hash_image
-from imgrepo.library.recordfile import read_record, write_record
-from imgrepo.scan import Fingerprint
+from imgbuilder.errors import RepositoryError
+from imgbuilder.host.workspace import explain, new_file
+from imgindex.regular import open_file
+from imgrepo.images.compress import hash_image
+from imgrepo.images.scan import Fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from _typeshed import DataclassInstance
+
     from imgbuilder.events import Reporter
-    from imgrepo.scan import SourceImage
+    from imgrepo.images.scan import SourceImage
 
 
 @dataclass(frozen=True)
@@ -259,3 +266,73 @@ def read_sources(folder: Path) -> SourcesRecord | None:
         RepositoryError: It cannot be read.
     """
     return read_record(folder / SOURCES_NAME, _sources)
+
+
+# Files of what the tools found out: JSON with a version, written whole or not at all.
+
+
+_VERSION = 1
+_LARGEST = 64 << 20
+_Record = TypeVar("_Record")
+
+
+def write_record(path: Path, record: DataclassInstance) -> None:
+    """Write a record.
+
+    Args:
+        path: The file.
+        record: Of dataclasses, enumerations, times and what JSON has.
+
+    Raises:
+        WorkspaceError: It cannot be written.
+    """
+    with record_written(path, record):
+        pass
+
+
+@contextlib.contextmanager
+def record_written(path: Path, record: DataclassInstance) -> Iterator[None]:
+    """Write a record as ``write_record``, at once; it gets its name when the block ends without error."""
+    with new_file(path) as temporary:
+        try:
+            text = json.dumps({"version": _VERSION, **asdict(record)}, default=_plain, indent=1)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise explain(error, path) from error
+        yield
+
+
+def read_record(path: Path, build: Callable[[Any], _Record]) -> _Record | None:
+    """Read a record.
+
+    Args:
+        path: The file.
+        build: Makes the record of its fields; what is wrong with them raises what a wrong key, type or
+            value raises.
+
+    Returns:
+        The record; None when there is no such file.
+
+    Raises:
+        RepositoryError: It cannot be read.
+    """
+    try:
+        with open_file(path) as file:
+            fields = json.loads(file.read(_LARGEST))
+        if fields["version"] != _VERSION:
+            raise RepositoryError(
+                f"{path} was written by another version of this program", hint="make it anew"
+            )
+        return build(fields)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RepositoryError(f"{path} cannot be read: {error}", hint="remove it and make it anew") from error
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - json's own
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    raise TypeError(type(value))

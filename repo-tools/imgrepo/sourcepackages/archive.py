@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from imgbuilder.errors import DigestMismatchError, FileMissingError, RepositoryError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.fetch.urls import Address, hide_in
-from imgbuilder.workspace import explain
-from imgrepo.debcontrol import paragraphs
+from imgbuilder.host.workspace import explain
+from imgrepo.contents.debcontrol import paragraphs
 from imgrepo.sourcepackages.model import SourceId, SourcePackage, source_package
 
 if TYPE_CHECKING:

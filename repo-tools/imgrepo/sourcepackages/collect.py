@@ -12,18 +12,18 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from imgbuilder.cache.locks import exclusive
 from imgbuilder.errors import DigestMismatchError, FileMissingError, WrongSizeError
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.fetch.urls import without_slash
-from imgbuilder.workspace import check_space, explain, new_file, private_folder
+from imgbuilder.host.locks import exclusive
+from imgbuilder.host.workspace import check_space, explain, new_file, private_folder
 from imgindex.regular import open_file
-from imgrepo.bring import brought
 from imgrepo.contents.make import contents_of, make_folder
+from imgrepo.contents.wanted import only, wanted_sources
 from imgrepo.library.records import SourceGap, SourcesRecord, read_sources, write_sources
+from imgrepo.sharing.bring import brought
 from imgrepo.sourcepackages.finding import Places, find_packages
 from imgrepo.sourcepackages.pack import OFFER_NAME, list_text, offer_text, pack, tar_size, unpack_known
-from imgrepo.sourcepackages.wanted import only, wanted_sources
 
 if TYPE_CHECKING:
     from pathlib import Path

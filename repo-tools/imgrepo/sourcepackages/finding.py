@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from imgbuilder.errors import FileMissingError, UsageError
 from imgbuilder.events import debug
 from imgbuilder.fetch.urls import hide_in, without_slash
-from imgrepo.debcontrol import compare_versions
+from imgrepo.contents.debcontrol import compare_versions
 from imgrepo.library.records import SourceGap
 from imgrepo.sourcepackages.archive import RELEASE_LIMIT, Findings, Lists, Suite
 from imgrepo.sourcepackages.maintainers import MAINTAINER_KEYRING, Pool

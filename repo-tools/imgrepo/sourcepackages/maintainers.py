@@ -17,10 +17,10 @@ from urllib.parse import quote
 from imgbuilder.errors import FileMissingError, RepositoryError, TrustError, UsageError, WrongSizeError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.fetch.urls import Address, hide_in
-from imgbuilder.workspace import private_folder
+from imgbuilder.host.workspace import private_folder
 from imgindex.detached import signature_packets
 from imgindex.gpg import key_pin_from_user_keyring
-from imgrepo.debcontrol import paragraphs
+from imgrepo.contents.debcontrol import paragraphs
 from imgrepo.sourcepackages.model import SourceFile, SourceId, SourcePackage, source_files
 
 if TYPE_CHECKING:

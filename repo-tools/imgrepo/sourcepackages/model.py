@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from imgbuilder.errors import RepositoryError
 from imgbuilder.fetch.urls import Address, hide_in
-from imgrepo.debcontrol import is_package_name, is_version
+from imgrepo.contents.debcontrol import is_package_name, is_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

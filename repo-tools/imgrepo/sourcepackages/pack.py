@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
-from imgbuilder.workspace import explain, new_file
+from imgbuilder.host.workspace import explain, new_file
 from imgindex.regular import open_file
 
 if TYPE_CHECKING:

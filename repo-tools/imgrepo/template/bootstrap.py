@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgbuilder import process
 from imgbuilder.customize.context import host_proxies
 from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.events import Reporter, debug
 from imgbuilder.fetch.urls import Address, without_secrets
-from imgbuilder.interrupts import uninterrupted
-from imgrepo.scratch import scratch_folder
+from imgbuilder.host import process
+from imgbuilder.host.interrupts import uninterrupted
+from imgrepo.images.scratch import scratch_folder
 from imgrepo.template.guestfiles import PLAIN_LOCALE, check_locale, finish_script, guest_files, write_overlay
 from imgrepo.template.layout import Layout
 from imgrepo.template.recipes import (

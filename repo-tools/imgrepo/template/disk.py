@@ -11,7 +11,7 @@ from imgrepo.template.layout import GROUP, VOLUME
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgbuilder.guest import Appliance
+    from imgbuilder.guests.ports import Appliance
     from imgrepo.template.layout import Layout
 
 SMALLEST_DISK = 1 << 30

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.building.place import find_file_place
 from imgbuilder.events import Reporter, Step
-from imgbuilder.place import find_file_place
-from imgbuilder.workspace import new_file
-from imgrepo.scratch import scratch_folder
+from imgbuilder.host.workspace import new_file
+from imgrepo.images.scratch import scratch_folder
 from imgrepo.template.bootstrap import BootstrapRequest, bootstrap, check_bootstrap
 from imgrepo.template.disk import check_room, check_size, install_system
 from imgrepo.template.manifest import manifest_of, write_manifest

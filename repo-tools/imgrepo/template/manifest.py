@@ -13,7 +13,7 @@ import re
 import tarfile
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder.workspace import explain, new_file
+from imgbuilder.host.workspace import explain, new_file
 from imgindex.regular import open_file
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import pytest
 
 import imgbuilder
 from imgbuilder import Builder, BuildRequest, Install, Services, Settings, Step, Write
-from imgbuilder.arch import host_arch
 from imgbuilder.customize.registry import all_operations
 from imgbuilder.errors import UsageError
+from imgbuilder.host.arch import host_arch
 from tests.fakes.template import Site, TinyAppliances
-from tests.unit.imgbuilder.test_cli import home, site
+from tests.unit.imgbuilder.cli.test_main import home, site
 
 if TYPE_CHECKING:
     from imgbuilder.events import Event

@@ -14,8 +14,8 @@ from imgindex.gpg import GpgVerifier, key_pin_from_file
 from imgindex.parse import parse_index
 from imgindex.signer import GpgSigner
 from imgindex.write import write_index
-from imgrepo.publish import PublishResult, publish
-from imgrepo.request import PublishRequest
+from imgrepo.publishing.publish import PublishResult, publish
+from imgrepo.publishing.request import PublishRequest
 from imgrepo.services import Services, Signing
 from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest

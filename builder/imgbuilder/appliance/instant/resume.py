@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgbuilder import process
-from imgbuilder.appliance.attachment import Attachment
 from imgbuilder.appliance.instant import guestside, program, save
 from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import Step, debug
-from imgbuilder.interrupts import uninterrupted
+from imgbuilder.guests.ports import Attachment
+from imgbuilder.host import process
+from imgbuilder.host.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,10 +15,10 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from imgbuilder import process
 from imgbuilder.appliance.instant import guestside
 from imgbuilder.appliance.instant.program import DRAWS, MEMORY, OVERLAY, RECORD, identity
 from imgbuilder.errors import ApplianceError
+from imgbuilder.host import process
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,9 +6,9 @@ import enum
 import os
 from typing import TYPE_CHECKING
 
-from imgbuilder import paths
 from imgbuilder.appliance.instant.store import FOLDER
 from imgbuilder.errors import UsageError
+from imgbuilder.host import paths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

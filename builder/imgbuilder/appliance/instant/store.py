@@ -20,7 +20,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imgbuilder import cachemark
 from imgbuilder.appliance.instant.program import (
     GIVEN_UP,
     RECORD,
@@ -29,7 +28,8 @@ from imgbuilder.appliance.instant.program import (
     check_private,
     read_mark,
 )
-from imgbuilder.atomic import sync_folder, temporary_file
+from imgbuilder.host import cachemark
+from imgbuilder.host.atomic import sync_folder, temporary_file
 from imgbuilder.sizes import human_size
 from imgindex.folders import make_folder
 

@@ -25,7 +25,7 @@ from imgbuilder.events import warn
 
 if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 _KEYS_FILE = re.compile(r"^[ \t]*AuthorizedKeysFile[ \t]+([^#\n]+)", re.IGNORECASE | re.MULTILINE)
 _SECONDS_OF_A_DAY = 86400

@@ -9,18 +9,17 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgbuilder import localtree
 from imgbuilder.customize import archives, argforms, values
-from imgbuilder.customize.guestchecks import require_file, require_no_special, warn_of_volatile
-from imgbuilder.customize.operation import OperationBase
+from imgbuilder.customize.operation import OperationBase, require_file, require_no_special, warn_of_volatile
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError, UsageError
+from imgbuilder.host import localtree
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 _NEWLINE = re.compile(rb"\r\n|\n|\r")
 _NEWLINE_SEARCH = 8192

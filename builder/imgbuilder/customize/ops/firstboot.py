@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from imgbuilder.customize import argforms, packagemanagers, values
 from imgbuilder.customize.firstboot_service import install_firstboot
 from imgbuilder.customize.operation import OperationBase
+from imgbuilder.customize.ops.scripts import interpreter, local_script
 from imgbuilder.customize.registry import operation
-from imgbuilder.customize.shebang import interpreter, local_script
 from imgbuilder.errors import UsageError
 from imgbuilder.events import warn
 from imgindex.regular import open_file
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 
 @operation("firstboot", form=argforms.single(argforms.local("SCRIPT")))

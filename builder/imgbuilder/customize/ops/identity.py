@@ -2,28 +2,142 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from imgbuilder.customize import argforms, passwords, seedfiles, sysprep, values
+from imgbuilder.customize import argforms, passwords, sysprep, values
 from imgbuilder.customize.accountfiles import find_account, find_number, set_shadow_field
+from imgbuilder.customize.argforms import Form, Kind, Part, Raw
 from imgbuilder.customize.commands import run_in_guest
 from imgbuilder.customize.operation import OperationBase, Phase
 from imgbuilder.customize.ops.accounts import SshInject, set_password, today
+from imgbuilder.customize.passwords import holds_password, parse_selector
 from imgbuilder.customize.registry import operation
-from imgbuilder.customize.sshkeys import optional_keys
-from imgbuilder.customize.userspec import USER_FORM
-from imgbuilder.errors import OperationError
+from imgbuilder.customize.sshkeys import optional_keys, parse_key_selector
+from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import warn
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.customize.context import GuestContext
     from imgbuilder.customize.passwords import PasswordSelector
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
+
+# Local files that become a seed of cloud-init.
+
+
+_STARTS = (
+    b"#cloud-config", b"#!", b"#include", b"#cloud-boothook", b"#part-handler", b"## template: jinja",
+    b"Content-Type:", b"MIME-Version:", b"\x1f\x8b",
+)  # fmt: skip
+"""How user data begins, by cloud-init's documentation of its formats; the last is gzip."""
+_OFF = "/etc/cloud/cloud-init.disabled"
+_SOURCES = re.compile(r"^datasource_list:((?:[^\n]*\n?)(?:[ \t]*-[^\n]*\n?)*)", re.MULTILINE)
+"""The list in one line, or in a line for each."""
+_LARGEST = 16 * 1024 * 1024
+
+
+def user_data(path: Path) -> Path:
+    """Accept a local file of user data.
+
+    Raises:
+        UsageError: It cannot be read, or cloud-init would pass over it because of how it begins.
+    """
+    start = seed_content(path)[:64]
+    if not start.startswith(_STARTS):
+        raise UsageError(
+            f"{path} does not begin like user data, and cloud-init would ignore it",
+            hint="its first line should be #cloud-config, or #!/bin/sh of a script",
+        )
+    return path
+
+
+def unread(guest: Guest) -> str:
+    """Return why the guest's cloud-init would not look at a seed; empty when it would.
+
+    Raises:
+        GuestCallError: A file could not be read.
+    """
+    if guest.exists(_OFF):
+        return f"there is {_OFF}"
+    sources = None
+    for path in ["/etc/cloud/cloud.cfg", *guest.glob("/etc/cloud/cloud.cfg.d/*.cfg")]:  # the last one counts
+        content = guest.read(path) if guest.is_file(path) else b""
+        for match in _SOURCES.finditer(content.decode(errors="replace")):
+            sources = (path, match[1])
+    if sources is not None and "NoCloud" not in sources[1]:
+        return f"NoCloud is not in the datasource_list of {sources[0]}"
+    return ""
+
+
+def optional_file(path: Path | None) -> Path | None:
+    """Accept a local file, or none."""
+    return None if path is None else values.local_file(path)
+
+
+def seed_content(path: Path) -> bytes:
+    """Read a local file.
+
+    Raises:
+        UsageError: It cannot be read, or is too large for a seed.
+    """
+    values.local_file(path)
+    try:
+        with open_file(path) as file:
+            found = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise UsageError(f"the local file {path} cannot be read: {error.strerror}") from error
+    if len(found) > _LARGEST:
+        raise UsageError(f"{path} is larger than {_LARGEST} bytes")
+    return found
+
+
+_METAVAR = "NAME[:sudo][:groups=G,G][:key=SELECTOR][:password=SELECTOR]"
+_WITH_VALUE = ("groups", "key", "password")
+
+
+def cut_user(text: str) -> tuple[Raw, ...]:
+    """Split the argument; a part that begins no wish belongs to the value before it, with its ``:``.
+
+    Raises:
+        UsageError: It is not understood; a password is never quoted.
+    """
+    name, *parts = text.split(":")
+    wishes: dict[str, str] = {}
+    current = ""
+    for part in parts:
+        word, equals, value = part.partition("=")
+        if part == "sudo" or (equals and word in _WITH_VALUE):
+            if word in wishes:
+                raise UsageError(f"{word} is given twice")
+            current = word
+            wishes[word] = value
+        elif current in ("key", "password"):
+            wishes[current] += f":{part}"
+        else:
+            raise UsageError("a part of the argument is not understood", hint=f"give {_METAVAR}")
+    groups = tuple(wishes["groups"].split(",")) if "groups" in wishes else None
+    sudo = True if "sudo" in wishes else None
+    return (name, sudo, groups, wishes.get("key"), wishes.get("password"))
+
+
+USER_FORM = Form(
+    _METAVAR,
+    (
+        Part("NAME"),
+        Part("sudo", bool, Kind.SWITCH, optional=True),
+        Part("G,G", tuple, Kind.LIST, optional=True),
+        Part("SELECTOR", parse_key_selector, Kind.SELECTOR, optional=True, key="key"),
+        Part("SELECTOR", parse_selector, Kind.SELECTOR, optional=True, is_secret=holds_password),
+    ),
+    cut_user,
+)
+
 
 _SEED = "/var/lib/cloud/seed/nocloud"
 """Where cloud-init's NoCloud source looks inside the image."""
@@ -180,9 +294,9 @@ class CloudInit(OperationBase):
         network_config: The local file of the network's configuration, or None.
     """
 
-    user_data: Path = field(metadata={"rule": seedfiles.user_data})
-    meta_data: Path | None = field(default=None, metadata={"rule": seedfiles.optional_file})
-    network_config: Path | None = field(default=None, metadata={"rule": seedfiles.optional_file})
+    user_data: Path = field(metadata={"rule": user_data})
+    meta_data: Path | None = field(default=None, metadata={"rule": optional_file})
+    network_config: Path | None = field(default=None, metadata={"rule": optional_file})
 
     def describe(self) -> str:
         """Return the progress text."""
@@ -192,18 +306,18 @@ class CloudInit(OperationBase):
         """Write the seed."""
         if not any(guest.exists(path) for path in ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")):
             warn(context.report, "--cloud-init: the guest has no cloud-init: add --install cloud-init")
-        elif why := seedfiles.unread(guest):
+        elif why := unread(guest):
             warn(context.report, f"--cloud-init: the guest's cloud-init will not read the seed: {why}")
         guest.mkdir_p(_SEED)
         guest.chmod(0o700, _SEED)
         meta = (
             f"instance-id: iid-{uuid4()}\n".encode()
             if self.meta_data is None
-            else seedfiles.content(self.meta_data)
+            else seed_content(self.meta_data)
         )
-        files = {"user-data": seedfiles.content(self.user_data), "meta-data": meta}
+        files = {"user-data": seed_content(self.user_data), "meta-data": meta}
         if self.network_config is not None:
-            files["network-config"] = seedfiles.content(self.network_config)
+            files["network-config"] = seed_content(self.network_config)
         for name, content in files.items():
             path = f"{_SEED}/{name}"
             guest.write(path, b"")

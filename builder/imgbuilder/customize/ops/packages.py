@@ -14,7 +14,7 @@ from imgbuilder.events import warn
 
 if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 
 @operation("install", form=argforms.items("PKG,PKG..."), network=True, runs_in_guest=True)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import find_number
-from imgbuilder.customize.guestchecks import require_directory, require_existing
-from imgbuilder.customize.operation import OperationBase
+from imgbuilder.customize.operation import OperationBase, require_directory, require_existing
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 
 if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 
 @operation("chmod", form=argforms.pair(argforms.Part("PERM", values.octal_mode), "FILE"))

@@ -1,6 +1,7 @@
 """Operations that run the user's programs: in the guest, and perl on a file of the guest."""
 
 # ruff: noqa: ARG002 - every operation has the same methods
+
 from __future__ import annotations
 
 import re
@@ -8,21 +9,62 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imgbuilder import process
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.commands import NO_NETWORK_HINT, run_in_guest
-from imgbuilder.customize.guestchecks import require_file
 from imgbuilder.customize.memory import private_folder
-from imgbuilder.customize.operation import OperationBase
+from imgbuilder.customize.operation import OperationBase, require_file
 from imgbuilder.customize.registry import operation
-from imgbuilder.customize.shebang import interpreter, local_script
-from imgbuilder.errors import OperationError, ToolError
+from imgbuilder.errors import OperationError, ToolError, UsageError
+from imgbuilder.host import process
+from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
+
+# Looking at a script's first line before it is run (Z11).
+
+
+_BOM = b"\xef\xbb\xbf"
+_LONGEST = 256
+"""Bytes of the first line that Linux looks at (BINPRM_BUF_SIZE)."""
+
+
+def local_script(path: Path) -> Path:
+    r"""Accept a local script or program.
+
+    Raises:
+        UsageError: It cannot be read, or its first line could not work in any guest: Windows line ends
+            in ``#!...``, which make the kernel look for an interpreter called ``sh\r``, or a byte order
+            mark before it.
+    """
+    values.local_file(path)
+    line = _first_line(path)
+    if line.startswith(_BOM + b"#!"):
+        raise UsageError(
+            f"{path} begins with a byte order mark before its #! line", hint="save it as UTF-8 without BOM"
+        )
+    if line.startswith(b"#!") and line.endswith(b"\r"):
+        raise UsageError(f"{path} has Windows line ends (CRLF)", hint=f"convert it: sed -i 's/\\r$//' {path}")
+    return path
+
+
+def interpreter(path: Path) -> str | None:
+    """Return the interpreter that a local script names, or None when it names none."""
+    line = _first_line(path)
+    words = line.removeprefix(b"#!").decode(errors="replace").split() if line.startswith(b"#!") else []
+    return words[0] if words else None
+
+
+def _first_line(path: Path) -> bytes:
+    try:
+        with open_file(path) as file:
+            return file.read(_LONGEST).partition(b"\n")[0]
+    except OSError as error:
+        raise UsageError(f"the local file {path} cannot be read: {error.strerror}") from error
+
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 
 _EXCLUDED = "/etc/selinux/fixfiles_exclude_dirs"

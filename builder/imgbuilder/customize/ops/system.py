@@ -17,7 +17,7 @@ from imgbuilder.events import warn
 
 if TYPE_CHECKING:
     from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guest import Guest
+    from imgbuilder.guests.ports import Guest
 
 _ZONEINFO = "/usr/share/zoneinfo"
 _ZONE_MAGIC = b"TZif"

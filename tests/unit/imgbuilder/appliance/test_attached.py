@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgbuilder.appliance.attached import Place, hide_script, read_places, show_script
-from imgbuilder.appliance.handle import LibguestfsAppliance
+from imgbuilder.appliance.launch import LibguestfsAppliance
 from imgbuilder.errors import GuestCallError, GuestError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgbuilder.appliance.buildfolder import check_build_folder
+from imgbuilder.appliance.launch import check_build_folder
 from imgbuilder.errors import ApplianceError
 
 if TYPE_CHECKING:

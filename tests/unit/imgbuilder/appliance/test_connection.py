@@ -16,7 +16,7 @@ import pytest
 from imgbuilder.appliance.connection import Connection, decode, encode
 from imgbuilder.errors import ApplianceError, GuestCallError
 from imgbuilder.events import Event, Notice, Progress, ProgressEnd
-from imgbuilder.interrupts import Interrupted, interruptible
+from imgbuilder.host.interrupts import Interrupted, interruptible
 from tests.fakes import guestfs_stub
 
 if TYPE_CHECKING:

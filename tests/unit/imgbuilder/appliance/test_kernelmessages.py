@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgbuilder.appliance.kernelmessages import lost_writes
+from imgbuilder.appliance.storage import lost_writes
 
 LOST = [
     "[   25.6] critical space allocation error, dev sda, sector 45186 op 0x1:(WRITE) flags 0x4000",

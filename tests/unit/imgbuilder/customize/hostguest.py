@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from imgbuilder.errors import GuestCallError
-from imgbuilder.guest import LARGEST_TEXT, CommandResult, FileStatus
+from imgbuilder.guests.ports import LARGEST_TEXT, CommandResult, FileStatus
 from tests.fakes.guest import FakeGuest
 
 

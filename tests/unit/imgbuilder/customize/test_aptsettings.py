@@ -13,7 +13,7 @@ from imgbuilder.customize.facts import PackageManager
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize, validate
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
-from imgbuilder.guest import CommandResult
+from imgbuilder.guests.ports import CommandResult
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from imgbuilder.customize.memory import memory_folder
 from imgbuilder.customize.ops.scripts import Run, RunCommand
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import GuestCallError, OperationError
-from imgbuilder.guest import CommandResult
+from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.hostguest import HostGuest
 from tests.unit.imgbuilder.customize.support import apply, context_of, debian_guest

@@ -16,7 +16,7 @@ from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import OperationError, PybuilderError, UsageError
 from imgbuilder.events import Notice
-from imgbuilder.guest import CommandResult
+from imgbuilder.guests.ports import CommandResult
 from tests.unit.imgbuilder.customize.support import KEY, apply, context_of, debian_guest
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imgbuilder.customize.facts import Family, PackageManager, parse_os_release, read_facts
 from imgbuilder.customize.network import check_network, first_apt_host
 from imgbuilder.errors import OperationError
-from imgbuilder.guest import CommandResult
+from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 

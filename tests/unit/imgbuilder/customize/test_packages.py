@@ -13,7 +13,7 @@ from imgbuilder.customize.facts import Family, GuestFacts, PackageManager
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import Notice, Severity
-from imgbuilder.guest import CommandResult
+from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import apply, context_of, debian_guest
 

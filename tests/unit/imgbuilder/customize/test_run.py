@@ -12,7 +12,7 @@ from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import CustomizeResult, customize, needs_commands, needs_network, validate
 from imgbuilder.errors import OperationError, ToolError, UsageError
 from imgbuilder.events import Event, Notice, Severity, Step
-from imgbuilder.guest import CommandResult
+from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import KEY, context_of, debian_guest
 
@@ -132,7 +132,7 @@ def test_different_users_may_have_passwords() -> None:
 
 
 def test_edit_without_perl_is_found_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgbuilder.process.find_program", lambda _name: None)
+    monkeypatch.setattr("imgbuilder.host.process.find_program", lambda _name: None)
     with pytest.raises(ToolError, match="perl is not installed"):
         validate(_operations("mkdir /a", "edit /a:s/x/y/"))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgbuilder.arch import host_arch
+from imgbuilder.building.request import NetworkMode
 from imgbuilder.cli.main import pybuilder
 from imgbuilder.cli.recipes import with_recipe
 from imgbuilder.cli.requests import build_request, read_values
@@ -21,13 +21,13 @@ from imgbuilder.customize.ops.files import Write
 from imgbuilder.customize.ops.system import Hostname
 from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.errors import UsageError
+from imgbuilder.host.arch import host_arch
 from imgbuilder.recipe.read import read_recipe
-from imgbuilder.request import NetworkMode
 from imgbuilder.services import Settings
-from tests.unit.imgbuilder.test_cli import Ran, appliances, home, site
+from tests.unit.imgbuilder.cli.test_main import Ran, appliances, home, site
 
 if TYPE_CHECKING:
-    from imgbuilder.request import BuildRequest
+    from imgbuilder.building.request import BuildRequest
     from tests.fakes.template import Site, TinyAppliances
 
 __all__ = ["appliances", "home", "site"]  # fixtures

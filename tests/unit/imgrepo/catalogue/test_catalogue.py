@@ -16,8 +16,8 @@ from imgbuilder.events import Notice, Severity, ignore
 from imgrepo.catalogue import put as put_module
 from imgrepo.catalogue.memory import Shown, compare, files_named, next_shown, versions_of
 from imgrepo.catalogue.model import Change
-from imgrepo.catalogue.pictures import png_size
 from imgrepo.cli.main import run
+from imgrepo.images.pictures import png_size
 from imgrepo.library.approval import approve
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import Package

@@ -19,9 +19,9 @@ from imgrepo.cli.main import run
 from imgrepo.contents.cyclonedx import as_cyclonedx
 from imgrepo.contents.licences import of_expression
 from imgrepo.contents.spdx import as_spdx
+from imgrepo.images.osfacts import display_name
+from imgrepo.images.scan import Fingerprint
 from imgrepo.library.records import ContentsRecord, ImageMark, Package, read_contents
-from imgrepo.osfacts import display_name
-from imgrepo.scan import Fingerprint
 from tests.fakes.appliance import FakeAppliances
 from tests.unit.imgrepo.contents.guests import debian_guest, disk_of
 from tests.unit.imgrepo.repository import Repository, image

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import ApplianceError, DiskError, GuestError, PybuilderError
-from imgbuilder.guest import LARGEST_TEXT
+from imgbuilder.guests.ports import LARGEST_TEXT
 from imgrepo.contents.dpkg import parse_status, read_dpkg
 from imgrepo.contents.licences import UNKNOWN
 from imgrepo.contents.look import look_into

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgbuilder.errors import GuestCallError, GuestError, PybuilderError
-from imgbuilder.guest import CommandResult
+from imgbuilder.guests.ports import CommandResult
 from imgrepo.contents.apk import parse_installed, read_apk
 from imgrepo.contents.rpm import parse_list, read_rpm
 from imgrepo.library.records import Package

@@ -14,14 +14,22 @@ from hypothesis import strategies as st
 from imgbuilder.errors import BadSignatureError, PybuilderError, RepositoryError, TrustError, UsageError
 from imgbuilder.events import ignore
 from imgrepo.cli.main import run
-from imgrepo.compress import hash_image
+from imgrepo.images.compress import hash_image
 from imgrepo.library import records
-from imgrepo.library.approval import approval_of, approve, read_reviewers
+from imgrepo.library.approval import (
+    Manifest,
+    approval_of,
+    approve,
+    check_note,
+    difference,
+    read_manifest,
+    read_reviewers,
+    write_manifest,
+)
 from imgrepo.library.folder import EntryFolder
-from imgrepo.library.manifest import Manifest, check_note, difference, read_manifest, write_manifest
-from imgrepo.library.proof import Requirement
 from imgrepo.library.publishing import find_images
-from imgrepo.request import PublishRequest
+from imgrepo.publishing.request import PublishRequest
+from imgrepo.review.proof import Requirement
 from tests.unit.imgrepo.library.entries import TEXT, add, boot
 from tests.unit.imgrepo.library.test_publishing import names, reasons
 from tests.unit.imgrepo.repository import image
@@ -30,9 +38,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgbuilder.events import Reporter
+    from imgrepo.images.scan import SourceImage
     from imgrepo.library.approval import Approval
-    from imgrepo.publish import PublishResult
-    from imgrepo.scan import SourceImage
+    from imgrepo.publishing.publish import PublishResult
     from tests.fakes.keys import KeyMaker
     from tests.unit.imgrepo.repository import Repository
 

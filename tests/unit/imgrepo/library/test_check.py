@@ -21,15 +21,13 @@ from PIL import Image
 
 from imgbuilder.errors import ApplianceError, RepositoryError
 from imgbuilder.events import ignore
+from imgbuilder.host.workspace import private_folder
 from imgbuilder.machine.model import BOARDS
-from imgbuilder.workspace import private_folder
 from imgrepo.cli.main import run
-from imgrepo.compress import Compressed
-from imgrepo.library import check, checkrecord, runtrial
-from imgrepo.library.check import is_checked
-from imgrepo.library.checkrecord import CheckRecord, read_check, write_check
+from imgrepo.images.compress import Compressed
+from imgrepo.images.pictures import screenshot_problem
+from imgrepo.images.scan import Fingerprint
 from imgrepo.library.folder import EntryFolder
-from imgrepo.library.proof import Requirement, missing_proof
 from imgrepo.library.records import (
     BootRecord,
     ContentsRecord,
@@ -42,8 +40,10 @@ from imgrepo.library.records import (
     write_sources,
 )  # fmt: skip
 from imgrepo.library.running import write_run_script
-from imgrepo.library.screenshot import screenshot_problem
-from imgrepo.scan import Fingerprint
+from imgrepo.review import check, checkrecord, runtrial
+from imgrepo.review.check import is_checked
+from imgrepo.review.checkrecord import CheckRecord, read_check, write_check
+from imgrepo.review.proof import Requirement, missing_proof
 from imgrepo.services import Services, default_services
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.qemu_stub import QemuStub
@@ -216,7 +216,7 @@ def test_an_archive_that_is_not_the_one(library: Library, content: bytes | None)
 def test_an_archive_is_read_once(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     library.add()
     library.type()
-    monkeypatch.setattr("imgrepo.library.evidence.hash_image", None)
+    monkeypatch.setattr("imgrepo.review.evidence.hash_image", None)
     assert library.bad("--quick", code=0) == {}
 
 
@@ -498,7 +498,7 @@ class TestRunScript:
         items = library.items()
         assert (items["run"]["state"], "8080" in items["run"]["detail"]) == ("unknown", True)
         (library.qemu.folder / "qemu-system-x86_64").unlink()
-        monkeypatch.setattr("imgbuilder.process.find_program", without_qemu)
+        monkeypatch.setattr("imgbuilder.host.process.find_program", without_qemu)
         items = library.items()
         assert items["run"]["state"] == "unknown"
         assert items["run"]["hint"] == "on Debian: apt-get install qemu-system-x86"

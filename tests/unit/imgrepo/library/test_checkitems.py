@@ -7,12 +7,20 @@ from typing import Any
 
 import pytest
 
-from imgrepo.library.checkitems import Evidence, fits_budget, hints_digest, is_proven, judge_entry
-from imgrepo.library.checkrecord import Account, Inside, Packed, PasswordState, RunTrial, Seen, Trace
+from imgrepo.images.scan import Fingerprint
 from imgrepo.library.description import Description, parse_description
-from imgrepo.library.item import Item, ItemState, Lack
 from imgrepo.library.records import ContentsRecord, ImageMark, Package, SourceGap, SourcesRecord
-from imgrepo.scan import Fingerprint
+from imgrepo.review.checkitems import (
+    Evidence,
+    Item,
+    ItemState,
+    Lack,
+    fits_budget,
+    hints_digest,
+    is_proven,
+    judge_entry,
+)
+from imgrepo.review.checkrecord import Account, Inside, Packed, PasswordState, RunTrial, Seen, Trace
 
 MARK = ImageMark("0" * 128, Fingerprint(1, 2, 3, 4))
 TEXT = """

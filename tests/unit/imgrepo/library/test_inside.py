@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import ApplianceError, GuestCallError
 from imgbuilder.events import ignore
-from imgrepo.library import findings
-from imgrepo.library.checkrecord import Inside, Trace
 from imgrepo.library.folder import image_at
-from imgrepo.library.inside import look_inside
+from imgrepo.review import findings
+from imgrepo.review.checkrecord import Inside, Trace
+from imgrepo.review.inside import look_inside
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgrepo.repository import image

@@ -19,8 +19,8 @@ from imgbuilder.machine.model import Firmware, Forward
 from imgrepo.library import records
 from imgrepo.library.description import parse_description
 from imgrepo.library.folder import EntryFolder, broken_folders, find_entries, find_entry
-from imgrepo.library.machine import machine_of
 from imgrepo.library.records import ImageMark
+from imgrepo.library.running import machine_of
 
 if TYPE_CHECKING:
     import os

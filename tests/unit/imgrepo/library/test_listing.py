@@ -13,9 +13,9 @@ import pytest
 from imgbuilder.errors import RepositoryError
 from imgbuilder.events import Progress, ignore
 from imgrepo.cli.main import run
-from imgrepo.library.listing import ListRequest, list_entries, looks
 from imgrepo.library.records import Verdict
-from imgrepo.library.states import Proof, State
+from imgrepo.review.listing import ListRequest, list_entries, looks
+from imgrepo.review.states import Proof, State
 from tests.unit.imgrepo.library.entries import TEXT, add, boot
 from tests.unit.imgrepo.repository import image
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imgbuilder.errors import PybuilderError
     from imgbuilder.events import Event, Reporter
     from imgrepo.library.folder import EntryFolder
-    from imgrepo.library.listing import Look, Row
+    from imgrepo.review.listing import Look, Row
     from tests.unit.imgrepo.repository import Repository
 
 

@@ -21,9 +21,14 @@ from imgbuilder.errors import DiskError, PybuilderError, UsageError, WorkspaceEr
 from imgbuilder.events import ignore
 from imgrepo.cli.main import run
 from imgrepo.library import new, records
-from imgrepo.library.description import BootTable, Description, MachineTable, parse_description
+from imgrepo.library.description import (
+    BootTable,
+    Description,
+    MachineTable,
+    licence_problem,
+    parse_description,
+)
 from imgrepo.library.folder import EntryFolder, find_entries
-from imgrepo.library.licence import licence_problem
 from imgrepo.library.new import NewEntry, make_entry, skeleton
 from imgrepo.library.running import write_run_script
 from tests.fakes.machine import READER, WRITER, locked

@@ -11,9 +11,9 @@ from passlib.hash import des_crypt, md5_crypt, sha256_crypt, sha512_crypt
 
 from imgbuilder.customize import yescrypt
 from imgbuilder.customize.passwordcheck import can_try, matches
-from imgrepo.library import passwords
-from imgrepo.library.checkrecord import Account, PasswordState
-from imgrepo.library.passwords import Hashed, hint_words, homes, judge_passwords, read_passwords
+from imgrepo.review import passwords
+from imgrepo.review.checkrecord import Account, PasswordState
+from imgrepo.review.passwords import Hashed, hint_words, homes, judge_passwords, read_passwords
 
 QUICK = sha512_crypt.using(rounds=1000)
 BCRYPT = "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"

@@ -20,16 +20,16 @@ from imgrepo.cli.main import run
 from imgrepo.library import records
 from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder
-from imgrepo.library.proof import Requirement
 from imgrepo.library.publishing import described, find_images
-from imgrepo.status import status_of
+from imgrepo.publishing.status import status_of
+from imgrepo.review.proof import Requirement
 from tests.unit.imgrepo.library.entries import TEXT, add, boot
 from tests.unit.imgrepo.repository import Repository, image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from imgrepo.publish import PublishResult
+    from imgrepo.publishing.publish import PublishResult
 
 
 def told(repository: Repository) -> str:

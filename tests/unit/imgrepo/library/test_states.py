@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgrepo.library.states import Evidence, Lack, Proof, State, Step, Template, judge
+from imgrepo.review.states import Evidence, Lack, Proof, State, Step, Template, judge
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 LATER = datetime(2026, 12, 1, tzinfo=UTC)

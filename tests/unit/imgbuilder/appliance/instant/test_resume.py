@@ -18,7 +18,7 @@ from imgbuilder.appliance.instant.settings import VARIABLE, InstantMode, instant
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.errors import ApplianceError, UsageError
 from imgbuilder.events import Notice, Step
-from imgbuilder.interrupts import Interrupted
+from imgbuilder.host.interrupts import Interrupted
 from tests.fakes import instant_stub
 
 if TYPE_CHECKING:

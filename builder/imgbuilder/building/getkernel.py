@@ -1,0 +1,151 @@
+"""Copying the kernel and initrd out of a disk image: ``--get-kernel`` (``virt-builder.md`` section 10).
+
+As virt-get-kernel, with one difference: it takes the highest kernel and the
+highest initrd each for itself, so that a kdump or rescue image can come with
+another kernel (SE-31). Here the initrd is that of the kernel, if it has one.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import string
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.building.localdisk import local_disk
+from imgbuilder.disk.imageheader import Role
+from imgbuilder.errors import GuestError, UsageError
+from imgbuilder.events import debug
+from imgbuilder.growth import session
+from imgbuilder.host import workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from imgbuilder.appliance import ApplianceOptions
+    from imgbuilder.disk.diskimage import DiskFormat
+    from imgbuilder.events import Reporter
+    from imgbuilder.guests.ports import Guest
+    from imgbuilder.guests.unlocking import DiskKey
+    from imgbuilder.services import Services
+
+_KERNELS = ("/boot/vmlinuz-*", "/boot/vmlinux-*")
+_INITRDS = ("/boot/initramfs-*", "/boot/initrd-*", "/boot/initrd.img-*")
+_LARGEST = 1 << 30
+"""Bytes of a kernel or an initrd; those of distributions have up to 0.2 GiB."""
+_PIECES = re.compile(r"[0-9]+|[A-Za-z]+|[^0-9A-Za-z]")
+
+
+@dataclass(frozen=True)
+class KernelRequest:
+    """What to copy, and where to.
+
+    Attributes:
+        image: The disk image.
+        format: Its format; None to decide it by its header.
+        folder: Where the files go; existing ones are replaced.
+        options: What shapes the appliance.
+        keys: Keys of encrypted devices.
+        unversioned: Whether the files' names end before the first dash.
+        prefix: What their names begin with, and a dash; None for nothing.
+    """
+
+    image: Path
+    format: DiskFormat | None
+    folder: Path
+    options: ApplianceOptions
+    keys: tuple[DiskKey, ...] = ()
+    unversioned: bool = False
+    prefix: str | None = None
+
+    def target(self, source: str) -> Path:
+        """Return where a file of the guest goes."""
+        name = posixpath.basename(source)
+        if self.unversioned:
+            name = name.partition("-")[0]
+        return self.folder / (name if self.prefix is None else f"{self.prefix}-{name}")
+
+
+def get_kernel(request: KernelRequest, services: Services, report: Reporter) -> dict[str, Path]:
+    """Copy the newest kernel of an image, and its initrd if there is one.
+
+    Returns:
+        The files of the guest, and those that were written.
+
+    Raises:
+        PybuilderError: The image holds none, or something cannot be read or written.
+    """
+    if not request.folder.is_dir():
+        raise UsageError(
+            f"the output folder {request.folder} does not exist",
+            hint=f"create it first: mkdir -p {request.folder}",
+        )
+    if "/" in (request.prefix or ""):
+        raise UsageError(
+            f"the prefix {request.prefix!r} is no part of a file name", hint="the folder is that of -o"
+        )
+    disk = local_disk(request.image, request.format, "--get-kernel")
+    written = {}
+    debug(report, f"opening {request.image}")
+    with services.open_appliance([disk], request.options, report) as appliance:
+        session.open_guest(
+            appliance,
+            expand=None,
+            lvexpand=None,
+            growth=None,
+            keys=request.keys,
+            report=report,
+            role=Role.OWN,
+        )
+        for source in choose_files(appliance):
+            target = request.target(source)
+            with workspace.new_file(target) as file:
+                appliance.download(source, file, limit=_LARGEST)
+            written[source] = target
+        appliance.unmount_all()
+        appliance.shutdown()
+    return written
+
+
+def choose_files(guest: Guest) -> tuple[str, ...]:
+    """Return the paths of the newest kernel and its initrd, links resolved no further than the guest does.
+
+    Raises:
+        GuestError: There is no kernel.
+    """
+    kernels = _files(guest, _KERNELS)
+    if not kernels:
+        raise GuestError(
+            "no kernel was found in the image",
+            hint="it must be a file /boot/vmlinuz-VERSION or /boot/vmlinux-VERSION",
+        )
+    kernel = max(kernels, key=version_key)
+    initrd = matching_initrd(kernel, _files(guest, _INITRDS))
+    return (kernel,) if initrd is None else (kernel, initrd)
+
+
+def _files(guest: Guest, patterns: Sequence[str]) -> list[str]:
+    for pattern in patterns:
+        found = [path for path in guest.glob(pattern) if guest.is_file(path)]
+        if found:
+            return found
+    return []
+
+
+def matching_initrd(kernel: str, initrds: Sequence[str]) -> str | None:
+    """Return the initrd that belongs to a kernel, else the one of the highest version; None without any."""
+    version = posixpath.basename(kernel).partition("-")[2]
+    for path in initrds:
+        rest = posixpath.basename(path).partition("-")[2]
+        if rest in {version, f"{version}.img"}:
+            return path
+    return max(initrds, key=version_key, default=None)
+
+
+def version_key(path: str) -> tuple[tuple[int, int, str], ...]:
+    """Return by what virt-get-kernel sorts: runs of digits as numbers, runs of letters, single signs."""
+    return tuple(
+        (1, int(piece), "") if piece[0] in string.digits else (0, 0, piece) for piece in _PIECES.findall(path)
+    )

@@ -1,0 +1,90 @@
+"""What the user asks for: one frozen object that a build is made from."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgbuilder.customize.failure import OnError
+from imgbuilder.disk.diskimage import OutputFormat
+from imgbuilder.host.arch import host_arch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.customize.operation import Operation
+    from imgbuilder.disk.diskimage import DiskFormat
+    from imgbuilder.guests.unlocking import DiskKey
+
+
+class NetworkMode(enum.Enum):
+    """Whether the guest reaches the network while it is customized."""
+
+    AUTOMATIC = "automatic"
+    """Only when an operation runs commands in the guest."""
+    ON = "on"
+    OFF = "off"
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A disk that the appliance may read while it customizes, as ``/dev/sdb`` and so on.
+
+    Attributes:
+        path: An image file or a block device.
+        format: Its format; None to decide it by its header.
+    """
+
+    path: Path
+    format: DiskFormat | None
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """All that shapes a build.
+
+    Attributes:
+        template: Name or alias of the template.
+        arch: Architecture asked for; this host's by default.
+        output: The file or block device to make it in; None for ``TEMPLATE.img`` (raw) or
+            ``TEMPLATE.FORMAT`` in the current folder.
+        format: Its format.
+        size: Its virtual size in bytes; None for the template's, or for all of a block device.
+        compressed: Whether its data are compressed; for qcow2 only.
+        warn_if_partition: Warn when the output is a partition.
+        attachments: Further disks for the appliance, only to be read.
+        operations: Customizations in the user's order.
+        keys: Keys of the guest's encrypted devices.
+        memsize: Memory of the appliance in MiB; None for the default.
+        smp: Processors of the appliance; None for the default.
+        launch_timeout: Seconds without a sign of life until its start counts as hung; None for the default.
+        command_timeout: Seconds after which a command in the guest is stopped; None for no limit.
+        network: Whether the guest reaches the network.
+        delete_on_failure: Whether a half-made image is removed when the build fails.
+        on_error: What happens to the image when a customization fails.
+        sync: Whether the image is made durable before the build counts as done.
+        verbose: Report the appliance's console.
+        trace: Report libguestfs calls.
+    """
+
+    template: str
+    arch: str = field(default_factory=host_arch)
+    output: Path | None = None
+    format: OutputFormat = OutputFormat.RAW
+    size: int | None = None
+    compressed: bool = False
+    warn_if_partition: bool = True
+    attachments: tuple[Attached, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    keys: tuple[DiskKey, ...] = ()
+    memsize: int | None = None
+    smp: int | None = None
+    launch_timeout: float | None = None
+    command_timeout: float | None = None
+    network: NetworkMode = NetworkMode.AUTOMATIC
+    delete_on_failure: bool = True
+    on_error: OnError = OnError.ABORT
+    sync: bool = True
+    verbose: bool = False
+    trace: bool = False

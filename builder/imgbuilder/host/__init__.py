@@ -1,0 +1,1 @@
+"""This machine: files, locks, processes, signals, folders; nothing about images or templates."""

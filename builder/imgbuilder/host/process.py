@@ -1,0 +1,284 @@
+"""The one place of the client that starts programs of the system.
+
+Programs get an argument list, never a shell; a plain locale, so that their
+words can be read; and a session of their own, so that Ctrl-C on the terminal
+reaches only us and we decide when they end. Whatever way a call is left, its
+program is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from imgbuilder.errors import ProgramKilledError, ToolError, WorkspaceError
+from imgbuilder.host.interrupts import uninterrupted
+from imgindex.environment import plain_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+_PACKAGES = {
+    "qemu-img": "qemu-utils",
+    "qemu-io": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-i386": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "sfdisk": "fdisk",
+    "fdisk": "fdisk",
+    "xz": "xz-utils",
+    "zstd": "zstd",
+    "gpg": "gpg",
+    "gpgv": "gpgv",
+    "mmdebstrap": "mmdebstrap",
+    "setpriv": "util-linux",
+    "perl": "perl",
+    "ssh-keygen": "openssh-client",
+}
+"""Debian package of each program that we start."""
+
+_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+"""Folders that an ordinary user's PATH lacks on Debian, although sfdisk lives there."""
+
+PIPE = subprocess.PIPE
+"""For ``start``: a pipe that the caller reads and closes."""
+
+_STDERR_TAIL = 4096
+"""How much of a failed program's words an error quotes, in bytes."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a program ended.
+
+    Attributes:
+        status: Its exit status; negative is minus the number of the signal that ended it.
+        stdout: What it printed on standard output.
+        stderr: What it printed on standard error.
+    """
+
+    status: int
+    stdout: bytes
+    stderr: str
+
+
+def find_program(name: str) -> str | None:
+    """Return the full path of a program, or None; the system's folders are searched too."""
+    path = os.environ.get("PATH", os.defpath)
+    return shutil.which(name, path=os.pathsep.join([path, *_SYSTEM_FOLDERS]))
+
+
+def require_program(name: str) -> str:
+    """Return the full path of a program.
+
+    Raises:
+        ToolError: It is not installed; the hint names the Debian package.
+    """
+    found = find_program(name)
+    if found is None:
+        package = _PACKAGES.get(name, name)
+        raise ToolError(f"the program {name} is not installed", hint=f"on Debian: apt-get install {package}")
+    return found
+
+
+def end_group(process: subprocess.Popen[bytes], *, grace: float = 0.0) -> None:
+    """End a program that leads its own session, with all its children.
+
+    Args:
+        process: The program.
+        grace: Seconds between asking (SIGTERM) and killing; 0 kills at once.
+    """
+    if process.poll() is not None:
+        return  # reaped already: its number may belong to somebody else by now
+    if grace > 0:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=grace)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def last_status(process: subprocess.Popen[bytes], *, patience: float) -> int:
+    """Return the exit status of a program that is about to end; negative is minus a signal's number.
+
+    Args:
+        process: The program.
+        patience: Seconds until it is killed.
+    """
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(timeout=patience)
+    end_group(process)
+    return int(process.returncode)
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    check: bool = True,
+    stdin: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float | None = None,
+) -> Completed:
+    """Run a program to its end.
+
+    Args:
+        argv: Program name and arguments.
+        check: Whether a status other than 0 is an error.
+        stdin: Bytes for its standard input; None for an empty one.
+        env: Variables to add to ``plain_environment()``.
+        cwd: Folder to run it in.
+        timeout: Seconds until it is killed; None for no limit.
+
+    Returns:
+        Its status and output.
+
+    Raises:
+        ToolError: It is missing, took too long, or (with ``check``) failed; the message quotes its words.
+    """
+    name = os.fspath(argv[0])
+    program = require_program(name)
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        with uninterrupted():  # a signal must not come between the start and knowing what was started
+            process = subprocess.Popen(
+                [program, *[os.fspath(word) for word in argv[1:]]],
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=plain_environment(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
+        out, err = process.communicate(stdin, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(f"{name} did not end within {timeout:.0f} seconds and was stopped") from error
+    finally:
+        if process is not None:
+            end_group(process)
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+    result = Completed(process.returncode, out, err.decode(errors="replace"))
+    if check and result.status != 0:
+        raise failure(name, result)
+    return result
+
+
+def failure(name: str, result: Completed) -> ToolError:
+    """Make the error for a program that ended badly; a ``ProgramKilledError`` when a signal ended it."""
+    words = result.stderr[-_STDERR_TAIL:].strip()
+    ending = f": {words}" if words else ""
+    if result.status >= 0:
+        return ToolError(f"{name} failed with status {result.status}{ending}")
+    try:
+        number = signal.Signals(-result.status).name
+    except ValueError:  # a real-time signal has no name
+        number = f"signal {-result.status}"
+    # Nobody but the kernel kills like this without being asked to.
+    hint = "perhaps memory ran out (see: dmesg)" if result.status == -signal.SIGKILL else None
+    return ProgramKilledError(f"{name} was ended by {number}{ending}", hint=hint)
+
+
+@dataclass(frozen=True)
+class OutputStream:
+    """A running program whose standard output is read while it runs.
+
+    Attributes:
+        stdout: Its standard output, unbuffered.
+    """
+
+    stdout: IO[bytes]
+
+
+@contextlib.contextmanager
+def streaming(
+    argv: Sequence[str | Path], *, stdin: IO[bytes] | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[OutputStream]:
+    """Run a program and read its output while it runs.
+
+    Leaving the block normally waits for the program and checks its status; read to
+    the end first. Leaving it by an exception kills the program.
+
+    Args:
+        argv: Program name and arguments.
+        stdin: An open file for its standard input; None for an empty one.
+        env: Variables to add to ``plain_environment()``.
+
+    Raises:
+        ToolError: It is missing or ended with a status other than 0.
+    """
+    name = os.fspath(argv[0])
+    program = require_program(name)
+    with _scratch_file(name) as words:
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            with uninterrupted():
+                process = subprocess.Popen(
+                    [program, *[os.fspath(word) for word in argv[1:]]],
+                    stdin=subprocess.DEVNULL if stdin is None else stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=words,
+                    env=plain_environment(env),
+                    start_new_session=True,
+                )
+            assert process.stdout is not None
+            yield OutputStream(process.stdout)
+            process.stdout.close()
+            process.wait()
+        finally:
+            if process is not None:
+                assert process.stdout is not None
+                process.stdout.close()
+                end_group(process)
+        if process.returncode != 0:
+            words.seek(0)
+            raise failure(name, Completed(process.returncode, b"", words.read().decode(errors="replace")))
+
+
+def _scratch_file(name: str) -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise WorkspaceError(
+            f"no temporary file can be made for {name}: {error.strerror or error}",
+            hint="free some space in the folder for temporary files, or set TMPDIR to another one",
+        ) from error
+
+
+def start(
+    argv: Sequence[str | Path],
+    *,
+    stdin: int | IO[bytes] | None = None,
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a program that the caller ends with ``end_group``.
+
+    Call it under ``uninterrupted()``, inside the ``try`` whose ``finally`` ends the program: otherwise a
+    signal between the start and the assignment would leave it running.
+
+    Raises:
+        ToolError: It is missing.
+    """
+    program = require_program(os.fspath(argv[0]))
+    return subprocess.Popen(
+        [program, *[os.fspath(word) for word in argv[1:]]],
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
+        stdout=subprocess.DEVNULL if stdout is None else stdout,
+        stderr=subprocess.DEVNULL if stderr is None else stderr,
+        pass_fds=tuple(pass_fds),
+        env=plain_environment(env),
+        start_new_session=True,
+    )

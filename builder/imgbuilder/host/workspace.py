@@ -1,0 +1,370 @@
+"""Temporary files that are certainly gone afterwards, and results that appear whole or not at all.
+
+A finished file is made under a hidden name beside its final place, made
+durable, and renamed (``reliability.md`` F17, B15, B16). What a killed run left
+behind is recognised by its name and swept by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import DiskError, GuestError, OperationError, WorkspaceError
+from imgbuilder.host import imagelocks
+from imgbuilder.host.atomic import sync_folder
+from imgbuilder.host.claims import RELEASE_LIMIT, SHORT, remove_with_claims
+from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.sizes import human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HIDDEN_PREFIX = ".pybuilder-"
+HIDDEN_SUFFIX = ".part"
+"""How the names of unfinished images begin and end."""
+_NEXT_TO_NOTHING = 2 << 20
+"""Bytes of free space at which a disk counts as full: clusters and journals are written in pieces."""
+_MOST_LINKS = 40
+"""Links that Linux follows on one way."""
+_FOLDER = ".pybuilder-run-"
+_NEW_FOLDER = ".pybuilder-new-"
+"""How folders are named until they are locked; nothing is in them yet."""
+
+
+def explain(error: OSError, path: Path) -> WorkspaceError:
+    """Turn a system error about ``path`` into ours, with what to do about it."""
+    hints = {
+        errno.ENOSPC: f"free some space on the filesystem of {path.parent}, or choose another place",
+        errno.EDQUOT: "your disk quota is used up: free some space, or choose another place",
+        errno.EACCES: f"check the permissions of {path.parent}, or choose another place",
+        errno.EPERM: f"check the permissions of {path.parent}, or choose another place",
+        errno.EROFS: "the filesystem is read-only: choose another place",
+        errno.ENOENT: f"create the folder first: mkdir -p {path.parent}",
+    }
+    return WorkspaceError(f"{path}: {error.strerror}", hint=hints.get(error.errno or 0))
+
+
+def follow(path: Path) -> Path:
+    """Return an absolute path without links, as ``Path.resolve`` does, but follow no link of a stranger.
+
+    Raises:
+        WorkspaceError: A link on the way belongs to another user, in a folder where everybody may write.
+        OSError: The links lead in a circle, or a folder cannot be looked into.
+    """
+    done, rest, links = Path("/"), list(reversed(path.absolute().parts[1:])), 0
+    while rest:
+        name = rest.pop()
+        if name == "..":
+            done = done.parent
+            continue
+        here = done / name
+        try:
+            facts = here.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            done = here
+            continue
+        if not stat.S_ISLNK(facts.st_mode):
+            done = here
+            continue
+        if is_strange(facts, done):
+            raise WorkspaceError(
+                f"{path}: the link {here} belongs to another user, in a folder where everybody may write",
+                hint="remove the link, or choose another place",
+            )
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, "links that lead in a circle", str(path))
+        target = here.readlink()
+        if target.is_absolute():
+            done = Path("/")
+        rest += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+    return done
+
+
+def is_strange(facts: os.stat_result, folder: Path) -> bool:
+    """Tell whether a name in a folder for everybody was given by somebody who is neither us nor its owner."""
+    above = folder.stat()
+    return bool(above.st_mode & stat.S_IWOTH) and facts.st_uid not in (os.geteuid(), above.st_uid)
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Find out before any work whether there is room (``reliability.md`` C5).
+
+    Args:
+        folder: Where the bytes will go.
+        needed: How many there will be.
+        what: What needs them, for the message.
+
+    Raises:
+        WorkspaceError: There is too little.
+    """
+    facts = os.statvfs(folder)
+    free = facts.f_bavail * facts.f_frsize
+    if free < needed:
+        raise WorkspaceError(
+            f"not enough space in {folder} for {what}: {human_size(needed)} needed, {human_size(free)} free",
+            hint="free some space, or choose another place",
+        )
+
+
+def is_full(folder: Path, error: BaseException | None = None) -> bool:
+    """Say whether there is no space left for us: on the filesystem, or by what an error says of a quota."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    facts = os.statvfs(folder)
+    return facts.f_bavail * facts.f_frsize < _NEXT_TO_NOTHING
+
+
+@contextlib.contextmanager
+def blaming_full_disk(folder: Path) -> Iterator[None]:
+    """When the block fails and the disk is full, say that instead: it is where the error came from (B15).
+
+    Raises:
+        WorkspaceError: The block failed, and there is no space left.
+    """
+    try:
+        yield
+    except (DiskError, GuestError, OperationError) as error:
+        if not is_full(folder):
+            raise
+        raise WorkspaceError(
+            f"no space left in {folder}: {error.message}", hint="free some space, or choose another place"
+        ) from error
+
+
+@contextlib.contextmanager
+def new_file(
+    final: Path, *, keep_on_failure: Callable[[], bool] = lambda: False, sync: bool = True
+) -> Iterator[Path]:
+    """Make a file that appears at ``final`` only when it is complete.
+
+    Args:
+        final: The final place; an existing file there stays until the very end.
+        keep_on_failure: Tells, when the block has failed, whether to leave what there is at ``final``
+            instead of removing it.
+        sync: Whether the file is made durable first.
+
+    Yields:
+        The hidden temporary name to write to; it exists, empty, with mode 0600.
+
+    Raises:
+        WorkspaceError: It cannot be created or renamed.
+        DiskError: The file there is a disk that a running machine or another program uses.
+    """
+    try:
+        target = follow(final.parent) / final.name
+    except OSError as error:
+        raise explain(error, final) from error
+    with imagelocks.held(target):  # until it is replaced
+        try:
+            temporary, holder = _locked_file(target)
+        except OSError as error:
+            raise explain(error, final) from error
+        try:
+            sweep(target.parent)
+            yield temporary
+            with uninterrupted():
+                finish(temporary, target, sync=sync)
+        except BaseException:
+            with uninterrupted():
+                if keep_on_failure() and temporary.exists():
+                    temporary.replace(target)
+                else:
+                    temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(holder)
+
+
+def try_folder(final: Path) -> None:
+    """Find out whether a file can be made at a place; nothing is left there.
+
+    Raises:
+        WorkspaceError: It cannot.
+    """
+    try:
+        holder = _unnamed_file(final.parent)
+        if holder is None:
+            temporary, holder = _locked_file(final)
+            temporary.unlink(missing_ok=True)
+        os.close(holder)
+    except OSError as error:
+        raise explain(error, final) from error
+
+
+@contextlib.contextmanager
+def private_folder(base: Path = SHORT) -> Iterator[Path]:
+    """Make a folder of our own, which is gone afterwards; one that a killed run left is removed first.
+
+    With it go the folders that it claims, see ``imgbuilder.host.claims``.
+
+    Args:
+        base: Where to make it.
+
+    Raises:
+        WorkspaceError: It cannot be made.
+    """
+    try:
+        _sweep_folders(base)
+        new, holder = _new_folder(base)
+        folder = base / f"{_FOLDER}{new.name.removeprefix(_NEW_FOLDER)}"
+        new.rename(folder)  # only under this name does a sweep remove what is in it, and now it is locked
+    except OSError as error:
+        raise explain(error, base / _FOLDER) from error
+    try:
+        yield folder
+    finally:
+        with uninterrupted():
+            with contextlib.suppress(OSError):  # what could not be removed is left to the next run
+                remove_with_claims(folder, patience=RELEASE_LIMIT)
+            os.close(holder)
+
+
+def _new_folder(base: Path) -> tuple[Path, int]:
+    """Make an empty folder and lock it; one that another run swept before it was locked is made again."""
+    while True:
+        new = Path(tempfile.mkdtemp(prefix=_NEW_FOLDER, dir=base))
+        try:
+            holder = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        _hold(holder)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(new.lstat(), os.fstat(holder)):  # from now on no sweep gets the lock
+                return new, holder
+        os.close(holder)
+
+
+def _hold(descriptor: int) -> None:
+    """Lock what is ours; where the filesystem has no locks, no other run can take one to sweep it either."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError as error:
+        if error.errno not in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}:
+            raise
+
+
+def _sweep_folders(base: Path) -> None:
+    for path in base.glob(f"{_FOLDER}*"):
+        _remove_if_dead(path, lambda dead: remove_with_claims(dead, patience=0))
+    for path in base.glob(f"{_NEW_FOLDER}*"):  # of runs that were killed before they had the lock
+        _remove_if_dead(path, Path.rmdir)
+
+
+def _remove_if_dead(path: Path, remove: Callable[[Path], None]) -> None:
+    """Remove a folder of this user that no living run has locked."""
+    with contextlib.suppress(OSError):
+        if path.lstat().st_uid != os.geteuid():
+            return
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(path)
+        finally:
+            os.close(descriptor)
+
+
+def _locked_file(target: Path) -> tuple[Path, int]:
+    """Create an unfinished file that is locked from the moment it can be seen: no other run sweeps it.
+
+    Returns:
+        Its name beside its final place, and the descriptor that holds the lock.
+    """
+    path = target.parent / f"{HIDDEN_PREFIX}{target.name[:40]}.{secrets.token_hex(6)}{HIDDEN_SUFFIX}"
+    holder = _unnamed_file(target.parent)
+    if holder is not None:
+        # Only with a folder's descriptor (ignored here) does Python use linkat(2), which can follow the link.
+        os.link(f"/proc/self/fd/{holder}", path, src_dir_fd=holder, follow_symlinks=True)
+        return path, holder
+    holder = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    _hold(holder)
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(path.lstat(), os.fstat(holder)):
+            return path, holder
+    os.close(holder)  # swept before it was locked
+    return _locked_file(target)
+
+
+def _unnamed_file(folder: Path) -> int | None:
+    """Create a file without a name, and lock it; None on filesystems that have none, such as NFS."""
+    try:
+        holder = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}:
+            raise
+        return None
+    _hold(holder)
+    return holder
+
+
+def finish(temporary: Path, final: Path, *, sync: bool = True) -> None:
+    """Give a complete file its final name, durably: fsync, rename, fsync of the folder.
+
+    It gets the mode of the file that it replaces, and its owner where that is allowed; a new file gets what
+    the umask leaves of 0666.
+
+    Raises:
+        WorkspaceError: Any of it failed; then ``final`` is as it was, unless only the last step failed.
+    """
+    try:
+        _take_over_mode(temporary, final)
+        if sync:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.replace(final)
+    except OSError as error:
+        raise explain(error, final) from error
+    if sync:
+        try:
+            sync_folder(final.parent)
+        except OSError as error:
+            raise WorkspaceError(
+                f"{final} is complete, but its name may not survive a power cut: {error.strerror}",
+                hint="check that disk (see: dmesg), then run: sync",
+            ) from error
+
+
+def _take_over_mode(temporary: Path, final: Path) -> None:
+    try:
+        old = final.lstat()
+    except FileNotFoundError:
+        old = None
+    if old is None or not stat.S_ISREG(old.st_mode):  # what a link points to is not replaced
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        return
+    if (old.st_uid, old.st_gid) != (temporary.stat().st_uid, temporary.stat().st_gid):
+        with contextlib.suppress(PermissionError):
+            os.chown(temporary, old.st_uid, old.st_gid)
+    temporary.chmod(old.st_mode & 0o777)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed runs of this user left in a folder; living ones are locked."""
+    for path in folder.glob(f"{HIDDEN_PREFIX}*{HIDDEN_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            _remove_if_abandoned(path)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    if path.lstat().st_uid != os.geteuid():
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)

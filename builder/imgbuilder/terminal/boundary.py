@@ -1,0 +1,112 @@
+"""Where errors become words and exit codes: the outermost frame of every command."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from imgbuilder.errors import OperationError, PybuilderError, UsageError
+from imgbuilder.events import warn
+from imgbuilder.fetch.urls import without_secrets
+from imgbuilder.host import paths
+from imgbuilder.host.interrupts import Interrupted, interruptible
+from imgbuilder.terminal.console import printable
+from imgbuilder.terminal.streams import OutputLostError, text_output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgbuilder.terminal.console import ConsoleReporter
+
+
+_BROKEN_PIPE = 128 + signal.SIGPIPE
+"""What a shell says of virt-builder, head's other victims, and all that die of the signal."""
+
+
+def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool) -> int:
+    """Run a command to its end, whatever that is.
+
+    Args:
+        body: The command. What it returns is the exit code when that is a number; else the code is 0.
+        console: Shows errors.
+        verbose: Whether an error shows its traceback, too.
+
+    Returns:
+        The exit code: 0, or 1 for a failure, 2 for wrong usage, 3 for missing trust, 128 plus a signal.
+    """
+    _open_standard_streams()
+    try:
+        return _run(body, console, verbose=verbose)
+    except OutputLostError as error:  # perhaps while another error was shown
+        _write_no_more()
+        # Whoever read our output has had enough, as in `pybuilder --list | head -1`.
+        if error.errno == errno.EPIPE:
+            return _BROKEN_PIPE
+        console.machine = None
+        console.error(str(error), None)
+        return 1
+
+
+def _run(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool) -> int:
+    try:
+        with interruptible(ends_program=True):
+            for problem in paths.settle_home(os.environ):
+                warn(console, problem)
+            code = body()
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+    except Interrupted as stop:
+        console.error(stop.message, stop.hint)
+        return stop.exit_code
+    except PybuilderError as error:
+        console.error(error.message, error.hint)
+        if isinstance(error, OperationError) and error.log_tail:
+            sys.stderr.write("\n".join(printable(line) for line in error.log_tail.split("\n")) + "\n")
+        if verbose and not isinstance(error, UsageError):  # a wrong word is nobody's code
+            import traceback  # late: most runs end well
+
+            sys.stderr.write(printable(without_secrets(traceback.format_exc())))
+        return error.exit_code
+    except OSError as error:
+        console.error(f"{error.filename or 'the system'}: {error.strerror or error}", None)
+        return 1
+
+
+def _open_standard_streams() -> None:
+    """Make the three standard streams such that nothing which is printed can break the command.
+
+    /dev/null comes where our caller closed one (``reliability.md`` B24). Otherwise the next file that is
+    opened would become standard output, for us and for the programs that we start, and receive what was
+    meant for people. What standard error does not take is dropped: there is nowhere to say it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.set_inheritable(number, True)  # noqa: FBT003 - it has no other way
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+    if _is_real(sys.stdout, 1):
+        sys.stdout = text_output(1, "standard output", like=sys.stdout)
+    if _is_real(sys.stderr, 2):
+        sys.stderr = text_output(2, "standard error", like=sys.stderr, needed=False)
+
+
+def _is_real(stream: TextIO, number: int) -> bool:
+    """Tell whether a stream is the process's own, and not what a caller of ours has put in its place."""
+    try:
+        return isinstance(stream, io.TextIOWrapper) and stream.fileno() == number
+    except (OSError, ValueError):
+        return False
+
+
+def _write_no_more() -> None:
+    """Drop what is still to be printed: at the exit, Python would fail to print it once more."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)

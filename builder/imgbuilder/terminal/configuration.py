@@ -1,0 +1,108 @@
+"""The configuration file ``pybuilder.toml``: defaults for what environment variables say.
+
+Options come before variables, and variables before the file of the user, which
+comes before those of the system (``docs/adr/0071``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from imgbuilder.errors import UsageError
+from imgbuilder.host import paths
+from imgindex.keyfile import check_writers
+from imgindex.regular import open_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, MutableMapping
+    from pathlib import Path
+
+_LARGEST = 64 * 1024
+"""Bytes of a file that are read at most."""
+
+
+def apply_configuration(environ: MutableMapping[str, str]) -> None:
+    """Give variables that are not set the values of the configuration files.
+
+    Args:
+        environ: The variables, ``os.environ``; changed.
+
+    Raises:
+        UsageError: A file cannot be read, is no TOML, or has a key or value that is not known.
+    """
+    for path in paths.configuration_files(environ):
+        for variable, value in _read(path).items():
+            if not environ.get(variable):
+                environ[variable] = value
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Return the variables that a file sets; none when there is no file."""
+    try:
+        with open_file(path) as file:
+            check_writers(path, os.fstat(file.fileno()))  # it names programs to start
+            content = file.read(_LARGEST + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > _LARGEST:
+        raise UsageError(f"{path} has more than {_LARGEST} bytes, which no configuration needs")
+    try:
+        table = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is no TOML file: {error}", hint="see FILES in pybuilder(1)") from error
+    return dict(_variable(path, key, value) for key, value in table.items())
+
+
+def _variable(path: Path, key: str, value: object) -> tuple[str, str]:
+    if key not in KEYS:
+        near = difflib.get_close_matches(key, KEYS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(KEYS)}"
+        raise UsageError(f"{path}: the key {key!r} is not known", hint=hint)
+    variable, expected, convert = KEYS[key]
+    text = convert(value)
+    if text is None or "\0" in text:
+        raise UsageError(f"{path}: {key} = {value!r} is not {expected}")
+    return variable, text
+
+
+def _size(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    return f"{value}b" if isinstance(value, int) else value
+
+
+def _folders(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
+    folders = [value] if isinstance(value, str) else value
+    if not isinstance(folders, list) or not all(isinstance(item, str) and item for item in folders):
+        return None
+    return None if any(":" in item for item in folders) else ":".join(folders)
+
+
+def _when(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if value in {"yes", "no", "auto"} else None
+
+
+def _mebibytes(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _program(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
+    return value if isinstance(value, str) and value else None
+
+
+KEYS: Mapping[str, tuple[str, str, Callable[[Any], str | None]]] = {
+    "cache-size": ("PYBUILDER_CACHE_SIZE", 'a size such as "20G"', _size),
+    "cache-path": ("PYBUILDER_CACHE_PATH", "a folder, or a list of them, without colons", _folders),
+    "instant": ("PYBUILDER_INSTANT", 'true, false or "auto"', _when),
+    "memsize": ("LIBGUESTFS_MEMSIZE", "a number of MiB", _mebibytes),
+    "hypervisor": ("LIBGUESTFS_HV", "the name of a program", _program),
+    "guestfs-python": ("PYBUILDER_GUESTFS_PYTHON", "the name of a program", _program),
+}
+"""The variable of each key, what it takes, and how that is written there; None for what does not fit."""

@@ -1,0 +1,282 @@
+"""Showing events on a terminal or in a log: the only reporter that people see.
+
+Lines for steps look like virt-builder's, ``[   1.2] Downloading: URL``, on
+standard output. Progress bars go to standard error, and only to a terminal;
+elsewhere a long transfer says a line every ten seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+from imgbuilder.errors import UsageError, WorkspaceError
+from imgbuilder.events import Notice, Progress, ProgressEnd, Severity, Step
+from imgbuilder.fetch.urls import without_secrets
+from imgbuilder.sizes import human_size
+from imgbuilder.terminal.streams import text_output
+from imgindex.lexer import MISLEADING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tqdm import tqdm
+
+    from imgbuilder.events import Event
+
+
+_PLAIN_INTERVAL = 10.0
+"""Seconds between two lines about the same transfer when there is no terminal."""
+_WRAP_COLUMN = 76
+_GREEN, _BLUE, _MAGENTA, _RED, _RESET = "\x1b[0;32m", "\x1b[1;34m", "\x1b[1;35m", "\x1b[1;31m", "\x1b[0m"
+
+
+def printable(text: str) -> str:
+    """Escape characters that make a terminal do things, or its user read another text (T15, P16).
+
+    Bytes of file names that are no UTF-8 are shown as such: streams refuse what Python makes of them.
+    """
+    return MISLEADING.sub(lambda found: _escaped(ord(found.group())), text)
+
+
+def _escaped(code: int) -> str:
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+class ConsoleReporter:
+    """A reporter for people.
+
+    Args:
+        program: Name of the program, for notices.
+        quiet: Show no steps and no progress; notices remain.
+        verbose: Show debug lines, on standard error.
+        started: ``time.monotonic()`` at the program's start, from which elapsed time counts.
+        out: Where steps and notices go; standard output by default.
+        err: Where progress and debug lines go; standard error by default.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        *,
+        quiet: bool = False,
+        verbose: bool = False,
+        started: float | None = None,
+        out: TextIO | None = None,
+        err: TextIO | None = None,
+    ) -> None:
+        self._program = program
+        self._quiet = quiet
+        self._verbose = verbose
+        self._started = time.monotonic() if started is None else started
+        self._given_out, self._given_err = out, err
+        self._bar: tqdm[NoReturn] | None = None
+        self._label = ""
+        self._last_line = 0.0
+        self._first = (0.0, 0)
+        self.colour = False
+        """Whether colours are written even where there is no terminal."""
+        self.wrap = False
+        """Whether notices and errors are wrapped as virt-builder's are."""
+        self.machine: Callable[[str, str], None] | None = None
+        """Told the kind (message, info, warning, error) and text of what is shown, before it is."""
+
+    @property
+    def _out(self) -> TextIO:
+        return self._given_out or sys.stdout  # which may be opened after this object was made
+
+    @property
+    def _err(self) -> TextIO:
+        return self._given_err or sys.stderr
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case Progress():
+                self._progress(event)
+            case ProgressEnd():
+                self.close()
+            case Step(text):
+                if self.machine is not None:
+                    self.machine("message", without_secrets(text))
+                if not self._quiet:
+                    elapsed = time.monotonic() - self._started
+                    self._line(self._out, f"[{elapsed:6.1f}] ", text, _GREEN)
+            case Notice(severity, text):
+                self._notice(severity, text)
+
+    def close(self) -> None:
+        """Take away a progress bar that is still there."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def error(self, message: str, hint: str | None) -> None:
+        """Show why the program ends."""
+        self.close()
+        if self.machine is not None:
+            self.machine("error", without_secrets(message))
+        self._line(self._err, f"{self._program}: error: ", message, _RED)
+        if hint:
+            self._line(self._err, "  ", hint, "")
+
+    def _notice(self, severity: Severity, text: str) -> None:
+        if self.machine is not None and severity is not Severity.DEBUG:
+            self.machine(severity.value, without_secrets(text))
+        match severity:
+            case Severity.DEBUG:
+                if self._verbose:
+                    self._line(self._err, f"{self._program}: debug: ", text, "")
+            case Severity.INFO:
+                self._line(self._out, f"{self._program}: ", text, _MAGENTA)
+            case Severity.WARNING:
+                # virt-builder writes warnings to standard output, into the middle of its JSON.
+                self._line(self._err, f"{self._program}: warning: ", text, _BLUE)
+
+    def _line(self, stream: TextIO, prefix: str, text: str, colour: str) -> None:
+        shown = printable(without_secrets(text))  # whoever wrote it, whatever it quotes
+        if self.wrap and colour != _GREEN:
+            shown = _wrapped(prefix, shown)
+        if colour and (self.colour or _likes_colours(stream)):
+            shown = f"{colour}{shown}{_RESET}"
+        if self._bar is not None:
+            self._bar.clear()
+        stream.write(f"{prefix}{shown}\n")
+        stream.flush()
+        if self._bar is not None:
+            self._bar.refresh()
+
+    def _progress(self, event: Progress) -> None:
+        if self._quiet:
+            return
+        if not self._err.isatty():
+            self._plain_progress(event)
+            return
+        if self._bar is None or self._label != event.label:
+            from tqdm import tqdm  # late: most commands show no bar
+
+            self.close()
+            self._label = event.label
+            self._bar = tqdm(
+                desc=printable(event.label), total=event.total, unit="B", unit_scale=True, unit_divisor=1024,
+                file=self._err, leave=False, miniters=0, **_width(self._err),
+                initial=event.done,  # what was there before did not come now: it is no speed
+            )  # fmt: skip
+        self._bar.update(event.done - self._bar.n)
+
+    def _plain_progress(self, event: Progress) -> None:
+        now = time.monotonic()
+        if event.label != self._label:
+            self._label, self._last_line = event.label, now
+            self._first = (now, event.done)
+        if now - self._last_line < _PLAIN_INTERVAL:
+            return
+        self._last_line = now
+        since, before = self._first
+        text = transfer_line(event, now - since, before)
+        self._line(self._out, f"[{now - self._started:6.1f}] ", text, "")
+
+
+def _likes_colours(stream: TextIO) -> bool:
+    """Tell whether colours are wanted where nothing was said (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _wrapped(prefix: str, text: str) -> str:
+    """Break lines at column 76; words that are longer, such as paths, stay whole."""
+    import textwrap  # late: a rare wish
+
+    wrapper = textwrap.TextWrapper(_WRAP_COLUMN, break_long_words=False, break_on_hyphens=False)
+    lines = f"{prefix}{text}".split("\n")
+    return "\n".join("\n".join(wrapper.wrap(line)) or line for line in lines)[len(prefix) :]
+
+
+def _width(terminal: TextIO) -> dict[str, Any]:
+    """Tell tqdm how wide a bar is: on a terminal without a size, as serial ones are, it would show none."""
+    try:
+        known = os.get_terminal_size(terminal.fileno()).columns > 0
+    except (OSError, ValueError):
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 79, "nrows": 24}
+
+
+def transfer_line(event: Progress, seconds: float, before: int) -> str:
+    """Say in one line how far a transfer is, how quick, and how long it will still take.
+
+    Args:
+        event: What is there now.
+        seconds: Time since the transfer began, or was continued.
+        before: Bytes that were there then.
+    """
+    words = f"{event.label}: {human_size(event.done)}"
+    if event.total:
+        words += f" of {human_size(event.total)} ({event.done * 100 // event.total}%)"
+    rate = (event.done - before) / seconds if seconds > 0 else 0.0
+    if rate < 1:
+        return words
+    words += f", {human_size(int(rate))}/s"
+    if event.total and event.total > event.done:
+        left = int((event.total - event.done) / rate)
+        words += f", {left // 60}:{left % 60:02d} left"
+    return words
+
+
+# ``--machine-readable``: messages once more as JSON lines, for programs (``virt-builder.md`` 0.3).
+
+
+CAPABILITIES = ("virt-builder", "arch", "config-file", "customize", "json-list", "pxzcat")
+"""What virt-builder says that it can do, and what programs that start it look for."""
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+
+
+def open_stream(where: str) -> TextIO:
+    """Open what the option's value names.
+
+    Args:
+        where: Empty for standard output, or ``file:NAME``, ``stream:stdout``, ``stream:stderr``, ``fd:N``.
+
+    Raises:
+        UsageError: It is something else.
+        WorkspaceError: The file or descriptor cannot be written to.
+    """
+    kind, _, value = where.partition(":")
+    try:
+        match kind, value:
+            case ("", "") | ("stream", "stdout"):
+                return sys.stdout
+            case ("stream", "stderr"):
+                return sys.stderr
+            case ("file", name) if name:
+                return text_output(os.open(name, _NEW_FILE, 0o666), name)
+            case ("fd", number) if number.isdecimal():
+                return text_output(int(number), f"descriptor {number}")
+    except (OSError, OverflowError, ValueError) as error:
+        raise WorkspaceError(
+            f"--machine-readable={where}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    raise UsageError(
+        f"--machine-readable={where} is no place for messages",
+        hint="known are file:NAME, stream:stdout, stream:stderr and fd:NUMBER",
+    )
+
+
+def json_lines(stream: TextIO) -> Callable[[str, str], None]:
+    """Return what writes a message's kind and text as a line of JSON, with the time, at once."""
+
+    def tell(kind: str, text: str) -> None:
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        local = time.localtime(seconds)
+        zone = time.strftime("%z", local)
+        moment = f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}.{nanoseconds:09d}{zone[:3]}:{zone[3:]}"
+        stream.write(f"{json.dumps({'message': text, 'timestamp': moment, 'type': kind})}\n")
+        stream.flush()
+
+    return tell

@@ -1,0 +1,1 @@
+"""Disk images of a publisher: finding, copying, reading and compressing them."""

@@ -1,0 +1,262 @@
+"""Packing an image for publication: by xz in blocks that clients unpack in parallel, by zstd, or as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from imgbuilder.disk.sparse import SparseWriter
+from imgbuilder.errors import DiskError, UsageError
+from imgbuilder.events import Progress, ProgressEnd, Reporter
+from imgbuilder.host import imagelocks, process
+from imgbuilder.host.workspace import explain
+from imgrepo.images.scan import check_unchanged
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgrepo.images.scan import SourceImage
+
+PRESETS = tuple(f"{level}{extreme}" for level in range(10) for extreme in ("", "e"))
+"""Values of xz's compression presets, see xz(1)."""
+
+_BLOCK_SIZE = 16 << 20
+"""Bytes of the disk per block; virt-builder expects the same, and unpacks one block per processor."""
+
+ZSTD_LEVELS = range(1, 20)
+"""Levels of zstd whose files clients unpack without more memory than they allow."""
+
+_PIECE = 1 << 20
+
+_DIGESTS: dict[SourceImage, str] = {}
+"""SHA-512 of images, by path and fingerprint: several records may ask for that of one image."""
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A packed image.
+
+    Attributes:
+        path: The file, complete but not yet synced.
+        size: Its size in bytes.
+        sha512: Its SHA-512, as lower-case hex.
+        source_sha512: SHA-512 of the bytes that were packed.
+    """
+
+    path: Path
+    size: int
+    sha512: str
+    source_sha512: str
+
+
+def check_preset(preset: str) -> None:
+    """Check a preset before anything is done.
+
+    Raises:
+        UsageError: xz has no such preset.
+    """
+    if preset not in PRESETS:
+        raise UsageError(
+            f"xz has no preset {preset!r}", hint="give a digit from 0 to 9, or one followed by e"
+        )
+
+
+def xz_arguments(preset: str) -> list[str]:
+    """Return the command line of xz: from standard input to standard output.
+
+    Args:
+        preset: How hard it tries, ``0`` to ``9``, with ``e`` for even harder.
+    """
+    # A dictionary larger than a block would only cost memory, there and here.
+    return [
+        "xz", "--compress", "--stdout", "--format=xz", "--check=crc64", "--threads=0",
+        f"--block-size={_BLOCK_SIZE}", f"--lzma2=preset={preset},dict={_BLOCK_SIZE}",
+    ]  # fmt: skip
+
+
+def zstd_arguments(level: int) -> list[str]:
+    """Return the command line of zstd: from standard input to standard output.
+
+    Args:
+        level: How hard it tries, see ``ZSTD_LEVELS``.
+    """
+    return ["zstd", "--compress", "--stdout", "--quiet", "--check", "-T0", f"-{level}"]
+
+
+def hash_image(image: SourceImage, report: Reporter) -> str:
+    """Return the SHA-512 of an image as lower-case hex; what did not change is read once in a run.
+
+    Raises:
+        DiskError: It changed meanwhile, or another program uses it.
+        WorkspaceError: It cannot be read.
+    """
+    if image in _DIGESTS:
+        check_unchanged(image)
+        return _DIGESTS[image]
+    digest = hashlib.sha512()
+    label = f"reading {image.name}"
+    try:
+        with imagelocks.held(image.path), image.path.open("rb", buffering=0) as file:
+            done = 0
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+                done += len(piece)
+                report(Progress(label, done, image.fingerprint.size))
+    except OSError as error:
+        raise explain(error, image.path) from error
+    finally:
+        report(ProgressEnd())
+    check_unchanged(image)
+    return _DIGESTS.setdefault(image, digest.hexdigest())
+
+
+def compress(
+    image: SourceImage,
+    target: Path,
+    command: Sequence[str] | None,
+    report: Reporter,
+    *,
+    content: Path | None = None,
+) -> Compressed:
+    """Pack an image into a new file.
+
+    Args:
+        image: The image.
+        target: The file to make; must not exist.
+        command: The program that packs, see ``xz_arguments``; None to take the bytes as they are.
+        report: Hears how much was read.
+        content: A copy of the image to read instead, with the free space of its filesystems given back.
+
+    Returns:
+        The new file, with the digests of the bytes that really were read and written.
+
+    Raises:
+        DiskError: The image changed meanwhile, or another program uses it; what was written is of no use
+            (``reliability.md`` R6).
+        ToolError: The program is missing or failed.
+        WorkspaceError: A file cannot be read or written, for example because no space is left.
+    """
+    path = content or image.path
+    total = image.fingerprint.size if content is None else path.stat().st_size
+    try:
+        with (
+            imagelocks.held(path),
+            path.open("rb", buffering=0) as source,
+            target.open("xb", buffering=0) as output,
+        ):
+            if command is None:
+                made = _copy(image, source, output, total, report)
+            else:
+                made = _pipe(image, source, output, total, command, report)
+    except OSError as error:
+        raise explain(error, target) from error
+    finally:
+        report(ProgressEnd())
+    check_unchanged(image)
+    return made
+
+
+def _copy(
+    image: SourceImage, source: IO[bytes], output: IO[bytes], total: int, report: Reporter
+) -> Compressed:
+    digest, writer = hashlib.sha512(), SparseWriter(output.fileno())
+    while piece := source.read(_PIECE):
+        digest.update(piece)
+        writer.write(piece)
+        report(Progress(f"copying {image.name}", writer.offset, total))
+    writer.finish()
+    _check_length(image, writer.offset, total)
+    return Compressed(_path_of(output), writer.offset, digest.hexdigest(), digest.hexdigest())
+
+
+def _pipe(
+    image: SourceImage,
+    source: IO[bytes],
+    output: IO[bytes],
+    total: int,
+    command: Sequence[str],
+    report: Reporter,
+) -> Compressed:
+    digest, size = hashlib.sha512(), 0
+    label = f"compressing {image.name}"
+    with _Feed(source) as feed, process.streaming(command, stdin=feed.output) as running:
+        feed.start()
+        while piece := os.read(running.stdout.fileno(), _PIECE):
+            _write_all(output, piece)
+            digest.update(piece)
+            size += len(piece)
+            report(Progress(label, min(feed.done, total), total))
+    if feed.problem is not None:
+        raise explain(feed.problem, image.path) from feed.problem
+    _check_length(image, feed.done, total)
+    return Compressed(_path_of(output), size, digest.hexdigest(), feed.digest.hexdigest())
+
+
+def _check_length(image: SourceImage, done: int, total: int) -> None:
+    check_unchanged(image)
+    if done != total:
+        raise DiskError(f"{image.path}: only {done} bytes of {total} could be read")
+
+
+def _path_of(file: IO[bytes]) -> Path:
+    return Path(file.name)
+
+
+def _write_all(output: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[output.write(view) :]
+
+
+class _Feed:
+    """Reads an image in a thread, hashes what it read, and passes it on through a pipe.
+
+    Attributes:
+        output: The pipe's end to read from, for the program; closed by ``start``.
+        done: Bytes read so far.
+        digest: Of those bytes.
+        problem: Why reading ended early, or None.
+    """
+
+    def __init__(self, source: IO[bytes]) -> None:
+        reading, writing = os.pipe()
+        self.output = open(reading, "rb", buffering=0)  # noqa: SIM115 - closed in start
+        self._input = open(writing, "wb", buffering=0)  # noqa: SIM115 - closed by the thread
+        self._source = source
+        self._thread = threading.Thread(target=self._run, name="image reader", daemon=True)
+        self.done = 0
+        self.digest = hashlib.sha512()
+        self.problem: OSError | None = None
+
+    def __enter__(self) -> _Feed:
+        return self
+
+    def start(self) -> None:
+        """Begin, once the program holds its end: with ours closed, its death ends the thread."""
+        self.output.close()
+        self._thread.start()
+
+    def __exit__(self, *_details: object) -> None:
+        self.output.close()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._input.close()
+
+    def _run(self) -> None:
+        try:
+            while piece := self._source.read(_PIECE):
+                self.digest.update(piece)
+                self.done += len(piece)
+                _write_all(self._input, piece)
+        except BrokenPipeError:
+            return  # the program is gone, and says why itself
+        except OSError as error:
+            self.problem = error
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                self._input.close()

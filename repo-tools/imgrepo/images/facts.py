@@ -1,0 +1,308 @@
+"""What the index must say about an image, found out in the appliance.
+
+All new images are looked at in one launch, which costs far more than the look:
+the root is the filesystem that has an os-release file, the architecture stands
+in the header of its shell. Only an image where this finds nothing is inspected
+by libguestfs, in an appliance of its own, since inspection mixes up disks; and
+so are images with logical volumes when there are several, whose volume groups
+may bear the same name.
+
+Where the disks are copies that may be written to, the free space of their
+filesystems is given back in the same launch. They are mounted read-only for
+that all the same: then no superblock changes, and the same image comes out as
+the same bytes the next time.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.disk.devicenames import appliance_disk, parse_device_name
+from imgbuilder.disk.partition import read_table
+from imgbuilder.errors import ApplianceError, GuestCallError, GuestError, PybuilderError
+from imgbuilder.events import Reporter, Step, debug
+from imgrepo.images.osfacts import display_name, elf_arch, osinfo_id, parse_os_release
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from imgbuilder.guests.ports import Appliance
+    from imgrepo.images.copies import Copy
+    from imgrepo.images.scan import SourceImage
+    from imgrepo.services import OpenAppliance
+
+_BATCH = 16
+"""Disks per launch: each costs the appliance memory and time to start."""
+
+_RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
+_PROGRAMS = ("/bin/sh", "/usr/bin/env", "/bin/busybox", "/sbin/init")
+_LARGEST_RELEASE = 64 << 10
+_ARCH = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_PARTITION = re.compile(r"/dev/sda[0-9]+")
+_LOGICAL_VOLUME = re.compile(r"/dev/(?!mapper/|md|sd)[A-Za-z0-9_.+-]+/[A-Za-z0-9_.+-]+")
+_NO_FILES = {"", "swap", "unknown", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What an image holds.
+
+    Attributes:
+        arch: Its architecture, as an index names it.
+        name: What its system calls itself.
+        osinfo: libosinfo's short id; None when unknown.
+        expand: The partition to grow; None when the root is not in the last partition.
+        lvexpand: The logical volume to grow with it; None when the root is not in one.
+        system: Whether a system was found, or only its publisher says what it is.
+    """
+
+    arch: str
+    name: str | None
+    osinfo: str | None
+    expand: str | None
+    lvexpand: str | None = None
+    system: bool = True
+
+
+class NoSystemError(GuestError):
+    """An image holds no operating system that can be recognised."""
+
+
+def examine(
+    images: Sequence[SourceImage],
+    open_appliance: OpenAppliance,
+    options: ApplianceOptions,
+    report: Reporter,
+    *,
+    copies: Mapping[str, Copy] | None = None,
+) -> dict[str, ImageFacts | PybuilderError]:
+    """Find out about images; what is wrong with one of them does not keep the others (T24).
+
+    Args:
+        images: The images; their headers were judged before.
+        open_appliance: Starts an appliance.
+        options: What shapes it.
+        report: Hears of the steps.
+        copies: Copies to look into instead, by the image's file name; free space in them is given back.
+
+    Returns:
+        For each image's file name its facts, or why there are none.
+
+    Raises:
+        ApplianceError: No appliance can be started.
+    """
+    found: dict[str, ImageFacts | PybuilderError] = {}
+    disks = [_disk(image, (copies or {}).get(image.name)) for image in images]
+    for start in range(0, len(disks), _BATCH):
+        batch = disks[start : start + _BATCH]
+        report(Step(f"Looking into {', '.join(disk.image.name for disk in batch)}"))
+        with open_appliance([disk.attachment for disk in batch], options, report) as appliance:
+            devices = _by_disk(appliance)
+            for position, disk in enumerate(batch):
+                mine = devices.get(_disk_letters(position), [])
+                found[disk.image.name] = _judge(appliance, disk, mine, report)
+    for disk in disks:
+        if isinstance(found[disk.image.name], _NoRootError):
+            found[disk.image.name] = _inspect(disk, open_appliance, options, report)
+    return found
+
+
+class _NoRootError(GuestError):
+    """The quick look found no root; inspection may."""
+
+
+@dataclass(frozen=True)
+class _Disk:
+    """An image, and the file that the appliance gets for it."""
+
+    image: SourceImage
+    attachment: Attachment
+
+
+def _disk(image: SourceImage, copy: Copy | None) -> _Disk:
+    path = image.path if copy is None else copy.path
+    return _Disk(image, Attachment(path.absolute(), image.format.value, readonly=copy is None))
+
+
+def _disk_letters(position: int) -> str:
+    """Return what follows ``/dev/sd`` for the disk at a position from 0."""
+    return _letters(appliance_disk(position))
+
+
+def _by_disk(appliance: Appliance) -> dict[str, list[str]]:
+    """Sort the devices that can hold files by the letters of their disk.
+
+    A logical volume belongs to the disk that has all of its group; images with copies of one group have none.
+    """
+    disks: dict[str, list[str]] = {}
+    filesystems = sorted(appliance.filesystems().items())
+    has_volumes = any(_LOGICAL_VOLUME.fullmatch(device) for device, _kind in filesystems)
+    # A physical volume is no filesystem, and not among them.
+    physical = _physical_volumes(appliance) if has_volumes else []
+    for device, kind in filesystems:
+        if kind in _NO_FILES:
+            continue
+        if device.startswith("/dev/sd"):
+            disks.setdefault(_letters(device), []).append(device)
+        elif _LOGICAL_VOLUME.fullmatch(device):
+            holders = {_letters(part) for part in physical if _uses(appliance, device, part)}
+            if len(holders) == 1:
+                disks.setdefault(min(holders), []).append(device)
+    return disks
+
+
+def _uses(appliance: Appliance, volume: str, device: str) -> bool:
+    try:
+        return appliance.volume_uses(volume, device)
+    except GuestCallError:
+        return True  # of groups of one name nothing is certain
+
+
+def _letters(device: str) -> str:
+    return device[len("/dev/sd") :].rstrip(string.digits)
+
+
+def _judge(
+    appliance: Appliance, disk: _Disk, devices: list[str], report: Reporter
+) -> ImageFacts | PybuilderError:
+    try:
+        return _look(appliance, disk, devices, report)
+    except ApplianceError:
+        raise
+    except PybuilderError as error:
+        return error
+
+
+def _look(appliance: Appliance, disk: _Disk, devices: list[str], report: Reporter) -> ImageFacts:
+    image = disk.image
+    roots: dict[str, ImageFacts] = {}
+    for device in devices:
+        try:
+            appliance.mount(device, "/", options="ro")
+            try:
+                if not disk.attachment.readonly:
+                    _give_back(appliance, image, device, report)
+                if _release_file(appliance) is not None:
+                    roots[device] = _read_facts(appliance, image, device)
+            finally:
+                appliance.unmount_all()
+        except GuestCallError as error:
+            debug(report, f"{image.name}: {device} is not the root: {error.message}")
+    if not roots:
+        raise _NoRootError(f"{image.name}: no filesystem has an os-release file")
+    return _only_root(image, list(roots.values()))
+
+
+def _give_back(appliance: Appliance, image: SourceImage, device: str, report: Reporter) -> None:
+    """Discard the free blocks of a mounted filesystem; where that does not work the copy is only larger."""
+    try:
+        appliance.trim("/")
+    except GuestCallError as error:
+        debug(report, f"{image.name}: free space of {device} is not given back: {error.message}")
+
+
+def _only_root(image: SourceImage, roots: list[ImageFacts]) -> ImageFacts:
+    if len(roots) > 1:
+        raise GuestError(f"{image.name} holds {len(roots)} operating systems, a template has one")
+    return roots[0]
+
+
+def _release_file(appliance: Appliance) -> str | None:
+    for path in _RELEASE_FILES:
+        if appliance.is_file(path) and appliance.stat(path).size <= _LARGEST_RELEASE:
+            return path
+    return None
+
+
+def _read_facts(appliance: Appliance, image: SourceImage, device: str) -> ImageFacts:
+    path = _release_file(appliance)
+    text = appliance.read(path, limit=_LARGEST_RELEASE).decode("utf-8", "replace") if path else ""
+    release = parse_os_release(text)
+    arch = next(_architectures(appliance), None)
+    if arch is None:
+        raise _NoRootError(f"{image.name}: none of {', '.join(_PROGRAMS)} tells the architecture")
+    volume = device if _LOGICAL_VOLUME.fullmatch(device) else None
+    holder = _physical_volume(appliance, volume) if volume else device
+    return ImageFacts(
+        arch=arch,
+        name=display_name(release.get("PRETTY_NAME") or release.get("NAME") or ""),
+        osinfo=osinfo_id(release),
+        expand=_partition_to_grow(image, holder) if holder else None,
+        lvexpand=volume,
+    )
+
+
+def _architectures(appliance: Appliance) -> Iterator[str]:
+    for path in _PROGRAMS:
+        if appliance.is_file(path):
+            arch = elf_arch(appliance.start_of(path, 64))
+            if arch is not None:
+                yield arch
+
+
+def _partition_to_grow(image: SourceImage, device: str) -> str | None:
+    """Return the root's partition as an index names it, if nothing lies behind it on the disk."""
+    name = parse_device_name(device)
+    number = name.number if name is not None else None
+    table = read_table(image.path, image.format) if number is not None else None
+    last = table.last_on_disk() if table is not None else None
+    return f"/dev/sda{number}" if last is not None and last.number == number else None
+
+
+def _inspect(
+    disk: _Disk, open_appliance: OpenAppliance, options: ApplianceOptions, report: Reporter
+) -> ImageFacts | PybuilderError:
+    image = disk.image
+    report(Step(f"Inspecting {image.name}"))
+    with open_appliance([disk.attachment], options, report) as appliance:
+        try:
+            devices = _by_disk(appliance).get(_disk_letters(0), [])
+            if any(_LOGICAL_VOLUME.fullmatch(device) for device in devices):
+                facts = _judge(appliance, disk, devices, report)
+                if not isinstance(facts, _NoRootError):
+                    return facts
+            roots = appliance.inspect_roots()
+            if not roots:
+                raise NoSystemError(
+                    f"{image.name} holds no operating system that libguestfs knows",
+                    hint="to publish it all the same, write its entry by hand, with its architecture: "
+                    "see pybuilder-repo(1)",
+                )
+            return _only_root(image, [_inspected(appliance, image, root) for root in roots])
+        except ApplianceError:
+            raise
+        except PybuilderError as error:
+            return error
+
+
+def _inspected(appliance: Appliance, image: SourceImage, root: str) -> ImageFacts:
+    facts = appliance.inspect_facts(root)
+    known = {key: value for key, value in facts.items() if value and value != "unknown"}
+    arch = known.get("arch", "")
+    if not _ARCH.fullmatch(arch):
+        raise GuestError(f"{image.name}: the architecture of the system is unknown")
+    volume = root if _LOGICAL_VOLUME.fullmatch(root) else None
+    device = _physical_volume(appliance, volume) if volume else root.removeprefix("btrfsvol:")
+    partition = _PARTITION.match(device or "")
+    return ImageFacts(
+        arch=arch,
+        name=display_name(known.get("product_name", "")),
+        osinfo=display_name(known.get("osinfo", "")),
+        expand=_partition_to_grow(image, partition[0]) if partition else None,
+        lvexpand=volume,
+    )
+
+
+def _physical_volumes(appliance: Appliance) -> list[str]:
+    """Return the partitions that are physical volumes of LVM."""
+    return [device for device in appliance.partitions() if appliance.filesystem_type(device) == "LVM2_member"]
+
+
+def _physical_volume(appliance: Appliance, volume: str) -> str | None:
+    """Return the only one of a logical volume's group; None when there are several, or none."""
+    found = [device for device in _physical_volumes(appliance) if _uses(appliance, volume, device)]
+    return found[0] if len(found) == 1 else None

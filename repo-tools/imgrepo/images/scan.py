@@ -1,0 +1,175 @@
+"""Which files of a folder are disk images to publish.
+
+Nothing is opened by qemu or libguestfs before its header was judged by
+``imgbuilder.disk.imageheader`` (``reliability.md`` R11, R14, T24).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk.imageheader import check_qcow2, check_raw, refuse_packed
+from imgbuilder.disk.magic import LENGTH as MAGIC_LENGTH
+from imgbuilder.disk.magic import foreign_format
+from imgbuilder.disk.partition import virtual_size
+from imgbuilder.errors import DiskError, UsageError
+from imgbuilder.host import imagelocks
+from imgindex.regular import open_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMATS = {".img": DiskFormat.RAW, ".raw": DiskFormat.RAW, ".qcow2": DiskFormat.QCOW2}
+"""What a file's name says about its format; the content is never asked."""
+
+_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+"""Names that are template names as well, short enough for the published file's name."""
+
+_SECTOR = 512
+
+
+class Fingerprint(NamedTuple):
+    """By what it is seen that a file was written to or replaced.
+
+    Attributes:
+        size: Bytes.
+        mtime_ns: Last change of its bytes, in nanoseconds since 1970.
+        ctime_ns: Last change of its bytes or its inode.
+        inode: Number of its inode.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> Fingerprint:
+        """Take it from what stat(2) says."""
+        return cls(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """A disk image that is to be published.
+
+    Attributes:
+        path: The file.
+        stem: Its name without the ending, from which the template gets its name.
+        format: Its format, by its ending.
+        fingerprint: What it looked like when it was found.
+    """
+
+    path: Path
+    stem: str
+    format: DiskFormat
+    fingerprint: Fingerprint
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.path.name
+
+
+class Skipped(NamedTuple):
+    """A file with the ending of an image that is not published, and why."""
+
+    name: str
+    reason: str
+
+
+def is_stem(name: str) -> bool:
+    """Tell whether a name can be an image's without its ending, and a template's."""
+    return _STEM.fullmatch(name) is not None
+
+
+def scan(folder: Path) -> tuple[tuple[SourceImage, ...], tuple[Skipped, ...]]:
+    """Find the images directly in a folder, in the order of their names.
+
+    Hidden files, which temporary files are, and files with other endings are not mentioned.
+
+    Returns:
+        The images, and the files that look like images by their name but cannot be published.
+
+    Raises:
+        UsageError: The folder cannot be read.
+    """
+    images, skipped = [], []
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UsageError(f"cannot read the folder {folder}: {error.strerror}") from error
+    for entry in found:
+        stem, ending = os.path.splitext(entry.name)  # noqa: PTH122 - a name, not a path
+        if ending not in FORMATS or entry.name.startswith("."):
+            continue
+        if entry.is_symlink():
+            skipped.append(Skipped(entry.name, "it is a symbolic link"))
+        elif not entry.is_file():
+            skipped.append(Skipped(entry.name, "it is not a regular file"))
+        elif not is_stem(stem):
+            reason = "its name has other characters than letters, digits, '.', '_' and '-', or is too long"
+            skipped.append(Skipped(entry.name, reason))
+        else:
+            fingerprint = Fingerprint.of(entry.stat(follow_symlinks=False))
+            images.append(SourceImage(folder / entry.name, stem, FORMATS[ending], fingerprint))
+    return tuple(images), tuple(skipped)
+
+
+def measure(image: SourceImage) -> int:
+    """Check that nobody uses an image, judge its header, then return the size of its disk.
+
+    Returns:
+        Bytes, a multiple of 512.
+
+    Raises:
+        DiskError: The image refers to other files, is damaged, is not what its name says, or belongs to a
+            running machine.
+    """
+    imagelocks.refuse_if_in_use(image.path, changing=False)
+    if image.format is DiskFormat.QCOW2:
+        size = check_qcow2(image.path).virtual_size
+        if virtual_size(image.path, image.format) != size:
+            raise DiskError(f"{image.path}: qemu-img reads another disk size than its header says")
+    else:
+        size = image.fingerprint.size
+        check_raw(image.path, size)
+        refuse_packed(image.path)
+        with open_file(image.path) as file:
+            looks = foreign_format(file.read(MAGIC_LENGTH))
+        if looks is not None:
+            raise DiskError(
+                f"{image.path} is a {looks} image with the name of a raw one",
+                hint=f"rename it to {image.stem}.qcow2"
+                if looks == "qcow2"
+                else f"convert it first: qemu-img convert -f {looks} -O qcow2 IMAGE {image.stem}.qcow2",
+            )
+    if size == 0 or size % _SECTOR:
+        raise DiskError(
+            f"{image.path}: the disk size {size} is no whole number of sectors",
+            hint="a raw image can be rounded up with truncate --size=%512 FILE",
+        )
+    return size
+
+
+def check_unchanged(image: SourceImage) -> None:
+    """Check that an image is still the one that was found (``reliability.md`` R6).
+
+    Raises:
+        DiskError: It was written to, replaced or removed meanwhile.
+    """
+    try:
+        facts = image.path.lstat()
+    except FileNotFoundError:
+        facts = None
+    if facts is None or not stat.S_ISREG(facts.st_mode) or Fingerprint.of(facts) != image.fingerprint:
+        raise DiskError(
+            f"{image.path} changed while it was being published",
+            hint="wait until it is complete, then publish again",
+        )

@@ -1,0 +1,1 @@
+"""Publishing a folder of images: what is eligible, packing, the new index."""

@@ -1,0 +1,138 @@
+"""From an image that was looked into to its packed files, on the stage, and its entry."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.events import Reporter, Step
+from imgindex.model import Entry, ZstdFile
+from imgrepo.images.compress import Compressed, compress, xz_arguments, zstd_arguments
+from imgrepo.webroot.entries import new_entry, published_name
+from imgrepo.webroot.state import Published
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgrepo.images.copies import Copy
+    from imgrepo.images.facts import ImageFacts
+    from imgrepo.images.scan import SourceImage
+    from imgrepo.publishing.request import PublishRequest
+    from imgrepo.webroot.transaction import Stage
+
+_BEST_ZSTD = 19
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image that is new or was written to.
+
+    Attributes:
+        image: The image.
+        size: Size of its disk in bytes.
+        name: Name of its template.
+        facts: What it holds; None before it was looked into.
+        old: The template that it replaces; None for a new one.
+        copy: A copy of it with free space given back; None when the image itself is packed.
+    """
+
+    image: SourceImage
+    size: int
+    name: str = ""
+    facts: ImageFacts | None = None
+    old: Entry | None = None
+    copy: Copy | None = None
+
+
+class Packer:
+    """Packs images onto the stage.
+
+    Args:
+        request: How.
+        work: The stage.
+        report: Hears of the steps.
+
+    Attributes:
+        files: Names of the packed files on the stage.
+    """
+
+    def __init__(self, request: PublishRequest, work: Stage, report: Reporter) -> None:
+        self._request, self._work, self._report = request, work, report
+        self.files: list[str] = []
+
+    def pack(self, candidate: Candidate) -> tuple[Entry, Published]:
+        """Pack an image; return its entry, and what to remember of it.
+
+        A file that is published already, byte by byte, is not published again.
+
+        Raises:
+            DiskError: The image changed meanwhile (``reliability.md`` R6).
+            ToolError: The program that packs failed.
+            WorkspaceError: A file cannot be written.
+        """
+        image, old = candidate.image, candidate.old
+        assert candidate.facts is not None
+        self._report(Step(f"Compressing {image.name}" if self._request.compress else f"Copying {image.name}"))
+        command = xz_arguments(self._request.preset) if self._request.compress else None
+        ending = "xz" if command else image.path.suffix[1:]
+        part, made = self._make(candidate, command)
+        entry = new_entry(image, candidate.size, candidate.facts, made, old, ending=ending)
+        entry = dataclasses.replace(entry, os_version=candidate.name)
+        if old is not None and entry.file == old.file and self._is_in_place(entry.file, made.size):
+            part.unlink()
+        else:
+            entry = dataclasses.replace(entry, file=published_name(image.stem, made.sha512, ending))
+            self._stage(part, entry.file)
+        entry = dataclasses.replace(entry, zstd=self._second_file(candidate))
+        source = candidate.copy.source_sha512 if candidate.copy else made.source_sha512
+        published = Published(
+            image.fingerprint,
+            source,
+            entry.file,
+            entry.os_version,
+            entry.arch,
+            system=candidate.facts.system,
+        )
+        return entry, published
+
+    def _second_file(self, candidate: Candidate) -> ZstdFile | None:
+        """Pack the same disk with zstd, if that is wanted or was offered before."""
+        old = candidate.old.zstd if candidate.old else None
+        if self._request.zstd_level is None and old is None:
+            return None
+        self._report(Step(f"Compressing {candidate.image.name} with zstd"))
+        part, made = self._make(candidate, zstd_arguments(self._request.zstd_level or _BEST_ZSTD))
+        if old is not None and old.sha512 == made.sha512 and self._is_in_place(old.file, made.size):
+            part.unlink()
+            return old
+        name = published_name(candidate.image.stem, made.sha512, "zst")
+        self._stage(part, name)
+        return ZstdFile(name, made.sha512, made.size)
+
+    def _make(self, candidate: Candidate, command: list[str] | None) -> tuple[Path, Compressed]:
+        part = self._work.folder / f"{candidate.image.name}.part"
+        content = candidate.copy.path if candidate.copy else None
+        return part, compress(candidate.image, part, command, self._report, content=content)
+
+    def _is_in_place(self, name: str, size: int) -> bool:
+        path = self._request.output / name
+        return path.is_file() and path.stat().st_size == size
+
+    def _stage(self, part: Path, name: str) -> None:
+        part.rename(self._work.folder / name)
+        self.files.append(name)
+
+
+def promise(candidate: Candidate) -> Entry:
+    """Describe what a run that is not dry would publish; its digest and size nobody knows yet."""
+    assert candidate.facts is not None
+    nothing = Compressed(candidate.image.path, 0, "", "")
+    return dataclasses.replace(
+        new_entry(candidate.image, candidate.size, candidate.facts, nothing, candidate.old),
+        os_version=candidate.name,
+        file=f"{candidate.image.stem}-... (to be made)",
+        sha512=None,
+        compressed_size=None,
+        zstd=candidate.old.zstd if candidate.old else None,
+    )

@@ -1,0 +1,290 @@
+"""One run's way from images to index, step by step; ``imgrepo.publishing.publish`` says in which order."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, UsageError
+from imgbuilder.events import Reporter, info, warn
+from imgrepo.images.compress import hash_image
+from imgrepo.images.copies import copy_image, space_needed
+from imgrepo.images.facts import ImageFacts, NoSystemError, examine
+from imgrepo.images.scan import measure
+from imgrepo.images.scratch import scratch_folder
+from imgrepo.library.approval import read_reviewers
+from imgrepo.publishing.gate import Gate
+from imgrepo.publishing.pack import Candidate, Packer, promise
+from imgrepo.publishing.prompts import ask_about
+from imgrepo.webroot.draft import sidecar_entries
+from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, merge, old_entry
+from imgrepo.webroot.state import Published, read_state
+from imgrepo.webroot.withdrawn import withdrawn_templates
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from imgindex.model import Entry, Index
+    from imgrepo.images.copies import Copy
+    from imgrepo.images.scan import SourceImage
+    from imgrepo.publishing.request import PublishRequest
+    from imgrepo.services import Services
+    from imgrepo.webroot.transaction import Stage
+
+
+class Run:
+    """The state of a run between its steps.
+
+    Args:
+        request: What to publish.
+        services: Appliance and clock.
+        work: Where files are made.
+        old: What is published.
+        report: Hears of the steps.
+
+    Attributes:
+        refused: Why images are not published, by the name of the file.
+        state: What to remember of each image.
+    """
+
+    def __init__(
+        self, request: PublishRequest, services: Services, work: Stage, old: Index, report: Reporter
+    ) -> None:
+        self._request, self._services = request, services
+        self._old, self._report = old, report
+        self._candidates: list[Candidate] = []
+        self._owners: dict[tuple[str, str], str] = {}
+        self._replaced: dict[tuple[str, str], Entry] = {}
+        self._added: list[Entry] = []
+        self._beside: set[int] = set()
+        self._withdrawn = withdrawn_templates(request.output)
+        self.refused: dict[str, PybuilderError] = {}
+        reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
+        self._gate = Gate(request, services.clock(), self.refused, report, reviewers)
+        self.state: dict[str, Published] = {}
+        self._packer = Packer(request, work, report)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """What is told of the images that are held back."""
+        return tuple(self._gate.held)
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the packed files on the stage."""
+        return self._packer.files
+
+    def find_changed(self) -> None:
+        """Find the images that are not published as they are now, and those that are gone."""
+        found = self._gate.found
+        images = found.images
+        for name, reason in found.skipped:
+            warn(self._report, f"{name} is not published: {reason}")
+        for name in set(found.empty) - {entry.os_version for entry in self._old.entries}:
+            info(self._report, f"{name} is not published: there is no image in its folder yet")
+        self.refused.update(found.broken)
+        if not images and not found.broken and not self._old.entries:
+            raise UsageError(
+                f"there are no images in {self._request.folder}",
+                hint="images are regular files named NAME.img, NAME.raw or NAME.qcow2; others are converted "
+                "by: qemu-img convert -O qcow2 OLD NAME.qcow2",
+            )
+        remembered = read_state(self._request.folder)
+        beside = sidecar_entries(images, self._old)
+        self._beside = {id(entry) for entry in beside}
+        self._old = dataclasses.replace(self._old, entries=(*self._old.entries, *beside))
+        for image in images:
+            last = remembered.get(image.name)
+            if last is not None:
+                self.state[image.name] = dataclasses.replace(last, gone_since=None)
+            try:
+                if not self._is_published(image) and self._gate.lets_pass(image):
+                    self._candidates.append(Candidate(image, measure(image)))
+            except DiskError as error:
+                self.refused[image.name] = error
+        for name in set(remembered) - {image.name for image in images}:
+            if PurePosixPath(name).stem in found.broken:  # its image may well be there
+                self.state[name] = remembered[name]
+        self._drop_removed(remembered, {image.name for image in images} | set(self.state))
+
+    def _drop_removed(self, remembered: dict[str, Published], present: set[str]) -> None:
+        """Tell of templates whose image is gone; drop them when the publisher wants that, after a while."""
+        now = self._services.clock()
+        for name in sorted(set(remembered) - present):
+            last = remembered[name]
+            entry = self._entry_of(last)
+            if entry is None:
+                continue
+            gone_since = last.gone_since or now
+            if self._request.prune and now - gone_since >= self._request.grace:
+                info(self._report, f"the template {entry.os_version} is dropped: its image {name} is gone")
+                self._old = dataclasses.replace(
+                    self._old, entries=tuple(one for one in self._old.entries if one is not entry)
+                )
+                continue
+            self.state[name] = dataclasses.replace(last, gone_since=gone_since)
+            self._tell_of_removed(name, entry, gone_since)
+
+    def _tell_of_removed(self, name: str, entry: Entry, since: datetime) -> None:
+        if self._request.prune:
+            until = since + self._request.grace
+            what = f"it is dropped by a run with --prune after {until:%Y-%m-%d %H:%M} UTC"
+        else:
+            what = "it stays published, unless you use --prune"
+        warn(self._report, f"the image {name} of the template {entry.os_version} is gone; {what}")
+
+    def _entry_of(self, last: Published) -> Entry | None:
+        wanted = (last.entry, last.arch)
+        return next((one for one in self._old.entries if (one.os_version, one.arch) == wanted), None)
+
+    def _is_published(self, image: SourceImage) -> bool:
+        last = self.state.get(image.name)
+        entry = None if last is None else old_entry(self._old, image.stem, last)
+        if last is None or entry is None or entry.file != last.file or not self._is_there(entry):
+            return False
+        if self._request.zstd_level is not None and entry.zstd is None:
+            return False
+        if image.fingerprint != last.fingerprint:
+            if hash_image(image, self._report) != last.sha512:
+                return False
+            self.state[image.name] = dataclasses.replace(last, fingerprint=image.fingerprint)
+        self._claim(entry.os_version, entry.arch, image)
+        return True
+
+    def _is_there(self, entry: Entry) -> bool:
+        """Tell whether all files of an entry are in place, as far as their sizes tell."""
+        sizes = {entry.file: entry.compressed_size}
+        if entry.zstd is not None:
+            sizes[entry.zstd.file] = entry.zstd.compressed_size
+        for name in files_of(entry):
+            path, size = self._request.output / name, sizes.get(name)
+            if not path.is_file() or (size is not None and path.stat().st_size != size):
+                return False
+        return True
+
+    def _claim(self, name: str, arch: str, image: SourceImage) -> None:
+        """Refuse two images that would be the same template (``reliability.md`` R16)."""
+        first = self._owners.setdefault((name, arch), image.name)
+        if first != image.name:
+            raise RepositoryError(
+                f"{first} and {image.name} would both be the template {name} for {arch}",
+                hint="rename or remove one of them",
+            )
+
+    def go_on(self) -> None:
+        """Look into the changed images and pack them; in a dry run only look."""
+        if not self._candidates:
+            return
+        images = [candidate.image for candidate in self._candidates]
+        if self._request.dry_run or not self._request.trim:
+            self._look_into(images, {})
+            self._pack()
+            return
+        with scratch_folder(needed=space_needed(images)) as folder:
+            copies = self._copy(images, folder)
+            self._look_into([image for image in images if image.name in copies], copies)
+            self._pack()
+
+    def _copy(self, images: Sequence[SourceImage], folder: Path) -> dict[str, Copy]:
+        copies: dict[str, Copy] = {}
+        for image in images:
+            try:
+                copies[image.name] = copy_image(image, folder, self._report)
+            except DiskError as error:
+                self.refused[image.name] = error
+        return copies
+
+    def _look_into(self, images: Sequence[SourceImage], copies: dict[str, Copy]) -> None:
+        """Find out what the changed images hold, in one appliance for all of them."""
+        if not images:
+            self._candidates = []
+            return
+        found = examine(
+            images, self._services.open_appliance, self._request.options, self._report, copies=copies
+        )
+        known = []
+        for candidate in self._candidates:
+            facts = found.get(candidate.image.name)
+            judged = None if facts is None else self._judge(candidate, facts)
+            if judged is not None:
+                known.append(dataclasses.replace(judged, copy=copies.get(candidate.image.name)))
+        self._candidates = known
+
+    def _judge(self, candidate: Candidate, facts: ImageFacts | PybuilderError) -> Candidate | None:
+        """Decide under which name an image is published; None if it is not."""
+        image, ask = candidate.image, self._request.ask
+        nothing = isinstance(facts, NoSystemError)
+        arch = facts.arch if isinstance(facts, ImageFacts) else None
+        last = self.state.get(image.name)
+        old = old_entry(self._old, image.stem, last, arch)
+        lost = last is not None and last.system  # it held one before: then it is broken, not special
+        if nothing and not lost and old is not None and old.arch != UNKNOWN_ARCH:
+            warn(self._report, f"no system was found in {image.name}: only its entry says what it is")
+            facts = ImageFacts(old.arch, None, None, None, system=False)
+        name = old.os_version if old else image.stem
+        if ask is not None and (nothing or isinstance(facts, ImageFacts)):
+            name, facts = ask_about(
+                image.name, name, facts if isinstance(facts, ImageFacts) else None, old, ask
+            )
+        if isinstance(facts, PybuilderError):
+            self.refused[image.name] = facts
+            return None
+        arch = facts.arch if old is None or old.arch == UNKNOWN_ARCH else old.arch
+        if (name, arch) in self._withdrawn:
+            warn(
+                self._report,
+                f"{image.name} is not published: its template {name} was withdrawn; "
+                f"to publish it again: pybuilder-repo withdraw --undo {self._request.output} {name}",
+            )
+            return None
+        self._claim(name, arch, image)
+        return dataclasses.replace(candidate, name=name, facts=facts, old=old)
+
+    def _pack(self) -> None:
+        """Pack the changed images onto the stage, and describe them."""
+        for candidate in self._candidates:
+            try:
+                if self._request.dry_run:
+                    self._note(candidate.old, promise(candidate))
+                    continue
+                entry, published = self._packer.pack(candidate)
+                self._note(candidate.old, entry)
+                self.state[candidate.image.name] = published
+            except DiskError as error:
+                self.refused[candidate.image.name] = error
+
+    def _note(self, old: Entry | None, entry: Entry) -> None:
+        if old is None:
+            self._added.append(entry)
+        else:
+            self._replaced[old.os_version, old.arch] = entry
+
+    def merge(self) -> Index:
+        """Make the new index; a template whose file is gone is dropped."""
+        new = merge(self._old, self._replaced, self._added)
+        changed = {id(entry) for entry in (*self._replaced.values(), *self._added)}
+        kept = []
+        for entry in new.entries:
+            if id(entry) in changed:
+                kept.append(entry)
+            elif id(entry) in self._beside:
+                continue  # its image was refused, which is told elsewhere
+            elif not self._is_there(entry):
+                warn(self._report, f"the template {entry.os_version} is dropped: {entry.file} is gone")
+            elif entry.sha512 is None or entry.arch == UNKNOWN_ARCH:
+                warn(
+                    self._report,
+                    f"the template {entry.os_version} is dropped: there is no image for its hand-written "
+                    "entry, and no digest of its file in it",
+                )
+            else:
+                kept.append(entry)
+        return dataclasses.replace(new, entries=tuple(self._named(entry) for entry in kept))
+
+    def _named(self, entry: Entry) -> Entry:
+        """Let a template say what the contributor of its image says now."""
+        name = self._owners.get((entry.os_version, entry.arch), "")
+        return entry if name in self.refused else self._gate.describe(entry, name)

@@ -1,0 +1,198 @@
+"""How a published folder is doing: what ends soon, what is missing, what changed. Only looks."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from imgbuilder.events import Progress, ProgressEnd
+from imgindex.lifecycle import deprecation
+from imgrepo.library.publishing import find_images
+from imgrepo.webroot import retired
+from imgrepo.webroot.entries import UNKNOWN_ARCH
+from imgrepo.webroot.signing import PUBLIC_KEY, read_served
+from imgrepo.webroot.state import read_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from imgbuilder.events import Reporter
+    from imgindex.model import Entry, Index
+    from imgrepo.services import Services
+    from imgrepo.webroot.retired import Retired
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class KeyStatus:
+    """A key that clients are told to trust.
+
+    Attributes:
+        fingerprint: Of the primary key or subkey.
+        expires_at: When it expires, in UTC; None when it does not.
+    """
+
+    fingerprint: str
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a published folder is doing.
+
+    Attributes:
+        templates: How many templates the index names.
+        size: Bytes of all files that it names.
+        signed_at: When it was signed.
+        signer: Fingerprint of the primary key that signed it.
+        expires_at: When its signature expires; None when it does not.
+        keys: The keys in the key file.
+        retired: Files that nothing names any more.
+        changes: What a run of publish would find in the folder of images.
+        problems: What must be done something about, one line each.
+    """
+
+    templates: int
+    size: int
+    signed_at: datetime
+    signer: str
+    expires_at: datetime | None
+    keys: tuple[KeyStatus, ...]
+    retired: tuple[Retired, ...] = ()
+    changes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = field(default_factory=tuple)
+
+
+def status_of(
+    folder: Path,
+    services: Services,
+    report: Reporter,
+    *,
+    images: Path | None = None,
+    within: timedelta,
+    verify: bool = False,
+) -> Status:
+    """Look at a published folder.
+
+    Args:
+        folder: The folder that is served.
+        services: Verifier, key files, and the clock.
+        report: Hears how much was read.
+        images: The folder of images, to tell what changed there.
+        within: Ends that are nearer than this are problems.
+        verify: Whether all files are read, and their digests compared.
+
+    Raises:
+        UsageError: Nothing is published there.
+        TrustError: The index is not by a key of its key file.
+    """
+    published, signed = read_served(folder, services)
+    now, index = services.clock(), published.index
+    keys = tuple(
+        KeyStatus(key.fingerprint, None if key.expires is None else datetime.fromtimestamp(key.expires, UTC))
+        for key in services.list_keys(folder / PUBLIC_KEY)
+        if key.is_primary or key.can_sign
+    )
+    problems = [*_ends(signed.expires_at, keys, now, within), *_files(folder, index, report, verify=verify)]
+    problems += _deprecations(index, now)
+    sizes = [size for entry in index.entries for _name, size, _digest in _named(entry) if size is not None]
+    return Status(
+        templates=len(index.entries),
+        size=sum(sizes),
+        signed_at=signed.signed_at,
+        signer=signed.primary_fingerprint,
+        expires_at=signed.expires_at,
+        keys=keys,
+        retired=retired.find_retired(folder, index, index, now=now),
+        changes=() if images is None else tuple(_changes(images, index, now)),
+        problems=tuple(problems),
+    )
+
+
+def _ends(
+    expires_at: datetime | None, keys: tuple[KeyStatus, ...], now: datetime, within: timedelta
+) -> Iterator[str]:
+    if expires_at is not None and expires_at - now <= within:
+        yield f"the signature {_end(expires_at, now)}: renew it with pybuilder-repo refresh"
+    for key in keys:
+        if key.expires_at is not None and key.expires_at - now <= within:
+            yield (
+                f"the key {key.fingerprint} {_end(key.expires_at, now)}: prolong it with gpg "
+                "--quick-set-expire, publish, and give clients the new key file"
+            )
+
+
+def _end(when: datetime, now: datetime) -> str:
+    word = "has expired" if when <= now else "expires"
+    return f"{word} at {when:%Y-%m-%d %H:%M} UTC"
+
+
+def _named(entry: Entry) -> Iterator[tuple[str, int | None, str | None]]:
+    yield entry.file, entry.compressed_size, entry.sha512
+    if entry.zstd is not None:
+        yield entry.zstd.file, entry.zstd.compressed_size, entry.zstd.sha512
+
+
+def _files(folder: Path, index: Index, report: Reporter, *, verify: bool) -> Iterator[str]:
+    for entry in index.entries:
+        for name, size, digest in _named(entry):
+            path = folder / name
+            if not path.is_file():
+                yield f"{name} of the template {entry.os_version} is missing: publish again"
+            elif size is not None and path.stat().st_size != size:
+                yield f"{name} has {path.stat().st_size} bytes, and the index says {size}: publish again"
+            elif not path.stat().st_mode & 0o004:
+                yield f"{name} cannot be read by a web server: chmod o+r {path}"
+            elif verify and digest is not None and _sha512(path, report) != digest:
+                yield f"{name} is damaged, its digest is another one: remove it and publish again"
+
+
+def _sha512(path: Path, report: Reporter) -> str:
+    digest, total = hashlib.sha512(), path.stat().st_size
+    done = 0
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            done += len(piece)
+            report(Progress(f"reading {path.name}", done, total))
+    report(ProgressEnd())
+    return digest.hexdigest()
+
+
+def _deprecations(index: Index, now: datetime) -> Iterator[str]:
+    for entry in index.entries:
+        end = deprecation(entry)
+        if end is not None and end.until is not None and end.until < now.date():
+            yield (
+                f"the template {entry.os_version} was deprecated until {end.until}: "
+                "withdraw it, or deprecate it anew"
+            )
+
+
+def _changes(images: Path, index: Index, now: datetime) -> Iterator[str]:
+    """Compare the folder of images with what is remembered of it, without reading them."""
+    library = find_images(images)
+    remembered = read_state(images)
+    published = {(entry.os_version, entry.arch) for entry in index.entries if entry.arch != UNKNOWN_ARCH}
+    for image in library.images:
+        last = remembered.get(image.name)
+        entry = library.entries.get(image.name)
+        until = None if entry is None else entry.held_until(now)
+        if until is not None and (last is None or last.fingerprint != image.fingerprint):
+            yield f"{image.name} is held back until {until:%Y-%m-%d %H:%M} UTC"
+        elif last is None or (last.entry, last.arch) not in published:
+            yield f"{image.name} is not published"
+        elif last.fingerprint != image.fingerprint:
+            yield f"{image.name} was written to since it was published"
+    for name in sorted(set(remembered) - {image.name for image in library.images}):
+        if PurePosixPath(name).stem not in library.broken:
+            yield f"{name} is gone; its template is {remembered[name].entry}"
+    for name, error in library.broken.items():
+        yield f"the entry {name} cannot be published: {error.message}"
+    for name, reason in library.skipped:
+        yield f"{name} cannot be published: {reason}"

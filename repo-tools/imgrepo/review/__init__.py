@@ -1,0 +1,1 @@
+"""Judging entries: evidence, checks, proofs, states."""

@@ -1,0 +1,156 @@
+"""Trying the script ``run`` of an entry: does it start QEMU from another folder, and only read the image?
+
+The machine is never let run (``-S``), so that nothing of a stranger's image
+does: that it boots is what a boot check tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.appliance import monitor
+from imgbuilder.errors import ApplianceError, DiskError, ToolError
+from imgbuilder.events import Reporter, Step
+from imgbuilder.host import process
+from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.workspace import explain, private_folder
+from imgbuilder.machine.headless import find_firmware
+from imgbuilder.machine.model import board
+from imgbuilder.terminal.console import printable
+from imgrepo.images.scan import check_unchanged
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from imgbuilder.machine.model import Machine
+    from imgrepo.images.scan import SourceImage
+
+_START = 60.0
+"""Seconds in which QEMU has to take orders; the script itself waits 10 for KVM."""
+_LIMIT = 15.0
+"""Seconds for an order, and for the end."""
+_PAUSE = 0.1
+_WORDS = 4096
+_ELSEWHERE = "another folder"
+"""With a space: that is what breaks scripts."""
+_HOST = ("host forwarding rule", "set up guest memory", "allocate memory")
+"""What QEMU says when this host, now, cannot run a machine that others can."""
+
+
+def try_script(script: str, machine: Machine, image: SourceImage, report: Reporter) -> str:
+    """Try a script beside a link to its image in another folder.
+
+    Args:
+        script: Its text.
+        machine: What it starts.
+        image: The image; its header was judged before.
+        report: Hears of the step.
+
+    Returns:
+        What went wrong; nothing when it went well.
+
+    Raises:
+        ToolError: This host has no QEMU for the machine, or no firmware; or a port or the memory for it is
+            not free now.
+        WorkspaceError: There is no room for temporary files.
+    """
+    ports = [(forward.host, forward.kind) for forward in machine.forwards]
+    if len(set(ports)) < len(ports):
+        return "two ports of the guest would be the same port of the host: see ports in entry.toml"
+    process.require_program(board(machine.arch).program)
+    find_firmware(machine)
+    report(Step(f"Starting {image.stem} by its script"))
+    with private_folder() as folder:
+        place = folder / _ELSEWHERE
+        try:
+            place.mkdir()
+            (place / "run").write_text(script, encoding="utf-8")
+            (place / "run").chmod(0o500)
+            (place / image.name).symlink_to(image.path.absolute())
+        except OSError as error:
+            raise explain(error, place) from error
+        problem = _read_by_shell(place / "run") or _start(folder, image)
+    try:
+        check_unchanged(image)
+    except DiskError:
+        return "the image changed while it ran"
+    return problem
+
+
+def _read_by_shell(script: Path) -> str:
+    words = process.run(["sh", "-n", script], check=False, timeout=_LIMIT)
+    return "" if words.status == 0 else f"it is no shell script: {_told(words.stderr, script.parent)}"
+
+
+def _start(folder: Path, image: SourceImage) -> str:
+    orders, number, words = folder / "orders", folder / "number", folder / "words"
+    command = [
+        # When we are killed, the kernel ends timeout, which ends nobody else; but QEMU has no orders, and a
+        # time limit of its own.
+        "setpriv", "--pdeathsig", "TERM", "--",
+        "timeout", "--kill-after=5", f"{_START + 4 * _LIMIT:.0f}",
+        "env", "--chdir=/", f"{folder / _ELSEWHERE / 'run'}", "--",
+        "-S", "-display", "none", "-pidfile", f"{number}", "-qmp", f"unix:{orders},server=on,wait=off",
+    ]  # fmt: skip
+    # What QEMU and the script write goes with our folder.
+    environment = {"QEMU": "", "TMPDIR": str(folder)}
+    running: subprocess.Popen[bytes] | None = None
+    try:
+        with words.open("wb") as errors:
+            with uninterrupted():
+                running = process.start(command, stderr=errors, env=environment)
+            problem = _watch(running, orders, number, image)
+            status = process.last_status(running, patience=_LIMIT) if not problem else running.poll()
+    finally:
+        with uninterrupted():
+            if running is not None:
+                process.end_group(running, grace=_LIMIT)
+    said = _told(words.read_bytes()[-_WORDS:].decode("utf-8", "replace"), folder / _ELSEWHERE)
+    if any(sign in said for sign in _HOST):
+        raise ToolError(f"QEMU cannot start here: {said}", hint="end what takes the port or the memory")
+    if problem:
+        return f"{problem}: {said}" if said else problem
+    return "" if status == 0 else f"it ended with status {status}: {said}"
+
+
+def _watch(running: subprocess.Popen[bytes], orders: Path, number: Path, image: SourceImage) -> str:
+    """Wait until QEMU takes orders, look at it, and end it."""
+    end, reason = time.monotonic() + _START, ""
+    seen: list[str] = []
+    while not seen:  # once it was looked at, it is told to end, and may be gone before it says that it will
+        if running.poll() is not None:
+            return f"it ended with status {running.returncode} before QEMU took orders"
+        if time.monotonic() > end:
+            return f"QEMU did not take orders within {_START:.0f} seconds{reason}"
+        time.sleep(_PAUSE)
+        try:
+            if orders.exists():
+                monitor.end_machine(orders, lambda: seen.append(_how_opened(number, image)), limit=_LIMIT)
+        except ApplianceError as error:
+            reason = f": {error.message}"
+    return seen[0]
+
+
+def _how_opened(number: Path, image: SourceImage) -> str:
+    """Say how QEMU has the image open, if not for reading alone, by proc(5)."""
+    modes = set()
+    try:
+        own = Path("/proc") / number.read_text().strip()
+        for link in (own / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+                if link.samefile(image.path):
+                    flags = (own / "fdinfo" / link.name).read_text().split("flags:")[1].split()[0]
+                    modes.add(int(flags, 8) & os.O_ACCMODE)
+    except (OSError, ValueError, IndexError) as error:
+        return f"how QEMU opens the image cannot be seen: {error}"
+    if not modes:
+        return "QEMU does not open the image that lies beside it"
+    return "" if modes == {os.O_RDONLY} else "QEMU opens the image for writing"
+
+
+def _told(words: str, place: Path) -> str:
+    return printable(" ".join(words.split()).replace(f"{place}/", ""))

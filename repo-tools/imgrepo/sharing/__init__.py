@@ -1,0 +1,1 @@
+"""Serving, mirroring and uploading what is published."""

@@ -1,0 +1,89 @@
+"""Getting one file whose digest is known beforehand: continued where it broke off, checked as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from imgbuilder.cache.partial import PartialFile, discard, partial_file
+from imgbuilder.errors import DigestMismatchError
+from imgbuilder.events import Reporter, Step
+from imgbuilder.fetch.urls import Address
+from imgbuilder.host.workspace import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from imgbuilder.fetch.transfer import Fetcher
+
+
+@contextlib.contextmanager
+def brought(
+    url: str,
+    parts: Path,
+    key: str,
+    is_right: Callable[[PartialFile], bool],
+    fetcher: Fetcher,
+    report: Reporter,
+    *,
+    limit: int,
+    expected: int | None = None,
+    blame: str,
+) -> Iterator[PartialFile]:
+    """Have a file here, whole and right; whoever wants to keep it renames it inside the block.
+
+    Args:
+        url: Where it is.
+        parts: A private folder for the beginnings of files; made if it is missing. Only one run may use
+            it at a time.
+        key: What the beginning of this file is known by: its digest.
+        is_right: Compares the whole file's digest.
+        fetcher: Moves the bytes.
+        report: Hears of the steps.
+        limit: Most bytes to accept.
+        expected: Their exact number, if it is known.
+        blame: What to say of a file with another digest, after its address.
+
+    Yields:
+        The file, under a temporary name.
+
+    Raises:
+        DigestMismatchError: The file is another one; nothing of it is kept.
+        FetchError: It cannot be had; what came is kept for the next run.
+        WorkspaceError: It cannot be written.
+    """
+    where = str(Address(url))
+    report(Step(f"Fetching {where}"))
+
+    def fetch(part: PartialFile) -> None:
+        fetcher.fetch(
+            url,
+            part,
+            limit=limit,
+            expected=expected,
+            report=report,
+            label=where.rpartition("/")[2],
+            digest_known=True,
+            resume=part,
+        )
+
+    try:
+        parts.mkdir(mode=0o700, exist_ok=True)
+        with partial_file(parts / key, where) as part:
+            fetch(part)
+            if not is_right(part) and part.spliced:
+                part.restart()
+                fetch(part)
+            if not is_right(part):
+                part.restart()
+                raise DigestMismatchError(f"{where} {blame}")
+            os.fchmod(part.fileno(), 0o644)
+            os.fsync(part.fileno())
+            try:
+                yield part
+            finally:
+                discard(part.path)
+    except OSError as error:
+        raise explain(error, parts / key) from error

@@ -1,0 +1,264 @@
+"""A verified copy of somebody's repository: his files, his signature, our disk.
+
+Nothing is signed anew, so that clients go on trusting the publisher and not
+the mirror. The index comes last, by one rename, when all that it names is here
+and has its digest. What a broken run fetched is continued by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin
+
+from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackError, UsageError
+from imgbuilder.events import Reporter, Step, info, warn
+from imgbuilder.fetch.transfer import INDEX_LIMIT
+from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, template_url
+from imgbuilder.host.atomic import sync_folder
+from imgbuilder.host.workspace import check_space, explain
+from imgindex.accept import Rule, accept
+from imgindex.fields import MAX_DISK_SIZE
+from imgindex.freshness import show
+from imgindex.parse import parse_usable
+from imgindex.regular import open_file
+from imgrepo.sharing.bring import brought
+from imgrepo.webroot import retired
+from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
+from imgrepo.webroot.transaction import stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import timedelta
+
+    from imgbuilder.fetch.transfer import Fetcher
+    from imgindex.model import Entry, Index
+    from imgindex.trust import KeyPin, VerifiedText
+    from imgrepo.services import Services
+    from imgrepo.webroot.transaction import Stage
+
+_PARTIAL = ".pybuilder-mirror"
+
+
+@dataclass(frozen=True)
+class MirrorRequest:
+    """What to copy.
+
+    Attributes:
+        source: Address of the index, or of the folder that holds it.
+        folder: Where the copy goes.
+        key_file: The publisher's public key.
+        prune: Whether files that his index does not name any more are deleted after the grace time.
+        grace: That time.
+    """
+
+    source: str
+    folder: Path
+    key_file: Path
+    prune: bool = False
+    grace: timedelta = retired.GRACE
+
+    def __post_init__(self) -> None:
+        hide_in(self, "source")
+        check_uri(self.source)
+        if not self.folder.is_dir():
+            raise UsageError(
+                f"{self.folder} is not a folder", hint=f"create it first: mkdir -p {self.folder}"
+            )
+
+    @property
+    def index_url(self) -> Address:
+        """Address of the signed index."""
+        return Address(self.source).derive(_index_of)
+
+
+def _index_of(source: str) -> str:
+    if source.endswith(".asc"):
+        return source
+    path = local_path(source)
+    return str(path / SIGNED_INDEX) if path is not None else urljoin(source.rstrip("/") + "/", SIGNED_INDEX)
+
+
+@dataclass(frozen=True)
+class MirrorResult:
+    """What was done.
+
+    Attributes:
+        fetched: Names of the files that are new here.
+        templates: How many templates the copy has.
+    """
+
+    fetched: tuple[str, ...]
+    templates: int
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that an index names."""
+
+    name: str
+    size: int | None
+    sha512: str
+
+
+def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, report: Reporter) -> MirrorResult:
+    """Bring a copy up to date.
+
+    Args:
+        request: What to copy.
+        services: Verifier, key files and clock.
+        fetcher: Moves the bytes.
+        report: Hears of the steps.
+
+    Raises:
+        TrustError: The index is not by the publisher, is older than the copy's, or a file is another one.
+        FetchError: Something cannot be had; what came is kept for the next run.
+        WorkspaceError: The copy cannot be written.
+    """
+    pin = services.pin_from_file(request.key_file, where=str(request.key_file))
+    with stage(request.folder) as work:
+        data, signed, index = _fetch_index(request, pin, services, fetcher, report)
+        old = _old_index(request, pin, services)
+        if old is not None and old.signed_at > signed.signed_at:
+            raise RolledBackError(
+                f"{request.index_url} was signed at {show(signed.signed_at)}, and the copy "
+                f"in {request.folder} is newer, of {show(old.signed_at)}",
+                hint="try again later; if it stays so, tell the publisher",
+            )
+        _check_space(request.folder, index)
+        fetched = [file.name for file in _files(index) if _bring(request, file, fetcher, report)]
+        with open_file(request.key_file) as key:
+            _put(work, PUBLIC_KEY, key.read())
+        _put(work, PLAIN_INDEX, signed.text.encode())
+        _put(work, SIGNED_INDEX, data)
+        before = index if old is None else parse_usable(old, where=str(request.folder))
+        _retire(request, index, before, services, report)
+    return MirrorResult(tuple(fetched), len(index.entries))
+
+
+def _fetch_index(
+    request: MirrorRequest, pin: KeyPin, services: Services, fetcher: Fetcher, report: Reporter
+) -> tuple[bytes, VerifiedText, Index]:
+    where = str(request.index_url)
+    report(Step(f"Fetching {where}"))
+    body = io.BytesIO()
+    fetcher.fetch(request.index_url, body, limit=INDEX_LIMIT, report=report, label="index")
+    rule = Rule(pin, last=None, max_age=None, where=where, repair="")
+    accepted = accept(body.getvalue(), rule, parse_usable, verifier=services.verifier, now=services.clock())
+    refused = accepted.content.refused
+    if refused:
+        warn(
+            report,
+            f"{len(refused)} entries break a rule: no client uses them, and their files are not copied: "
+            f"{refused[0].problem.message}",
+        )
+    return body.getvalue(), accepted.signed, accepted.content
+
+
+def _old_index(request: MirrorRequest, pin: KeyPin, services: Services) -> VerifiedText | None:
+    """Read what is here, if it is the publisher's: what is not tells nothing."""
+    path = request.folder / SIGNED_INDEX
+    data = read_index_file(path)
+    if data is None:
+        return None
+    tolerant = dataclasses.replace(pin, extra_signatures=True, expired_signatures=True)
+    return services.verifier.verify(data, tolerant, where=str(path))
+
+
+def _files(index: Index) -> Iterator[_File]:
+    seen: dict[str, str] = {}
+    for entry in index.entries:
+        for file in _files_of(entry):
+            if seen.setdefault(file.name, file.sha512) != file.sha512:
+                raise DigestMismatchError(f"the index names {file.name} twice, with two digests")
+            yield file
+
+
+def _files_of(entry: Entry) -> Iterator[_File]:
+    assert entry.sha512 is not None  # the parser asks for it in a signed text
+    yield _File(entry.file, entry.compressed_size, entry.sha512)
+    if entry.zstd is not None:
+        yield _File(entry.zstd.file, entry.zstd.compressed_size, entry.zstd.sha512)
+
+
+def _bring(request: MirrorRequest, file: _File, fetcher: Fetcher, report: Reporter) -> bool:
+    """Bring a file, unless it is here already; say whether it is new."""
+    place = request.folder / file.name
+    hidden = any(part.startswith(".") for part in PurePosixPath(file.name).parts)
+    if hidden or file.name in (SIGNED_INDEX, PLAIN_INDEX, PUBLIC_KEY):
+        raise RepositoryError(f"the index names {file.name} as a template, which is not copied")
+    if _is_here(place, file):
+        return False
+    url = template_url(request.index_url, file.name)
+    with brought(
+        url,
+        request.folder / _PARTIAL,
+        file.sha512,
+        lambda part: part.sha512() == file.sha512,
+        fetcher,
+        report,
+        limit=file.size or MAX_DISK_SIZE,
+        expected=file.size,
+        blame="is not the file that the index names: tell the publisher if it stays so",
+    ) as part:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part.path.replace(place)
+            sync_folder(place.parent)
+        except OSError as error:
+            raise explain(error, place) from error
+    return True
+
+
+def _check_space(folder: Path, index: Index) -> None:
+    """See that what is missing has room, as far as its sizes are known, before anything is fetched.
+
+    Raises:
+        WorkspaceError: There is not.
+    """
+    needed = 0
+    for file in dict.fromkeys(_files(index)):
+        with contextlib.suppress(OSError):
+            if (folder / file.name).stat().st_size == file.size:
+                continue  # whether it is right is seen when it is its turn
+        held = 0
+        with contextlib.suppress(OSError):
+            held = (folder / _PARTIAL / file.sha512).stat().st_size
+        needed += max(0, (file.size or 0) - held)
+    check_space(folder, needed, "what is missing of the mirror")
+
+
+def _is_here(place: Path, file: _File) -> bool:
+    """Tell whether a file is here and right; it is read only when its size is."""
+    if not place.is_file() or place.is_symlink():
+        return False
+    if file.size is not None and place.stat().st_size != file.size:
+        return False
+    with open_file(place) as opened:
+        return hashlib.file_digest(opened, "sha512").hexdigest() == file.sha512
+
+
+def _put(work: Stage, name: str, content: bytes) -> None:
+    path = work.folder / name
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise explain(error, path) from error
+    work.publish(name)
+
+
+def _retire(
+    request: MirrorRequest, index: Index, before: Index, services: Services, report: Reporter
+) -> None:
+    now = services.clock()
+    found = retired.find_retired(request.folder, index, before, now=now)
+    chosen = retired.choose(found, now=now, grace=request.grace, keep=0) if request.prune else ()
+    retired.delete(request.folder, chosen)
+    for item in chosen:
+        info(report, f"deleted: {item.name}")
+    retired.remember(request.folder, [item for item in found if item not in chosen])

@@ -1,0 +1,137 @@
+"""A target behind rsync: a daemon (``rsync://``), or a machine that ssh reaches (``host:path``).
+
+rsync writes each file under a hidden temporary name and renames it, so that
+readers never see half of one. What a broken run sent is kept in a hidden folder
+there and continued by the next. How ssh is called is rsync's own matter: its
+configuration, ``RSYNC_RSH`` and ``RSYNC_PASSWORD`` hold.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from imgbuilder.events import Reporter, Step
+from imgbuilder.fetch.urls import without_secrets
+from imgbuilder.host import process
+from imgrepo.sharing.target import UploadError
+from imgrepo.webroot.entries import stem_of_published
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgbuilder.host.process import Completed
+    from imgrepo.sharing.target import Place
+
+_PATIENCE = 120
+"""Seconds without a byte after which rsync gives up."""
+
+_LISTED = re.compile(r"(?P<kind>.)\S+ +(?P<size>[0-9]+) \S+ \S+ (?P<name>.+)")
+_SENT = re.compile(r"(?:<f|>f|cf)\S* (?P<name>.+)")
+_PARTIAL = 23
+_REASONS = {
+    5: "the server refused to begin: is the module's name right?",
+    10: "the server cannot be reached",
+    12: "the connection broke, or the other side has no rsync",
+    30: "the other side was silent for too long",
+    35: "the server did not answer",
+    127: "the other side has no rsync",
+    255: "ssh could not reach the machine or log in",
+}
+
+
+class RsyncTarget:
+    """Implements ``Target`` with the program rsync.
+
+    Args:
+        place: Its address.
+
+    Raises:
+        ToolError: rsync is missing.
+    """
+
+    def __init__(self, place: Place) -> None:
+        process.require_program("rsync")
+        self._where = place.shown
+        self._address = place.text if place.text.endswith((":", "/")) else f"{place.text}/"
+
+    def sizes(self) -> dict[str, int]:
+        """See ``Target.sizes``."""
+        done = self._rsync("--list-only", "--dirs", "--no-h", self._address)
+        found = {}
+        for line in done.stdout.decode("utf-8", "replace").splitlines():
+            match = _LISTED.fullmatch(line)
+            if match is not None and match["kind"] == "-":
+                found[match["name"]] = int(match["size"])
+        return found
+
+    def read(self, name: str, limit: int) -> bytes:
+        """See ``Target.read``."""
+        with tempfile.TemporaryDirectory(prefix="pybuilder-repo.") as folder:
+            self._rsync(f"--max-size={limit}", f"{self._address}{name}", f"{folder}/")
+            file = Path(folder, PurePosixPath(name).name)
+            if not file.is_file():
+                raise UploadError(f"{self._where}: {name} is larger than {limit} bytes")
+            return file.read_bytes()
+
+    def put(self, folder: Path, names: Sequence[str], report: Reporter) -> tuple[str, ...]:
+        """See ``Target.put``."""
+        if not names:
+            return ()
+        report(Step(f"Uploading to {self._where}: {', '.join(names)}"))
+        # Size and time say enough of a file whose name has its digest. Two indexes may be alike in both.
+        by_content = any(stem_of_published(name) is None for name in names)
+        done = self._rsync(
+            *(["--checksum"] if by_content else []),
+            "--times",
+            "--perms",
+            "--chmod=F644,D755",
+            "--partial-dir=.rsync-partial",
+            "--out-format=%i %n",
+            "--from0",
+            "--files-from=-",
+            f"{folder.absolute()}/",  # a colon in a relative name would make it a machine
+            self._address,
+            names=names,
+        )
+        lines = done.stdout.decode("utf-8", "replace").splitlines()
+        return tuple(match["name"] for line in lines if (match := _SENT.fullmatch(line)))
+
+    def delete(self, names: Sequence[str]) -> None:
+        """See ``Target.delete``."""
+        if not names:
+            return
+        with tempfile.TemporaryDirectory(prefix="pybuilder-repo.") as empty:
+            for name in names:
+                # A folder that is missing here has "vanished"; only the file itself must be missing.
+                Path(empty, name).parent.mkdir(parents=True, exist_ok=True)
+            self._rsync(
+                "--delete-missing-args", "--from0", "--files-from=-", f"{empty}/", self._address, names=names
+            )
+
+    def _rsync(self, *words: str, names: Sequence[str] = ()) -> Completed:
+        contimeout = ["--contimeout=30"] if self._address.startswith("rsync://") else []
+        argv = ["rsync", "--no-motd", f"--timeout={_PATIENCE}", *contimeout, *words]
+        done = process.run(
+            argv, check=False, stdin="\0".join(names).encode() if names else None, env=_own_variables()
+        )
+        if done.status != 0:
+            raise self._failure(done)
+        return done
+
+    def _failure(self, done: Completed) -> UploadError:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        said = without_secrets(lines[0] if lines else "it gave no reason")
+        reason = _REASONS.get(done.status, "")
+        hint = reason or "try again; what was sent is kept, and what is served there is as it was"
+        if done.status == _PARTIAL and "No such file" in done.stderr:
+            hint = "create the folder there first"
+        return UploadError(f"{self._where}: rsync ended with status {done.status}: {said}", hint=hint)
+
+
+def _own_variables() -> dict[str, str]:
+    """Return the variables that are rsync's, among them its password, which no other program gets."""
+    return {name: value for name, value in os.environ.items() if name.startswith("RSYNC_")}

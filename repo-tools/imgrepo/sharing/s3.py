@@ -1,0 +1,172 @@
+"""A target in an S3 bucket, through boto3: the one module that imports it.
+
+An object appears when it is complete, and never before. Each one carries its
+SHA-512, by which the next run sees that it need not be sent again. Credentials
+and region are boto3's own matter: its configuration and environment hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from imgbuilder.errors import ToolError
+from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
+from imgbuilder.fetch.urls import without_secrets
+from imgindex.regular import open_file
+from imgrepo.sharing.serve import cache_rule
+from imgrepo.sharing.serve import content_type as page_type
+from imgrepo.sharing.target import UploadError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from imgrepo.sharing.target import Place
+
+_DIGEST = "sha512"
+_TYPES = {
+    ".xz": "application/x-xz",
+    ".zst": "application/zstd",
+    ".gpg": "application/pgp-keys",
+    ".asc": "text/plain; charset=utf-8",
+    "": "text/plain; charset=utf-8",
+}
+_PIECE = 1000
+"""Most objects that one request deletes."""
+
+
+def content_type(name: str) -> str:
+    """Return what a web browser is told about a published file."""
+    ending = name[name.rindex(".") :] if "." in name.rpartition("/")[2] else ""
+    return _TYPES.get(ending) or page_type(name)
+
+
+class S3Target:
+    """Implements ``Target`` with boto3.
+
+    Args:
+        place: Bucket and prefix.
+        endpoint: Address of a server that is not Amazon's; None for Amazon's.
+
+    Raises:
+        ToolError: boto3 is not installed.
+        UploadError: Its configuration cannot be used.
+    """
+
+    def __init__(self, place: Place, endpoint: str | None = None) -> None:
+        try:
+            import boto3  # an extra, and slow to load
+            from boto3.exceptions import Boto3Error
+            from botocore.exceptions import BotoCoreError, ClientError
+        except ImportError as error:
+            raise ToolError(
+                "uploading to S3 needs boto3, which is not installed",
+                hint="pip install 'virt-pybuilder[s3]', or on Debian: apt-get install python3-boto3",
+            ) from error
+        self._errors: tuple[type[Exception], ...] = (Boto3Error, BotoCoreError, ClientError, ValueError)
+        self._place = place
+        try:
+            self._client: Any = boto3.session.Session().client("s3", endpoint_url=endpoint)
+        except self._errors as error:
+            raise self._failure("cannot be used", error) from error
+
+    def sizes(self) -> dict[str, int]:
+        """See ``Target.sizes``."""
+        found: dict[str, int] = {}
+        prefix = self._place.prefix
+        try:
+            pages = self._client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self._place.bucket, Prefix=prefix, Delimiter="/"):
+                for item in page.get("Contents", ()):
+                    found[item["Key"].removeprefix(prefix)] = int(item["Size"])
+        except self._errors as error:
+            raise self._failure("cannot be listed", error) from error
+        return found
+
+    def read(self, name: str, limit: int) -> bytes:
+        """See ``Target.read``."""
+        try:
+            answer = self._client.get_object(Bucket=self._place.bucket, Key=self._key(name))
+            data: bytes = answer["Body"].read(limit + 1)
+        except self._errors as error:
+            raise self._failure(f"{name} cannot be read", error) from error
+        if len(data) > limit:
+            raise UploadError(f"{self._place.text}: {name} is larger than {limit} bytes")
+        return data
+
+    def put(self, folder: Path, names: Sequence[str], report: Reporter) -> tuple[str, ...]:
+        """See ``Target.put``."""
+        sent = []
+        for name in names:
+            with open_file(folder / name) as file:
+                digest = hashlib.file_digest(file, "sha512").hexdigest()
+            if self._digest_of(name) == digest:
+                continue
+            self._send(folder / name, name, digest, report)
+            sent.append(name)
+        return tuple(sent)
+
+    def _digest_of(self, name: str) -> str | None:
+        """Return what an object says of itself; None when it is missing or says nothing."""
+        try:
+            facts = self._client.head_object(Bucket=self._place.bucket, Key=self._key(name))
+        except self._client.exceptions.ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NotFound"):
+                return None
+            raise self._failure(f"{name} cannot be looked at", error) from error
+        except self._errors as error:
+            raise self._failure(f"{name} cannot be looked at", error) from error
+        digest: str | None = facts.get("Metadata", {}).get(_DIGEST)
+        return digest
+
+    def _send(self, path: Path, name: str, digest: str, report: Reporter) -> None:
+        report(Step(f"Uploading {name} to {self._place.text}"))
+        total, done = path.stat().st_size, 0
+
+        def moved(count: int) -> None:
+            nonlocal done
+            done += count
+            report(Progress(name, done, total))
+
+        try:
+            self._client.upload_file(
+                str(path),
+                self._place.bucket,
+                self._key(name),
+                ExtraArgs={
+                    "ContentType": content_type(name),
+                    "CacheControl": cache_rule(name.rpartition("/")[2]),
+                    "Metadata": {_DIGEST: digest},
+                },
+                Callback=moved,
+            )
+        except self._errors as error:
+            raise self._failure(f"{name} cannot be written", error) from error
+        finally:
+            report(ProgressEnd())
+
+    def delete(self, names: Sequence[str]) -> None:
+        """See ``Target.delete``."""
+        for start in range(0, len(names), _PIECE):
+            objects = [{"Key": self._key(name)} for name in names[start : start + _PIECE]]
+            try:
+                answer = self._client.delete_objects(
+                    Bucket=self._place.bucket, Delete={"Objects": objects, "Quiet": True}
+                )
+            except self._errors as error:
+                raise self._failure("old files cannot be deleted", error) from error
+            for refused in answer.get("Errors", ()):
+                raise UploadError(
+                    f"{self._place.text}: {refused.get('Key')} cannot be deleted: {refused.get('Code')}"
+                )
+
+    def _key(self, name: str) -> str:
+        return f"{self._place.prefix}{name}"
+
+    def _failure(self, what: str, error: Exception) -> UploadError:
+        return UploadError(
+            f"{self._place.text} {what}: {without_secrets(str(error))}",
+            hint="check bucket, credentials and region (see boto3's AWS_PROFILE, AWS_ACCESS_KEY_ID, "
+            "AWS_DEFAULT_REGION), and --endpoint-url for servers that are not Amazon's",
+        )

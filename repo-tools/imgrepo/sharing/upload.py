@@ -1,0 +1,181 @@
+"""Bringing a published folder to another machine, in an order in which nothing can go wrong.
+
+First the template files, under names that no old index mentions; then the
+index; then, when their time has come, old files go; last comes the catalogue. Broken off at any step,
+what is served there is the old index or the new one, with every file that it
+names (``reliability.md`` R1, R9), and the next run goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import RepositoryError, RolledBackError, TrustError
+from imgbuilder.events import Reporter, info
+from imgindex.freshness import show
+from imgindex.model import Index
+from imgindex.parse import parse_index
+from imgrepo.sharing.catalogue import bring_catalogue
+from imgrepo.webroot import retired
+from imgrepo.webroot.entries import files_of
+from imgrepo.webroot.retired import GRACE
+from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_served
+from imgrepo.webroot.transaction import stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+    from pathlib import Path
+
+    from imgindex.trust import VerifiedText
+    from imgrepo.services import Services
+    from imgrepo.sharing.target import Place, Target
+
+_INDEX_LIMIT = 5_000_000
+
+
+@dataclass(frozen=True)
+class UploadRequest:
+    """What goes where.
+
+    Attributes:
+        folder: The published folder.
+        place: Where it goes.
+        prune: Whether files there that the index does not name any more go after the grace time.
+        grace: How long they stay.
+        force: Replace an index there that is not by the same keys, or newer.
+    """
+
+    folder: Path
+    place: Place
+    prune: bool = False
+    grace: timedelta = GRACE
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class UploadResult:
+    """What was done.
+
+    Attributes:
+        sent: Names of the files that were sent.
+        deleted: Names of the files that were deleted there.
+    """
+
+    sent: tuple[str, ...]
+    deleted: tuple[str, ...]
+
+
+def upload(
+    request: UploadRequest, services: Services, open_target: Callable[[Place], Target], report: Reporter
+) -> UploadResult:
+    """Bring a published folder to its target.
+
+    Args:
+        request: What goes where.
+        services: Verifier, key files and clock.
+        open_target: Opens the target.
+        report: Hears of the steps.
+
+    Raises:
+        UsageError: Nothing is published in the folder.
+        TrustError: What is published is not by the key beside it; or what is served there is by another
+            key, or newer.
+        RepositoryError: A file that the index names is missing or incomplete.
+        UploadError: The target cannot be reached or written.
+    """
+    read_served(request.folder, services)  # before anything is made in a folder that is none of ours
+    with stage(request.folder):
+        served, signed = read_served(request.folder, services)
+        needed = _complete(request.folder, served.index)
+        target = open_target(request.place)
+        there = target.sizes()
+        before = _index_there(request, target, there, signed, services)
+        sent = list(target.put(request.folder, needed, report))
+        # Only the last one counts for clients; the others are for people.
+        for name in (PUBLIC_KEY, PLAIN_INDEX, SIGNED_INDEX):
+            sent += target.put(request.folder, [name], report)
+        deleted = _retire(request, target, there, served.index, before, services, report)
+        pages, gone = bring_catalogue(request.folder, target, report)
+        sent, deleted = [*sent, *pages], (*deleted, *gone)
+    return UploadResult(tuple(sent), deleted)
+
+
+def _complete(folder: Path, index: Index) -> list[str]:
+    """Return the files that an index names, each once; all must be here."""
+    names = dict.fromkeys(name for entry in index.entries for name in files_of(entry))
+    sizes = {entry.file: entry.compressed_size for entry in index.entries}
+    sizes |= {entry.zstd.file: entry.zstd.compressed_size for entry in index.entries if entry.zstd}
+    for name in names:
+        path, size = folder / name, sizes.get(name)
+        if not path.is_file() or (size is not None and path.stat().st_size != size):
+            raise RepositoryError(
+                f"{path}, which the index names, is missing or incomplete: nothing was uploaded",
+                hint=f"see: pybuilder-repo status {folder}",
+            )
+    return list(names)
+
+
+def _index_there(
+    request: UploadRequest,
+    target: Target,
+    there: dict[str, int],
+    ours: VerifiedText,
+    services: Services,
+) -> Index:
+    """Read what is served there now, and refuse to replace what is not ours, or newer."""
+    if SIGNED_INDEX not in there:
+        return Index()
+    where = f"{request.place.shown}/{SIGNED_INDEX}"
+    pin = services.pin_from_file(request.folder / PUBLIC_KEY, where=str(request.folder))
+    tolerant = dataclasses.replace(pin, extra_signatures=True, expired_signatures=True)
+    try:
+        signed = services.verifier.verify(target.read(SIGNED_INDEX, _INDEX_LIMIT), tolerant, where=where)
+        if signed.signed_at > ours.signed_at:
+            raise RolledBackError(
+                f"{where} was signed at {show(signed.signed_at)}, and {request.folder} is older, of "
+                f"{show(ours.signed_at)}: clients would take it for an attack",
+                hint="somebody else published there: publish again, from his state, or use --force",
+            )
+        return parse_index(signed, where=where)
+    except TrustError as error:
+        if request.force:
+            return Index()
+        hint = (
+            error.hint
+            if isinstance(error, RolledBackError)
+            else ("find out who wrote it; to replace it all the same, use --force")
+        )
+        raise type(error)(error.message, hint=hint) from error
+
+
+def _retire(
+    request: UploadRequest,
+    target: Target,
+    there: dict[str, int],
+    index: Index,
+    before: Index,
+    services: Services,
+    report: Reporter,
+) -> tuple[str, ...]:
+    """Note which files there nothing names any more, and delete them when their time has come."""
+    now = services.clock()
+    record = record_name(request.place)
+    found = retired.among(
+        there, index, before, remembered=retired.remembered(request.folder, record), now=now
+    )
+    chosen = retired.choose(found, now=now, grace=request.grace, keep=0) if request.prune else ()
+    names = tuple(item.name for item in chosen)
+    target.delete(names)
+    for name in names:
+        info(report, f"deleted there: {name}")
+    retired.remember(request.folder, [item for item in found if item not in chosen], record)
+    return names
+
+
+def record_name(place: Place) -> str:
+    """Return the name of the file that remembers what is old at a target."""
+    return f".pybuilder-repo-there-{hashlib.sha256(place.text.encode()).hexdigest()[:16]}.json"

@@ -1,1 +1,0 @@
-"""Bringing a published folder to where it is served: by rsync, to S3."""

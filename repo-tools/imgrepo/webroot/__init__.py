@@ -1,0 +1,1 @@
+"""The published folder: reading, checking and changing its files and index."""

@@ -1,0 +1,286 @@
+"""Changing a published index without any image: read, change, sign, put in place.
+
+The changes themselves are pure functions from index to index.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import UsageError
+from imgbuilder.events import Notice, Reporter, Severity, Step, info
+from imgbuilder.host.arch import normalise
+from imgbuilder.sizes import counted
+from imgindex.layout import settle_comments
+from imgindex.lifecycle import Deprecation, with_deprecation
+from imgrepo.webroot import retired
+from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner
+from imgrepo.webroot.transaction import stage
+from imgrepo.webroot.withdrawn import remember_withdrawn, withdrawn_templates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import timedelta
+    from pathlib import Path
+
+    from imgindex.model import Entry, Index
+    from imgrepo.services import Services, Signing
+
+
+@dataclass(frozen=True)
+class Edited:
+    """An index before and after."""
+
+    before: Index
+    after: Index
+
+
+def edit(
+    folder: Path,
+    signing: Signing,
+    services: Services,
+    change: Callable[[Index], Index],
+    report: Reporter,
+    *,
+    again: bool = False,
+) -> Edited:
+    """Change the published index, and sign it.
+
+    Args:
+        folder: The folder that is served.
+        signing: How to sign; one of the keys must have signed what is there.
+        services: The ports.
+        change: From the old index to the new one.
+        report: Hears of the steps.
+        again: Whether to sign again even if nothing changes.
+
+    Raises:
+        UsageError: Nothing is published there, or ``change`` refuses.
+        SigningError: The key cannot sign.
+        TrustError: The published index is not by this key.
+    """
+    _check_folder(folder)
+    with stage(folder) as work:
+        signer = IndexSigner(services, signing, work)
+        old = signer.read(folder, report=report)
+        if old.text is None:
+            raise UsageError(f"nothing is published in {folder}", hint="see: pybuilder-repo publish --help")
+        new = change(old.index)
+        if new == old.index and not again:
+            info(report, "nothing to change")
+        else:
+            report(Step(f"Signing the index of {counted(len(new.entries), 'template')}"))
+            signer.replace(folder, old, new)
+        found = retired.find_retired(folder, new, old.index, now=services.clock())
+        retired.remember(folder, found)
+    return Edited(old.index, new)
+
+
+def refresh(
+    folder: Path, signing: Signing, services: Services, report: Reporter, *, within: timedelta | None
+) -> bool:
+    """Sign the published index again, with nothing else changed.
+
+    Args:
+        folder: The folder that is served.
+        signing: How to sign; without a time of its own, the signature is valid as long as the last one.
+        services: The ports.
+        report: Hears of the steps.
+        within: Do it only if the present signature expires so soon; None for always.
+
+    Returns:
+        Whether it was signed.
+
+    Raises:
+        UsageError: Nothing is published there.
+        SigningError: The key cannot sign.
+        TrustError: The published index is not by this key.
+    """
+    _check_folder(folder)
+    with stage(folder) as work:
+        signer = IndexSigner(services, signing, work)
+        old = signer.read(folder, report=report)
+        if old.text is None:
+            raise UsageError(f"nothing is published in {folder}", hint="see: pybuilder-repo publish --help")
+        if within is not None and (old.expires_at is None or old.expires_at - services.clock() > within):
+            end = "never" if old.expires_at is None else f"at {old.expires_at:%Y-%m-%d %H:%M} UTC"
+            info(report, f"the signature expires {end}: it is not renewed yet")
+            return False
+        report(Step(f"Signing the index of {counted(len(old.index.entries), 'template')}"))
+        signer.replace(folder, old, old.index)
+    return True
+
+
+def rotate(
+    folder: Path, old_key: str, new_key: str, signing: Signing, services: Services, report: Reporter,
+    *, finish: bool,
+) -> None:  # fmt: skip
+    """Move from one signing key to the next.
+
+    Args:
+        folder: The folder that is served.
+        old_key: The key that clients know.
+        new_key: The key that they shall know.
+        signing: How to sign otherwise.
+        services: The ports.
+        report: Hears of the steps.
+        finish: End the time in which both sign: from now on the new one alone.
+
+    Raises:
+        UsageError: Both are the same key, or nothing is published there.
+        SigningError: A key cannot sign.
+        TrustError: The published index is not by these keys.
+    """
+    keys = services.make_keys(signing)
+    if keys.check_key(old_key) == keys.check_key(new_key):
+        raise UsageError(f"{old_key} and {new_key} are the same key")
+    chosen = dataclasses.replace(
+        signing, key=new_key if finish else old_key, also=() if finish else (new_key,)
+    )
+    edit(folder, chosen, services, lambda index: index, _without_warnings(report, off=finish), again=True)
+
+
+def _without_warnings(report: Reporter, *, off: bool) -> Reporter:
+    """Leave out the warning about the other key: to be rid of it is what ``--finish`` is for."""
+    if not off:
+        return report
+    return lambda event: (
+        None if isinstance(event, Notice) and event.severity is Severity.WARNING else report(event)
+    )
+
+
+def withdraw(
+    folder: Path, signing: Signing, services: Services, names: Sequence[str], arch: str | None,
+    report: Reporter, *, undo: bool,
+) -> None:  # fmt: skip
+    """Take templates out of the index, or allow them again.
+
+    Withdrawing remembers them first, so that a run of ``publish`` does not bring them back.
+
+    Raises:
+        UsageError: There is no such template.
+        PybuilderError: As for ``edit``.
+    """
+    _check_folder(folder)
+    if undo:
+        with stage(folder):
+            before = withdrawn_templates(folder)
+            back = {key for key in before if key[0] in names and (arch is None or same_arch(key[1], arch))}
+            missing = set(names) - {name for name, _arch in back}
+            if missing:
+                raise UsageError(f"not withdrawn: {', '.join(sorted(missing))}")
+            remember_withdrawn(folder, before - back)
+        info(report, "the next run of publish publishes it again, if its image is there")
+        return
+
+    def change(index: Index) -> Index:
+        gone = [entry for name in names for entry in find(index, name, arch)]
+        before = withdrawn_templates(folder)
+        remember_withdrawn(folder, before | {(entry.os_version, entry.arch) for entry in gone})
+        return dataclasses.replace(
+            index, entries=tuple(entry for entry in index.entries if entry not in gone)
+        )
+
+    edit(folder, signing, services, change, report)
+
+
+def deprecate(index: Index, name: str, arch: str | None, end: Deprecation | None) -> Index:
+    """Say that a template should not be used any more, or take that back.
+
+    Raises:
+        UsageError: There is no such template, or none that should replace it.
+    """
+    if end is not None and end.replaced_by is not None:
+        find(index, end.replaced_by, arch)
+        if end.replaced_by == name:
+            raise UsageError(f"{name} cannot replace itself")
+    return _each(index, find(index, name, arch), lambda entry: with_deprecation(entry, end))
+
+
+def add_aliases(index: Index, name: str, arch: str | None, aliases: Sequence[str]) -> Index:
+    """Give a template further names; another template of the same architecture loses them.
+
+    Raises:
+        UsageError: There is no such template, or an alias is the name of one.
+    """
+    wanted = find(index, name, arch)
+    for alias in aliases:
+        if any(entry.os_version == alias for entry in index.entries):
+            raise UsageError(f"{alias} is the name of a template, which an alias would hide")
+    arches = {normalise(entry.arch) for entry in wanted}
+
+    def change(entry: Entry) -> Entry:
+        kept = tuple(alias for alias in entry.aliases if alias not in aliases)
+        if entry in wanted:
+            kept += tuple(aliases)
+        return dataclasses.replace(entry, aliases=kept)
+
+    touched = [entry for entry in index.entries if normalise(entry.arch) in arches]
+    return _each(index, touched, change)
+
+
+def remove_aliases(index: Index, name: str, arch: str | None, aliases: Sequence[str]) -> Index:
+    """Take names from a template.
+
+    Raises:
+        UsageError: There is no such template, or it has no such alias.
+    """
+    wanted = find(index, name, arch)
+    missing = [alias for alias in aliases if not any(alias in entry.aliases for entry in wanted)]
+    if missing:
+        raise UsageError(f"{name} has no alias {', '.join(missing)}")
+    return _each(
+        index,
+        wanted,
+        lambda entry: dataclasses.replace(
+            entry, aliases=tuple(alias for alias in entry.aliases if alias not in aliases)
+        ),
+    )
+
+
+def hide(index: Index, name: str, arch: str | None, *, hidden: bool) -> Index:
+    """Leave a template out of listings, or show it again; it can be built from either way.
+
+    Raises:
+        UsageError: There is no such template.
+    """
+    return _each(index, find(index, name, arch), lambda entry: dataclasses.replace(entry, hidden=hidden))
+
+
+def find(index: Index, name: str, arch: str | None) -> tuple[Entry, ...]:
+    """Return the templates of a name, of one architecture or all.
+
+    Raises:
+        UsageError: There is none.
+    """
+    found = tuple(
+        entry
+        for entry in index.entries
+        if entry.os_version == name and (arch is None or same_arch(entry.arch, arch))
+    )
+    if not found:
+        known = ", ".join(sorted({entry.os_version for entry in index.entries})) or "none"
+        what = name if arch is None else f"{name} for {arch}"
+        raise UsageError(f"there is no template {what}", hint=f"published are: {known}")
+    return found
+
+
+def same_arch(one: str, other: str) -> bool:
+    """Tell whether two names mean the same architecture."""
+    return normalise(one) == normalise(other)
+
+
+def _each(index: Index, chosen: Sequence[Entry], change: Callable[[Entry], Entry]) -> Index:
+    return dataclasses.replace(
+        index,
+        entries=tuple(
+            settle_comments(change(entry)) if entry in chosen else entry for entry in index.entries
+        ),
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", hint=f"give the folder with {SIGNED_INDEX}")

@@ -1,0 +1,177 @@
+"""From old index, facts and compressed files to the new index. Pure functions.
+
+What a person wrote into the index stays: names, notes, aliases, comments,
+unknown fields. What follows from the image is taken from the image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import RepositoryError
+from imgbuilder.host.arch import normalise
+from imgindex.layout import settle_comments
+from imgindex.model import Entry, Index
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from imgrepo.images.compress import Compressed
+    from imgrepo.images.facts import ImageFacts
+    from imgrepo.images.scan import SourceImage
+    from imgrepo.webroot.state import Published
+
+_DIGITS = 16
+"""How much of a file's SHA-512 is in its name, in hex digits."""
+
+UNKNOWN_ARCH = "unknown"
+"""Architecture of a hand-written entry that leaves it to us."""
+
+_PUBLISHED = re.compile(
+    rf"(?P<stem>[A-Za-z0-9][A-Za-z0-9._-]*)-[0-9a-f]{{{_DIGITS}}}\.(?:xz|zst|img|raw|qcow2)"
+)
+
+
+def published_name(stem: str, sha512: str, ending: str = "xz") -> str:
+    """Return the name of a published file.
+
+    It names the content, so that clients with the old index never meet a new file (``reliability.md`` R9).
+
+    Args:
+        stem: The image's name without its ending.
+        sha512: SHA-512 of the file.
+        ending: What the file is: ``xz``, ``zst``, or the image's own ending.
+    """
+    return f"{stem}-{sha512[:_DIGITS]}.{ending}"
+
+
+def stem_of_published(name: str) -> str | None:
+    """Return the image's stem if a file has a name as ``published_name`` makes them, else None."""
+    match = _PUBLISHED.fullmatch(name)
+    return match["stem"] if match else None
+
+
+def files_of(entry: Entry) -> tuple[str, ...]:
+    """Return the paths of all files that an entry names."""
+    named = (entry.file, entry.sig, entry.zstd.file if entry.zstd else None)
+    return tuple(path for path in named if path is not None)
+
+
+def origin_of(entry: Entry) -> str:
+    """Return the stem of the image that an entry's file was made from, as far as its name tells.
+
+    Files named by virt-builder's own tool (``NAME.img.xz``) are understood as well.
+    """
+    match = re.fullmatch(
+        rf"(?:.*/)?(.+?)(?:-[0-9a-f]{{{_DIGITS}}})?(?:\.(?:img|raw|qcow2))?(?:\.(?:xz|zst))?", entry.file
+    )
+    return match[1] if match else entry.file
+
+
+def old_entry(index: Index, stem: str, remembered: Published | None, arch: str | None = None) -> Entry | None:
+    """Find the entry that an image was published as.
+
+    Args:
+        index: The published index.
+        stem: The image's name without its ending.
+        remembered: What the state says of it.
+        arch: The image's architecture, if it is known already.
+    """
+    fitting = [
+        entry
+        for entry in index.entries
+        if arch is None or entry.arch == UNKNOWN_ARCH or normalise(entry.arch) == normalise(arch)
+    ]
+    if remembered is not None:
+        for entry in fitting:
+            if (entry.os_version, entry.arch) == (remembered.entry, remembered.arch):
+                return entry
+    same_origin = [entry for entry in fitting if origin_of(entry) == stem]
+    if len(same_origin) == 1:
+        return same_origin[0]
+    named = [entry for entry in fitting if entry.os_version == stem]
+    return named[0] if len(named) == 1 else None
+
+
+def new_entry(
+    image: SourceImage,
+    size: int,
+    facts: ImageFacts,
+    compressed: Compressed,
+    old: Entry | None,
+    *,
+    ending: str = "xz",
+) -> Entry:
+    """Describe a new or changed image.
+
+    Args:
+        image: The image.
+        size: Size of its disk in bytes.
+        facts: What it holds.
+        compressed: The file to publish.
+        old: The entry that it replaces; None for a new template.
+        ending: Ending of the file's name.
+
+    Returns:
+        The entry; with the old revision if the published file stays the same, else with the next one.
+    """
+    found = Entry(
+        os_version=image.stem,
+        file=published_name(image.stem, compressed.sha512, ending),
+        arch=facts.arch,
+        size=size,
+        name=facts.name,
+        osinfo=facts.osinfo,
+        sha512=compressed.sha512,
+        revision=1,
+        format=image.format.value,
+        compressed_size=compressed.size,
+        expand=facts.expand,
+        lvexpand=facts.lvexpand,
+    )
+    if old is None:
+        return found
+    if old.sha512 == compressed.sha512 and old.arch != UNKNOWN_ARCH:
+        return old
+    entry = dataclasses.replace(
+        found,
+        os_version=old.os_version,
+        arch=facts.arch if old.arch == UNKNOWN_ARCH else old.arch,
+        name=old.name or facts.name,
+        osinfo=old.osinfo or facts.osinfo,
+        expand=facts.expand or old.expand,
+        lvexpand=facts.lvexpand or old.lvexpand,
+        revision=old.revision + 1,
+        notes=old.notes,
+        hidden=old.hidden,
+        aliases=old.aliases,
+        extra=old.extra,
+        comments=old.comments,
+    )
+    return settle_comments(entry)
+
+
+def merge(old: Index, replaced: Mapping[tuple[str, str], Entry], added: Sequence[Entry]) -> Index:
+    """Make the new index, in the old order, with new templates at the end.
+
+    Args:
+        old: The published index.
+        replaced: New entries by name and architecture of the old one.
+        added: New templates.
+
+    Raises:
+        RepositoryError: Two images are to become the same template (``reliability.md`` R16).
+    """
+    entries = [replaced.get((entry.os_version, entry.arch), entry) for entry in old.entries] + list(added)
+    seen: dict[tuple[str, str], Entry] = {}
+    for entry in entries:
+        first = seen.setdefault((entry.os_version, entry.arch), entry)
+        if first is not entry:
+            raise RepositoryError(
+                f"two images would both be the template {entry.os_version} for {entry.arch}: "
+                f"{first.file} and {entry.file}",
+                hint="rename one of the images",
+            )
+    return dataclasses.replace(old, entries=tuple(entries))

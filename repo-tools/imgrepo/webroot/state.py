@@ -1,0 +1,92 @@
+"""What the publisher remembers about the images of a folder, so that unchanged ones cost nothing.
+
+The record is a convenience: without it images are compressed again, and come
+out as what they already are. It is not published and nothing is trusted to it
+that the signed index does not confirm.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from imgbuilder.host.workspace import explain, new_file
+from imgindex.regular import open_file
+from imgrepo.images.scan import Fingerprint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STATE_NAME = ".pybuilder-repo.json"
+_VERSION = 1
+_LARGEST = 16 << 20
+
+
+@dataclass(frozen=True)
+class Published:
+    """An image that was published.
+
+    Attributes:
+        fingerprint: What it looked like then.
+        sha512: SHA-512 of the image.
+        file: Name of the published file.
+        entry: Name of its template in the index.
+        arch: Architecture of that template.
+        system: Whether an operating system was found in it.
+        gone_since: When the image was first missed, in UTC; None while it is there.
+    """
+
+    fingerprint: Fingerprint
+    sha512: str
+    file: str
+    entry: str
+    arch: str
+    system: bool = True
+    gone_since: datetime | None = None
+
+
+def read_state(folder: Path) -> dict[str, Published]:
+    """Return what is remembered by name of the image; nothing if the record is missing or damaged."""
+    try:
+        with open_file(folder / STATE_NAME) as file:
+            record = json.loads(file.read(_LARGEST))
+        if record["version"] != _VERSION:
+            return {}
+        return {str(name): _published(fields) for name, fields in record["images"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _published(fields: dict[str, Any]) -> Published:
+    values = {key: str(fields[key]) for key in ("sha512", "file", "entry", "arch")}
+    gone = fields.get("gone_since")
+    return Published(
+        Fingerprint(*(int(number) for number in fields["fingerprint"])),
+        **values,
+        system=bool(fields.get("system", True)),
+        gone_since=None if gone is None else datetime.fromisoformat(gone).astimezone(UTC),
+    )
+
+
+def _record_of(image: Published) -> dict[str, Any]:
+    gone = image.gone_since
+    return asdict(image) | {"gone_since": None if gone is None else gone.isoformat()}
+
+
+def write_state(folder: Path, images: dict[str, Published]) -> None:
+    """Replace the record, at once.
+
+    Raises:
+        WorkspaceError: It cannot be written.
+    """
+    path = folder / STATE_NAME
+    record = {"version": _VERSION, "images": {name: _record_of(images[name]) for name in sorted(images)}}
+    with new_file(path) as temporary:
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(record, file, indent=1)
+                file.write("\n")
+        except OSError as error:
+            raise explain(error, path) from error

@@ -1,0 +1,100 @@
+"""Putting files into a folder that is being served, so that its readers never meet half of a change.
+
+New files come first and under names that no old index mentions; the index
+follows by one rename. Killed at any moment, the folder holds the old index or
+the new one, and every file that it names (``reliability.md`` R1, F17).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.errors import WorkspaceError
+from imgbuilder.host.atomic import sync_folder
+from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.workspace import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOCK_NAME = ".pybuilder-repo.lock"
+_STAGE_PREFIX = ".pybuilder-publish."
+
+
+class Stage:
+    """A private folder inside the published one, and the way out of it.
+
+    Attributes:
+        folder: Where new files are made; nobody else may look into it.
+    """
+
+    def __init__(self, target: Path, folder: Path) -> None:
+        self._target = target
+        self.folder = folder
+
+    def publish(self, name: str) -> None:
+        """Move a complete file from the stage to its place, durably and readable by the web server.
+
+        Args:
+            name: Name of the file, in both folders.
+
+        Raises:
+            WorkspaceError: It cannot be moved; then its place is as it was.
+        """
+        staged, final = self.folder / name, self._target / name
+        try:
+            with staged.open("rb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+            staged.replace(final)
+            sync_folder(self._target)
+        except OSError as error:
+            raise explain(error, final) from error
+
+
+@contextlib.contextmanager
+def stage(target: Path) -> Iterator[Stage]:
+    """Lock a folder against other publishers and make a stage in it.
+
+    Args:
+        target: The folder that is being served.
+
+    Raises:
+        WorkspaceError: Another publisher is at work there (R2), or the folder cannot be written.
+    """
+    try:
+        lock = os.open(target / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise explain(error, target / LOCK_NAME) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkspaceError(
+                f"another publisher is at work in {target}", hint="wait until it is done, then publish again"
+            ) from error
+        try:
+            _remove_dead(target)
+            folder = Path(tempfile.mkdtemp(prefix=_STAGE_PREFIX, dir=target))
+        except OSError as error:
+            raise explain(error, target) from error
+        try:
+            yield Stage(target, folder)
+        finally:
+            with uninterrupted():
+                shutil.rmtree(folder)
+    finally:
+        os.close(lock)
+
+
+def _remove_dead(target: Path) -> None:
+    """Remove the stages of killed publishers: we hold the lock, so none of them is alive."""
+    for left in target.glob(f"{_STAGE_PREFIX}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)

@@ -1,0 +1,350 @@
+"""B13: block devices as outputs: real loop devices, a partition, and a logical volume where that works."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.building.build import build, prepare
+from imgbuilder.building.existing import CustomizeRequest, Disk, customize_disks
+from imgbuilder.building.localdisk import local_disk
+from imgbuilder.building.place import find_place
+from imgbuilder.building.request import BuildRequest
+from imgbuilder.customize.registry import parse_operation
+from imgbuilder.disk import diskimage, partition
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
+from imgbuilder.errors import DiskError, OperationError, PybuilderError, UsageError, WorkspaceError
+from imgbuilder.events import Event, Notice, Severity
+from imgbuilder.guests.ports import CommandResult
+from imgbuilder.host import process
+from imgbuilder.services import Services, Settings
+from tests.fakes.machine import locked
+from tests.fakes.template import MIB, SIZE, Site, TinyAppliances, make_site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.fakes.appliance import FakeDisk
+    from tests.fakes.keys import KeyMaker
+
+ROOM = 24 * MIB
+OLD = b"what was on the device before " * 1000
+
+
+def system(*words: str | Path) -> str:
+    return process.run(list(words)).stdout.decode().strip()
+
+
+def usable(path: Path) -> bool:
+    """A container may have the programs but not the devices."""
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Path]:
+    """A loop device with old content from its start to its end."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make loop devices")
+    backing = tmp_path / "backing"
+    backing.write_bytes((OLD * (ROOM // len(OLD) + 1))[:ROOM])
+    done = process.run(["losetup", "--find", "--show", "--partscan", backing], check=False)
+    if done.status != 0:
+        pytest.skip(f"loop devices do not work here: {done.stderr.strip()}")
+    path = Path(done.stdout.decode().strip())
+    try:
+        if not usable(path):
+            pytest.skip(f"{path} cannot be opened here")
+        yield path
+    finally:
+        system("losetup", "--detach", path)
+
+
+class Marking(TinyAppliances):
+    """As a real appliance does, these change the disk; each build sees that its target is still as it was."""
+
+    MARK = b"changed!" * 64
+
+    def __init__(self, output: Path) -> None:
+        super().__init__()
+        self._output = output
+
+    def _disk(self, path: Path) -> FakeDisk:
+        assert path.name == "overlay.qcow2"
+        assert self._output.read_bytes().startswith(OLD[:4096]), "written to before the image was complete"
+        diskimage.write_range(path, DiskFormat.QCOW2, 4 * MIB, self.MARK)
+        return super()._disk(path)
+
+
+@pytest.fixture
+def site(tmp_path: Path, publisher_keys: KeyMaker) -> Site:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    return make_site(folder, publisher_keys)
+
+
+@pytest.fixture
+def services(tmp_path: Path, site: Site, device: Path, monkeypatch: pytest.MonkeyPatch) -> Services:
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "VIRT_BUILDER_DIRS"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    site.configure(tmp_path / "home")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    return Services(Settings(), open_appliance=Marking(device))
+
+
+def request(output: Path, **fields: object) -> BuildRequest:
+    operations = (parse_operation("root-password", "disabled"),)
+    base = BuildRequest(template="tiny", arch="x86_64", output=output, operations=operations)
+    return replace(base, **fields)  # type: ignore[arg-type]
+
+
+def warnings(events: list[Event]) -> list[str]:
+    return [
+        event.text for event in events if isinstance(event, Notice) and event.severity is Severity.WARNING
+    ]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def nothing_left(tmp_path: Path) -> bool:
+    return not list((tmp_path / "tmp").iterdir())
+
+
+def test_b13_a_raw_image_fills_its_device(
+    services: Services, device: Path, tmp_path: Path, site: Site
+) -> None:
+    events: list[Event] = []
+    result = build(request(device), services, events.append)
+    assert (result.path, result.size) == (device, ROOM)
+    assert warnings(events) == []
+    system("sync")
+    table = partition.read_table(device, DiskFormat.RAW)
+    assert table is not None
+    assert table.partitions[1].size * 512 > 20 * MIB
+    content, template = device.read_bytes(), (site.folder / "disk.raw").read_bytes()
+    assert content[4 * MIB :].startswith(Marking.MARK)
+    assert content[2 * MIB : 4 * MIB] == template[2 * MIB : 4 * MIB]
+    assert OLD[:64] not in content, "what the device held before is gone where the image has zeroes"
+    assert nothing_left(tmp_path)
+    assert device.is_block_device()
+
+
+def test_b13_a_size_of_its_own(services: Services, device: Path) -> None:
+    assert build(request(device, size=SIZE), services, lambda _event: None).size == SIZE
+    content = device.read_bytes()
+    assert OLD[:64] not in content[:SIZE]
+    assert OLD[:64] in content[SIZE:], "behind the image nothing is written"
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_b13_qcow2_on_a_device(
+    services: Services, device: Path, tmp_path: Path, compressed: bool, site: Site
+) -> None:
+    asked = request(device, format=OutputFormat.QCOW2, compressed=compressed, size=64 * MIB)
+    build(asked, services, lambda _event: None)
+    assert system("qemu-img", "check", "-q", "-f", "qcow2", device) == ""
+    back = tmp_path / "back"
+    system("qemu-img", "convert", "-f", "qcow2", "-O", "raw", device, back)
+    assert back.stat().st_size == 64 * MIB
+    assert back.read_bytes()[4 * MIB :].startswith(Marking.MARK)
+
+
+def test_b13_what_does_not_fit_is_refused_first(services: Services, device: Path) -> None:
+    before = digest(device)
+    wrong: list[tuple[dict[str, object], type[PybuilderError], str]] = [
+        ({"size": ROOM + 1}, UsageError, "too large for the block device"),
+        ({"size": SIZE - 512}, UsageError, "cannot be shrunk"),
+        ({"format": OutputFormat.VMDK}, UsageError, "cannot be written onto a block device"),
+    ]
+    for fields, error, words in wrong:
+        with pytest.raises(error, match=words):
+            prepare(request(device, **fields), services, lambda _event: None)
+    assert digest(device) == before
+
+
+class Filling(Marking):
+    """These write more than the device has room for."""
+
+    def _disk(self, path: Path) -> FakeDisk:
+        found = super()._disk(path)
+        for start in range(8 * MIB, 40 * MIB, MIB):
+            diskimage.write_range(path, DiskFormat.QCOW2, start, os.urandom(MIB))
+        return found
+
+
+def test_b13_a_qcow2_image_that_became_too_large(services: Services, device: Path, tmp_path: Path) -> None:
+    before = digest(device)
+    with pytest.raises(DiskError, match="was not written to"):
+        build(
+            request(device, format=OutputFormat.QCOW2, size=64 * MIB),
+            replace(services, open_appliance=Filling(device)),
+            lambda _event: None,
+        )
+    assert digest(device) == before
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_b13_a_failed_build_leaves_the_device_alone(
+    services: Services, device: Path, tmp_path: Path, keep: bool
+) -> None:
+    before = digest(device)
+    assert isinstance(services.open_appliance, Marking)
+    services.open_appliance.answers["false"] = CommandResult(1, "")
+    asked = request(device, operations=(parse_operation("run-command", "false"),), delete_on_failure=not keep)
+    with pytest.raises(OperationError):
+        build(asked, services, lambda _event: None)
+    assert digest(device) == before
+    assert device.is_block_device()
+    assert nothing_left(tmp_path)
+
+
+def test_b13_a_mounted_device_is_refused(services: Services, device: Path, tmp_path: Path) -> None:
+    system("mkfs.ext4", "-q", "-F", device)
+    place = tmp_path / "mounted"
+    place.mkdir()
+    done = process.run(["mount", device, place], check=False)
+    if done.status != 0:
+        pytest.skip(f"mount does not work here: {done.stderr.strip()}")
+    try:
+        with pytest.raises(WorkspaceError, match="in use") as caught:
+            prepare(request(device), services, lambda _event: None)
+        assert "unmount" in (caught.value.hint or "")
+        for changed in ({}, {"dry_run": True}):
+            with pytest.raises(DiskError, match="in use") as found:
+                customize_disks(CustomizeRequest((Disk(device),), **changed), services, lambda _event: None)  # type: ignore[arg-type]
+            assert "unmount" in (found.value.hint or "")
+        with pytest.raises(DiskError, match="in use"):
+            local_disk(device, DiskFormat.RAW, "--attach")
+    finally:
+        system("umount", place)
+    assert prepare(request(device), services, lambda _event: None)
+
+
+def test_a_device_of_a_running_machine_is_refused(services: Services, device: Path) -> None:
+    with locked(device):
+        with pytest.raises(DiskError, match="used by another program"):
+            prepare(request(device), services, lambda _event: None)
+        with pytest.raises(DiskError, match="used by another program"):
+            local_disk(device, DiskFormat.RAW, "--attach")
+
+
+def test_a_file_behind_a_loop_device_is_refused(device: Path) -> None:
+    backing = Path(Path("/sys/block", device.name, "loop/backing_file").read_text().strip())
+    with pytest.raises(DiskError, match=f"used by the loop device {device}") as caught:
+        find_place(backing)
+    assert f"losetup -d {device}" in (caught.value.hint or "")
+
+
+def test_a_machine_cannot_start_with_a_device_that_is_built_for(services: Services, device: Path) -> None:
+    class Starting(Marking):
+        def _disk(self, path: Path) -> FakeDisk:
+            words: list[str | Path] = ["qemu-io", "-f", "raw", "-c", "write 0 512", device]
+            assert "lock" in process.run(words, check=False).stderr
+            return super()._disk(path)
+
+    build(request(device), replace(services, open_appliance=Starting(device)), lambda _event: None)
+
+
+def test_b13_a_device_is_claimed_while_it_is_built_for(services: Services, device: Path) -> None:
+    class Trying(Marking):
+        def _disk(self, path: Path) -> FakeDisk:
+            with pytest.raises(WorkspaceError, match="in use"):
+                find_place(device)
+            return super()._disk(path)
+
+    build(request(device), replace(services, open_appliance=Trying(device)), lambda _event: None)
+    assert find_place(device).device is not None
+
+
+def test_b13_a_link_to_a_device(services: Services, device: Path, tmp_path: Path) -> None:
+    link = tmp_path / "by-name"
+    link.symlink_to(device)
+    result = build(request(link), services, lambda _event: None)
+    assert result.path == link
+    assert link.is_symlink()
+    assert device.read_bytes()[4 * MIB :].startswith(Marking.MARK)
+
+
+def test_b13_a_partition_is_warned_of(
+    services: Services, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process.run(["sfdisk", "-q", device], stdin=b"label: gpt\nstart=2048, size=40960\n")
+    part = Path(f"{device}p1")
+    system("blockdev", "--rereadpt", device)
+    node = Path("/sys/class/block", part.name, "dev")
+    if not node.exists():
+        pytest.skip("this kernel makes no partitions of loop devices")
+    made = not part.exists()
+    if made:  # nobody makes device nodes here
+        major, minor = (int(number) for number in node.read_text().split(":"))
+        os.mknod(part, 0o60600, os.makedev(major, minor))
+    try:
+        if not usable(part):
+            pytest.skip(f"{part} cannot be opened here")
+        events: list[Event] = []
+        plan = prepare(request(part), services, events.append).plan
+        assert plan.size == 20 * MIB
+        assert ["is a partition" in text for text in warnings(events)] == [True]
+        events.clear()
+        prepare(request(part, warn_if_partition=False), services, events.append)
+        assert warnings(events) == []
+        monkeypatch.setattr(Marking, "_disk", TinyAppliances._disk)
+        build(request(part), services, events.append)
+        assert partition.read_table(part, DiskFormat.RAW) is not None
+    finally:
+        if made:
+            part.unlink()
+
+
+def test_b13_a_logical_volume(services: Services, device: Path) -> None:
+    group = f"pybuilder{uuid.uuid4().hex[:8]}"
+    try:
+        system("pvcreate", "-ffy", device)
+        system("vgcreate", group, device)
+        system("lvcreate", "-y", "-W", "n", "-L", "16M", "-n", "disk", group)
+    except PybuilderError as error:
+        process.run(["vgremove", "-f", group], check=False)
+        pytest.skip(f"LVM does not work here: {error.message.splitlines()[0]}")
+    try:
+        volume = Path("/dev", group, "disk")
+        assert isinstance(services.open_appliance, TinyAppliances)
+        result = build(
+            request(volume), replace(services, open_appliance=TinyAppliances()), lambda _event: None
+        )
+        assert result.size == 16 * MIB
+        assert partition.read_table(volume, DiskFormat.RAW) is not None
+    finally:
+        process.run(["vgremove", "-f", group])
+
+
+def test_b26_a_device_of_others_is_refused_to_an_ordinary_user() -> None:
+    nodes = [path for path in sorted(Path("/dev").glob("loop[0-9]*")) if path.is_block_device()]
+    if not nodes:
+        pytest.skip("there is no block device")
+    program = (
+        "import sys; from pathlib import Path; from imgbuilder.building.place import find_place\n"
+        "from imgbuilder.errors import WorkspaceError\n"
+        "try: find_place(Path(sys.argv[1]))\n"
+        "except WorkspaceError as error: print(error.message, '|', error.hint)\n"
+    )
+    words = ["-I", "-c", f"import sys; sys.path[:0] = {[path for path in sys.path if path]!r}\n{program}"]
+    drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    done = process.run([*drop, "/usr/bin/python3", *words, nodes[0]], check=False)
+    if "ModuleNotFoundError" in done.stderr or "Permission denied: " in done.stderr:
+        pytest.skip("another user cannot read this checkout")
+    assert b"Permission denied" in done.stdout, done
+    assert b"-o FILE" in done.stdout

@@ -1,0 +1,201 @@
+"""zstd templates: rows X1 to X10 of ``reliability.md`` in zstd's terms, against the real program."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgbuilder.cache import unpack
+from imgbuilder.cache.zstdframes import FrameError, check_frames
+from imgbuilder.disk.sparse import disk_usage
+from imgbuilder.errors import RepositoryError, ToolError
+from imgbuilder.events import Event, Progress, ProgressEnd
+from imgbuilder.host import process
+from imgindex.model import Entry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1 << 20
+SIZE = 3 * MIB + 512
+DISK = (b"start" + bytes(MIB) + os.urandom(100_000)).ljust(SIZE - 3, b"\0") + b"end"
+ENTRY = Entry("x", "x.zst", "x86_64", SIZE, format="raw")
+EMPTY = b"\x28\xb5\x2f\xfd\x24\x00\x01\x00\x00\x99\xe9\xd8\x51"
+"""A frame of nothing, as ``zstd`` makes it."""
+SKIPPABLE = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
+
+pytestmark = pytest.mark.skipif(shutil.which("zstd") is None, reason="the program zstd is not installed")
+
+
+def zstd(data: bytes, *options: str) -> bytes:
+    return subprocess.run(["zstd", "-q", "-c", *options], input=data, capture_output=True, check=True).stdout
+
+
+def run(tmp_path: Path, packed: bytes, events: list[Event] | None = None) -> Path:
+    source, image = tmp_path / "source", tmp_path / "image"
+    source.write_bytes(packed)
+    with source.open("rb", buffering=0) as file:
+        file.read(100)  # whoever had the file before may have read from it
+        report = events.append if events is not None else (lambda _event: None)
+        unpack.unpack(file, image, ENTRY, report, where="x of s")
+    return image
+
+
+def refused(tmp_path: Path, packed: bytes) -> str:
+    with pytest.raises(RepositoryError) as caught:
+        run(tmp_path, packed)
+    assert "x of s" in caught.value.message
+    assert not (tmp_path / "image").exists()
+    return caught.value.message
+
+
+def test_zstd_becomes_a_sparse_disk(tmp_path: Path) -> None:
+    events: list[Event] = []
+    image = run(tmp_path, zstd(DISK), events)
+    assert image.read_bytes() == DISK
+    assert disk_usage(image) <= 4 * 65536 + 100_000
+    assert events[-2:] == [Progress("Unpacking x", SIZE, SIZE), ProgressEnd()]
+
+
+@pytest.mark.parametrize("options", [["-19"], ["--long=27"], ["--no-check"], ["--ultra", "-22"], ["-1"]])
+def test_x7_levels_and_checks(tmp_path: Path, options: list[str]) -> None:
+    assert run(tmp_path, zstd(DISK, *options)).read_bytes() == DISK
+
+
+def test_x5_several_frames(tmp_path: Path) -> None:
+    packed = SKIPPABLE + zstd(DISK[:MIB]) + SKIPPABLE + zstd(DISK[MIB:]) + EMPTY + SKIPPABLE
+    assert run(tmp_path, packed).read_bytes() == DISK
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [bytes(1), bytes(4), bytes(8), b"junkjunk", gzip.compress(b"", mtime=0), lzma.compress(b""), b"\x28\xb5"],
+)
+def test_x6_junk_after_the_frames(tmp_path: Path, tail: bytes) -> None:
+    """Left to itself the program would go on with gzip and xz, without a limit of memory."""
+    assert "damaged although its digest is right" in refused(tmp_path, zstd(DISK) + tail)
+
+
+def test_x1_truncated(tmp_path: Path) -> None:
+    packed = zstd(DISK)
+    for cut in (4, 5, 8, *range(1024, len(packed), 1024), *range(len(packed) - 32, len(packed))):
+        refused(tmp_path, packed[:cut])
+
+
+def test_x2_one_bit_flipped(tmp_path: Path) -> None:
+    packed = zstd(DISK)
+    for position in (4, 50_000, len(packed) - 20, len(packed) - 2):
+        flipped = bytearray(packed)
+        flipped[position] ^= 4
+        refused(tmp_path, bytes(flipped))
+
+
+@pytest.mark.parametrize("extra", [1, 512, 9 * SIZE])
+def test_x3_longer_than_promised(tmp_path: Path, extra: int) -> None:
+    assert "larger" in refused(tmp_path, zstd(DISK + bytes(extra)))
+    assert "larger" in refused(tmp_path, zstd(DISK) + zstd(bytes(extra)))
+
+
+def test_x3_bomb_is_stopped_at_the_promised_size(tmp_path: Path) -> None:
+    events: list[Event] = []
+    with pytest.raises(RepositoryError, match="larger"):
+        run(tmp_path, zstd(bytes(200 * MIB)), events)
+    assert max(event.done for event in events if isinstance(event, Progress)) <= SIZE
+
+
+@pytest.mark.parametrize("length", [512, SIZE - 1])
+def test_x4_shorter_than_promised(tmp_path: Path, length: int) -> None:
+    assert f"{length} bytes" in refused(tmp_path, zstd(DISK[:length]))
+
+
+def test_x8_window_that_needs_too_much_memory(tmp_path: Path) -> None:
+    packed = zstd(DISK, "--long=31")  # of a stream of unknown size, so that the window is not cut down
+    assert packed[4] & 0x20 == 0
+    assert "memory" in refused(tmp_path, packed).lower()
+
+
+@pytest.mark.parametrize("packed", [b"\x28\xb5\x2f\xfd", SKIPPABLE, SKIPPABLE[:9], EMPTY])
+def test_x10_next_to_nothing(tmp_path: Path, packed: bytes) -> None:
+    refused(tmp_path, packed)
+
+
+def test_a_dictionary_cannot_be_had(tmp_path: Path) -> None:
+    dictionary = tmp_path / "d"
+    dictionary.write_bytes(os.urandom(5000))
+    refused(tmp_path, zstd(DISK, "-D", str(dictionary))[:-4] + b"abcd")
+
+
+def test_missing_zstd_is_not_the_publisher_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = zstd(DISK)
+    monkeypatch.setattr(process, "find_program", lambda _name: None)
+    with pytest.raises(ToolError) as caught:
+        run(tmp_path, packed)
+    assert "zstd" in (caught.value.hint or "")
+
+
+def walk(tmp_path: Path, packed: bytes) -> str | None:
+    path = tmp_path / "walked"
+    path.write_bytes(packed)
+    with path.open("rb", buffering=0) as file:
+        try:
+            check_frames(file)
+        except FrameError as error:
+            return str(error)
+    return None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("walk")
+
+
+@settings(deadline=None, max_examples=30)
+@given(size=st.integers(0, 300_000), seed=st.integers(0, 255), cut=st.integers(1, 50))
+def test_whole_frames_pass_and_cut_ones_do_not(folder: Path, size: int, seed: int, cut: int) -> None:
+    packed = zstd(bytes(value * seed & 255 for value in range(size)))
+    assert walk(folder, packed) is None
+    assert walk(folder, packed[:-cut]) is not None
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_garbage_only_raises_our_error(folder: Path, junk: bytes) -> None:
+    assert walk(folder, junk)
+    walk(folder, b"\x28\xb5\x2f\xfd" + junk)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x28\xb5\x2f\xfd\x08\x00" + b"\x01\0\0",  # a reserved bit
+        b"\x28\xb5\x2f\xfd\x00\x00" + b"\x07\0\0",  # a reserved kind of block
+        b"\x28\xb5\x2f\xfd\x00\x00" + (((128 << 10) + 1) << 3 | 1).to_bytes(3, "little") + bytes(1 << 18),
+    ],
+)
+def test_impossible_frames(tmp_path: Path, frame: bytes) -> None:
+    assert walk(tmp_path, frame)
+
+
+def test_the_largest_block_is_possible(tmp_path: Path) -> None:
+    length = 128 << 10
+    frame = b"\x28\xb5\x2f\xfd\x00\x40" + (length << 3 | 1).to_bytes(3, "little") + bytes(length)
+    assert walk(tmp_path, frame) is None
+    assert subprocess.run(["zstd", "-qdc"], input=frame, capture_output=True).stdout == bytes(length)
+
+
+def test_plain_stream_reader_is_enough(tmp_path: Path) -> None:
+    """The position of the file that is walked does not matter."""
+    path = tmp_path / "f"
+    path.write_bytes(zstd(DISK))
+    with path.open("rb", buffering=0) as file:
+        file.seek(0, io.SEEK_END)
+        check_frames(file)

@@ -1,0 +1,151 @@
+"""The shortcut of lists reads words as the full command line does, or leaves them to it."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from imgbuilder.cli import entry, list_mode
+from imgbuilder.cli import main as full
+from imgbuilder.cli.entry import plain_list
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgbuilder.cli.list_mode import ListRequest
+    from imgbuilder.services import Settings
+    from imgbuilder.terminal.console import ConsoleReporter
+
+WORDS = st.sampled_from(
+    [
+        "-l", "--list", "--list", "--list", "--long", "-q", "--quiet", "--no-check-signature",
+        "--list-format",
+        "--list-format=json", "--list-format=short", "--list-format=", "--list-format=x", "json", "long",
+        "--source", "--source=/a", "--source=", "/b", "--fingerprint", "--fingerprint=AB", "AB",
+        "--", "-", "", "-v", "--lis", "-list", "--search", "debian", "--long=1", "--list=", "--arch", "i686",
+        "--check-signature", "--notes", "-lq", "--no-network", "--format", "raw", "-h", "--version",
+        "--sourc=/a",
+    ]
+)  # fmt: skip
+
+
+def read_in_full(words: list[str], patch: pytest.MonkeyPatch) -> tuple[Settings, ListRequest] | None:
+    """What the full command line makes of the words, when it lists."""
+    seen: list[tuple[Settings, ListRequest]] = []
+
+    def list_templates(settings: Settings, _report: ConsoleReporter, request: ListRequest) -> None:
+        seen.append((settings, request))
+
+    patch.setattr(full, "list_templates", list_templates)
+    full.run(words)
+    return seen[0] if seen else None
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(WORDS, max_size=5))
+def test_both_read_the_same(words: list[str]) -> None:
+    plain = plain_list(words)
+    if plain is None:
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        in_full = read_in_full(words, patch)
+    assert in_full is not None, words
+    settings, request = in_full
+    assert as_lists(settings) == as_lists(plain.settings)
+    assert request == plain.request
+
+
+def as_lists(settings: Settings) -> tuple[Sequence[str], Sequence[str], object]:
+    rest = (settings.check_signature, settings.cache, settings.use_cache, settings.cache_size)
+    return list(settings.sources), list(settings.fingerprints), rest
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--list",
+        "-l",
+        "--long",
+        "--list -q",
+        "--list --long --list-format short",
+        "--list --list-format json --list-format=short",
+        "--list --list-format=json --source /a --fingerprint AB --source=/b --fingerprint=CD",
+        "--list --no-check-signature --source file:///x",
+    ],
+)
+def test_what_takes_the_shortcut(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = plain_list(words.split())
+    assert plain is not None
+    in_full = read_in_full(words.split(), monkeypatch)
+    assert in_full is not None
+    assert (as_lists(in_full[0]), in_full[1]) == (as_lists(plain.settings), plain.request)
+    assert plain.quiet == ("-q" in words.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "", "debian-12", "--list debian-12", "-v --list", "--lis", "-list", "--list --",
+        "--list --list-format",
+        "--list --list-format yaml", "--list --source", "--list --source --long", "--list --source=-x",
+        "-q", "--source /a", "--list --search x", "--list --arch i686", "--list=", "--help", "--list --help",
+    ],
+)  # fmt: skip
+def test_what_does_not(words: str) -> None:
+    assert plain_list(words.split()) is None
+
+
+def test_all_else_goes_to_click(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def run(words: list[str]) -> int:
+        seen.append(words)
+        return 7
+
+    monkeypatch.setattr(full, "run", run)
+    assert entry.run(["--doctor"]) == 7
+    assert seen == [["--doctor"]]
+
+
+def test_the_collector_of_cycles_is_off_for_lists_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, bool] = {}
+
+    def note(kind: str) -> int:
+        seen[kind] = gc.isenabled()
+        return 3
+
+    monkeypatch.setattr(full, "run", lambda _words: note("other"))
+    monkeypatch.setattr(list_mode, "list_templates", lambda *_given: note("list"))
+    try:
+        for words in (["--doctor"], ["--list", "--no-check-signature"]):
+            monkeypatch.setattr(sys, "argv", ["pybuilder", *words])
+            with pytest.raises(SystemExit) as ended:
+                entry.main()
+            assert ended.value.code == 3
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    assert seen == {"other": True, "list": False}
+
+
+def test_a_list_loads_neither_click_nor_other_heavy_modules() -> None:
+    code = (
+        "import sys; from imgbuilder.cli import entry; entry.run(['--list', '--source', '/nonexistent', "
+        "'--no-check-signature']); print(*sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "imgbuilder.catalog.catalog" in loaded
+    heavy = {
+        "click", "requests", "urllib3", "gnupg", "tqdm", "filelock", "logging", "fractions",
+        "importlib.metadata", "platform", "difflib", "imgbuilder.customize", "imgbuilder.host.process",
+        "tarfile", "secrets", "hmac", "imgbuilder.catalog.bundles", "imgbuilder.fetch.bundle",
+        "imgbuilder.host.workspace", "imgbuilder.customize.failure",
+    }  # fmt: skip
+    assert loaded & heavy == set()

@@ -1,0 +1,141 @@
+"""What people see."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import time
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgbuilder.events import Progress, ProgressEnd, Step, debug, info, warn
+from imgbuilder.terminal.console import ConsoleReporter, printable
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def reporter(*, terminal: bool = False, **options: bool) -> tuple[ConsoleReporter, io.StringIO, io.StringIO]:
+    out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
+    return ConsoleReporter("prog", started=time.monotonic(), out=out, err=err, **options), out, err
+
+
+def test_steps_look_like_virt_builders() -> None:
+    show, out, err = reporter()
+    show(Step("Downloading: x"))
+    assert re.fullmatch(r"\[   0\.\d\] Downloading: x\n", out.getvalue())
+    assert err.getvalue() == ""
+
+
+def test_notices_go_where_they_belong() -> None:
+    show, out, err = reporter()
+    info(show, "for you")
+    warn(show, "careful")
+    debug(show, "details")
+    assert out.getvalue() == "prog: for you\n"
+    assert err.getvalue() == "prog: warning: careful\n"
+
+
+def test_quiet_and_verbose() -> None:
+    show, out, err = reporter(quiet=True, verbose=True)
+    show(Step("x"))
+    show(Progress("x", 1, 2))
+    info(show, "still said")
+    debug(show, "details")
+    assert out.getvalue() == "prog: still said\n"
+    assert err.getvalue() == "prog: debug: details\n"
+
+
+def test_errors_have_a_next_step() -> None:
+    show, out, err = reporter()
+    show.error("it failed", "try this")
+    assert err.getvalue() == "prog: error: it failed\n  try this\n"
+    assert out.getvalue() == ""
+
+
+def test_long_transfers_say_a_line_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    show, out, err = reporter()
+    now = time.monotonic()
+    for second in range(25):
+        monkeypatch.setattr(time, "monotonic", lambda second=second: now + second)
+        show(Progress("template", second * 1024, 25 * 1024))
+    show(ProgressEnd())
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("template: 10.0K of 25.0K (40%), 1.0K/s, 0:15 left")
+    assert err.getvalue() == ""
+
+
+def test_a_bar_on_a_terminal_is_taken_away_again() -> None:
+    show, out, err = reporter(terminal=True)
+    show(Progress("template", 512, 1024))
+    show(Step("meanwhile"))
+    show(ProgressEnd())
+    assert "template" in err.getvalue()
+    assert "\x1b[0;32mmeanwhile\x1b[0m" in out.getvalue()
+    assert err.getvalue().rstrip(" \r").endswith(("\r", "")), "no bar is left"
+    show.close()
+
+
+def test_names_that_are_no_utf8_can_be_written() -> None:
+    shown = printable(os.fsdecode(b"a\xffb") + "\ud800")
+    assert shown == "a\\xffb\\ud800"
+
+
+@given(st.text(st.characters()))
+def test_no_control_character_reaches_a_terminal(text: str) -> None:
+    """T15, P16."""
+    shown = printable(text)
+    shown.encode()
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+    if text.isprintable():
+        assert shown == text
+
+
+MISLEADING = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0x200B, 0x2010), 0x2028, 0x2029, 0xFEFF,
+              *range(0xE0020, 0xE0080), *range(0x80, 0xA0), 0xAD, 0x61C, 0x180E, 0x2060]  # fmt: skip
+
+
+def test_what_turns_or_hides_words_is_shown_as_what_it_is() -> None:
+    for code in MISLEADING:
+        shown = printable(f"Debian {chr(code)}12")
+        assert shown.isascii()
+        assert f"{code:x}12" in shown
+    assert printable("\u202e \U000e0041") == "\\u202e \\U000e0041"
+    for words in ("größe 日本 שלום مرحبا", "a\tb\nc", "\U0001f600"):
+        assert printable(words) == words
+
+
+def test_colours_when_asked_and_not_where_they_are_unwelcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    show, _out, err = reporter()
+    show.colour = True
+    show.error("no", None)
+    assert err.getvalue() == "prog: error: \x1b[1;31mno\x1b[0m\n"
+    for name, value, coloured in (("TERM", "xterm", True), ("TERM", "dumb", False), ("NO_COLOR", "1", False)):
+        monkeypatch.setenv(name, value)
+        show, _out, err = reporter(terminal=True)
+        show.error("no", None)
+        assert ("\x1b" in err.getvalue()) == coloured
+
+
+def test_wrapping_at_column_76_breaks_no_word() -> None:
+    show, out, err = reporter()
+    show.wrap = True
+    path = "/long/" * 20
+    show.error(f"{'word ' * 20}{path}", None)
+    first, *_, last = err.getvalue().splitlines()
+    assert first == f"prog: error: {'word ' * 12}word"[:76].rsplit(" word", 1)[0] + " word"
+    assert len(first) <= 76
+    assert last == path
+    show(Step("word " * 20))
+    assert len(out.getvalue().splitlines()) == 1, "virt-builder does not wrap these"

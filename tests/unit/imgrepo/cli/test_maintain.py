@@ -1,0 +1,316 @@
+"""Commands that keep a published folder, typed as a publisher types them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.errors import TrustError, WorkspaceError
+from imgindex.gpg import GpgVerifier
+from imgindex.lifecycle import Deprecation, deprecation
+from imgrepo.cli.main import run
+from imgrepo.webroot import edit
+from imgrepo.webroot.transaction import stage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fakes.keys import KeyMaker
+    from tests.unit.imgrepo.repository import Repository
+
+
+class Operator:
+    """Types commands; ``out`` and ``err`` are what the last one printed."""
+
+    def __init__(self, repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+        self.repository, self._capsys = repository, capsys
+        self.out = self.err = ""
+
+    def type(self, command: str, code: int = 0) -> str:
+        """Type a command; WEB and KEY are put in."""
+        self._capsys.readouterr()
+        words = [
+            {"WEB": str(self.repository.web), "KEY": self.repository.key}.get(w, w) for w in command.split()
+        ]
+        got = run(words, self.repository.services())
+        self.out, self.err = self._capsys.readouterr()
+        assert got == code, f"{command}: {got}: {self.err}"
+        return self.out
+
+    def signature(self) -> tuple[datetime, datetime | None]:
+        data = (self.repository.web / "index.asc").read_bytes()
+        signed = GpgVerifier().verify(data, self.repository.pin, where="web")
+        return signed.signed_at, signed.expires_at
+
+
+@pytest.fixture
+def operator(repository: Repository, capsys: pytest.CaptureFixture[str]) -> Operator:
+    repository.add("a.img", b"a")
+    repository.add("b.img", b"b")
+    repository.publish()
+    return Operator(repository, capsys)
+
+
+def test_refresh_signs_again_and_keeps_its_period(operator: Operator) -> None:
+    before = operator.repository.read()
+    operator.type("refresh WEB -K KEY --expire 30")
+    first = operator.signature()
+    assert first[1] == first[0] + timedelta(days=30)
+    operator.type("refresh WEB -K KEY")
+    second = operator.signature()
+    assert second[0] > first[0]
+    assert second[1] == second[0] + timedelta(days=30)
+    operator.type("refresh WEB -K KEY --expire 0")
+    assert operator.signature()[1] is None
+    assert operator.repository.read() == before
+
+
+def test_refresh_for_a_timer_waits_until_the_end_is_near(operator: Operator) -> None:
+    operator.type("refresh WEB -K KEY --expire 30")
+    before = operator.repository.snapshot()
+    assert "not renewed yet" in operator.type("refresh WEB -K KEY --within 10")
+    assert operator.repository.snapshot() == before
+    operator.repository.later = timedelta(days=21)
+    operator.type("refresh WEB -K KEY --within 10")
+    assert operator.repository.snapshot() != before
+
+
+def test_publish_keeps_the_period_as_well(operator: Operator) -> None:
+    operator.type("refresh WEB -K KEY --expire 30")
+    operator.repository.add("a.img", b"new")
+    operator.repository.publish()
+    signed_at, expires_at = operator.signature()
+    assert expires_at == signed_at + timedelta(days=30)
+
+
+def test_r19_refresh_refuses_a_clock_that_was_set_back(operator: Operator, keys: KeyMaker) -> None:
+    later = f"{datetime.now(UTC) + timedelta(hours=2):%Y%m%dT%H%M%S}"
+    text = (operator.repository.web / "index").read_bytes()
+    (operator.repository.web / "index.asc").write_bytes(keys.sign(text, operator.repository.key, at=later))
+    before = operator.repository.snapshot()
+    operator.type("refresh WEB -K KEY", 1)
+    assert operator.repository.snapshot() == before
+
+
+def test_withdrawn_templates_are_gone_and_stay_gone_until_it_is_undone(operator: Operator) -> None:
+    operator.type("withdraw WEB a -K KEY")
+    assert [entry.os_version for entry in operator.repository.read().entries] == ["b"]
+    operator.repository.add("a.img", b"new")
+    operator.repository.publish()
+    assert [entry.os_version for entry in operator.repository.read().entries] == ["b"]
+    operator.type("withdraw WEB a -K KEY", 2)
+    operator.type("withdraw --undo WEB b -K KEY", 2)
+    operator.type("withdraw --undo WEB a -K KEY")
+    operator.repository.publish()
+    assert [entry.os_version for entry in operator.repository.read().entries] == ["b", "a"]
+
+
+def test_a_deprecated_template_says_so(operator: Operator) -> None:
+    out = operator.type("deprecate WEB a --until 2027-01-31 --use b -K KEY")
+    assert "~ a (x86_64)" in out
+    assert "deprecated_until: '2027-01-31' (new)" in out
+    entry = operator.repository.entry("a")
+    end = deprecation(entry)
+    assert end == Deprecation(datetime(2027, 1, 31, tzinfo=UTC).date(), "b")
+    operator.repository.add("a.img", b"new")
+    operator.repository.publish()
+    assert deprecation(operator.repository.entry("a")) == end
+    operator.type("deprecate WEB a --undo -K KEY")
+    assert deprecation(operator.repository.entry("a")) is None
+    for wrong in ("a --use nothing", "a --use a", "c", "a --until soon", "a --arch ppc64"):
+        operator.type(f"deprecate WEB {wrong} -K KEY", 2)
+
+
+def test_an_alias_moves_to_the_template_that_gets_it(operator: Operator) -> None:
+    operator.type("alias WEB a stable default -K KEY")
+    assert operator.repository.entry("a").aliases == ("stable", "default")
+    operator.type("alias WEB b stable -K KEY")
+    assert operator.repository.entry("a").aliases == ("default",)
+    assert operator.repository.entry("b").aliases == ("stable",)
+    operator.type("alias WEB b stable --remove -K KEY")
+    assert operator.repository.entry("b").aliases == ()
+    operator.type("alias WEB b stable --remove -K KEY", 2)
+    operator.type("alias WEB a b -K KEY", 2)
+    operator.type("alias WEB a -K KEY", 2)
+
+
+def test_hidden_templates_can_be_shown_again(operator: Operator) -> None:
+    operator.type("hide WEB a -K KEY")
+    assert operator.repository.entry("a").hidden
+    before = operator.repository.snapshot()
+    assert "nothing to change" in operator.type("hide WEB a -K KEY")
+    assert operator.repository.snapshot() == before
+    operator.type("hide WEB a --show -K KEY")
+    assert not operator.repository.entry("a").hidden
+
+
+def test_prune_keeps_what_it_is_told_to_and_shows_before(operator: Operator) -> None:
+    repository = operator.repository
+    old = []
+    for fill in (b"1", b"2", b"3"):
+        old.append(repository.entry("a").file)
+        repository.add("a.img", fill)
+        repository.publish()
+        repository.later += timedelta(hours=1)
+    before = repository.snapshot()
+    out = operator.type("prune WEB --grace 0 --dry-run")
+    assert all(name in out for name in old)
+    assert "3 files" in out
+    assert "would be deleted" in out
+    assert repository.snapshot() == before
+    assert "0 files" in operator.type("prune WEB")
+    assert operator.type("prune WEB --grace 0 --keep 1").startswith(f"{min(old[:2])}  ")
+    assert [(repository.web / name).exists() for name in old] == [False, False, True]
+    operator.type("prune WEB --grace 0")
+    assert not (repository.web / old[2]).exists()
+    repository.read()
+
+
+def test_a_key_is_rotated_without_a_client_noticing(operator: Operator, keys: KeyMaker) -> None:
+    repository, new = operator.repository, keys.make("Next <next@example.org>")
+    verifier, index = GpgVerifier(), repository.web / "index.asc"
+    first_key_file = repository.services().pin_from_file(repository.web / "index.gpg", where="web")
+    operator.type(f"rotate-key WEB --from KEY --to {new}")
+    between = repository.services().pin_from_file(repository.web / "index.gpg", where="web")
+    for pin in (replace(first_key_file, extra_signatures=True), between):
+        verifier.verify(index.read_bytes(), pin, where="web")
+    # Whoever forgets one of the keys hears of it.
+    operator.type("hide WEB a -K KEY")
+    assert "signed by more keys" in operator.err
+    operator.type(f"rotate-key WEB --from KEY --to {new}")
+    operator.type(f"hide WEB a --show -K KEY -K {new}")
+    assert operator.err == ""
+    operator.type(f"rotate-key WEB --from KEY --to {new} --finish")
+    assert operator.err == ""
+    for pin in (between, keys.pin(new)):
+        verifier.verify(index.read_bytes(), pin, where="web")
+    with pytest.raises(TrustError):
+        verifier.verify(index.read_bytes(), first_key_file, where="web")
+    operator.type("rotate-key WEB --from KEY --to KEY", 2)
+
+
+def test_status_of_a_healthy_folder(operator: Operator) -> None:
+    out = operator.type(f"status WEB --verify --images {operator.repository.images}")
+    assert "all is well" in out
+    assert "templates:   2," in out
+    assert operator.repository.key in out
+    data = json.loads(operator.type("status WEB --json"))
+    assert (data["templates"], data["problems"], data["expires_at"]) == (2, [], None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("missing", "is missing"),
+        ("short", "has 3 bytes"),
+        ("flipped", "is damaged"),
+        ("unreadable", "cannot be read by a web server"),
+        ("expiry", "the signature expires at"),
+        ("expired", "the signature has expired at"),
+        ("deprecated", "was deprecated until 2020-01-01"),
+    ],
+)
+def test_status_finds_what_is_wrong(operator: Operator, damage: str, words: str) -> None:
+    path = operator.repository.web / operator.repository.entry("a").file
+    if damage == "missing":
+        path.unlink()
+    elif damage == "short":
+        path.write_bytes(b"abc")
+    elif damage == "flipped":
+        data = bytearray(path.read_bytes())
+        data[40] ^= 1
+        path.write_bytes(data)
+    elif damage == "unreadable":
+        path.chmod(0o600)
+    elif damage == "deprecated":
+        operator.type("deprecate WEB a --until 2020-01-01 -K KEY")
+    else:
+        operator.type("refresh WEB -K KEY --expire 30")
+        operator.repository.later = timedelta(days=20 if damage == "expiry" else 31)
+    out = operator.type("status WEB --verify", 1)
+    assert re.search(rf"^PROBLEM: .*{words}", out, re.MULTILINE), out
+
+
+def test_status_warns_of_a_key_that_expires(operator: Operator, keys: KeyMaker) -> None:
+    short = keys.make("Short <short@example.org>", expire="10d")
+    operator.type(f"rotate-key WEB --from KEY --to {short}")
+    out = operator.type("status WEB", 1)
+    assert f"PROBLEM:     the key {short} expires at" in out
+
+
+def test_status_tells_what_changed_among_the_images(operator: Operator) -> None:
+    repository = operator.repository
+    repository.add("a.img", b"new")
+    repository.add("c.img", b"c")
+    (repository.images / "b.img").unlink()
+    out = operator.type(f"status WEB --images {repository.images}")
+    assert "changed:     a.img was written to since it was published" in out
+    assert "changed:     c.img is not published" in out
+    assert "changed:     b.img is gone; its template is b" in out
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["refresh NO -K KEY", "status NO", "prune NO", "hide NO a -K KEY", "withdraw NO a -K KEY",
+     "status IMAGES", "hide IMAGES a -K KEY", "refresh IMAGES -K KEY", "withdraw IMAGES a -K KEY"],
+)  # fmt: skip
+def test_a_folder_where_nothing_is_published_is_wrong_usage(operator: Operator, command: str) -> None:
+    images = str(operator.repository.images)
+    operator.type(command.replace("NO", f"{images}/none").replace("IMAGES", images), 2)
+
+
+@pytest.mark.parametrize("command", ["hide WEB a -K nobody@example.org", "refresh WEB -K nobody@example.org"])
+def test_a_key_that_is_not_there_changes_nothing(operator: Operator, command: str) -> None:
+    before = operator.repository.snapshot()
+    operator.type(command, 1)
+    assert operator.repository.snapshot() == before
+
+
+def test_an_index_of_another_key_is_not_signed_again(operator: Operator, keys: KeyMaker) -> None:
+    other = keys.make("Other <o@example.org>")
+    operator.type(f"refresh WEB -K {other}", 3)
+
+
+def test_nothing_is_withdrawn_or_brought_back_beside_another_publisher(
+    repository: Repository,
+) -> None:
+    repository.add("a.img")
+    repository.add("b.img", b"b")
+    repository.publish()
+    services, signing = repository.services(), repository.signing()
+    edit.withdraw(repository.web, signing, services, ["a"], None, repository.events.append, undo=False)
+    before = repository.snapshot()
+    with stage(repository.web):
+        for undo, name in ((True, "a"), (False, "b")):
+            with pytest.raises(WorkspaceError, match="another publisher"):
+                edit.withdraw(
+                    repository.web, signing, services, [name], None, repository.events.append, undo=undo
+                )
+    assert repository.snapshot() == before
+
+
+def test_stats_of_real_logs(operator: Operator, tmp_path: Path) -> None:
+    entry = operator.repository.entry("a")
+    log = tmp_path / "access.log"
+    answer = f'"GET /x/{entry.file} HTTP/1.1" 200 {entry.compressed_size}'
+    lines = [f"h{number} - - [2{number}/Nov/2026:10:00:00 +0000] {answer}" for number in range(3)]
+    log.write_text("\n".join([*lines, "nonsense"]))
+    out = operator.type(f"stats WEB {log} --by-day --svg {tmp_path}/bars")
+    assert "a (x86_64)          3        0        3" in out
+    assert "2026-11-22       1" in out
+    assert "1 of 4 lines" in operator.err
+    assert sorted(path.name for path in (tmp_path / "bars").iterdir()) == ["a-x86_64.svg", "all.svg"]
+    data = json.loads(operator.type(f"stats WEB {log} --json"))
+    assert (data["downloads"], data["clients"], data["lines-not-understood"]) == (3, 3, 1)
+    log.write_text("nonsense")
+    operator.type(f"stats WEB {log}", 2)
+    assert "no line of the logs was understood" in operator.err
+    operator.type(f"stats WEB {tmp_path}/none", 2)
+    assert "none" in operator.err
+    operator.type(f"stats {tmp_path}/bars {log}", 2)
+    assert "nothing is published" in operator.err

@@ -1,0 +1,200 @@
+"""What is found out about images in the appliance."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.appliance import ApplianceOptions
+from imgbuilder.errors import ApplianceError, GuestError
+from imgrepo.images.facts import ImageFacts, examine
+from imgrepo.images.scan import scan
+from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
+from tests.fakes.guest import FakeGuest
+from tests.unit.imgrepo.repository import ELF_X86_64, debian, image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from imgbuilder.errors import PybuilderError
+
+TABLE = (
+    b"label: gpt\nstart=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649\nstart=4096, size=4096\n"
+)
+
+
+def look(folder: Path, appliances: FakeAppliances) -> dict[str, ImageFacts | PybuilderError]:
+    images, _skipped = scan(folder)
+    return examine(images, appliances, ApplianceOptions(), lambda _event: None)
+
+
+def partitioned(path: Path, table: bytes = TABLE) -> Path:
+    """Write a raw image with a partition table."""
+    image(path, size=8 << 20)
+    subprocess.run(["/usr/sbin/sfdisk", "--quiet", path], input=table, check=True)
+    return path
+
+
+def inspected(**facts: str) -> dict[str, str]:
+    known = {"type": "linux", "arch": "x86_64", "distro": "debian", "osinfo": "debian12"}
+    return known | {"product_name": "Debian 12", "package_management": "apt"} | facts
+
+
+def test_the_root_is_where_os_release_is(tmp_path: Path) -> None:
+    partitioned(tmp_path / "a.img")
+    appliances = FakeAppliances({"a.img": debian()})
+    facts = look(tmp_path, appliances)["a.img"]
+    assert facts == ImageFacts("x86_64", "Debian GNU/Linux 12 (bookworm)", "debian12", "/dev/sda2")
+
+
+def test_the_second_disks_partition_is_named_as_on_a_first_one(tmp_path: Path) -> None:
+    partitioned(tmp_path / "a.img")
+    partitioned(tmp_path / "b.img")
+    appliances = FakeAppliances({"a.img": debian(), "b.img": debian()})
+    found = look(tmp_path, appliances)
+    assert len(appliances.launches) == 1
+    assert isinstance(found["b.img"], ImageFacts)
+    assert found["b.img"].expand == "/dev/sda2"
+
+
+def test_a_root_with_something_behind_it_does_not_grow(tmp_path: Path) -> None:
+    partitioned(tmp_path / "a.img", TABLE + b"start=8192, size=2048\n")
+    facts = look(tmp_path, FakeAppliances({"a.img": debian()}))["a.img"]
+    assert isinstance(facts, ImageFacts)
+    assert facts.expand is None
+
+
+def test_a_root_on_the_whole_disk_does_not_grow(tmp_path: Path) -> None:
+    image(tmp_path / "a.img")
+    disk = debian()
+    facts = look(tmp_path, FakeAppliances({"a.img": FakeDisk({0: disk.filesystems[2]})}))["a.img"]
+    assert isinstance(facts, ImageFacts)
+    assert facts.expand is None
+
+
+def test_many_images_share_few_launches(tmp_path: Path) -> None:
+    names = [f"{number:02}.img" for number in range(20)]
+    for name in names:
+        image(tmp_path / name)
+    appliances = FakeAppliances({name: debian() for name in names})
+    found = look(tmp_path, appliances)
+    assert [len(launch) for launch in appliances.launches] == [16, 4]
+    assert all(isinstance(facts, ImageFacts) for facts in found.values())
+
+
+def test_r15_two_systems_are_refused_and_the_other_image_is_not(tmp_path: Path) -> None:
+    image(tmp_path / "two.img")
+    image(tmp_path / "one.img")
+    two = FakeDisk({1: debian().filesystems[2], 2: debian().filesystems[2]})
+    found = look(tmp_path, FakeAppliances({"two.img": two, "one.img": debian()}))
+    assert isinstance(found["two.img"], GuestError)
+    assert "2 operating systems" in found["two.img"].message
+    assert isinstance(found["one.img"], ImageFacts)
+
+
+def test_without_os_release_the_image_is_inspected_alone(tmp_path: Path) -> None:
+    image(tmp_path / "a.img")
+    partitioned(tmp_path / "b.img")
+    odd = FakeDisk({2: FakeFilesystem("ext4")}, roots={"/dev/sda2": inspected()})
+    appliances = FakeAppliances({"a.img": debian(), "b.img": odd})
+    assert look(tmp_path, appliances)["b.img"] == ImageFacts("x86_64", "Debian 12", "debian12", "/dev/sda2")
+    assert [[disk.path.name for disk in launch] for launch in appliances.launches] == [
+        ["a.img", "b.img"],
+        ["b.img"],
+    ]
+    assert all(disk.readonly for launch in appliances.launches for disk in launch)
+
+
+def test_a_root_on_lvm_grows_with_its_partition(tmp_path: Path) -> None:
+    partitioned(tmp_path / "a.img")
+    disk = FakeDisk(
+        {2: FakeFilesystem("LVM2_member")},
+        {"/dev/vg/root": inspected()},
+        volumes={"/dev/vg/root": "/dev/sda2"},
+    )
+    facts = look(tmp_path, FakeAppliances({"a.img": disk}))["a.img"]
+    assert isinstance(facts, ImageFacts)
+    assert (facts.expand, facts.lvexpand) == ("/dev/sda2", "/dev/vg/root")
+
+
+def test_logical_volumes_belong_to_the_image_that_has_their_group(tmp_path: Path) -> None:
+    """In one launch: two images with groups of their own, and one whose group has no partition of its own."""
+    disks = {}
+    for letter, name in zip("abc", ("one", "other", "bare"), strict=True):
+        partitioned(tmp_path / f"{letter}.img")
+        number = 0 if name == "bare" else 2
+        disks[f"{letter}.img"] = FakeDisk(
+            {number: FakeFilesystem("LVM2_member")},
+            {f"/dev/{name}/root": inspected()} if name == "bare" else {},
+            others={f"/dev/{name}/root": debian().filesystems[2]},
+            volumes={f"/dev/{name}/root": f"/dev/sd{letter}{number or ''}"},
+        )
+    appliances = FakeAppliances(disks)
+    found = look(tmp_path, appliances)
+    grown = {
+        name: (facts.expand, facts.lvexpand) for name, facts in found.items() if isinstance(facts, ImageFacts)
+    }
+    assert grown == {
+        "a.img": ("/dev/sda2", "/dev/one/root"), "b.img": ("/dev/sda2", "/dev/other/root"),
+        "c.img": (None, "/dev/bare/root"),
+    }  # fmt: skip
+    assert [len(launch) for launch in appliances.launches] == [3, 1], "the last one is looked at alone"
+
+
+def test_a_root_on_btrfs_grows(tmp_path: Path) -> None:
+    partitioned(tmp_path / "a.img")
+    disk = FakeDisk({2: FakeFilesystem("btrfs")}, roots={"btrfsvol:/dev/sda2/root": inspected()})
+    facts = look(tmp_path, FakeAppliances({"a.img": disk}))["a.img"]
+    assert isinstance(facts, ImageFacts)
+    assert (facts.expand, facts.lvexpand) == ("/dev/sda2", None)
+
+
+@pytest.mark.parametrize("arch", ["unknown", "", "x86_64\n[evil]", "x" * 40])
+def test_r15_an_unknown_architecture_is_refused(tmp_path: Path, arch: str) -> None:
+    image(tmp_path / "a.img")
+    disk = FakeDisk(roots={"/dev/sda2": inspected(arch=arch)})
+    assert isinstance(look(tmp_path, FakeAppliances({"a.img": disk}))["a.img"], GuestError)
+
+
+def test_a_shell_of_another_kind_of_machine_is_inspected(tmp_path: Path) -> None:
+    image(tmp_path / "a.img")
+    disk = debian(shell=b"#!/bin/false\n")
+    disk.roots = {"/dev/sda2": inspected(arch="aarch64")}
+    facts = look(tmp_path, FakeAppliances({"a.img": disk}))["a.img"]
+    assert isinstance(facts, ImageFacts)
+    assert facts.arch == "aarch64"
+
+
+def test_huge_files_of_a_guest_are_not_read(tmp_path: Path) -> None:
+    image(tmp_path / "a.img")
+    guest = FakeGuest()
+    guest.add("/etc/os-release", b"#" * (65 << 10))
+    guest.add("/bin/sh", ELF_X86_64)
+    appliances = FakeAppliances({"a.img": FakeDisk({1: FakeFilesystem("ext4", guest)})})
+    assert isinstance(look(tmp_path, appliances)["a.img"], GuestError)
+
+
+def test_a_dead_appliance_ends_the_run(tmp_path: Path) -> None:
+    image(tmp_path / "a.img")
+
+    def die(appliance: FakeAppliance) -> None:
+        def read(path: str, *, limit: int = 0) -> bytes:
+            raise ApplianceError("the appliance died")
+
+        appliance.read = read  # type: ignore[method-assign]
+
+    with pytest.raises(ApplianceError):
+        look(tmp_path, FakeAppliances({"a.img": debian()}, prepare=die))
+
+
+def test_after_each_filesystem_nothing_stays_mounted(tmp_path: Path) -> None:
+    image(tmp_path / "a.img")
+    disk = debian()
+    disk.filesystems[3] = FakeFilesystem("ext4")
+    disk.filesystems[4] = FakeFilesystem("swap")
+    appliances = FakeAppliances({"a.img": disk})
+    look(tmp_path, appliances)
+    log = appliances.appliances[0].log
+    assert log == [("mount", "/dev/sda2"), ("unmount_all", ""), ("mount", "/dev/sda3"), ("unmount_all", "")]

@@ -1,0 +1,475 @@
+"""Publishing, seen from outside: what a client reads, and what a second run does."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgbuilder.errors import (
+    ApplianceError,
+    RepositoryError,
+    SigningError,
+    TrustError,
+    UsageError,
+    WorkspaceError,
+)
+from imgbuilder.events import Notice, Severity
+from imgindex.gpg import GpgVerifier
+from imgindex.model import ExtraField, Index, Note
+from imgindex.signer import GpgSigner
+from imgrepo.publishing import pack as pack_module
+from imgrepo.publishing import publish as module
+from imgrepo.publishing import run as run_module
+from imgrepo.publishing.request import PublishRequest
+from tests.fakes.appliance import FakeDisk
+from tests.unit.imgrepo.repository import Repository, debian
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.fakes.keys import KeyMaker
+
+
+def warnings(repository: Repository) -> list[str]:
+    return [
+        event.text
+        for event in repository.events
+        if isinstance(event, Notice) and event.severity is Severity.WARNING
+    ]
+
+
+def edit(repository: Repository, **fields: object) -> None:
+    """Change fields of the only template by hand, and sign."""
+    (entry,) = repository.read().entries
+    repository.rewrite(Index((dataclasses.replace(entry, **fields),)))  # type: ignore[arg-type]
+
+
+def test_a_first_run_publishes_all_that_a_client_needs(repository: Repository) -> None:
+    source = repository.add("debian-12.img")
+    result = repository.publish()
+    entry = repository.entry("debian-12")
+    assert result.changed == ("debian-12",)
+    assert entry.name == "Debian GNU/Linux 12 (bookworm)"
+    assert (entry.osinfo, entry.arch, entry.format) == ("debian12", "x86_64", "raw")
+    assert (entry.revision, entry.size) == (1, source.stat().st_size)
+    assert entry.sha512 is not None
+    assert entry.file == f"debian-12-{entry.sha512[:16]}.xz"
+    assert repository.unpack(entry) == source.read_bytes()
+    assert (repository.web / "index").read_text().startswith("[debian-12]\n")
+    assert b"BEGIN PGP PUBLIC KEY" in (repository.web / "index.gpg").read_bytes()
+
+
+def test_all_new_images_are_looked_at_in_one_launch_and_never_written_to(repository: Repository) -> None:
+    for name in ("a.img", "b.raw", "c.img"):
+        repository.add(name, name.encode())
+    repository.publish()
+    (launch,) = repository.appliances.launches
+    assert [disk.path.name for disk in launch] == ["a.img", "b.raw", "c.img"]
+    assert all(disk.format == "raw" and disk.path.parent != repository.images for disk in launch)
+    assert [entry.os_version for entry in repository.read().entries] == ["a", "b", "c"]
+
+
+def test_results_go_beside_the_images_without_an_output(repository: Repository) -> None:
+    repository.add("debian-12.img")
+    repository.publish(output=repository.images)
+    assert (repository.images / "index.asc").exists()
+    assert (repository.images / "debian-12.img").exists()
+
+
+def test_r7_a_second_run_changes_no_byte_and_starts_nothing(repository: Repository) -> None:
+    repository.add("debian-12.img")
+    repository.publish()
+    before = repository.snapshot()
+    result = repository.publish()
+    assert repository.snapshot() == before
+    assert result.changed == ()
+    assert len(repository.appliances.launches) == 1
+
+
+def test_r7_a_touched_image_is_not_compressed_again(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = repository.add("debian-12.img")
+    repository.publish()
+    before = repository.snapshot()
+    os.utime(source, ns=(1, 1))
+    monkeypatch.setattr(pack_module, "compress", None)
+    repository.publish()
+    assert repository.snapshot() == before
+    monkeypatch.setattr(run_module, "hash_image", None)  # and it is not even read the next time
+    repository.publish()
+
+
+def test_r7_without_its_memory_the_same_image_keeps_its_revision(repository: Repository) -> None:
+    repository.add("debian-12.img")
+    repository.publish()
+    before = repository.snapshot()
+    (repository.images / ".pybuilder-repo.json").unlink()
+    repository.publish()
+    assert repository.snapshot() == before
+
+
+def test_r8_a_changed_image_raises_its_revision_and_keeps_what_people_wrote(repository: Repository) -> None:
+    repository.add("debian-12.img")
+    repository.add("debian-13.img", b"y")
+    repository.publish()
+    first, second = repository.read().entries
+    written = dataclasses.replace(
+        first,
+        os_version="bookworm",
+        name="Our Debian",
+        notes=(Note("", "Root has no password.\n\n- ask us  twice"), Note("de", "Kein Passwort.")),
+        aliases=("stable", "debian"),
+        hidden=True,
+        extra=(ExtraField("owner", None, "cloud team"), ExtraField("x", "y", "z")),
+    )
+    repository.rewrite(Index((written, second)))
+    repository.add("debian-12.img", b"new")
+    result = repository.publish()
+    new, other = repository.read().entries
+    assert result.changed == ("bookworm",)
+    assert other == second
+    assert new.revision == 2
+    assert new.file != first.file
+    kept = ("os_version", "name", "notes", "aliases", "hidden", "extra", "osinfo", "arch")
+    assert [getattr(new, key) for key in kept] == [getattr(written, key) for key in kept]
+
+
+def test_s34_two_indexes_never_bear_the_same_second(repository: Repository) -> None:
+    times = []
+    for fill in (b"1", b"2", b"3"):
+        repository.add("a.img", fill)
+        repository.publish()
+        data = (repository.web / "index.asc").read_bytes()
+        times.append(GpgVerifier().verify(data, repository.pin, where="web").signed_at)
+    assert len(set(times)) == 3
+
+
+def test_r9_the_old_file_stays_for_clients_with_the_old_index(repository: Repository) -> None:
+    repository.add("debian-12.img")
+    repository.publish()
+    old = repository.entry("debian-12")
+    repository.add("debian-12.img", b"new")
+    repository.publish()
+    assert (repository.web / old.file).is_file()
+    assert repository.entry("debian-12").file != old.file
+
+
+def test_an_entry_written_by_hand_for_virt_builder_is_taken_over(repository: Repository) -> None:
+    source = repository.add("debian-12.img")
+    packed = repository.web / "debian-12.img.xz"
+    packed.write_bytes(subprocess.run(["xz", "-c", "-0", source], capture_output=True, check=True).stdout)
+    repository.publish()
+    entry = repository.entry("debian-12")
+    by_hand = dataclasses.replace(
+        entry, os_version="mine", file=packed.name, compressed_size=packed.stat().st_size, revision=7,
+        sha512=subprocess.run(["sha512sum", packed], capture_output=True, check=True).stdout.decode()[:128],
+    )  # fmt: skip
+    repository.rewrite(Index((by_hand,)))
+    (repository.images / ".pybuilder-repo.json").unlink()
+    repository.publish()
+    (entry,) = repository.read().entries
+    assert (entry.os_version, entry.revision) == ("mine", 8)
+
+
+def test_a_template_without_its_image_stays_and_without_its_file_is_dropped(repository: Repository) -> None:
+    repository.add("a.img", b"a")
+    repository.add("b.img", b"b")
+    repository.publish()
+    (repository.images / "a.img").unlink()
+    repository.publish()
+    assert [entry.os_version for entry in repository.read().entries] == ["a", "b"]
+    (repository.web / repository.entry("a").file).unlink()
+    repository.publish()
+    assert [entry.os_version for entry in repository.read().entries] == ["b"]
+    assert any("a is dropped" in text for text in warnings(repository))
+
+
+def test_a_published_file_that_is_gone_is_made_again(repository: Repository) -> None:
+    repository.add("a.img")
+    repository.publish()
+    old = repository.entry("a")
+    (repository.web / old.file).unlink()
+    repository.publish()
+    assert repository.entry("a") == old
+
+
+def test_r2_a_second_publisher_is_refused(repository: Repository) -> None:
+    repository.add("debian-12.img")
+    refused = []
+
+    def meanwhile(_appliance: object) -> None:
+        with pytest.raises(WorkspaceError, match="another publisher") as error:
+            repository.publish()
+        refused.append(error)
+
+    repository.appliances._prepare = meanwhile
+    repository.publish()
+    assert len(refused) == 1
+    assert len(repository.read().entries) == 1
+
+
+@pytest.mark.parametrize("key", ["nobody@example.org", "-x", ""])
+def test_r3_a_key_that_cannot_sign_is_refused_before_compressing(repository: Repository, key: str) -> None:
+    repository.add("debian-12.img")
+    with pytest.raises(SigningError):
+        repository.publish(signing=repository.signing(key))
+    assert repository.appliances.launches == []
+    assert [path.name for path in repository.web.iterdir()] == [".pybuilder-repo.lock"]
+
+
+def test_r3_r4_a_locked_key_is_refused_before_compressing(
+    repository: Repository, keys: KeyMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.add("debian-12.img")
+    before = set(keys.fingerprints())
+    command = ["gpg", "--homedir", str(keys.home), "--batch", "--quiet", "--pinentry-mode", "loopback"]
+    command += [
+        "--passphrase",
+        "secret",
+        "--quick-generate-key",
+        "Locked <locked@example.org>",
+        "ed25519",
+        "sign",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (locked,) = set(keys.fingerprints()) - before
+    subprocess.run(["gpgconf", "--homedir", str(keys.home), "--kill", "gpg-agent"], check=True)
+    with pytest.raises(SigningError):
+        repository.publish(signing=repository.signing(locked))
+    assert repository.appliances.launches == []
+
+
+def test_r12_no_space_while_compressing_leaves_everything_as_it_was(repository: Repository) -> None:
+    repository.add("a.img")
+    repository.publish()
+    before = repository.snapshot()
+    repository.add("b.img", b"b")
+    full = Path("/dev/full")
+    real = Path.open
+
+    def opened(path: Path, *arguments: object, **keywords: object) -> object:
+        if path.name == "b.img.part":
+            return full.open("wb", buffering=0)
+        return real(path, *arguments, **keywords)  # type: ignore[call-overload]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", opened)
+        with pytest.raises(WorkspaceError, match="No space left"):
+            repository.publish()
+    assert repository.snapshot() == before
+    assert [path for path in repository.web.iterdir() if path.is_dir()] == []
+
+
+def test_r16_two_images_for_one_template_are_refused(repository: Repository) -> None:
+    repository.add("debian-12.img")
+    repository.publish()
+    before = repository.snapshot()
+    repository.add("debian-12.raw", b"y")
+    for _again in range(2):
+        with pytest.raises(RepositoryError, match=r"debian-12\.img and debian-12\.raw"):
+            repository.publish()
+    assert repository.snapshot() == before
+
+
+def test_r17_an_index_of_a_foreign_key_is_not_built_on(repository: Repository, keys: KeyMaker) -> None:
+    repository.add("debian-12.img")
+    repository.publish()
+    stranger = keys.make("Stranger <stranger@example.org>")
+    (repository.web / "index.asc").write_bytes(keys.sign((repository.web / "index").read_bytes(), stranger))
+    before = repository.snapshot()
+    repository.add("debian-12.img", b"new")
+    with pytest.raises(TrustError):
+        repository.publish()
+    assert repository.snapshot() == before
+    assert len(repository.appliances.launches) == 1
+
+
+def test_r17_an_altered_index_is_not_built_on(repository: Repository) -> None:
+    repository.add("debian-12.img")
+    repository.publish()
+    path = repository.web / "index.asc"
+    path.write_bytes(path.read_bytes().replace(b"revision=1", b"revision=2"))
+    with pytest.raises(TrustError):
+        repository.publish()
+
+
+def test_r18_results_are_readable_by_the_web_server_whatever_the_umask(repository: Repository) -> None:
+    repository.add("debian-12.img")
+    modes: list[int] = []
+
+    def look(_appliance: object) -> None:
+        modes.extend(stat.S_IMODE(path.stat().st_mode) for path in repository.web.iterdir() if path.is_dir())
+
+    repository.appliances._prepare = look
+    before = os.umask(0o077)
+    try:
+        repository.publish()
+    finally:
+        os.umask(before)
+    served = [path for path in repository.web.iterdir() if not path.name.startswith(".")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in served} == {0o644}
+    assert len(served) == 4
+    assert modes == [0o700]
+
+
+def test_r19_a_clock_that_was_set_back_is_refused(repository: Repository, keys: KeyMaker) -> None:
+    repository.add("debian-12.img")
+    repository.publish()
+    later = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() + 7200))
+    text = (repository.web / "index").read_bytes()
+    (repository.web / "index.asc").write_bytes(keys.sign(text, repository.key, at=later))
+    before = repository.snapshot()
+    repository.add("debian-12.img", b"new")
+    with pytest.raises((SigningError, TrustError)):
+        repository.publish()
+    after = repository.snapshot()
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    "damage", [("size=1048576", "size=1049088"), ("-----BEGIN PGP SIGNED", "x\n-----BEGIN PGP SIGNED")]
+)
+def test_r5_what_clients_would_read_otherwise_or_not_at_all_is_not_published(
+    repository: Repository, damage: tuple[str, str]
+) -> None:
+    class Careless(GpgSigner):
+        """Signs another text, or damages what it signed."""
+
+        def clearsign(self, text: str, key: str, also: Sequence[str] = ()) -> bytes:
+            signed = super().clearsign(text.replace(*damage), key, also)
+            return signed.replace(damage[0].encode(), damage[1].encode())
+
+    repository.add("a.img")
+    careless = Careless(repository.gpg_home, ask=False)
+    services = dataclasses.replace(repository.services(), make_keys=lambda _signing: careless)
+    request = PublishRequest(repository.images, repository.web, repository.signing(), preset="0")
+    with pytest.raises(SigningError, match="clients would"):
+        module.publish(request, services, repository.events.append)
+    assert not (repository.web / "index.asc").exists()
+
+
+def test_t24_one_bad_image_does_not_keep_the_others(repository: Repository) -> None:
+    repository.add("empty.img", b"e", FakeDisk())
+    (repository.images / "lie.qcow2").write_bytes(b"x" * 4096)
+    repository.add("good.img")
+    result = repository.publish()
+    assert [entry.os_version for entry in repository.read().entries] == ["good"]
+    assert sorted(result.refused) == ["empty.img", "lie.qcow2"]
+
+
+def test_t24_a_bad_new_version_leaves_the_old_template(repository: Repository) -> None:
+    repository.add("a.img")
+    repository.publish()
+    old = repository.read()
+    repository.add("a.img", b"broken", FakeDisk())
+    result = repository.publish()
+    assert "a.img" in result.refused
+    assert repository.read() == old
+    repository.add("a.img", b"mended")
+    repository.publish()
+    assert repository.entry("a").revision == 2
+
+
+def test_r6_an_image_that_changes_meanwhile_is_refused(repository: Repository) -> None:
+    source = repository.add("a.img")
+    repository.add("b.img", b"b")
+
+    def write(_appliance: object) -> None:
+        with source.open("r+b") as file:
+            file.write(b"changed")
+
+    repository.appliances._prepare = write
+    result = repository.publish()
+    assert list(result.refused) == ["a.img"]
+    assert [entry.os_version for entry in repository.read().entries] == ["b"]
+
+
+def test_r15_a_hostile_name_stays_on_its_line(repository: Repository) -> None:
+    hostile = 'PRETTY_NAME="a\x1b[31m\x00b\u2028[evil]  c ' + "d" * 500 + '"\nID=debian\nVERSION_ID="12"\n'
+    repository.add("a.img", disk=debian(release=hostile))
+    repository.publish()
+    (entry,) = repository.read().entries
+    assert entry.name is not None
+    assert entry.name.startswith("a [31m b [evil] c ddd")
+    assert len(entry.name) <= 100
+
+
+def test_nothing_to_publish_is_an_error_and_signs_nothing(repository: Repository) -> None:
+    with pytest.raises(UsageError, match="no images"):
+        repository.publish()
+    repository.add("empty.img", b"e", FakeDisk())
+    with pytest.raises(RepositoryError, match="no image can be published"):
+        repository.publish()
+    assert not (repository.web / "index.asc").exists()
+
+
+def test_an_appliance_that_does_not_start_leaves_nothing(repository: Repository) -> None:
+    repository.add("a.img")
+
+    def fails(_appliance: object) -> None:
+        raise ApplianceError("no")
+
+    repository.appliances._prepare = fails
+    with pytest.raises(ApplianceError):
+        repository.publish()
+    assert [path.name for path in repository.web.iterdir()] == [".pybuilder-repo.lock"]
+
+
+def test_an_edited_but_unsigned_index_is_told_and_kept_aside(repository: Repository) -> None:
+    repository.add("a.img")
+    repository.publish()
+    (repository.web / "index").write_text("[a]\nname=Mine\n")
+    repository.add("a.img", b"new")
+    repository.publish()
+    assert any("only the signed one counts" in text for text in warnings(repository))
+    assert (repository.web / "index.bak").read_text() == "[a]\nname=Mine\n"
+    assert repository.entry("a").name != "Mine"
+
+
+def test_comments_and_unknown_fields_are_kept(repository: Repository) -> None:
+    repository.add("a.img")
+    repository.publish()
+    text = (repository.web / "index").read_text()
+    text = text.replace("[a]\n", "# About a.\n[a]\n# Its home:\nhomepage=https://example.org/\n")
+    text = text.replace("size=", "# In bytes,\n# not sectors.\nsize=", 1)
+    text = f"# Ours.\n\n{text}# The end.\n"
+    signed = repository.services().make_keys(repository.signing()).clearsign(text, repository.key)
+    (repository.web / "index.asc").write_bytes(signed)
+    (repository.web / "index").write_text(text)
+    repository.add("a.img", b"new")
+    repository.add("b.img", b"another")
+    repository.publish()
+    published = (repository.web / "index").read_text()
+    assert published.startswith("# Ours.\n\n# About a.\n[a]\n")
+    assert "\n# Its home:\nhomepage=https://example.org/\n" in published
+    assert "\n# In bytes,\n# not sectors.\nsize=" in published
+    assert published.endswith("\n\n# The end.\n")
+    assert published.index("[b]") < published.index("# The end.")
+    assert repository.entry("a").revision == 2
+    assert not warnings(repository)
+
+
+def test_a_killed_publishers_stage_is_swept(repository: Repository) -> None:
+    dead = repository.web / ".pybuilder-publish.dead"
+    dead.mkdir(mode=0o700)
+    (dead / "a.img.part").write_bytes(b"x")
+    repository.add("a.img")
+    repository.publish()
+    assert not dead.exists()
+
+
+def test_a_folder_that_is_not_there_is_refused(repository: Repository) -> None:
+    with pytest.raises(UsageError, match="not a folder"):
+        PublishRequest(repository.images / "none", repository.web, repository.signing())
+    with pytest.raises(UsageError, match="not a folder"):
+        PublishRequest(repository.images, repository.web / "none", repository.signing())
+    with pytest.raises(UsageError, match="preset"):
+        PublishRequest(repository.images, repository.web, repository.signing(), preset="10")

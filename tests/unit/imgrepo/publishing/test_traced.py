@@ -1,0 +1,157 @@
+"""R1 once more, by strace: a publisher killed at system calls, gpg's and xz's included, while a client polls.
+
+``test_publish_killed`` counts changes as Python sees them; here the kernel's own list is counted. A run is
+traced once; then further runs are killed at one call after the other, spread over the whole run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imgindex.gpg import GpgVerifier
+from imgindex.parse import parse_index
+from tests.unit.imgrepo.publishing.test_killed import copy_of, served
+
+if TYPE_CHECKING:
+    from tests.unit.imgrepo.repository import Repository
+
+ROOT = Path(__file__).parents[4]
+CALLS = "rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,fsync,fdatasync,fchmod,ftruncate,link,linkat"
+_KILLS = 10
+
+_PUBLISH = """
+import sys
+from pathlib import Path
+from imgindex.gpg import key_pin_from_file
+from tests.unit.imgrepo.repository import Repository, debian
+base, home, key, pin = sys.argv[1:]
+publisher = Repository(Path(base), Path(home), key_pin_from_file(Path(pin), where="test"), key)
+publisher.appliances.disks = {name: debian() for name in ("a.img", "b.img", "c.img")}
+publisher.publish()
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+class Poller:
+    """A client that reads the index again and again; ``wrong`` is what it met that it should not."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._web, self._pin = repository.web, repository.pin
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.wrong: list[str] = []
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                data = (self._web / "index.asc").read_bytes()
+                signed = GpgVerifier().verify(data, self._pin, where="web")
+                for entry in parse_index(signed, where="web").entries:
+                    size = (self._web / entry.file).stat().st_size
+                    assert size == entry.compressed_size, entry.file
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told below
+                self.wrong.append(repr(error))
+                return
+
+
+def traced(repository: Repository, log: Path, key_file: Path, *options: str) -> int:
+    command = ["strace", "-f", "-qq", "-o", str(log), "-e", f"trace={CALLS}", *options]
+    command += [sys.executable, "-c", _PUBLISH, str(repository.base), str(repository.gpg_home)]
+    command += [repository.key, str(key_file)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=False).returncode
+
+
+@pytest.mark.timeout(300)
+def test_r1_killed_at_system_calls_while_a_client_polls(tmp_path: Path, repository: Repository) -> None:
+    repository.add("a.img", b"a")
+    repository.add("b.img", b"b")
+    repository.publish()
+    key_file = tmp_path / "key.gpg"
+    key_file.write_bytes((repository.web / "index.gpg").read_bytes())
+    old = served(repository)
+    repository.add("b.img", b"B")
+    repository.add("c.img", b"c")
+    calls = tmp_path / "calls"
+    # In the same second a publisher signs twice (S34), and then makes more calls than those that are killed.
+    time.sleep(1)
+    wanted = copy_of(repository, tmp_path / "wanted")
+    if traced(wanted, calls, key_file) != 0 or not calls.exists():
+        pytest.skip("strace may not trace here")
+    new = served(wanted)
+    assert new != old
+    moments = own_calls(calls)
+    assert len(moments) > _KILLS
+    outcomes = []
+    for number in range(_KILLS + 1):
+        name, at = moments[number * (len(moments) - 1) // _KILLS]  # the first, the last, some between them
+        copy = copy_of(repository, tmp_path / f"copy-{number}")
+        poller = Poller(copy)
+        try:
+            kill = f"inject={name}:signal=SIGKILL:when={at}"
+            assert traced(copy, tmp_path / "log", key_file, "-e", kill) != 0
+            now = served(copy)
+        finally:
+            poller.close()
+        assert now in (old, new), f"killed at {name} number {at}"
+        assert poller.wrong == [], f"killed at {name} number {at}"
+        outcomes.append(now == new)
+    assert outcomes == sorted(outcomes)
+    assert outcomes[0] is False
+    assert outcomes[-1] is True
+
+
+def own_calls(log: Path) -> list[tuple[str, int]]:
+    """List the calls of the publisher itself, each with its number among its like, as strace counts them."""
+    lines = log.read_text().splitlines()
+    first = lines[0].split()[0]
+    names = [match[2] for line in lines if (match := re.match(r"(\d+) +(\w+)\(", line)) and match[1] == first]
+    return [(name, names[: position + 1].count(name)) for position, name in enumerate(names)]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("call", ["write", "pwrite64", "fsync", "rename", "mkdir"])
+def test_r12_a_full_disk_at_any_moment(tmp_path: Path, repository: Repository, call: str) -> None:
+    """From some call on the kernel says that nothing is left; gpg and xz hear the same."""
+    repository.add("a.img", b"a")
+    repository.publish()
+    key_file = tmp_path / "key.gpg"
+    key_file.write_bytes((repository.web / "index.gpg").read_bytes())
+    old = served(repository)
+    repository.add("b.img", b"b")
+    wanted = copy_of(repository, tmp_path / "wanted")
+    wanted.publish()
+    new, log = served(wanted), tmp_path / "log"
+    for at in (1, 3, 8):
+        copy = copy_of(repository, tmp_path / f"{call}-{at}")
+        before = copy.snapshot()
+        options = ["-e", f"trace={call}", "-e", f"inject={call}:error=ENOSPC:when={at}+"]
+        if traced(copy, log, key_file, *options) == 0:
+            assert at > 1  # fewer calls than that
+            continue
+        assert "INJECTED" in log.read_text()
+        now = served(copy)
+        assert now == old or (
+            at > 1 and now == new
+        )  # what fails after the index is in place leaves the new one
+        if now == new:
+            continue
+        after = copy.snapshot()
+        assert {name: after.get(name) for name in before} == before
+        assert [path for path in copy.web.iterdir() if path.is_dir()] == []

@@ -1,0 +1,585 @@
+"""Uploading: a real rsync daemon, rsync through a stand-in for ssh, and S3 as moto's server has it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from imgbuilder.errors import RepositoryError, RolledBackError, ToolError, TrustError, UsageError
+from imgindex.gpg import GpgVerifier
+from imgindex.parse import parse_index
+from imgrepo.cli.main import run
+from imgrepo.sharing.rsync import RsyncTarget
+from imgrepo.sharing.s3 import S3Target, content_type
+from imgrepo.sharing.target import Place, UploadError, read_place
+from imgrepo.sharing.upload import UploadRequest, UploadResult, upload
+from imgrepo.webroot import edit
+from tests.fakes.catalogues import make_library, make_site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from imgbuilder.events import Reporter
+    from imgindex.model import Index
+    from imgrepo.sharing.target import Target
+    from tests.fakes.keys import KeyMaker
+    from tests.unit.imgrepo.repository import Repository
+
+pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
+
+SSH = """#!/bin/sh
+# As ssh does it: the words after the host go to a shell there.
+echo "$@" >>"$0.log"
+[ "$1" = -l ] && shift 2
+shift
+exec /bin/sh -c "$*"
+"""
+
+
+class Remote(Protocol):
+    """A machine to upload to, seen from behind."""
+
+    text: str
+
+    def target(self) -> Target: ...
+
+    def files(self) -> dict[str, bytes]: ...
+
+    def write(self, name: str, data: bytes) -> None: ...
+
+
+class FolderRemote:
+    """A folder that rsync writes to."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self.folder, self.text = folder, text
+
+    def target(self) -> Target:
+        return RsyncTarget(read_place(self.text))
+
+    def files(self) -> dict[str, bytes]:
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in self.folder.rglob("*")
+            if path.is_file()
+        }
+
+    def write(self, name: str, data: bytes) -> None:
+        (self.folder / name).write_bytes(data)
+
+
+class BucketRemote:
+    """A bucket of moto's server."""
+
+    def __init__(self, client: Any, bucket: str, endpoint: str) -> None:
+        self.client, self.bucket, self.endpoint = client, bucket, endpoint
+        self.text = f"s3://{bucket}/images/web"
+
+    def target(self) -> Target:
+        return S3Target(read_place(self.text), self.endpoint)
+
+    def files(self) -> dict[str, bytes]:
+        listed = self.client.list_objects_v2(Bucket=self.bucket, Prefix="images/web/").get("Contents", [])
+        return {
+            item["Key"].removeprefix("images/web/"): self.client.get_object(
+                Bucket=self.bucket, Key=item["Key"]
+            )["Body"].read()
+            for item in listed
+        }
+
+    def head(self, name: str) -> dict[str, Any]:
+        facts: dict[str, Any] = self.client.head_object(Bucket=self.bucket, Key=f"images/web/{name}")
+        return facts
+
+    def write(self, name: str, data: bytes) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=f"images/web/{name}", Body=data)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    pytest.importorskip("boto3")
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+_buckets = itertools.count()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> BucketRemote:
+    import boto3
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    client = boto3.client("s3", endpoint_url=s3_server)
+    name = f"bucket-{next(_buckets)}"
+    client.create_bucket(Bucket=name)
+    return BucketRemote(client, name, s3_server)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FolderRemote]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    owner = "uid = root\ngid = root\n" if os.geteuid() == 0 else ""
+    config = tmp_path / "rsyncd.conf"
+    config.write_text(
+        f"use chroot = no\nlog file = {tmp_path}/rsyncd.log\npid file = {tmp_path}/rsyncd.pid\n{owner}"
+        f"transfer logging = yes\n[images]\npath = {folder}\nread only = no\n"
+    )
+    words = [
+        "rsync",
+        "--daemon",
+        "--no-detach",
+        "--address=127.0.0.1",
+        f"--port={port}",
+        f"--config={config}",
+    ]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL) as running:
+        try:
+            for _try in range(200):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            yield FolderRemote(folder, f"rsync://127.0.0.1:{port}/images")
+        finally:
+            running.terminate()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderRemote:
+    script = tmp_path / "ssh"
+    script.write_text(SSH)
+    script.chmod(0o755)
+    monkeypatch.setenv("RSYNC_RSH", str(script))
+    folder = tmp_path / "machine"
+    folder.mkdir()
+    return FolderRemote(folder, f"publisher@web.example.org:{folder}/")
+
+
+@pytest.fixture
+def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FolderRemote]:
+    """A folder behind OpenSSH's own server on the loopback interface, entered with a key."""
+    server = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if server is None:
+        pytest.skip("openssh-server is not installed")
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it insists, as root
+    config = tmp_path / "sshd_config"
+    config.write_text(
+        f"ListenAddress 127.0.0.1:{port}\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/user.pub\n"
+        "StrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+        "PermitRootLogin prohibit-password\nPidFile none\n"
+    )
+    client = f"ssh -F none -p {port} -i {tmp_path}/user -o BatchMode=yes -o StrictHostKeyChecking=accept-new"
+    monkeypatch.setenv("RSYNC_RSH", f"{client} -o UserKnownHostsFile={tmp_path}/known")
+    folder = tmp_path / "machine-of-ssh"
+    folder.mkdir()
+    log = (tmp_path / "sshd.log").open("wb")
+    with log, subprocess.Popen([server, "-D", "-e", "-f", config], stderr=log) as running:
+        try:
+            for _try in range(200):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            yield FolderRemote(folder, f"127.0.0.1:{folder}/")
+        finally:
+            running.terminate()
+
+
+@pytest.fixture(params=["daemon", "machine", "bucket"])
+def remote(request: pytest.FixtureRequest) -> Remote:
+    made: Remote = request.getfixturevalue(request.param)
+    return made
+
+
+def bring(
+    repository: Repository, remote: Remote, target: Target | None = None, **changes: object
+) -> UploadResult:
+    request = UploadRequest(repository.web, read_place(remote.text), **changes)  # type: ignore[arg-type]
+    return upload(
+        request, repository.services(), lambda _place: target or remote.target(), repository.events.append
+    )
+
+
+def index_of(repository: Repository, files: dict[str, bytes]) -> Index | None:
+    """Read what is served as a client does: verified, every file there and right; None for nothing yet."""
+    if "index.asc" not in files:
+        return None
+    signed = GpgVerifier().verify(files["index.asc"], repository.pin, where="there")
+    index = parse_index(signed, where="there")
+    for entry in index.entries:
+        assert hashlib.sha512(files[entry.file]).hexdigest() == entry.sha512
+        assert entry.zstd is not None
+        assert hashlib.sha512(files[entry.zstd.file]).hexdigest() == entry.zstd.sha512
+    return index
+
+
+def visible(files: dict[str, bytes]) -> set[str]:
+    return {name for name in files if not name.startswith(".")}
+
+
+@pytest.fixture
+def published(repository: Repository) -> Repository:
+    repository.add("a.img", b"a")
+    repository.add("b.img", b"b")
+    repository.publish(zstd_level=1)
+    return repository
+
+
+def test_everything_arrives_and_nothing_twice(published: Repository, remote: Remote) -> None:
+    result = bring(published, remote)
+    files = remote.files()
+    assert index_of(published, files) == published.read()
+    assert set(result.sent) == visible(files) == {p.name for p in published.web.iterdir() if p.name[0] != "."}
+    assert result.sent[-1] == "index.asc"
+    assert bring(published, remote).sent == ()
+    published.add("a.img", b"new")
+    published.publish(zstd_level=1)
+    names = {published.entry("a").file, published.entry("a").zstd.file}  # type: ignore[union-attr]
+    sent = bring(published, remote).sent
+    assert set(sent) == names | {"index", "index.asc"}
+    assert index_of(published, remote.files()) == published.read()
+
+
+class Breaks:
+    """A target of which the Nth call fails, after it did its work or before."""
+
+    def __init__(self, target: Target, good: int, *, late: bool) -> None:
+        self._target, self._left, self._late = target, good, late
+
+    def _call(self, function: Callable[..., Any], *arguments: object) -> Any:
+        self._left -= 1
+        if self._left < 0 and not self._late:
+            raise UploadError("broken")
+        result = function(*arguments)
+        if self._left < 0:
+            raise UploadError("broken")
+        return result
+
+    def sizes(self) -> dict[str, int]:
+        return self._call(self._target.sizes)  # type: ignore[no-any-return]
+
+    def read(self, name: str, limit: int) -> bytes:
+        return self._call(self._target.read, name, limit)  # type: ignore[no-any-return]
+
+    def put(self, folder: Path, names: Sequence[str], report: Reporter) -> tuple[str, ...]:
+        sent: list[str] = []
+        for name in names:  # one by one, so that each file can be the one that fails
+            sent += self._call(self._target.put, folder, [name], report)
+        return tuple(sent)
+
+    def delete(self, names: Sequence[str]) -> None:
+        self._call(self._target.delete, names)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("kind", "late"), [("daemon", True), ("machine", False), ("bucket", True)])
+def test_broken_off_at_any_step_what_is_served_is_whole(
+    published: Repository, request: pytest.FixtureRequest, kind: str, late: bool
+) -> None:
+    remote: Remote = request.getfixturevalue(kind)
+    bring(published, remote)
+    old = published.read()
+    published.add("a.img", b"new")
+    published.publish(zstd_level=1)
+    published.later = timedelta(days=8)
+    new = published.read()
+    seen: list[Index | None] = []
+    for good in range(20):
+        try:
+            bring(published, remote, Breaks(remote.target(), good, late=late), prune=True, grace=timedelta())
+        except UploadError:
+            seen.append(index_of(published, remote.files()))
+            continue
+        break
+    assert index_of(published, remote.files()) == new
+    assert seen[0] == old
+    assert all(index in (old, new) for index in seen)
+    assert 7 <= len(seen) < 20
+
+
+def test_old_files_go_after_the_grace_time_and_only_on_request(published: Repository, remote: Remote) -> None:
+    bring(published, remote)
+    old = {published.entry("a").file, published.entry("a").zstd.file}  # type: ignore[union-attr]
+    remote.write("somebody-elses.xz", b"x")
+    published.add("a.img", b"new")
+    published.publish(zstd_level=1)
+    assert bring(published, remote, prune=True).deleted == ()
+    published.later = timedelta(days=6)
+    assert bring(published, remote, prune=True).deleted == ()
+    published.later = timedelta(days=8)
+    assert bring(published, remote).deleted == ()
+    assert old <= set(remote.files())
+    assert set(bring(published, remote, prune=True).deleted) == old
+    assert not old & set(remote.files())
+    assert "somebody-elses.xz" in remote.files()
+    assert index_of(published, remote.files()) == published.read()
+    assert bring(published, remote, prune=True).deleted == ()
+
+
+def test_a_lost_memory_only_lets_old_files_stay(published: Repository, remote: Remote) -> None:
+    bring(published, remote)
+    published.add("a.img", b"new")
+    published.publish(zstd_level=1)
+    published.later = timedelta(days=8)
+    assert bring(published, remote, prune=True).deleted == ()
+
+
+def test_a_damaged_file_there_is_sent_again(published: Repository, remote: Remote) -> None:
+    bring(published, remote)
+    name = published.entry("a").file
+    remote.write(name, b"cut")
+    assert bring(published, remote).sent == (name,)
+    assert index_of(published, remote.files()) == published.read()
+
+
+def test_an_index_of_somebody_else_or_a_newer_one_is_not_replaced(
+    published: Repository, remote: Remote, keys: KeyMaker
+) -> None:
+    stranger = keys.make("Somebody <s@example.org>")
+    remote.write("index.asc", keys.sign((published.web / "index").read_bytes(), stranger))
+    with pytest.raises(TrustError):
+        bring(published, remote)
+    assert visible(remote.files()) == {"index.asc"}
+    bring(published, remote, force=True)
+    older = {name: (published.web / name).read_bytes() for name in ("index", "index.asc")}
+    time.sleep(1.1)  # signatures know whole seconds
+    edit.refresh(published.web, published.signing(), published.services(), print, within=None)
+    bring(published, remote)
+    for name, data in older.items():
+        (published.web / name).write_bytes(data)
+    with pytest.raises(RolledBackError, match="is older") as refused:
+        bring(published, remote)
+    assert "publish again" in (refused.value.hint or "")
+
+
+def test_a_folder_that_is_not_whole_is_not_uploaded(published: Repository, remote: Remote) -> None:
+    file = published.web / published.entry("b").file
+    data = file.read_bytes()
+    file.write_bytes(data[:-1])
+    with pytest.raises(RepositoryError, match="missing or incomplete"):
+        bring(published, remote)
+    file.unlink()
+    with pytest.raises(RepositoryError, match="missing or incomplete"):
+        bring(published, remote)
+    assert remote.files() == {}
+
+
+def test_web_servers_may_read_what_rsync_wrote(published: Repository, daemon: FolderRemote) -> None:
+    for path in published.web.iterdir():
+        if path.is_file():
+            path.chmod(0o600)
+    bring(published, daemon)
+    assert {path.stat().st_mode & 0o777 for path in daemon.folder.iterdir() if path.is_file()} == {0o644}
+    log = (daemon.folder.parent / "rsyncd.log").read_text()
+    assert log.index(".xz") < log.rindex("index.asc")
+
+
+def test_an_index_of_the_same_size_and_time_is_replaced(published: Repository, daemon: FolderRemote) -> None:
+    bring(published, daemon)
+    ours = published.web / "index"
+    daemon.write("index", ours.read_bytes()[::-1])
+    os.utime(daemon.folder / "index", (ours.stat().st_atime, ours.stat().st_mtime))
+    assert bring(published, daemon).sent == ("index",)
+
+
+def test_a_real_sshd(published: Repository, sshd: FolderRemote) -> None:
+    first = bring(published, sshd)
+    assert index_of(published, sshd.files()) == published.read()
+    assert first.sent
+    published.add("c.img", b"c")
+    published.publish(zstd_level=1)
+    bring(published, sshd)
+    assert index_of(published, sshd.files()) == published.read()
+    assert len(published.read().entries) == 3
+
+
+def test_ssh_is_called_as_rsync_calls_it(published: Repository, machine: FolderRemote) -> None:
+    bring(published, machine)
+    log = (machine.folder.parent / "ssh.log").read_text()
+    assert all(line.startswith("-l publisher web.example.org rsync --server") for line in log.splitlines())
+
+
+def test_rsyncs_failures_are_told(published: Repository, daemon: FolderRemote, machine: FolderRemote) -> None:
+    daemon.text += "/none"
+    with pytest.raises(UploadError, match="status 23") as refused:
+        bring(published, daemon)
+    assert refused.value.hint == "create the folder there first"
+    daemon.text = daemon.text.replace("/images/none", "/nothing")
+    with pytest.raises(UploadError, match="nothing"):
+        bring(published, daemon)
+    daemon.text = "rsync://user@127.0.0.1:1/images"
+    with pytest.raises(UploadError, match="status 10") as gone:
+        bring(published, daemon)
+    assert "user@" not in gone.value.message
+
+
+def test_objects_say_what_they_are_and_how_long_caches_may_keep_them(
+    published: Repository, bucket: BucketRemote
+) -> None:
+    bring(published, bucket)
+    entry = published.entry("a")
+    assert entry.zstd is not None
+    told = {
+        name: bucket.head(name) for name in (entry.file, entry.zstd.file, "index.asc", "index.gpg", "index")
+    }
+    kinds = [facts["ContentType"] for facts in told.values()]
+    assert kinds == [
+        "application/x-xz", "application/zstd", "text/plain; charset=utf-8", "application/pgp-keys",
+        "text/plain; charset=utf-8",
+    ]  # fmt: skip
+    rules = [facts["CacheControl"] for facts in told.values()]
+    assert rules == ["public, max-age=31536000, immutable"] * 2 + ["no-cache"] * 3
+    assert told[entry.file]["Metadata"]["sha512"] == entry.sha512
+    assert content_type("a.b/c") == "text/plain; charset=utf-8"
+
+
+def test_an_object_that_says_nothing_of_its_content_is_sent_again(
+    published: Repository, bucket: BucketRemote
+) -> None:
+    bring(published, bucket)
+    name = published.entry("a").file
+    bucket.write(name, (published.web / name).read_bytes())
+    assert bring(published, bucket).sent == (name,)
+
+
+def test_large_files_arrive_in_parts(bucket: BucketRemote, tmp_path: Path) -> None:
+    data = os.urandom(1 << 20) * 20
+    (tmp_path / "large.xz").write_bytes(data)
+    assert bucket.target().put(tmp_path, ["large.xz"], lambda _event: None) == ("large.xz",)
+    assert bucket.files()["large.xz"] == data
+    assert "-" in bucket.head("large.xz")["ETag"]
+    assert bucket.target().put(tmp_path, ["large.xz"], lambda _event: None) == ()
+
+
+def test_failures_of_s3_are_told(
+    published: Repository, bucket: BucketRemote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.text = "s3://no-such-bucket/x"
+    with pytest.raises(UploadError, match="NoSuchBucket"):
+        bring(published, bucket)
+    small = BucketRemote(bucket.client, bucket.bucket, bucket.endpoint)
+    with pytest.raises(UploadError, match="larger than"):
+        small.write("x", b"1234")
+        small.target().read("x", 3)
+    with pytest.raises(UploadError):
+        S3Target(Place("s3://b", "b"), "nonsense")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(UploadError, match="credentials") as refused:
+        bring(published, small)
+    assert refused.value.hint is not None
+
+
+def test_without_boto3_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(ToolError, match="boto3") as refused:
+        S3Target(Place("s3://b", "b"))
+    assert "virt-pybuilder[s3]" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "web", "/srv/www", "s3://", "s3://B/x", "s3://b", "s3://bucket/../x", "rsync://host", "rsync://host/",
+     "rsync://-oProxyCommand=x/m", "-oProxyCommand=x:/srv", "host::module", "host:/a b", "host:/a;id",
+     "host:$(id)", "host:/a\nb", "ssh://host/x", "https://host/x", "user@-x:/srv", "host:'a'", "h:/ü"],
+)  # fmt: skip
+def test_what_is_no_target_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no target"):
+        read_place(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("s3://bucket", Place("s3://bucket", "bucket", "")),
+        ("s3://bucket/", Place("s3://bucket", "bucket", "")),
+        ("s3://bucket/a/b/", Place("s3://bucket/a/b", "bucket", "a/b/")),
+        ("rsync://u@host:8730/module/path/", Place("rsync://u@host:8730/module/path")),
+        ("host:/srv/www/", Place("host:/srv/www")),
+        ("u@host.example.org:www", Place("u@host.example.org:www")),
+        ("[fe80::1]:/srv", Place("[fe80::1]:/srv")),
+        ("host:", Place("host:")), ("host:/", Place("host:/")),
+    ],
+)  # fmt: skip
+def test_targets_are_read(text: str, place: Place) -> None:
+    assert read_place(text) == place
+
+
+def test_the_commands_as_they_are_typed(
+    repository: Repository, daemon: FolderRemote, bucket: BucketRemote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    services = repository.services()
+    repository.add("a.img")
+    words = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key]
+    words += ["--zstd", "--zstd-level", "1", "--to", daemon.text]
+    assert run([*words, "--dry-run"], services) == 0
+    assert daemon.files() == {}
+    s3 = ["--to", bucket.text, "--endpoint-url", bucket.endpoint]
+    assert run([*words, *s3], services) == 0
+    out = capsys.readouterr().out
+    assert f"{daemon.text}: 5 files sent" in out
+    assert f"{bucket.text}: 5 files sent" in out
+    for remote in (daemon, bucket):
+        assert index_of(repository, remote.files()) == repository.read()
+    assert run(["upload", str(repository.web), daemon.text], services) == 0
+    assert "nothing new to upload" in capsys.readouterr().out
+    assert run(["upload", str(repository.web), "ftp://x/"], services) == 2
+    assert run(["upload", str(repository.images), daemon.text], services) == 2
+    assert not (repository.images / ".pybuilder-repo.lock").exists()
+    assert run([*words, "--to", "nonsense"], services) == 2
+
+
+def test_the_catalogue_comes_along(repository: Repository, remote: Remote) -> None:
+    make_library(repository)
+    make_site(repository, calendar=True)
+    site = repository.web / "catalogue"
+    result = bring(repository, remote)
+    files = remote.files()
+    ours = {f"catalogue/{path.relative_to(site)}" for path in site.rglob("*") if path.is_file()}
+    assert {name for name in files if name.startswith("catalogue/")} == ours
+    assert all(files[name] == (repository.web / name).read_bytes() for name in ours)
+    assert result.sent[-3:] == (
+        "catalogue/atom.xml", "catalogue/index.html", "catalogue/catalogue.json",
+    )  # fmt: skip
+    assert result.sent.index("index.asc") < min(result.sent.index(name) for name in ours)
+    assert bring(repository, remote).sent == ()
+    remote.write("catalogue/other.txt", b"not ours")
+    make_site(repository, calendar=False, title="Another")
+    result = bring(repository, remote)
+    assert "catalogue/index.html" in result.sent
+    assert "catalogue/style.css" not in result.sent
+    assert set(result.deleted) == {name for name in ours if name.startswith("catalogue/calendar/")}
+    there = {name for name in remote.files() if name.startswith("catalogue/")}
+    assert there == ours - set(result.deleted) | {"catalogue/other.txt"}
+    if isinstance(remote, BucketRemote):
+        facts = remote.head("catalogue/index.html")
+        assert (facts["ContentType"], facts["CacheControl"]) == ("text/html; charset=utf-8", "no-cache")
