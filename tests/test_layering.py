@@ -43,7 +43,7 @@ PUBLISHER_MAY_USE = {
     "appliance", "building.place", "cache.partial", "cache.unpack", "cli.getopt", "customize", "disk",
     "errors", "events", "fetch", "guests", "host", "machine", "sizes", "terminal",
 }  # fmt: skip
-"""What imgrepo may import of imgbuilder: the lower rooms, and the modules that move bytes (ADR 0058)."""
+"""What imgrepo may import of imgbuilder: the lower rooms, and the modules that move bytes (ADR 0032)."""
 
 
 def modules() -> list[tuple[str, Path]]:

@@ -4,7 +4,7 @@ Raw and qcow2 files are worked on directly, under a hidden name beside their
 place. For everything else, the appliance works on an overlay: a qcow2 file
 that holds only what differs from the template's disk in the cache. The image
 is written from both at the very end, so that no copy is made that is thrown
-away, and a block device is not touched by a build that fails (ADR 0041).
+away, and a block device is not touched by a build that fails (ADR 0023).
 """
 
 from __future__ import annotations

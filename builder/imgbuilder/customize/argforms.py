@@ -8,7 +8,7 @@ Between the text and the fields lies what was written for each field, a
 ``Raw``: recipes name these one by one, the command line and commands files
 put them together into one argument.
 
-In a part that ends at a ``:``, ``\:`` stands for a ``:`` of its own (ADR 0046);
+In a part that ends at a ``:``, ``\:`` stands for a ``:`` of its own (ADR 0026);
 every other backslash, and the last part, stays as it is.
 """
 

@@ -1,7 +1,7 @@
 """Where in a TOML text each value stands.
 
 The standard library's ``tomllib`` says what a text means, and not where; of
-the libraries that keep a text's style, none gives lines either (ADR 0061). This
+the libraries that keep a text's style, none gives lines either (ADR 0008). This
 module walks over a text that ``tomllib`` has accepted, so it need not judge,
 only skip: it knows the ends of strings, arrays and tables. It runs when there
 is something to complain about, and not before.

@@ -1,4 +1,4 @@
-"""Reading recipes (ADR 0061)."""
+"""Reading recipes (ADR 0008)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The configuration file ``pybuilder.toml``: defaults for what environment variables say.
 
 Options come before variables, and variables before the file of the user, which
-comes before those of the system (``docs/adr/0071``).
+comes before those of the system (``docs/adr/0006``).
 """
 
 from __future__ import annotations

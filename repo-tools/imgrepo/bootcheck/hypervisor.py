@@ -111,7 +111,7 @@ class Running:
         """Tell whether a port of the guest accepts connections.
 
         QEMU's user network accepts every connection at once, before it asks the guest; so either the guest
-        sends something, or QEMU says that the guest has accepted (ADR 0079).
+        sends something, or QEMU says that the guest has accepted (ADR 0037).
 
         Raises:
             ApplianceError: The hypervisor does not tell.

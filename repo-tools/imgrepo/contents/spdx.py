@@ -1,4 +1,4 @@
-"""Contents as SPDX 2.3 (ISO/IEC 5962), in JSON. Written here: see ADR 0081."""
+"""Contents as SPDX 2.3 (ISO/IEC 5962), in JSON. Written here: see ADR 0033."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     LIBRARY/NAME/approval.asc        the clear-signed manifest of the files that people get
 
 What the tools find out again at any time (what a boot looked like, which packages there are) is not part of
-it: those records name their image themselves. See decision record 0084.
+it: those records name their image themselves. See decision record 0038.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is missing or wrong with an entry, point by point: a pure function of what is known (ADR 0076)."""
+"""What is missing or wrong with an entry, point by point: a pure function of what is known (ADR 0036)."""
 
 from __future__ import annotations
 

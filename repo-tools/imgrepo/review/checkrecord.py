@@ -1,4 +1,4 @@
-"""``check/check.json``: what a check of an entry found out that takes long (ADR 0076).
+"""``check/check.json``: what a check of an entry found out that takes long (ADR 0036).
 
 It does not say that an entry is checked: that is worked out each time, of this and of what is there now.
 """

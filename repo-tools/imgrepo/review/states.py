@@ -1,4 +1,4 @@
-"""How far an entry has come: a pure function of what is known now, never stored (ADR 0073, 0077)."""
+"""How far an entry has come: a pure function of what is known now, never stored (ADR 0035)."""
 
 from __future__ import annotations
 

@@ -3,5 +3,5 @@
 ``program`` decides where the hypervisor's command line is known, ``store``
 keeps the states, ``save`` makes one, ``resume`` opens an appliance from one,
 ``guestside`` says what runs in the appliance meanwhile, above all how a resumed
-one gets random numbers of its own (``docs/adr/0051``).
+one gets random numbers of its own (``docs/adr/0004``).
 """

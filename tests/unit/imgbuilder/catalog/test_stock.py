@@ -97,7 +97,7 @@ def test_the_shipped_files() -> None:
     pin = key_pin(source)
     assert pin.fingerprints == {FINGERPRINT}
     assert pin.unusable == ()
-    assert pin.sha1_self_signatures  # docs/adr/0012
+    assert pin.sha1_self_signatures  # docs/adr/0009
     debian = Path("/etc/virt-builder/repos.d/libguestfs.gpg")
     if debian.exists():
         assert debian.read_bytes() == (REAL / "libguestfs.gpg").read_bytes()

@@ -42,7 +42,7 @@ def evidence(*proven: Proof, **more: object) -> Evidence:
         (evidence(C, B, lacking={}), State.BOOTED, Step.PUBLISH),
         (evidence(C, lacking={}), State.CHECKED, Step.PUBLISH),
         (evidence(lacking=lacks(B)), State.DRAFT, B),
-        # No proof implies another (ADR 0075).
+        # No proof implies another (ADR 0035).
         (evidence(B), State.BOOTED, C),
         (evidence(S), State.SIGNED, C),
         (evidence(B, S), State.SIGNED, C),
