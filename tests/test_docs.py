@@ -107,6 +107,29 @@ def test_decision_records_are_listed() -> None:
         assert "**Lost.**" in text, name
 
 
+def described_rows() -> set[str]:
+    """Return the IDs in the first column of the threat model's tables, ranges expanded."""
+    found: set[str] = set()
+    text = (ROOT / "docs/threat-model.md").read_text()
+    for cell in re.findall(r"^\| ([A-Z][0-9][^|]*) \|", text, re.MULTILINE):
+        for part in cell.split(", "):
+            first, _, last = part.partition("-")
+            until = int((last or first)[1:])
+            found |= {f"{first[0]}{number}" for number in range(int(first[1:]), until + 1)}
+    return found
+
+
+def test_every_row_that_has_tests_or_is_cited_is_in_the_threat_model() -> None:
+    described = described_rows()
+    for table in (ROOT / "tests").rglob("*.md"):
+        rows = set(re.findall(r"^\| ([A-Z][0-9]+) \|", table.read_text(), re.MULTILINE))
+        assert rows <= described, table
+    for folder in ("index", "builder", "repo-tools", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for cited in re.findall(r"threat-model\.md``?,? ([A-Z][0-9]+)\b", path.read_text()):
+                assert cited in described, f"{path.relative_to(ROOT)}: {cited}"
+
+
 def test_nothing_of_this_machine_is_written_down() -> None:
     """No absolute path of a checkout in anything that git tracks."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
