@@ -113,7 +113,7 @@ class SourceStateError(TrustError):
 
 
 class SignatureLostError(NotSignedError):
-    """A source whose index was signed would now be used without a signature (``reliability.md`` T6)."""
+    """A source whose index was signed would now be used without a signature (``docs/threat-model.md`` T6)."""
 
 
 class GuestError(PybuilderError):

@@ -101,7 +101,7 @@ class Settings:
         return self.cache if self.cache is not None else paths.cache_dir()
 
     def cache_folder_if_any(self, report: Reporter = ignore) -> Path | None:
-        """Return the same for work that can be done without a cache (``reliability.md`` C15).
+        """Return the same for work that can be done without a cache (``docs/threat-model.md`` C15).
 
         Args:
             report: Warned when nothing says where it should be.

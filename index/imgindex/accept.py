@@ -1,4 +1,4 @@
-"""The accept rule, V1 to V9 of ``reliability.md``: one function, and where each of its rules is.
+"""The accept rule, V1 to V9 of ``docs/threat-model.md``: one function, and where each of its rules is.
 
 Whatever the bytes are, a first fetch, a refresh, another try, a mirror's answer, the kept copy of a source
 that cannot be reached or a local file, they come through here before anything is made of them. Each rule

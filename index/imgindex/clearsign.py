@@ -1,4 +1,4 @@
-"""Our own strict reading of a clear-signed file (RFC 9580 section 7; ``reliability.md`` V2).
+"""Our own strict reading of a clear-signed file (RFC 9580 section 7; ``docs/threat-model.md`` V2).
 
 gpg forgives much: text around the frame, other headers, lines of which it
 signs only the beginning. Each of these has been an attack on a reader that saw

@@ -97,7 +97,7 @@ class StaleIndexError(TrustError):
 
 
 class RolledBackError(StaleIndexError):
-    """The index is older than one that was accepted before (``reliability.md`` T4)."""
+    """The index is older than one that was accepted before (``docs/threat-model.md`` T4)."""
 
 
 class ConflictingIndexError(StaleIndexError):

@@ -1,4 +1,4 @@
-"""The meaning of one section of an index: every rule of ``reliability.md`` P2 to P14 on its fields."""
+"""The meaning of one section of an index: every rule of ``docs/threat-model.md`` P2 to P14 on its fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a properly signed index also a current one? Rule V8 of ``reliability.md``, as a pure function.
+"""Is a properly signed index also a current one? Rule V8 of ``docs/threat-model.md``, as a pure function.
 
 A mirror without the publisher's key can still serve an old index with known
 holes (rollback, T4), or the same one for ever (freeze, T5). The signature's

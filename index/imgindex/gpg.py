@@ -42,7 +42,7 @@ _PACKAGES = {"gpg": "gpg", "gpgv": "gpgv"}
 
 
 class GpgVerifier:
-    """Implements ``imgindex.trust.Verifier`` with gpgv: rules V2 to V6 of ``reliability.md``."""
+    """Implements ``imgindex.trust.Verifier`` with gpgv: rules V2 to V6 of ``docs/threat-model.md``."""
 
     def verify(self, data: bytes, pin: KeyPin, *, where: str, limit: int = MAX_FILE_SIZE) -> VerifiedText:
         """Apply the accept rule; see ``imgindex.trust.Verifier.verify``.

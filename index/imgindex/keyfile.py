@@ -1,4 +1,4 @@
-"""Reading a publisher's key file from disk, and refusing what cannot be one (``reliability.md`` S30).
+"""Reading a publisher's key file from disk, and refusing what cannot be one (``docs/threat-model.md`` S30).
 
 And what key and configuration files have in common: who may change them chooses what is trusted.
 """

@@ -11,7 +11,7 @@ A comment belongs to the section header or field that follows it, wherever it
 stands; only those above the first section that an empty line ends, and those
 below the last field, belong to the file.
 
-Lines end at a newline and nowhere else (``reliability.md`` V7): what Python
+Lines end at a newline and nowhere else (``docs/threat-model.md`` V7): what Python
 calls a line would let other characters start one.
 """
 

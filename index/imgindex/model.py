@@ -1,7 +1,7 @@
 """What an index says: plain, frozen data.
 
 The fields and their defaults are those of virt-builder's index format
-(``reliability.md`` P1-P11 for what is refused, virt-builder(1), section
+(``docs/threat-model.md`` P1-P11 for what is refused, virt-builder(1), section
 "Creating and signing the index file").
 """
 

@@ -1,4 +1,4 @@
-"""From the text of an index to its meaning; every rule of ``reliability.md`` P1-P17.
+"""From the text of an index to its meaning; every rule of ``docs/threat-model.md`` P1-P17.
 
 There are two readers of one format. For publishers one bad entry makes the whole
 index bad: they want to know of a mistake. For users it takes only itself away,

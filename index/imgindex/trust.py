@@ -21,7 +21,7 @@ _FULL_FINGERPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
 
 
 def full_fingerprint(text: str) -> str:
-    """Normalise a full OpenPGP fingerprint (``reliability.md`` S29).
+    """Normalise a full OpenPGP fingerprint (``docs/threat-model.md`` S29).
 
     Args:
         text: 40 (or, for version 5 and 6 keys, 64) hex digits in any case, with or without blanks.
@@ -54,7 +54,7 @@ class KeyPin:
         sha1_self_signatures: A key vouches for itself with SHA-1 only, as old keys do (that of
             libguestfs.org among them). gpgv calls such a key bad when it is told to reject SHA-1.
         extra_signatures: Whether unknown keys may have signed as well, besides one of these, while a
-            publisher moves from one key to the next (``reliability.md`` S15).
+            publisher moves from one key to the next (``docs/threat-model.md`` S15).
         expired_signatures: Whether a signature counts after its own expiry: for the publisher alone, who
             reads his index to sign it anew.
     """

@@ -1,4 +1,4 @@
-"""What gpgv's status lines mean: rules V4 and V5 of ``reliability.md``, as a pure function.
+"""What gpgv's status lines mean: rules V4 and V5 of ``docs/threat-model.md``, as a pure function.
 
 gpg and gpgv end with status 0 and print VALIDSIG for revoked keys, expired
 keys and weak digests (F1), so neither proves anything alone. Here each

@@ -266,7 +266,7 @@ def ask(services: Services, **fields: object) -> None:
 
 
 def test_there_are_enough_of_them() -> None:
-    """Row "hostile images" of ``reliability.md`` D: at least 60, for client and publisher."""
+    """Hostile images (``docs/threat-model.md`` X12 to X18): at least 60, for client and publisher."""
     assert 2 * len(HOSTILE) >= 60
 
 

@@ -1,4 +1,4 @@
-"""Rows C3, C5, C6, C11, C15, C16 and C19 of ``reliability.md``: power cuts, full disks, odd filesystems."""
+"""Rows C3, C5, C6, C11, C15, C16 and C19 of ``threat-model.md``: power cuts, full disks, odd filesystems."""
 
 from __future__ import annotations
 

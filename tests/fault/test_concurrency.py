@@ -1,4 +1,4 @@
-"""Rows C7 and C9 of ``reliability.md`` over many rounds: one cold template, and many templates side by side.
+"""Rows C7 and C9 of ``threat-model.md`` over many rounds: one cold template, and many templates side by side.
 
 A few rounds in the daily run; with ``PYBUILDER_LONG=1`` the 50 rounds and the ten minutes of a release.
 """

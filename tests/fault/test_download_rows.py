@@ -1,4 +1,4 @@
-"""Values of the rows D6 to D29 of ``reliability.md`` that ``test_fetch`` and ``test_resume`` leave out."""
+"""Values of the rows D6 to D29 of ``threat-model.md`` that ``test_fetch`` and ``test_resume`` leave out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows D23 to D25, D27 and D29 of ``reliability.md``: TLS, names, proxies, and what old copies do."""
+"""Rows D23 to D25, D27 and D29 of ``docs/threat-model.md``: TLS, names, proxies, and what old copies do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows D27 to D29 of ``reliability.md``, ``--offline``, and bundles: the real command, gpg, and a server."""
+"""Rows D27 to D29 of ``threat-model.md``, ``--offline``, and bundles: the real command, gpg, and a server."""
 
 from __future__ import annotations
 

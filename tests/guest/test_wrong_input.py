@@ -318,7 +318,7 @@ def test_b1_signals_leave_nothing(
 
 
 def test_b3_sigkill_takes_the_appliance_along(configured: Person, output: Path) -> None:
-    """reliability.md B3: no hypervisor is left, and the next run sweeps the rest."""
+    """docs/threat-model.md B3: no hypervisor is left, and the next run sweeps the rest."""
     process = configured.start(
         "pybuilder", "debian-12", "-o", output, "--root-password", "disabled", "--run-command", "sleep 600",
         env={"PYTHONUNBUFFERED": "1"},

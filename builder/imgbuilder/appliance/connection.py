@@ -99,7 +99,7 @@ class Connection:
         try:
             with uninterrupted():
                 self._process = process.start(
-                    # The kernel ends the worker with us, whatever ends us (reliability.md B3).
+                    # The kernel ends the worker with us, whatever ends us (docs/threat-model.md B3).
                     ["setpriv", "--pdeathsig", "KILL", "--", interpreter, "-I", WORKER, str(theirs.fileno())],
                     stderr=self._words,
                     pass_fds=[theirs.fileno()],

@@ -206,7 +206,7 @@ def _hypervisor_program() -> str | None:
 
 
 def _hypervisor(folders: _Folders, interpreter: Path, job: Job | None) -> Path | None:
-    """Write a wrapper that lets the kernel end the hypervisor with the worker (``reliability.md`` F16).
+    """Write a wrapper that lets the kernel end the hypervisor with the worker (``docs/threat-model.md`` F16).
 
     It also claims the folder of root's sockets, whose name nobody else tells (``imgbuilder.host.claims``).
 

@@ -251,7 +251,7 @@ class Storage(Calls):
 #
 # A program in the guest learns of them only when it asks (fsync); most do not.
 # Without this look at the kernel's messages, an image on a full or broken disk
-# could be called a success (``reliability.md`` B11, B15).
+# could be called a success (``docs/threat-model.md`` B11, B15).
 
 
 _LOST = re.compile(

@@ -3,7 +3,7 @@
 libguestfs unpacks with a tar of the appliance, outside the guest's root: a
 member ``var/run/x`` in a guest whose ``/var/run`` points to ``/run`` would go
 into the appliance and be lost, and a folder ``lib/`` would replace the link
-``/lib`` (``reliability.md`` F19). So the members' folders are resolved inside
+``/lib`` (``docs/threat-model.md`` F19). So the members' folders are resolved inside
 the guest first, and the archive is written anew when that changes a name.
 """
 

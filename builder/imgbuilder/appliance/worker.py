@@ -6,7 +6,7 @@ the standard library only, imports nothing of ours, and stays readable by old
 interpreters (3.9 and later).
 
 Why a process of its own: while ``launch()`` and other calls block in C, Python
-runs no signal handler (``reliability.md`` F16). The parent keeps signals and
+runs no signal handler (``docs/threat-model.md`` F16). The parent keeps signals and
 time limits, and ends this process with its hypervisor when it has to.
 
 Protocol, on the inherited socket whose number is the only argument: frames of

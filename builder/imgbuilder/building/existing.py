@@ -188,7 +188,7 @@ def _judged(request: CustomizeRequest, *, writable: bool) -> tuple[list[Disk], l
 
 
 def _checked(disk: Disk, request: CustomizeRequest, role: Role, used: set[Path], *, writable: bool) -> Disk:
-    """Check that nobody uses a disk, and its header; return it with its format (``reliability.md`` T13)."""
+    """Check that nobody uses a disk, and its header; return it with its format (``threat-model.md`` T13)."""
     path = disk.path
     try:
         status = path.stat()

@@ -1,7 +1,7 @@
 """Disks of the user's own for the appliance, only to be read: ``--attach``, ``--get-kernel``.
 
 They are judged like templates before QEMU sees them: an image that somebody
-sent can name files of this host just as well (``reliability.md`` T13).
+sent can name files of this host just as well (``docs/threat-model.md`` T13).
 """
 
 from __future__ import annotations

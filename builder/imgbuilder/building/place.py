@@ -2,7 +2,7 @@
 
 A link is followed: what it points to is replaced, the link stays. A regular
 file is replaced as a whole at the very end. A block device is written to at
-the very end. Anything else is refused (``reliability.md`` B12 to B14), and so
+the very end. Anything else is refused (``docs/threat-model.md`` B12 to B14), and so
 is what another user put into a folder where everybody may write, such as /tmp:
 the kernel refuses to open it (``fs.protected_symlinks`` and
 ``fs.protected_regular`` in proc_sys_fs(5)), but does not see who reads a link

@@ -1,7 +1,7 @@
 """How a template comes into the cache: from its source, or from another cache.
 
 Whatever the way, its digest is taken while it is written, and it gets its name
-only when that is the one that the index names (``reliability.md`` T9).
+only when that is the one that the index names (``docs/threat-model.md`` T9).
 """
 
 from __future__ import annotations

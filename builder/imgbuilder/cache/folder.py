@@ -1,7 +1,7 @@
 """The folder of the cache: who may use it, and one at a time where that matters.
 
 All users of a cache hold its lock file shared while they run; emptying it
-needs it exclusively (``reliability.md`` C17). Making an entry needs that
+needs it exclusively (``docs/threat-model.md`` C17). Making an entry needs that
 entry's own lock (C7 to C10).
 """
 
@@ -271,7 +271,7 @@ def _empty(folder: Path) -> None:
             folder.rmdir()
 
 
-# What killed runs leave behind: unfinished files that nobody will finish (``reliability.md`` C18).
+# What killed runs leave behind: unfinished files that nobody will finish (``docs/threat-model.md`` C18).
 
 
 _WEEK = 7 * 24 * 3600

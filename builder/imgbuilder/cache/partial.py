@@ -6,7 +6,7 @@
     ROOT/partial/SHA512.json    where they came from, and what ``If-Range`` must say to get the rest
 
 Whoever uses a part holds the entry's lock. What is in it is not trusted: the
-whole file is hashed before it counts (``reliability.md`` D10 to D15).
+whole file is hashed before it counts (``docs/threat-model.md`` D10 to D15).
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def discard(path: Path) -> None:
 
 
 def _open(path: Path) -> int:
-    """Open a part without following links; what is no part of ours is removed (``reliability.md`` D15)."""
+    """Open a part without following links; what is no part of ours is removed (``threat-model.md`` D15)."""
     with contextlib.suppress(FileNotFoundError):
         status = path.lstat()  # before opening: opening a device may already do something
         if stat.S_ISDIR(status.st_mode):

@@ -3,7 +3,7 @@
 A record beside the file holds what the file looked like when it was verified.
 While size, times and inode are those, nobody has written to the file: the
 change time cannot be set back without being root or turning the clock. When
-they differ the file is verified again (``reliability.md`` T17, C12).
+they differ the file is verified again (``docs/threat-model.md`` T17, C12).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Fingerprint:
 
 
 def open_own(path: Path) -> int | None:
-    """Open a file of the cache for reading, or refuse it (``reliability.md`` C14).
+    """Open a file of the cache for reading, or refuse it (``docs/threat-model.md`` C14).
 
     Returns:
         Its descriptor, or None when there is no such file.
@@ -138,7 +138,7 @@ def read_record(path: Path) -> dict[str, object] | None:
     """Read the record beside a file.
 
     Returns:
-        None when it is missing, damaged, strange, or of another version (``reliability.md`` C20).
+        None when it is missing, damaged, strange, or of another version (``docs/threat-model.md`` C20).
     """
     try:
         descriptor = open_own(record_path(path))

@@ -11,7 +11,7 @@
 Both layers bear the digest that the signed index names, so that a name can
 never mean other bytes, whoever offers it (virt-builder's cache mixes sources
 up, ``virt-builder.md`` SE-13). A file appears under its name only when it is
-whole, verified and on disk (``reliability.md`` C1 to C5), and is looked at
+whole, verified and on disk (``docs/threat-model.md`` C1 to C5), and is looked at
 again at each use (C12 to C14, T17).
 """
 
@@ -268,7 +268,7 @@ class TemplateCache:
             debug(report, f"removed from the cache to keep its limit: {name}, {human_size(size)}")
 
     def _make_room(self, needed: int, report: Reporter) -> None:
-        """Make sure of the space for a template (``reliability.md`` C5); nothing goes if it cannot fit.
+        """Make sure of the space for a template (``docs/threat-model.md`` C5); nothing goes if it cannot fit.
 
         Raises:
             WorkspaceError: There is not enough, whatever is removed.
@@ -325,7 +325,7 @@ def open_cache(
     limit: int | None = None,
     shared: Sequence[Path] = (),
 ) -> TemplateCache:
-    """Open the cache, or a temporary one where there is none to be had (``reliability.md`` C15, C16).
+    """Open the cache, or a temporary one where there is none to be had (``docs/threat-model.md`` C15, C16).
 
     A cache that cannot be written, or that belongs to somebody else, can still be read like a shared one:
     what is taken from there is verified first.

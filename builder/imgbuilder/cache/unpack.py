@@ -2,7 +2,7 @@
 
 The digest of the file has been checked by now, so that whatever is wrong here
 is the publisher's fault; it may still be hostile. The output is bounded by
-what the signed index promises, while it is written (``reliability.md`` T10,
+what the signed index promises, while it is written (``docs/threat-model.md`` T10,
 X1 to X11), and a qcow2 header is judged before anybody else opens the file.
 """
 
@@ -43,7 +43,7 @@ class Unpacker(Protocol):
 
 
 _MEMORY = 128 << 20
-"""Bytes that the decompressor may use: ``xz -9`` needs 65 MiB (``reliability.md`` X8).
+"""Bytes that the decompressor may use: ``xz -9`` needs 65 MiB (``docs/threat-model.md`` X8).
 
 It decodes as many blocks side by side as fit: with 16 MiB blocks, three or four.
 """

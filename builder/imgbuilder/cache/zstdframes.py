@@ -2,7 +2,7 @@
 
 That program goes on with any format that it was built with, frame by frame:
 gzip, xz or lz4 behind a zstd frame would be unpacked as well, by decoders that
-heed no memory limit. So all frames are looked at first (``reliability.md`` X6,
+heed no memory limit. So all frames are looked at first (``docs/threat-model.md`` X6,
 X8, X9); their blocks are skipped, not decoded.
 """
 

@@ -3,7 +3,7 @@
 Each source is fetched, verified and parsed on its own. One that is dead or bad
 is left out with a warning, and takes nothing from the others; only when no
 source is left is that an error. An earlier source always wins over a later one
-(design.md decision 3, ``reliability.md`` T8).
+(design.md decision 3, ``docs/threat-model.md`` T8).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Catalog(NamedTuple):
         """Choose a template.
 
         The first source that knows the name for the architecture is taken; within one source a template's
-        name counts before another's alias (``reliability.md`` P17).
+        name counts before another's alias (``docs/threat-model.md`` P17).
 
         Args:
             name: Name or alias of the template; hidden ones can be named too.

@@ -1,4 +1,4 @@
-"""From one source to its accepted index: the accept rule V1 to V9 of ``reliability.md``, in its order.
+"""From one source to its accepted index: the accept rule V1 to V9 of ``docs/threat-model.md``, in its order.
 
 It is the same for every source and every way, first fetch, refresh, mirror, web
 or local file, last accepted copy: bounded fetch (V1), verdict on the signature (V2 to V6), freshness
@@ -131,7 +131,7 @@ class Loader(NamedTuple):
         return loaded
 
     def _check_not_lost(self, source: Source) -> None:
-        """Refuse an unsigned source that was signed before (``reliability.md`` T6).
+        """Refuse an unsigned source that was signed before (``docs/threat-model.md`` T6).
 
         Only a source that its configuration calls unsigned can have lost its signature. Whoever switches the
         check off for one run decides with open eyes, and changes nothing for the next.

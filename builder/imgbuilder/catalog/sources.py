@@ -59,7 +59,7 @@ class Source:
         mirrors: Further addresses of the same index, tried in order when ``uri`` is of no use.
         max_age: Longest time since the index was signed; None for any.
         extra_signatures: Unknown keys may have signed as well, while the publisher moves from one key to
-            the next (``reliability.md`` S15).
+            the next (``docs/threat-model.md`` S15).
         only: Of the keys in the file, only these full fingerprints count; all of them when empty.
         format: How it says what it offers. With simplestreams, ``uri`` is the base address, with a slash
             at its end.

@@ -1,7 +1,7 @@
 """What is remembered about each signed source: the newest index that was accepted (rule V9).
 
 One record per address lies in the state folder, not in the cache, so that
-``--delete-cache`` does not forget it (``reliability.md`` T4). A record is
+``--delete-cache`` does not forget it (``docs/threat-model.md`` T4). A record is
 written only after an index was accepted, as a whole or not at all, and never
 replaced by an older one. One that cannot be read is an error and not a first
 use (S37): whoever can damage it must not gain by that.

@@ -1,4 +1,4 @@
-"""Hiding secrets in whatever is shown or kept (``reliability.md`` T19, Z18).
+"""Hiding secrets in whatever is shown or kept (``docs/threat-model.md`` T19, Z18).
 
 A secret that a command prints, whole or a line of it, is replaced by ``***``
 in the log, in events and in errors. What a command derives from it, such as

@@ -1,6 +1,6 @@
 """Rules for the values of operations: each returns the value to keep or raises ``UsageError``.
 
-The names of the rows are those of ``reliability.md`` section C.7.
+The names of the rows are those of ``docs/threat-model.md``.
 """
 
 from __future__ import annotations

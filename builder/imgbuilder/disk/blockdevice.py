@@ -1,4 +1,4 @@
-"""Block devices of the host as places for images (``virt-builder.md`` 6.1, 6.2; ``reliability.md`` B13)."""
+"""Block devices of the host as places for images (``virt-builder.md`` 6.1, 6.2; ``threat-model.md`` B13)."""
 
 from __future__ import annotations
 

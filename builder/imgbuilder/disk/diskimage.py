@@ -2,7 +2,7 @@
 
 No image comes here before ``imgbuilder.disk.imageheader`` has looked at its header
 (design decision 7). Names are made absolute, because ``json:x`` and ``a:b``
-would be taken for protocols (``reliability.md`` F13, X21).
+would be taken for protocols (``docs/threat-model.md`` F13, X21).
 """
 
 from __future__ import annotations

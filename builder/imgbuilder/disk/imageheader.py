@@ -1,7 +1,7 @@
 """What a disk image's header may say before any program of qemu sees the file.
 
 qemu-img opens whatever file a qcow2 header names: as backing file it copies
-the host's bytes out, as data file it even writes to it (``reliability.md``
+the host's bytes out, as data file it even writes to it (``docs/threat-model.md``
 F13). So the header is judged here first, in pure Python, by the layout in
 qemu's ``docs/interop/qcow2.txt`` (T13, X12 to X18). Every length is checked
 against the file before it is used, and only the first cluster is ever read.
@@ -35,7 +35,7 @@ UNNAMED = "auto"
 
 _ENDINGS = frozenset({"xz", "gz", "zst", "bz2", "lz4", "lzma", "zstd"})
 _LARGEST_DISK = 16 << 40
-"""Largest virtual size in bytes, as for ``size=`` in an index (``reliability.md`` P3)."""
+"""Largest virtual size in bytes, as for ``size=`` in an index (``docs/threat-model.md`` P3)."""
 
 _LARGEST_L1 = 32 << 20
 _LARGEST_REFCOUNT_TABLE = 8 << 20
@@ -261,7 +261,7 @@ def find_format(path: Path, size: int | None = None, *, role: Role = Role.OWN) -
 
 
 def check_raw(path: Path, size: int) -> None:
-    """Check that a file is a raw disk of one size (``reliability.md`` X4, X17).
+    """Check that a file is a raw disk of one size (``docs/threat-model.md`` X4, X17).
 
     Args:
         path: The image.
@@ -282,7 +282,7 @@ def check_qcow2(
 
     Args:
         path: The image.
-        expected_size: Virtual size in bytes that it must have (``reliability.md`` X18); None when unknown.
+        expected_size: Virtual size in bytes that it must have (``threat-model.md`` X18); None when unknown.
         role: What the image is to the reader.
         overlay: Whether it may lie over another image, which the caller then judges.
 

@@ -1,7 +1,7 @@
 """What kind of file a disk image is, or is in place of one, by its first bytes. Pure.
 
 This decides no format: it finds files that are not what they are said to be
-(``reliability.md`` T13, X12, X17). The signatures are those of qemu's block
+(``docs/threat-model.md`` T13, X12, X17). The signatures are those of qemu's block
 drivers, since these are what a probing program would open the file as.
 """
 

@@ -1,7 +1,7 @@
 """Copying disk images without their holes.
 
 A disk of 20 GiB holds a few hundred megabytes; writing its zeros would cost
-minutes and space (``reliability.md`` X22). A clone of the file's extents is
+minutes and space (``docs/threat-model.md`` X22). A clone of the file's extents is
 tried first, then its data is copied inside the kernel, then by hand.
 """
 

@@ -1,7 +1,7 @@
 """What the headers of an HTTP answer say, read strictly: pure functions.
 
 Sources: RFC 9110 (8.8 validators, 10.2.3 Retry-After, 13.1.5 If-Range, 14.4
-Content-Range), and rows D5, D11 to D14, D17 and D21 of ``reliability.md``.
+Content-Range), and rows D5, D11 to D14, D17 and D21 of ``docs/threat-model.md``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of this machine, under the limits of a download (``reliability.md`` D26)."""
+"""Files of this machine, under the limits of a download (``docs/threat-model.md`` D26)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fetch_local(
     report: Reporter = ignore,
     label: str = "",
 ) -> Fetched:
-    """Copy a file of this machine under the same limits as a download (``reliability.md`` D26).
+    """Copy a file of this machine under the same limits as a download (``docs/threat-model.md`` D26).
 
     Symbolic links are followed: the user named the path. FIFOs, devices and folders are refused, since a
     FIFO would block for ever and a device has no end.

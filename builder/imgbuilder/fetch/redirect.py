@@ -1,4 +1,4 @@
-"""Which redirects are followed, and what is sent along (``reliability.md`` T12, T22, D19, D20, D30)."""
+"""Which redirects are followed, and what is sent along (``docs/threat-model.md`` T12, T22, D19, D20, D30)."""
 
 from __future__ import annotations
 

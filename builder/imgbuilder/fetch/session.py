@@ -49,7 +49,7 @@ _TLS_HINTS = (
     ("self-signed", _OWN_AUTHORITY),
     ("unable to get", _OWN_AUTHORITY),
 )
-"""What to do about a failed TLS handshake, by a word of OpenSSL's reason (``reliability.md`` D23)."""
+"""What to do about a failed TLS handshake, by a word of OpenSSL's reason (``docs/threat-model.md`` D23)."""
 
 
 class NoAnswerError(FetchError):

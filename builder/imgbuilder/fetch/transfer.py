@@ -1,7 +1,7 @@
 """Getting one file of a source: the port, and its limits.
 
 A ``Fetcher`` moves bytes and decides nothing about trust. Whatever it writes
-is bounded (``reliability.md`` T10, T11) and is judged afterwards by its
+is bounded (``docs/threat-model.md`` T10, T11) and is judged afterwards by its
 signature or digest.
 """
 
@@ -24,7 +24,7 @@ NO_PROXY = "no"
 """Use no proxy, whatever the environment says."""
 
 INDEX_LIMIT = 5_000_000
-"""Largest index in bytes (``reliability.md`` V1)."""
+"""Largest index in bytes (``docs/threat-model.md`` V1)."""
 
 PRODUCTS_LIMIT = 20_000_000
 """The same for files of simplestreams sources, which list every version of every image."""
@@ -41,7 +41,7 @@ BETWEEN_TWO_VERSIONS = (
 """What to do when a source's index and its files do not fit together."""
 
 _PIECE = 1 << 16
-"""Bytes per read; also the most that is read beyond a limit (``reliability.md`` D6)."""
+"""Bytes per read; also the most that is read beyond a limit (``docs/threat-model.md`` D6)."""
 
 
 class Limits(NamedTuple):
@@ -50,10 +50,10 @@ class Limits(NamedTuple):
     Attributes:
         timeout: Seconds without an answer, or without a byte.
         connect: Seconds to reach one address of a server; it may have several, of which the first may be
-            dead (``reliability.md`` D24).
+            dead (``docs/threat-model.md`` D24).
         redirects: Most redirects to follow.
         retries: How often a request that failed before its body began is sent again.
-        resumes: How often a body that broke off is continued (``reliability.md`` D8).
+        resumes: How often a body that broke off is continued (``docs/threat-model.md`` D8).
         backoff: Seconds before the first retry; doubled for each further one.
         longest_wait: Most seconds that a server's ``Retry-After`` may ask for.
         slow_window: Seconds over which the speed is measured.
@@ -161,7 +161,7 @@ class Fetcher(Protocol):
 
 
 class SpeedGuard:
-    """Gives up on a transfer that drips (``reliability.md`` T11); a socket's timeout bounds only each gap.
+    """Gives up on a transfer that drips (``threat-model.md`` T11); a socket's timeout bounds only each gap.
 
     Args:
         limits: The window and the rate.

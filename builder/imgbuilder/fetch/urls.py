@@ -2,7 +2,7 @@
 
 The rules are virt-builder's (``virt-builder.md`` 4.1 and 1.4) where they are
 safe, and stricter where they are not: a template always lies below the folder
-of its index (``reliability.md`` T7).
+of its index (``docs/threat-model.md`` T7).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def scheme_of(uri: str) -> str | None:
 
 
 class Address(str):
-    """An address that never shows its password, nor anything else that gives access (``reliability.md`` T22).
+    """An address that never shows its password, nor anything else that gives access (T22 of the threat model).
 
     As a text, in messages, JSON and everywhere else, it is what people may see. The whole address is asked
     for by those alone who need it: who sends the request, and who derives or writes down another address.
@@ -99,7 +99,7 @@ class Address(str):
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with addresses in it without what gives access to them (``reliability.md`` T22)."""
+    """Return a text with addresses in it without what gives access to them (``docs/threat-model.md`` T22)."""
     userinfo, malformed, *query = _PASSWORDS
     for pattern in (userinfo, malformed):
         text = pattern.sub(r"\1", text)
@@ -206,7 +206,7 @@ def template_url(source_uri: str, file: str) -> Address:
 
     Raises:
         RepositoryError: ``file`` would lead out of that folder, or means different things to different
-            programs (``reliability.md`` T7).
+            programs (``docs/threat-model.md`` T7).
     """
     parts = file.split("/")
     if _UNSAFE.search(file) or re.search(r"[%?#]|://", file) or not {"", ".", ".."}.isdisjoint(parts):

@@ -13,7 +13,7 @@ class Watch:
     """Breaks a connection off when one answer or one read takes too long in all.
 
     A socket's timeout bounds the gap between two bytes only, so that headers sent one byte per second
-    would hold us for days (``reliability.md`` D7).
+    would hold us for days (``docs/threat-model.md`` D7).
 
     Args:
         limit: Seconds for one answer, or one read.

@@ -1,4 +1,4 @@
-"""Files from web servers, whatever the server does (``reliability.md`` T10 to T12, T22, T23, rows D).
+"""Files from web servers, whatever the server does (``docs/threat-model.md`` T10 to T12, T22, T23, rows D).
 
 Redirects are followed here by rule, with credentials for the first server only;
 a body is stored only from a plain 200 answer, or from a 206 answer that fits
@@ -272,7 +272,7 @@ class Wanted:
 
     Attributes:
         end: When all of it must be over, by the fetcher's clock.
-        whole: The server's ranges were wrong once, and are not asked for again (``reliability.md`` D11).
+        whole: The server's ranges were wrong once, and are not asked for again (``threat-model.md`` D11).
     """
 
     url: Address

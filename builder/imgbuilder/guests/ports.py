@@ -7,7 +7,7 @@ adds disks, partitions and filesystems, for growth and for making templates.
 Paths given to a ``Guest`` are absolute paths inside the guest. Symbolic links
 are followed inside the guest, never into the appliance: libguestfs itself
 loses data silently through absolute links in ``cp_a``, ``mv``, ``rm_rf`` and
-``tar_in`` (``reliability.md`` F19), so implementations resolve first.
+``tar_in`` (``docs/threat-model.md`` F19), so implementations resolve first.
 
 A guest may be hostile, and has a budget: whatever comes out of it has a limit.
 A larger file, a longer list, or what is no regular file where one is expected
@@ -180,7 +180,7 @@ class Guest(Protocol):
     def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
         """Unpack a local tar file into a directory of the guest, with owners, modes and attributes.
 
-        Members whose folders are links in the guest go where the links lead (``reliability.md`` F19).
+        Members whose folders are links in the guest go where the links lead (``docs/threat-model.md`` F19).
 
         Args:
             local: The tar file.
@@ -471,7 +471,7 @@ class Attachment:
 
     Attributes:
         path: The image file or block device.
-        format: Its format, ``raw`` or ``qcow2``; never probed (``reliability.md`` T13).
+        format: Its format, ``raw`` or ``qcow2``; never probed (``docs/threat-model.md`` T13).
         readonly: Whether the appliance may only read it.
         sector_size: Bytes per sector that the appliance sees.
         attached: Whether it is no disk of the guest's: only the guest's commands see it.

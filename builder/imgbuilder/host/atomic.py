@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, even when the power fails (``reliability.md`` F17)."""
+"""Files that appear whole or not at all, even when the power fails (``docs/threat-model.md`` F17)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ For root, libguestfs makes the folder of its sockets in /tmp whatever it is
 told, and removes it only when its handle is closed. A worker that is ended by
 force never comes to that, so our private folder keeps a note. It is written
 when the hypervisor is started, for the case that we are killed (B3), and before
-we end a worker, which may not have come so far (``reliability.md`` F16).
+we end a worker, which may not have come so far (``docs/threat-model.md`` F16).
 """
 
 from __future__ import annotations

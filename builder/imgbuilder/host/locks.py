@@ -24,7 +24,7 @@ _HELD = r"[0-9]+: FLOCK +\S+ +\S+ +([0-9]+) ([0-9a-f]+):([0-9a-f]+):([0-9]+) "
 def holders(status: os.stat_result) -> list[int]:
     """Return which other processes hold a lock on a file, as far as the kernel tells us.
 
-    Lock files themselves say nothing, so that one of a dead process cannot mislead (``reliability.md`` C10).
+    Lock files themselves say nothing, so that one of a dead process cannot mislead (``threat-model.md`` C10).
 
     Args:
         status: The file's.

@@ -1,7 +1,7 @@
 """Temporary files that are certainly gone afterwards, and results that appear whole or not at all.
 
 A finished file is made under a hidden name beside its final place, made
-durable, and renamed (``reliability.md`` F17, B15, B16). What a killed run left
+durable, and renamed (``docs/threat-model.md`` F17, B15, B16). What a killed run left
 behind is recognised by its name and swept by the next one.
 """
 
@@ -96,7 +96,7 @@ def is_strange(facts: os.stat_result, folder: Path) -> bool:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Find out before any work whether there is room (``reliability.md`` C5).
+    """Find out before any work whether there is room (``docs/threat-model.md`` C5).
 
     Args:
         folder: Where the bytes will go.

@@ -79,7 +79,7 @@ def _run(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool)
 def _open_standard_streams() -> None:
     """Make the three standard streams such that nothing which is printed can break the command.
 
-    /dev/null comes where our caller closed one (``reliability.md`` B24). Otherwise the next file that is
+    /dev/null comes where our caller closed one (``threat-model.md`` B24). Otherwise the next file that is
     opened would become standard output, for us and for the programs that we start, and receive what was
     meant for people. What standard error does not take is dropped: there is nowhere to say it.
     """

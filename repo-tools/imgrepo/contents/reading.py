@@ -1,4 +1,4 @@
-"""Reading files of a guest that may be hostile, within limits (``reliability.md`` T14, T15)."""
+"""Reading files of a guest that may be hostile, within limits (``docs/threat-model.md`` T14, T15)."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def compress(
 
     Raises:
         DiskError: The image changed meanwhile, or another program uses it; what was written is of no use
-            (``reliability.md`` R6).
+            (``docs/threat-model.md`` R6).
         ToolError: The program is missing or failed.
         WorkspaceError: A file cannot be read or written, for example because no space is left.
     """

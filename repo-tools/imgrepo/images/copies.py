@@ -62,7 +62,7 @@ def copy_image(image: SourceImage, folder: Path, report: Reporter) -> Copy:
         report: Hears how much was copied.
 
     Raises:
-        DiskError: The image changed meanwhile (``reliability.md`` R6), or another program uses it.
+        DiskError: The image changed meanwhile (``docs/threat-model.md`` R6), or another program uses it.
         WorkspaceError: It cannot be read, or the copy cannot be written.
     """
     target = folder / image.name

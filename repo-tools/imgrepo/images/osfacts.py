@@ -1,7 +1,7 @@
 """What a guest's own files say about it: os-release(5) and the header of a program. Pure functions.
 
 All of it was written by the template's author and may be hostile: whatever
-is returned fits into one line of an index (``reliability.md`` R15, T15).
+is returned fits into one line of an index (``docs/threat-model.md`` R15, T15).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which files of a folder are disk images to publish.
 
 Nothing is opened by qemu or libguestfs before its header was judged by
-``imgbuilder.disk.imageheader`` (``reliability.md`` R11, R14, T24).
+``imgbuilder.disk.imageheader`` (``docs/threat-model.md`` R11, R14, T24).
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def measure(image: SourceImage) -> int:
 
 
 def check_unchanged(image: SourceImage) -> None:
-    """Check that an image is still the one that was found (``reliability.md`` R6).
+    """Check that an image is still the one that was found (``docs/threat-model.md`` R6).
 
     Raises:
         DiskError: It was written to, replaced or removed meanwhile.

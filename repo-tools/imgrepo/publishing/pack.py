@@ -67,7 +67,7 @@ class Packer:
         A file that is published already, byte by byte, is not published again.
 
         Raises:
-            DiskError: The image changed meanwhile (``reliability.md`` R6).
+            DiskError: The image changed meanwhile (``docs/threat-model.md`` R6).
             ToolError: The program that packs failed.
             WorkspaceError: A file cannot be written.
         """

@@ -166,7 +166,7 @@ class Run:
         return True
 
     def _claim(self, name: str, arch: str, image: SourceImage) -> None:
-        """Refuse two images that would be the same template (``reliability.md`` R16)."""
+        """Refuse two images that would be the same template (``docs/threat-model.md`` R16)."""
         first = self._owners.setdefault((name, arch), image.name)
         if first != image.name:
             raise RepositoryError(

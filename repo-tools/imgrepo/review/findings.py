@@ -1,7 +1,7 @@
 """What is looked for in a mounted guest, and where: a machine's identity, and somebody's secrets.
 
 The guest may be hostile: what is read and listed is limited, and what cannot be
-read is a finding as well (``reliability.md`` T14).
+read is a finding as well (``docs/threat-model.md`` T14).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 First the template files, under names that no old index mentions; then the
 index; then, when their time has come, old files go; last comes the catalogue. Broken off at any step,
 what is served there is the old index or the new one, with every file that it
-names (``reliability.md`` R1, R9), and the next run goes on.
+names (``docs/threat-model.md`` R1, R9), and the next run goes on.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ _PUBLISHED = re.compile(
 def published_name(stem: str, sha512: str, ending: str = "xz") -> str:
     """Return the name of a published file.
 
-    It names the content, so that clients with the old index never meet a new file (``reliability.md`` R9).
+    It names the content, so that clients with the old index never meet a new file (``threat-model.md`` R9).
 
     Args:
         stem: The image's name without its ending.
@@ -162,7 +162,7 @@ def merge(old: Index, replaced: Mapping[tuple[str, str], Entry], added: Sequence
         added: New templates.
 
     Raises:
-        RepositoryError: Two images are to become the same template (``reliability.md`` R16).
+        RepositoryError: Two images are to become the same template (``docs/threat-model.md`` R16).
     """
     entries = [replaced.get((entry.os_version, entry.arch), entry) for entry in old.entries] + list(added)
     seen: dict[tuple[str, str], Entry] = {}

@@ -1,7 +1,7 @@
 """Files that no index names any more, and how long they stay.
 
 A client that read the old index a moment ago still asks for the old files, and
-caches between it and us may hold the old index for hours (``reliability.md``
+caches between it and us may hold the old index for hours (``docs/threat-model.md``
 R9). So they stay for a grace time, counted from when a publisher first saw that
 nothing names them; a record in the served folder remembers that.
 """

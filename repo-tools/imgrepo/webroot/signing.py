@@ -28,7 +28,7 @@ PLAIN_INDEX = "index"
 PUBLIC_KEY = "index.gpg"
 _BACKUP = "index.bak"
 _LARGEST_INDEX = 5_000_000
-"""Bytes; no client reads more (rule V1 of ``reliability.md``)."""
+"""Bytes; no client reads more (rule V1 of ``docs/threat-model.md``)."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class IndexSigner:
         stage: Where files are made.
 
     Raises:
-        SigningError: A key is missing, ambiguous, expired or locked (``reliability.md`` R3).
+        SigningError: A key is missing, ambiguous, expired or locked (``docs/threat-model.md`` R3).
     """
 
     def __init__(self, services: Services, signing: Signing, stage: Stage) -> None:

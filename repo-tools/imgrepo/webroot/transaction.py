@@ -2,7 +2,7 @@
 
 New files come first and under names that no old index mentions; the index
 follows by one rename. Killed at any moment, the folder holds the old index or
-the new one, and every file that it names (``reliability.md`` R1, F17).
+the new one, and every file that it names (``docs/threat-model.md`` R1, F17).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every row of the publisher in reliability.md has a test of its name, and the table beside this says so."""
+"""Every row of the publisher in the threat model has a test of its name, and the table says so."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_no_binding_is_said(tmp_path: Path) -> None:
 
 
 def test_the_worker_dies_with_us(tmp_path: Path) -> None:
-    """reliability.md B3: SIGKILL of pybuilder leaves no worker."""
+    """docs/threat-model.md B3: SIGKILL of pybuilder leaves no worker."""
     interpreter = guestfs_stub.install(tmp_path)
     program = (
         "import sys; from pathlib import Path; from imgbuilder.appliance.connection import Connection\n"

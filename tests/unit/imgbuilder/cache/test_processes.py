@@ -1,4 +1,4 @@
-"""Many processes and one cold template (rows C2, C7 and C8 of ``reliability.md``)."""
+"""Many processes and one cold template (rows C2, C7 and C8 of ``docs/threat-model.md``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows D1, D2, D8 and D10 to D15 of ``reliability.md``: broken downloads go on where they ended."""
+"""Rows D1, D2, D8 and D10 to D15 of ``docs/threat-model.md``: broken downloads go on where they ended."""
 
 from __future__ import annotations
 

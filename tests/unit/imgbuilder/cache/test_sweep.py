@@ -1,4 +1,4 @@
-"""Row C18 of ``reliability.md``: what killed runs left is swept, and nothing that is alive."""
+"""Row C18 of ``docs/threat-model.md``: what killed runs left is swept, and nothing that is alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""zstd templates: rows X1 to X10 of ``reliability.md`` in zstd's terms, against the real program."""
+"""zstd templates: rows X1 to X10 of ``docs/threat-model.md`` in zstd's terms, against the real program."""
 
 from __future__ import annotations
 

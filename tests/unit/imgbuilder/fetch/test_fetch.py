@@ -1,4 +1,4 @@
-"""Rows D, T12, T22 and T23 of ``reliability.md`` that need no resume, against real sockets."""
+"""Rows D, T12, T22 and T23 of ``docs/threat-model.md`` that need no resume, against real sockets."""
 
 from __future__ import annotations
 

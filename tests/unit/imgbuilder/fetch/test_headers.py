@@ -1,4 +1,4 @@
-"""Headers of answers are read strictly (rows D11 to D14 and D17 of ``reliability.md``)."""
+"""Headers of answers are read strictly (rows D11 to D14 and D17 of ``docs/threat-model.md``)."""
 
 from __future__ import annotations
 
