@@ -1,4 +1,4 @@
-"""Rows D1 to D22 of ``threat-model.md`` as its figures ask: each fault by http, by https, and on resuming.
+"""Rows D1 to D22 of ``docs/threat-model.md``: each fault by http, by https, and on resuming.
 
 Whatever a server does, what comes out is the right file or an error of ours, never other bytes, and never a
 hang; and as soon as the server is good again, so is the next run, with whatever the fault left behind.
