@@ -60,7 +60,7 @@ def scheme_of(uri: str) -> str | None:
 
 
 class Address(str):
-    """An address that never shows its password, nor anything else that gives access (``threat-model.md`` T22).
+    """An address that never shows its password, nor anything else that gives access (T22, threat-model.md).
 
     As a text, in messages, JSON and everywhere else, it is what people may see. The whole address is asked
     for by those alone who need it: who sends the request, and who derives or writes down another address.
