@@ -20,7 +20,7 @@ from imgbuilder.sizes import parse_size
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping
 
-STOCK_SOURCES = Path(__file__).parent / "stock"
+STOCK_SOURCES = Path(__file__).parents[1] / "stock"
 """Configuration files of the sources that everybody has who does not switch them off."""
 
 _OURS = "pybuilder"

@@ -168,6 +168,7 @@ import sys
 from pathlib import Path
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.fetch.web import RequestsFetcher
+from tests.unit.imgbuilder.cache.test_resume import selection
 with TemplateCache(Path(sys.argv[1])) as cache:
     cache.open()
     cache.get_template(selection(sys.argv[2]), RequestsFetcher())

@@ -207,6 +207,7 @@ from datetime import timedelta
 from pathlib import Path
 from imgbuilder.catalog import state
 from imgbuilder.catalog.state import SourceStates
+from tests.unit.imgbuilder.catalog.test_state import FIRST, URI
 for step in range(40):
     newer = replace(FIRST, signed_at=FIRST.signed_at + timedelta(seconds=3 * step + int(sys.argv[2])))
     SourceStates(Path(sys.argv[1])).remember(URI, newer, b"signed")
