@@ -312,7 +312,17 @@ def configured(person: Person, publisher: Publisher, web: WebServer) -> Person:
 
 
 def leftovers(person: Person, folders: Sequence[Path]) -> list[str]:
-    """What a build must not leave behind: processes of the person, temporary files."""
+    """Return what a build must not leave behind: processes of the person, temporary files.
+
+    A process that was killed may take some seconds to end on a loaded machine.
+    """
+    end = time.monotonic() + 10
+    while (found := _leftovers(person, folders)) and time.monotonic() < end:
+        time.sleep(0.2)
+    return found
+
+
+def _leftovers(person: Person, folders: Sequence[Path]) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():

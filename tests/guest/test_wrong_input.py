@@ -105,7 +105,7 @@ def with_source(publisher: Publisher, folder: Path, index: Path) -> dict[str, st
     conf = folder / "config" / "pybuilder" / "repos.d"
     conf.mkdir(parents=True, exist_ok=True)
     (conf / "x.conf").write_text(f"[x]\nuri={index}\ngpgkey={publisher.public_key}\n")
-    subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
+    subprocess.run(["chmod", "-R", "a+rX,go-w", folder], check=True)
     return {"XDG_CONFIG_HOME": str(folder / "config"), "VIRT_BUILDER_DIRS": str(folder / "none")}
 
 
