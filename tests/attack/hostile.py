@@ -1,0 +1,223 @@
+"""Guests that mean harm, and what our commands do to a guest; run as a program, one guest a process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgbuilder.appliance import ApplianceOptions
+from imgbuilder.customize import sysprep
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import read_facts
+from imgbuilder.customize.failure import keep_log
+from imgbuilder.customize.firstboot_status import read_firstboot
+from imgbuilder.customize.registry import parse_operation
+from imgbuilder.customize.run import customize
+from imgbuilder.errors import PybuilderError
+from imgbuilder.events import ignore
+from imgbuilder.guests.ports import CommandResult
+from imgrepo.contents.look import look_into
+from imgrepo.images.facts import examine
+from imgrepo.images.scan import scan
+from imgrepo.review.inside import look_inside
+from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
+from tests.unit.imgbuilder.customize.support import KEY, PASSWD, debian_guest
+from tests.unit.imgrepo.repository import ELF_X86_64, image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.fakes.guest import FakeGuest
+
+HUGE = 8 << 30
+SPARSE = 16 << 40
+BIG = 1 << 20
+"""Bytes of a text that is long, and still read."""
+DIGITS = "9" * 5000
+ACCOUNT_FILES = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
+RELEASE = "/usr/lib/os-release"
+STATUS = "/var/lib/dpkg/status"
+LOG = "/tmp/builder.log"
+
+
+def _sparse(*paths: str, size: int = HUGE) -> Callable[[FakeGuest], None]:
+    def harm(guest: FakeGuest) -> None:
+        for path in paths:
+            guest.add_sparse(path, size)
+
+    return harm
+
+
+def _text(path: str, content: str | bytes) -> Callable[[FakeGuest], None]:
+    return lambda guest: guest.add(path, content)
+
+
+def _folders(*paths: str) -> Callable[[FakeGuest], None]:
+    def harm(guest: FakeGuest) -> None:
+        for path in paths:
+            guest.remove(path)
+            guest.add_dir(path)
+
+    return harm
+
+
+def _loops(*paths: str) -> Callable[[FakeGuest], None]:
+    def harm(guest: FakeGuest) -> None:
+        for path in paths:
+            guest.add_link(path, path)
+
+    return harm
+
+
+def _pipes(*paths: str) -> Callable[[FakeGuest], None]:
+    def harm(guest: FakeGuest) -> None:
+        for path in paths:
+            guest.add_fifo(path)
+
+    return harm
+
+
+def _crowds(*paths: str) -> Callable[[FakeGuest], None]:
+    def harm(guest: FakeGuest) -> None:
+        for path in paths:
+            guest.add_crowd(path)
+
+    return harm
+
+
+def _names(folder: str, count: int) -> Callable[[FakeGuest], None]:
+    def harm(guest: FakeGuest) -> None:
+        for number in range(count):
+            guest.add(f"{folder}/{number:06}.conf")
+
+    return harm
+
+
+def _says(output: str, status: int = 0) -> Callable[[FakeGuest], None]:
+    return lambda guest: guest.on_sh("", CommandResult(status, output))
+
+
+def _filled(line: str, size: int = BIG) -> str:
+    return line * (size // len(line))
+
+
+_PACKAGE = "Package: p{0}\nStatus: install ok installed\nArchitecture: all\nVersion: 1\n\n"
+
+FRIENDLY = "a friendly guest"
+GUESTS: dict[str, Callable[[FakeGuest], None]] = {
+    "huge account files": _sparse(*ACCOUNT_FILES),
+    "long account files": _text("/etc/passwd", PASSWD + _filled("a:x:1:1::/:/bin/sh\n")),
+    "a passwd of colons": _text("/etc/passwd", b":" * BIG),
+    "a passwd of empty lines": _text("/etc/passwd", b"\n" * BIG),
+    "numbers of 5000 digits": _text("/etc/passwd", f"root:x:{DIGITS}:{DIGITS}::/root:/bin/sh\n"),
+    "negative numbers": _text("/etc/passwd", "root:x:-1:-1::/root:/bin/sh\n"),
+    "numbers beyond 32 bits": _text("/etc/passwd", f"root:x:{1 << 40}:{1 << 70}::/root:/bin/sh\n"),
+    "numbers of other scripts": _text("/etc/passwd", "root:x:\u0663:\u00b2::/root:/bin/sh\n"),
+    "days of 5000 digits": _text("/etc/shadow", f"root:*:{DIGITS}:{DIGITS}:{DIGITS}:7::{DIGITS}:\n"),
+    "costly passwords": _text("/etc/shadow", "root:$6$rounds=999999999$salt$x:1:0:99999:7:::\n"),
+    "a huge os-release": _sparse(RELEASE),
+    "a long os-release": _text(RELEASE, "ID=debian\nNAME=" + "a" * 60_000 + "\nVERSION_ID=" + DIGITS[:4000]),
+    "an os-release of quotes": _text(RELEASE, _filled("ID='\n", 60_000)),
+    "a huge fstab": _sparse("/etc/fstab"),
+    "a long fstab": _text("/etc/fstab", _filled(f"UUID={DIGITS[:40]} /a ext4 defaults 0 {DIGITS[:40]}\n")),
+    "huge settings": _sparse("/etc/hosts", "/etc/hostname", "/etc/sudoers", "/etc/selinux/config"),
+    "a hostname that controls": _text("/etc/hostname", b"\x1b]0;x\x07\x00\xff\n" * 1000),
+    "folders for files": _folders("/etc/machine-id", "/etc/hostname", *ACCOUNT_FILES),
+    "pipes for files": _pipes("/etc/machine-id", "/etc/hosts", RELEASE, *ACCOUNT_FILES, STATUS, LOG),
+    "links in circles": _loops("/etc/hosts", "/root", "/var/log", "/etc/passwd", "/etc/ssh", "/home"),
+    "folders without end": _crowds(
+        "/home", "/root/.ssh", "/var/log", "/etc/ssh", "/etc/apt", "/var/lib/dpkg"
+    ),
+    "thousands of settings": _names("/etc/apt/apt.conf.d", 5_000),
+    "thousands of homes": _names("/home", 5_000),
+    "a huge log": _sparse(LOG, "/var/log/pybuilder-firstboot.log", size=SPARSE),
+    "a huge package database": _sparse(STATUS),
+    "a package database of 100 MB of one line": _sparse(STATUS, size=100 << 20),
+    "packages without end": _text(STATUS, "".join(map(_PACKAGE.format, range(200_000)))),
+    "a package of one field": _text(STATUS, "Package: a\nVersion: " + "1" * BIG + "\n"),
+    "a shell that says too much": _says("\x1b[2J\x00\ufffd" * 16_000),
+    "a shell that fails": _says("0 0 0\n" * 10_000, status=255),
+    "a shell of numbers": _says(DIGITS * 12),
+}
+
+OPERATIONS = [
+    ("append-line", "/etc/hosts:one"), ("chmod", "0600:/etc/hosts"), ("chown", "root:root:/etc/hosts"),
+    ("delete", "/var/log/*"), ("edit", "/etc/hosts:s/a/b/"), ("firstboot-command", "true"),
+    ("firstboot-install", "bash"), ("hostname", "new"), ("install", "bash"), ("link", "/etc/hosts:/etc/one"),
+    ("mkdir", "/srv/new"), ("password", "ann:password:secret"), ("root-password", "password:secret"),
+    ("run-command", "false"), ("ssh-inject", f"ann:string:{KEY}"), ("ssh-inject", f"root:string:{KEY}"),
+    ("sysprep", "all"), ("timezone", "Europe/Berlin"), ("touch", "/etc/new"), ("truncate", "/etc/hosts"),
+    ("uninstall", "bash"), ("update", ""), ("user", "bob"), ("write", "/etc/new:text"),
+    ("selinux-relabel", ""), ("mirror", "http://mirror.example.org"),
+]  # fmt: skip
+"""What a build is asked to do; each on a fresh copy of the guest."""
+
+
+def hostile(name: str) -> FakeGuest:
+    """Return a guest of the table, or one that means no harm."""
+    guest = debian_guest()
+    guest.add("/usr/bin/sh", ELF_X86_64, mode=0o755)
+    guest.add(STATUS, _PACKAGE.format(1))
+    guest.add(LOG, "said\n")
+    guest.add("/etc/group", "root:x:0:\nann:x:1001:\n")
+    if name != FRIENDLY:
+        GUESTS[name](guest)
+    return guest
+
+
+def _build(guest: FakeGuest, keyword: str, text: str) -> None:
+    def rescue(failed: FakeGuest, context: GuestContext, _error: PybuilderError) -> None:
+        keep_log(failed, context.log_file, "hostile")
+
+    context = GuestContext(read_facts(guest), "x86_64")
+    customize(guest, [parse_operation(keyword, text)], context, ignore, rescue)  # type: ignore[arg-type]
+
+
+def commands(name: str, folder: Path) -> dict[str, Callable[[], object]]:
+    """Return what our commands do to a guest of the table, by what it is called."""
+    appliances = FakeAppliances({"a.img": FakeDisk({1: FakeFilesystem(guest=hostile(name))})})
+    images, _skipped = scan(image(folder / "a.img").parent)
+    options = ApplianceOptions()
+    found: dict[str, Callable[[], object]] = {
+        "--check": lambda: sysprep.find(hostile(name), tuple(sysprep.TASKS)),
+        "keep a log": lambda: keep_log(hostile(name), LOG, "hostile"),
+        "first boot": lambda: read_firstboot(hostile(name)),
+        "publish": lambda: _raised(examine(images, appliances, options, ignore)["a.img"]),
+        "entry check": lambda: look_inside(images[0], "", appliances, options, ignore),
+        "sbom": lambda: look_into(images[0], appliances, options, ignore),
+    }
+    for keyword, text in OPERATIONS:
+        found[f"--{keyword} {text[:30]}"] = lambda keyword=keyword, text=text: _build(  # type: ignore[misc]
+            hostile(name), keyword, text
+        )
+    return found
+
+
+def _raised(result: object) -> object:
+    if isinstance(result, PybuilderError):
+        raise result
+    return result
+
+
+def main(name: str, folder: Path) -> None:
+    """Run all commands on a guest, and print how each ended and what was used, as JSON."""
+    ended = {}
+    for what, command in commands(name, folder).items():
+        ended[what] = "done"
+        try:
+            command()
+        except PybuilderError as error:
+            ended[what] = f"refused: {error.message[:300]}"
+        except Exception as error:  # noqa: BLE001 - these are what is looked for
+            ended[what] = f"CRASHED: {error!r:.300}"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    print(json.dumps({"ended": ended, "peak": peak}))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main(sys.argv[1], Path(sys.argv[2]))
