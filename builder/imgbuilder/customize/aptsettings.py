@@ -44,6 +44,8 @@ _LARGEST_SOURCES = 4 << 20
 _LARGEST_PACKAGE = 1 << 30
 _LARGEST_PACKAGES = 4 << 30
 """Bytes that a guest may leave in the host's folder: in one file, and in one build."""
+_COMPARED = 64 * 1024
+"""Bytes of the beginning and of the end of two package files that are compared."""
 _PACKAGE_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~%_-]{1,240}\.deb")
 
 
@@ -203,16 +205,28 @@ def _keep_packages(guest: Guest, context: GuestContext, folder: Path) -> None:
             continue
         partial = folder / f".{name}.{secrets.token_hex(4)}.part"
         try:
-            size = guest.stat(f"{FOLDER}/archives/{name}").size
-            if kept.is_file() and kept.stat().st_size == size:
+            path = f"{FOLDER}/archives/{name}"
+            size = guest.stat(path).size
+            if kept.is_file() and _looks_alike(guest, path, size, kept):
                 continue
-            guest.download(f"{FOLDER}/archives/{name}", partial, limit=min(_LARGEST_PACKAGE, left))
+            guest.download(path, partial, limit=min(_LARGEST_PACKAGE, left))
             left -= size
             partial.replace(kept)
         except (OSError, GuestCallError) as error:
             warn(context.report, f"{name} was not kept in {folder}: {error}")
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _looks_alike(guest: Guest, path: str, size: int, kept: Path) -> bool:
+    """Say whether a file of the guest need not be copied again: size, beginning and end are the same."""
+    with open_file(kept) as file:
+        if os.fstat(file.fileno()).st_size != size:
+            return False
+        start = file.read(_COMPARED)
+        file.seek(max(0, size - _COMPARED))
+        end = file.read(_COMPARED)
+    return guest.start_of(path, _COMPARED) == start and guest.end_of(path, _COMPARED) == end
 
 
 def check_manager(context: GuestContext, keyword: str) -> None:
