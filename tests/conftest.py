@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from hypothesis import settings
+
+from imgindex import environment
 
 # How long an example takes depends on what else the machine does: that is no reason to fail.
 settings.register_profile("untimed", parent=settings.default, deadline=None)
@@ -18,3 +21,9 @@ os.environ["VIRT_BUILDER_DIRS"] = "/nonexistent"
 for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def nothing_withheld(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin each test as a new process: a secret of another one may have been in HOME."""
+    monkeypatch.setattr(environment, "_withheld", set())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -214,7 +213,9 @@ def main(name: str, folder: Path) -> None:
             ended[what] = f"refused: {error.message[:300]}"
         except Exception as error:  # noqa: BLE001 - these are what is looked for
             ended[what] = f"CRASHED: {error!r:.300}"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    # Not ru_maxrss, which begins with that of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) << 10
     print(json.dumps({"ended": ended, "peak": peak}))
 
 

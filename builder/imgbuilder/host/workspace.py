@@ -218,7 +218,12 @@ def private_folder(base: Path = SHORT) -> Iterator[Path]:
         _sweep_folders(base)
         new, holder = _new_folder(base)
         folder = base / f"{_FOLDER}{new.name.removeprefix(_NEW_FOLDER)}"
-        new.rename(folder)  # only under this name does a sweep remove what is in it, and now it is locked
+        try:
+            new.rename(folder)  # only under this name does a sweep remove what is in it, and now it is locked
+        except OSError:
+            os.close(holder)
+            new.rmdir()
+            raise
     except OSError as error:
         raise explain(error, base / _FOLDER) from error
     try:
