@@ -21,7 +21,6 @@ from tests.fakes.keys import keys
 from tests.fakes.template import SIZE, make_site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.fakes.keys import KeyMaker
@@ -224,18 +223,17 @@ NUMBER = 12345
 
 
 @pytest.fixture
-def nameless(place: Place) -> Iterator[tuple[str, ...]]:
+def nameless(place: Place) -> tuple[str, ...]:
     """A place that such a user may use, and what comes before a command to be that user; root alone can."""
     if os.geteuid() != 0:
         pytest.skip("only root can be somebody else")
-    opened = [folder for folder in place.base.parents if not folder.stat().st_mode & stat.S_IXOTH]
-    for folder in opened:
-        folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
+    # They stay so: tests that run at the same time have folders below them as well.
+    for folder in place.base.parents:
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
     for path in [place.base, *place.base.rglob("*")]:
         os.chown(path, NUMBER, NUMBER, follow_symlinks=False)
-    yield ("setpriv", f"--reuid={NUMBER}", f"--regid={NUMBER}", "--clear-groups", "--")
-    for folder in opened:
-        folder.chmod(folder.stat().st_mode & ~stat.S_IXOTH)
+    return ("setpriv", f"--reuid={NUMBER}", f"--regid={NUMBER}", "--clear-groups", "--")
 
 
 def test_b25_no_home(place: Place, nameless: tuple[str, ...]) -> None:
