@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import time
@@ -121,9 +122,10 @@ def keep_log(guest: Guest, log_file: str, name: str) -> Path | None:
         except BaseException:
             kept.unlink(missing_ok=True)
             raise
-        _remove_old_logs(folder)
     except (GuestCallError, UsageError, OSError):
         return None  # the error itself, with its last lines, matters more
+    with contextlib.suppress(OSError):  # another build removes them as well
+        _remove_old_logs(folder)
     return kept
 
 

@@ -119,6 +119,13 @@ def test_logs_are_kept_within_limits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     guest.add_fifo("/pipe")
     assert keep_log(guest, "/pipe", "none") is None
     assert not list(folder.glob("none*"))
+    # What cannot be removed does not hide the log that was kept.
+    stuck = folder / "stuck.log"
+    stuck.mkdir()
+    os.utime(stuck, (0, 0))
+    kept = keep_log(guest, "/log", "next")
+    assert kept is not None
+    assert kept.exists()
 
 
 def test_a_shell_line_by_line(
