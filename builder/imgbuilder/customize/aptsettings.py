@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from imgbuilder.customize.facts import PackageManager
@@ -21,7 +21,7 @@ from imgbuilder.events import debug, warn
 from imgindex.regular import open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from imgbuilder.customize.context import GuestContext
@@ -47,19 +47,6 @@ _LARGEST_PACKAGES = 4 << 30
 _COMPARED = 64 * 1024
 """Bytes of the beginning and of the end of two package files that are compared."""
 _PACKAGE_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~%_-]{1,240}\.deb")
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A package file that apt is about to fetch.
-
-    Attributes:
-        name: Its file name.
-        sha256: Its digest, from the signed lists of the archive.
-    """
-
-    name: str
-    sha256: str
 
 
 def needed(context: GuestContext) -> bool:
@@ -152,51 +139,57 @@ def folder_in_guest(guest: Guest, context: GuestContext) -> Iterator[None]:
     try:
         yield
         if context.package_cache is not None:
-            _keep_packages(guest, context, context.package_cache)
+            _keep_packages(guest, context, context.package_cache, context.wanted)
     finally:
         with contextlib.suppress(GuestCallError):  # the first error is the one to tell
             guest.remove(FOLDER)
 
 
-def parse_wanted(text: str) -> list[Wanted]:
-    """Read what ``apt-get --print-uris`` printed; files without a SHA-256 are left to apt."""
+def parse_wanted(text: str) -> dict[str, str]:
+    """Read what ``apt-get --print-uris`` printed.
+
+    Returns:
+        File name to SHA-256, which apt has from the signed lists of the archive; files without one are left
+        to apt.
+    """
     found = [match for line in text.split("\n") if (match := _PRINTED.fullmatch(line.strip()))]
-    return [Wanted(match[1], match[2]) for match in found if _PACKAGE_FILE.fullmatch(match[1])]
+    return {match[1]: match[2] for match in found if _PACKAGE_FILE.fullmatch(match[1])}
 
 
-def give_packages(guest: Guest, context: GuestContext, wanted: list[Wanted]) -> int:
+def give_packages(guest: Guest, context: GuestContext, wanted: Mapping[str, str]) -> int:
     """Put packages into the guest that the host's folder has; return how many.
 
     Only bytes that have the digest of the archive's signed lists go there: whatever another guest may have
-    brought into the folder cannot get into this one in a package's place. A file with other bytes is of no
-    use, and removed, so that what apt fetches now can be kept.
+    brought into the folder cannot get into this one in a package's place. Others stay where they are until
+    there are better ones, since it is only this guest that says what they should be.
     """
     assert context.package_cache is not None
+    context.wanted.update(wanted)
     given = 0
-    for package in wanted:
-        local = context.package_cache / package.name
-        if local.is_symlink() or not local.is_file():
-            continue
-        if _sha256(local) == package.sha256:
-            guest.upload(local, f"{FOLDER}/archives/{package.name}")
+    for name, digest in wanted.items():
+        local = context.package_cache / name
+        if _has(local, digest):
+            guest.upload(local, f"{FOLDER}/archives/{name}")
             given += 1
-        else:
-            with contextlib.suppress(OSError):  # a folder that can only be read is of use, too
-                local.unlink()
     debug(context.report, f"{given} of {len(wanted)} packages come from {context.package_cache}")
     return given
 
 
-def _sha256(path: Path) -> str:
+def _has(path: Path, sha256: str) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
     with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
 
 
-def _keep_packages(guest: Guest, context: GuestContext, folder: Path) -> None:
+def _keep_packages(
+    guest: Guest, context: GuestContext, folder: Path, wanted: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Copy the guest's package files to the host's folder, within limits.
 
-    Whether they are the archive's cannot be known here: each is checked whenever it is used. A file of the
-    same name that may be another one is replaced, since it may be of a hostile guest.
+    Under a name that apt has named, only bytes with that digest are kept. Of others, which the user's own
+    commands fetched, it cannot be known here whether they are the archive's: each is checked whenever it is
+    used, and replaced by what the next guest has, since it may be of a hostile one.
     """
     left = min(_LARGEST_PACKAGES, shutil.disk_usage(folder).free // 2)
     for name in guest.ls(f"{FOLDER}/archives"):
@@ -205,11 +198,16 @@ def _keep_packages(guest: Guest, context: GuestContext, folder: Path) -> None:
             continue
         partial = folder / f".{name}.{secrets.token_hex(4)}.part"
         try:
-            path = f"{FOLDER}/archives/{name}"
+            path, digest = f"{FOLDER}/archives/{name}", wanted.get(name)
             size = guest.stat(path).size
-            if kept.is_file() and _looks_alike(guest, path, size, kept):
+            if kept.is_file() and (
+                _looks_alike(guest, path, size, kept) if digest is None else _has(kept, digest)
+            ):
                 continue
             guest.download(path, partial, limit=min(_LARGEST_PACKAGE, left))
+            if digest is not None and not _has(partial, digest):
+                warn(context.report, f"{name} was not kept in {folder}: it is not what apt wanted")
+                continue
             left -= size
             partial.replace(kept)
         except (OSError, GuestCallError) as error:

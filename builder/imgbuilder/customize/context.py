@@ -47,6 +47,7 @@ class GuestContext:
         secrets: Variables for commands whose values are hidden everywhere, set by ``run.customize``.
         mirror: Address of a mirror for apt, or empty; set by ``run.customize``.
         package_cache: Local folder of packages, set by ``run.customize``.
+        wanted: File names of packages that apt was about to fetch, and their SHA-256.
         memory: Folder in the guest that is not on its disk, or empty; set by ``run.customize``.
         unlabelled: Directories whose SELinux labels stay as they are, set by ``run.customize``.
     """
@@ -65,6 +66,7 @@ class GuestContext:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     mirror: str = field(default="", repr=False)
     package_cache: Path | None = None
+    wanted: dict[str, str] = field(default_factory=dict, repr=False)
     memory: str = ""
     unlabelled: tuple[str, ...] = ()
 

@@ -160,30 +160,44 @@ def test_a_folder_that_cannot_be_made_is_found_before_any_work(tmp_path: Path) -
         validate([parse_operation("package-cache", f"{tmp_path}/file/sub")])
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def test_what_a_hostile_guest_left_in_the_folder_does_not_stay(tmp_path: Path) -> None:
-    """The next guest replaces it, and it is removed when it has another digest than the one wanted."""
-    context = context_of(debian_guest(), package_cache=tmp_path)
+    """Bytes with the digest that apt named stay; others are replaced, and nothing is removed."""
+    name, other = "n_1_all.deb", tmp_path / "other_1_all.deb"
+    real, poison = (bytes(100_000) + middle + bytes(100_000) for middle in (b"real", b"evil"))
+    other.write_bytes(b"of another build")
 
-    def build(content: bytes, wanted: bytes = b"") -> bytes:
+    def build(content: bytes, wanted: dict[str, str]) -> bytes:
         guest = debian_guest()
+        context = context_of(guest, package_cache=tmp_path)
+        before = (tmp_path / name).read_bytes() if (tmp_path / name).exists() else b""
         with aptsettings.folder_in_guest(guest, context):
-            digest = hashlib.sha256(wanted).hexdigest()
-            aptsettings.give_packages(
-                guest, context, [aptsettings.Wanted("n_1_all.deb", digest)] if wanted else []
-            )
-            given = guest.exists(f"{aptsettings.FOLDER}/archives/n_1_all.deb")
-            guest.write(f"{aptsettings.FOLDER}/archives/n_1_all.deb", content)
-        assert given == (content == wanted == before)
-        return (tmp_path / "n_1_all.deb").read_bytes()
+            given = aptsettings.give_packages(guest, context, wanted)
+            assert given == (wanted.get(name) == _digest(before))
+            guest.write(f"{aptsettings.FOLDER}/archives/{name}", content)
+        return (tmp_path / name).read_bytes()
 
-    before = b""
-    assert build(b"hostile") == b"hostile"
-    assert build(b"the real one") == b"the real one"
-    assert build(b"not the real") == b"not the real"  # as large
-    assert build(b"the real one") == b"the real one"
-    assert build(b"of same size", b"of same size") == b"of same size"
-    before = b"of same size"
-    assert build(b"of same size", b"of same size") == b"of same size"
+    assert build(b"hostile", {}) == b"hostile"
+    assert build(b"as long", {}) == b"as long"
+    assert build(poison, {}) == poison
+    right = {name: _digest(real)}
+    assert build(real, right) == real, "though size, beginning and end are the same"
+    assert build(poison, right) == real
+    assert build(real, right) == real
+    assert build(poison, {name: _digest(b""), other.name: _digest(b"")}) == real
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, other.name]
+    assert other.read_bytes() == b"of another build"
+
+
+def test_a_package_that_is_wanted_many_times_is_given_once(tmp_path: Path) -> None:
+    (tmp_path / "n_1_all.deb").write_bytes(b"n")
+    guest = debian_guest()
+    guest.mkdir_p(f"{aptsettings.FOLDER}/archives")
+    wanted = aptsettings.parse_wanted(f"'http://h/n' n_1_all.deb 1 SHA256:{_digest(b'n')}\n" * 10_000)
+    assert aptsettings.give_packages(guest, context_of(guest, package_cache=tmp_path), wanted) == 1
 
 
 def test_a_guest_cannot_fill_the_host_with_packages(tmp_path: Path) -> None:
