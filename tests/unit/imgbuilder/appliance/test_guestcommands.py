@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from imgbuilder.appliance.guestcommands import GuestCommands
+from imgbuilder.errors import GuestCallError
 from tests.fakes.libguestfs import HostLibguestfs
 
 if TYPE_CHECKING:
@@ -47,6 +48,34 @@ def test_status_and_output(tmp_path: Path, limit: float | None) -> None:
 @pytest.mark.parametrize("limit", [None, 60.0])
 def test_a_signal_is_a_status(tmp_path: Path, limit: float | None) -> None:
     assert commands(HostShell(), tmp_path).sh("kill -SEGV $$", limit=limit).status == 128 + 11
+
+
+class LyingShell(HostShell):
+    """Answers what a shell of the guest wants to, within the size of a message."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__()
+        self._answer = answer
+
+    def call(self, method: str, *args: Any, most: int | None, limit: float | None = 600.0) -> str:
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "no status", "\n", "\n none", "\n-1 none", "\n256 none", "\n+0 none", "\n1_0 none", "\n\u0663 none",
+     f"\n{'9' * 5000} none", "\n0x1 none", "\0\n\0 none", "\n0 none\n", "\ufffd" * 4_000_000],
+)  # fmt: skip
+def test_a_shell_that_prints_no_status_is_an_error_in_words(tmp_path: Path, answer: str) -> None:
+    with pytest.raises(GuestCallError, match="the guest's shell answered") as raised:
+        commands(LyingShell(answer), tmp_path).sh("true")
+    assert len(raised.value.message) < 1000
+    assert raised.value.message.isprintable()
+
+
+def test_of_what_a_shell_prints_only_the_end_is_kept(tmp_path: Path) -> None:
+    done = commands(LyingShell("a" * 4_000_000 + "z\n7 none"), tmp_path).sh("true")
+    assert (done.status, done.output[-1], len(done.output)) == (7, "z", 64 * 1024)
 
 
 def test_b8_what_takes_too_long_is_stopped_with_its_children(tmp_path: Path) -> None:
