@@ -19,6 +19,7 @@ from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, debug, ignore, warn
 from imgbuilder.host import cachemark
 from imgbuilder.host.atomic import TEMPORARY_PREFIX
+from imgbuilder.host.cachemark import Marker
 from imgbuilder.host.locks import exclusive, exclusive_if_free, holders, lock_open_file, try_exclusive
 from imgindex.folders import make_folder
 
@@ -196,9 +197,10 @@ class CacheFolder:
         An empty lock file is of a run that is just beginning, of one that was killed then, or of an earlier
         version.
         """
-        if cachemark.is_marked(lock):
+        marker = cachemark.read(lock)
+        if marker is Marker.OURS:
             return
-        if cachemark.is_unmarked(lock) and all(_is_own_or_missing(self.root / name) for name in _SUBFOLDERS):
+        if marker is Marker.EMPTY and all(_is_own_or_missing(self.root / name) for name in _SUBFOLDERS):
             cachemark.mark(lock)
             return
         raise WorkspaceError(
@@ -208,11 +210,11 @@ class CacheFolder:
 
     def _is_ours(self, lock: int) -> bool:
         """Say whether the folder is a cache for certain, by its mark or as earlier versions left it."""
-        if cachemark.is_marked(lock):
-            return True
+        marker = cachemark.read(lock)
+        if marker is not Marker.EMPTY:
+            return marker is Marker.OURS
         folders = (self.templates, self.disks, self.partial, self.locks)
-        made = all(_is_folder(folder) for folder in folders)
-        return cachemark.is_unmarked(lock) and made and _holds_only(self.locks, _LOCK_OF_ENTRY)
+        return all(_is_folder(folder) for folder in folders) and _holds_only(self.locks, _LOCK_OF_ENTRY)
 
     def _check_owner(self) -> None:
         status = self.root.stat()

@@ -6,6 +6,7 @@ there by itself. Those of earlier versions are empty.
 
 from __future__ import annotations
 
+import enum
 import os
 
 LOCK_NAME = "lock"
@@ -13,22 +14,25 @@ LOCK_NAME = "lock"
 _MARK = b"pybuilder: this folder is a cache, and what pybuilder put here can be deleted at any time\n"
 
 
-def is_marked(descriptor: int) -> bool:
-    """Say whether an open lock file is ours for certain.
+class Marker(enum.Enum):
+    """What an open lock file says about its folder."""
+
+    OURS = enum.auto()
+    EMPTY = enum.auto()
+    """The lock file was just made, or an earlier version made it."""
+    FOREIGN = enum.auto()
+
+
+def read(descriptor: int) -> Marker:
+    """Read an open lock file, once: another process may mark it at any moment.
 
     Raises:
         OSError: It cannot be read.
     """
-    return os.pread(descriptor, len(_MARK) + 1, 0) == _MARK
-
-
-def is_unmarked(descriptor: int) -> bool:
-    """Say whether an open lock file is empty: one that was just made, or of an earlier version.
-
-    Raises:
-        OSError: It cannot be looked at.
-    """
-    return os.fstat(descriptor).st_size == 0
+    content = os.pread(descriptor, len(_MARK) + 1, 0)
+    if content == _MARK:
+        return Marker.OURS
+    return Marker.FOREIGN if content else Marker.EMPTY
 
 
 def mark(descriptor: int) -> None:
@@ -37,4 +41,5 @@ def mark(descriptor: int) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    os.pwrite(descriptor, _MARK, 0)
+    if read(descriptor) is not Marker.OURS:
+        os.pwrite(descriptor, _MARK, 0)

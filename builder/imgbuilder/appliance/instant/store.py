@@ -30,6 +30,7 @@ from imgbuilder.appliance.instant.program import (
 )
 from imgbuilder.host import cachemark
 from imgbuilder.host.atomic import sync_folder, temporary_file
+from imgbuilder.host.cachemark import Marker
 from imgbuilder.sizes import human_size
 from imgindex.folders import make_folder
 
@@ -81,10 +82,9 @@ class StateStore:
         make_folder(self.root)
         check_private(str(self.root))
         with self._lock(os.O_CREAT) as lock:
-            if not cachemark.is_marked(lock):
-                if not self._is_ours(lock):
-                    raise UnfitError(f"{self.root} holds files that are no saved appliances")
-                cachemark.mark(lock)
+            if not self._is_ours(lock):
+                raise UnfitError(f"{self.root} holds files that are no saved appliances")
+            cachemark.mark(lock)
 
     def states(self) -> list[KeptState]:
         """Return the states, least recently used first; none where the folder is not ours."""
@@ -240,6 +240,7 @@ class StateStore:
 
     def _is_ours(self, lock: int) -> bool:
         """Say whether the folder is ours, by its mark or as earlier versions left it."""
-        if cachemark.is_marked(lock):
-            return True
-        return cachemark.is_unmarked(lock) and all(_OURS.fullmatch(path.name) for path in self.root.iterdir())
+        marker = cachemark.read(lock)
+        if marker is not Marker.EMPTY:
+            return marker is Marker.OURS
+        return all(_OURS.fullmatch(path.name) for path in self.root.iterdir())

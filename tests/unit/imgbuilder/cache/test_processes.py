@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from imgbuilder.cache.folder import CacheFolder
 from tests.fakes.faultserver import FaultServer, Hang, Pause, honest
 
 pytestmark = pytest.mark.skipif(shutil.which("xz") is None, reason="the program xz is not installed")
@@ -118,6 +119,25 @@ def test_c7_one_download_and_one_unpacking(place: Place, count: int) -> None:
     assert place.said().count("unpacked") == 1
     assert place.said().count(right) == count
     assert place.leftovers() == []
+
+
+def test_another_process_may_mark_the_folder_while_this_one_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pread
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        content = real(descriptor, size, offset)
+        monkeypatch.setattr(os, "pread", real)
+        other = CacheFolder(tmp_path / "cache")
+        other.open()
+        other.close()
+        return content
+
+    monkeypatch.setattr(os, "pread", pread)
+    folder = CacheFolder(tmp_path / "cache")
+    folder.open()
+    folder.close()
 
 
 def until(condition: object, process: subprocess.Popen[bytes]) -> None:
