@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from imgbuilder.building import build as building
 from imgbuilder.building import existing
+from imgbuilder.building.build import BuildResult
+from imgbuilder.building.existing import CustomizeRequest
+from imgbuilder.building.plan import BuildPlan
+from imgbuilder.building.request import BuildRequest
+from imgbuilder.customize.firstboot_status import FirstbootReport
+from imgbuilder.customize.sysprep import Finding
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.services import Services, Settings
-
-if TYPE_CHECKING:
-    from imgbuilder.building.build import BuildResult
-    from imgbuilder.building.existing import CustomizeRequest
-    from imgbuilder.building.plan import BuildPlan
-    from imgbuilder.building.request import BuildRequest
-    from imgbuilder.customize.firstboot_status import FirstbootReport
-    from imgbuilder.customize.sysprep import Finding
-    from imgindex.model import Entry
+from imgindex.model import Entry
 
 
 class Builder:

@@ -6,9 +6,9 @@ import enum
 import os
 import re
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
@@ -17,15 +17,10 @@ from imgbuilder.appliance.binding import find_binding
 from imgbuilder.appliance.instant.settings import VARIABLE, InstantMode, instant_mode, state_folder
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.errors import ApplianceError, PybuilderError
-from imgbuilder.events import Step
+from imgbuilder.events import Reporter, Step
 from imgbuilder.host import paths, process
+from imgbuilder.services import ApplianceOpener
 from imgbuilder.sizes import human_size
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from imgbuilder.events import Reporter
-    from imgbuilder.services import ApplianceOpener
 
 _LOW_SPACE = 4 * 1024**3
 """Bytes: an unpacked template and an image of it want a few GiB."""

@@ -10,14 +10,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING
 
 from imgindex.layout import settle_comments
 from imgindex.lexer import shorten
-from imgindex.model import ExtraField
-
-if TYPE_CHECKING:
-    from imgindex.model import Entry
+from imgindex.model import Entry, ExtraField
 
 _DEPRECATED, _UNTIL, _REPLACED_BY = "deprecated", "deprecated_until", "replaced_by"
 _KEYS = (_DEPRECATED, _UNTIL, _REPLACED_BY)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
 
 from imgindex.clearsign import split
 from imgindex.environment import plain_environment
 from imgindex.errors import SigningError, ToolError, TrustError
 from imgindex.gpg import find_gpg
 from imgindex.keylist import choose_signing_key
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import timedelta
-    from pathlib import Path
 
 
 class GpgSigner:

@@ -7,22 +7,18 @@ before it is handed out, so that nothing is published that says something else.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 from imgindex.errors import IndexSyntaxError, RepositoryError
 from imgindex.fields import is_known_field, strip_line_ends
 from imgindex.layout import entry_fields, field_label
 from imgindex.lexer import shorten
+from imgindex.model import Entry, Index
 from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText
 
 LONGEST_LINE = 8192
 """Bytes of the longest line that is written: more is read, but not by every client that there is."""
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from imgindex.model import Entry, Index
 
 
 def tidy_note(text: str) -> str:

@@ -6,22 +6,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.events import Reporter
 from imgbuilder.fetch.router import SourceFetcher
+from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.guests.ports import Appliance
 from imgindex.gpg import GpgVerifier, key_pin_from_file, key_pin_from_user_keyring, keys_in_file
+from imgindex.keylist import ListedKey
 from imgindex.signer import GpgSigner
-from imgindex.trust import Signer, Verifier
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.fetch.transfer import Fetcher
-    from imgindex.keylist import ListedKey
-    from imgindex.trust import KeyPin, VerifiedText
+from imgindex.trust import KeyPin, Signer, VerifiedText, Verifier
 
 
 def _now() -> datetime:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.customize import sysprep
@@ -24,13 +24,9 @@ from imgrepo.images.facts import examine
 from imgrepo.images.scan import scan
 from imgrepo.review.inside import look_inside
 from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
+from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import KEY, PASSWD, debian_guest
 from tests.unit.imgrepo.repository import ELF_X86_64, image
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.fakes.guest import FakeGuest
 
 HUGE = 8 << 30
 SPARSE = 16 << 40

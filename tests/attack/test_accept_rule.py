@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgindex.accept import Rule, accept
 from imgindex.errors import (
@@ -18,14 +17,12 @@ from imgindex.errors import (
     RolledBackError,
     WrongKeyError,
 )
+from imgindex.freshness import Accepted
 from imgindex.gpg import GpgVerifier
 from imgindex.parse import parse_index
+from imgindex.trust import KeyPin
 from tests.fakes.attacks import World, attacks, good_variants
-
-if TYPE_CHECKING:
-    from imgindex.freshness import Accepted
-    from imgindex.trust import KeyPin
-    from tests.fakes.keys import KeyMaker
+from tests.fakes.keys import KeyMaker
 
 ROOT = Path(__file__).parents[2]
 

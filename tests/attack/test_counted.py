@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -20,13 +20,9 @@ from imgbuilder.catalog.state import SourceStates
 from imgbuilder.errors import FetchError, PybuilderError, RepositoryError, TrustError
 from imgbuilder.fetch.router import SourceFetcher
 from imgindex.gpg import GpgVerifier
+from imgindex.model import Index
 from tests.fakes.attacks import Case, World, attacks, good_variants
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgindex.model import Index
-    from tests.fakes.keys import KeyMaker
+from tests.fakes.keys import KeyMaker
 
 ATTACK_ROWS = {
     *(f"S{number}" for number in (*range(2, 9), *range(10, 29), 30, 32, 33, 34, 35, 39, 40)),

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from pytest_httpserver import HTTPServer
 
 from imgbuilder.catalog.catalog import load_catalog
 from imgbuilder.catalog.loader import Loader
@@ -36,11 +36,7 @@ from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import Limits
 from imgindex.gpg import GpgVerifier
-
-if TYPE_CHECKING:
-    from pytest_httpserver import HTTPServer
-
-    from tests.fakes.keys import KeyMaker
+from tests.fakes.keys import KeyMaker
 
 DAY = timedelta(days=1)
 # gpgv has its own idea of the time, so that the days of these rows lie before the tests' own.

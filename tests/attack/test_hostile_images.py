@@ -12,9 +12,9 @@ import os
 import shutil
 import stat
 import struct
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -26,14 +26,9 @@ from imgbuilder.errors import PybuilderError
 from imgbuilder.host import process
 from imgbuilder.services import Services, Settings
 from imgindex.model import Entry
-from tests.fakes.keys import keys
+from tests.fakes.keys import KeyMaker, keys
 from tests.fakes.template import Site, TinyAppliances, make_disk
 from tests.unit.imgrepo.repository import Repository
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.fakes.keys import KeyMaker
 
 __all__ = ["keys"]
 

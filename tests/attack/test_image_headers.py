@@ -9,16 +9,13 @@ import json
 import resource
 import shutil
 import struct
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.disk.imageheader import check_qcow2, check_raw
 from imgbuilder.errors import DiskError
 from imgbuilder.host import process
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgindex.errors import TrustError
 from imgindex.gpg import GpgVerifier
 from imgindex.parse import parse_index
-from tests.fakes.keys import signature_packets, with_packets
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from imgindex.trust import KeyPin
-    from tests.fakes.keys import KeyMaker
+from imgindex.trust import KeyPin
+from tests.fakes.keys import KeyMaker, signature_packets, with_packets
 
 TEXT = (
     f"[debian-12]\nname=Debian 12\nfile=debian-12.xz\narch=x86_64\nchecksum[sha512]={'ab' * 64}\nsize=4096\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -28,9 +28,6 @@ from imgindex.gpg import GpgVerifier, key_pin_from_file, key_pin_from_user_keyri
 from imgindex.parse import parse_index
 from imgindex.trust import KeyPin, VerifiedText, full_fingerprint
 from tests.fakes.keys import KeyMaker, signature_packets, with_packets
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TEXT = (
     "# The templates of example.org\n[debian-12]\nname=Debian 12\nfile=debian-12.xz\narch=x86_64\n"

@@ -20,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgindex.gpg import GpgVerifier
 from imgindex.lexer import MAX_TEXT_SIZE
@@ -30,9 +30,6 @@ from imgindex.parse import parse_index
 from imgindex.write import write_index
 from tests.bench.compare import BIN, Series
 from tests.fakes.keys import KeyMaker
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 ENTRIES = 100
 

@@ -8,16 +8,13 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver.chrome.webdriver import WebDriver
 
 PICTURES = Path(os.environ.get("PYBUILDER_PICTURES") or Path(tempfile.gettempdir()) / "pybuilder-pictures")
 """Where pictures of the pages are kept, for people to look at."""

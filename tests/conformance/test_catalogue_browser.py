@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,9 +19,6 @@ from tests.fakes.catalogues import downloads, make_example, make_library, make_s
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.catalogue.test_render import HOSTILE, hostile_page, site_of
 from tests.unit.imgrepo.repository import Repository
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium.common.exceptions import TimeoutException

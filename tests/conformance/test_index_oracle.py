@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,9 +21,6 @@ from imgindex.signer import GpgSigner
 from imgindex.write import write_index
 from tests.fakes.keys import KeyMaker, keys
 from tests.unit.imgindex.test_write import ENTRIES
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["keys"]
 

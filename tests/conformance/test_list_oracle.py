@@ -8,8 +8,9 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -17,9 +18,6 @@ from imgindex.model import Entry, Index, Note
 from imgindex.write import write_index
 from tests.fakes.keys import KeyMaker, keys
 from tests.fakes.streams import ubuntu_tree
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 __all__ = ["keys"]
 

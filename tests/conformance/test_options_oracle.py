@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -14,9 +14,6 @@ from imgbuilder.cli.customize_main import pybuilder_customize
 from imgbuilder.cli.getopt import GetoptCommand
 from imgbuilder.cli.main import pybuilder
 from imgrepo.cli.publish import publish_command
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PROGRAMS = {
     "virt-builder": pybuilder,

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +14,6 @@ from imgindex.errors import IndexSyntaxError
 from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText
 from tests.fakes.attacks import bad_texts, good_texts
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(
     shutil.which("virt-builder") is None, reason="virt-builder is missing (package guestfs-tools)"

@@ -6,8 +6,9 @@ import dataclasses
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from datetime import date
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +17,6 @@ from imgindex.model import Comment, ExtraField, Index, Note
 from imgrepo.webroot import edit
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import Repository
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(shutil.which("virt-builder") is None, reason="virt-builder is not installed")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -17,9 +17,6 @@ from imgrepo.cli.main import run
 from imgrepo.services import default_services
 from tests.fakes.keys import KeyMaker, keys
 from tests.unit.imgindex.test_write import ENTRY, INDEXES
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["keys"]
 

@@ -9,20 +9,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import string
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.disk.devicenames import appliance_disk
 from imgbuilder.errors import GuestCallError
+from imgbuilder.events import Reporter
 from imgbuilder.guests.ports import BlockDevice, FilesystemUse
 from tests.fakes.guest import FakeGuest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
-    from imgbuilder.appliance import ApplianceOptions, Attachment
-    from imgbuilder.events import Reporter
 
 
 @dataclass

@@ -6,14 +6,11 @@ source, that any reader of indexes can be tried with. Nothing here knows how a r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from imgindex.trust import KeyPin
 from tests.fakes.keys import KeyMaker, signature_packets, with_packets
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SHA512 = "0123456789abcdef" * 8
 TEXT = (

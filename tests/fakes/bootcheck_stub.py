@@ -9,10 +9,7 @@ the console and takes no orders, ``flood`` never stops to write, ``change FILE``
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 PROGRAM = """#!{python}
 import json, os, re, socket, sys, time

@@ -7,8 +7,9 @@ import hashlib
 import json
 import struct
 import zlib
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgrepo.catalogue.make import CatalogueResult, make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
@@ -26,17 +27,10 @@ from imgrepo.library.records import (
     write_contents,
     write_sources,
 )
-from imgrepo.stats.count import count_downloads, files_of
+from imgrepo.stats.count import Statistics, count_downloads, files_of
 from imgrepo.stats.logs import Request
 from imgrepo.webroot.state import read_state
-from tests.unit.imgrepo.repository import debian, image
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from imgrepo.stats.count import Statistics
-    from tests.unit.imgrepo.repository import Repository
+from tests.unit.imgrepo.repository import Repository, debian, image
 
 PACKAGES = (("bash", "5.2.15-2"), ("dash", "0.5.12-2"), ("libc6", "2.36-9"), ("zlib1g", "1:1.2.13"))
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import lzma
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
+from tests.fakes.keys import KeyMaker
 
 
 def sha256(data: bytes) -> str:

@@ -14,17 +14,13 @@ import posixpath
 import re
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.errors import GuestCallError
 from imgbuilder.guests.ports import LARGEST_TEXT, CommandResult, FileStatus
 from imgbuilder.host import localtree
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 Answer = CommandResult | Callable[[str], CommandResult]
 

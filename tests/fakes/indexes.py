@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from random import Random
+from typing import TypeVar
 
 from imgindex.fields import is_known_field
 from imgindex.layout import entry_fields, settle_comments
 from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.write import tidy_note
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from random import Random
 
 _PIECES = (
     *("", " ", "  ", "=", "[", "]", "[a]", "[evil]", "#", "# x", "-", "- ", "-----BEGIN PGP SIGNATURE-----"),

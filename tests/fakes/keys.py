@@ -12,17 +12,13 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgindex.gpg import key_pin_from_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgindex.trust import KeyPin
+from imgindex.trust import KeyPin
 
 NEEDED_PROGRAMS = ("gpg", "gpgv", "gpgconf")
 

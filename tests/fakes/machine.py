@@ -6,11 +6,8 @@ import contextlib
 import fcntl
 import os
 import struct
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path
 
 WRITER = (100, 101, 103, 201, 203)
 """Bytes that QEMU locks for a machine with a disk that it writes to: used, and granted to nobody else."""

@@ -8,10 +8,7 @@ orders; ``change`` adds a sector to the image; ``odd`` ends with a status when i
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 PROGRAM = """#!{python}
 import json, os, re, socket, sys, time

@@ -7,10 +7,8 @@ import socket
 import socketserver
 import struct
 import threading
-from typing import TYPE_CHECKING, cast
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from collections.abc import Iterator
+from typing import cast
 
 
 class SocksProxy(socketserver.ThreadingTCPServer):

@@ -7,12 +7,10 @@ import itertools
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
+from tests.fakes.keys import KeyMaker
 
 _SECONDS = itertools.count()
 

@@ -7,18 +7,14 @@ import itertools
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.guests.ports import CommandResult, FilesystemUse
 from imgindex.model import Entry, Index
 from imgindex.write import write_index
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.guests.ports import CommandResult, FilesystemUse
-    from tests.fakes.keys import KeyMaker
+from tests.fakes.keys import KeyMaker
 
 MIB = 1024 * 1024
 SIZE = 8 * MIB

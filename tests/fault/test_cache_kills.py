@@ -15,18 +15,14 @@ import shutil
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from tests.fakes.faultserver import FaultServer, Pause, honest
+from tests.fakes.faultserver import FaultServer, Pause, Step, honest
 from tests.fault.worker import CLEAN_ERROR, PACKED, RIGHT, SHA, Outcome, Workers, count_calls
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.fakes.faultserver import Step
 
 _Point = TypeVar("_Point")
 LONG = bool(os.environ.get("PYBUILDER_LONG"))

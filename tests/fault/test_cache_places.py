@@ -7,19 +7,14 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgbuilder.cache.content import has_content
-from tests.fakes.faultserver import FaultServer, Hang, honest
+from tests.fakes.faultserver import FaultServer, Hang, Step, honest
 from tests.fault.worker import CLEAN_ERROR, DISK, PACKED, SHA, Workers
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.fakes.faultserver import Step
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("xz") is None, reason="the program xz is not installed"),

@@ -8,19 +8,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.errors import WorkspaceError
-from tests.fakes.keys import keys
+from tests.fakes.keys import KeyMaker, keys
 from tests.fakes.template import make_site
 from tests.fault.test_cache_places import mounted
 from tests.fault.test_environment import BUILD, Place
-
-if TYPE_CHECKING:
-    from tests.fakes.keys import KeyMaker
 
 __all__ = ["keys"]
 

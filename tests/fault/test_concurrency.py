@@ -15,15 +15,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fakes.faultserver import FaultServer, Pause, honest
+from tests.fakes.faultserver import FaultServer, Pause, Reply, honest
 from tests.unit.imgbuilder.cache.test_processes import DISK, PACKED, WORKERS, Place, kill
-
-if TYPE_CHECKING:
-    from tests.fakes.faultserver import Reply
 
 LONG = bool(os.environ.get("PYBUILDER_LONG"))
 ROUNDS = 50 if LONG else 3

@@ -9,7 +9,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import trustme
@@ -22,10 +23,6 @@ from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch.web import RequestsFetcher
 from imgindex.model import Entry
 from tests.fakes.faultserver import Drip, Endless, FaultServer, Hang, Pause, Reset, Step, answer, honest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 BODY = bytes(range(256)) * 40
 HALF = len(BODY) // 2

@@ -8,9 +8,11 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -25,10 +27,6 @@ from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch.web import RequestsFetcher
 from imgindex.model import Entry
 from tests.fakes.faultserver import Endless, FaultServer, Reply, Step, answer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 BODY = bytes(range(256)) * 40
 HALF = len(BODY) // 2

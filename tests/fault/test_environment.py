@@ -12,18 +12,14 @@ import shutil
 import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fakes import guestfs_build
-from tests.fakes.keys import keys
+from tests.fakes.keys import KeyMaker, keys
 from tests.fakes.template import SIZE, make_site
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
 
 __all__ = ["keys"]
 

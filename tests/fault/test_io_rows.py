@@ -10,20 +10,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from tests.fakes.keys import keys
+from tests.fakes.keys import KeyMaker, keys
 from tests.fakes.template import SIZE
 from tests.fault.test_cache_kills import needs_strace, some
 from tests.fault.test_environment import Place
 from tests.fault.worker import count_calls
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
 
 __all__ = ["keys"]
 

@@ -9,10 +9,11 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import trustme
@@ -21,9 +22,6 @@ from imgbuilder.errors import FetchError
 from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch.web import RequestsFetcher
 from tests.fakes.faultserver import Drip, FaultServer, Hang, Pause, Reset, Step, answer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 BODY = bytes(range(256)) * 40
 LIMITS = Limits(timeout=10, backoff=0.0)

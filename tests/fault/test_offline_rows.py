@@ -9,10 +9,10 @@ import json
 import os
 import subprocess
 import tarfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -26,12 +26,7 @@ from imgbuilder.fetch.urls import inside, template_url
 from imgindex.model import Entry, Index, ZstdFile
 from imgindex.write import write_index
 from tests.fakes.faultserver import FaultServer, answer
-from tests.fakes.keys import HomeGuard
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.fakes.keys import KeyMaker
+from tests.fakes.keys import HomeGuard, KeyMaker
 
 DISK = b"boot".ljust(1 << 20, b"\0")
 

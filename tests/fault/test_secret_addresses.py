@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.fakes.faultserver import FaultServer, Reset, answer
-from tests.fakes.keys import keys
+from tests.fakes.keys import KeyMaker, keys
 from tests.fault.test_environment import BUILD, Place
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
 
 __all__ = ["keys"]
 

@@ -17,21 +17,16 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from tests.fakes import guestfs_build
-from tests.fakes.keys import keys
+from tests.fakes.keys import KeyMaker, keys
 from tests.fakes.template import MIB, Site, make_site
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.fakes.keys import KeyMaker
 
 __all__ = ["keys"]
 

@@ -15,20 +15,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.fakes import guestfs_build
-from tests.fakes.keys import keys
+from tests.fakes.keys import KeyMaker, keys
 from tests.fakes.template import make_disk, make_site
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
 
 __all__ = ["keys"]
 

@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +18,6 @@ from imgbuilder.cache.unpack import unpack
 from imgbuilder.errors import RepositoryError
 from imgindex.model import Entry
 from tests.fault.worker import ROOT
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 MIB = 1 << 20
 MOST = 150 * MIB

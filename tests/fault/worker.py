@@ -15,12 +15,10 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 DISK = b"boot" + random.Random(4).randbytes(300_000).ljust(1 << 20, b"\0") + bytes(508)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.disk import partition
 from imgbuilder.disk.diskimage import DiskFormat, convert
-
-if TYPE_CHECKING:
-    from imgbuilder.guests.unlocking import DiskKey
+from imgbuilder.guests.unlocking import DiskKey
 
 MIB = 1024 * 1024
 SIZE = 400 * MIB

@@ -6,14 +6,11 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.guest.conftest import Person
+from tests.guest.conftest import Person
 
 TEMPLATE_ROOT = "/dev/sda3"
 """The root of the template that the tests build from, as the appliance names it."""

@@ -6,19 +6,14 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgbuilder.appliance import accelerator
 from imgbuilder.appliance.accelerator import KvmVerdict
-from tests.guest.conftest import Person
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.guest.conftest import Publisher, WebServer
+from tests.guest.conftest import Person, Publisher, WebServer
 
 pytestmark = [
     pytest.mark.guest,

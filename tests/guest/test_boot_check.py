@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.guest.conftest import leftovers
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.guest.conftest import Person
+from tests.guest.conftest import Person, leftovers
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 

@@ -14,12 +14,14 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
+from imgbuilder.appliance.launch import LibguestfsAppliance
 from imgbuilder.errors import ApplianceError
 from imgindex.model import Entry
 from tests.fakes.keys import KeyMaker
@@ -28,12 +30,6 @@ from tests.guest import layouts
 from tests.guest.conftest import Person, leftovers, person_id
 from tests.guest.layouts import GROWN, MIB, SECRET, fill, partitioned, run
 from tests.guest.test_wrong_input import fails
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from imgbuilder.appliance.launch import LibguestfsAppliance
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

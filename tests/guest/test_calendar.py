@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,11 +14,7 @@ from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import Verdict, read_boot, read_contents
 from imgrepo.sharing.serve import PublishedFolderServer
 from tests.conformance.browser import open_browser
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.guest.conftest import Person, Publisher
+from tests.guest.conftest import Person, Publisher
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800)]
 

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -20,9 +19,7 @@ from imgbuilder.errors import GuestError
 from imgrepo.contents.look import look_into
 from imgrepo.contents.targets import find_target
 from imgrepo.library.records import Package
-
-if TYPE_CHECKING:
-    from tests.guest.conftest import Person
+from tests.guest.conftest import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 

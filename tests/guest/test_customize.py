@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
+from tests.guest.conftest import Person
 from tests.guest.machine import TEMPLATE_ROOT
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.guest.conftest import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

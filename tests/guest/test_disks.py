@@ -6,14 +6,11 @@ import hashlib
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.guest.conftest import Person
 from tests.guest.layouts import MIB, fill, partitioned, place, run, tree
-
-if TYPE_CHECKING:
-    from tests.guest.conftest import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

@@ -6,7 +6,9 @@ import json
 import shlex
 import shutil
 import subprocess
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,13 +18,7 @@ from imgrepo.library.folder import image_at
 from imgrepo.review.checkrecord import Trace
 from imgrepo.review.inside import look_inside
 from tests.guest import layouts
-from tests.guest.conftest import leftovers
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.guest.conftest import Person
+from tests.guest.conftest import Person, leftovers
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 

@@ -8,18 +8,14 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
+from tests.guest.conftest import Person
 from tests.guest.machine import TEMPLATE_ROOT, booted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.guest.conftest import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800)]
 

@@ -11,28 +11,24 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
+from imgbuilder.appliance.launch import LibguestfsAppliance
 from imgbuilder.disk import diskimage, partition
 from imgbuilder.disk.devicenames import mapper_name
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import GuestError
+from imgbuilder.events import Event
 from imgbuilder.growth import decide, session
 from imgbuilder.guests.unlocking import DiskKey
 from tests.guest import layouts
+from tests.guest.conftest import Person
 from tests.guest.layouts import GROWN, MIB, SECRET, Layout, fill, partitioned, run
 from tests.guest.machine import booted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgbuilder.appliance.launch import LibguestfsAppliance
-    from imgbuilder.events import Event
-    from tests.guest.conftest import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
 

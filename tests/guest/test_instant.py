@@ -10,23 +10,18 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.appliance.instant import guestside, resume, save
 from imgbuilder.appliance.instant.store import StateStore
-from imgbuilder.events import Notice
+from imgbuilder.events import Event, Notice
+from tests.guest.conftest import Person
 from tests.guest.machine import TEMPLATE_ROOT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgbuilder.events import Event
-    from tests.guest.conftest import Person
 
 pytestmark = [
     pytest.mark.guest,

@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
 from imgbuilder.errors import GuestError, WorkspaceError
 from imgbuilder.host.workspace import blaming_full_disk
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 

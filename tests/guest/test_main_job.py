@@ -8,18 +8,13 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
-from tests.guest.conftest import leftovers
+from tests.guest.conftest import Person, Publisher, WebServer, leftovers
 from tests.guest.machine import TEMPLATE_ROOT, booted
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.guest.conftest import Person, Publisher, WebServer
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

@@ -6,8 +6,9 @@ import hashlib
 import os
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -17,15 +18,9 @@ from imgbuilder.customize.facts import PackageManager, read_facts
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import OperationError
-from imgbuilder.events import Notice, Severity
+from imgbuilder.events import Event, Notice, Severity
+from imgbuilder.guests.ports import Appliance
 from tests.guest.machine import TEMPLATE_ROOT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from imgbuilder.events import Event
-    from imgbuilder.guests.ports import Appliance
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
+from tests.guest.conftest import Person, Publisher
 from tests.guest.machine import TEMPLATE_ROOT
-
-if TYPE_CHECKING:
-    from tests.guest.conftest import Person, Publisher
 
 pytestmark = [
     pytest.mark.guest,

@@ -10,18 +10,13 @@ import os
 import shutil
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
-from tests.guest.conftest import leftovers
+from tests.guest.conftest import Person, leftovers
 from tests.guest.machine import Machine
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.guest.conftest import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

@@ -6,14 +6,11 @@ import hashlib
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.guest.conftest import Person, Publisher
+from tests.guest.conftest import Person, Publisher
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 

@@ -9,18 +9,14 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
+from tests.guest.conftest import Person
 from tests.guest.machine import TEMPLATE_ROOT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.guest.conftest import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800)]
 

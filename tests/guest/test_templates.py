@@ -9,16 +9,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from tests.guest.conftest import Person, Publisher
 from tests.guest.machine import booted
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.guest.conftest import Person, Publisher
 
 pytestmark = [
     pytest.mark.guest,

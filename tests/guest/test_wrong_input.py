@@ -12,15 +12,11 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.fakes.keys import HomeGuard
-from tests.guest.conftest import leftovers, person_id
-
-if TYPE_CHECKING:
-    from tests.guest.conftest import Person, Publisher, WebServer
+from tests.guest.conftest import Person, Publisher, WebServer, leftovers, person_id
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 

@@ -6,8 +6,8 @@ import ast
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -15,9 +15,6 @@ import pytest
 from imgbuilder.cli.customize_main import pybuilder_customize
 from imgbuilder.cli.main import pybuilder
 from imgrepo.cli.main import group as pybuilder_repo
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 OURS = {"pybuilder": pybuilder, "pybuilder-customize": pybuilder_customize, "pybuilder-repo": pybuilder_repo}

@@ -15,16 +15,12 @@ import platform
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import ToolError
-from imgbuilder.events import debug, info
+from imgbuilder.events import Reporter, debug, info
 from imgbuilder.host import process
 from imgbuilder.host.atomic import temporary_file
 from imgindex.folders import make_folder
-
-if TYPE_CHECKING:
-    from imgbuilder.events import Reporter
 
 _DEVICE = Path("/dev/kvm")
 _PROBE_LIMIT = 15.0

@@ -9,13 +9,10 @@ them again when the guest is mounted and its commands begin.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import GuestError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _LAYERS_DOWN = """
 lvm vgchange -an >/dev/null 2>&1

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import posixpath
 import uuid
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.appliance.connection import Connection
+from imgbuilder.appliance.connection import Connection
 
 LISTING = 4 * 1024 * 1024
 """Bytes of a file on this host that a call may write: libguestfs fetches lists of names in such files."""

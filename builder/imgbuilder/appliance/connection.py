@@ -12,17 +12,13 @@ import socket
 import struct
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError, GuestError
-from imgbuilder.events import Progress, ProgressEnd, debug
+from imgbuilder.events import Progress, ProgressEnd, Reporter, debug
 from imgbuilder.host import claims, process
 from imgbuilder.host.interrupts import uninterrupted
-
-if TYPE_CHECKING:
-    import subprocess
-
-    from imgbuilder.events import Reporter
+from imgbuilder.host.process import Popen
 
 _HEADER = struct.Struct(">I")
 _LARGEST_FRAME = 24 * 1024 * 1024
@@ -93,7 +89,7 @@ class Connection:
         ours, theirs = socket.socketpair()
         self._socket = ours
         self._words = (runtime / "worker.err").open("w+b")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Popen[bytes] | None = None
         self._hypervisor: int | None = None
         self._stopped: BaseException | None = None
         try:

@@ -6,17 +6,15 @@ import posixpath
 import shlex
 import stat
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from imgbuilder.appliance import tarpaths
 from imgbuilder.appliance.calls import LONG, Calls
 from imgbuilder.errors import GuestCallError
 from imgbuilder.guests.ports import LARGEST_TEXT, FileStatus
 from imgbuilder.host import localtree
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 _PIECE = 2 * 1024 * 1024
 """Bytes per request: one message of libguestfs holds 4 MiB."""

@@ -6,20 +6,22 @@ import hashlib
 import os
 import shlex
 import stat
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from imgbuilder.appliance.accelerator import (
+    KvmVerdict,
     announce,
     chosen_accelerator,
     emulation_forced,
     hypervisor_name,
     remember_broken,
 )
-from imgbuilder.appliance.attached import hide_script, read_places, show_script
-from imgbuilder.appliance.binding import find_binding
+from imgbuilder.appliance.attached import Place, hide_script, read_places, show_script
+from imgbuilder.appliance.binding import Binding, find_binding
 from imgbuilder.appliance.calls import LONG, is_utf8
 from imgbuilder.appliance.connection import Connection
 from imgbuilder.appliance.guestcommands import GuestCommands
@@ -35,19 +37,10 @@ from imgbuilder.errors import (
     UsageError,
     WorkspaceError,
 )
-from imgbuilder.events import debug, ignore
+from imgbuilder.events import Reporter, debug, ignore
+from imgbuilder.guests.ports import Attachment
 from imgbuilder.host import claims, imagelocks, paths, process, workspace
 from imgbuilder.host.interrupts import uninterrupted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from imgbuilder.appliance.accelerator import KvmVerdict
-    from imgbuilder.appliance.attached import Place
-    from imgbuilder.appliance.binding import Binding
-    from imgbuilder.events import Reporter
-    from imgbuilder.guests.ports import Attachment
-
 
 _KVM_LIMIT = 30.0
 """Seconds of silence after which an appliance under KVM counts as hung (design decision 6)."""

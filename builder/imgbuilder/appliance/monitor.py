@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from qemu.qmp import QMPClient, QMPError
 
 from imgbuilder.errors import ApplianceError
 from imgbuilder.host.interrupts import uninterrupted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 _BANDWIDTH = 16 * 1024**3
 """Bytes per second; QEMU's own limit is meant for networks."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import string
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from imgbuilder.appliance.calls import LONG, Calls
 from imgbuilder.errors import GuestCallError
 from imgbuilder.guests.ports import BlockDevice, FilesystemUse
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 _HOLDERS = {"LVM2_member", "crypto_LUKS", "linux_raid_member"}
 """Kinds of what other devices are made of."""

@@ -15,13 +15,11 @@ import lzma
 import posixpath
 import tarfile
 import zlib
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
 
 from imgbuilder.errors import WorkspaceError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 class Links(Protocol):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.appliance.instant.settings import instant_mode
 from imgbuilder.building import delivery
+from imgbuilder.building.delivery import Work
 from imgbuilder.building.localdisk import local_disk
 from imgbuilder.building.place import find_place
 from imgbuilder.building.plan import BuildPlan, Target, TemplateFacts, make_plan
-from imgbuilder.building.request import NetworkMode
+from imgbuilder.building.request import BuildRequest, NetworkMode
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.variants import files_of, usable
+from imgbuilder.catalog.catalog import Selection
 from imgbuilder.customize import run as customization
 from imgbuilder.customize.context import GuestContext, guest_proxies, host_proxies
 from imgbuilder.customize.facts import read_facts
@@ -23,22 +24,16 @@ from imgbuilder.customize.failure import FailureHandler
 from imgbuilder.disk import imageheader, partition, sparse
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
 from imgbuilder.errors import OperationError, UsageError
-from imgbuilder.events import Step, warn
+from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.fetch.router import offline_error, will_ask
 from imgbuilder.growth import decide as growth
 from imgbuilder.growth import session
+from imgbuilder.growth.decide import Growth
+from imgbuilder.guests.ports import Appliance, FilesystemUse
 from imgbuilder.host import arch, paths, workspace
+from imgbuilder.services import Services
 from imgbuilder.sizes import human_size
 from imgindex.lifecycle import deprecation_notice
-
-if TYPE_CHECKING:
-    from imgbuilder.building.delivery import Work
-    from imgbuilder.building.request import BuildRequest
-    from imgbuilder.catalog.catalog import Selection
-    from imgbuilder.events import Reporter
-    from imgbuilder.growth.decide import Growth
-    from imgbuilder.guests.ports import Appliance, FilesystemUse
-    from imgbuilder.services import Services
 
 
 @dataclass(frozen=True)

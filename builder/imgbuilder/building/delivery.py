@@ -11,21 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
 
+from imgbuilder.building.plan import BuildPlan, Target
 from imgbuilder.disk import blockdevice, diskimage, partition, sparse
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import DiskError, PybuilderError
-from imgbuilder.events import Step, debug
+from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.host import imagelocks, paths, workspace
 from imgbuilder.sizes import human_size
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from imgbuilder.building.plan import BuildPlan, Target
-    from imgbuilder.events import Reporter
 
 
 class Work(Protocol):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.building.place import find_file_place
@@ -16,25 +17,18 @@ from imgbuilder.customize.context import GuestContext, guest_proxies, host_proxi
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import FailureHandler, OnError
 from imgbuilder.customize.firstboot_status import FirstbootReport, read_firstboot
+from imgbuilder.customize.operation import Operation
 from imgbuilder.disk import blockdevice, imageheader, sparse
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.imageheader import Role
 from imgbuilder.errors import DiskError, GuestError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.guests import mounting
-from imgbuilder.guests.mounting import find_roots, mount_places, mount_system, refuse_ostree
-from imgbuilder.guests.unlocking import encrypted_devices, unlock
+from imgbuilder.guests.mounting import Place, find_roots, mount_places, mount_system, refuse_ostree
+from imgbuilder.guests.ports import Appliance
+from imgbuilder.guests.unlocking import DiskKey, encrypted_devices, unlock
 from imgbuilder.host import arch, imagelocks, workspace
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from imgbuilder.customize.operation import Operation
-    from imgbuilder.guests.mounting import Place
-    from imgbuilder.guests.ports import Appliance
-    from imgbuilder.guests.unlocking import DiskKey
-    from imgbuilder.services import Services
+from imgbuilder.services import Services
 
 _JOINED = {"btrfs", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
 """What the appliance's kernel knows by its UUID, whatever device it is asked to take."""

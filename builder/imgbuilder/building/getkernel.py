@@ -10,26 +10,21 @@ from __future__ import annotations
 import posixpath
 import re
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.building.localdisk import local_disk
+from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.imageheader import Role
 from imgbuilder.errors import GuestError, UsageError
-from imgbuilder.events import debug
+from imgbuilder.events import Reporter, debug
 from imgbuilder.growth import session
+from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.unlocking import DiskKey
 from imgbuilder.host import workspace
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from imgbuilder.appliance import ApplianceOptions
-    from imgbuilder.disk.diskimage import DiskFormat
-    from imgbuilder.events import Reporter
-    from imgbuilder.guests.ports import Guest
-    from imgbuilder.guests.unlocking import DiskKey
-    from imgbuilder.services import Services
+from imgbuilder.services import Services
 
 _KERNELS = ("/boot/vmlinuz-*", "/boot/vmlinux-*")
 _INITRDS = ("/boot/initramfs-*", "/boot/initrd-*", "/boot/initrd.img-*")

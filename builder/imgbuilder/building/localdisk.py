@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from errno import ENOENT
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.appliance import Attachment
 from imgbuilder.disk import magic
@@ -18,9 +18,6 @@ from imgbuilder.disk.imageheader import Role, check_own
 from imgbuilder.errors import DiskError, UsageError
 from imgbuilder.host import imagelocks
 from imgindex.regular import open_regular
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _SECTOR = 512
 

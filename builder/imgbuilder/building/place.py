@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.disk.blockdevice import BlockDevice, look_at
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.host import imagelocks
 from imgbuilder.host.workspace import follow, is_strange, try_folder
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",

@@ -10,16 +10,12 @@ growth in place replaces virt-resize (design decision 5).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.building.place import Place
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import UsageError
 from imgbuilder.sizes import human_size
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.building.place import Place
 
 _SECTOR = 512
 

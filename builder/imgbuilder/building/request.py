@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.customize.failure import OnError
-from imgbuilder.disk.diskimage import OutputFormat
+from imgbuilder.customize.operation import Operation
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
+from imgbuilder.guests.unlocking import DiskKey
 from imgbuilder.host.arch import host_arch
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.customize.operation import Operation
-    from imgbuilder.disk.diskimage import DiskFormat
-    from imgbuilder.guests.unlocking import DiskKey
 
 
 class NetworkMode(enum.Enum):

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.cache.records import read_record
 from imgbuilder.disk.sparse import data_ranges
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PIECE = 1 << 20
 """Bytes that are looked at together; part of what the digest means."""

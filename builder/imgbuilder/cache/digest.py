@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
-    from _typeshed import ReadableBuffer
+    from _typeshed import ReadableBuffer  # exists for type checkers only
 
 _PIECE = 1 << 20
 

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import BinaryIO
 
 from imgbuilder.cache.content import has_content
 from imgbuilder.cache.download import about
+from imgbuilder.cache.folder import CacheFolder
 from imgbuilder.cache.records import is_unchanged, open_own, read_record, touch_record, write_record
 from imgbuilder.cache.templates import digest_of, is_file
+from imgbuilder.cache.unpack import Unpacker
+from imgbuilder.catalog.catalog import Selection
 from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.host.atomic import publish, temporary_file
 from imgbuilder.host.locks import try_shared
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import BinaryIO
-
-    from imgbuilder.cache.folder import CacheFolder
-    from imgbuilder.cache.unpack import Unpacker
-    from imgbuilder.catalog.catalog import Selection
-    from imgindex.model import Entry
-
+from imgindex.model import Entry
 
 _KEPT = frozenset({"template", "arch", "source", "content"})
 """What stays of a record when a disk was touched."""

@@ -7,12 +7,15 @@ only when that is the one that the index names (``docs/threat-model.md`` T9).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.cache.digest import HashingFile
-from imgbuilder.cache.partial import discard, partial_file
+from imgbuilder.cache.folder import CacheFolder
+from imgbuilder.cache.partial import PartialFile, discard, partial_file
 from imgbuilder.cache.records import write_record
+from imgbuilder.catalog.catalog import Selection
 from imgbuilder.errors import (
     DigestMismatchError,
     FetchError,
@@ -21,21 +24,12 @@ from imgbuilder.errors import (
 from imgbuilder.events import Reporter, Step, debug, info, warn
 from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import will_ask
-from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS
+from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Fetcher
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url
 from imgbuilder.host.atomic import publish, temporary_file
 from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.sizes import human_size
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from imgbuilder.cache.folder import CacheFolder
-    from imgbuilder.cache.partial import PartialFile
-    from imgbuilder.catalog.catalog import Selection
-    from imgbuilder.fetch.transfer import Fetcher
-    from imgindex.model import Entry
+from imgindex.model import Entry
 
 
 class Intake:

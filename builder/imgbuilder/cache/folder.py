@@ -12,7 +12,8 @@ import os
 import re
 import stat
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from imgbuilder.cache.records import SUFFIX, record_path
 from imgbuilder.errors import WorkspaceError
@@ -22,11 +23,6 @@ from imgbuilder.host.atomic import TEMPORARY_PREFIX
 from imgbuilder.host.cachemark import Marker
 from imgbuilder.host.locks import exclusive, exclusive_if_free, holders, lock_open_file, try_exclusive
 from imgindex.folders import make_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 
 _SUBFOLDERS = ("templates", "disks", "partial", "locks")
 _LOCK_OF_ENTRY = re.compile(r"[0-9a-f]{128}\.lock")

@@ -11,24 +11,21 @@ import contextlib
 import io
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgbuilder.catalog.catalog import Selection
 from imgbuilder.disk.imageheader import QCOW2_MAGIC, Role, parse_qcow2
 from imgbuilder.disk.magic import packing_of
 from imgbuilder.errors import RepositoryError
 from imgbuilder.events import Reporter, debug, ignore
+from imgbuilder.fetch.transfer import Fetcher
 from imgindex.fields import MAX_DISK_SIZE
-from imgindex.model import UNKNOWN_SIZE
+from imgindex.model import UNKNOWN_SIZE, Entry
 from imgindex.regular import open_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from _typeshed import ReadableBuffer
-
-    from imgbuilder.catalog.catalog import Selection
-    from imgbuilder.fetch.transfer import Fetcher
-    from imgindex.model import Entry
+    from _typeshed import ReadableBuffer  # exists for type checkers only
 
 _HEAD = 1 << 16
 """Bytes that are looked at: a qcow2 header with its extensions is far smaller."""

@@ -12,25 +12,20 @@ import contextlib
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.appliance.instant.settings import state_folder
 from imgbuilder.appliance.instant.store import KeptState, StateStore
 from imgbuilder.cache.content import has_content
 from imgbuilder.cache.digest import sha512_of
-from imgbuilder.cache.folder import is_digest
+from imgbuilder.cache.folder import CacheFolder, is_digest
 from imgbuilder.cache.records import open_own, read_record, record_path
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, ignore, warn
 from imgbuilder.host import imagelocks
 from imgbuilder.host.locks import try_exclusive
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from imgbuilder.cache.folder import CacheFolder
 
 _SHARE = 4
 """The cache may take a quarter of its filesystem, unless told otherwise."""

@@ -15,16 +15,13 @@ import contextlib
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from imgbuilder.cache.digest import HashingFile
 from imgbuilder.cache.records import read_record, record_path, store_record
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.host.workspace import is_full
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 class PartialFile(HashingFile):

@@ -12,14 +12,11 @@ import contextlib
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.host.atomic import temporary_file
 from imgindex.regular import open_regular
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _VERSION = 1
 _LARGEST = 64 << 10

@@ -20,8 +20,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.appliance.instant.settings import state_folder
 from imgbuilder.appliance.instant.store import StateStore
@@ -32,18 +33,13 @@ from imgbuilder.cache.templates import Templates, digest_of
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
 from imgbuilder.cache.variants import files_of, usable
+from imgbuilder.catalog.catalog import Selection
 from imgbuilder.errors import FileMissingError, WorkspaceError
 from imgbuilder.events import Reporter, debug, ignore, warn
+from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.host.workspace import private_folder
 from imgbuilder.sizes import human_size
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
-    from imgbuilder.catalog.catalog import Selection
-    from imgbuilder.fetch.transfer import Fetcher
-    from imgindex.model import Entry
+from imgindex.model import Entry
 
 
 class TemplateCache:

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import BinaryIO
 
 from imgbuilder.cache.digest import sha512_of
 from imgbuilder.cache.download import Intake
+from imgbuilder.cache.folder import CacheFolder
 from imgbuilder.cache.limit import remove_file
 from imgbuilder.cache.records import is_unchanged, open_own, touch_record, write_record
+from imgbuilder.catalog.catalog import Selection
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, warn
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-    from typing import BinaryIO
-
-    from imgbuilder.cache.folder import CacheFolder
-    from imgbuilder.catalog.catalog import Selection
-    from imgbuilder.fetch.transfer import Fetcher
-    from imgindex.model import Entry
+from imgbuilder.fetch.transfer import Fetcher
+from imgindex.model import Entry
 
 
 class Templates:

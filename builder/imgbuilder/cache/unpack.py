@@ -12,7 +12,8 @@ import errno
 import fcntl
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import IO, BinaryIO, Protocol
 
 from imgbuilder.cache.content import PIECE, ContentDigest
 from imgbuilder.cache.zstdframes import FrameError, check_frames
@@ -23,13 +24,8 @@ from imgbuilder.errors import DiskError, ProgramKilledError, RepositoryError, To
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.host import process
 from imgbuilder.sizes import human_size
+from imgindex.model import Entry
 from imgindex.regular import open_empty
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import IO, BinaryIO
-
-    from imgindex.model import Entry
 
 
 class Unpacker(Protocol):

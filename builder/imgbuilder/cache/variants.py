@@ -8,14 +8,11 @@ that the two layers of the cache need not know about it.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from imgbuilder.catalog.catalog import Selection
 from imgbuilder.fetch.urls import template_url
 from imgbuilder.host.process import find_program
-
-if TYPE_CHECKING:
-    from imgbuilder.catalog.catalog import Selection
-    from imgindex.model import Entry
+from imgindex.model import Entry
 
 
 def files_of(entry: Entry) -> tuple[Entry, ...]:

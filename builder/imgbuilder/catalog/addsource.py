@@ -6,9 +6,9 @@ import contextlib
 import errno
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.catalog.sources import Source, SourceFormat, fingerprints, index_format
 from imgbuilder.errors import UsageError, WorkspaceError
@@ -16,9 +16,6 @@ from imgbuilder.fetch.urls import Address, check_uri, local_path, scheme_of
 from imgbuilder.host.atomic import sync_folder, temporary_file
 from imgindex.folders import make_folder
 from imgindex.keyfile import read_key_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FINGERPRINT = re.compile(r"(?:0[xX])?[0-9A-Fa-f]{8,}")

@@ -9,9 +9,9 @@ import io
 import os
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import FileMissingError, UsageError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
@@ -20,11 +20,7 @@ from imgbuilder.fetch.urls import BUNDLE_INDEX, BUNDLE_SUFFIX, inside
 from imgbuilder.host.atomic import publish, temporary_file
 from imgbuilder.host.workspace import check_space, explain, follow
 from imgindex.regular import open_file
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from imgindex.trust import KeyPin
+from imgindex.trust import KeyPin
 
 _LARGEST_KEYS = 1 << 20
 _RESERVED = (BUNDLE_INDEX, KEY, FINGERPRINTS)

@@ -7,20 +7,16 @@ say who signed an index; this one is ours, and has version 2.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from datetime import datetime
+from pathlib import Path
 
+from imgbuilder.catalog.catalog import Catalog, FailedSource, Offer
+from imgbuilder.catalog.loader import LoadedSource
 from imgbuilder.catalog.sources import Source, SourceFormat
 from imgbuilder.fetch.urls import template_url
 from imgindex.model import UNKNOWN_SIZE, Entry
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from datetime import datetime
-    from pathlib import Path
-
-    from imgbuilder.catalog.catalog import Catalog, FailedSource, Offer
-    from imgbuilder.catalog.loader import LoadedSource
-    from imgindex.trust import VerifiedText
+from imgindex.trust import VerifiedText
 
 Fields = dict[str, object]
 

@@ -16,21 +16,16 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from imgbuilder.errors import IndexSyntaxError
 from imgbuilder.host.arch import normalise
 from imgindex.fields import MAX_DISK_SIZE, MAX_REVISION
 from imgindex.lexer import MISLEADING, shorten
 from imgindex.model import UNKNOWN_SIZE, Entry, ExtraField, Index, Refused
-from imgindex.trust import VerifiedText
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from imgindex.trust import UnverifiedText
-
+from imgindex.trust import UnverifiedText, VerifiedText
 
 MOST_PRODUCT_FILES = 32
 """Files of products that one index may name, each of which costs a download and a signature check."""

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from imgbuilder.catalog.sources import SourceFormat
+from imgbuilder.catalog.sourcefiles import SourcesResult
+from imgbuilder.catalog.sources import Source, SourceFormat
+from imgbuilder.catalog.state import SourceStates
 from imgbuilder.errors import SourceStateError
 from imgbuilder.fetch.transfer import SYSTEM_PROXY
 from imgindex.freshness import show
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from imgbuilder.catalog.sourcefiles import SourcesResult
-    from imgbuilder.catalog.sources import Source
-    from imgbuilder.catalog.state import SourceStates
 
 
 def source_list(found: SourcesResult, states: SourceStates, answers: Sequence[str] = ()) -> str:

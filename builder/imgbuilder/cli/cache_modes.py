@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -22,13 +22,8 @@ from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
 from imgbuilder.host import paths
 from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import human_size
-from imgbuilder.terminal.console import printable
+from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgindex.regular import open_regular
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from imgbuilder.terminal.console import ConsoleReporter
 
 
 def cache_all(settings: Settings, report: ConsoleReporter) -> int:

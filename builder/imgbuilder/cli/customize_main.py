@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -30,9 +31,6 @@ from imgbuilder.terminal.boundary import run_command
 from imgbuilder.terminal.configuration import apply_configuration
 from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgindex import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _STARTED = time.monotonic()
 _EPILOG = """\b

@@ -7,22 +7,18 @@ the user wrote. So the parser is asked for that order before click uses it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from imgbuilder.cli.getopt import GetoptCommand
 from imgbuilder.customize.commands_file import written_commands
-from imgbuilder.customize.registry import all_operations, written_argument
+from imgbuilder.customize.operation import Operation
+from imgbuilder.customize.registry import Written, all_operations, written_argument
 from imgbuilder.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgbuilder.customize.operation import Operation
-    from imgbuilder.customize.registry import Written
-    from imgbuilder.recipe.model import Recipe
+from imgbuilder.recipe.model import Recipe
 
 COMMANDS_FILE = "commands-from-file"
 RECIPE = "recipe"

@@ -8,14 +8,12 @@ options begin like that.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import click
 
 from imgbuilder.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
 
 
 def _names(text: str) -> frozenset[str]:

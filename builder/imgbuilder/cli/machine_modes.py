@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imgbuilder.building.localdisk import local_disk
 from imgbuilder.building.place import find_file_place
 from imgbuilder.cli.list_mode import show
+from imgbuilder.cli.requests import Values
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.disk.imageheader import check_other
 from imgbuilder.errors import UsageError, WorkspaceError
@@ -19,12 +21,7 @@ from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
 from imgbuilder.machine.look import firmware_of
 from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine
 from imgbuilder.machine.runscript import run_script
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from imgbuilder.cli.requests import Values
-    from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.terminal.console import ConsoleReporter
 
 
 def describe_machine(

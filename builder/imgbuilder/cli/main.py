@@ -6,8 +6,9 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -27,9 +28,6 @@ from imgbuilder.terminal.boundary import run_command
 from imgbuilder.terminal.configuration import apply_configuration
 from imgbuilder.terminal.console import CAPABILITIES, ConsoleReporter, json_lines, open_stream
 from imgindex import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _STARTED = time.monotonic()
 _EPILOG = """\b

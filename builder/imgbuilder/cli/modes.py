@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import click
 
+from imgbuilder.appliance.instant.store import StateStore
+from imgbuilder.building.getkernel import KernelRequest
+from imgbuilder.building.request import BuildRequest
 from imgbuilder.catalog import listing
 from imgbuilder.cli.list_mode import message_locale, show
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import Step
 from imgbuilder.host import paths
 from imgbuilder.services import Services, Settings
-from imgbuilder.terminal.console import printable
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.appliance.instant.store import StateStore
-    from imgbuilder.building.getkernel import KernelRequest
-    from imgbuilder.building.request import BuildRequest
-    from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.terminal.console import ConsoleReporter, printable
 
 
 def print_notes(settings: Settings, report: ConsoleReporter, name: str, arch: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -10,9 +11,6 @@ from imgbuilder.cli.customizing import customization_options, integer
 from imgbuilder.cli.getopt import standard_options
 from imgbuilder.cli.list_mode import STYLES
 from imgbuilder.customize.failure import OnError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import click
 from click.core import ParameterSource
 
 from imgbuilder.cli.customizing import ATTACHED, given_recipe, has_recipe, written_operations
 from imgbuilder.cli.list_mode import show
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.host.workspace import follow
-
-if TYPE_CHECKING:
-    import click
 
 _VALUES = {
     "arch": "arch_", "output": "output", "format": "format_", "compress": "compress", "size": "size",

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import click
+
+from imgbuilder.building.getkernel import KernelRequest
 from imgbuilder.building.request import Attached, BuildRequest, NetworkMode
 from imgbuilder.cli.customizing import ATTACHED, given_operations
 from imgbuilder.customize.failure import OnError
+from imgbuilder.customize.operation import Operation
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format, parse_output_format
-from imgbuilder.guests.unlocking import parse_key
+from imgbuilder.guests.unlocking import DiskKey, parse_key
 from imgbuilder.machine.model import Forward
 from imgbuilder.sizes import parse_size
-
-if TYPE_CHECKING:
-    import click
-
-    from imgbuilder.building.getkernel import KernelRequest
-    from imgbuilder.customize.operation import Operation
-    from imgbuilder.guests.unlocking import DiskKey
 
 
 @dataclass(frozen=True)

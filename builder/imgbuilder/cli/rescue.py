@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from imgbuilder.customize.commands import preamble_for_shell
-from imgbuilder.errors import GuestCallError
-from imgbuilder.terminal.console import printable
-
-if TYPE_CHECKING:
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.customize.failure import GuestShell
-    from imgbuilder.errors import OperationError
-    from imgbuilder.guests.ports import Guest
-    from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.failure import GuestShell
+from imgbuilder.errors import GuestCallError, OperationError
+from imgbuilder.guests.ports import Guest
+from imgbuilder.terminal.console import ConsoleReporter, printable
 
 _MARK = "@pybuilder-folder@"
 _WELCOME = """\

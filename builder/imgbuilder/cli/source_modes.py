@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from imgbuilder.catalog import sourcelist
 from imgbuilder.catalog.sourcekeys import key_pin
-from imgbuilder.catalog.sources import SourceFormat
+from imgbuilder.catalog.sources import Source, SourceFormat
+from imgbuilder.catalog.state import SourceStates
 from imgbuilder.cli.list_mode import show
 from imgbuilder.errors import PybuilderError, UsageError, WrongKeyError
 from imgbuilder.events import warn
 from imgbuilder.fetch.urls import Address, check_uri
 from imgbuilder.host import paths
 from imgbuilder.services import Services, Settings
+from imgbuilder.terminal.console import ConsoleReporter
 from imgindex.freshness import show as show_time
-
-if TYPE_CHECKING:
-    from imgbuilder.catalog.sources import Source
-    from imgbuilder.catalog.state import SourceStates
-    from imgbuilder.terminal.console import ConsoleReporter
 
 
 def list_sources(settings: Settings, report: ConsoleReporter, *, ask: bool) -> int:

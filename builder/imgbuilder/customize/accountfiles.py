@@ -7,13 +7,10 @@ path expressions a user's name could leave (Z16).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imgbuilder.sizes import whole_number
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LAST_ID = (1 << 32) - 2
 """The largest number of a user or a group; the one behind it means that there is none."""

@@ -12,20 +12,16 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import PackageManager
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.events import debug, warn
+from imgbuilder.guests.ports import Guest
 from imgindex.regular import open_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Guest
 
 FOLDER = "/var/cache/apt/pybuilder"
 """Folder in the guest for lists of the mirror and for packages; removed at the end."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.customize import values
 from imgbuilder.errors import ToolError, UsageError, WorkspaceError
 from imgbuilder.host import process
 from imgbuilder.host.paths import temporary_dir
 from imgindex.regular import open_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",

@@ -16,15 +16,11 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 Raw = str | tuple[str, ...] | bool | None
 """What was written for one field: a text, a list of texts, or a switch; None when nothing was."""

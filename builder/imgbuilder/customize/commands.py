@@ -11,14 +11,11 @@ import secrets
 import shlex
 import signal
 import time
-from typing import TYPE_CHECKING
 
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.memory import ENVIRONMENT, OUTPUT, download_end
 from imgbuilder.errors import GuestCallError, OperationError
-
-if TYPE_CHECKING:
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import CommandResult, Guest
+from imgbuilder.guests.ports import CommandResult, Guest
 
 _TAIL_LINES = 40
 _TAIL_BYTES = 64 * 1024

@@ -15,18 +15,13 @@ stays in the argument. Windows line ends are read as plain ones.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
-from imgbuilder.customize.registry import all_operations, written_argument
+from imgbuilder.customize.operation import Operation
+from imgbuilder.customize.registry import Written, all_operations, written_argument
 from imgbuilder.errors import UsageError
 from imgindex.regular import open_given
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from imgbuilder.customize.operation import Operation
-    from imgbuilder.customize.registry import Written
 
 KEYWORD = "commands-from-file"
 METAVAR = "FILE"

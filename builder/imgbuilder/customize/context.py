@@ -5,18 +5,14 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.customize.facts import GuestFacts
 from imgbuilder.customize.passwords import Crypto
 from imgbuilder.customize.secrecy import Mask, proxy_passwords
 from imgbuilder.events import Reporter, ignore
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from imgbuilder.customize.facts import GuestFacts
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
 """The variables by which programs of the guest learn of a proxy."""

@@ -11,10 +11,8 @@ import enum
 import re
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Guest
 
 _LARGEST = 64 * 1024
 """Largest os-release that is read, in bytes; real ones have less than one KiB."""

@@ -8,18 +8,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
+from imgbuilder.guests.ports import Appliance, Guest
 from imgbuilder.host import paths
 from imgbuilder.sizes import human_size
 from imgindex.folders import make_folder
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Appliance, Guest
 
 
 class OnError(enum.Enum):

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import TYPE_CHECKING
 
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import Family
 from imgbuilder.events import warn
-
-if TYPE_CHECKING:
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Guest
 
 BASE = "/usr/lib/virt-sysprep"
 """Folder of the scripts and their driver."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imgbuilder.customize.firstboot_service import BASE, LOG, STATUS
-
-if TYPE_CHECKING:
-    from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Guest
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _LARGEST_STATUS = 1 << 20

@@ -12,18 +12,14 @@ import contextlib
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.customize import aptsettings
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.errors import GuestCallError, OperationError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Guest
 
 _FOLDER = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
 _MAKE_FOLDER = """\

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from imgbuilder.customize.aptsettings import read_sources
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import PackageManager
 from imgbuilder.errors import OperationError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Guest
 
 _UNRESOLVED = 3
 _MOST_SETTINGS = 200

@@ -11,19 +11,16 @@ from __future__ import annotations
 import dataclasses
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.passwords import PasswordSelector
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Reporter, warn
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.customize.passwords import PasswordSelector
-    from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Guest
 
 
 class Phase(enum.Enum):

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from imgbuilder.customize.facts import PackageManager
+from imgbuilder.customize.facts import GuestFacts, PackageManager
 from imgbuilder.errors import OperationError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from imgbuilder.customize.facts import GuestFacts
 
 _APT_SETUP = """\
 export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hmac
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from imgbuilder.customize import yescrypt
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _LETTERS = r"[./0-9A-Za-z]"
 _SHA = re.compile(rf"\$[56]\$(?:rounds=([0-9]{{1,9}})\$)?[^$:!*\n]{{0,16}}\${_LETTERS}{{43,86}}")

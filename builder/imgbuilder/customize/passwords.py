@@ -6,18 +6,15 @@ import enum
 import re
 import secrets
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.customize import yescrypt
 from imgbuilder.customize.secretvalues import variable_name
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info
 from imgindex.regular import open_given
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _ROUNDS = 100_000
 """Rounds of SHA-crypt: 20 times crypt(5)'s default; a login under emulation still takes about a second."""

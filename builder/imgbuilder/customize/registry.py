@@ -9,17 +9,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
+from imgbuilder.customize.argforms import Form, Part, Raw
 from imgbuilder.customize.operation import FieldError, Operation, OperationBase, Phase, name_option
 from imgbuilder.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from imgbuilder.customize.argforms import Form, Part, Raw
 
 _MODULES = (
     "files",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from imgbuilder.customize.commands import choose_log_file
-from imgbuilder.customize.context import seen_from_guest
+from imgbuilder.customize.context import GuestContext, seen_from_guest
 from imgbuilder.customize.memory import memory_folder
 from imgbuilder.customize.network import check_network
-from imgbuilder.customize.operation import Phase, name_option
+from imgbuilder.customize.operation import Operation, Phase, name_option
 from imgbuilder.customize.ops.accounts import PasswordOperation, RootPassword
 from imgbuilder.customize.ops.settings import (
     Mirror,
@@ -28,15 +28,9 @@ from imgbuilder.customize.secrecy import Mask, proxy_passwords
 from imgbuilder.customize.seed import set_machine_id, set_random_seed
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step, ignore, info
+from imgbuilder.guests.ports import Guest
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.customize.operation import Operation
-    from imgbuilder.guests.ports import Guest
-
-    Rescue = Callable[[Guest, GuestContext, OperationError], None]
+Rescue = Callable[[Guest, GuestContext, OperationError], None]
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,12 @@ base64 of it, is not recognised; the manual says so.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from imgbuilder.errors import OperationError
-from imgbuilder.events import Notice, Step
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from imgbuilder.events import Event, Reporter
+from imgbuilder.events import Event, Notice, Reporter, Step
 
 SHORTEST = 4
 """Characters that a secret must have: hiding every ``a`` would leave no log to read."""

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from typing import TYPE_CHECKING
 
-from imgbuilder.customize.facts import Family
+from imgbuilder.customize.facts import Family, GuestFacts
 from imgbuilder.events import Reporter, Step, warn
-
-if TYPE_CHECKING:
-    from imgbuilder.customize.facts import GuestFacts
-    from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Guest
 
 _SEED_FILES = (
     "/var/lib/random-seed",

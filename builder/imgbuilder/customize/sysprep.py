@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Guest
 
 
 @dataclass(frozen=True)

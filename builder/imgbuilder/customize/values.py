@@ -9,16 +9,14 @@ import os
 import posixpath
 import re
 import stat
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from imgbuilder.errors import UsageError
 from imgbuilder.fetch.urls import Address
 from imgbuilder.host import localtree
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")

@@ -6,15 +6,12 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.host import imagelocks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _SYSFS = Path("/sys/dev/block")
 _HINTS = {

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.disk import diskimage
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk.diskimage import DiskFormat
 
 HEAD = 68 * 1024
 """Bytes at the start of a partition in which all marks lie; btrfs has the last, at 64 KiB."""

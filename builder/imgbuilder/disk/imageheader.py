@@ -16,17 +16,14 @@ import enum
 import os
 import shlex
 import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.disk import magic
 from imgbuilder.errors import DiskError
 from imgbuilder.host import imagelocks
 from imgindex.regular import open_regular
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 QCOW2_MAGIC = b"QFI\xfb"
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imgbuilder.disk import content, diskimage, skeleton
 from imgbuilder.disk.diskimage import DiskFormat
@@ -15,9 +16,6 @@ from imgbuilder.disk.skeleton import SECTOR, Geometry
 from imgbuilder.errors import DiskError, ToolError
 from imgbuilder.host import process
 from imgbuilder.sizes import whole_number
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 GPT = "gpt"
 MBR = "dos"

@@ -8,18 +8,15 @@ works on such a skeleton, and what it changed is carried over.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.disk import diskimage
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    _Reader = Callable[[int, int], bytes]
+_Reader = Callable[[int, int], bytes]
 
 SECTOR = 512
 _HEAD = 1024 * 1024

@@ -10,17 +10,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.host import imagelocks
 from imgbuilder.sizes import human_size
 from imgindex.regular import open_empty
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 BLOCK = 1 << 16
 """Granularity of holes in bytes: what a run of zeros must fill to become one."""

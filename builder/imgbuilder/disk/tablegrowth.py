@@ -10,19 +10,15 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.disk import diskimage, partition, skeleton
+from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.partition import GPT, MBR, Partition, PartitionTable
 from imgbuilder.disk.skeleton import SECTOR, Geometry, Skeleton
 from imgbuilder.errors import DiskError, ToolError
 from imgbuilder.host import process
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgbuilder.disk.diskimage import DiskFormat
 
 MBR_SECTORS = 2**32 - 1
 """An MBR counts sectors with 32 bits: with sectors of 512 bytes, 2 TiB less one of them."""

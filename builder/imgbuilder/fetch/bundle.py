@@ -20,17 +20,14 @@ import io
 import os
 import re
 import tarfile
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import BinaryIO
 
 from imgbuilder.errors import FetchError, FileMissingError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.local import copy_open
 from imgbuilder.fetch.transfer import Fetched
 from imgindex.regular import open_regular
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import BinaryIO
 
 KEY = "key.gpg"
 FINGERPRINTS = "fingerprints"

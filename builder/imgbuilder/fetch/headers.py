@@ -7,13 +7,11 @@ Content-Range), and rows D5, D11 to D14, D17 and D21 of ``docs/threat-model.md``
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from imgbuilder.errors import FetchError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)")

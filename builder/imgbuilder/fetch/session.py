@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import requests
 import urllib3
@@ -23,17 +24,12 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from imgbuilder.errors import FetchError
-from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, TransferCutError
+from imgbuilder.fetch.headers import Headers
+from imgbuilder.fetch.redirect import Request
+from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, Limits, TransferCutError
 from imgbuilder.fetch.urls import Address, without_secrets
+from imgbuilder.fetch.watch import Watch
 from imgindex import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from imgbuilder.fetch.headers import Headers
-    from imgbuilder.fetch.redirect import Request
-    from imgbuilder.fetch.transfer import Limits
-    from imgbuilder.fetch.watch import Watch
 
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
 """All that the libraries below raise about a server's answer."""

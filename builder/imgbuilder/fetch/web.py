@@ -13,8 +13,9 @@ import math
 import os
 import random
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
 from imgbuilder.errors import FetchError, FileMissingError, WrongSizeError
 from imgbuilder.events import Reporter, debug, ignore
@@ -26,20 +27,13 @@ from imgbuilder.fetch.transfer import (
     SYSTEM_PROXY,
     Fetched,
     Limits,
+    Resumable,
     SpeedGuard,
     TransferCutError,
     store,
 )
 from imgbuilder.fetch.urls import Address
 from imgbuilder.fetch.watch import Watch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import BinaryIO
-
-    from imgbuilder.events import Reporter
-    from imgbuilder.fetch.transfer import Resumable
-
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORTH_RETRYING = frozenset({408, 429, 500, 502, 503, 504})

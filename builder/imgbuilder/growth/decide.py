@@ -8,20 +8,15 @@ template has not even been copied.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.disk import content, partition, tablegrowth
 from imgbuilder.disk.content import Content
 from imgbuilder.disk.devicenames import parse_device_name
-from imgbuilder.disk.partition import GPT, MBR
+from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk.partition import GPT, MBR, Partition, PartitionTable
 from imgbuilder.errors import GuestError, NotYetError
 from imgbuilder.sizes import human_size
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.disk.diskimage import DiskFormat
-    from imgbuilder.disk.partition import Partition, PartitionTable
 
 ADVICE = "build without --size, which needs no growth"
 _PUBLISHER = f"tell the publisher of the template, or {ADVICE}"

@@ -7,27 +7,20 @@ grow while they are mounted, which needs no check first; the others before.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imgbuilder.disk.content import Content
 from imgbuilder.disk.devicenames import on_only_disk, same_device
 from imgbuilder.disk.imageheader import Role
 from imgbuilder.errors import GuestCallError, GuestError
-from imgbuilder.events import warn
-from imgbuilder.growth.decide import ADVICE
+from imgbuilder.events import Reporter, warn
+from imgbuilder.growth.decide import ADVICE, Growth
 from imgbuilder.guests import mounting
-from imgbuilder.guests.unlocking import unlock
+from imgbuilder.guests.ports import Appliance
+from imgbuilder.guests.unlocking import DiskKey, unlock
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from imgbuilder.events import Reporter
-    from imgbuilder.growth.decide import Growth
-    from imgbuilder.guests.ports import Appliance
-    from imgbuilder.guests.unlocking import DiskKey
-
-    _Grow = Callable[[str], None]
+_Grow = Callable[[str], None]
 
 _EXT = {"ext2", "ext3", "ext4"}
 _FEATURES = {

@@ -11,21 +11,15 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from imgbuilder.disk.devicenames import mapper_name, parse_device_name
 from imgbuilder.disk.imageheader import Role
 from imgbuilder.errors import GuestCallError, GuestError
-from imgbuilder.events import debug, warn
+from imgbuilder.events import Reporter, debug, warn
+from imgbuilder.guests.ports import Appliance, BlockDevice, Guest
 from imgbuilder.guests.unlocking import encrypted_devices
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from imgbuilder.events import Reporter
-    from imgbuilder.guests.ports import Appliance, BlockDevice, Guest
-
 
 _RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
 _MDADM_CONF = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")

@@ -20,13 +20,10 @@ signal stopped the build.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
+from pathlib import Path
+from typing import Protocol
 
 LARGEST_TEXT = 4 << 20
 """Bytes of a file that is read whole, unless another limit is given: configuration and the like."""

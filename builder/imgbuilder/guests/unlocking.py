@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.disk.devicenames import same_device
 from imgbuilder.errors import GuestCallError, GuestError, UsageError
-from imgbuilder.events import debug, warn
+from imgbuilder.events import Reporter, debug, warn
+from imgbuilder.guests.ports import Appliance
 from imgindex.regular import open_given
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from imgbuilder.events import Reporter
-    from imgbuilder.guests.ports import Appliance
-
 
 _LUKS = "crypto_LUKS"
 

@@ -10,12 +10,9 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.errors import UsageError, WorkspaceError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def name_of(local: Path) -> str:

@@ -14,16 +14,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from pathlib import Path
+from typing import IO
 
 from imgbuilder.errors import ProgramKilledError, ToolError, WorkspaceError
 from imgbuilder.host.interrupts import uninterrupted
 from imgindex.environment import plain_environment
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 _PACKAGES = {
     "qemu-img": "qemu-utils",
@@ -49,6 +47,8 @@ _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 PIPE = subprocess.PIPE
 """For ``start``: a pipe that the caller reads and closes."""
+Popen = subprocess.Popen
+"""A running program; for annotations elsewhere, since only this module starts programs."""
 
 _STDERR_TAIL = 4096
 """How much of a failed program's words an error quotes, in bytes."""

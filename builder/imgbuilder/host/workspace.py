@@ -14,8 +14,8 @@ import os
 import secrets
 import stat
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import DiskError, GuestError, OperationError, WorkspaceError
 from imgbuilder.host import imagelocks
@@ -23,9 +23,6 @@ from imgbuilder.host.atomic import sync_folder
 from imgbuilder.host.claims import RELEASE_LIMIT, SHORT, remove_with_claims
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.sizes import human_size
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 HIDDEN_PREFIX = ".pybuilder-"
 HIDDEN_SUFFIX = ".part"

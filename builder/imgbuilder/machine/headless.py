@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import ToolError
-from imgbuilder.machine.model import Firmware, board
-
-if TYPE_CHECKING:
-    from imgbuilder.machine.model import Machine
+from imgbuilder.machine.model import Firmware, Machine, board
 
 
 @dataclass(frozen=True)

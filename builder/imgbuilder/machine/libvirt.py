@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from imgbuilder.errors import UsageError
-from imgbuilder.machine.model import Firmware, board
-
-if TYPE_CHECKING:
-    from imgbuilder.machine.model import Machine
+from imgbuilder.machine.model import Firmware, Machine, board
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.+-]+")
 

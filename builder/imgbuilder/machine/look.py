@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.disk import partition
+from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.machine.model import Firmware
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.disk.diskimage import DiskFormat
 
 _EFI_SYSTEM = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 _BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"

@@ -5,14 +5,10 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.disk.diskimage import OutputFormat
 
 DEFAULT_MEMORY = 1024
 """MiB: enough for a server without much on it."""

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import TYPE_CHECKING
 
-from imgbuilder.machine.model import Firmware, board
+from imgbuilder.machine.model import Firmware, Machine, board
 from imgbuilder.terminal.console import printable
 from imgindex import __version__
-
-if TYPE_CHECKING:
-    from imgbuilder.machine.model import Machine
 
 OLDEST_QEMU = "4.2"
 """The oldest QEMU that knows all options that are used."""

@@ -6,17 +6,13 @@ import difflib
 import functools
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from imgbuilder.errors import UsageError
-from imgbuilder.recipe.locate import find_lines
+from imgbuilder.recipe.locate import Key, find_lines
 from imgindex.regular import open_given
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from imgbuilder.recipe.locate import Key
 
 _LARGEST = 1024 * 1024
 """Largest recipe in bytes; files belong beside it."""

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imgbuilder.building.request import Attached, BuildRequest, NetworkMode
+from imgbuilder.customize.operation import Operation
+from imgbuilder.customize.registry import Written
 from imgbuilder.disk.diskimage import parse_format, parse_output_format
 from imgbuilder.errors import UsageError
 from imgbuilder.guests.unlocking import parse_key
 from imgbuilder.host.arch import host_arch
 from imgbuilder.services import Settings
 from imgbuilder.sizes import parse_size
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from imgbuilder.customize.operation import Operation
-    from imgbuilder.customize.registry import Written
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from imgbuilder.customize.registry import all_operations
+from imgbuilder.customize.registry import Written, all_operations
 from imgbuilder.errors import UsageError
 from imgbuilder.recipe.document import Document, nearest
 from imgbuilder.recipe.model import Recipe
@@ -14,12 +16,6 @@ from imgbuilder.recipe.reader import Reader
 from imgbuilder.recipe.settings import SETTINGS
 from imgbuilder.recipe.values import beside
 from imgbuilder.recipe.variables import NAME, Variable, resolve
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from imgbuilder.customize.registry import Written
 
 _MOST_FILES = 100
 _TOP = ("include", "variables", "operation")

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from imgbuilder.customize.argforms import Kind, Part, Raw
 from imgbuilder.customize.registry import Written, all_operations
 from imgbuilder.errors import UsageError
-from imgbuilder.recipe.document import nearest
+from imgbuilder.recipe.document import Document, nearest
+from imgbuilder.recipe.locate import Key
 from imgbuilder.recipe.settings import SETTINGS, Setting, SettingKind
 from imgbuilder.recipe.values import Values
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from imgbuilder.recipe.document import Document
-    from imgbuilder.recipe.locate import Key
-
 
 _Plain = TypeVar("_Plain", str, int)
 

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from imgbuilder.customize.argforms import Kind
-from imgbuilder.customize.registry import all_operations
+from imgbuilder.customize.argforms import Kind, Part
+from imgbuilder.customize.registry import Spec, all_operations
 from imgbuilder.disk.diskimage import OutputFormat
-from imgbuilder.recipe.settings import SETTINGS, SettingKind
+from imgbuilder.recipe.settings import SETTINGS, Setting, SettingKind
 from imgbuilder.recipe.variables import NAME
-
-if TYPE_CHECKING:
-    from imgbuilder.customize.argforms import Part
-    from imgbuilder.customize.registry import Spec
-    from imgbuilder.recipe.settings import Setting
 
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "array", "items": _TEXT}

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imgbuilder.disk.diskimage import parse_format, parse_output_format
 from imgbuilder.errors import UsageError
 from imgbuilder.guests.unlocking import parse_key
 from imgbuilder.sizes import parse_size
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _MOST = 2**30
 """Largest number that the options of the command line take."""

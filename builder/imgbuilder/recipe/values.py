@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import UsageError
+from imgbuilder.recipe.document import Document
+from imgbuilder.recipe.locate import Key
 from imgbuilder.recipe.variables import substitute, unknown
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from imgbuilder.recipe.document import Document
-    from imgbuilder.recipe.locate import Key
 
 _SELECTED_FILE = re.compile(r"((?:lock(?:ed)?:)*file:|[^:]+:file:)(.*)", re.DOTALL)
 """A selector that names a file: of a password, key or secret, or of a device's key."""

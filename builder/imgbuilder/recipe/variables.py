@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import UsageError
-from imgbuilder.recipe.document import nearest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from imgbuilder.recipe.document import Document
+from imgbuilder.recipe.document import Document, nearest
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _MARK = re.compile(r"\$\$\{\{|\$\{\{((?:(?!\}\}).)*)(\}\})?", re.DOTALL)

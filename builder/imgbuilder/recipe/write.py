@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
 
-from imgbuilder.customize.argforms import Kind
+from imgbuilder.customize.argforms import Kind, Part, Raw
+from imgbuilder.customize.registry import Written
 from imgbuilder.errors import UsageError
+from imgbuilder.recipe.model import Recipe
 from imgbuilder.recipe.settings import SETTINGS, SettingKind
 from imgbuilder.recipe.values import split_selector
 from imgbuilder.recipe.variables import escape
-
-if TYPE_CHECKING:
-    from imgbuilder.customize.argforms import Part, Raw
-    from imgbuilder.customize.registry import Written
-    from imgbuilder.recipe.model import Recipe
-
 
 _WIDTH = 100
 """Longest list on one line."""

@@ -9,16 +9,14 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
 
 from imgbuilder.errors import UsageError
 from imgbuilder.host import paths
 from imgindex.keyfile import check_writers
 from imgindex.regular import open_file
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping
-    from pathlib import Path
 
 _LARGEST = 64 * 1024
 """Bytes of a file that are read at most."""

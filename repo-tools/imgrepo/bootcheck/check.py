@@ -7,24 +7,18 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from imgbuilder.appliance.accelerator import chosen_accelerator, remember_broken
+from imgbuilder.appliance.accelerator import KvmVerdict, chosen_accelerator, remember_broken
 from imgbuilder.errors import ApplianceError, DiskError
-from imgbuilder.events import info, warn
+from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host import paths
+from imgbuilder.machine.model import Machine
 from imgbuilder.terminal.console import printable
 from imgrepo.bootcheck import picture
 from imgrepo.bootcheck.hypervisor import Running, running
+from imgrepo.bootcheck.marker import Marker
 from imgrepo.bootcheck.watch import Judgement, State, Watcher
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.appliance.accelerator import KvmVerdict
-    from imgbuilder.events import Reporter
-    from imgbuilder.machine.model import Machine
-    from imgrepo.bootcheck.marker import Marker
 
 EMULATION = 5
 """How many times as long a boot may take without KVM."""

@@ -11,23 +11,18 @@ import selectors
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.appliance import monitor
 from imgbuilder.errors import ToolError
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.process import Popen
 from imgbuilder.host.workspace import explain, private_folder
 from imgbuilder.machine.headless import Headless, find_firmware, headless_command
-from imgbuilder.machine.model import board
-
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from imgbuilder.machine.model import Machine
+from imgbuilder.machine.model import Machine, board
 
 _MONITOR_LIMIT = 10.0
 """Seconds in which the hypervisor has to do as told; no signal is heeded meanwhile."""
@@ -62,7 +57,7 @@ def hypervisor_version(machine: Machine) -> str:
 class Running:
     """A running machine; made by ``running``."""
 
-    def __init__(self, hypervisor: subprocess.Popen[bytes], orders: Path, folder: Path) -> None:
+    def __init__(self, hypervisor: Popen[bytes], orders: Path, folder: Path) -> None:
         self._hypervisor = hypervisor
         self._orders = orders
         self._folder = folder
@@ -167,7 +162,7 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
         orders = folder / "monitor"
         words = headless_command(machine, Headless(accelerator, orders, ports, firmware))
         words[0] = process.require_program(words[0])
-        hypervisor: subprocess.Popen[bytes] | None = None
+        hypervisor: Popen[bytes] | None = None
         try:
             with uninterrupted():
                 # When we are killed, the kernel ends the hypervisor.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from PIL import Image
 
 from imgbuilder.errors import DiskError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 THUMBNAIL = (320, 240)
 """Size in pixels, as entries of collections have it."""

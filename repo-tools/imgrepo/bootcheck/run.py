@@ -5,31 +5,25 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import datetime
+from pathlib import Path
 
 from imgbuilder.errors import RepositoryError, WorkspaceError
-from imgbuilder.events import Step, info
+from imgbuilder.events import Reporter, Step, info
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.workspace import explain, new_file
-from imgrepo.bootcheck.check import Trial, boot
+from imgrepo.bootcheck.check import Outcome, ShowLine, Trial, boot
 from imgrepo.bootcheck.hypervisor import hypervisor_version
 from imgrepo.bootcheck.marker import Marker
+from imgrepo.bootcheck.target import Target
 from imgrepo.bootcheck.watch import State
 from imgrepo.images.scan import check_unchanged
 from imgrepo.images.scratch import scratch_folder
 from imgrepo.library.records import BOOT_NAME, BootRecord, ImageMark, Verdict, read_boot, record_written
 from imgrepo.library.running import machine_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from datetime import datetime
-    from pathlib import Path
-
-    from imgbuilder.events import Reporter
-    from imgrepo.bootcheck.check import Outcome, ShowLine
-    from imgrepo.bootcheck.target import Target
 
 LOG, SCREEN, THUMBNAIL = "serial.log", "screen.png", "thumbnail.png"
 

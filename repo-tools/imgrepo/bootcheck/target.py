@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from imgrepo.images.scan import FORMATS
+from imgbuilder.machine.model import Firmware
+from imgrepo.images.scan import FORMATS, SourceImage
 from imgrepo.library.description import BootTable, Description, MachineTable
 from imgrepo.library.folder import EntryFolder, entry_at, find_entry, image_at
-
-if TYPE_CHECKING:
-    from imgbuilder.machine.model import Firmware
-    from imgrepo.images.scan import SourceImage
-
 
 _TAKEN = "give the folder of an entry, the name of one, or an image"
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imgrepo.bootcheck.lines import Lines, Log
-
-if TYPE_CHECKING:
-    from imgrepo.bootcheck.marker import Marker
+from imgrepo.bootcheck.marker import Marker
 
 _STOPS: tuple[tuple[str, str], ...] = (
     (r"Kernel panic - not syncing", "the kernel panicked"),

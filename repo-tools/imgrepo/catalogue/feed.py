@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
+from imgrepo.catalogue.model import Page, Site
 from imgrepo.catalogue.text import address, line
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from imgrepo.catalogue.model import Page, Site
 
 _ATOM = "http://www.w3.org/2005/Atom"
 FEED_NAME = "atom.xml"

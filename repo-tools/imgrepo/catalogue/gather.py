@@ -6,13 +6,16 @@ import dataclasses
 import shlex
 import uuid
 from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from datetime import date, datetime
+from pathlib import Path, PurePosixPath
 
 from imgbuilder.errors import PybuilderError, RepositoryError
 from imgbuilder.events import Reporter, warn
 from imgindex.lifecycle import deprecation_notice
+from imgindex.model import Entry
+from imgindex.trust import VerifiedText
 from imgrepo.catalogue import memory, text
 from imgrepo.catalogue.model import (
     CatalogueRequest,
@@ -26,25 +29,14 @@ from imgrepo.catalogue.model import (
     Sources,
 )
 from imgrepo.catalogue.records import EntryParts, read_parts
-from imgrepo.library.approval import approval_of, read_reviewers
-from imgrepo.library.description import read_words
-from imgrepo.library.folder import find_entries
+from imgrepo.library.approval import Approval, Reviewers, approval_of, read_reviewers
+from imgrepo.library.description import Description, read_words
+from imgrepo.library.folder import EntryFolder, find_entries
+from imgrepo.services import Services
+from imgrepo.stats.count import Statistics
 from imgrepo.stats.plot import bar_chart
 from imgrepo.webroot.signing import SIGNED_INDEX, read_served
 from imgrepo.webroot.state import read_state
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
-    from datetime import date, datetime
-    from pathlib import Path
-
-    from imgindex.model import Entry
-    from imgindex.trust import VerifiedText
-    from imgrepo.library.approval import Approval, Reviewers
-    from imgrepo.library.description import Description
-    from imgrepo.library.folder import EntryFolder
-    from imgrepo.services import Services
-    from imgrepo.stats.count import Statistics
 
 Years = tuple[tuple[int, tuple[Door, ...]], ...]
 _SPACE = uuid.UUID("8f0d3f4e-6f55-5b0e-9a5c-3d0c1c2b7a11")

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imgbuilder.events import Reporter, Step
 from imgrepo.catalogue.gather import gather
 from imgrepo.catalogue.memory import MEMORY_NAME, memory_text
+from imgrepo.catalogue.model import CatalogueRequest
 from imgrepo.catalogue.put import check_place, put_site
 from imgrepo.catalogue.render import render
 from imgrepo.catalogue.text import address
-
-if TYPE_CHECKING:
-    from imgrepo.catalogue.model import CatalogueRequest
-    from imgrepo.services import Services
-    from imgrepo.stats.count import Statistics
+from imgrepo.services import Services
+from imgrepo.stats.count import Statistics
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from imgbuilder.errors import RepositoryError
 from imgindex.regular import open_file
 from imgrepo.catalogue.model import Change, Changes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from imgrepo.library.records import Package
+from imgrepo.library.records import Package
 
 MEMORY_NAME = "catalogue.json"
 _VERSION = 1

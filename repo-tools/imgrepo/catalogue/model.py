@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import date, datetime
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from datetime import date, datetime
-    from pathlib import Path
-
-    from imgrepo.library.approval import Approval
-    from imgrepo.library.records import BootRecord, Package, SourceGap
+from imgrepo.library.approval import Approval
+from imgrepo.library.records import BootRecord, Package, SourceGap
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,15 @@ import errno
 import hashlib
 import os
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
 
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.host.atomic import sync_folder
 from imgbuilder.host.workspace import explain, private_folder
 from imgindex.regular import open_file
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from imgrepo.catalogue.model import Copied
+from imgrepo.catalogue.model import Copied
 
 _EXCHANGE = 2  # RENAME_EXCHANGE, see renameat2(2)
 _AT_FDCWD = -100

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgrepo.catalogue.model import Picture
 from imgrepo.catalogue.text import segment
 from imgrepo.images.pictures import png_size
-from imgrepo.library.records import read_boot, read_contents, read_sources
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-    from pathlib import Path
-
-    from imgrepo.library.folder import EntryFolder
-    from imgrepo.library.records import BootRecord, ContentsRecord, SourcesRecord
+from imgrepo.library.folder import EntryFolder
+from imgrepo.library.records import (
+    BootRecord,
+    ContentsRecord,
+    SourcesRecord,
+    read_boot,
+    read_contents,
+    read_sources,
+)
 
 _SCREEN, _THUMBNAIL = "screen.png", "thumbnail.png"
 

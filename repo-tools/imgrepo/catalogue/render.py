@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from imgrepo.catalogue import text
 from imgrepo.catalogue.feed import FEED_NAME, write_feed
-
-if TYPE_CHECKING:
-    from datetime import date, datetime
-
-    from imgrepo.catalogue.model import Downloads, Site
+from imgrepo.catalogue.model import Downloads, Site
 
 _STATIC = ("style.css", "catalogue.js", "icon.svg")
 START = "index.html"

@@ -7,7 +7,7 @@ import shutil
 import sys
 from datetime import UTC
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -18,9 +18,7 @@ from imgrepo.bootcheck.run import Checked, check
 from imgrepo.bootcheck.target import Target, Wishes, find_target
 from imgrepo.cli.options import json_option, library_option, quiet_option
 from imgrepo.library.records import Verdict
-
-if TYPE_CHECKING:
-    from imgrepo.services import Services
+from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -17,13 +16,10 @@ from imgrepo.catalogue.make import make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
 from imgrepo.catalogue.text import link
 from imgrepo.cli.options import quiet_option, reviewers_option, webroot_argument
-from imgrepo.stats.count import count_downloads, files_of
+from imgrepo.services import Services
+from imgrepo.stats.count import Statistics, count_downloads, files_of
 from imgrepo.stats.logs import read_log
 from imgrepo.webroot.signing import read_served
-
-if TYPE_CHECKING:
-    from imgrepo.services import Services
-    from imgrepo.stats.count import Statistics
 
 _PROGRAM = "pybuilder-repo"
 

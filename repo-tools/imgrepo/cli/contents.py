@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,12 +15,9 @@ from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import appliance_options, json_option, quiet_option, verbose_option
 from imgrepo.contents.diff import compare_lists, read_list
 from imgrepo.contents.make import Format, make_sbom
-from imgrepo.contents.targets import find_targets
-
-if TYPE_CHECKING:
-    from imgrepo.contents.targets import Target
-    from imgrepo.library.records import ContentsRecord
-    from imgrepo.services import Services
+from imgrepo.contents.targets import Target, find_targets
+from imgrepo.library.records import ContentsRecord
+from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 _BOTH = "both"

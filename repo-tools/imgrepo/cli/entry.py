@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -15,9 +14,7 @@ from imgrepo.library.folder import find_entry
 from imgrepo.library.new import NewEntry, make_entry
 from imgrepo.library.running import Form, machine_text, write_run_script
 from imgrepo.review.proof import what_lacks
-
-if TYPE_CHECKING:
-    from imgrepo.services import Services
+from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,11 +19,7 @@ from imgrepo.library.description import DESCRIPTION_NAME
 from imgrepo.library.folder import chosen_entries
 from imgrepo.review.check import Checked, check_entry
 from imgrepo.review.checkitems import Item, ItemState
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgrepo.services import Services
+from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, time
+from datetime import UTC, datetime, time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from imgbuilder.events import info
 from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import json_option, library_option, require_option, reviewers_option
-from imgrepo.review.listing import ListRequest, list_entries
+from imgrepo.review.listing import ListRequest, Row, list_entries
 from imgrepo.review.states import Proof
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from imgrepo.review.listing import Row
-    from imgrepo.services import Services
+from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 _BROKEN = "broken"

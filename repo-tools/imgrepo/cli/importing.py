@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,9 +12,7 @@ from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import quiet_option
 from imgrepo.intake.proof import Evidence
 from imgrepo.intake.take import ImportRequest, take_in
-
-if TYPE_CHECKING:
-    from imgrepo.services import Services
+from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 

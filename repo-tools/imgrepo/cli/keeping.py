@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import click
 
@@ -11,19 +12,13 @@ from imgbuilder.events import info
 from imgbuilder.sizes import human_size
 from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgindex.lifecycle import Deprecation
+from imgindex.model import Index
 from imgrepo.cli.options import grace_option, key_options, signing, signing_options, webroot_argument
+from imgrepo.services import Services
 from imgrepo.webroot import edit, retired
 from imgrepo.webroot.diff import differences
 from imgrepo.webroot.signing import read_served
 from imgrepo.webroot.transaction import stage
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
-    from pathlib import Path
-
-    from imgindex.model import Index
-    from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 _NAME = click.argument("name")

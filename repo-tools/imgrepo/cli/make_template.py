@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +12,7 @@ from imgbuilder.errors import UsageError
 from imgbuilder.sizes import parse_size
 from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import appliance_options, quiet_option
+from imgrepo.services import Services
 from imgrepo.template.bootstrap import BootstrapRequest, Mode
 from imgrepo.template.guestfiles import PLAIN_LOCALE
 from imgrepo.template.layout import Layout, RootKind
@@ -27,9 +27,6 @@ from imgrepo.template.recipes import (
     Sources,
     recipe_named,
 )
-
-if TYPE_CHECKING:
-    from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from imgbuilder.errors import UsageError
+from imgrepo.publishing.prompts import Question
 from imgrepo.review.proof import Requirement
 from imgrepo.services import Signing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from imgrepo.publishing.prompts import Question
-
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 verbose_option = click.option(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -29,12 +28,10 @@ from imgrepo.images.compress import PRESETS
 from imgrepo.publishing.publish import PublishResult, publish
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.review.proof import Requirement
+from imgrepo.services import Services
 from imgrepo.sharing.target import read_place
 from imgrepo.sharing.upload import UploadRequest
 from imgrepo.webroot.diff import differences
-
-if TYPE_CHECKING:
-    from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 _CAPABILITIES = ("virt-builder-repository", "pybuilder-repo", "zstd", "expire", "dry-run")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,11 +11,9 @@ from imgbuilder.events import info
 from imgbuilder.sizes import counted
 from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import grace_option, quiet_option, webroot_argument
+from imgrepo.services import Services
 from imgrepo.sharing.mirror import MirrorRequest, mirror
 from imgrepo.sharing.serve import PublishedFolderServer
-
-if TYPE_CHECKING:
-    from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 

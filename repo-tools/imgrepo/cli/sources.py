@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.events import info, warn
+from imgbuilder.events import Reporter, info, warn
 from imgbuilder.sizes import human_size
 from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import appliance_options, quiet_option, verbose_option
 from imgrepo.contents.targets import find_targets
-from imgrepo.sourcepackages.collect import SourcesRequest, collect
+from imgrepo.services import Services
+from imgrepo.sourcepackages.collect import Collected, SourcesRequest, collect
 from imgrepo.sourcepackages.finding import Places
 from imgrepo.sourcepackages.maintainers import MAINTAINER_KEYRING
 from imgrepo.template.recipes import DEBIAN_MIRROR, DEBIAN_SECURITY_MIRROR, GUEST_KEYRING
-
-if TYPE_CHECKING:
-    from imgbuilder.events import Reporter
-    from imgrepo.services import Services
-    from imgrepo.sourcepackages.collect import Collected
 
 _PROGRAM = "pybuilder-repo"
 

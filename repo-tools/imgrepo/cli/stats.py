@@ -6,8 +6,9 @@ import itertools
 import json
 import re
 from collections import Counter
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,9 +22,6 @@ from imgrepo.stats.count import Statistics, count_downloads, files_of
 from imgrepo.stats.logs import read_log
 from imgrepo.stats.plot import bar_chart
 from imgrepo.webroot.signing import read_served
-
-if TYPE_CHECKING:
-    from datetime import date
 
 _PROGRAM = "pybuilder-repo"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,9 +13,6 @@ from imgbuilder.sizes import human_size
 from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import json_option, webroot_argument
 from imgrepo.publishing.status import Status, status_of
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 _PROGRAM = "pybuilder-repo"
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 
 from imgbuilder.events import info
 from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import grace_option, quiet_option, webroot_argument
+from imgrepo.services import Services
 from imgrepo.sharing.rsync import RsyncTarget
 from imgrepo.sharing.s3 import S3Target
-from imgrepo.sharing.target import read_place
+from imgrepo.sharing.target import Place, Target, read_place
 from imgrepo.sharing.upload import UploadRequest, upload
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from imgrepo.services import Services
-    from imgrepo.sharing.target import Place, Target
 
 _PROGRAM = "pybuilder-repo"
 

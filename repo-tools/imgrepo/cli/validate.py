@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from imgbuilder.errors import UsageError
 from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import quiet_option
+from imgrepo.services import Services
 from imgrepo.webroot.validate import Compatibility, ValidateRequest, validate
-
-if TYPE_CHECKING:
-    from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from imgbuilder.errors import GuestError
+from imgbuilder.guests.ports import Guest
 from imgrepo.contents.licences import of_expression
 from imgrepo.contents.reading import at_most, lines_of, read_text
 from imgrepo.library.records import Package
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgbuilder.guests.ports import Guest
 
 _PLACES = ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")
 _LARGEST = 32 << 20

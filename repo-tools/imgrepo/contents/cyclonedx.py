@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from datetime import datetime
+
+from cyclonedx.model.component import Component
+from cyclonedx.model.license import License
 
 from imgindex import __version__
 from imgrepo.contents.purl import package_url
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from cyclonedx.model.component import Component
-    from cyclonedx.model.license import License
-
-    from imgrepo.library.records import ContentsRecord, Package
+from imgrepo.library.records import ContentsRecord, Package
 
 _SOURCE_PROPERTY = "virt-pybuilder:source-package"
 

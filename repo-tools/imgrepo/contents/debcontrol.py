@@ -7,12 +7,9 @@ whatever python-debian stumbles over becomes a ``RepositoryError``.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 from imgbuilder.errors import RepositoryError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 _RELATION = re.compile(r"\s*([^\s()]+)\s*\(\s*=\s*([^\s()]+)\s*\)\s*")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,200}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from imgbuilder.errors import RepositoryError, UsageError
 from imgindex.regular import open_file
@@ -12,10 +14,6 @@ from imgrepo.contents.purl import parse_url
 from imgrepo.contents.versions import compare
 from imgrepo.images.scan import FORMATS
 from imgrepo.library.records import CONTENTS_NAME
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 _LARGEST = 256 << 20
 _DEEPEST = 20

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
 
 from imgbuilder.errors import ApplianceError, GuestError, RepositoryError
+from imgbuilder.guests.ports import Guest
 from imgrepo.contents.debcontrol import exact_relations, is_package_name, is_version, paragraphs
 from imgrepo.contents.licences import UNKNOWN, Licences, of_copyright
 from imgrepo.contents.reading import at_most, read_text
 from imgrepo.library.records import Package
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from imgbuilder.guests.ports import Guest
 
 STATUS = "/var/lib/dpkg/status"
 _FOLDER = "/var/lib/dpkg/status.d"

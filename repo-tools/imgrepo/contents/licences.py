@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from imgbuilder.errors import RepositoryError
 from imgrepo.contents.debcontrol import paragraphs
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 _LONGEST_NAME = 80
 _MOST_NAMES = 200

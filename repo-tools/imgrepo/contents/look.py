@@ -7,26 +7,20 @@ came together could be taken for each other by the names of their volumes.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.errors import GuestError
 from imgbuilder.events import Reporter, Step
+from imgbuilder.guests.ports import Appliance, Guest
 from imgrepo.contents import apk, dpkg, rpm
 from imgrepo.contents.mounting import RELEASE_FILES, mount_by_inspection, mount_root
 from imgrepo.contents.reading import read_text
 from imgrepo.images.osfacts import display_name, parse_os_release
-from imgrepo.images.scan import check_unchanged, measure
-from imgrepo.library.records import ContentsRecord, ImageMark
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from imgbuilder.guests.ports import Appliance, Guest
-    from imgrepo.images.scan import SourceImage
-    from imgrepo.library.records import Package
-    from imgrepo.services import OpenAppliance
+from imgrepo.images.scan import SourceImage, check_unchanged, measure
+from imgrepo.library.records import ContentsRecord, ImageMark, Package
+from imgrepo.services import OpenAppliance
 
 _LARGEST_RELEASE = 64 << 10
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -5,23 +5,18 @@ from __future__ import annotations
 import enum
 import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import UsageError
+from imgbuilder.events import Reporter
 from imgbuilder.host.workspace import explain, new_file
 from imgrepo.contents.cyclonedx import as_cyclonedx
 from imgrepo.contents.look import look_into
 from imgrepo.contents.spdx import as_spdx
-from imgrepo.library.records import read_contents, write_contents
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.appliance import ApplianceOptions
-    from imgbuilder.events import Reporter
-    from imgrepo.contents.targets import Target
-    from imgrepo.library.records import ContentsRecord
-    from imgrepo.services import Services
+from imgrepo.contents.targets import Target
+from imgrepo.library.records import ContentsRecord, read_contents, write_contents
+from imgrepo.services import Services
 
 CYCLONEDX_NAME, SPDX_NAME = "contents.cdx.json", "contents.spdx.json"
 _EPOCH = "SOURCE_DATE_EPOCH"

@@ -7,16 +7,12 @@ disk for it, and the others are found on the image's own disk.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.guests.mounting import Missing, inspect_places
+from imgbuilder.guests.ports import Appliance, Guest
 from imgrepo.contents.reading import read_text
-
-if TYPE_CHECKING:
-    from imgbuilder.guests.ports import Appliance, Guest
-    from imgrepo.images.scan import SourceImage
+from imgrepo.images.scan import SourceImage
 
 RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
 _CONTAINERS = {"LVM2_member", "linux_raid_member"}

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from packageurl import PackageURL
 
 from imgbuilder.errors import RepositoryError
-
-if TYPE_CHECKING:
-    from packageurl import PackageURL
-
-    from imgrepo.library.records import ContentsRecord, Package
+from imgrepo.library.records import ContentsRecord, Package
 
 _KINDS = {"dpkg": ("deb", "debian"), "rpm": ("rpm", ""), "apk": ("apk", "alpine")}
 """Type of package URL by the package manager, and the namespace where the guest does not tell its own."""

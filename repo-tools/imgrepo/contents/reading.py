@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from imgbuilder.errors import GuestError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgbuilder.guests.ports import Guest
-    from imgrepo.library.records import Package
+from imgbuilder.guests.ports import Guest
+from imgrepo.library.records import Package
 
 _MOST_PACKAGES = 20_000
 """More than twice as many as the largest guests have."""

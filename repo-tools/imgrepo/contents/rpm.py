@@ -9,17 +9,13 @@ memory. What it says is checked as if it were hostile, since it may be.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from imgbuilder.errors import GuestCallError, GuestError
+from imgbuilder.guests.ports import Guest
 from imgrepo.contents.licences import of_expression
 from imgrepo.contents.reading import at_most, lines_of, read_text
 from imgrepo.library.records import Package
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgbuilder.guests.ports import Guest
 
 _FOLDERS = ("/usr/lib/sysimage/rpm", "/var/lib/rpm")
 _FILES = ("rpmdb.sqlite", "Packages.db", "Packages")

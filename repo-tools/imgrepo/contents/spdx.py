@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
 
 from imgindex import __version__
 from imgrepo.contents.cyclonedx import serial_of
 from imgrepo.contents.licences import is_spdx
 from imgrepo.contents.purl import package_url
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import datetime
-
-    from imgrepo.library.records import ContentsRecord, Package
+from imgrepo.library.records import ContentsRecord, Package
 
 _NOBODY_SAYS = "NOASSERTION"
 _DOCUMENT, _IMAGE = "SPDXRef-DOCUMENT", "SPDXRef-Image"

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.errors import UsageError
+from imgrepo.images.scan import SourceImage
 from imgrepo.library.folder import entry_at, image_at
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgrepo.images.scan import SourceImage
-
 
 _TAKEN = "give the folder of an entry, or an image"
 

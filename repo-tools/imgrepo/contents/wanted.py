@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from imgbuilder.errors import UsageError
-
-if TYPE_CHECKING:
-    from imgrepo.library.records import ContentsRecord
+from imgrepo.library.records import ContentsRecord
 
 
 def wanted_sources(contents: ContentsRecord) -> dict[tuple[str, str], tuple[str, ...]]:

@@ -6,21 +6,17 @@ import contextlib
 import hashlib
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from imgbuilder.disk.sparse import SparseWriter
 from imgbuilder.errors import DiskError, UsageError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
 from imgbuilder.host import imagelocks, process
 from imgbuilder.host.workspace import explain
-from imgrepo.images.scan import check_unchanged
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from imgrepo.images.scan import SourceImage
+from imgrepo.images.scan import SourceImage, check_unchanged
 
 PRESETS = tuple(f"{level}{extreme}" for level in range(10) for extreme in ("", "e"))
 """Values of xz's compression presets, see xz(1)."""

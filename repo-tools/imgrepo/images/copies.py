@@ -7,22 +7,17 @@ so that the record of what was published speaks of the image, not of the copy.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO
 
 from imgbuilder.disk.sparse import SparseWriter, data_ranges, disk_usage
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
 from imgbuilder.host import imagelocks
 from imgbuilder.host.workspace import explain
-from imgrepo.images.scan import check_unchanged
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-    from typing import IO
-
-    from imgrepo.images.scan import SourceImage
+from imgrepo.images.scan import SourceImage, check_unchanged
 
 _PIECE = 1 << 20
 _ZEROS = bytes(_PIECE)

@@ -17,23 +17,19 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.disk.devicenames import appliance_disk, parse_device_name
 from imgbuilder.disk.partition import read_table
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError, PybuilderError
 from imgbuilder.events import Reporter, Step, debug
+from imgbuilder.guests.ports import Appliance
+from imgrepo.images.copies import Copy
 from imgrepo.images.osfacts import display_name, elf_arch, osinfo_id, parse_os_release
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from imgbuilder.guests.ports import Appliance
-    from imgrepo.images.copies import Copy
-    from imgrepo.images.scan import SourceImage
-    from imgrepo.services import OpenAppliance
+from imgrepo.images.scan import SourceImage
+from imgrepo.services import OpenAppliance
 
 _BATCH = 16
 """Disks per launch: each costs the appliance memory and time to start."""

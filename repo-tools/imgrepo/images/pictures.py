@@ -10,13 +10,9 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from PIL import Image
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 _START = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR"
 _MOST_PIXELS = 8192

@@ -10,7 +10,8 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.imageheader import check_qcow2, check_raw, refuse_packed
@@ -20,9 +21,6 @@ from imgbuilder.disk.partition import virtual_size
 from imgbuilder.errors import DiskError, UsageError
 from imgbuilder.host import imagelocks
 from imgindex.regular import open_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FORMATS = {".img": DiskFormat.RAW, ".raw": DiskFormat.RAW, ".qcow2": DiskFormat.QCOW2}
 """What a file's name says about its format; the content is never asked."""

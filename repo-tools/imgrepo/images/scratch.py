@@ -11,15 +11,12 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.paths import temporary_dir
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 _PREFIX = "pybuilder-repo."
 _NEWBORN = 60.0

@@ -12,20 +12,16 @@ import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import FetchError, FileMissingError, NotSignedError, UsageError
 from imgbuilder.events import Reporter, Step, warn
+from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import Address, hide_in, scheme_of
 from imgindex.clearsign import unverified_text
-from imgindex.trust import full_fingerprint
+from imgindex.trust import KeyPin, VerifiedText, full_fingerprint
 from imgrepo.intake.places import SIGNATURE_ENDINGS, likely_sums, sibling
 from imgrepo.intake.sums import SUMS_LIMIT, Digests, digest_by_hand, find_digests
-
-if TYPE_CHECKING:
-    from imgbuilder.fetch.transfer import Fetcher
-    from imgindex.trust import KeyPin, VerifiedText
-    from imgrepo.services import Services
+from imgrepo.services import Services
 
 _SIGNATURE_LIMIT = 64 << 10
 _BEGIN = b"-----BEGIN PGP SIGNED MESSAGE-----"

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from pathlib import Path
 
+from imgbuilder.cache.partial import PartialFile
 from imgbuilder.disk.imageheader import QCOW2_MAGIC, find_format
 from imgbuilder.disk.magic import packing_of
 from imgbuilder.errors import DiskError, RepositoryError, UsageError
 from imgbuilder.events import Reporter, info
+from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import hide_in, local_path, scheme_of
 from imgbuilder.host import imagelocks
 from imgbuilder.host.atomic import sync_folder
@@ -25,17 +27,10 @@ from imgindex.regular import open_file
 from imgrepo.images.scan import FORMATS, Fingerprint, SourceImage, is_stem, measure
 from imgrepo.intake.places import name_in, template_name
 from imgrepo.intake.proof import Evidence, Proof, prove
+from imgrepo.intake.sums import Digests
+from imgrepo.services import Services
 from imgrepo.sharing.bring import brought
 from imgrepo.webroot.draft import sidecar_of
-
-if TYPE_CHECKING:
-    from datetime import datetime
-    from pathlib import Path
-
-    from imgbuilder.cache.partial import PartialFile
-    from imgbuilder.fetch.transfer import Fetcher
-    from imgrepo.intake.sums import Digests
-    from imgrepo.services import Services
 
 _LARGEST = 64 << 30
 """Bytes of the largest image that is fetched: a server must not fill the disk."""

@@ -11,28 +11,23 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import datetime
+from pathlib import Path
 
 from imgbuilder.errors import RepositoryError, SigningError, TrustError, UsageError
+from imgbuilder.events import Reporter
 from imgbuilder.host.workspace import explain, new_file, private_folder
 from imgindex.lexer import MISLEADING
 from imgindex.regular import open_file
+from imgindex.trust import KeyPin, VerifiedText, Verifier
 from imgrepo.images.compress import hash_image
+from imgrepo.images.scan import SourceImage
 from imgrepo.library.description import DESCRIPTION_NAME, read_words
+from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import read_boot, read_contents, read_sources
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-    from datetime import datetime
-    from pathlib import Path
-
-    from imgbuilder.events import Reporter
-    from imgindex.trust import KeyPin, VerifiedText, Verifier
-    from imgrepo.images.scan import SourceImage
-    from imgrepo.library.folder import EntryFolder
-    from imgrepo.services import Services, Signing
-
+from imgrepo.services import Services, Signing
 
 _LARGEST_PICTURE = 64 << 20
 _PIECE = 1 << 20

@@ -7,7 +7,8 @@ import hashlib
 import re
 import tomllib
 from datetime import UTC, date, datetime, time
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
@@ -16,10 +17,6 @@ from imgbuilder.machine.model import BOARDS, Firmware, Forward
 from imgbuilder.sizes import parse_size
 from imgindex.lexer import MISLEADING
 from imgindex.regular import open_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 DESCRIPTION_NAME = "entry.toml"
 _LARGEST = 256 << 10

@@ -18,18 +18,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import RepositoryError, UsageError
 from imgrepo.images.scan import FORMATS, SourceImage, is_stem, scan
-from imgrepo.library.description import DESCRIPTION_NAME, read_description
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from imgrepo.library.description import Description
+from imgrepo.library.description import DESCRIPTION_NAME, Description, read_description
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,17 @@ import os
 import secrets
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.disk.sparse import copy_sparse
 from imgbuilder.errors import UsageError
+from imgbuilder.events import Reporter
 from imgbuilder.host import imagelocks
 from imgbuilder.host.workspace import explain, new_file
 from imgbuilder.machine.model import BOARDS
 from imgrepo.images.scan import FORMATS, Fingerprint, SourceImage, check_unchanged, is_stem, measure
 from imgrepo.library.description import licence_problem, parse_description
 from imgrepo.library.folder import EntryFolder
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.events import Reporter
 
 _SKELETON = """\
 # The entry @NAME@ of a library: what people are told of it, and what it needs to run.

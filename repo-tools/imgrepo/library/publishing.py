@@ -5,23 +5,16 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import datetime
+from pathlib import Path
 
 from imgbuilder.errors import PybuilderError, RepositoryError
 from imgindex.layout import settle_comments
-from imgindex.model import Note
+from imgindex.model import Entry, Note
 from imgindex.write import tidy_note
-from imgrepo.images.scan import FORMATS, scan
-from imgrepo.library.description import read_words
+from imgrepo.images.scan import FORMATS, Skipped, SourceImage, scan
+from imgrepo.library.description import Description, read_words
 from imgrepo.library.folder import EntryFolder, broken_folders, find_entries
-
-if TYPE_CHECKING:
-    from datetime import datetime
-    from pathlib import Path
-
-    from imgindex.model import Entry
-    from imgrepo.images.scan import Skipped, SourceImage
-    from imgrepo.library.description import Description
 
 _LONGEST_LINE = 2000
 """Characters; an index has lines of at most 8192 bytes."""

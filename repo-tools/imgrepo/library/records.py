@@ -8,24 +8,21 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgbuilder.errors import RepositoryError
+from imgbuilder.events import Reporter
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.regular import open_file
 from imgrepo.images.compress import hash_image
-from imgrepo.images.scan import Fingerprint
+from imgrepo.images.scan import Fingerprint, SourceImage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from _typeshed import DataclassInstance
-
-    from imgbuilder.events import Reporter
-    from imgrepo.images.scan import SourceImage
+    from _typeshed import DataclassInstance  # exists for type checkers only
 
 
 @dataclass(frozen=True)

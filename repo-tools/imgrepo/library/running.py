@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
+from imgbuilder.events import Reporter
 from imgbuilder.host.workspace import explain, new_file
 from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
 from imgbuilder.machine.look import firmware_of
 from imgbuilder.machine.model import Machine
 from imgbuilder.machine.runscript import run_script
-from imgrepo.images.scan import measure
+from imgrepo.images.scan import SourceImage, measure
+from imgrepo.library.description import Description
+from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import Verdict, read_boot
-
-if TYPE_CHECKING:
-    from imgbuilder.events import Reporter
-    from imgrepo.images.scan import SourceImage
-    from imgrepo.library.description import Description
-    from imgrepo.library.folder import EntryFolder
 
 
 class Form(enum.Enum):

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import datetime
 
-from imgbuilder.errors import UsageError
-from imgbuilder.events import info
+from imgbuilder.errors import PybuilderError, UsageError
+from imgbuilder.events import Reporter, info
+from imgindex.model import Entry
+from imgrepo.images.scan import SourceImage
+from imgrepo.library.approval import Reviewers
 from imgrepo.library.publishing import described, find_images
+from imgrepo.publishing.request import PublishRequest
 from imgrepo.review.proof import missing_proof, without_entry
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from imgbuilder.errors import PybuilderError
-    from imgbuilder.events import Reporter
-    from imgindex.model import Entry
-    from imgrepo.images.scan import SourceImage
-    from imgrepo.library.approval import Reviewers
-    from imgrepo.publishing.request import PublishRequest
 
 
 class Gate:

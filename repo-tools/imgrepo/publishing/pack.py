@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.events import Reporter, Step
 from imgindex.model import Entry, ZstdFile
 from imgrepo.images.compress import Compressed, compress, xz_arguments, zstd_arguments
+from imgrepo.images.copies import Copy
+from imgrepo.images.facts import ImageFacts
+from imgrepo.images.scan import SourceImage
+from imgrepo.publishing.request import PublishRequest
 from imgrepo.webroot.entries import new_entry, published_name
 from imgrepo.webroot.state import Published
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgrepo.images.copies import Copy
-    from imgrepo.images.facts import ImageFacts
-    from imgrepo.images.scan import SourceImage
-    from imgrepo.publishing.request import PublishRequest
-    from imgrepo.webroot.transaction import Stage
+from imgrepo.webroot.transaction import Stage
 
 _BEST_ZSTD = 19
 

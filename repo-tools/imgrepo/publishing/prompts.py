@@ -10,13 +10,10 @@ import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from imgindex.model import Entry
 from imgrepo.images.facts import ImageFacts
 from imgrepo.webroot.entries import UNKNOWN_ARCH
-
-if TYPE_CHECKING:
-    from imgindex.model import Entry
 
 _NOTHING = "-"
 _DEVICE = re.compile(r"/dev/[A-Za-z0-9_.+/-]{1,200}")

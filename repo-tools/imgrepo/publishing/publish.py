@@ -7,30 +7,24 @@ served stays as it was: the last step replaces the index by one rename.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import datetime
 
-from imgbuilder.errors import DiskError, RepositoryError
+from imgbuilder.errors import DiskError, PybuilderError, RepositoryError
 from imgbuilder.events import Reporter, Step, info, warn
 from imgbuilder.host import imagelocks
 from imgbuilder.host.workspace import explain
 from imgbuilder.sizes import counted
+from imgindex.model import Index
 from imgrepo.images.scan import Fingerprint
 from imgrepo.library.publishing import image_path
+from imgrepo.publishing.request import PublishRequest
 from imgrepo.publishing.run import Run
+from imgrepo.services import Services
 from imgrepo.webroot import retired
 from imgrepo.webroot.draft import read_draft
 from imgrepo.webroot.signing import PLAIN_INDEX, SIGNED_INDEX, IndexSigner, PublishedIndex
-from imgrepo.webroot.state import write_state
+from imgrepo.webroot.state import Published, write_state
 from imgrepo.webroot.transaction import stage
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from imgbuilder.errors import PybuilderError
-    from imgindex.model import Index
-    from imgrepo.publishing.request import PublishRequest
-    from imgrepo.services import Services
-    from imgrepo.webroot.state import Published
 
 
 @dataclass(frozen=True)

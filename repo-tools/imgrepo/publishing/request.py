@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import UsageError
 from imgrepo.images.compress import ZSTD_LEVELS, check_preset
 from imgrepo.library.approval import check_reviewers
+from imgrepo.publishing.prompts import Ask
 from imgrepo.review.proof import Requirement
+from imgrepo.services import Signing
 from imgrepo.webroot.retired import GRACE
-
-if TYPE_CHECKING:
-    from datetime import timedelta
-    from pathlib import Path
-
-    from imgrepo.publishing.prompts import Ask
-    from imgrepo.services import Signing
 
 
 @dataclass(frozen=True)

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path, PurePosixPath
 
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import Reporter, info, warn
+from imgindex.model import Entry, Index
 from imgrepo.images.compress import hash_image
-from imgrepo.images.copies import copy_image, space_needed
+from imgrepo.images.copies import Copy, copy_image, space_needed
 from imgrepo.images.facts import ImageFacts, NoSystemError, examine
-from imgrepo.images.scan import measure
+from imgrepo.images.scan import SourceImage, measure
 from imgrepo.images.scratch import scratch_folder
 from imgrepo.library.approval import read_reviewers
 from imgrepo.publishing.gate import Gate
 from imgrepo.publishing.pack import Candidate, Packer, promise
 from imgrepo.publishing.prompts import ask_about
+from imgrepo.publishing.request import PublishRequest
+from imgrepo.services import Services
 from imgrepo.webroot.draft import sidecar_entries
 from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, merge, old_entry
 from imgrepo.webroot.state import Published, read_state
+from imgrepo.webroot.transaction import Stage
 from imgrepo.webroot.withdrawn import withdrawn_templates
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-    from pathlib import Path
-
-    from imgindex.model import Entry, Index
-    from imgrepo.images.copies import Copy
-    from imgrepo.images.scan import SourceImage
-    from imgrepo.publishing.request import PublishRequest
-    from imgrepo.services import Services
-    from imgrepo.webroot.transaction import Stage
 
 
 class Run:

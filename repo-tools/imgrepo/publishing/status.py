@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
 
-from imgbuilder.events import Progress, ProgressEnd
+from imgbuilder.events import Progress, ProgressEnd, Reporter
 from imgindex.lifecycle import deprecation
+from imgindex.model import Entry, Index
 from imgrepo.library.publishing import find_images
+from imgrepo.services import Services
 from imgrepo.webroot import retired
 from imgrepo.webroot.entries import UNKNOWN_ARCH
+from imgrepo.webroot.retired import Retired
 from imgrepo.webroot.signing import PUBLIC_KEY, read_served
 from imgrepo.webroot.state import read_state
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from imgbuilder.events import Reporter
-    from imgindex.model import Entry, Index
-    from imgrepo.services import Services
-    from imgrepo.webroot.retired import Retired
 
 _PIECE = 1 << 20
 

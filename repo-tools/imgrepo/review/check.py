@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import PybuilderError, RepositoryError, WorkspaceError
 from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.host.workspace import explain
@@ -15,21 +17,15 @@ from imgrepo.images.compress import compress, xz_arguments, zstd_arguments
 from imgrepo.images.copies import copy_image, space_needed
 from imgrepo.images.scan import SourceImage, check_unchanged
 from imgrepo.images.scratch import scratch_folder
+from imgrepo.library.description import Description
+from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import ImageMark
 from imgrepo.review.checkitems import Item, ItemState, Lack, fits_budget, hints_digest, is_proven, judge_entry
 from imgrepo.review.checkrecord import CheckRecord, Packed, PasswordState, RunTrial, write_check
 from imgrepo.review.evidence import Known
 from imgrepo.review.inside import look_inside
 from imgrepo.review.runtrial import try_script
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from imgbuilder.appliance import ApplianceOptions
-    from imgrepo.library.description import Description
-    from imgrepo.library.folder import EntryFolder
-    from imgrepo.services import Services
+from imgrepo.services import Services
 
 _PRESET = "6"
 """As ``publish`` packs, when nobody says otherwise."""

@@ -5,21 +5,15 @@ from __future__ import annotations
 import enum
 import hashlib
 import shlex
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from imgbuilder.sizes import counted, human_size
 from imgrepo.contents.wanted import wanted_sources
-from imgrepo.library.description import DESCRIPTION_NAME, licence_problem
-from imgrepo.review.checkrecord import PasswordState, Trace
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from imgrepo.library.description import Description
-    from imgrepo.library.records import ContentsRecord, SourcesRecord
-    from imgrepo.review.checkrecord import Inside, Packed, RunTrial, Seen
-
+from imgrepo.library.description import DESCRIPTION_NAME, Description, licence_problem
+from imgrepo.library.records import ContentsRecord, SourcesRecord
+from imgrepo.review.checkrecord import Inside, Packed, PasswordState, RunTrial, Seen, Trace
 
 COSTLY = frozenset({"size", "identity", "secrets", "run"})
 """Points for which an image is packed, looked into, or handed to QEMU."""

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from imgrepo.library.records import ImageMark, mark_from, read_record, write_record
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CHECK_NAME = "check.json"
 

@@ -6,31 +6,32 @@ import functools
 import hashlib
 import os
 import stat
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
 
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError
+from imgbuilder.events import Reporter
+from imgbuilder.machine.model import Machine
 from imgbuilder.machine.runscript import run_script
 from imgbuilder.sizes import human_size
 from imgindex.regular import open_file
 from imgrepo.images.compress import hash_image
 from imgrepo.images.pictures import screenshot_problem
 from imgrepo.images.scan import Fingerprint, SourceImage, measure, scan
-from imgrepo.library.records import ImageMark, read_boot, read_contents, read_sources
+from imgrepo.library.description import Description
+from imgrepo.library.folder import EntryFolder
+from imgrepo.library.records import (
+    ContentsRecord,
+    ImageMark,
+    SourcesRecord,
+    read_boot,
+    read_contents,
+    read_sources,
+)
 from imgrepo.library.running import script_machine
 from imgrepo.review.checkitems import Evidence, ItemState, Lack, command
-from imgrepo.review.checkrecord import read_check
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from imgbuilder.events import Reporter
-    from imgbuilder.machine.model import Machine
-    from imgrepo.library.description import Description
-    from imgrepo.library.folder import EntryFolder
-    from imgrepo.library.records import ContentsRecord, SourcesRecord
-    from imgrepo.review.checkrecord import CheckRecord, RunTrial
+from imgrepo.review.checkrecord import CheckRecord, RunTrial, read_check
 
 _LARGEST_SCRIPT = 1 << 20
 _BOOT_SCREEN = "screen.png"

@@ -11,19 +11,16 @@ import posixpath
 import re
 import socket
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from imgbuilder.customize import sysprep
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError
+from imgbuilder.guests.ports import Guest
 from imgbuilder.terminal.console import printable
 from imgrepo.contents.reading import read_text
 from imgrepo.review.checkrecord import Seen, Trace
 from imgrepo.review.passwords import HOME
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from imgbuilder.guests.ports import Guest
 
 _LARGEST = 1 << 20
 """Bytes of a file that are looked at; its start, in most."""

@@ -6,24 +6,19 @@ given back in the same launch, as ``publish`` does before it packs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from imgbuilder.appliance import Attachment
+from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError
 from imgbuilder.events import Reporter, Step, debug
+from imgbuilder.guests.ports import Appliance
 from imgbuilder.terminal.console import printable
 from imgrepo.contents.mounting import NO_FILES, RELEASE_FILES, mount_by_inspection, mount_root
+from imgrepo.images.scan import SourceImage
 from imgrepo.review.checkrecord import Inside
 from imgrepo.review.findings import Findings
 from imgrepo.review.passwords import homes, judge_passwords, read_passwords
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.appliance import ApplianceOptions
-    from imgbuilder.guests.ports import Appliance
-    from imgrepo.images.scan import SourceImage
-    from imgrepo.services import OpenAppliance
+from imgrepo.services import OpenAppliance
 
 _PLACES = ("/etc", "/home", "/root", "/srv", "/usr", "/var")
 

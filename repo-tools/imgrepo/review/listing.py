@@ -4,41 +4,30 @@ from __future__ import annotations
 
 import functools
 import shlex
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from datetime import datetime
+from pathlib import Path, PurePosixPath
 
 from imgbuilder.errors import PybuilderError, RepositoryError, UsageError
-from imgindex.model import Index
+from imgbuilder.events import Reporter
+from imgindex.model import Entry, Index
 from imgrepo.images.compress import hash_image
-from imgrepo.images.scan import scan
-from imgrepo.library.approval import check_reviewers, read_reviewers
-from imgrepo.library.folder import chosen_entries
+from imgrepo.images.scan import SourceImage, scan
+from imgrepo.library.approval import Reviewers, check_reviewers, read_reviewers
+from imgrepo.library.description import Description
+from imgrepo.library.folder import EntryFolder, chosen_entries
 from imgrepo.library.publishing import described
 from imgrepo.review.proof import Requirement, missing_proof
-from imgrepo.review.states import Evidence, Lack, Proof, Step, Template, judge
+from imgrepo.review.states import Evidence, Judgement, Lack, Proof, Step, Template, judge
+from imgrepo.services import Services
 from imgrepo.webroot.entries import old_entry
 from imgrepo.webroot.signing import SIGNED_INDEX, read_served
-from imgrepo.webroot.state import read_state
+from imgrepo.webroot.state import Published, read_state
 from imgrepo.webroot.withdrawn import withdrawn_templates
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-    from datetime import datetime
-    from pathlib import Path
-
-    from imgbuilder.events import Reporter
-    from imgindex.model import Entry
-    from imgrepo.images.scan import SourceImage
-    from imgrepo.library.approval import Reviewers
-    from imgrepo.library.description import Description
-    from imgrepo.library.folder import EntryFolder
-    from imgrepo.review.states import Judgement
-    from imgrepo.services import Services
-    from imgrepo.webroot.state import Published
-
-    Look = Callable[[EntryFolder, Reporter], PybuilderError | None]
-    """Says why an entry lacks a proof; None when it has it."""
+Look = Callable[[EntryFolder, Reporter], PybuilderError | None]
+"""Says why an entry lacks a proof; None when it has it."""
 
 
 def looks(reviewers: Reviewers | None = None) -> dict[Proof, Look]:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from imgbuilder.errors import PybuilderError, RepositoryError
-from imgrepo.library.approval import approval_of
+from imgbuilder.events import Reporter
+from imgrepo.library.approval import Reviewers, approval_of
+from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import Verdict, read_boot
 from imgrepo.review.check import is_checked
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from imgbuilder.events import Reporter
-    from imgrepo.library.approval import Reviewers
-    from imgrepo.library.folder import EntryFolder
 
 
 class Requirement(enum.Enum):

@@ -10,24 +10,18 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.appliance import monitor
 from imgbuilder.errors import ApplianceError, DiskError, ToolError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.process import Popen
 from imgbuilder.host.workspace import explain, private_folder
 from imgbuilder.machine.headless import find_firmware
-from imgbuilder.machine.model import board
+from imgbuilder.machine.model import Machine, board
 from imgbuilder.terminal.console import printable
-from imgrepo.images.scan import check_unchanged
-
-if TYPE_CHECKING:
-    import subprocess
-
-    from imgbuilder.machine.model import Machine
-    from imgrepo.images.scan import SourceImage
+from imgrepo.images.scan import SourceImage, check_unchanged
 
 _START = 60.0
 """Seconds in which QEMU has to take orders; the script itself waits 10 for KVM."""
@@ -98,7 +92,7 @@ def _start(folder: Path, image: SourceImage) -> str:
     ]  # fmt: skip
     # What QEMU and the script write goes with our folder.
     environment = {"QEMU": "", "TMPDIR": str(folder)}
-    running: subprocess.Popen[bytes] | None = None
+    running: Popen[bytes] | None = None
     try:
         with words.open("wb") as errors:
             with uninterrupted():
@@ -117,7 +111,7 @@ def _start(folder: Path, image: SourceImage) -> str:
     return "" if status == 0 else f"it ended with status {status}: {said}"
 
 
-def _watch(running: subprocess.Popen[bytes], orders: Path, number: Path, image: SourceImage) -> str:
+def _watch(running: Popen[bytes], orders: Path, number: Path, image: SourceImage) -> str:
     """Wait until QEMU takes orders, look at it, and end it."""
     end, reason = time.monotonic() + _START, ""
     seen: list[str] = []

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from imgbuilder.cache.partial import PartialFile, discard, partial_file
 from imgbuilder.errors import DigestMismatchError
 from imgbuilder.events import Reporter, Step
+from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import Address
 from imgbuilder.host.workspace import explain
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from imgbuilder.fetch.transfer import Fetcher
 
 
 @contextlib.contextmanager

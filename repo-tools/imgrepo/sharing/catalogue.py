@@ -6,16 +6,11 @@ has not is deleted: a withdrawn template must not stay on show.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.events import Reporter
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named
-from imgrepo.sharing.target import UploadError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.events import Reporter
-    from imgrepo.sharing.target import Target
+from imgrepo.sharing.target import Target, UploadError
 
 FOLDER = "catalogue"
 """Where ``pybuilder-repo catalogue`` puts the site in the served folder."""

@@ -11,36 +11,30 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackError, UsageError
 from imgbuilder.events import Reporter, Step, info, warn
-from imgbuilder.fetch.transfer import INDEX_LIMIT
+from imgbuilder.fetch.transfer import INDEX_LIMIT, Fetcher
 from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, template_url
 from imgbuilder.host.atomic import sync_folder
 from imgbuilder.host.workspace import check_space, explain
 from imgindex.accept import Rule, accept
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.freshness import show
+from imgindex.model import Entry, Index
 from imgindex.parse import parse_usable
 from imgindex.regular import open_file
+from imgindex.trust import KeyPin, VerifiedText
+from imgrepo.services import Services
 from imgrepo.sharing.bring import brought
 from imgrepo.webroot import retired
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
-from imgrepo.webroot.transaction import stage
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import timedelta
-
-    from imgbuilder.fetch.transfer import Fetcher
-    from imgindex.model import Entry, Index
-    from imgindex.trust import KeyPin, VerifiedText
-    from imgrepo.services import Services
-    from imgrepo.webroot.transaction import Stage
+from imgrepo.webroot.transaction import Stage, stage
 
 _PARTIAL = ".pybuilder-mirror"
 

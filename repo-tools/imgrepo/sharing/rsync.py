@@ -11,20 +11,15 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from imgbuilder.events import Reporter, Step
 from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host import process
-from imgrepo.sharing.target import UploadError
+from imgbuilder.host.process import Completed
+from imgrepo.sharing.target import Place, UploadError
 from imgrepo.webroot.entries import stem_of_published
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from imgbuilder.host.process import Completed
-    from imgrepo.sharing.target import Place
 
 _PATIENCE = 120
 """Seconds without a byte after which rsync gives up."""

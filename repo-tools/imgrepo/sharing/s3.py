@@ -8,7 +8,9 @@ and region are boto3's own matter: its configuration and environment hold.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from imgbuilder.errors import ToolError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
@@ -16,13 +18,7 @@ from imgbuilder.fetch.urls import without_secrets
 from imgindex.regular import open_file
 from imgrepo.sharing.serve import cache_rule
 from imgrepo.sharing.serve import content_type as page_type
-from imgrepo.sharing.target import UploadError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from imgrepo.sharing.target import Place
+from imgrepo.sharing.target import Place, UploadError
 
 _DIGEST = "sha512"
 _TYPES = {

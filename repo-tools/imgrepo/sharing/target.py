@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from imgbuilder.errors import PybuilderError, UsageError
+from imgbuilder.events import Reporter
 from imgbuilder.fetch.urls import without_secrets
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from imgbuilder.events import Reporter
 
 _SAFE_PATH = r"[A-Za-z0-9._~+,@%=/-]"
 _USER = r"(?:[A-Za-z0-9._-]+@)?"

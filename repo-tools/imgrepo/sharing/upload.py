@@ -10,29 +10,25 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from pathlib import Path
 
 from imgbuilder.errors import RepositoryError, RolledBackError, TrustError
 from imgbuilder.events import Reporter, info
 from imgindex.freshness import show
 from imgindex.model import Index
 from imgindex.parse import parse_index
+from imgindex.trust import VerifiedText
+from imgrepo.services import Services
 from imgrepo.sharing.catalogue import bring_catalogue
+from imgrepo.sharing.target import Place, Target
 from imgrepo.webroot import retired
 from imgrepo.webroot.entries import files_of
 from imgrepo.webroot.retired import GRACE
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_served
 from imgrepo.webroot.transaction import stage
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import timedelta
-    from pathlib import Path
-
-    from imgindex.trust import VerifiedText
-    from imgrepo.services import Services
-    from imgrepo.sharing.target import Place, Target
 
 _INDEX_LIMIT = 5_000_000
 

@@ -12,22 +12,18 @@ import hashlib
 import io
 import lzma
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.errors import DigestMismatchError, FileMissingError, RepositoryError
 from imgbuilder.events import Reporter, Step
+from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import Address, hide_in
 from imgbuilder.host.workspace import explain
+from imgindex.trust import VerifiedText
 from imgrepo.contents.debcontrol import paragraphs
 from imgrepo.sourcepackages.model import SourceId, SourcePackage, source_package
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
-
-    from imgbuilder.fetch.transfer import Fetcher
-    from imgindex.trust import VerifiedText
 
 RELEASE_LIMIT = 8 << 20
 """Bytes of an ``InRelease``; Debian's have less than one MiB."""

@@ -10,8 +10,10 @@ import contextlib
 import hashlib
 import shutil
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.appliance import ApplianceOptions
+from imgbuilder.cache.partial import PartialFile
 from imgbuilder.errors import DigestMismatchError, FileMissingError, WrongSizeError
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.fetch.urls import without_slash
@@ -19,21 +21,14 @@ from imgbuilder.host.locks import exclusive
 from imgbuilder.host.workspace import check_space, explain, new_file, private_folder
 from imgindex.regular import open_file
 from imgrepo.contents.make import contents_of, make_folder
+from imgrepo.contents.targets import Target
 from imgrepo.contents.wanted import only, wanted_sources
-from imgrepo.library.records import SourceGap, SourcesRecord, read_sources, write_sources
+from imgrepo.library.records import ContentsRecord, SourceGap, SourcesRecord, read_sources, write_sources
+from imgrepo.services import Services
 from imgrepo.sharing.bring import brought
 from imgrepo.sourcepackages.finding import Places, find_packages
+from imgrepo.sourcepackages.model import SourceFile, SourcePackage
 from imgrepo.sourcepackages.pack import OFFER_NAME, list_text, offer_text, pack, tar_size, unpack_known
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.appliance import ApplianceOptions
-    from imgbuilder.cache.partial import PartialFile
-    from imgrepo.contents.targets import Target
-    from imgrepo.library.records import ContentsRecord
-    from imgrepo.services import Services
-    from imgrepo.sourcepackages.model import SourceFile, SourcePackage
 
 _WORK = ".pybuilder-sources"
 _LEFT_OUT = "left out by --only"

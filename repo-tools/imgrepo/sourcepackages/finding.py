@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.errors import FileMissingError, UsageError
-from imgbuilder.events import debug
+from imgbuilder.events import Reporter, debug
 from imgbuilder.fetch.urls import hide_in, without_slash
+from imgindex.trust import KeyPin, VerifiedText
 from imgrepo.contents.debcontrol import compare_versions
-from imgrepo.library.records import SourceGap
+from imgrepo.library.records import ContentsRecord, SourceGap
+from imgrepo.services import Services
 from imgrepo.sourcepackages.archive import RELEASE_LIMIT, Findings, Lists, Suite
 from imgrepo.sourcepackages.maintainers import MAINTAINER_KEYRING, Pool
+from imgrepo.sourcepackages.model import SourceId, SourcePackage
 from imgrepo.template.recipes import (
     DEBIAN_MIRROR,
     DEBIAN_SECURITY_MIRROR,
@@ -21,16 +25,6 @@ from imgrepo.template.recipes import (
     Sources,
     check_mirror,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from imgbuilder.events import Reporter
-    from imgindex.trust import KeyPin, VerifiedText
-    from imgrepo.library.records import ContentsRecord
-    from imgrepo.services import Services
-    from imgrepo.sourcepackages.model import SourceId, SourcePackage
 
 _OTHERS_SHOWN = 3
 

@@ -11,21 +11,18 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from imgbuilder.errors import FileMissingError, RepositoryError, TrustError, UsageError, WrongSizeError
 from imgbuilder.events import Reporter, Step
+from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import Address, hide_in
 from imgbuilder.host.workspace import private_folder
 from imgindex.detached import signature_packets
 from imgindex.gpg import key_pin_from_user_keyring
+from imgindex.trust import VerifiedText, Verifier
 from imgrepo.contents.debcontrol import paragraphs
 from imgrepo.sourcepackages.model import SourceFile, SourceId, SourcePackage, source_files
-
-if TYPE_CHECKING:
-    from imgbuilder.fetch.transfer import Fetcher
-    from imgindex.trust import VerifiedText, Verifier
 
 MAINTAINER_KEYRING = Path("/usr/share/keyrings/debian-keyring.gpg")
 """Where Debian's package debian-keyring puts the keys of its developers."""

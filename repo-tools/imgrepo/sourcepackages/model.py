@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from imgbuilder.errors import RepositoryError
 from imgbuilder.fetch.urls import Address, hide_in
 from imgrepo.contents.debcontrol import is_package_name, is_version
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_~:%-]{0,250}")
 _FOLDER = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.+_~-]*/)*[A-Za-z0-9][A-Za-z0-9.+_~-]*")

@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from typing import IO, TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.regular import open_file
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from imgrepo.library.records import SourceGap
-    from imgrepo.sourcepackages.model import SourceFile, SourcePackage
+from imgrepo.library.records import SourceGap
+from imgrepo.sourcepackages.model import SourceFile, SourcePackage
 
 OFFER_NAME, LIST_NAME = "OFFER.txt", "SOURCES.tsv"
 _TIME = 946_684_800

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import date
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from datetime import date
-
-    from imgindex.model import Index
-    from imgrepo.stats.logs import Request
+from imgindex.model import Index
+from imgrepo.stats.logs import Request
 
 _GOOD = {200, 206}
 _WHOLE = 0.99

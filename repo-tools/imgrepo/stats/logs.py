@@ -6,18 +6,16 @@ import gzip
 import re
 import sys
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
-from typing import IO, TYPE_CHECKING, cast
+from pathlib import Path
+from typing import IO, cast
 from urllib.parse import unquote, urlsplit
 
 from imgbuilder.errors import UsageError
 from imgindex.regular import open_given
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 LONGEST_LINE = 64 * 1024
 """Bytes; a longer line is none that a web server wrote."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from datetime import date, timedelta
 from xml.etree import ElementTree as ET
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import date
 
 _WIDTH, _HEIGHT = 720, 200
 _LEFT, _BOTTOM, _TOP = 48, 28, 24

@@ -13,9 +13,10 @@ import os
 import pwd
 import shlex
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO
 
 from imgbuilder.customize.context import host_proxies
 from imgbuilder.errors import ToolError, UsageError
@@ -23,6 +24,7 @@ from imgbuilder.events import Reporter, debug
 from imgbuilder.fetch.urls import Address, without_secrets
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.process import Popen
 from imgrepo.images.scratch import scratch_folder
 from imgrepo.template.guestfiles import PLAIN_LOCALE, check_locale, finish_script, guest_files, write_overlay
 from imgrepo.template.layout import Layout
@@ -37,11 +39,6 @@ from imgrepo.template.recipes import (
     check_packages,
     packages_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from subprocess import Popen
-    from typing import IO
 
 _GRACE = 30.0
 """Seconds for mmdebstrap to remove its own files after a signal."""

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.errors import GuestError, UsageError
+from imgbuilder.guests.ports import Appliance
 from imgbuilder.sizes import human_size
-from imgrepo.template.layout import GROUP, VOLUME
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.guests.ports import Appliance
-    from imgrepo.template.layout import Layout
+from imgrepo.template.layout import GROUP, VOLUME, Layout
 
 SMALLEST_DISK = 1 << 30
 """Bytes; a smaller disk does not hold the smallest system and what its packages need to be upgraded."""

@@ -11,14 +11,11 @@ import re
 import tarfile
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.errors import UsageError
 from imgbuilder.fetch.urls import Address
 from imgrepo.template.recipes import GUEST_KEYRING, Recipe, Sources
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PLAIN_LOCALE = "C.UTF-8"
 """What every system has without the package locales."""

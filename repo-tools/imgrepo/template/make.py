@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.building.place import find_file_place
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host.workspace import new_file
 from imgrepo.images.scratch import scratch_folder
+from imgrepo.services import Services
 from imgrepo.template.bootstrap import BootstrapRequest, bootstrap, check_bootstrap
 from imgrepo.template.disk import check_room, check_size, install_system
 from imgrepo.template.manifest import manifest_of, write_manifest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgrepo.services import Services
 
 _ARCHIVE_SPACE = 512 << 20
 """Bytes that the tar archive of a small system takes."""

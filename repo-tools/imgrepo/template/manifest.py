@@ -11,15 +11,12 @@ import hashlib
 import json
 import re
 import tarfile
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.regular import open_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgrepo.template.bootstrap import BootstrapRequest
+from imgrepo.template.bootstrap import BootstrapRequest
 
 _VARIES = (
     "UUIDs of filesystems and partitions",

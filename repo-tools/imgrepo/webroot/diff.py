@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from imgindex.layout import entry_fields
 from imgindex.lexer import shorten
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgindex.model import Entry, Index
+from imgindex.model import Entry, Index
 
 
 def differences(old: Index, new: Index) -> Iterator[str]:

@@ -10,24 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from pathlib import Path
 
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.host.arch import normalise
 from imgindex.clearsign import unverified_text
 from imgindex.lexer import parse_document
+from imgindex.model import Entry, Index
 from imgindex.parse import parse_index
 from imgindex.regular import open_file
 from imgindex.trust import UnverifiedText
+from imgrepo.images.scan import SourceImage
 from imgrepo.webroot.entries import UNKNOWN_ARCH
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from imgindex.model import Entry, Index
-    from imgrepo.images.scan import SourceImage
-
 
 _DEFAULTS = (("arch", UNKNOWN_ARCH), ("size", "512"), ("revision", "0"))
 _LARGEST = 5_000_000

@@ -6,8 +6,10 @@ The changes themselves are pure functions from index to index.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from pathlib import Path
 
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Notice, Reporter, Severity, Step, info
@@ -15,18 +17,12 @@ from imgbuilder.host.arch import normalise
 from imgbuilder.sizes import counted
 from imgindex.layout import settle_comments
 from imgindex.lifecycle import Deprecation, with_deprecation
+from imgindex.model import Entry, Index
+from imgrepo.services import Services, Signing
 from imgrepo.webroot import retired
 from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner
 from imgrepo.webroot.transaction import stage
 from imgrepo.webroot.withdrawn import remember_withdrawn, withdrawn_templates
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from datetime import timedelta
-    from pathlib import Path
-
-    from imgindex.model import Entry, Index
-    from imgrepo.services import Services, Signing
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from imgbuilder.errors import RepositoryError
 from imgbuilder.host.arch import normalise
 from imgindex.layout import settle_comments
 from imgindex.model import Entry, Index
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from imgrepo.images.compress import Compressed
-    from imgrepo.images.facts import ImageFacts
-    from imgrepo.images.scan import SourceImage
-    from imgrepo.webroot.state import Published
+from imgrepo.images.compress import Compressed
+from imgrepo.images.facts import ImageFacts
+from imgrepo.images.scan import SourceImage
+from imgrepo.webroot.state import Published
 
 _DIGITS = 16
 """How much of a file's SHA-512 is in its name, in hex digits."""

@@ -5,22 +5,18 @@ from __future__ import annotations
 import hashlib
 import lzma
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from imgbuilder.cache.unpack import unpack
 from imgbuilder.disk.imageheader import parse_qcow2
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
 from imgbuilder.host import process
+from imgindex.model import Entry
 from imgindex.regular import open_file
 from imgrepo.images.scratch import scratch_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgindex.model import Entry
 
 _PIECE = 1 << 20
 _XZ_MAGIC = b"\xfd7zXZ\x00"

@@ -9,20 +9,16 @@ nothing names them; a record in the served folder remembers that.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.host.atomic import sync_folder
 from imgbuilder.host.workspace import explain, new_file
+from imgindex.model import Index
 from imgindex.regular import open_file
 from imgrepo.webroot.entries import files_of, stem_of_published
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from imgindex.model import Index
 
 RECORD_NAME = ".pybuilder-repo-retired.json"
 GRACE = timedelta(days=7)

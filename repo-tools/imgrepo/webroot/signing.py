@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from datetime import datetime
+from pathlib import Path
 
 from imgbuilder.errors import BadSignatureError, SigningError, TrustError, UsageError
 from imgbuilder.events import Reporter, ignore, warn
@@ -13,15 +14,10 @@ from imgindex.clearsign import split, unverified_text
 from imgindex.model import Index
 from imgindex.parse import parse_index
 from imgindex.regular import open_file
+from imgindex.trust import KeyPin, VerifiedText
 from imgindex.write import write_index
-
-if TYPE_CHECKING:
-    from datetime import datetime
-    from pathlib import Path
-
-    from imgindex.trust import KeyPin, VerifiedText
-    from imgrepo.services import Services, Signing
-    from imgrepo.webroot.transaction import Stage
+from imgrepo.services import Services, Signing
+from imgrepo.webroot.transaction import Stage
 
 SIGNED_INDEX = "index.asc"
 PLAIN_INDEX = "index"

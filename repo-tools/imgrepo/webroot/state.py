@@ -10,14 +10,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.regular import open_file
 from imgrepo.images.scan import Fingerprint
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 STATE_NAME = ".pybuilder-repo.json"
 _VERSION = 1

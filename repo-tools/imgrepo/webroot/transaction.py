@@ -12,16 +12,13 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.host.atomic import sync_folder
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.workspace import explain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LOCK_NAME = ".pybuilder-repo.lock"
 _STAGE_PREFIX = ".pybuilder-publish."

@@ -8,9 +8,10 @@ accept, and that nothing crashes. All that is wrong is found, not only the first
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.errors import PybuilderError, RepositoryError, TrustError
 from imgbuilder.events import Reporter, info, warn
@@ -18,19 +19,13 @@ from imgindex.accept import Rule, accept
 from imgindex.clearsign import MAX_FILE_SIZE, unverified_text
 from imgindex.errors import IndexSyntaxError
 from imgindex.freshness import show
-from imgindex.lexer import parse_document
+from imgindex.lexer import Document, parse_document
 from imgindex.parse import Examined, examine_index
 from imgindex.regular import open_file
+from imgindex.trust import KeyPin, UnverifiedText
+from imgrepo.services import Services
 from imgrepo.webroot.filecheck import CheckSignature, check_files
 from imgrepo.webroot.signing import PUBLIC_KEY
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from imgindex.lexer import Document
-    from imgindex.trust import KeyPin, UnverifiedText
-    from imgrepo.services import Services
 
 _BEGIN = b"-----BEGIN PGP SIGNED MESSAGE-----"
 

@@ -7,15 +7,12 @@ A record in the served folder, hidden from its listing, keeps the next run of
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from pathlib import Path
 
 from imgbuilder.errors import RepositoryError
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.regular import open_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 RECORD_NAME = ".pybuilder-repo-withdrawn.json"
 _LARGEST = 16 << 20

@@ -7,13 +7,10 @@ import os
 import re
 import subprocess
 import tempfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.disk import diskimage
 from imgbuilder.disk.diskimage import DiskFormat
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MIB = 1024 * 1024
 BIOS = "21686148-6449-6E6F-744E-656564454649"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,12 +16,10 @@ import imgbuilder
 from imgbuilder import Builder, BuildRequest, Install, Services, Settings, Step, Write
 from imgbuilder.customize.registry import all_operations
 from imgbuilder.errors import UsageError
+from imgbuilder.events import Event
 from imgbuilder.host.arch import host_arch
 from tests.fakes.template import Site, TinyAppliances
 from tests.unit.imgbuilder.cli.test_main import home, site
-
-if TYPE_CHECKING:
-    from imgbuilder.events import Event
 
 __all__ = ["home", "site"]  # fixtures
 

@@ -7,9 +7,9 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,9 +18,6 @@ from imgindex.errors import SigningError, ToolError, UsageError
 from imgindex.gpg import GpgVerifier, key_pin_from_file, key_pin_from_user_keyring
 from imgindex.signer import GpgSigner
 from tests.fakes.keys import KeyMaker
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TEXT = "[debian-12]\nfile=a.xz\nnotes=one\n \n two\n\n"
 SIGNED_TEXT = "[debian-12]\nfile=a.xz\nnotes=one\n\n two\n\n"

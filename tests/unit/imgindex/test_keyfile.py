@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgindex import keyfile
 from imgindex.errors import UsageError
 from imgindex.keyfile import check_writers
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture

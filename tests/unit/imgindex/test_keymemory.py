@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +13,8 @@ from imgindex import gpg
 from imgindex.errors import UsageError
 from imgindex.gpg import key_pin_from_file, key_pin_from_user_keyring
 from imgindex.keymemory import KeyMemory
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgindex.trust import KeyPin
-    from tests.fakes.keys import KeyMaker
+from imgindex.trust import KeyPin
+from tests.fakes.keys import KeyMaker
 
 
 @pytest.fixture

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgindex.regular import open_file, open_given
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from io import BufferedReader
 
 ROOT = Path(__file__).parents[3]
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from tests.fakes.keys import keys
+from tests.fakes.keys import KeyMaker, keys
 from tests.unit.imgrepo.repository import Repository
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
 
 __all__ = ["keys", "repository", "signing_key"]
 

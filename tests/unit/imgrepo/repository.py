@@ -8,24 +8,20 @@ import lzma
 import struct
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.events import Event
 from imgindex.gpg import GpgVerifier, key_pin_from_file
+from imgindex.model import Entry, Index
 from imgindex.parse import parse_index
 from imgindex.signer import GpgSigner
+from imgindex.trust import KeyPin
 from imgindex.write import write_index
 from imgrepo.publishing.publish import PublishResult, publish
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.services import Services, Signing
 from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.events import Event
-    from imgindex.model import Entry, Index
-    from imgindex.trust import KeyPin
 
 ELF_X86_64 = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 3, 62) + bytes(44)
 OS_RELEASE = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n'

@@ -9,19 +9,16 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgindex.signer import GpgSigner
 from imgrepo.cli.main import run
+from imgrepo.services import Services
 from tests.fakes.debarchive import DebArchive
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.library.entries import TEXT, add
 from tests.unit.imgrepo.repository import Repository, debian, image
-
-if TYPE_CHECKING:
-    from imgrepo.services import Services
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "publishing.md"

@@ -12,13 +12,10 @@ makes this call; the host's ``perl``, whose libraries are the appliance's own
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imgbuilder.errors import ApplianceError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 FOLDER = "/run/pybuilder"
 """Where our files are in the appliance: in its memory, and out of a guest's sight."""

@@ -14,23 +14,19 @@ import secrets
 import shutil
 import stat
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from imgbuilder.appliance.connection import Connection
 from imgbuilder.appliance.instant import guestside, program, save
+from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.errors import ApplianceError, PybuilderError
-from imgbuilder.events import Step, debug
+from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.guests.ports import Attachment
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from imgbuilder.appliance.connection import Connection
-    from imgbuilder.appliance.instant.store import StateStore
-    from imgbuilder.events import Reporter
 
 PROGRAM = Path(program.__file__)
 """What stands in for the hypervisor."""

@@ -13,17 +13,13 @@ import re
 import shlex
 import shutil
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from imgbuilder.appliance.connection import Connection
 from imgbuilder.appliance.instant import guestside
 from imgbuilder.appliance.instant.program import DRAWS, MEMORY, OVERLAY, RECORD, identity
 from imgbuilder.errors import ApplianceError
 from imgbuilder.host import process
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.appliance.connection import Connection
 
 BOOTING = "booting.qcow2"
 """What takes the writes of the machine that is saved; it goes on running a moment too long for us."""

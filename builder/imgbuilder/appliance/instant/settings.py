@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import enum
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
 
 from imgbuilder.appliance.instant.store import FOLDER
 from imgbuilder.errors import UsageError
 from imgbuilder.host import paths
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 VARIABLE = "PYBUILDER_INSTANT"
 """Environment variable that turns it off, or on where it is off."""

@@ -17,8 +17,9 @@ import secrets
 import shutil
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.appliance.instant.program import (
     GIVEN_UP,
@@ -33,10 +34,6 @@ from imgbuilder.host.atomic import sync_folder, temporary_file
 from imgbuilder.host.cachemark import Marker
 from imgbuilder.sizes import human_size
 from imgindex.folders import make_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 FOLDER = "instant"
 """Name of the folder within the cache."""

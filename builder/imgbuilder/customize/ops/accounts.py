@@ -6,7 +6,6 @@ import re
 import time
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from imgbuilder.customize import argforms, passwords, values
 from imgbuilder.customize.accountfiles import (
@@ -16,16 +15,14 @@ from imgbuilder.customize.accountfiles import (
     set_shadow_field,
     use_shadow,
 )
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.operation import OperationBase, Phase
 from imgbuilder.customize.passwords import Crypto, PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
 from imgbuilder.customize.sshkeys import add_keys, parse_key_selector, public_keys
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn
-
-if TYPE_CHECKING:
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Guest
 
 _KEYS_FILE = re.compile(r"^[ \t]*AuthorizedKeysFile[ \t]+([^#\n]+)", re.IGNORECASE | re.MULTILINE)
 _SECONDS_OF_A_DAY = 86400

@@ -7,19 +7,15 @@ import posixpath
 import re
 import stat
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.customize import archives, argforms, values
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.operation import OperationBase, require_file, require_no_special, warn_of_volatile
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError, UsageError
+from imgbuilder.guests.ports import Guest
 from imgbuilder.host import localtree
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Guest
 
 _NEWLINE = re.compile(rb"\r\n|\n|\r")
 _NEWLINE_SEARCH = 8192

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.customize import argforms, packagemanagers, values
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.firstboot_service import install_firstboot
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.ops.scripts import interpreter, local_script
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import UsageError
 from imgbuilder.events import warn
+from imgbuilder.guests.ports import Guest
 from imgindex.regular import open_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Guest
 
 
 @operation("firstboot", form=argforms.single(argforms.local("SCRIPT")))

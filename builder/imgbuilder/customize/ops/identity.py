@@ -5,28 +5,23 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 from uuid import uuid4
 
 from imgbuilder.customize import argforms, passwords, sysprep, values
 from imgbuilder.customize.accountfiles import find_account, find_number, set_shadow_field
 from imgbuilder.customize.argforms import Form, Kind, Part, Raw
 from imgbuilder.customize.commands import run_in_guest
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.operation import OperationBase, Phase
 from imgbuilder.customize.ops.accounts import SshInject, set_password, today
-from imgbuilder.customize.passwords import holds_password, parse_selector
+from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
 from imgbuilder.customize.sshkeys import optional_keys, parse_key_selector
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import warn
+from imgbuilder.guests.ports import Guest
 from imgindex.regular import open_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.customize.passwords import PasswordSelector
-    from imgbuilder.guests.ports import Guest
 
 # Local files that become a seed of cloud-init.
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from imgbuilder.customize import aptsettings, argforms, packagemanagers, values
 from imgbuilder.customize.commands import NO_NETWORK_HINT, picked_since, printable, run_in_guest
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn
-
-if TYPE_CHECKING:
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Guest
 
 
 @operation("install", form=argforms.items("PKG,PKG..."), network=True, runs_in_guest=True)

@@ -6,17 +6,14 @@ from __future__ import annotations
 import posixpath
 import stat
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import find_number
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.operation import OperationBase, require_directory, require_existing
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
-
-if TYPE_CHECKING:
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Guest
 
 
 @operation("chmod", form=argforms.pair(argforms.Part("PERM", values.octal_mode), "FILE"))

@@ -7,22 +7,18 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.commands import NO_NETWORK_HINT, run_in_guest
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.memory import private_folder
 from imgbuilder.customize.operation import OperationBase, require_file
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError, ToolError, UsageError
+from imgbuilder.guests.ports import Guest
 from imgbuilder.host import process
 from imgindex.regular import open_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Guest
 
 # Looking at a script's first line before it is run (Z11).
 

@@ -5,22 +5,17 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.customize import aptsettings, argforms, passwords, secretvalues, values
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.operation import OperationBase, Phase
 from imgbuilder.customize.passwords import Crypto, parse_crypto
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import GuestCallError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Guest
-
+from imgbuilder.guests.ports import Guest
 
 _EXCLUDED = "/etc/selinux/fixfiles_exclude_dirs"
 _POLICY = re.compile(r"[A-Za-z0-9_-]{1,64}")

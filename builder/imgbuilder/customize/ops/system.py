@@ -5,19 +5,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import rename_host
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import Family
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn
-
-if TYPE_CHECKING:
-    from imgbuilder.customize.context import GuestContext
-    from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.ports import Guest
 
 _ZONEINFO = "/usr/share/zoneinfo"
 _ZONE_MAGIC = b"TZif"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.appliance import accelerator
 from imgbuilder.appliance.accelerator import forget, kvm_verdict, remember_broken
 from imgbuilder.events import ignore
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture

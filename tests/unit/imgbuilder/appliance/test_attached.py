@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imgbuilder.appliance.attached import Place, hide_script, read_places, show_script
 from imgbuilder.appliance.launch import LibguestfsAppliance
 from imgbuilder.errors import GuestCallError, GuestError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Kernel:

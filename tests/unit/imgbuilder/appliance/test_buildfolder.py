@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.appliance.launch import check_build_folder
 from imgbuilder.errors import ApplianceError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def check(folder: Path, **more: str) -> None:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,10 +19,6 @@ from imgbuilder.errors import ApplianceError, GuestCallError
 from imgbuilder.events import Event, Notice, Progress, ProgressEnd
 from imgbuilder.host.interrupts import Interrupted, interruptible
 from tests.fakes import guestfs_stub
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture

@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
 
+from imgbuilder.appliance.connection import Connection
 from imgbuilder.appliance.guestcommands import GuestCommands
 from imgbuilder.errors import GuestCallError
 from tests.fakes.libguestfs import HostLibguestfs
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.appliance.connection import Connection
 
 
 class HostShell:

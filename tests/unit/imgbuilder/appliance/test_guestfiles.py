@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 
+from imgbuilder.appliance.connection import Connection
 from imgbuilder.appliance.guestfiles import GuestFiles
 from imgbuilder.errors import GuestCallError, WorkspaceError
 from tests.fakes.libguestfs import HostLibguestfs
-
-if TYPE_CHECKING:
-    from imgbuilder.appliance.connection import Connection
 
 
 def names(folder: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,9 +13,6 @@ from hypothesis import strategies as st
 from imgbuilder.appliance.tarpaths import Placer, redirect
 from imgbuilder.errors import WorkspaceError
 from tests.fakes.guest import FakeGuest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def guest() -> FakeGuest:

@@ -6,9 +6,9 @@ import hashlib
 import os
 import sys
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,14 +25,10 @@ from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.guests.ports import CommandResult
 from imgbuilder.host import process
 from imgbuilder.services import Services, Settings
+from tests.fakes.appliance import FakeDisk
+from tests.fakes.keys import KeyMaker
 from tests.fakes.machine import locked
 from tests.fakes.template import MIB, SIZE, Site, TinyAppliances, make_site
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.fakes.appliance import FakeDisk
-    from tests.fakes.keys import KeyMaker
 
 ROOM = 24 * MIB
 OLD = b"what was on the device before " * 1000

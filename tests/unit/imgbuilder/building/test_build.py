@@ -7,9 +7,10 @@ import hashlib
 import itertools
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -34,13 +35,9 @@ from imgbuilder.guests.ports import CommandResult
 from imgbuilder.host import workspace
 from imgbuilder.services import Services, Settings
 from imgindex.lifecycle import Deprecation, with_deprecation
+from tests.fakes.appliance import FakeDisk
+from tests.fakes.keys import KeyMaker
 from tests.fakes.template import MIB, SIZE, Site, TinyAppliances, make_site
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.fakes.appliance import FakeDisk
-    from tests.fakes.keys import KeyMaker
 
 
 @pytest.fixture

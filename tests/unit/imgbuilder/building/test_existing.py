@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import io
 import subprocess
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import click
 import pytest
 
-from imgbuilder.appliance import ApplianceOptions
+from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.cli import customize_main as cli
 from imgbuilder.cli import modes
 from imgbuilder.errors import GuestCallError
+from imgbuilder.events import Reporter
 from imgbuilder.guests.ports import CommandResult
 from imgbuilder.services import Services, Settings
 from imgbuilder.terminal.console import ConsoleReporter
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.template import tiny_guest
 from tests.unit.imgbuilder.building.test_block_devices import device
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-    from types import ModuleType
-
-    from imgbuilder.appliance import Attachment
-    from imgbuilder.events import Reporter
 
 __all__ = ["device"]
 

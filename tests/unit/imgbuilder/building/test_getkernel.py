@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -22,9 +22,6 @@ from imgbuilder.events import Event, Step
 from imgbuilder.services import Services, Settings
 from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def guest(*names: str) -> FakeGuest:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.building.localdisk import local_disk
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def make(path: Path, *options: str) -> Path:

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -23,9 +23,6 @@ from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.host import paths
 from imgindex.model import Entry
 from tests.unit.imgbuilder.cache.test_store import HeldLock
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(shutil.which("xz") is None, reason="the program xz is not installed")
 NOISE = 100_000

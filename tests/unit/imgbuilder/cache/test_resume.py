@@ -11,9 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -27,13 +28,7 @@ from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch.web import RequestsFetcher
 from imgbuilder.host.interrupts import Interrupted
 from imgindex.model import Entry
-from tests.fakes.faultserver import FaultServer, Hang, Pause, Reset, answer, honest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.fakes.faultserver import Step
+from tests.fakes.faultserver import FaultServer, Hang, Pause, Reset, Step, answer, honest
 
 BODY = bytes(range(256)) * 40
 SIZE = len(BODY)

@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -31,10 +33,6 @@ from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import Fetched
 from imgbuilder.host.locks import holders
 from imgindex.model import Entry
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 DISK = b"boot".ljust(1 << 20, b"\0") + b"end".ljust(512, b"\0")
 PACKED = lzma.compress(DISK, preset=0)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.cache.store import TemplateCache
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 DAY = 24 * 3600
 OTHER = "a" * 128

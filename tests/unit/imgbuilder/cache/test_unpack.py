@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,9 +20,6 @@ from imgbuilder.errors import RepositoryError, ToolError, WorkspaceError
 from imgbuilder.events import Event, Progress, ProgressEnd
 from imgbuilder.host import process
 from imgindex.model import Entry
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MIB = 1 << 20
 SIZE = 3 * MIB + 512

@@ -8,7 +8,7 @@ import lzma
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -21,9 +21,6 @@ from imgbuilder.errors import RepositoryError, ToolError
 from imgbuilder.events import Event, Progress, ProgressEnd
 from imgbuilder.host import process
 from imgindex.model import Entry
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MIB = 1 << 20
 SIZE = 3 * MIB + 512

@@ -8,8 +8,9 @@ import lzma
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -24,10 +25,6 @@ from imgbuilder.errors import DigestMismatchError, FetchError, FileMissingError
 from imgbuilder.events import Event, Notice, Step
 from imgbuilder.fetch.router import SourceFetcher
 from imgindex.model import Entry, ZstdFile
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 DISK = (b"boot" + os.urandom(50_000)).ljust(3 << 20, b"\0") + b"end".ljust(512, b"\0")
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgbuilder.catalog import addsource
 from imgbuilder.cli import main as cli
+from tests.fakes.keys import KeyMaker
 from tests.fakes.streams import lxd_tree
 from tests.fakes.template import Site, make_site
 from tests.fakes.webfolder import WebFolder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.fakes.keys import KeyMaker
 
 
 @pytest.fixture

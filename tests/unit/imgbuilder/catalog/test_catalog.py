@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -30,9 +30,7 @@ from imgindex.gpg import GpgVerifier
 from imgindex.model import Entry, Index
 from imgindex.trust import KeyPin, VerifiedText
 from tests.fakes import keys as key_fakes
-
-if TYPE_CHECKING:
-    from tests.fakes.keys import KeyMaker
+from tests.fakes.keys import KeyMaker
 
 SHA = "ab" * 64
 

@@ -1,15 +1,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from imgbuilder.catalog.knownimages import KnownImages
+from imgbuilder.events import Event
 from imgindex.model import UNKNOWN_SIZE, Entry, Index
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.events import Event
 
 BARE = Entry("x", "x.img", "amd64", UNKNOWN_SIZE, sha256="ab" * 32, compressed_size=9)
 FULL = replace(BARE, sha512="cd" * 64, format="qcow2", size=1 << 20)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,14 +11,9 @@ from imgbuilder.cli import main as cli
 from imgbuilder.cli import modes
 from imgbuilder.services import Services
 from imgindex.model import Entry
+from tests.fakes.keys import KeyMaker
 from tests.fakes.template import Site, TinyAppliances, make_site
 from tests.fakes.webfolder import WebFolder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
 
 BUILD = ("tiny", "--root-password", "disabled")
 

@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,9 +15,6 @@ from imgbuilder.catalog import state
 from imgbuilder.catalog.state import SourceStates, identity
 from imgbuilder.errors import ConflictingIndexError, SourceStateError
 from imgindex.freshness import Accepted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 URI = "https://example.org/index.asc"
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,12 +17,8 @@ from imgbuilder.cli import main as cli
 from imgbuilder.events import ignore
 from imgbuilder.host import paths
 from imgbuilder.services import Settings
+from tests.fakes.keys import KeyMaker
 from tests.fakes.webfolder import WebFolder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.fakes.keys import KeyMaker
 
 FINGERPRINT = "F7774FB1AD074A7E8C8767EA91738F73E1B768A0"
 REAL = paths.STOCK_SOURCES

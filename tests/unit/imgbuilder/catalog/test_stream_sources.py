@@ -7,22 +7,18 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgbuilder.cli import main as cli
 from imgbuilder.cli import modes
 from imgbuilder.services import Services
+from tests.fakes.keys import KeyMaker
 from tests.fakes.streams import StreamTree, digests, lxd_tree, ubuntu_tree
 from tests.fakes.template import SIZE, TinyAppliances, make_disk
 from tests.fakes.webfolder import WebFolder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.fakes.keys import KeyMaker
 
 NAME = "com.ubuntu.cloud:server:24.04:amd64"
 FILE = "/server/releases/noble/release-20240423.10/ubuntu-24.04-server-cloudimg-amd64.img"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,13 +14,9 @@ from hypothesis import strategies as st
 from imgbuilder.cli import entry, list_mode
 from imgbuilder.cli import main as full
 from imgbuilder.cli.entry import plain_list
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from imgbuilder.cli.list_mode import ListRequest
-    from imgbuilder.services import Settings
-    from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.cli.list_mode import ListRequest
+from imgbuilder.services import Settings
+from imgbuilder.terminal.console import ConsoleReporter
 
 WORDS = st.sampled_from(
     [

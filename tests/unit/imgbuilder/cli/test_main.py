@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -20,10 +19,8 @@ from imgbuilder.cli import modes
 from imgbuilder.cli.customizing import integer
 from imgbuilder.services import Services, Settings
 from imgindex.model import ExtraField, Note, ZstdFile
+from tests.fakes.keys import KeyMaker
 from tests.fakes.template import Site, TinyAppliances, make_site
-
-if TYPE_CHECKING:
-    from tests.fakes.keys import KeyMaker
 
 
 @pytest.fixture

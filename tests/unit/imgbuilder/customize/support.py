@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import read_facts
+from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import parse_operation
+from imgbuilder.events import Event
 from tests.fakes.guest import FakeGuest
-
-if TYPE_CHECKING:
-    from imgbuilder.customize.operation import Operation
-    from imgbuilder.events import Event
 
 DEBIAN = (
     'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\n'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from passlib.hash import sha256_crypt, sha512_crypt
@@ -18,9 +18,6 @@ from imgbuilder.customize.sshkeys import add_keys
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Event, Notice, Severity
 from tests.unit.imgbuilder.customize.support import KEY, OTHER_KEY, SHADOW, apply, context_of, debian_guest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 DAY = 20500
 PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\ncanary\n-----END OPENSSH PRIVATE KEY-----\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,12 +14,8 @@ from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize, validate
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.guests.ports import CommandResult
+from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.fakes.guest import FakeGuest
 
 STANZAS = """\
 # http://deb.debian.org/debian stays here

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import shlex
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,16 +16,12 @@ from imgbuilder.customize.failure import OnError, keep_log
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import OperationError
 from imgbuilder.guests.ports import CommandResult, FilesystemUse
+from imgbuilder.services import Services
 from imgbuilder.terminal.console import ConsoleReporter
+from tests.fakes.template import TinyAppliances
 from tests.unit.imgbuilder.building.test_build import appliances, request, services, site
 from tests.unit.imgbuilder.customize.hostguest import HostGuest
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.services import Services
-    from tests.fakes.template import TinyAppliances
 
 __all__ = ["appliances", "services", "site"]
 

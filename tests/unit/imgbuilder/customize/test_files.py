@@ -6,20 +6,15 @@ import os
 import socket
 import subprocess
 import tarfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import GuestCallError, OperationError, UsageError, WorkspaceError
-from imgbuilder.events import Notice, Severity
+from imgbuilder.events import Event, Notice, Severity
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import apply, debian_guest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.events import Event
 
 
 @pytest.mark.parametrize(

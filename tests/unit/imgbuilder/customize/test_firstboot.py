@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,9 +14,6 @@ from imgbuilder.customize.firstboot_status import parse_status, read_firstboot
 from imgbuilder.events import Event, Notice, Severity
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import apply, debian_guest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 BASE = "/usr/lib/virt-sysprep"
 WANTS = "/etc/systemd/system/multi-user.target.wants/guestfs-firstboot.service"

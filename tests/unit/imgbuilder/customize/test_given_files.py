@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,10 +19,6 @@ from imgrepo.contents.diff import read_list
 from imgrepo.library.description import read_description
 from imgrepo.stats.logs import read_log
 from imgrepo.webroot.draft import read_draft
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 OPERATIONS = {
     "upload": "{}:/x",

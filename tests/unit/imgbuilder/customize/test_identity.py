@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,15 +15,10 @@ from imgbuilder.customize.ops.identity import Sysprep, User
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import OperationError, PybuilderError, UsageError
-from imgbuilder.events import Notice
+from imgbuilder.events import Event, Notice
 from imgbuilder.guests.ports import CommandResult
+from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import KEY, apply, context_of, debian_guest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.events import Event
-    from tests.fakes.guest import FakeGuest
 
 
 def ready() -> FakeGuest:

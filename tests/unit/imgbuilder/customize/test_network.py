@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,9 +15,6 @@ from imgbuilder.errors import OperationError
 from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LISTS = "/etc/apt/sources.list.d"
 

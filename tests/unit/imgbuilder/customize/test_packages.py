@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -12,15 +12,10 @@ from imgbuilder.customize.commands import NO_NETWORK_HINT
 from imgbuilder.customize.facts import Family, GuestFacts, PackageManager
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import OperationError
-from imgbuilder.events import Notice, Severity
+from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import apply, context_of, debian_guest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.events import Event
 
 
 def _facts(manager: PackageManager | None) -> GuestFacts:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
@@ -18,10 +19,6 @@ from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import SYSTEM_PROXY
 from tests.fakes.socks import socks_proxy
 from tests.fakes.webfolder import WebFolder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from imgbuilder.customize import argforms
-from imgbuilder.customize.operation import OperationBase, Phase
+from imgbuilder.customize.operation import Operation, OperationBase, Phase
 from imgbuilder.customize.ops.files import Write
 from imgbuilder.customize.passwords import Crypto
 from imgbuilder.customize.registry import all_operations, operation, parse_operation
 from imgbuilder.errors import GuestCallError, UsageError
+from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import KEY, context_of, debian_guest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from imgbuilder.customize.operation import Operation
-    from tests.fakes.guest import FakeGuest
 
 
 @dataclass(frozen=True)

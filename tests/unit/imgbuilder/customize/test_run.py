@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from passlib.hash import sha256_crypt, sha512_crypt
 
 from imgbuilder.customize import packagemanagers
+from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import CustomizeResult, customize, needs_commands, needs_network, validate
 from imgbuilder.errors import OperationError, ToolError, UsageError
@@ -15,9 +16,6 @@ from imgbuilder.events import Event, Notice, Severity, Step
 from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import KEY, context_of, debian_guest
-
-if TYPE_CHECKING:
-    from imgbuilder.customize.operation import Operation
 
 
 def _operations(*lines: str) -> list[Operation]:

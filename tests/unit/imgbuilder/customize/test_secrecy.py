@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,15 +12,10 @@ from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize, mask
 from imgbuilder.customize.secrecy import Mask, proxy_passwords
 from imgbuilder.errors import OperationError, UsageError
-from imgbuilder.events import Notice, Step, info
+from imgbuilder.events import Event, Notice, Step, info
 from imgbuilder.guests.ports import CommandResult
 from imgbuilder.host import process
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.events import Event
 
 
 def test_values_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize
+from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest
-
-if TYPE_CHECKING:
-    from tests.fakes.guest import FakeGuest
 
 EXCLUDED = "/etc/selinux/fixfiles_exclude_dirs"
 CONTEXTS = "/etc/selinux/{}/contexts/files/file_contexts"

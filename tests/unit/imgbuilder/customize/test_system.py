@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.customize.accountfiles import rename_host
 from imgbuilder.errors import OperationError
-from imgbuilder.events import Notice
+from imgbuilder.events import Event, Notice
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import apply, debian_guest
-
-if TYPE_CHECKING:
-    from imgbuilder.events import Event
 
 
 def _guest(os_release: str) -> FakeGuest:

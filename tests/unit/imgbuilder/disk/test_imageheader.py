@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -23,9 +23,6 @@ from imgbuilder.disk.imageheader import (
 )
 from imgbuilder.disk.magic import foreign_format
 from imgbuilder.errors import DiskError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CLUSTER = 1 << 16
 FILE_SIZE = 4 * CLUSTER

@@ -3,7 +3,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,6 @@ from hypothesis import strategies as st
 from imgbuilder.disk.sparse import BLOCK, SparseWriter, copy_sparse, data_ranges, disk_usage
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Event, Progress, ProgressEnd
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MIB = 1 << 20
 

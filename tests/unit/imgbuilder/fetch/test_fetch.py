@@ -6,9 +6,12 @@ import gzip
 import io
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
+from pytest_httpserver import HTTPServer
 
 from imgbuilder.errors import FetchError
 from imgbuilder.events import Event, Progress, ProgressEnd
@@ -17,12 +20,6 @@ from imgbuilder.fetch.session import trusted_authorities
 from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch.web import RequestsFetcher
 from tests.fakes.faultserver import Drip, Endless, FaultServer, Hang, Pause, Reset, Step, answer
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from pytest_httpserver import HTTPServer
 
 BODY = bytes(range(256)) * 40
 LIMITS = Limits(timeout=10, backoff=0.0)

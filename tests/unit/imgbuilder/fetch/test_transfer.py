@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -11,10 +12,6 @@ from imgbuilder.events import Event, Progress, ProgressEnd
 from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import Limits, SpeedGuard
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import BinaryIO
 
 
 @pytest.fixture

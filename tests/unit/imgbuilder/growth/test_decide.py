@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +12,6 @@ from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import PybuilderError
 from imgbuilder.growth import decide
 from tests.unit.imgbuilder.disks import BIOS, MIB, add_ext, as_format, by_parted, make_disk, put
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TABLE = f"label: gpt\nsize=1M, type={BIOS}\nsize=+\n"
 SIZE = 64 * MIB

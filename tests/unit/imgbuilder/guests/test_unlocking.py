@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,9 +13,6 @@ from imgbuilder.errors import UsageError
 from imgbuilder.events import ignore
 from imgbuilder.guests.unlocking import DiskKey, parse_key, unlock
 from tests.fakes.appliance import FakeAppliance, FakeDisk, FakeFilesystem
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 UUID = "3D638DE6-f00b-493c-a998-41ff38a9a0dc"
 

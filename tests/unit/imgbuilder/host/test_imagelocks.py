@@ -6,7 +6,8 @@ import io
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -24,10 +25,6 @@ from imgrepo.images.compress import hash_image
 from imgrepo.images.copies import copy_image
 from imgrepo.images.scan import measure, scan
 from tests.fakes.machine import READER, locked
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 CONTENT = b"\0" * 4096 + b"what the machine wrote".ljust(512, b"\0")
 

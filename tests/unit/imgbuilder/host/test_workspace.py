@@ -12,18 +12,15 @@ import stat
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgbuilder.errors import GuestError, UsageError, WorkspaceError
 from imgbuilder.host import claims, workspace
 from imgbuilder.host.interrupts import Interrupted, interruptible, uninterrupted
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def hidden(folder: Path) -> list[Path]:

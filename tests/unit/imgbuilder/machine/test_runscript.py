@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -17,9 +17,6 @@ from imgbuilder.errors import UsageError
 from imgbuilder.machine import runscript
 from imgbuilder.machine.model import Board, Firmware, Forward, Machine
 from imgbuilder.machine.runscript import run_script
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MACHINE = Machine("web", Path("web.img"), OutputFormat.QCOW2)
 _QEMU = """\

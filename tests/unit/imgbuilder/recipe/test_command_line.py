@@ -9,11 +9,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from imgbuilder.building.request import NetworkMode
+from imgbuilder.building.request import BuildRequest, NetworkMode
 from imgbuilder.cli.main import pybuilder
 from imgbuilder.cli.recipes import with_recipe
 from imgbuilder.cli.requests import build_request, read_values
@@ -24,11 +24,8 @@ from imgbuilder.errors import UsageError
 from imgbuilder.host.arch import host_arch
 from imgbuilder.recipe.read import read_recipe
 from imgbuilder.services import Settings
+from tests.fakes.template import Site, TinyAppliances
 from tests.unit.imgbuilder.cli.test_main import Ran, appliances, home, site
-
-if TYPE_CHECKING:
-    from imgbuilder.building.request import BuildRequest
-    from tests.fakes.template import Site, TinyAppliances
 
 __all__ = ["appliances", "home", "site"]  # fixtures
 

@@ -11,16 +11,18 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from imgbuilder.cli.main import pybuilder
 from imgbuilder.customize.argforms import Kind, Part, Raw
 from imgbuilder.customize.commands_file import read_commands_file
+from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import Written, all_operations
 from imgbuilder.errors import UsageError
 from imgbuilder.recipe.model import Recipe
@@ -29,11 +31,6 @@ from imgbuilder.recipe.schema import recipe_schema
 from imgbuilder.recipe.write import recipe_text
 from tests.fakes.fuzz import examples
 from tests.unit.imgbuilder.customize.support import KEY
-
-if TYPE_CHECKING:
-    from hypothesis.strategies import SearchStrategy
-
-    from imgbuilder.customize.operation import Operation
 
 ROOT = Path(__file__).parents[4]
 SCHEMA = json.loads((ROOT / "docs/recipe.schema.json").read_text())

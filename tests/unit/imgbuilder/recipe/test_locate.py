@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import tomllib
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgbuilder.recipe.locate import find_lines
+from imgbuilder.recipe.locate import Key, find_lines
 from tests.fakes.fuzz import examples
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from imgbuilder.recipe.locate import Key
 
 
 def ways(value: object, way: Key = ()) -> Iterator[Key]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,9 +12,6 @@ from hypothesis import strategies as st
 from imgbuilder.cli.main import run
 from imgbuilder.errors import UsageError
 from imgbuilder.terminal.configuration import KEYS, apply_configuration
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def write(folder: Path, content: bytes | str) -> Path:

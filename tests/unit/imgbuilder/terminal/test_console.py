@@ -6,16 +6,13 @@ import io
 import os
 import re
 import time
-from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.events import Progress, ProgressEnd, Step, debug, info, warn
 from imgbuilder.terminal.console import ConsoleReporter, printable
-
-if TYPE_CHECKING:
-    import pytest
 
 
 class Terminal(io.StringIO):

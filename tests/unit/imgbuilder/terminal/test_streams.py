@@ -5,16 +5,13 @@ import fcntl
 import json
 import os
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.terminal.streams import OutputLostError, text_output
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class _Latin:

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -28,9 +28,6 @@ from imgrepo.services import default_services
 from tests.fakes.bootcheck_stub import Stub
 from tests.fakes.machine import locked
 from tests.unit.imgrepo.bootcheck import consoles
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ENTRY = 'title = "Web"\n[boot]\nmarker = "login:"\n'
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _VOID = {"meta", "link", "br", "img", "input"}
 _ADDRESSES = ("href", "src", "action", "srcset", "data", "poster", "xlink:href")

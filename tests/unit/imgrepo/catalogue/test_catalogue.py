@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -30,13 +30,9 @@ from tests.fakes.catalogues import (
     write_entry,
     write_records,
 )
+from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.catalogue.pages import inside, pages_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
-    from tests.unit.imgrepo.repository import Repository
+from tests.unit.imgrepo.repository import Repository
 
 WEB = "templates/debian-web/x86_64.html"
 

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,9 +15,7 @@ from imgrepo.cli.main import group
 from imgrepo.library.folder import find_entries
 from tests.fakes.catalogues import make_example
 from tests.unit.imgrepo.catalogue.pages import pages_of
-
-if TYPE_CHECKING:
-    from tests.unit.imgrepo.repository import Repository
+from tests.unit.imgrepo.repository import Repository
 
 EXAMPLE = Path(__file__).parents[4] / "examples" / "calendar"
 ENTRIES = find_entries(EXAMPLE)

@@ -6,37 +6,32 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
-from imgbuilder.appliance import ApplianceOptions
+from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.errors import PybuilderError, SigningError
 from imgbuilder.events import Reporter, Step
+from imgbuilder.guests.ports import Appliance
 from imgbuilder.host.interrupts import Interrupted
 from imgindex import __version__
 from imgrepo.cli import make_template as make_module
 from imgrepo.cli import publish as publish_module
 from imgrepo.cli.main import group, run
+from imgrepo.publishing.publish import PublishResult
+from imgrepo.publishing.request import PublishRequest
+from imgrepo.services import Services
 from imgrepo.template.bootstrap import Mode
 from imgrepo.template.layout import Layout, RootKind
+from imgrepo.template.make import TemplateRequest
 from imgrepo.template.recipes import DEBIAN, Arch, Kernel, Sources
 from tests.fakes.appliance import FakeDisk
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AbstractContextManager
-
-    from imgbuilder.appliance import Attachment
-    from imgbuilder.guests.ports import Appliance
-    from imgrepo.publishing.publish import PublishResult
-    from imgrepo.publishing.request import PublishRequest
-    from imgrepo.services import Services
-    from imgrepo.template.make import TemplateRequest
-    from tests.unit.imgrepo.repository import Repository
+from tests.unit.imgrepo.repository import Repository
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -16,12 +16,8 @@ from imgindex.lifecycle import Deprecation, deprecation
 from imgrepo.cli.main import run
 from imgrepo.webroot import edit
 from imgrepo.webroot.transaction import stage
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
-    from tests.unit.imgrepo.repository import Repository
+from tests.fakes.keys import KeyMaker
+from tests.unit.imgrepo.repository import Repository
 
 
 class Operator:

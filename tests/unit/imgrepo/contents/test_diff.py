@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,11 +15,7 @@ from imgrepo.contents.cyclonedx import as_cyclonedx
 from imgrepo.contents.diff import Listed, compare_lists, parse_list, read_list
 from imgrepo.library.records import Package, write_contents
 from tests.unit.imgrepo.contents.test_documents import CONTENTS, PACKAGES, WHEN, sbom
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.unit.imgrepo.repository import Repository
+from tests.unit.imgrepo.repository import Repository
 
 NEW = replace(
     CONTENTS,

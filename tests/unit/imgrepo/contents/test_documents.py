@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -25,9 +25,6 @@ from imgrepo.library.records import ContentsRecord, ImageMark, Package, read_con
 from tests.fakes.appliance import FakeAppliances
 from tests.unit.imgrepo.contents.guests import debian_guest, disk_of
 from tests.unit.imgrepo.repository import Repository, image
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 WHEN = datetime(2026, 11, 25, 4, 0, 0, tzinfo=UTC)
 MARK = ImageMark("ab" * 64, Fingerprint(1, 2, 3, 4))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,16 +15,11 @@ from imgrepo.contents.dpkg import parse_status, read_dpkg
 from imgrepo.contents.licences import UNKNOWN
 from imgrepo.contents.look import look_into
 from imgrepo.contents.targets import find_target
-from imgrepo.library.records import Package, read_contents, write_contents
+from imgrepo.library.records import ContentsRecord, Package, read_contents, write_contents
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgrepo.contents.guests import STATUS, debian_guest, disk_of
 from tests.unit.imgrepo.repository import image
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgrepo.library.records import ContentsRecord
 
 
 def look(folder: Path, disk: FakeDisk, appliances: FakeAppliances | None = None) -> ContentsRecord:

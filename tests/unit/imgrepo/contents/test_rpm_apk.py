@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,9 +17,6 @@ from tests.fakes.appliance import FakeAppliance, FakeAppliances
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgrepo.contents.guests import disk_of
 from tests.unit.imgrepo.contents.test_look import look
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LIST = (
     "bash\t\t5.2.26\t3.fc40\tx86_64\tbash-5.2.26-3.fc40.src.rpm\tGPL-3.0-or-later\n"

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.errors import ApplianceError, GuestError
+from imgbuilder.errors import ApplianceError, GuestError, PybuilderError
 from imgrepo.images.facts import ImageFacts, examine
 from imgrepo.images.scan import scan
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgrepo.repository import ELF_X86_64, debian, image
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.errors import PybuilderError
 
 TABLE = (
     b"label: gpt\nstart=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649\nstart=4096, size=4096\n"

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, UsageError
-from imgrepo.images.scan import check_unchanged, measure, scan
+from imgrepo.images.scan import SourceImage, check_unchanged, measure, scan
 from tests.unit.imgrepo.repository import image
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgrepo.images.scan import SourceImage
 
 
 def only(folder: Path) -> SourceImage:

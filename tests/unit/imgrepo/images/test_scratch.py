@@ -7,15 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgrepo.images import scratch
 from imgrepo.images.scratch import scratch_folder, sweep
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _HOLD = """
 import sys, time

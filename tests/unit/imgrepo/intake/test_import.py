@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -30,16 +31,9 @@ from imgrepo.intake.proof import Evidence
 from imgrepo.intake.sums import Digests, digest_by_hand, find_digests
 from imgrepo.intake.take import Imported, ImportRequest, take_in
 from tests.fakes.faultserver import FaultServer, answer, honest
-from tests.fakes.keys import signature_packets, with_packets
+from tests.fakes.keys import KeyMaker, signature_packets, with_packets
 from tests.fakes.webfolder import WebFolder
-from tests.unit.imgrepo.repository import SIZE, debian
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
-    from tests.unit.imgrepo.repository import Repository
+from tests.unit.imgrepo.repository import SIZE, Repository, debian
 
 NAME = "nova-12-generic.qcow2"
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from imgbuilder.events import ignore
 from imgrepo.library import records
 from imgrepo.library.folder import EntryFolder
-from tests.unit.imgrepo.repository import debian, image
-
-if TYPE_CHECKING:
-    from tests.unit.imgrepo.repository import Repository
+from tests.unit.imgrepo.repository import Repository, debian, image
 
 TEXT = 'title = "A demo"\ndescription = "It serves.\\n\\nA page."\nhints = "log in as root"\n'
 

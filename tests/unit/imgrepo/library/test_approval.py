@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.errors import BadSignatureError, PybuilderError, RepositoryError, TrustError, UsageError
-from imgbuilder.events import ignore
+from imgbuilder.events import Reporter, ignore
 from imgrepo.cli.main import run
 from imgrepo.images.compress import hash_image
+from imgrepo.images.scan import SourceImage
 from imgrepo.library import records
 from imgrepo.library.approval import (
+    Approval,
     Manifest,
     approval_of,
     approve,
@@ -28,21 +30,13 @@ from imgrepo.library.approval import (
 )
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.publishing import find_images
+from imgrepo.publishing.publish import PublishResult
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.review.proof import Requirement
+from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.library.entries import TEXT, add, boot
 from tests.unit.imgrepo.library.test_publishing import names, reasons
-from tests.unit.imgrepo.repository import image
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgbuilder.events import Reporter
-    from imgrepo.images.scan import SourceImage
-    from imgrepo.library.approval import Approval
-    from imgrepo.publishing.publish import PublishResult
-    from tests.fakes.keys import KeyMaker
-    from tests.unit.imgrepo.repository import Repository
+from tests.unit.imgrepo.repository import Repository, image
 
 DIGESTS = st.text("0123456789abcdef", min_size=128, max_size=128)
 PATHS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}(/[A-Za-z0-9][A-Za-z0-9._-]{0,20})?", fullmatch=True)

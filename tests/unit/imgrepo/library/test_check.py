@@ -8,9 +8,11 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -46,15 +48,10 @@ from imgrepo.review.checkrecord import CheckRecord, read_check, write_check
 from imgrepo.review.proof import Requirement, missing_proof
 from imgrepo.services import Services, default_services
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
+from tests.fakes.guest import FakeGuest
 from tests.fakes.qemu_stub import QemuStub
 from tests.unit.imgrepo.library.test_inside import guest
 from tests.unit.imgrepo.repository import image
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.fakes.guest import FakeGuest
 
 TEXT = """
 title = "A demo"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -19,9 +19,6 @@ from imgrepo.review.inside import look_inside
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgrepo.repository import image
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/bash

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -21,9 +21,6 @@ from imgrepo.library.description import parse_description
 from imgrepo.library.folder import EntryFolder, broken_folders, find_entries, find_entry
 from imgrepo.library.records import ImageMark
 from imgrepo.library.running import machine_of
-
-if TYPE_CHECKING:
-    import os
 
 SECTOR = 512
 TEXT = """

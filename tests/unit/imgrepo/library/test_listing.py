@@ -6,25 +6,19 @@ import json
 import os
 import shutil
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from imgbuilder.errors import RepositoryError
-from imgbuilder.events import Progress, ignore
+from imgbuilder.errors import PybuilderError, RepositoryError
+from imgbuilder.events import Event, Progress, Reporter, ignore
 from imgrepo.cli.main import run
+from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import Verdict
-from imgrepo.review.listing import ListRequest, list_entries, looks
+from imgrepo.review.listing import ListRequest, Look, Row, list_entries, looks
 from imgrepo.review.states import Proof, State
 from tests.unit.imgrepo.library.entries import TEXT, add, boot
-from tests.unit.imgrepo.repository import image
-
-if TYPE_CHECKING:
-    from imgbuilder.errors import PybuilderError
-    from imgbuilder.events import Event, Reporter
-    from imgrepo.library.folder import EntryFolder
-    from imgrepo.review.listing import Look, Row
-    from tests.unit.imgrepo.repository import Repository
+from tests.unit.imgrepo.repository import Repository, image
 
 
 class Listing:

@@ -10,7 +10,6 @@ import stat
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -32,9 +31,7 @@ from imgrepo.library.folder import EntryFolder, find_entries
 from imgrepo.library.new import NewEntry, make_entry, skeleton
 from imgrepo.library.running import write_run_script
 from tests.fakes.machine import READER, WRITER, locked
-
-if TYPE_CHECKING:
-    from tests.unit.imgrepo.repository import Repository
+from tests.unit.imgrepo.repository import Repository
 
 SIZE = 8 << 20
 

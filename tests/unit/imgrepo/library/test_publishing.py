@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shutil
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -21,15 +21,11 @@ from imgrepo.library import records
 from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.publishing import described, find_images
+from imgrepo.publishing.publish import PublishResult
 from imgrepo.publishing.status import status_of
 from imgrepo.review.proof import Requirement
 from tests.unit.imgrepo.library.entries import TEXT, add, boot
 from tests.unit.imgrepo.repository import Repository, image
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgrepo.publishing.publish import PublishResult
 
 
 def told(repository: Repository) -> str:

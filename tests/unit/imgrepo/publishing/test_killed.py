@@ -13,16 +13,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from imgindex.model import Index
 from tests.unit.imgrepo.repository import Repository
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgindex.model import Index
 
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.truncate", "os.link"}
 

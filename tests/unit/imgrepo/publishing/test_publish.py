@@ -7,8 +7,8 @@ import os
 import stat
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -29,12 +29,8 @@ from imgrepo.publishing import publish as module
 from imgrepo.publishing import run as run_module
 from imgrepo.publishing.request import PublishRequest
 from tests.fakes.appliance import FakeDisk
+from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import Repository, debian
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tests.fakes.keys import KeyMaker
 
 
 def warnings(repository: Repository) -> list[str]:

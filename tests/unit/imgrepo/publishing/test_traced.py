@@ -14,16 +14,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from imgindex.gpg import GpgVerifier
 from imgindex.parse import parse_index
 from tests.unit.imgrepo.publishing.test_killed import copy_of, served
-
-if TYPE_CHECKING:
-    from tests.unit.imgrepo.repository import Repository
+from tests.unit.imgrepo.repository import Repository
 
 ROOT = Path(__file__).parents[4]
 CALLS = "rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,fsync,fdatasync,fchmod,ftruncate,link,linkat"

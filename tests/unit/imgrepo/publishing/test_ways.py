@@ -6,7 +6,7 @@ import dataclasses
 import os
 import subprocess
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -17,21 +17,16 @@ from imgindex.gpg import GpgVerifier
 from imgindex.model import Index, Note
 from imgrepo.images.facts import ImageFacts
 from imgrepo.publishing import run as run_module
-from imgrepo.publishing.prompts import ask_about
+from imgrepo.publishing.prompts import Question, ask_about
 from imgrepo.webroot.diff import differences
 from imgrepo.webroot.draft import read_draft
 from imgrepo.webroot.state import read_state
 from imgrepo.webroot.withdrawn import remember_withdrawn
 from tests.fakes.appliance import FakeAppliance, FakeDisk, FakeFilesystem
+from tests.fakes.keys import KeyMaker
 from tests.fakes.machine import locked
 from tests.unit.imgrepo.images.test_facts import partitioned
 from tests.unit.imgrepo.repository import Repository, debian
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imgrepo.publishing.prompts import Question
-    from tests.fakes.keys import KeyMaker
 
 
 def notices(repository: Repository) -> str:

@@ -11,9 +11,11 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
+from http.client import HTTPMessage
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -33,14 +35,8 @@ from imgrepo.cli.main import run
 from imgrepo.sharing import serve as module
 from imgrepo.sharing.mirror import MirrorRequest, MirrorResult, mirror
 from imgrepo.sharing.serve import Part, PublishedFolderServer, wanted_part
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from http.client import HTTPMessage
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
-    from tests.unit.imgrepo.repository import Repository
+from tests.fakes.keys import KeyMaker
+from tests.unit.imgrepo.repository import Repository
 
 
 class Site:

@@ -10,31 +10,27 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import pytest
 
 from imgbuilder.errors import RepositoryError, RolledBackError, ToolError, TrustError, UsageError
+from imgbuilder.events import Reporter
 from imgindex.gpg import GpgVerifier
+from imgindex.model import Index
 from imgindex.parse import parse_index
 from imgrepo.cli.main import run
 from imgrepo.sharing.rsync import RsyncTarget
 from imgrepo.sharing.s3 import S3Target, content_type
-from imgrepo.sharing.target import Place, UploadError, read_place
+from imgrepo.sharing.target import Place, Target, UploadError, read_place
 from imgrepo.sharing.upload import UploadRequest, UploadResult, upload
 from imgrepo.webroot import edit
 from tests.fakes.catalogues import make_library, make_site
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from imgbuilder.events import Reporter
-    from imgindex.model import Index
-    from imgrepo.sharing.target import Target
-    from tests.fakes.keys import KeyMaker
-    from tests.unit.imgrepo.repository import Repository
+from tests.fakes.keys import KeyMaker
+from tests.unit.imgrepo.repository import Repository
 
 pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 

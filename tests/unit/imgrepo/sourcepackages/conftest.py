@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imgrepo.cli.main import run
 from tests.fakes.appliance import FakeAppliances
 from tests.fakes.debarchive import DebArchive
+from tests.fakes.keys import KeyMaker
 from tests.fakes.webfolder import WebFolder
 from tests.unit.imgrepo.contents.guests import debian_guest, disk_of
 from tests.unit.imgrepo.repository import Repository, image
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
 
 SUITES = ("bookworm", "bookworm-updates", "bookworm-security")
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgrepo.sourcepackages.pack import LIST_NAME, OFFER_NAME
 from tests.fakes.appliance import FakeAppliances
 from tests.fakes.debarchive import DebArchive, sha256
+from tests.fakes.keys import KeyMaker
 from tests.fakes.webfolder import WebFolder
 from tests.unit.imgrepo.contents.guests import STATUS, debian_guest, disk_of
 from tests.unit.imgrepo.repository import image
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
-    from tests.unit.imgrepo.sourcepackages.conftest import Bench
+from tests.unit.imgrepo.sourcepackages.conftest import Bench
 
 COVERED = [
     ["bash", "5.2.15-2"],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,16 +14,10 @@ from imgbuilder.errors import PybuilderError
 from imgindex.trust import VerifiedText
 from imgrepo.sourcepackages.maintainers import issuer_fingerprint, read_dsc
 from tests.fakes.debarchive import DebArchive
-from tests.fakes.keys import signature_packets
+from tests.fakes.keys import KeyMaker, signature_packets
 from tests.fakes.webfolder import WebFolder
+from tests.unit.imgrepo.sourcepackages.conftest import Bench
 from tests.unit.imgrepo.sourcepackages.test_collect import COVERED, members
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
-    from tests.unit.imgrepo.sourcepackages.conftest import Bench
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import lzma
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,12 +14,8 @@ from imgbuilder.errors import PybuilderError
 from imgrepo.sourcepackages.archive import Suite, _release_fields, read_sources
 from imgrepo.sourcepackages.model import source_files, source_package
 from tests.fakes.debarchive import sha256
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.fakes.keys import KeyMaker
-    from tests.unit.imgrepo.sourcepackages.conftest import Bench
+from tests.fakes.keys import KeyMaker
+from tests.unit.imgrepo.sourcepackages.conftest import Bench
 
 
 def nothing_was_made(bench: Bench) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import random
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -15,10 +16,6 @@ from imgbuilder.errors import UsageError
 from imgrepo.stats.count import Count, count_downloads
 from imgrepo.stats.logs import LONGEST_LINE, Request, parse_line, read_log
 from imgrepo.stats.plot import bar_chart
-
-if TYPE_CHECKING:
-    import random
-    from pathlib import Path
 
 FILES: dict[str, tuple[str, int | None]] = {
     "debian-12-r2.xz": ("debian-12 (x86_64)", 1000),

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tarfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -27,9 +27,6 @@ from imgrepo.template.manifest import installed_packages
 from imgrepo.template.recipes import recipe_named
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk
 from tests.unit.imgrepo.template.test_bootstrap import stand_in
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GIB = 1 << 30
 UUID = "11111111-2222-3333-4444-555555555555"

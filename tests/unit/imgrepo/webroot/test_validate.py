@@ -7,7 +7,7 @@ import hashlib
 import lzma
 import struct
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -17,11 +17,7 @@ from imgindex.write import write_index
 from imgrepo.cli.main import run
 from imgrepo.webroot.validate import ValidateRequest, validate
 from tests.fakes.keys import KeyMaker
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.unit.imgrepo.repository import Repository
+from tests.unit.imgrepo.repository import Repository
 
 DISK = bytes(4096) + b"disk" * 256
 XZ = lzma.compress(DISK)

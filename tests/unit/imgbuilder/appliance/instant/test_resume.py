@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -17,15 +18,9 @@ from imgbuilder.appliance.instant import guestside, program, resume, save
 from imgbuilder.appliance.instant.settings import VARIABLE, InstantMode, instant_mode
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.errors import ApplianceError, UsageError
-from imgbuilder.events import Notice, Step
+from imgbuilder.events import Event, Notice, Step
 from imgbuilder.host.interrupts import Interrupted
 from tests.fakes import instant_stub
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from imgbuilder.events import Event
 
 DISK_SIZE = 8192
 FRESH = "ab" * 32

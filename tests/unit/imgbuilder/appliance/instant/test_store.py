@@ -9,15 +9,12 @@ import stat
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from imgbuilder.appliance.instant.program import GIVEN_UP, RECORD, UnfitError
 from imgbuilder.appliance.instant.store import MOST_STATES, StateStore
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
