@@ -23,19 +23,19 @@ class Builder:
 
     Args:
         settings: Which sources and which cache; by default those of the command ``pybuilder``.
-        report: Hears steps, progress and notices.
+        on_event: Called with each event.
         services: The ports to the outside, for programs that replace one; made of the settings by default.
     """
 
     def __init__(
         self,
         settings: Settings | None = None,
-        report: Reporter = ignore,
+        on_event: Reporter = ignore,
         *,
         services: Services | None = None,
     ) -> None:
         self._services = services or Services(settings or Settings())
-        self._report = report
+        self._report = on_event
 
     def templates(self) -> tuple[Entry, ...]:
         """Return the templates that the sources offer.

@@ -73,7 +73,7 @@ class Finding:
 
 
 def examine(
-    source_uris: Sequence[str], cache: Path | None, open_appliance: ApplianceOpener, report: Reporter
+    source_uris: Sequence[str], cache: Path | None, open_appliance: ApplianceOpener, on_event: Reporter
 ) -> Iterator[Finding]:
     """Check everything that a build needs; the appliance itself comes last, as it takes longest.
 
@@ -81,7 +81,7 @@ def examine(
         source_uris: Addresses of the configured indexes, whose hosts are looked up in the appliance.
         cache: The cache folder; None when there is none.
         open_appliance: Starts an appliance.
-        report: Hears what takes long.
+        on_event: Reports what takes long.
     """
     binding = _guarded("libguestfs binding", _binding)
     yield binding
@@ -90,7 +90,7 @@ def examine(
     hypervisor = _program(hypervisor_name(), "--version", "running the appliance")
     yield hypervisor
     forget(paths.state_dir())  # who asks the doctor wants KVM to be tried again
-    yield _kvm(report)
+    yield _kvm(on_event)
     for name, argument, purpose in _PROGRAMS:
         yield _program(name, argument, purpose)
     yield _configuration()
@@ -99,8 +99,8 @@ def examine(
     if Health.BAD in {binding.health, kernel.health, hypervisor.health}:
         yield Finding(Health.BAD, "appliance", "not tried", "first mend what is wrong above")
         return
-    report(Step("Starting the appliance, which takes up to a minute under emulation"))
-    yield from _appliance(source_uris, open_appliance, report)
+    on_event(Step("Starting the appliance, which takes up to a minute under emulation"))
+    yield from _appliance(source_uris, open_appliance, on_event)
 
 
 def _guarded(subject: str, check: Callable[[], Finding]) -> Finding:
@@ -143,8 +143,8 @@ def _kernel() -> Finding:
     )
 
 
-def _kvm(report: Reporter) -> Finding:
-    verdict = kvm_verdict(paths.state_dir(), report)
+def _kvm(on_event: Reporter) -> Finding:
+    verdict = kvm_verdict(paths.state_dir(), on_event)
     if verdict.usable:
         return Finding(Health.GOOD, "KVM", verdict.reason)
     fact = verdict.reason + (f" ({verdict.detail})" if verdict.detail else "")
@@ -214,7 +214,7 @@ def _saved(cache: Path | None) -> Finding:
 
 
 def _appliance(
-    source_uris: Sequence[str], open_appliance: ApplianceOpener, report: Reporter
+    source_uris: Sequence[str], open_appliance: ApplianceOpener, on_event: Reporter
 ) -> Iterator[Finding]:
     hosts = [urlsplit(uri).hostname for uri in source_uris if uri.startswith(("http://", "https://"))]
     names = list(dict.fromkeys([*(host for host in hosts if host), _USUAL_HOST]))
@@ -224,7 +224,7 @@ def _appliance(
             file.truncate(16 * 1024**2)
         try:
             with open_appliance(
-                [Attachment(disk, "raw")], ApplianceOptions(network=True, instant=False), report
+                [Attachment(disk, "raw")], ApplianceOptions(network=True, instant=False), on_event
             ) as appliance:
                 yield Finding(Health.GOOD, "appliance", "it starts")
                 lost = [name for name in names if not appliance.resolves(name)]

@@ -62,16 +62,16 @@ def ignore(_event: Event) -> None:
     """Report to nobody: the default of the library."""
 
 
-def debug(report: Reporter, text: str) -> None:
+def debug(on_event: Reporter, text: str) -> None:
     """Report one line for ``--verbose``."""
-    report(Notice(Severity.DEBUG, text))
+    on_event(Notice(Severity.DEBUG, text))
 
 
-def info(report: Reporter, text: str) -> None:
+def info(on_event: Reporter, text: str) -> None:
     """Report something worth a line even when quiet."""
-    report(Notice(Severity.INFO, text))
+    on_event(Notice(Severity.INFO, text))
 
 
-def warn(report: Reporter, text: str) -> None:
+def warn(on_event: Reporter, text: str) -> None:
     """Report something that the user should act on, although the work goes on."""
-    report(Notice(Severity.WARNING, text))
+    on_event(Notice(Severity.WARNING, text))

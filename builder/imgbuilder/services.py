@@ -48,11 +48,11 @@ ApplianceOpener = Callable[
 
 
 def _open_appliance(
-    disks: Sequence[Attachment], options: ApplianceOptions | None, report: Reporter
+    disks: Sequence[Attachment], options: ApplianceOptions | None, on_event: Reporter
 ) -> AbstractContextManager[Appliance]:
     from imgbuilder.appliance import open_appliance  # late: lists and notes start none
 
-    return open_appliance(disks, options, report)
+    return open_appliance(disks, options, on_event)
 
 
 def _no_shell(guest: Guest, context: GuestContext, error: OperationError) -> bool:
@@ -100,16 +100,16 @@ class Settings:
             return None
         return self.cache if self.cache is not None else paths.cache_dir()
 
-    def cache_folder_if_any(self, report: Reporter = ignore) -> Path | None:
+    def cache_folder_if_any(self, on_event: Reporter = ignore) -> Path | None:
         """Return the same for work that can be done without a cache (``docs/threat-model.md`` C15).
 
         Args:
-            report: Warned when nothing says where it should be.
+            on_event: Receives a warning when nothing says where it should be.
         """
         try:
             return self.cache_folder()
         except UsageError as error:
-            warn(report, f"working without a cache: {error.message} ({error.hint})")
+            warn(on_event, f"working without a cache: {error.message} ({error.hint})")
             return None
 
     def cache_limit(self) -> int | None:
@@ -120,15 +120,15 @@ class Settings:
         """
         return paths.cache_size() if self.cache_size is None else self.cache_size
 
-    def configured_sources(self, report: Reporter) -> tuple[Source, ...]:
+    def configured_sources(self, on_event: Reporter) -> tuple[Source, ...]:
         """Return all usable sources, ``--source`` first; broken configuration files are reported.
 
         Raises:
             UsageError: ``--source`` and ``--fingerprint`` do not fit each other.
         """
-        return self.all_sources(report).sources
+        return self.all_sources(on_event).sources
 
-    def all_sources(self, report: Reporter) -> SourcesResult:
+    def all_sources(self, on_event: Reporter) -> SourcesResult:
         """Return the same, and which sources are switched off.
 
         Raises:
@@ -137,7 +137,7 @@ class Settings:
         given = sources_from_command_line(self.sources, self.fingerprints, check=self.check_signature)
         found = read_sources(paths.config_dirs(), check=self.check_signature)
         for problem in found.problems:
-            warn(report, problem.message + (f" ({problem.hint})" if problem.hint else ""))
+            warn(on_event, problem.message + (f" ({problem.hint})" if problem.hint else ""))
         return replace(found, sources=_no_place_twice(given + found.sources))
 
 
@@ -206,11 +206,11 @@ class Services:
         """
         return KnownImages(paths.state_dir() / "images")
 
-    def loader(self, report: Reporter, *, fallback: bool = True) -> Loader:
+    def loader(self, on_event: Reporter, *, fallback: bool = True) -> Loader:
         """Return what gets and judges the index of one source.
 
         Args:
-            report: Told about progress.
+            on_event: Called with each event.
             fallback: Whether the last accepted index is used for a source that cannot be reached.
 
         Raises:
@@ -219,7 +219,7 @@ class Services:
         states = self.states()
         if not states.writable:
             warn(
-                report,
+                on_event,
                 f"{states.folder} cannot be written to: an older index of a source would not be noticed "
                 "by the next run (XDG_STATE_HOME names another folder)",
             )
@@ -229,56 +229,56 @@ class Services:
             states,
             self.clock,
             check=self.settings.check_signature,
-            report=report,
+            on_event=on_event,
             pin_of=partial(key_pin, memory=KeyMemory(paths.state_dir() / "keys"), gpg=self.settings.gpg),
             images=self.images(),
             fallback=fallback,
             offline=self.settings.offline,
         )
 
-    def catalog(self, report: Reporter, *, until: tuple[str, str] | None = None) -> Catalog:
+    def catalog(self, on_event: Reporter, *, until: tuple[str, str] | None = None) -> Catalog:
         """Fetch, verify and read the indexes of the sources.
 
         Args:
-            report: Hears of sources that are left out.
+            on_event: Reports sources that are left out.
             until: Name and architecture of a template that ends the search; None for all sources.
 
         Raises:
             PybuilderError: No source can be used.
         """
-        loader = self.loader(report)
-        found = self.settings.all_sources(report)
+        loader = self.loader(on_event)
+        found = self.settings.all_sources(on_event)
         unused = len(found.problems) + len(found.disabled)
         return load_catalog(found.sources, loader, until=until, unused=unused)
 
-    def select(self, name: str, arch: str, report: Reporter, *, only_shown: bool = False) -> Selection:
+    def select(self, name: str, arch: str, on_event: Reporter, *, only_shown: bool = False) -> Selection:
         """Choose a template, asking no more sources than needed.
 
         Args:
             name: Its name or alias.
             arch: Its architecture.
-            report: Hears of sources that are left out.
+            on_event: Reports sources that are left out.
             only_shown: Nothing is made of it.
 
         Raises:
             PybuilderError: No source can be used, or none offers it; or one that failed might have.
         """
-        return self.catalog(report, until=(name, arch)).select(name, arch, only_shown=only_shown)
+        return self.catalog(on_event, until=(name, arch)).select(name, arch, only_shown=only_shown)
 
-    def select_disk(self, name: str, arch: str, report: Reporter) -> Selection:
+    def select_disk(self, name: str, arch: str, on_event: Reporter) -> Selection:
         """Choose a template for a build: the same, with format and size of the disk in any case.
 
         Raises:
             PybuilderError: As ``select``; or the image cannot be looked at, or is none that is used.
         """
-        chosen = self.select(name, arch, report)
+        chosen = self.select(name, arch, on_event)
         if chosen.entry.size != UNKNOWN_SIZE:
             return chosen
         from imgbuilder.cache.imagefacts import with_disk_facts  # late: few sources need it
 
-        return with_disk_facts(chosen, self.fetcher, report)
+        return with_disk_facts(chosen, self.fetcher, on_event)
 
-    def open_cache(self, scratch: Path, report: Reporter) -> TemplateCache:
+    def open_cache(self, scratch: Path, on_event: Reporter) -> TemplateCache:
         """Open the cache, or a temporary one in ``scratch`` where it cannot be used or has no known place.
 
         Raises:
@@ -287,35 +287,35 @@ class Services:
         from imgbuilder.cache.store import open_cache  # late: lists and notes need no cache
 
         return open_cache(
-            self.settings.cache_folder_if_any(report),
+            self.settings.cache_folder_if_any(on_event),
             scratch,
-            report,
+            on_event,
             limit=self.settings.cache_limit(),
             shared=paths.shared_caches(),
         )
 
-    def template_disk(self, cache: TemplateCache, chosen: Selection, report: Reporter) -> Path:
+    def template_disk(self, cache: TemplateCache, chosen: Selection, on_event: Reporter) -> Path:
         """Return the unpacked disk of a template, fetched and checked when the cache lacks it.
 
         Raises:
             PybuilderError: It cannot be had, or is not what the index promises.
         """
-        known = cache.identify(chosen, self.fetcher, report)
-        disk = cache.get_disk(known, self.fetcher, report)
+        known = cache.identify(chosen, self.fetcher, on_event)
+        disk = cache.get_disk(known, self.fetcher, on_event)
         if known.source.format is SourceFormat.SIMPLESTREAMS:
-            self.images().remember(known.entry, report)
+            self.images().remember(known.entry, on_event)
         return disk
 
-    def template_file(self, cache: TemplateCache, chosen: Selection, report: Reporter) -> Path:
+    def template_file(self, cache: TemplateCache, chosen: Selection, on_event: Reporter) -> Path:
         """Return a template's file as published, fetched and checked when the cache lacks it.
 
         Raises:
             PybuilderError: It cannot be had, or is not what the index promises.
         """
-        known = cache.identify(chosen, self.fetcher, report)
-        path = cache.get_template(known, self.fetcher, report)
+        known = cache.identify(chosen, self.fetcher, on_event)
+        path = cache.get_template(known, self.fetcher, on_event)
         if known.entry.size == UNKNOWN_SIZE:
             from imgbuilder.cache.imagefacts import of_verified_file
 
-            self.images().remember(of_verified_file(known.entry, path), report)
+            self.images().remember(of_verified_file(known.entry, path), on_event)
         return path

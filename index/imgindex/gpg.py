@@ -149,10 +149,10 @@ def _ask_gpgv(
         arguments += ["--keyring", str(folder / "keyring.gpg"), *words]
         done = _run("gpgv", arguments, pass_fds=(descriptor,), more_time=more_time)
         status.seek(0)
-        report = status.read().decode("utf-8", "replace")
+        on_event = status.read().decode("utf-8", "replace")
     if done.returncode < 0:
         raise ToolError(f"{where}: gpgv was ended by signal {-done.returncode}", hint="try again")
-    return judge(report, done.returncode, pin, where=where, detached=detached)
+    return judge(on_event, done.returncode, pin, where=where, detached=detached)
 
 
 def key_pin_from_file(path: Path, *, where: str, memory: KeyMemory | None = None) -> KeyPin:

@@ -76,7 +76,7 @@ class World:
             self.serve(data)
         fetcher = SourceFetcher(Limits(retries=0))
         loader = Loader(
-            fetcher, GpgVerifier(), self.states, lambda: self.now, check=check, report=self.events.append
+            fetcher, GpgVerifier(), self.states, lambda: self.now, check=check, on_event=self.events.append
         )
         sources = [source or self.source, *self.others]
         return load_catalog(sources, loader, until=("debian-12", "x86_64")).entries[0].file

@@ -318,7 +318,7 @@ class FakeAppliances:
 
     @contextlib.contextmanager
     def __call__(
-        self, disks: Sequence[Attachment], options: ApplianceOptions | None, report: Reporter
+        self, disks: Sequence[Attachment], options: ApplianceOptions | None, on_event: Reporter
     ) -> Iterator[FakeAppliance]:
         self.launches.append(list(disks))
         attached = [place for place, disk in enumerate(disks) if disk.attached]

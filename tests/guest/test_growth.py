@@ -193,10 +193,10 @@ def grown(template: Path) -> Iterator[Outcome]:
             )  # fmt: skip
         outcome = Outcome(made, {}, {}, [])
 
-        def report(event: Event) -> None:
+        def on_event(event: Event) -> None:
             outcome.words.append(str(event))
 
-        with open_appliance(attachments, ApplianceOptions(trace=True), report) as guest:
+        with open_appliance(attachments, ApplianceOptions(trace=True), on_event) as guest:
             for name, layout in made.items():
                 try:
                     grow(guest, name, layout, growths[name], outcome)
@@ -229,12 +229,12 @@ def grow(
             session.open_guest(
                 guest, expand=root, lvexpand=layout.volume, growth=growth,
                 keys=[DiskKey(UUIDS["volume"], "wrong-canary")],
-                report=lambda event: outcome.words.append(str(event)),
+                on_event=lambda event: outcome.words.append(str(event)),
             )  # fmt: skip
         assert "canary" not in str(caught.value)
     outcome.roots[name] = session.open_guest(
         guest, expand=root, lvexpand=layout.volume, growth=growth, keys=layout.keys,
-        report=lambda event: outcome.words.append(str(event)),
+        on_event=lambda event: outcome.words.append(str(event)),
     )  # fmt: skip
     assert guest.is_file("/etc/os-release")
     outcome.totals[name] = max(use.total for use in guest.filesystem_use())

@@ -46,12 +46,12 @@ class KvmVerdict:
     detail: str = ""
 
 
-def kvm_verdict(state: Path, report: Reporter) -> KvmVerdict:
+def kvm_verdict(state: Path, on_event: Reporter) -> KvmVerdict:
     """Return the remembered verdict, or try KVM now and remember the outcome.
 
     Args:
         state: Folder for the remembered verdict; created when missing.
-        report: Hears debug lines.
+        on_event: Called with debug lines.
     """
     if not _DEVICE.exists():
         return KvmVerdict(usable=False, reason=f"there is no {_DEVICE}", proved=True)
@@ -66,7 +66,7 @@ def kvm_verdict(state: Path, report: Reporter) -> KvmVerdict:
     known = _read(record, key)
     if known is not None:
         return known
-    verdict = _try_kvm(report)
+    verdict = _try_kvm(on_event)
     if verdict.proved:
         _write(record, key, verdict)
     return verdict
@@ -77,21 +77,21 @@ def emulation_forced() -> bool:
     return "force_tcg" in os.environ.get("LIBGUESTFS_BACKEND_SETTINGS", "")
 
 
-def chosen_accelerator(state: Path, report: Reporter) -> KvmVerdict:
+def chosen_accelerator(state: Path, on_event: Reporter) -> KvmVerdict:
     """Return whether to use KVM, and tell people why not; see ``kvm_verdict`` for the arguments."""
     if emulation_forced():
         return KvmVerdict(usable=False, reason="LIBGUESTFS_BACKEND_SETTINGS says force_tcg", proved=True)
-    verdict = kvm_verdict(state, report)
+    verdict = kvm_verdict(state, on_event)
     if not verdict.usable:
-        announce(verdict, report)
+        announce(verdict, on_event)
     return verdict
 
 
-def announce(verdict: KvmVerdict, report: Reporter) -> None:
+def announce(verdict: KvmVerdict, on_event: Reporter) -> None:
     """Tell people that emulation is used, and why."""
-    info(report, f"{verdict.reason}; using emulation, which is slower")
+    info(on_event, f"{verdict.reason}; using emulation, which is slower")
     if verdict.detail:
-        debug(report, verdict.detail)
+        debug(on_event, verdict.detail)
 
 
 def remember_broken(state: Path, detail: str) -> KvmVerdict:
@@ -151,11 +151,11 @@ def _write(record: Path, key: dict[str, str], verdict: KvmVerdict) -> None:
         return  # only remembered to save time: without a state folder every build tries
 
 
-def _try_kvm(report: Reporter) -> KvmVerdict:
+def _try_kvm(on_event: Reporter) -> KvmVerdict:
     kernels = readable_kernels()
     if platform.machine() != "x86_64" or not kernels:
         return KvmVerdict(usable=True, reason=f"{_DEVICE} is there; not tried", proved=False)
-    debug(report, f"trying whether KVM works, with {kernels[0]}")
+    debug(on_event, f"trying whether KVM works, with {kernels[0]}")
     command: list[str | Path] = [hypervisor_name(), "-machine", "accel=kvm,graphics=off"]
     # The same CPU model as libguestfs asks for: it is the model that some hosts choke on.
     command += ["-cpu", "max,la57=off", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot"]

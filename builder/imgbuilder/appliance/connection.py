@@ -75,14 +75,14 @@ class Connection:
     Args:
         interpreter: The Python that can load libguestfs.
         runtime: Private folder with a short path, for the worker's sockets and temporary files.
-        report: Hears debug lines and the progress of long transfers.
+        on_event: Called with debug lines and the progress of long transfers.
 
     Raises:
         ApplianceError: The worker could not be started.
     """
 
-    def __init__(self, interpreter: Path, runtime: Path, report: Reporter) -> None:
-        self._report = report
+    def __init__(self, interpreter: Path, runtime: Path, on_event: Reporter) -> None:
+        self._report = on_event
         self._runtime = runtime
         self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._partial = ""

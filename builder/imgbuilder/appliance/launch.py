@@ -80,7 +80,7 @@ class ApplianceOptions:
 
 @contextmanager
 def open_appliance(
-    disks: Sequence[Attachment], options: ApplianceOptions | None = None, report: Reporter = ignore
+    disks: Sequence[Attachment], options: ApplianceOptions | None = None, on_event: Reporter = ignore
 ) -> Iterator[LibguestfsAppliance]:
     """Start an appliance with disks, and end it for certain when the block is left.
 
@@ -90,7 +90,7 @@ def open_appliance(
         disks: The disks in order; the first is ``/dev/sda``. Those that are only attached are hidden
             until ``show_attached()``.
         options: Memory, processors, network and how much to report.
-        report: Hears notices and debug lines.
+        on_event: Called with notices and debug lines.
 
     Raises:
         ApplianceError: It cannot be started, or died; the hint says what to try.
@@ -100,17 +100,17 @@ def open_appliance(
     for disk in disks:
         imagelocks.refuse_if_locked(disk.path, changing=not disk.readonly)
     binding = find_binding()
-    verdict = chosen_accelerator(paths.state_dir(), report)
+    verdict = chosen_accelerator(paths.state_dir(), on_event)
     with workspace.private_folder() as runtime, _scratch_folder() as scratch:
         folders = _Folders(runtime, scratch)
         try:
-            connection = _start(binding, folders, disks, options, verdict, report)
+            connection = _start(binding, folders, disks, options, verdict, on_event)
         except ApplianceError as error:
             if not verdict.usable or emulation_forced():
                 raise
             verdict = remember_broken(paths.state_dir(), error.message)
-            announce(verdict, report)
-            connection = _start(binding, folders, disks, options, verdict, report)
+            announce(verdict, on_event)
+            connection = _start(binding, folders, disks, options, verdict, on_event)
         try:
             attached = [place for place, disk in enumerate(disks) if disk.attached]
             appliance = LibguestfsAppliance(connection, scratch, attached)
@@ -156,12 +156,12 @@ def _start(
     disks: Sequence[Attachment],
     options: ApplianceOptions,
     verdict: KvmVerdict,
-    report: Reporter,
+    on_event: Reporter,
 ) -> Connection:
-    resumed = _resume(binding, folders, disks, options, verdict, report)
+    resumed = _resume(binding, folders, disks, options, verdict, on_event)
     if resumed is not None:
         return resumed
-    return _launch(binding.interpreter, folders, disks, options, verdict, report)
+    return _launch(binding.interpreter, folders, disks, options, verdict, on_event)
 
 
 def _resume(
@@ -170,7 +170,7 @@ def _resume(
     disks: Sequence[Attachment],
     options: ApplianceOptions,
     verdict: KvmVerdict,
-    report: Reporter,
+    on_event: Reporter,
 ) -> Connection | None:
     """Open the appliance from its saved state; None when it is to be booted."""
     mode = instant_mode()
@@ -178,20 +178,20 @@ def _resume(
     if not options.instant or mode is InstantMode.NEVER or program is None:
         return None
     if folders.programs is None:
-        debug(report, f"the appliance is booted: {folders.runtime} and {folders.scratch} are noexec")
+        debug(on_event, f"the appliance is booted: {folders.runtime} and {folders.scratch} are noexec")
         return None
     if verdict.usable and mode is not InstantMode.ALWAYS:
         return None
     try:
         store = StateStore(state_folder(options.cache))
     except UsageError as error:
-        debug(report, f"the appliance is booted: {error.message}")
+        debug(on_event, f"the appliance is booted: {error.message}")
         return None
 
     def launch(wanted: Sequence[Attachment], job: Job) -> Connection:
-        return _launch(binding.interpreter, folders, wanted, options, verdict, report, job=job)
+        return _launch(binding.interpreter, folders, wanted, options, verdict, on_event, job=job)
 
-    return Instant(store, folders.runtime, program, binding.version, launch, report).open(disks)
+    return Instant(store, folders.runtime, program, binding.version, launch, on_event).open(disks)
 
 
 def _hypervisor_program() -> str | None:
@@ -251,12 +251,12 @@ def _launch(
     disks: Sequence[Attachment],
     options: ApplianceOptions,
     verdict: KvmVerdict,
-    report: Reporter,
+    on_event: Reporter,
     *,
     job: Job | None = None,
 ) -> Connection:
     check_build_folder(os.environ)
-    connection = Connection(interpreter, folders.runtime, report)
+    connection = Connection(interpreter, folders.runtime, on_event)
     try:
         hypervisor = _hypervisor(folders, interpreter, job)
         if hypervisor is not None:

@@ -72,7 +72,7 @@ class Prepared:
     attachments: tuple[Attachment, ...]
 
 
-def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prepared:
+def prepare(request: BuildRequest, services: Services, on_event: Reporter) -> Prepared:
     """Decide how to build, and refuse what cannot work, before anything is downloaded or written.
 
     Raises:
@@ -83,12 +83,12 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
         replace(local_disk(disk.path, disk.format, "--attach"), attached=True) for disk in request.attachments
     )
     instant_mode()  # refuses a wrong value before any work
-    chosen = services.select_disk(request.template, request.arch, report)
+    chosen = services.select_disk(request.template, request.arch, on_event)
     if (notice := deprecation_notice(chosen.entry)) is not None:
-        warn(report, notice)
+        warn(on_event, notice)
     _check_architecture(request, chosen)
     network = _network(request)
-    target = _target(request, chosen, report)
+    target = _target(request, chosen, on_event)
     facts = template_facts(chosen, services)
     if not facts.fetched:
         check_reachable(chosen, services)
@@ -102,13 +102,13 @@ def prepare(request: BuildRequest, services: Services, report: Reporter) -> Prep
     return Prepared(chosen, plan, network, attachments)
 
 
-def build(request: BuildRequest, services: Services, report: Reporter) -> BuildResult:
+def build(request: BuildRequest, services: Services, on_event: Reporter) -> BuildResult:
     """Build an image.
 
     Args:
         request: What the user asks for.
         services: The ports to the outside.
-        report: Hears steps, progress and notices.
+        on_event: Called with each event.
 
     Returns:
         Facts about the finished image, which is durable at its final place.
@@ -117,25 +117,25 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
         PybuilderError: It could not be built; what was at the output's place before is still there,
             unless ``delete_on_failure`` is off or ``on_error`` says to keep the image.
     """
-    report = customization.mask(request.operations, host_proxies(os.environ)).reporter(report)
-    prepared = prepare(request, services, report)
+    on_event = customization.mask(request.operations, host_proxies(os.environ)).reporter(on_event)
+    prepared = prepare(request, services, on_event)
     target = prepared.plan.target
     scratch = delivery.scratch_folder(target)
     handler = FailureHandler(prepared.selection.entry.os_version, request.on_error, services.guest_shell)
     with (
-        services.open_cache(scratch, report) as cache,
+        services.open_cache(scratch, on_event) as cache,
         delivery.open_work(
             prepared.plan,
-            report,
+            on_event,
             keep_on_failure=lambda: handler.keep or not request.delete_on_failure,
             sync=request.sync,
         ) as work,
         workspace.blaming_full_disk(scratch),  # inside, while what fills the disk is still there
     ):
-        disk = services.template_disk(cache, prepared.selection, report)
+        disk = services.template_disk(cache, prepared.selection, on_event)
         plan = _with_format(prepared.plan, disk)
-        growing = _materialise(plan, disk, work, report, has_keys=bool(request.keys))
-        report(Step("Opening the new disk"))
+        growing = _materialise(plan, disk, work, on_event, has_keys=bool(request.keys))
+        on_event(Step("Opening the new disk"))
         options = ApplianceOptions(
             memsize=request.memsize,
             smp=request.smp,
@@ -150,19 +150,19 @@ def build(request: BuildRequest, services: Services, report: Reporter) -> BuildR
             work.image, work.format, sector_size=partition.sector_size(work.image, work.format)
         )
         disks = [attachment, *prepared.attachments]
-        with services.open_appliance(disks, options, report) as appliance:
+        with services.open_appliance(disks, options, on_event) as appliance:
             session.open_guest(
                 appliance,
                 expand=plan.template.expand,
                 lvexpand=plan.template.lvexpand,
                 growth=growing,
                 keys=request.keys,
-                report=report,
+                on_event=on_event,
             )
             appliance.show_attached()
-            outcome = _customize(request, prepared, appliance, report, handler)
+            outcome = _customize(request, prepared, appliance, on_event, handler)
             uses = tuple(appliance.filesystem_use())
-            report(Step("Finishing off"))
+            on_event(Step("Finishing off"))
             appliance.unmount_all()
             appliance.shutdown()
     return BuildResult(target.path, target.format, plan.size, uses, outcome.root_password)
@@ -205,28 +205,28 @@ def _network(request: BuildRequest) -> bool:
             return customization.needs_commands(request.operations)
 
 
-def _target(request: BuildRequest, chosen: Selection, report: Reporter) -> Target:
+def _target(request: BuildRequest, chosen: Selection, on_event: Reporter) -> Target:
     output = request.output
     if output is None:
         suffix = "img" if request.format is OutputFormat.RAW else request.format.value
         output = Path(f"{chosen.entry.os_version}.{suffix}")
     target = Target(output, find_place(output), request.format, request.size, request.compressed)
-    _doubt_name(target, report)
+    _doubt_name(target, on_event)
     device = target.place.device
     if device is not None and device.is_partition and request.warn_if_partition:
         warn(
-            report,
+            on_event,
             f"{output} is a partition: the image is a whole disk with a partition table of its own, which "
             "cannot be booted from there; --no-warn-if-partition silences this",
         )
     return target
 
 
-def _doubt_name(target: Target, report: Reporter) -> None:
+def _doubt_name(target: Target, on_event: Reporter) -> None:
     """Warn of a name that says another format: as in virt-builder, the name decides nothing."""
     said = target.path.suffix.removeprefix(".").lower()
     if said in set(OutputFormat) and said != target.format:
-        warn(report, f"{target.path} will be a {target.format} image; for {said}, add: --format {said}")
+        warn(on_event, f"{target.path} will be a {target.format} image; for {said}, add: --format {said}")
 
 
 def _with_format(plan: BuildPlan, disk: Path) -> BuildPlan:
@@ -239,7 +239,7 @@ def _with_format(plan: BuildPlan, disk: Path) -> BuildPlan:
 
 
 def _materialise(
-    plan: BuildPlan, disk: Path, work: Work, report: Reporter, *, has_keys: bool
+    plan: BuildPlan, disk: Path, work: Work, on_event: Reporter, *, has_keys: bool
 ) -> Growth | None:
     """Turn the template's unpacked disk into the image, grown but not yet customized; return what grows."""
     template = plan.template
@@ -251,22 +251,26 @@ def _materialise(
         )
     work.fill(disk, template.format, plan.size)
     if growing is not None:
-        report(Step(f"Resizing (in place) to expand the disk to {human_size(plan.size)}"))
+        on_event(Step(f"Resizing (in place) to expand the disk to {human_size(plan.size)}"))
         growth.grow_table(work.image, work.format, growing)
     return growing
 
 
 def _customize(
-    request: BuildRequest, prepared: Prepared, appliance: Appliance, report: Reporter, handler: FailureHandler
+    request: BuildRequest,
+    prepared: Prepared,
+    appliance: Appliance,
+    on_event: Reporter,
+    handler: FailureHandler,
 ) -> customization.CustomizeResult:
     """Customize the guest; when that fails, keep what the user wants to be kept."""
     context = _context(request, prepared, appliance)
     try:
-        return customization.customize(appliance, request.operations, context, report, handler.rescue)
+        return customization.customize(appliance, request.operations, context, on_event, handler.rescue)
     except OperationError as error:
         explained = handler.explain(appliance, error)
         if handler.keep and prepared.plan.target.place.device is None:  # a device was not written to
-            report(Step(f"Keeping the unfinished image: {prepared.plan.target.path}"))
+            on_event(Step(f"Keeping the unfinished image: {prepared.plan.target.path}"))
             appliance.unmount_all()
             appliance.shutdown()
         raise explained from error

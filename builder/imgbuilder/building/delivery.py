@@ -67,7 +67,7 @@ def scratch_folder(target: Target) -> Path:
 @contextlib.contextmanager
 def open_work(
     plan: BuildPlan,
-    report: Reporter,
+    on_event: Reporter,
     *,
     keep_on_failure: Callable[[], bool] = lambda: False,
     sync: bool = True,
@@ -76,7 +76,7 @@ def open_work(
 
     Args:
         plan: What to make. Its template's format may still be unknown.
-        report: Hears of the steps.
+        on_event: Called with each event.
         keep_on_failure: Tells, when the block has failed, whether to leave what there is of a file instead of
             removing it.
         sync: Whether the image is made durable first.
@@ -90,7 +90,7 @@ def open_work(
             blockdevice.claim(target.place.path) as device,
             workspace.private_folder(scratch_folder(target)) as folder,
         ):
-            onto = _DeviceWork(target, folder / "overlay.qcow2", report)
+            onto = _DeviceWork(target, folder / "overlay.qcow2", on_event)
             yield onto
             imagelocks.release(device)  # for qemu-img, which locks it while it writes
             onto.deliver()
@@ -100,24 +100,24 @@ def open_work(
     with workspace.new_file(target.place.path, keep_on_failure=keep_on_failure, sync=sync) as image:
         direct = target.edited_directly
         if direct is not None:
-            yield _DirectWork(image, direct, report)
+            yield _DirectWork(image, direct, on_event)
             return
         with workspace.private_folder(scratch_folder(target)) as folder:
-            work = _OverlayWork(target, folder / "overlay.qcow2", image, report)
+            work = _OverlayWork(target, folder / "overlay.qcow2", image, on_event)
             try:
                 yield work
             except PybuilderError:
                 if keep_on_failure() and work.image.exists():
-                    _deliver_failed(work, report)
+                    _deliver_failed(work, on_event)
                 raise
             work.deliver()
 
 
-def _deliver_failed(work: Work, report: Reporter) -> None:
+def _deliver_failed(work: Work, on_event: Reporter) -> None:
     try:
         work.deliver()
     except PybuilderError as error:
-        debug(report, f"the unfinished image could not be kept: {error.message}")
+        debug(on_event, f"the unfinished image could not be kept: {error.message}")
 
 
 def _sync_device(device: int, path: Path) -> None:
@@ -130,8 +130,8 @@ def _sync_device(device: int, path: Path) -> None:
 class _DirectWork:
     """Work on the file itself."""
 
-    def __init__(self, image: Path, image_format: DiskFormat, report: Reporter) -> None:
-        self.image, self.format, self._report = image, image_format, report
+    def __init__(self, image: Path, image_format: DiskFormat, on_event: Reporter) -> None:
+        self.image, self.format, self._report = image, image_format, on_event
 
     def fill(self, disk: Path, disk_format: DiskFormat, size: int) -> None:
         workspace.check_space(self.image.parent, sparse.disk_usage(disk), "the image")
@@ -153,8 +153,8 @@ class _OverlayWork:
 
     format = DiskFormat.QCOW2
 
-    def __init__(self, target: Target, overlay: Path, output: Path, report: Reporter) -> None:
-        self.image, self._target, self._output, self._report = overlay, target, output, report
+    def __init__(self, target: Target, overlay: Path, output: Path, on_event: Reporter) -> None:
+        self.image, self._target, self._output, self._report = overlay, target, output, on_event
 
     def fill(self, disk: Path, disk_format: DiskFormat, size: int) -> None:
         if self._target.place.device is None and not self._target.compressed:
@@ -171,8 +171,8 @@ class _OverlayWork:
 class _DeviceWork(_OverlayWork):
     """Work on an overlay of the template, from which a block device is written."""
 
-    def __init__(self, target: Target, overlay: Path, report: Reporter) -> None:
-        super().__init__(target, overlay, target.place.path, report)
+    def __init__(self, target: Target, overlay: Path, on_event: Reporter) -> None:
+        super().__init__(target, overlay, target.place.path, on_event)
 
     def deliver(self) -> None:
         device = self._target.place.device

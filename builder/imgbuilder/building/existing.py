@@ -86,7 +86,7 @@ class CustomizeRequest:
     trace: bool = False
 
 
-def customize_disks(request: CustomizeRequest, services: Services, report: Reporter) -> None:
+def customize_disks(request: CustomizeRequest, services: Services, on_event: Reporter) -> None:
     """Customize every operating system on the disks.
 
     All that can be checked is checked while the filesystems are mounted read-only; until then nothing on
@@ -95,70 +95,70 @@ def customize_disks(request: CustomizeRequest, services: Services, report: Repor
     Args:
         request: What to do.
         services: The ports to the outside.
-        report: Hears steps, progress and notices.
+        on_event: Called with each event.
 
     Raises:
         PybuilderError: It failed. The hint says whether the disks were changed.
     """
     customization.validate(request.operations)
-    report = customization.mask(request.operations, host_proxies(os.environ)).reporter(report)
+    on_event = customization.mask(request.operations, host_proxies(os.environ)).reporter(on_event)
     disks, attached = _judged(request, writable=not request.dry_run)
     with contextlib.ExitStack() as stack:
         for disk in disks:
             _claim_device(disk, stack, writable=not request.dry_run)
         if request.on_copy:
-            disks = [stack.enter_context(_copied(disk, report)) for disk in disks]
-        report(Step("Examining the guest ..."))
+            disks = [stack.enter_context(_copied(disk, on_event)) for disk in disks]
+        on_event(Step("Examining the guest ..."))
         attachments = [
             *_attachments(disks, readonly=request.dry_run),
             *_attachments(attached, readonly=True, attached=True),
         ]
         appliance = stack.enter_context(
-            services.open_appliance(attachments, _options(request, services), report)
+            services.open_appliance(attachments, _options(request, services), on_event)
         )
-        roots = _roots(appliance, request.keys, report)
-        guests = [_examine(appliance, root, request, report) for root in roots]
+        roots = _roots(appliance, request.keys, on_event)
+        guests = [_examine(appliance, root, request, on_event) for root in roots]
         for places, context in guests:
             appliance.hide_attached()
-            mount_places(appliance, places, report)
+            mount_places(appliance, places, on_event)
             appliance.show_attached()
-            _customize(request, services, appliance, context, report)
+            _customize(request, services, appliance, context, on_event)
             appliance.unmount_all()
-        report(Step("Finishing off"))
+        on_event(Step("Finishing off"))
         appliance.shutdown()
 
 
-def find_identity(request: CustomizeRequest, services: Services, report: Reporter) -> list[sysprep.Finding]:
+def find_identity(request: CustomizeRequest, services: Services, on_event: Reporter) -> list[sysprep.Finding]:
     """Find what identifies this one machine on the disks, which are only read.
 
     Raises:
         PybuilderError: The guest could not be examined.
     """
     disks, _attached = _judged(request, writable=False)
-    report(Step("Examining the guest ..."))
+    on_event(Step("Examining the guest ..."))
     attachments = _attachments(disks, readonly=True)
     found = []
-    with services.open_appliance(attachments, _options(request, services), report) as appliance:
-        for root in _roots(appliance, request.keys, report):
-            mount_system(appliance, root, report, untouched=True, strict=False)
+    with services.open_appliance(attachments, _options(request, services), on_event) as appliance:
+        for root in _roots(appliance, request.keys, on_event):
+            mount_system(appliance, root, on_event, untouched=True, strict=False)
             found += sysprep.find(appliance)
             appliance.unmount_all()
         appliance.shutdown()
     return found
 
 
-def firstboot_report(request: CustomizeRequest, services: Services, report: Reporter) -> FirstbootReport:
+def firstboot_report(request: CustomizeRequest, services: Services, on_event: Reporter) -> FirstbootReport:
     """Read what the first boot left in the first operating system on the disks, which are only read.
 
     Raises:
         PybuilderError: The guest could not be examined.
     """
     disks, _attached = _judged(request, writable=False)
-    report(Step("Examining the guest ..."))
+    on_event(Step("Examining the guest ..."))
     attachments = _attachments(disks, readonly=True)
-    with services.open_appliance(attachments, _options(request, services), report) as appliance:
+    with services.open_appliance(attachments, _options(request, services), on_event) as appliance:
         # The journal is replayed, on a throw-away layer: a machine that was switched off wrote last there.
-        mount_system(appliance, _roots(appliance, request.keys, report)[0], report, strict=False)
+        mount_system(appliance, _roots(appliance, request.keys, on_event)[0], on_event, strict=False)
         found = read_firstboot(appliance)
         appliance.unmount_all()
         appliance.shutdown()
@@ -214,15 +214,15 @@ def _claim_device(disk: Disk, stack: contextlib.ExitStack, *, writable: bool) ->
 
 
 @contextlib.contextmanager
-def _copied(disk: Disk, report: Reporter) -> Iterator[Disk]:
+def _copied(disk: Disk, on_event: Reporter) -> Iterator[Disk]:
     """Yield a copy of a disk, which takes its place, mode and owner at the end of a block without error."""
     final = find_file_place(disk.path)
     if not final.is_file():
         raise UsageError(f"{disk.path} is not a file, and a copy could not replace it")
     workspace.check_space(final.parent, sparse.disk_usage(final), "the copy")
     with workspace.new_file(final) as copy:
-        report(Step("Copying"))
-        sparse.copy_sparse(final, copy, report)
+        on_event(Step("Copying"))
+        sparse.copy_sparse(final, copy, on_event)
         yield Disk(copy, disk.format)
 
 
@@ -248,11 +248,11 @@ def _options(request: CustomizeRequest, services: Services) -> ApplianceOptions:
     )
 
 
-def _roots(appliance: Appliance, keys: Sequence[DiskKey], report: Reporter) -> list[str]:
+def _roots(appliance: Appliance, keys: Sequence[DiskKey], on_event: Reporter) -> list[str]:
     """Find the operating systems: each root's device."""
     _refuse_siblings(appliance)
-    unlock(appliance, keys, report)
-    roots = find_roots(appliance, report)
+    unlock(appliance, keys, on_event)
+    roots = find_roots(appliance, on_event)
     encrypted = [] if roots or keys else encrypted_devices(appliance)
     if encrypted:
         raise GuestError(
@@ -286,7 +286,7 @@ def _refuse_siblings(appliance: Appliance) -> None:
 
 
 def _examine(
-    appliance: Appliance, root: str, request: CustomizeRequest, report: Reporter
+    appliance: Appliance, root: str, request: CustomizeRequest, on_event: Reporter
 ) -> tuple[tuple[Place, ...], GuestContext]:
     """Look at a guest, mounted so that nothing is written, and check that the operations fit it."""
     mounting.refuse_read_only(appliance, root)
@@ -295,7 +295,7 @@ def _examine(
         raise GuestError(
             f"the guest is not Linux but {facts['type']!r}", hint="only Linux guests can be customized"
         )
-    places = mount_system(appliance, root, report, untouched=True)
+    places = mount_system(appliance, root, on_event, untouched=True)
     guest_arch = arch.normalise(facts["arch"])
     context = GuestContext(
         facts=read_facts(appliance),
@@ -321,11 +321,11 @@ def _customize(
     services: Services,
     appliance: Appliance,
     context: GuestContext,
-    report: Reporter,
+    on_event: Reporter,
 ) -> None:
     handler = FailureHandler(request.disks[0].path.name, request.on_error, services.guest_shell)
     try:
-        customization.customize(appliance, request.operations, context, report, handler.rescue)
+        customization.customize(appliance, request.operations, context, on_event, handler.rescue)
     except OperationError as error:
         explained = handler.explain(appliance, error)
         # Whatever was done is on the disk in a consistent state.

@@ -63,7 +63,7 @@ class KernelRequest:
         return self.folder / (name if self.prefix is None else f"{self.prefix}-{name}")
 
 
-def get_kernel(request: KernelRequest, services: Services, report: Reporter) -> dict[str, Path]:
+def get_kernel(request: KernelRequest, services: Services, on_event: Reporter) -> dict[str, Path]:
     """Copy the newest kernel of an image, and its initrd if there is one.
 
     Returns:
@@ -83,15 +83,15 @@ def get_kernel(request: KernelRequest, services: Services, report: Reporter) -> 
         )
     disk = local_disk(request.image, request.format, "--get-kernel")
     written = {}
-    debug(report, f"opening {request.image}")
-    with services.open_appliance([disk], request.options, report) as appliance:
+    debug(on_event, f"opening {request.image}")
+    with services.open_appliance([disk], request.options, on_event) as appliance:
         session.open_guest(
             appliance,
             expand=None,
             lvexpand=None,
             growth=None,
             keys=request.keys,
-            report=report,
+            on_event=on_event,
             role=Role.OWN,
         )
         for source in choose_files(appliance):

@@ -69,7 +69,7 @@ class Disks:
                 os.close(descriptor)
         return good
 
-    def accept_again(self, entry: Entry, report: Reporter) -> None:
+    def accept_again(self, entry: Entry, on_event: Reporter) -> None:
         """Look at all bytes of a disk that changed; remember it anew if they are those that were unpacked.
 
         The caller holds the entry's lock.
@@ -88,11 +88,11 @@ class Disks:
             record = read_record(path) or {}
             kept: dict[str, str] = {key: str(value) for key, value in record.items() if key in _KEPT}
             write_record(path, descriptor, kept)
-            debug(report, f"{path} was touched, but holds what was unpacked")
+            debug(on_event, f"{path} was touched, but holds what was unpacked")
         finally:
             os.close(descriptor)
 
-    def make(self, selection: Selection, template: BinaryIO, report: Reporter, unpack: Unpacker) -> None:
+    def make(self, selection: Selection, template: BinaryIO, on_event: Reporter, unpack: Unpacker) -> None:
         """Unpack a template; the caller holds the entry's lock.
 
         Raises:
@@ -101,11 +101,11 @@ class Disks:
             OSError: The same.
         """
         entry = selection.entry
-        report(Step(f"Uncompressing: {entry.os_version}"))
+        on_event(Step(f"Uncompressing: {entry.os_version}"))
         final = self.path(entry)
         with temporary_file(final.parent, digest_of(entry)) as (descriptor, temporary):
             where = f"{entry.os_version} of {selection.source.name}"
-            content = unpack(template, temporary, entry, report, where=where)
+            content = unpack(template, temporary, entry, on_event, where=where)
             check_image(temporary, _format(entry), entry.size)
             os.fchmod(descriptor, 0o400)
             publish(descriptor, temporary, final)

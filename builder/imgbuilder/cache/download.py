@@ -52,7 +52,7 @@ class Intake:
         """Return where the other caches would have a template."""
         return [root / "templates" / digest for root in self._shared]
 
-    def bring(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> str:
+    def bring(self, selection: Selection, fetcher: Fetcher, on_event: Reporter) -> str:
         """Bring a template, give it its place, and return its digest.
 
         Raises:
@@ -63,45 +63,47 @@ class Intake:
         """
         digest = selection.entry.sha512
         if digest is None:
-            _announce(selection, fetcher, report)
+            _announce(selection, fetcher, on_event)
             with temporary_file(self._folder.templates) as (descriptor, temporary):
                 file = HashingFile(descriptor, sha256=selection.entry.sha256 is not None)
-                self._fetch(selection, file, fetcher, report)
+                self._fetch(selection, file, fetcher, on_event)
                 return self._keep(selection, file, temporary)
         for path in self.shared_paths(digest):
             # Not Path.is_file: it fails where a folder above is closed to us.
-            if os.path.isfile(path) and self._copy(selection, path, report):  # noqa: PTH113
+            if os.path.isfile(path) and self._copy(selection, path, on_event):  # noqa: PTH113
                 discard(self._folder.partial / digest)
                 return digest
         *mirrors, last = _addresses(selection)
         with partial_file(self._folder.partial / digest) as part:
             for one in mirrors:
                 try:
-                    self._download(one, fetcher, report, part)
+                    self._download(one, fetcher, on_event, part)
                 except (FetchError, DigestMismatchError) as error:
                     if not isinstance(error, OfflineError):
-                        warn(report, f"{error.message}; the source's next address is tried")
+                        warn(on_event, f"{error.message}; the source's next address is tried")
                 else:
                     return digest
-            self._download(last, fetcher, report, part)
+            self._download(last, fetcher, on_event, part)
             return digest
 
-    def _download(self, selection: Selection, fetcher: Fetcher, report: Reporter, part: PartialFile) -> None:
+    def _download(
+        self, selection: Selection, fetcher: Fetcher, on_event: Reporter, part: PartialFile
+    ) -> None:
         """Get the rest of a template from one address, and give it its place."""
-        _announce(selection, fetcher, report)
+        _announce(selection, fetcher, on_event)
         if part.held:
-            info(report, f"continuing after the {human_size(part.held)} that are here already")
+            info(on_event, f"continuing after the {human_size(part.held)} that are here already")
         part.continue_from(selection.url)
         try:
-            self._fetch(selection, part, fetcher, report, part=part)
+            self._fetch(selection, part, fetcher, on_event, part=part)
         except Interrupted as error:
             if part.resumable:
                 error.hint = "run the command again: the download goes on where it was stopped"
             raise
         if part.spliced and part.sha512() != selection.entry.sha512:
-            debug(report, "the continued download is damaged and begins anew")
+            debug(on_event, "the continued download is damaged and begins anew")
             part.restart()
-            self._fetch(selection, part, fetcher, report, part=part)
+            self._fetch(selection, part, fetcher, on_event, part=part)
         try:
             self._keep(selection, part, part.path)
         except DigestMismatchError:
@@ -109,14 +111,14 @@ class Intake:
             raise
         discard(part.path)  # its record
 
-    def _copy(self, selection: Selection, path: Path, report: Reporter) -> bool:
+    def _copy(self, selection: Selection, path: Path, on_event: Reporter) -> bool:
         """Take a template out of another cache; say whether that worked.
 
         It is copied, not used in place: its owner could change it after it was verified (C13).
         """
         entry = selection.entry
-        report(Step(f"Copying: {path}"))
-        self._make_room(entry.compressed_size or 0, report)
+        on_event(Step(f"Copying: {path}"))
+        self._make_room(entry.compressed_size or 0, on_event)
         with temporary_file(self._folder.templates, entry.sha512 or "") as (descriptor, temporary):
             file = HashingFile(descriptor)
             try:
@@ -125,12 +127,12 @@ class Intake:
                     file,
                     limit=_most(entry),
                     expected=entry.compressed_size,
-                    report=report,
+                    on_event=on_event,
                     label=entry.os_version,
                 )
                 self._keep(selection, file, temporary, str(path))
             except (FetchError, DigestMismatchError) as error:
-                warn(report, f"a shared cache is not used for {entry.os_version}: {error.message}")
+                warn(on_event, f"a shared cache is not used for {entry.os_version}: {error.message}")
                 return False
         return True
 
@@ -139,18 +141,18 @@ class Intake:
         selection: Selection,
         file: HashingFile,
         fetcher: Fetcher,
-        report: Reporter,
+        on_event: Reporter,
         *,
         part: PartialFile | None = None,
     ) -> None:
         entry = selection.entry
-        self._make_room((entry.compressed_size or 0) - file.tell(), report)
+        self._make_room((entry.compressed_size or 0) - file.tell(), on_event)
         fetcher.fetch(
             selection.url,
             file,
             limit=_most(entry),
             expected=entry.compressed_size,
-            report=report,
+            on_event=on_event,
             label=entry.os_version,
             proxy=selection.source.proxy,
             digest_known=entry.sha512 is not None or entry.sha256 is not None,
@@ -179,9 +181,9 @@ class Intake:
         return digest
 
 
-def _announce(selection: Selection, fetcher: Fetcher, report: Reporter) -> None:
+def _announce(selection: Selection, fetcher: Fetcher, on_event: Reporter) -> None:
     if will_ask(fetcher, selection.url):
-        report(Step(f"Downloading: {selection.url}"))
+        on_event(Step(f"Downloading: {selection.url}"))
 
 
 def _advice(url: str) -> str:

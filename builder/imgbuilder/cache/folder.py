@@ -43,7 +43,7 @@ class CacheFolder:
         self.templates, self.disks, self.partial, self.locks = (root / name for name in _SUBFOLDERS)
         self._lock: int | None = None
 
-    def open(self, report: Reporter = ignore) -> None:
+    def open(self, on_event: Reporter = ignore) -> None:
         """Make the folder if needed, check that it is safe to use, and keep others from deleting it.
 
         Raises:
@@ -55,12 +55,12 @@ class CacheFolder:
             while self._lock is None:
                 self._lock = self._open_lock(os.O_CREAT)
                 self._claim(self._lock)
-                self._sweep(report)
+                self._sweep(on_event)
                 lock_open_file(
                     self._lock,
                     shared=True,
                     purpose="empties the cache",
-                    report=report,
+                    on_event=on_event,
                 )
                 if os.fstat(self._lock).st_nlink == 0:  # it was deleted while we waited
                     self.close()
@@ -81,13 +81,13 @@ class CacheFolder:
             with contextlib.suppress(OSError):  # nothing was written to it, so nothing can be lost
                 os.close(lock)
 
-    def delete(self, report: Reporter = ignore, *, limit: float = 10.0) -> None:
+    def delete(self, on_event: Reporter = ignore, *, limit: float = 10.0) -> None:
         """Remove all that is ours, and the folder itself when nothing else is in it.
 
         A folder that is no cache is left alone.
 
         Args:
-            report: Told when we must wait, and when there is no cache.
+            on_event: Reports a wait, and when there is no cache.
             limit: Seconds to wait for running builds.
 
         Raises:
@@ -101,9 +101,9 @@ class CacheFolder:
                     self._lock = self._open_lock(0)
                 if not self._is_ours(self._lock):
                     self.close()
-                    warn(report, f"nothing was deleted: {self.root} is no cache of pybuilder")
+                    warn(on_event, f"nothing was deleted: {self.root} is no cache of pybuilder")
                     return
-                self._lock_alone(report, limit)
+                self._lock_alone(on_event, limit)
                 gone = os.fstat(self._lock).st_nlink == 0
                 if gone:  # another deletion was quicker; a new cache may have been made since
                     self.close()
@@ -124,10 +124,10 @@ class CacheFolder:
         finally:
             self.close()
 
-    def _lock_alone(self, report: Reporter, limit: float) -> None:
+    def _lock_alone(self, on_event: Reporter, limit: float) -> None:
         assert self._lock is not None
         purpose = "uses the cache"
-        if not lock_open_file(self._lock, shared=False, purpose=purpose, report=report, limit=limit):
+        if not lock_open_file(self._lock, shared=False, purpose=purpose, on_event=on_event, limit=limit):
             pids = "".join(f", pid {pid}" for pid in holders(os.fstat(self._lock)))
             self.close()
             raise WorkspaceError(
@@ -136,7 +136,7 @@ class CacheFolder:
             )
 
     @contextlib.contextmanager
-    def entry(self, digest: str, report: Reporter = ignore) -> Iterator[None]:
+    def entry(self, digest: str, on_event: Reporter = ignore) -> Iterator[None]:
         """Hold the lock of one entry, and remove what a killed holder left half-written.
 
         Raises:
@@ -145,7 +145,7 @@ class CacheFolder:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(
-                    exclusive(self.locks / f"{digest}.lock", "is getting the same template", report)
+                    exclusive(self.locks / f"{digest}.lock", "is getting the same template", on_event)
                 )
                 for folder in (self.templates, self.disks, self.partial):
                     for path in folder.glob(f"{TEMPORARY_PREFIX}{digest}*"):
@@ -170,7 +170,7 @@ class CacheFolder:
                 raise self._error(error) from error
             yield ours
 
-    def _sweep(self, report: Reporter) -> None:
+    def _sweep(self, on_event: Reporter) -> None:
         """Remove what killed runs left behind long ago, if nobody else uses the cache right now (C18).
 
         Whoever writes a file of the cache holds the cache's lock shared, so that nothing alive can be
@@ -185,7 +185,7 @@ class CacheFolder:
         stale = [path for folder in folders for path in stale_files(folder, time.time())]
         for path in stale:
             path.unlink(missing_ok=True)
-        debug(report, f"removed {len(stale)} unfinished files, older than a week, from {self.root}")
+        debug(on_event, f"removed {len(stale)} unfinished files, older than a week, from {self.root}")
 
     def _claim(self, lock: int) -> None:
         """Make the folder ours, unless files of others have the names of ours: they would be taken for ours.

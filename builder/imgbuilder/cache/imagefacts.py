@@ -47,13 +47,13 @@ class _Head(io.BytesIO):
         return count
 
 
-def with_disk_facts(selection: Selection, fetcher: Fetcher, report: Reporter = ignore) -> Selection:
+def with_disk_facts(selection: Selection, fetcher: Fetcher, on_event: Reporter = ignore) -> Selection:
     """Find format and virtual size of an image from its first bytes, where its source does not say.
 
     Args:
         selection: The template.
         fetcher: Gets the bytes.
-        report: Told about progress.
+        on_event: Called with each event.
 
     Returns:
         The same with both; unchanged when the size is known.
@@ -74,13 +74,13 @@ def with_disk_facts(selection: Selection, fetcher: Fetcher, report: Reporter = i
             head,
             limit=entry.compressed_size or MAX_DISK_SIZE,
             expected=entry.compressed_size,
-            report=report,
+            on_event=on_event,
             label=f"Header of {entry.os_version}",
             proxy=selection.source.proxy,
             digest_known=entry.sha256 is not None or entry.sha512 is not None,
         )
     image_format, size = _judge(head.getvalue(), entry.compressed_size or 0, where)
-    debug(report, f"{where}: a {image_format} image of {size} bytes")
+    debug(on_event, f"{where}: a {image_format} image of {size} bytes")
     return replace(selection, entry=replace(entry, format=image_format, size=size))
 
 

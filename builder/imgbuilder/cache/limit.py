@@ -202,12 +202,12 @@ def remove_file(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def verify(folder: CacheFolder, report: Reporter = ignore) -> tuple[list[tuple[str, int]], int]:
+def verify(folder: CacheFolder, on_event: Reporter = ignore) -> tuple[list[tuple[str, int]], int]:
     """Look at all bytes of templates and disks, and remove what is not as it was when it was verified.
 
     Args:
         folder: The cache, open.
-        report: Told what is looked at.
+        on_event: Reports what is looked at.
 
     Returns:
         Name and bytes of what was removed, and how many files are good.
@@ -220,13 +220,13 @@ def verify(folder: CacheFolder, report: Reporter = ignore) -> tuple[list[tuple[s
     for item in kept_files(folder):
         if item.path.parent == folder.partial:
             continue  # hashed when it is whole
-        with folder.entry(item.digest, report):
+        with folder.entry(item.digest, on_event):
             name = item.name
-            report(Step(f"Verifying: {name}"))
+            on_event(Step(f"Verifying: {name}"))
             try:
                 good = _is_good(item)
             except WorkspaceError as error:
-                warn(report, f"{error.message}; {error.hint}")
+                warn(on_event, f"{error.message}; {error.hint}")
                 continue
             if good:
                 kept += 1

@@ -70,13 +70,13 @@ class TemplateCache:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def open(self, report: Reporter = ignore) -> None:
+    def open(self, on_event: Reporter = ignore) -> None:
         """Make the folder ready.
 
         Raises:
             WorkspaceError: It cannot be used.
         """
-        self._folder.open(report)
+        self._folder.open(on_event)
 
     def close(self) -> None:
         """Give the cache free; remove a private one."""
@@ -87,17 +87,17 @@ class TemplateCache:
         owned, self.owned = self.owned, contextlib.ExitStack()
         owned.close()
 
-    def delete(self, report: Reporter = ignore, *, limit: float = 10.0) -> None:
+    def delete(self, on_event: Reporter = ignore, *, limit: float = 10.0) -> None:
         """Remove our files from the folder, and nobody else's.
 
         Args:
-            report: Told when we must wait.
+            on_event: Reports a wait.
             limit: Seconds to wait for builds that use it.
 
         Raises:
             WorkspaceError: A build goes on using it, or a file cannot be removed.
         """
-        self._folder.delete(report, limit=limit)
+        self._folder.delete(on_event, limit=limit)
 
     def is_cached(self, entry: Entry) -> bool:
         """Say whether a template need not be downloaded; its bytes are not looked at."""
@@ -119,13 +119,13 @@ class TemplateCache:
         """
         return self._in_order(selection)[0]
 
-    def identify(self, selection: Selection, fetcher: Fetcher, report: Reporter = ignore) -> Selection:
+    def identify(self, selection: Selection, fetcher: Fetcher, on_event: Reporter = ignore) -> Selection:
         """Find the SHA-512 of a template whose source does not name it, by downloading it each time.
 
         Args:
             selection: The template; with a SHA-256, only the bytes that have it are taken.
             fetcher: Downloads it.
-            report: Told what happens.
+            on_event: Called with each event.
 
         Returns:
             The same with its SHA-512.
@@ -136,15 +136,15 @@ class TemplateCache:
             WorkspaceError: As ``get_template``.
         """
         with self._explained(selection.entry):
-            return self._templates.identify(selection, fetcher, report)
+            return self._templates.identify(selection, fetcher, on_event)
 
-    def get_template(self, selection: Selection, fetcher: Fetcher, report: Reporter = ignore) -> Path:
+    def get_template(self, selection: Selection, fetcher: Fetcher, on_event: Reporter = ignore) -> Path:
         """Return a template's file as published, downloaded if need be and verified.
 
         Args:
             selection: The template.
             fetcher: Downloads it.
-            report: Told what happens.
+            on_event: Called with each event.
 
         Raises:
             FetchError: It cannot be had.
@@ -153,20 +153,20 @@ class TemplateCache:
         """
 
         def get(chosen: Selection) -> Path:
-            with self._folder.entry(digest_of(chosen.entry), report):
-                self._templates.open(chosen, fetcher, report).close()
-                self._keep_limit(report)
+            with self._folder.entry(digest_of(chosen.entry), on_event):
+                self._templates.open(chosen, fetcher, on_event).close()
+                self._keep_limit(on_event)
             return self._templates.path(chosen.entry)
 
         with self._explained(selection.entry):
-            known = self._templates.identify(selection, fetcher, report)
-            return _first_there(self._in_order(known), get, report)
+            known = self._templates.identify(selection, fetcher, on_event)
+            return _first_there(self._in_order(known), get, on_event)
 
     def get_disk(
         self,
         selection: Selection,
         fetcher: Fetcher,
-        report: Reporter = ignore,
+        on_event: Reporter = ignore,
         *,
         unpack: Unpacker = unpack_template,
     ) -> Path:
@@ -175,7 +175,7 @@ class TemplateCache:
         Args:
             selection: The template.
             fetcher: Downloads it.
-            report: Told what happens.
+            on_event: Called with each event.
             unpack: Unpacks it.
 
         Raises:
@@ -188,23 +188,23 @@ class TemplateCache:
 
         def get(chosen: Selection) -> Path:
             entry = chosen.entry
-            with self._folder.entry(digest_of(entry), report):
-                self._disks.accept_again(entry, report)
+            with self._folder.entry(digest_of(entry), on_event):
+                self._disks.accept_again(entry, on_event)
                 if not self._disks.use(entry):
-                    with self._templates.open(chosen, fetcher, report) as template:
-                        self._disks.make(chosen, template, report, unpack)
+                    with self._templates.open(chosen, fetcher, on_event) as template:
+                        self._disks.make(chosen, template, on_event, unpack)
                     self._disks.use(entry)
                     if self.private:
                         remove_file(self._templates.path(entry))
-                    self._keep_limit(report)
+                    self._keep_limit(on_event)
             return self._disks.path(entry)
 
         with self._explained(selection.entry):
-            known = self._templates.identify(selection, fetcher, report)
+            known = self._templates.identify(selection, fetcher, on_event)
             for file in files_of(known.entry):
                 if self._disks.use(file):
                     return self._disks.path(file)
-            return _first_there(self._in_order(known), get, report)
+            return _first_there(self._in_order(known), get, on_event)
 
     def _in_order(self, selection: Selection) -> list[Selection]:
         """Return the files of a template, what is unpacked already first, then what was downloaded."""
@@ -234,7 +234,7 @@ class TemplateCache:
         with self._explained():
             return shrink(self._folder, self.limit)
 
-    def verify(self, report: Reporter = ignore) -> tuple[list[tuple[str, int]], int]:
+    def verify(self, on_event: Reporter = ignore) -> tuple[list[tuple[str, int]], int]:
         """Look at all bytes, and remove what is damaged.
 
         Returns:
@@ -244,7 +244,7 @@ class TemplateCache:
             WorkspaceError: The cache cannot be used.
         """
         with self._explained():
-            return verify(self._folder, report)
+            return verify(self._folder, on_event)
 
     def used(self) -> int:
         """Return how many bytes the cache takes on the disk.
@@ -256,14 +256,14 @@ class TemplateCache:
             states = StateStore(state_folder(self._folder.root))
             return sum(item.size for item in kept_files(self._folder)) + states.used_bytes()
 
-    def _keep_limit(self, report: Reporter) -> None:
+    def _keep_limit(self, on_event: Reporter) -> None:
         """Keep the limit, now that what came is whole; the entry in hand is locked, and so stays."""
         if self.private:
             return
         for name, size in shrink(self._folder, self.limit):
-            debug(report, f"removed from the cache to keep its limit: {name}, {human_size(size)}")
+            debug(on_event, f"removed from the cache to keep its limit: {name}, {human_size(size)}")
 
-    def _make_room(self, needed: int, report: Reporter) -> None:
+    def _make_room(self, needed: int, on_event: Reporter) -> None:
         """Make sure of the space for a template (``docs/threat-model.md`` C5); nothing goes if it cannot fit.
 
         Raises:
@@ -280,7 +280,7 @@ class TemplateCache:
                 hint="free some space there, or choose another folder with --cache DIR",
             )
         for name, size in removed:
-            debug(report, f"removed from the cache to have room: {name}, {human_size(size)}")
+            debug(on_event, f"removed from the cache to have room: {name}, {human_size(size)}")
 
     @contextlib.contextmanager
     def _explained(self, entry: Entry | None = None) -> Iterator[None]:
@@ -300,13 +300,13 @@ class TemplateCache:
             ) from error
 
 
-def _first_there(choices: Sequence[Selection], get: Callable[[Selection], Path], report: Reporter) -> Path:
+def _first_there(choices: Sequence[Selection], get: Callable[[Selection], Path], on_event: Reporter) -> Path:
     """Get the first file that its source has."""
     for chosen, other in pairwise(choices):
         try:
             return get(chosen)
         except FileMissingError as error:
-            debug(report, f"{error.message}; {other.entry.file} is used instead")
+            debug(on_event, f"{error.message}; {other.entry.file} is used instead")
     return get(choices[-1])
 
 
@@ -316,7 +316,7 @@ def _first_there(choices: Sequence[Selection], get: Callable[[Selection], Path],
 def open_cache(
     root: Path | None,
     scratch: Path,
-    report: Reporter = ignore,
+    on_event: Reporter = ignore,
     *,
     limit: int | None = None,
     shared: Sequence[Path] = (),
@@ -329,7 +329,7 @@ def open_cache(
     Args:
         root: The cache's folder; None for a run without cache.
         scratch: Folder for the temporary one: the output's, or ``imgbuilder.host.paths.temporary_dir()``.
-        report: Warned when the cache cannot be used.
+        on_event: Receives a warning when the cache cannot be used.
         limit: Bytes that it may hold; None for a share of the disk.
         shared: Other caches to look into.
 
@@ -339,15 +339,15 @@ def open_cache(
     if root is not None:
         cache = TemplateCache(root, limit=limit, shared=shared)
         try:
-            cache.open(report)
+            cache.open(on_event)
         except WorkspaceError as error:
-            warn(report, f"working without a cache: {error.message}")
+            warn(on_event, f"working without a cache: {error.message}")
             shared = (root, *shared)
         else:
             return cache
     with contextlib.ExitStack() as stack:
         private = stack.enter_context(private_folder(scratch))
         cache = TemplateCache(private, private=True, shared=shared)
-        cache.open(report)
+        cache.open(on_event)
         cache.owned = stack.pop_all()
     return cache

@@ -50,7 +50,7 @@ class Templates:
             for root in (self._folder.root, *self._shared)
         )
 
-    def identify(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> Selection:
+    def identify(self, selection: Selection, fetcher: Fetcher, on_event: Reporter) -> Selection:
         """Find the digest that an unsigned index may leave out, by downloading the template each time.
 
         Raises:
@@ -61,10 +61,10 @@ class Templates:
         """
         if selection.entry.sha512 is not None:
             return selection
-        digest = self._intake.bring(selection, fetcher, report)
+        digest = self._intake.bring(selection, fetcher, on_event)
         return replace(selection, entry=replace(selection.entry, sha512=digest))
 
-    def open(self, selection: Selection, fetcher: Fetcher, report: Reporter) -> BinaryIO:
+    def open(self, selection: Selection, fetcher: Fetcher, on_event: Reporter) -> BinaryIO:
         """Open a template, fetched if need be.
 
         What was verified is this very file, not what its name means later (C13).
@@ -76,17 +76,17 @@ class Templates:
             OSError: As ``Intake.bring``.
         """
         path = self.path(selection.entry)
-        file = self._open_if_good(path, selection.entry, report)
+        file = self._open_if_good(path, selection.entry, on_event)
         if file is None:
-            self._intake.bring(selection, fetcher, report)
-            file = self._open_if_good(path, selection.entry, report)
+            self._intake.bring(selection, fetcher, on_event)
+            file = self._open_if_good(path, selection.entry, on_event)
         if file is None:
             raise WorkspaceError(
                 f"{path} changed right after it was written", hint="check this machine's disk and memory"
             )
         return file
 
-    def _open_if_good(self, path: Path, entry: Entry, report: Reporter) -> BinaryIO | None:
+    def _open_if_good(self, path: Path, entry: Entry, on_event: Reporter) -> BinaryIO | None:
         descriptor = open_own(path)
         if descriptor is None:
             return None
@@ -102,7 +102,7 @@ class Templates:
             file.close()
             raise
         file.close()
-        warn(report, f"the cached template {path} is damaged and is fetched again")
+        warn(on_event, f"the cached template {path} is damaged and is fetched again")
         remove_file(path)
         return None
 

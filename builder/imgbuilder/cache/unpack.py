@@ -32,7 +32,7 @@ class Unpacker(Protocol):
     """Turns a template file into a disk image, as ``unpack`` does."""
 
     def __call__(
-        self, source: BinaryIO, destination: Path, entry: Entry, report: Reporter = ..., *, where: str
+        self, source: BinaryIO, destination: Path, entry: Entry, on_event: Reporter = ..., *, where: str
     ) -> str:
         """Unpack ``source`` into the new file ``destination``; return the digest of its content."""
         ...
@@ -52,7 +52,7 @@ _NO_MEMORY = ("Cannot allocate memory", "not enough memory")
 
 
 def unpack(
-    source: BinaryIO, destination: Path, entry: Entry, report: Reporter = ignore, *, where: str
+    source: BinaryIO, destination: Path, entry: Entry, on_event: Reporter = ignore, *, where: str
 ) -> str:
     """Turn a template file into a sparse disk image of the format that the index promises.
 
@@ -61,7 +61,7 @@ def unpack(
         destination: The new image: a file that is empty or does not exist. Removed when anything fails.
             Not synced.
         entry: What the signed index says about it.
-        report: Told about progress in bytes of the output.
+        on_event: Reports progress in bytes of the output.
         where: Name of the template, for messages.
 
     Returns:
@@ -81,7 +81,7 @@ def unpack(
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as output:
             writer = _Writer(output.fileno())
-            _fill(writer, source, packing, entry, report, where)
+            _fill(writer, source, packing, entry, on_event, where)
             writer.finish()
         _check(destination, entry, where)
     except BaseException as error:
@@ -117,16 +117,16 @@ def _fill(
     source: BinaryIO,
     packing: str | None,
     entry: Entry,
-    report: Reporter,
+    on_event: Reporter,
     where: str,
 ) -> None:
     os.lseek(source.fileno(), 0, os.SEEK_SET)
     if packing is None:
-        _copy(source, writer, entry, report, where)
+        _copy(source, writer, entry, on_event, where)
     elif packing == "xz":
         # --format=xz: nothing else is tried; -T0 decodes the blocks of one file side by side.
         command = ["xz", "--decompress", "--stdout", "--format=xz", "-T0", f"--memlimit-decompress={_MEMORY}"]
-        _decompress(command, source, writer, entry, report, where)
+        _decompress(command, source, writer, entry, on_event, where)
     elif packing == "zstd":
         try:
             check_frames(source)
@@ -134,7 +134,7 @@ def _fill(
             raise _damaged(where, str(error)) from error
         os.lseek(source.fileno(), 0, os.SEEK_SET)
         command = ["zstd", "--decompress", "--stdout", "--quiet", f"--memory={_ZSTD_MEMORY}"]
-        _decompress(command, source, writer, entry, report, where)
+        _decompress(command, source, writer, entry, on_event, where)
     else:
         raise RepositoryError(
             f"{where}: the template is a {packing} file, which is not supported",
@@ -150,7 +150,7 @@ def _read_into(descriptor: int, buffer: bytearray) -> int:
     return count
 
 
-def _copy(source: IO[bytes], writer: _Writer, entry: Entry, report: Reporter, where: str) -> None:
+def _copy(source: IO[bytes], writer: _Writer, entry: Entry, on_event: Reporter, where: str) -> None:
     label = f"Unpacking {entry.os_version}"
     total = entry.size if entry.format == "raw" else None
     # One buffer for all: fresh ones would cost more of the system's time than all that is done with them.
@@ -164,20 +164,20 @@ def _copy(source: IO[bytes], writer: _Writer, entry: Entry, report: Reporter, wh
                     hint="tell the publisher of this source",
                 )
             writer.write(piece)
-            report(Progress(label, writer.offset, total))
+            on_event(Progress(label, writer.offset, total))
     finally:
-        report(ProgressEnd())
+        on_event(ProgressEnd())
 
 
 def _decompress(
-    command: list[str], source: BinaryIO, writer: _Writer, entry: Entry, report: Reporter, where: str
+    command: list[str], source: BinaryIO, writer: _Writer, entry: Entry, on_event: Reporter, where: str
 ) -> None:
     process.require_program(command[0])
     try:
         with process.streaming(command, stdin=source) as running:
             with suppress(OSError):  # the user's pipes may have used up their share of memory
                 fcntl.fcntl(running.stdout, fcntl.F_SETPIPE_SZ, PIECE)
-            _copy(running.stdout, writer, entry, report, where)
+            _copy(running.stdout, writer, entry, on_event, where)
     except ToolError as error:
         if isinstance(error, ProgramKilledError) or any(words in error.message for words in _NO_MEMORY):
             raise _stopped(where, error) from error

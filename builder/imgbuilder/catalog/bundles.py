@@ -84,7 +84,7 @@ def check_name(path: Path) -> None:
 
 
 def write_bundle(
-    path: Path, index: bytes, pin: KeyPin, templates: Sequence[Packed], report: Reporter = ignore
+    path: Path, index: bytes, pin: KeyPin, templates: Sequence[Packed], on_event: Reporter = ignore
 ) -> int:
     """Make a bundle, whole or not at all; what had its name before is replaced.
 
@@ -93,7 +93,7 @@ def write_bundle(
         index: The index, as it was signed.
         pin: The keys that it was accepted by.
         templates: What it holds.
-        report: Told about progress.
+        on_event: Called with each event.
 
     Returns:
         How many bytes it has.
@@ -124,7 +124,7 @@ def write_bundle(
                 for packed in templates:
                     with open_file(packed.path) as template:
                         size = os.fstat(template.fileno()).st_size
-                        report(Progress(f"Packing {packed.name}", done, total))
+                        on_event(Progress(f"Packing {packed.name}", done, total))
                         archive.addfile(_member(packed.name, size), template)
                         done += size
             os.fchmod(descriptor, 0o644)  # it goes to others
@@ -133,7 +133,7 @@ def write_bundle(
     except OSError as error:
         raise explain(error, path) from error
     finally:
-        report(ProgressEnd())
+        on_event(ProgressEnd())
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:

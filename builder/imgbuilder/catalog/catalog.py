@@ -262,7 +262,7 @@ def load_catalog(
         raise _all_failed(failed)
     for item in failed:
         advice = f" ({item.error.hint})" if item.error.hint else ""
-        warn(loader.report, f"source {item.source.name} is left out: {item.error.message}{advice}")
+        warn(loader.on_event, f"source {item.source.name} is left out: {item.error.message}{advice}")
     return Catalog(tuple(loaded), tuple(failed))
 
 

@@ -44,12 +44,12 @@ class KnownImages(NamedTuple):
         """Return an index with all that is known of its images."""
         return replace(index, entries=tuple(self._completed(entry) for entry in index.entries))
 
-    def remember(self, entry: Entry, report: Reporter = ignore) -> None:
+    def remember(self, entry: Entry, on_event: Reporter = ignore) -> None:
         """Keep the facts of an image that was downloaded and verified.
 
         Args:
             entry: What its source says, and now its SHA-512, format and size as well.
-            report: Told when that does not work, which costs no more than finding out again.
+            on_event: Reports when that does not work, which costs no more than finding out again.
         """
         key = _key(entry)
         if key is None or entry.sha512 is None or entry.size == UNKNOWN_SIZE:
@@ -63,7 +63,7 @@ class KnownImages(NamedTuple):
                 os.write(descriptor, (json.dumps(fields) + "\n").encode())
                 publish(descriptor, temporary, self._path(key))
         except OSError as error:
-            debug(report, f"cannot remember an image in {self.folder}: {error.strerror}")
+            debug(on_event, f"cannot remember an image in {self.folder}: {error.strerror}")
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"

@@ -84,7 +84,7 @@ class Loader(NamedTuple):
         states: Remembers the newest index of each source.
         clock: Tells the time, in UTC.
         check: Whether signatures are checked in this run.
-        report: Told about progress.
+        on_event: Called with each event.
         pin_of: Finds the keys of a source; by default those of its ``key``.
         images: Knows what simplestreams sources do not say.
         fallback: Whether the last accepted index is used for a source that cannot be reached.
@@ -96,7 +96,7 @@ class Loader(NamedTuple):
     states: SourceStates
     clock: Callable[[], datetime]
     check: bool = True
-    report: Reporter = ignore
+    on_event: Reporter = ignore
     pin_of: Callable[[Source], KeyPin] | None = None
     images: KnownImages | None = None
     fallback: bool = True
@@ -122,12 +122,12 @@ class Loader(NamedTuple):
                 if source.unsigned
                 else "signature checks are switched off"
             )
-            warn(self.report, f"source {source.name}: nothing proves who made these templates: {why}")
+            warn(self.on_event, f"source {source.name}: nothing proves who made these templates: {why}")
         refused = loaded.index.refused
         for item in refused[:_MOST_WARNINGS]:
-            warn(self.report, f"source {source.name}: {item.problem.message}; it is left out")
+            warn(self.on_event, f"source {source.name}: {item.problem.message}; it is left out")
         if len(refused) > _MOST_WARNINGS:
-            warn(self.report, f"source {source.name}: {len(refused) - _MOST_WARNINGS} more are left out")
+            warn(self.on_event, f"source {source.name}: {len(refused) - _MOST_WARNINGS} more are left out")
         return loaded
 
     def _check_not_lost(self, source: Source) -> None:
@@ -194,9 +194,9 @@ class Loader(NamedTuple):
             except (FetchError, TrustError) as error:
                 failures.append(error)
                 if len(failures) < len(source.addresses):
-                    warn(self.report, f"source {source.name}: {error.message}; its next address is tried")
+                    warn(self.on_event, f"source {source.name}: {error.message}; its next address is tried")
             else:
-                self.states.remember(source.uri, accepted, data, self.report)
+                self.states.remember(source.uri, accepted, data, self.on_event)
                 return loaded
         for failure in failures:
             if isinstance(failure, TrustError):
@@ -219,7 +219,7 @@ class Loader(NamedTuple):
                 hint=refused.hint,
             ) from refused
         warn(
-            self.report,
+            self.on_event,
             f"source {source.name} {why}; its last accepted index is used, "
             f"signed {age(accepted.accepted_at - accepted.signed_at)} ago, at {show(accepted.signed_at)}",
         )
@@ -231,7 +231,7 @@ class Loader(NamedTuple):
             source.uri,
             body,
             limit=source.largest_file,
-            report=self.report,
+            on_event=self.on_event,
             label=f"Index of {source.name}",
             proxy=source.proxy,
             seconds=max(1.0, min(source.patience, seconds)),
@@ -247,7 +247,7 @@ class Loader(NamedTuple):
         accepted = accept(data, rule, parse, verifier=self.verifier, now=now)
         signed = accepted.signed
         debug(
-            self.report,
+            self.on_event,
             f"{where}: signed by {signed.primary_fingerprint} at {show(signed.signed_at)}, "
             f"{age(now - signed.signed_at)} ago",
         )
@@ -258,7 +258,7 @@ class Loader(NamedTuple):
         text = unverified_text(data, where=used.shown_uri, limit=source.largest_file)
         read = parse(text, where=used.shown_uri)
         if source.unsigned and local_path(used.uri) is None:
-            self.states.keep_unsigned(source.uri, data, self.report)
+            self.states.keep_unsigned(source.uri, data, self.on_event)
         return _Document(used, read, None)
 
     def _fetch_unchecked(self, source: Source, seconds: float) -> tuple[Source, bytes]:
@@ -270,7 +270,7 @@ class Loader(NamedTuple):
             except FetchError as failed:
                 error = failed
                 if mirror.uri != source.addresses[-1]:
-                    warn(self.report, f"source {source.name}: {error.message}; its next address is tried")
+                    warn(self.on_event, f"source {source.name}: {error.message}; its next address is tried")
         assert error is not None, "a source has an address"
         kept = self.states.last_unsigned(source.uri) if self.fallback and source.unsigned else None
         if kept is None:
@@ -278,7 +278,7 @@ class Loader(NamedTuple):
                 error.hint = "only what was verified is kept: run once with neither of the two options"
             raise error
         why = "is not asked (--offline)" if self.offline else f"cannot be reached: {error.message}"
-        warn(self.report, f"source {source.name} {why}; the index that it had last is used")
+        warn(self.on_event, f"source {source.name} {why}; the index that it had last is used")
         return source, kept
 
 

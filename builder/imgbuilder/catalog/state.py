@@ -123,14 +123,14 @@ class SourceStates(NamedTuple):
                         return file.read(PRODUCTS_LIMIT + 1)
         return None
 
-    def remember(self, uri: str, accepted: Accepted, data: bytes, report: Reporter = ignore) -> None:
+    def remember(self, uri: str, accepted: Accepted, data: bytes, on_event: Reporter = ignore) -> None:
         """Record an index that was accepted, unless another process has recorded a newer one meanwhile.
 
         Args:
             uri: Address of the index.
             accepted: What ``imgindex.freshness.judge_freshness`` returned for it.
             data: The index as it was downloaded, with its signature.
-            report: Told when we must wait for another process.
+            on_event: Reports a wait for another process.
 
         Raises:
             ConflictingIndexError: Meanwhile another text of the same second was accepted.
@@ -141,7 +141,7 @@ class SourceStates(NamedTuple):
         path = self._path(uri, ".json")
         try:
             make_folder(self.folder)
-            with self._locked(uri, report):
+            with self._locked(uri, on_event):
                 last = self.read(uri)
                 if last is not None and _conflict(accepted, last):
                     raise ConflictingIndexError(
@@ -159,7 +159,7 @@ class SourceStates(NamedTuple):
                 hint="make that folder writable for you, or set XDG_STATE_HOME to another one",
             ) from error
 
-    def keep_unsigned(self, uri: str, data: bytes, report: Reporter = ignore) -> None:
+    def keep_unsigned(self, uri: str, data: bytes, on_event: Reporter = ignore) -> None:
         """Keep an index that nothing proves, for times when its source cannot be asked.
 
         Without it there is only less comfort then, so that a full or read-only disk is no error.
@@ -167,7 +167,7 @@ class SourceStates(NamedTuple):
         with contextlib.suppress(OSError):
             if self.last_unsigned(uri) != data:
                 make_folder(self.folder)
-                with self._locked(uri, report):
+                with self._locked(uri, on_event):
                     _write(self._path(uri, _UNSIGNED), data)
 
     def last_unsigned(self, uri: str) -> bytes | None:
@@ -178,7 +178,7 @@ class SourceStates(NamedTuple):
         except OSError:
             return None
 
-    def forget(self, uri: str, report: Reporter = ignore) -> bool:
+    def forget(self, uri: str, on_event: Reporter = ignore) -> bool:
         """Remove the record of a source, readable or not.
 
         Returns:
@@ -191,7 +191,7 @@ class SourceStates(NamedTuple):
         try:
             if not os.path.lexists(path) and not os.path.lexists(self._path(uri, _UNSIGNED)):
                 return False
-            with self._locked(uri, report):
+            with self._locked(uri, on_event):
                 for suffix in (".json", _INDEX, _UNSIGNED):
                     self._path(uri, suffix).unlink(missing_ok=True)
         except OSError as error:
@@ -204,7 +204,7 @@ class SourceStates(NamedTuple):
         )
 
     @contextlib.contextmanager
-    def _locked(self, uri: str, report: Reporter) -> Iterator[None]:
+    def _locked(self, uri: str, on_event: Reporter) -> Iterator[None]:
         """Keep other processes from writing about the same source; the file of the lock stays."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         path = self._path(uri, ".lock")
@@ -215,7 +215,7 @@ class SourceStates(NamedTuple):
             descriptor = os.open(path, flags, 0o600)
         try:
             purpose = f"reads {Address(uri)}"
-            lock_open_file(descriptor, shared=False, purpose=purpose, report=report)
+            lock_open_file(descriptor, shared=False, purpose=purpose, on_event=on_event)
             yield
         finally:
             os.close(descriptor)

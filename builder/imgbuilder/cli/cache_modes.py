@@ -26,7 +26,7 @@ from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgindex.regular import open_regular
 
 
-def cache_all(settings: Settings, report: ConsoleReporter) -> int:
+def cache_all(settings: Settings, reporter: ConsoleReporter) -> int:
     """Download the templates of all sources, hidden ones too.
 
     Returns:
@@ -34,12 +34,12 @@ def cache_all(settings: Settings, report: ConsoleReporter) -> int:
     """
     services = Services(settings)
     codes = []
-    with _opened(settings, report, "--cache-all-templates") as cache:
-        offers = services.catalog(report).offers
+    with _opened(settings, reporter, "--cache-all-templates") as cache:
+        offers = services.catalog(reporter).offers
         together = sum(offer.entry.compressed_size or 0 for offer in offers)
         if together > cache.limit:
             warn(
-                report,
+                reporter,
                 f"all templates take {human_size(together)}; the cache may hold {human_size(cache.limit)}: "
                 "the first ones will be removed again (--cache-size sets the limit)",
             )
@@ -47,7 +47,7 @@ def cache_all(settings: Settings, report: ConsoleReporter) -> int:
             if offer.entry.sha512 is None and offer.entry.sha256 is None:
                 name, source = offer.entry.os_version, offer.source.name
                 warn(
-                    report,
+                    reporter,
                     f"{name}: source {source} gives no checksum of it, so that no copy could be trusted: it "
                     "is downloaded for each build",
                 )
@@ -55,22 +55,22 @@ def cache_all(settings: Settings, report: ConsoleReporter) -> int:
                 continue
             try:
                 url = template_url(offer.source.uri, offer.entry.file)
-                services.template_file(cache, Selection(offer.source, offer.entry, url), report)
+                services.template_file(cache, Selection(offer.source, offer.entry, url), reporter)
             except PybuilderError as error:  # the next one may be smaller, or come from another source
-                warn(report, error.message + (f" ({error.hint})" if error.hint else ""))
+                warn(reporter, error.message + (f" ({error.hint})" if error.hint else ""))
                 codes.append(error.exit_code)
     if codes:
-        warn(report, f"{len(codes)} of {len(offers)} templates could not be had")
+        warn(reporter, f"{len(codes)} of {len(offers)} templates could not be had")
     return max(codes, default=0)
 
 
-def cache_add(settings: Settings, report: ConsoleReporter, files: Sequence[str]) -> None:
+def cache_add(settings: Settings, reporter: ConsoleReporter, files: Sequence[str]) -> None:
     """Put template files into the cache that were brought along: the signed index vouches for them."""
     if not files:
         raise UsageError("--cache-add needs at least one FILE", hint="pybuilder --cache-add debian-12.xz")
     services = Services(settings)
-    with _opened(settings, report, "--cache-add") as cache:
-        catalog = services.catalog(report)
+    with _opened(settings, reporter, "--cache-add") as cache:
+        catalog = services.catalog(reporter)
         offers = [
             Offer(offer.source, file)
             for offer in (*catalog.shadowed, *catalog.offers)
@@ -78,20 +78,20 @@ def cache_add(settings: Settings, report: ConsoleReporter, files: Sequence[str])
         ]
         known = {offer.entry.sha512: offer for offer in offers}
         for file in files:
-            report(Step(f"Verifying: {file}"))
+            reporter(Step(f"Verifying: {file}"))
             offer = known.get(_digest(file))
             if offer is None:
                 raise _unknown(file, offers)
             chosen = Selection(offer.source, offer.entry, os.path.abspath(file))  # noqa: PTH100 - links stay
             there = cache.is_cached(offer.entry)
-            cache.get_template(chosen, services.fetcher, report)
-            report.close()
+            cache.get_template(chosen, services.fetcher, reporter)
+            reporter.close()
             done = "in the cache already" if there else "added"
             click.echo(printable(f"{done}: {offer.entry.os_version} of {offer.source.name}"))
 
 
 def export_bundle(
-    settings: Settings, report: ConsoleReporter, path: Path, names: Sequence[str], arch: str
+    settings: Settings, reporter: ConsoleReporter, path: Path, names: Sequence[str], arch: str
 ) -> None:
     """Pack templates of one source, with its signed index, into a file for machines without network."""
     if not names:
@@ -101,7 +101,7 @@ def export_bundle(
         )
     check_name(path)
     services = Services(settings)
-    catalog = services.catalog(report, until=(names[0], arch))
+    catalog = services.catalog(reporter, until=(names[0], arch))
     chosen = list(dict.fromkeys(catalog.select(name, arch) for name in names))
     source = chosen[0].source
     others = sorted({item.source.name for item in chosen} - {source.name})
@@ -118,34 +118,34 @@ def export_bundle(
             f"source {source.name} cannot be bundled: it has no signed index of its own",
             hint="only what can be verified again is worth carrying to another machine",
         )
-    with services.open_cache(path.absolute().parent, report) as cache:
+    with services.open_cache(path.absolute().parent, reporter) as cache:
         packed = [
-            Packed(item.entry.file, services.template_file(cache, for_everybody(item), report))
+            Packed(item.entry.file, services.template_file(cache, for_everybody(item), reporter))
             for item in chosen
         ]
-        report(Step(f"Writing: {path}"))
-        size = write_bundle(path, index, key_pin(source, gpg=settings.gpg), packed, report)
-    report.close()
+        reporter(Step(f"Writing: {path}"))
+        size = write_bundle(path, index, key_pin(source, gpg=settings.gpg), packed, reporter)
+    reporter.close()
     held = ", ".join(item.entry.os_version for item in chosen)
     click.echo(printable(f"{path}: {human_size(size)}, with {held}"))
     click.echo("To use it there, compare the fingerprint with the publisher's own word:")
     click.echo(printable(f"pybuilder --source {path.name} --fingerprint {last.signer} {names[0]}"))
 
 
-def cache_gc(settings: Settings, report: ConsoleReporter) -> None:
+def cache_gc(settings: Settings, reporter: ConsoleReporter) -> None:
     """Remove what was not used for longest, and say what that was."""
-    with _opened(settings, report, "--cache-gc") as cache:
+    with _opened(settings, reporter, "--cache-gc") as cache:
         removed = cache.collect()
-        report.close()
+        reporter.close()
         _tell(removed)
         click.echo(f"the cache holds {human_size(cache.used())}; its limit is {human_size(cache.limit)}")
 
 
-def cache_verify(settings: Settings, report: ConsoleReporter) -> int:
+def cache_verify(settings: Settings, reporter: ConsoleReporter) -> int:
     """Check the cache and say what was removed; return 1 when something was."""
-    with _opened(settings, report, "--cache-verify") as cache:
-        removed, good = cache.verify(report)
-        report.close()
+    with _opened(settings, reporter, "--cache-verify") as cache:
+        removed, good = cache.verify(reporter)
+        reporter.close()
         _tell(removed)
         damaged = f"{len(removed)} damaged and removed" if removed else "none damaged"
         click.echo(f"files: {len(removed) + good} looked at, {damaged}")
@@ -153,13 +153,13 @@ def cache_verify(settings: Settings, report: ConsoleReporter) -> int:
 
 
 @contextmanager
-def _opened(settings: Settings, report: ConsoleReporter, option: str) -> Iterator[TemplateCache]:
+def _opened(settings: Settings, reporter: ConsoleReporter, option: str) -> Iterator[TemplateCache]:
     """Open the cache; here it is not done without."""
     folder = settings.cache_folder()
     if folder is None:
         raise UsageError(f"{option} and --no-cache contradict each other")
     with TemplateCache(folder, limit=settings.cache_limit(), shared=paths.shared_caches()) as cache:
-        cache.open(report)
+        cache.open(reporter)
         yield cache
 
 

@@ -34,15 +34,15 @@ class ListRequest(NamedTuple):
     word: str | None = None
 
 
-def list_templates(settings: Settings, report: ConsoleReporter, request: ListRequest) -> None:
+def list_templates(settings: Settings, reporter: ConsoleReporter, request: ListRequest) -> None:
     """Print the templates."""
     services = Services(settings)
     name = request.name
     if name is not None and not listing.is_pattern(name):
-        catalog = services.catalog(report, until=(name, request.arch))
+        catalog = services.catalog(reporter, until=(name, request.arch))
         entries: tuple[Entry, ...] = (catalog.select(name, request.arch, only_shown=True).entry,)
     else:
-        catalog = services.catalog(report)
+        catalog = services.catalog(reporter)
         # Only there can be seen which is which.
         offers = catalog.every_offer if request.style == "full" else catalog.offers
         entries = tuple(offer.entry for offer in offers)
@@ -54,7 +54,7 @@ def list_templates(settings: Settings, report: ConsoleReporter, request: ListReq
             raise UsageError(f"no template fits {name or request.word!r}", hint="--list shows all templates")
     # As in virt-builder, what was chosen is listed without its source.
     sources = catalog.sources if (name, request.word) == (None, None) else ()
-    report.close()
+    reporter.close()
     match request.style:
         case "full":
             from imgbuilder.catalog.fulllist import full_list  # late: other lists stay quick

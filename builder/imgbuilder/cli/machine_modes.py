@@ -30,7 +30,7 @@ def describe_machine(
     """Write what an option asks for, to standard output or to the file of ``--output``.
 
     Args:
-        reporter: Hears what was written.
+        reporter: Reports what was written.
         options: The command line.
         values: What its values mean.
         mode: The option: ``run_script``, ``libvirt_xml`` or ``virt_install``.

@@ -16,23 +16,23 @@ from imgbuilder.terminal.console import ConsoleReporter
 from imgindex.freshness import show as show_time
 
 
-def list_sources(settings: Settings, report: ConsoleReporter, *, ask: bool) -> int:
+def list_sources(settings: Settings, reporter: ConsoleReporter, *, ask: bool) -> int:
     """Print the sources in their order, and what was last accepted of each.
 
     Args:
         settings: Which sources.
-        report: Hears of broken configuration files.
+        reporter: Reports broken configuration files.
         ask: Whether each of them is asked now.
 
     Returns:
         1 when one that was asked cannot be used, else 0.
     """
-    found = settings.all_sources(report)
+    found = settings.all_sources(reporter)
     services = Services(settings)
     answers, failed = [], False
     for source in found.sources if ask else ():
         try:
-            loaded = services.loader(report, fallback=False).load(source)
+            loaded = services.loader(reporter, fallback=False).load(source)
         except PybuilderError as error:
             failed = True
             answers.append(f"not usable: {error.message}" + (f" ({error.hint})" if error.hint else ""))
@@ -40,10 +40,10 @@ def list_sources(settings: Settings, report: ConsoleReporter, *, ask: bool) -> i
             count = len(loaded.index.entries)
             answers.append(f"good, with {count} template{'' if count == 1 else 's'}")
     text = sourcelist.source_list(found, services.states(), answers)
-    report.close()
+    reporter.close()
     if not text:
         warn(
-            report,
+            reporter,
             "no sources of templates are configured; to add one: "
             "pybuilder --add-source NAME URL --gpgkey FILE",
         )
@@ -51,20 +51,20 @@ def list_sources(settings: Settings, report: ConsoleReporter, *, ask: bool) -> i
     return 1 if failed else 0
 
 
-def forget_source(settings: Settings, report: ConsoleReporter, wanted: str) -> None:
+def forget_source(settings: Settings, reporter: ConsoleReporter, wanted: str) -> None:
     """Forget what was accepted of a source, and say what that gives up."""
     states = Services(settings).states()
-    named = [source for source in settings.configured_sources(report) if source.name == wanted]
+    named = [source for source in settings.configured_sources(reporter) if source.name == wanted]
     uris = [uri for source in named for uri in _remembered(source, states)] or [wanted]
     if not named:
         check_uri(wanted)
-    forgotten = [uri for uri in uris if states.forget(uri, report)]
+    forgotten = [uri for uri in uris if states.forget(uri, reporter)]
     if not forgotten:
         raise UsageError(
             f"nothing is remembered of a source {str(Address(wanted))!r}",
             hint="give its name as in its configuration file, or the address of its index",
         )
-    report.close()
+    reporter.close()
     for uri in forgotten:
         show(
             f"Forgotten: {Address(uri)}\n"
@@ -81,7 +81,7 @@ def _remembered(source: Source, states: SourceStates) -> list[str]:
     return uris
 
 
-def add_source(settings: Settings, report: ConsoleReporter, name: str, uri: str, key: str | None) -> None:
+def add_source(settings: Settings, reporter: ConsoleReporter, name: str, uri: str, key: str | None) -> None:
     """Verify a source, write it into the user's configuration, and say by whom it is signed."""
     from imgbuilder.catalog.addsource import check_new, new_source, write_source  # late: rare
 
@@ -93,11 +93,11 @@ def add_source(settings: Settings, report: ConsoleReporter, name: str, uri: str,
             hint=f"a source without one is written by hand, with unsigned=yes, into {paths.user_sources()}",
         )
     new = new_source(name, uri, key, settings.fingerprints, paths.user_sources())
-    found = Settings().all_sources(report)
+    found = Settings().all_sources(reporter)
     check_new(new, [*((item.name, item.origin) for item in found.sources), *found.disabled])
     key_pin(new.source, gpg=settings.gpg)  # a mistake in it is said before anything is fetched
     try:
-        loaded = Services(settings).loader(report, fallback=False).load(new.source)
+        loaded = Services(settings).loader(reporter, fallback=False).load(new.source)
     except WrongKeyError as error:
         error.hint = (
             "nothing was added; it may be the key of somebody else, or an old one: get it from the "
@@ -106,7 +106,7 @@ def add_source(settings: Settings, report: ConsoleReporter, name: str, uri: str,
         raise
     assert loaded.signed is not None
     write_source(new)
-    report.close()
+    reporter.close()
     count = len(loaded.index.entries)
     show(
         f"Added: {name}, in {new.path}\n"

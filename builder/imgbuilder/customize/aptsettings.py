@@ -167,7 +167,7 @@ def give_packages(guest: Guest, context: GuestContext, wanted: Mapping[str, str]
         if _has(local, digest):
             guest.upload(local, f"{FOLDER}/archives/{name}")
             given += 1
-    debug(context.report, f"{given} of {len(wanted)} packages come from {context.package_cache}")
+    debug(context.on_event, f"{given} of {len(wanted)} packages come from {context.package_cache}")
     return given
 
 
@@ -202,12 +202,12 @@ def _keep_packages(
                 continue
             guest.download(path, partial, limit=min(_LARGEST_PACKAGE, left))
             if digest is not None and not _has(partial, digest):
-                warn(context.report, f"{name} was not kept in {folder}: it is not what apt wanted")
+                warn(context.on_event, f"{name} was not kept in {folder}: it is not what apt wanted")
                 continue
             left -= size
             partial.replace(kept)
         except (OSError, GuestCallError) as error:
-            warn(context.report, f"{name} was not kept in {folder}: {error}")
+            warn(context.on_event, f"{name} was not kept in {folder}: {error}")
         finally:
             partial.unlink(missing_ok=True)
 

@@ -37,7 +37,7 @@ class GuestContext:
         password_crypto: How passwords are hashed.
         implicit_root_password: Whether root gets a random password when no operation sets one.
         log_file: Where commands in the guest write, chosen by ``run.customize``.
-        report: Where warnings go, set by ``run.customize``.
+        on_event: Where warnings go, set by ``run.customize``.
         follow: Whether the output of commands is reported while they run.
         command_limit: Seconds after which a command is stopped; None for no limit.
         secrets: Variables for commands whose values are hidden everywhere, set by ``run.customize``.
@@ -56,7 +56,7 @@ class GuestContext:
     password_crypto: Crypto = Crypto.SHA512
     implicit_root_password: bool = False
     log_file: str = "/tmp/builder.log"  # noqa: S108 - a path in the guest
-    report: Reporter = field(default=ignore, repr=False)
+    on_event: Reporter = field(default=ignore, repr=False)
     follow: bool = False
     command_limit: float | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -181,7 +181,7 @@ def install_firstboot(guest: Guest, context: GuestContext, name: str, content: b
     enabled = _enable_systemd(guest)
     if not _enable_sysv(guest, context.facts.family) and not enabled:
         warn(
-            context.report,
+            context.on_event,
             f"the firstboot script {name!r} was installed, but the guest has no init system that we know: "
             f"start {_DRIVER} start at boot yourself",
         )

@@ -230,13 +230,13 @@ def require_directory(guest: Guest, path: str, operation: OperationBase) -> None
         )
 
 
-def warn_of_volatile(guest: Guest, path: str, operation: OperationBase, report: Reporter) -> None:
+def warn_of_volatile(guest: Guest, path: str, operation: OperationBase, on_event: Reporter) -> None:
     """Warn when what was just written will not be seen in the running guest (links followed)."""
     real = guest.realpath(path)
     if f"{real}/".startswith(_VOLATILE):
         where = path if real == path else f"{path} leads to {real}, which"
         warn(
-            report,
+            on_event,
             f"--{operation.keyword}: {where} is in the image, but not in the running guest: "
             f"{real[:5].rstrip('/')} is made anew at each boot",
         )

@@ -81,10 +81,10 @@ class PasswordSelector:
         value = "*" if password is None else hash_password(password, crypto)
         return f"!!{value}" if self.locked else value
 
-    def tell(self, user: str, password: str | None, report: Reporter) -> None:
+    def tell(self, user: str, password: str | None, on_event: Reporter) -> None:
         """Tell a random password, once (Z17); nothing is said of others."""
         if self.source is Source.RANDOM and password is not None:
-            info(report, f"Setting random password of {user} to {password}")
+            info(on_event, f"Setting random password of {user} to {password}")
 
     def password(self, secrets: Mapping[str, str]) -> str | None:
         """Return the password, made now if it is a random one; None when the account gets none.

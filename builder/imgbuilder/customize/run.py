@@ -113,7 +113,7 @@ def customize(
     guest: Guest,
     operations: Sequence[Operation],
     context: GuestContext,
-    report: Reporter = ignore,
+    on_event: Reporter = ignore,
     rescue: Rescue | None = None,
 ) -> CustomizeResult:
     """Customize a mounted guest.
@@ -125,7 +125,7 @@ def customize(
         guest: The guest.
         operations: In the user's order.
         context: Facts about the guest and wishes; its log file and reporter are set here.
-        report: Where steps, the random password and warnings go.
+        on_event: Where steps, the random password and warnings go.
         rescue: Called when an operation fails in the guest, before anything is cleaned up.
 
     Raises:
@@ -148,7 +148,7 @@ def customize(
         secrets=_secrets(operations),
         unlabelled=tuple(item.path for item in operations if isinstance(item, SelinuxRelabelExclude)),
     )
-    context = replace(context, report=context.mask.reporter(report))
+    context = replace(context, on_event=context.mask.reporter(on_event))
     try:
         return _customize(guest, operations, context, rescue)
     except OperationError as error:
@@ -158,8 +158,8 @@ def customize(
 def _customize(
     guest: Guest, operations: Sequence[Operation], context: GuestContext, rescue: Rescue | None
 ) -> CustomizeResult:
-    set_random_seed(guest, context.facts, context.report)
-    set_machine_id(guest, context.report)
+    set_random_seed(guest, context.facts, context.on_event)
+    set_machine_id(guest, context.on_event)
 
     with contextlib.ExitStack() as stack:
         if needs_commands(operations):
@@ -173,7 +173,7 @@ def _customize(
             raise
 
     for operation in _last(guest, operations):
-        context.report(Step(operation.describe()))
+        context.on_event(Step(operation.describe()))
         with _named(operation):
             operation.apply(guest, context)
     return CustomizeResult(context.log_file, root_password)
@@ -182,7 +182,7 @@ def _customize(
 def _apply_all(guest: Guest, operations: Sequence[Operation], context: GuestContext) -> None:
     network_checked = False
     for operation in operations:
-        context.report(Step(operation.describe()))
+        context.on_event(Step(operation.describe()))
         with _named(operation):
             if spec_of(operation).network and not network_checked:
                 check_network(guest, context)
@@ -201,11 +201,11 @@ def _set_passwords(guest: Guest, operations: Sequence[Operation], context: Guest
     for operation in late:
         if operation.describe() != said:
             said = operation.describe()
-            context.report(Step(said))
+            context.on_event(Step(said))
         with _named(operation):
             operation.apply(guest, context)
     if root_password is not None:
-        info(context.report, f"Setting random password of root to {root_password}")
+        info(context.on_event, f"Setting random password of root to {root_password}")
     return root_password
 
 

@@ -47,15 +47,15 @@ class Mask:
         """Hide secrets in bytes."""
         return content if self._bytes is None else self._bytes.sub(_MASK.encode(), content)
 
-    def reporter(self, report: Reporter) -> Reporter:
+    def reporter(self, on_event: Reporter) -> Reporter:
         """Return a reporter that hides secrets in what it passes on."""
         if not self:
-            return report
+            return on_event
 
         def masked(event: Event) -> None:
             if isinstance(event, Step | Notice):
                 event = replace(event, text=self.text(event.text))
-            report(event)
+            on_event(event)
 
         return masked
 

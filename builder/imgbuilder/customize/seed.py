@@ -31,7 +31,7 @@ _EMPTY_IDS = (b"", b"uninitialized\n")
 """The second is systemd's own word for "make one at first boot", machine-id(5)."""
 
 
-def set_random_seed(guest: Guest, facts: GuestFacts, report: Reporter) -> None:
+def set_random_seed(guest: Guest, facts: GuestFacts, on_event: Reporter) -> None:
     """Give the guest fresh randomness.
 
     Every seed file that exists is refilled with as many bytes as it had, within limits. A guest with
@@ -40,7 +40,7 @@ def set_random_seed(guest: Guest, facts: GuestFacts, report: Reporter) -> None:
     Raises:
         GuestCallError: A file could not be written.
     """
-    report(Step("Setting a random seed"))
+    on_event(Step("Setting a random seed"))
     done = False
     for path in _SEED_FILES:
         if guest.is_file(path):
@@ -52,10 +52,10 @@ def set_random_seed(guest: Guest, facts: GuestFacts, report: Reporter) -> None:
     if not done and facts.family in _FAMILY_SEED:
         done = _create(guest, _FAMILY_SEED[facts.family])
     if not done:
-        warn(report, "the random seed could not be set: the guest has no place for one that we know")
+        warn(on_event, "the random seed could not be set: the guest has no place for one that we know")
 
 
-def set_machine_id(guest: Guest, report: Reporter) -> None:
+def set_machine_id(guest: Guest, on_event: Reporter) -> None:
     """Fill an empty ``/etc/machine-id``; a missing one, a link or one with a content stays as it is.
 
     Raises:
@@ -64,7 +64,7 @@ def set_machine_id(guest: Guest, report: Reporter) -> None:
     if guest.is_symlink(_MACHINE_ID) or not guest.is_file(_MACHINE_ID):
         return
     if guest.stat(_MACHINE_ID).size <= len(_EMPTY_IDS[1]) and guest.read(_MACHINE_ID) in _EMPTY_IDS:
-        report(Step(f"Setting the machine ID in {_MACHINE_ID}"))
+        on_event(Step(f"Setting the machine ID in {_MACHINE_ID}"))
         guest.write(_MACHINE_ID, f"{uuid.uuid4().hex}\n".encode())
 
 

@@ -79,7 +79,7 @@ class SparseWriter:
         os.ftruncate(self._descriptor, self.offset)
 
 
-def copy_sparse(source: Path, destination: Path, report: Reporter = ignore, *, label: str = "") -> None:
+def copy_sparse(source: Path, destination: Path, on_event: Reporter = ignore, *, label: str = "") -> None:
     """Copy an image to another file of the same size and content, sharing or skipping what can be.
 
     A new file has mode 0600. The copy is complete but not synced. It is removed when copying fails.
@@ -87,7 +87,7 @@ def copy_sparse(source: Path, destination: Path, report: Reporter = ignore, *, l
     Args:
         source: The image.
         destination: The copy: a file that is empty or does not exist.
-        report: Told about progress in bytes of the disk.
+        on_event: Reports progress in bytes of the disk.
         label: Name of the copy for progress bars.
 
     Raises:
@@ -101,7 +101,7 @@ def copy_sparse(source: Path, destination: Path, report: Reporter = ignore, *, l
         ):
             try:
                 imagelocks.hold(old.fileno(), source)
-                copy_descriptor(old.fileno(), new.fileno(), report, label=label)
+                copy_descriptor(old.fileno(), new.fileno(), on_event, label=label)
             except BaseException:
                 destination.unlink()
                 raise
@@ -118,13 +118,13 @@ def _copy_error(source: Path, destination: Path, error: OSError) -> WorkspaceErr
     )
 
 
-def copy_descriptor(source: int, destination: int, report: Reporter = ignore, *, label: str = "") -> None:
+def copy_descriptor(source: int, destination: int, on_event: Reporter = ignore, *, label: str = "") -> None:
     """Copy one open image to another open, empty, ordinary file.
 
     Args:
         source: Descriptor open for reading.
         destination: Descriptor open for reading and writing.
-        report: Told about progress in bytes of the disk.
+        on_event: Reports progress in bytes of the disk.
         label: Name of the copy for progress bars.
 
     Raises:
@@ -135,12 +135,12 @@ def copy_descriptor(source: int, destination: int, report: Reporter = ignore, *,
         if not _clone(source, destination):
             os.ftruncate(destination, size)
             for start, end in data_ranges(source, size):
-                _copy_range(source, destination, start, end, report, label, size)
+                _copy_range(source, destination, start, end, on_event, label, size)
         if os.fstat(source).st_size != size:  # what is beyond the end of a file looks like a hole
             raise OSError(errno.EIO, "the file changed its size while it was copied")
-        report(Progress(label, size, size))
+        on_event(Progress(label, size, size))
     finally:
-        report(ProgressEnd())
+        on_event(ProgressEnd())
 
 
 def _clone(source: int, destination: int) -> bool:
@@ -169,7 +169,7 @@ def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _copy_range(
-    source: int, destination: int, start: int, end: int, report: Reporter, label: str, size: int
+    source: int, destination: int, start: int, end: int, on_event: Reporter, label: str, size: int
 ) -> None:
     position = start
     while position < end:
@@ -182,14 +182,14 @@ def _copy_range(
                 raise
             count = 0
         if count == 0:  # not here: some filesystems copy only within themselves
-            _copy_by_hand(source, destination, position, end, report, label, size)
+            _copy_by_hand(source, destination, position, end, on_event, label, size)
             return
         position += count
-        report(Progress(label, position, size))
+        on_event(Progress(label, position, size))
 
 
 def _copy_by_hand(
-    source: int, destination: int, position: int, end: int, report: Reporter, label: str, size: int
+    source: int, destination: int, position: int, end: int, on_event: Reporter, label: str, size: int
 ) -> None:
     writer = SparseWriter(destination, position)
     while writer.offset < end:
@@ -197,7 +197,7 @@ def _copy_by_hand(
         if not piece:
             raise OSError(errno.EIO, "the file changed its size while it was copied")
         writer.write(piece)
-        report(Progress(label, writer.offset, size))
+        on_event(Progress(label, writer.offset, size))
 
 
 def disk_usage(path: Path) -> int:

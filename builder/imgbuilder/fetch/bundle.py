@@ -78,7 +78,7 @@ def fetch_member(
     *,
     limit: int,
     expected: int | None = None,
-    report: Reporter = ignore,
+    on_event: Reporter = ignore,
     label: str = "",
 ) -> Fetched:
     """Copy a file out of a bundle, under the same limits as a download.
@@ -102,7 +102,7 @@ def fetch_member(
             where=where,
             limit=limit,
             expected=expected,
-            report=report,
+            on_event=on_event,
             label=label,
         )
     return Fetched(where, size)

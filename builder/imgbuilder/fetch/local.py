@@ -22,7 +22,7 @@ def fetch_local(
     *,
     limit: int,
     expected: int | None = None,
-    report: Reporter = ignore,
+    on_event: Reporter = ignore,
     label: str = "",
 ) -> Fetched:
     """Copy a file of this machine under the same limits as a download (``docs/threat-model.md`` D26).
@@ -60,7 +60,7 @@ def fetch_local(
             where=str(path),
             limit=limit,
             expected=expected,
-            report=report,
+            on_event=on_event,
             label=label,
         )
     return Fetched(str(path), size)
@@ -75,7 +75,7 @@ def copy_open(
     where: str,
     limit: int,
     expected: int | None,
-    report: Reporter,
+    on_event: Reporter,
     label: str,
 ) -> int:
     """Copy a part of an open file of this machine under the limits of a download.
@@ -88,7 +88,7 @@ def copy_open(
         where: What it is, for messages.
         limit: Most bytes to accept.
         expected: Exact number of bytes, if known.
-        report: Told about progress.
+        on_event: Called with each event.
         label: Name of the transfer.
 
     Returns:
@@ -123,7 +123,7 @@ def copy_open(
         return piece
 
     # A file that somebody goes on writing to would never end.
-    copied = store(read, destination, where=where, limit=limit, expected=size, report=report, label=label)
+    copied = store(read, destination, where=where, limit=limit, expected=size, on_event=on_event, label=label)
     after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise FetchError(f"{where} changed while it was read", hint="run the command again")

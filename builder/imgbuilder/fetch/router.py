@@ -32,7 +32,7 @@ class SourceFetcher:
         *,
         limit: int,
         expected: int | None = None,
-        report: Reporter = ignore,
+        on_event: Reporter = ignore,
         label: str = "",
         proxy: str = SYSTEM_PROXY,
         digest_known: bool = False,
@@ -49,9 +49,11 @@ class SourceFetcher:
                 from imgbuilder.fetch.bundle import fetch_member  # late: few sources are bundles
 
                 return fetch_member(
-                    *member, destination, limit=limit, expected=expected, report=report, label=label
+                    *member, destination, limit=limit, expected=expected, on_event=on_event, label=label
                 )
-            return fetch_local(path, destination, limit=limit, expected=expected, report=report, label=label)
+            return fetch_local(
+                path, destination, limit=limit, expected=expected, on_event=on_event, label=label
+            )
         if self._web is None:
             # Late: requests takes longer to load than a local index to read.
             from imgbuilder.fetch.web import RequestsFetcher
@@ -62,7 +64,7 @@ class SourceFetcher:
             destination,
             limit=limit,
             expected=expected,
-            report=report,
+            on_event=on_event,
             label=label,
             proxy=proxy,
             digest_known=digest_known,
@@ -101,7 +103,7 @@ class OfflineFetcher:
         *,
         limit: int,
         expected: int | None = None,
-        report: Reporter = ignore,
+        on_event: Reporter = ignore,
         label: str = "",
         proxy: str = SYSTEM_PROXY,
         digest_known: bool = False,
@@ -116,7 +118,7 @@ class OfflineFetcher:
             destination,
             limit=limit,
             expected=expected,
-            report=report,
+            on_event=on_event,
             label=label,
             proxy=proxy,
             digest_known=digest_known,

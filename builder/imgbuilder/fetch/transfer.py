@@ -131,7 +131,7 @@ class Fetcher(Protocol):
         *,
         limit: int,
         expected: int | None = None,
-        report: Reporter = ignore,
+        on_event: Reporter = ignore,
         label: str = "",
         proxy: str = SYSTEM_PROXY,
         digest_known: bool = False,
@@ -145,7 +145,7 @@ class Fetcher(Protocol):
             destination: Where to write. Its own ``OSError`` is passed on.
             limit: Most bytes to accept.
             expected: Exact number of bytes, when the signed index says so.
-            report: Told about progress.
+            on_event: Called with each event.
             label: Name of the transfer for progress bars; the address by default.
             proxy: ``SYSTEM_PROXY``, ``NO_PROXY``, or the URL of a proxy.
             digest_known: Whether the bytes are proved by a digest or signature afterwards, wherever they
@@ -200,7 +200,7 @@ def store(
     where: str,
     limit: int,
     expected: int | None,
-    report: Reporter,
+    on_event: Reporter,
     label: str,
     guard: SpeedGuard | None = None,
     start: int = 0,
@@ -213,7 +213,7 @@ def store(
         where: The source, for messages.
         limit: Most bytes to accept.
         expected: Exact number of bytes, if known.
-        report: Told about progress.
+        on_event: Called with each event.
         label: Name of the transfer.
         guard: Judges the speed; None for local files.
         start: Bytes of the file that ``destination`` holds already; they count for all sizes here.
@@ -236,11 +236,11 @@ def store(
                 )
             _write_all(destination, piece)
             done += len(piece)
-            report(Progress(label or where, done, expected))
+            on_event(Progress(label or where, done, expected))
             if guard is not None:
                 guard.moved(len(piece), where)
     finally:
-        report(ProgressEnd())
+        on_event(ProgressEnd())
     if expected is not None and done != expected:
         raise TransferCutError(
             f"{where}: ended after {done} of {expected} bytes",

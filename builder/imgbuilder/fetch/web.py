@@ -75,7 +75,7 @@ class RequestsFetcher:
         *,
         limit: int,
         expected: int | None = None,
-        report: Reporter = ignore,
+        on_event: Reporter = ignore,
         label: str = "",
         proxy: str = SYSTEM_PROXY,
         digest_known: bool = False,
@@ -84,7 +84,7 @@ class RequestsFetcher:
     ) -> Fetched:
         """See ``imgbuilder.fetch.transfer.Fetcher.fetch``."""
         wanted = Wanted(
-            Address(url), destination, limit, expected, report, label, Address(proxy), digest_known, resume
+            Address(url), destination, limit, expected, on_event, label, Address(proxy), digest_known, resume
         )
         if seconds is None:
             return self._whole(wanted)
@@ -100,7 +100,7 @@ class RequestsFetcher:
             ) from error
 
     def _whole(self, wanted: Wanted) -> Fetched:
-        resume, report = wanted.resume, wanted.report
+        resume, on_event = wanted.resume, wanted.on_event
         waits = self._waits()
         for tries_left in range(self._limits.resumes, -1, -1):
             try:
@@ -112,7 +112,7 @@ class RequestsFetcher:
                 if resume is None or not tries_left:
                     raise
                 pause = next(waits)
-                debug(report, f"{error.message}; continuing in {pause:.1f} seconds")
+                debug(on_event, f"{error.message}; continuing in {pause:.1f} seconds")
                 self._sleep(pause)
             else:
                 return fetched
@@ -175,7 +175,7 @@ class RequestsFetcher:
                     return answer
                 answer.close()
             watch.detach()
-            debug(wanted.report, f"{reason}; trying again in {pause:.1f} seconds")
+            debug(wanted.on_event, f"{reason}; trying again in {pause:.1f} seconds")
             self._sleep(pause)
         raise AssertionError("the last try returns or raises")
 
@@ -223,7 +223,7 @@ class RequestsFetcher:
             where=url,
             limit=limit,
             expected=known,
-            report=wanted.report,
+            on_event=wanted.on_event,
             label=wanted.label,
             guard=SpeedGuard(self._limits, self._clock),
             start=start,
@@ -273,7 +273,7 @@ class Wanted:
     destination: BinaryIO
     limit: int
     expected: int | None
-    report: Reporter
+    on_event: Reporter
     label: str
     proxy: Address
     digest_known: bool

@@ -55,7 +55,7 @@ def open_guest(
     lvexpand: str | None,
     growth: Growth | None,
     keys: Sequence[DiskKey],
-    report: Reporter,
+    on_event: Reporter,
     role: Role = Role.TEMPLATE,
 ) -> str:
     """Open the guest's encrypted parts, let what is last on the disk grow, and mount the guest.
@@ -66,7 +66,7 @@ def open_guest(
         lvexpand: The logical volume that the index lets grow.
         growth: What grows; None when the disk is as large as the template's.
         keys: Keys of encrypted devices.
-        report: Hears what was found.
+        on_event: Reports what was found.
         role: What the disk is to the reader of messages.
 
     Returns:
@@ -75,7 +75,7 @@ def open_guest(
     Raises:
         GuestError: There is no system, or it cannot grow; nothing but the unfinished image was changed.
     """
-    opened = unlock(appliance, keys, report)
+    opened = unlock(appliance, keys, on_event)
     pending = None
     if growth is not None:
         pending = _grow_unmounted(appliance, growth, opened)
@@ -84,18 +84,18 @@ def open_guest(
         likely = on_only_disk(named, growth.disk if growth is not None else "/dev/sda")
     if likely is not None:
         likely = opened.get(likely, likely)
-    root = mounting.mount_guest(appliance, likely, report, role=role)
+    root = mounting.mount_guest(appliance, likely, on_event, role=role)
     if growth is None or pending is None:
         return root
     if not growth.is_named:
         _check_root(appliance, growth, pending, root)
     if pending.kind == Content.LVM:
-        found = _grow_roots_volume(appliance, growth, pending.device, root, report)
+        found = _grow_roots_volume(appliance, growth, pending.device, root, on_event)
         if found is None:
             return root
         pending = found
     if not _grow_mounted(appliance, pending, root):
-        root = mounting.mount_guest(appliance, likely, report)
+        root = mounting.mount_guest(appliance, likely, on_event)
     return root
 
 
@@ -179,12 +179,14 @@ def _grow_volume(appliance: Appliance, device: str, kind: str, volume: str) -> t
 
 
 def _grow_roots_volume(
-    appliance: Appliance, growth: Growth, device: str, root: str, report: Reporter
+    appliance: Appliance, growth: Growth, device: str, root: str, on_event: Reporter
 ) -> _Pending | None:
     """Give the space of a grown physical volume to the root's logical volume, which no index named."""
     volume = _volume_on(appliance, root, device)
     if volume is None:
-        warn(report, f"the volume group on {growth.device} has new free space; no volume in it was enlarged")
+        warn(
+            on_event, f"the volume group on {growth.device} has new free space; no volume in it was enlarged"
+        )
         return None
     kind = appliance.filesystem_type(volume)
     if kind not in _WHILE_MOUNTED:

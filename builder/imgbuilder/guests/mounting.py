@@ -76,14 +76,14 @@ def refuse_read_only(appliance: Appliance, root: str) -> None:
 
 
 def mount_guest(
-    appliance: Appliance, likely_root: str | None, report: Reporter, *, role: Role = Role.TEMPLATE
+    appliance: Appliance, likely_root: str | None, on_event: Reporter, *, role: Role = Role.TEMPLATE
 ) -> str:
     """Mount all filesystems of the guest.
 
     Args:
         appliance: A launched appliance with nothing mounted.
         likely_root: The appliance's name of the device that the index lets grow; None when it names none.
-        report: Hears what was found, and of filesystems that cannot be mounted.
+        on_event: Reports what was found, and of filesystems that cannot be mounted.
         role: What the disk is to the reader of messages.
 
     Returns:
@@ -92,12 +92,12 @@ def mount_guest(
     Raises:
         GuestError: There is no operating system, or more than one, or a filesystem of it is not there.
     """
-    if likely_root is not None and _is_root(appliance, likely_root, report):
-        _mount_others(appliance, find_places(appliance, likely_root), report)
+    if likely_root is not None and _is_root(appliance, likely_root, on_event):
+        _mount_others(appliance, find_places(appliance, likely_root), on_event)
         return likely_root
     appliance.unmount_all()
-    debug(report, "looking for the operating system on all filesystems")
-    roots = find_roots(appliance, report)
+    debug(on_event, "looking for the operating system on all filesystems")
+    roots = find_roots(appliance, on_event)
     if len(roots) != 1:
         found = (
             f"several operating systems were found ({', '.join(roots)})"
@@ -125,18 +125,18 @@ def mount_guest(
             if role is Role.TEMPLATE
             else "is it of another format (--format), or only a part of a guest?",
         )
-    mount_system(appliance, roots[0], report)
+    mount_system(appliance, roots[0], on_event)
     return roots[0]
 
 
-def find_roots(appliance: Appliance, report: Reporter) -> list[str]:
+def find_roots(appliance: Appliance, on_event: Reporter) -> list[str]:
     """Let libguestfs find the operating systems; of one on several subvolumes, only that which starts.
 
     The others are snapshots of it, as snapper and Timeshift make them.
 
     Args:
         appliance: A launched appliance with nothing mounted.
-        report: Hears which are left alone.
+        on_event: Reports which are left alone.
 
     Returns:
         The roots' devices.
@@ -154,7 +154,7 @@ def find_roots(appliance: Appliance, report: Reporter) -> list[str]:
         chosen.append(main)
         others = [root for root in found if root not in {main, device}]
         if others:
-            warn(report, f"{main} is the system that starts; left alone: {', '.join(others)}")
+            warn(on_event, f"{main} is the system that starts; left alone: {', '.join(others)}")
     return chosen
 
 
@@ -211,14 +211,14 @@ def refuse_ostree(appliance: Appliance) -> None:
 
 
 def mount_system(
-    appliance: Appliance, root: str, report: Reporter, *, untouched: bool = False, strict: bool = True
+    appliance: Appliance, root: str, on_event: Reporter, *, untouched: bool = False, strict: bool = True
 ) -> tuple[Place, ...]:
     """Mount a system that inspection found: its root, and what it mounts by itself.
 
     Args:
         appliance: A launched appliance with nothing mounted.
         root: The root's device.
-        report: Hears of filesystems that cannot be mounted.
+        on_event: Reports filesystems that cannot be mounted.
         untouched: Whether nothing may be written, not even to finish what a journal has.
         strict: Whether a filesystem that the guest needs must be there.
 
@@ -231,10 +231,10 @@ def mount_system(
     place = Place(root, "/")
     appliance.mount(root, "/", options=_options(appliance, place, untouched=untouched))
     found = inspect_places(appliance, root)
-    return (place, *_mount_others(appliance, found, report, untouched=untouched, strict=strict))
+    return (place, *_mount_others(appliance, found, on_event, untouched=untouched, strict=strict))
 
 
-def mount_places(appliance: Appliance, places: Sequence[Place], report: Reporter) -> None:
+def mount_places(appliance: Appliance, places: Sequence[Place], on_event: Reporter) -> None:
     """Mount again what ``mount_system`` mounted, to change it.
 
     Raises:
@@ -242,7 +242,7 @@ def mount_places(appliance: Appliance, places: Sequence[Place], report: Reporter
     """
     root, *others = places
     appliance.mount(root.device, root.path, options=root.options)
-    _mount(appliance, others, report)
+    _mount(appliance, others, on_event)
 
 
 def find_places(appliance: Appliance, root: str) -> list[Place | Missing]:
@@ -299,15 +299,15 @@ def partition_of(root: str) -> str:
     return "/".join(words[: 4 if words[2] == "mapper" else 3])
 
 
-def _is_root(appliance: Appliance, device: str, report: Reporter) -> bool:
+def _is_root(appliance: Appliance, device: str, on_event: Reporter) -> bool:
     """Mount a device, and see whether a system is on it."""
     try:
         appliance.mount(device, "/")
     except GuestCallError as error:
-        debug(report, f"{device} is not the root: {error.message}")
+        debug(on_event, f"{device} is not the root: {error.message}")
         return False
     if not any(appliance.is_file(path) for path in _RELEASE_FILES):
-        debug(report, f"{device} is not the root: it has no os-release file")
+        debug(on_event, f"{device} is not the root: it has no os-release file")
         return False
     return True
 
@@ -326,7 +326,7 @@ def _guest_devices(appliance: Appliance, fstab: str, root: str, mounts: Sequence
 def _mount_others(
     appliance: Appliance,
     wanted: Iterable[Place | Missing],
-    report: Reporter,
+    on_event: Reporter,
     *,
     untouched: bool = False,
     strict: bool = True,
@@ -340,14 +340,14 @@ def _mount_others(
         mount, reason = found.mount, found.reason
         if strict and not mount.optional:
             raise _unusable(f"{mount.spec}, which the guest mounts on {mount.path}, was not found: {reason}")
-        warn(report, f"{mount.spec} is not mounted on {mount.path} of the guest: {reason}")
-    return _mount(appliance, places, report, untouched=untouched, strict=strict)
+        warn(on_event, f"{mount.spec} is not mounted on {mount.path} of the guest: {reason}")
+    return _mount(appliance, places, on_event, untouched=untouched, strict=strict)
 
 
 def _mount(
     appliance: Appliance,
     places: Iterable[Place],
-    report: Reporter,
+    on_event: Reporter,
     *,
     untouched: bool = False,
     strict: bool = True,
@@ -357,7 +357,7 @@ def _mount(
     for place in places:
         try:
             if not appliance.is_dir(place.path):
-                warn(report, f"{place.device} is not mounted: the guest has no folder {place.path}")
+                warn(on_event, f"{place.device} is not mounted: the guest has no folder {place.path}")
                 continue
             # mount(8) runs outside of the guest, where a link of the guest's leads to something else.
             path = appliance.realpath(place.path)
@@ -366,7 +366,7 @@ def _mount(
             problem = f"{place.device} cannot be mounted on {place.path} of the guest: {error.message}"
             if strict and not place.optional:
                 raise _unusable(problem) from error
-            warn(report, problem)
+            warn(on_event, problem)
         else:
             done.append(Place(place.device, path, place.options, place.optional))
     return done

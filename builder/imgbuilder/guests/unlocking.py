@@ -16,7 +16,7 @@ from imgindex.regular import open_given
 _LUKS = "crypto_LUKS"
 
 
-def unlock(appliance: Appliance, keys: Sequence[DiskKey], report: Reporter) -> dict[str, str]:
+def unlock(appliance: Appliance, keys: Sequence[DiskKey], on_event: Reporter) -> dict[str, str]:
     """Open the LUKS containers of the guest that keys are given for.
 
     Without keys the appliance is asked nothing.
@@ -24,7 +24,7 @@ def unlock(appliance: Appliance, keys: Sequence[DiskKey], report: Reporter) -> d
     Args:
         appliance: A launched appliance with nothing mounted.
         keys: The user's keys, tried in their order.
-        report: Hears of what was opened, and of keys without a container. Never of a key itself.
+        on_event: Reports what was opened, and of keys without a container. Never of a key itself.
 
     Returns:
         For each container's device, the device of what it holds.
@@ -40,15 +40,15 @@ def unlock(appliance: Appliance, keys: Sequence[DiskKey], report: Reporter) -> d
         uuid = appliance.luks_uuid(device)
         fitting = [key for key in keys if key.fits(device, uuid)]
         if not fitting:
-            debug(report, f"no key is given for {device} (UUID {uuid})")
+            debug(on_event, f"no key is given for {device} (UUID {uuid})")
             continue
         unused = [key for key in unused if key not in fitting]
         opened[device] = _open(appliance, device, uuid, fitting)
-        debug(report, f"{device} is opened as {opened[device]}")
+        debug(on_event, f"{device} is opened as {opened[device]}")
     if opened:
         appliance.scan_volumes()
     for key in unused:
-        warn(report, f"--key {key.identity}: the disk has no such encrypted device")
+        warn(on_event, f"--key {key.identity}: the disk has no such encrypted device")
     return opened
 
 

@@ -74,13 +74,13 @@ def exclusive_if_free(path: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, purpose: str, report: Reporter = ignore) -> Iterator[None]:
+def exclusive(path: Path, purpose: str, on_event: Reporter = ignore) -> Iterator[None]:
     """Hold a lock file, which is made if needed and stays.
 
     Args:
         path: The file.
         purpose: What the user is told that the holder does, when somebody else holds it.
-        report: Whom to tell.
+        on_event: Called with each event.
 
     Raises:
         OSError: The lock cannot be taken, for another reason than that somebody holds it.
@@ -91,7 +91,7 @@ def exclusive(path: Path, purpose: str, report: Reporter = ignore) -> Iterator[N
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        info(report, _waiting(purpose, path.stat()))
+        info(on_event, _waiting(purpose, path.stat()))
         lock.acquire(poll_interval=_POLL)
     try:
         yield
@@ -100,7 +100,7 @@ def exclusive(path: Path, purpose: str, report: Reporter = ignore) -> Iterator[N
 
 
 def lock_open_file(
-    descriptor: int, *, shared: bool, purpose: str, report: Reporter = ignore, limit: float | None = None
+    descriptor: int, *, shared: bool, purpose: str, on_event: Reporter = ignore, limit: float | None = None
 ) -> bool:
     """Lock an open file until it is closed.
 
@@ -108,7 +108,7 @@ def lock_open_file(
         descriptor: The file.
         shared: Whether others may hold it shared at the same time.
         purpose: What the user is told that the holder does, when somebody else holds it.
-        report: Whom to tell.
+        on_event: Called with each event.
         limit: Most seconds to wait; None for no limit.
 
     Returns:
@@ -125,7 +125,7 @@ def lock_open_file(
             fcntl.flock(descriptor, how)
         except BlockingIOError:
             if not told:
-                info(report, _waiting(purpose, os.fstat(descriptor)))
+                info(on_event, _waiting(purpose, os.fstat(descriptor)))
                 told = True
         else:
             return True

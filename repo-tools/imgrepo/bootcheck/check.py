@@ -79,39 +79,39 @@ class Outcome:
 ShowLine = Callable[[str], None]
 
 
-def boot(trial: Trial, folder: Path, report: Reporter, show: ShowLine) -> Outcome:
+def boot(trial: Trial, folder: Path, on_event: Reporter, show: ShowLine) -> Outcome:
     """Boot an image, by KVM where that works.
 
     Args:
         trial: What to try.
         folder: Where ``screen.png`` and ``thumbnail.png`` are written to.
-        report: Hears notices.
+        on_event: Called with notices.
         show: Gets the console's last line, again and again.
 
     Raises:
         PybuilderError: It could not be tried: a program is missing, there is no room, the marker is no good.
     """
-    verdict = _accelerator(trial.machine, report)
+    verdict = _accelerator(trial.machine, on_event)
     if verdict is None or not verdict.usable:
-        return _attempt(trial, "tcg", folder, report, show)
-    outcome = _attempt(trial, "kvm", folder, report, show)
+        return _attempt(trial, "tcg", folder, on_event, show)
+    outcome = _attempt(trial, "kvm", folder, on_event, show)
     if verdict.proved or not outcome.silent or outcome.judgement.state is State.BOOTED:
         return outcome
-    info(report, "nothing was seen with KVM, which may not work here; trying once more with emulation")
-    emulated = _attempt(trial, "tcg", folder, report, show)
+    info(on_event, "nothing was seen with KVM, which may not work here; trying once more with emulation")
+    emulated = _attempt(trial, "tcg", folder, on_event, show)
     if emulated.judgement.state is State.BOOTED:
         remember_broken(paths.state_dir(), outcome.judgement.reason)
     return emulated
 
 
-def _accelerator(machine: Machine, report: Reporter) -> KvmVerdict | None:
+def _accelerator(machine: Machine, on_event: Reporter) -> KvmVerdict | None:
     """Tell whether KVM can be used; None for a processor that is not the host's."""
     family = {"i686": "x86_64", "i386": "x86_64", "arm64": "aarch64"}
     host, guest = (family.get(arch, arch) for arch in (platform.machine(), machine.arch))
-    return chosen_accelerator(paths.state_dir(), report) if host == guest else None
+    return chosen_accelerator(paths.state_dir(), on_event) if host == guest else None
 
 
-def _attempt(trial: Trial, accelerator: str, folder: Path, report: Reporter, show: ShowLine) -> Outcome:
+def _attempt(trial: Trial, accelerator: str, folder: Path, on_event: Reporter, show: ShowLine) -> Outcome:
     scale = 1 if trial.exact or accelerator == "kvm" else EMULATION
     limit = trial.seconds * scale
     watcher = Watcher(trial.marker)
@@ -133,7 +133,7 @@ def _attempt(trial: Trial, accelerator: str, folder: Path, report: Reporter, sho
                 judgement = Judgement(
                     State.FAILED, f"it booted, but port {', '.join(missing)} does not answer"
                 )
-        pictures = alive and _picture(machine, folder, report)
+        pictures = alive and _picture(machine, folder, on_event)
         silent = not alive or not watcher.log.tail(1)
     watcher.end()
     log, tail = watcher.log.text(), watcher.log.tail(10)
@@ -201,10 +201,10 @@ def _too_long(marker: Marker, limit: float, watcher: Watcher) -> str:
     return f"{marker.expression!r} was not seen on the serial console within {limit:.0f} seconds"
 
 
-def _picture(machine: Running, folder: Path, report: Reporter) -> bool:
+def _picture(machine: Running, folder: Path, on_event: Reporter) -> bool:
     try:
         picture.convert(machine.screen(), folder / "screen.png", folder / "thumbnail.png")
     except (ApplianceError, DiskError) as error:
-        warn(report, f"there is no picture of the screen: {error.message}")
+        warn(on_event, f"there is no picture of the screen: {error.message}")
         return False
     return True

@@ -45,7 +45,7 @@ class Checked:
 
 def check(
     target: Target,
-    report: Reporter,
+    on_event: Reporter,
     show: ShowLine,
     *,
     clock: Callable[[], datetime],
@@ -59,7 +59,7 @@ def check(
 
     Args:
         target: The image, and what is known about it.
-        report: Hears steps and notices.
+        on_event: Called with steps and notices.
         show: Gets the console's last line, again and again.
         clock: Tells the time, in UTC.
         exact: Whether the time limit is meant for emulation, too.
@@ -76,10 +76,10 @@ def check(
     trial = Trial(machine, marker, description.boot.seconds, exact, description.boot.ports)
     with _folder_for(target), scratch_folder() as scratch:
         started = clock()
-        report(Step(f"Booting {target.image.name} ({description.arch}, {machine.firmware.value})"))
-        outcome = boot(trial, scratch, report, show)
+        on_event(Step(f"Booting {target.image.name} ({description.arch}, {machine.firmware.value})"))
+        outcome = boot(trial, scratch, on_event, show)
         record = BootRecord(
-            _mark(target, report),
+            _mark(target, on_event),
             Verdict.BOOTED if outcome.judgement.state is State.BOOTED else Verdict.FAILED,
             outcome.judgement.reason,
             version,
@@ -92,7 +92,7 @@ def check(
         )
         _write(target.folder, scratch, outcome, record)
         if outcome.pictures:
-            _screenshot(target, scratch / SCREEN, report, keep=keep_screenshot)
+            _screenshot(target, scratch / SCREEN, on_event, keep=keep_screenshot)
     return Checked(target, record, outcome.tail)
 
 
@@ -118,14 +118,14 @@ def _folder_for(target: Target) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _mark(target: Target, report: Reporter) -> ImageMark:
+def _mark(target: Target, on_event: Reporter) -> ImageMark:
     """Say which image it was; it is not read again when the last record is of the same one."""
     check_unchanged(target.image)
     with contextlib.suppress(RepositoryError):
         last = read_boot(target.folder)
         if last is not None and last.image.fingerprint == target.image.fingerprint:
             return last.image
-    return ImageMark.of(target.image, report)
+    return ImageMark.of(target.image, on_event)
 
 
 def _write(folder: Path, scratch: Path, outcome: Outcome, record: BootRecord) -> None:
@@ -148,14 +148,14 @@ def _write(folder: Path, scratch: Path, outcome: Outcome, record: BootRecord) ->
             raise explain(error, folder / BOOT_NAME) from error
 
 
-def _screenshot(target: Target, screen: Path, report: Reporter, *, keep: bool) -> None:
+def _screenshot(target: Target, screen: Path, on_event: Reporter, *, keep: bool) -> None:
     entry = target.entry
     if entry is None or entry.screenshot.exists():
         if keep and entry is not None:
-            info(report, f"{entry.screenshot} is there already, and stays")
+            info(on_event, f"{entry.screenshot} is there already, and stays")
         return
     if not keep:
-        info(report, f"{entry.name} has no screenshot.png; with --keep-screenshot it gets this picture")
+        info(on_event, f"{entry.name} has no screenshot.png; with --keep-screenshot it gets this picture")
         return
     with new_file(entry.screenshot) as temporary:
         try:

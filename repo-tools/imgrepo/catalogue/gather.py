@@ -59,14 +59,14 @@ class Gathered:
 
 
 def gather(
-    request: CatalogueRequest, services: Services, report: Reporter, statistics: Statistics | None = None
+    request: CatalogueRequest, services: Services, on_event: Reporter, statistics: Statistics | None = None
 ) -> Gathered:
     """Read the index, the entries, and what the former catalogue knew.
 
     Args:
         request: What is wanted.
         services: Verifier, key files and clock.
-        report: Hears of what is not shown, and why.
+        on_event: Reports what is not shown, and why.
         statistics: Downloads, if logs were given.
 
     Raises:
@@ -76,13 +76,13 @@ def gather(
     """
     now = services.clock()
     published, signed = read_served(request.webroot, services)
-    folders = dict(_read_entries(request.library, report))
+    folders = dict(_read_entries(request.library, on_event))
     before = memory.read_memory(request.output)
     identity = f"urn:uuid:{uuid.uuid5(_SPACE, signed.primary_fingerprint)}"
     if before is not None:
         identity = before.identity  # of whatever key: readers of the feed must not see all of it as new
     reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
-    maker = _Maker(request, signed, report, statistics, before)
+    maker = _Maker(request, signed, on_event, statistics, before)
     state = read_state(request.library)
     for entry in published.index.entries:
         key = (entry.os_version, entry.arch)
@@ -97,7 +97,7 @@ def gather(
         images = {item.sha512 for item in known.values() if item.file == entry.file}
         review = None
         if folder is not None and reviewers is not None:
-            review = _review(folder, reviewers, words, images, report)
+            review = _review(folder, reviewers, words, images, on_event)
             if review is None:  # what nobody approved is not for the world
                 folder, described = None, None
         maker.add(entry, folder, described, images, review)
@@ -123,17 +123,17 @@ def gather(
 
 
 def _review(
-    folder: EntryFolder, reviewers: Reviewers, words: str, images: Collection[str], report: Reporter
+    folder: EntryFolder, reviewers: Reviewers, words: str, images: Collection[str], on_event: Reporter
 ) -> Approval | None:
     try:
-        return approval_of(folder, reviewers, report, words=words, published=images)
+        return approval_of(folder, reviewers, on_event, words=words, published=images)
     except PybuilderError as error:
-        warn(report, f"{folder.name} is shown as the index has it, without its folder: {error.message}")
+        warn(on_event, f"{folder.name} is shown as the index has it, without its folder: {error.message}")
         return None
 
 
 def _read_entries(
-    library: Path, report: Reporter
+    library: Path, on_event: Reporter
 ) -> Iterator[tuple[str, tuple[EntryFolder, Description, str]]]:
     """Read what contributors say; one that cannot be read keeps no other (T24).
 
@@ -143,7 +143,7 @@ def _read_entries(
         try:
             yield folder.name, (folder, *read_words(folder.description))
         except RepositoryError as error:
-            warn(report, f"the entry {folder.name} is left out: {error.message}")
+            warn(on_event, f"the entry {folder.name} is left out: {error.message}")
 
 
 def doors(days: list[datetime], pages: list[Page], now: datetime) -> Years:
@@ -182,11 +182,11 @@ class _Maker:
         self,
         request: CatalogueRequest,
         signed: VerifiedText,
-        report: Reporter,
+        on_event: Reporter,
         statistics: Statistics | None,
         before: memory.Memory | None,
     ) -> None:
-        self._request, self._signed, self._report = request, signed, report
+        self._request, self._signed, self._report = request, signed, on_event
         self._statistics = statistics
         self._before: Mapping[tuple[str, str], memory.Shown] = before.shown if before else {}
         self.pages: list[Page] = []

@@ -29,14 +29,14 @@ class CatalogueResult:
 
 
 def make_catalogue(
-    request: CatalogueRequest, services: Services, report: Reporter, statistics: Statistics | None = None
+    request: CatalogueRequest, services: Services, on_event: Reporter, statistics: Statistics | None = None
 ) -> CatalogueResult:
     """Make the catalogue of a published folder.
 
     Args:
         request: What is wanted.
         services: Verifier, key files and clock.
-        report: Hears of the steps.
+        on_event: Called with each event.
         statistics: Downloads, if logs were given.
 
     Raises:
@@ -46,8 +46,8 @@ def make_catalogue(
         WorkspaceError: The site cannot be written.
     """
     check_place(request.output)
-    report(Step(f"Making the catalogue {request.output}"))
-    gathered = gather(request, services, report, statistics)
+    on_event(Step(f"Making the catalogue {request.output}"))
+    gathered = gather(request, services, on_event, statistics)
     site = gathered.site
     name = request.output.absolute().name
     site_url = f"{site.base_url}{address(name)}/" if site.base_url and site.home else ""

@@ -97,7 +97,7 @@ def boot_check_command(
     wishes = Wishes(arch, memory, Firmware(firmware) if firmware else None, marker, seconds, ports)
     reporter = ConsoleReporter(_PROGRAM, quiet=quiet or as_json, verbose=verbose)
     # In JSON, notices would be in the middle of what a program reads.
-    report = ConsoleReporter(_PROGRAM, quiet=True, out=sys.stderr) if as_json else reporter
+    reporter = ConsoleReporter(_PROGRAM, quiet=True, out=sys.stderr) if as_json else reporter
     line = _LastLine(quiet=quiet or as_json)
     found = _find(targets, wishes, library, output)
     results: list[dict[str, Any]] = []
@@ -105,7 +105,7 @@ def boot_check_command(
         try:
             checked = check(
                 target,
-                report,
+                reporter,
                 line,
                 clock=services.clock,
                 exact=seconds is not None,

@@ -45,7 +45,7 @@ _MANAGERS = (
 
 
 def look_into(
-    image: SourceImage, open_appliance: OpenAppliance, options: ApplianceOptions, report: Reporter
+    image: SourceImage, open_appliance: OpenAppliance, options: ApplianceOptions, on_event: Reporter
 ) -> ContentsRecord:
     """Find out which packages an image holds.
 
@@ -53,7 +53,7 @@ def look_into(
         image: The image.
         open_appliance: Starts an appliance.
         options: What shapes it.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Raises:
         DiskError: The image is damaged, or changed meanwhile.
@@ -61,13 +61,13 @@ def look_into(
         ApplianceError: No appliance can be started, or it died.
     """
     measure(image)
-    report(Step(f"Looking into {image.name}"))
+    on_event(Step(f"Looking into {image.name}"))
     attachment = Attachment(image.path.absolute(), image.format.value, readonly=True)
-    with open_appliance([attachment], options, report) as appliance:
-        there = _mounted(appliance, image, report)
+    with open_appliance([attachment], options, on_event) as appliance:
+        there = _mounted(appliance, image, on_event)
         name, packages = _read(appliance, image, there)
         release = _release(appliance)
-    mark = ImageMark.of(image, report)
+    mark = ImageMark.of(image, on_event)
     check_unchanged(image)
     return ContentsRecord(
         mark,
@@ -101,14 +101,14 @@ def _word(text: str) -> str:
     return text if _WORD.fullmatch(text) else ""
 
 
-def _mounted(appliance: Appliance, image: SourceImage, report: Reporter) -> tuple[_Manager, ...]:
+def _mounted(appliance: Appliance, image: SourceImage, on_event: Reporter) -> tuple[_Manager, ...]:
     """Mount what matters, and return the managers whose database is there."""
-    if mount_root(appliance, image, _PLACES, report):
+    if mount_root(appliance, image, _PLACES, on_event):
         found = _managers(appliance)
         if found:
             return found
         appliance.unmount_all()
-    mount_by_inspection(appliance, image, _PLACES, report)
+    mount_by_inspection(appliance, image, _PLACES, on_event)
     found = _managers(appliance)
     if not found:
         known = ", ".join(manager.name for manager in _MANAGERS)

@@ -64,7 +64,7 @@ def make_sbom(
     formats: tuple[Format, ...],
     services: Services,
     options: ApplianceOptions,
-    report: Reporter,
+    on_event: Reporter,
 ) -> ContentsRecord:
     """Look into an image and write down what it holds.
 
@@ -73,7 +73,7 @@ def make_sbom(
         formats: In which formats, beside the record.
         services: Opens the appliance, and tells the time.
         options: What shapes the appliance.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Returns:
         What was found.
@@ -82,7 +82,7 @@ def make_sbom(
         PybuilderError: The image cannot be looked into, or the results cannot be written.
     """
     made = document_time(services.clock())
-    contents = look_into(target.image, services.open_appliance, options, report)
+    contents = look_into(target.image, services.open_appliance, options, on_event)
     make_folder(target.contents)
     for wanted in formats:
         name, write = _WRITERS[wanted]
@@ -94,7 +94,7 @@ def make_sbom(
 
 
 def contents_of(
-    target: Target, services: Services, options: ApplianceOptions, report: Reporter, *, keep: bool
+    target: Target, services: Services, options: ApplianceOptions, on_event: Reporter, *, keep: bool
 ) -> ContentsRecord:
     """Return what an image holds: as it was found out before, if that was this image, or found out now.
 
@@ -102,18 +102,18 @@ def contents_of(
         target: The image, and where the results are.
         services: Opens the appliance, and tells the time.
         options: What shapes the appliance.
-        report: Hears of the steps.
+        on_event: Called with each event.
         keep: Whether to write down what is found out now.
 
     Raises:
         PybuilderError: See ``make_sbom``; or an earlier result cannot be read.
     """
     known = read_contents(target.contents)
-    if known is not None and known.image.fits(target.image, report):
+    if known is not None and known.image.fits(target.image, on_event):
         return known
     if keep:
-        return make_sbom(target, tuple(Format), services, options, report)
-    return look_into(target.image, services.open_appliance, options, report)
+        return make_sbom(target, tuple(Format), services, options, on_event)
+    return look_into(target.image, services.open_appliance, options, on_event)
 
 
 def _write(path: Path, text: str) -> None:

@@ -24,14 +24,14 @@ _FSTAB = "/etc/fstab"
 _LARGEST_FSTAB = 64 << 10
 
 
-def mount_root(appliance: Appliance, image: SourceImage, places: tuple[str, ...], report: Reporter) -> bool:
+def mount_root(appliance: Appliance, image: SourceImage, places: tuple[str, ...], on_event: Reporter) -> bool:
     """Mount the only root, if all places that matter are on it.
 
     Args:
         appliance: It has the image's disk, and nothing is mounted.
         image: The image.
         places: Folders that matter.
-        report: Hears details.
+        on_event: Called with details.
 
     Returns:
         Whether it is mounted; if not, nothing is.
@@ -45,21 +45,21 @@ def mount_root(appliance: Appliance, image: SourceImage, places: tuple[str, ...]
             if any(appliance.is_file(path) for path in RELEASE_FILES):
                 roots.append(device)
         except GuestCallError as error:
-            debug(report, f"{image.name}: {device} is not the root: {error.message}")
+            debug(on_event, f"{image.name}: {device} is not the root: {error.message}")
         finally:
             appliance.unmount_all()
     if len(roots) != 1:
         return False
     appliance.mount(roots[0], "/", options="ro")
     if _has_other_places(appliance, places):
-        debug(report, f"{image.name}: not all of the system is on {roots[0]}")
+        debug(on_event, f"{image.name}: not all of the system is on {roots[0]}")
         appliance.unmount_all()
         return False
     return True
 
 
 def mount_by_inspection(
-    appliance: Appliance, image: SourceImage, places: tuple[str, ...], report: Reporter
+    appliance: Appliance, image: SourceImage, places: tuple[str, ...], on_event: Reporter
 ) -> None:
     """Let libguestfs find the system, and mount all of it.
 
@@ -67,12 +67,12 @@ def mount_by_inspection(
         appliance: It has the image's disk, and nothing is mounted.
         image: The image.
         places: Folders that matter: they must be mounted, others need not be.
-        report: Hears of the step, and details.
+        on_event: Reports the step, and details.
 
     Raises:
         GuestError: There is no system, or more than one, or a place that matters cannot be mounted.
     """
-    report(Step(f"Inspecting {image.name}"))
+    on_event(Step(f"Inspecting {image.name}"))
     roots = appliance.inspect_roots()
     if len(roots) != 1:
         what = f"{len(roots)} operating systems" if roots else "no operating system that libguestfs knows"
@@ -85,23 +85,23 @@ def mount_by_inspection(
         if isinstance(found, Missing):
             mount = found.mount
             matters = not mount.optional and mount.path.startswith(places)
-            _pass_over(image, mount.spec, mount.path, found.reason, report, matters=matters)
+            _pass_over(image, mount.spec, mount.path, found.reason, on_event, matters=matters)
             continue
         try:
             options = ",".join(filter(None, ["ro", found.options]))
             appliance.mount(found.device, appliance.realpath(found.path), options=options)
         except GuestCallError as error:
             matters = found.path.startswith(places)
-            _pass_over(image, found.device, found.path, error.message, report, matters=matters)
+            _pass_over(image, found.device, found.path, error.message, on_event, matters=matters)
 
 
 def _pass_over(
-    image: SourceImage, name: str, path: str, reason: str, report: Reporter, *, matters: bool
+    image: SourceImage, name: str, path: str, reason: str, on_event: Reporter, *, matters: bool
 ) -> None:
     message = f"{image.name}: {name} cannot be mounted on {path}: {reason}"
     if matters:
         raise GuestError(message)
-    debug(report, message)
+    debug(on_event, message)
 
 
 def _filesystems(appliance: Appliance) -> dict[str, str]:

@@ -84,7 +84,7 @@ def zstd_arguments(level: int) -> list[str]:
     return ["zstd", "--compress", "--stdout", "--quiet", "--check", "-T0", f"-{level}"]
 
 
-def hash_image(image: SourceImage, report: Reporter) -> str:
+def hash_image(image: SourceImage, on_event: Reporter) -> str:
     """Return the SHA-512 of an image as lower-case hex; what did not change is read once in a run.
 
     Raises:
@@ -102,11 +102,11 @@ def hash_image(image: SourceImage, report: Reporter) -> str:
             while piece := file.read(_PIECE):
                 digest.update(piece)
                 done += len(piece)
-                report(Progress(label, done, image.fingerprint.size))
+                on_event(Progress(label, done, image.fingerprint.size))
     except OSError as error:
         raise explain(error, image.path) from error
     finally:
-        report(ProgressEnd())
+        on_event(ProgressEnd())
     check_unchanged(image)
     return _DIGESTS.setdefault(image, digest.hexdigest())
 
@@ -115,7 +115,7 @@ def compress(
     image: SourceImage,
     target: Path,
     command: Sequence[str] | None,
-    report: Reporter,
+    on_event: Reporter,
     *,
     content: Path | None = None,
 ) -> Compressed:
@@ -125,7 +125,7 @@ def compress(
         image: The image.
         target: The file to make; must not exist.
         command: The program that packs, see ``xz_arguments``; None to take the bytes as they are.
-        report: Hears how much was read.
+        on_event: Reports how much was read.
         content: A copy of the image to read instead, with the free space of its filesystems given back.
 
     Returns:
@@ -146,25 +146,25 @@ def compress(
             target.open("xb", buffering=0) as output,
         ):
             if command is None:
-                made = _copy(image, source, output, total, report)
+                made = _copy(image, source, output, total, on_event)
             else:
-                made = _pipe(image, source, output, total, command, report)
+                made = _pipe(image, source, output, total, command, on_event)
     except OSError as error:
         raise explain(error, target) from error
     finally:
-        report(ProgressEnd())
+        on_event(ProgressEnd())
     check_unchanged(image)
     return made
 
 
 def _copy(
-    image: SourceImage, source: IO[bytes], output: IO[bytes], total: int, report: Reporter
+    image: SourceImage, source: IO[bytes], output: IO[bytes], total: int, on_event: Reporter
 ) -> Compressed:
     digest, writer = hashlib.sha512(), SparseWriter(output.fileno())
     while piece := source.read(_PIECE):
         digest.update(piece)
         writer.write(piece)
-        report(Progress(f"copying {image.name}", writer.offset, total))
+        on_event(Progress(f"copying {image.name}", writer.offset, total))
     writer.finish()
     _check_length(image, writer.offset, total)
     return Compressed(_path_of(output), writer.offset, digest.hexdigest(), digest.hexdigest())
@@ -176,7 +176,7 @@ def _pipe(
     output: IO[bytes],
     total: int,
     command: Sequence[str],
-    report: Reporter,
+    on_event: Reporter,
 ) -> Compressed:
     digest, size = hashlib.sha512(), 0
     label = f"compressing {image.name}"
@@ -186,7 +186,7 @@ def _pipe(
             _write_all(output, piece)
             digest.update(piece)
             size += len(piece)
-            report(Progress(label, min(feed.done, total), total))
+            on_event(Progress(label, min(feed.done, total), total))
     if feed.problem is not None:
         raise explain(feed.problem, image.path) from feed.problem
     _check_length(image, feed.done, total)

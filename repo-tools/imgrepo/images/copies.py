@@ -48,13 +48,13 @@ def space_needed(images: Iterable[SourceImage]) -> int:
         raise WorkspaceError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
-def copy_image(image: SourceImage, folder: Path, report: Reporter) -> Copy:
+def copy_image(image: SourceImage, folder: Path, on_event: Reporter) -> Copy:
     """Copy an image into a folder, holes left out.
 
     Args:
         image: The image.
         folder: A private folder without a file of the image's name.
-        report: Hears how much was copied.
+        on_event: Reports how much was copied.
 
     Raises:
         DiskError: The image changed meanwhile (``docs/threat-model.md`` R6), or another program uses it.
@@ -67,16 +67,16 @@ def copy_image(image: SourceImage, folder: Path, report: Reporter) -> Copy:
             image.path.open("rb", buffering=0) as source,
             target.open("xb", buffering=0) as output,
         ):
-            digest = _copy(image, source, output, report)
+            digest = _copy(image, source, output, on_event)
     except OSError as error:
         raise explain(error, target) from error
     finally:
-        report(ProgressEnd())
+        on_event(ProgressEnd())
     check_unchanged(image)
     return Copy(target, digest)
 
 
-def _copy(image: SourceImage, source: IO[bytes], output: IO[bytes], report: Reporter) -> str:
+def _copy(image: SourceImage, source: IO[bytes], output: IO[bytes], on_event: Reporter) -> str:
     size, digest = image.fingerprint.size, hashlib.sha512()
     done = 0
     for start, end in data_ranges(source.fileno(), size):
@@ -89,7 +89,7 @@ def _copy(image: SourceImage, source: IO[bytes], output: IO[bytes], report: Repo
                 break  # it became shorter, which the check behind this tells
             digest.update(piece)
             writer.write(piece)
-            report(Progress(f"copying {image.name}", writer.offset, size))
+            on_event(Progress(f"copying {image.name}", writer.offset, size))
         done = end
     _hash_zeros(digest, size - done)
     SparseWriter(output.fileno(), size).finish()

@@ -72,7 +72,7 @@ def examine(
     images: Sequence[SourceImage],
     open_appliance: OpenAppliance,
     options: ApplianceOptions,
-    report: Reporter,
+    on_event: Reporter,
     *,
     copies: Mapping[str, Copy] | None = None,
 ) -> dict[str, ImageFacts | PybuilderError]:
@@ -82,7 +82,7 @@ def examine(
         images: The images; their headers were judged before.
         open_appliance: Starts an appliance.
         options: What shapes it.
-        report: Hears of the steps.
+        on_event: Called with each event.
         copies: Copies to look into instead, by the image's file name; free space in them is given back.
 
     Returns:
@@ -95,15 +95,15 @@ def examine(
     disks = [_disk(image, (copies or {}).get(image.name)) for image in images]
     for start in range(0, len(disks), _BATCH):
         batch = disks[start : start + _BATCH]
-        report(Step(f"Looking into {', '.join(disk.image.name for disk in batch)}"))
-        with open_appliance([disk.attachment for disk in batch], options, report) as appliance:
+        on_event(Step(f"Looking into {', '.join(disk.image.name for disk in batch)}"))
+        with open_appliance([disk.attachment for disk in batch], options, on_event) as appliance:
             devices = _by_disk(appliance)
             for position, disk in enumerate(batch):
                 mine = devices.get(_disk_letters(position), [])
-                found[disk.image.name] = _judge(appliance, disk, mine, report)
+                found[disk.image.name] = _judge(appliance, disk, mine, on_event)
     for disk in disks:
         if isinstance(found[disk.image.name], _NoRootError):
-            found[disk.image.name] = _inspect(disk, open_appliance, options, report)
+            found[disk.image.name] = _inspect(disk, open_appliance, options, on_event)
     return found
 
 
@@ -163,17 +163,17 @@ def _letters(device: str) -> str:
 
 
 def _judge(
-    appliance: Appliance, disk: _Disk, devices: list[str], report: Reporter
+    appliance: Appliance, disk: _Disk, devices: list[str], on_event: Reporter
 ) -> ImageFacts | PybuilderError:
     try:
-        return _look(appliance, disk, devices, report)
+        return _look(appliance, disk, devices, on_event)
     except ApplianceError:
         raise
     except PybuilderError as error:
         return error
 
 
-def _look(appliance: Appliance, disk: _Disk, devices: list[str], report: Reporter) -> ImageFacts:
+def _look(appliance: Appliance, disk: _Disk, devices: list[str], on_event: Reporter) -> ImageFacts:
     image = disk.image
     roots: dict[str, ImageFacts] = {}
     for device in devices:
@@ -181,24 +181,24 @@ def _look(appliance: Appliance, disk: _Disk, devices: list[str], report: Reporte
             appliance.mount(device, "/", options="ro")
             try:
                 if not disk.attachment.readonly:
-                    _give_back(appliance, image, device, report)
+                    _give_back(appliance, image, device, on_event)
                 if _release_file(appliance) is not None:
                     roots[device] = _read_facts(appliance, image, device)
             finally:
                 appliance.unmount_all()
         except GuestCallError as error:
-            debug(report, f"{image.name}: {device} is not the root: {error.message}")
+            debug(on_event, f"{image.name}: {device} is not the root: {error.message}")
     if not roots:
         raise _NoRootError(f"{image.name}: no filesystem has an os-release file")
     return _only_root(image, list(roots.values()))
 
 
-def _give_back(appliance: Appliance, image: SourceImage, device: str, report: Reporter) -> None:
+def _give_back(appliance: Appliance, image: SourceImage, device: str, on_event: Reporter) -> None:
     """Discard the free blocks of a mounted filesystem; where that does not work the copy is only larger."""
     try:
         appliance.trim("/")
     except GuestCallError as error:
-        debug(report, f"{image.name}: free space of {device} is not given back: {error.message}")
+        debug(on_event, f"{image.name}: free space of {device} is not given back: {error.message}")
 
 
 def _only_root(image: SourceImage, roots: list[ImageFacts]) -> ImageFacts:
@@ -250,15 +250,15 @@ def _partition_to_grow(image: SourceImage, device: str) -> str | None:
 
 
 def _inspect(
-    disk: _Disk, open_appliance: OpenAppliance, options: ApplianceOptions, report: Reporter
+    disk: _Disk, open_appliance: OpenAppliance, options: ApplianceOptions, on_event: Reporter
 ) -> ImageFacts | PybuilderError:
     image = disk.image
-    report(Step(f"Inspecting {image.name}"))
-    with open_appliance([disk.attachment], options, report) as appliance:
+    on_event(Step(f"Inspecting {image.name}"))
+    with open_appliance([disk.attachment], options, on_event) as appliance:
         try:
             devices = _by_disk(appliance).get(_disk_letters(0), [])
             if any(_LOGICAL_VOLUME.fullmatch(device) for device in devices):
-                facts = _judge(appliance, disk, devices, report)
+                facts = _judge(appliance, disk, devices, on_event)
                 if not isinstance(facts, _NoRootError):
                     return facts
             roots = appliance.inspect_roots()

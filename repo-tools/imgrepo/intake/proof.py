@@ -83,7 +83,7 @@ class Proof:
 
 
 def prove(
-    image: str, name: str, evidence: Evidence, services: Services, fetcher: Fetcher, report: Reporter
+    image: str, name: str, evidence: Evidence, services: Services, fetcher: Fetcher, on_event: Reporter
 ) -> Proof:
     """Find out which digest an image must have.
 
@@ -93,7 +93,7 @@ def prove(
         evidence: What the publisher gives.
         services: Verifier and key files.
         fetcher: Gets the small files.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Raises:
         TrustError: The checksum file is not signed as it must be.
@@ -104,10 +104,10 @@ def prove(
     if evidence.checksum is not None:
         return Proof(digest_by_hand(evidence.checksum))
     pin = None if evidence.key is None else pin_of(evidence.key, services)
-    address, data = _find_sums(image, name, evidence.checksums, fetcher, report)
+    address, data = _find_sums(image, name, evidence.checksums, fetcher, on_event)
     where = str(address)
     if pin is None:
-        warn(report, _doubt(where, scheme_of(address)))
+        warn(on_event, _doubt(where, scheme_of(address)))
         text = unverified_text(data, where=where, limit=SUMS_LIMIT).text
         return Proof(find_digests(text, name, where=where), where)
     signed = _signed_text(address, data, pin, services, fetcher)
@@ -137,25 +137,25 @@ def _doubt(where: str, scheme: str | None) -> str:
     return f"{where} is believed without a signature: whoever can write to that place can change the image"
 
 
-def _get(address: str, limit: int, fetcher: Fetcher, report: Reporter) -> bytes:
+def _get(address: str, limit: int, fetcher: Fetcher, on_event: Reporter) -> bytes:
     body = io.BytesIO()
     # Another server may answer: what comes is judged by its signature, or comes by https all the way.
-    fetcher.fetch(address, body, limit=limit, report=report, digest_known=True)
+    fetcher.fetch(address, body, limit=limit, on_event=on_event, digest_known=True)
     return body.getvalue()
 
 
 def _find_sums(
-    image: str, name: str, given: str | None, fetcher: Fetcher, report: Reporter
+    image: str, name: str, given: str | None, fetcher: Fetcher, on_event: Reporter
 ) -> tuple[Address, bytes]:
     if given is not None:
-        report(Step(f"Fetching {given}"))
-        return Address(given), _get(given, SUMS_LIMIT, fetcher, report)
-    report(Step(f"Looking for the checksum file of {name}"))
+        on_event(Step(f"Fetching {given}"))
+        return Address(given), _get(given, SUMS_LIMIT, fetcher, on_event)
+    on_event(Step(f"Looking for the checksum file of {name}"))
     tried = likely_sums(name)
     for candidate in tried:
         address = sibling(image, candidate)
         try:
-            return address, _get(address, SUMS_LIMIT, fetcher, report)
+            return address, _get(address, SUMS_LIMIT, fetcher, on_event)
         except FileMissingError:
             continue
     raise FetchError(

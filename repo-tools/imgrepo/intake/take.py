@@ -101,14 +101,14 @@ class Imported:
     new: bool
 
 
-def take_in(request: ImportRequest, services: Services, fetcher: Fetcher, report: Reporter) -> Imported:
+def take_in(request: ImportRequest, services: Services, fetcher: Fetcher, on_event: Reporter) -> Imported:
     """Take an image in.
 
     Args:
         request: Which, and what to check it by.
         services: Verifier and key files.
         fetcher: Moves the bytes.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Returns:
         Where it is now; an earlier import of the same name is replaced.
@@ -120,18 +120,20 @@ def take_in(request: ImportRequest, services: Services, fetcher: Fetcher, report
             a running machine uses the one that it would replace.
         UsageError: There is another image of this name.
     """
-    proof = prove(request.address, request.file, request.evidence, services, fetcher, report)
+    proof = prove(request.address, request.file, request.evidence, services, fetcher, on_event)
     parts = request.folder / _PARTS
     try:
         parts.mkdir(mode=0o700, exist_ok=True)
-        with exclusive(parts / "lock", "is importing into the same folder", report):
+        with exclusive(parts / "lock", "is importing into the same folder", on_event):
             _sweep(parts, services.clock() - _KEPT)
-            return _bring(request, proof, parts, fetcher, report)
+            return _bring(request, proof, parts, fetcher, on_event)
     except OSError as error:
         raise explain(error, parts) from error
 
 
-def _bring(request: ImportRequest, proof: Proof, parts: Path, fetcher: Fetcher, report: Reporter) -> Imported:
+def _bring(
+    request: ImportRequest, proof: Proof, parts: Path, fetcher: Fetcher, on_event: Reporter
+) -> Imported:
     here = _already_here(request)
     if here is not None and _has(here, proof.digests):
         return Imported(here, _measured(here, here.suffix), proof, new=False)
@@ -143,7 +145,7 @@ def _bring(request: ImportRequest, proof: Proof, parts: Path, fetcher: Fetcher, 
         str(proof.digests).replace(":", "-"),
         lambda part: _is_right(part, proof.digests),
         fetcher,
-        report,
+        on_event,
         limit=_LARGEST,
         blame=f"is not the file that {proof} is about",
     ) as part:
@@ -160,7 +162,7 @@ def _bring(request: ImportRequest, proof: Proof, parts: Path, fetcher: Fetcher, 
             sync_folder(request.folder)
         except OSError as error:
             raise explain(error, final) from error
-    _describe(request, final, report)
+    _describe(request, final, on_event)
     return Imported(final, size, proof, new=True)
 
 
@@ -240,11 +242,11 @@ def _measured(path: Path, ending: str) -> int:
     return measure(SourceImage(path, path.stem, FORMATS[ending], Fingerprint.of(path.stat())))
 
 
-def _describe(request: ImportRequest, image: Path, report: Reporter) -> None:
+def _describe(request: ImportRequest, image: Path, on_event: Reporter) -> None:
     """Write the image's entry, for the publisher to fill in; one that is there already stays."""
     path = sidecar_of(image)
     if path.exists():
-        info(report, f"{path.name} stays as it is")
+        info(on_event, f"{path.name} stays as it is")
         return
     lines = [f"[{request.stem}]", f"file={image.name}"]
     if scheme_of(request.address) in ("http", "https"):  # a path of this machine is nobody's business

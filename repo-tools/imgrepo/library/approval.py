@@ -84,7 +84,7 @@ def check_reviewers(reviewers: Path | None, *, signed: bool) -> None:
 
 
 def approve(
-    folder: EntryFolder, signing: Signing, note: str, services: Services, report: Reporter
+    folder: EntryFolder, signing: Signing, note: str, services: Services, on_event: Reporter
 ) -> Manifest:
     """Sign what an entry is now.
 
@@ -93,7 +93,7 @@ def approve(
         signing: The reviewer's key.
         note: What to add, one line.
         services: The reviewer's gpg.
-        report: Hears how much of the image was read.
+        on_event: Reports how much of the image was read.
 
     Returns:
         What was signed. It is in ``approval.asc``, in place of a former one.
@@ -107,7 +107,7 @@ def approve(
     keys = services.make_keys(signing)
     fingerprint = keys.check_key(signing.key)
     image = folder.image()
-    files = _files(folder, image, lambda: hash_image(image, report))
+    files = _files(folder, image, lambda: hash_image(image, on_event))
     manifest = Manifest(folder.name, files, check_note(note))
     data = keys.clearsign(write_manifest(manifest), fingerprint)
     _check(data, manifest, keys.export_public_key(signing.key), services)
@@ -145,7 +145,7 @@ def _check(data: bytes, manifest: Manifest, public_key: bytes, services: Service
 def approval_of(
     folder: EntryFolder,
     reviewers: Reviewers,
-    report: Reporter,
+    on_event: Reporter,
     *,
     words: str | None = None,
     from_records: bool = False,
@@ -156,7 +156,7 @@ def approval_of(
     Args:
         folder: The entry.
         reviewers: Whose approvals count.
-        report: Hears how much of the image was read.
+        on_event: Reports how much of the image was read.
         words: SHA-512 of the ``entry.toml`` that the caller has read and goes by, so that it cannot have been
             exchanged meanwhile; None to read it now.
         from_records: Believe what an earlier reading of the untouched image found, which whoever may write
@@ -181,7 +181,7 @@ def approval_of(
         if approved in published:
             return approved
         known = _recorded(folder, image) if from_records else None
-        return known or hash_image(image, report)
+        return known or hash_image(image, on_event)
 
     changed = difference(manifest, folder.name, _files(folder, image, digest, words))
     if changed is not None:

@@ -132,12 +132,12 @@ def _filled(line: str, words: dict[str, str]) -> str:
     return line
 
 
-def make_entry(request: NewEntry, report: Reporter) -> EntryFolder:
+def make_entry(request: NewEntry, on_event: Reporter) -> EntryFolder:
     """Make the folder of a new entry.
 
     Args:
         request: What to make.
-        report: Hears how much of the image was copied.
+        on_event: Reports how much of the image was copied.
 
     Raises:
         UsageError: The name or a value cannot be, there is such an entry, or no such image.
@@ -167,14 +167,14 @@ def make_entry(request: NewEntry, report: Reporter) -> EntryFolder:
     try:
         _fill(temporary, text)
         if image is not None and not request.move:
-            _copy(image, temporary.path / f"{request.name}{image.path.suffix}", report)
+            _copy(image, temporary.path / f"{request.name}{image.path.suffix}", on_event)
         temporary.path.rename(folder.path)
     except OSError as error:
         raise explain(error, folder.path) from error
     finally:
         shutil.rmtree(temporary.path, ignore_errors=True)  # gone by its name when all went well
     if image is not None and request.move:
-        _move(image, folder.path / f"{request.name}{image.path.suffix}", report)
+        _move(image, folder.path / f"{request.name}{image.path.suffix}", on_event)
     return folder
 
 
@@ -203,19 +203,19 @@ def _image_at(path: Path) -> SourceImage:
     return image
 
 
-def _copy(image: SourceImage, target: Path, report: Reporter) -> None:
+def _copy(image: SourceImage, target: Path, on_event: Reporter) -> None:
     with new_file(target) as temporary:
-        copy_sparse(image.path, temporary, report, label=f"copying {image.name}")
+        copy_sparse(image.path, temporary, on_event, label=f"copying {image.name}")
         check_unchanged(image)
 
 
-def _move(image: SourceImage, target: Path, report: Reporter) -> None:
+def _move(image: SourceImage, target: Path, on_event: Reporter) -> None:
     try:
         image.path.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise explain(error, image.path) from error
-        _copy(image, target, report)
+        _copy(image, target, on_event)
         try:
             image.path.unlink()
         except OSError as left:

@@ -38,13 +38,13 @@ class ImageMark:
     fingerprint: Fingerprint
 
     @classmethod
-    def of(cls, image: SourceImage, report: Reporter) -> ImageMark:
+    def of(cls, image: SourceImage, on_event: Reporter) -> ImageMark:
         """Read the image."""
-        return cls(hash_image(image, report), image.fingerprint)
+        return cls(hash_image(image, on_event), image.fingerprint)
 
-    def fits(self, image: SourceImage, report: Reporter) -> bool:
+    def fits(self, image: SourceImage, on_event: Reporter) -> bool:
         """Tell whether an image is the one; it is read only when it was touched."""
-        return self.fingerprint == image.fingerprint or self.sha512 == hash_image(image, report)
+        return self.fingerprint == image.fingerprint or self.sha512 == hash_image(image, on_event)
 
 
 class Verdict(enum.Enum):

@@ -25,14 +25,14 @@ class Form(enum.Enum):
     VIRT_INSTALL = "virt-install"
 
 
-def write_run_script(folder: EntryFolder, report: Reporter) -> Path:
+def write_run_script(folder: EntryFolder, on_event: Reporter) -> Path:
     """Write the script ``run`` of an entry, for the machine that its ``entry.toml`` tells.
 
     It warns of a QEMU older than the one that the image was booted with, if it was.
 
     Args:
         folder: The entry.
-        report: Hears how much of the image was read, to find whether the boot check was of it.
+        on_event: Reports how much of the image was read, to find whether the boot check was of it.
 
     Returns:
         The script.
@@ -43,7 +43,7 @@ def write_run_script(folder: EntryFolder, report: Reporter) -> Path:
         UsageError: Its architecture has no machine.
         WorkspaceError: The script cannot be written.
     """
-    text = run_script(script_machine(folder, report))
+    text = run_script(script_machine(folder, on_event))
     with new_file(folder.run_script) as temporary:
         try:
             temporary.write_text(text, encoding="utf-8")
@@ -57,31 +57,31 @@ def write_run_script(folder: EntryFolder, report: Reporter) -> Path:
     return folder.run_script
 
 
-def script_machine(folder: EntryFolder, report: Reporter) -> Machine:
+def script_machine(folder: EntryFolder, on_event: Reporter) -> Machine:
     """Describe the machine that the script starts; its image lies beside the script.
 
     Raises:
         PybuilderError: As ``write_run_script`` does.
     """
-    return machine_of(folder.image(), folder.read(), tested=_tested(folder, report))
+    return machine_of(folder.image(), folder.read(), tested=_tested(folder, on_event))
 
 
-def machine_text(folder: EntryFolder, form: Form, report: Reporter) -> str:
+def machine_text(folder: EntryFolder, form: Form, on_event: Reporter) -> str:
     """Write what libvirt takes; the image's path is absolute in it.
 
     Raises:
         PybuilderError: As ``write_run_script`` does.
     """
-    machine = machine_of(folder.image(), folder.read(), tested=_tested(folder, report), beside=False)
+    machine = machine_of(folder.image(), folder.read(), tested=_tested(folder, on_event), beside=False)
     return libvirt_xml(machine) if form is Form.XML else virt_install_command(machine)
 
 
-def _tested(folder: EntryFolder, report: Reporter) -> str | None:
+def _tested(folder: EntryFolder, on_event: Reporter) -> str | None:
     record = read_boot(folder.boot)
     if (
         record is None
         or record.verdict is not Verdict.BOOTED
-        or not record.image.fits(folder.image(), report)
+        or not record.image.fits(folder.image(), on_event)
     ):
         return None
     return record.qemu or None

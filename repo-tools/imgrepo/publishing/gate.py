@@ -21,7 +21,7 @@ class Gate:
         request: Where they are, and what is required of them.
         now: Entries of later days are held back.
         refused: Gets why an image is refused, by the name of its file.
-        report: Hears of those that are held back.
+        on_event: Reports those that are held back.
         reviewers: Whose approvals count; None when none are asked for.
 
     Attributes:
@@ -37,10 +37,10 @@ class Gate:
         request: PublishRequest,
         now: datetime,
         refused: dict[str, PybuilderError],
-        report: Reporter,
+        on_event: Reporter,
         reviewers: Reviewers | None = None,
     ) -> None:
-        self._request, self._now, self._refused, self._report = request, now, refused, report
+        self._request, self._now, self._refused, self._report = request, now, refused, on_event
         self._reviewers = reviewers
         self._proven: dict[str, bool] = {}
         self.found = find_images(request.folder)

@@ -47,14 +47,14 @@ class Packer:
     Args:
         request: How.
         work: The stage.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Attributes:
         files: Names of the packed files on the stage.
     """
 
-    def __init__(self, request: PublishRequest, work: Stage, report: Reporter) -> None:
-        self._request, self._work, self._report = request, work, report
+    def __init__(self, request: PublishRequest, work: Stage, on_event: Reporter) -> None:
+        self._request, self._work, self._report = request, work, on_event
         self.files: list[str] = []
 
     def pack(self, candidate: Candidate) -> tuple[Entry, Published]:

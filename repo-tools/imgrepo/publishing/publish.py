@@ -46,13 +46,13 @@ class PublishResult:
     has_index: bool = True
 
 
-def publish(request: PublishRequest, services: Services, report: Reporter) -> PublishResult:
+def publish(request: PublishRequest, services: Services, on_event: Reporter) -> PublishResult:
     """Publish the images of a folder.
 
     Args:
         request: What to publish.
         services: Keys, verifier and appliance.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Returns:
         What was done. Images that were refused do not keep the others from being published (T24); their
@@ -65,8 +65,8 @@ def publish(request: PublishRequest, services: Services, report: Reporter) -> Pu
     """
     with stage(request.output) as work:
         signer = IndexSigner(services, request.signing, work)
-        old = _read_old(request, signer, report)
-        run = Run(request, services, work, old.index, report)
+        old = _read_old(request, signer, on_event)
+        run = Run(request, services, work, old.index, on_event)
         run.find_changed()
         run.go_on()
         new = run.merge()
@@ -74,7 +74,7 @@ def publish(request: PublishRequest, services: Services, report: Reporter) -> Pu
             if (
                 run.held and not run.refused
             ):  # a daily timer waits for their day, and must not fail until then
-                info(report, f"nothing is published yet: {request.output} stays without an index")
+                info(on_event, f"nothing is published yet: {request.output} stays without an index")
                 return PublishResult(new, old.index, (), {}, has_index=False)
             reasons = "; ".join([*(error.message for error in run.refused.values()), *run.held])
             raise RepositoryError(f"no image can be published: {reasons or 'there is none'}")
@@ -85,29 +85,29 @@ def publish(request: PublishRequest, services: Services, report: Reporter) -> Pu
         for name in run.files:
             work.publish(name)
         if new != old.index or old.signed_at is None or _is_due(request, old, services.clock()):
-            report(Step(f"Signing the index of {counted(len(new.entries), 'template')}"))
+            on_event(Step(f"Signing the index of {counted(len(new.entries), 'template')}"))
             signer.replace(request.output, old, new)
         elif not run.files:
-            info(report, "nothing new to publish")
+            info(on_event, "nothing new to publish")
         write_state(request.folder, run.state)
-        _retire(request, new, old.index, services.clock(), report)
+        _retire(request, new, old.index, services.clock(), on_event)
         if request.remove_images:
-            _remove_images(request, run.state, new, report)
+            _remove_images(request, run.state, new, on_event)
     return result
 
 
-def _read_old(request: PublishRequest, signer: IndexSigner, report: Reporter) -> PublishedIndex:
+def _read_old(request: PublishRequest, signer: IndexSigner, on_event: Reporter) -> PublishedIndex:
     """Read what is published; before the first time, what somebody wrote by hand."""
-    old = signer.read(request.output, force=request.force, report=report)
+    old = signer.read(request.output, force=request.force, on_event=on_event)
     if old.text is None:
         draft = read_draft(request.output / PLAIN_INDEX)
         if draft is not None:
             number = counted(len(draft.entries), "template")
-            info(report, f"taking what {request.output / PLAIN_INDEX} says of {number}")
+            info(on_event, f"taking what {request.output / PLAIN_INDEX} says of {number}")
             return PublishedIndex(draft)
     elif signer.was_edited(request.output, old):
         warn(
-            report,
+            on_event,
             f"{PLAIN_INDEX} differs from {SIGNED_INDEX}, and only the signed one counts; to publish what "
             f"you wrote: gpg --yes --clearsign -o {SIGNED_INDEX} {PLAIN_INDEX}",
         )
@@ -124,18 +124,18 @@ def _is_due(request: PublishRequest, old: PublishedIndex, now: datetime) -> bool
     return old.expires_at is None or old.expires_at - now < valid_for / 2
 
 
-def _retire(request: PublishRequest, new: Index, old: Index, now: datetime, report: Reporter) -> None:
+def _retire(request: PublishRequest, new: Index, old: Index, now: datetime, on_event: Reporter) -> None:
     """Note which files nothing names any more, and delete them when their time has come."""
     found = retired.find_retired(request.output, new, old, now=now)
     chosen = retired.choose(found, now=now, grace=request.grace, keep=0) if request.prune else ()
     retired.delete(request.output, chosen)
     for item in chosen:
-        info(report, f"deleted: {item.name}")
+        info(on_event, f"deleted: {item.name}")
     retired.remember(request.output, [item for item in found if item not in chosen])
 
 
 def _remove_images(
-    request: PublishRequest, state: dict[str, Published], new: Index, report: Reporter
+    request: PublishRequest, state: dict[str, Published], new: Index, on_event: Reporter
 ) -> None:
     """Delete images that are published for certain: the new index is durable by now (R13)."""
     kept, files = dict(state), {entry.file for entry in new.entries}
@@ -144,13 +144,13 @@ def _remove_images(
         if published.gone_since is not None or published.file not in files or not path.is_file():
             continue
         if Fingerprint.of(path.lstat()) != published.fingerprint:
-            warn(report, f"{name} is not removed: it was written to after it was read")
+            warn(on_event, f"{name} is not removed: it was written to after it was read")
             continue
         try:
             imagelocks.refuse_if_in_use(path, changing=True)
             path.unlink()
         except DiskError as error:
-            warn(report, f"{name} is not removed: {error.message}")
+            warn(on_event, f"{name} is not removed: {error.message}")
             continue
         except OSError as error:
             raise explain(error, path) from error

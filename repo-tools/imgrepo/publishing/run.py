@@ -36,7 +36,7 @@ class Run:
         services: Appliance and clock.
         work: Where files are made.
         old: What is published.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Attributes:
         refused: Why images are not published, by the name of the file.
@@ -44,10 +44,10 @@ class Run:
     """
 
     def __init__(
-        self, request: PublishRequest, services: Services, work: Stage, old: Index, report: Reporter
+        self, request: PublishRequest, services: Services, work: Stage, old: Index, on_event: Reporter
     ) -> None:
         self._request, self._services = request, services
-        self._old, self._report = old, report
+        self._old, self._report = old, on_event
         self._candidates: list[Candidate] = []
         self._owners: dict[tuple[str, str], str] = {}
         self._replaced: dict[tuple[str, str], Entry] = {}
@@ -56,9 +56,9 @@ class Run:
         self._withdrawn = withdrawn_templates(request.output)
         self.refused: dict[str, PybuilderError] = {}
         reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
-        self._gate = Gate(request, services.clock(), self.refused, report, reviewers)
+        self._gate = Gate(request, services.clock(), self.refused, on_event, reviewers)
         self.state: dict[str, Published] = {}
-        self._packer = Packer(request, work, report)
+        self._packer = Packer(request, work, on_event)
 
     @property
     def held(self) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ class Status:
 def status_of(
     folder: Path,
     services: Services,
-    report: Reporter,
+    on_event: Reporter,
     *,
     images: Path | None = None,
     within: timedelta,
@@ -76,7 +76,7 @@ def status_of(
     Args:
         folder: The folder that is served.
         services: Verifier, key files, and the clock.
-        report: Hears how much was read.
+        on_event: Reports how much was read.
         images: The folder of images, to tell what changed there.
         within: Ends that are nearer than this are problems.
         verify: Whether all files are read, and their digests compared.
@@ -92,7 +92,7 @@ def status_of(
         for key in services.list_keys(folder / PUBLIC_KEY)
         if key.is_primary or key.can_sign
     )
-    problems = [*_ends(signed.expires_at, keys, now, within), *_files(folder, index, report, verify=verify)]
+    problems = [*_ends(signed.expires_at, keys, now, within), *_files(folder, index, on_event, verify=verify)]
     problems += _deprecations(index, now)
     sizes = [size for entry in index.entries for _name, size, _digest in _named(entry) if size is not None]
     return Status(
@@ -132,7 +132,7 @@ def _named(entry: Entry) -> Iterator[tuple[str, int | None, str | None]]:
         yield entry.zstd.file, entry.zstd.compressed_size, entry.zstd.sha512
 
 
-def _files(folder: Path, index: Index, report: Reporter, *, verify: bool) -> Iterator[str]:
+def _files(folder: Path, index: Index, on_event: Reporter, *, verify: bool) -> Iterator[str]:
     for entry in index.entries:
         for name, size, digest in _named(entry):
             path = folder / name
@@ -142,19 +142,19 @@ def _files(folder: Path, index: Index, report: Reporter, *, verify: bool) -> Ite
                 yield f"{name} has {path.stat().st_size} bytes, and the index says {size}: publish again"
             elif not path.stat().st_mode & 0o004:
                 yield f"{name} cannot be read by a web server: chmod o+r {path}"
-            elif verify and digest is not None and _sha512(path, report) != digest:
+            elif verify and digest is not None and _sha512(path, on_event) != digest:
                 yield f"{name} is damaged, its digest is another one: remove it and publish again"
 
 
-def _sha512(path: Path, report: Reporter) -> str:
+def _sha512(path: Path, on_event: Reporter) -> str:
     digest, total = hashlib.sha512(), path.stat().st_size
     done = 0
     with path.open("rb", buffering=0) as file:
         while piece := file.read(_PIECE):
             digest.update(piece)
             done += len(piece)
-            report(Progress(f"reading {path.name}", done, total))
-    report(ProgressEnd())
+            on_event(Progress(f"reading {path.name}", done, total))
+    on_event(ProgressEnd())
     return digest.hexdigest()
 
 

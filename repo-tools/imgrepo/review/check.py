@@ -56,7 +56,7 @@ class Checked:
 
 
 def check_entry(
-    folder: EntryFolder, services: Services, options: ApplianceOptions, report: Reporter, *, quick: bool
+    folder: EntryFolder, services: Services, options: ApplianceOptions, on_event: Reporter, *, quick: bool
 ) -> Checked:
     """Check an entry.
 
@@ -64,28 +64,28 @@ def check_entry(
         folder: The entry.
         services: The appliance.
         options: What shapes it.
-        report: Hears of the steps.
+        on_event: Called with each event.
         quick: Look at nothing that takes long; what was found out of this image before counts.
 
     Raises:
         DiskError: The image changed meanwhile.
     """
-    known = Known(folder, report)
+    known = Known(folder, on_event)
     if quick:
         return Checked(folder.name, judge_entry(known.evidence()))
-    looker = _Looker(known, services, options, report)
+    looker = _Looker(known, services, options, on_event)
     lacks = looker.look()
     return Checked(folder.name, judge_entry(known.evidence(lacks)))
 
 
-def is_checked(folder: EntryFolder, report: Reporter) -> PybuilderError | None:
+def is_checked(folder: EntryFolder, on_event: Reporter) -> PybuilderError | None:
     """Say what an entry lacks to be checked, the first of it; None when it is.
 
     Args:
         folder: The entry.
-        report: Hears how much of a file was read, if it was touched since.
+        on_event: Reports how much of a file was read, if it was touched since.
     """
-    for item in judge_entry(Known(folder, report).evidence()):
+    for item in judge_entry(Known(folder, on_event).evidence()):
         if item.state is not ItemState.OK:
             return RepositoryError(f"{folder.name} is not checked: {item.key}: {item.detail}", hint=item.hint)
     return None
@@ -94,8 +94,10 @@ def is_checked(folder: EntryFolder, report: Reporter) -> PybuilderError | None:
 class _Looker:
     """Finds out what takes long, and writes it down."""
 
-    def __init__(self, known: Known, services: Services, options: ApplianceOptions, report: Reporter) -> None:
-        self._known, self._services, self._options, self._report = known, services, options, report
+    def __init__(
+        self, known: Known, services: Services, options: ApplianceOptions, on_event: Reporter
+    ) -> None:
+        self._known, self._services, self._options, self._report = known, services, options, on_event
         self._lacks: dict[str, Lack] = {}
 
     def look(self) -> dict[str, Lack]:

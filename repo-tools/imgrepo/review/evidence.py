@@ -42,12 +42,12 @@ class Known:
 
     Args:
         folder: The entry.
-        report: Hears how much of a file was read, if it was touched since a record of it was made.
+        on_event: Reports how much of a file was read, if it was touched since a record of it was made.
     """
 
-    def __init__(self, folder: EntryFolder, report: Reporter) -> None:
+    def __init__(self, folder: EntryFolder, on_event: Reporter) -> None:
         self.folder = folder
-        self._report = report
+        self._report = on_event
         self.record = self._read_record()
 
     def evidence(self, lacks: Mapping[str, Lack] | None = None) -> Evidence:

@@ -28,7 +28,7 @@ def look_inside(
     hints: str,
     open_appliance: OpenAppliance,
     options: ApplianceOptions,
-    report: Reporter,
+    on_event: Reporter,
     *,
     copy: Path | None = None,
 ) -> Inside:
@@ -39,7 +39,7 @@ def look_inside(
         hints: What its contributor tells people.
         open_appliance: Starts an appliance.
         options: What shapes it.
-        report: Hears of the steps.
+        on_event: Called with each event.
         copy: A copy of the image to look into instead; free space in it is given back.
 
     Returns:
@@ -48,23 +48,23 @@ def look_inside(
     Raises:
         ApplianceError: No appliance can be started, or it died.
     """
-    report(Step(f"Looking into {image.name}"))
+    on_event(Step(f"Looking into {image.name}"))
     attachment = Attachment((copy or image.path).absolute(), image.format.value, readonly=copy is None)
-    with open_appliance([attachment], options, report) as appliance:
+    with open_appliance([attachment], options, on_event) as appliance:
         try:
-            found = _look(appliance, image, hints, report)
+            found = _look(appliance, image, hints, on_event)
         except ApplianceError:
             raise
         except GuestError as error:
             found = Inside(system=False, reason=printable(error.message))
         if copy is not None:
-            _give_back(appliance, image, report)
+            _give_back(appliance, image, on_event)
     return found
 
 
-def _look(appliance: Appliance, image: SourceImage, hints: str, report: Reporter) -> Inside:
-    if not mount_root(appliance, image, _PLACES, report):
-        mount_by_inspection(appliance, image, _PLACES, report)
+def _look(appliance: Appliance, image: SourceImage, hints: str, on_event: Reporter) -> Inside:
+    if not mount_root(appliance, image, _PLACES, on_event):
+        mount_by_inspection(appliance, image, _PLACES, on_event)
     if not any(appliance.is_file(path) for path in (*RELEASE_FILES, "/etc/passwd")):
         raise GuestError(f"{image.name} holds a system whose places are not known here")
     found = Findings(appliance)
@@ -76,7 +76,7 @@ def _look(appliance: Appliance, image: SourceImage, hints: str, report: Reporter
     return Inside(system=True, seen=found.seen(), accounts=accounts)
 
 
-def _give_back(appliance: Appliance, image: SourceImage, report: Reporter) -> None:
+def _give_back(appliance: Appliance, image: SourceImage, on_event: Reporter) -> None:
     """Give the free space of all filesystems back; where that does not work, the copy is only larger."""
     appliance.unmount_all()
     for device, kind in sorted(appliance.filesystems().items()):
@@ -86,6 +86,6 @@ def _give_back(appliance: Appliance, image: SourceImage, report: Reporter) -> No
             appliance.mount(device, "/", options="ro")
             appliance.trim("/")
         except GuestCallError as error:
-            debug(report, f"{image.name}: free space of {device} is not given back: {error.message}")
+            debug(on_event, f"{image.name}: free space of {device} is not given back: {error.message}")
         finally:
             appliance.unmount_all()

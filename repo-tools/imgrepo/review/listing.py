@@ -102,7 +102,7 @@ class _Served:
 def list_entries(
     request: ListRequest,
     services: Services,
-    report: Reporter,
+    on_event: Reporter,
     look_for: Mapping[Proof, Look] | None = None,
 ) -> tuple[Row, ...]:
     """Tell of each entry how far it has come, in the order of their names.
@@ -110,7 +110,7 @@ def list_entries(
     Args:
         request: Which entries.
         services: Verifier, key files, and the clock.
-        report: Hears how much of an image was read, if it was touched since something was found out about it.
+        on_event: Reports how much of an image was read, if it was touched since it was checked.
         look_for: How proofs are looked for; ``looks`` by default.
 
     Raises:
@@ -122,7 +122,7 @@ def list_entries(
     served, now = _read_served(request, services), services.clock()
     if look_for is None:
         look_for = looks(None if request.reviewers is None else read_reviewers(request.reviewers, services))
-    lister = _Lister(request, served, now, look_for, report)
+    lister = _Lister(request, served, now, look_for, on_event)
     return tuple(
         Row(name, problem=_told(folder)) if isinstance(folder, RepositoryError) else lister.row(folder)
         for name, folder in chosen.items()
@@ -154,10 +154,10 @@ class _Lister:
         served: _Served,
         now: datetime,
         look_for: Mapping[Proof, Look],
-        report: Reporter,
+        on_event: Reporter,
     ) -> None:
         self._request, self._served, self._now = request, served, now
-        self._looks, self._report = look_for, report
+        self._looks, self._report = look_for, on_event
 
     def row(self, folder: EntryFolder) -> Row:
         """Tell of an entry; one that is broken does not keep the others (T24)."""

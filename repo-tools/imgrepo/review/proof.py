@@ -24,7 +24,7 @@ class Requirement(enum.Enum):
 def missing_proof(
     requirements: Sequence[Requirement],
     folder: EntryFolder,
-    report: Reporter,
+    on_event: Reporter,
     *,
     reviewers: Reviewers | None = None,
     words: str | None = None,
@@ -35,19 +35,19 @@ def missing_proof(
     Args:
         requirements: What is required.
         folder: The entry.
-        report: Hears how much of the image was read, if it was touched since.
+        on_event: Reports how much of the image was read, if it was touched since.
         reviewers: Whose approvals count; without any, none does.
         words: See ``imgrepo.library.approval.approval_of``.
         from_records: See there.
     """
 
-    def signed(folder: EntryFolder, report: Reporter) -> PybuilderError | None:
+    def signed(folder: EntryFolder, on_event: Reporter) -> PybuilderError | None:
         if reviewers is None:
             return RepositoryError(
                 f"nobody can have approved {folder.name}: no reviewers are known",
                 hint="give the file of their public keys: --reviewers FILE",
             )
-        approval_of(folder, reviewers, report, words=words, from_records=from_records)
+        approval_of(folder, reviewers, on_event, words=words, from_records=from_records)
         return None
 
     checks = {
@@ -57,7 +57,7 @@ def missing_proof(
     }
     for requirement in dict.fromkeys(requirements):
         try:
-            problem = checks[requirement](folder, report)
+            problem = checks[requirement](folder, on_event)
         except PybuilderError as error:
             return error
         if problem is not None:
@@ -65,15 +65,15 @@ def missing_proof(
     return None
 
 
-def what_lacks(folder: EntryFolder, report: Reporter) -> tuple[PybuilderError, ...]:
+def what_lacks(folder: EntryFolder, on_event: Reporter) -> tuple[PybuilderError, ...]:
     """Say what the tools did not find good about an entry: for its reviewer, before it is signed.
 
     Args:
         folder: The entry.
-        report: Hears how much of the image was read, if it was touched since.
+        on_event: Reports how much of the image was read, if it was touched since.
     """
     tools = [requirement for requirement in Requirement if requirement is not Requirement.SIGNED]
-    problems = (missing_proof([requirement], folder, report) for requirement in tools)
+    problems = (missing_proof([requirement], folder, on_event) for requirement in tools)
     return tuple(problem for problem in problems if problem is not None)
 
 
@@ -86,12 +86,12 @@ def without_entry(name: str, requirements: Sequence[Requirement]) -> RepositoryE
     )
 
 
-def _booted(folder: EntryFolder, report: Reporter) -> PybuilderError | None:
+def _booted(folder: EntryFolder, on_event: Reporter) -> PybuilderError | None:
     record = read_boot(folder.boot)
     hint = f"see whether it boots: pybuilder-repo boot-check {folder.path}"
     if record is None:
         return RepositoryError(f"{folder.name} was not booted", hint=hint)
-    if not record.image.fits(folder.image(), report):
+    if not record.image.fits(folder.image(), on_event):
         return RepositoryError(f"the image of {folder.name} is another one than was booted", hint=hint)
     if record.verdict is not Verdict.BOOTED:
         return RepositoryError(f"{folder.name} did not boot: {record.reason}", hint=hint)

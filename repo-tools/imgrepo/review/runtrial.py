@@ -35,14 +35,14 @@ _HOST = ("host forwarding rule", "set up guest memory", "allocate memory")
 """What QEMU says when this host, now, cannot run a machine that others can."""
 
 
-def try_script(script: str, machine: Machine, image: SourceImage, report: Reporter) -> str:
+def try_script(script: str, machine: Machine, image: SourceImage, on_event: Reporter) -> str:
     """Try a script beside a link to its image in another folder.
 
     Args:
         script: Its text.
         machine: What it starts.
         image: The image; its header was judged before.
-        report: Hears of the step.
+        on_event: Called with each event.
 
     Returns:
         What went wrong; nothing when it went well.
@@ -57,7 +57,7 @@ def try_script(script: str, machine: Machine, image: SourceImage, report: Report
         return "two ports of the guest would be the same port of the host: see ports in entry.toml"
     process.require_program(board(machine.arch).program)
     find_firmware(machine)
-    report(Step(f"Starting {image.stem} by its script"))
+    on_event(Step(f"Starting {image.stem} by its script"))
     with private_folder() as folder:
         place = folder / _ELSEWHERE
         try:

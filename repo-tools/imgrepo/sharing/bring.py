@@ -22,7 +22,7 @@ def brought(
     key: str,
     is_right: Callable[[PartialFile], bool],
     fetcher: Fetcher,
-    report: Reporter,
+    on_event: Reporter,
     *,
     limit: int,
     expected: int | None = None,
@@ -37,7 +37,7 @@ def brought(
         key: What the beginning of this file is known by: its digest.
         is_right: Compares the whole file's digest.
         fetcher: Moves the bytes.
-        report: Hears of the steps.
+        on_event: Called with each event.
         limit: Most bytes to accept.
         expected: Their exact number, if it is known.
         blame: What to say of a file with another digest, after its address.
@@ -51,7 +51,7 @@ def brought(
         WorkspaceError: It cannot be written.
     """
     where = str(Address(url))
-    report(Step(f"Fetching {where}"))
+    on_event(Step(f"Fetching {where}"))
 
     def fetch(part: PartialFile) -> None:
         fetcher.fetch(
@@ -59,7 +59,7 @@ def brought(
             part,
             limit=limit,
             expected=expected,
-            report=report,
+            on_event=on_event,
             label=where.rpartition("/")[2],
             digest_known=True,
             resume=part,

@@ -18,14 +18,14 @@ _LAST = ("atom.xml", "index.html", MEMORY_NAME)
 
 
 def bring_catalogue(
-    folder: Path, target: Target, report: Reporter
+    folder: Path, target: Target, on_event: Reporter
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Bring the catalogue of a served folder to its target, if there is one.
 
     Args:
         folder: The served folder.
         target: Where it goes.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Returns:
         What was sent and what was deleted there.
@@ -43,7 +43,7 @@ def bring_catalogue(
     pages = [name for name in first if name.endswith(".html")]
     sent: list[str] = []
     for group in (parts, pages, *([name] for name in _LAST if name in names)):
-        sent += target.put(folder, [f"{FOLDER}/{name}" for name in group], report)
+        sent += target.put(folder, [f"{FOLDER}/{name}" for name in group], on_event)
     gone = tuple(f"{FOLDER}/{name}" for name in there if name not in set(names))
     target.delete(gone)
     return tuple(sent), gone

@@ -100,14 +100,14 @@ class _File:
     sha512: str
 
 
-def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, report: Reporter) -> MirrorResult:
+def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_event: Reporter) -> MirrorResult:
     """Bring a copy up to date.
 
     Args:
         request: What to copy.
         services: Verifier, key files and clock.
         fetcher: Moves the bytes.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Raises:
         TrustError: The index is not by the publisher, is older than the copy's, or a file is another one.
@@ -116,7 +116,7 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, report:
     """
     pin = services.pin_from_file(request.key_file, where=str(request.key_file))
     with stage(request.folder) as work:
-        data, signed, index = _fetch_index(request, pin, services, fetcher, report)
+        data, signed, index = _fetch_index(request, pin, services, fetcher, on_event)
         old = _old_index(request, pin, services)
         if old is not None and old.signed_at > signed.signed_at:
             raise RolledBackError(
@@ -125,29 +125,29 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, report:
                 hint="try again later; if it stays so, tell the publisher",
             )
         _check_space(request.folder, index)
-        fetched = [file.name for file in _files(index) if _bring(request, file, fetcher, report)]
+        fetched = [file.name for file in _files(index) if _bring(request, file, fetcher, on_event)]
         with open_file(request.key_file) as key:
             _put(work, PUBLIC_KEY, key.read())
         _put(work, PLAIN_INDEX, signed.text.encode())
         _put(work, SIGNED_INDEX, data)
         before = index if old is None else parse_usable(old, where=str(request.folder))
-        _retire(request, index, before, services, report)
+        _retire(request, index, before, services, on_event)
     return MirrorResult(tuple(fetched), len(index.entries))
 
 
 def _fetch_index(
-    request: MirrorRequest, pin: KeyPin, services: Services, fetcher: Fetcher, report: Reporter
+    request: MirrorRequest, pin: KeyPin, services: Services, fetcher: Fetcher, on_event: Reporter
 ) -> tuple[bytes, VerifiedText, Index]:
     where = str(request.index_url)
-    report(Step(f"Fetching {where}"))
+    on_event(Step(f"Fetching {where}"))
     body = io.BytesIO()
-    fetcher.fetch(request.index_url, body, limit=INDEX_LIMIT, report=report, label="index")
+    fetcher.fetch(request.index_url, body, limit=INDEX_LIMIT, on_event=on_event, label="index")
     rule = Rule(pin, last=None, max_age=None, where=where, repair="")
     accepted = accept(body.getvalue(), rule, parse_usable, verifier=services.verifier, now=services.clock())
     refused = accepted.content.refused
     if refused:
         warn(
-            report,
+            on_event,
             f"{len(refused)} entries break a rule: no client uses them, and their files are not copied: "
             f"{refused[0].problem.message}",
         )
@@ -180,7 +180,7 @@ def _files_of(entry: Entry) -> Iterator[_File]:
         yield _File(entry.zstd.file, entry.zstd.compressed_size, entry.zstd.sha512)
 
 
-def _bring(request: MirrorRequest, file: _File, fetcher: Fetcher, report: Reporter) -> bool:
+def _bring(request: MirrorRequest, file: _File, fetcher: Fetcher, on_event: Reporter) -> bool:
     """Bring a file, unless it is here already; say whether it is new."""
     place = request.folder / file.name
     hidden = any(part.startswith(".") for part in PurePosixPath(file.name).parts)
@@ -195,7 +195,7 @@ def _bring(request: MirrorRequest, file: _File, fetcher: Fetcher, report: Report
         file.sha512,
         lambda part: part.sha512() == file.sha512,
         fetcher,
-        report,
+        on_event,
         limit=file.size or MAX_DISK_SIZE,
         expected=file.size,
         blame="is not the file that the index names: tell the publisher if it stays so",
@@ -247,12 +247,12 @@ def _put(work: Stage, name: str, content: bytes) -> None:
 
 
 def _retire(
-    request: MirrorRequest, index: Index, before: Index, services: Services, report: Reporter
+    request: MirrorRequest, index: Index, before: Index, services: Services, on_event: Reporter
 ) -> None:
     now = services.clock()
     found = retired.find_retired(request.folder, index, before, now=now)
     chosen = retired.choose(found, now=now, grace=request.grace, keep=0) if request.prune else ()
     retired.delete(request.folder, chosen)
     for item in chosen:
-        info(report, f"deleted: {item.name}")
+        info(on_event, f"deleted: {item.name}")
     retired.remember(request.folder, [item for item in found if item not in chosen])

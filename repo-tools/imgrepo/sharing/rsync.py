@@ -72,11 +72,11 @@ class RsyncTarget:
                 raise UploadError(f"{self._where}: {name} is larger than {limit} bytes")
             return file.read_bytes()
 
-    def put(self, folder: Path, names: Sequence[str], report: Reporter) -> tuple[str, ...]:
+    def put(self, folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
         """See ``Target.put``."""
         if not names:
             return ()
-        report(Step(f"Uploading to {self._where}: {', '.join(names)}"))
+        on_event(Step(f"Uploading to {self._where}: {', '.join(names)}"))
         # Size and time say enough of a file whose name has its digest. Two indexes may be alike in both.
         by_content = any(stem_of_published(name) is None for name in names)
         done = self._rsync(

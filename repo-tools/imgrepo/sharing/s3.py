@@ -91,7 +91,7 @@ class S3Target:
             raise UploadError(f"{self._place.text}: {name} is larger than {limit} bytes")
         return data
 
-    def put(self, folder: Path, names: Sequence[str], report: Reporter) -> tuple[str, ...]:
+    def put(self, folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
         """See ``Target.put``."""
         sent = []
         for name in names:
@@ -99,7 +99,7 @@ class S3Target:
                 digest = hashlib.file_digest(file, "sha512").hexdigest()
             if self._digest_of(name) == digest:
                 continue
-            self._send(folder / name, name, digest, report)
+            self._send(folder / name, name, digest, on_event)
             sent.append(name)
         return tuple(sent)
 
@@ -116,14 +116,14 @@ class S3Target:
         digest: str | None = facts.get("Metadata", {}).get(_DIGEST)
         return digest
 
-    def _send(self, path: Path, name: str, digest: str, report: Reporter) -> None:
-        report(Step(f"Uploading {name} to {self._place.text}"))
+    def _send(self, path: Path, name: str, digest: str, on_event: Reporter) -> None:
+        on_event(Step(f"Uploading {name} to {self._place.text}"))
         total, done = path.stat().st_size, 0
 
         def moved(count: int) -> None:
             nonlocal done
             done += count
-            report(Progress(name, done, total))
+            on_event(Progress(name, done, total))
 
         try:
             self._client.upload_file(
@@ -140,7 +140,7 @@ class S3Target:
         except self._errors as error:
             raise self._failure(f"{name} cannot be written", error) from error
         finally:
-            report(ProgressEnd())
+            on_event(ProgressEnd())
 
     def delete(self, names: Sequence[str]) -> None:
         """See ``Target.delete``."""

@@ -63,13 +63,13 @@ class Target(Protocol):
         """
         ...
 
-    def put(self, folder: Path, names: Sequence[str], report: Reporter) -> tuple[str, ...]:
+    def put(self, folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
         """Bring files there, each of which appears whole under its name, or not at all.
 
         Args:
             folder: Where they are.
             names: Their paths in it; those that are there already, unchanged, are not sent.
-            report: Hears of the steps.
+            on_event: Called with each event.
 
         Returns:
             The names of those that were sent.

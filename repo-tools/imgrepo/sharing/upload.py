@@ -66,7 +66,7 @@ class UploadResult:
 
 
 def upload(
-    request: UploadRequest, services: Services, open_target: Callable[[Place], Target], report: Reporter
+    request: UploadRequest, services: Services, open_target: Callable[[Place], Target], on_event: Reporter
 ) -> UploadResult:
     """Bring a published folder to its target.
 
@@ -74,7 +74,7 @@ def upload(
         request: What goes where.
         services: Verifier, key files and clock.
         open_target: Opens the target.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Raises:
         UsageError: Nothing is published in the folder.
@@ -90,12 +90,12 @@ def upload(
         target = open_target(request.place)
         there = target.sizes()
         before = _index_there(request, target, there, signed, services)
-        sent = list(target.put(request.folder, needed, report))
+        sent = list(target.put(request.folder, needed, on_event))
         # Only the last one counts for clients; the others are for people.
         for name in (PUBLIC_KEY, PLAIN_INDEX, SIGNED_INDEX):
-            sent += target.put(request.folder, [name], report)
-        deleted = _retire(request, target, there, served.index, before, services, report)
-        pages, gone = bring_catalogue(request.folder, target, report)
+            sent += target.put(request.folder, [name], on_event)
+        deleted = _retire(request, target, there, served.index, before, services, on_event)
+        pages, gone = bring_catalogue(request.folder, target, on_event)
         sent, deleted = [*sent, *pages], (*deleted, *gone)
     return UploadResult(tuple(sent), deleted)
 
@@ -155,7 +155,7 @@ def _retire(
     index: Index,
     before: Index,
     services: Services,
-    report: Reporter,
+    on_event: Reporter,
 ) -> tuple[str, ...]:
     """Note which files there nothing names any more, and delete them when their time has come."""
     now = services.clock()
@@ -167,7 +167,7 @@ def _retire(
     names = tuple(item.name for item in chosen)
     target.delete(names)
     for name in names:
-        info(report, f"deleted there: {name}")
+        info(on_event, f"deleted there: {name}")
     retired.remember(request.folder, [item for item in found if item not in chosen], record)
     return names
 

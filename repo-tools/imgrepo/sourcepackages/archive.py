@@ -80,13 +80,13 @@ class Lists:
         verify: Applies the accept rule to the bytes of an ``InRelease``; the text names it in messages.
         fetcher: Moves the bytes.
         scratch: A private folder.
-        report: Hears of the steps.
+        on_event: Called with each event.
     """
 
     verify: Callable[[bytes, str], VerifiedText]
     fetcher: Fetcher
     scratch: Path
-    report: Reporter
+    on_event: Reporter
 
     def find(
         self, suites: Iterable[Suite], wanted: frozenset[SourceId], *, some_missing: bool = False
@@ -132,11 +132,11 @@ class Lists:
         return found
 
     def _release(self, suite: Suite, where: str) -> VerifiedText:
-        self.report(Step(f"Fetching {where}"))
+        self.on_event(Step(f"Fetching {where}"))
         body = io.BytesIO()
         url = suite.file("InRelease")
         try:
-            self.fetcher.fetch(url, body, limit=RELEASE_LIMIT, report=self.report, digest_known=True)
+            self.fetcher.fetch(url, body, limit=RELEASE_LIMIT, on_event=self.on_event, digest_known=True)
         except FileMissingError as error:
             raise FileMissingError(
                 f"there is no suite {suite}: {error.message}",
@@ -155,7 +155,7 @@ class Lists:
         if release.get("Acquire-By-Hash", "").strip().lower() == "yes":
             places.insert(0, suite.file(f"{component}/source/by-hash/SHA256/{digest}"))
         path = self.scratch / digest
-        self.report(Step(f"Fetching {places[-1]}"))
+        self.on_event(Step(f"Fetching {places[-1]}"))
         for number, url in enumerate(places, 1):
             try:
                 with path.open("w+b") as file:
@@ -164,7 +164,7 @@ class Lists:
                         file,
                         limit=_LARGEST_LIST,
                         expected=size,
-                        report=self.report,
+                        on_event=self.on_event,
                         label=f"{suite.name} {component} Sources.xz",
                         digest_known=True,
                     )

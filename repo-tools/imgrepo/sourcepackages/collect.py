@@ -75,7 +75,7 @@ class Collected:
 
 
 def collect(
-    target: Target, request: SourcesRequest, services: Services, options: ApplianceOptions, report: Reporter
+    target: Target, request: SourcesRequest, services: Services, options: ApplianceOptions, on_event: Reporter
 ) -> Collected:
     """Collect the sources of one image.
 
@@ -84,7 +84,7 @@ def collect(
         request: What to collect, and from where.
         services: Fetcher, verifier, appliance.
         options: What shapes the appliance, if the image must be looked into.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Returns:
         What was found and packed, and the gaps.
@@ -95,14 +95,14 @@ def collect(
         WorkspaceError: There is no room, or something cannot be written.
         PybuilderError: The image cannot be looked into.
     """
-    contents = contents_of(target, services, options, report, keep=not request.dry_run)
+    contents = contents_of(target, services, options, on_event, keep=not request.dry_run)
     every = wanted_sources(contents)
     wanted = only(every, request.only)
-    done = _done_before(target, request, contents, frozenset(wanted), report)
+    done = _done_before(target, request, contents, frozenset(wanted), on_event)
     if done is not None:
         return done
     with private_folder() as scratch:
-        found = find_packages(contents, frozenset(wanted), request.places, services, scratch, report)
+        found = find_packages(contents, frozenset(wanted), request.places, services, scratch, on_event)
     packages = tuple(sorted(found.packages, key=lambda package: package.id))
     planned = Collected(target, len(wanted), packages, found.gaps, 0, _bytes(packages))
     if request.dry_run:
@@ -112,9 +112,9 @@ def collect(
     work = target.sources / _WORK
     try:
         work.mkdir(mode=0o700, exist_ok=True)
-        with exclusive(work / "lock", "collects the same sources", report):
+        with exclusive(work / "lock", "collects the same sources", on_event):
             left_out = tuple(sorted(set(every) - set(wanted)))
-            made = _make(planned, contents, work, left_out, request.places.snapshots, services, report)
+            made = _make(planned, contents, work, left_out, request.places.snapshots, services, on_event)
         shutil.rmtree(work)
     except OSError as error:
         raise explain(error, work) from error
@@ -128,7 +128,7 @@ def _make(
     left_out: tuple[tuple[str, str], ...],
     snapshots: tuple[str, ...],
     services: Services,
-    report: Reporter,
+    on_event: Reporter,
 ) -> Collected:
     target = planned.target
     archive = target.sources / f"{target.name}-sources.tar"
@@ -140,15 +140,15 @@ def _make(
     missing = _missing(planned.packages, files)
     room = sum(file.size for file in missing) + tar_size(planned.packages, _texts(planned))
     check_space(target.sources, room, "the source packages")
-    packages, more = _fetch_all(planned.packages, files, snapshots, services, report)
+    packages, more = _fetch_all(planned.packages, files, snapshots, services, on_event)
     gaps = tuple(sorted((*planned.gaps, *more), key=lambda gap: (gap.source, gap.version)))
     noted = (*gaps, *(SourceGap(name, version, _LEFT_OUT) for name, version in left_out))
     offer = offer_text(target.name, target.offer, gaps, left_out=len(left_out))
     digest, size, name = "", 0, ""
     if packages:
-        report(Step(f"Packing {archive}"))
+        on_event(Step(f"Packing {archive}"))
         name = archive.name
-        digest, size = pack(archive, packages, files, offer, report)
+        digest, size = pack(archive, packages, files, offer, on_event)
     _write_offer(target.sources / OFFER_NAME, offer)
     record = SourcesRecord(contents.image, name, digest, size, tuple(one.id for one in packages), noted)
     write_sources(target.sources, record)
@@ -163,43 +163,43 @@ def _fetch_all(
     files: Path,
     snapshots: tuple[str, ...],
     services: Services,
-    report: Reporter,
+    on_event: Reporter,
 ) -> tuple[tuple[SourcePackage, ...], list[SourceGap]]:
     """Fetch what is missing; a package of which a file is not there, or another one, becomes a gap."""
     whole, gaps = [], []
     for package in packages:
         try:
             for file in _missing((package,), files):
-                _fetch_anywhere(file, files, snapshots, services, report)
+                _fetch_anywhere(file, files, snapshots, services, on_event)
             whole.append(package)
         except _NOT_THERE as error:
-            debug(report, error.message)
+            debug(on_event, error.message)
             gaps.append(SourceGap(package.name, package.version, error.message))
     return tuple(whole), gaps
 
 
 def _fetch_anywhere(
-    file: SourceFile, files: Path, snapshots: tuple[str, ...], services: Services, report: Reporter
+    file: SourceFile, files: Path, snapshots: tuple[str, ...], services: Services, on_event: Reporter
 ) -> None:
     """Fetch a file; its digest is known, so that a snapshot archive may give it where the mirror does not."""
     try:
-        _fetch(file, files, services, report)
+        _fetch(file, files, services, on_event)
     except _NOT_THERE:
         for root in snapshots:
             with contextlib.suppress(*_NOT_THERE):
-                _fetch(replace(file, root=without_slash(root)), files, services, report)
+                _fetch(replace(file, root=without_slash(root)), files, services, on_event)
                 return
         raise
 
 
-def _fetch(file: SourceFile, files: Path, services: Services, report: Reporter) -> None:
+def _fetch(file: SourceFile, files: Path, services: Services, on_event: Reporter) -> None:
     with brought(
         file.url,
         files.parent / "parts",
         file.sha256,
         lambda part: _sha256(part) == file.sha256,
         services.fetcher,
-        report,
+        on_event,
         limit=file.size,
         expected=file.size,
         blame="is not the file that the signed list is about",
@@ -234,7 +234,7 @@ def _done_before(
     request: SourcesRequest,
     contents: ContentsRecord,
     wanted: frozenset[tuple[str, str]],
-    report: Reporter,
+    on_event: Reporter,
 ) -> Collected | None:
     """Return an earlier result, if it is of this image, without gaps, and its archive is still the same."""
     record = read_sources(target.sources)
@@ -247,7 +247,7 @@ def _done_before(
     try:
         if (target.sources / OFFER_NAME).read_text(encoding="utf-8", errors="replace") != offer:
             return None
-        report(Step(f"Checking {archive}"))
+        on_event(Step(f"Checking {archive}"))
         if _sha512(archive) != record.sha512:
             return None
     except FileNotFoundError:

@@ -93,7 +93,7 @@ def find_packages(
     places: Places,
     services: Services,
     scratch: Path,
-    report: Reporter,
+    on_event: Reporter,
 ) -> Found:
     """Look for source packages in all places.
 
@@ -103,7 +103,7 @@ def find_packages(
         places: Where to look.
         services: Fetcher and verifier.
         scratch: A private folder.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Raises:
         TrustError: A list is not what the archive's keys signed.
@@ -118,7 +118,7 @@ def find_packages(
     suites = places.of(contents)
     # Distributions sign with an old and a new key side by side for years; one that is known is enough.
     pin = replace(services.pin_from_file(places.keyring, where="--keyring"), extra_signatures=True)
-    lists = Lists(_verifier(services, pin), services.fetcher, scratch, report)
+    lists = Lists(_verifier(services, pin), services.fetcher, scratch, on_event)
     found = lists.find(suites, wanted)
     for snapshot in places.snapshots:
         rest = wanted - found.packages.keys()
@@ -127,14 +127,14 @@ def find_packages(
             try:
                 older = lists.find(dict.fromkeys(then), rest, some_missing=True)
             except FileMissingError as error:
-                debug(report, error.message)  # a pool alone, which is asked below
+                debug(on_event, error.message)  # a pool alone, which is asked below
                 continue
             found.packages.update(older.packages)
     reasons: dict[SourceId, str] = {}
     for snapshot in places.snapshots:
         pool = Pool(snapshot.rstrip("/"), places.components, places.maintainers)
         for source in sorted(wanted - found.packages.keys()):
-            answer = pool.find(source, services.verifier, services.fetcher, report)
+            answer = pool.find(source, services.verifier, services.fetcher, on_event)
             if isinstance(answer, str):
                 reasons[source] = answer
             else:

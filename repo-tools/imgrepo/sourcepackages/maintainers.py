@@ -51,7 +51,7 @@ class Pool:
         hide_in(self, "root")
 
     def find(
-        self, source: SourceId, verifier: Verifier, fetcher: Fetcher, report: Reporter
+        self, source: SourceId, verifier: Verifier, fetcher: Fetcher, on_event: Reporter
     ) -> SourcePackage | str:
         """Look for a source package.
 
@@ -59,7 +59,7 @@ class Pool:
             source: Name and version.
             verifier: Applies the accept rule.
             fetcher: Moves the bytes.
-            report: Hears of the steps.
+            on_event: Called with each event.
 
         Returns:
             The package, or why it cannot be taken.
@@ -74,10 +74,10 @@ class Pool:
             folder = f"pool/{component}/{start}/{name}"
             url = Address(self.root).below(quote(f"{folder}/{name}_{plain}.dsc", safe="/+~:"))
             where = str(url)
-            report(Step(f"Fetching {where}"))
+            on_event(Step(f"Fetching {where}"))
             body = io.BytesIO()
             try:
-                fetcher.fetch(url, body, limit=_LIMIT, report=report, digest_known=True)
+                fetcher.fetch(url, body, limit=_LIMIT, on_event=on_event, digest_known=True)
             except FileMissingError:
                 continue
             except WrongSizeError as error:

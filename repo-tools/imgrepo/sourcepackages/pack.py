@@ -76,7 +76,7 @@ def list_text(packages: Sequence[SourcePackage]) -> str:
 
 
 def pack(
-    final: Path, packages: Sequence[SourcePackage], files: Path, offer: str, report: Reporter
+    final: Path, packages: Sequence[SourcePackage], files: Path, offer: str, on_event: Reporter
 ) -> tuple[str, int]:
     """Write the archive; it appears when it is complete.
 
@@ -85,7 +85,7 @@ def pack(
         packages: What goes into it; sorted here.
         files: Folder of the files, each named by its SHA-256.
         offer: The offer's text.
-        report: Hears of the progress.
+        on_event: Reports the progress.
 
     Returns:
         SHA-512 in hex, and bytes.
@@ -106,14 +106,14 @@ def pack(
                     for file in package.files:
                         _add(tar, f"{package.folder}/{file.name}", file, files / file.sha256)
                         done += file.size
-                        report(Progress(final.name, done, total))
+                        on_event(Progress(final.name, done, total))
             with open_file(temporary) as made:
                 digest = hashlib.file_digest(made, "sha512").hexdigest()
             size = temporary.stat().st_size
         except OSError as error:
             raise explain(error, final) from error
         finally:
-            report(ProgressEnd())
+            on_event(ProgressEnd())
     return digest, size
 
 

@@ -140,14 +140,14 @@ def check_bootstrap(request: BootstrapRequest) -> tuple[Mode, Path]:
     return _usable_mode(request.mode), _usable_keyring(request)
 
 
-def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, report: Reporter) -> None:
+def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, on_event: Reporter) -> None:
     """Install a system and write it as a tar archive.
 
     Args:
         request: What to install.
         archive: The tar archive to write.
         scratch: A private folder for small files.
-        report: Told mmdebstrap's messages, as debug lines.
+        on_event: Receives mmdebstrap's messages, as debug lines.
 
     Raises:
         ToolError: mmdebstrap is missing, may not work here, or failed; the message quotes its last words.
@@ -157,13 +157,13 @@ def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, report: R
     write_overlay(guest_files(request.recipe, request.guest_uses, request.locale), overlay, request.epoch)
     with _chroot_space(mode) as space, open(archive, "xb") as output:
         argv = bootstrap_arguments(request, mode=mode, overlay=overlay)
-        debug(report, f"running: {shlex.join(argv)}")
+        debug(on_event, f"running: {shlex.join(argv)}")
         words: collections.deque[str] = collections.deque(maxlen=_WORDS_KEPT)
         sources = build_sources(request.recipe, request.build_from, keyring)
         with _running(argv, sources, output, space, request.epoch) as (running, messages):
             for line in messages:
                 words.append(without_secrets(line.rstrip()))
-                debug(report, f"mmdebstrap: {words[-1]}")
+                debug(on_event, f"mmdebstrap: {words[-1]}")
             status = running.wait()
         if status != 0:
             raise ToolError(

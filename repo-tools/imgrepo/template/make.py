@@ -40,13 +40,13 @@ class TemplateRequest:
         check_size(self.size)
 
 
-def make_template(request: TemplateRequest, services: Services, report: Reporter) -> None:
+def make_template(request: TemplateRequest, services: Services, on_event: Reporter) -> None:
     """Make a template; the image appears when it is complete, or not at all.
 
     Args:
         request: What to make.
         services: How to start an appliance.
-        report: Hears of the steps.
+        on_event: Called with each event.
 
     Raises:
         PybuilderError: It cannot be made; nothing is left behind.
@@ -56,15 +56,15 @@ def make_template(request: TemplateRequest, services: Services, report: Reporter
     with scratch_folder(needed=_ARCHIVE_SPACE) as scratch:
         archive = scratch / "system.tar"
         recipe = request.bootstrap.recipe
-        report(Step(f"Installing {recipe.name} from {request.bootstrap.build_from.mirror}"))
-        bootstrap(request.bootstrap, archive, scratch, report)
+        on_event(Step(f"Installing {recipe.name} from {request.bootstrap.build_from.mirror}"))
+        bootstrap(request.bootstrap, archive, scratch, on_event)
         layout = request.bootstrap.layout
         check_room(archive, request.size, layout)
         with new_file(output) as image:
             os.truncate(image, request.size)
-            report(Step("Starting the appliance"))
-            with services.open_appliance([Attachment(image, "raw")], request.options, report) as appliance:
-                report(Step("Making the disk"))
+            on_event(Step("Starting the appliance"))
+            with services.open_appliance([Attachment(image, "raw")], request.options, on_event) as appliance:
+                on_event(Step("Making the disk"))
                 install_system(appliance, archive, layout, request.bootstrap.arch.value)
-            report(Step("Finishing off"))
+            on_event(Step("Finishing off"))
             write_manifest(manifest_of(request.bootstrap, request.size, archive), output)

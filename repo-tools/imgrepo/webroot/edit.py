@@ -38,7 +38,7 @@ def edit(
     signing: Signing,
     services: Services,
     change: Callable[[Index], Index],
-    report: Reporter,
+    on_event: Reporter,
     *,
     again: bool = False,
 ) -> Edited:
@@ -49,7 +49,7 @@ def edit(
         signing: How to sign; one of the keys must have signed what is there.
         services: The ports.
         change: From the old index to the new one.
-        report: Hears of the steps.
+        on_event: Called with each event.
         again: Whether to sign again even if nothing changes.
 
     Raises:
@@ -60,14 +60,14 @@ def edit(
     _check_folder(folder)
     with stage(folder) as work:
         signer = IndexSigner(services, signing, work)
-        old = signer.read(folder, report=report)
+        old = signer.read(folder, on_event=on_event)
         if old.text is None:
             raise UsageError(f"nothing is published in {folder}", hint="see: pybuilder-repo publish --help")
         new = change(old.index)
         if new == old.index and not again:
-            info(report, "nothing to change")
+            info(on_event, "nothing to change")
         else:
-            report(Step(f"Signing the index of {counted(len(new.entries), 'template')}"))
+            on_event(Step(f"Signing the index of {counted(len(new.entries), 'template')}"))
             signer.replace(folder, old, new)
         found = retired.find_retired(folder, new, old.index, now=services.clock())
         retired.remember(folder, found)
@@ -75,7 +75,7 @@ def edit(
 
 
 def refresh(
-    folder: Path, signing: Signing, services: Services, report: Reporter, *, within: timedelta | None
+    folder: Path, signing: Signing, services: Services, on_event: Reporter, *, within: timedelta | None
 ) -> bool:
     """Sign the published index again, with nothing else changed.
 
@@ -83,7 +83,7 @@ def refresh(
         folder: The folder that is served.
         signing: How to sign; without a time of its own, the signature is valid as long as the last one.
         services: The ports.
-        report: Hears of the steps.
+        on_event: Called with each event.
         within: Do it only if the present signature expires so soon; None for always.
 
     Returns:
@@ -97,20 +97,20 @@ def refresh(
     _check_folder(folder)
     with stage(folder) as work:
         signer = IndexSigner(services, signing, work)
-        old = signer.read(folder, report=report)
+        old = signer.read(folder, on_event=on_event)
         if old.text is None:
             raise UsageError(f"nothing is published in {folder}", hint="see: pybuilder-repo publish --help")
         if within is not None and (old.expires_at is None or old.expires_at - services.clock() > within):
             end = "never" if old.expires_at is None else f"at {old.expires_at:%Y-%m-%d %H:%M} UTC"
-            info(report, f"the signature expires {end}: it is not renewed yet")
+            info(on_event, f"the signature expires {end}: it is not renewed yet")
             return False
-        report(Step(f"Signing the index of {counted(len(old.index.entries), 'template')}"))
+        on_event(Step(f"Signing the index of {counted(len(old.index.entries), 'template')}"))
         signer.replace(folder, old, old.index)
     return True
 
 
 def rotate(
-    folder: Path, old_key: str, new_key: str, signing: Signing, services: Services, report: Reporter,
+    folder: Path, old_key: str, new_key: str, signing: Signing, services: Services, on_event: Reporter,
     *, finish: bool,
 ) -> None:  # fmt: skip
     """Move from one signing key to the next.
@@ -121,7 +121,7 @@ def rotate(
         new_key: The key that they shall know.
         signing: How to sign otherwise.
         services: The ports.
-        report: Hears of the steps.
+        on_event: Called with each event.
         finish: End the time in which both sign: from now on the new one alone.
 
     Raises:
@@ -135,21 +135,21 @@ def rotate(
     chosen = dataclasses.replace(
         signing, key=new_key if finish else old_key, also=() if finish else (new_key,)
     )
-    edit(folder, chosen, services, lambda index: index, _without_warnings(report, off=finish), again=True)
+    edit(folder, chosen, services, lambda index: index, _without_warnings(on_event, off=finish), again=True)
 
 
-def _without_warnings(report: Reporter, *, off: bool) -> Reporter:
+def _without_warnings(on_event: Reporter, *, off: bool) -> Reporter:
     """Leave out the warning about the other key: to be rid of it is what ``--finish`` is for."""
     if not off:
-        return report
+        return on_event
     return lambda event: (
-        None if isinstance(event, Notice) and event.severity is Severity.WARNING else report(event)
+        None if isinstance(event, Notice) and event.severity is Severity.WARNING else on_event(event)
     )
 
 
 def withdraw(
     folder: Path, signing: Signing, services: Services, names: Sequence[str], arch: str | None,
-    report: Reporter, *, undo: bool,
+    on_event: Reporter, *, undo: bool,
 ) -> None:  # fmt: skip
     """Take templates out of the index, or allow them again.
 
@@ -168,7 +168,7 @@ def withdraw(
             if missing:
                 raise UsageError(f"not withdrawn: {', '.join(sorted(missing))}")
             remember_withdrawn(folder, before - back)
-        info(report, "the next run of publish publishes it again, if its image is there")
+        info(on_event, "the next run of publish publishes it again, if its image is there")
         return
 
     def change(index: Index) -> Index:
@@ -179,7 +179,7 @@ def withdraw(
             index, entries=tuple(entry for entry in index.entries if entry not in gone)
         )
 
-    edit(folder, signing, services, change, report)
+    edit(folder, signing, services, change, on_event)
 
 
 def deprecate(index: Index, name: str, arch: str | None, end: Deprecation | None) -> Index:

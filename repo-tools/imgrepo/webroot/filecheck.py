@@ -37,14 +37,14 @@ The third argument is what messages begin with.
 
 
 def check_files(
-    entry: Entry, folder: Path, report: Reporter, check_signature: CheckSignature | None
+    entry: Entry, folder: Path, on_event: Reporter, check_signature: CheckSignature | None
 ) -> Iterator[PybuilderError]:
     """Check the files that an entry names.
 
     Args:
         entry: The entry, right by itself.
         folder: Where its index is.
-        report: Hears how far the reading is.
+        on_event: Reports how far the reading is.
         check_signature: Judges the signature of a template (``sig``), which virt-builder asks for where there
             is no digest; None when there is no key to judge by.
 
@@ -53,18 +53,18 @@ def check_files(
         second file that does not hold the same disk, or a signature by nobody known.
     """
     what = f"template {entry.os_version}"
-    problems = list(_check(folder / entry.file, what, entry.compressed_size, entry.sha512, entry, report))
+    problems = list(_check(folder / entry.file, what, entry.compressed_size, entry.sha512, entry, on_event))
     if entry.zstd is not None:
         path = folder / entry.zstd.file
-        more = list(_check(path, what, entry.zstd.compressed_size, entry.zstd.sha512, None, report))
-        problems += more or _check_second(entry, folder, what, report, first_is_good=not problems)
+        more = list(_check(path, what, entry.zstd.compressed_size, entry.zstd.sha512, None, on_event))
+        problems += more or _check_second(entry, folder, what, on_event, first_is_good=not problems)
     yield from problems
     if entry.sig is not None:
         yield from _check_signature(folder / entry.file, folder / entry.sig, what, check_signature)
 
 
 def _check_second(
-    entry: Entry, folder: Path, what: str, report: Reporter, *, first_is_good: bool
+    entry: Entry, folder: Path, what: str, on_event: Reporter, *, first_is_good: bool
 ) -> list[PybuilderError]:
     """Unpack the zstd file as clients do, and the other one if it is good, and compare the disks."""
     assert entry.zstd is not None
@@ -76,7 +76,7 @@ def _check_second(
         with scratch_folder() as scratch:
             for path in paths:
                 with open_file(path) as file:
-                    contents.add(unpack(file, scratch / "disk", entry, report, where=f"{what}: {path}"))
+                    contents.add(unpack(file, scratch / "disk", entry, on_event, where=f"{what}: {path}"))
                 (scratch / "disk").unlink()
     except OSError as error:
         return [RepositoryError(f"{what}: cannot read {paths[0]}: {error.strerror}")]
@@ -102,14 +102,14 @@ def _check_signature(
 
 
 def _check(
-    path: Path, what: str, size: int | None, sha512: str | None, disk: Entry | None, report: Reporter
+    path: Path, what: str, size: int | None, sha512: str | None, disk: Entry | None, on_event: Reporter
 ) -> Iterator[PybuilderError]:
     try:
         with open_file(path) as file:
             found = os.fstat(file.fileno()).st_size
             if size is not None and found != size:
                 yield RepositoryError(f"{what}: {path} has {found} bytes, where the index says {size}")
-            elif sha512 is not None and _digest(file, path.name, found, report) != sha512:
+            elif sha512 is not None and _digest(file, path.name, found, on_event) != sha512:
                 yield RepositoryError(f"{what}: {path} has another SHA-512 than the index says")
             elif disk is not None:
                 _check_disk(path, file, disk, what)
@@ -119,16 +119,16 @@ def _check(
         yield error
 
 
-def _digest(file: BinaryIO, label: str, size: int, report: Reporter) -> str:
+def _digest(file: BinaryIO, label: str, size: int, on_event: Reporter) -> str:
     digest = hashlib.sha512()
     done = 0
     try:
         while piece := file.read(_PIECE):
             digest.update(piece)
             done += len(piece)
-            report(Progress(f"Reading {label}", done, size))
+            on_event(Progress(f"Reading {label}", done, size))
     finally:
-        report(ProgressEnd())
+        on_event(ProgressEnd())
     return digest.hexdigest()
 
 

@@ -92,7 +92,7 @@ class IndexSigner:
         """Sign something that nobody keeps: a locked key shows now, not after an hour of compressing."""
         self._keys.clearsign("probe\n", self._fingerprint, self._also)
 
-    def read(self, folder: Path, *, force: bool = False, report: Reporter = ignore) -> PublishedIndex:
+    def read(self, folder: Path, *, force: bool = False, on_event: Reporter = ignore) -> PublishedIndex:
         """Read the signed index of a folder, by the clients' own rules.
 
         It may be signed by further keys, and its signature may have expired: this is who signs it anew.
@@ -100,7 +100,7 @@ class IndexSigner:
         Args:
             folder: The folder that is served.
             force: Believe an index that is not signed by this key.
-            report: Hears of keys that have signed it and would not sign the next one.
+            on_event: Reports keys that have signed it and would not sign the next one.
 
         Raises:
             TrustError: It is not signed by this key: nothing may be built on it (R17).
@@ -124,7 +124,7 @@ class IndexSigner:
             raise type(error)(error.message, hint=hint) from error
         if split(data, where=str(path)).signatures > 1 + len(self._also):
             warn(
-                report,
+                on_event,
                 f"{path} is signed by more keys than you gave: clients that know only the other one will "
                 "refuse the next index; give all of them with -K while clients move from one to the next",
             )

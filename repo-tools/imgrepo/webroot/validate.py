@@ -55,13 +55,13 @@ class ValidateRequest:
     key: Path | None = None
 
 
-def validate(request: ValidateRequest, services: Services, report: Reporter) -> tuple[PybuilderError, ...]:
+def validate(request: ValidateRequest, services: Services, on_event: Reporter) -> tuple[PybuilderError, ...]:
     """Check an index.
 
     Args:
         request: What to check.
         services: The clients' accept rule.
-        report: Hears by whom and until when the index is signed, and of the progress of reading files.
+        on_event: Reports by whom and until when the index is signed, and of the progress of reading files.
 
     Returns:
         All that is wrong, in the order of the file; empty when it is valid.
@@ -79,16 +79,16 @@ def validate(request: ValidateRequest, services: Services, report: Reporter) -> 
     problems: list[PybuilderError] = list(_incompatible(document, text, request.compatibility, where))
     if request.full:
         try:
-            entries, wrong = _judge(data, text, request, services, report)
+            entries, wrong = _judge(data, text, request, services, on_event)
         except PybuilderError as error:
             problems.append(error)
             entries, wrong = examine_index(text, where=where)
         problems += wrong
         check = _signature_check(request, services)
         if check is None and any(entry.sig is not None for entry in entries):
-            warn(report, f"{where}: there is no key to check the signatures of templates with")
+            warn(on_event, f"{where}: there is no key to check the signatures of templates with")
         for entry in entries:
-            problems += check_files(entry, path.parent, report, check)
+            problems += check_files(entry, path.parent, on_event, check)
     return tuple(problems)
 
 
@@ -125,18 +125,18 @@ def _pin(request: ValidateRequest, services: Services) -> KeyPin:
 
 
 def _judge(
-    data: bytes, text: UnverifiedText, request: ValidateRequest, services: Services, report: Reporter
+    data: bytes, text: UnverifiedText, request: ValidateRequest, services: Services, on_event: Reporter
 ) -> Examined:
     """Read an index; a signed one by the rule of a client that has never seen it before."""
     where = str(request.path)
     if not data.startswith(_BEGIN):
-        warn(report, f"{where} is not signed: clients refuse it, unless they are told to trust anybody")
+        warn(on_event, f"{where} is not signed: clients refuse it, unless they are told to trust anybody")
         return examine_index(text, where=where)
     rule = Rule(_pin(request, services), last=None, max_age=None, where=where, repair="")
     accepted = accept(data, rule, examine_index, verifier=services.verifier, now=datetime.now(UTC))
     record = accepted.record
     until = "for ever" if record.expires_at is None else f"until {show(record.expires_at)}"
-    info(report, f"signed by {accepted.signed.fingerprint} at {show(record.signed_at)}, valid {until}")
+    info(on_event, f"signed by {accepted.signed.fingerprint} at {show(record.signed_at)}, valid {until}")
     return accepted.content
 
 

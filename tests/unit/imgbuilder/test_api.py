@@ -110,7 +110,7 @@ def test_a_service_may_be_replaced_and_events_are_told(
 ) -> None:
     events: list[Event] = []
     appliances = TinyAppliances()
-    builder = Builder(report=events.append, services=Services(Settings(), open_appliance=appliances))
+    builder = Builder(on_event=events.append, services=Services(Settings(), open_appliance=appliances))
     assert [entry.os_version for entry in builder.templates()] == ["tiny"]
     result = builder.build(BuildRequest("tiny", arch="x86_64", operations=(Write("/etc/a", "1"),)))
     assert result.root_password is not None

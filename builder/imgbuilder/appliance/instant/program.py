@@ -394,13 +394,13 @@ class Program:
         self._tell({"booted": why})
         self._become(self._arguments)
 
-    def _end(self, report: dict[str, Any]) -> None:
-        self._tell(report)
+    def _end(self, on_event: dict[str, Any]) -> None:
+        self._tell(on_event)
         sys.exit(1)
 
-    def _tell(self, report: dict[str, Any]) -> None:
+    def _tell(self, on_event: dict[str, Any]) -> None:
         with open(self._job["report"], "w", encoding="utf-8") as file:
-            json.dump(report, file)
+            json.dump(on_event, file)
 
     def _become(self, arguments: list[str]) -> None:
         words = [*self._job["starter"], self._job["hypervisor"], *arguments]

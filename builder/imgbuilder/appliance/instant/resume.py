@@ -45,16 +45,16 @@ class Job:
 
     Attributes:
         file: The job as a file.
-        report: What it answers.
+        result: What it writes.
     """
 
     file: Path
-    report: Path
+    result: Path
 
     def answer(self) -> dict[str, Any]:
         """Return the answer; empty when there is none."""
         try:
-            found = json.loads(self.report.read_text())
+            found = json.loads(self.result.read_text())
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -70,7 +70,7 @@ class Instant:
         hypervisor: Path of the hypervisor.
         version: libguestfs's version.
         launch: Starts an appliance with disks, where a job's program stands in for the hypervisor.
-        report: Hears debug lines.
+        on_event: Called with debug lines.
     """
 
     store: StateStore
@@ -78,7 +78,7 @@ class Instant:
     hypervisor: str
     version: str
     launch: Callable[[Sequence[Attachment], Job], Connection]
-    report: Reporter
+    on_event: Reporter
 
     def open(self, disks: Sequence[Attachment]) -> Connection | None:
         """Open an appliance with disks, from its saved state, which is made first if there is none.
@@ -89,7 +89,7 @@ class Instant:
         try:
             self.store.open()
         except (OSError, program.UnfitError) as error:
-            debug(self.report, f"the appliance is booted: {error}")
+            debug(self.on_event, f"the appliance is booted: {error}")
             return None
         for made in (False, True):
             outcome = self._resume(disks, made=made)
@@ -106,7 +106,7 @@ class Instant:
             connection = self.launch(disks, job)
             answer = job.answer()
             if "booted" in answer:
-                debug(self.report, f"the appliance was booted, not resumed: {answer['booted']}")
+                debug(self.on_event, f"the appliance was booted, not resumed: {answer['booted']}")
                 return connection
             key = str(answer["key"])
             self._greet(connection, key, disks)
@@ -122,7 +122,7 @@ class Instant:
             _close(connection)
             raise
         self.store.touch(key)
-        debug(self.report, f"the appliance was resumed from {self.store.root / key}")
+        debug(self.on_event, f"the appliance was resumed from {self.store.root / key}")
         return connection
 
     def _greet(self, connection: Connection, key: str, disks: Sequence[Attachment]) -> None:
@@ -147,7 +147,7 @@ class Instant:
         os.close(memory)
 
     def _drop(self, answer: dict[str, Any], why: str, *, for_long: bool) -> None:
-        debug(self.report, f"the saved appliance is dropped, and the appliance booted: {why}")
+        debug(self.on_event, f"the saved appliance is dropped, and the appliance booted: {why}")
         key = answer.get("key")
         if not isinstance(key, str):
             return
@@ -156,25 +156,25 @@ class Instant:
             if for_long:
                 self.store.give_up(key, why)
         except OSError as error:
-            debug(self.report, f"it cannot be dropped: {error}")
+            debug(self.on_event, f"it cannot be dropped: {error}")
 
     def _make(self, missing: _Missing, disks: Sequence[Attachment]) -> bool:
         """Make a state; False when that cannot be, or somebody else is just doing it."""
         try:
             with self.store.making() as new:
                 if new is None:
-                    debug(self.report, "the appliance is booted: another pybuilder is just saving one")
+                    debug(self.on_event, "the appliance is booted: another pybuilder is just saving one")
                     return False
-                self.report(Step("Saving a booted appliance, so that the next ones start at once"))
+                self.on_event(Step("Saving a booted appliance, so that the next ones start at once"))
                 self._make_in(new, missing, disks)
                 self.store.publish(new, missing.key)
                 return True
         except (PybuilderError, OSError) as error:
-            debug(self.report, f"the appliance cannot be saved, and is booted: {error}")
+            debug(self.on_event, f"the appliance cannot be saved, and is booted: {error}")
             try:
                 self.store.give_up(missing.key, " ".join(str(error).split()))
             except OSError as problem:
-                debug(self.report, f"that cannot be noted: {problem}")
+                debug(self.on_event, f"that cannot be noted: {problem}")
             return False
 
     def _make_in(self, new: Path, missing: _Missing, disks: Sequence[Attachment]) -> None:
@@ -206,7 +206,7 @@ class Instant:
 
     def _job(self, wanted: dict[str, str]) -> Job:
         job = Job(self.runtime / "instant.job", self.runtime / "instant.report")
-        job.report.unlink(missing_ok=True)
+        job.result.unlink(missing_ok=True)
         setpriv = process.require_program("setpriv")
         facts = {
             **wanted,
@@ -214,7 +214,7 @@ class Instant:
             "starter": [setpriv, "--pdeathsig", "KILL", "--"],
             "states": str(self.store.root),
             "recipe": recipe(self.version),
-            "report": str(job.report),
+            "report": str(job.result),
         }
         job.file.touch(mode=0o600)
         job.file.write_text(json.dumps(facts))

@@ -91,11 +91,11 @@ def set_password(
     expires = expiry_day(shadow, user)
     if password is not None and expires is not None and expires <= day:
         warn(
-            context.report,
+            context.on_event,
             f"--{keyword}: the account {user} expired {day - expires} days ago, and its password does not "
             f'help until that is changed: --run-command "chage -E -1 {user}"',
         )
-    chosen.tell(user, password, context.report)
+    chosen.tell(user, password, context.on_event)
 
 
 def today() -> int:
@@ -227,13 +227,13 @@ class SshInject(OperationBase):
         )
         if refused:
             warn(
-                context.report,
+                context.on_event,
                 f"--ssh-inject: sshd will not take the key of {self.user}: others may write to {refused}",
             )
         elsewhere = _keys_elsewhere(guest)
         if elsewhere:
             warn(
-                context.report,
+                context.on_event,
                 f"--ssh-inject: the key is in {path}, but the guest's sshd reads keys from {elsewhere}",
             )
 

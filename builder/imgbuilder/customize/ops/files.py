@@ -47,7 +47,7 @@ class AppendLine(OperationBase):
         line = self.line.encode(errors="surrogateescape")
         if not guest.exists(self.path):
             guest.write(self.path, line + b"\n")
-            warn_of_volatile(guest, self.path, self, context.report)
+            warn_of_volatile(guest, self.path, self, context.on_event)
             return
         require_file(guest, self.path, self)
         # One byte more, so that a CRLF across the limit is not taken for a CR.
@@ -56,7 +56,7 @@ class AppendLine(OperationBase):
         end = guest.end_of(self.path, len(newline))
         start = newline if end and end != newline else b""
         guest.append(self.path, start + line + newline)
-        warn_of_volatile(guest, self.path, self, context.report)
+        warn_of_volatile(guest, self.path, self, context.on_event)
 
 
 @operation("copy-in", form=argforms.pair(argforms.local("LOCALPATH"), "REMOTEDIR"))
@@ -90,7 +90,7 @@ class CopyIn(OperationBase):
                 hint=f"put --mkdir {self.directory} before it",
             )
         guest.copy_in(self.local, self.directory)
-        warn_of_volatile(guest, self.directory, self, context.report)
+        warn_of_volatile(guest, self.directory, self, context.on_event)
 
 
 @operation("scrub", form=argforms.single("FILE"))
@@ -263,7 +263,7 @@ class Upload(OperationBase):
         real = guest.realpath(path)
         if localtree.attributes(self.local.resolve()):
             guest.copy_in(self.local, posixpath.dirname(real), name=posixpath.basename(real))
-        warn_of_volatile(guest, path, self, context.report)
+        warn_of_volatile(guest, path, self, context.on_event)
 
 
 @operation("write", form=argforms.pair("FILE", "CONTENT"))
@@ -290,4 +290,4 @@ class Write(OperationBase):
         """Write the file."""
         require_no_special(guest, self.path, self)
         guest.write(self.path, self.content.encode(errors="surrogateescape"))
-        warn_of_volatile(guest, self.path, self, context.report)
+        warn_of_volatile(guest, self.path, self, context.on_event)

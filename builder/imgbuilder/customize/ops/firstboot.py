@@ -48,7 +48,7 @@ class Firstboot(OperationBase):
         program = interpreter(self.script)
         if program is not None and not guest.exists(program):
             warn(
-                context.report,
+                context.on_event,
                 f"--firstboot {self.script}: its interpreter {program} is not in the guest, and is needed "
                 "when it boots",
             )

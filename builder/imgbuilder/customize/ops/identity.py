@@ -243,7 +243,7 @@ class User(OperationBase):
         if guest.stat(account.home).uid != account.uid:
             guest.chown(account.uid, account.gid, account.home)
             warn(
-                context.report,
+                context.on_event,
                 f"--user: {account.home} was there before, and belongs to {self.name} now; what is in it is "
                 "as it was",
             )
@@ -300,9 +300,9 @@ class CloudInit(OperationBase):
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Write the seed."""
         if not any(guest.exists(path) for path in ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")):
-            warn(context.report, "--cloud-init: the guest has no cloud-init: add --install cloud-init")
+            warn(context.on_event, "--cloud-init: the guest has no cloud-init: add --install cloud-init")
         elif why := unread(guest):
-            warn(context.report, f"--cloud-init: the guest's cloud-init will not read the seed: {why}")
+            warn(context.on_event, f"--cloud-init: the guest's cloud-init will not read the seed: {why}")
         guest.mkdir_p(_SEED)
         guest.chmod(0o700, _SEED)
         meta = (

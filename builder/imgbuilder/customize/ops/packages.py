@@ -111,7 +111,7 @@ def _run(
     if missing:
         raise OperationError(f"{display}: the guest's package manager has no package {' '.join(missing)}")
     for sentence in packagemanagers.left_undone(printed):
-        warn(context.report, f"{display}: {sentence}")
+        warn(context.on_event, f"{display}: {sentence}")
 
 
 def _network_hint(context: GuestContext) -> str | None:

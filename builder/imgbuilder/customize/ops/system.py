@@ -70,7 +70,7 @@ class Hostname(OperationBase):
                 guest.replace("/etc/hosts", renamed)
         if family is Family.OTHER and (context.facts.distro in _OWN_WAYS or not guest.is_dir(_SYSTEMD)):
             warn(
-                context.report,
+                context.on_event,
                 f"--hostname: {self.name} is in /etc/hostname, but whether a guest of this kind "
                 f"({context.facts.distro}) takes its name from there is not known",
             )

@@ -234,10 +234,10 @@ def test_help_has_the_customizations(setup: Setup, capsys: pytest.CaptureFixture
 
 
 def test_the_first_boot_of_an_image(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
-    settings, report = Settings(), ConsoleReporter("pybuilder", quiet=True)
+    settings, on_event = Settings(), ConsoleReporter("pybuilder", quiet=True)
 
     def shown(image_format: str | None = None) -> tuple[int, str]:
-        code = modes.firstboot_log(settings, report, setup.image, image_format)
+        code = modes.firstboot_log(settings, on_event, setup.image, image_format)
         return code, capsys.readouterr().out
 
     setup.patch(modes)
@@ -321,10 +321,10 @@ def test_the_appliances_options_arrive(setup: Setup, monkeypatch: pytest.MonkeyP
     seen: list[ApplianceOptions] = []
     plain = setup.appliances.__call__
 
-    def opened(disks: Sequence[Attachment], options: ApplianceOptions | None, report: Reporter) -> Any:
+    def opened(disks: Sequence[Attachment], options: ApplianceOptions | None, on_event: Reporter) -> Any:
         assert options is not None
         seen.append(options)
-        return plain(disks, options, report)
+        return plain(disks, options, on_event)
 
     monkeypatch.setattr(
         cli, "Services", lambda settings, **more: Services(settings, open_appliance=opened, **more)

@@ -74,8 +74,8 @@ def get(
 ) -> bytes:
     chosen = limits or Limits(timeout=10, backoff=0.0)
     fetcher = RequestsFetcher(chosen, jitter=lambda: 0.0, sleep=(waits if waits is not None else []).append)
-    report = (events if events is not None else []).append
-    return cache.get_template(selection(f"{server.url}/d.xz", entry), fetcher, report).read_bytes()
+    on_event = (events if events is not None else []).append
+    return cache.get_template(selection(f"{server.url}/d.xz", entry), fetcher, on_event).read_bytes()
 
 
 def broken(cache: TemplateCache, *scripts: list[Step], entry: Entry = ENTRY) -> str:

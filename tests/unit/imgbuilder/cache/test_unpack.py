@@ -40,8 +40,8 @@ def run(
     source.write_bytes(packed)
     with source.open("rb", buffering=0) as file:
         file.read(100)  # whoever had the file before may have read from it
-        report = events.append if events is not None else (lambda _event: None)
-        unpack.unpack(file, image, wanted or entry(), report, where="x of s")
+        on_event = events.append if events is not None else (lambda _event: None)
+        unpack.unpack(file, image, wanted or entry(), on_event, where="x of s")
     return image
 
 

@@ -42,8 +42,8 @@ def run(tmp_path: Path, packed: bytes, events: list[Event] | None = None) -> Pat
     source.write_bytes(packed)
     with source.open("rb", buffering=0) as file:
         file.read(100)  # whoever had the file before may have read from it
-        report = events.append if events is not None else (lambda _event: None)
-        unpack.unpack(file, image, ENTRY, report, where="x of s")
+        on_event = events.append if events is not None else (lambda _event: None)
+        unpack.unpack(file, image, ENTRY, on_event, where="x of s")
     return image
 
 

@@ -99,7 +99,7 @@ def load(
         FakeVerifier(),
         states(),
         lambda: datetime(2026, 1, 2, tzinfo=UTC),
-        report=events.append,
+        on_event=events.append,
         pin_of=pin_of,
         **options,
     )

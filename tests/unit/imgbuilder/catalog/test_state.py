@@ -230,10 +230,10 @@ def test_the_record_is_judged_again_under_the_lock(
     newest = replace(FIRST, signed_at=NOW)
     locked = SourceStates._locked
 
-    def late(self: SourceStates, uri: str, report: object) -> object:
+    def late(self: SourceStates, uri: str, on_event: object) -> object:
         monkeypatch.setattr(SourceStates, "_locked", locked)
         self.remember(URI, newest, b"signed")
-        return locked(self, uri, report)  # type: ignore[arg-type]
+        return locked(self, uri, on_event)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SourceStates, "_locked", late)
     states.remember(URI, FIRST, b"signed")

@@ -149,7 +149,7 @@ def test_passwords_that_are_not_utf8_are_hashed_as_bytes() -> None:
 def test_z17_random_passwords_have_120_bits_and_are_told_once() -> None:
     guest = debian_guest()
     events: list[Event] = []
-    apply(guest, "password", "ann:random", report=events.append)
+    apply(guest, "password", "ann:random", on_event=events.append)
     [event] = events
     assert isinstance(event, Notice)
     assert event.severity is Severity.INFO
@@ -315,7 +315,7 @@ def test_a_password_of_an_account_that_has_expired_is_told(expires: str, said: b
     guest = debian_guest()
     guest.add("/etc/shadow", f"ann:!:19000:0:90:7::{expires}:\n")
     events: list[Event] = []
-    apply(guest, "password", "ann:password:x", report=events.append)
+    apply(guest, "password", "ann:password:x", on_event=events.append)
     assert [event.severity for event in events if isinstance(event, Notice)] == [Severity.WARNING] * said
     assert all("account ann expired" in event.text for event in events if isinstance(event, Notice))
 
@@ -365,7 +365,7 @@ def test_a_key_that_sshd_will_not_read_is_told(path: str, config: str, said: boo
     guest = debian_guest()
     guest.add(path, config)
     events: list[Event] = []
-    apply(guest, "ssh-inject", f"ann:string:{KEY}", report=events.append)
+    apply(guest, "ssh-inject", f"ann:string:{KEY}", on_event=events.append)
     assert guest.text("/home/ann/.ssh/authorized_keys") == f"{KEY}\n"
     texts = [event.text for event in events if isinstance(event, Notice)]
     assert len(texts) == said
@@ -378,7 +378,7 @@ def test_a_folder_for_keys_that_was_made_before_is_given_to_the_user() -> None:
     guest.add_dir("/home/ann/.ssh", mode=0o700)
     guest.add("/home/ann/.ssh/authorized_keys", f"{OTHER_KEY}\n", mode=0o600)
     events: list[Event] = []
-    apply(guest, "ssh-inject", f"ann:string:{KEY}", report=events.append)
+    apply(guest, "ssh-inject", f"ann:string:{KEY}", on_event=events.append)
     assert guest.permissions("/home/ann/.ssh") == ("0700", 1000, 1001)
     assert guest.permissions("/home/ann/.ssh/authorized_keys") == ("0600", 1000, 1001)
     assert events == []
@@ -392,6 +392,6 @@ def test_a_key_that_sshd_finds_unsafe_is_told(path: str, mode: int, uid: int) ->
     guest.add_dir("/home/ann", uid=1000, gid=1001)
     guest.add_dir(f"/home/ann{path}", mode=mode, uid=uid)
     events: list[Event] = []
-    apply(guest, "ssh-inject", f"ann:string:{KEY}", report=events.append)
+    apply(guest, "ssh-inject", f"ann:string:{KEY}", on_event=events.append)
     [notice] = [event for event in events if isinstance(event, Notice)]
     assert notice.text.endswith(f"others may write to /home/ann{path}")

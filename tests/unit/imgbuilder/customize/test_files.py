@@ -360,14 +360,14 @@ def test_what_the_running_guest_will_not_see_is_said(keyword: str, text: str, tm
     guest = debian_guest()
     guest.add_link("/etc/resolv.conf", "../run/resolv.conf")
     said: list[Event] = []
-    apply(guest, keyword, text.replace("FILE", f"{tmp_path}/x"), report=said.append)
+    apply(guest, keyword, text.replace("FILE", f"{tmp_path}/x"), on_event=said.append)
     [notice] = said
     assert isinstance(notice, Notice)
     assert notice.severity is Severity.WARNING
     assert notice.text.startswith(f"--{keyword}: /")
     assert "/run is made anew at each boot" in notice.text
     said.clear()
-    apply(guest, "write", "/etc/running:x", report=said.append)
+    apply(guest, "write", "/etc/running:x", on_event=said.append)
     assert said == []
 
 

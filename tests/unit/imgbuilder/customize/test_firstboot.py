@@ -91,7 +91,7 @@ def test_guests_with_system_v_init(release: str, sign: str, links: list[str]) ->
     guest.add("/etc/os-release", release)
     guest.add_dir(sign)
     events: list[Event] = []
-    apply(guest, "firstboot-command", "true", report=events.append)
+    apply(guest, "firstboot-command", "true", on_event=events.append)
     for link in links:
         assert guest.readlink(link) == f"{BASE}/firstboot.sh"
     assert events == []
@@ -102,7 +102,7 @@ def test_se23_another_init_system_is_a_warning() -> None:
     guest.add("/etc/os-release", "ID=alpine")
     guest.add_dir("/etc/init.d")
     events: list[Event] = []
-    apply(guest, "firstboot-command", "true", report=events.append)
+    apply(guest, "firstboot-command", "true", on_event=events.append)
     [event] = events
     assert isinstance(event, Notice)
     assert event.severity is Severity.WARNING
@@ -282,7 +282,7 @@ def test_a_script_whose_interpreter_is_not_in_the_guest_is_told(
     (tmp_path / "script").write_text(f"{first}\n")
     guest = debian_guest()
     events: list[Event] = []
-    apply(guest, "firstboot", str(tmp_path / "script"), report=events.append)
+    apply(guest, "firstboot", str(tmp_path / "script"), on_event=events.append)
     texts = [event.text for event in events if isinstance(event, Notice)]
     assert len(texts) == told
     assert all("/usr/bin/python3 is not in the guest" in text for text in texts)

@@ -59,7 +59,7 @@ def test_a_user_without_password_needs_none_for_sudo() -> None:
 def test_a_random_password_is_told_once() -> None:
     guest = ready()
     events: list[Event] = []
-    apply(guest, "user", "bob:password=random", report=events.append)
+    apply(guest, "user", "bob:password=random", on_event=events.append)
     (said,) = [event.text for event in events if isinstance(event, Notice)]
     assert re.fullmatch(r"Setting random password of bob to \w{21}", said)
 
@@ -116,7 +116,9 @@ def test_a_cloud_init_seed(tmp_path: Path) -> None:
     guest = debian_guest()
     guest.add("/usr/bin/cloud-init")
     events: list[Event] = []
-    apply(guest, "cloud-init", f"{tmp_path}/user:{tmp_path}/meta:{tmp_path}/net\\:work", report=events.append)
+    apply(
+        guest, "cloud-init", f"{tmp_path}/user:{tmp_path}/meta:{tmp_path}/net\\:work", on_event=events.append
+    )
     seed = "/var/lib/cloud/seed/nocloud"
     assert guest.ls(seed) == ["meta-data", "network-config", "user-data"]
     assert guest.text(f"{seed}/meta-data") == "instance-id: mine\n"
@@ -132,7 +134,7 @@ def test_a_seed_gets_a_new_instance_each_time_and_a_warning_without_cloud_init(t
     for _time in range(3):
         guest = debian_guest()
         events: list[Event] = []
-        apply(guest, "cloud-init", f"{tmp_path}/user", report=events.append)
+        apply(guest, "cloud-init", f"{tmp_path}/user", on_event=events.append)
         seen.add(guest.text("/var/lib/cloud/seed/nocloud/meta-data"))
         assert "no cloud-init" in str(events)
     assert len(seen) == 3
@@ -251,7 +253,7 @@ def test_a_home_that_was_made_before_belongs_to_its_user() -> None:
     guest = ready()
     guest.add_dir("/home/bob")
     events: list[Event] = []
-    apply(guest, "user", "bob", report=events.append)
+    apply(guest, "user", "bob", on_event=events.append)
     assert guest.permissions("/home/bob") == ("0755", 1007, 1007)
     assert any("/home/bob was there before" in event.text for event in events if isinstance(event, Notice))
 
@@ -296,7 +298,7 @@ def test_a_seed_that_cloud_init_will_not_read_is_told(
     for name, content in files.items():
         guest.add(f"/etc/cloud/{name}", content)
     events: list[Event] = []
-    apply(guest, "cloud-init", str(tmp_path / "user-data"), report=events.append)
+    apply(guest, "cloud-init", str(tmp_path / "user-data"), on_event=events.append)
     texts = [event.text for event in events if isinstance(event, Notice)]
     assert len(texts) == (why is not None)
     assert all(why in text for text in texts if why)

@@ -258,7 +258,7 @@ def test_what_was_not_done_is_told_and_what_is_missing_is_an_error() -> None:
     guest = debian_guest()
     guest.on_sh("sed -n", CommandResult(0, "The following packages have been kept back:\n  \x1b[1mkern\n"))
     events: list[Event] = []
-    apply(guest, "update", report=events.append)
+    apply(guest, "update", on_event=events.append)
     [notice] = [event for event in events if isinstance(event, Notice)]
     assert notice.severity is Severity.WARNING
     assert notice.text == "--update: packages were kept back, and not updated: ?[1mkern"

@@ -161,7 +161,7 @@ def test_a_hostname_that_may_be_without_effect_is_told(distro: str, systemd: boo
     if systemd:
         guest.add_dir("/etc/systemd")
     events: list[Event] = []
-    apply(guest, "hostname", "vm", report=events.append)
+    apply(guest, "hostname", "vm", on_event=events.append)
     assert guest.text("/etc/hostname") == "vm\n"
     assert [f"({distro})" in event.text for event in events if isinstance(event, Notice)] == [True] * said
 

@@ -65,7 +65,7 @@ def refused(*scripts: Sequence[Step], url: str = "/f", **options: Any) -> tuple[
 def test_good_server(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/d.xz").respond_with_data(BODY)
     events: list[Event] = []
-    assert get(httpserver.url_for("/d.xz"), expected=len(BODY), report=events.append, label="d") == BODY
+    assert get(httpserver.url_for("/d.xz"), expected=len(BODY), on_event=events.append, label="d") == BODY
     assert events[-2:] == [Progress("d", len(BODY), len(BODY)), ProgressEnd()]
     (log,) = httpserver.log
     headers = log[0].headers
@@ -77,7 +77,7 @@ def test_good_server(httpserver: HTTPServer) -> None:
 def test_the_length_becomes_the_total_of_the_progress() -> None:
     events: list[Event] = []
     with FaultServer([answer(BODY)]) as server:
-        get(server.url, report=events.append)
+        get(server.url, on_event=events.append)
     assert Progress(server.url, len(BODY), len(BODY)) in events
 
 
@@ -416,7 +416,7 @@ def test_t22_credentials_are_sent_and_never_shown() -> None:
         url = server.url.replace("http://", "http://me:canary@")
         events: list[Event] = []
         with pytest.raises(FetchError) as caught:
-            get(url, report=events.append)
+            get(url, on_event=events.append)
     assert all(b"Authorization: Basic bWU6Y2FuYXJ5" in request for request in server.requests)
     assert "canary" not in f"{caught.value.message} {caught.value.hint} {events}"
 

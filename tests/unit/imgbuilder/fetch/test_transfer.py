@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 def test_local_file_with_progress(file: Path) -> None:
     events: list[Event] = []
     body = io.BytesIO()
-    fetched = SourceFetcher().fetch(str(file), body, limit=100_000, report=events.append, label="L")
+    fetched = SourceFetcher().fetch(str(file), body, limit=100_000, on_event=events.append, label="L")
     assert body.getvalue() == file.read_bytes()
     assert (fetched.size, fetched.url) == (100_000, str(file))
     assert events == [Progress("L", 65536, 100_000), Progress("L", 100_000, 100_000), ProgressEnd()]

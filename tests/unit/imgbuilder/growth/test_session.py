@@ -31,7 +31,7 @@ class Case:
     ) -> str:
         return open_guest(
             self.appliance, expand=expand, lvexpand=growth.volume if growth else None, growth=growth,
-            keys=keys, report=self.events.append,
+            keys=keys, on_event=self.events.append,
         )  # fmt: skip
 
     @property

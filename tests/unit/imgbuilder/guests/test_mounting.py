@@ -30,7 +30,7 @@ def guest_with(fstab: str) -> FakeGuest:
 @pytest.mark.parametrize("expand", ["/dev/sda2", "/dev/vda2", "/dev/nvme0n1p2"])
 def test_the_index_names_the_root(expand: str) -> None:
     opened = appliance(tiny_guest())
-    root = open_guest(opened, expand=expand, lvexpand=None, growth=None, keys=[], report=ignore)
+    root = open_guest(opened, expand=expand, lvexpand=None, growth=None, keys=[], on_event=ignore)
     assert root == "/dev/sda2"
     assert opened.log == [("mount", "/dev/sda2")], "one request, no inspection"
     assert opened.is_file("/etc/os-release")
@@ -38,7 +38,7 @@ def test_the_index_names_the_root(expand: str) -> None:
 
 def test_an_index_that_names_another_disk_names_nothing() -> None:
     opened = appliance(tiny_guest(), {"/dev/sda2": {}})
-    root = open_guest(opened, expand="/dev/sdb1", lvexpand=None, growth=None, keys=[], report=ignore)
+    root = open_guest(opened, expand="/dev/sdb1", lvexpand=None, growth=None, keys=[], on_event=ignore)
     assert root == "/dev/sda2"
     assert opened.log == [("unmount_all", ""), ("mount", "/dev/sda2")]
 

@@ -39,8 +39,8 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[TemplateRequest]:
     """Record what make-template is asked for, and do nothing."""
     seen: list[TemplateRequest] = []
 
-    def make(request: TemplateRequest, _services: Services, report: Reporter) -> None:
-        report(Step("Working"))
+    def make(request: TemplateRequest, _services: Services, on_event: Reporter) -> None:
+        on_event(Step("Working"))
         seen.append(request)
 
     monkeypatch.setattr(make_module, "make_template", make)
@@ -227,10 +227,10 @@ def test_what_shapes_the_appliance_reaches_it(
     services = repository.services()
 
     def open_appliance(
-        disks: Sequence[Attachment], options: ApplianceOptions | None, report: Reporter
+        disks: Sequence[Attachment], options: ApplianceOptions | None, on_event: Reporter
     ) -> AbstractContextManager[Appliance]:
         seen.append(options)
-        return services.open_appliance(disks, options, report)
+        return services.open_appliance(disks, options, on_event)
 
     words = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key, *flags]
     assert run(words, replace(services, open_appliance=open_appliance)) == 0

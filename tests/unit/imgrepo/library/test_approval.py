@@ -295,9 +295,9 @@ class TestPublish:
         sign(repository, folder, reviewer)
         hashed: list[str] = []
 
-        def spy(read: SourceImage, report: Reporter) -> str:
+        def spy(read: SourceImage, on_event: Reporter) -> str:
             hashed.append(read.name)
-            return hash_image(read, report)
+            return hash_image(read, on_event)
 
         monkeypatch.setattr("imgrepo.library.approval.hash_image", spy)
         publish(repository, reviewers)

@@ -284,10 +284,10 @@ class Breaks:
     def read(self, name: str, limit: int) -> bytes:
         return self._call(self._target.read, name, limit)  # type: ignore[no-any-return]
 
-    def put(self, folder: Path, names: Sequence[str], report: Reporter) -> tuple[str, ...]:
+    def put(self, folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
         sent: list[str] = []
         for name in names:  # one by one, so that each file can be the one that fails
-            sent += self._call(self._target.put, folder, [name], report)
+            sent += self._call(self._target.put, folder, [name], on_event)
         return tuple(sent)
 
     def delete(self, names: Sequence[str]) -> None:
