@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,9 @@ from imgbuilder.customize.commands_file import written_commands
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import Written, all_operations, written_argument
 from imgbuilder.errors import UsageError
-from imgbuilder.recipe.model import Recipe
+
+if TYPE_CHECKING:
+    from imgbuilder.recipe.model import Recipe  # few command lines have one
 
 COMMANDS_FILE = "commands-from-file"
 RECIPE = "recipe"
