@@ -4,15 +4,77 @@ from __future__ import annotations
 
 from imgbuilder.building import build as building
 from imgbuilder.building import existing
-from imgbuilder.building.build import BuildResult
-from imgbuilder.building.existing import CustomizeRequest
+from imgbuilder.building.build import BuildResult, summary
+from imgbuilder.building.existing import CustomizeRequest, Disk
 from imgbuilder.building.plan import BuildPlan
-from imgbuilder.building.request import BuildRequest
+from imgbuilder.building.request import Attached, BuildRequest, NetworkMode
+from imgbuilder.customize.failure import OnError
 from imgbuilder.customize.firstboot_status import FirstbootReport
+from imgbuilder.customize.operation import Operation
+from imgbuilder.customize.ops.accounts import Password, RootPassword, SshInject
+from imgbuilder.customize.ops.files import (
+    AppendLine,
+    CopyIn,
+    Scrub,
+    TarIn,
+    Touch,
+    Truncate,
+    TruncateRecursive,
+    Upload,
+    Write,
+)
+from imgbuilder.customize.ops.firstboot import Firstboot, FirstbootCommand, FirstbootInstall
+from imgbuilder.customize.ops.identity import CloudInit, Sysprep, User
+from imgbuilder.customize.ops.packages import Install, Uninstall, Update
+from imgbuilder.customize.ops.paths import Chmod, Chown, Copy, Delete, Link, Mkdir, Move
+from imgbuilder.customize.ops.scripts import Edit, Run, RunCommand
+from imgbuilder.customize.ops.settings import (
+    Mirror,
+    NoLogfile,
+    NoSelinuxRelabel,
+    PackageCache,
+    PasswordCrypto,
+    Secret,
+    SelinuxRelabel,
+    SelinuxRelabelExclude,
+)
+from imgbuilder.customize.ops.system import Hostname, Timezone
+from imgbuilder.customize.passwords import Crypto, PasswordSelector, parse_selector
 from imgbuilder.customize.sysprep import Finding
-from imgbuilder.events import Reporter, ignore
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
+from imgbuilder.errors import (
+    DiskError,
+    FetchError,
+    GuestError,
+    OperationError,
+    PybuilderError,
+    TrustError,
+    UsageError,
+    WorkspaceError,
+)
+from imgbuilder.events import Event, Notice, Progress, ProgressEnd, Reporter, Severity, Step, ignore
+from imgbuilder.guests.unlocking import DiskKey, parse_key
+from imgbuilder.recipe.model import Recipe
+from imgbuilder.recipe.read import read_recipe
+from imgbuilder.recipe.write import recipe_text
 from imgbuilder.services import Services, Settings
+from imgbuilder.sizes import parse_size
 from imgindex.model import Entry
+
+__all__ = [
+    "AppendLine", "Attached", "BuildPlan", "BuildRequest", "BuildResult", "Builder", "Chmod", "Chown",
+    "CloudInit", "Copy", "CopyIn", "Crypto", "CustomizeRequest", "Delete", "Disk", "DiskError",
+    "DiskFormat", "DiskKey", "Edit", "Event", "FetchError", "Firstboot", "FirstbootCommand",
+    "FirstbootInstall", "GuestError", "Hostname", "Install", "Link", "Mirror", "Mkdir", "Move",
+    "NetworkMode", "NoLogfile", "NoSelinuxRelabel", "Notice", "OnError", "Operation", "OperationError",
+    "OutputFormat", "PackageCache", "Password", "PasswordCrypto", "PasswordSelector", "Progress",
+    "ProgressEnd", "PybuilderError", "Recipe", "Reporter", "RootPassword", "Run", "RunCommand", "Scrub",
+    "Secret", "SelinuxRelabel", "SelinuxRelabelExclude", "Services", "Settings", "Severity", "SshInject",
+    "Step", "Sysprep", "TarIn", "Timezone", "Touch", "Truncate", "TruncateRecursive", "TrustError",
+    "Uninstall", "Update", "Upload", "UsageError", "User", "WorkspaceError", "Write", "parse_key",
+    "parse_selector", "parse_size", "read_recipe", "recipe_text", "summary",
+]  # fmt: skip
+"""The names of the interface: ``imgbuilder`` offers them and docs/api.md lists them."""
 
 
 class Builder:
