@@ -17,7 +17,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from imgbuilder.appliance import ApplianceOptions, open_appliance
 from imgbuilder.errors import GuestError
 from imgrepo.contents.look import look_into
-from imgrepo.contents.targets import find_target
+from imgrepo.contents.sbom import find_target
 from imgrepo.library.records import Package
 from tests.guest.conftest import Person
 

@@ -14,8 +14,7 @@ from imgbuilder.events import info
 from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import appliance_options, json_option, quiet_option, verbose_option
 from imgrepo.contents.diff import compare_lists, read_list
-from imgrepo.contents.make import Format, make_sbom
-from imgrepo.contents.targets import Target, find_targets
+from imgrepo.contents.sbom import Format, Target, find_targets, make_sbom
 from imgrepo.library.records import ContentsRecord
 from imgrepo.services import Services
 

@@ -16,7 +16,7 @@ from imgindex.model import Index
 from imgrepo.cli.options import grace_option, key_options, signing, signing_options, webroot_argument
 from imgrepo.services import Services
 from imgrepo.webroot import edit, retired
-from imgrepo.webroot.diff import differences
+from imgrepo.webroot.entries import differences
 from imgrepo.webroot.signing import read_served
 from imgrepo.webroot.transaction import stage
 

@@ -14,8 +14,8 @@ from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import appliance_options, quiet_option
 from imgrepo.services import Services
 from imgrepo.template.bootstrap import BootstrapRequest, Mode
+from imgrepo.template.disk import Layout, RootKind
 from imgrepo.template.guestfiles import PLAIN_LOCALE
-from imgrepo.template.layout import Layout, RootKind
 from imgrepo.template.make import TemplateRequest, make_template
 from imgrepo.template.recipes import (
     DEBIAN,

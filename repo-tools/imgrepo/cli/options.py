@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from imgbuilder.errors import UsageError
-from imgrepo.publishing.prompts import Question
+from imgrepo.publishing.request import Question
 from imgrepo.review.proof import Requirement
 from imgrepo.services import Signing
 

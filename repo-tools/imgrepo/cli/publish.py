@@ -31,7 +31,7 @@ from imgrepo.review.proof import Requirement
 from imgrepo.services import Services
 from imgrepo.sharing.target import read_place
 from imgrepo.sharing.upload import UploadRequest
-from imgrepo.webroot.diff import differences
+from imgrepo.webroot.entries import differences
 
 _PROGRAM = "pybuilder-repo"
 _CAPABILITIES = ("virt-builder-repository", "pybuilder-repo", "zstd", "expire", "dry-run")

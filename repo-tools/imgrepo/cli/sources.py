@@ -13,11 +13,10 @@ from imgbuilder.events import Reporter, info, warn
 from imgbuilder.sizes import human_size
 from imgbuilder.terminal.console import ConsoleReporter, printable
 from imgrepo.cli.options import appliance_options, quiet_option, verbose_option
-from imgrepo.contents.targets import find_targets
+from imgrepo.contents.sbom import find_targets
 from imgrepo.services import Services
 from imgrepo.sourcepackages.collect import Collected, SourcesRequest, collect
-from imgrepo.sourcepackages.finding import Places
-from imgrepo.sourcepackages.maintainers import MAINTAINER_KEYRING
+from imgrepo.sourcepackages.finding import MAINTAINER_KEYRING, Places
 from imgrepo.template.recipes import DEBIAN_MIRROR, DEBIAN_SECURITY_MIRROR, GUEST_KEYRING
 
 _PROGRAM = "pybuilder-repo"

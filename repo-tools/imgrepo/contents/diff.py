@@ -10,7 +10,7 @@ from typing import Any
 
 from imgbuilder.errors import RepositoryError, UsageError
 from imgindex.regular import open_file
-from imgrepo.contents.purl import parse_url
+from imgrepo.contents.documents import parse_url
 from imgrepo.contents.versions import compare
 from imgrepo.images.scan import FORMATS
 from imgrepo.library.records import CONTENTS_NAME

@@ -14,9 +14,8 @@ from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.errors import GuestError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.guests.ports import Appliance, Guest
-from imgrepo.contents import apk, dpkg, rpm
-from imgrepo.contents.mounting import RELEASE_FILES, mount_by_inspection, mount_root
-from imgrepo.contents.reading import read_text
+from imgrepo.contents import databases
+from imgrepo.contents.mounting import RELEASE_FILES, mount_by_inspection, mount_root, read_text
 from imgrepo.images.osfacts import display_name, parse_os_release
 from imgrepo.images.scan import SourceImage, check_unchanged, measure
 from imgrepo.library.records import ContentsRecord, ImageMark, Package
@@ -38,9 +37,9 @@ class _Manager:
 
 
 _MANAGERS = (
-    _Manager("dpkg", dpkg.has_dpkg, dpkg.read_dpkg),
-    _Manager("rpm", rpm.has_rpm, rpm.read_rpm),
-    _Manager("apk", apk.has_apk, apk.read_apk),
+    _Manager("dpkg", databases.has_dpkg, databases.read_dpkg),
+    _Manager("rpm", databases.has_rpm, databases.read_rpm),
+    _Manager("apk", databases.has_apk, databases.read_apk),
 )
 
 

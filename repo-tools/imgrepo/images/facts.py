@@ -26,7 +26,7 @@ from imgbuilder.disk.partition import read_table
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError, PybuilderError
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.guests.ports import Appliance
-from imgrepo.images.copies import Copy
+from imgrepo.images.compress import Copy
 from imgrepo.images.osfacts import display_name, elf_arch, osinfo_id, parse_os_release
 from imgrepo.images.scan import SourceImage
 from imgrepo.services import OpenAppliance

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from imgbuilder.events import Reporter, Step
 from imgindex.model import Entry, ZstdFile
-from imgrepo.images.compress import Compressed, compress, xz_arguments, zstd_arguments
-from imgrepo.images.copies import Copy
+from imgrepo.images.compress import Compressed, Copy, compress, xz_arguments, zstd_arguments
 from imgrepo.images.facts import ImageFacts
 from imgrepo.images.scan import SourceImage
 from imgrepo.publishing.request import PublishRequest

@@ -10,22 +10,19 @@ from pathlib import Path, PurePosixPath
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import Reporter, info, warn
 from imgindex.model import Entry, Index
-from imgrepo.images.compress import hash_image
-from imgrepo.images.copies import Copy, copy_image, space_needed
+from imgrepo.images.compress import Copy, copy_image, hash_image, space_needed
 from imgrepo.images.facts import ImageFacts, NoSystemError, examine
 from imgrepo.images.scan import SourceImage, measure
 from imgrepo.images.scratch import scratch_folder
 from imgrepo.library.approval import read_reviewers
-from imgrepo.publishing.gate import Gate
+from imgrepo.publishing.eligibility import Gate
 from imgrepo.publishing.pack import Candidate, Packer, promise
-from imgrepo.publishing.prompts import ask_about
-from imgrepo.publishing.request import PublishRequest
+from imgrepo.publishing.request import PublishRequest, ask_about
 from imgrepo.services import Services
 from imgrepo.webroot.draft import sidecar_entries
 from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, merge, old_entry
-from imgrepo.webroot.state import Published, read_state
+from imgrepo.webroot.state import Published, read_state, withdrawn_templates
 from imgrepo.webroot.transaction import Stage
-from imgrepo.webroot.withdrawn import withdrawn_templates
 
 
 class Run:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from imgbuilder.sizes import counted, human_size
-from imgrepo.contents.wanted import wanted_sources
+from imgrepo.contents.licences import wanted_sources
 from imgrepo.library.description import DESCRIPTION_NAME, Description, licence_problem
 from imgrepo.library.records import ContentsRecord, SourcesRecord
 from imgrepo.review.checkrecord import Inside, Packed, PasswordState, RunTrial, Seen, Trace

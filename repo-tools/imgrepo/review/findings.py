@@ -18,7 +18,7 @@ from imgbuilder.customize import sysprep
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError
 from imgbuilder.guests.ports import Guest
 from imgbuilder.terminal.console import printable
-from imgrepo.contents.reading import read_text
+from imgrepo.contents.mounting import read_text
 from imgrepo.review.checkrecord import Seen, Trace
 from imgrepo.review.passwords import HOME
 

@@ -23,8 +23,7 @@ from imgrepo.review.states import Evidence, Judgement, Lack, Proof, Step, Templa
 from imgrepo.services import Services
 from imgrepo.webroot.entries import old_entry
 from imgrepo.webroot.signing import SIGNED_INDEX, read_served
-from imgrepo.webroot.state import Published, read_state
-from imgrepo.webroot.withdrawn import withdrawn_templates
+from imgrepo.webroot.state import Published, read_state, withdrawn_templates
 
 Look = Callable[[EntryFolder, Reporter], PybuilderError | None]
 """Says why an entry lacks a proof; None when it has it."""

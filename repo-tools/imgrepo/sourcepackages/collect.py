@@ -20,15 +20,14 @@ from imgbuilder.fetch.urls import without_slash
 from imgbuilder.host.locks import exclusive
 from imgbuilder.host.workspace import check_space, explain, new_file, private_folder
 from imgindex.regular import open_file
-from imgrepo.contents.make import contents_of, make_folder
-from imgrepo.contents.targets import Target
-from imgrepo.contents.wanted import only, wanted_sources
+from imgrepo.contents.licences import only, wanted_sources
+from imgrepo.contents.sbom import Target, contents_of, make_folder
 from imgrepo.library.records import ContentsRecord, SourceGap, SourcesRecord, read_sources, write_sources
 from imgrepo.services import Services
 from imgrepo.sharing.bring import brought
+from imgrepo.sourcepackages.archive import SourceFile, SourcePackage
 from imgrepo.sourcepackages.finding import Places, find_packages
-from imgrepo.sourcepackages.model import SourceFile, SourcePackage
-from imgrepo.sourcepackages.pack import OFFER_NAME, list_text, offer_text, pack, tar_size, unpack_known
+from imgrepo.sourcepackages.tarball import OFFER_NAME, list_text, offer_text, pack, tar_size, unpack_known
 
 _WORK = ".pybuilder-sources"
 _LEFT_OUT = "left out by --only"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from imgbuilder.errors import UsageError
 from imgbuilder.fetch.urls import Address, hide_in
-from imgrepo.template.layout import Layout, RootKind
+from imgrepo.template.disk import Layout, RootKind
 
 DEBIAN_MIRROR = "http://deb.debian.org/debian"
 DEBIAN_SECURITY_MIRROR = "http://deb.debian.org/debian-security"

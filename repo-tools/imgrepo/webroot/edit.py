@@ -21,8 +21,8 @@ from imgindex.model import Entry, Index
 from imgrepo.services import Services, Signing
 from imgrepo.webroot import retired
 from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner
+from imgrepo.webroot.state import remember_withdrawn, withdrawn_templates
 from imgrepo.webroot.transaction import stage
-from imgrepo.webroot.withdrawn import remember_withdrawn, withdrawn_templates
 
 
 @dataclass(frozen=True)

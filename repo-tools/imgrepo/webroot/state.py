@@ -8,11 +8,13 @@ that the signed index does not confirm.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from imgbuilder.errors import RepositoryError
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.regular import open_file
 from imgrepo.images.scan import Fingerprint
@@ -86,5 +88,46 @@ def write_state(folder: Path, images: dict[str, Published]) -> None:
             with temporary.open("w", encoding="utf-8") as file:
                 json.dump(record, file, indent=1)
                 file.write("\n")
+        except OSError as error:
+            raise explain(error, path) from error
+
+
+# withdrawn: Templates that were taken back, although their images are still there.
+
+
+WITHDRAWN_NAME = ".pybuilder-repo-withdrawn.json"
+
+
+def withdrawn_templates(folder: Path) -> frozenset[tuple[str, str]]:
+    """Return name and architecture of each template that was withdrawn from a served folder.
+
+    Raises:
+        RepositoryError: The record cannot be read: guessing would publish again what was withdrawn.
+    """
+    path = folder / WITHDRAWN_NAME
+    try:
+        with open_file(path) as file:
+            record = json.loads(file.read(_LARGEST))
+        return frozenset((str(name), str(arch)) for name, arch in record["templates"])
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RepositoryError(
+            f"{path} cannot be read: {error}",
+            hint="it lists the templates that were withdrawn; remove it to publish all images again",
+        ) from error
+
+
+def remember_withdrawn(folder: Path, templates: Iterable[tuple[str, str]]) -> None:
+    """Replace the record.
+
+    Raises:
+        WorkspaceError: It cannot be written.
+    """
+    path = folder / WITHDRAWN_NAME
+    with new_file(path) as temporary:
+        try:
+            record = {"version": 1, "templates": sorted(templates)}
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise explain(error, path) from error

@@ -79,7 +79,6 @@ OWN_FILES = {
     "builder/imgbuilder/host/workspace.py": "a temporary file",
     "builder/imgbuilder/appliance/instant/program.py": "files of a saved appliance; it stands alone",
     "repo-tools/imgrepo/images/compress.py": "images, looked at before",
-    "repo-tools/imgrepo/images/copies.py": "images, looked at before",
     "repo-tools/imgrepo/publishing/status.py": "published files, looked at before",
     "repo-tools/imgrepo/webroot/transaction.py": "a temporary file",
     "repo-tools/imgrepo/images/pictures.py": "a picture, looked at before",

@@ -21,8 +21,7 @@ from imgbuilder.events import ignore
 from imgbuilder.fetch.local import fetch_local
 from imgbuilder.host import imagelocks
 from imgbuilder.host.workspace import new_file
-from imgrepo.images.compress import hash_image
-from imgrepo.images.copies import copy_image
+from imgrepo.images.compress import copy_image, hash_image
 from imgrepo.images.scan import measure, scan
 from tests.fakes.machine import READER, locked
 

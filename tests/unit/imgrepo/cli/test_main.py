@@ -27,7 +27,7 @@ from imgrepo.publishing.publish import PublishResult
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.services import Services
 from imgrepo.template.bootstrap import Mode
-from imgrepo.template.layout import Layout, RootKind
+from imgrepo.template.disk import Layout, RootKind
 from imgrepo.template.make import TemplateRequest
 from imgrepo.template.recipes import DEBIAN, Arch, Kernel, Sources
 from tests.fakes.appliance import FakeDisk

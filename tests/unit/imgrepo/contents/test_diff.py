@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.errors import PybuilderError
-from imgrepo.contents.cyclonedx import as_cyclonedx
 from imgrepo.contents.diff import Listed, compare_lists, parse_list, read_list
+from imgrepo.contents.documents import as_cyclonedx
 from imgrepo.library.records import Package, write_contents
 from tests.unit.imgrepo.contents.test_documents import CONTENTS, PACKAGES, WHEN, sbom
 from tests.unit.imgrepo.repository import Repository

@@ -16,9 +16,8 @@ from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from imgrepo.cli.main import run
-from imgrepo.contents.cyclonedx import as_cyclonedx
+from imgrepo.contents.documents import as_cyclonedx, as_spdx
 from imgrepo.contents.licences import of_expression
-from imgrepo.contents.spdx import as_spdx
 from imgrepo.images.osfacts import display_name
 from imgrepo.images.scan import Fingerprint
 from imgrepo.library.records import ContentsRecord, ImageMark, Package, read_contents

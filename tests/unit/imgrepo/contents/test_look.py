@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import ApplianceError, DiskError, GuestError, PybuilderError
 from imgbuilder.guests.ports import LARGEST_TEXT
-from imgrepo.contents.dpkg import parse_status, read_dpkg
+from imgrepo.contents.databases import parse_status, read_dpkg
 from imgrepo.contents.licences import UNKNOWN
 from imgrepo.contents.look import look_into
-from imgrepo.contents.targets import find_target
+from imgrepo.contents.sbom import find_target
 from imgrepo.library.records import ContentsRecord, Package, read_contents, write_contents
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from imgbuilder.errors import GuestCallError, GuestError, PybuilderError
 from imgbuilder.guests.ports import CommandResult
-from imgrepo.contents.apk import parse_installed, read_apk
-from imgrepo.contents.rpm import parse_list, read_rpm
+from imgrepo.contents.databases import parse_installed, parse_list, read_apk, read_rpm
 from imgrepo.library.records import Package
 from tests.fakes.appliance import FakeAppliance, FakeAppliances
 from tests.fakes.guest import FakeGuest

@@ -17,11 +17,10 @@ from imgindex.gpg import GpgVerifier
 from imgindex.model import Index, Note
 from imgrepo.images.facts import ImageFacts
 from imgrepo.publishing import run as run_module
-from imgrepo.publishing.prompts import Question, ask_about
-from imgrepo.webroot.diff import differences
+from imgrepo.publishing.request import Question, ask_about
 from imgrepo.webroot.draft import read_draft
-from imgrepo.webroot.state import read_state
-from imgrepo.webroot.withdrawn import remember_withdrawn
+from imgrepo.webroot.entries import differences
+from imgrepo.webroot.state import read_state, remember_withdrawn
 from tests.fakes.appliance import FakeAppliance, FakeDisk, FakeFilesystem
 from tests.fakes.keys import KeyMaker
 from tests.fakes.machine import locked

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imgrepo.sourcepackages.pack import LIST_NAME, OFFER_NAME
+from imgrepo.sourcepackages.tarball import LIST_NAME, OFFER_NAME
 from tests.fakes.appliance import FakeAppliances
 from tests.fakes.debarchive import DebArchive, sha256
 from tests.fakes.keys import KeyMaker

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from imgbuilder.errors import PybuilderError
 from imgindex.trust import VerifiedText
-from imgrepo.sourcepackages.maintainers import issuer_fingerprint, read_dsc
+from imgrepo.sourcepackages.finding import issuer_fingerprint, read_dsc
 from tests.fakes.debarchive import DebArchive
 from tests.fakes.keys import KeyMaker, signature_packets
 from tests.fakes.webfolder import WebFolder

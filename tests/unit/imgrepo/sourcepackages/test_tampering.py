@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.errors import PybuilderError
-from imgrepo.sourcepackages.archive import Suite, _release_fields, read_sources
-from imgrepo.sourcepackages.model import source_files, source_package
+from imgrepo.sourcepackages.archive import Suite, _release_fields, read_sources, source_files, source_package
 from tests.fakes.debarchive import sha256
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.sourcepackages.conftest import Bench

@@ -20,10 +20,8 @@ from imgrepo.services import Services
 from imgrepo.template import bootstrap as bootstrap_module
 from imgrepo.template import make as make_module
 from imgrepo.template.bootstrap import BootstrapRequest, Mode
-from imgrepo.template.disk import check_room, check_size, grub_script, install_system
-from imgrepo.template.layout import Layout, RootKind
-from imgrepo.template.make import TemplateRequest, make_template
-from imgrepo.template.manifest import installed_packages
+from imgrepo.template.disk import Layout, RootKind, check_room, check_size, grub_script, install_system
+from imgrepo.template.make import TemplateRequest, installed_packages, make_template
 from imgrepo.template.recipes import recipe_named
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk
 from tests.unit.imgrepo.template.test_bootstrap import stand_in

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.errors import UsageError
+from imgrepo.template.disk import Layout, RootKind
 from imgrepo.template.guestfiles import check_locale, finish_script, guest_files, write_overlay
-from imgrepo.template.layout import Layout, RootKind
 from imgrepo.template.recipes import (
     DEBIAN,
     DEBIAN_MIRROR,

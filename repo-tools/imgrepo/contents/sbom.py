@@ -1,9 +1,10 @@
-"""``sbom``: looking into an image, and writing down its packages in the formats that others read."""
+"""What ``sbom`` and ``sources`` are given: an entry of the library, or an image alone."""
 
 from __future__ import annotations
 
 import enum
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,12 +12,79 @@ from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter
 from imgbuilder.host.workspace import explain, new_file
-from imgrepo.contents.cyclonedx import as_cyclonedx
+from imgrepo.contents.documents import as_cyclonedx, as_spdx
 from imgrepo.contents.look import look_into
-from imgrepo.contents.spdx import as_spdx
-from imgrepo.contents.targets import Target
+from imgrepo.images.scan import SourceImage
+from imgrepo.library.folder import entry_at, image_at
 from imgrepo.library.records import ContentsRecord, read_contents, write_contents
 from imgrepo.services import Services
+
+_TAKEN = "give the folder of an entry, or an image"
+
+
+@dataclass(frozen=True)
+class Target:
+    """An image, and where what is found out about it goes.
+
+    Attributes:
+        name: Its name without the ending.
+        image: The image.
+        contents: Folder of what it holds.
+        sources: Folder of its source packages.
+        offer: Where people ask for sources, by the entry; empty when nobody says.
+    """
+
+    name: str
+    image: SourceImage
+    contents: Path
+    sources: Path
+    offer: str = ""
+
+
+def find_target(path: Path, output: Path | None = None) -> Target:
+    """Find what a command was given.
+
+    Args:
+        path: An entry's folder, or an image.
+        output: Where the results go, in a folder of the target's name; None for the entry's own folders, or
+            ``NAME.contents`` and ``NAME.sources`` beside an image.
+
+    Raises:
+        UsageError: There is no such entry or image.
+        RepositoryError: The entry has no image, or its description is wrong.
+        WorkspaceError: The folder cannot be read.
+    """
+    if path.is_dir():
+        entry = entry_at(path, hint=_TAKEN)
+        image, offer = entry.image(), entry.read().source_offer
+        beside = (entry.contents, entry.sources)
+    else:
+        image, offer = image_at(path, hint=_TAKEN), ""
+        folder = path.absolute().parent
+        beside = (folder / f"{image.stem}.contents", folder / f"{image.stem}.sources")
+    if output is not None:
+        beside = (output / image.stem / "contents", output / image.stem / "sources")
+    return Target(image.stem, image, *beside, offer)
+
+
+def find_targets(paths: tuple[Path, ...], output: Path | None = None) -> tuple[Target, ...]:
+    """Find all that a command was given; see ``find_target``.
+
+    Raises:
+        UsageError: Two of them would be written to one place.
+    """
+    found = tuple(find_target(path, output) for path in paths)
+    for number, target in enumerate(found):
+        if target.contents in [other.contents for other in found[:number]]:
+            raise UsageError(
+                f"{target.image.path} and another one would both be written to {target.contents}",
+                hint="give one of them at a time, with different --output",
+            )
+    return found
+
+
+# make: ``sbom``: looking into an image, and writing down its packages in the formats that others read.
+
 
 CYCLONEDX_NAME, SPDX_NAME = "contents.cdx.json", "contents.spdx.json"
 _EPOCH = "SOURCE_DATE_EPOCH"

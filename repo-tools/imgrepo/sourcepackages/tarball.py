@@ -14,7 +14,7 @@ from imgbuilder.events import Progress, ProgressEnd, Reporter
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.regular import open_file
 from imgrepo.library.records import SourceGap
-from imgrepo.sourcepackages.model import SourceFile, SourcePackage
+from imgrepo.sourcepackages.archive import SourceFile, SourcePackage
 
 OFFER_NAME, LIST_NAME = "OFFER.txt", "SOURCES.tsv"
 _TIME = 946_684_800
