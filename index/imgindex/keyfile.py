@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from imgindex.errors import UsageError
-from imgindex.regular import open_file
+from imgindex.files import open_file
 
 _MAX_KEY_FILE_SIZE = 1_000_000
 """Largest key file in bytes."""

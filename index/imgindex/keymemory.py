@@ -13,13 +13,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import json
-import os
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from imgindex.folders import make_folder
+from imgindex.files import make_folder
+from imgindex.jsonfile import read_json, write_json
 from imgindex.keylist import ListedKey
 
 if TYPE_CHECKING:
@@ -48,13 +47,10 @@ class KeyMemory(NamedTuple):
             data: The key file.
         """
         # Whatever is wrong with a record, gpg can be asked again.
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            descriptor = os.open(self._path(data), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with os.fdopen(descriptor, "rb") as file:
-                status = os.fstat(descriptor)
-                fresh = abs(time.time() - status.st_mtime) < _LIFETIME
-                if fresh and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
-                    return _read(json.loads(file.read(_LARGEST)))
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            path = self._path(data)
+            if abs(time.time() - path.lstat().st_mtime) < _LIFETIME:
+                return _parse(read_json(path, version=_VERSION, limit=_LARGEST, private=True))
         return None
 
     def keep(self, data: bytes, keyring: bytes, keys: list[ListedKey]) -> None:
@@ -65,30 +61,18 @@ class KeyMemory(NamedTuple):
         if any(key.secret for key in keys):
             return
         record = {
-            "version": _VERSION,
             "keyring": base64.b64encode(keyring).decode(),
             "keys": [{**asdict(key), "self_digests": sorted(key.self_digests)} for key in keys],
         }
-        import tempfile  # late: it is needed once per key file
-
         with contextlib.suppress(OSError):
             make_folder(self.folder)
-            descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=".new-")
-            try:
-                with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                    json.dump(record, file)
-                os.replace(name, self._path(data))  # noqa: PTH105 - what mkstemp gives is no Path
-            except BaseException:
-                os.unlink(name)  # noqa: PTH108
-                raise
+            write_json(self._path(data), record, version=_VERSION, durable=False)
 
     def _path(self, data: bytes) -> Path:
         return self.folder / f"{hashlib.sha256(data).hexdigest()}.json"
 
 
-def _read(record: dict[str, Any]) -> tuple[bytes, list[ListedKey]]:
-    if record["version"] != _VERSION:
-        raise ValueError(record["version"])
+def _parse(record: dict[str, Any]) -> tuple[bytes, list[ListedKey]]:
     keys = [ListedKey(**{**fields, "self_digests": set(fields["self_digests"])}) for fields in record["keys"]]
     for key in keys:
         texts = (key.fingerprint, key.primary_fingerprint, key.capabilities, key.validity, *key.self_digests)

@@ -19,8 +19,7 @@ from pathlib import Path
 from imgbuilder.errors import ToolError
 from imgbuilder.events import Reporter, debug, info
 from imgbuilder.host import process
-from imgbuilder.host.atomic import temporary_file
-from imgindex.folders import make_folder
+from imgindex.files import make_folder, temporary_file
 
 _DEVICE = Path("/dev/kvm")
 _PROBE_LIMIT = 15.0

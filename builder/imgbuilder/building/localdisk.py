@@ -17,7 +17,7 @@ from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.imageheader import Role, check_own
 from imgbuilder.errors import DiskError, UsageError
 from imgbuilder.host import imagelocks
-from imgindex.regular import open_regular
+from imgindex.files import open_regular
 
 _SECTOR = 512
 

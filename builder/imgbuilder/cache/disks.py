@@ -16,8 +16,8 @@ from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.events import Reporter, Step, debug
-from imgbuilder.host.atomic import publish, temporary_file
 from imgbuilder.host.locks import try_shared
+from imgindex.files import publish, temporary_file
 from imgindex.model import Entry
 
 _KEPT = frozenset({"template", "arch", "source", "content"})

@@ -26,9 +26,9 @@ from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import will_ask
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Fetcher
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url
-from imgbuilder.host.atomic import publish, temporary_file
 from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.sizes import human_size
+from imgindex.files import publish, temporary_file
 from imgindex.model import Entry
 
 

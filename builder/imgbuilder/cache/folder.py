@@ -19,10 +19,9 @@ from imgbuilder.cache.records import SUFFIX, record_path
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, debug, ignore, warn
 from imgbuilder.host import cachemark
-from imgbuilder.host.atomic import TEMPORARY_PREFIX
 from imgbuilder.host.cachemark import Marker
 from imgbuilder.host.locks import exclusive, exclusive_if_free, holders, lock_open_file, try_exclusive
-from imgindex.folders import make_folder
+from imgindex.files import TEMPORARY_PREFIX, make_folder
 
 _SUBFOLDERS = ("templates", "disks", "partial", "locks")
 _LOCK_OF_ENTRY = re.compile(r"[0-9a-f]{128}\.lock")

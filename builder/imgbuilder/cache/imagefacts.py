@@ -21,8 +21,8 @@ from imgbuilder.errors import RepositoryError
 from imgbuilder.events import Reporter, debug, ignore
 from imgbuilder.fetch.transfer import Fetcher
 from imgindex.fields import MAX_DISK_SIZE
+from imgindex.files import open_file
 from imgindex.model import UNKNOWN_SIZE, Entry
-from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer  # exists for type checkers only

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgbuilder.errors import WorkspaceError
-from imgbuilder.host.atomic import temporary_file
-from imgindex.regular import open_regular
+from imgindex.files import open_regular, temporary_file
 
 _VERSION = 1
 _LARGEST = 64 << 10

@@ -24,8 +24,8 @@ from imgbuilder.errors import DiskError, ProgramKilledError, RepositoryError, To
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.host import process
 from imgbuilder.sizes import human_size
+from imgindex.files import open_empty
 from imgindex.model import Entry
-from imgindex.regular import open_empty
 
 
 class Unpacker(Protocol):

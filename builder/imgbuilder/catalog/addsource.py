@@ -13,8 +13,7 @@ from pathlib import Path
 from imgbuilder.catalog.sources import Source, SourceFormat, fingerprints, index_format
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.fetch.urls import Address, check_uri, local_path, scheme_of
-from imgbuilder.host.atomic import sync_folder, temporary_file
-from imgindex.folders import make_folder
+from imgindex.files import make_folder, sync_folder, temporary_file
 from imgindex.keyfile import read_key_file
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -17,9 +17,8 @@ from imgbuilder.errors import FileMissingError, UsageError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.fetch.bundle import FINGERPRINTS, KEY, fetch_member
 from imgbuilder.fetch.urls import BUNDLE_INDEX, BUNDLE_SUFFIX, inside
-from imgbuilder.host.atomic import publish, temporary_file
 from imgbuilder.host.workspace import check_space, explain, follow
-from imgindex.regular import open_file
+from imgindex.files import open_file, publish, temporary_file
 from imgindex.trust import KeyPin
 
 _LARGEST_KEYS = 1 << 20

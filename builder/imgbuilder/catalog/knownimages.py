@@ -10,18 +10,15 @@ names only that.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgbuilder.events import Reporter, debug, ignore
-from imgbuilder.host.atomic import publish, temporary_file
 from imgindex.fields import DISK_FORMATS, MAX_DISK_SIZE
-from imgindex.folders import make_folder
+from imgindex.files import make_folder
+from imgindex.jsonfile import read_json, write_json
 from imgindex.model import UNKNOWN_SIZE, Entry, Index
-from imgindex.regular import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,12 +53,10 @@ class KnownImages(NamedTuple):
             return
         if self._facts(key) == (entry.sha512, entry.format, entry.size):
             return
-        fields = {"version": _VERSION, "sha512": entry.sha512, "format": entry.format, "size": entry.size}
+        fields = {"sha512": entry.sha512, "format": entry.format, "size": entry.size}
         try:
             make_folder(self.folder)
-            with temporary_file(self.folder) as (descriptor, temporary):
-                os.write(descriptor, (json.dumps(fields) + "\n").encode())
-                publish(descriptor, temporary, self._path(key))
+            write_json(self._path(key), fields, version=_VERSION, durable=True)
         except OSError as error:
             debug(on_event, f"cannot remember an image in {self.folder}: {error.strerror}")
 
@@ -70,10 +65,8 @@ class KnownImages(NamedTuple):
 
     def _facts(self, key: str) -> tuple[str, str, int] | None:
         # Whatever is wrong with a record, it is as if there were none.
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            descriptor = open_regular(self._path(key), os.O_NOFOLLOW)
-            with os.fdopen(descriptor, "rb") as file:
-                return _parse(file.read(_LARGEST))
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            return _parse(read_json(self._path(key), version=_VERSION, limit=_LARGEST))
         return None
 
     def _completed(self, entry: Entry) -> Entry:
@@ -91,12 +84,10 @@ def _key(entry: Entry) -> str | None:
     return entry.sha256 or entry.sha512
 
 
-def _parse(data: bytes) -> tuple[str, str, int] | None:
-    fields = json.loads(data)
+def _parse(fields: dict[str, Any]) -> tuple[str, str, int] | None:
     sha512, image_format, size = fields["sha512"], fields["format"], fields["size"]
     good = (
-        fields["version"] == _VERSION
-        and _SHA512.fullmatch(sha512)
+        _SHA512.fullmatch(sha512)
         and image_format in DISK_FORMATS
         and type(size) is int
         and 0 < size <= MAX_DISK_SIZE

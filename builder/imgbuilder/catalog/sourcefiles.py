@@ -20,9 +20,9 @@ from imgbuilder.catalog.sources import Key, Source, SourceFormat, fingerprints, 
 from imgbuilder.errors import IndexSyntaxError, PybuilderError, UsageError
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY
 from imgbuilder.fetch.urls import Address, check_uri, local_path, scheme_of
+from imgindex.files import open_file
 from imgindex.keyfile import check_writers
 from imgindex.lexer import decode_text, parse_sections
-from imgindex.regular import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

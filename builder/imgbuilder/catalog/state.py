@@ -14,23 +14,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shlex
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from imgbuilder.errors import ConflictingIndexError, SourceStateError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.transfer import PRODUCTS_LIMIT
 from imgbuilder.fetch.urls import Address, local_path
-from imgbuilder.host.atomic import publish, temporary_file
 from imgbuilder.host.locks import lock_open_file
-from imgindex.folders import make_folder
+from imgindex.files import make_folder, open_file, write_file
 from imgindex.freshness import Accepted, show
-from imgindex.regular import open_file, open_regular
+from imgindex.jsonfile import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,8 +68,7 @@ class SourceStates(NamedTuple):
         """
         path = self._path(uri, ".json")
         try:
-            with open_file(path, os.O_NOFOLLOW) as file:
-                data = file.read(_LARGEST)
+            return _parse(read_json(path, version=_VERSION, limit=_LARGEST), uri)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except PermissionError as error:
@@ -82,9 +79,7 @@ class SourceStates(NamedTuple):
             ) from error
         except OSError as error:
             raise _unreadable(uri, path, error.strerror or str(error)) from error
-        try:
-            return _parse(data, uri)
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise _unreadable(uri, path, "it is damaged") from error
 
     def newest(self, uris: Sequence[str]) -> Accepted | None:
@@ -100,10 +95,9 @@ class SourceStates(NamedTuple):
         """Return the addresses below one of which something is remembered; unreadable records are none."""
         base, found = identity(uri), []
         for path in sorted(self.folder.glob("*.json")):
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-                with open_file(path, os.O_NOFOLLOW) as file:
-                    known = json.loads(file.read(_LARGEST))["uri"]
-                if known.startswith(base):
+            with contextlib.suppress(OSError, ValueError):
+                known = read_json(path, version=_VERSION, limit=_LARGEST).get("uri")
+                if isinstance(known, str) and known.startswith(base):
                     found.append(known)
         return tuple(found)
 
@@ -116,11 +110,9 @@ class SourceStates(NamedTuple):
         newest = self.newest(uris)
         for uri in uris:
             # It only helps when the source cannot be reached, and that is reported.
-            with contextlib.suppress(OSError):
-                descriptor = open_regular(self._path(uri, _INDEX), os.O_NOFOLLOW)
-                with os.fdopen(descriptor, "rb") as file:
-                    if self.read(uri) == newest:
-                        return file.read(PRODUCTS_LIMIT + 1)
+            with contextlib.suppress(OSError), open_file(self._path(uri, _INDEX), os.O_NOFOLLOW) as file:
+                if self.read(uri) == newest:
+                    return file.read(PRODUCTS_LIMIT + 1)
         return None
 
     def remember(self, uri: str, accepted: Accepted, data: bytes, on_event: Reporter = ignore) -> None:
@@ -151,8 +143,8 @@ class SourceStates(NamedTuple):
                     )
                 if _is_news(accepted, last):
                     # In this order: an index that is newer than its record passes, an older one would not.
-                    _write(self._path(uri, _INDEX), data)
-                    _write(path, _text(uri, accepted).encode())
+                    write_file(self._path(uri, _INDEX), data)
+                    write_json(path, _fields(uri, accepted), version=_VERSION, durable=True)
         except OSError as error:
             raise SourceStateError(
                 f"{Address(uri)}: cannot remember the accepted index in {path}: {error.strerror}",
@@ -168,12 +160,12 @@ class SourceStates(NamedTuple):
             if self.last_unsigned(uri) != data:
                 make_folder(self.folder)
                 with self._locked(uri, on_event):
-                    _write(self._path(uri, _UNSIGNED), data)
+                    write_file(self._path(uri, _UNSIGNED), data)
 
     def last_unsigned(self, uri: str) -> bytes | None:
         """Return what ``keep_unsigned`` kept; None when there is nothing, or it cannot be read."""
         try:
-            with os.fdopen(open_regular(self._path(uri, _UNSIGNED), os.O_NOFOLLOW), "rb") as file:
+            with open_file(self._path(uri, _UNSIGNED), os.O_NOFOLLOW) as file:
                 return file.read(PRODUCTS_LIMIT + 1)
         except OSError:
             return None
@@ -248,16 +240,8 @@ def _conflict(accepted: Accepted, last: Accepted) -> bool:
     return accepted.signed_at == last.signed_at and accepted.digest != last.digest
 
 
-def _write(path: Path, data: bytes) -> None:
-    with temporary_file(path.parent) as (descriptor, temporary):
-        with os.fdopen(os.dup(descriptor), "wb") as file:
-            file.write(data)
-        publish(descriptor, temporary, path)
-
-
-def _text(uri: str, accepted: Accepted) -> str:
-    fields = {
-        "version": _VERSION,
+def _fields(uri: str, accepted: Accepted) -> dict[str, str | None]:
+    return {
         "uri": identity(uri),
         "signed_at": accepted.signed_at.isoformat(),
         "digest": accepted.digest,
@@ -265,14 +249,12 @@ def _text(uri: str, accepted: Accepted) -> str:
         "expires_at": None if accepted.expires_at is None else accepted.expires_at.isoformat(),
         "accepted_at": accepted.accepted_at.isoformat(),
     }
-    return json.dumps(fields, indent=2) + "\n"
 
 
-def _parse(data: bytes, uri: str) -> Accepted:
+def _parse(fields: dict[str, Any], uri: str) -> Accepted:
     """Read a record; ValueError, TypeError or KeyError when it is anything but what we write."""
-    fields = json.loads(data)
-    if fields["version"] != _VERSION or fields["uri"] != identity(uri):
-        raise ValueError("of another version or source")
+    if fields["uri"] != identity(uri):
+        raise ValueError("of a different source")
     if not _DIGEST.fullmatch(fields["digest"]) or not _SIGNER.fullmatch(fields["signer"]):
         raise ValueError("malformed digest or signer")
     expires = fields["expires_at"]

@@ -23,7 +23,7 @@ from imgbuilder.host import paths
 from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import human_size
 from imgbuilder.terminal.console import ConsoleReporter, printable
-from imgindex.regular import open_regular
+from imgindex.files import open_regular
 
 
 def cache_all(settings: Settings, reporter: ConsoleReporter) -> int:

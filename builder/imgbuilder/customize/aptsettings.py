@@ -21,7 +21,7 @@ from imgbuilder.customize.facts import PackageManager
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.events import debug, warn
 from imgbuilder.guests.ports import Guest
-from imgindex.regular import open_file
+from imgindex.files import open_file
 
 FOLDER = "/var/cache/apt/pybuilder"
 """Folder in the guest for lists of the mirror and for packages; removed at the end."""

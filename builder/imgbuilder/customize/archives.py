@@ -12,7 +12,7 @@ from imgbuilder.customize import values
 from imgbuilder.errors import ToolError, UsageError, WorkspaceError
 from imgbuilder.host import process
 from imgbuilder.host.paths import temporary_dir
-from imgindex.regular import open_file
+from imgindex.files import open_file
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",

@@ -21,7 +21,7 @@ from pathlib import Path
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import Written, all_operations, written_argument
 from imgbuilder.errors import UsageError
-from imgindex.regular import open_given
+from imgindex.files import open_given
 
 KEYWORD = "commands-from-file"
 METAVAR = "FILE"

@@ -15,7 +15,7 @@ from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.guests.ports import Appliance, Guest
 from imgbuilder.host import paths
 from imgbuilder.sizes import human_size
-from imgindex.folders import make_folder
+from imgindex.files import make_folder
 
 
 class OnError(enum.Enum):

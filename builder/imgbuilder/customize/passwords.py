@@ -14,7 +14,7 @@ from imgbuilder.customize import yescrypt
 from imgbuilder.customize.secretvalues import variable_name
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info
-from imgindex.regular import open_given
+from imgindex.files import open_given
 
 _ROUNDS = 100_000
 """Rounds of SHA-crypt: 20 times crypt(5)'s default; a login under emulation still takes about a second."""

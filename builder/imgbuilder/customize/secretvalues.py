@@ -9,7 +9,7 @@ from pathlib import Path
 from imgbuilder.customize.secrecy import SHORTEST
 from imgbuilder.errors import UsageError
 from imgindex.environment import withhold
-from imgindex.regular import open_given
+from imgindex.files import open_given
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAKEN = {"PATH", "HOME", "IFS", "ENV", "LC_ALL", "TERM", "PWD", "SHELL"}

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from imgbuilder.errors import UsageError
-from imgindex.regular import open_given
+from imgindex.files import open_given
 
 _KEY = re.compile(r"(?:^|\s)((?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+)\s+(AAAA[A-Za-z0-9+/]*={0,2})(?=\s|$)")
 """Type and key as in sshd(8), AUTHORIZED_KEYS FILE FORMAT; options may come before."""

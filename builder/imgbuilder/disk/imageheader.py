@@ -23,7 +23,7 @@ from pathlib import Path
 from imgbuilder.disk import magic
 from imgbuilder.errors import DiskError
 from imgbuilder.host import imagelocks
-from imgindex.regular import open_regular
+from imgindex.files import open_regular
 
 QCOW2_MAGIC = b"QFI\xfb"
 

@@ -17,7 +17,7 @@ from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.host import imagelocks
 from imgbuilder.sizes import human_size
-from imgindex.regular import open_empty
+from imgindex.files import open_empty
 
 BLOCK = 1 << 16
 """Granularity of holes in bytes: what a run of zeros must fill to become one."""

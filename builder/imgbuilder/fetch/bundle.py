@@ -27,7 +27,7 @@ from imgbuilder.errors import FetchError, FileMissingError
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.local import copy_open
 from imgbuilder.fetch.transfer import Fetched
-from imgindex.regular import open_regular
+from imgindex.files import open_regular
 
 KEY = "key.gpg"
 FINGERPRINTS = "fingerprints"

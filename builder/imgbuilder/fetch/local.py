@@ -9,7 +9,7 @@ from imgbuilder.errors import DiskError, FetchError, FileMissingError, WrongSize
 from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Fetched, store
 from imgbuilder.host import imagelocks
-from imgindex.regular import open_regular
+from imgindex.files import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path

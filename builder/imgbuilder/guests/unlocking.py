@@ -11,7 +11,7 @@ from imgbuilder.disk.devicenames import same_device
 from imgbuilder.errors import GuestCallError, GuestError, UsageError
 from imgbuilder.events import Reporter, debug, warn
 from imgbuilder.guests.ports import Appliance
-from imgindex.regular import open_given
+from imgindex.files import open_given
 
 _LUKS = "crypto_LUKS"
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from imgbuilder.errors import DiskError, GuestError, OperationError, WorkspaceError
 from imgbuilder.host import imagelocks
-from imgbuilder.host.atomic import sync_folder
 from imgbuilder.host.claims import RELEASE_LIMIT, SHORT, remove_with_claims
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.sizes import human_size
+from imgindex.files import sync_folder
 
 HIDDEN_PREFIX = ".pybuilder-"
 HIDDEN_SUFFIX = ".part"

@@ -12,7 +12,7 @@ from typing import Any
 
 from imgbuilder.errors import UsageError
 from imgbuilder.recipe.locate import Key, find_lines
-from imgindex.regular import open_given
+from imgindex.files import open_given
 
 _LARGEST = 1024 * 1024
 """Largest recipe in bytes; files belong beside it."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from imgbuilder.errors import RepositoryError
-from imgindex.regular import open_file
+from imgindex.files import open_file
 from imgrepo.catalogue.model import Change, Changes
 from imgrepo.library.records import Package
 

@@ -15,9 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from imgbuilder.errors import RepositoryError, UsageError
-from imgbuilder.host.atomic import sync_folder
 from imgbuilder.host.workspace import explain, private_folder
-from imgindex.regular import open_file
+from imgindex.files import open_file, sync_folder
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named
 from imgrepo.catalogue.model import Copied
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imgbuilder.errors import RepositoryError, UsageError
-from imgindex.regular import open_file
+from imgindex.files import open_file
 from imgrepo.contents.documents import parse_url
 from imgrepo.contents.versions import compare
 from imgrepo.images.scan import FORMATS

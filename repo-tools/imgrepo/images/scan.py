@@ -20,7 +20,7 @@ from imgbuilder.disk.magic import foreign_format
 from imgbuilder.disk.partition import virtual_size
 from imgbuilder.errors import DiskError, UsageError
 from imgbuilder.host import imagelocks
-from imgindex.regular import open_file
+from imgindex.files import open_file
 
 FORMATS = {".img": DiskFormat.RAW, ".raw": DiskFormat.RAW, ".qcow2": DiskFormat.QCOW2}
 """What a file's name says about its format; the content is never asked."""

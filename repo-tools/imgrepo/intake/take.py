@@ -20,10 +20,9 @@ from imgbuilder.events import Reporter, info
 from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import hide_in, local_path, scheme_of
 from imgbuilder.host import imagelocks
-from imgbuilder.host.atomic import sync_folder
 from imgbuilder.host.locks import exclusive
 from imgbuilder.host.workspace import explain, new_file
-from imgindex.regular import open_file
+from imgindex.files import open_file, sync_folder
 from imgrepo.images.scan import FORMATS, Fingerprint, SourceImage, is_stem, measure
 from imgrepo.intake.places import name_in, template_name
 from imgrepo.intake.proof import Evidence, Proof, prove

@@ -19,8 +19,8 @@ from pathlib import Path
 from imgbuilder.errors import RepositoryError, SigningError, TrustError, UsageError
 from imgbuilder.events import Reporter
 from imgbuilder.host.workspace import explain, new_file, private_folder
+from imgindex.files import open_file
 from imgindex.lexer import MISLEADING
-from imgindex.regular import open_file
 from imgindex.trust import KeyPin, VerifiedText, Verifier
 from imgrepo.images.compress import hash_image
 from imgrepo.images.scan import SourceImage

@@ -15,8 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.machine.model import BOARDS, Firmware, Forward
 from imgbuilder.sizes import parse_size
+from imgindex.files import open_file
 from imgindex.lexer import MISLEADING
-from imgindex.regular import open_file
 
 DESCRIPTION_NAME = "entry.toml"
 _LARGEST = 256 << 10

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from imgbuilder.errors import RepositoryError
 from imgbuilder.events import Reporter
 from imgbuilder.host.workspace import explain, new_file
-from imgindex.regular import open_file
+from imgindex.files import open_file
 from imgrepo.images.compress import hash_image
 from imgrepo.images.scan import Fingerprint, SourceImage
 

@@ -15,7 +15,7 @@ from imgbuilder.events import Reporter
 from imgbuilder.machine.model import Machine
 from imgbuilder.machine.runscript import run_script
 from imgbuilder.sizes import human_size
-from imgindex.regular import open_file
+from imgindex.files import open_file
 from imgrepo.images.compress import hash_image
 from imgrepo.images.pictures import screenshot_problem
 from imgrepo.images.scan import Fingerprint, SourceImage, measure, scan

@@ -21,14 +21,13 @@ from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackEr
 from imgbuilder.events import Reporter, Step, info, warn
 from imgbuilder.fetch.transfer import INDEX_LIMIT, Fetcher
 from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, template_url
-from imgbuilder.host.atomic import sync_folder
 from imgbuilder.host.workspace import check_space, explain
 from imgindex.accept import Rule, accept
 from imgindex.fields import MAX_DISK_SIZE
+from imgindex.files import open_file, sync_folder
 from imgindex.freshness import show
 from imgindex.model import Entry, Index
 from imgindex.parse import parse_usable
-from imgindex.regular import open_file
 from imgindex.trust import KeyPin, VerifiedText
 from imgrepo.services import Services
 from imgrepo.sharing.bring import brought

@@ -15,7 +15,7 @@ from typing import Any
 from imgbuilder.errors import ToolError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
 from imgbuilder.fetch.urls import without_secrets
-from imgindex.regular import open_file
+from imgindex.files import open_file
 from imgrepo.sharing.serve import cache_rule
 from imgrepo.sharing.serve import content_type as page_type
 from imgrepo.sharing.target import Place, UploadError

@@ -19,7 +19,7 @@ from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.fetch.urls import without_slash
 from imgbuilder.host.locks import exclusive
 from imgbuilder.host.workspace import check_space, explain, new_file, private_folder
-from imgindex.regular import open_file
+from imgindex.files import open_file
 from imgrepo.contents.licences import only, wanted_sources
 from imgrepo.contents.sbom import Target, contents_of, make_folder
 from imgrepo.library.records import ContentsRecord, SourceGap, SourcesRecord, read_sources, write_sources

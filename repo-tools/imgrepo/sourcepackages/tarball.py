@@ -12,7 +12,7 @@ from typing import IO
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
 from imgbuilder.host.workspace import explain, new_file
-from imgindex.regular import open_file
+from imgindex.files import open_file
 from imgrepo.library.records import SourceGap
 from imgrepo.sourcepackages.archive import SourceFile, SourcePackage
 

@@ -15,7 +15,7 @@ from typing import IO, cast
 from urllib.parse import unquote, urlsplit
 
 from imgbuilder.errors import UsageError
-from imgindex.regular import open_given
+from imgindex.files import open_given
 
 LONGEST_LINE = 64 * 1024
 """Bytes; a longer line is none that a web server wrote."""

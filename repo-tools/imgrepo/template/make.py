@@ -15,7 +15,7 @@ from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.building.place import find_file_place
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host.workspace import explain, new_file
-from imgindex.regular import open_file
+from imgindex.files import open_file
 from imgrepo.images.scratch import scratch_folder
 from imgrepo.services import Services
 from imgrepo.template.bootstrap import BootstrapRequest, bootstrap, check_bootstrap

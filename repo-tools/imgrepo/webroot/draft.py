@@ -16,10 +16,10 @@ from pathlib import Path
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.host.arch import normalise
 from imgindex.clearsign import unverified_text
+from imgindex.files import open_file
 from imgindex.lexer import parse_document
 from imgindex.model import Entry, Index
 from imgindex.parse import parse_index
-from imgindex.regular import open_file
 from imgindex.trust import UnverifiedText
 from imgrepo.images.scan import SourceImage
 from imgrepo.webroot.entries import UNKNOWN_ARCH

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from imgbuilder.host.atomic import sync_folder
 from imgbuilder.host.workspace import explain, new_file
+from imgindex.files import open_file, sync_folder
 from imgindex.model import Index
-from imgindex.regular import open_file
 from imgrepo.webroot.entries import files_of, stem_of_published
 
 RECORD_NAME = ".pybuilder-repo-retired.json"

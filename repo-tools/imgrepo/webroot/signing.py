@@ -11,9 +11,9 @@ from imgbuilder.errors import BadSignatureError, SigningError, TrustError, Usage
 from imgbuilder.events import Reporter, ignore, warn
 from imgbuilder.host.workspace import explain
 from imgindex.clearsign import split, unverified_text
+from imgindex.files import open_file
 from imgindex.model import Index
 from imgindex.parse import parse_index
-from imgindex.regular import open_file
 from imgindex.trust import KeyPin, VerifiedText
 from imgindex.write import write_index
 from imgrepo.services import Services, Signing

@@ -16,7 +16,7 @@ from typing import Any
 
 from imgbuilder.errors import RepositoryError
 from imgbuilder.host.workspace import explain, new_file
-from imgindex.regular import open_file
+from imgindex.files import open_file
 from imgrepo.images.scan import Fingerprint
 
 STATE_NAME = ".pybuilder-repo.json"

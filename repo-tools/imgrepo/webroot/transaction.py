@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imgbuilder.errors import WorkspaceError
-from imgbuilder.host.atomic import sync_folder
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.workspace import explain
+from imgindex.files import sync_folder
 
 LOCK_NAME = ".pybuilder-repo.lock"
 _STAGE_PREFIX = ".pybuilder-publish."

@@ -25,11 +25,11 @@ from imgbuilder.host import process
 from imgindex.accept import Rule, accept
 from imgindex.clearsign import MAX_FILE_SIZE, unverified_text
 from imgindex.errors import IndexSyntaxError
+from imgindex.files import open_file
 from imgindex.freshness import show
 from imgindex.lexer import Document, parse_document
 from imgindex.model import Entry
 from imgindex.parse import Examined, examine_index
-from imgindex.regular import open_file
 from imgindex.trust import KeyPin, UnverifiedText
 from imgrepo.images.scratch import scratch_folder
 from imgrepo.services import Services

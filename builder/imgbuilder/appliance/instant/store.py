@@ -30,10 +30,9 @@ from imgbuilder.appliance.instant.program import (
     read_mark,
 )
 from imgbuilder.host import cachemark
-from imgbuilder.host.atomic import sync_folder, temporary_file
 from imgbuilder.host.cachemark import Marker
 from imgbuilder.sizes import human_size
-from imgindex.folders import make_folder
+from imgindex.files import make_folder, sync_folder, temporary_file
 
 FOLDER = "instant"
 """Name of the folder within the cache."""

@@ -14,7 +14,7 @@ from imgbuilder.customize.registry import operation
 from imgbuilder.errors import UsageError
 from imgbuilder.events import warn
 from imgbuilder.guests.ports import Guest
-from imgindex.regular import open_file
+from imgindex.files import open_file
 
 
 @operation("firstboot", form=argforms.single(argforms.local("SCRIPT")))

@@ -21,7 +21,7 @@ from imgbuilder.customize.sshkeys import optional_keys, parse_key_selector
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import warn
 from imgbuilder.guests.ports import Guest
-from imgindex.regular import open_file
+from imgindex.files import open_file
 
 # Local files that become a seed of cloud-init.
 

@@ -18,7 +18,7 @@ from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError, ToolError, UsageError
 from imgbuilder.guests.ports import Guest
 from imgbuilder.host import process
-from imgindex.regular import open_file
+from imgindex.files import open_file
 
 # Looking at a script's first line before it is run (Z11).
 

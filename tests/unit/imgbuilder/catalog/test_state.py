@@ -258,6 +258,7 @@ def test_the_index_is_written_before_its_record(
     """After a crash in between, the index is newer than the record, which is harmless."""
     states.remember(URI, FIRST, b"first")
     written: list[str] = []
-    monkeypatch.setattr(state, "_write", lambda path, data: written.append(path.suffix))
+    monkeypatch.setattr(state, "write_file", lambda path, _data: written.append(path.suffix))
+    monkeypatch.setattr(state, "write_json", lambda path, *_fields, **_options: written.append(path.suffix))
     states.remember(URI, replace(FIRST, signed_at=NOW), b"newer")
     assert written == [".asc", ".json"]

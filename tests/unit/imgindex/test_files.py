@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imgindex.regular import open_file, open_given
+from imgindex.files import open_file, open_given
 
 ROOT = Path(__file__).parents[3]
 
@@ -84,7 +84,7 @@ OWN_FILES = {
     "repo-tools/imgrepo/images/pictures.py": "a picture, looked at before",
     "repo-tools/imgrepo/bootcheck/picture.py": "a picture of its own",
 }
-"""Modules that open files for reading in another way than by ``imgindex.regular``, and what those are."""
+"""Modules that open files for reading in another way than by ``imgindex.files``, and what those are."""
 
 
 def test_files_of_others_are_opened_in_one_way() -> None:
@@ -95,4 +95,4 @@ def test_files_of_others_are_opened_in_one_way() -> None:
         for path in (ROOT / room).rglob("*.py")
         if opening.search(path.read_text())
     }
-    assert found - set(OWN_FILES) == set(), "open these by imgindex.regular, or say what they are"
+    assert found - set(OWN_FILES) == set(), "open these by imgindex.files, or say what they are"

@@ -1,0 +1,184 @@
+"""Opening, making and replacing files with care; every room uses these functions for them.
+
+A file that is not ours may turn out to be something else: a FIFO that nothing writes to would be
+waited for without end, and a device read without end. A file of ours appears whole or not at all,
+even when the power fails (``docs/threat-model.md`` F17).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from io import BufferedReader
+
+TEMPORARY_PREFIX = ".part-"
+"""How the names of unfinished files begin."""
+
+_DESCRIPTOR = re.compile(r"/dev/(?:(stdin)|fd/([0-9]{1,6}))|/proc/self/fd/([0-9]{1,6})")
+
+
+def open_file(path: Path, flags: int = 0) -> BufferedReader:
+    """Open an ordinary file for reading, as ``open_regular`` does."""
+    return os.fdopen(open_regular(path, flags), "rb")
+
+
+def open_given(path: Path) -> BufferedReader:
+    """Open a file that the user names to be read once, from its beginning to its end.
+
+    It is an ordinary file, or one of our own open descriptors, of any kind: ``/dev/stdin``, and
+    ``/dev/fd/63``, which the shell makes of ``<(command)``. There, waiting is what the user wants.
+
+    Raises:
+        OSError: It cannot be opened, or is neither.
+    """
+    own = _DESCRIPTOR.fullmatch(str(path))
+    if own is None:
+        return open_file(path)
+    return os.fdopen(os.dup(int(own[2] or own[3] or 0)), "rb")  # which refuses a folder
+
+
+def open_regular(path: Path, flags: int = 0) -> int:
+    """Open an ordinary file for reading and return its descriptor.
+
+    A FIFO is not waited for, a device is not read, and a folder is refused before Python sees it.
+
+    Args:
+        path: The file.
+        flags: Further flags of open(2), such as ``os.O_NOFOLLOW``.
+
+    Raises:
+        OSError: It cannot be opened, or is not an ordinary file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, "not a valid file name", str(path)) from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return descriptor
+
+
+def open_empty(path: Path) -> int:
+    """Open a new or empty file for reading and writing and return its descriptor.
+
+    Links are not followed, and nothing that has content is touched. A new file has mode 0600.
+
+    Raises:
+        OSError: It cannot be made or opened, is not an ordinary file, or is not empty.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size:
+        os.close(descriptor)
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    return descriptor
+
+
+def make_folder(folder: Path, mode: int = 0o700) -> None:
+    """Make a folder of the user's, and its missing parents, as the XDG specification wants them.
+
+    A parent that is made on the way is for its owner alone, whatever the umask: with a umask of 000,
+    ``Path.mkdir`` would let everybody write into ``~/.cache``, and so exchange everything below it.
+
+    Args:
+        folder: The folder; an existing one stays as it is.
+        mode: Its mode if it is made; the umask can only take from it.
+
+    Raises:
+        OSError: It cannot be made, or is not a folder.
+    """
+    try:
+        folder.mkdir(mode)
+    except FileNotFoundError:
+        if folder.parent == folder:
+            raise
+        make_folder(folder.parent)
+        folder.mkdir(mode, exist_ok=True)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+
+
+@contextlib.contextmanager
+def temporary_file(folder: Path, owner: str = "") -> Iterator[tuple[int, Path]]:
+    """Make an empty file with mode 0600; it is removed afterwards unless it was published.
+
+    Args:
+        folder: The folder that it lies in.
+        owner: Part of its name, for those who clean up after a killed program.
+
+    Yields:
+        Its descriptor, open for reading and writing and closed afterwards, and its path.
+    """
+    import tempfile  # late: lists mostly write nothing
+
+    descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY_PREFIX}{owner}", dir=folder)
+    path = Path(name)
+    try:
+        yield descriptor, path
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+
+
+def publish(descriptor: int, temporary: Path, final: Path) -> None:
+    """Give a finished file its name: sync the file, rename it, sync the folder, in this order.
+
+    Args:
+        descriptor: The temporary file, open.
+        temporary: Its path, in the same folder as ``final``.
+        final: Its name; what had that name before is replaced.
+
+    Raises:
+        OSError: One of the steps failed. A failed sync must not be tried again: the data are lost.
+    """
+    os.fsync(descriptor)
+    temporary.replace(final)
+    sync_folder(final.parent)
+
+
+def write_file(path: Path, data: bytes, *, durable: bool = True, owner: str = "") -> None:
+    """Write a file of ours with mode 0600, whole or not at all, in place of any earlier one.
+
+    Args:
+        path: Its name, in a folder that exists.
+        data: Its content.
+        durable: False where a file that is lost or torn by a power failure costs no more than time.
+        owner: As for ``temporary_file``.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with temporary_file(path.parent, owner) as (descriptor, temporary):
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(data)
+        if durable:
+            publish(descriptor, temporary, path)
+        else:
+            temporary.replace(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk.
+
+    Raises:
+        OSError: That failed.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
