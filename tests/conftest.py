@@ -23,6 +23,19 @@ for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--row``, since ``-m`` cannot select by a marker's arguments."""
+    parser.addoption("--row", metavar="ID", help="run only the tests of one row of docs/threat-model.md")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of the chosen row."""
+    if row := config.getoption("--row"):
+        chosen = [item for item in items if any(row in mark.args for mark in item.iter_markers("row"))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
 @pytest.fixture(autouse=True)
 def nothing_withheld(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin each test as a new process: a secret of another one may have been in HOME."""

@@ -133,7 +133,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, keys: KeyMaker, old_ke
     return World(keys, old_key, source, index, server, SourceStates(tmp_path / "state"))
 
 
-def test_s33_rollback(world: World) -> None:
+@pytest.mark.row("S33")
+def test_rollback(world: World) -> None:
     one, two = world.signed(1, "one"), world.signed(2, "two")
     assert world.use(two) == "two.xz"
     message = world.refuse(RolledBackError, one)
@@ -144,12 +145,14 @@ def test_s33_rollback(world: World) -> None:
     world.refuse(RolledBackError, two)
 
 
-def test_s33_first_use_cannot_know(world: World) -> None:
+@pytest.mark.row("S33")
+def test_first_use_cannot_know(world: World) -> None:
     """Not promised, and said so in the manual page."""
     assert world.use(world.signed(1)) == "x.xz"
 
 
-def test_s33_rollback_by_another_key_of_the_source(world: World, tmp_path: Path) -> None:
+@pytest.mark.row("S33")
+def test_rollback_by_another_key_of_the_source(world: World, tmp_path: Path) -> None:
     other = world.keys.make("second", at=moment(DAY0 - DAY))
     both = tmp_path / "both.gpg"
     both.write_bytes(world.keys.export(world.key, other))
@@ -158,13 +161,15 @@ def test_s33_rollback_by_another_key_of_the_source(world: World, tmp_path: Path)
     world.refuse(RolledBackError, world.keys.sign(text("old"), other, at=moment(DAY0 + DAY)), source=source)
 
 
-def test_s34_same_second_other_text(world: World) -> None:
+@pytest.mark.row("S34")
+def test_same_second_other_text(world: World) -> None:
     assert world.use(world.signed(2)) == "x.xz"
     assert "2024-01-03 00:00:00 UTC" in world.refuse(ConflictingIndexError, world.signed(2, "y"))
     assert world.use(world.signed(2)) == "x.xz"
 
 
-def test_s35_fast_forward(world: World) -> None:
+@pytest.mark.row("S35")
+def test_fast_forward(world: World) -> None:
     assert world.use(world.signed(2)) == "x.xz"
     message = world.refuse(FutureIndexError, world.signed(13 * 365, "evil"))
     assert "clock" in message
@@ -172,12 +177,14 @@ def test_s35_fast_forward(world: World) -> None:
     assert world.use(world.signed(10.9, "z")) == "z.xz"
 
 
-def test_s35_fast_forward_at_first_use(world: World) -> None:
+@pytest.mark.row("S35")
+def test_fast_forward_at_first_use(world: World) -> None:
     world.refuse(FutureIndexError, world.signed(13 * 365, "evil"))
     assert not list(world.states.folder.glob("*.json"))
 
 
-def test_s36_expired_signature_by_the_injected_clock(world: World) -> None:
+@pytest.mark.row("S36")
+def test_expired_signature_by_the_injected_clock(world: World) -> None:
     """gpgv would still believe in this one."""
     lasting = int((datetime.now(UTC) - DAY0) / DAY) + 400
     data = world.signed(1, "x", "--default-sig-expire", f"{lasting}d")
@@ -186,7 +193,8 @@ def test_s36_expired_signature_by_the_injected_clock(world: World) -> None:
     world.refuse(ExpiredIndexError)
 
 
-def test_s36_max_age(world: World) -> None:
+@pytest.mark.row("S36")
+def test_max_age(world: World) -> None:
     source = replace(world.source, max_age=40 * DAY)
     data = world.signed(1)
     world.now = DAY0 + 41 * DAY
@@ -200,7 +208,8 @@ def test_s36_max_age(world: World) -> None:
     assert "max-age" in world.refuse(FetchError, source=source)
 
 
-def test_s37_corrupt_memory(world: World) -> None:
+@pytest.mark.row("S37")
+def test_corrupt_memory(world: World) -> None:
     world.use(world.signed(2))
     (record,) = world.states.folder.glob("*.json")
     record.write_text("junk")
@@ -210,7 +219,8 @@ def test_s37_corrupt_memory(world: World) -> None:
     assert world.use(world.signed(1)) == "x.xz"
 
 
-def test_s37_memory_from_the_future(world: World) -> None:
+@pytest.mark.row("S37")
+def test_memory_from_the_future(world: World) -> None:
     world.use(world.signed(2))
     world.now -= 2 * DAY
     assert "clock" in world.refuse(ClockError)
@@ -218,7 +228,8 @@ def test_s37_memory_from_the_future(world: World) -> None:
     assert world.use() == "x.xz"
 
 
-def test_s40_signature_lost(world: World, tmp_path: Path) -> None:
+@pytest.mark.row("S40")
+def test_signature_lost(world: World, tmp_path: Path) -> None:
     other = tmp_path / "other" / "index.asc"
     other.parent.mkdir()
     other.write_bytes(world.signed(1, "other"))
@@ -234,13 +245,15 @@ def test_s40_signature_lost(world: World, tmp_path: Path) -> None:
     assert world.use(source=unsigned) == "evil.xz"
 
 
-def test_s40_a_source_that_never_was_signed_is_fine(world: World) -> None:
+@pytest.mark.row("S40")
+def test_a_source_that_never_was_signed_is_fine(world: World) -> None:
     unsigned = replace(world.source, key=None, unsigned=True, check=False)
     assert world.use(text("plain").encode(), source=unsigned) == "plain.xz"
     assert not list(world.states.folder.glob("*.json"))
 
 
-def test_v9_what_is_refused_leaves_no_memory(world: World) -> None:
+@pytest.mark.row("V9")
+def test_what_is_refused_leaves_no_memory(world: World) -> None:
     world.refuse(TrustError, world.signed(2).replace(b"x.xz", b"y.xz"))
     broken = world.keys.sign("[broken\n", world.key, at=moment(DAY0 + 5 * DAY))
     with pytest.raises(IndexSyntaxError):
@@ -257,7 +270,8 @@ def test_without_the_check_nothing_is_remembered_or_asked(world: World) -> None:
     world.refuse(RolledBackError)
 
 
-def test_t4_two_spellings_of_one_file_are_one_source(world: World) -> None:
+@pytest.mark.row("T4")
+def test_two_spellings_of_one_file_are_one_source(world: World) -> None:
     world.use(world.signed(2))
     if world.server is None:
         other = replace(world.source, uri=f"{world.file.parent}/../{world.file.parent.name}/index.asc")
@@ -353,7 +367,8 @@ def test_mirrors_are_tried_in_order_and_each_answer_is_verified(world: World, tm
         world.refuse_any(TrustError, source)
 
 
-def test_t1_a_bad_mirror_does_not_block_a_good_one_and_is_named(world: World, tmp_path: Path) -> None:
+@pytest.mark.row("T1")
+def test_a_bad_mirror_does_not_block_a_good_one_and_is_named(world: World, tmp_path: Path) -> None:
     source, mirror = mirrored(world, tmp_path)
     good = world.signed(2)
     mirror.write_bytes(good)
@@ -370,7 +385,8 @@ def test_t1_a_bad_mirror_does_not_block_a_good_one_and_is_named(world: World, tm
     world.refuse(TrustError, text("evil").encode(), source=source)
 
 
-def test_t4_mirrors_share_one_memory(world: World, tmp_path: Path) -> None:
+@pytest.mark.row("T4")
+def test_mirrors_share_one_memory(world: World, tmp_path: Path) -> None:
     source, mirror = mirrored(world, tmp_path)
     mirror.write_bytes(world.signed(1, "old"))
     world.use(world.signed(2), source=source)
@@ -392,7 +408,8 @@ def test_templates_come_from_the_mirror_that_answered(world: World, tmp_path: Pa
     assert catalog.select("debian-12", "x86_64").url == str(mirror.parent / "x.xz")
 
 
-def test_s15_rotation_is_allowed_per_source(world: World) -> None:
+@pytest.mark.row("S15")
+def test_rotation_is_allowed_per_source(world: World) -> None:
     stranger = world.keys.make("next", at=moment(DAY0 - DAY))
     both = world.keys.sign(text(), world.key, stranger, at=moment(DAY0 + DAY))
     rotating = replace(world.source, extra_signatures=True)
@@ -403,7 +420,8 @@ def test_s15_rotation_is_allowed_per_source(world: World) -> None:
     world.refuse(TrustError, both.replace(b"512", b"513"), source=rotating)
 
 
-def test_s16_old_and_new_key_pinned(world: World, tmp_path: Path) -> None:
+@pytest.mark.row("S16")
+def test_old_and_new_key_pinned(world: World, tmp_path: Path) -> None:
     new = world.keys.make("new", at=moment(DAY0 - DAY))
     both_keys = tmp_path / "both.gpg"
     both_keys.write_bytes(world.keys.export(world.key, new))

@@ -265,9 +265,10 @@ def test_there_are_enough_of_them() -> None:
     assert 2 * len(HOSTILE) >= 60
 
 
+@pytest.mark.row("X13", "X14", "X15", "X16")
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("claim", ["named", "unnamed"])
-def test_x13_x14_x15_x16_the_client_refuses(
+def test_the_client_refuses(
     tmp_path: Path, host: Host, out: Path, keys: KeyMaker, publisher: str, name: str, claim: str
 ) -> None:
     site = tmp_path / "site"
@@ -316,11 +317,12 @@ def test_the_publisher_refuses_what_is_called_raw(
     host.judge()
 
 
+@pytest.mark.row("X12")
 @pytest.mark.parametrize(
     "start", [b"QFI\xfb\0\0\0\3", b"KDMV", b"# Disk DescriptorFile\n", b"vhdxfile", b"conectix", "backing"]
 )
 @pytest.mark.parametrize("output", [OutputFormat.RAW, OutputFormat.QCOW2])
-def test_x12_what_is_named_raw_is_raw_to_the_end(
+def test_what_is_named_raw_is_raw_to_the_end(
     tmp_path: Path, host: Host, out: Path, keys: KeyMaker, publisher: str,
     start: bytes | str, output: OutputFormat,
 ) -> None:  # fmt: skip

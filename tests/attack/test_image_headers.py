@@ -53,11 +53,13 @@ def test_harmless_images_pass(tmp_path: Path, options: tuple[str, ...], size: in
     assert facts.compression == told["format-specific"]["data"].get("compression-type", "zlib")
 
 
-def test_x18_other_virtual_size(tmp_path: Path) -> None:
+@pytest.mark.row("X18")
+def test_other_virtual_size(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="promises"):
         check_qcow2(create(tmp_path / "x"), SIZE + 512)
 
 
+@pytest.mark.row("X13")
 @pytest.mark.parametrize(
     "backing",
     [
@@ -69,14 +71,15 @@ def test_x18_other_virtual_size(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("compat", ["0.10", "1.1"])
-def test_x13_backing_file(tmp_path: Path, backing: str, compat: str) -> None:
+def test_backing_file(tmp_path: Path, backing: str, compat: str) -> None:
     image = create(tmp_path / "x", "-u", "-b", backing, "-F", "raw", "-o", f"compat={compat}")
     with pytest.raises(DiskError, match="backing file"):
         check_qcow2(image, SIZE)
 
 
+@pytest.mark.row("X14")
 @pytest.mark.parametrize("raw", ["on", "off"])
-def test_x14_data_file(tmp_path: Path, raw: str) -> None:
+def test_data_file(tmp_path: Path, raw: str) -> None:
     canary = tmp_path / "canary"
     image = create(tmp_path / "x", "-o", f"data_file={canary},data_file_raw={raw}")
     canary.write_bytes(b"secret of the host")
@@ -93,14 +96,16 @@ def test_x14_data_file(tmp_path: Path, raw: str) -> None:
         check_qcow2(image, SIZE)
 
 
-def test_x15_internal_snapshot(tmp_path: Path) -> None:
+@pytest.mark.row("X15")
+def test_internal_snapshot(tmp_path: Path) -> None:
     image = create(tmp_path / "x")
     process.run(["qemu-img", "snapshot", "-c", "one", image])
     with pytest.raises(DiskError, match="snapshots"):
         check_qcow2(image, SIZE)
 
 
-def test_x15_encryption(tmp_path: Path) -> None:
+@pytest.mark.row("X15")
+def test_encryption(tmp_path: Path) -> None:
     secret = ("--object", "secret,id=s,data=password")
     # The old AES encryption, because qemu-img measures the CPU for LUKS, which fails on a busy machine.
     image = create(tmp_path / "x", *secret, "-o", "encrypt.format=aes,encrypt.key-secret=s")
@@ -108,27 +113,31 @@ def test_x15_encryption(tmp_path: Path) -> None:
         check_qcow2(image, SIZE)
 
 
+@pytest.mark.row("X15")
 @pytest.mark.parametrize("image_format", ["qcow", "vmdk", "vdi", "vhdx", "vpc", "qed", "parallels"])
-def test_x15_other_formats(tmp_path: Path, image_format: str) -> None:
+def test_other_formats(tmp_path: Path, image_format: str) -> None:
     image = create(tmp_path / "x", image_format=image_format)
     with pytest.raises(DiskError):
         check_qcow2(image, SIZE)
 
 
-def test_x17_raw_disk_declared_as_qcow2(tmp_path: Path) -> None:
+@pytest.mark.row("X17")
+def test_raw_disk_declared_as_qcow2(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(bytes(1 << 20))
     with pytest.raises(DiskError, match="begin"):
         check_qcow2(tmp_path / "x", 1 << 20)
 
 
+@pytest.mark.row("X12")
 @pytest.mark.parametrize(
     "magic", [b"QFI\xfb", b"KDMV", b"# Disk DescriptorFile", b"LUKS\xba\xbe", b"vhdxfile"]
 )
-def test_x12_raw_disks_are_raw_whatever_they_look_like(tmp_path: Path, magic: bytes) -> None:
+def test_raw_disks_are_raw_whatever_they_look_like(tmp_path: Path, magic: bytes) -> None:
     (tmp_path / "x").write_bytes(magic + bytes(4096 - len(magic)))
     check_raw(tmp_path / "x", 4096)
 
 
+@pytest.mark.row("X15", "X16")
 @pytest.mark.parametrize(
     ("offset", "layout", "value"),
     [
@@ -143,7 +152,7 @@ def test_x12_raw_disks_are_raw_whatever_they_look_like(tmp_path: Path, magic: by
         (72, ">Q", 1 << 5),
     ],
 )
-def test_x15_x16_header_bombs(tmp_path: Path, offset: int, layout: str, value: int) -> None:
+def test_header_bombs(tmp_path: Path, offset: int, layout: str, value: int) -> None:
     image = create(tmp_path / "x")
     with image.open("r+b") as file:
         file.seek(offset)

@@ -144,9 +144,10 @@ def bases(keys: KeyMaker) -> list[Base]:
     ]
 
 
+@pytest.mark.row("F4", "V6", "V7")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_f4_accepted_means_equal(bases: list[Base], chunk: int) -> None:
+def test_accepted_means_equal(bases: list[Base], chunk: int) -> None:
     """V6, V7: what is accepted is the signed text, and all that is read."""
     verifier = GpgVerifier()
     expected = [

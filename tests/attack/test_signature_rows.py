@@ -85,14 +85,16 @@ def refuse(
     assert "https://example.org/index.asc" in caught.value.message
 
 
-def test_s1_good(world: World) -> None:
+@pytest.mark.row("S1")
+def test_good(world: World) -> None:
     verified = accept(world.good, world.pin)
     assert (verified.fingerprint, verified.primary_fingerprint) == (world.good_key, world.good_key)
     for digest in ("SHA256", "SHA384", "SHA512"):
         accept(world.keys.sign(TEXT, world.good_key, digest=digest), world.pin)
 
 
-def test_s2_one_signed_byte_changed(world: World) -> None:
+@pytest.mark.row("S2")
+def test_one_signed_byte_changed(world: World) -> None:
     refuse(world.good.replace(b"size=40960", b"size=41960"), world.pin, BadSignatureError, "altered")
     start = world.good.index(b"\n\n") + 2
     for place in range(start, world.good.index(BEGIN_SIGNATURE), 7):
@@ -102,7 +104,8 @@ def test_s2_one_signed_byte_changed(world: World) -> None:
             refuse(bytes(changed), world.pin, BadSignatureError)
 
 
-def test_s2_lines_moved_or_taken(world: World) -> None:
+@pytest.mark.row("S2")
+def test_lines_moved_or_taken(world: World) -> None:
     lines = world.good.split(b"\n")
     end = lines.index(BEGIN_SIGNATURE)
     for number in range(3, end - 1):
@@ -110,11 +113,13 @@ def test_s2_lines_moved_or_taken(world: World) -> None:
         refuse(b"\n".join([*lines[:number], b"x=1", *lines[number:]]), world.pin, BadSignatureError)
 
 
-def test_s3_unlisted_key(world: World) -> None:
+@pytest.mark.row("S3")
+def test_unlisted_key(world: World) -> None:
     refuse(world.keys.sign(TEXT, world.evil_key), world.pin, WrongKeyError, world.evil_key)
 
 
-def test_s4_key_in_the_users_own_keyring(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("S4", "V3")
+def test_key_in_the_users_own_keyring(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """V3: gpgv sees the keys of this source alone."""
     monkeypatch.setenv("GNUPGHOME", str(world.keys.home))
     monkeypatch.setenv("HOME", str(world.keys.home))
@@ -122,7 +127,8 @@ def test_s4_key_in_the_users_own_keyring(world: World, monkeypatch: pytest.Monke
     accept(world.good, world.pin)
 
 
-def test_s5_key_of_another_source(world: World) -> None:
+@pytest.mark.row("S5")
+def test_key_of_another_source(world: World) -> None:
     other = world.keys.pin(world.rsa_key)
     signed = world.keys.sign(TEXT, world.rsa_key)
     accept(signed, other)
@@ -133,7 +139,8 @@ def test_s5_key_of_another_source(world: World) -> None:
     refuse(signed, both, WrongKeyError)
 
 
-def test_s6_revoked_key(world: World) -> None:
+@pytest.mark.row("S6")
+def test_revoked_key(world: World) -> None:
     key = world.keys.make("revoked")
     signed = world.keys.sign(TEXT, key)
     before = world.keys.pin(key)
@@ -149,13 +156,15 @@ def test_s6_revoked_key(world: World) -> None:
     )
 
 
-def test_s7_expired_key(world: World) -> None:
+@pytest.mark.row("S7")
+def test_expired_key(world: World) -> None:
     key = world.keys.make("expired", expire="1y", at="20200101T000000")
     signed = world.keys.sign(TEXT, key, at="20200601T000000")
     refuse(signed, world.keys.pin(key), BadSignatureError, "expired")
 
 
-def test_s8_expired_signature(world: World) -> None:
+@pytest.mark.row("S8")
+def test_expired_signature(world: World) -> None:
     key = world.keys.make("old but valid", at="20200101T000000")
     signed = world.keys.sign(TEXT, key, at="20200601T000000", options=("--default-sig-expire", "1d"))
     refuse(
@@ -167,7 +176,8 @@ def test_s8_expired_signature(world: World) -> None:
     accept(world.keys.sign(TEXT, key, options=("--default-sig-expire", "1d")), world.keys.pin(key))
 
 
-def test_s9_s10_signing_subkeys(world: World) -> None:
+@pytest.mark.row("S9", "S10")
+def test_signing_subkeys(world: World) -> None:
     primary = world.keys.make("with subkeys")
     sub, sibling = world.keys.add_subkey(primary), world.keys.add_subkey(primary)
     by_sub, by_sibling = world.keys.sign(TEXT, sub), world.keys.sign(TEXT, sibling)
@@ -183,7 +193,8 @@ def test_s9_s10_signing_subkeys(world: World) -> None:
     refuse(world.keys.sign(TEXT, primary), sub_pinned, WrongKeyError)
 
 
-def test_s11_expired_subkey(world: World) -> None:
+@pytest.mark.row("S11")
+def test_expired_subkey(world: World) -> None:
     primary = world.keys.make("with expired subkey", at="20200101T000000")
     sub = world.keys.add_subkey(primary, expire="1m", at="20200102T000000")
     signed = world.keys.sign(TEXT, sub, at="20200103T000000")
@@ -191,7 +202,8 @@ def test_s11_expired_subkey(world: World) -> None:
     accept(world.keys.sign(TEXT, primary), world.keys.pin(primary))
 
 
-def test_s11_revoked_subkey(world: World) -> None:
+@pytest.mark.row("S11")
+def test_revoked_subkey(world: World) -> None:
     primary = world.keys.make("with revoked subkey")
     sub = world.keys.add_subkey(primary)
     signed = world.keys.sign(TEXT, sub)
@@ -203,7 +215,8 @@ def test_s11_revoked_subkey(world: World) -> None:
     accept(world.keys.sign(TEXT, primary), pin)
 
 
-def test_s12_sha1(world: World) -> None:
+@pytest.mark.row("S12")
+def test_sha1(world: World) -> None:
     pin = world.keys.pin(world.rsa_key)
     signed = world.keys.sign(TEXT, world.rsa_key, digest="SHA1")
     refuse(signed, pin, BadSignatureError, "weak digest")
@@ -211,7 +224,8 @@ def test_s12_sha1(world: World) -> None:
     refuse(signed.replace(b"Hash: SHA1", b"Hash: SHA256,SHA1"), pin, BadSignatureError, "weak digest")
 
 
-def test_s12_key_with_sha1_self_signature_but_strong_signature(world: World) -> None:
+@pytest.mark.row("S12")
+def test_key_with_sha1_self_signature_but_strong_signature(world: World) -> None:
     """The key of libguestfs.org is like this; gpgv calls it bad when told to reject SHA-1."""
     key = world.keys.make("of 2011", "rsa2048", options=("--cert-digest-algo", "SHA1"))
     pin = world.keys.pin(key)
@@ -223,7 +237,8 @@ def test_s12_key_with_sha1_self_signature_but_strong_signature(world: World) -> 
     refuse(world.keys.sign(TEXT, key), strict, BadSignatureError, "self-signature")
 
 
-def test_s13_md5(world: World) -> None:
+@pytest.mark.row("S13")
+def test_md5(world: World) -> None:
     pin = world.keys.pin(world.rsa_key)
     signed = world.keys.sign(TEXT, world.rsa_key, digest="MD5", options=("--allow-weak-digest-algos",))
     refuse(signed, pin, BadSignatureError)
@@ -231,23 +246,26 @@ def test_s13_md5(world: World) -> None:
     refuse(signed.replace(b"Hash: MD5\n", b"Hash: SHA256\n"), pin, BadSignatureError)
 
 
+@pytest.mark.row("S14")
 @pytest.mark.parametrize("kind", ["rsa1024", "dsa1024", "dsa2048"])
-def test_s14_weak_keys(world: World, kind: str) -> None:
+def test_weak_keys(world: World, kind: str) -> None:
     key = world.keys.make(f"weak {kind}", kind)
     signed = world.keys.sign(TEXT, key)
     refuse(signed, world.keys.pin(key), BadSignatureError, "weak")
     refuse(signed, key_pin_from_user_keyring(key, gpg_home=world.keys.home), BadSignatureError, "weak")
 
 
+@pytest.mark.row("S14")
 @pytest.mark.parametrize(
     "kind", ["ed25519", "nistp256", "nistp384", "nistp521", "brainpoolP256r1", "rsa2048"]
 )
-def test_s14_keys_strong_enough(world: World, kind: str) -> None:
+def test_keys_strong_enough(world: World, kind: str) -> None:
     key = world.keys.make(f"strong {kind}", kind)
     accept(world.keys.sign(TEXT, key), world.keys.pin(key))
 
 
-def test_s15_good_and_unknown_signature(world: World) -> None:
+@pytest.mark.row("S15")
+def test_good_and_unknown_signature(world: World) -> None:
     for order in ((world.good_key, world.evil_key), (world.evil_key, world.good_key)):
         signed = world.keys.sign(TEXT, *order)
         refuse(signed, world.pin, WrongKeyError, "also signed")
@@ -255,14 +273,16 @@ def test_s15_good_and_unknown_signature(world: World) -> None:
     refuse(world.keys.sign(TEXT, world.evil_key, world.rsa_key), world.pin, WrongKeyError, extra=True)
 
 
-def test_s16_old_and_new_pinned_keys(world: World) -> None:
+@pytest.mark.row("S16")
+def test_old_and_new_pinned_keys(world: World) -> None:
     pin = world.keys.pin(world.good_key, world.rsa_key)
     for signers in ((world.good_key,), (world.rsa_key,), (world.good_key, world.rsa_key)):
         accept(world.keys.sign(TEXT, *signers), pin)
 
 
+@pytest.mark.row("S17", "V5")
 @pytest.mark.parametrize("extra", [False, True])
-def test_s17_good_and_bad_signature(world: World, extra: bool) -> None:
+def test_good_and_bad_signature(world: World, extra: bool) -> None:
     """V5: any bad signature refuses."""
     good, bad = signature_packets(world.good), signature_packets(world.keys.sign("other\n", world.good_key))
     for packets in (good + bad, bad + good, bad, good + bad + good):
@@ -278,29 +298,33 @@ def test_s17_good_and_bad_signature(world: World, extra: bool) -> None:
     )
 
 
+@pytest.mark.row("S18")
 @pytest.mark.parametrize(
     "before", [EVIL, "\n", " ", "#\n", "x", "-----BEGIN PGP MESSAGE-----\n", "\ufeff", "\x00"]
 )
-def test_s18_text_before(world: World, before: str) -> None:
+def test_text_before(world: World, before: str) -> None:
     refuse(before.encode() + world.good, world.pin)
 
 
+@pytest.mark.row("S19")
 @pytest.mark.parametrize(
     "after", ["\n" + EVIL, EVIL, " ", "\n\n#", "\x00", "-----END PGP SIGNATURE-----\n", "\n- x"]
 )
-def test_s19_text_after(world: World, after: str) -> None:
+def test_text_after(world: World, after: str) -> None:
     refuse(world.good + after.encode(), world.pin, BadSignatureError)
     refuse(world.good.rstrip(b"\n") + after.encode(), world.pin, BadSignatureError)
 
 
-def test_s20_two_messages(world: World) -> None:
+@pytest.mark.row("S20")
+def test_two_messages(world: World) -> None:
     evil = world.keys.sign(EVIL, world.evil_key)
     for first, second in ((world.good, evil), (evil, world.good), (world.good, world.good), (evil, evil)):
         refuse(first + second, world.pin, BadSignatureError, extra=True)
         refuse(first.rstrip(b"\n") + second, world.pin, BadSignatureError, extra=True)
 
 
-def test_s21_long_line_tails(world: World) -> None:
+@pytest.mark.row("S21")
+def test_long_line_tails(world: World) -> None:
     """gpg signs no byte past column 19,995 of a line (F3)."""
     lines = world.good.split(b"\n")
     ends = [
@@ -324,19 +348,22 @@ def test_s21_long_line_tails(world: World) -> None:
     assert tried >= 250
 
 
-def test_s21_short_line_tails(world: World) -> None:
+@pytest.mark.row("S21")
+def test_short_line_tails(world: World) -> None:
     lines = world.good.split(b"\n")
     for number in range(len(lines) - 1):
         for end in (b"\r", b"\x0b", b"\x0c", b"\x1c", b"\x00", b"\x7f"):
             refuse(b"\n".join([*lines[:number], lines[number] + end, *lines[number + 1 :]]), world.pin)
 
 
-def test_s22_signed_line_longer_than_gpg_signs(world: World) -> None:
+@pytest.mark.row("S22")
+def test_signed_line_longer_than_gpg_signs(world: World) -> None:
     signed = world.keys.sign(f"[a]\nnotes={'A' * 20_100}\n", world.good_key)
     for data in (signed, signed.replace(b"AAA\n", b"AXA\n")):
         refuse(data, world.pin, BadSignatureError, "longer")
 
 
+@pytest.mark.row("S23")
 @pytest.mark.parametrize(
     "headers",
     [
@@ -354,11 +381,12 @@ def test_s22_signed_line_longer_than_gpg_signs(world: World) -> None:
         b"Hash: SHA256\n",
     ],
 )
-def test_s23_header_games(world: World, headers: bytes) -> None:
+def test_header_games(world: World, headers: bytes) -> None:
     refuse(world.good.replace(b"Hash: SHA512\n", headers, 1), world.pin, BadSignatureError)
 
 
-def test_s24_blanks_in_the_frame(world: World) -> None:
+@pytest.mark.row("S24")
+def test_blanks_in_the_frame(world: World) -> None:
     good = world.good
     for blank in (b" ", b"\t", b"  \t"):
         refuse(good.replace(b"\n\n", b"\n" + blank + b"\n", 1), world.pin, BadSignatureError)
@@ -370,14 +398,16 @@ def test_s24_blanks_in_the_frame(world: World) -> None:
     refuse(good.replace(b"\n", b"\r\n"), world.pin, BadSignatureError, "CR LF")
 
 
-def test_s24_blanks_at_the_ends_of_signed_lines_change_nothing(world: World) -> None:
+@pytest.mark.row("S24")
+def test_blanks_at_the_ends_of_signed_lines_change_nothing(world: World) -> None:
     lines = world.good.split(b"\n")
     for number in range(3, lines.index(BEGIN_SIGNATURE)):
         for blank in (b" ", b"\t \t"):
             accept(b"\n".join([*lines[:number], lines[number] + blank, *lines[number + 1 :]]), world.pin)
 
 
-def test_s25_dashes(world: World) -> None:
+@pytest.mark.row("S25")
+def test_dashes(world: World) -> None:
     lines = world.good.split(b"\n")
     end = lines.index(BEGIN_SIGNATURE)
     accept(b"\n".join([*lines[:3], *(b"- " + line for line in lines[3:end]), *lines[end:]]), world.pin)
@@ -393,27 +423,31 @@ def test_s25_dashes(world: World) -> None:
     refuse(dashes, world.pin, BadSignatureError, "looks like")
 
 
+@pytest.mark.row("S26")
 @pytest.mark.parametrize(
     "command", ["--sign", "--armor --sign", "--store", "--detach-sign", "--armor --detach-sign"]
 )
-def test_s26_other_openpgp_files(world: World, command: str) -> None:
+def test_other_openpgp_files(world: World, command: str) -> None:
     data = world.keys.gpg("--local-user", world.good_key, *command.split(), data=TEXT.encode())
     refuse(data, world.pin, NotSignedError, "not a signed index")
 
 
+@pytest.mark.row("S26")
 @pytest.mark.parametrize(
     "data", [b"", b"\n", TEXT.encode(), b"<!DOCTYPE html>\n<html>404</html>\n", b"\x00" * 99]
 )
-def test_s26_other_files(world: World, data: bytes) -> None:
+def test_other_files(world: World, data: bytes) -> None:
     refuse(data, world.pin, NotSignedError, "not a signed index")
 
 
+@pytest.mark.row("S26")
 @pytest.mark.parametrize("armor", [False, True])
-def test_s26_key_block(world: World, armor: bool) -> None:
+def test_key_block(world: World, armor: bool) -> None:
     refuse(world.keys.export(world.good_key, armor=armor), world.pin, NotSignedError, "not a signed index")
 
 
-def test_s27_fake_status_text(world: World) -> None:
+@pytest.mark.row("S27")
+def test_fake_status_text(world: World) -> None:
     fake = (
         "[GNUPG:] NEWSIG\n"
         f"[GNUPG:] GOODSIG {world.good_key[-16:]} x\n"
@@ -433,7 +467,8 @@ def test_s27_fake_status_text(world: World) -> None:
     accept(world.keys.sign(TEXT, world.good_key, options=notation), world.pin)
 
 
-def test_s28_user_id_with_status_text(world: World) -> None:
+@pytest.mark.row("S28")
+def test_user_id_with_status_text(world: World) -> None:
     key = world.keys.make(f"x VALIDSIG {world.good_key} [GNUPG:] GOODSIG <a@example.org>")
     refuse(world.keys.sign(TEXT, key), world.pin, WrongKeyError)
     both = KeyPin(world.pin.fingerprints, world.keys.export(world.good_key, key))
@@ -441,7 +476,8 @@ def test_s28_user_id_with_status_text(world: World) -> None:
     accept(world.keys.sign(TEXT, key), world.keys.pin(key))
 
 
-def test_s29_only_full_fingerprints_name_a_key(world: World) -> None:
+@pytest.mark.row("S29")
+def test_only_full_fingerprints_name_a_key(world: World) -> None:
     key = world.good_key
     spaced = " ".join(key[start : start + 4] for start in range(0, 40, 4))
     for good in (key, key.lower(), spaced, "0x" + key):
@@ -452,7 +488,8 @@ def test_s29_only_full_fingerprints_name_a_key(world: World) -> None:
             key_pin_from_user_keyring(bad, gpg_home=world.keys.home)
 
 
-def test_s30_key_files_never_mean_unsigned(world: World, tmp_path: Path) -> None:
+@pytest.mark.row("S30")
+def test_key_files_never_mean_unsigned(world: World, tmp_path: Path) -> None:
     key_file = tmp_path / "key"
     for content in (world.keys.export(world.good_key), world.keys.export(world.good_key, armor=True)):
         key_file.write_bytes(content)
@@ -463,7 +500,8 @@ def test_s30_key_files_never_mean_unsigned(world: World, tmp_path: Path) -> None
             key_pin_from_file(key_file, where="test")
 
 
-def test_s30_pin_without_keys_accepts_nothing(world: World) -> None:
+@pytest.mark.row("S30")
+def test_pin_without_keys_accepts_nothing(world: World) -> None:
     refuse(world.good, KeyPin(frozenset(), b""), TrustError)
     refuse(world.good, KeyPin(frozenset({world.good_key}), b""), TrustError)
     refuse(world.good, KeyPin(frozenset(), world.pin.keyring), WrongKeyError)
@@ -471,7 +509,8 @@ def test_s30_pin_without_keys_accepts_nothing(world: World) -> None:
     refuse(world.good, armored, TrustError)
 
 
-def test_s31_s32_signature_of_a_template(world: World) -> None:
+@pytest.mark.row("S31", "S32")
+def test_signature_of_a_template(world: World) -> None:
     """A template's detached signature is of class 00; put into a frame it proves nothing."""
     for text in (
         TEXT,
@@ -497,6 +536,7 @@ GOOD_STATUS = (
 )
 
 
+@pytest.mark.row("S38", "V6")
 @pytest.mark.parametrize(
     ("script", "error"),
     [
@@ -517,7 +557,7 @@ GOOD_STATUS = (
         (GOOD_STATUS + "; cat $folder/expected >$out; kill -KILL $$", ToolError),
     ],
 )
-def test_s38_gpgv_that_misbehaves(
+def test_gpgv_that_misbehaves(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, error: type[PybuilderError]
 ) -> None:
     """V6: among them gpgv that writes another text than we read."""
@@ -527,7 +567,8 @@ def test_s38_gpgv_that_misbehaves(
         GpgVerifier().verify(world.good, world.pin, where="test")
 
 
-def test_s38_the_stub_can_succeed(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("S38")
+def test_the_stub_can_succeed(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Proves that the rows above fail for their own reason."""
     script = GOOD_STATUS.replace("{key}", world.good_key).replace("{id}", world.good_key[-16:])
     install_stub(tmp_path, script + "; cat $folder/expected >$out")
@@ -535,13 +576,15 @@ def test_s38_the_stub_can_succeed(world: World, tmp_path: Path, monkeypatch: pyt
     accept(world.good, world.pin)
 
 
-def test_s38_gpgv_missing(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("S38")
+def test_gpgv_missing(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError, match="gpgv is not installed"):
         GpgVerifier().verify(world.good, world.pin, where="test")
 
 
-def test_s38_gpgv_cannot_be_started(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("S38")
+def test_gpgv_cannot_be_started(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gpgv").write_bytes(b"\x7fELF")
     (tmp_path / "gpgv").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -549,7 +592,8 @@ def test_s38_gpgv_cannot_be_started(world: World, tmp_path: Path, monkeypatch: p
         GpgVerifier().verify(world.good, world.pin, where="test")
 
 
-def test_s38_gpgv_takes_too_long(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("S38", "V3")
+def test_gpgv_takes_too_long(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """V3: after 30 seconds."""
     install_stub(tmp_path, "exec sleep 60")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -569,19 +613,22 @@ def install_stub(folder: Path, script: str) -> None:
     (folder / "gpgv").chmod(stat.S_IRWXU)
 
 
+@pytest.mark.row("S39")
 @pytest.mark.parametrize("count", [5, 130, 300, 5000])
-def test_s39_many_signatures(world: World, count: int) -> None:
+def test_many_signatures(world: World, count: int) -> None:
     packets = signature_packets(world.good)
     refuse(with_packets(world.good, packets * count), world.pin, BadSignatureError)
 
 
-def test_s39_few_signatures_are_fine(world: World) -> None:
+@pytest.mark.row("S39")
+def test_few_signatures_are_fine(world: World) -> None:
     packets = signature_packets(world.good)
     for count in (1, 2, 4):
         accept(with_packets(world.good, packets * count), world.pin)
 
 
-def test_t2_the_unsigned_reader_takes_the_text_inside_the_frame(world: World) -> None:
+@pytest.mark.row("T2")
+def test_the_unsigned_reader_takes_the_text_inside_the_frame(world: World) -> None:
     assert unverified_text(world.good, where="test").text == SIGNED_TEXT
     with pytest.raises(BadSignatureError):
         unverified_text(world.good + EVIL.encode(), where="test")

@@ -119,6 +119,7 @@ def test_any_written_entry_is_valid(tmp_path: Path, entry: Entry) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.row("P20")
 @pytest.mark.parametrize(
     "text",
     [
@@ -154,6 +155,7 @@ def test_same_verdict_on_the_grammar(tmp_path: Path, text: str) -> None:
     assert (validate(tmp_path / "index", text.encode()).returncode == 0) == ours
 
 
+@pytest.mark.row("P20")
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -161,5 +163,5 @@ def test_same_verdict_on_the_grammar(tmp_path: Path, text: str) -> None:
         ("[a]\nx=1\n[b]\n", "virt-builder wants an empty line between sections before 1.55.6"),
     ],
 )
-def test_p20_reasoned_differences(text: str, why: str) -> None:
+def test_reasoned_differences(text: str, why: str) -> None:
     assert parse_sections(text, where="test"), why

@@ -256,6 +256,7 @@ def test_simplestreams_addresses_are_listed_as_written(world: World, end: str) -
     assert json.loads(ours)["sources"] == json.loads(theirs)["sources"]
 
 
+@pytest.mark.row("P17")
 def test_aliases_never_beat_a_name(world: World) -> None:
     """P17, where we differ: there the alias wins, whatever else has the name."""
     world.write("alias", (entry("x", name="the alias", aliases=("y",)), entry("y", name="the name")))

@@ -64,7 +64,8 @@ def names(path: Path) -> list[tuple[str, str]] | None:
     )
 
 
-def test_p20_what_we_refuse_and_virt_builder_does_not(tmp_path: Path) -> None:
+@pytest.mark.row("P20")
+def test_what_we_refuse_and_virt_builder_does_not(tmp_path: Path) -> None:
     path = tmp_path / "index"
     differing = set()
     for row, name, text in bad_texts():
@@ -75,7 +76,8 @@ def test_p20_what_we_refuse_and_virt_builder_does_not(tmp_path: Path) -> None:
     assert differing == set(WE_REFUSE)
 
 
-def test_p20_what_both_accept_has_the_same_templates(tmp_path: Path) -> None:
+@pytest.mark.row("P20")
+def test_what_both_accept_has_the_same_templates(tmp_path: Path) -> None:
     path = tmp_path / "index"
     refused = set()
     for _row, name, text in good_texts():
@@ -89,7 +91,8 @@ def test_p20_what_both_accept_has_the_same_templates(tmp_path: Path) -> None:
     assert refused == set(THEY_REFUSE)
 
 
-def test_p20_all_bad_texts_are_bad_without_a_signature_too() -> None:
+@pytest.mark.row("P20")
+def test_all_bad_texts_are_bad_without_a_signature_too() -> None:
     """All but those whose digest is missing, which only a signed index must have."""
     accepted = []
     for row, name, text in bad_texts():

@@ -69,7 +69,8 @@ def virt_builder(repository: Repository, *words: str) -> str:
     return done.stdout
 
 
-def test_r20_it_lists_what_we_publish(repository: Repository) -> None:
+@pytest.mark.row("R20")
+def test_it_lists_what_we_publish(repository: Repository) -> None:
     out = virt_builder(repository, "--list", "--long")
     assert "os-version:              old" in out
     assert "Full name:               Debian GNU/Linux 12 (bookworm)" in out
@@ -78,22 +79,26 @@ def test_r20_it_lists_what_we_publish(repository: Repository) -> None:
     assert "For tests." in out
 
 
-def test_r20_it_shows_the_notes(repository: Repository) -> None:
+@pytest.mark.row("R20")
+def test_it_shows_the_notes(repository: Repository) -> None:
     out = virt_builder(repository, "--notes", "old")
     assert out.strip() == "For tests.\n\n - not a list\n[no section]\n# no comment"
 
 
-def test_r20_it_finds_a_template_by_its_alias(repository: Repository) -> None:
+@pytest.mark.row("R20")
+def test_it_finds_a_template_by_its_alias(repository: Repository) -> None:
     virt_builder(repository, "--notes", "stable")
 
 
-def test_r20_it_says_that_the_index_is_valid(repository: Repository) -> None:
+@pytest.mark.row("R20")
+def test_it_says_that_the_index_is_valid(repository: Repository) -> None:
     path: Path = repository.web / "index.asc"
     done = subprocess.run(["virt-index-validate", path], capture_output=True, text=True, check=False)
     assert (done.returncode, "validated OK" in done.stdout) == (0, True), done.stderr
 
 
-def test_r20_an_index_signed_by_two_keys_is_read_with_the_key_file_of_both(repository: Repository) -> None:
+@pytest.mark.row("R20")
+def test_an_index_signed_by_two_keys_is_read_with_the_key_file_of_both(repository: Repository) -> None:
     """With ``--fingerprint`` virt-builder knows one key only, and refuses: the manual says so."""
     command = ["gpg", "--homedir", str(repository.gpg_home), "--batch", "--quiet", "--passphrase", ""]
     subprocess.run([*command, "--quick-generate-key", "Next", "ed25519", "sign"], check=True)

@@ -104,7 +104,8 @@ def assert_next_run_is_right(workers: Workers, after: str) -> None:
     assert workers.leftovers() == [], f"after {after}, seed {SEED}"
 
 
-def test_c1_killed_before_each_call(workers: Workers, tmp_path: Path) -> None:
+@pytest.mark.row("C1")
+def test_killed_before_each_call(workers: Workers, tmp_path: Path) -> None:
     needs_strace()
     counts = calls_of(workers, tmp_path)
     points = [(name, str(number)) for name, count in counts.items() for number in range(1, count + 1)]
@@ -120,7 +121,8 @@ def test_c1_killed_before_each_call(workers: Workers, tmp_path: Path) -> None:
     assert killed > (len(points) // 2 if LONG else 5)
 
 
-def test_c4_each_call_fails(workers: Workers, tmp_path: Path) -> None:
+@pytest.mark.row("C4")
+def test_each_call_fails(workers: Workers, tmp_path: Path) -> None:
     """The error is said in our words, nothing wrong is kept, and a good entry stays."""
     needs_strace()
     counts = calls_of(workers, tmp_path)
@@ -152,11 +154,12 @@ def problem_of(outcome: Outcome) -> str:
     return "" if outcome.said["hint"] else f"no hint: {outcome.said}"
 
 
+@pytest.mark.row("C4")
 @pytest.mark.parametrize(
     ("name", "error"),
     [("write", "ENOSPC"), ("pwrite64", "ENOSPC"), ("pwrite64", "EIO"), ("fsync", "EIO"), ("rename", "EXDEV")],
 )
-def test_c4_every_call_fails_and_the_old_entry_stays(workers: Workers, name: str, error: str) -> None:
+def test_every_call_fails_and_the_old_entry_stays(workers: Workers, name: str, error: str) -> None:
     """Not one call, but all of them, as on a disk that is full or dying."""
     needs_strace()
     assert workers.run().right
@@ -172,7 +175,8 @@ def test_c4_every_call_fails_and_the_old_entry_stays(workers: Workers, name: str
     assert_next_run_is_right(workers, f"{error} of every {name}")
 
 
-def test_c10_a_filesystem_without_locks(workers: Workers) -> None:
+@pytest.mark.row("C10")
+def test_a_filesystem_without_locks(workers: Workers) -> None:
     """As NFS can be: it works without a cache, and says so."""
     needs_strace()
     outcome = workers.traced("--trace=flock", "--inject=flock:error=ENOLCK")
@@ -184,8 +188,9 @@ def test_c10_a_filesystem_without_locks(workers: Workers) -> None:
     assert_next_run_is_right(workers, "ENOLCK")
 
 
+@pytest.mark.row("C2")
 @pytest.mark.parametrize("kept", [True, False])
-def test_c2_killed_at_random_moments(tmp_path: Path, *, kept: bool) -> None:
+def test_killed_at_random_moments(tmp_path: Path, *, kept: bool) -> None:
     """On a cache that each killed run leaves behind for the next, or on a new one each time."""
     moments = random.Random(SEED)
     scratch = tmp_path / "scratch"

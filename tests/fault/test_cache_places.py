@@ -63,7 +63,8 @@ def make_ext4(path: Path) -> Path:
     return path
 
 
-def test_c3_power_cut_at_each_step(workers: Workers, tmp_path: Path) -> None:
+@pytest.mark.row("C3")
+def test_power_cut_at_each_step(workers: Workers, tmp_path: Path) -> None:
     """Recipe F17: the backing file of a mounted filesystem is what a disk holds when the power fails.
 
     At each sync, rename and removal, before and after, a copy of it is looked at: an entry is absent, or is
@@ -103,7 +104,8 @@ def survived(folder: Path, copy: Path) -> tuple[bool, bool]:
         return template.exists(), disk.exists()
 
 
-def test_c5_no_space_for_the_download(workers: Workers, server: FaultServer, tmp_path: Path) -> None:
+@pytest.mark.row("C5")
+def test_no_space_for_the_download(workers: Workers, server: FaultServer, tmp_path: Path) -> None:
     """Said before anything is downloaded, with the folder and what is needed."""
     small = len(PACKED) - (100 << 10)
     with mounted(tmp_path / "cache", "-t", "tmpfs", "-o", f"mode=700,size={small}", "none") as place:
@@ -116,7 +118,8 @@ def test_c5_no_space_for_the_download(workers: Workers, server: FaultServer, tmp
         assert workers.leftovers() == []
 
 
-def test_c5_no_space_for_the_disk(workers: Workers, tmp_path: Path) -> None:
+@pytest.mark.row("C5")
+def test_no_space_for_the_disk(workers: Workers, tmp_path: Path) -> None:
     """The template stays, for the next run with more space."""
     place = tmp_path / "cache"
     with mounted(place, "-t", "tmpfs", "-o", f"mode=700,size={len(PACKED) + (200 << 10)}", "none"):
@@ -130,7 +133,8 @@ def test_c5_no_space_for_the_disk(workers: Workers, tmp_path: Path) -> None:
         assert workers.run().right
 
 
-def test_c6_file_size_limit(workers: Workers) -> None:
+@pytest.mark.row("C6")
+def test_file_size_limit(workers: Workers) -> None:
     """EFBIG and SIGXFSZ instead of ENOSPC: the same words."""
     outcome = workers.run(file_limit=100_000)
     assert outcome.code == CLEAN_ERROR
@@ -139,8 +143,9 @@ def test_c6_file_size_limit(workers: Workers) -> None:
     assert workers.leftovers() == []
 
 
+@pytest.mark.row("C11")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_c11_a_signal_ends_the_waiting(workers: Workers, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_the_waiting(workers: Workers, tmp_path: Path, number: signal.Signals) -> None:
     script: list[Step] = [honest(PACKED, upto=1000), Hang()]
     with (
         FaultServer(script) as stuck,
@@ -161,7 +166,8 @@ def test_c11_a_signal_ends_the_waiting(workers: Workers, tmp_path: Path, number:
     assert workers.run().right
 
 
-def test_c15_a_cache_on_a_read_only_filesystem(workers: Workers, server: FaultServer, tmp_path: Path) -> None:
+@pytest.mark.row("C15")
+def test_a_cache_on_a_read_only_filesystem(workers: Workers, server: FaultServer, tmp_path: Path) -> None:
     """It is read, verified, and not written; what it lacks is fetched."""
     assert workers.run().right
     before = sorted((str(path), path.lstat().st_mtime_ns) for path in workers.root.rglob("*"))
@@ -176,7 +182,8 @@ def test_c15_a_cache_on_a_read_only_filesystem(workers: Workers, server: FaultSe
     assert workers.leftovers() == []
 
 
-def test_c16_a_cache_of_another_user(workers: Workers, server: FaultServer) -> None:
+@pytest.mark.row("C16")
+def test_a_cache_of_another_user(workers: Workers, server: FaultServer) -> None:
     """What he put there is not believed: his bytes are hashed, his disks and records not looked at."""
     if os.geteuid() != 0:
         pytest.skip("C16: only root can give files away")
@@ -198,14 +205,16 @@ def test_c16_a_cache_of_another_user(workers: Workers, server: FaultServer) -> N
     assert len(server.requests) == asked + 1
 
 
-def test_c19_tmpfs(workers: Workers) -> None:
+@pytest.mark.row("C19")
+def test_tmpfs(workers: Workers) -> None:
     with mounted(workers.root, "-t", "tmpfs", "-o", "mode=700,size=16M", "none"):
         assert workers.run().right
         assert workers.run().right
         assert workers.leftovers() == []
 
 
-def test_c19_overlayfs(workers: Workers, tmp_path: Path) -> None:
+@pytest.mark.row("C19")
+def test_overlayfs(workers: Workers, tmp_path: Path) -> None:
     """The lower layer holds a cache already, as in a container image."""
     assert workers.run().right
     workers.root.rename(tmp_path / "lower")
@@ -219,7 +228,8 @@ def test_c19_overlayfs(workers: Workers, tmp_path: Path) -> None:
             assert workers.leftovers() == []
 
 
-def test_c19_fuse(workers: Workers, tmp_path: Path) -> None:
+@pytest.mark.row("C19")
+def test_fuse(workers: Workers, tmp_path: Path) -> None:
     if shutil.which("fuse2fs") is None or not Path("/dev/fuse").exists():
         pytest.skip("C19: fuse2fs or /dev/fuse is missing")
     image = make_ext4(tmp_path / "disk.ext4")

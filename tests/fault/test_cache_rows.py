@@ -36,8 +36,9 @@ def template_of(place: Place) -> Path:
     return next(path for path in (cache_of(place) / "templates").iterdir() if len(path.name) == 128)
 
 
+@pytest.mark.row("C5")
 @pytest.mark.parametrize("words", [[], ["--no-cache"]], ids=["output", "output and temporary files"])
-def test_c5_no_space_where_the_image_goes(place: Place, words: list[str]) -> None:
+def test_no_space_where_the_image_goes(place: Place, words: list[str]) -> None:
     """Said before the work begins; where the template is kept, it is there for the next run."""
     with mounted(place.base / "out", "-t", "tmpfs", "-o", "mode=700,size=200k", "none") as out:
         done = place.run(*BUILD, "--size", "64M", *words, cwd=out)
@@ -51,7 +52,8 @@ def test_c5_no_space_where_the_image_goes(place: Place, words: list[str]) -> Non
     assert place.run(*BUILD, *words).returncode == 0
 
 
-def test_c5_no_space_for_the_cache_in_a_build(place: Place) -> None:
+@pytest.mark.row("C5")
+def test_no_space_for_the_cache_in_a_build(place: Place) -> None:
     cache = place.base / "cache"
     with mounted(cache, "-t", "tmpfs", "-o", "mode=700,size=60k", "none"):
         done = place.run(*BUILD, "--cache", str(cache))
@@ -61,8 +63,9 @@ def test_c5_no_space_for_the_cache_in_a_build(place: Place) -> None:
     assert list((place.base / "out").iterdir()) == []
 
 
+@pytest.mark.row("C14")
 @pytest.mark.parametrize("layer", ["templates", "disks"])
-def test_c14_a_device_is_not_read(place: Place, layer: str) -> None:
+def test_a_device_is_not_read(place: Place, layer: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("C14: only root can make a device")
     assert place.run("--cache-all-templates").returncode == 0
@@ -77,7 +80,8 @@ def test_c14_a_device_is_not_read(place: Place, layer: str) -> None:
     assert entry.is_char_device()
 
 
-def test_c15_no_place_for_a_cache(place: Place) -> None:
+@pytest.mark.row("C15")
+def test_no_place_for_a_cache(place: Place) -> None:
     """Without a home: a warning, and a build that keeps nothing. What was accepted of sources has a place."""
     home = place.environment["HOME"]
     place.environment.update(XDG_CONFIG_HOME=f"{home}/.config", XDG_STATE_HOME=f"{home}/.local/state")
@@ -90,7 +94,8 @@ def test_c15_no_place_for_a_cache(place: Place) -> None:
     assert list((place.base / "tmp").iterdir()) == []
 
 
-def test_c17_two_deletions_at_once(place: Place) -> None:
+@pytest.mark.row("C17")
+def test_two_deletions_at_once(place: Place) -> None:
     """Both end well, also when the first has removed what the second has just seen."""
     for _round in range(5):
         assert place.run("--cache-all-templates").returncode == 0
@@ -104,8 +109,9 @@ def test_c17_two_deletions_at_once(place: Place) -> None:
         assert not cache_of(place).exists()
 
 
+@pytest.mark.row("C17")
 @pytest.mark.parametrize("where", ["/", "HOME"])
-def test_c17_places_that_are_no_cache_are_spared(place: Place, where: str) -> None:
+def test_places_that_are_no_cache_are_spared(place: Place, where: str) -> None:
     home = place.base / "home"
     for name in ("templates", "disks", "Documents"):
         (home / name).mkdir(exist_ok=True)
@@ -117,7 +123,8 @@ def test_c17_places_that_are_no_cache_are_spared(place: Place, where: str) -> No
     assert sorted(str(path) for path in home.rglob("*")) == before
 
 
-def test_c17_a_build_goes_on_while_its_cache_is_to_be_deleted(place: Place) -> None:
+@pytest.mark.row("C17")
+def test_a_build_goes_on_while_its_cache_is_to_be_deleted(place: Place) -> None:
     """The deletion waits, and says for whom; the build is unharmed."""
     assert place.run("--cache-all-templates").returncode == 0
     with TemplateCache(cache_of(place)) as building:
@@ -137,7 +144,8 @@ def test_c17_a_build_goes_on_while_its_cache_is_to_be_deleted(place: Place) -> N
     assert not cache_of(place).exists()
 
 
-def test_c20_files_of_other_versions(place: Place) -> None:
+@pytest.mark.row("C20")
+def test_files_of_other_versions(place: Place) -> None:
     """What an older or a newer pybuilder left there is let be, and what its records say is proved."""
     assert place.run(*BUILD).returncode == 0
     cache, template = cache_of(place), template_of(place)
@@ -163,7 +171,8 @@ def test_c20_files_of_other_versions(place: Place) -> None:
     assert all(path.exists() for path in strange)
 
 
-def test_c20_a_cache_that_became_a_file(tmp_path: Path) -> None:
+@pytest.mark.row("C20")
+def test_a_cache_that_became_a_file(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("another layout")
     with TemplateCache(tmp_path / "cache") as cache, pytest.raises(WorkspaceError, match="cannot be used"):
         cache.open()

@@ -38,7 +38,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(ROOT / name) for name in ("builder", "index")))
 
 
-def test_c7_thirty_two_processes_over_many_rounds(tmp_path: Path) -> None:
+@pytest.mark.row("C7")
+def test_thirty_two_processes_over_many_rounds(tmp_path: Path) -> None:
     right = hashlib.sha512(DISK).hexdigest()
     for number in range(ROUNDS):
         folder = tmp_path / str(number)
@@ -79,7 +80,8 @@ print(rounds)
 """
 
 
-def test_c9_ten_clients_and_ten_templates(tmp_path: Path) -> None:
+@pytest.mark.row("C9")
+def test_ten_clients_and_ten_templates(tmp_path: Path) -> None:
     """Side by side, in a cache too small for all of them: every disk that is handed out is right."""
     made: list[tuple[str, str, int, int, str]] = []
     files: dict[bytes, bytes] = {}
@@ -124,7 +126,8 @@ def test_c9_ten_clients_and_ten_templates(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").rglob(".part-*")) == []
 
 
-def test_c9_a_slow_download_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+@pytest.mark.row("C9")
+def test_a_slow_download_keeps_nobody_else_waiting(tmp_path: Path) -> None:
     """Two templates, the first of a server that never goes on; the second comes all the same."""
     slow, quick = Place(tmp_path), Place(tmp_path)
     slow.log, quick.log = tmp_path / "slow", tmp_path / "quick"

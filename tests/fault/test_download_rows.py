@@ -58,8 +58,9 @@ def refused(*scripts: list[Step], url: str = "", limits: Limits = IMPATIENT, **o
     return caught.value
 
 
+@pytest.mark.row("D6")
 @pytest.mark.parametrize("known", [True, False], ids=["signed size", "only a limit"])
-def test_d6_little_is_read_beyond_the_end(monkeypatch: pytest.MonkeyPatch, *, known: bool) -> None:
+def test_little_is_read_beyond_the_end(monkeypatch: pytest.MonkeyPatch, *, known: bool) -> None:
     """At most one byte more than may be stored is asked for: what the kernel buffers is not ours."""
     got: list[int] = []
     real = Answer.read
@@ -77,7 +78,8 @@ def test_d6_little_is_read_beyond_the_end(monkeypatch: pytest.MonkeyPatch, *, kn
     assert sum(got) <= size + 1
 
 
-def test_d7_d8_d9_how_long_people_are_made_to_wait() -> None:
+@pytest.mark.row("D7", "D8", "D9")
+def test_how_long_people_are_made_to_wait() -> None:
     """The tests are less patient than the program; these are its own limits."""
     usual = Limits()
     assert usual.timeout == 30
@@ -118,7 +120,8 @@ def template(cache: TemplateCache, server: FaultServer) -> bytes:
     return cache.get_template(Selection(Source("s", url), entry, url), fetcher([])).read_bytes()
 
 
-def test_d12_last_modified_changed_between_two_parts(cache: TemplateCache) -> None:
+@pytest.mark.row("D12")
+def test_last_modified_changed_between_two_parts(cache: TemplateCache) -> None:
     """The server sends all of the new file, and the beginning of the old one is dropped at once."""
     before, after = "Sun, 31 Dec 2023 10:00:00 GMT", "Sun, 31 Dec 2023 11:00:00 GMT"
     with FaultServer([dated(bytes(len(BODY)), before, HALF)], [dated(BODY, after)]) as server:
@@ -127,15 +130,17 @@ def test_d12_last_modified_changed_between_two_parts(cache: TemplateCache) -> No
     assert f"If-Range: {before}".encode() in server.requests[1]
 
 
-def test_d12_last_modified_that_stayed_is_continued(cache: TemplateCache) -> None:
+@pytest.mark.row("D12")
+def test_last_modified_that_stayed_is_continued(cache: TemplateCache) -> None:
     date = "Sun, 31 Dec 2023 10:00:00 GMT"
     with FaultServer([dated(BODY, date, HALF)], [dated(BODY, date)]) as server:
         assert template(cache, server) == BODY
     assert server.sent < len(BODY) + 1000
 
 
+@pytest.mark.row("D16")
 @pytest.mark.parametrize("status", ["401 No", "403 No", "404 Not Found", "410 Gone"])
-def test_d16_the_message_has_the_address_without_its_user(status: str) -> None:
+def test_the_message_has_the_address_without_its_user(status: str) -> None:
     error = refused([answer(b"", status=status)], url="http://me:canary@SERVER/dir/f")
     assert "canary" not in f"{error.message} {error.hint}"
     assert "me@" not in error.message
@@ -153,9 +158,10 @@ AFTER = {
 }
 
 
+@pytest.mark.row("D17")
 @pytest.mark.parametrize("after", AFTER)
 @pytest.mark.parametrize("status", ["429 Slow Down", "500 Oops", "502 Bad", "503 Busy"])
-def test_d17_all_kinds_of_retry_after(status: str, after: str) -> None:
+def test_all_kinds_of_retry_after(status: str, after: str) -> None:
     waits: list[float] = []
     with (
         FaultServer([answer(b"", f"Retry-After: {after}", status=status)]) as server,
@@ -172,6 +178,7 @@ def test_d17_all_kinds_of_retry_after(status: str, after: str) -> None:
 HTML = "Content-Type: text/html"
 
 
+@pytest.mark.row("D18")
 @pytest.mark.parametrize(
     "page",
     [
@@ -182,7 +189,7 @@ HTML = "Content-Type: text/html"
     ],
     ids=["200", "200 of the right size", "200 without a length", "503"],
 )
-def test_d18_an_error_page_is_never_cached(cache: TemplateCache, page: bytes) -> None:
+def test_an_error_page_is_never_cached(cache: TemplateCache, page: bytes) -> None:
     with (
         FaultServer([page]) as server,
         pytest.raises(Exception, match=r"promise|digest|index names|503|ended"),
@@ -194,8 +201,9 @@ def test_d18_an_error_page_is_never_cached(cache: TemplateCache, page: bytes) ->
         assert template(cache, server) == BODY, "and the next run is not in its way"
 
 
+@pytest.mark.row("D19")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_d19_absolute_addresses(status: int) -> None:
+def test_absolute_addresses(status: int) -> None:
     def moved(head: bytes) -> bytes:
         host = re.search(rb"Host: (\S+)", head)
         assert host is not None
@@ -208,7 +216,8 @@ def test_d19_absolute_addresses(status: int) -> None:
     assert server.requests[1].startswith(b"GET /there ")
 
 
-def test_d19_a_loop_between_two_addresses_ends() -> None:
+@pytest.mark.row("D19")
+def test_a_loop_between_two_addresses_ends() -> None:
     def moved(head: bytes) -> bytes:
         return answer(b"", f"Location: /{'b' if b'GET /a ' in head else 'a'}", status="302 Moved")
 
@@ -227,7 +236,8 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
     return context, str(file)
 
 
-def test_d20_over_real_connections(tls: tuple[ssl.SSLContext, str]) -> None:
+@pytest.mark.row("D20")
+def test_over_real_connections(tls: tuple[ssl.SSLContext, str]) -> None:
     """Up to https on another server, for what has a digest; down from it never."""
     trusting = {"CURL_CA_BUNDLE": tls[1]}
     with FaultServer([answer(BODY)], tls=tls[0]) as good:
@@ -250,7 +260,8 @@ def test_d20_over_real_connections(tls: tuple[ssl.SSLContext, str]) -> None:
         assert plain.requests == []
 
 
-def test_d20_from_a_public_name_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("D20")
+def test_from_a_public_name_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server must not make us talk to what listens on loopback only."""
     with FaultServer([answer(b"secret")]) as inner:
         moved = answer(b"", f"Location: {inner.url}/admin", status="302 Moved")
@@ -274,13 +285,15 @@ def test_d20_from_a_public_name_to_this_machine(monkeypatch: pytest.MonkeyPatch)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\n"
 
 
+@pytest.mark.row("D22")
 @pytest.mark.parametrize("trailer", [b"X: y\r\n", b"x" * 5000])
-def test_d22_trailers_without_end(trailer: bytes) -> None:
+def test_trailers_without_end(trailer: bytes) -> None:
     """A few are allowed by RFC 9112 and ignored; these would keep us for ever, or fill our memory."""
     refused([CHUNKED, Endless(trailer)])
 
 
-def test_d26_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+@pytest.mark.row("D26")
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_bytes(BODY)
     file.chmod(0)

@@ -64,7 +64,8 @@ def place(tmp_path: Path, keys: KeyMaker) -> Place:
     return Place(tmp_path, keys)
 
 
-def test_b24_a_full_output_is_an_error_and_no_traceback(place: Place) -> None:
+@pytest.mark.row("B24")
+def test_a_full_output_is_an_error_and_no_traceback(place: Place) -> None:
     for words in (("--list",), ("--help",), ("--list", "--list-format", "json"), ("--version",)):
         with open("/dev/full", "w") as full:
             done = place.run(*words, stdout=full)
@@ -73,7 +74,8 @@ def test_b24_a_full_output_is_an_error_and_no_traceback(place: Place) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_b24_a_reader_that_has_enough(place: Place) -> None:
+@pytest.mark.row("B24")
+def test_a_reader_that_has_enough(place: Place) -> None:
     """As ``pybuilder --list | head -1``: the same code in every way of listing, and no words."""
     lists = [("--list",), ("--list", "tiny"), ("--list", "t*"), ("--search", "tiny"), ("--long",)]
     for words in [
@@ -90,8 +92,9 @@ def test_b24_a_reader_that_has_enough(place: Place) -> None:
         assert (done.returncode, done.stderr) == (141, ""), words
 
 
+@pytest.mark.row("B24")
 @pytest.mark.parametrize("module", ["imgbuilder.cli.customize_main", "imgrepo"])
-def test_b24_a_reader_that_has_enough_of_the_other_programs(module: str) -> None:
+def test_a_reader_that_has_enough_of_the_other_programs(module: str) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run([sys.executable, "-m", module, "--help"], stdout=write, stderr=subprocess.PIPE)
@@ -99,9 +102,10 @@ def test_b24_a_reader_that_has_enough_of_the_other_programs(module: str) -> None
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.row("B24")
 @pytest.mark.parametrize("module", ["imgbuilder", "imgbuilder.cli.customize_main", "imgrepo"])
 @pytest.mark.parametrize("word", ["--help", "--version"])
-def test_b24_a_full_output_of_click_itself(module: str, word: str) -> None:
+def test_a_full_output_of_click_itself(module: str, word: str) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", module, word], stdout=full, stderr=subprocess.PIPE, text=True
@@ -111,8 +115,9 @@ def test_b24_a_full_output_of_click_itself(module: str, word: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.row("B24")
 @pytest.mark.parametrize("words", [BUILD, ("--cache-all-templates",), ("--list-sources", "--long")])
-def test_b24_a_full_output_is_not_blamed_on_what_was_done(place: Place, words: tuple[str, ...]) -> None:
+def test_a_full_output_is_not_blamed_on_what_was_done(place: Place, words: tuple[str, ...]) -> None:
     with open("/dev/full", "w") as full:
         done = place.run(*words, stdout=full)
     assert done.returncode == 1
@@ -120,18 +125,21 @@ def test_b24_a_full_output_is_not_blamed_on_what_was_done(place: Place, words: t
     assert list((place.base / "out").iterdir()) == []
 
 
-def test_b24_messages_for_programs_that_find_no_room(place: Place) -> None:
+@pytest.mark.row("B24")
+def test_messages_for_programs_that_find_no_room(place: Place) -> None:
     done = place.run(*BUILD, "--machine-readable=file:/dev/full")
     assert (done.returncode, done.stderr) == (1, "pybuilder: error: /dev/full: No space left on device\n")
 
 
-def test_b24_a_full_standard_error_does_not_stop_a_build(place: Place) -> None:
+@pytest.mark.row("B24")
+def test_a_full_standard_error_does_not_stop_a_build(place: Place) -> None:
     with open("/dev/full", "w") as full:
         assert place.run(*BUILD, "--verbose", stderr=full).returncode == 0
     place.built()
 
 
-def test_b24_what_the_encoding_cannot_show(place: Place) -> None:
+@pytest.mark.row("B24")
+def test_what_the_encoding_cannot_show(place: Place) -> None:
     """Names and notes of publishers, in what is meant for people and in JSON."""
     place.environment.update(PYTHONIOENCODING="latin-1", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     folder = place.base / "site/Prix €"
@@ -145,23 +153,26 @@ def test_b24_what_the_encoding_cannot_show(place: Place) -> None:
     assert json.loads(done.stdout)["sources"][0]["uri"].endswith("site/Prix €/index.asc")
 
 
+@pytest.mark.row("B24")
 @pytest.mark.parametrize("closed", ["1", "2"])
-def test_b24_closed_outputs(place: Place, closed: str) -> None:
+def test_closed_outputs(place: Place, closed: str) -> None:
     done = place.run(*BUILD, prefix=("sh", "-c", f'exec "$0" "$@" {closed}>&-'))
     assert "Traceback" not in done.stdout + done.stderr
     assert done.returncode == 0, done
     place.built()
 
 
-def test_b24_an_error_with_all_streams_closed(place: Place) -> None:
+@pytest.mark.row("B24")
+def test_an_error_with_all_streams_closed(place: Place) -> None:
     for closed in ("2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-"):
         done = place.run("tiny", "--size", "nonsense", prefix=("sh", "-c", f'exec "$0" "$@" {closed}'))
         assert done.returncode == 2
     assert list((place.base / "out").iterdir()) == []
 
 
+@pytest.mark.row("B25")
 @pytest.mark.parametrize("mask", [0o000, 0o077, 0o022])
-def test_b25_umask(place: Place, mask: int) -> None:
+def test_umask(place: Place, mask: int) -> None:
     done = place.run(*BUILD, umask=mask)
     assert done.returncode == 0, done.stderr
     assert stat.S_IMODE((place.base / "out/tiny.img").stat().st_mode) == 0o666 & ~mask
@@ -180,8 +191,9 @@ def test_b25_umask(place: Place, mask: int) -> None:
         assert not path.stat().st_mode & 0o022, f"{path} can be written by others"
 
 
+@pytest.mark.row("B25")
 @pytest.mark.parametrize("tmpdir", ["missing", "file", "readonly"])
-def test_b25_a_temporary_folder_that_is_none(place: Place, tmpdir: str) -> None:
+def test_a_temporary_folder_that_is_none(place: Place, tmpdir: str) -> None:
     chosen = place.base / tmpdir
     if tmpdir == "file":
         chosen.touch()
@@ -199,14 +211,16 @@ def test_b25_a_temporary_folder_that_is_none(place: Place, tmpdir: str) -> None:
             (place.base / "out/tiny.img").unlink()
 
 
-def test_b25_few_descriptors(place: Place) -> None:
+@pytest.mark.row("B25")
+def test_few_descriptors(place: Place) -> None:
     done = place.run(*BUILD, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
     assert done.returncode == 0, done.stderr
     place.built()
 
 
+@pytest.mark.row("B25")
 @pytest.mark.parametrize("locale", ["C", "POSIX", "de_DE.UTF-8", "nonsense"])
-def test_b25_locales(place: Place, locale: str) -> None:
+def test_locales(place: Place, locale: str) -> None:
     place.environment.update(LANG=locale, LC_ALL=locale)
     done = place.run(*BUILD, "-o", "größe.img")
     assert done.returncode == 0, done.stderr
@@ -232,7 +246,8 @@ def nameless(place: Place) -> tuple[str, ...]:
     return ("setpriv", f"--reuid={NUMBER}", f"--regid={NUMBER}", "--clear-groups", "--")
 
 
-def test_b25_no_home(place: Place, nameless: tuple[str, ...]) -> None:
+@pytest.mark.row("B25")
+def test_no_home(place: Place, nameless: tuple[str, ...]) -> None:
     """And nobody in passwd to have another one: what needs no home works, after a word about it."""
     place.environment["XDG_CONFIG_HOME"] = str(place.base / "home/.config")
     for home in (None, "/", "/dev/null", str(place.base / "closed")):
@@ -253,7 +268,8 @@ def test_b25_no_home(place: Place, nameless: tuple[str, ...]) -> None:
         place.built()
 
 
-def test_b25_home_comes_from_passwd(place: Place) -> None:
+@pytest.mark.row("B25")
+def test_home_comes_from_passwd(place: Place) -> None:
     """As for programs that cron or a service manager starts with an empty environment."""
     place.environment["XDG_CONFIG_HOME"] = str(place.base / "home/.config")
     place.environment["XDG_STATE_HOME"] = str(place.base / "state")
@@ -262,7 +278,8 @@ def test_b25_home_comes_from_passwd(place: Place) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_b25_root_leaves_nothing_in_the_folders_of_a_user(place: Place, nameless: tuple[str, ...]) -> None:
+@pytest.mark.row("B25")
+def test_root_leaves_nothing_in_the_folders_of_a_user(place: Place, nameless: tuple[str, ...]) -> None:
     """As by ``sudo -E``, and by ``su`` without a dash."""
     home = place.base / "home"
     assert place.run("--list", prefix=nameless).returncode == 0
@@ -287,7 +304,8 @@ def test_b25_root_leaves_nothing_in_the_folders_of_a_user(place: Place, nameless
     assert (listed.returncode, listed.stderr) == (0, "")
 
 
-def test_b25_configuration_that_others_may_change(place: Place) -> None:
+@pytest.mark.row("B25")
+def test_configuration_that_others_may_change(place: Place) -> None:
     """Sources, and programs to start: whoever may write there chooses what is trusted."""
     folder = place.base / "home/.config/pybuilder"
     settings = folder / "pybuilder.toml"
@@ -309,7 +327,8 @@ def test_b25_configuration_that_others_may_change(place: Place) -> None:
     assert place.run("--list").stderr == ""
 
 
-def test_b25_what_root_once_left_in_a_home(place: Place, nameless: tuple[str, ...]) -> None:
+@pytest.mark.row("B25")
+def test_what_root_once_left_in_a_home(place: Place, nameless: tuple[str, ...]) -> None:
     """It is named with what to do, and it can be forgotten without root."""
     assert place.run("--list", prefix=nameless).returncode == 0
     folder = place.base / "home/.local/state/pybuilder/sources"
@@ -326,7 +345,8 @@ def test_b25_what_root_once_left_in_a_home(place: Place, nameless: tuple[str, ..
     assert place.run("--list", prefix=nameless).returncode == 0
 
 
-def test_b25_a_file_size_limit(place: Place) -> None:
+@pytest.mark.row("B25")
+def test_a_file_size_limit(place: Place) -> None:
     limit = 2 << 20
     done = place.run(*BUILD, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert done.returncode == 1
@@ -334,9 +354,10 @@ def test_b25_a_file_size_limit(place: Place) -> None:
     assert list((place.base / "out").iterdir()) == []
 
 
+@pytest.mark.row("B16")
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize("image_format", ["raw", "vmdk"])
-def test_b16_an_image_is_durable_before_it_has_its_name(place: Place, image_format: str) -> None:
+def test_an_image_is_durable_before_it_has_its_name(place: Place, image_format: str) -> None:
     log = place.base / "calls"
     prefix = ("strace", "-f", "-y", "-qq", "-e", "trace=fsync,rename,renameat,renameat2", "-o", str(log))
     done = place.run(*BUILD, "--format", image_format, "-o", "x.img", prefix=prefix)

@@ -61,8 +61,9 @@ def forget(place: Place) -> None:
     subprocess.run(["rm", "-rf", place.base / "home/.cache", place.base / "home/.local"], check=True)
 
 
+@pytest.mark.row("C4")
 @pytest.mark.parametrize("words", [LIST, BUILD], ids=["list", "build"])
-def test_c4_each_write_of_a_whole_run_fails(place: Place, words: tuple[str, ...]) -> None:
+def test_each_write_of_a_whole_run_fails(place: Place, words: tuple[str, ...]) -> None:
     trace, image = place.base / "trace", place.base / "out" / "x.img"
     done = traced(place, words, f"--trace={','.join(FAULTS)}", "--output", str(trace))
     assert done.returncode == 0, done.stderr

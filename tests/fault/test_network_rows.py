@@ -70,12 +70,14 @@ def refused(
     return caught.value
 
 
-def test_d23_a_private_authority_is_trusted_when_it_is_named(authority: Authority) -> None:
+@pytest.mark.row("D23")
+def test_a_private_authority_is_trusted_when_it_is_named(authority: Authority) -> None:
     ca, file = authority
     with FaultServer([answer(BODY)], tls=context(ca)) as server:
         assert get(f"{server.url}/f", file) == BODY
 
 
+@pytest.mark.row("D23")
 @pytest.mark.parametrize(
     ("names", "validity", "words", "advice"),
     [
@@ -85,7 +87,7 @@ def test_d23_a_private_authority_is_trusted_when_it_is_named(authority: Authorit
     ],
     ids=["expired", "wrong name", "not yet valid"],
 )
-def test_d23_certificates(
+def test_certificates(
     authority: Authority, names: Sequence[str], validity: dict[str, datetime], words: str, advice: str
 ) -> None:
     ca, file = authority
@@ -97,7 +99,8 @@ def test_d23_certificates(
     assert server.requests == []
 
 
-def test_d23_unknown_authority(authority: Authority) -> None:
+@pytest.mark.row("D23")
+def test_unknown_authority(authority: Authority) -> None:
     ca, _file = authority
     with FaultServer([answer(BODY)], tls=context(ca)) as server:
         error = refused(server)
@@ -106,7 +109,8 @@ def test_d23_unknown_authority(authority: Authority) -> None:
     assert server.requests == []
 
 
-def test_d23_tls_1_0(authority: Authority) -> None:
+@pytest.mark.row("D23")
+def test_tls_1_0(authority: Authority) -> None:
     ca, file = authority
     old = context(ca)
     old.set_ciphers("ALL:@SECLEVEL=0")
@@ -118,20 +122,23 @@ def test_d23_tls_1_0(authority: Authority) -> None:
     assert server.requests == []
 
 
+@pytest.mark.row("D23")
 @pytest.mark.parametrize("script", [[], [Reset()], [b"\x15\x03\x01"], [b"HTTP/1.1 200 OK\r\n\r\n"]])
-def test_d23_broken_handshake(authority: Authority, script: list[Step]) -> None:
+def test_broken_handshake(authority: Authority, script: list[Step]) -> None:
     with FaultServer(script, at_once=True) as server, pytest.raises(FetchError):
         get(server.url.replace("http:", "https:"), authority[1])
 
 
+@pytest.mark.row("D23")
 @pytest.mark.parametrize("script", [[Hang()], [Drip(b"\x16\x03\x01\x40\x00" + bytes(9999), 0.1)]])
-def test_d23_stalled_handshake(authority: Authority, script: list[Step]) -> None:
+def test_stalled_handshake(authority: Authority, script: list[Step]) -> None:
     """Also one that drips for a quarter of an hour: the limit is for all of it."""
     with FaultServer(script, at_once=True) as server, pytest.raises(FetchError):
         get(server.url.replace("http:", "https:"), authority[1], IMPATIENT)
 
 
-def test_d24_no_such_name() -> None:
+@pytest.mark.row("D24")
+def test_no_such_name() -> None:
     with pytest.raises(FetchError, match="cannot be resolved") as caught:
         get("http://nowhere.invalid/f")
     assert "check the network" in (caught.value.hint or "")
@@ -153,7 +160,8 @@ except FetchError as error:
 """
 
 
-def test_d24_a_name_server_that_does_not_answer(tmp_path: Path) -> None:
+@pytest.mark.row("D24")
+def test_a_name_server_that_does_not_answer(tmp_path: Path) -> None:
     """A real resolver, and a real server that is deaf, in a network of their own."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("D24: a network namespace needs root and unshare")
@@ -184,7 +192,8 @@ def deaf_address(family: socket.AddressFamily, host: str) -> Iterator[tuple[Any,
             client.close()
 
 
-def test_d24_the_first_address_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("D24")
+def test_the_first_address_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """IPv6 that leads nowhere, and an IPv4 that works."""
     real = socket.getaddrinfo
     with FaultServer([answer(BODY)]) as server, deaf_address(socket.AF_INET6, "::1") as dead:
@@ -201,7 +210,8 @@ def test_d24_the_first_address_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Limits().connect < 15, "a dead address must not take longer than people wait"
 
 
-def test_d24_all_addresses_are_dead() -> None:
+@pytest.mark.row("D24")
+def test_all_addresses_are_dead() -> None:
     with (
         deaf_address(socket.AF_INET, "127.0.0.1") as dead,
         pytest.raises(FetchError, match="no connection within 0 seconds"),
@@ -209,15 +219,17 @@ def test_d24_all_addresses_are_dead() -> None:
         get(f"http://127.0.0.1:{dead[1]}/f", limits=IMPATIENT)
 
 
-def test_d25_a_proxy_that_dies_in_the_body() -> None:
+@pytest.mark.row("D25")
+def test_a_proxy_that_dies_in_the_body() -> None:
     half = answer(BODY)[: -len(BODY) // 2]
     for end in ([Reset()], []):
         with FaultServer([half, *end]) as proxy, pytest.raises(FetchError):
             get("http://nowhere.invalid/x", proxy=proxy.url)
 
 
+@pytest.mark.row("D25")
 @pytest.mark.parametrize("script", [[Hang()], [b"HTTP/1.1 200 OK\r\n", Drip(b"x" * 9999, 0.1)]])
-def test_d25_connect_stalls(script: list[Step]) -> None:
+def test_connect_stalls(script: list[Step]) -> None:
     """Also when it drips: a socket's own limit would never be reached."""
     with FaultServer(script) as proxy, pytest.raises(FetchError) as caught:
         get("https://nowhere.invalid/x", limits=IMPATIENT, proxy=proxy.url.replace("//", "//me:canary@"))
@@ -225,28 +237,32 @@ def test_d25_connect_stalls(script: list[Step]) -> None:
     assert proxy.requests[0].startswith(b"CONNECT nowhere.invalid:443 ")
 
 
-def test_d25_a_proxy_refuses_the_tunnel() -> None:
+@pytest.mark.row("D25")
+def test_a_proxy_refuses_the_tunnel() -> None:
     with FaultServer([answer(b"", status="403 No")]) as proxy, pytest.raises(FetchError) as caught:
         get("https://nowhere.invalid/x", proxy=proxy.url)
     assert f"proxy {proxy.url}: " in caught.value.message
     assert "proxy=" in (caught.value.hint or "")
 
 
-def test_d25_credentials_of_the_proxy_go_to_the_proxy_only() -> None:
+@pytest.mark.row("D25")
+def test_credentials_of_the_proxy_go_to_the_proxy_only() -> None:
     with FaultServer([answer(BODY)]) as proxy:
         assert get("http://nowhere.invalid/x", proxy=proxy.url.replace("//", "//me:canary@")) == BODY
     assert b"Proxy-Authorization: Basic " in proxy.requests[0]
     assert b"\r\nAuthorization" not in proxy.requests[0]
 
 
-def test_d17_a_server_that_asks_for_an_hour_says_so() -> None:
+@pytest.mark.row("D17")
+def test_a_server_that_asks_for_an_hour_says_so() -> None:
     with FaultServer([answer(b"", "Retry-After: 3600", status="503 Busy")]) as server:
         error = refused(server)
     assert "3600 seconds" in (error.hint or "")
     assert len(server.requests) == 1
 
 
-def test_d8_waits_grow_and_differ() -> None:
+@pytest.mark.row("D8")
+def test_waits_grow_and_differ() -> None:
     """Many clients that lost one server must not come back all at once."""
     spread = []
     for share in (0, 1):
@@ -258,7 +274,8 @@ def test_d8_waits_grow_and_differ() -> None:
     assert spread == [[1.0, 2.0, 4.0], [1.5, 3.0, 6.0]]
 
 
-def test_d9_a_fast_start_does_not_pay_for_a_slow_rest() -> None:
+@pytest.mark.row("D9")
+def test_a_fast_start_does_not_pay_for_a_slow_rest() -> None:
     limits = Limits(timeout=10, slow_window=0.3, slow_rate=100_000)
     body = bytes(50_000)
     script: list[Step] = [answer(body * 9)[: len(body) * 8], Pause(0.35), Drip(body, 0.05)]

@@ -95,7 +95,8 @@ def world(
     guard.release()
 
 
-def test_d27_a_304_nobody_asked_for_changes_nothing(world: World) -> None:
+@pytest.mark.row("D27")
+def test_a_304_nobody_asked_for_changes_nothing(world: World) -> None:
     """The last accepted index is used, after it was verified again."""
     index = world.publish()
     with FaultServer([answer(index)], [answer(b"", status="304 Not Modified")]) as server:
@@ -115,7 +116,8 @@ def test_d27_a_304_nobody_asked_for_changes_nothing(world: World) -> None:
 LISTED = f"{'tiny':<24} {'x86_64':<10} Tiny Linux\n{'other':<24} {'x86_64':<10} Tiny Linux\n"
 
 
-def test_d28_offline_uses_the_last_accepted_index_and_says_how_old_it_is(world: World) -> None:
+@pytest.mark.row("D28")
+def test_offline_uses_the_last_accepted_index_and_says_how_old_it_is(world: World) -> None:
     index = world.publish(at=datetime.now(UTC) - timedelta(days=3, hours=1))
     packed = (world.site / "tiny.xz").read_bytes()
     with FaultServer([answer(index)]) as server:
@@ -186,7 +188,8 @@ def test_an_unsigned_source_can_be_used_offline(world: World) -> None:
     assert cli.run(["--list", "--offline"]) == 1
 
 
-def test_d28_offline_relaxes_no_rule(world: World) -> None:
+@pytest.mark.row("D28")
+def test_offline_relaxes_no_rule(world: World) -> None:
     """A signature that has expired meanwhile, and a record that was damaged."""
     index = world.publish()
     with FaultServer([answer(index)]) as server:
@@ -205,13 +208,15 @@ def test_d28_offline_relaxes_no_rule(world: World) -> None:
     assert "only what was verified is kept" in err
 
 
-def test_d28_local_sources_are_read_offline(world: World) -> None:
+@pytest.mark.row("D28")
+def test_local_sources_are_read_offline(world: World) -> None:
     world.publish()
     code, out, err = world.run("site/index.asc", "--list", "--offline")
     assert (code, out, err) == (0, LISTED, "")
 
 
-def test_d29_every_answer_is_verified(world: World) -> None:
+@pytest.mark.row("D29")
+def test_every_answer_is_verified(world: World) -> None:
     """The first time all is well; then the same address serves another's bytes (CVE-2018-0501)."""
     index = world.publish()
     evil = index.replace(b"Tiny Linux", b"Evil Linux")
@@ -223,7 +228,8 @@ def test_d29_every_answer_is_verified(world: World) -> None:
         assert "Evil" not in out
 
 
-def test_d29_every_mirror_is_verified(world: World) -> None:
+@pytest.mark.row("D29")
+def test_every_mirror_is_verified(world: World) -> None:
     """A source's first address is dead, its second evil, its third good: only good bytes are believed."""
     index = world.publish()
     evil = index.replace(b"Tiny Linux", b"Evil Linux")
@@ -249,8 +255,9 @@ def test_d29_every_mirror_is_verified(world: World) -> None:
         assert "Evil" not in out, "nor when a good index is known"
 
 
+@pytest.mark.row("D26")
 @pytest.mark.parametrize("form", ["site/index.asc", "file://{}/site/index.asc"])
-def test_d26_local_sources_get_the_same_verdicts(world: World, form: str) -> None:
+def test_local_sources_get_the_same_verdicts(world: World, form: str) -> None:
     """Altered, older, not whole, of another size, and no file at all: as by http."""
     index, source = world.publish(), form.format(world.folder)
     place, template = world.site / "index.asc", world.site / "tiny.xz"
@@ -330,7 +337,8 @@ def rewrite(bundle: Path, change: Callable[[str, bytes], bytes]) -> None:
     bundle.write_bytes(body.getvalue())
 
 
-def test_t1_a_bundle_gets_the_same_verdicts(world: World, bundle: Path) -> None:
+@pytest.mark.row("T1")
+def test_a_bundle_gets_the_same_verdicts(world: World, bundle: Path) -> None:
     good = bundle.read_bytes()
     rewrite(bundle, lambda name, data: data.replace(b"Tiny L", b"Evil L") if name == "index.asc" else data)
     assert world.run("x.pybundle", "--list")[0] == 3

@@ -298,10 +298,11 @@ def nothing_left(scene: Scene) -> None:
             assert free(path), f"{path} is still locked"
 
 
+@pytest.mark.row("B1", "B2")
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("turn", range(ROUNDS))
-def test_b1_b2_a_signal_leaves_nothing(scene: Scene, phase: str, number: signal.Signals, turn: int) -> None:
+def test_a_signal_leaves_nothing(scene: Scene, phase: str, number: signal.Signals, turn: int) -> None:
     (scene.out / "x.img").write_text("precious")
     running = reach(scene, phase)
     began = time.monotonic()
@@ -317,8 +318,9 @@ def test_b1_b2_a_signal_leaves_nothing(scene: Scene, phase: str, number: signal.
     nothing_left(scene)
 
 
+@pytest.mark.row("B3")
 @pytest.mark.parametrize("phase", ["launch", "customize", "finish"])
-def test_b3_a_killed_build_leaves_no_hypervisor_and_the_next_one_sweeps(scene: Scene, phase: str) -> None:
+def test_a_killed_build_leaves_no_hypervisor_and_the_next_one_sweeps(scene: Scene, phase: str) -> None:
     running = reach(scene, phase)
     assert len(scene.family()) >= 3, "pybuilder, its worker and the hypervisor"
     running.kill()
@@ -338,7 +340,8 @@ def test_b3_a_killed_build_leaves_no_hypervisor_and_the_next_one_sweeps(scene: S
     assert sockets(scene) == []
 
 
-def test_b10_a_hypervisor_that_dies_is_an_error(scene: Scene) -> None:
+@pytest.mark.row("B10")
+def test_a_hypervisor_that_dies_is_an_error(scene: Scene) -> None:
     running = reach(scene, "customize")
     # The worker goes as well: the call in which it is would not notice.
     for process in scene.family():
@@ -350,7 +353,8 @@ def test_b10_a_hypervisor_that_dies_is_an_error(scene: Scene) -> None:
     assert scene.family() == []
 
 
-def test_b4_a_hypervisor_that_stops_at_once_says_what_it_said(scene: Scene) -> None:
+@pytest.mark.row("B4")
+def test_a_hypervisor_that_stops_at_once_says_what_it_said(scene: Scene) -> None:
     (scene.base / "hypervisor").write_text("#!/bin/sh\nexit 1\n")
     running = scene.start()
     assert running.wait(60) == 1
@@ -361,7 +365,8 @@ def test_b4_a_hypervisor_that_stops_at_once_says_what_it_said(scene: Scene) -> N
     assert list(scene.out.iterdir()) == []
 
 
-def test_b5_a_hypervisor_that_hangs_is_given_up(scene: Scene) -> None:
+@pytest.mark.row("B5")
+def test_a_hypervisor_that_hangs_is_given_up(scene: Scene) -> None:
     running = scene.start("--launch-timeout", "1", STUB_BLOCK="launch")
     assert running.wait(60) == 1
     said = scene.said()

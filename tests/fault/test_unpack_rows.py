@@ -81,8 +81,9 @@ PACKERS = {
 }
 
 
+@pytest.mark.row("X8")
 @pytest.mark.parametrize("how", PACKERS)
-def test_x8_memory_is_bounded(tmp_path: Path, how: str) -> None:
+def test_memory_is_bounded(tmp_path: Path, how: str) -> None:
     packed = tmp_path / "packed"
     with noise(tmp_path).open("rb") as disk, packed.open("wb") as file:
         subprocess.run([*PACKERS[how], "-c"], stdin=disk, stdout=file, check=True)
@@ -92,10 +93,11 @@ def test_x8_memory_is_bounded(tmp_path: Path, how: str) -> None:
     (tmp_path / "image").unlink()
 
 
+@pytest.mark.row("X8")
 @pytest.mark.parametrize(
     "packer", [["xz", "-T1", "--lzma2=preset=0,dict=512MiB"], ["zstd", "-q", "-1", "--long=31"]]
 )
-def test_x8_what_needs_more_is_refused(tmp_path: Path, packer: list[str]) -> None:
+def test_what_needs_more_is_refused(tmp_path: Path, packer: list[str]) -> None:
     packed = tmp_path / "packed"
     with packed.open("wb") as file:
         subprocess.run([*packer, "-c"], input=os.urandom(MIB), stdout=file, check=True)
@@ -104,8 +106,9 @@ def test_x8_what_needs_more_is_refused(tmp_path: Path, packer: list[str]) -> Non
     assert found["disk"] is None
 
 
+@pytest.mark.row("X3")
 @pytest.mark.parametrize("packer", [["xz", "-0"], ["zstd", "-q", "-1"]])
-def test_x3_a_bomb_stops_at_the_promised_size(tmp_path: Path, packer: list[str]) -> None:
+def test_a_bomb_stops_at_the_promised_size(tmp_path: Path, packer: list[str]) -> None:
     """256 MiB of zeros that call themselves one."""
     packed = tmp_path / "packed"
     zeros = subprocess.Popen(["head", "-c", str(256 * MIB), "/dev/zero"], stdout=subprocess.PIPE)
@@ -174,8 +177,9 @@ def wrong_data(packed: bytearray) -> None:
     packed[len(packed) // 4] ^= 1
 
 
+@pytest.mark.row("X2", "X11")
 @pytest.mark.parametrize("tamper", [wrong_index, wrong_block_header, wrong_footer, wrong_data])
-def test_x11_x2_files_that_contradict_themselves(tmp_path: Path, tamper: Callable[[bytearray], None]) -> None:
+def test_files_that_contradict_themselves(tmp_path: Path, tamper: Callable[[bytearray], None]) -> None:
     packed = blocks()
     tamper(packed)
     with pytest.raises(RepositoryError, match="damaged"):
@@ -183,7 +187,8 @@ def test_x11_x2_files_that_contradict_themselves(tmp_path: Path, tamper: Callabl
     assert not (tmp_path / "image").exists()
 
 
-def test_x11_parallel_and_serial_decoding_are_the_same(tmp_path: Path) -> None:
+@pytest.mark.row("X11")
+def test_parallel_and_serial_decoding_are_the_same(tmp_path: Path) -> None:
     assert unpacked(tmp_path, bytes(blocks())) == DISK
     assert unpacked(tmp_path, lzma.compress(DISK)) == DISK
     assert (

@@ -50,7 +50,8 @@ def build(root: Person, image: Path, **env: str) -> str:
     return done.stdout
 
 
-def test_b26_as_root_with_nothing_set(root: Person) -> None:
+@pytest.mark.row("B26")
+def test_as_root_with_nothing_set(root: Person) -> None:
     printed = build(root, root.home / "root.img")
     assert printed.count("using emulation") <= 1
     assert "Finishing off" in printed
@@ -58,10 +59,11 @@ def test_b26_as_root_with_nothing_set(root: Person) -> None:
     assert record.exists() or not Path("/dev/kvm").exists(), "remembered for the next build"
 
 
+@pytest.mark.row("B5")
 @pytest.mark.skipif(
     not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="there is no /dev/kvm to be wrong about"
 )
-def test_b5_kvm_that_hangs_at_the_launch_is_given_up(root: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kvm_that_hangs_at_the_launch_is_given_up(root: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial said yes, and then the appliance hangs: within 30 seconds emulation takes over."""
     log = root.home / "launches"
     stub = root.home / "hypervisor"

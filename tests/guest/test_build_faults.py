@@ -190,6 +190,7 @@ def part_of(image: Path, number: int | None, tmp_path: Path) -> Path:
     return layouts.cut(image, number, tmp_path / "part")
 
 
+@pytest.mark.row("B19")
 @pytest.mark.parametrize(
     ("name", "number", "checker"),
     [
@@ -201,7 +202,7 @@ def part_of(image: Path, number: int | None, tmp_path: Path) -> Path:
         ("luks", None, None),
     ],
 )
-def test_b19_every_layout_grows_by_the_command(
+def test_every_layout_grows_by_the_command(
     library: Library, tmp_path: Path, name: str, number: int | None, checker: list[str] | None
 ) -> None:
     """B19: logs that a crash left are replayed first, and nothing that was synced is lost."""
@@ -228,16 +229,19 @@ def test_b19_every_layout_grows_by_the_command(
     image.unlink()
 
 
-def test_b20_a_windows_that_sleeps_is_left_alone(library: Library) -> None:
+@pytest.mark.row("B20")
+def test_a_windows_that_sleeps_is_left_alone(library: Library) -> None:
     words = library.fails("asleep", "--size", f"{GROWN}b")
     assert "hibernated" in words
 
 
-def test_b18_without_the_key(library: Library) -> None:
+@pytest.mark.row("B18")
+def test_without_the_key(library: Library) -> None:
     assert "--key" in library.fails("luks", "--size", f"{GROWN}b")
 
 
-def test_b9_a_full_guest(library: Library, tmp_path: Path) -> None:
+@pytest.mark.row("B9")
+def test_a_full_guest(library: Library, tmp_path: Path) -> None:
     """The error names the file, and how much space the guest has."""
     large = library.person.home / "large"
     with large.open("wb") as file:
@@ -260,8 +264,9 @@ FAULTS = {
 }
 
 
+@pytest.mark.row("B11")
 @pytest.mark.parametrize("fault", FAULTS)
-def test_b11_a_disk_that_fails(library: Library, fault: str) -> None:
+def test_a_disk_that_fails(library: Library, fault: str) -> None:
     """QEMU's own fault driver: no flush ever succeeds, or no write to some places."""
     hypervisor = library.person.home / "faulty"
     hypervisor.write_text(
@@ -288,7 +293,8 @@ def test_b11_a_disk_that_fails(library: Library, fault: str) -> None:
     assert "check the disk" in words
 
 
-def test_b7_places_of_the_appliance(library: Library) -> None:
+@pytest.mark.row("B7")
+def test_places_of_the_appliance(library: Library) -> None:
     """Not writable, owned by another user, a file: said in one line."""
     person = library.person
     places = person.home / "places"
@@ -311,7 +317,8 @@ def test_b7_places_of_the_appliance(library: Library) -> None:
     shutil.rmtree(places)
 
 
-def test_b7_two_builds_make_the_appliance_at_once(library: Library) -> None:
+@pytest.mark.row("B7")
+def test_two_builds_make_the_appliance_at_once(library: Library) -> None:
     person = library.person
     place = person.home / "place"
     place.mkdir()
@@ -329,7 +336,8 @@ def test_b7_two_builds_make_the_appliance_at_once(library: Library) -> None:
     shutil.rmtree(place)
 
 
-def test_b8_commands_that_fail(configured: Person) -> None:
+@pytest.mark.row("B8")
+def test_commands_that_fail(configured: Person) -> None:
     """Exit 1, 127, a signal, 100 MB of output, a question on standard input, and silence for ever."""
     output = configured.home / "b8.img"
 

@@ -14,7 +14,8 @@ from tests.guest.conftest import Person
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
 
 
-def test_z12_a_hundred_scripts_run_in_order_and_tell_how_they_ended(person: Person, template: Path) -> None:
+@pytest.mark.row("Z12")
+def test_a_hundred_scripts_run_in_order_and_tell_how_they_ended(person: Person, template: Path) -> None:
     image = person.home / "firstboot.img"
     subprocess.run(["cp", "--sparse=always", template, image], check=True)
     if person.prefix:

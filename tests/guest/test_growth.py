@@ -250,7 +250,8 @@ def test_the_filesystem_reaches_to_the_end(grown: Outcome, name: str) -> None:
     assert room * 0.85 < grown.totals[name] <= room
 
 
-def test_b21_lvm_gives_all_free_space_to_the_named_volume(grown: Outcome) -> None:
+@pytest.mark.row("B21")
+def test_lvm_gives_all_free_space_to_the_named_volume(grown: Outcome) -> None:
     assert mapper_name(grown.roots["lvm"]) == "/dev/mapper/grow--vg-root"
     room = GROWN - grown.made["lvm"].start() - 52 * MIB
     assert room * 0.85 < grown.totals["lvm"] <= room
@@ -258,7 +259,8 @@ def test_b21_lvm_gives_all_free_space_to_the_named_volume(grown: Outcome) -> Non
     assert "grow-vg" not in groups, "the host's LVM saw nothing"
 
 
-def test_b18_keys_open_and_do_not_leak(grown: Outcome) -> None:
+@pytest.mark.row("B18", "Z18")
+def test_keys_open_and_do_not_leak(grown: Outcome) -> None:
     """Z18: neither the right nor the wrong keys are in anything that was reported, traces included."""
     words = "\n".join(grown.words)
     assert "cryptsetup_open" in words, "the traces are there"

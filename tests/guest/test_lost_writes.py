@@ -30,7 +30,8 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_b15_b11_a_full_disk_is_no_success_and_no_hang(small: Path) -> None:
+@pytest.mark.row("B11", "B15")
+def test_a_full_disk_is_no_success_and_no_hang(small: Path) -> None:
     image = small / "a:b,c=d\ne.img"
     with image.open("wb") as file:
         file.truncate(200 << 20)

@@ -143,7 +143,8 @@ def test_build_reports(web_image: tuple[Path, str]) -> None:
     assert image.stat().st_blocks * 512 < 2 * 1024**3, "sparse"
 
 
-def test_b26_image_content(web_image: tuple[Path, str]) -> None:
+@pytest.mark.row("B26")
+def test_image_content(web_image: tuple[Path, str]) -> None:
     """Every operation did what it says, seen through a second appliance."""
     with open_appliance([Attachment(web_image[0], "raw", readonly=True)]) as guest:
         guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")

@@ -60,7 +60,8 @@ def run(guest: Appliance, context: GuestContext, *options: tuple[str, str]) -> N
     customize(guest, [parse_operation(keyword, text) for keyword, text in options], context)
 
 
-def test_f19_nothing_is_lost_through_absolute_links(
+@pytest.mark.row("F19", "Z4", "Z5", "Z6")
+def test_nothing_is_lost_through_absolute_links(
     guest: Appliance, context: GuestContext, tmp_path: Path
 ) -> None:
     """Z4, Z5, Z6, T16: Debian's /var/run is an absolute link; the guest's /lnk is another one."""
@@ -101,7 +102,8 @@ ODD_NAMES = (
 )  # fmt: skip
 
 
-def test_z1_odd_names_arrive_as_they_are(guest: Appliance, context: GuestContext, tmp_path: Path) -> None:
+@pytest.mark.row("Z1")
+def test_odd_names_arrive_as_they_are(guest: Appliance, context: GuestContext, tmp_path: Path) -> None:
     """By files, folders, links, uploads and archives; and a glob of all removes them all."""
     (tmp_path / "odd").mkdir()
     options = [("mkdir", "/odd"), ("write", "/odd/c\\:d:colon")]
@@ -129,7 +131,8 @@ def test_z1_odd_names_arrive_as_they_are(guest: Appliance, context: GuestContext
     guest.remove("/odd")
 
 
-def test_z9_an_edited_file_keeps_mode_owner_and_attributes(guest: Appliance, context: GuestContext) -> None:
+@pytest.mark.row("Z9")
+def test_an_edited_file_keeps_mode_owner_and_attributes(guest: Appliance, context: GuestContext) -> None:
     guest.write("/srv/kept", b"a\n")
     guest.chmod(0o4751, "/srv/kept")
     guest.chown(5, 6, "/srv/kept")
@@ -145,8 +148,9 @@ def test_z9_an_edited_file_keeps_mode_owner_and_attributes(guest: Appliance, con
     guest.remove("/srv/kept")
 
 
+@pytest.mark.row("Z23")
 @pytest.mark.parametrize("plant", ["mkfifo", "ln -s /etc/hostname", "mkdir"])
-def test_z23_a_planted_log_is_neither_followed_nor_waited_for(
+def test_a_planted_log_is_neither_followed_nor_waited_for(
     guest: Appliance, context: GuestContext, plant: str
 ) -> None:
     guest.sh("mv /tmp/builder.log /tmp/kept.log 2>/dev/null || true")
@@ -195,7 +199,8 @@ def test_output_is_reported_while_a_command_runs(
     assert log[log.index("streamed-1") : log.index("streamed-2")][-1] == "3000"
 
 
-def test_z18_canaries_are_nowhere(
+@pytest.mark.row("Z18")
+def test_canaries_are_nowhere(
     guest: Appliance, context: GuestContext, said: list[Event], image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither in the image, with its free blocks, nor in what libguestfs traces, nor in an error."""

@@ -199,7 +199,8 @@ def test_script_that_fails(configured: Person, output: Path) -> None:
     script.unlink()
 
 
-def test_b12_existing_output_survives_a_failure(configured: Person) -> None:
+@pytest.mark.row("B12")
+def test_existing_output_survives_a_failure(configured: Person) -> None:
     image = configured.home / "precious.img"
     image.write_text("precious")
     if configured.prefix:
@@ -230,7 +231,8 @@ def test_no_network_inside_the_guest(configured: Person, output: Path) -> None:
     assert leftovers(configured, [configured.home]) == []
 
 
-def test_b15_full_disk(configured: Person, publisher: Publisher, folder: Path) -> None:
+@pytest.mark.row("B15")
+def test_full_disk(configured: Person, publisher: Publisher, folder: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small filesystem")
     small = folder / "small"
@@ -275,7 +277,8 @@ def stub(person: Person, body: str) -> Path:
     return path
 
 
-def test_b4_hypervisor_that_dies(configured: Person, output: Path) -> None:
+@pytest.mark.row("B4")
+def test_hypervisor_that_dies(configured: Person, output: Path) -> None:
     hypervisor = stub(configured, "echo it burns >&2; exit 3\n")
     words = fails(
         configured, "pybuilder", "debian-12", "-o", output, env={"LIBGUESTFS_HV": str(hypervisor)}, code=1
@@ -285,11 +288,10 @@ def test_b4_hypervisor_that_dies(configured: Person, output: Path) -> None:
     hypervisor.unlink()
 
 
+@pytest.mark.row("B1")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("phase", ["Copying", "Opening the new disk", "Running: sleep 600"])
-def test_b1_signals_leave_nothing(
-    configured: Person, output: Path, phase: str, number: signal.Signals
-) -> None:
+def test_signals_leave_nothing(configured: Person, output: Path, phase: str, number: signal.Signals) -> None:
     process = configured.start(
         "pybuilder", "debian-12", "-o", output, "--root-password", "disabled", "--run-command", "sleep 600",
         env={"PYTHONUNBUFFERED": "1"},
@@ -313,7 +315,8 @@ def test_b1_signals_leave_nothing(
     assert leftovers(configured, [configured.home]) == []
 
 
-def test_b3_sigkill_takes_the_appliance_along(configured: Person, output: Path) -> None:
+@pytest.mark.row("B3")
+def test_sigkill_takes_the_appliance_along(configured: Person, output: Path) -> None:
     """docs/threat-model.md B3: no hypervisor is left, and the next run sweeps the rest."""
     process = configured.start(
         "pybuilder", "debian-12", "-o", output, "--root-password", "disabled", "--run-command", "sleep 600",

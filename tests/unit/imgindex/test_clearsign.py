@@ -51,6 +51,7 @@ def test_text_is_unescaped_and_without_blanks_at_line_ends(body: str, text: str)
     assert split(signed(body).encode(), where="test").text == text
 
 
+@pytest.mark.row("V2")
 @pytest.mark.parametrize(
     "text",
     [
@@ -81,6 +82,7 @@ def test_four_signatures_are_the_most() -> None:
     refuse(signed(packets=PACKET * 5), "5 signatures")
 
 
+@pytest.mark.row("V2")
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

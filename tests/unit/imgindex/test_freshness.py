@@ -44,7 +44,8 @@ def test_first_use_remembers_all() -> None:
     assert accepted == Accepted(NOW - DAY, digest, KEY, NOW + DAY, NOW)
 
 
-def test_s33_rollback_names_both_times() -> None:
+@pytest.mark.row("S33")
+def test_rollback_names_both_times() -> None:
     last = judge(signed(NOW - DAY))
     with pytest.raises(RolledBackError) as caught:
         judge(signed(NOW - DAY - SECOND), last)
@@ -55,13 +56,15 @@ def test_s33_rollback_names_both_times() -> None:
     assert judge(signed(NOW - DAY + SECOND, "y\n"), last).signed_at == NOW - DAY + SECOND
 
 
-def test_s34_same_second_other_text() -> None:
+@pytest.mark.row("S34")
+def test_same_second_other_text() -> None:
     last = judge(signed(NOW - DAY))
     with pytest.raises(ConflictingIndexError, match="2026-06-14 12:00:00 UTC"):
         judge(signed(NOW - DAY, "y\n"), last)
 
 
-def test_s35_fast_forward() -> None:
+@pytest.mark.row("S35")
+def test_fast_forward() -> None:
     assert judge(signed(NOW + CLOCK_TOLERANCE))
     with pytest.raises(
         FutureIndexError, match=r"2026-06-16 12:00:01 UTC.*clock says 2026-06-15 12:00:00"
@@ -70,7 +73,8 @@ def test_s35_fast_forward() -> None:
     assert "timedatectl" in (e.value.hint or "")
 
 
-def test_s36_freeze_by_max_age() -> None:
+@pytest.mark.row("S36")
+def test_freeze_by_max_age() -> None:
     text = signed(NOW - 30 * DAY)
     assert judge(text)
     assert judge(text, max_age=30 * DAY)
@@ -78,14 +82,16 @@ def test_s36_freeze_by_max_age() -> None:
         judge(text, now=NOW + SECOND, max_age=30 * DAY)
 
 
-def test_s8_expired_signature_by_our_own_clock() -> None:
+@pytest.mark.row("S8")
+def test_expired_signature_by_our_own_clock() -> None:
     text = signed(NOW - 30 * DAY, expires_at=NOW)
     assert judge(text, now=NOW - SECOND)
     with pytest.raises(ExpiredIndexError, match="has expired at 2026-06-15 12:00:00 UTC"):
         judge(text)
 
 
-def test_s37_memory_from_the_future_is_a_clock_problem() -> None:
+@pytest.mark.row("S37")
+def test_memory_from_the_future_is_a_clock_problem() -> None:
     last = judge(signed(NOW - DAY))
     assert judge(signed(NOW), replace(last, accepted_at=NOW + CLOCK_TOLERANCE))
     later = NOW + CLOCK_TOLERANCE + SECOND

@@ -79,14 +79,16 @@ def test_check_key_by_other_names(key: str, signer: GpgSigner, name: str) -> Non
     assert signer.check_key(named) == key
 
 
+@pytest.mark.row("R3")
 @pytest.mark.parametrize("name", ["", "nobody@example.org", "0" * 40, "--list-keys", "a\nb"])
-def test_r3_missing_key(signer: GpgSigner, name: str) -> None:
+def test_missing_key(signer: GpgSigner, name: str) -> None:
     with pytest.raises(SigningError) as caught:
         signer.check_key(name)
     assert caught.value.hint
 
 
-def test_r3_ambiguous_expired_and_revoked_keys(other_home: KeyMaker) -> None:
+@pytest.mark.row("R3")
+def test_ambiguous_expired_and_revoked_keys(other_home: KeyMaker) -> None:
     user = "Same <same@example.org>"
     old = other_home.make(user, expire="1y", at="20200101T000000")
     signer = GpgSigner(other_home.home, ask=False)
@@ -105,13 +107,15 @@ def test_r3_ambiguous_expired_and_revoked_keys(other_home: KeyMaker) -> None:
     assert second in caught.value.message
 
 
-def test_r3_public_key_alone_cannot_sign(keys: KeyMaker, key: str, other_home: KeyMaker) -> None:
+@pytest.mark.row("R3")
+def test_public_key_alone_cannot_sign(keys: KeyMaker, key: str, other_home: KeyMaker) -> None:
     other_home.gpg("--import", data=keys.export(key))
     with pytest.raises(SigningError, match="no secret key"):
         GpgSigner(other_home.home, ask=False).check_key(key)
 
 
-def test_r4_locked_key_is_an_error_and_no_wait(other_home: KeyMaker) -> None:
+@pytest.mark.row("R4")
+def test_locked_key_is_an_error_and_no_wait(other_home: KeyMaker) -> None:
     command = ["gpg", "--homedir", str(other_home.home), "--batch", "--quiet", "--pinentry-mode", "loopback"]
     command += ["--passphrase", "secret", "--quick-generate-key", "locked", "ed25519", "sign", "0"]
     subprocess.run(command, check=True, capture_output=True)
@@ -131,18 +135,20 @@ def test_r4_locked_key_is_an_error_and_no_wait(other_home: KeyMaker) -> None:
     assert asked.exists()
 
 
+@pytest.mark.row("S22")
 @pytest.mark.parametrize(
     "text", ["x" * 19_901 + "\n", "a\r\nb\n", "a\x00b\n", "a\x1b\n", "-----BEGIN PGP SIGNATURE-----\n"]
 )
-def test_s22_signer_refuses_what_clients_refuse(key: str, signer: GpgSigner, text: str) -> None:
+def test_signer_refuses_what_clients_refuse(key: str, signer: GpgSigner, text: str) -> None:
     with pytest.raises(SigningError, match="cannot be signed"):
         signer.clearsign(text, key)
 
 
+@pytest.mark.row("R10")
 @pytest.mark.parametrize(
     "text", ["- x\n--\n", "From me\n", "no newline", "\n", "", "\u00e4\n\n\n", "x" * 8190 + "\n"]
 )
-def test_r10_odd_texts_are_signed(keys: KeyMaker, key: str, signer: GpgSigner, text: str) -> None:
+def test_odd_texts_are_signed(keys: KeyMaker, key: str, signer: GpgSigner, text: str) -> None:
     verified = GpgVerifier().verify(signer.clearsign(text, key), keys.pin(key), where="test")
     assert verified.text.rstrip("\n") == text.rstrip("\n")
 
@@ -152,8 +158,9 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
+@pytest.mark.row("S30")
 @pytest.mark.parametrize("armor", [False, True])
-def test_s30_key_file(keys: KeyMaker, key: str, tmp_path: Path, armor: bool) -> None:
+def test_key_file(keys: KeyMaker, key: str, tmp_path: Path, armor: bool) -> None:
     pin = key_pin_from_file(write(tmp_path / "k", keys.export(key, armor=armor)), where="test")
     assert pin.fingerprints == {key}
     assert pin.keyring[0] >= 0x80
@@ -161,7 +168,8 @@ def test_s30_key_file(keys: KeyMaker, key: str, tmp_path: Path, armor: bool) -> 
     assert GpgVerifier().verify(keys.sign(TEXT, key), pin, where="test").text == SIGNED_TEXT
 
 
-def test_s30_several_keys_and_armor_blocks(other_home: KeyMaker, tmp_path: Path) -> None:
+@pytest.mark.row("S30")
+def test_several_keys_and_armor_blocks(other_home: KeyMaker, tmp_path: Path) -> None:
     first, second = other_home.make("a"), other_home.make("b", "rsa2048")
     sub, crypt = other_home.add_subkey(first), other_home.add_subkey(first, "cv25519", usage="encr")
     expected = {first, second, sub}
@@ -176,6 +184,7 @@ def test_s30_several_keys_and_armor_blocks(other_home: KeyMaker, tmp_path: Path)
         assert GpgVerifier().verify(other_home.sign(TEXT, signing), pin, where="test").fingerprint == signing
 
 
+@pytest.mark.row("S30")
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -187,15 +196,16 @@ def test_s30_several_keys_and_armor_blocks(other_home: KeyMaker, tmp_path: Path)
         (b"x" * 1_000_001, "too large"),
     ],
 )
-def test_s30_no_key_in_the_file(tmp_path: Path, content: bytes, problem: str) -> None:
+def test_no_key_in_the_file(tmp_path: Path, content: bytes, problem: str) -> None:
     with pytest.raises(UsageError, match=problem) as caught:
         key_pin_from_file(write(tmp_path / "k", content), where="my.conf")
     assert caught.value.message.startswith("my.conf: ")
     assert caught.value.hint
 
 
+@pytest.mark.row("S30")
 @pytest.mark.parametrize("armor", [False, True])
-def test_s30_secret_key(keys: KeyMaker, key: str, tmp_path: Path, armor: bool) -> None:
+def test_secret_key(keys: KeyMaker, key: str, tmp_path: Path, armor: bool) -> None:
     secret = keys.gpg(*(["--armor"] if armor else []), "--export-secret-keys", key)
     with pytest.raises(UsageError, match="secret key"):
         key_pin_from_file(write(tmp_path / "k", secret), where="test")
@@ -203,12 +213,14 @@ def test_s30_secret_key(keys: KeyMaker, key: str, tmp_path: Path, armor: bool) -
         key_pin_from_file(write(tmp_path / "k", keys.export(key, armor=armor) + secret), where="test")
 
 
-def test_s30_signed_file_is_no_key(keys: KeyMaker, key: str, tmp_path: Path) -> None:
+@pytest.mark.row("S30")
+def test_signed_file_is_no_key(keys: KeyMaker, key: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no usable"):
         key_pin_from_file(write(tmp_path / "k", keys.sign(TEXT, key)), where="test")
 
 
-def test_s30_missing_unreadable_or_no_file(tmp_path: Path) -> None:
+@pytest.mark.row("S30")
+def test_missing_unreadable_or_no_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         key_pin_from_file(tmp_path / "missing", where="test")
     with pytest.raises(UsageError, match="Is a directory"):
@@ -217,7 +229,8 @@ def test_s30_missing_unreadable_or_no_file(tmp_path: Path) -> None:
         key_pin_from_file(Path("/dev/null"), where="test")
 
 
-def test_s30_world_writable(keys: KeyMaker, key: str, tmp_path: Path) -> None:
+@pytest.mark.row("S30")
+def test_world_writable(keys: KeyMaker, key: str, tmp_path: Path) -> None:
     path = write(tmp_path / "k", keys.export(key))
     path.chmod(0o646)
     with pytest.raises(UsageError, match="everybody may change"):

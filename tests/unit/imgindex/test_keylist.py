@@ -53,6 +53,7 @@ def test_nothing_in_it(text: str) -> None:
     assert read_key_list(text) == []
 
 
+@pytest.mark.row("S14")
 @pytest.mark.parametrize(
     ("sub", "reason"),
     [
@@ -63,18 +64,19 @@ def test_nothing_in_it(text: str) -> None:
         ({"algorithm": 17, "bits": 3072}, "kind"),
     ],
 )
-def test_s14_keys_that_are_never_accepted(sub: dict[str, Any], reason: str) -> None:
+def test_keys_that_are_never_accepted(sub: dict[str, Any], reason: str) -> None:
     pin = make_pin(frozenset({PRIMARY}), b"", read_key_list(listing(**sub)))
     ((fingerprint, why),) = pin.unusable
     assert fingerprint == SUB
     assert reason in why
 
 
+@pytest.mark.row("S14")
 @pytest.mark.parametrize(
     "sub",
     [{"algorithm": 1, "bits": 2048}, {"algorithm": 19, "bits": 256}, {"algorithm": 27}, {"validity": "e"}],
 )
-def test_s14_keys_strong_enough(sub: dict[str, Any]) -> None:
+def test_keys_strong_enough(sub: dict[str, Any]) -> None:
     assert make_pin(frozenset({PRIMARY}), b"", read_key_list(listing(**sub))).unusable == ()
 
 
@@ -118,6 +120,7 @@ def test_the_newest_signing_subkey_is_chosen() -> None:
     assert choose_signing_key(secret(subkeys=((SUB, "u", "e", ""),)), "", exact=False) == (PRIMARY, "")
 
 
+@pytest.mark.row("R3")
 @pytest.mark.parametrize(
     ("key", "wanted", "exact", "problem"),
     [
@@ -134,7 +137,7 @@ def test_the_newest_signing_subkey_is_chosen() -> None:
         (secret(cap="cSC", subkeys=((SUB, "e", "s", ""),)), "", False, "expired"),
     ],
 )
-def test_r3_keys_that_cannot_sign(key: dict[str, Any], wanted: str, exact: bool, problem: str) -> None:
+def test_keys_that_cannot_sign(key: dict[str, Any], wanted: str, exact: bool, problem: str) -> None:
     chosen, why = choose_signing_key(key, wanted, exact=exact)
     assert chosen is None
     assert problem in why

@@ -62,6 +62,7 @@ def test_repeated_fields_and_sections_are_kept() -> None:
     assert len(sections("[a]\n[a]\n")) == 2
 
 
+@pytest.mark.row("P8", "P12", "P16")
 @pytest.mark.parametrize(
     ("text", "line", "problem"),
     [
@@ -112,6 +113,7 @@ def test_unicode_in_values_is_fine() -> None:
     assert fields("[a]\nname=Zo\u00eb \U0001f427\n")[0].value == "Zo\u00eb \U0001f427"
 
 
+@pytest.mark.row("V1")
 @pytest.mark.parametrize("filler", ["x", "\u00e4"])
 def test_text_over_the_cap_is_refused(filler: str) -> None:
     """V1."""
@@ -122,13 +124,15 @@ def test_text_over_the_cap_is_refused(filler: str) -> None:
         sections(text + "# " + filler * 8 + "\n")
 
 
-def test_p15_more_lines_than_any_index_needs_are_refused() -> None:
+@pytest.mark.row("P15")
+def test_more_lines_than_any_index_needs_are_refused() -> None:
     text = "[a]\n" + "x=\n" * (MAX_LINES - 1)
     assert len(fields(text)) == MAX_LINES - 1
     with pytest.raises(IndexSyntaxError, match="more than 500,000 lines"):
         sections(text + "x=\n")
 
 
+@pytest.mark.row("P16")
 def test_decode_text() -> None:
     """P16."""
     assert decode_text("[a]\nx=\u00e4\n".encode(), where="test") == "[a]\nx=\u00e4\n"

@@ -90,19 +90,22 @@ def test_entry_knows_its_line() -> None:
     assert [entry.line for entry in parse("# x\n" + section("a") + section("b")).entries] == [2, 8]
 
 
-def test_p1_duplicate_name_and_arch() -> None:
+@pytest.mark.row("P1")
+def test_duplicate_name_and_arch() -> None:
     error = refuse(section() + section(file="b.xz"), "twice")
     assert error.line == 7
     assert len(parse(section() + section(arch="aarch64")).entries) == 2
 
 
-def test_p1_duplicate_field() -> None:
+@pytest.mark.row("P1")
+def test_duplicate_field() -> None:
     assert refuse(section().rstrip("\n") + "\nfile=b.xz\n", "file is given twice").line == 6
     refuse(section(notes__de="1").rstrip("\n") + "\nnotes[de]=2\n", "notes[de] is given twice")
     refuse(section(unknown="1").rstrip("\n") + "\nunknown=2\n", "twice")
 
 
-def test_p1_two_checksums_even_if_equal() -> None:
+@pytest.mark.row("P1")
+def test_two_checksums_even_if_equal() -> None:
     refuse(section(checksum=SHA512), "both checksum")
 
 
@@ -110,15 +113,17 @@ def test_bare_checksum_is_sha512() -> None:
     assert only(section(checksum__sha512=None, checksum=SHA512)).sha512 == SHA512
 
 
+@pytest.mark.row("P2")
 @pytest.mark.parametrize("key", ["file", "arch", "size"])
-def test_p2_missing_field(key: str) -> None:
+def test_missing_field(key: str) -> None:
     refuse(
         "".join(line + "\n" for line in section().split("\n") if not line.startswith(f"{key}=")),
         f"{key} missing",
     )
 
 
-def test_p2_verified_without_checksum_even_with_sig() -> None:
+@pytest.mark.row("P2", "V7")
+def test_verified_without_checksum_even_with_sig() -> None:
     """V7: one bad entry refuses the index."""
     refuse(section(checksum__sha512=None), "checksum")
     refuse(section(checksum__sha512=None, sig="a.sig"), "checksum")
@@ -131,6 +136,7 @@ def test_unverified_without_checksum_is_read() -> None:
     assert entry.sha512 is None
 
 
+@pytest.mark.row("P3")
 @pytest.mark.parametrize(
     "size",
     [
@@ -156,34 +162,39 @@ def test_unverified_without_checksum_is_read() -> None:
         "\uff15\uff11\uff12",
     ],
 )
-def test_p3_size(size: str) -> None:
+def test_size(size: str) -> None:
     refuse(section(size=size), "size")
 
 
+@pytest.mark.row("P3")
 @pytest.mark.parametrize(("text", "size"), [("512", 512), (str(16 * 2**40), 16 * 2**40), ("00512", 512)])
-def test_p3_good_sizes(text: str, size: int) -> None:
+def test_good_sizes(text: str, size: int) -> None:
     assert only(section(size=text)).size == size
 
 
+@pytest.mark.row("P4")
 @pytest.mark.parametrize("value", ["0", "-1", "x", "", "1 2", str(2**63)])
-def test_p4_compressed_size(value: str) -> None:
+def test_compressed_size(value: str) -> None:
     refuse(section(compressed_size=value), "compressed_size")
 
 
+@pytest.mark.row("P5")
 @pytest.mark.parametrize(
     "checksum",
     ["", SHA512[:-1], SHA512 + "0", "g" + SHA512[1:], SHA512[:60] + " " + SHA512[61:], " " + SHA512],
 )
-def test_p5_checksum(checksum: str) -> None:
+def test_checksum(checksum: str) -> None:
     refuse(section(checksum__sha512=checksum), "SHA-512")
 
 
-def test_p5_upper_case_checksum_is_lowered() -> None:
+@pytest.mark.row("P5")
+def test_upper_case_checksum_is_lowered() -> None:
     assert only(section(checksum__sha512=SHA512.upper())).sha512 == SHA512
 
 
+@pytest.mark.row("P6")
 @pytest.mark.parametrize("subkey", ["md5", "sha256", "SHA512", "zstd.sha512"])
-def test_p6_other_checksums_do_not_count(subkey: str) -> None:
+def test_other_checksums_do_not_count(subkey: str) -> None:
     refuse(section(checksum__sha512=None, **{f"checksum__{subkey}": SHA512}), "checksum[sha512] is missing")
 
 
@@ -222,49 +233,58 @@ BAD_PATHS = (
 )
 
 
+@pytest.mark.row("P7")
 @pytest.mark.parametrize("path", BAD_PATHS)
 @pytest.mark.parametrize("key", ["file", "sig"])
-def test_p7_paths(key: str, path: str) -> None:
+def test_paths(key: str, path: str) -> None:
     refuse(section(**{key: path}), key)
 
 
+@pytest.mark.row("P7")
 @pytest.mark.parametrize("path", ["a.xz", "dir/sub.d/a_b-c+d~e,f=g.xz", "...", ".hidden", "x" * 255])
-def test_p7_good_paths(path: str) -> None:
+def test_good_paths(path: str) -> None:
     assert only(section(file=path)).file == path
 
 
+@pytest.mark.row("P8")
 @pytest.mark.parametrize("name", ["../x", "a b", "", "-o", ".x", "_x", "a]x", "x" * 101, "x" * 300, "\u00e4"])
-def test_p8_section_names(name: str) -> None:
+def test_section_names(name: str) -> None:
     refuse(section(name))
 
 
+@pytest.mark.row("P8")
 @pytest.mark.parametrize("name", ["a", "9", "x" * 100, "debian-12.1_x"])
-def test_p8_good_section_names(name: str) -> None:
+def test_good_section_names(name: str) -> None:
     assert only(section(name)).os_version == name
 
 
+@pytest.mark.row("P9")
 @pytest.mark.parametrize("arch", ["../../x", "", "a b", "a/b", "-a", "a.b", "x" * 33, "x86_64 ", "\u00e4"])
-def test_p9_arch(arch: str) -> None:
+def test_arch(arch: str) -> None:
     refuse(section(arch=arch), "arch")
 
 
+@pytest.mark.row("P9")
 @pytest.mark.parametrize(
     "revision", ["../x", str(2**63), "9" * 100, "1.5", "text", "-1", "+1", "0x1", "1_0", "", " 1", "\u0661"]
 )
-def test_p9_revision(revision: str) -> None:
+def test_revision(revision: str) -> None:
     refuse(section(revision=revision), "revision")
 
 
+@pytest.mark.row("P9")
 @pytest.mark.parametrize("revision", [0, 1, 2**63 - 1])
-def test_p9_good_revisions(revision: int) -> None:
+def test_good_revisions(revision: int) -> None:
     assert only(section(revision=str(revision))).revision == revision
 
 
+@pytest.mark.row("P10")
 @pytest.mark.parametrize("disk_format", ["json:{}", "vmdk", "RAW", "", "raw ", "qcow", "auto"])
-def test_p10_format(disk_format: str) -> None:
+def test_format(disk_format: str) -> None:
     refuse(section(format=disk_format), "format")
 
 
+@pytest.mark.row("P11")
 @pytest.mark.parametrize(
     "device",
     [
@@ -286,24 +306,27 @@ def test_p10_format(disk_format: str) -> None:
     ],
 )
 @pytest.mark.parametrize("key", ["expand", "lvexpand"])
-def test_p11_devices(key: str, device: str) -> None:
+def test_devices(key: str, device: str) -> None:
     refuse(section(**{key: device}), key)
 
 
+@pytest.mark.row("P11")
 @pytest.mark.parametrize(
     "device", ["/dev/sda3", "/dev/vg_x/root-1", "/dev/mapper/a--b+c", "/dev/disk/by-id/x"]
 )
-def test_p11_good_devices(device: str) -> None:
+def test_good_devices(device: str) -> None:
     assert only(section(lvexpand=device)).lvexpand == device
 
 
-def test_p12_lines_that_are_no_fields_name_their_line() -> None:
+@pytest.mark.row("P12")
+def test_lines_that_are_no_fields_name_their_line() -> None:
     assert refuse("file=x\n" + section()).line == 1
     assert refuse(section() + "junk\n").line == 7
     assert refuse("[a]\n x\n").line == 2
 
 
-def test_p13_notes_comments_and_blank_lines() -> None:
+@pytest.mark.row("P13")
+def test_notes_comments_and_blank_lines() -> None:
     text = "# head\n\n" + section(notes="", notes__de="eins\n# comment\n zwei\n\n drei  \n \n")
     assert only(text).notes == (Note("", ""), Note("de", "eins\nzwei\n\ndrei"))
 
@@ -316,7 +339,8 @@ def test_signing_does_not_change_notes() -> None:
     assert only(signed).notes == (Note("", "one\n\ntwo"),)
 
 
-def test_p14_unknown_fields_are_kept_in_order() -> None:
+@pytest.mark.row("P14")
+def test_unknown_fields_are_kept_in_order() -> None:
     entry = only(section(b="2", a="1", expand__x="3"))
     assert entry.extra == (
         ExtraField("b", None, "2"),
@@ -326,8 +350,9 @@ def test_p14_unknown_fields_are_kept_in_order() -> None:
     assert entry.expand is None
 
 
+@pytest.mark.row("P16")
 @pytest.mark.parametrize("character", ["\x00", "\x1b", "\r", "\x07", "\x7f", "\x9b"])
-def test_p16_control_characters(character: str) -> None:
+def test_control_characters(character: str) -> None:
     refuse(section(name__x=f"a{character}b"))
 
 
@@ -342,20 +367,23 @@ def test_texts_have_one_line(key: str) -> None:
     refuse(section(**{key: "a\n b"}), "more than one line")
 
 
-def test_p17_aliases() -> None:
+@pytest.mark.row("P17")
+def test_aliases() -> None:
     assert only(section(aliases="a  b ")).aliases == ("a", "b")
     refuse(section(aliases="a\tb"), "alias")
     refuse(section(aliases="x" * 101), "alias")
 
 
-def test_p17_alias_of_two_templates() -> None:
+@pytest.mark.row("P17")
+def test_alias_of_two_templates() -> None:
     two = section("a", aliases="x") + section("b", aliases="y x")
     refuse(two, "same alias 'x'")
     assert len(parse(section("a", aliases="x") + section("b", aliases="x", arch="i686")).entries) == 2
     assert len(parse(section("a", aliases="x") + section("x")).entries) == 2
 
 
-def test_p15_p18_size_is_no_trouble() -> None:
+@pytest.mark.row("P15", "P18")
+def test_size_is_no_trouble() -> None:
     many = "".join(section(f"n{number}") for number in range(2000))
     assert len(parse(many).entries) == 2000
     notes = section(notes="x\n" + " y\n" * 10_000)
@@ -365,6 +393,7 @@ def test_p15_p18_size_is_no_trouble() -> None:
     refuse("[a]\nexpand=/dev/" + "a/" * 400_000 + "\n")
 
 
+@pytest.mark.row("P15")
 @pytest.mark.parametrize(
     ("text", "entries"),
     [
@@ -373,7 +402,7 @@ def test_p15_p18_size_is_no_trouble() -> None:
     ],
     ids=["templates", "fields"],
 )
-def test_p15_memory_for_as_many_lines_as_are_read(text: str, entries: int) -> None:
+def test_memory_for_as_many_lines_as_are_read(text: str, entries: int) -> None:
     code = f"""
 from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText
@@ -430,10 +459,11 @@ FRAGMENTS = st.sampled_from(
 )
 
 
+@pytest.mark.row("P19")
 @pytest.mark.timeout(7200)
 @settings(max_examples=examples(300), deadline=None)
 @given(st.one_of(st.text(), st.lists(FRAGMENTS, max_size=40).map("".join)))
-def test_p19_any_text_is_an_index_or_a_syntax_error(text: str) -> None:
+def test_any_text_is_an_index_or_a_syntax_error(text: str) -> None:
     for source in (verified(text), UnverifiedText(text)):
         for read in (parse_index, parse_usable):
             try:

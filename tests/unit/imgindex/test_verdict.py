@@ -64,6 +64,7 @@ def test_times() -> None:
     assert signature.expires_at == datetime.fromtimestamp(TIME + 60, UTC)
 
 
+@pytest.mark.row("V4")
 def test_subkey_by_its_primary_or_by_itself() -> None:
     """V4: field 1 or field 10 is a pinned fingerprint."""
     lines = ("NEWSIG", good(SUB), valid(SUB, KEY))
@@ -89,6 +90,7 @@ def test_user_id_may_say_what_it_wants() -> None:
         judged(lines)
 
 
+@pytest.mark.row("V5")
 def test_extra_signatures() -> None:
     """V5."""
     lines = (*GOOD, "NEWSIG", *unknown())
@@ -236,13 +238,12 @@ REFUSED: list[tuple[str, tuple[str, ...], int, type[TrustError], str]] = [
 ]
 
 
+@pytest.mark.row("S38", "V4", "V5")
 @pytest.mark.parametrize(
     ("lines", "code", "error", "words"), [row[1:] for row in REFUSED], ids=[r[0] for r in REFUSED]
 )
 @pytest.mark.parametrize("extra", [False, True])
-def test_s38_refused(
-    lines: tuple[str, ...], code: int, error: type[TrustError], words: str, extra: bool
-) -> None:
+def test_refused(lines: tuple[str, ...], code: int, error: type[TrustError], words: str, extra: bool) -> None:
     """V4, V5: what must not be accepted, line by line."""
     with pytest.raises(TrustError) as caught:
         judged(lines, code, extra=extra)
@@ -251,8 +252,9 @@ def test_s38_refused(
     assert caught.value.message.startswith("test: ")
 
 
+@pytest.mark.row("S38")
 @pytest.mark.parametrize("noise", ["gpgv: Good signature\n", "GOODSIG\n", " [GNUPG:] X\n", "\x00\n"])
-def test_s38_lines_without_prefix(noise: str) -> None:
+def test_lines_without_prefix(noise: str) -> None:
     with pytest.raises(BadSignatureError, match="cannot be read"):
         judge(script(*GOOD) + noise, 0, PIN, where="test")
 

@@ -186,10 +186,11 @@ def test_tidy_note() -> None:
     assert tidy_note("a  \n\t\nb\n\n") == "a\n\nb"
 
 
+@pytest.mark.row("R10")
 @pytest.mark.parametrize(
     "text", ["- dash\n-- x", "From me", "[x]\n[evil]", "#x\n#y", "\ta\n\tb", "", "\n\na", "a=b"]
 )
-def test_r10_odd_notes(text: str) -> None:
+def test_odd_notes(text: str) -> None:
     index = Index((replace(ENTRY, notes=(Note("", text),)),))
     assert read(write_index(index)) == index
 
@@ -250,9 +251,10 @@ INDEXES = st.lists(ENTRIES, max_size=3, unique_by=lambda entry: (entry.os_versio
 )
 
 
+@pytest.mark.row("P19")
 @settings(max_examples=150, deadline=None)
 @given(INDEXES)
-def test_p19_reading_what_was_written(index: Index) -> None:
+def test_reading_what_was_written(index: Index) -> None:
     check_read_and_write(index)
 
 
@@ -274,9 +276,10 @@ def test_an_edited_index_survives_a_read_and_write(index: Index, rng: Random, co
     check_edited(index, rng, comments)
 
 
+@pytest.mark.row("P19")
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("chunk", range(10))
-def test_p19_random_indexes(chunk: int) -> None:
+def test_random_indexes(chunk: int) -> None:
     """The same as both tests above, so often as hypothesis has neither the time nor the memory for."""
     for number in range(examples(300) // 10):
         seed = f"{chunk}/{number}"

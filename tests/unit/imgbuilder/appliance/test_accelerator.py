@@ -92,7 +92,8 @@ def test_a_damaged_record_is_made_anew(host: Path, junk: str) -> None:
     assert runs(host) == 1
 
 
-def test_b6_no_device_and_no_permission(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("B6")
+def test_no_device_and_no_permission(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hypervisor(host, GOOD)
     monkeypatch.setattr("os.access", lambda *_: False)
     assert "permission" in kvm_verdict(host / "state", ignore).reason

@@ -22,7 +22,8 @@ def test_good_ones(tmp_path: Path) -> None:
     check(tmp_path)
 
 
-def test_b7_what_is_not_there_or_no_folder(tmp_path: Path) -> None:
+@pytest.mark.row("B7")
+def test_what_is_not_there_or_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("file", "none"):
         with pytest.raises(ApplianceError, match=name) as caught:
@@ -31,7 +32,8 @@ def test_b7_what_is_not_there_or_no_folder(tmp_path: Path) -> None:
         check(tmp_path / name, LIBGUESTFS_PATH="/usr/lib/fixed")
 
 
-def test_b7_links_and_other_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("B7")
+def test_links_and_other_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = tmp_path / f".guestfs-{os.geteuid()}"
     built.symlink_to(tmp_path)
     with pytest.raises(ApplianceError, match="not your own"):

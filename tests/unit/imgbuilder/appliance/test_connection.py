@@ -107,8 +107,9 @@ def test_a_guest_that_prints_for_ever_is_not_alive(connection: Connection, tmp_p
     assert workers(tmp_path) == []
 
 
+@pytest.mark.row("B10")
 @pytest.mark.parametrize("call", ["gone", "killed"])
-def test_b10_a_dead_appliance_is_not_a_refusal(connection: Connection, call: str) -> None:
+def test_a_dead_appliance_is_not_a_refusal(connection: Connection, call: str) -> None:
     with pytest.raises(ApplianceError):
         connection.call(call)
 

@@ -75,7 +75,8 @@ def test_of_what_a_shell_prints_only_the_end_is_kept(tmp_path: Path) -> None:
     assert (done.status, done.output[-1], len(done.output)) == (7, "z", 64 * 1024)
 
 
-def test_b8_what_takes_too_long_is_stopped_with_its_children(tmp_path: Path) -> None:
+@pytest.mark.row("B8")
+def test_what_takes_too_long_is_stopped_with_its_children(tmp_path: Path) -> None:
     shell = HostShell()
     started = time.monotonic()
     pids = tmp_path / "pids"
@@ -88,7 +89,8 @@ def test_b8_what_takes_too_long_is_stopped_with_its_children(tmp_path: Path) -> 
     assert shell.limits == [60.9]
 
 
-def test_b8_a_guest_without_timeout_is_stopped_with_the_request(tmp_path: Path) -> None:
+@pytest.mark.row("B8")
+def test_a_guest_without_timeout_is_stopped_with_the_request(tmp_path: Path) -> None:
     for program in ("mktemp", "tail", "rm"):
         (tmp_path / program).symlink_to(f"/usr/bin/{program}")
     shell = HostShell(str(tmp_path))

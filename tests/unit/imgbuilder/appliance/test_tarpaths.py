@@ -43,6 +43,7 @@ def archive(path: Path, *members: tuple[str, str], mode: str = "w") -> Path:
     return path
 
 
+@pytest.mark.row("F19")
 @pytest.mark.parametrize(
     ("name", "folder", "place"),
     [
@@ -57,19 +58,21 @@ def archive(path: Path, *members: tuple[str, str], mode: str = "w") -> Path:
         (".", True, "/"),
     ],
 )
-def test_f19_members_go_where_the_guests_links_lead(name: str, folder: bool, place: str) -> None:
+def test_members_go_where_the_guests_links_lead(name: str, folder: bool, place: str) -> None:
     assert Placer(guest(), "/").place(name, folder=folder) == place
 
 
+@pytest.mark.row("F19")
 @pytest.mark.parametrize(("name", "folder"), [("srv/nowhere/x", False), ("srv/nowhere", True)])
-def test_f19_a_folder_that_is_a_link_to_nowhere_is_refused(name: str, folder: bool) -> None:
+def test_a_folder_that_is_a_link_to_nowhere_is_refused(name: str, folder: bool) -> None:
     """tar would follow it into the appliance, if there is something of that name."""
     with pytest.raises(WorkspaceError, match="leads to no directory"):
         Placer(guest(), "/").place(name, folder=folder)
 
 
+@pytest.mark.row("F19")
 @given(st.lists(st.sampled_from(["var", "run", "lib", "srv", "up", "x", "deep"]), min_size=1, max_size=5))
-def test_f19_a_place_never_passes_through_a_link_to_a_directory(parts: list[str]) -> None:
+def test_a_place_never_passes_through_a_link_to_a_directory(parts: list[str]) -> None:
     made = guest()
     place = Placer(made, "/").place("/".join(parts), folder=False)
     for end in range(1, place.count("/") + 1):
@@ -77,7 +80,8 @@ def test_f19_a_place_never_passes_through_a_link_to_a_directory(parts: list[str]
         assert not (parent and made.is_symlink(parent) and made.is_dir(parent)), place
 
 
-def test_f19_an_archive_is_written_anew_only_when_needed(tmp_path: Path) -> None:
+@pytest.mark.row("F19")
+def test_an_archive_is_written_anew_only_when_needed(tmp_path: Path) -> None:
     plain = archive(tmp_path / "plain.tar", ("usr", "dir"), ("usr/x", "text"))
     assert not redirect(plain, "/", guest(), tmp_path / "out")
     assert not (tmp_path / "out").exists()

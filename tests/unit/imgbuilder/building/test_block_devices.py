@@ -119,9 +119,8 @@ def nothing_left(tmp_path: Path) -> bool:
     return not list((tmp_path / "tmp").iterdir())
 
 
-def test_b13_a_raw_image_fills_its_device(
-    services: Services, device: Path, tmp_path: Path, site: Site
-) -> None:
+@pytest.mark.row("B13")
+def test_a_raw_image_fills_its_device(services: Services, device: Path, tmp_path: Path, site: Site) -> None:
     events: list[Event] = []
     result = build(request(device), services, events.append)
     assert (result.path, result.size) == (device, ROOM)
@@ -138,15 +137,17 @@ def test_b13_a_raw_image_fills_its_device(
     assert device.is_block_device()
 
 
-def test_b13_a_size_of_its_own(services: Services, device: Path) -> None:
+@pytest.mark.row("B13")
+def test_a_size_of_its_own(services: Services, device: Path) -> None:
     assert build(request(device, size=SIZE), services, lambda _event: None).size == SIZE
     content = device.read_bytes()
     assert OLD[:64] not in content[:SIZE]
     assert OLD[:64] in content[SIZE:], "behind the image nothing is written"
 
 
+@pytest.mark.row("B13")
 @pytest.mark.parametrize("compressed", [False, True])
-def test_b13_qcow2_on_a_device(
+def test_qcow2_on_a_device(
     services: Services, device: Path, tmp_path: Path, compressed: bool, site: Site
 ) -> None:
     asked = request(device, format=OutputFormat.QCOW2, compressed=compressed, size=64 * MIB)
@@ -158,7 +159,8 @@ def test_b13_qcow2_on_a_device(
     assert back.read_bytes()[4 * MIB :].startswith(Marking.MARK)
 
 
-def test_b13_what_does_not_fit_is_refused_first(services: Services, device: Path) -> None:
+@pytest.mark.row("B13")
+def test_what_does_not_fit_is_refused_first(services: Services, device: Path) -> None:
     before = digest(device)
     wrong: list[tuple[dict[str, object], type[PybuilderError], str]] = [
         ({"size": ROOM + 1}, UsageError, "too large for the block device"),
@@ -181,7 +183,8 @@ class Filling(Marking):
         return found
 
 
-def test_b13_a_qcow2_image_that_became_too_large(services: Services, device: Path, tmp_path: Path) -> None:
+@pytest.mark.row("B13")
+def test_a_qcow2_image_that_became_too_large(services: Services, device: Path, tmp_path: Path) -> None:
     before = digest(device)
     with pytest.raises(DiskError, match="was not written to"):
         build(
@@ -193,8 +196,9 @@ def test_b13_a_qcow2_image_that_became_too_large(services: Services, device: Pat
     assert nothing_left(tmp_path)
 
 
+@pytest.mark.row("B13")
 @pytest.mark.parametrize("keep", [False, True])
-def test_b13_a_failed_build_leaves_the_device_alone(
+def test_a_failed_build_leaves_the_device_alone(
     services: Services, device: Path, tmp_path: Path, keep: bool
 ) -> None:
     before = digest(device)
@@ -208,7 +212,8 @@ def test_b13_a_failed_build_leaves_the_device_alone(
     assert nothing_left(tmp_path)
 
 
-def test_b13_a_mounted_device_is_refused(services: Services, device: Path, tmp_path: Path) -> None:
+@pytest.mark.row("B13")
+def test_a_mounted_device_is_refused(services: Services, device: Path, tmp_path: Path) -> None:
     system("mkfs.ext4", "-q", "-F", device)
     place = tmp_path / "mounted"
     place.mkdir()
@@ -255,7 +260,8 @@ def test_a_machine_cannot_start_with_a_device_that_is_built_for(services: Servic
     build(request(device), replace(services, open_appliance=Starting(device)), lambda _event: None)
 
 
-def test_b13_a_device_is_claimed_while_it_is_built_for(services: Services, device: Path) -> None:
+@pytest.mark.row("B13")
+def test_a_device_is_claimed_while_it_is_built_for(services: Services, device: Path) -> None:
     class Trying(Marking):
         def _disk(self, path: Path) -> FakeDisk:
             with pytest.raises(WorkspaceError, match="in use"):
@@ -266,7 +272,8 @@ def test_b13_a_device_is_claimed_while_it_is_built_for(services: Services, devic
     assert find_place(device).device is not None
 
 
-def test_b13_a_link_to_a_device(services: Services, device: Path, tmp_path: Path) -> None:
+@pytest.mark.row("B13")
+def test_a_link_to_a_device(services: Services, device: Path, tmp_path: Path) -> None:
     link = tmp_path / "by-name"
     link.symlink_to(device)
     result = build(request(link), services, lambda _event: None)
@@ -275,9 +282,8 @@ def test_b13_a_link_to_a_device(services: Services, device: Path, tmp_path: Path
     assert device.read_bytes()[4 * MIB :].startswith(Marking.MARK)
 
 
-def test_b13_a_partition_is_warned_of(
-    services: Services, device: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.row("B13")
+def test_a_partition_is_warned_of(services: Services, device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process.run(["sfdisk", "-q", device], stdin=b"label: gpt\nstart=2048, size=40960\n")
     part = Path(f"{device}p1")
     system("blockdev", "--rereadpt", device)
@@ -306,7 +312,8 @@ def test_b13_a_partition_is_warned_of(
             part.unlink()
 
 
-def test_b13_a_logical_volume(services: Services, device: Path) -> None:
+@pytest.mark.row("B13")
+def test_a_logical_volume(services: Services, device: Path) -> None:
     group = f"pybuilder{uuid.uuid4().hex[:8]}"
     try:
         system("pvcreate", "-ffy", device)
@@ -327,7 +334,8 @@ def test_b13_a_logical_volume(services: Services, device: Path) -> None:
         process.run(["vgremove", "-f", group])
 
 
-def test_b26_a_device_of_others_is_refused_to_an_ordinary_user() -> None:
+@pytest.mark.row("B26")
+def test_a_device_of_others_is_refused_to_an_ordinary_user() -> None:
     nodes = [path for path in sorted(Path("/dev").glob("loop[0-9]*")) if path.is_block_device()]
     if not nodes:
         pytest.skip("there is no block device")

@@ -104,8 +104,9 @@ def ways() -> Iterator[tuple[str, tuple[OutputFormat, bool], int | None]]:
         yield "unnamed qcow2", way, None
 
 
+@pytest.mark.row("X19")
 @pytest.mark.parametrize(("template", "way", "size"), list(ways()), ids=str)
-def test_x19_every_way(
+def test_every_way(
     services: Services, site: Site, publisher_keys: KeyMaker, appliances: TinyAppliances,
     template: str, way: tuple[OutputFormat, bool], size: int | None, tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -200,10 +201,9 @@ def test_a_failed_build_in_a_written_format(services: Services, appliances: Tiny
     assert b"file format: vmdk" in info.stdout
 
 
+@pytest.mark.row("X21")
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[1], WAYS[3]], ids=str)
-def test_x21_names_are_never_protocols(
-    services: Services, site: Site, way: tuple[OutputFormat, bool]
-) -> None:
+def test_names_are_never_protocols(services: Services, site: Site, way: tuple[OutputFormat, bool]) -> None:
     for name in ("json:x", "a:b", "-x", "x,y=z", "new\nline", "nbd:127.0.0.1:1", "fat:rw:."):
         asked = request(output=Path(name), format=way[0], compressed=way[1])
         result = build(asked, services, lambda _event: None)
@@ -225,7 +225,8 @@ def test_every_packing(services: Services, site: Site, packing: str) -> None:
     compare(build(request(), services, lambda _event: None).path, "raw", disk)
 
 
-def test_b12_a_link_stays_and_its_file_is_replaced(services: Services, tmp_path: Path) -> None:
+@pytest.mark.row("B12")
+def test_a_link_stays_and_its_file_is_replaced(services: Services, tmp_path: Path) -> None:
     (tmp_path / "real.img").write_text("old")
     Path("link.img").symlink_to("../real.img")
     build(request(output=Path("link.img")), services, lambda _event: None)
@@ -233,7 +234,8 @@ def test_b12_a_link_stays_and_its_file_is_replaced(services: Services, tmp_path:
     assert (tmp_path / "real.img").stat().st_size == SIZE
 
 
-def test_x22_holes_stay_holes(services: Services) -> None:
+@pytest.mark.row("X22")
+def test_holes_stay_holes(services: Services) -> None:
     for number, (output, compressed) in enumerate(WAYS):
         path = Path(str(number))
         asked = request(output=path, format=output, compressed=compressed, size=10 << 30)

@@ -134,7 +134,8 @@ def test_mistakes_are_found_before_a_launch(
     assert setup.image.read_bytes() == before
 
 
-def test_t13_a_backing_file_is_refused(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.row("T13")
+def test_a_backing_file_is_refused(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
     over = setup.folder / "over.qcow2"
     subprocess.run(
         ["qemu-img", "create", "-q", "-f", "qcow2", "-b", setup.image, "-F", "raw", over], check=True
@@ -144,7 +145,8 @@ def test_t13_a_backing_file_is_refused(setup: Setup, capsys: pytest.CaptureFixtu
     assert setup.appliances.launches == []
 
 
-def test_z24_what_does_not_fit_the_guest_is_found_before_it_is_changed(
+@pytest.mark.row("Z24")
+def test_what_does_not_fit_the_guest_is_found_before_it_is_changed(
     setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = setup.guest.tree()

@@ -21,7 +21,8 @@ def refused(place: Path, words: str) -> WorkspaceError:
     return caught.value
 
 
-def test_b12_what_is_no_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.row("B12")
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
@@ -36,7 +37,8 @@ def test_b12_what_is_no_file_is_refused(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "fifo", "socket"]
 
 
-def test_b12_links_are_followed(tmp_path: Path) -> None:
+@pytest.mark.row("B12")
+def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/file").write_text("old")
     (tmp_path / "link").symlink_to("folder/file")
@@ -48,7 +50,8 @@ def test_b12_links_are_followed(tmp_path: Path) -> None:
     assert (tmp_path / "folder/file").read_text() == "old"
 
 
-def test_b14_folders_that_cannot_be_written(tmp_path: Path) -> None:
+@pytest.mark.row("B14")
+def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     refused(tmp_path / "missing" / "disk.img", "does not exist")
     (tmp_path / "file").touch()
     refused(tmp_path / "file" / "disk.img", r"does not exist|Not a directory")
@@ -57,7 +60,8 @@ def test_b14_folders_that_cannot_be_written(tmp_path: Path) -> None:
         find_place(Path("a\0b"))
 
 
-def test_b14_immutable_folder(tmp_path: Path) -> None:
+@pytest.mark.row("B14")
+def test_immutable_folder(tmp_path: Path) -> None:
     done = subprocess.run(["chattr", "+i", tmp_path], capture_output=True, check=False)
     if done.returncode:
         pytest.skip("chattr +i does not work here")
@@ -67,8 +71,9 @@ def test_b14_immutable_folder(tmp_path: Path) -> None:
         subprocess.run(["chattr", "-i", tmp_path], check=True)
 
 
+@pytest.mark.row("X21")
 @pytest.mark.parametrize("name", ["json:x", "a:b", "-x", "x,y=z", "new\nline", "nbd:127.0.0.1:1", "fat:rw:."])
-def test_x21_any_name_is_a_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_any_name_is_a_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_place(Path(name)).path == find_file_place(Path(name)) == tmp_path / name
     assert list(tmp_path.iterdir()) == []

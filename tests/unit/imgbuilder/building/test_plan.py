@@ -158,22 +158,25 @@ def test_what_a_plan_says() -> None:
     assert "as its header says" in plan(facts(None), target()).describe()
 
 
+@pytest.mark.row("X20")
 @pytest.mark.parametrize("size", [1, 512, SIZE - 512, SIZE - 1])
-def test_x20_smaller_than_the_template_is_refused(size: int) -> None:
+def test_smaller_than_the_template_is_refused(size: int) -> None:
     for place in PLACES:
         with pytest.raises(UsageError, match="cannot be shrunk") as refused:
             final_size(target(place, size=size), SIZE)
         assert "2.0G or more" in (refused.value.hint or "")
 
 
+@pytest.mark.row("X20")
 @pytest.mark.parametrize(
     ("asked", "made"), [(None, SIZE), (SIZE, SIZE), (SIZE + 1, SIZE + 512), (SIZE + 512, SIZE + 512)]
 )
-def test_x20_sizes_are_rounded_up_to_sectors(asked: int | None, made: int) -> None:
+def test_sizes_are_rounded_up_to_sectors(asked: int | None, made: int) -> None:
     assert final_size(target(size=asked), SIZE) == made
 
 
-def test_b13_sizes_of_block_devices() -> None:
+@pytest.mark.row("B13")
+def test_sizes_of_block_devices() -> None:
     def on(device_size: int, size: int | None, output: OutputFormat = OutputFormat.RAW) -> int:
         device = BlockDevice(Path("/dev/sdx"), device_size, is_partition=False)
         return final_size(Target(Path("/dev/sdx"), Place(device.path, device), output, size), SIZE)

@@ -110,8 +110,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(tmp_path)
 
 
+@pytest.mark.row("C7")
 @pytest.mark.parametrize("count", [2, 8, 32])
-def test_c7_one_download_and_one_unpacking(place: Place, count: int) -> None:
+def test_one_download_and_one_unpacking(place: Place, count: int) -> None:
     with FaultServer([Pause(0.3), honest(PACKED)]) as server:
         place.run(server, count)
         assert len(server.requests) == 1
@@ -147,7 +148,8 @@ def until(condition: object, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.01)
 
 
-def test_c8_a_waiter_takes_over_from_a_killed_downloader(place: Place) -> None:
+@pytest.mark.row("C8")
+def test_a_waiter_takes_over_from_a_killed_downloader(place: Place) -> None:
     half = len(PACKED) // 2
     part = place.root / "partial" / SHA
     with FaultServer([honest(PACKED, upto=half), Hang()], [honest(PACKED)]) as server:
@@ -168,7 +170,8 @@ def test_c8_a_waiter_takes_over_from_a_killed_downloader(place: Place) -> None:
     assert place.leftovers() == []
 
 
-def test_c2_killed_at_random_moments(place: Place) -> None:
+@pytest.mark.row("C2")
+def test_killed_at_random_moments(place: Place) -> None:
     """The next run is right, waits for nobody, and leaves nothing half-written."""
     moments = random.Random(2)
     with (
@@ -187,7 +190,8 @@ def test_c2_killed_at_random_moments(place: Place) -> None:
     assert place.leftovers() == []
 
 
-def test_c2_what_a_killed_unpacking_left_is_removed(place: Place) -> None:
+@pytest.mark.row("C2")
+def test_what_a_killed_unpacking_left_is_removed(place: Place) -> None:
     (place.root / "disks").mkdir(parents=True)
     place.root.chmod(0o700)
     for folder in ("disks", "templates", "partial"):

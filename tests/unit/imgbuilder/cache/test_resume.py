@@ -102,8 +102,9 @@ def asked(server: FaultServer) -> list[int | None]:
     return found
 
 
+@pytest.mark.row("D1")
 @pytest.mark.parametrize("kept", [0, 1, HALF, SIZE - 1])
-def test_d1_reset_in_the_body(cache: TemplateCache, kept: int) -> None:
+def test_reset_in_the_body(cache: TemplateCache, kept: int) -> None:
     with FaultServer([honest(BODY, upto=kept), Pause(0.05), Reset()], [honest(BODY)]) as server:
         assert get(cache, server) == BODY
     first, second = asked(server)
@@ -112,8 +113,9 @@ def test_d1_reset_in_the_body(cache: TemplateCache, kept: int) -> None:
     assert leftovers(cache) == []
 
 
+@pytest.mark.row("D2")
 @pytest.mark.parametrize("kept", [0, 1, HALF, SIZE - 1])
-def test_d2_short_body_is_continued(cache: TemplateCache, kept: int) -> None:
+def test_short_body_is_continued(cache: TemplateCache, kept: int) -> None:
     events: list[Event] = []
     with FaultServer([honest(BODY, upto=kept)], [honest(BODY)]) as server:
         assert get(cache, server, events=events) == BODY
@@ -123,13 +125,15 @@ def test_d2_short_body_is_continued(cache: TemplateCache, kept: int) -> None:
     assert leftovers(cache) == []
 
 
-def test_d8_stall_in_the_body_is_continued(cache: TemplateCache) -> None:
+@pytest.mark.row("D8")
+def test_stall_in_the_body_is_continued(cache: TemplateCache) -> None:
     with FaultServer([honest(BODY, upto=HALF), Hang()], [honest(BODY)]) as server:
         assert get(cache, server, limits=Limits(timeout=0.4, backoff=0.0)) == BODY
     assert asked(server) == [None, HALF]
 
 
-def test_d8_five_times_with_growing_pauses_then_kept_for_the_next_run(cache: TemplateCache) -> None:
+@pytest.mark.row("D8")
+def test_five_times_with_growing_pauses_then_kept_for_the_next_run(cache: TemplateCache) -> None:
     waits: list[float] = []
     cuts = [[honest(BODY, upto=kept)] for kept in (1, 2, 3, 4, 5, 6)]
     with FaultServer(*cuts, [honest(BODY)]) as server:
@@ -170,7 +174,8 @@ with TemplateCache(Path(sys.argv[1])) as cache:
 """
 
 
-def test_c2_kept_after_sigkill(cache: TemplateCache) -> None:
+@pytest.mark.row("C2")
+def test_kept_after_sigkill(cache: TemplateCache) -> None:
     with FaultServer([honest(BODY, upto=HALF), Hang()], [honest(BODY)]) as server:
         child = subprocess.Popen([sys.executable, "-c", CHILD, cache.root, f"{server.url}/d.xz"])
         try:
@@ -184,7 +189,8 @@ def test_c2_kept_after_sigkill(cache: TemplateCache) -> None:
     assert asked(server) == [None, HALF]
 
 
-def test_d10_all_of_it_instead_of_the_rest(cache: TemplateCache) -> None:
+@pytest.mark.row("D10")
+def test_all_of_it_instead_of_the_rest(cache: TemplateCache) -> None:
     with FaultServer([answer(BODY, 'ETag: "v1"')]) as server:
         seed(cache, server, b"x" * HALF)
         assert get(cache, server) == BODY
@@ -194,6 +200,7 @@ def test_d10_all_of_it_instead_of_the_rest(cache: TemplateCache) -> None:
 REST = BODY[HALF:]
 
 
+@pytest.mark.row("D11")
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -211,20 +218,22 @@ REST = BODY[HALF:]
         answer(REST, f"Content-Range: bytes {HALF}-{SIZE - 1}/{SIZE}", 'ETag: "v2"', status="206 Partial"),
     ],
 )
-def test_d11_wrong_ranges_mean_all_of_it_once(cache: TemplateCache, wrong: bytes) -> None:
+def test_wrong_ranges_mean_all_of_it_once(cache: TemplateCache, wrong: bytes) -> None:
     with FaultServer([wrong], [honest(BODY, upto=5)], [honest(BODY)]) as server:
         seed(cache, server, BODY[:HALF])
         assert get(cache, server) == BODY
     assert asked(server) == [HALF, None, None]  # such a server is not asked for a range again
 
 
-def test_d11_a_range_that_nobody_asked_for_is_an_error(cache: TemplateCache) -> None:
+@pytest.mark.row("D11")
+def test_a_range_that_nobody_asked_for_is_an_error(cache: TemplateCache) -> None:
     wrong = answer(BODY, f"Content-Range: bytes 0-{SIZE - 1}/{SIZE}", status="206 Partial")
     with FaultServer([wrong]) as server, pytest.raises(FetchError, match="206"):
         get(cache, server)
 
 
-def test_d12_a_changed_file_is_not_spliced(cache: TemplateCache) -> None:
+@pytest.mark.row("D12")
+def test_a_changed_file_is_not_spliced(cache: TemplateCache) -> None:
     other = bytes(SIZE)
     with FaultServer([honest(other, upto=HALF)], [honest(BODY, etag='"v2"')]) as server:
         assert get(cache, server) == BODY
@@ -232,7 +241,8 @@ def test_d12_a_changed_file_is_not_spliced(cache: TemplateCache) -> None:
     assert b'If-Range: "v1"' in server.requests[1]
 
 
-def test_d12_a_splice_that_the_server_hides_begins_anew_once(cache: TemplateCache) -> None:
+@pytest.mark.row("D12")
+def test_a_splice_that_the_server_hides_begins_anew_once(cache: TemplateCache) -> None:
     other = bytes(SIZE)
     with FaultServer([honest(other, upto=HALF)], [honest(BODY)]) as server:
         assert get(cache, server) == BODY
@@ -248,6 +258,7 @@ def test_d12_a_splice_that_the_server_hides_begins_anew_once(cache: TemplateCach
 DATES = ("Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT", "Date: Mon, 01 Jan 2024 00:00:01 GMT")
 
 
+@pytest.mark.row("D13")
 @pytest.mark.parametrize(
     ("etag", "headers"),
     [
@@ -261,7 +272,7 @@ DATES = ("Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT", "Date: Mon, 01 Jan 2024
         ('W/"v1"', DATES),
     ],
 )
-def test_d13_without_a_strong_validator_it_begins_anew(
+def test_without_a_strong_validator_it_begins_anew(
     cache: TemplateCache, etag: str, headers: tuple[str, ...]
 ) -> None:
     with FaultServer([honest(BODY, *headers, etag=etag, upto=HALF)], [honest(BODY)]) as server:
@@ -271,48 +282,55 @@ def test_d13_without_a_strong_validator_it_begins_anew(
     assert leftovers(cache) == []
 
 
-def test_d13_a_strong_date_is_a_validator(cache: TemplateCache) -> None:
+@pytest.mark.row("D13")
+def test_a_strong_date_is_a_validator(cache: TemplateCache) -> None:
     rest = answer(REST, f"Content-Range: bytes {HALF}-{SIZE - 1}/{SIZE}", status="206 Partial")
     with FaultServer([honest(BODY, *DATES, etag="", upto=HALF)], [rest]) as server:
         assert get(cache, server) == BODY
     assert b"If-Range: Mon, 01 Jan 2024 00:00:00 GMT\r\n" in server.requests[1]
 
 
-def test_d14_a_complete_part_needs_no_request(cache: TemplateCache) -> None:
+@pytest.mark.row("D14")
+def test_a_complete_part_needs_no_request(cache: TemplateCache) -> None:
     with FaultServer([honest(BODY)]) as server:
         seed(cache, server, BODY)
         assert get(cache, server) == BODY
         assert server.requests == []
 
 
-def test_d14_a_complete_part_that_is_wrong_begins_anew(cache: TemplateCache) -> None:
+@pytest.mark.row("D14")
+def test_a_complete_part_that_is_wrong_begins_anew(cache: TemplateCache) -> None:
     with FaultServer([honest(BODY)]) as server:
         seed(cache, server, bytes(SIZE))
         assert get(cache, server) == BODY
     assert asked(server) == [None]
 
 
-def test_d14_416_with_a_complete_part_of_unknown_size(cache: TemplateCache) -> None:
+@pytest.mark.row("D14")
+def test_416_with_a_complete_part_of_unknown_size(cache: TemplateCache) -> None:
     with FaultServer([honest(BODY)]) as server:
         seed(cache, server, BODY)
         assert get(cache, server, entry=replace(ENTRY, compressed_size=None)) == BODY
     assert asked(server) == [SIZE]
 
 
-def test_d14_416_with_a_part_that_is_too_long(cache: TemplateCache) -> None:
+@pytest.mark.row("D14")
+def test_416_with_a_part_that_is_too_long(cache: TemplateCache) -> None:
     with FaultServer([honest(BODY)]) as server:
         seed(cache, server, BODY + b"x")
         assert get(cache, server, entry=replace(ENTRY, compressed_size=None)) == BODY
     assert asked(server) == [SIZE + 1, None]
 
 
-def test_d15_a_part_longer_than_promised_is_dropped(cache: TemplateCache) -> None:
+@pytest.mark.row("D15")
+def test_a_part_longer_than_promised_is_dropped(cache: TemplateCache) -> None:
     with FaultServer([honest(BODY)]) as server:
         seed(cache, server, BODY + b"x")
         assert get(cache, server) == BODY
     assert asked(server) == [None]
 
 
+@pytest.mark.row("D15")
 @pytest.mark.parametrize(
     "record",
     [
@@ -327,7 +345,7 @@ def test_d15_a_part_longer_than_promised_is_dropped(cache: TemplateCache) -> Non
         '{"version": 1, "url": "URL"}',
     ],
 )
-def test_d15_a_part_without_a_usable_record_is_dropped(cache: TemplateCache, record: str | None) -> None:
+def test_a_part_without_a_usable_record_is_dropped(cache: TemplateCache, record: str | None) -> None:
     with FaultServer([honest(BODY)]) as server:
         part_of(cache).write_bytes(b"junk")
         if record is not None:
@@ -337,8 +355,9 @@ def test_d15_a_part_without_a_usable_record_is_dropped(cache: TemplateCache, rec
     assert asked(server) == [None]
 
 
+@pytest.mark.row("D15")
 @pytest.mark.parametrize("kind", ["symlink", "fifo", "hard link"])
-def test_d15_strange_parts_are_removed_and_not_written_through(
+def test_strange_parts_are_removed_and_not_written_through(
     cache: TemplateCache, tmp_path: Path, kind: str
 ) -> None:
     victim = tmp_path / "victim"
@@ -358,7 +377,8 @@ def test_d15_strange_parts_are_removed_and_not_written_through(
     assert leftovers(cache) == []
 
 
-def test_d15_a_folder_as_part_is_an_error(cache: TemplateCache) -> None:
+@pytest.mark.row("D15")
+def test_a_folder_as_part_is_an_error(cache: TemplateCache) -> None:
     part_of(cache).mkdir()
     with FaultServer([honest(BODY)]) as server, pytest.raises(WorkspaceError, match="is a folder"):
         get(cache, server)
@@ -394,14 +414,16 @@ def test_a_mirror_continues_what_another_began(cache: TemplateCache) -> None:
     assert leftovers(cache) == []
 
 
-def test_d12_what_two_mirrors_do_not_share_begins_anew(cache: TemplateCache) -> None:
+@pytest.mark.row("D12")
+def test_what_two_mirrors_do_not_share_begins_anew(cache: TemplateCache) -> None:
     """The first one lies: that shows when all is there, and the second is asked for the whole."""
     with FaultServer([honest(bytes(SIZE), upto=9000)]) as first, FaultServer([honest(BODY)]) as second:
         assert cache.get_template(mirrored(first, second), once()).read_bytes() == BODY
     assert [b"Range:" in head for head in second.requests] == [True, False]
 
 
-def test_t1_a_mirror_with_other_bytes_does_not_block_the_next(cache: TemplateCache) -> None:
+@pytest.mark.row("T1")
+def test_a_mirror_with_other_bytes_does_not_block_the_next(cache: TemplateCache) -> None:
     evil = honest(bytes(SIZE))
     with FaultServer([evil]) as first, FaultServer([evil]) as second, pytest.raises(DigestMismatchError):
         cache.get_template(mirrored(first, second), once())
@@ -418,7 +440,8 @@ def test_a_later_run_continues_at_another_address(cache: TemplateCache) -> None:
     assert b"Range: bytes=5000-" in second.requests[0]
 
 
-def test_t22_the_record_holds_no_password(cache: TemplateCache) -> None:
+@pytest.mark.row("T22")
+def test_the_record_holds_no_password(cache: TemplateCache) -> None:
     with FaultServer([honest(BODY, upto=HALF)]) as server:
         url = server.url.replace("://", "://user:canary@") + "/d.xz"
         with pytest.raises(FetchError):

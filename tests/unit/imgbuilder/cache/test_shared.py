@@ -66,9 +66,10 @@ def spoil(path: Path, how: str) -> None:
             path.symlink_to("nowhere")
 
 
+@pytest.mark.row("T9")
 @pytest.mark.parametrize("how", ["other bytes", "longer", "shorter", "fifo", "folder", "dangling"])
 @pytest.mark.parametrize("size", [len(PACKED), None])
-def test_t9_what_is_bad_there_is_fetched(shared: Path, tmp_path: Path, how: str, size: int | None) -> None:
+def test_what_is_bad_there_is_fetched(shared: Path, tmp_path: Path, how: str, size: int | None) -> None:
     spoil(shared / "templates" / SHA, how)
     fetcher = FakeFetcher()
     events: list[Event] = []
@@ -104,7 +105,8 @@ def test_the_environment_names_them() -> None:
     assert paths.shared_caches({"PYBUILDER_CACHE_PATH": "/a::/b/c:"}) == (Path("/a"), Path("/b/c"))
 
 
-def test_c15_c16_a_cache_that_cannot_be_written_is_still_read(shared: Path, tmp_path: Path) -> None:
+@pytest.mark.row("C15", "C16")
+def test_a_cache_that_cannot_be_written_is_still_read(shared: Path, tmp_path: Path) -> None:
     """Everybody may write to it, so that nothing in it counts before it was verified."""
     shared.chmod(0o777)
     fetcher, events = FakeFetcher(), list[Event]()

@@ -131,14 +131,16 @@ def test_failed_downloads_leave_nothing(cache: TemplateCache, root: Path) -> Non
     assert files(root) == set()
 
 
-def test_c5_space_is_checked_before_the_download(cache: TemplateCache) -> None:
+@pytest.mark.row("C5")
+def test_space_is_checked_before_the_download(cache: TemplateCache) -> None:
     fetcher = FakeFetcher()
     with pytest.raises(WorkspaceError, match="free"):
         cache.get_template(selection(replace(ENTRY, compressed_size=1 << 60)), fetcher)
     assert fetcher.calls == []
 
 
-def test_p4_unknown_size_is_bounded_by_the_disk_s(cache: TemplateCache) -> None:
+@pytest.mark.row("P4")
+def test_unknown_size_is_bounded_by_the_disk_s(cache: TemplateCache) -> None:
     fetcher = FakeFetcher()
     cache.get_template(selection(replace(ENTRY, compressed_size=None)), fetcher)
     assert fetcher.calls[0]["expected"] is None
@@ -169,8 +171,9 @@ def damage(path: Path, how: str) -> None:
 DAMAGES = ["flip-start", "flip-middle", "flip-end", "truncated", "extended", "empty", "replaced", "hole"]
 
 
+@pytest.mark.row("C12")
 @pytest.mark.parametrize("how", DAMAGES)
-def test_c12_damaged_template_is_fetched_again(cache: TemplateCache, how: str) -> None:
+def test_damaged_template_is_fetched_again(cache: TemplateCache, how: str) -> None:
     """T17."""
     fetcher = FakeFetcher()
     events: list[Event] = []
@@ -184,7 +187,8 @@ def test_c12_damaged_template_is_fetched_again(cache: TemplateCache, how: str) -
     assert len(fetcher.calls) == 2
 
 
-def test_c12_damage_with_the_old_time_put_back(cache: TemplateCache) -> None:
+@pytest.mark.row("C12")
+def test_damage_with_the_old_time_put_back(cache: TemplateCache) -> None:
     fetcher = FakeFetcher()
     path = cache.get_template(selection(), fetcher)
     before = path.stat()
@@ -195,7 +199,8 @@ def test_c12_damage_with_the_old_time_put_back(cache: TemplateCache) -> None:
     assert path.read_bytes() == PACKED
 
 
-def test_c12_fetched_again_once_and_no_more(cache: TemplateCache, root: Path) -> None:
+@pytest.mark.row("C12")
+def test_fetched_again_once_and_no_more(cache: TemplateCache, root: Path) -> None:
     fetcher = FakeFetcher(PACKED, b"bad")
     damage(cache.get_template(selection(), fetcher), "flip-start")
     with pytest.raises(DigestMismatchError):
@@ -242,9 +247,10 @@ def make_folder(path: Path, _target: Path) -> None:
     path.mkdir()
 
 
+@pytest.mark.row("C14")
 @pytest.mark.parametrize("make", [make_link, make_hard_link, make_fifo, make_folder])
 @pytest.mark.parametrize("layer", ["templates", "disks"])
-def test_c14_strange_entries_are_refused(
+def test_strange_entries_are_refused(
     cache: TemplateCache, root: Path, tmp_path: Path, make: Any, layer: str
 ) -> None:
     target = tmp_path / "target"
@@ -259,7 +265,8 @@ def test_c14_strange_entries_are_refused(
     assert fetcher.calls == []
 
 
-def test_c14_a_record_that_is_a_link_is_not_read(cache: TemplateCache, tmp_path: Path) -> None:
+@pytest.mark.row("C14")
+def test_a_record_that_is_a_link_is_not_read(cache: TemplateCache, tmp_path: Path) -> None:
     path = cache.get_template(selection(), FakeFetcher())
     record = path.with_name(f"{SHA}.json")
     moved = tmp_path / "record"
@@ -301,9 +308,10 @@ def test_disk_needs_no_template_once_it_is_there(cache: TemplateCache) -> None:
     assert len(fetcher.calls) == 1
 
 
+@pytest.mark.row("C12")
 @needs_xz
 @pytest.mark.parametrize("how", DAMAGES)
-def test_c12_damaged_disk_is_unpacked_again(cache: TemplateCache, how: str) -> None:
+def test_damaged_disk_is_unpacked_again(cache: TemplateCache, how: str) -> None:
     fetcher = FakeFetcher()
     path = cache.get_disk(selection(), fetcher)
     damage(path, how)
@@ -327,7 +335,8 @@ def test_template_that_breaks_its_promise_leaves_no_disk(cache: TemplateCache, r
     assert files(root) == {f"templates/{SHA}", f"templates/{SHA}.json"}
 
 
-def test_c13_what_is_unpacked_is_what_was_verified(cache: TemplateCache, root: Path) -> None:
+@pytest.mark.row("C13")
+def test_what_is_unpacked_is_what_was_verified(cache: TemplateCache, root: Path) -> None:
     """The file's name is given to another one between the check and the use."""
     seen = []
 
@@ -370,8 +379,9 @@ def test_is_cached(root: Path) -> None:
         assert cache.is_cached(ENTRY)
 
 
+@pytest.mark.row("B3")
 @needs_xz
-def test_b3_a_private_cache_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_a_private_cache_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> None:
     left = tmp_path / ".pybuilder-run-dead0000"
     (left / "disks").mkdir(parents=True)
     with open_cache(None, tmp_path) as living, open_cache(None, tmp_path) as other:
@@ -418,11 +428,12 @@ def below_a_file(root: Path) -> None:
     root.symlink_to("/dev/null/x")
 
 
+@pytest.mark.row("C15", "C16")
 @pytest.mark.parametrize(
     "make",
     [a_file, world_writable, someone_else_s, subfolder_is_a_link, lock_is_a_link, below_a_file],
 )
-def test_c15_c16_unusable_cache_means_a_warning_and_none(tmp_path: Path, make: Any) -> None:
+def test_unusable_cache_means_a_warning_and_none(tmp_path: Path, make: Any) -> None:
     if make is someone_else_s and os.geteuid() != 0:
         pytest.skip("only root can give a folder away")
     root, scratch = tmp_path / "cache", tmp_path / "scratch"
@@ -443,8 +454,9 @@ def test_no_scratch_either(tmp_path: Path) -> None:
         open_cache(None, tmp_path / "missing")
 
 
+@pytest.mark.row("C17")
 @needs_xz
-def test_c17_delete_removes_only_our_files(root: Path) -> None:
+def test_delete_removes_only_our_files(root: Path) -> None:
     with TemplateCache(root) as cache:
         cache.open()
         cache.get_disk(selection(), FakeFetcher())
@@ -464,7 +476,8 @@ def test_c17_delete_removes_only_our_files(root: Path) -> None:
         cache.open()
 
 
-def test_c17_delete_removes_the_folder_when_it_is_all_ours(root: Path) -> None:
+@pytest.mark.row("C17")
+def test_delete_removes_the_folder_when_it_is_all_ours(root: Path) -> None:
     with TemplateCache(root) as cache:
         cache.open()
         cache.get_template(selection(), FakeFetcher())
@@ -473,9 +486,10 @@ def test_c17_delete_removes_the_folder_when_it_is_all_ours(root: Path) -> None:
     TemplateCache(root).delete()  # nothing to do is no error
 
 
+@pytest.mark.row("C17")
 @pytest.mark.parametrize("lock", [None, b"", b"mine"])
 @pytest.mark.parametrize("instant", [b"", b"mine"])
-def test_c17_delete_spares_folders_that_are_no_cache(
+def test_delete_spares_folders_that_are_no_cache(
     tmp_path: Path, lock: bytes | None, instant: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "templates").mkdir()
@@ -528,7 +542,8 @@ def test_a_cache_of_an_earlier_version_is_known(root: Path) -> None:
     assert not root.exists()
 
 
-def test_c17_delete_follows_no_link(root: Path, tmp_path: Path) -> None:
+@pytest.mark.row("C17")
+def test_delete_follows_no_link(root: Path, tmp_path: Path) -> None:
     with TemplateCache(root) as cache:
         cache.open()
     elsewhere = tmp_path / "elsewhere"
@@ -540,7 +555,8 @@ def test_c17_delete_follows_no_link(root: Path, tmp_path: Path) -> None:
     assert (elsewhere / SHA).exists()
 
 
-def test_c17_delete_waits_for_builds(cache: TemplateCache, root: Path) -> None:
+@pytest.mark.row("C17")
+def test_delete_waits_for_builds(cache: TemplateCache, root: Path) -> None:
     path = cache.get_template(selection(), FakeFetcher())
     events: list[Event] = []
     with pytest.raises(WorkspaceError, match="in use"):
@@ -552,15 +568,17 @@ def test_c17_delete_waits_for_builds(cache: TemplateCache, root: Path) -> None:
     assert not root.exists()
 
 
+@pytest.mark.row("C9")
 @needs_xz
-def test_c9_another_entry_s_lock_is_not_waited_for(cache: TemplateCache, root: Path) -> None:
+def test_another_entry_s_lock_is_not_waited_for(cache: TemplateCache, root: Path) -> None:
     with HeldLock(root / "locks" / ("0" * 128 + ".lock")):
         events: list[Event] = []
         cache.get_disk(selection(), FakeFetcher(), events.append)
     assert not any(isinstance(event, Notice) for event in events)
 
 
-def test_c11_deleting_names_who_uses_the_cache(cache: TemplateCache, root: Path) -> None:
+@pytest.mark.row("C11")
+def test_deleting_names_who_uses_the_cache(cache: TemplateCache, root: Path) -> None:
     cache.close()
     with subprocess.Popen(["flock", "--no-fork", "--shared", root / "lock", "sleep", "60"]) as holder:
         try:
@@ -593,8 +611,9 @@ class HeldLock:
         self.file.close()
 
 
+@pytest.mark.row("C8", "C10")
 @needs_xz
-def test_c8_the_lock_of_a_dead_process_is_free(cache: TemplateCache, root: Path) -> None:
+def test_the_lock_of_a_dead_process_is_free(cache: TemplateCache, root: Path) -> None:
     """C10 as well: the file itself says nothing."""
     (root / "locks" / f"{SHA}.lock").write_text("12345\n")
     assert cache.get_disk(selection(), FakeFetcher()).read_bytes() == DISK

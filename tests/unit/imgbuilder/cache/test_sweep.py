@@ -33,14 +33,16 @@ def reopen(root: Path) -> None:
         cache.open()
 
 
-def test_c18_ten_thousand_stale_parts_go(root: Path) -> None:
+@pytest.mark.row("C18")
+def test_ten_thousand_stale_parts_go(root: Path) -> None:
     for number in range(10_000):
         make(root / "templates" / f".part-{number}", 8)
     reopen(root)
     assert list((root / "templates").iterdir()) == []
 
 
-def test_c18_only_old_unfinished_files_of_ours_go(root: Path) -> None:
+@pytest.mark.row("C18")
+def test_only_old_unfinished_files_of_ours_go(root: Path) -> None:
     gone = [
         make(root / "disks" / ".part-a", 8),
         make(root / "partial" / ".part-b", 8),
@@ -66,7 +68,8 @@ def test_c18_only_old_unfinished_files_of_ours_go(root: Path) -> None:
     assert (root / "partial" / ".part-folder").is_dir()
 
 
-def test_c18_a_link_goes_and_what_it_names_stays(root: Path, tmp_path: Path) -> None:
+@pytest.mark.row("C18")
+def test_a_link_goes_and_what_it_names_stays(root: Path, tmp_path: Path) -> None:
     target = make(tmp_path / "target", 9)
     link = root / "disks" / ".part-link"
     link.symlink_to(target)
@@ -76,7 +79,8 @@ def test_c18_a_link_goes_and_what_it_names_stays(root: Path, tmp_path: Path) -> 
     assert target.exists()
 
 
-def test_c18_nothing_goes_while_somebody_else_uses_the_cache(root: Path) -> None:
+@pytest.mark.row("C18")
+def test_nothing_goes_while_somebody_else_uses_the_cache(root: Path) -> None:
     with TemplateCache(root) as other:
         other.open()
         live = make(root / "templates" / ".part-live", 8)
@@ -86,7 +90,8 @@ def test_c18_nothing_goes_while_somebody_else_uses_the_cache(root: Path) -> None
     assert not live.exists()
 
 
-def test_c18_sweeping_leaves_the_cache_to_others(root: Path) -> None:
+@pytest.mark.row("C18")
+def test_sweeping_leaves_the_cache_to_others(root: Path) -> None:
     """The exclusive lock is given back: two users at once, as ever."""
     make(root / "templates" / ".part-old", 8)
     with TemplateCache(root) as first, TemplateCache(root) as second:

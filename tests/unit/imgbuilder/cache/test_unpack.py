@@ -69,29 +69,34 @@ def test_plain_disk(tmp_path: Path) -> None:
     assert run(tmp_path, DISK, entry(image_format=None)).read_bytes() == DISK
 
 
+@pytest.mark.row("X7")
 @pytest.mark.parametrize("check", [lzma.CHECK_NONE, lzma.CHECK_CRC32, lzma.CHECK_CRC64, lzma.CHECK_SHA256])
-def test_x7_all_checks(tmp_path: Path, check: int) -> None:
+def test_all_checks(tmp_path: Path, check: int) -> None:
     assert run(tmp_path, xz(DISK, check)).read_bytes() == DISK
 
 
+@pytest.mark.row("X5")
 @pytest.mark.parametrize("padding", [0, 4, 8])
-def test_x5_streams_and_padding(tmp_path: Path, padding: int) -> None:
+def test_streams_and_padding(tmp_path: Path, padding: int) -> None:
     packed = xz(DISK[:MIB]) + bytes(padding) + xz(DISK[MIB:]) + bytes(padding)
     assert run(tmp_path, packed).read_bytes() == DISK
 
 
+@pytest.mark.row("X5", "X6")
 @pytest.mark.parametrize("tail", [bytes(6), b"junkjunk", gzip.compress(b"x", mtime=0), b"\xfd7zXZ\0"])
-def test_x5_x6_junk_after_the_stream(tmp_path: Path, tail: bytes) -> None:
+def test_junk_after_the_stream(tmp_path: Path, tail: bytes) -> None:
     assert "damaged although its digest is right" in refused(tmp_path, xz(DISK) + tail)
 
 
-def test_x1_truncated(tmp_path: Path) -> None:
+@pytest.mark.row("X1")
+def test_truncated(tmp_path: Path) -> None:
     packed = xz(DISK)
     for cut in (6, 7, 12, *range(1024, len(packed), 1024), *range(len(packed) - 32, len(packed))):
         refused(tmp_path, packed[:cut])
 
 
-def test_x2_one_bit_flipped(tmp_path: Path) -> None:
+@pytest.mark.row("X2")
+def test_one_bit_flipped(tmp_path: Path) -> None:
     packed = xz(DISK)
     for position in (7, 9, 14, 50_000, len(packed) - 20, len(packed) - 8, len(packed) - 1):
         flipped = bytearray(packed)
@@ -99,28 +104,32 @@ def test_x2_one_bit_flipped(tmp_path: Path) -> None:
         refused(tmp_path, bytes(flipped))
 
 
+@pytest.mark.row("X3")
 @pytest.mark.parametrize("extra", [1, 512, 9 * SIZE])
 @pytest.mark.parametrize("pack", [xz, bytes], ids=["xz", "plain"])
-def test_x3_longer_than_promised(tmp_path: Path, extra: int, pack: object) -> None:
+def test_longer_than_promised(tmp_path: Path, extra: int, pack: object) -> None:
     assert callable(pack)
     assert "larger" in refused(tmp_path, pack(DISK + bytes(extra)))
 
 
-def test_x3_bomb_is_stopped_at_the_promised_size(tmp_path: Path) -> None:
+@pytest.mark.row("X3")
+def test_bomb_is_stopped_at_the_promised_size(tmp_path: Path) -> None:
     events: list[Event] = []
     with pytest.raises(RepositoryError, match="larger"):
         run(tmp_path, xz(bytes(200 * MIB)), events=events)
     assert max(event.done for event in events if isinstance(event, Progress)) <= SIZE
 
 
+@pytest.mark.row("X4")
 @pytest.mark.parametrize("pack", [xz, bytes], ids=["xz", "plain"])
 @pytest.mark.parametrize("length", [512, SIZE - 1])
-def test_x4_shorter_than_promised(tmp_path: Path, length: int, pack: object) -> None:
+def test_shorter_than_promised(tmp_path: Path, length: int, pack: object) -> None:
     assert callable(pack)
     assert f"{length} bytes" in refused(tmp_path, pack(DISK[:length]))
 
 
-def test_x8_dictionary_that_needs_too_much_memory(tmp_path: Path) -> None:
+@pytest.mark.row("X8")
+def test_dictionary_that_needs_too_much_memory(tmp_path: Path) -> None:
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 20}]
     packed = bytearray(lzma.compress(DISK, filters=filters, check=lzma.CHECK_NONE))
     # The block header at 12: size, flags, filter id, size of properties, dictionary size, padding, CRC32.
@@ -151,6 +160,7 @@ def zipped() -> bytes:
     return body.getvalue()
 
 
+@pytest.mark.row("X9")
 @pytest.mark.parametrize(
     ("packed", "name"),
     [
@@ -161,11 +171,12 @@ def zipped() -> bytes:
         (lzma.compress(DISK, format=lzma.FORMAT_ALONE), "lzma"),
     ],
 )
-def test_x9_unsupported_kinds_are_named(tmp_path: Path, packed: bytes, name: str) -> None:
+def test_unsupported_kinds_are_named(tmp_path: Path, packed: bytes, name: str) -> None:
     assert f"a {name} file" in refused(tmp_path, packed)
 
 
-def test_x9_zstd_named_xz_is_unpacked_as_what_it_is(tmp_path: Path) -> None:
+@pytest.mark.row("X9")
+def test_zstd_named_xz_is_unpacked_as_what_it_is(tmp_path: Path) -> None:
     if shutil.which("zstd") is None:
         pytest.skip("X9: zstd is not installed")
     packed = subprocess.run(["zstd", "-q", "-c"], input=DISK, capture_output=True, check=True).stdout
@@ -173,16 +184,18 @@ def test_x9_zstd_named_xz_is_unpacked_as_what_it_is(tmp_path: Path) -> None:
     assert run(tmp_path, packed).read_bytes() == DISK
 
 
+@pytest.mark.row("X10")
 @pytest.mark.parametrize("packed", [b"", b"\xfd7zXZ\0", b"\xfd"])
-def test_x10_next_to_nothing(tmp_path: Path, packed: bytes) -> None:
+def test_next_to_nothing(tmp_path: Path, packed: bytes) -> None:
     refused(tmp_path, packed)
 
 
+@pytest.mark.row("X12")
 @pytest.mark.parametrize(
     "magic",
     [b"QFI\xfb\0\0\0\3", b"KDMV", b"# Disk DescriptorFile", b"LUKS\xba\xbe", b"vhdxfile", b"conectix"],
 )
-def test_x12_raw_stays_raw_whatever_it_looks_like(tmp_path: Path, magic: bytes) -> None:
+def test_raw_stays_raw_whatever_it_looks_like(tmp_path: Path, magic: bytes) -> None:
     disk = magic + DISK[len(magic) :]
     assert run(tmp_path, xz(disk), entry(image_format="raw")).read_bytes() == disk
     (tmp_path / "image").unlink()
@@ -196,7 +209,8 @@ def test_undeclared_raw_disk_is_raw(tmp_path: Path) -> None:
         refused(tmp_path, xz(other), entry(image_format=None))
 
 
-def test_x17_raw_file_declared_as_qcow2(tmp_path: Path) -> None:
+@pytest.mark.row("X17")
+def test_raw_file_declared_as_qcow2(tmp_path: Path) -> None:
     assert "qcow2" in refused(tmp_path, xz(DISK), entry(image_format="qcow2"))
 
 

@@ -63,32 +63,37 @@ def test_zstd_becomes_a_sparse_disk(tmp_path: Path) -> None:
     assert events[-2:] == [Progress("Unpacking x", SIZE, SIZE), ProgressEnd()]
 
 
+@pytest.mark.row("X7")
 @pytest.mark.parametrize("options", [["-19"], ["--long=27"], ["--no-check"], ["--ultra", "-22"], ["-1"]])
-def test_x7_levels_and_checks(tmp_path: Path, options: list[str]) -> None:
+def test_levels_and_checks(tmp_path: Path, options: list[str]) -> None:
     assert run(tmp_path, zstd(DISK, *options)).read_bytes() == DISK
 
 
-def test_x5_several_frames(tmp_path: Path) -> None:
+@pytest.mark.row("X5")
+def test_several_frames(tmp_path: Path) -> None:
     packed = SKIPPABLE + zstd(DISK[:MIB]) + SKIPPABLE + zstd(DISK[MIB:]) + EMPTY + SKIPPABLE
     assert run(tmp_path, packed).read_bytes() == DISK
 
 
+@pytest.mark.row("X6")
 @pytest.mark.parametrize(
     "tail",
     [bytes(1), bytes(4), bytes(8), b"junkjunk", gzip.compress(b"", mtime=0), lzma.compress(b""), b"\x28\xb5"],
 )
-def test_x6_junk_after_the_frames(tmp_path: Path, tail: bytes) -> None:
+def test_junk_after_the_frames(tmp_path: Path, tail: bytes) -> None:
     """Left to itself the program would go on with gzip and xz, without a limit of memory."""
     assert "damaged although its digest is right" in refused(tmp_path, zstd(DISK) + tail)
 
 
-def test_x1_truncated(tmp_path: Path) -> None:
+@pytest.mark.row("X1")
+def test_truncated(tmp_path: Path) -> None:
     packed = zstd(DISK)
     for cut in (4, 5, 8, *range(1024, len(packed), 1024), *range(len(packed) - 32, len(packed))):
         refused(tmp_path, packed[:cut])
 
 
-def test_x2_one_bit_flipped(tmp_path: Path) -> None:
+@pytest.mark.row("X2")
+def test_one_bit_flipped(tmp_path: Path) -> None:
     packed = zstd(DISK)
     for position in (4, 50_000, len(packed) - 20, len(packed) - 2):
         flipped = bytearray(packed)
@@ -96,32 +101,37 @@ def test_x2_one_bit_flipped(tmp_path: Path) -> None:
         refused(tmp_path, bytes(flipped))
 
 
+@pytest.mark.row("X3")
 @pytest.mark.parametrize("extra", [1, 512, 9 * SIZE])
-def test_x3_longer_than_promised(tmp_path: Path, extra: int) -> None:
+def test_longer_than_promised(tmp_path: Path, extra: int) -> None:
     assert "larger" in refused(tmp_path, zstd(DISK + bytes(extra)))
     assert "larger" in refused(tmp_path, zstd(DISK) + zstd(bytes(extra)))
 
 
-def test_x3_bomb_is_stopped_at_the_promised_size(tmp_path: Path) -> None:
+@pytest.mark.row("X3")
+def test_bomb_is_stopped_at_the_promised_size(tmp_path: Path) -> None:
     events: list[Event] = []
     with pytest.raises(RepositoryError, match="larger"):
         run(tmp_path, zstd(bytes(200 * MIB)), events)
     assert max(event.done for event in events if isinstance(event, Progress)) <= SIZE
 
 
+@pytest.mark.row("X4")
 @pytest.mark.parametrize("length", [512, SIZE - 1])
-def test_x4_shorter_than_promised(tmp_path: Path, length: int) -> None:
+def test_shorter_than_promised(tmp_path: Path, length: int) -> None:
     assert f"{length} bytes" in refused(tmp_path, zstd(DISK[:length]))
 
 
-def test_x8_window_that_needs_too_much_memory(tmp_path: Path) -> None:
+@pytest.mark.row("X8")
+def test_window_that_needs_too_much_memory(tmp_path: Path) -> None:
     packed = zstd(DISK, "--long=31")  # of a stream of unknown size, so that the window is not cut down
     assert packed[4] & 0x20 == 0
     assert "memory" in refused(tmp_path, packed).lower()
 
 
+@pytest.mark.row("X10")
 @pytest.mark.parametrize("packed", [b"\x28\xb5\x2f\xfd", SKIPPABLE, SKIPPABLE[:9], EMPTY])
-def test_x10_next_to_nothing(tmp_path: Path, packed: bytes) -> None:
+def test_next_to_nothing(tmp_path: Path, packed: bytes) -> None:
     refused(tmp_path, packed)
 
 

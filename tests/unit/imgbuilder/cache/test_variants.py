@@ -124,7 +124,8 @@ def test_a_file_that_the_source_lacks_is_replaced_by_the_other(
         cache.get_disk(offered, SourceFetcher())
 
 
-def test_t9_wrong_bytes_are_no_missing_file(cache: TemplateCache, offered: Selection, source: Path) -> None:
+@pytest.mark.row("T9")
+def test_wrong_bytes_are_no_missing_file(cache: TemplateCache, offered: Selection, source: Path) -> None:
     """Nobody may choose which of the files is used by breaking one."""
     file = source / "d.zst"
     file.write_bytes(bytes(file.stat().st_size))

@@ -122,6 +122,7 @@ def test_all_sources_in_order() -> None:
     assert warnings(events) == []
 
 
+@pytest.mark.row("V1")
 def test_index_is_bounded_and_uses_the_source_s_proxy() -> None:
     """V1: no more is fetched than an index may have."""
     fetcher = FakeFetcher({"https://a/index": b"signed:" + index_text("x")})
@@ -333,6 +334,7 @@ def test_a_later_source_does_not_shadow_an_alias() -> None:
     assert catalog.select("debian", "x86_64").source.name == "a"
 
 
+@pytest.mark.row("P17")
 def test_exact_name_beats_alias_within_a_source() -> None:
     """P17; in virt-builder the alias wins."""
     catalog = made(("a", [entry("x", aliases=("y",)), entry("y")]))

@@ -188,6 +188,7 @@ def test_the_base_of_simplestreams(tmp_path: Path, uri: str) -> None:
     assert source.index(signed=False).uri == "https://h/x/streams/v1/index.json"
 
 
+@pytest.mark.row("S30")
 def test_which_keys_of_a_file_count(tmp_path: Path) -> None:
     """S30."""
     write(tmp_path, "x.conf", f"[x]\nuri=/i\ngpgkey=/k.gpg\nfingerprint={A.lower()},{B}\n")
@@ -195,6 +196,7 @@ def test_which_keys_of_a_file_count(tmp_path: Path) -> None:
     assert (source.key, source.only) == (Path("/k.gpg"), (A, B))
 
 
+@pytest.mark.row("S40")
 def test_unsigned_must_be_said(tmp_path: Path) -> None:
     """S40: what says nothing about signatures is not used."""
     write(tmp_path, "x.conf", "[x]\nuri=/i\nunsigned=yes\nproxy=http://p:3128\n")

@@ -32,7 +32,8 @@ def record(states: SourceStates) -> Path:
     return path
 
 
-def test_s37_missing_is_first_use_and_creates_nothing(states: SourceStates) -> None:
+@pytest.mark.row("S37")
+def test_missing_is_first_use_and_creates_nothing(states: SourceStates) -> None:
     assert states.read(URI) is None
     assert not states.folder.exists()
 
@@ -66,7 +67,8 @@ def test_the_same_one_is_written_anew_only_after_a_day(states: SourceStates) -> 
     assert states.read(URI) == later
 
 
-def test_s34_two_processes_that_accepted_different_texts(states: SourceStates) -> None:
+@pytest.mark.row("S34")
+def test_two_processes_that_accepted_different_texts(states: SourceStates) -> None:
     states.remember(URI, FIRST, b"signed")
     with pytest.raises(ConflictingIndexError):
         states.remember(URI, replace(FIRST, digest="cd" * 32), b"signed")
@@ -80,6 +82,7 @@ def test_listings_work_where_nothing_can_be_written(states: SourceStates) -> Non
     assert {path: path.stat().st_mtime_ns for path in states.folder.iterdir()} == before
 
 
+@pytest.mark.row("S37")
 @pytest.mark.parametrize(
     "content",
     [
@@ -95,7 +98,7 @@ def test_listings_work_where_nothing_can_be_written(states: SourceStates) -> Non
         b'"\xed\xa0\x80"',
     ],
 )
-def test_s37_corrupt_is_an_error_with_the_repair_command(states: SourceStates, content: bytes) -> None:
+def test_corrupt_is_an_error_with_the_repair_command(states: SourceStates, content: bytes) -> None:
     states.remember(URI, FIRST, b"signed")
     record(states).write_bytes(content)
     acts: list[Callable[[], object]] = [
@@ -113,6 +116,7 @@ def test_s37_corrupt_is_an_error_with_the_repair_command(states: SourceStates, c
     assert states.read(URI) is None
 
 
+@pytest.mark.row("S37")
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -133,7 +137,7 @@ def test_s37_corrupt_is_an_error_with_the_repair_command(states: SourceStates, c
         ("accepted_at", "2026-13-14T12:00:00+00:00"),
     ],
 )
-def test_s37_wrong_fields(states: SourceStates, field: str, value: object) -> None:
+def test_wrong_fields(states: SourceStates, field: str, value: object) -> None:
     states.remember(URI, FIRST, b"signed")
     fields = json.loads(record(states).read_text())
     record(states).write_text(json.dumps(fields))
@@ -143,8 +147,9 @@ def test_s37_wrong_fields(states: SourceStates, field: str, value: object) -> No
         states.read(URI)
 
 
+@pytest.mark.row("S37")
 @pytest.mark.parametrize("kind", ["link", "folder", "fifo"])
-def test_s37_other_things_than_files(states: SourceStates, tmp_path: Path, kind: str) -> None:
+def test_other_things_than_files(states: SourceStates, tmp_path: Path, kind: str) -> None:
     states.remember(URI, FIRST, b"signed")
     path = record(states)
     kept = tmp_path / "kept"
@@ -159,7 +164,8 @@ def test_s37_other_things_than_files(states: SourceStates, tmp_path: Path, kind:
         states.read(URI)
 
 
-def test_s37_nowhere_to_write(tmp_path: Path) -> None:
+@pytest.mark.row("S37")
+def test_nowhere_to_write(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
     with pytest.raises(SourceStateError, match="state"):
         SourceStates(tmp_path / "state").remember(URI, FIRST, b"signed")

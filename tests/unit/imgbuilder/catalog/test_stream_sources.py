@@ -177,6 +177,7 @@ def test_once_signed_never_unsigned(
     assert Ran(capsys, "--list").code == 0
 
 
+@pytest.mark.row("V2", "V9")
 @pytest.mark.parametrize("which", ["index", PRODUCTS])
 def test_every_file_is_judged(
     home: Path, tree: StreamTree, web: WebFolder, capsys: pytest.CaptureFixture[str], which: str

@@ -417,6 +417,7 @@ def test_settings_know_the_cache(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert Settings(use_cache=False).cache_folder() is None
 
 
+@pytest.mark.row("S37")
 @pytest.mark.parametrize("by", ["name", "url", "file url"])
 def test_forget_source_mends_a_damaged_record(
     site: Site, home: Path, capsys: pytest.CaptureFixture[str], by: str

@@ -32,7 +32,8 @@ def a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: DAY * 86400 + 3600.0)
 
 
-def test_z9_a_password_changes_its_field_and_nothing_else() -> None:
+@pytest.mark.row("Z9")
+def test_a_password_changes_its_field_and_nothing_else() -> None:
     guest = debian_guest()
     apply(guest, "password", "ann:password:p:w d")
     shadow = guest.text("/etc/shadow")
@@ -85,7 +86,7 @@ def test_a_locked_password_keeps_its_hash() -> None:
     assert sha512_crypt.verify("x", value.removeprefix("!!"))
 
 
-def test_se20_an_unknown_user_is_an_error_with_the_next_step() -> None:
+def test_an_unknown_user_is_an_error_with_the_next_step() -> None:
     guest = debian_guest()
     with pytest.raises(OperationError, match="no user bob") as caught:
         apply(guest, "password", "bob:password:x")
@@ -103,6 +104,7 @@ def test_odd_shadow_files_are_kept_byte_for_byte() -> None:
     assert set_shadow_field(b"roots:x:\n", "root", "*", DAY) is None
 
 
+@pytest.mark.row("Z17")
 @pytest.mark.parametrize(
     ("content", "password"),
     [
@@ -115,21 +117,22 @@ def test_odd_shadow_files_are_kept_byte_for_byte() -> None:
         (b"x" * 512 + b"\n" + b"y" * 1_000_000, "x" * 512),
     ],
 )
-def test_z17_the_first_line_of_a_password_file(content: bytes, password: str, tmp_path: Path) -> None:
+def test_the_first_line_of_a_password_file(content: bytes, password: str, tmp_path: Path) -> None:
     file = tmp_path / "with:colon"
     file.write_bytes(content)
     assert parse_selector(f"file:{file}").text == password
 
 
+@pytest.mark.row("Z17")
 @pytest.mark.parametrize("content", [b"", b"\nx", b"\r\n", b"x\0y\n", b"x" * 513, b"x" * 1_000_000])
-def test_z17_unusable_password_files_are_refused(content: bytes, tmp_path: Path) -> None:
+def test_unusable_password_files_are_refused(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_bytes(content)
     with pytest.raises(UsageError):
         parse_selector(f"file:{file}")
 
 
-def test_se1_a_missing_password_file_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_missing_password_file_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         parse_selector(f"file:{tmp_path}/none")
 
@@ -146,7 +149,8 @@ def test_passwords_that_are_not_utf8_are_hashed_as_bytes() -> None:
     assert sha512_crypt.verify(b"\xff", passwords.hash_password("\udcff", Crypto.SHA512))
 
 
-def test_z17_random_passwords_have_120_bits_and_are_told_once() -> None:
+@pytest.mark.row("Z17")
+def test_random_passwords_have_120_bits_and_are_told_once() -> None:
     guest = debian_guest()
     events: list[Event] = []
     apply(guest, "password", "ann:random", on_event=events.append)
@@ -164,7 +168,8 @@ def test_z17_random_passwords_have_120_bits_and_are_told_once() -> None:
     assert len(password) * math.log2(len(alphabet)) >= 120
 
 
-def test_z10_keys_get_their_files_with_the_right_owner_and_modes() -> None:
+@pytest.mark.row("Z10")
+def test_keys_get_their_files_with_the_right_owner_and_modes() -> None:
     guest = debian_guest()
     apply(guest, "ssh-inject", f"ann:string:{KEY}")
     assert guest.permissions("/home/ann") == ("0700", 1000, 1001)
@@ -175,7 +180,8 @@ def test_z10_keys_get_their_files_with_the_right_owner_and_modes() -> None:
     assert guest.permissions("/root/.ssh") == ("0700", 0, 0)
 
 
-def test_z10_a_home_that_is_a_link_is_followed_in_the_guest() -> None:
+@pytest.mark.row("Z10")
+def test_a_home_that_is_a_link_is_followed_in_the_guest() -> None:
     guest = debian_guest()
     guest.add_dir("/srv/ann", mode=0o755, uid=1000, gid=1001)
     guest.add_link("/home/ann", "/srv/ann")
@@ -184,7 +190,8 @@ def test_z10_a_home_that_is_a_link_is_followed_in_the_guest() -> None:
     assert guest.permissions("/srv/ann") == ("0755", 1000, 1001)
 
 
-def test_z10_an_existing_file_is_repaired_and_gets_no_duplicates() -> None:
+@pytest.mark.row("Z10")
+def test_an_existing_file_is_repaired_and_gets_no_duplicates() -> None:
     guest = debian_guest()
     guest.add("/root/.ssh/authorized_keys", OTHER_KEY, mode=0o640, uid=0, gid=8)
     apply(guest, "ssh-inject", f"root:string:{KEY}")
@@ -198,7 +205,8 @@ def test_keys_are_the_same_whatever_their_options_and_comments() -> None:
     assert add_keys(f"# {KEY}\n".encode(), (KEY,)) == f"# {KEY}\n{KEY}\n".encode()
 
 
-def test_z10_key_files(tmp_path: Path) -> None:
+@pytest.mark.row("Z10")
+def test_key_files(tmp_path: Path) -> None:
     file = tmp_path / "keys:2.pub"
     file.write_bytes(f"# mine\r\n{KEY}\r\n\r\n{OTHER_KEY}".encode())
     guest = debian_guest()
@@ -206,15 +214,17 @@ def test_z10_key_files(tmp_path: Path) -> None:
     assert guest.text("/root/.ssh/authorized_keys") == f"{KEY}\n{OTHER_KEY}\n"
 
 
-def test_z10_a_selector_may_hold_colons() -> None:
+@pytest.mark.row("Z10")
+def test_a_selector_may_hold_colons() -> None:
     guest = debian_guest()
     key = f'environment="A=b:c" {KEY}'
     apply(guest, "ssh-inject", f"root:string:{key}")
     assert guest.text("/root/.ssh/authorized_keys") == f"{key}\n"
 
 
+@pytest.mark.row("Z10")
 @pytest.mark.parametrize("content", [PRIVATE, f"{KEY}\n{PRIVATE}", "PuTTY-User-Key-File-2: ssh-rsa\n"])
-def test_z10_private_keys_are_refused_and_not_quoted(content: str, tmp_path: Path) -> None:
+def test_private_keys_are_refused_and_not_quoted(content: str, tmp_path: Path) -> None:
     file = tmp_path / "id"
     file.write_text(content)
     with pytest.raises(UsageError, match=r"--ssh-inject: .*this is a private key") as caught:
@@ -230,7 +240,8 @@ def test_other_keys_are_refused(selector: str) -> None:
         apply(debian_guest(), "ssh-inject", f"root:{selector}")
 
 
-def test_z10_an_unknown_user_is_an_error() -> None:
+@pytest.mark.row("Z10")
+def test_an_unknown_user_is_an_error() -> None:
     with pytest.raises(OperationError, match="no user bob"):
         apply(debian_guest(), "ssh-inject", f"bob:string:{KEY}")
 

@@ -83,7 +83,8 @@ def test_the_environment_of_a_command(guest: HostGuest, tmp_path: Path) -> None:
 CANARY = "canary-4711/[x]"
 
 
-def test_z18_a_secret_reaches_commands_and_nothing_else(guest: HostGuest, tmp_path: Path) -> None:
+@pytest.mark.row("Z18")
+def test_a_secret_reaches_commands_and_nothing_else(guest: HostGuest, tmp_path: Path) -> None:
     secrets = {"TOKEN": CANARY, "CERT": "first-line\nsecond-line"}
     with memory_folder(guest, _context(tmp_path, secrets=secrets)) as context:
         RunCommand(f'test "$TOKEN" = "{CANARY[:4]}""{CANARY[4:]}"; echo "<$TOKEN>"; echo "$CERT"').apply(
@@ -115,9 +116,8 @@ def test_a_signal_is_named(guest: HostGuest, tmp_path: Path) -> None:
         RunCommand("sh -c 'kill -9 $$'").apply(guest, _context(tmp_path))
 
 
-def test_z18_proxy_credentials_are_not_in_the_log_of_a_failing_command(
-    guest: HostGuest, tmp_path: Path
-) -> None:
+@pytest.mark.row("Z18")
+def test_proxy_credentials_are_not_in_the_log_of_a_failing_command(guest: HostGuest, tmp_path: Path) -> None:
     context = _context(tmp_path, proxies={"http_proxy": "http://u:canary@h/"})
     with pytest.raises(OperationError) as caught:
         RunCommand("nonsense-command").apply(guest, context)
@@ -132,6 +132,7 @@ def test_a_failing_command_without_network_says_so(guest: HostGuest, tmp_path: P
     assert NO_NETWORK_HINT in caught.value.hint
 
 
+@pytest.mark.row("Z11")
 @pytest.mark.parametrize(
     ("content", "output"),
     [
@@ -144,13 +145,14 @@ def test_a_failing_command_without_network_says_so(guest: HostGuest, tmp_path: P
         (b"echo " + b"x" * 200_000, "x" * 200_000 + "\n"),
     ],
 )
-def test_z11_scripts_run_as_programs(content: bytes, output: str, guest: HostGuest, tmp_path: Path) -> None:
+def test_scripts_run_as_programs(content: bytes, output: str, guest: HostGuest, tmp_path: Path) -> None:
     Run(_script(tmp_path, content)).apply(guest, _context(tmp_path))
     assert (tmp_path / "the log").read_text() == output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["script", "the log"]
 
 
-def test_z11_a_name_with_blanks(guest: HostGuest, tmp_path: Path) -> None:
+@pytest.mark.row("Z11")
+def test_a_name_with_blanks(guest: HostGuest, tmp_path: Path) -> None:
     with pytest.raises(OperationError, match="exit status 3"):
         Run(_script(tmp_path, b"#!/bin/sh\nexit 3\n", "a $(b) 'c")).apply(guest, _context(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a $(b) 'c", "the log"]
@@ -164,7 +166,8 @@ def test_the_scripts_folder_is_private(guest: HostGuest, tmp_path: Path) -> None
     assert lines[2].startswith("-rwxr-xr-x")
 
 
-def test_z11_a_missing_interpreter_is_named_before_anything_runs(tmp_path: Path) -> None:
+@pytest.mark.row("Z11")
+def test_a_missing_interpreter_is_named_before_anything_runs(tmp_path: Path) -> None:
     guest = debian_guest()
     script = _script(tmp_path, b"#! /usr/bin/python9 -u\n")
     with pytest.raises(OperationError, match="its interpreter /usr/bin/python9 is not in the guest"):
@@ -201,8 +204,9 @@ def test_log_file_in_tmp_or_in_the_root() -> None:
     assert choose_log_file(guest) == "/tmp/builder.log"
 
 
+@pytest.mark.row("Z23")
 @pytest.mark.parametrize("kind", ["link", "dangling", "fifo", "directory"])
-def test_z23_a_planted_log_file_is_not_used(kind: str) -> None:
+def test_a_planted_log_file_is_not_used(kind: str) -> None:
     guest = debian_guest()
     if kind == "link":
         guest.add_link("/tmp/builder.log", "/etc/passwd")
@@ -218,7 +222,8 @@ def test_z23_a_planted_log_file_is_not_used(kind: str) -> None:
     assert not guest.exists(chosen)
 
 
-def test_t15_control_characters_are_not_shown() -> None:
+@pytest.mark.row("T15")
+def test_control_characters_are_not_shown() -> None:
     assert printable("a\tb\r\nc\rd\x1b[0m\x9b\x00\u202e") == "a\tb\nc\nd?[0m???"
 
 
@@ -238,7 +243,8 @@ def test_several_lines_stop_at_the_first_that_fails_and_one_line_does_not(
     assert (tmp_path / "reached").exists()
 
 
-def test_b8_a_command_that_takes_too_long_is_named_as_such() -> None:
+@pytest.mark.row("B8")
+def test_a_command_that_takes_too_long_is_named_as_such() -> None:
     guest = debian_guest()
     guest.on_sh("sleep 600", CommandResult(124, ""))
     context = context_of(guest, command_limit=0.0)

@@ -40,14 +40,16 @@ def test_a_comment_that_ends_in_a_backslash_swallows_the_next_line(tmp_path: Pat
     ]
 
 
-def test_z20_windows_line_ends_give_the_same_operations(tmp_path: Path) -> None:
+@pytest.mark.row("Z20")
+def test_windows_line_ends_give_the_same_operations(tmp_path: Path) -> None:
     text = "write /a:x\n\nrun-command a \\\n b\nhostname vm\n"
     expected = read_commands_file(_file(tmp_path, text))
     assert read_commands_file(_file(tmp_path, text.replace("\n", "\r\n"))) == expected
     assert len(expected) == 3
 
 
-def test_z20_ten_thousand_lines(tmp_path: Path) -> None:
+@pytest.mark.row("Z20")
+def test_ten_thousand_lines(tmp_path: Path) -> None:
     text = "".join(f"mkdir /d{number}\n" for number in range(10_000))
     assert len(read_commands_file(_file(tmp_path, text))) == 10_000
 
@@ -56,6 +58,7 @@ def test_bytes_that_are_not_utf8_reach_the_content(tmp_path: Path) -> None:
     assert read_commands_file(_file(tmp_path, b"write /a:\xff\n")) == [parse_operation("write", "/a:\udcff")]
 
 
+@pytest.mark.row("Z20")
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -70,7 +73,7 @@ def test_bytes_that_are_not_utf8_reach_the_content(tmp_path: Path) -> None:
         ("mkdir /\0\n", "line 1: --mkdir: a NUL"),
     ],
 )
-def test_z20_errors_name_the_file_and_the_line(text: str, problem: str, tmp_path: Path) -> None:
+def test_errors_name_the_file_and_the_line(text: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=problem) as caught:
         read_commands_file(_file(tmp_path, text))
     assert caught.value.message.startswith(f"{tmp_path}/commands: line ")
@@ -82,7 +85,7 @@ def test_secrets_in_a_bad_line_are_not_quoted(tmp_path: Path) -> None:
     assert "canary" not in f"{caught.value.message}{caught.value.hint}"
 
 
-def test_se1_a_missing_or_endless_file_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_missing_or_endless_file_is_a_usage_error(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path, Path("/dev/zero"), Path("a\0b")):
         with pytest.raises(UsageError, match="--commands-from-file: "):
             read_commands_file(path)

@@ -79,7 +79,8 @@ def test_the_log_is_kept_on_the_host(services: Services, appliances: TinyApplian
     assert kept.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_b9_a_full_guest_is_named(services: Services, appliances: TinyAppliances) -> None:
+@pytest.mark.row("B9")
+def test_a_full_guest_is_named(services: Services, appliances: TinyAppliances) -> None:
     assert "free" not in (fail(services, appliances).hint or "")
     said = "cp: /x: No space left on device"
     assert "/ has 512.0M of 1.0G free" in (fail(services, appliances, said=said).hint or "")

@@ -52,7 +52,8 @@ def test_append_line_needs_a_regular_file() -> None:
             apply(guest, "append-line", f"{path}:x")
 
 
-def test_z4_links_are_followed_inside_the_guest_and_a_loop_is_an_error() -> None:
+@pytest.mark.row("Z4")
+def test_links_are_followed_inside_the_guest_and_a_loop_is_an_error() -> None:
     guest = FakeGuest()
     guest.add("/run/resolv.conf", "old\n")
     guest.add_link("/etc/resolv.conf", "/run/resolv.conf")
@@ -71,7 +72,8 @@ def test_z4_links_are_followed_inside_the_guest_and_a_loop_is_an_error() -> None
             apply(guest, keyword, text)
 
 
-def test_z5_copies_and_moves_through_an_absolute_link_stay_in_the_guest(tmp_path: Path) -> None:
+@pytest.mark.row("Z5")
+def test_copies_and_moves_through_an_absolute_link_stay_in_the_guest(tmp_path: Path) -> None:
     guest = debian_guest()
     guest.add("/a", "kept")
     (tmp_path / "d").mkdir()
@@ -84,7 +86,8 @@ def test_z5_copies_and_moves_through_an_absolute_link_stay_in_the_guest(tmp_path
     assert not guest.exists("/a")
 
 
-def test_z6_delete_expands_patterns_and_removes_links_not_targets() -> None:
+@pytest.mark.row("Z6")
+def test_delete_expands_patterns_and_removes_links_not_targets() -> None:
     guest = FakeGuest()
     guest.add("/tmp/keep.txt")
     guest.add("/tmp/a1")
@@ -102,7 +105,8 @@ def test_z6_delete_expands_patterns_and_removes_links_not_targets() -> None:
     assert not guest.exists("/odd[1]")
 
 
-def test_z6_a_delete_that_did_nothing_is_an_error() -> None:
+@pytest.mark.row("Z6")
+def test_a_delete_that_did_nothing_is_an_error() -> None:
     class Stubborn(FakeGuest):
         def remove(self, path: str) -> None:
             self.calls.append(("remove", path))
@@ -113,6 +117,7 @@ def test_z6_a_delete_that_did_nothing_is_an_error() -> None:
         apply(guest, "delete", "/a")
 
 
+@pytest.mark.row("Z7")
 @pytest.mark.parametrize(
     ("keyword", "text"),
     [
@@ -126,14 +131,15 @@ def test_z6_a_delete_that_did_nothing_is_an_error() -> None:
         ("edit", "/dir:s/a/b/"),
     ],
 )
-def test_z7_a_missing_or_wrong_file_is_an_error_that_names_it(keyword: str, text: str) -> None:
+def test_a_missing_or_wrong_file_is_an_error_that_names_it(keyword: str, text: str) -> None:
     guest = FakeGuest()
     guest.add_dir("/dir")
     with pytest.raises(OperationError, match=f"--{keyword}: /(none|dir) "):
         apply(guest, keyword, text)
 
 
-def test_z7_copy_in_needs_its_directory(tmp_path: Path) -> None:
+@pytest.mark.row("Z7")
+def test_copy_in_needs_its_directory(tmp_path: Path) -> None:
     with pytest.raises(OperationError, match="/x is not a directory") as caught:
         apply(FakeGuest(), "copy-in", f"{tmp_path}:/x")
     assert caught.value.hint == "put --mkdir /x before it"
@@ -146,8 +152,9 @@ def test_a_dangling_link_can_be_moved() -> None:
     assert guest.readlink("/m") == "/nowhere"
 
 
+@pytest.mark.row("Z8")
 @pytest.mark.parametrize("size", [0, 1, 70_000])
-def test_z8_upload_keeps_content_and_mode_and_gives_the_file_to_root(size: int, tmp_path: Path) -> None:
+def test_upload_keeps_content_and_mode_and_gives_the_file_to_root(size: int, tmp_path: Path) -> None:
     local = tmp_path / "tool"
     local.write_bytes(b"\xff" * size)
     local.chmod(0o4751)
@@ -208,8 +215,9 @@ def test_edit_line_by_line(expression: str, after: bytes) -> None:
     assert len(changed) == (after != b"a\nb\n\xff\n")
 
 
+@pytest.mark.row("Z19")
 @pytest.mark.parametrize("expression", ["die 'no'", "s/a", "}", "exit 3", "exit 0", "kill 9, $$"])
-def test_z19_an_expression_that_fails_changes_nothing(expression: str) -> None:
+def test_an_expression_that_fails_changes_nothing(expression: str) -> None:
     guest = FakeGuest()
     guest.add("/f", "a\nb\n")
     with pytest.raises(OperationError, match="--edit /f: the expression failed and the file was not changed"):
@@ -218,7 +226,8 @@ def test_z19_an_expression_that_fails_changes_nothing(expression: str) -> None:
     assert guest.calls == []
 
 
-def test_z19_an_endless_expression_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("Z19")
+def test_an_endless_expression_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgbuilder.customize.ops.scripts._EDIT_LIMIT", 0.2)
     guest = FakeGuest()
     guest.add("/f", "a\n")
@@ -235,7 +244,8 @@ def test_edit_sees_bytes_whatever_the_users_perl_settings(monkeypatch: pytest.Mo
     assert guest.read("/f") == b"3\xa9\n"
 
 
-def test_z6_scrub_follows_links_and_checks_that_the_file_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("Z6")
+def test_scrub_follows_links_and_checks_that_the_file_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     guest = debian_guest()
     guest.add("/run/secret", "s")
     apply(guest, "scrub", "/var/run/secret")
@@ -304,7 +314,8 @@ def test_tar_in_refuses_what_is_no_tar_file_and_a_missing_directory(tmp_path: Pa
         apply(debian_guest(), "tar-in", f"{tmp_path}/a.tar:/none")
 
 
-def test_z2_a_local_name_may_hold_a_colon(tmp_path: Path) -> None:
+@pytest.mark.row("Z2")
+def test_a_local_name_may_hold_a_colon(tmp_path: Path) -> None:
     (tmp_path / "a:b").write_text("content")
     guest = FakeGuest()
     apply(guest, "upload", f"{tmp_path}/a\\:b:/c:d")

@@ -36,7 +36,8 @@ def test_names_are_those_of_virt_builder(name: str, file: str) -> None:
     assert script_name(2, name) == file
 
 
-def test_z12_a_hundred_scripts_keep_their_order_whatever_their_names(tmp_path: Path) -> None:
+@pytest.mark.row("Z12")
+def test_a_hundred_scripts_keep_their_order_whatever_their_names(tmp_path: Path) -> None:
     guest = debian_guest()
     script = tmp_path / "z.sh"
     script.write_bytes(b"#!/bin/sh\nx\xff\n")
@@ -97,7 +98,7 @@ def test_guests_with_system_v_init(release: str, sign: str, links: list[str]) ->
     assert events == []
 
 
-def test_se23_another_init_system_is_a_warning() -> None:
+def test_another_init_system_is_a_warning() -> None:
     guest = FakeGuest()
     guest.add("/etc/os-release", "ID=alpine")
     guest.add_dir("/etc/init.d")
@@ -149,7 +150,8 @@ def boot(tmp_path: Path) -> Boot:
     return Boot(tmp_path)
 
 
-def test_z12_scripts_run_once_in_order_with_their_status_in_the_log_and_on_the_console(boot: Boot) -> None:
+@pytest.mark.row("Z12")
+def test_scripts_run_once_in_order_with_their_status_in_the_log_and_on_the_console(boot: Boot) -> None:
     boot.add("5000-0002-b", "#!/bin/sh\necho second; cat; exit 3\n")
     boot.add("5000-0001-a", "echo first without shebang >&2\n")
     boot.add("5000-0010-c", "#!/usr/bin/perl\nprint qq(third\\n);\n")
@@ -229,7 +231,8 @@ def test_the_installed_driver_has_the_real_paths() -> None:
     assert "@" not in text
 
 
-def test_z12_the_first_boot_as_read_from_an_image() -> None:
+@pytest.mark.row("Z12")
+def test_the_first_boot_as_read_from_an_image() -> None:
     guest = debian_guest()
     apply(guest, "firstboot-command", "waiting")
     guest.add(
@@ -251,7 +254,8 @@ def test_any_status_file_is_read(text: str) -> None:
         assert item.state
 
 
-def test_z12_the_driver_runs_a_hundred_scripts_in_order(boot: Boot) -> None:
+@pytest.mark.row("Z12")
+def test_the_driver_runs_a_hundred_scripts_in_order(boot: Boot) -> None:
     for number in range(100, 0, -1):
         boot.add(script_name(number, "../x"), f"echo said {number}\nexit {number % 2}\n")
     boot.run()

@@ -71,6 +71,7 @@ def test_passwords_keep_their_colons_and_reads_its_parts() -> None:
     assert (user.password.text, user.sudo) == ("a:b", True)
 
 
+@pytest.mark.row("Z16")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -80,7 +81,7 @@ def test_passwords_keep_their_colons_and_reads_its_parts() -> None:
         ("x:sudo:more", "not understood"),
     ],
 )  # fmt: skip
-def test_z16_what_is_no_user_is_refused(text: str, message: str) -> None:
+def test_what_is_no_user_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         parse_operation("user", text)
     assert "s3cret" not in f"{caught.value.message}{caught.value.hint}"

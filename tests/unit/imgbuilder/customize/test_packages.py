@@ -73,15 +73,17 @@ def test_every_manager_quotes_names_and_asks_nothing(manager: PackageManager, tm
         assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.row("Z15")
 @pytest.mark.parametrize("manager", PackageManager)
 @pytest.mark.parametrize("name", ["-y", "a b", "a;b", "$(x)", "a\n", "'", ""])
-def test_z15_no_manager_takes_odd_names(manager: PackageManager, name: str) -> None:
+def test_no_manager_takes_odd_names(manager: PackageManager, name: str) -> None:
     with pytest.raises(OperationError, match="is not a package name of"):
         packagemanagers.install_script(_facts(manager), [name])
     with pytest.raises(OperationError, match="is not a package name of"):
         packagemanagers.uninstall_script(_facts(manager), [name])
 
 
+@pytest.mark.row("Z15")
 @pytest.mark.parametrize(
     ("manager", "name", "fits"),
     [
@@ -102,7 +104,7 @@ def test_z15_no_manager_takes_odd_names(manager: PackageManager, name: str) -> N
         (PackageManager.PACMAN, "a/b/c", False),
     ],
 )
-def test_z15_what_each_manager_takes(manager: PackageManager, name: str, fits: bool) -> None:
+def test_what_each_manager_takes(manager: PackageManager, name: str, fits: bool) -> None:
     if fits:
         assert name in packagemanagers.install_script(_facts(manager), [name])
     else:

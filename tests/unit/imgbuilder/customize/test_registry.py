@@ -298,13 +298,15 @@ def test_likely_arguments_give_only_usage_errors(keyword: str, parts: list[str],
         assert result.message.startswith(f"--{keyword}: ")
 
 
+@pytest.mark.row("Z3")
 @pytest.mark.parametrize("keyword", sorted(name for name, spec in all_operations().items() if spec.metavar))
-def test_z3_nul_is_refused_everywhere(keyword: str) -> None:
+def test_nul_is_refused_everywhere(keyword: str) -> None:
     with pytest.raises(UsageError):
         parse_operation(keyword, CASES[keyword].text + "\0")
 
 
-def test_z18_secrets_are_in_no_text_about_an_operation(tmp_path: Path) -> None:
+@pytest.mark.row("Z18")
+def test_secrets_are_in_no_text_about_an_operation(tmp_path: Path) -> None:
     canary = "canary-3141"
     file = tmp_path / "password"
     file.write_text(f"{canary}\n")

@@ -32,7 +32,8 @@ def _steps(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Step)]
 
 
-def test_z21_the_order_is_the_users_with_passwords_late_and_the_log_last() -> None:
+@pytest.mark.row("Z21")
+def test_the_order_is_the_users_with_passwords_late_and_the_log_last() -> None:
     guest = debian_guest()
     guest.add("/etc/selinux/config")
     guest.add("/usr/sbin/load_policy")
@@ -116,7 +117,7 @@ def test_a_failed_request_names_the_operation() -> None:
         ["selinux-relabel", "no-selinux-relabel"],
     ],
 )
-def test_se16_contradictions_are_found_before_any_work(lines: list[str]) -> None:
+def test_contradictions_are_found_before_any_work(lines: list[str]) -> None:
     with pytest.raises(UsageError):
         validate(_operations(*lines))
     guest = debian_guest()
@@ -165,7 +166,7 @@ def test_root_gets_a_random_password_that_is_told_once() -> None:
         "password root:disabled",
     ],
 )
-def test_se16_root_gets_no_random_password_when_an_operation_decides(line: str) -> None:
+def test_root_gets_no_random_password_when_an_operation_decides(line: str) -> None:
     result, events = _customize(debian_guest(), line, implicit_root_password=True)
     assert result.root_password is None
     assert not [event for event in events if isinstance(event, Notice)]
@@ -178,7 +179,8 @@ def test_without_the_wish_there_is_no_random_password() -> None:
     assert guest.text("/etc/shadow").startswith("root:*:")
 
 
-def test_z22_seeds_and_machine_ids_differ_in_100_builds() -> None:
+@pytest.mark.row("Z22")
+def test_seeds_and_machine_ids_differ_in_100_builds() -> None:
     seeds, ids = set(), set()
     for _ in range(100):
         guest = debian_guest()
@@ -247,7 +249,8 @@ def test_a_planted_seed_link_is_not_written_through() -> None:
     assert not guest.exists("/etc/nowhere")
 
 
-def test_z23_commands_write_to_the_fresh_log_and_it_is_what_is_removed() -> None:
+@pytest.mark.row("Z23")
+def test_commands_write_to_the_fresh_log_and_it_is_what_is_removed() -> None:
     guest = debian_guest()
     guest.add_link("/tmp/builder.log", "/etc/passwd")
     passwd = guest.read("/etc/passwd")

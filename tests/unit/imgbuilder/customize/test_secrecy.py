@@ -25,7 +25,8 @@ def test_values_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch:
     assert getattr(parse_operation("secret", f"A=file:{tmp_path}/f"), "value") == "line 1\nline 2"  # noqa: B009
 
 
-def test_z18_programs_that_we_start_do_not_get_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("Z18")
+def test_programs_that_we_start_do_not_get_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE_ALONE", "canary-3")
     assert b"canary-3" in process.run(["env"]).stdout
     parse_operation("secret", "A=env:MINE_ALONE")
@@ -56,8 +57,9 @@ def test_two_secrets_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         customize(debian_guest(), operations, context_of(debian_guest()))
 
 
+@pytest.mark.row("Z18")
 @given(st.lists(st.text(min_size=4, max_size=12), min_size=1, max_size=4), st.text(max_size=30))
-def test_z18_no_secret_survives_the_mask(secrets: list[str], around: str) -> None:
+def test_no_secret_survives_the_mask(secrets: list[str], around: str) -> None:
     hider = Mask(secrets)
     for secret in secrets:
         if len(secret.strip()) >= 4:
@@ -72,7 +74,8 @@ def test_the_longest_secret_is_hidden_first_and_short_lines_are_left() -> None:
     assert not Mask([])
 
 
-def test_z18_events_and_errors_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("Z18")
+def test_events_and_errors_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE", "canary-1")
     operations = [
         parse_operation("secret", "A=env:MINE"),

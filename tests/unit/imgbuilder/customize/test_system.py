@@ -100,7 +100,8 @@ def test_hostname_in_suse_and_others() -> None:
         assert guest.text("/etc/hostname") == "vm\n"
 
 
-def test_z14_a_time_zone_is_a_zone_file_below_zoneinfo() -> None:
+@pytest.mark.row("Z14")
+def test_a_time_zone_is_a_zone_file_below_zoneinfo() -> None:
     guest = debian_guest()
     guest.add("/etc/secret", b"TZif")
     guest.add("/usr/share/zoneinfo/leapseconds", b"# text")
@@ -113,7 +114,8 @@ def test_z14_a_time_zone_is_a_zone_file_below_zoneinfo() -> None:
     assert guest.readlink("/etc/localtime") == "/usr/share/zoneinfo/Etc/UTC"
 
 
-def test_z14_a_link_to_another_zone_is_a_time_zone() -> None:
+@pytest.mark.row("Z14")
+def test_a_link_to_another_zone_is_a_time_zone() -> None:
     guest = debian_guest()
     guest.add_link("/usr/share/zoneinfo/Germany", "Europe/Berlin")
     apply(guest, "timezone", "Germany")

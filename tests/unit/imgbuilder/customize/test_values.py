@@ -16,14 +16,16 @@ from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import UsageError
 
 
+@pytest.mark.row("Z1")
 @pytest.mark.parametrize(
     "path",
     ["/a b", "/a,b", "/a'b", '/a"b', "/$x", "/`x`", "/-x", "/*", "/é", "/e\u0301", "/" + "x" * 255, "/a:b"],
 )
-def test_z1_odd_paths_are_kept_as_they_are(path: str) -> None:
+def test_odd_paths_are_kept_as_they_are(path: str) -> None:
     assert Write(path, "x").path == path
 
 
+@pytest.mark.row("Z1")
 @pytest.mark.parametrize(
     "path",
     [
@@ -40,11 +42,12 @@ def test_z1_odd_paths_are_kept_as_they_are(path: str) -> None:
         "/" + "é" * 128,
     ],
 )
-def test_z1_impossible_paths_are_refused(path: str) -> None:
+def test_impossible_paths_are_refused(path: str) -> None:
     with pytest.raises(UsageError, match="--write: "):
         Write(path, "x")
 
 
+@pytest.mark.row("Z2")
 @pytest.mark.parametrize(
     ("keyword", "text", "expected"),
     [
@@ -62,11 +65,12 @@ def test_z1_impossible_paths_are_refused(path: str) -> None:
         ("install", " a , b", (("a", "b"),)),
     ],
 )
-def test_z2_where_arguments_are_split(keyword: str, text: str, expected: tuple[object, ...]) -> None:
+def test_where_arguments_are_split(keyword: str, text: str, expected: tuple[object, ...]) -> None:
     parsed = parse_operation(keyword, text)
     assert tuple(vars(parsed).values()) == expected
 
 
+@pytest.mark.row("Z2")
 @pytest.mark.parametrize(
     ("keyword", "text"),
     [
@@ -78,7 +82,7 @@ def test_z2_where_arguments_are_split(keyword: str, text: str, expected: tuple[o
         ("install", "a,"),
     ],
 )
-def test_z2_incomplete_arguments_are_refused(keyword: str, text: str) -> None:
+def test_incomplete_arguments_are_refused(keyword: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"--{keyword}: expects "):
         parse_operation(keyword, text)
 
@@ -107,13 +111,15 @@ def test_modes_are_checked_without_the_command_line_too() -> None:
         Chmod(0o10000, "/a")
 
 
+@pytest.mark.row("Z13")
 @pytest.mark.parametrize(
     "name", ["a", "vm-1", "VM.example.org", "x" * 63, f"{'x' * 63}", "1.2.3", "a" * 60 + ".com"]
 )
-def test_z13_hostnames(name: str) -> None:
+def test_hostnames(name: str) -> None:
     assert values.hostname(name) == name
 
 
+@pytest.mark.row("Z13")
 @pytest.mark.parametrize(
     "name",
     [
@@ -133,13 +139,14 @@ def test_z13_hostnames(name: str) -> None:
         "a b",
     ],
 )
-def test_z13_no_hostnames(name: str) -> None:
+def test_no_hostnames(name: str) -> None:
     with pytest.raises(UsageError):
         values.hostname(name)
 
 
+@pytest.mark.row("Z13")
 @given(st.from_regex(r"[a-z0-9.-]{0,70}", fullmatch=True))
-def test_z13_accepted_hostnames_obey_the_rfc(name: str) -> None:
+def test_accepted_hostnames_obey_the_rfc(name: str) -> None:
     try:
         values.hostname(name)
     except UsageError:
@@ -150,45 +157,51 @@ def test_z13_accepted_hostnames_obey_the_rfc(name: str) -> None:
         assert label[0] != "-" != label[-1]
 
 
+@pytest.mark.row("Z14")
 @pytest.mark.parametrize(
     "name",
     ["../../etc/passwd", "Europe/Berlin;x", "", "/etc/passwd", "Europe/", "a//b", "zone.tab", "A\n", "$(x)"],
 )
-def test_z14_no_time_zones(name: str) -> None:
+def test_no_time_zones(name: str) -> None:
     with pytest.raises(UsageError):
         values.timezone(name)
 
 
+@pytest.mark.row("Z14")
 @pytest.mark.parametrize(
     "name", ["UTC", "Europe/Berlin", "Etc/GMT+5", "America/Argentina/Buenos_Aires", "EST5EDT"]
 )
-def test_z14_time_zones(name: str) -> None:
+def test_time_zones(name: str) -> None:
     assert values.timezone(name) == name
 
 
+@pytest.mark.row("Z15")
 @pytest.mark.parametrize(
     "name", ["vim;reboot", "-o Dpkg::x", "-y", "$(x)", "a b", "`x`", "a'b", "", "\n", "a\n", "é"]
 )
-def test_z15_no_package_names(name: str) -> None:
+def test_no_package_names(name: str) -> None:
     with pytest.raises(UsageError):
         values.package_names((name,))
 
 
+@pytest.mark.row("Z15")
 @pytest.mark.parametrize(
     "name", ["vim", "g++", "libc6:i386", "nginx=1.2-3", "@core", "perl(Foo::Bar)", "a/bookworm", "php-*"]
 )
-def test_z15_package_names(name: str) -> None:
+def test_package_names(name: str) -> None:
     assert values.package_names((name,)) == (name,)
 
 
+@pytest.mark.row("Z16")
 @pytest.mark.parametrize("name", ["root:x", "..", "*", "a/b", "", "Root", "1a", "a b", "a\n", "x" * 33, "é"])
-def test_z16_no_user_names(name: str) -> None:
+def test_no_user_names(name: str) -> None:
     with pytest.raises(UsageError):
         values.user_name(name)
 
 
+@pytest.mark.row("Z16")
 @pytest.mark.parametrize("name", ["root", "_apt", "www-data", "a.b", "host$", "x" * 32])
-def test_z16_user_names(name: str) -> None:
+def test_user_names(name: str) -> None:
     assert values.user_name(name) == name
 
 
@@ -199,8 +212,9 @@ def test_the_root_directory_is_not_removed(path: str) -> None:
             parse_operation(keyword, text)
 
 
+@pytest.mark.row("Z8")
 @pytest.mark.parametrize("keyword", ["run", "upload", "copy-in", "firstboot"])
-def test_se1_local_files_are_looked_at_when_the_option_is_read(keyword: str, tmp_path: Path) -> None:
+def test_local_files_are_looked_at_when_the_option_is_read(keyword: str, tmp_path: Path) -> None:
     """Z8: a pipe or a device is never waited for."""
     missing = tmp_path / "missing"
     pipe = tmp_path / "pipe"
@@ -216,7 +230,7 @@ def test_se1_local_files_are_looked_at_when_the_option_is_read(keyword: str, tmp
         parse_operation(keyword, end)
 
 
-def test_se1_a_local_file_that_may_not_be_read_is_refused(
+def test_a_local_file_that_may_not_be_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = tmp_path / "secret"
@@ -227,6 +241,7 @@ def test_se1_a_local_file_that_may_not_be_read_is_refused(
         parse_operation("upload", f"{secret}:/x")
 
 
+@pytest.mark.row("Z11")
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -235,7 +250,7 @@ def test_se1_a_local_file_that_may_not_be_read_is_refused(
     ],
 )
 @pytest.mark.parametrize("keyword", ["run", "firstboot"])
-def test_z11_scripts_that_cannot_run_are_refused(
+def test_scripts_that_cannot_run_are_refused(
     keyword: str, content: bytes, problem: str, tmp_path: Path
 ) -> None:
     script = tmp_path / "script"
@@ -244,8 +259,9 @@ def test_z11_scripts_that_cannot_run_are_refused(
         parse_operation(keyword, str(script))
 
 
+@pytest.mark.row("Z11")
 @pytest.mark.parametrize("content", [b"", b"echo\n", b"\x7fELF\0\r\n", b"#!/bin/sh", b"#!"])
-def test_z11_other_scripts_are_accepted(content: bytes, tmp_path: Path) -> None:
+def test_other_scripts_are_accepted(content: bytes, tmp_path: Path) -> None:
     script = tmp_path / "a script"
     script.write_bytes(content)
     assert parse_operation("run", str(script)).describe() == f"Running: {script}"

@@ -174,7 +174,8 @@ def test_any_mutation(changes: dict[int, int], file_size: int) -> None:
     assert 0 < facts.virtual_size <= 16 << 40
 
 
-def test_x17_check_raw(tmp_path: Path) -> None:
+@pytest.mark.row("X17")
+def test_check_raw(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(bytes(1024))
     check_raw(path, 1024)
@@ -184,7 +185,8 @@ def test_x17_check_raw(tmp_path: Path) -> None:
             check_raw(path, size)
 
 
-def test_x18_check_qcow2_compares_sizes(tmp_path: Path) -> None:
+@pytest.mark.row("X18")
+def test_check_qcow2_compares_sizes(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(header() + bytes(FILE_SIZE - CLUSTER))
     assert check_qcow2(path, 1 << 30) == check_qcow2(path)

@@ -58,8 +58,9 @@ def as_it_comes(_monkeypatch: pytest.MonkeyPatch) -> None:
     pass
 
 
+@pytest.mark.row("X22")
 @pytest.mark.parametrize("way", [as_it_comes, by_kernel, by_hand, by_hand_when_the_kernel_copies_nothing])
-def test_x22_copies_keep_content_and_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Any) -> None:
+def test_copies_keep_content_and_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Any) -> None:
     way(monkeypatch)
     old, new = make_image(tmp_path / "old"), tmp_path / "new"
     events: list[Event] = []

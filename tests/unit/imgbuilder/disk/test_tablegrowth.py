@@ -152,8 +152,9 @@ def test_logical_partition_grows_with_its_extended_one(tmp_path: Path, kind: Dis
     assert {part.number: part.kind for part in table.partitions} == {1: "83", 2: "f", 5: "82", 6: "8e"}
 
 
+@pytest.mark.row("B22")
 @pytest.mark.parametrize("kind", list(DiskFormat))
-def test_b22_gpt_with_large_sectors(tmp_path: Path, kind: DiskFormat) -> None:
+def test_gpt_with_large_sectors(tmp_path: Path, kind: DiskFormat) -> None:
     """B22: 4096-byte sectors, sparse numbers, a name, an attribute; the backup moves to the new end."""
     script = (
         "label: gpt\nlabel-id: 12345678-1234-1234-1234-123456789ABC\n"
@@ -209,7 +210,8 @@ def test_a_hybrid_mbr_is_kept(tmp_path: Path) -> None:
         assert table.partitions[1].end > 126 * unit
 
 
-def test_b22_the_largest_mbr(tmp_path: Path) -> None:
+@pytest.mark.row("B22")
+def test_the_largest_mbr(tmp_path: Path) -> None:
     """B22: sfdisk counts round at 2 TiB, so that a partition would become smaller."""
     disk = make_disk(tmp_path / "disk.raw", "label: dos\nstart=2048\n")
     table = partition.read_table(disk, DiskFormat.RAW)
@@ -224,7 +226,8 @@ def test_b22_the_largest_mbr(tmp_path: Path) -> None:
     assert table.partitions[0].end == 2**32 - 1
 
 
-def test_b23_what_lies_in_the_way_is_never_overwritten(disk: Path, tmp_path: Path) -> None:
+@pytest.mark.row("B23")
+def test_what_lies_in_the_way_is_never_overwritten(disk: Path, tmp_path: Path) -> None:
     logical = make_disk(tmp_path / "logical.raw", LOGICAL)
     for image, number in ((disk, 1), (disk, 7), (logical, 1), (logical, 5), (logical, 2)):
         before = image.read_bytes()

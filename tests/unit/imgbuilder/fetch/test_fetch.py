@@ -81,14 +81,16 @@ def test_the_length_becomes_the_total_of_the_progress() -> None:
     assert Progress(server.url, len(BODY), len(BODY)) in events
 
 
+@pytest.mark.row("D1")
 @pytest.mark.parametrize("kept", [0, 1, len(BODY) // 2, len(BODY) - 1])
-def test_d1_reset_in_the_body(kept: int) -> None:
+def test_reset_in_the_body(kept: int) -> None:
     whole = answer(BODY)
     refused([whole[: len(whole) - len(BODY) + kept], Pause(0.02), Reset()])
 
 
+@pytest.mark.row("D2")
 @pytest.mark.parametrize("kept", [0, 1, len(BODY) - 1])
-def test_d2_short_body(kept: int) -> None:
+def test_short_body(kept: int) -> None:
     """F15: some libraries report no error here."""
     whole = answer(BODY)
     refused([whole[: len(whole) - len(BODY) + kept]])
@@ -102,11 +104,13 @@ def test_chunked() -> None:
         assert get(server.url) == b"hello world"
 
 
+@pytest.mark.row("D3")
 @pytest.mark.parametrize("rest", [b"", b"5\r\nhello\r\n", b"5\r\nhel", b"5\r\nhello"])
-def test_d3_chunked_without_an_end(rest: bytes) -> None:
+def test_chunked_without_an_end(rest: bytes) -> None:
     refused([CHUNKED, rest])
 
 
+@pytest.mark.row("D22")
 @pytest.mark.parametrize(
     "rest",
     [
@@ -117,17 +121,19 @@ def test_d3_chunked_without_an_end(rest: bytes) -> None:
         b"f" * 40 + b"\r\nhello",
     ],
 )
-def test_d22_bad_chunks(rest: bytes) -> None:
+def test_bad_chunks(rest: bytes) -> None:
     refused([CHUNKED, rest])
 
 
-def test_d4_no_length_is_judged_by_the_signed_size() -> None:
+@pytest.mark.row("D4")
+def test_no_length_is_judged_by_the_signed_size() -> None:
     with FaultServer([answer(BODY, length=False)]) as server:
         assert get(server.url, expected=len(BODY)) == BODY
     for expected in (len(BODY) - 1, len(BODY) + 1):
         refused([answer(BODY, length=False)], expected=expected)
 
 
+@pytest.mark.row("D5")
 @pytest.mark.parametrize(
     "length",
     [
@@ -143,13 +149,14 @@ def test_d4_no_length_is_judged_by_the_signed_size() -> None:
         f"{len(BODY)}, 5",
     ],
 )
-def test_d5_length_disagrees_with_the_signed_size(length: str) -> None:
+def test_length_disagrees_with_the_signed_size(length: str) -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode()
     error, _server = refused([head + BODY, Hang()], expected=len(BODY))
     assert "nothing came" not in error.message  # it did not wait for a body
 
 
-def test_d5_length_twice_and_with_chunks() -> None:
+@pytest.mark.row("D5")
+def test_length_twice_and_with_chunks() -> None:
     refused([answer(BODY, f"Content-Length: {len(BODY)}", "Content-Length: 7")], expected=len(BODY))
     refused([answer(BODY, f"Content-Length: {len(BODY)}")], expected=len(BODY))
     both = CHUNKED.replace(b"Connection", b"Content-Length: 5\r\nConnection")
@@ -161,7 +168,8 @@ def test_an_announced_length_over_the_limit_is_refused_before_the_body() -> None
     assert "11 bytes" in error.message
 
 
-def test_d6_extra_and_endless_bytes() -> None:
+@pytest.mark.row("D6")
+def test_extra_and_endless_bytes() -> None:
     with FaultServer([answer(BODY), b"extra"]) as server:
         assert get(server.url, expected=len(BODY)) == BODY
     refused([answer(BODY, length=False), b"x"], expected=len(BODY))
@@ -178,24 +186,28 @@ def test_only_a_plain_200_is_stored(status: str) -> None:
     refused([answer(b"", status=status), Hang()])
 
 
-def test_d7_no_answer() -> None:
+@pytest.mark.row("D7")
+def test_no_answer() -> None:
     error, server = refused([Hang()])
     assert "0 seconds" in error.message
     assert len(server.requests) == 1  # a timeout has cost enough already
 
 
-def test_d7_headers_that_drip() -> None:
+@pytest.mark.row("D7")
+def test_headers_that_drip() -> None:
     error, server = refused([Drip(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000, 0.02)])
     assert "longer than" in error.message
     assert server.sent < 500  # it was broken off, not waited for
 
 
-def test_d7_headers_that_never_end() -> None:
+@pytest.mark.row("D7")
+def test_headers_that_never_end() -> None:
     refused([b"HTTP/1.1 200 OK\r\n", Endless(b"X: y\r\n" * 100)])
     refused([b"HTTP/1.1 200 OK\r\n", Endless(b"X" * 70_000)])
 
 
-def test_d7_a_chunk_header_that_drips() -> None:
+@pytest.mark.row("D7")
+def test_a_chunk_header_that_drips() -> None:
     drip = Drip(b"5" + b"0" * 1000, 0.02)
     scripts: list[list[Step]] = [[CHUNKED, drip], [CHUNKED, b"5\r\nhello\r\n", drip]]
     for script in scripts:
@@ -216,12 +228,14 @@ def test_a_slow_disk_is_not_the_server_s_fault() -> None:
     assert body.getvalue() == BODY
 
 
-def test_d8_stall_in_the_body() -> None:
+@pytest.mark.row("D8")
+def test_stall_in_the_body() -> None:
     error, _server = refused([answer(BODY)[:-5], Hang()])
     assert "0 seconds" in error.message
 
 
-def test_d9_slow_drip() -> None:
+@pytest.mark.row("D9")
+def test_slow_drip() -> None:
     ticks = iter(range(0, 1000, 10))
     body = io.BytesIO()
     with FaultServer([answer(b"", length=False), Drip(b"x" * 1000, 0.001)]) as server:
@@ -231,18 +245,20 @@ def test_d9_slow_drip() -> None:
     assert len(body.getvalue()) < 10
 
 
+@pytest.mark.row("D16")
 @pytest.mark.parametrize("status", ["400 Bad", "401 No", "403 No", "404 Not Found", "410 Gone", "501 What"])
-def test_d16_no_retry(status: str) -> None:
+def test_no_retry(status: str) -> None:
     error, server = refused([answer(b"error page", status=status)])
     assert status[:3] in error.message
     assert error.hint
     assert len(server.requests) == 1
 
 
+@pytest.mark.row("D17")
 @pytest.mark.parametrize(
     "status", ["408 Late", "429 Slow Down", "500 Oops", "502 Bad", "503 Busy", "504 Late"]
 )
-def test_d17_retry_then_success(status: str) -> None:
+def test_retry_then_success(status: str) -> None:
     bad = answer(b"error page", status=status)
     sleep = Patient()
     with FaultServer([bad], [bad], [answer(BODY)]) as server:
@@ -250,6 +266,7 @@ def test_d17_retry_then_success(status: str) -> None:
     assert sleep.waits == [0.5, 1.0]
 
 
+@pytest.mark.row("D17")
 @pytest.mark.parametrize(
     ("header", "waits"),
     [
@@ -261,7 +278,7 @@ def test_d17_retry_then_success(status: str) -> None:
         ("-1", [0.5, 1.0, 2.0]),
     ],
 )
-def test_d17_retry_after(header: str, waits: list[float]) -> None:
+def test_retry_after(header: str, waits: list[float]) -> None:
     sleep = Patient()
     busy = answer(b"", f"Retry-After: {header}", status="503 Busy")
     error, server = refused([busy], sleep=sleep, limits=Limits(timeout=1, backoff=0.5))
@@ -270,7 +287,8 @@ def test_d17_retry_after(header: str, waits: list[float]) -> None:
     assert len(server.requests) == len(waits) + 1
 
 
-def test_d17_waiting_longer_than_the_timeout_breaks_nothing() -> None:
+@pytest.mark.row("D17")
+def test_waiting_longer_than_the_timeout_breaks_nothing() -> None:
     """The time limit of one answer must not go on running between two tries."""
     with FaultServer([answer(b"", status="503 Busy")], [Pause(0.1), answer(BODY)]) as server:
         fetcher = RequestsFetcher(Limits(timeout=0.3, backoff=0.4))
@@ -295,7 +313,8 @@ def test_nobody_listens() -> None:
     assert len(sleep.waits) == 3
 
 
-def test_d18_error_page_is_never_stored() -> None:
+@pytest.mark.row("D18")
+def test_error_page_is_never_stored() -> None:
     error, _server = refused([answer(b"<html>sorry</html>", "Content-Type: text/html", status="503 Busy")])
     assert "503" in error.message
 
@@ -304,15 +323,17 @@ def redirect(location: str, status: int = 302) -> bytes:
     return answer(b"moved", f"Location: {location}", status=f"{status} Moved")
 
 
+@pytest.mark.row("D19")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_d19_redirects(status: int) -> None:
+def test_redirects(status: int) -> None:
     with FaultServer([redirect("../b?x=1#f", status)], [answer(BODY)]) as server:
         fetched = RequestsFetcher(LIMITS).fetch(server.url + "/a/a", io.BytesIO(), limit=1 << 20)
     assert server.requests[1].startswith(b"GET /b?x=1 HTTP/1.1\r\n")
     assert fetched.url == server.url + "/b?x=1"
 
 
-def test_d19_five_hops_and_no_more() -> None:
+@pytest.mark.row("D19")
+def test_five_hops_and_no_more() -> None:
     hops = [[redirect("/x")] for _ in range(5)]
     with FaultServer(*hops, [answer(BODY)]) as server:
         assert get(server.url) == BODY
@@ -321,6 +342,7 @@ def test_d19_five_hops_and_no_more() -> None:
     assert len(server.requests) == 6
 
 
+@pytest.mark.row("D19")
 @pytest.mark.parametrize(
     "location",
     [
@@ -332,13 +354,14 @@ def test_d19_five_hops_and_no_more() -> None:
         "/x\r\nLocation: /y",
     ],
 )
-def test_d19_malformed_locations(location: str) -> None:
+def test_malformed_locations(location: str) -> None:
     error, server = refused([redirect(location)], digest_known=True)
     assert "redirect" in error.message
     assert len(server.requests) == 1
 
 
-def test_d19_no_location() -> None:
+@pytest.mark.row("D19")
+def test_no_location() -> None:
     refused([answer(b"", status="302 Moved")])
 
 
@@ -346,11 +369,12 @@ SCHEMES = ("file:///etc/hostname", "ftp://127.0.0.1/x", "gopher://h/", "javascri
 SERVERS = ("http://localhost/x", "http://127.0.0.1:1/x", "//localhost/x", "http://127.0.0.2/x")
 
 
+@pytest.mark.row("D20")
 @pytest.mark.parametrize(
     ("location", "digest_known"),
     [*((one, True) for one in SCHEMES), *((one, False) for one in (*SCHEMES, *SERVERS))],
 )
-def test_d20_refused_redirects(location: str, digest_known: bool) -> None:
+def test_refused_redirects(location: str, digest_known: bool) -> None:
     """T12: to another server only for what has a digest, to another scheme never."""
     error, server = refused([redirect(location)], digest_known=digest_known)
     assert "refused" in error.message
@@ -378,7 +402,8 @@ def test_a_mirror_by_http_for_bytes_whose_digest_is_known() -> None:
     assert follow("http://h/x", "http://10.0.0.1/y", digest_known=True).url == "http://10.0.0.1/y"
 
 
-def test_d20_https() -> None:
+@pytest.mark.row("D20")
+def test_https() -> None:
     assert follow("http://h/x", "https://h/y").url == "https://h/y"
     assert follow("https://h/x", "https://other/y", digest_known=True).url == "https://other/y"
     assert follow("http://h/x", "https://other/y", digest_known=True).url == "https://other/y"
@@ -398,7 +423,8 @@ def test_d20_https() -> None:
         assert "secret" not in caught.value.message
 
 
-def test_t22_credentials_go_to_their_server_only() -> None:
+@pytest.mark.row("D30", "T22")
+def test_credentials_go_to_their_server_only() -> None:
     """D30."""
     request = Request("http://me:p%40ss@h/x", digest_known=True)
     assert request.auth == ("me", "p@ss")
@@ -411,7 +437,8 @@ def test_t22_credentials_go_to_their_server_only() -> None:
     assert request.auth is None
 
 
-def test_t22_credentials_are_sent_and_never_shown() -> None:
+@pytest.mark.row("T22")
+def test_credentials_are_sent_and_never_shown() -> None:
     with FaultServer([redirect("/y")], [answer(b"", status="404 Not Found")]) as server:
         url = server.url.replace("http://", "http://me:canary@")
         events: list[Event] = []
@@ -421,13 +448,15 @@ def test_t22_credentials_are_sent_and_never_shown() -> None:
     assert "canary" not in f"{caught.value.message} {caught.value.hint} {events}"
 
 
-def test_t22_the_canary_is_not_shown_when_the_connection_fails() -> None:
+@pytest.mark.row("T22")
+def test_the_canary_is_not_shown_when_the_connection_fails() -> None:
     with pytest.raises(FetchError) as caught:
         get("http://me:canary@127.0.0.1:1/x")
     assert "canary" not in caught.value.message
 
 
-def test_t22_netrc_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("D30", "T22")
+def test_netrc_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """D30."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password canary\n")
@@ -447,8 +476,9 @@ def test_cookies_are_not_kept() -> None:
     assert not any(b"ookie" in request for request in server.requests)
 
 
+@pytest.mark.row("D21")
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "x", "identity, gzip"])
-def test_d21_encoded_bodies(encoding: str) -> None:
+def test_encoded_bodies(encoding: str) -> None:
     """T23."""
     error, _server = refused([answer(gzip.compress(BODY), f"Content-Encoding: {encoding}")])
     assert "encoded" in error.message
@@ -502,7 +532,8 @@ def test_identity_is_no_encoding() -> None:
         assert get(server.url) == BODY
 
 
-def test_d21_the_body_of_a_redirect_is_not_read() -> None:
+@pytest.mark.row("D21")
+def test_the_body_of_a_redirect_is_not_read() -> None:
     """T23: requests would decode it into memory."""
     head = answer(b"", "Location: /y", "Content-Encoding: gzip", status="302 Moved", length=False)
     with FaultServer([head, Hang()], [answer(BODY)]) as server:
@@ -530,7 +561,8 @@ def test_malformed_urls(url: str) -> None:
         get(url)
 
 
-def test_d25_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("D25")
+def test_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     with FaultServer([answer(BODY)]) as proxy, FaultServer([answer(b"direct")]) as server:
         monkeypatch.setenv("http_proxy", proxy.url)
         assert get("http://nowhere.invalid/x") == BODY
@@ -542,7 +574,8 @@ def test_d25_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proxy.requests[0].startswith(b"GET http://nowhere.invalid/x ")
 
 
-def test_d25_proxy_password_is_not_shown() -> None:
+@pytest.mark.row("D25")
+def test_proxy_password_is_not_shown() -> None:
     with FaultServer([answer(b"", status="407 Who")]) as proxy:
         for url in ("http://nowhere.invalid/x", "https://nowhere.invalid/x"):
             with pytest.raises(FetchError) as caught:

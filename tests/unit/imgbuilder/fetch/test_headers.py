@@ -29,6 +29,7 @@ def fields(**values: str) -> Fields:
 NOW = 1_704_067_200.0  # Mon, 01 Jan 2024 00:00:00 GMT
 
 
+@pytest.mark.row("D17")
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
@@ -44,12 +45,13 @@ NOW = 1_704_067_200.0  # Mon, 01 Jan 2024 00:00:00 GMT
         ("Mon, 01 Jan 999999999 00:00:07 GMT", 0.5),
     ],
 )
-def test_d17_retry_after(text: str, seconds: float) -> None:
+def test_retry_after(text: str, seconds: float) -> None:
     assert headers.retry_after(fields(Retry_After=text), NOW, 0.5) == seconds
 
 
+@pytest.mark.row("D17")
 @given(st.text())
-def test_d17_garbage_as_retry_after(text: str) -> None:
+def test_garbage_as_retry_after(text: str) -> None:
     assert headers.retry_after(fields(Retry_After=text), NOW, 0.5) >= 0
 
 
@@ -67,9 +69,10 @@ def test_garbage_as_content_range(text: str) -> None:
     assert headers.whole_size(fields(Content_Range=f"{text}!")) is None
 
 
+@pytest.mark.row("D11")
 @example(held=5, first=5, last=4, total=5)
 @given(st.integers(1, 99), st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
-def test_d11_only_the_exact_rest_fits(held: int, first: int, last: int, total: int) -> None:
+def test_only_the_exact_rest_fits(held: int, first: int, last: int, total: int) -> None:
     fits = headers.is_rest(fields(Content_Range=f"bytes {first}-{last}/{total}"), held, None, "")
     assert fits == (first == held and last == total - 1 and total > held)
 
@@ -80,7 +83,8 @@ def test_a_rest_of_unknown_total_fits_when_its_end_does() -> None:
     assert not headers.is_rest(answer, 5, 11, "")
 
 
-def test_d5_contradictions_about_the_length() -> None:
+@pytest.mark.row("D5")
+def test_contradictions_about_the_length() -> None:
     with pytest.raises(FetchError, match="contradicts"):
         headers.body_length(fields(Content_Length="5", Transfer_Encoding="chunked"), "u")
     assert headers.body_length(fields(Content_Length="5"), "u") == 5

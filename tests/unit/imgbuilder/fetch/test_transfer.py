@@ -58,7 +58,8 @@ def test_other_size_is_refused_before_copying(file: Path, expected: int) -> None
     assert body.getvalue() == b""
 
 
-def test_d26_not_an_ordinary_file(tmp_path: Path) -> None:
+@pytest.mark.row("D26")
+def test_not_an_ordinary_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
     for name in ("fifo", "missing", ".", "loop", "a\0b"):
@@ -85,8 +86,9 @@ class Meddler(io.BytesIO):
         return super().write(data)  # type: ignore[arg-type]
 
 
+@pytest.mark.row("D26")
 @pytest.mark.parametrize("extra", [b"", b"more"])
-def test_d26_change_while_copied(file: Path, extra: bytes) -> None:
+def test_change_while_copied(file: Path, extra: bytes) -> None:
     with pytest.raises(FetchError, match=r"changed|longer than the 100000 bytes"):
         fetch_local(file, Meddler(file, extra), limit=1 << 30)
 
@@ -110,7 +112,8 @@ def test_short_writes_are_completed(file: Path) -> None:
     assert body.getvalue() == file.read_bytes()  # type: ignore[attr-defined]
 
 
-def test_t11_speed_guard() -> None:
+@pytest.mark.row("T11")
+def test_speed_guard() -> None:
     now = 0.0
     guard = SpeedGuard(Limits(slow_window=60, slow_rate=1024), lambda: now)
     now = 59.9

@@ -92,6 +92,7 @@ def test_template_url(source: str, file: str, expected: str) -> None:
     assert template_url(source, file).reveal() == expected
 
 
+@pytest.mark.row("P7")
 @pytest.mark.parametrize("source", ["https://h/r/index", "file:///r/index", "/r/index"])
 @pytest.mark.parametrize(
     "file",

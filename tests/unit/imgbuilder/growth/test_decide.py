@@ -72,7 +72,8 @@ def test_a_disk_without_a_table_grows_as_a_whole(tmp_path: Path, expand: str | N
     assert "no partition table" in refuse(disk, "/dev/sda1")
 
 
-def test_b23_a_partition_in_the_way_is_named(disk: Path, tmp_path: Path) -> None:
+@pytest.mark.row("B23")
+def test_a_partition_in_the_way_is_named(disk: Path, tmp_path: Path) -> None:
     assert "partition 2 lies behind it" in refuse(disk, "/dev/sda1")
     cloud = make_disk(
         tmp_path / "cloud.raw", "label: gpt\n1: start=2048, size=20480\n15: start=24576, size=2048\n"
@@ -101,7 +102,8 @@ def test_what_the_index_gets_wrong(disk: Path, tmp_path: Path) -> None:
     assert "nothing that is known" in refuse(nothing, "/dev/sda")
 
 
-def test_b23_content_that_cannot_grow(disk: Path) -> None:
+@pytest.mark.row("B23")
+def test_content_that_cannot_grow(disk: Path) -> None:
     for place, text, word in (
         (54, b"FAT16", "FAT"),
         (4086, b"S1SUSPEND", "sleeps"),
@@ -112,7 +114,8 @@ def test_b23_content_that_cannot_grow(disk: Path) -> None:
         assert "does not say what grows" in refuse(disk, None)
 
 
-def test_b18_an_encrypted_partition_needs_a_key(disk: Path) -> None:
+@pytest.mark.row("B18")
+def test_an_encrypted_partition_needs_a_key(disk: Path) -> None:
     mark(disk, 2 * MIB, 0, b"LUKS\xba\xbe")
     assert "encrypted" in refuse(disk, "/dev/sda2")
     assert "encrypted" in refuse(disk, None)
@@ -144,7 +147,8 @@ def test_what_a_partition_holds(disk: Path, place: int, text: bytes, found: Cont
         assert volume in refuse(disk, "/dev/sda2", lvexpand=volume)
 
 
-def test_b22_an_mbr_ends_at_2_tib(tmp_path: Path) -> None:
+@pytest.mark.row("B22")
+def test_an_mbr_ends_at_2_tib(tmp_path: Path) -> None:
     disk = make_disk(tmp_path / "disk.raw", "label: dos\nstart=2048\n")
     add_ext(disk, MIB, 16 * MIB)
     assert "MBR" in refuse(disk, "/dev/sda1", size=2**41)
@@ -165,6 +169,7 @@ def test_other_kinds_of_tables_are_refused(tmp_path: Path) -> None:
     assert "sun partition table" in refuse(sun, "/dev/sda1")
 
 
+@pytest.mark.row("B19")
 @pytest.mark.parametrize(
     ("state", "incompatible", "check"),
     [
@@ -176,9 +181,7 @@ def test_other_kinds_of_tables_are_refused(tmp_path: Path) -> None:
         (3, 4, True),
     ],
 )
-def test_b19_when_a_superblock_asks_for_a_check(
-    disk: Path, state: int, incompatible: int, check: bool
-) -> None:
+def test_when_a_superblock_asks_for_a_check(disk: Path, state: int, incompatible: int, check: bool) -> None:
     """A dirty journal is replayed by mounting; errors, or dirt without a journal, are not mended by it."""
     put(disk, 2 * MIB + 1024 + 58, state.to_bytes(2, "little"))
     put(disk, 2 * MIB + 1024 + 96, incompatible.to_bytes(4, "little"))

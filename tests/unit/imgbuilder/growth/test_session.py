@@ -91,10 +91,11 @@ def test_others_grow_before(kind: str) -> None:
     assert made.log == [*look, (f"grow_{kind}", "/dev/sda2"), ("mount", "/dev/sda2")]
 
 
+@pytest.mark.row("B20")
 @pytest.mark.parametrize(
     ("head", "asleep"), [(b"hibr", True), (b"HIBR", True), (b"wake", False), (b"", False)]
 )
-def test_b20_a_windows_that_sleeps_is_not_touched(head: bytes, asleep: bool) -> None:
+def test_a_windows_that_sleeps_is_not_touched(head: bytes, asleep: bool) -> None:
     made = case("ntfs")
     made.appliance.mount("/dev/sda2", "/")
     made.appliance.add("/HIBERFIL.SYS", head + bytes(8192 if head else 0))
@@ -114,7 +115,8 @@ def test_swap_grows_only_when_it_is_named() -> None:
     assert made.log[0] == ("grow_swap", "/dev/sda2")
 
 
-def test_b19_a_filesystem_with_errors_is_checked_before() -> None:
+@pytest.mark.row("B19")
+def test_a_filesystem_with_errors_is_checked_before() -> None:
     made = case("ext4")
     made.open(replace(GROWTH, needs_check=True))
     assert made.log == [("check_ext", "/dev/sda2"), ("grow_ext", "/dev/sda2"), ("mount", "/dev/sda2")]
@@ -212,6 +214,7 @@ def test_a_root_elsewhere_leaves_the_group_with_free_space_and_says_so() -> None
         made.open(replace(GROWTH, content=Content.LVM, is_named=False), expand=None)
 
 
+@pytest.mark.row("B21")
 @pytest.mark.parametrize(
     ("volume", "words"),
     [
@@ -219,7 +222,7 @@ def test_a_root_elsewhere_leaves_the_group_with_free_space_and_says_so() -> None
         ("/dev/other/root", "does not lie on /dev/sda2"),
     ],
 )
-def test_b21_a_volume_that_is_not_there(volume: str, words: str) -> None:
+def test_a_volume_that_is_not_there(volume: str, words: str) -> None:
     made = lvm()
     with pytest.raises(GuestError, match=words) as caught:
         made.open(replace(GROWTH, content=Content.LVM, volume=volume))
@@ -227,14 +230,16 @@ def test_b21_a_volume_that_is_not_there(volume: str, words: str) -> None:
     assert made.log == [], "nothing was changed"
 
 
-def test_b23_a_volume_whose_content_cannot_grow() -> None:
+@pytest.mark.row("B23")
+def test_a_volume_whose_content_cannot_grow() -> None:
     made = lvm("vfat")
     with pytest.raises(GuestError, match="holds vfat"):
         made.open(replace(GROWTH, content=Content.LVM, volume="/dev/vg/root"))
     assert made.log == []
 
 
-def test_b18_an_encrypted_root_opens_and_grows() -> None:
+@pytest.mark.row("B18")
+def test_an_encrypted_root_opens_and_grows() -> None:
     inside = FakeFilesystem("ext4", tiny_guest())
     made = case("crypto_LUKS")
     made.appliance._disks["/dev/sda"].filesystems[2] = FakeFilesystem(
@@ -251,7 +256,8 @@ def test_b18_an_encrypted_root_opens_and_grows() -> None:
     assert "canary" not in str(made.events)
 
 
-def test_b18_no_key_or_a_wrong_one_is_said() -> None:
+@pytest.mark.row("B18")
+def test_no_key_or_a_wrong_one_is_said() -> None:
     made = lvm(encrypted=True)
     with pytest.raises(GuestError, match=r"no key given with --key opens /dev/sda2") as caught:
         made.open(GROWTH, keys=(DiskKey("all", "wrong-canary"),))

@@ -65,6 +65,7 @@ def test_a_filesystem_without_release_file_is_not_the_root() -> None:
         mount_guest(appliance(FakeGuest()), "/dev/sda2", ignore)
 
 
+@pytest.mark.row("B17")
 @pytest.mark.parametrize(
     "spec",
     [
@@ -73,7 +74,7 @@ def test_a_filesystem_without_release_file_is_not_the_root() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("hint", ["/dev/sda2", None])
-def test_b17_names_need_no_inspection(spec: str, hint: str | None) -> None:
+def test_names_need_no_inspection(spec: str, hint: str | None) -> None:
     guest = guest_with(f"{spec} /boot ext4 defaults 0 2\n")
     disk = FakeDisk(
         {1: FakeFilesystem("ext4", uuid="boot-uuid", label="boot"), 2: FakeFilesystem("ext4", guest)},
@@ -125,7 +126,8 @@ def test_a_folder_that_is_a_link_is_followed_in_the_guest() -> None:
     assert opened.mounted() == {"/dev/sda2": "/", "/dev/sda1": "/data"}
 
 
-def test_b17_several_systems_are_refused() -> None:
+@pytest.mark.row("B17")
+def test_several_systems_are_refused() -> None:
     with pytest.raises(GuestError, match="several"):
         mount_guest(appliance(tiny_guest(), {"/dev/sda1": {}, "/dev/sda2": {}}), None, ignore)
 

@@ -58,7 +58,8 @@ def test_what_is_no_selector_is_refused_without_quoting_it(text: str) -> None:
     assert "ID:file:FILE" in (caught.value.hint or "")
 
 
-def test_b18_key_files_that_cannot_be_used(tmp_path: Path) -> None:
+@pytest.mark.row("B18")
+def test_key_files_that_cannot_be_used(tmp_path: Path) -> None:
     empty, binary, nul = tmp_path / "empty", tmp_path / "binary", tmp_path / "nul"
     empty.write_bytes(b"\ncanary\n")
     binary.write_bytes(b"\xff\xfecanary")
@@ -100,8 +101,9 @@ def test_a_key_of_one_disk_is_not_tried_on_another() -> None:
     assert unlock(opened, [DiskKey("/dev/vdb1", "of b")], ignore) == {"/dev/sdb1": "/dev/mapper/luks-b"}
 
 
+@pytest.mark.row("Z18")
 @given(st.sampled_from(["", "all", "all:", "all:kee:", "all:file:/nowhere\0", ":key:"]), st.text(min_size=1))
-def test_z18_a_key_never_shows(start: str, secret: str) -> None:
+def test_a_key_never_shows(start: str, secret: str) -> None:
     assert "canary" not in repr(DiskKey("all", f"canary{secret}"))
     shown = ""
     try:

@@ -365,8 +365,9 @@ def test_an_ignored_signal_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.row("B15")
 @pytest.mark.parametrize("free", [0, 1 << 20, 1 << 40])
-def test_b15_a_full_disk_is_named_as_the_cause(
+def test_a_full_disk_is_named_as_the_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
     real = os.statvfs(tmp_path)

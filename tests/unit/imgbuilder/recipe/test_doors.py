@@ -129,6 +129,7 @@ def test_every_operation_has_its_arguments_here() -> None:
     assert set(ARGUMENTS) == set(all_operations())
 
 
+@pytest.mark.row("Z20")
 @pytest.mark.parametrize(
     ("keyword", "text"), CASES, ids=[f"{keyword}-{n}" for n, (keyword, _) in enumerate(CASES)]
 )

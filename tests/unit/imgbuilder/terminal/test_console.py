@@ -87,6 +87,7 @@ def test_names_that_are_no_utf8_can_be_written() -> None:
     assert shown == "a\\xffb\\ud800"
 
 
+@pytest.mark.row("P16")
 @given(st.text(st.characters()))
 def test_no_control_character_reaches_a_terminal(text: str) -> None:
     """T15, P16."""

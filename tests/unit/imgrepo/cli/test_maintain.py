@@ -84,7 +84,8 @@ def test_publish_keeps_the_period_as_well(operator: Operator) -> None:
     assert expires_at == signed_at + timedelta(days=30)
 
 
-def test_r19_refresh_refuses_a_clock_that_was_set_back(operator: Operator, keys: KeyMaker) -> None:
+@pytest.mark.row("R19")
+def test_refresh_refuses_a_clock_that_was_set_back(operator: Operator, keys: KeyMaker) -> None:
     later = f"{datetime.now(UTC) + timedelta(hours=2):%Y%m%dT%H%M%S}"
     text = (operator.repository.web / "index").read_bytes()
     (operator.repository.web / "index.asc").write_bytes(keys.sign(text, operator.repository.key, at=later))

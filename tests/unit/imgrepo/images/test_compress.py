@@ -48,7 +48,8 @@ def test_the_digests_are_those_of_the_bytes_and_the_blocks_are_small(tmp_path: P
     assert events[-1] == ProgressEnd()
 
 
-def test_r6_an_image_written_to_meanwhile_is_refused(tmp_path: Path) -> None:
+@pytest.mark.row("R6")
+def test_an_image_written_to_meanwhile_is_refused(tmp_path: Path) -> None:
     found = source(tmp_path)
 
     def write(event: Event) -> None:
@@ -61,7 +62,8 @@ def test_r6_an_image_written_to_meanwhile_is_refused(tmp_path: Path) -> None:
         hash_image(found, silent)
 
 
-def test_r6_an_image_that_became_shorter_is_refused(tmp_path: Path) -> None:
+@pytest.mark.row("R6")
+def test_an_image_that_became_shorter_is_refused(tmp_path: Path) -> None:
     found = source(tmp_path)
     os.truncate(found.path, 1 << 20)
     with pytest.raises(DiskError):

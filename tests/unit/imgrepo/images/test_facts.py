@@ -79,7 +79,8 @@ def test_many_images_share_few_launches(tmp_path: Path) -> None:
     assert all(isinstance(facts, ImageFacts) for facts in found.values())
 
 
-def test_r15_two_systems_are_refused_and_the_other_image_is_not(tmp_path: Path) -> None:
+@pytest.mark.row("R15")
+def test_two_systems_are_refused_and_the_other_image_is_not(tmp_path: Path) -> None:
     image(tmp_path / "two.img")
     image(tmp_path / "one.img")
     two = FakeDisk({1: debian().filesystems[2], 2: debian().filesystems[2]})
@@ -146,8 +147,9 @@ def test_a_root_on_btrfs_grows(tmp_path: Path) -> None:
     assert (facts.expand, facts.lvexpand) == ("/dev/sda2", None)
 
 
+@pytest.mark.row("R15")
 @pytest.mark.parametrize("arch", ["unknown", "", "x86_64\n[evil]", "x" * 40])
-def test_r15_an_unknown_architecture_is_refused(tmp_path: Path, arch: str) -> None:
+def test_an_unknown_architecture_is_refused(tmp_path: Path, arch: str) -> None:
     image(tmp_path / "a.img")
     disk = FakeDisk(roots={"/dev/sda2": inspected(arch=arch)})
     assert isinstance(look(tmp_path, FakeAppliances({"a.img": disk}))["a.img"], GuestError)

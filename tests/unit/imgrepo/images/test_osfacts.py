@@ -77,8 +77,9 @@ def test_any_bytes_may_be_asked_for_their_architecture(data: bytes) -> None:
     assert elf_arch(data) is None or data.startswith(b"\x7fELF")
 
 
+@pytest.mark.row("R15")
 @given(st.text())
-def test_r15_a_display_name_is_one_short_line_that_an_index_keeps(text: str) -> None:
+def test_a_display_name_is_one_short_line_that_an_index_keeps(text: str) -> None:
     name = display_name(text)
     if name is not None:
         assert 0 < len(name) <= 100
@@ -87,8 +88,9 @@ def test_r15_a_display_name_is_one_short_line_that_an_index_keeps(text: str) -> 
         name.encode()
 
 
+@pytest.mark.row("R15")
 @given(st.text())
-def test_r15_any_text_can_be_an_os_release_file(text: str) -> None:
+def test_any_text_can_be_an_os_release_file(text: str) -> None:
     release = parse_os_release(text)
     assert all("\n" not in value for value in release.values())
     osinfo = osinfo_id(release)

@@ -20,7 +20,8 @@ def only(folder: Path) -> SourceImage:
     return found
 
 
-def test_r11_only_regular_files_with_the_right_ending_are_images(tmp_path: Path) -> None:
+@pytest.mark.row("R11")
+def test_only_regular_files_with_the_right_ending_are_images(tmp_path: Path) -> None:
     for name in (
         "b.img",
         "a.raw",
@@ -47,18 +48,20 @@ def test_r11_only_regular_files_with_the_right_ending_are_images(tmp_path: Path)
     assert [name for name, _reason in skipped] == ["dangling.raw", "link.img", "pipe.img", "sub.img"]
 
 
+@pytest.mark.row("R11")
 @pytest.mark.parametrize(
     "name",
     ["json:x.img", "a b.img", "-x.img", "new\nline.img", "ä.img", "a,b.img", "x" * 90 + ".img", "a%.img"],
 )
-def test_r11_odd_names_are_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_odd_names_are_refused_by_name(tmp_path: Path, name: str) -> None:
     image(tmp_path / name)
     images, skipped = scan(tmp_path)
     assert images == ()
     assert [one.name for one in skipped] == [name]
 
 
-def test_r11_ten_thousand_files_are_no_matter(tmp_path: Path) -> None:
+@pytest.mark.row("R11")
+def test_ten_thousand_files_are_no_matter(tmp_path: Path) -> None:
     for number in range(10_000):
         (tmp_path / f"{number}.txt").touch()
     image(tmp_path / "a.img")
@@ -94,10 +97,11 @@ def test_a_qcow2_image_named_raw_is_refused_with_advice(tmp_path: Path) -> None:
     assert refused.value.hint == "rename it to a.qcow2"
 
 
+@pytest.mark.row("R14")
 @pytest.mark.parametrize(
     "options", [["-b", "canary", "-F", "raw"], ["-o", "data_file=canary,data_file_raw=on"]]
 )
-def test_r14_an_image_that_refers_to_a_file_is_refused_and_the_file_untouched(
+def test_an_image_that_refers_to_a_file_is_refused_and_the_file_untouched(
     tmp_path: Path, options: list[str]
 ) -> None:
     canary = image(tmp_path / "canary")
@@ -111,7 +115,8 @@ def test_r14_an_image_that_refers_to_a_file_is_refused_and_the_file_untouched(
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
-def test_r6_writing_replacing_and_removing_are_noticed(tmp_path: Path) -> None:
+@pytest.mark.row("R6")
+def test_writing_replacing_and_removing_are_noticed(tmp_path: Path) -> None:
     path = image(tmp_path / "a.img")
     found = only(tmp_path)
     check_unchanged(found)

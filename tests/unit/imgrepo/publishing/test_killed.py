@@ -80,8 +80,9 @@ def served(repository: Repository) -> Index | None:
     return repository.read() if (repository.web / "index.asc").exists() else None
 
 
+@pytest.mark.row("R1")
 @pytest.mark.parametrize("published_before", [False, True])
-def test_r1_killed_at_every_change(tmp_path: Path, repository: Repository, published_before: bool) -> None:
+def test_killed_at_every_change(tmp_path: Path, repository: Repository, published_before: bool) -> None:
     if published_before:
         repository.add("a.img", b"a")
         repository.add("b.img", b"b")
@@ -113,10 +114,11 @@ def test_r1_killed_at_every_change(tmp_path: Path, repository: Repository, publi
     assert outcomes.count(True) >= 2
 
 
+@pytest.mark.row("R12")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small filesystem")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("left", [0, 4096, 16384, 65536])
-def test_r12_killed_with_the_disk_really_full(tmp_path: Path, repository: Repository, left: int) -> None:
+def test_killed_with_the_disk_really_full(tmp_path: Path, repository: Repository, left: int) -> None:
     """What is served has a filesystem of its own, filled up; the publisher fails, or is killed."""
     repository.add("a.img", b"a")
     repository.publish()

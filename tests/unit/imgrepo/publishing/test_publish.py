@@ -79,7 +79,8 @@ def test_results_go_beside_the_images_without_an_output(repository: Repository) 
     assert (repository.images / "debian-12.img").exists()
 
 
-def test_r7_a_second_run_changes_no_byte_and_starts_nothing(repository: Repository) -> None:
+@pytest.mark.row("R7")
+def test_a_second_run_changes_no_byte_and_starts_nothing(repository: Repository) -> None:
     repository.add("debian-12.img")
     repository.publish()
     before = repository.snapshot()
@@ -89,7 +90,8 @@ def test_r7_a_second_run_changes_no_byte_and_starts_nothing(repository: Reposito
     assert len(repository.appliances.launches) == 1
 
 
-def test_r7_a_touched_image_is_not_compressed_again(
+@pytest.mark.row("R7")
+def test_a_touched_image_is_not_compressed_again(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = repository.add("debian-12.img")
@@ -103,7 +105,8 @@ def test_r7_a_touched_image_is_not_compressed_again(
     repository.publish()
 
 
-def test_r7_without_its_memory_the_same_image_keeps_its_revision(repository: Repository) -> None:
+@pytest.mark.row("R7")
+def test_without_its_memory_the_same_image_keeps_its_revision(repository: Repository) -> None:
     repository.add("debian-12.img")
     repository.publish()
     before = repository.snapshot()
@@ -112,7 +115,8 @@ def test_r7_without_its_memory_the_same_image_keeps_its_revision(repository: Rep
     assert repository.snapshot() == before
 
 
-def test_r8_a_changed_image_raises_its_revision_and_keeps_what_people_wrote(repository: Repository) -> None:
+@pytest.mark.row("R8")
+def test_a_changed_image_raises_its_revision_and_keeps_what_people_wrote(repository: Repository) -> None:
     repository.add("debian-12.img")
     repository.add("debian-13.img", b"y")
     repository.publish()
@@ -138,7 +142,8 @@ def test_r8_a_changed_image_raises_its_revision_and_keeps_what_people_wrote(repo
     assert [getattr(new, key) for key in kept] == [getattr(written, key) for key in kept]
 
 
-def test_s34_two_indexes_never_bear_the_same_second(repository: Repository) -> None:
+@pytest.mark.row("S34")
+def test_two_indexes_never_bear_the_same_second(repository: Repository) -> None:
     times = []
     for fill in (b"1", b"2", b"3"):
         repository.add("a.img", fill)
@@ -148,7 +153,8 @@ def test_s34_two_indexes_never_bear_the_same_second(repository: Repository) -> N
     assert len(set(times)) == 3
 
 
-def test_r9_the_old_file_stays_for_clients_with_the_old_index(repository: Repository) -> None:
+@pytest.mark.row("R9")
+def test_the_old_file_stays_for_clients_with_the_old_index(repository: Repository) -> None:
     repository.add("debian-12.img")
     repository.publish()
     old = repository.entry("debian-12")
@@ -197,7 +203,8 @@ def test_a_published_file_that_is_gone_is_made_again(repository: Repository) -> 
     assert repository.entry("a") == old
 
 
-def test_r2_a_second_publisher_is_refused(repository: Repository) -> None:
+@pytest.mark.row("R2")
+def test_a_second_publisher_is_refused(repository: Repository) -> None:
     repository.add("debian-12.img")
     refused = []
 
@@ -212,8 +219,9 @@ def test_r2_a_second_publisher_is_refused(repository: Repository) -> None:
     assert len(repository.read().entries) == 1
 
 
+@pytest.mark.row("R3")
 @pytest.mark.parametrize("key", ["nobody@example.org", "-x", ""])
-def test_r3_a_key_that_cannot_sign_is_refused_before_compressing(repository: Repository, key: str) -> None:
+def test_a_key_that_cannot_sign_is_refused_before_compressing(repository: Repository, key: str) -> None:
     repository.add("debian-12.img")
     with pytest.raises(SigningError):
         repository.publish(signing=repository.signing(key))
@@ -221,7 +229,8 @@ def test_r3_a_key_that_cannot_sign_is_refused_before_compressing(repository: Rep
     assert [path.name for path in repository.web.iterdir()] == [".pybuilder-repo.lock"]
 
 
-def test_r3_r4_a_locked_key_is_refused_before_compressing(
+@pytest.mark.row("R3", "R4")
+def test_a_locked_key_is_refused_before_compressing(
     repository: Repository, keys: KeyMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository.add("debian-12.img")
@@ -243,7 +252,8 @@ def test_r3_r4_a_locked_key_is_refused_before_compressing(
     assert repository.appliances.launches == []
 
 
-def test_r12_no_space_while_compressing_leaves_everything_as_it_was(repository: Repository) -> None:
+@pytest.mark.row("R12")
+def test_no_space_while_compressing_leaves_everything_as_it_was(repository: Repository) -> None:
     repository.add("a.img")
     repository.publish()
     before = repository.snapshot()
@@ -264,7 +274,8 @@ def test_r12_no_space_while_compressing_leaves_everything_as_it_was(repository: 
     assert [path for path in repository.web.iterdir() if path.is_dir()] == []
 
 
-def test_r16_two_images_for_one_template_are_refused(repository: Repository) -> None:
+@pytest.mark.row("R16")
+def test_two_images_for_one_template_are_refused(repository: Repository) -> None:
     repository.add("debian-12.img")
     repository.publish()
     before = repository.snapshot()
@@ -275,7 +286,8 @@ def test_r16_two_images_for_one_template_are_refused(repository: Repository) -> 
     assert repository.snapshot() == before
 
 
-def test_r17_an_index_of_a_foreign_key_is_not_built_on(repository: Repository, keys: KeyMaker) -> None:
+@pytest.mark.row("R17")
+def test_an_index_of_a_foreign_key_is_not_built_on(repository: Repository, keys: KeyMaker) -> None:
     repository.add("debian-12.img")
     repository.publish()
     stranger = keys.make("Stranger <stranger@example.org>")
@@ -288,7 +300,8 @@ def test_r17_an_index_of_a_foreign_key_is_not_built_on(repository: Repository, k
     assert len(repository.appliances.launches) == 1
 
 
-def test_r17_an_altered_index_is_not_built_on(repository: Repository) -> None:
+@pytest.mark.row("R17")
+def test_an_altered_index_is_not_built_on(repository: Repository) -> None:
     repository.add("debian-12.img")
     repository.publish()
     path = repository.web / "index.asc"
@@ -297,7 +310,8 @@ def test_r17_an_altered_index_is_not_built_on(repository: Repository) -> None:
         repository.publish()
 
 
-def test_r18_results_are_readable_by_the_web_server_whatever_the_umask(repository: Repository) -> None:
+@pytest.mark.row("R18")
+def test_results_are_readable_by_the_web_server_whatever_the_umask(repository: Repository) -> None:
     repository.add("debian-12.img")
     modes: list[int] = []
 
@@ -316,7 +330,8 @@ def test_r18_results_are_readable_by_the_web_server_whatever_the_umask(repositor
     assert modes == [0o700]
 
 
-def test_r19_a_clock_that_was_set_back_is_refused(repository: Repository, keys: KeyMaker) -> None:
+@pytest.mark.row("R19")
+def test_a_clock_that_was_set_back_is_refused(repository: Repository, keys: KeyMaker) -> None:
     repository.add("debian-12.img")
     repository.publish()
     later = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() + 7200))
@@ -330,10 +345,11 @@ def test_r19_a_clock_that_was_set_back_is_refused(repository: Repository, keys: 
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.row("R5")
 @pytest.mark.parametrize(
     "damage", [("size=1048576", "size=1049088"), ("-----BEGIN PGP SIGNED", "x\n-----BEGIN PGP SIGNED")]
 )
-def test_r5_what_clients_would_read_otherwise_or_not_at_all_is_not_published(
+def test_what_clients_would_read_otherwise_or_not_at_all_is_not_published(
     repository: Repository, damage: tuple[str, str]
 ) -> None:
     class Careless(GpgSigner):
@@ -352,7 +368,8 @@ def test_r5_what_clients_would_read_otherwise_or_not_at_all_is_not_published(
     assert not (repository.web / "index.asc").exists()
 
 
-def test_t24_one_bad_image_does_not_keep_the_others(repository: Repository) -> None:
+@pytest.mark.row("T24")
+def test_one_bad_image_does_not_keep_the_others(repository: Repository) -> None:
     repository.add("empty.img", b"e", FakeDisk())
     (repository.images / "lie.qcow2").write_bytes(b"x" * 4096)
     repository.add("good.img")
@@ -361,7 +378,8 @@ def test_t24_one_bad_image_does_not_keep_the_others(repository: Repository) -> N
     assert sorted(result.refused) == ["empty.img", "lie.qcow2"]
 
 
-def test_t24_a_bad_new_version_leaves_the_old_template(repository: Repository) -> None:
+@pytest.mark.row("T24")
+def test_a_bad_new_version_leaves_the_old_template(repository: Repository) -> None:
     repository.add("a.img")
     repository.publish()
     old = repository.read()
@@ -374,7 +392,8 @@ def test_t24_a_bad_new_version_leaves_the_old_template(repository: Repository) -
     assert repository.entry("a").revision == 2
 
 
-def test_r6_an_image_that_changes_meanwhile_is_refused(repository: Repository) -> None:
+@pytest.mark.row("R6")
+def test_an_image_that_changes_meanwhile_is_refused(repository: Repository) -> None:
     source = repository.add("a.img")
     repository.add("b.img", b"b")
 
@@ -388,7 +407,8 @@ def test_r6_an_image_that_changes_meanwhile_is_refused(repository: Repository) -
     assert [entry.os_version for entry in repository.read().entries] == ["b"]
 
 
-def test_r15_a_hostile_name_stays_on_its_line(repository: Repository) -> None:
+@pytest.mark.row("R15")
+def test_a_hostile_name_stays_on_its_line(repository: Repository) -> None:
     hostile = 'PRETTY_NAME="a\x1b[31m\x00b\u2028[evil]  c ' + "d" * 500 + '"\nID=debian\nVERSION_ID="12"\n'
     repository.add("a.img", disk=debian(release=hostile))
     repository.publish()

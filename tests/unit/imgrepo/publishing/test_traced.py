@@ -75,8 +75,9 @@ def traced(repository: Repository, log: Path, key_file: Path, *options: str) -> 
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=False).returncode
 
 
+@pytest.mark.row("R1")
 @pytest.mark.timeout(300)
-def test_r1_killed_at_system_calls_while_a_client_polls(tmp_path: Path, repository: Repository) -> None:
+def test_killed_at_system_calls_while_a_client_polls(tmp_path: Path, repository: Repository) -> None:
     repository.add("a.img", b"a")
     repository.add("b.img", b"b")
     repository.publish()
@@ -122,9 +123,10 @@ def own_calls(log: Path) -> list[tuple[str, int]]:
     return [(name, names[: position + 1].count(name)) for position, name in enumerate(names)]
 
 
+@pytest.mark.row("R12")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("call", ["write", "pwrite64", "fsync", "rename", "mkdir"])
-def test_r12_a_full_disk_at_any_moment(tmp_path: Path, repository: Repository, call: str) -> None:
+def test_a_full_disk_at_any_moment(tmp_path: Path, repository: Repository, call: str) -> None:
     """From some call on the kernel says that nothing is left; gpg and xz hear the same."""
     repository.add("a.img", b"a")
     repository.publish()

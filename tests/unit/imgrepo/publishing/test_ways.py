@@ -295,7 +295,8 @@ def test_an_image_that_comes_back_in_time_is_as_if_it_had_not_been_gone(reposito
     assert read_state(repository.images)["a.img"].gone_since is None
 
 
-def test_r9_prune_deletes_old_files_only_after_the_grace_time_and_nothing_else(
+@pytest.mark.row("R9")
+def test_prune_deletes_old_files_only_after_the_grace_time_and_nothing_else(
     repository: Repository,
 ) -> None:
     repository.add("a.img")
@@ -317,7 +318,8 @@ def test_r9_prune_deletes_old_files_only_after_the_grace_time_and_nothing_else(
     repository.read()
 
 
-def test_r13_images_are_removed_only_when_wanted_and_published(repository: Repository) -> None:
+@pytest.mark.row("R13")
+def test_images_are_removed_only_when_wanted_and_published(repository: Repository) -> None:
     kept = repository.add("lie.img", b"x", FakeDisk())
     source = repository.add("a.img")
     order: list[bool] = []
@@ -341,7 +343,8 @@ def test_r13_images_are_removed_only_when_wanted_and_published(repository: Repos
     assert "is gone" not in notices(repository)
 
 
-def test_r13_an_image_that_was_written_to_meanwhile_is_not_removed(
+@pytest.mark.row("R13")
+def test_an_image_that_was_written_to_meanwhile_is_not_removed(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = repository.add("a.img")
@@ -372,7 +375,8 @@ def test_the_image_of_a_running_machine_is_neither_published_nor_removed(reposit
     assert "a.img is not removed: " in notices(repository)
 
 
-def test_r13_only_images_whose_template_is_in_the_index_are_removed(repository: Repository) -> None:
+@pytest.mark.row("R13")
+def test_only_images_whose_template_is_in_the_index_are_removed(repository: Repository) -> None:
     withdrawn, gone = repository.add("a.img", b"a"), repository.add("b.img", b"b")
     repository.add("c.img", b"c")
     repository.publish()
@@ -424,7 +428,8 @@ def test_a_dry_run_tells_the_difference_and_changes_nothing(repository: Reposito
     assert all(disk.readonly for disk in repository.appliances.launches[-1])
 
 
-def test_r7_a_signature_is_renewed_half_way_to_its_end(repository: Repository) -> None:
+@pytest.mark.row("R7")
+def test_a_signature_is_renewed_half_way_to_its_end(repository: Repository) -> None:
     def published() -> tuple[datetime, datetime | None]:
         data = (repository.web / "index.asc").read_bytes()
         signed = GpgVerifier().verify(data, repository.pin, where="web")
@@ -466,7 +471,8 @@ def test_an_index_whose_signature_has_expired_is_still_ours(repository: Reposito
     assert signed.text.encode() == text
 
 
-def test_r17_force_builds_on_an_index_of_another_key(repository: Repository, keys: KeyMaker) -> None:
+@pytest.mark.row("R17")
+def test_force_builds_on_an_index_of_another_key(repository: Repository, keys: KeyMaker) -> None:
     repository.add("a.img")
     repository.publish()
     repository.add("a.img", b"new")

@@ -474,7 +474,8 @@ def test_large_files_arrive_in_parts(bucket: BucketRemote, tmp_path: Path) -> No
     assert bucket.target().put(tmp_path, ["large.xz"], lambda _event: None) == ()
 
 
-def test_failures_of_s3_are_told(
+@pytest.mark.row("S3")
+def test_failures_of_are_told(
     published: Repository, bucket: BucketRemote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket.text = "s3://no-such-bucket/x"

@@ -103,7 +103,8 @@ def test_the_order_of_the_index_stays() -> None:
     assert merge(Index((a, b)), {("a", "x86_64"): newer}, [c]).entries == (newer, b, c)
 
 
-def test_r16_the_same_template_twice_is_refused() -> None:
+@pytest.mark.row("R16")
+def test_the_same_template_twice_is_refused() -> None:
     with pytest.raises(RepositoryError, match="both be the template a"):
         merge(Index((entry("a", "a.xz"),)), {}, [entry("a", "b.xz")])
 

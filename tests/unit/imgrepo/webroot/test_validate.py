@@ -181,7 +181,8 @@ def test_a_second_file_is_unpacked_and_compared(web: Web) -> None:
     ]
 
 
-def test_s31_detached_signatures_of_templates(web: Web) -> None:
+@pytest.mark.row("S31")
+def test_detached_signatures_of_templates(web: Web) -> None:
     signed = dataclasses.replace(web.entry, sig="d.sig")
     web.put(signed)
     keys = KeyMaker()

@@ -294,7 +294,8 @@ def test_answers_about_the_hypervisor_are_kept_for_the_next_launch(setup: Setup,
     assert seen(tmp_path / "run3")[1] != first[1], "another hypervisor is asked anew"
 
 
-def test_b3_the_folder_of_root_s_sockets_is_claimed(setup: Setup, tmp_path: Path) -> None:
+@pytest.mark.row("B3")
+def test_the_folder_of_root_s_sockets_is_claimed(setup: Setup, tmp_path: Path) -> None:
     """As libguestfs 1.48 calls its hypervisor: what it can do, and then the machine."""
     runtime = tmp_path / "it's"
     runtime.mkdir()
