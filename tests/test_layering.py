@@ -29,7 +29,8 @@ ONLY_IN = {
     "PIL": {"imgrepo/bootcheck/picture.py", "imgrepo/images/pictures.py"},
     "regex": {"imgrepo/bootcheck/marker.py"},
     "tomli_w": {"imgbuilder/recipe/write.py"},
-    "pydantic": {"imgrepo/library/description.py"},
+    # Reads what strangers may have written. Never in imgbuilder: lists must start fast.
+    "pydantic": {"imgrepo/library/description.py", "imgrepo/recordfile.py"},
     "tomllib": {
         "imgrepo/library/description.py",
         "imgbuilder/terminal/configuration.py",

@@ -22,7 +22,7 @@ from imgrepo.bootcheck.target import Target
 from imgrepo.bootcheck.watch import State
 from imgrepo.images.scan import check_unchanged
 from imgrepo.images.scratch import scratch_folder
-from imgrepo.library.records import BOOT_NAME, BootRecord, ImageMark, Verdict, read_boot, record_written
+from imgrepo.library.records import BOOT_NAME, BootRecord, ImageMark, Verdict, read_boot, writing_boot
 from imgrepo.library.running import machine_of
 
 LOG, SCREEN, THUMBNAIL = "serial.log", "screen.png", "thumbnail.png"
@@ -135,7 +135,7 @@ def _write(folder: Path, scratch: Path, outcome: Outcome, record: BootRecord) ->
     """
     names = (SCREEN, THUMBNAIL) if record.pictures else ()
     with uninterrupted(), contextlib.ExitStack() as stack:
-        stack.enter_context(record_written(folder / BOOT_NAME, record))
+        stack.enter_context(writing_boot(folder, record))
         new = {name: stack.enter_context(new_file(folder / name)) for name in (LOG, *names)}
         try:
             new[LOG].write_text(outcome.log, encoding="utf-8")

@@ -17,6 +17,7 @@ from imgbuilder.machine.model import BOARDS, Firmware, Forward
 from imgbuilder.sizes import parse_size
 from imgindex.files import open_file
 from imgindex.lexer import MISLEADING
+from imgrepo.recordfile import describe_error
 
 DESCRIPTION_NAME = "entry.toml"
 _LARGEST = 256 << 10
@@ -181,16 +182,8 @@ def parse_description(text: str, *, where: str) -> Description:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RepositoryError(f"{where} is no TOML: {error}") from error
     except ValidationError as error:
-        wrong = "; ".join(_told(one) for one in error.errors())
+        wrong = "; ".join(describe_error(one) for one in error.errors())
         raise RepositoryError(f"{where}: {wrong}", hint="see entry.toml in pybuilder-repo(1)") from error
-
-
-def _told(error: Any) -> str:  # noqa: ANN401 - pydantic's own mapping
-    place = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{place}: there is no such key"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{place}: {message[:1].lower()}{message[1:]}"
 
 
 def read_description(path: Path) -> Description:

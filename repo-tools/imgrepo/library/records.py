@@ -5,24 +5,15 @@ A record is of one image, by its SHA-512: of another image it says nothing.
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
-from imgbuilder.errors import RepositoryError
 from imgbuilder.events import Reporter
-from imgbuilder.host.workspace import explain, new_file
-from imgindex.files import open_file
 from imgrepo.images.compress import hash_image
 from imgrepo.images.scan import Fingerprint, SourceImage
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance  # exists for type checkers only
+from imgrepo.recordfile import Many, Moment, RecordFile
 
 
 @dataclass(frozen=True)
@@ -76,10 +67,10 @@ class BootRecord:
     reason: str
     qemu: str
     accelerator: str
-    started: datetime
+    started: Moment
     seconds: float
-    concerns: tuple[str, ...] = ()
-    ports: tuple[int, ...] = ()
+    concerns: Many[str] = ()
+    ports: Many[int] = ()
     pictures: bool = False
 
 
@@ -103,9 +94,9 @@ class Package:
     arch: str
     source: str
     source_version: str
-    licences: tuple[str, ...] = ()
+    licences: Many[str] = ()
     copyleft: bool | None = None
-    built_using: tuple[tuple[str, str], ...] = ()
+    built_using: Many[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +117,7 @@ class ContentsRecord:
     distribution: str
     release: str
     manager: str
-    packages: tuple[Package, ...]
+    packages: Many[Package]
 
 
 @dataclass(frozen=True)
@@ -155,181 +146,48 @@ class SourcesRecord:
     archive: str
     sha512: str
     size: int
-    covered: tuple[tuple[str, str], ...]
-    gaps: tuple[SourceGap, ...] = ()
-
-
-def mark_from(fields: Any) -> ImageMark:  # noqa: ANN401 - json's own
-    """Read the mark of an image from what ``read_record`` hands on."""
-    return ImageMark(str(fields["sha512"]), Fingerprint(*(int(number) for number in fields["fingerprint"])))
-
-
-def _boot(fields: Any) -> BootRecord:  # noqa: ANN401 - json's own
-    return BootRecord(
-        mark_from(fields["image"]),
-        Verdict(fields["verdict"]),
-        **{key: str(fields[key]) for key in ("reason", "qemu", "accelerator")},
-        started=datetime.fromisoformat(fields["started"]).astimezone(UTC),
-        seconds=float(fields["seconds"]),
-        concerns=tuple(str(line) for line in fields["concerns"]),
-        ports=tuple(int(port) for port in fields["ports"]),
-        pictures=bool(fields["pictures"]),
-    )
-
-
-def _package(fields: Any) -> Package:  # noqa: ANN401 - json's own
-    copyleft = fields["copyleft"]
-    return Package(
-        **{key: str(fields[key]) for key in ("name", "version", "arch", "source", "source_version")},
-        licences=tuple(str(word) for word in fields["licences"]),
-        copyleft=None if copyleft is None else bool(copyleft),
-        built_using=tuple((str(name), str(version)) for name, version in fields["built_using"]),
-    )
-
-
-def _contents(fields: Any) -> ContentsRecord:  # noqa: ANN401 - json's own
-    return ContentsRecord(
-        mark_from(fields["image"]),
-        **{key: str(fields[key]) for key in ("system", "distribution", "release", "manager")},
-        packages=tuple(_package(one) for one in fields["packages"]),
-    )
-
-
-def _sources(fields: Any) -> SourcesRecord:  # noqa: ANN401 - json's own
-    return SourcesRecord(
-        mark_from(fields["image"]),
-        str(fields["archive"]),
-        str(fields["sha512"]),
-        int(fields["size"]),
-        tuple((str(name), str(version)) for name, version in fields["covered"]),
-        tuple(
-            SourceGap(str(gap["source"]), str(gap["version"]), str(gap["reason"])) for gap in fields["gaps"]
-        ),
-    )
+    covered: Many[tuple[str, str]]
+    gaps: Many[SourceGap] = ()
 
 
 BOOT_NAME, CONTENTS_NAME, SOURCES_NAME = "boot.json", "contents.json", "sources.json"
 
 
-def write_boot(folder: Path, record: BootRecord) -> None:
-    """Write the record of a boot check into an entry's ``boot`` folder.
+_BOOT = RecordFile(BootRecord, limit=1 << 20)
+_CONTENTS = RecordFile(ContentsRecord)
+_SOURCES = RecordFile(SourcesRecord)
 
-    Raises:
-        WorkspaceError: It cannot be written.
-    """
-    write_record(folder / BOOT_NAME, record)
+
+def writing_boot(folder: Path, record: BootRecord) -> AbstractContextManager[None]:
+    """Write the record of a boot check into an entry's ``boot`` folder, with its name at the block's end."""
+    return _BOOT.writing(folder / BOOT_NAME, record)
+
+
+def write_boot(folder: Path, record: BootRecord) -> None:
+    """Write the record of a boot check into an entry's ``boot`` folder."""
+    _BOOT.write(folder / BOOT_NAME, record)
 
 
 def read_boot(folder: Path) -> BootRecord | None:
-    """Read it; None when there is none.
-
-    Raises:
-        RepositoryError: It cannot be read.
-    """
-    return read_record(folder / BOOT_NAME, _boot)
+    """Read the record of a boot check; None when there is none."""
+    return _BOOT.read(folder / BOOT_NAME)
 
 
 def write_contents(folder: Path, record: ContentsRecord) -> None:
-    """Write the record of an image's packages into an entry's ``contents`` folder.
-
-    Raises:
-        WorkspaceError: It cannot be written.
-    """
-    write_record(folder / CONTENTS_NAME, record)
+    """Write the record of an image's packages into an entry's ``contents`` folder."""
+    _CONTENTS.write(folder / CONTENTS_NAME, record)
 
 
 def read_contents(folder: Path) -> ContentsRecord | None:
-    """Read it; None when there is none.
-
-    Raises:
-        RepositoryError: It cannot be read.
-    """
-    return read_record(folder / CONTENTS_NAME, _contents)
+    """Read the record of an image's packages; None when there is none."""
+    return _CONTENTS.read(folder / CONTENTS_NAME)
 
 
 def write_sources(folder: Path, record: SourcesRecord) -> None:
-    """Write the record of the source packages into an entry's ``sources`` folder.
-
-    Raises:
-        WorkspaceError: It cannot be written.
-    """
-    write_record(folder / SOURCES_NAME, record)
+    """Write the record of the source packages into an entry's ``sources`` folder."""
+    _SOURCES.write(folder / SOURCES_NAME, record)
 
 
 def read_sources(folder: Path) -> SourcesRecord | None:
-    """Read it; None when there is none.
-
-    Raises:
-        RepositoryError: It cannot be read.
-    """
-    return read_record(folder / SOURCES_NAME, _sources)
-
-
-# Files of what the tools found out: JSON with a version, written whole or not at all.
-
-
-_VERSION = 1
-_LARGEST = 64 << 20
-_Record = TypeVar("_Record")
-
-
-def write_record(path: Path, record: DataclassInstance) -> None:
-    """Write a record.
-
-    Args:
-        path: The file.
-        record: Of dataclasses, enumerations, times and what JSON has.
-
-    Raises:
-        WorkspaceError: It cannot be written.
-    """
-    with record_written(path, record):
-        pass
-
-
-@contextlib.contextmanager
-def record_written(path: Path, record: DataclassInstance) -> Iterator[None]:
-    """Write a record as ``write_record``, at once; it gets its name when the block ends without error."""
-    with new_file(path) as temporary:
-        try:
-            text = json.dumps({"version": _VERSION, **asdict(record)}, default=_plain, indent=1)
-            temporary.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise explain(error, path) from error
-        yield
-
-
-def read_record(path: Path, build: Callable[[Any], _Record]) -> _Record | None:
-    """Read a record.
-
-    Args:
-        path: The file.
-        build: Makes the record of its fields; what is wrong with them raises what a wrong key, type or
-            value raises.
-
-    Returns:
-        The record; None when there is no such file.
-
-    Raises:
-        RepositoryError: It cannot be read.
-    """
-    try:
-        with open_file(path) as file:
-            fields = json.loads(file.read(_LARGEST))
-        if fields["version"] != _VERSION:
-            raise RepositoryError(
-                f"{path} was written by another version of this program", hint="make it anew"
-            )
-        return build(fields)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RepositoryError(f"{path} cannot be read: {error}", hint="remove it and make it anew") from error
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - json's own
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
-    raise TypeError(type(value))
+    """Read the record of the source packages; None when there is none."""
+    return _SOURCES.read(folder / SOURCES_NAME)

@@ -6,11 +6,11 @@ It does not say that an entry is checked: that is worked out each time, of this 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from imgrepo.library.records import ImageMark, mark_from, read_record, write_record
+from imgrepo.library.records import ImageMark
+from imgrepo.recordfile import Many, RecordFile
 
 CHECK_NAME = "check.json"
 
@@ -50,7 +50,7 @@ class Seen:
     """
 
     trace: Trace
-    paths: tuple[str, ...]
+    paths: Many[str]
     count: int
 
 
@@ -92,8 +92,8 @@ class Inside:
 
     system: bool
     reason: str = ""
-    seen: tuple[Seen, ...] = ()
-    accounts: tuple[Account, ...] = ()
+    seen: Many[Seen] = ()
+    accounts: Many[Account] = ()
     hints: str = ""
 
 
@@ -139,51 +139,17 @@ class CheckRecord:
     inside: Inside | None = None
     packed: Packed | None = None
     run: RunTrial | None = None
-    archive: ImageMark | None = field(default=None)
+    archive: ImageMark | None = None
 
 
-def _inside(fields: Any) -> Inside:  # noqa: ANN401 - json's own
-    return Inside(
-        bool(fields["system"]),
-        str(fields["reason"]),
-        tuple(
-            Seen(Trace(one["trace"]), tuple(str(path) for path in one["paths"]), int(one["count"]))
-            for one in fields["seen"]
-        ),
-        tuple(Account(str(one["name"]), PasswordState(one["password"])) for one in fields["accounts"]),
-        str(fields["hints"]),
-    )
-
-
-def _packed(fields: Any) -> Packed:  # noqa: ANN401 - json's own
-    return Packed(int(fields["zstd"]), None if fields["xz"] is None else int(fields["xz"]))
-
-
-def _run(fields: Any) -> RunTrial:  # noqa: ANN401 - json's own
-    return RunTrial(str(fields["script"]), str(fields["problem"]))
-
-
-def _check(fields: Any) -> CheckRecord:  # noqa: ANN401 - json's own
-    parts = {"inside": _inside, "packed": _packed, "run": _run, "archive": mark_from}
-    return CheckRecord(
-        mark_from(fields["image"]),
-        **{key: None if fields[key] is None else build(fields[key]) for key, build in parts.items()},  # type: ignore[arg-type]
-    )
+_CHECK = RecordFile(CheckRecord, limit=1 << 20)
 
 
 def write_check(folder: Path, record: CheckRecord) -> None:
-    """Write the record into an entry's ``check`` folder.
-
-    Raises:
-        WorkspaceError: It cannot be written.
-    """
-    write_record(folder / CHECK_NAME, record)
+    """Write the record into an entry's ``check`` folder."""
+    _CHECK.write(folder / CHECK_NAME, record)
 
 
 def read_check(folder: Path) -> CheckRecord | None:
-    """Read it; None when there is none.
-
-    Raises:
-        RepositoryError: It cannot be read.
-    """
-    return read_record(folder / CHECK_NAME, _check)
+    """Read the record of a check; None when there is none."""
+    return _CHECK.read(folder / CHECK_NAME)

@@ -345,14 +345,14 @@ def test_a_full_disk_leaves_the_older_record(
     assert boot_check(entry) == 0
     before = {path: path.read_bytes() for path in entry.rglob("*") if path.is_file()}
     stub.set(consoles.PANIC)
-    real = Path.write_text
+    real = Path.write_bytes
 
-    def write_text(self: Path, text: str, *more: object, **named: object) -> int:
+    def write_bytes(self: Path, data: bytes) -> int:
         if "boot.json" in self.name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(self, text, *more, **named)  # type: ignore[arg-type]
+        return real(self, data)
 
-    monkeypatch.setattr(Path, "write_text", write_text)
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
     assert boot_check(entry) == 1
     assert {path: path.read_bytes() for path in entry.rglob("*") if path.is_file()} == before
 

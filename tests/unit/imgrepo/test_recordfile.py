@@ -1,0 +1,151 @@
+"""Records in JSON: both forms of a time, and files that strangers made."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from imgbuilder.errors import PybuilderError, RepositoryError
+from imgrepo.images.scan import Fingerprint
+from imgrepo.library.records import (
+    BootRecord,
+    ContentsRecord,
+    ImageMark,
+    Package,
+    SourceGap,
+    SourcesRecord,
+    Verdict,
+    read_boot,
+    read_contents,
+    read_sources,
+    write_boot,
+    write_contents,
+    write_sources,
+)
+from imgrepo.recordfile import Many, Moment, RecordFile
+from imgrepo.review.checkrecord import (
+    Account,
+    CheckRecord,
+    Inside,
+    Packed,
+    PasswordState,
+    RunTrial,
+    Seen,
+    Trace,
+    read_check,
+    write_check,
+)
+
+MARK = ImageMark("ab" * 64, Fingerprint(1, 2, 3, 4))
+STARTED = datetime(2026, 7, 1, 12, 30, tzinfo=UTC)
+BOOT = BootRecord(MARK, Verdict.FAILED, "no root", "7.2.11", "tcg", STARTED, 12.5, ("Oops",), (22, 80), True)
+CHECK = CheckRecord(
+    MARK,
+    Inside(True, "", (Seen(Trace.LOG, ("/var/log/a",), 3),), (Account("root", PasswordState.COMMON),), "cd"),
+    Packed(10, None),
+    RunTrial("ef", ""),
+    MARK,
+)
+
+
+@dataclass(frozen=True)
+class Note:
+    at: Moment
+    words: Many[str] = ()
+
+
+NOTES = RecordFile(Note, limit=1000, hint="throw it away")
+
+
+def test_every_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    contents = ContentsRecord(
+        MARK, "Debian 12", "debian", "12", "dpkg",
+        (Package("a", "1", "amd64", "b", "2", ("MIT",), None, (("c", "3"),)),),
+    )  # fmt: skip
+    sources = SourcesRecord(MARK, "a.tar", "12" * 64, 5, (("b", "2"),), (SourceGap("c", "3", "gone"),))
+    write_boot(tmp_path, BOOT)
+    write_contents(tmp_path, contents)
+    write_sources(tmp_path, sources)
+    write_check(tmp_path, CHECK)
+    assert read_boot(tmp_path) == BOOT
+    assert read_contents(tmp_path) == contents
+    assert read_sources(tmp_path) == sources
+    assert read_check(tmp_path) == CHECK
+
+
+def test_no_file_is_no_record(tmp_path: Path) -> None:
+    assert read_boot(tmp_path) is None
+    assert read_check(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-07-01T12:30:00Z", "2026-07-01T12:30:00+00:00", "2026-07-01T14:30:00+02:00"]
+)
+def test_a_time_is_read_in_every_form(text: str) -> None:
+    read = NOTES.parse(json.dumps({"version": 1, "at": text}).encode(), where="x")
+    assert read.at == STARTED
+    assert read.at.tzinfo is UTC
+
+
+def test_a_name_that_is_not_utf8_stays_readable(tmp_path: Path) -> None:
+    path = tmp_path / "note.json"
+    NOTES.write(path, Note(STARTED, (os.fsdecode(b"a\xff"), "é")))
+    assert NOTES.read(path) == Note(STARTED, ("a?", "é"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read"),
+        (b"[]", "cannot be read"),
+        (b"[" * 500, "cannot be read"),
+        (b'{"version": 2}', "a different version"),
+        (b'{"version": 1}', "at: field required"),
+        (b'{"version": 1, "at": "0001-01-01T00:00:00+23:00"}', "at: out of range"),
+        (b'{"version": 1, "at": 1e999}', "cannot be read"),
+        (b'{"version": 1, "at": "2026-07-01T12:30:00Z", "words": ["\\ud800"]}', "cannot be read"),
+        (b'{"version": 1, "at": "2026-07-01T12:30:00Z", "words": {}}', "words: input should be"),
+        (b" " * 1001, "larger than 1000 bytes"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "note.json"
+    path.write_bytes(content)
+    with pytest.raises(RepositoryError, match=message) as caught:
+        NOTES.read(path)
+    assert caught.value.hint == "throw it away"
+    assert str(path) in caught.value.message
+
+
+def test_a_pipe_in_place_of_a_record_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "boot.json")
+    with pytest.raises(RepositoryError, match="not an ordinary file"):
+        read_boot(tmp_path)
+
+
+def test_names_in_the_message_cannot_drive_a_terminal() -> None:
+    @dataclass(frozen=True)
+    class Table:
+        numbers: dict[str, int]
+
+    with pytest.raises(RepositoryError) as caught:
+        RecordFile(Table).parse(b'{"version": 1, "numbers": {"\\u001b[2J": "x"}}', where="x")
+    assert "\x1b" not in caught.value.message
+    assert "[2J" in caught.value.message
+
+
+@pytest.mark.parametrize("item", [b"[]", b"0", b"{}", b'["a"]', b"[[]]"])
+def test_a_million_wrong_values_cost_little_memory(tmp_path: Path, item: bytes) -> None:
+    head = json.dumps({"version": 1, "image": {"sha512": "", "fingerprint": [1, 2, 3, 4]}}).encode()[:-1]
+    rest = b', "archive": "", "sha512": "", "size": 1, "covered": ['
+    (tmp_path / "sources.json").write_bytes(head + rest + b",".join([item] * 1_000_000) + b"]}")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PybuilderError, match="cannot be read"):
+        read_sources(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 << 10
