@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.building import build as building
 from imgbuilder.building import existing
 from imgbuilder.building.build import BuildResult, summary
-from imgbuilder.building.existing import CustomizeRequest, Disk
+from imgbuilder.building.existing import CustomizeRequest
 from imgbuilder.building.plan import BuildPlan
-from imgbuilder.building.request import Attached, BuildRequest, NetworkMode
+from imgbuilder.building.request import BuildRequest, NetworkMode
 from imgbuilder.customize.failure import OnError
 from imgbuilder.customize.firstboot_status import FirstbootReport
 from imgbuilder.customize.operation import Operation
@@ -62,8 +63,8 @@ from imgbuilder.sizes import parse_size
 from imgindex.model import Entry
 
 __all__ = [
-    "AppendLine", "Attached", "BuildPlan", "BuildRequest", "BuildResult", "Builder", "Chmod", "Chown",
-    "CloudInit", "Copy", "CopyIn", "Crypto", "CustomizeRequest", "Delete", "Disk", "DiskError",
+    "AppendLine", "ApplianceOptions", "Attachment", "BuildPlan", "BuildRequest", "BuildResult", "Builder",
+    "Chmod", "Chown", "CloudInit", "Copy", "CopyIn", "Crypto", "CustomizeRequest", "Delete", "DiskError",
     "DiskFormat", "DiskKey", "Edit", "Event", "FetchError", "Firstboot", "FirstbootCommand",
     "FirstbootInstall", "GuestError", "Hostname", "Install", "Link", "Mirror", "Mkdir", "Move",
     "NetworkMode", "NoLogfile", "NoSelinuxRelabel", "Notice", "OnError", "Operation", "OperationError",

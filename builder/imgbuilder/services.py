@@ -74,7 +74,6 @@ class Settings:
         cache_size: Bytes that the cache may hold, given with ``--cache-size``.
         offline: Whether no server may be asked.
         gpg: The gpg that has the user's keyring, and options for it.
-        instant: False with ``--no-instant``: appliances are always booted.
     """
 
     sources: Sequence[str] = ()
@@ -84,7 +83,6 @@ class Settings:
     use_cache: bool = True
     cache_size: int | None = None
     offline: bool = False
-    instant: bool = True
     gpg: Sequence[str] = ("gpg",)
 
     def __post_init__(self) -> None:
@@ -119,6 +117,15 @@ class Settings:
             UsageError: The environment names no size.
         """
         return paths.cache_size() if self.cache_size is None else self.cache_size
+
+    def appliance_options(self, options: ApplianceOptions, *, network: bool) -> ApplianceOptions:
+        """Return options with a network or without, and with the place of the saved appliances: our cache."""
+        return replace(
+            options,
+            network=network,
+            instant=options.instant and self.use_cache,
+            cache=self.cache if options.cache is None else options.cache,
+        )
 
     def configured_sources(self, on_event: Reporter) -> tuple[Source, ...]:
         """Return all usable sources, ``--source`` first; broken configuration files are reported.

@@ -8,7 +8,6 @@ import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from imgbuilder.appliance.guestcommands import GuestCommands
 from imgbuilder.appliance.instant.resume import PROGRAM, Instant, Job
 from imgbuilder.appliance.instant.settings import InstantMode, instant_mode, state_folder
 from imgbuilder.appliance.instant.store import StateStore
+from imgbuilder.appliance.options import ApplianceOptions, Attachment
 from imgbuilder.appliance.storage import Storage
 from imgbuilder.errors import (
     ApplianceError,
@@ -38,7 +38,6 @@ from imgbuilder.errors import (
     WorkspaceError,
 )
 from imgbuilder.events import Reporter, debug, ignore
-from imgbuilder.guests.ports import Attachment
 from imgbuilder.host import claims, imagelocks, paths, process, workspace
 from imgbuilder.host.interrupts import uninterrupted
 
@@ -51,31 +50,6 @@ _SHOWN_LINES = 15
 
 _SECTOR = 512
 """Bytes per sector of nearly all disks; libguestfs's own choice."""
-
-
-@dataclass(frozen=True)
-class ApplianceOptions:
-    """What shapes the appliance.
-
-    Attributes:
-        memsize: Its memory in MiB; None for libguestfs's default.
-        smp: Number of its processors; None for libguestfs's default.
-        network: Whether it reaches the network.
-        launch_timeout: Seconds without a sign of life until a start counts as hung; None for the default.
-        verbose: Whether its console is reported line by line.
-        trace: Whether every libguestfs call is reported.
-        instant: Whether it may be resumed from a saved state; the environment may forbid it all the same.
-        cache: The private cache that keeps the saved states; None for the usual one.
-    """
-
-    memsize: int | None = None
-    smp: int | None = None
-    network: bool = False
-    launch_timeout: float | None = None
-    verbose: bool = False
-    trace: bool = False
-    instant: bool = True
-    cache: Path | None = None
 
 
 @contextmanager
@@ -98,7 +72,10 @@ def open_appliance(
     """
     options = options or ApplianceOptions()
     for disk in disks:
+        assert disk.format is not None, "libguestfs must not probe it"
         imagelocks.refuse_if_locked(disk.path, changing=not disk.readonly)
+        for path in disk.backing:
+            imagelocks.refuse_if_locked(path, changing=False)
     binding = find_binding()
     verdict = chosen_accelerator(paths.state_dir(), on_event)
     with workspace.private_folder() as runtime, _scratch_folder() as scratch:

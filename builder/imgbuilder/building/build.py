@@ -6,11 +6,11 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.appliance import Attachment
 from imgbuilder.appliance.instant.settings import instant_mode
 from imgbuilder.building import delivery
 from imgbuilder.building.delivery import Work
-from imgbuilder.building.localdisk import local_disk
+from imgbuilder.building.localdisk import check_disk
 from imgbuilder.building.place import find_place
 from imgbuilder.building.plan import BuildPlan, Target, TemplateFacts, make_plan
 from imgbuilder.building.request import BuildRequest, NetworkMode
@@ -80,7 +80,7 @@ def prepare(request: BuildRequest, services: Services, on_event: Reporter) -> Pr
     """
     customization.validate(request.operations)
     attachments = tuple(
-        replace(local_disk(disk.path, disk.format, "--attach"), attached=True) for disk in request.attachments
+        check_disk(replace(disk, readonly=True, attached=True)) for disk in request.attachments
     )
     instant_mode()  # refuses a wrong value before any work
     chosen = services.select_disk(request.template, request.arch, on_event)
@@ -136,16 +136,7 @@ def build(request: BuildRequest, services: Services, on_event: Reporter) -> Buil
         plan = _with_format(prepared.plan, disk)
         growing = _materialise(plan, disk, work, on_event, has_keys=bool(request.keys))
         on_event(Step("Opening the new disk"))
-        options = ApplianceOptions(
-            memsize=request.memsize,
-            smp=request.smp,
-            launch_timeout=request.launch_timeout,
-            network=prepared.network,
-            verbose=request.verbose,
-            trace=request.trace,
-            instant=services.settings.instant and services.settings.use_cache,
-            cache=services.settings.cache,
-        )
+        options = services.settings.appliance_options(request.appliance, network=prepared.network)
         attachment = Attachment(
             work.image, work.format, sector_size=partition.sector_size(work.image, work.format)
         )
@@ -285,7 +276,7 @@ def _context(request: BuildRequest, prepared: Prepared, appliance: Appliance) ->
         network=prepared.network,
         proxies=guest_proxies(os.environ),
         implicit_root_password=True,
-        follow=request.verbose,
+        follow=request.appliance.verbose,
         command_limit=request.command_timeout,
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.building.localdisk import check_disk
 from imgbuilder.building.place import find_file_place
 from imgbuilder.customize import run as customization
 from imgbuilder.customize import sysprep
@@ -18,10 +18,9 @@ from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import FailureHandler, OnError
 from imgbuilder.customize.firstboot_status import FirstbootReport, read_firstboot
 from imgbuilder.customize.operation import Operation
-from imgbuilder.disk import blockdevice, imageheader, sparse
-from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk import blockdevice, sparse
 from imgbuilder.disk.imageheader import Role
-from imgbuilder.errors import DiskError, GuestError, OperationError, UsageError
+from imgbuilder.errors import GuestError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.guests import mounting
 from imgbuilder.guests.mounting import Place, find_roots, mount_places, mount_system, refuse_ostree
@@ -35,19 +34,6 @@ _JOINED = {"btrfs", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
 
 
 @dataclass(frozen=True)
-class Disk:
-    """A disk image.
-
-    Attributes:
-        path: The file.
-        format: Its format; None to find out by its header.
-    """
-
-    path: Path
-    format: DiskFormat | None = None
-
-
-@dataclass(frozen=True)
 class CustomizeRequest:
     """What to do with which disks.
 
@@ -57,33 +43,25 @@ class CustomizeRequest:
         backing: Images that the disks may lie over; they are only read.
         operations: Customizations in the user's order.
         keys: Keys of encrypted devices.
-        memsize: Memory of the appliance in MiB; None for the default.
-        smp: Processors of the appliance; None for the default.
-        launch_timeout: Seconds without a sign of life until its start counts as hung; None for the default.
+        appliance: Options of the appliance; with ``verbose``, the output of commands is reported as well.
         command_timeout: Seconds after which a command in the guest is stopped; None for no limit.
         network: Whether the guest reaches the network.
         dry_run: Whether everything is done on throw-away copies.
         on_copy: Whether the work is done on a copy, which replaces the disk when all went well.
         on_error: What happens when a customization fails.
-        verbose: Report the appliance's console, and the output of commands while they run.
-        trace: Report libguestfs calls.
     """
 
-    disks: tuple[Disk, ...]
-    attached: tuple[Disk, ...] = ()
+    disks: tuple[Attachment, ...]
+    attached: tuple[Attachment, ...] = ()
     backing: tuple[Path, ...] = ()
     operations: tuple[Operation, ...] = ()
     keys: tuple[DiskKey, ...] = ()
-    memsize: int | None = None
-    smp: int | None = None
-    launch_timeout: float | None = None
+    appliance: ApplianceOptions = field(default_factory=ApplianceOptions)
     command_timeout: float | None = None
     network: bool = True
     dry_run: bool = False
     on_copy: bool = False
     on_error: OnError = OnError.ABORT
-    verbose: bool = False
-    trace: bool = False
 
 
 def customize_disks(request: CustomizeRequest, services: Services, on_event: Reporter) -> None:
@@ -102,20 +80,15 @@ def customize_disks(request: CustomizeRequest, services: Services, on_event: Rep
     """
     customization.validate(request.operations)
     on_event = customization.mask(request.operations, host_proxies(os.environ)).reporter(on_event)
-    disks, attached = _judged(request, writable=not request.dry_run)
+    disks, attached = _check_disks(request, readonly=request.dry_run)
     with contextlib.ExitStack() as stack:
         for disk in disks:
-            _claim_device(disk, stack, writable=not request.dry_run)
+            _claim_device(disk, stack)
         if request.on_copy:
             disks = [stack.enter_context(_copied(disk, on_event)) for disk in disks]
         on_event(Step("Examining the guest ..."))
-        attachments = [
-            *_attachments(disks, readonly=request.dry_run),
-            *_attachments(attached, readonly=True, attached=True),
-        ]
-        appliance = stack.enter_context(
-            services.open_appliance(attachments, _options(request, services), on_event)
-        )
+        options = _options(request, services)
+        appliance = stack.enter_context(services.open_appliance([*disks, *attached], options, on_event))
         roots = _roots(appliance, request.keys, on_event)
         guests = [_examine(appliance, root, request, on_event) for root in roots]
         for places, context in guests:
@@ -134,11 +107,10 @@ def find_identity(request: CustomizeRequest, services: Services, on_event: Repor
     Raises:
         PybuilderError: The guest could not be examined.
     """
-    disks, _attached = _judged(request, writable=False)
+    disks, _attached = _check_disks(request, readonly=True)
     on_event(Step("Examining the guest ..."))
-    attachments = _attachments(disks, readonly=True)
     found = []
-    with services.open_appliance(attachments, _options(request, services), on_event) as appliance:
+    with services.open_appliance(disks, _options(request, services), on_event) as appliance:
         for root in _roots(appliance, request.keys, on_event):
             mount_system(appliance, root, on_event, untouched=True, strict=False)
             found += sysprep.find(appliance)
@@ -153,10 +125,9 @@ def firstboot_report(request: CustomizeRequest, services: Services, on_event: Re
     Raises:
         PybuilderError: The guest could not be examined.
     """
-    disks, _attached = _judged(request, writable=False)
+    disks, _attached = _check_disks(request, readonly=True)
     on_event(Step("Examining the guest ..."))
-    attachments = _attachments(disks, readonly=True)
-    with services.open_appliance(attachments, _options(request, services), on_event) as appliance:
+    with services.open_appliance(disks, _options(request, services), on_event) as appliance:
         # The journal is replayed, on a throw-away layer: a machine that was switched off wrote last there.
         mount_system(appliance, _roots(appliance, request.keys, on_event)[0], on_event, strict=False)
         found = read_firstboot(appliance)
@@ -165,56 +136,35 @@ def firstboot_report(request: CustomizeRequest, services: Services, on_event: Re
     return found
 
 
-def _judged(request: CustomizeRequest, *, writable: bool) -> tuple[list[Disk], list[Disk]]:
-    """Judge the disks and those to attach; return them with their formats.
-
-    Raises:
-        UsageError: None of them lies over one of the backing images that were named.
-        DiskError: One is no disk, is in use, or refers to files that were not named.
-    """
-    used: set[Path] = set()
-    disks = [_checked(disk, request, Role.GUEST, used, writable=writable) for disk in request.disks]
-    attached = [_checked(disk, request, Role.OWN, used, writable=False) for disk in request.attached]
+def _check_disks(request: CustomizeRequest, *, readonly: bool) -> tuple[list[Attachment], list[Attachment]]:
+    """Check the disks of the guest and those to attach; return them with their formats."""
+    disks = [
+        check_disk(replace(disk, readonly=readonly), Role.GUEST, backing=request.backing)
+        for disk in request.disks
+    ]
+    attached = [
+        check_disk(replace(disk, readonly=True, attached=True), backing=request.backing)
+        for disk in request.attached
+    ]
+    used = {path for disk in (*disks, *attached) for path in disk.backing}
     for path in request.backing:
         if path not in used:
-            raise UsageError(f"--backing {path}: no disk lies over it", hint="leave it out, or see its name")
+            raise UsageError(f"--backing {path}: no disk lies over it", hint="remove it, or check its name")
     return disks, attached
 
 
-def _checked(disk: Disk, request: CustomizeRequest, role: Role, used: set[Path], *, writable: bool) -> Disk:
-    """Check that nobody uses a disk, and its header; return it with its format (``threat-model.md`` T13)."""
-    path = disk.path
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DiskError(f"{path}: {error.strerror}", hint="give an existing disk image with -a") from error
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-        raise DiskError(f"{path} is not a disk image: it is neither a file nor a block device")
-    if not os.access(path, os.R_OK | (os.W_OK if writable else 0)):
-        how = "written" if writable else "read"
-        raise DiskError(f"{path} cannot be {how}", hint="check its permissions, or use --dry-run")
-    imagelocks.refuse_if_in_use(path, changing=writable)
-    block = stat.S_ISBLK(status.st_mode)
-    if not block:  # relative names of backing files count from the folder that a link does not show
-        path = path.resolve()
-    named = disk.format or (DiskFormat.RAW if block else None)
-    kind, below = imageheader.check_own(path, named, role, backing=request.backing)
-    used.update(below)
-    return Disk(path, DiskFormat(kind))
-
-
-def _claim_device(disk: Disk, stack: contextlib.ExitStack, *, writable: bool) -> None:
+def _claim_device(disk: Attachment, stack: contextlib.ExitStack) -> None:
     """Keep a block device from being mounted meanwhile; the appliance locks its disks itself."""
     if not disk.path.is_block_device():
         return
-    if writable:
-        imagelocks.release(stack.enter_context(blockdevice.claim(disk.path)))  # the appliance writes to it
-    else:
+    if disk.readonly:
         stack.enter_context(imagelocks.held(disk.path))
+    else:
+        imagelocks.release(stack.enter_context(blockdevice.claim(disk.path)))  # the appliance writes to it
 
 
 @contextlib.contextmanager
-def _copied(disk: Disk, on_event: Reporter) -> Iterator[Disk]:
+def _copied(disk: Attachment, on_event: Reporter) -> Iterator[Attachment]:
     """Yield a copy of a disk, which takes its place, mode and owner at the end of a block without error."""
     final = find_file_place(disk.path)
     if not final.is_file():
@@ -223,29 +173,12 @@ def _copied(disk: Disk, on_event: Reporter) -> Iterator[Disk]:
     with workspace.new_file(final) as copy:
         on_event(Step("Copying"))
         sparse.copy_sparse(final, copy, on_event)
-        yield Disk(copy, disk.format)
-
-
-def _attachments(disks: Sequence[Disk], *, readonly: bool, attached: bool = False) -> list[Attachment]:
-    return [
-        Attachment(disk.path.absolute(), disk.format or DiskFormat.RAW, readonly, attached=attached)
-        for disk in disks
-    ]
+        yield replace(disk, path=copy)
 
 
 def _options(request: CustomizeRequest, services: Services) -> ApplianceOptions:
     network = request.network and customization.needs_commands(request.operations)
-    settings = services.settings
-    return ApplianceOptions(
-        memsize=request.memsize,
-        smp=request.smp,
-        network=network,
-        launch_timeout=request.launch_timeout,
-        verbose=request.verbose,
-        trace=request.trace,
-        instant=settings.instant and settings.use_cache,
-        cache=settings.cache,
-    )
+    return services.settings.appliance_options(request.appliance, network=network)
 
 
 def _roots(appliance: Appliance, keys: Sequence[DiskKey], on_event: Reporter) -> list[str]:
@@ -303,7 +236,7 @@ def _examine(
         runs_commands=arch.can_run(arch.host_arch(), guest_arch),
         network=request.network,
         proxies=guest_proxies(os.environ),
-        follow=request.verbose,
+        follow=request.appliance.verbose,
         command_limit=request.command_timeout,
     )
     try:

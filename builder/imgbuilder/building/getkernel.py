@@ -11,12 +11,11 @@ import posixpath
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.building.localdisk import local_disk
-from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.building.localdisk import check_disk
 from imgbuilder.disk.imageheader import Role
 from imgbuilder.errors import GuestError, UsageError
 from imgbuilder.events import Reporter, debug
@@ -39,18 +38,16 @@ class KernelRequest:
 
     Attributes:
         image: The disk image.
-        format: Its format; None to decide it by its header.
         folder: Where the files go; existing ones are replaced.
-        options: What shapes the appliance.
+        appliance: Options of the appliance.
         keys: Keys of encrypted devices.
         unversioned: Whether the files' names end before the first dash.
         prefix: What their names begin with, and a dash; None for nothing.
     """
 
-    image: Path
-    format: DiskFormat | None
+    image: Attachment
     folder: Path
-    options: ApplianceOptions
+    appliance: ApplianceOptions = field(default_factory=ApplianceOptions)
     keys: tuple[DiskKey, ...] = ()
     unversioned: bool = False
     prefix: str | None = None
@@ -81,10 +78,11 @@ def get_kernel(request: KernelRequest, services: Services, on_event: Reporter) -
         raise UsageError(
             f"the prefix {request.prefix!r} is no part of a file name", hint="the folder is that of -o"
         )
-    disk = local_disk(request.image, request.format, "--get-kernel")
+    disk = check_disk(replace(request.image, readonly=True))
+    options = services.settings.appliance_options(request.appliance, network=False)
     written = {}
-    debug(on_event, f"opening {request.image}")
-    with services.open_appliance([disk], request.options, on_event) as appliance:
+    debug(on_event, f"opening {disk.path}")
+    with services.open_appliance([disk], options, on_event) as appliance:
         session.open_guest(
             appliance,
             expand=None,

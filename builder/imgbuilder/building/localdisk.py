@@ -1,74 +1,78 @@
-"""Disks of the user's own for the appliance, only to be read: ``--attach``, ``--get-kernel``.
+"""The check of a disk that the user names: ``--add``, ``--attach``, ``--get-kernel``, ``--run-script``.
 
-They are judged like templates before QEMU sees them: an image that somebody
-sent can name files of this host just as well (``docs/threat-model.md`` T13).
+It is judged like a template before QEMU sees it: an image from another person
+can name files of this host just as well (``docs/threat-model.md`` T13).
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
+from dataclasses import replace
 from errno import ENOENT
 from pathlib import Path
 
 from imgbuilder.appliance import Attachment
-from imgbuilder.disk import magic
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.imageheader import Role, check_own
 from imgbuilder.errors import DiskError, UsageError
 from imgbuilder.host import imagelocks
-from imgindex.files import open_regular
 
 _SECTOR = 512
 
 
-def local_disk(
-    path: Path, disk_format: DiskFormat | None, option: str, *, content: bool = True
+def check_disk(
+    disk: Attachment, role: Role = Role.OWN, *, backing: Sequence[Path] = (), in_use: bool = True
 ) -> Attachment:
-    """Look at a disk of the user's, and make it ready to be attached.
+    """Check a disk and its header; return it with its format and the images that it lies over.
 
     Args:
-        path: An image file or a block device.
-        disk_format: Its format; None to decide it by its header.
-        option: The option that names it, for messages.
-        content: Whether what is on it will be read, which nobody may change meanwhile.
+        disk: The disk. Without a format, the header decides it; a block device is raw.
+        role: ``Role.GUEST`` for a disk of the guest, ``Role.OWN`` for any other.
+        backing: Images that it may lie over.
+        in_use: Whether to refuse a disk that another program uses. That is not needed where only the
+            header is read.
 
     Raises:
-        UsageError: It is not there, cannot be read, or is no disk.
-        DiskError: It refers to other files, is damaged, might be something else, or another program uses it.
+        UsageError: It does not exist, may not be opened, or is not a disk.
+        DiskError: It refers to other files, is damaged, its format is ambiguous, or another program uses it.
     """
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISBLK(mode):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        else:
-            descriptor = open_regular(path)
-    except OSError as error:
-        hint = (
-            "look for its name, or build it: pybuilder TEMPLATE -o IMAGE" if error.errno == ENOENT else None
+    status = _status(disk)
+    block = stat.S_ISBLK(status.st_mode)
+    # QEMU looks for a backing file with a relative name next to the name that it opens, not next to a link.
+    path = disk.path.absolute() if block else disk.path.resolve()
+    if in_use:
+        imagelocks.refuse_if_in_use(path, changing=not disk.readonly)
+    found, below = check_own(path, disk.format, role, backing=backing)
+    if block and disk.format is None and found != DiskFormat.RAW:
+        raise DiskError(
+            f"{path} is a block device that holds a {found} image",
+            hint=f"name the format: {found}, or raw if the disk itself is meant",
         )
-        raise UsageError(f"{option} {path}: {error.strerror}", hint=hint) from error
-    try:
-        head, size = os.pread(descriptor, magic.LENGTH, 0), os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
-    if content:
-        imagelocks.refuse_if_in_use(path, changing=False)
-    if stat.S_ISBLK(mode):
-        _check_device(path, disk_format, magic.foreign_format(head))
-        return Attachment(path, DiskFormat.RAW, readonly=True)
-    found = DiskFormat(check_own(path, disk_format, Role.OWN)[0])
-    if disk_format is None and found is DiskFormat.RAW and (size % _SECTOR or not size):
+    size = status.st_size
+    is_raw = disk.format is None and found == DiskFormat.RAW and not block
+    if role is Role.OWN and is_raw and (size % _SECTOR or not size):
         raise UsageError(
-            f"{option} {path}: its {size} bytes are no whole number of sectors, so it is no disk image",
+            f"{path} is not a disk image: its size of {size} bytes is not a multiple of {_SECTOR}",
             hint="give a disk image; if it is a raw one that was cut off, name its format",
         )
-    return Attachment(path, found, readonly=True)
+    for image in below:
+        imagelocks.refuse_if_in_use(image, changing=False)
+    return replace(disk, path=path, format=DiskFormat(found), backing=below)
 
 
-def _check_device(path: Path, disk_format: DiskFormat | None, looks: str | None) -> None:
-    if disk_format is DiskFormat.QCOW2 or (disk_format is None and looks is not None):
-        raise DiskError(
-            f"{path} is a block device that holds {looks or 'no qcow2 image'}; only raw ones can be read",
-            hint="if it is a raw disk, name its format; else convert it to a file with qemu-img",
-        )
+def _status(disk: Attachment) -> os.stat_result:
+    path = disk.path
+    try:
+        status = path.stat()
+    except OSError as error:
+        hint = "check its name, or build it: pybuilder TEMPLATE -o IMAGE" if error.errno == ENOENT else None
+        raise UsageError(f"{path}: {error.strerror}", hint=hint) from error
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+        raise UsageError(f"{path} is not a disk image: it is neither a file nor a block device")
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"{path} cannot be read", hint="check its permissions")
+    if not disk.readonly and not os.access(path, os.W_OK):
+        raise UsageError(f"{path} cannot be written", hint="check its permissions, or use --dry-run")
+    return status

@@ -6,9 +6,10 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.customize.failure import OnError
 from imgbuilder.customize.operation import Operation
-from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
+from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.guests.unlocking import DiskKey
 from imgbuilder.host.arch import host_arch
 
@@ -20,19 +21,6 @@ class NetworkMode(enum.Enum):
     """Only when an operation runs commands in the guest."""
     ON = "on"
     OFF = "off"
-
-
-@dataclass(frozen=True)
-class Attached:
-    """A disk that the appliance may read while it customizes, as ``/dev/sdb`` and so on.
-
-    Attributes:
-        path: An image file or a block device.
-        format: Its format; None to decide it by its header.
-    """
-
-    path: Path
-    format: DiskFormat | None
 
 
 @dataclass(frozen=True)
@@ -48,19 +36,15 @@ class BuildRequest:
         size: Its virtual size in bytes; None for the template's, or for all of a block device.
         compressed: Whether its data are compressed; for qcow2 only.
         warn_if_partition: Warn when the output is a partition.
-        attachments: Further disks for the appliance, only to be read.
+        attachments: Further disks, which commands in the guest may read.
         operations: Customizations in the user's order.
         keys: Keys of the guest's encrypted devices.
-        memsize: Memory of the appliance in MiB; None for the default.
-        smp: Processors of the appliance; None for the default.
-        launch_timeout: Seconds without a sign of life until its start counts as hung; None for the default.
+        appliance: Options of the appliance.
         command_timeout: Seconds after which a command in the guest is stopped; None for no limit.
         network: Whether the guest reaches the network.
         delete_on_failure: Whether a half-made image is removed when the build fails.
         on_error: What happens to the image when a customization fails.
         sync: Whether the image is made durable before the build counts as done.
-        verbose: Report the appliance's console.
-        trace: Report libguestfs calls.
     """
 
     template: str
@@ -70,16 +54,12 @@ class BuildRequest:
     size: int | None = None
     compressed: bool = False
     warn_if_partition: bool = True
-    attachments: tuple[Attached, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
     operations: tuple[Operation, ...] = ()
     keys: tuple[DiskKey, ...] = ()
-    memsize: int | None = None
-    smp: int | None = None
-    launch_timeout: float | None = None
+    appliance: ApplianceOptions = field(default_factory=ApplianceOptions)
     command_timeout: float | None = None
     network: NetworkMode = NetworkMode.AUTOMATIC
     delete_on_failure: bool = True
     on_error: OnError = OnError.ABORT
     sync: bool = True
-    verbose: bool = False
-    trace: bool = False

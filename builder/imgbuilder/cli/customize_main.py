@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from imgbuilder.building.existing import CustomizeRequest, Disk, customize_disks, find_identity
+from imgbuilder.appliance import Attachment
+from imgbuilder.building.existing import CustomizeRequest, customize_disks, find_identity
 from imgbuilder.cli.customizing import (
     SectionedCommand,
     customization_options,
@@ -21,6 +22,7 @@ from imgbuilder.cli.customizing import (
     refuse_operations,
 )
 from imgbuilder.cli.getopt import VIRT_CUSTOMIZE, standard_options
+from imgbuilder.cli.requests import appliance_options
 from imgbuilder.cli.rescue import shell_with
 from imgbuilder.customize.failure import OnError
 from imgbuilder.disk.diskimage import DiskFormat, parse_format
@@ -135,9 +137,7 @@ def pybuilder_customize(ctx: click.Context, /, **options: Any) -> None:
     for console in filter(None, (reporter, ctx.obj)):
         console.colour, console.wrap = options["colour"], options["wrap"]
     request = _request(ctx, options)
-    settings = Settings(
-        cache=None if options["cache"] is None else Path(options["cache"]), instant=not options["no_instant"]
-    )
+    settings = Settings(cache=None if options["cache"] is None else Path(options["cache"]))
     services = Services(settings, guest_shell=shell_with(reporter))
     if options["check"]:
         refuse_operations(ctx, "--check")
@@ -167,16 +167,12 @@ def _request(ctx: click.Context, options: dict[str, Any]) -> CustomizeRequest:
         backing=tuple(Path(name) for name in options["backing"]),
         operations=given_operations(ctx),
         keys=_keys(options),
-        memsize=options["memsize"],
-        smp=options["smp"],
-        launch_timeout=options["launch_timeout"],
+        appliance=appliance_options(options),
         command_timeout=options["command_timeout"],
         network=options["network"],
         dry_run=options["dry_run"],
         on_copy=options["work_on_copy"],
         on_error=on_error,
-        verbose=options["verbose"],
-        trace=options["trace"],
     )
 
 
@@ -191,7 +187,7 @@ def _keys(options: dict[str, Any]) -> tuple[DiskKey, ...]:
     return tuple(keys)
 
 
-def _disks(given: list[tuple[str, str]], format_name: str) -> tuple[Disk, ...]:
+def _disks(given: list[tuple[str, str]], format_name: str) -> tuple[Attachment, ...]:
     """Pair disks with the format given before them."""
     current: DiskFormat | None = None
     used = True
@@ -205,7 +201,7 @@ def _disks(given: list[tuple[str, str]], format_name: str) -> tuple[Disk, ...]:
             raise UsageError(
                 f"{value!r} is not a local file", hint="only files and block devices can be opened"
             )
-        disks.append(Disk(Path(value.removeprefix("file://")), current))
+        disks.append(Attachment(Path(value.removeprefix("file://")), current))
     if not used:
         raise UsageError(f"--{format_name} must come before the disk it is for")
     return tuple(disks)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgbuilder.building.localdisk import local_disk
+from imgbuilder.appliance import Attachment
+from imgbuilder.building.localdisk import check_disk
 from imgbuilder.building.place import find_file_place
 from imgbuilder.cli.list_mode import show
 from imgbuilder.cli.requests import Values
@@ -63,10 +64,12 @@ def _machine(
     chosen_arch = arch.normalise(options["arch_"] or arch.host_arch())
     firmware = None if options["firmware"] == "auto" else Firmware(options["firmware"])
     if wanted is None or wanted.working is not None:
-        disk = local_disk(image, None if wanted is None else wanted.working, option, content=False)
-        found = OutputFormat(disk.format)
+        disk = check_disk(
+            Attachment(image, None if wanted is None else wanted.working, readonly=True), in_use=False
+        )
+        found = OutputFormat(str(disk.format))
         if firmware is None:
-            firmware = firmware_of(image, DiskFormat(disk.format), chosen_arch)
+            firmware = firmware_of(image, DiskFormat(str(disk.format)), chosen_arch)
     elif not image.is_file():
         raise UsageError(f"{option} {image}: there is no such file")
     else:  # nobody but QEMU reads these

@@ -18,7 +18,7 @@ from imgbuilder.cli.getopt import VIRT_BUILDER
 from imgbuilder.cli.list_mode import ListRequest, list_templates
 from imgbuilder.cli.options import with_customizations, with_options
 from imgbuilder.cli.recipes import check_template, with_recipe, write_recipe
-from imgbuilder.cli.requests import Values, read_values
+from imgbuilder.cli.requests import Values, appliance_options, read_values
 from imgbuilder.errors import UsageError
 from imgbuilder.events import warn
 from imgbuilder.host import arch
@@ -112,7 +112,9 @@ def _doctor(call: Call) -> int:
 def _firstboot_log(call: Call) -> int:
     _names(call.options, 0, "--firstboot-log")
     image = Path(call.options["firstboot_log"])
-    return modes.firstboot_log(call.settings, call.reporter, image, call.values.format)
+    return modes.firstboot_log(
+        call.settings, call.reporter, image, call.values.format, appliance_options(call.options)
+    )
 
 
 def _delete_cache(call: Call) -> None:
@@ -266,7 +268,6 @@ def _settings(options: dict[str, Any]) -> Settings:
         use_cache=not options["no_cache"],
         cache_size=None if options["cache_size"] is None else parse_size(options["cache_size"]),
         offline=options["offline"],
-        instant=not options["no_instant"],
         gpg=_gpg(options["gpg"]),
     )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.building.getkernel import KernelRequest
 from imgbuilder.building.request import BuildRequest
@@ -90,14 +91,19 @@ def build_image(
 
 
 def firstboot_log(
-    settings: Settings, reporter: ConsoleReporter, image: Path, image_format: str | None
+    settings: Settings,
+    reporter: ConsoleReporter,
+    image: Path,
+    image_format: str | None,
+    appliance: ApplianceOptions,
 ) -> int:
     """Print how the first-boot scripts of an image fared; return 1 unless all ended with 0."""
-    from imgbuilder.building.existing import CustomizeRequest, Disk, firstboot_report
+    from imgbuilder.appliance import Attachment
+    from imgbuilder.building.existing import CustomizeRequest, firstboot_report
     from imgbuilder.disk.diskimage import parse_format
 
-    disk = Disk(image, None if image_format is None else parse_format(image_format))
-    found = firstboot_report(CustomizeRequest((disk,)), Services(settings), reporter)
+    disk = Attachment(image, None if image_format is None else parse_format(image_format))
+    found = firstboot_report(CustomizeRequest((disk,), appliance=appliance), Services(settings), reporter)
     reporter.close()
     lines = [
         f"{script.name}: {script.state}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.building.getkernel import KernelRequest
-from imgbuilder.building.request import Attached, BuildRequest, NetworkMode
+from imgbuilder.building.request import BuildRequest, NetworkMode
 from imgbuilder.cli.customizing import ATTACHED, given_operations
 from imgbuilder.customize.failure import OnError
 from imgbuilder.customize.operation import Operation
@@ -38,7 +40,7 @@ class Values:
     size: int | None
     format: OutputFormat | None
     keys: tuple[DiskKey, ...]
-    attachments: tuple[Attached, ...]
+    attachments: tuple[Attachment, ...]
     forwards: tuple[Forward, ...]
     operations: tuple[Operation, ...]
 
@@ -55,7 +57,9 @@ def read_values(ctx: click.Context, options: dict[str, Any]) -> Values:
         size=None if options["size"] is None else parse_size(options["size"]),
         format=None if options["format_"] in {None, "auto"} else parse_output_format(options["format_"]),
         keys=tuple(parse_key(text) for text in options["keys"]),
-        attachments=tuple(Attached(Path(path), _attached_format(kind)) for path, kind in ctx.meta[ATTACHED]),
+        attachments=tuple(
+            Attachment(Path(path), _attached_format(kind)) for path, kind in ctx.meta[ATTACHED]
+        ),
         forwards=tuple(Forward.parse(text) for text in options["forward"]),
         operations=given_operations(ctx),
     )
@@ -63,6 +67,18 @@ def read_values(ctx: click.Context, options: dict[str, Any]) -> Values:
 
 def _attached_format(kind: str) -> DiskFormat | None:
     return None if kind == "auto" else parse_format(kind)
+
+
+def appliance_options(options: Mapping[str, Any]) -> ApplianceOptions:
+    """Return what the command line says about the appliance."""
+    return ApplianceOptions(
+        memsize=options["memsize"],
+        smp=options["smp"],
+        launch_timeout=options["launch_timeout"],
+        verbose=options["verbose"],
+        trace=options["trace"],
+        instant=not options["no_instant"],
+    )
 
 
 def kernel_request(image: str, options: dict[str, Any], values: Values) -> KernelRequest:
@@ -76,22 +92,10 @@ def kernel_request(image: str, options: dict[str, Any], values: Values) -> Kerne
     Raises:
         UsageError: The format is not supported, or the prefix is no part of a file name.
     """
-    from imgbuilder.appliance import ApplianceOptions
-    from imgbuilder.building.getkernel import KernelRequest
-
     return KernelRequest(
-        image=Path(image),
-        format=None if values.format is None else parse_format(values.format),
+        image=Attachment(Path(image), None if values.format is None else parse_format(values.format)),
         folder=Path(options["output"] or "."),
-        options=ApplianceOptions(
-            memsize=options["memsize"],
-            smp=options["smp"],
-            launch_timeout=options["launch_timeout"],
-            verbose=options["verbose"],
-            trace=options["trace"],
-            instant=not options["no_instant"] and not options["no_cache"],
-            cache=None if options["cache"] is None else Path(options["cache"]),
-        ),
+        appliance=appliance_options(options),
         keys=values.keys,
         unversioned=options["unversioned_names"],
         prefix=options["prefix"],
@@ -122,14 +126,10 @@ def build_request(name: str, arch: str, options: dict[str, Any], values: Values)
         operations=values.operations,
         keys=values.keys,
         attachments=values.attachments,
-        memsize=options["memsize"],
-        smp=options["smp"],
-        launch_timeout=options["launch_timeout"],
+        appliance=appliance_options(options),
         command_timeout=options["command_timeout"],
         network=network,
         delete_on_failure=options["delete_on_failure"],
         on_error=OnError(options["on_error"]),
         sync=not options["no_sync"],
-        verbose=options["verbose"],
-        trace=options["trace"],
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from imgbuilder.building.request import Attached, BuildRequest, NetworkMode
+from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.building.request import BuildRequest, NetworkMode
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import Written
 from imgbuilder.disk.diskimage import parse_format, parse_output_format
@@ -57,8 +58,7 @@ class Recipe:
             attachments=tuple(_attached(**row) for row in given.get("attach", ())),
             operations=self.make_operations(),
             keys=tuple(parse_key(text) for text in given.get("keys", ())),
-            memsize=given.get("memsize"),
-            smp=given.get("smp"),
+            appliance=ApplianceOptions(memsize=given.get("memsize"), smp=given.get("smp")),
             network=_NETWORK[given.get("network")],
         )
 
@@ -78,5 +78,5 @@ class Recipe:
 _NETWORK = {None: NetworkMode.AUTOMATIC, True: NetworkMode.ON, False: NetworkMode.OFF}
 
 
-def _attached(file: str, format: str = "auto") -> Attached:  # noqa: A002 - its name in recipes
-    return Attached(Path(file), None if format == "auto" else parse_format(format))
+def _attached(file: str, format: str = "auto") -> Attachment:  # noqa: A002 - its name in recipes
+    return Attachment(Path(file), None if format == "auto" else parse_format(format))

@@ -156,7 +156,7 @@ def make_template_command(
         ),
         output=output,
         size=parse_size(size),
-        options=ApplianceOptions(memsize=memsize, verbose=verbose, instant=not no_instant, cache=cache),
+        appliance=ApplianceOptions(memsize=memsize, verbose=verbose, instant=not no_instant, cache=cache),
     )
     reporter = ConsoleReporter(_PROGRAM, quiet=quiet, verbose=verbose)
     try:

@@ -161,7 +161,7 @@ def publish_command(
         output=output or directory,
         signing=signing(keys, expire, gpg),
         preset=preset,
-        options=ApplianceOptions(
+        appliance=ApplianceOptions(
             memsize=memsize, verbose=verbose, trace=trace, instant=not no_instant, cache=cache
         ),
         compress=not no_compression,

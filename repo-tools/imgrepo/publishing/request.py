@@ -109,7 +109,7 @@ class PublishRequest:
         output: The folder that is served; the same one, or another.
         signing: The keys, and how long the signature stays valid.
         preset: xz's compression preset.
-        options: What shapes the appliance.
+        appliance: Options of the appliance.
         compress: False to publish the disks as they are, in place of ``.xz`` files.
         zstd_level: Level of a second file, for clients that know it; None for none, unless the template
             has one already.
@@ -128,7 +128,7 @@ class PublishRequest:
     output: Path
     signing: Signing
     preset: str = "6"
-    options: ApplianceOptions = field(default_factory=ApplianceOptions)
+    appliance: ApplianceOptions = field(default_factory=ApplianceOptions)
     compress: bool = True
     zstd_level: int | None = None
     trim: bool = True

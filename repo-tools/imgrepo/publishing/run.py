@@ -193,7 +193,7 @@ class Run:
             self._candidates = []
             return
         found = examine(
-            images, self._services.open_appliance, self._request.options, self._report, copies=copies
+            images, self._services.open_appliance, self._request.appliance, self._report, copies=copies
         )
         known = []
         for candidate in self._candidates:

@@ -33,13 +33,13 @@ class TemplateRequest:
         bootstrap: What is installed.
         output: The raw disk image to write.
         size: Size of its disk in bytes.
-        options: What shapes the appliance.
+        appliance: Options of the appliance.
     """
 
     bootstrap: BootstrapRequest
     output: Path
     size: int
-    options: ApplianceOptions = field(default_factory=ApplianceOptions)
+    appliance: ApplianceOptions = field(default_factory=ApplianceOptions)
 
     def __post_init__(self) -> None:
         check_size(self.size)
@@ -68,7 +68,7 @@ def make_template(request: TemplateRequest, services: Services, on_event: Report
         with new_file(output) as image:
             os.truncate(image, request.size)
             on_event(Step("Starting the appliance"))
-            with services.open_appliance([Attachment(image, "raw")], request.options, on_event) as appliance:
+            with services.open_appliance([Attachment(image, "raw")], request.appliance, on_event) as appliance:
                 on_event(Step("Making the disk"))
                 install_system(appliance, archive, layout, request.bootstrap.arch.value)
             on_event(Step("Finishing off"))

@@ -22,9 +22,9 @@ from typing import Any
 from imgbuilder.appliance.connection import Connection
 from imgbuilder.appliance.instant import guestside, program, save
 from imgbuilder.appliance.instant.store import StateStore
+from imgbuilder.appliance.options import Attachment
 from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import Reporter, Step, debug
-from imgbuilder.guests.ports import Attachment
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from imgbuilder.appliance import Attachment
 from imgbuilder.building.build import build, prepare
-from imgbuilder.building.existing import CustomizeRequest, Disk, customize_disks
-from imgbuilder.building.localdisk import local_disk
+from imgbuilder.building.existing import CustomizeRequest, customize_disks
+from imgbuilder.building.localdisk import check_disk
 from imgbuilder.building.place import find_place
 from imgbuilder.building.request import BuildRequest
 from imgbuilder.customize.registry import parse_operation
@@ -224,12 +225,13 @@ def test_a_mounted_device_is_refused(services: Services, device: Path, tmp_path:
         with pytest.raises(WorkspaceError, match="in use") as caught:
             prepare(request(device), services, lambda _event: None)
         assert "unmount" in (caught.value.hint or "")
-        for changed in ({}, {"dry_run": True}):
+        disks = (Attachment(device),)
+        for asked in (CustomizeRequest(disks), CustomizeRequest(disks, dry_run=True)):
             with pytest.raises(DiskError, match="in use") as found:
-                customize_disks(CustomizeRequest((Disk(device),), **changed), services, lambda _event: None)  # type: ignore[arg-type]
+                customize_disks(asked, services, lambda _event: None)
             assert "unmount" in (found.value.hint or "")
         with pytest.raises(DiskError, match="in use"):
-            local_disk(device, DiskFormat.RAW, "--attach")
+            check_disk(Attachment(device, DiskFormat.RAW, readonly=True))
     finally:
         system("umount", place)
     assert prepare(request(device), services, lambda _event: None)
@@ -240,7 +242,7 @@ def test_a_device_of_a_running_machine_is_refused(services: Services, device: Pa
         with pytest.raises(DiskError, match="used by another program"):
             prepare(request(device), services, lambda _event: None)
         with pytest.raises(DiskError, match="used by another program"):
-            local_disk(device, DiskFormat.RAW, "--attach")
+            check_disk(Attachment(device, DiskFormat.RAW, readonly=True))
 
 
 def test_a_file_behind_a_loop_device_is_refused(device: Path) -> None:

@@ -239,7 +239,7 @@ def test_the_first_boot_of_an_image(setup: Setup, capsys: pytest.CaptureFixture[
     settings, on_event = Settings(), ConsoleReporter("pybuilder", quiet=True)
 
     def shown(image_format: str | None = None) -> tuple[int, str]:
-        code = modes.firstboot_log(settings, on_event, setup.image, image_format)
+        code = modes.firstboot_log(settings, on_event, setup.image, image_format, ApplianceOptions())
         return code, capsys.readouterr().out
 
     setup.patch(modes)
@@ -385,7 +385,7 @@ class TwoDisks:
 
     def __init__(self, setup: Setup, monkeypatch: pytest.MonkeyPatch, kind: str = "ext4") -> None:
         self.other = setup.folder / "other.img"
-        self.other.write_bytes(setup.image.read_bytes())
+        self.other.write_bytes(bytes(4096))
         self.guests = {}
         disks = {}
         for path, letter in ((setup.image, "a"), (self.other, "b")):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.appliance import ApplianceOptions
+from imgbuilder.appliance import Attachment
 from imgbuilder.building.getkernel import (
     KernelRequest,
     choose_files,
@@ -73,7 +73,7 @@ def run(
     disk = FakeDisk({1: FakeFilesystem("ext4", guest(*names))}, {"/dev/sda1": {}})
     appliances = FakeAppliances({"disk.img": disk})
     events: list[Event] = []
-    request = KernelRequest(image, None, folder or tmp_path, ApplianceOptions())
+    request = KernelRequest(Attachment(image), folder or tmp_path)
     written = get_kernel(request, Services(Settings(), open_appliance=appliances), events.append)
     return events, appliances, written
 
@@ -95,8 +95,8 @@ def test_a_missing_folder_is_found_first(tmp_path: Path) -> None:
 
 
 def test_an_image_is_judged_first(tmp_path: Path) -> None:
-    request = KernelRequest(tmp_path / "none", None, tmp_path, ApplianceOptions())
+    request = KernelRequest(Attachment(tmp_path / "none"), tmp_path)
     appliances = FakeAppliances()
-    with pytest.raises(UsageError, match="--get-kernel"):
+    with pytest.raises(UsageError, match="No such file"):
         get_kernel(replace(request), Services(Settings(), open_appliance=appliances), lambda _event: None)
     assert appliances.launches == []

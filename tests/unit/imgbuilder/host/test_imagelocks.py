@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
-from imgbuilder.building.localdisk import local_disk
+from imgbuilder.building.localdisk import check_disk
 from imgbuilder.building.place import find_place
 from imgbuilder.cli import customize_main
 from imgbuilder.disk import sparse
@@ -52,7 +52,7 @@ def _publish(disk: Path, step: Callable[..., object]) -> None:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "copy": lambda disk: sparse.copy_sparse(disk, disk.with_name("copy")),
-    "attach": lambda disk: local_disk(disk, None, "--attach"),
+    "attach": lambda disk: check_disk(Attachment(disk, readonly=True)),
     "appliance": lambda disk: _appliance(disk, readonly=True),
     "import": lambda disk: fetch_local(disk, io.BytesIO(), limit=1 << 20),
     "publish": lambda disk: _publish(disk, measure),

@@ -74,7 +74,7 @@ def test_a_recipe_fills_in_everything(recipe: Path) -> None:
     asked = request_of("--recipe", str(recipe))
     assert (asked.template, asked.arch, asked.output) == ("tiny", "x86_64", Path("from-recipe.qcow2"))
     assert (asked.format, asked.compressed, asked.size) == (OutputFormat.QCOW2, True, 16 << 20)
-    assert (asked.memsize, asked.smp, asked.network) == (400, 2, NetworkMode.ON)
+    assert (asked.appliance.memsize, asked.appliance.smp, asked.network) == (400, 2, NetworkMode.ON)
     assert [key.secret for key in asked.keys] == ["k"]
     assert [(disk.path, str(disk.format)) for disk in asked.attachments] == [(Path("recipes/cd.iso"), "raw")]
     assert asked.operations == (Hostname("recipe"),)
@@ -109,7 +109,12 @@ def test_options_overrule_settings_wherever_they_stand(recipe: Path) -> None:
         "--format", "raw", "--attach", "recipes/key", "--arch", "aarch64", "--smp", "1", "--key", "all:key:x",
     )  # fmt: skip
     assert (asked.template, asked.arch, asked.output) == ("other", "aarch64", Path("mine"))
-    assert (asked.format, asked.size, asked.memsize, asked.smp) == (OutputFormat.RAW, 32 << 20, 500, 1)
+    assert (asked.format, asked.size, asked.appliance.memsize, asked.appliance.smp) == (
+        OutputFormat.RAW,
+        32 << 20,
+        500,
+        1,
+    )
     assert asked.network is NetworkMode.OFF
     assert [key.secret for key in asked.keys] == ["x"]
     assert [(disk.path, disk.format) for disk in asked.attachments] == [(Path("recipes/key"), None)]

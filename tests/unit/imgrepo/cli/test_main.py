@@ -65,7 +65,7 @@ def test_make_template_has_defaults_that_work(
 ) -> None:
     assert run(["make-template", "debian-12", "out.img"], repository.services()) == 0
     (request,) = requests
-    assert (request.output, request.size, request.options.memsize) == (Path("out.img"), 2 << 30, None)
+    assert (request.output, request.size, request.appliance.memsize) == (Path("out.img"), 2 << 30, None)
     boot = request.bootstrap
     assert (boot.recipe.suite, boot.kernel, boot.mode) == ("bookworm", Kernel.CLOUD, Mode.AUTO)
     assert (boot.build_from, boot.guest_uses, boot.keyring, boot.include) == (DEBIAN, DEBIAN, None, ())
@@ -81,8 +81,8 @@ def test_make_template_passes_every_option_on(
     words += " --mirror http://m/debian/ --security-mirror http://s/x --keep-mirror --suite-keyring k.gpg"
     assert run([*words.split(), "-m", "700", "-v", "--mode", "root"], repository.services()) == 0
     (request,) = requests
-    assert (request.size, request.options.memsize, request.options.verbose) == (3 << 30, 700, True)
-    assert not request.options.instant
+    assert (request.size, request.appliance.memsize, request.appliance.verbose) == (3 << 30, 700, True)
+    assert not request.appliance.instant
     assert request.bootstrap.layout == Layout(RootKind.XFS, uefi=False, lvm=True)
     assert (request.bootstrap.arch, request.bootstrap.locale) == (Arch.AMD64, "de_DE.UTF-8")
     assert request.bootstrap.epoch == 1700000000
