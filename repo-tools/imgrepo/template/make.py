@@ -68,7 +68,9 @@ def make_template(request: TemplateRequest, services: Services, on_event: Report
         with new_file(output) as image:
             os.truncate(image, request.size)
             on_event(Step("Starting the appliance"))
-            with services.open_appliance([Attachment(image, "raw")], request.appliance, on_event) as appliance:
+            with services.open_appliance(
+                [Attachment(image, "raw")], request.appliance, on_event
+            ) as appliance:
                 on_event(Step("Making the disk"))
                 install_system(appliance, archive, layout, request.bootstrap.arch.value)
             on_event(Step("Finishing off"))
