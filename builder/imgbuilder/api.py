@@ -10,7 +10,7 @@ from imgbuilder.building.existing import CustomizeRequest
 from imgbuilder.building.plan import BuildPlan
 from imgbuilder.building.request import BuildRequest, NetworkMode
 from imgbuilder.customize.failure import OnError
-from imgbuilder.customize.firstboot_status import FirstbootReport
+from imgbuilder.customize.firstboot import FirstbootReport
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.ops.accounts import Password, RootPassword, SshInject
 from imgbuilder.customize.ops.files import (
@@ -24,11 +24,17 @@ from imgbuilder.customize.ops.files import (
     Upload,
     Write,
 )
-from imgbuilder.customize.ops.firstboot import Firstboot, FirstbootCommand, FirstbootInstall
 from imgbuilder.customize.ops.identity import CloudInit, Sysprep, User
 from imgbuilder.customize.ops.packages import Install, Uninstall, Update
 from imgbuilder.customize.ops.paths import Chmod, Chown, Copy, Delete, Link, Mkdir, Move
-from imgbuilder.customize.ops.scripts import Edit, Run, RunCommand
+from imgbuilder.customize.ops.scripts import (
+    Edit,
+    Firstboot,
+    FirstbootCommand,
+    FirstbootInstall,
+    Run,
+    RunCommand,
+)
 from imgbuilder.customize.ops.settings import (
     Mirror,
     NoLogfile,

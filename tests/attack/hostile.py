@@ -13,7 +13,7 @@ from imgbuilder.customize import sysprep
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import keep_log
-from imgbuilder.customize.firstboot_status import read_firstboot
+from imgbuilder.customize.firstboot import read_firstboot
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import PybuilderError

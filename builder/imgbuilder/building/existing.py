@@ -16,7 +16,7 @@ from imgbuilder.customize import sysprep
 from imgbuilder.customize.context import GuestContext, guest_proxies, host_proxies
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import FailureHandler, OnError
-from imgbuilder.customize.firstboot_status import FirstbootReport, read_firstboot
+from imgbuilder.customize.firstboot import FirstbootReport, read_firstboot
 from imgbuilder.customize.operation import Operation
 from imgbuilder.disk import blockdevice, sparse
 from imgbuilder.disk.imageheader import Role

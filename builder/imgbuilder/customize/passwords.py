@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imgbuilder.customize import yescrypt
-from imgbuilder.customize.secretvalues import variable_name
+from imgbuilder.customize.secrecy import variable_name
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info
 from imgindex.files import open_given

@@ -25,7 +25,6 @@ _MODULES = (
     "packages",
     "system",
     "scripts",
-    "firstboot",
     "identity",
     "settings",
 )

@@ -6,9 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from imgbuilder.customize.commands import choose_log_file
+from imgbuilder.customize.commands import choose_log_file, memory_folder
 from imgbuilder.customize.context import GuestContext, seen_from_guest
-from imgbuilder.customize.memory import memory_folder
 from imgbuilder.customize.network import check_network
 from imgbuilder.customize.operation import Operation, Phase, name_option
 from imgbuilder.customize.ops.accounts import PasswordOperation, RootPassword
@@ -25,7 +24,7 @@ from imgbuilder.customize.ops.settings import (
 from imgbuilder.customize.passwords import Crypto, PasswordSelector, Source, random_password
 from imgbuilder.customize.registry import spec_of
 from imgbuilder.customize.secrecy import Mask, proxy_passwords
-from imgbuilder.customize.seed import set_machine_id, set_random_seed
+from imgbuilder.customize.sysprep import set_machine_id, set_random_seed
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step, ignore, info
 from imgbuilder.guests.ports import Guest

@@ -1,17 +1,264 @@
-"""Operations that use the guest's package manager."""
+"""Operations that use the guest's package manager, and the commands of each package manager."""
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from imgbuilder.customize import aptsettings, argforms, packagemanagers, values
+from imgbuilder.customize import aptsettings, argforms, values
 from imgbuilder.customize.commands import NO_NETWORK_HINT, picked_since, printable, run_in_guest
 from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.facts import GuestFacts, PackageManager
 from imgbuilder.customize.operation import OperationBase
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn
 from imgbuilder.guests.ports import Guest
+
+_APT_SETUP = """\
+export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
+export APT_LISTCHANGES_FRONTEND=none NEEDRESTART_SUSPEND=1
+"""
+
+_APT_NO_DAEMONS = """\
+if [ ! -e /usr/sbin/policy-rc.d ] && [ ! -L /usr/sbin/policy-rc.d ]; then
+    trap '! grep -q "of this build" /usr/sbin/policy-rc.d || rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '%s\\n' '#!/bin/sh' '# of this build' 'exit 101' >/usr/sbin/policy-rc.d
+    chmod 0755 /usr/sbin/policy-rc.d
+fi
+"""
+"""Daemons that packages start would keep the guest's filesystems busy (Debian's invoke-rc.d asks this).
+
+A package may bring a file of that name, which stays.
+"""
+
+_APT_GET = "apt-get -q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
+"""A configuration file that the user wrote or changed is kept; others are updated with their packages."""
+_APT_UPGRADE = "-o APT::Get::Upgrade-Allow-New=true upgrade"
+"""As ``apt upgrade``: a new kernel is a new package. Versions of apt that have no such option ignore it."""
+_APT_WAITS = "-o DPkg::Lock::Timeout=600"
+"""At boot others install packages, too: cloud-init, unattended upgrades."""
+_APT_UPDATE = f"{_APT_GET} -o APT::Update::Error-Mode=any update"
+"""Before apt 2.3, which ignores the setting, an update whose downloads failed still ends with status 0."""
+
+_APK_KEPT = "find /etc -name '*.apk-new'"
+"""apk says nothing of them."""
+_ZYPPER_OK = '|| case $? in 102|103) : ;; *) exit "$?" ;; esac'
+"""zypper(8): 102 and 103 say "done, now restart"."""
+
+_WORD = r"[A-Za-z0-9@_][A-Za-z0-9@+._:~=-]*"
+_RPM = re.compile(r"[A-Za-z0-9@/][A-Za-z0-9@/+._:~=<>^()*?-]*")
+_APT = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9.+-]*(?:[:][a-z0-9-]+)?(?:[=/][A-Za-z0-9.+:~-]+)?|/[A-Za-z0-9+._:~/-]+\.deb"
+)
+
+
+@dataclass(frozen=True)
+class Commands:
+    """How one package manager is driven.
+
+    Attributes:
+        install: Script; ``{names}`` stands for the quoted names.
+        update: Script.
+        uninstall: Script; ``{names}`` as above.
+        names: What a package name may be.
+    """
+
+    install: str
+    update: str
+    uninstall: str
+    names: re.Pattern[str]
+
+
+_TABLE = {
+    PackageManager.APT: Commands(
+        install=f"{_APT_SETUP}{_APT_NO_DAEMONS}{_APT_UPDATE}\n{_APT_GET} install -- {{names}}",
+        update=f"{_APT_SETUP}{_APT_NO_DAEMONS}{_APT_UPDATE}\n{_APT_GET} {_APT_UPGRADE}",
+        uninstall=f"{_APT_SETUP}{_APT_NO_DAEMONS}{_APT_GET} remove -- {{names}}",
+        names=_APT,
+    ),
+    PackageManager.DNF: Commands(
+        install="dnf -y install {names}",
+        update="dnf -y --best upgrade",
+        uninstall="dnf -y --disableplugin=subscription-manager remove {names}",
+        names=_RPM,
+    ),
+    PackageManager.YUM: Commands(
+        install="yum -y install {names}",
+        update="yum -y update",
+        uninstall="yum -y remove {names}",
+        names=_RPM,
+    ),
+    PackageManager.ZYPPER: Commands(
+        install=f"zypper -n in -l -- {{names}} {_ZYPPER_OK}",
+        update=f"zypper -n dup -l {_ZYPPER_OK}",
+        uninstall=f"zypper -n rm -- {{names}} {_ZYPPER_OK}",
+        names=_RPM,
+    ),
+    # Arch supports no partial upgrades: new packages are installed together with an upgrade.
+    PackageManager.PACMAN: Commands(
+        install="pacman -Syu --noconfirm --needed -- {names}",
+        update="pacman -Syu --noconfirm",
+        uninstall="pacman -R --noconfirm -- {names}",
+        names=re.compile(rf"(?:[a-z0-9-]+/)?{_WORD}"),
+    ),
+    PackageManager.APK: Commands(
+        install=f"apk update\napk add -- {{names}}\n{_APK_KEPT}",
+        update=f"apk update\napk upgrade\n{_APK_KEPT}",
+        uninstall="apk del -- {names}",
+        names=re.compile(rf"{_WORD}(?:[<>=~]+[A-Za-z0-9._-]+)?"),
+    ),
+    PackageManager.XBPS: Commands(
+        install="xbps-install -Sy -- {names}",
+        update="xbps-install -Suy",
+        uninstall="xbps-remove -y -- {names}",
+        names=re.compile(_WORD),
+    ),
+    PackageManager.URPMI: Commands(
+        install="urpmi --auto {names}",
+        update="urpmi --auto --auto-update",
+        uninstall="urpme --auto {names}",
+        names=re.compile(_WORD),
+    ),
+    PackageManager.PISI: Commands(
+        install="pisi install --yes-all {names}",
+        update="pisi upgrade --yes-all",
+        uninstall="pisi remove --yes-all {names}",
+        names=re.compile(_WORD),
+    ),
+}
+
+
+def install_script(facts: GuestFacts, names: Sequence[str], *, at_boot: bool = False) -> str:
+    """Return the script that installs packages.
+
+    Args:
+        facts: What the guest is.
+        names: The packages.
+        at_boot: Whether it runs in the booted guest, where daemons are to be started.
+
+    Raises:
+        OperationError: The guest has no known package manager, or a name does not suit it.
+    """
+    commands = _commands(facts)
+    template = commands.install
+    if at_boot:
+        template = template.replace(_APT_NO_DAEMONS, "").replace(_APT_GET, f"{_APT_GET} {_APT_WAITS}")
+    return _script(template, _quoted(commands, facts, names))
+
+
+def fetched_script(facts: GuestFacts, names: Sequence[str] | None, listing: str) -> str:
+    """Return the script that writes to a file what apt would fetch, after an update of its lists.
+
+    Args:
+        facts: What the guest is: one with apt.
+        names: Packages to install; None for an upgrade of all.
+        listing: The file in the guest.
+    """
+    what = _APT_UPGRADE if names is None else f"install -- {_quoted(_commands(facts), facts, names)}"
+    # Unless it is told which, apt prints the MD5.
+    asked = f"{_APT_GET} -qq -o Acquire::ForceHash=SHA256 --print-uris {what} >{shlex.quote(listing)}"
+    return _script(f"{_APT_SETUP}{_APT_UPDATE}\n{asked}")
+
+
+def without_update(script: str) -> str:
+    """Leave the update of apt's lists out of a script, where it was done just before."""
+    return script.replace(f"{_APT_UPDATE}\n", "")
+
+
+def update_script(facts: GuestFacts) -> str:
+    """Return the script that updates all packages.
+
+    Raises:
+        OperationError: The guest has no known package manager.
+    """
+    return _script(_commands(facts).update)
+
+
+def uninstall_script(facts: GuestFacts, names: Sequence[str]) -> str:
+    """Return the script that removes packages.
+
+    Raises:
+        OperationError: The guest has no known package manager, or a name does not suit it.
+    """
+    commands = _commands(facts)
+    return _script(commands.uninstall, _quoted(commands, facts, names))
+
+
+NOTED = (
+    "sed -n -E -e '/ kept back:$/,/^[^ ]/p' -e '/ due to phasing:$/,/^[^ ]/p'"
+    " -e '/^Configuration file /,/^ ==> (Using|Keeping)/p'"
+    " -e '/[.](rpm|pac|apk-)(new|save|orig)$/p' -e '/^No package .* available/p' -e '/ for regex /p'"
+)
+"""Picks the lines that ``left_undone`` and ``not_found`` read out of what package managers print."""
+
+_CONFIGURATION = re.compile(r"Configuration file [`'](.+)'")
+_BESIDE = re.compile(r"(/\S+)\.(rpmnew|pacnew|apk-new)$")
+_REPLACED = re.compile(r"(/\S+)\.(rpmsave|rpmorig|pacsave|pacorig)$")
+_NOT_FOUND = re.compile(r"No package (\S+) available|Note, selecting .* for regex '(.*)'")
+
+
+def left_undone(text: str) -> list[str]:
+    """Read what a package manager did otherwise than asked, from what it printed in English.
+
+    Returns:
+        A sentence for each: packages that were kept back, and files of configuration that the user and a
+        package both have.
+    """
+    said = []
+    kept_back: list[str] = []
+    in_list = False
+    configuration = ""
+    for line in text.split("\n"):
+        if in_list and line.startswith(" "):
+            kept_back += line.split()
+            continue
+        in_list = line.endswith((" kept back:", " due to phasing:"))
+        if match := _CONFIGURATION.match(line):
+            configuration = match[1]
+        elif configuration and line.startswith((" ==> Using current old", " ==> Keeping old")):
+            said.append(f"{configuration} was kept; the package's own is {configuration}.dpkg-dist")
+        elif match := _BESIDE.search(line):
+            said.append(f"{match[1]} was kept; the package's own is {match[0]}")
+        elif match := _REPLACED.search(line):
+            said.append(f"{match[1]} is the package's now; the one before it is {match[0]}")
+    if kept_back:
+        said.append(f"packages were kept back, and not updated: {' '.join(kept_back)}")
+    return list(dict.fromkeys(said))
+
+
+def not_found(text: str) -> list[str]:
+    """Read which packages were asked for and are not there, where the status of the command was 0.
+
+    yum of Red Hat 7 ends so when it has found one of several; older versions of apt take a name with a dot
+    that is no package for a pattern, and install what fits.
+    """
+    return [match[1] or match[2] for match in _NOT_FOUND.finditer(text)]
+
+
+def _commands(facts: GuestFacts) -> Commands:
+    if facts.package_manager is None:
+        raise OperationError(
+            f"no package manager that we know was found in the guest ({facts.product_name})",
+            hint="use --run-command or --firstboot-command with the guest's own command",
+        )
+    return _TABLE[facts.package_manager]
+
+
+def _quoted(commands: Commands, facts: GuestFacts, names: Sequence[str]) -> str:
+    assert facts.package_manager is not None
+    for name in names:
+        # "name-" would remove a package in the middle of an installation, apt-get(8).
+        removes = facts.package_manager is PackageManager.APT and name.endswith("-")
+        if removes or not commands.names.fullmatch(name):
+            raise OperationError(f"{name!r} is not a package name of {facts.package_manager.value}")
+    return shlex.join(names)
+
+
+def _script(template: str, names: str = "") -> str:
+    return "set -e\n" + template.replace("{names}", names) + "\n"
 
 
 @operation("install", form=argforms.items("PKG,PKG..."), network=True, runs_in_guest=True)
@@ -35,11 +282,11 @@ class Install(OperationBase):
 
     def check_guest(self, context: GuestContext) -> None:
         """Check that the package manager is known and takes the names."""
-        packagemanagers.install_script(context.facts, self.packages)
+        install_script(context.facts, self.packages)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Install the packages."""
-        script = packagemanagers.install_script(context.facts, self.packages)
+        script = install_script(context.facts, self.packages)
         _run(guest, context, script, f"--install {','.join(self.packages)}", self.packages)
 
 
@@ -62,11 +309,11 @@ class Uninstall(OperationBase):
 
     def check_guest(self, context: GuestContext) -> None:
         """Check that the package manager is known and takes the names."""
-        packagemanagers.uninstall_script(context.facts, self.packages)
+        uninstall_script(context.facts, self.packages)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Remove the packages."""
-        script = packagemanagers.uninstall_script(context.facts, self.packages)
+        script = uninstall_script(context.facts, self.packages)
         run_in_guest(guest, context, script, display=f"--uninstall {','.join(self.packages)}")
 
 
@@ -86,11 +333,11 @@ class Update(OperationBase):
 
     def check_guest(self, context: GuestContext) -> None:
         """Check that the package manager is known."""
-        packagemanagers.update_script(context.facts)
+        update_script(context.facts)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
         """Update the packages."""
-        _run(guest, context, packagemanagers.update_script(context.facts), "--update", None)
+        _run(guest, context, update_script(context.facts), "--update", None)
 
 
 def _run(
@@ -100,17 +347,17 @@ def _run(
     hint = _network_hint(context)
     if context.package_cache is not None and context.memory:
         listing = f"{aptsettings.FOLDER}/wanted"
-        asked = packagemanagers.fetched_script(context.facts, packages, listing)
+        asked = fetched_script(context.facts, packages, listing)
         run_in_guest(guest, context, asked, display=display, hint=hint)
         wanted = aptsettings.parse_wanted(guest.read(listing).decode(errors="replace"))
         aptsettings.give_packages(guest, context, wanted)
-        script = packagemanagers.without_update(script)
+        script = without_update(script)
     begin = run_in_guest(guest, context, script, display=display, hint=hint)
-    printed = printable(picked_since(guest, context.log_file, begin, packagemanagers.NOTED))
-    missing = packagemanagers.not_found(printed)
+    printed = printable(picked_since(guest, context.log_file, begin, NOTED))
+    missing = not_found(printed)
     if missing:
         raise OperationError(f"{display}: the guest's package manager has no package {' '.join(missing)}")
-    for sentence in packagemanagers.left_undone(printed):
+    for sentence in left_undone(printed):
         warn(context.on_event, f"{display}: {sentence}")
 
 

@@ -1,6 +1,5 @@
 """Operations on the guest's directories, links, permissions and owners."""
 
-# ruff: noqa: ARG002 - every operation has the same methods
 from __future__ import annotations
 
 import posixpath

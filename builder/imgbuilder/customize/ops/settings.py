@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imgbuilder.customize import aptsettings, argforms, passwords, secretvalues, values
+from imgbuilder.customize import aptsettings, argforms, passwords, secrecy, values
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.operation import OperationBase, Phase
 from imgbuilder.customize.passwords import Crypto, parse_crypto
@@ -51,9 +51,7 @@ class PasswordCrypto(OperationBase):
     "secret",
     form=argforms.assignment(
         "NAME",
-        argforms.Part(
-            "env:VARIABLE|file:PATH", secretvalues.parse_source, argforms.Kind.SELECTOR, key="source"
-        ),
+        argforms.Part("env:VARIABLE|file:PATH", secrecy.parse_source, argforms.Kind.SELECTOR, key="source"),
     ),
     phase=Phase.SETTING,
     secret=True,
@@ -74,8 +72,8 @@ class Secret(OperationBase):
         value: Its value.
     """
 
-    name: str = field(metadata={"rule": secretvalues.variable_name})
-    value: str = field(repr=False, metadata={"rule": secretvalues.secret_value, "raw": True})
+    name: str = field(metadata={"rule": secrecy.variable_name})
+    value: str = field(repr=False, metadata={"rule": secrecy.secret_value, "raw": True})
 
     def describe(self) -> str:
         """Return the progress text."""

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
-from imgbuilder.customize.commands import NO_NETWORK_HINT, choose_log_file, printable, run_in_guest
+from imgbuilder.customize.commands import (
+    NO_NETWORK_HINT,
+    choose_log_file,
+    memory_folder,
+    printable,
+    run_in_guest,
+)
 from imgbuilder.customize.context import GuestContext, host_proxies
-from imgbuilder.customize.memory import memory_folder
 from imgbuilder.customize.ops.scripts import Run, RunCommand
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import GuestCallError, OperationError

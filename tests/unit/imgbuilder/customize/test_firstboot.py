@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.customize.firstboot_service import driver_text, script_name
-from imgbuilder.customize.firstboot_status import parse_status, read_firstboot
+from imgbuilder.customize.firstboot import driver_text, parse_status, read_firstboot, script_name
 from imgbuilder.events import Event, Notice, Severity
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import apply, debian_guest

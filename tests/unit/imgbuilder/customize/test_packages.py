@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.customize import packagemanagers
 from imgbuilder.customize.commands import NO_NETWORK_HINT
 from imgbuilder.customize.facts import Family, GuestFacts, PackageManager
+from imgbuilder.customize.ops import packages
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import Event, Notice, Severity
@@ -53,9 +53,9 @@ EXPECTED = {
 def test_commands(manager: PackageManager) -> None:
     facts = _facts(manager)
     scripts = (
-        packagemanagers.install_script(facts, ["a", "b"]),
-        packagemanagers.update_script(facts),
-        packagemanagers.uninstall_script(facts, ["a", "b"]),
+        packages.install_script(facts, ["a", "b"]),
+        packages.update_script(facts),
+        packages.uninstall_script(facts, ["a", "b"]),
     )
     assert scripts == tuple(f"set -e\n{text}\n" for text in EXPECTED[manager])
 
@@ -64,9 +64,9 @@ def test_commands(manager: PackageManager) -> None:
 def test_every_manager_quotes_names_and_asks_nothing(manager: PackageManager, tmp_path: Path) -> None:
     facts = _facts(manager)
     for script in (
-        packagemanagers.install_script(facts, ["a.b", "c+"]),
-        packagemanagers.update_script(facts),
-        packagemanagers.uninstall_script(facts, ["a.b", "c+"]),
+        packages.install_script(facts, ["a.b", "c+"]),
+        packages.update_script(facts),
+        packages.uninstall_script(facts, ["a.b", "c+"]),
     ):
         assert script.startswith("set -e\n")
         checked = subprocess.run(["/bin/sh", "-n"], input=script.encode(), capture_output=True, check=False)
@@ -78,9 +78,9 @@ def test_every_manager_quotes_names_and_asks_nothing(manager: PackageManager, tm
 @pytest.mark.parametrize("name", ["-y", "a b", "a;b", "$(x)", "a\n", "'", ""])
 def test_no_manager_takes_odd_names(manager: PackageManager, name: str) -> None:
     with pytest.raises(OperationError, match="is not a package name of"):
-        packagemanagers.install_script(_facts(manager), [name])
+        packages.install_script(_facts(manager), [name])
     with pytest.raises(OperationError, match="is not a package name of"):
-        packagemanagers.uninstall_script(_facts(manager), [name])
+        packages.uninstall_script(_facts(manager), [name])
 
 
 @pytest.mark.row("Z15")
@@ -106,14 +106,14 @@ def test_no_manager_takes_odd_names(manager: PackageManager, name: str) -> None:
 )
 def test_what_each_manager_takes(manager: PackageManager, name: str, fits: bool) -> None:
     if fits:
-        assert name in packagemanagers.install_script(_facts(manager), [name])
+        assert name in packages.install_script(_facts(manager), [name])
     else:
         with pytest.raises(OperationError):
-            packagemanagers.install_script(_facts(manager), [name])
+            packages.install_script(_facts(manager), [name])
 
 
 def test_signs_of_the_shell_in_names_are_quoted() -> None:
-    script = packagemanagers.install_script(_facts(PackageManager.DNF), ["php-*", "perl(A)"])
+    script = packages.install_script(_facts(PackageManager.DNF), ["php-*", "perl(A)"])
     assert "install 'php-*' 'perl(A)'\n" in script
 
 
@@ -159,7 +159,7 @@ def _run_apt(tmp_path: Path, script: str, status: int = 0, more: str = "true") -
 
 
 def test_apt_is_run_without_questions_and_without_starting_daemons(tmp_path: Path) -> None:
-    status, calls = _run_apt(tmp_path, packagemanagers.install_script(_facts(PackageManager.APT), ["a", "b"]))
+    status, calls = _run_apt(tmp_path, packages.install_script(_facts(PackageManager.APT), ["a", "b"]))
     options = "-q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
     assert status == 0
     assert calls == [
@@ -170,9 +170,7 @@ def test_apt_is_run_without_questions_and_without_starting_daemons(tmp_path: Pat
 
 
 def test_apt_stops_when_the_lists_cannot_be_had(tmp_path: Path) -> None:
-    status, calls = _run_apt(
-        tmp_path, packagemanagers.install_script(_facts(PackageManager.APT), ["a"]), status=100
-    )
+    status, calls = _run_apt(tmp_path, packages.install_script(_facts(PackageManager.APT), ["a"]), status=100)
     assert status == 100
     assert len(calls) == 1
     assert not (tmp_path / "policy-rc.d").exists()
@@ -180,19 +178,19 @@ def test_apt_stops_when_the_lists_cannot_be_had(tmp_path: Path) -> None:
 
 def test_the_guests_own_policy_stays(tmp_path: Path) -> None:
     (tmp_path / "policy-rc.d").write_text("own")
-    status, _calls = _run_apt(tmp_path, packagemanagers.uninstall_script(_facts(PackageManager.APT), ["a"]))
+    status, _calls = _run_apt(tmp_path, packages.uninstall_script(_facts(PackageManager.APT), ["a"]))
     assert status == 0
     assert (tmp_path / "policy-rc.d").read_text() == "own"
 
 
 def test_a_policy_that_a_package_brings_stays(tmp_path: Path) -> None:
-    script = packagemanagers.install_script(_facts(PackageManager.APT), ["a"])
+    script = packages.install_script(_facts(PackageManager.APT), ["a"])
     _run_apt(tmp_path, script, more=f"echo package >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/policy-rc.d")
     assert (tmp_path / "policy-rc.d").read_text() == "package\n"
 
 
 def test_at_boot_daemons_are_started_and_the_lock_is_waited_for() -> None:
-    script = packagemanagers.install_script(_facts(PackageManager.APT), ["a"], at_boot=True)
+    script = packages.install_script(_facts(PackageManager.APT), ["a"], at_boot=True)
     assert "policy-rc.d" not in script
     assert "--force-confold -o DPkg::Lock::Timeout=600 install -- a\n" in script
 
@@ -200,10 +198,8 @@ def test_at_boot_daemons_are_started_and_the_lock_is_waited_for() -> None:
 def test_an_upgrade_may_install_what_the_new_versions_need() -> None:
     """As apt(8) upgrades: a kernel of a new ABI is a new package, which apt-get alone keeps back."""
     facts = _facts(PackageManager.APT)
-    assert "-o APT::Get::Upgrade-Allow-New=true upgrade\n" in packagemanagers.update_script(facts)
-    assert "-o APT::Get::Upgrade-Allow-New=true upgrade >" in packagemanagers.fetched_script(
-        facts, None, "/l"
-    )
+    assert "-o APT::Get::Upgrade-Allow-New=true upgrade\n" in packages.update_script(facts)
+    assert "-o APT::Get::Upgrade-Allow-New=true upgrade >" in packages.fetched_script(facts, None, "/l")
 
 
 PRINTED = """\
@@ -239,11 +235,11 @@ Note, selecting 'python3.11-minimal' for regex 'python3.1'
 
 def test_what_a_package_manager_did_otherwise_is_read_from_its_words() -> None:
     picked = subprocess.run(
-        ["/bin/sh", "-c", packagemanagers.NOTED], input=PRINTED, capture_output=True, text=True, check=True
+        ["/bin/sh", "-c", packages.NOTED], input=PRINTED, capture_output=True, text=True, check=True
     ).stdout
     assert "Setting up" not in picked
-    assert packagemanagers.left_undone(picked) == packagemanagers.left_undone(PRINTED)
-    assert packagemanagers.left_undone(picked) == [
+    assert packages.left_undone(picked) == packages.left_undone(PRINTED)
+    assert packages.left_undone(picked) == [
         "/etc/my daemon.conf was kept; the package's own is /etc/my daemon.conf.dpkg-dist",
         "/etc/second was kept; the package's own is /etc/second.dpkg-dist",
         "/etc/httpd.conf was kept; the package's own is /etc/httpd.conf.rpmnew",
@@ -252,8 +248,8 @@ def test_what_a_package_manager_did_otherwise_is_read_from_its_words() -> None:
         "/etc/alpine was kept; the package's own is /etc/alpine.apk-new",
         "packages were kept back, and not updated: linux-image-amd64 held-one third phased",
     ]
-    assert packagemanagers.not_found(picked) == ["nothere", "python3.1"]
-    assert packagemanagers.left_undone("Setting up x ...\n") == packagemanagers.not_found("x\n") == []
+    assert packages.not_found(picked) == ["nothere", "python3.1"]
+    assert packages.left_undone("Setting up x ...\n") == packages.not_found("x\n") == []
 
 
 def test_what_was_not_done_is_told_and_what_is_missing_is_an_error() -> None:
@@ -275,8 +271,8 @@ def test_zypper_that_asks_for_a_restart_has_succeeded(status: int, expected: int
     fake.write_text(f"#!/bin/sh\nexit {status}\n")
     fake.chmod(0o755)
     for script in (
-        packagemanagers.install_script(_facts(PackageManager.ZYPPER), ["a"]),
-        packagemanagers.update_script(_facts(PackageManager.ZYPPER)),
+        packages.install_script(_facts(PackageManager.ZYPPER), ["a"]),
+        packages.update_script(_facts(PackageManager.ZYPPER)),
     ):
         done = subprocess.run(["/bin/sh", "-c", script], env={"PATH": str(tmp_path)}, check=False)
         assert done.returncode == expected

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from passlib.hash import sha256_crypt, sha512_crypt
 
-from imgbuilder.customize import packagemanagers
 from imgbuilder.customize.operation import Operation
+from imgbuilder.customize.ops import packages
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import CustomizeResult, customize, needs_commands, needs_network, validate
 from imgbuilder.errors import OperationError, ToolError, UsageError
@@ -315,7 +315,7 @@ def test_name_resolution_is_tested_once_and_before_apt() -> None:
     kinds = [
         "getent" if "getent" in script else "apt" if "apt-get" in script else "x"
         for script in guest.scripts
-        if packagemanagers.NOTED not in script
+        if packages.NOTED not in script
     ]
     assert kinds == ["getent", "apt", "x", "apt"]
 
