@@ -15,7 +15,7 @@ ONLY_IN = {
     "gnupg": {"imgindex/signer.py"},
     "subprocess": {"imgbuilder/host/process.py", "imgindex/gpg.py"},
     "tqdm": {"imgbuilder/terminal/console.py"},
-    "passlib": {"imgbuilder/customize/passwords.py", "imgbuilder/customize/passwordcheck.py"},
+    "passlib": {"imgbuilder/customize/passwordhash.py"},
     "boto3": {"imgrepo/sharing/s3.py"},
     "botocore": {"imgrepo/sharing/s3.py"},
     "jinja2": {"imgrepo/catalogue/render.py"},
@@ -28,7 +28,7 @@ ONLY_IN = {
     "license_expression": {"imgrepo/contents/licences.py", "imgrepo/library/description.py"},
     "PIL": {"imgrepo/bootcheck/picture.py", "imgrepo/images/pictures.py"},
     "regex": {"imgrepo/bootcheck/marker.py"},
-    "tomli_w": {"imgbuilder/recipe/write.py"},
+    "tomli_w": {"imgbuilder/recipe/writer.py"},
     # Reads what strangers may have written. Never in imgbuilder: lists must start fast.
     "pydantic": {"imgrepo/library/description.py", "imgrepo/recordfile.py"},
     "tomllib": {

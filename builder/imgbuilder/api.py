@@ -46,7 +46,8 @@ from imgbuilder.customize.ops.settings import (
     SelinuxRelabelExclude,
 )
 from imgbuilder.customize.ops.system import Hostname, Timezone
-from imgbuilder.customize.passwords import Crypto, PasswordSelector, parse_selector
+from imgbuilder.customize.passwordhash import Crypto
+from imgbuilder.customize.passwords import PasswordSelector, parse_selector
 from imgbuilder.customize.sysprep import Finding
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import (
@@ -61,9 +62,9 @@ from imgbuilder.errors import (
 )
 from imgbuilder.events import Event, Notice, Progress, ProgressEnd, Reporter, Severity, Step, ignore
 from imgbuilder.guests.unlocking import DiskKey, parse_key
-from imgbuilder.recipe.model import Recipe
-from imgbuilder.recipe.read import read_recipe
-from imgbuilder.recipe.write import recipe_text
+from imgbuilder.recipe.recipe import Recipe
+from imgbuilder.recipe.reader import read_recipe
+from imgbuilder.recipe.writer import recipe_text
 from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import parse_size
 from imgindex.model import Entry

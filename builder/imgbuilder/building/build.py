@@ -18,9 +18,10 @@ from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.variants import files_of, usable
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.customize import run as customization
-from imgbuilder.customize.context import GuestContext, guest_proxies, host_proxies
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import FailureHandler
+from imgbuilder.customize.network import guest_proxies, host_proxies
 from imgbuilder.disk import imageheader, partition, sparse
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
 from imgbuilder.errors import OperationError, UsageError

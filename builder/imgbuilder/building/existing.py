@@ -13,10 +13,11 @@ from imgbuilder.building.localdisk import check_disk
 from imgbuilder.building.place import find_file_place
 from imgbuilder.customize import run as customization
 from imgbuilder.customize import sysprep
-from imgbuilder.customize.context import GuestContext, guest_proxies, host_proxies
+from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import FailureHandler, OnError
 from imgbuilder.customize.firstboot import FirstbootReport, read_firstboot
+from imgbuilder.customize.network import guest_proxies, host_proxies
 from imgbuilder.customize.operation import Operation
 from imgbuilder.disk import blockdevice, sparse
 from imgbuilder.disk.imageheader import Role

@@ -20,7 +20,7 @@ from imgbuilder.customize.registry import Written, all_operations, written_argum
 from imgbuilder.errors import UsageError
 
 if TYPE_CHECKING:
-    from imgbuilder.recipe.model import Recipe  # few command lines have one
+    from imgbuilder.recipe.recipe import Recipe  # few command lines have one
 
 COMMANDS_FILE = "commands-from-file"
 RECIPE = "recipe"
@@ -187,8 +187,8 @@ def given_recipe(ctx: click.Context) -> Recipe:
         UsageError: It is wrong, or there are two, or ``--set`` without one.
     """
     if _READ not in ctx.meta:
-        from imgbuilder.recipe.model import Recipe  # late: few command lines have one
-        from imgbuilder.recipe.read import read_recipe
+        from imgbuilder.recipe.reader import read_recipe
+        from imgbuilder.recipe.recipe import Recipe  # late: few command lines have one
         from imgbuilder.recipe.variables import parse_settings
 
         paths = [text for keyword, text in ctx.meta[_KEY] if keyword == RECIPE]

@@ -74,8 +74,8 @@ def write_recipe(ctx: click.Context, options: dict[str, Any]) -> bool:
         UsageError: Nothing but a dry run may write one; or something cannot stand in a recipe.
         WorkspaceError: The file is there already, or cannot be written.
     """
-    from imgbuilder.recipe.model import Recipe
-    from imgbuilder.recipe.write import recipe_text
+    from imgbuilder.recipe.recipe import Recipe
+    from imgbuilder.recipe.writer import recipe_text
 
     name = options["write_recipe"]
     if not options["dry_run"]:

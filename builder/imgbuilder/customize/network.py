@@ -6,9 +6,11 @@ every source for minutes, and end in words that do not name the cause.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shlex
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from imgbuilder.customize.aptsettings import read_sources
@@ -16,6 +18,15 @@ from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import PackageManager
 from imgbuilder.errors import OperationError
 from imgbuilder.guests.ports import Guest
+
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
+"""The variables by which programs of the guest learn of a proxy."""
+_GATEWAY = "169.254.2.2"
+"""This host's loopback interface, as it is seen in the network that libguestfs gives to an appliance."""
+_HOST_OF_URL = re.compile(
+    r"(?P<before>(?:[a-z0-9+.-]+://)?(?:[^/?#]*@)?)(?P<host>\[[^]/]*\]|[^:/?#]*)(?P<after>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 _UNRESOLVED = 3
 _MOST_SETTINGS = 200
@@ -121,3 +132,52 @@ def _resolve_script(host: str) -> str:
         f"elif command -v nslookup >/dev/null 2>&1; then nslookup {name}\n"
         f"else true\nfi >/dev/null 2>&1 || exit {_UNRESOLVED}\n"
     )
+
+
+def guest_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the same as ``host_proxies``, as the guest sees it: a proxy on this host is at the gateway."""
+    return {
+        name: value if name == "no_proxy" else seen_from_guest(value)
+        for name, value in host_proxies(environment).items()
+    }
+
+
+def seen_from_guest(address: str) -> str:
+    """Return an address of the host as it is reached from the appliance, where localhost is the appliance.
+
+    Args:
+        address: A URL, or a proxy without its scheme.
+    """
+    parts = _HOST_OF_URL.fullmatch(address)
+    if parts is None or not _is_this_host(parts["host"].strip("[]").rstrip(".").lower()):
+        return address
+    return f"{parts['before']}{_GATEWAY}{parts['after']}"
+
+
+def _is_this_host(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        if name == socket.gethostname().lower():  # Debian gives it a loopback address; the guest cannot ask
+            name = socket.gethostbyname(name)
+        found = ipaddress.ip_address(name)
+    except (OSError, ValueError):
+        return False
+    return found.is_loopback or found.is_unspecified
+
+
+def host_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """Pick the proxy variables of the host, in either case; the lower-case one wins.
+
+    Args:
+        environment: The host's variables, ``os.environ``.
+
+    Returns:
+        Lower-case name to value, empty ones left out.
+    """
+    found = {}
+    for name in PROXY_VARIABLES:
+        value = environment.get(name) or environment.get(name.upper())
+        if value:
+            found[name] = value
+    return found

@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imgbuilder.customize import yescrypt
+from imgbuilder.customize.passwordhash import Crypto, hash_password, yescrypt_available
 from imgbuilder.customize.secrecy import variable_name
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info
 from imgindex.files import open_given
-
-_ROUNDS = 100_000
-"""Rounds of SHA-crypt: 20 times crypt(5)'s default; a login under emulation still takes about a second."""
 
 _MAX_LENGTH = 512
 """Longest password in bytes that PAM passes on (PAM_MAX_RESP_SIZE)."""
@@ -32,14 +29,6 @@ _SELECTORS = "password:TEXT, file:PATH, secret:NAME, random, disabled, locked or
 
 
 _PLAIN = re.compile(r"(?:lock(?:ed)?:)*password:")
-
-
-class Crypto(enum.Enum):
-    """How a password is hashed, crypt(5)."""
-
-    SHA256 = "sha256"
-    SHA512 = "sha512"
-    YESCRYPT = "yescrypt"
 
 
 class Source(enum.Enum):
@@ -184,20 +173,9 @@ def parse_crypto(text: str) -> Crypto:
     except ValueError:
         choices = ", ".join(member.value for member in Crypto)
         raise UsageError(f"{text!r} is not a password hash", hint=f"give one of: {choices}") from None
-    if crypto is Crypto.YESCRYPT and not yescrypt.available():
+    if crypto is Crypto.YESCRYPT and not yescrypt_available():
         raise UsageError("this host's libcrypt cannot make yescrypt hashes", hint="use sha512")
     return crypto
-
-
-def hash_password(password: str, crypto: Crypto) -> str:
-    """Hash a password with a fresh random salt."""
-    secret = password.encode(errors="surrogateescape")
-    if crypto is Crypto.YESCRYPT:
-        return yescrypt.hash_password(secret)
-    from passlib.hash import sha256_crypt, sha512_crypt  # late: only few commands hash passwords
-
-    scheme = sha256_crypt if crypto is Crypto.SHA256 else sha512_crypt
-    return str(scheme.using(rounds=_ROUNDS).hash(secret))
 
 
 def random_password() -> str:

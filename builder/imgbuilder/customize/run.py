@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from imgbuilder.customize.commands import choose_log_file, memory_folder
-from imgbuilder.customize.context import GuestContext, seen_from_guest
-from imgbuilder.customize.network import check_network
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.network import check_network, seen_from_guest
 from imgbuilder.customize.operation import Operation, Phase, name_option
 from imgbuilder.customize.ops.accounts import PasswordOperation, RootPassword
 from imgbuilder.customize.ops.settings import (
@@ -21,7 +21,8 @@ from imgbuilder.customize.ops.settings import (
     SelinuxRelabelExclude,
     has_selinux,
 )
-from imgbuilder.customize.passwords import Crypto, PasswordSelector, Source, random_password
+from imgbuilder.customize.passwordhash import Crypto
+from imgbuilder.customize.passwords import PasswordSelector, Source, random_password
 from imgbuilder.customize.registry import spec_of
 from imgbuilder.customize.secrecy import Mask, proxy_passwords
 from imgbuilder.customize.sysprep import set_machine_id, set_random_seed

@@ -9,7 +9,7 @@ from typing import Any
 from imgbuilder.customize.argforms import Kind, Part
 from imgbuilder.customize.registry import Spec, all_operations
 from imgbuilder.disk.diskimage import OutputFormat
-from imgbuilder.recipe.settings import SETTINGS, Setting, SettingKind
+from imgbuilder.recipe.recipe import SETTINGS, Setting, SettingKind
 from imgbuilder.recipe.variables import NAME
 
 _TEXT = {"type": "string"}

@@ -10,7 +10,7 @@ import re
 import time
 from typing import NamedTuple
 
-from imgbuilder.customize.passwordcheck import can_try, matches
+from imgbuilder.customize.passwordhash import can_try, matches
 from imgbuilder.terminal.console import printable
 from imgrepo.review.checkrecord import Account, PasswordState
 

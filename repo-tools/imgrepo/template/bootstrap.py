@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from imgbuilder.customize.context import host_proxies
+from imgbuilder.customize.network import host_proxies
 from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.events import Reporter, debug
 from imgbuilder.fetch.urls import Address, without_secrets

@@ -17,7 +17,8 @@ from imgbuilder.customize.accountfiles import (
 )
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.operation import OperationBase, Phase
-from imgbuilder.customize.passwords import Crypto, PasswordSelector, holds_password, parse_selector
+from imgbuilder.customize.passwordhash import Crypto
+from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
 from imgbuilder.customize.sshkeys import add_keys, parse_key_selector, public_keys
 from imgbuilder.errors import OperationError

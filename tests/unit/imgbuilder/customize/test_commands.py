@@ -15,7 +15,8 @@ from imgbuilder.customize.commands import (
     printable,
     run_in_guest,
 )
-from imgbuilder.customize.context import GuestContext, host_proxies
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.network import host_proxies
 from imgbuilder.customize.ops.scripts import Run, RunCommand
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import GuestCallError, OperationError

@@ -12,7 +12,7 @@ from imgbuilder.customize.commands_file import read_commands_file
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.guests.unlocking import parse_key
-from imgbuilder.recipe.read import read_recipe
+from imgbuilder.recipe.reader import read_recipe
 from imgbuilder.terminal.configuration import apply_configuration
 from imgindex.gpg import key_pin_from_file, keys_in_file
 from imgrepo.contents.diff import read_list

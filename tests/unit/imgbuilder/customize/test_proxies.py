@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.catalog.sourcefiles import _proxy
-from imgbuilder.customize.context import guest_proxies, seen_from_guest
+from imgbuilder.customize.network import guest_proxies, seen_from_guest
 from imgbuilder.errors import FetchError, UsageError
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import SYSTEM_PROXY

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from imgbuilder.customize import argforms
 from imgbuilder.customize.operation import Operation, OperationBase, Phase
 from imgbuilder.customize.ops.files import Write
-from imgbuilder.customize.passwords import Crypto
+from imgbuilder.customize.passwordhash import Crypto
 from imgbuilder.customize.registry import all_operations, operation, parse_operation
 from imgbuilder.errors import GuestCallError, UsageError
 from tests.fakes.guest import FakeGuest

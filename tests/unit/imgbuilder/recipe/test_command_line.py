@@ -22,7 +22,7 @@ from imgbuilder.customize.ops.system import Hostname
 from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.errors import UsageError
 from imgbuilder.host.arch import host_arch
-from imgbuilder.recipe.read import read_recipe
+from imgbuilder.recipe.reader import read_recipe
 from imgbuilder.services import Settings
 from tests.fakes.template import Site, TinyAppliances
 from tests.unit.imgbuilder.cli.test_main import Ran, appliances, home, site

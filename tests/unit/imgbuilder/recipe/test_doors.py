@@ -25,10 +25,10 @@ from imgbuilder.customize.commands_file import read_commands_file
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import Written, all_operations
 from imgbuilder.errors import UsageError
-from imgbuilder.recipe.model import Recipe
-from imgbuilder.recipe.read import read_recipe
+from imgbuilder.recipe.reader import read_recipe
+from imgbuilder.recipe.recipe import Recipe
 from imgbuilder.recipe.schema import recipe_schema
-from imgbuilder.recipe.write import recipe_text
+from imgbuilder.recipe.writer import recipe_text
 from tests.fakes.fuzz import examples
 from tests.unit.imgbuilder.customize.support import KEY
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.customize.run import validate
-from imgbuilder.recipe.read import read_recipe
+from imgbuilder.recipe.reader import read_recipe
 from tests.unit.imgbuilder.recipe.test_doors import VALIDATOR
 
 ROOT = Path(__file__).parents[4]

@@ -18,7 +18,7 @@ from imgbuilder.customize.ops.packages import Install, Update
 from imgbuilder.customize.ops.paths import Chmod, Chown
 from imgbuilder.customize.ops.system import Hostname
 from imgbuilder.errors import UsageError
-from imgbuilder.recipe.read import read_recipe
+from imgbuilder.recipe.reader import read_recipe
 from imgbuilder.recipe.variables import escape, substitute
 from tests.fakes.fuzz import examples
 

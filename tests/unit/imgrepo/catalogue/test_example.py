@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.customize.run import validate
-from imgbuilder.recipe.read import read_recipe
+from imgbuilder.recipe.reader import read_recipe
 from imgrepo.cli.main import group
 from imgrepo.library.folder import find_entries
 from tests.fakes.catalogues import make_example

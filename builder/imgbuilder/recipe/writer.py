@@ -1,4 +1,4 @@
-"""Writing recipes."""
+"""Writes recipes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import tomli_w
 from imgbuilder.customize.argforms import Kind, Part, Raw
 from imgbuilder.customize.registry import Written
 from imgbuilder.errors import UsageError
-from imgbuilder.recipe.model import Recipe
-from imgbuilder.recipe.settings import SETTINGS, SettingKind
-from imgbuilder.recipe.values import split_selector
-from imgbuilder.recipe.variables import escape
+from imgbuilder.recipe.recipe import SETTINGS, Recipe, SettingKind
+from imgbuilder.recipe.variables import escape, split_selector
 
 _WIDTH = 100
 """Longest list on one line."""

@@ -1,0 +1,189 @@
+"""A recipe: its settings, each described once, and its operations."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from imgbuilder.appliance import ApplianceOptions, Attachment
+from imgbuilder.building.request import BuildRequest, NetworkMode
+from imgbuilder.customize.operation import Operation
+from imgbuilder.customize.registry import Written
+from imgbuilder.disk.diskimage import parse_format, parse_output_format
+from imgbuilder.errors import UsageError
+from imgbuilder.guests.unlocking import parse_key
+from imgbuilder.host.arch import host_arch
+from imgbuilder.services import Settings
+from imgbuilder.sizes import parse_size
+
+_MOST = 2**30
+"""Largest number that the options of the command line take."""
+
+
+class SettingKind(enum.Enum):
+    """What is written for a setting."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    SWITCH = "switch"
+    TEXTS = "texts"
+    TABLES = "tables"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        name: Its key in a recipe.
+        summary: One line about it.
+        kind: What is written.
+        check: Checks one text or number, or one item of a list; raises ``UsageError``.
+        keys: For tables: their keys, and whether each must be there.
+        paths: For tables: which of their keys name a local file.
+    """
+
+    name: str
+    summary: str
+    kind: SettingKind = SettingKind.TEXT
+    check: Callable[..., object] = str
+    keys: tuple[tuple[str, bool], ...] = ()
+    paths: tuple[str, ...] = ()
+
+
+def _check_name(text: str) -> str:
+    if not text.strip() or text.startswith("-") or any(ord(sign) < 32 for sign in text):
+        raise UsageError("a name is expected here")
+    return text
+
+
+def _check_number(number: int) -> int:
+    if not 0 < number < _MOST:
+        raise UsageError("a positive whole number is expected here")
+    return number
+
+
+def _check_key(text: str) -> object:
+    identity, _, rest = text.partition(":")
+    if identity and rest.startswith("key:"):
+        raise UsageError(
+            "a key itself must not stand in a recipe", hint=f"put it into a file: {identity}:file:PATH"
+        )
+    return parse_key(text)
+
+
+def _check_source(url: str, fingerprint: str) -> object:
+    from imgbuilder.catalog.sources import sources_from_command_line
+    from imgbuilder.customize.values import holds_credentials
+
+    if holds_credentials(url):
+        raise UsageError("a password must not stand in a recipe", hint="leave it out of the address")
+    return sources_from_command_line([url], [fingerprint])
+
+
+def _check_attached(_file: str, format: str | None = None) -> object:  # noqa: A002 - its name in recipes
+    return None if format in (None, "auto") else parse_format(format)
+
+
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        Setting("description", "What the recipe is for; for people."),
+        Setting("template", "Name or alias of the template.", check=_check_name),
+        Setting("arch", "Architecture of the template; this host's by default.", check=_check_name),
+        Setting(
+            "output", "File or block device for the image, from the current directory.", check=_check_name
+        ),
+        Setting(
+            "format", "Format of the image: raw (the default), qcow2, vmdk, vdi or vhdx.",
+            check=parse_output_format,
+        ),
+        Setting("compress", "Whether the qcow2 image is compressed.", SettingKind.SWITCH),
+        Setting("size", "Size of its disk, such as 20G.", check=parse_size),
+        Setting("memsize", "Memory of the appliance in MiB.", SettingKind.NUMBER, _check_number),
+        Setting("smp", "Processors of the appliance.", SettingKind.NUMBER, _check_number),
+        Setting(
+            "network", "Whether the guest reaches the network; by default when commands run in it.",
+            SettingKind.SWITCH,
+        ),
+        Setting(
+            "keys", "Keys of the template's encrypted devices, as ID:file:PATH.",
+            SettingKind.TEXTS, _check_key,
+        ),
+        Setting(
+            "attach", "Further disks for the appliance, to be read only.",
+            SettingKind.TABLES, _check_attached, (("file", True), ("format", False)), ("file",),
+        ),
+        Setting(
+            "source", "Indexes to use before all others, each with the key that must have signed it.",
+            SettingKind.TABLES, _check_source, (("url", True), ("fingerprint", True)),
+        ),
+    )
+}  # fmt: skip
+"""Every setting by its key, in the order in which a recipe is written."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe and those that it includes say, checked.
+
+    Attributes:
+        settings: The settings by their keys (``recipe.settings``), as they are written.
+        operations: The operations in their order, as they are written.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    operations: tuple[Written, ...] = ()
+
+    def make_operations(self) -> tuple[Operation, ...]:
+        """Make the operations; the files and variables that they name are read now.
+
+        Raises:
+            UsageError: A value does not fit; the message says where it stands.
+        """
+        return tuple(written.make() for written in self.operations)
+
+    def request(self) -> BuildRequest:
+        """Return the build that the recipe asks for; ``dataclasses.replace`` changes it.
+
+        Raises:
+            UsageError: It names no template, or a file that it names cannot be used.
+        """
+        given = self.settings
+        if "template" not in given:
+            raise UsageError("the recipe names no template", hint='add template = "debian-12"')
+        return BuildRequest(
+            template=given["template"],
+            arch=given.get("arch") or host_arch(),
+            output=Path(given["output"]) if "output" in given else None,
+            format=parse_output_format(given.get("format", "raw")),
+            size=parse_size(given["size"]) if "size" in given else None,
+            compressed=given.get("compress", False),
+            attachments=tuple(_attached(**row) for row in given.get("attach", ())),
+            operations=self.make_operations(),
+            keys=tuple(parse_key(text) for text in given.get("keys", ())),
+            appliance=ApplianceOptions(memsize=given.get("memsize"), smp=given.get("smp")),
+            network=_NETWORK[given.get("network")],
+        )
+
+    def sources(self, settings: Settings | None = None) -> Settings:
+        """Return settings with the recipe's sources in the place of those that are there, if it names any."""
+        base = settings or Settings()
+        rows = self.settings.get("source", ())
+        if not rows:
+            return base
+        return replace(
+            base,
+            sources=tuple(row["url"] for row in rows),
+            fingerprints=tuple(row["fingerprint"] for row in rows),
+        )
+
+
+_NETWORK = {None: NetworkMode.AUTOMATIC, True: NetworkMode.ON, False: NetworkMode.OFF}
+
+
+def _attached(file: str, format: str = "auto") -> Attachment:  # noqa: A002 - its name in recipes
+    return Attachment(Path(file), None if format == "auto" else parse_format(format))
