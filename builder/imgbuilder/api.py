@@ -62,8 +62,8 @@ from imgbuilder.errors import (
 )
 from imgbuilder.events import Event, Notice, Progress, ProgressEnd, Reporter, Severity, Step, ignore
 from imgbuilder.guests.unlocking import DiskKey, parse_key
-from imgbuilder.recipe.recipe import Recipe
 from imgbuilder.recipe.reader import read_recipe
+from imgbuilder.recipe.recipe import Recipe
 from imgbuilder.recipe.writer import recipe_text
 from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import parse_size
