@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Event, Notice, Reporter, Step
 from imgindex.environment import withhold
-from imgindex.regular import open_given
+from imgindex.files import open_given
 
 SHORTEST = 4
 """Characters that a secret must have: hiding every ``a`` would leave no log to read."""

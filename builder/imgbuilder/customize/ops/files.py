@@ -20,7 +20,7 @@ from imgbuilder.errors import OperationError, ToolError, UsageError, WorkspaceEr
 from imgbuilder.guests.ports import Guest
 from imgbuilder.host import localtree, process
 from imgbuilder.host.paths import temporary_dir
-from imgindex.regular import open_file
+from imgindex.files import open_file
 
 _NEWLINE = re.compile(rb"\r\n|\n|\r")
 _NEWLINE_SEARCH = 8192
