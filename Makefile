@@ -7,7 +7,7 @@ GUEST_WORKERS := $(shell [ "$$(id -u)" -eq 0 ] && echo 2 || echo 1)
 FUZZ := tests/attack/test_mutation.py tests/unit/imgbuilder/catalog/test_simplestreams.py \
 	$(addprefix tests/unit/imgindex/test_,parse.py write.py clearsign.py)
 
-.PHONY: help setup demo test check lint quick guest bench fuzz format clean
+.PHONY: help setup demo test test-long picture check lint quick guest bench fuzz format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ demo: setup  ## make, publish and sign a Debian template, and build an image wit
 
 test: check guest  ## set up and run all tests; the guest tests take minutes under emulation
 
+test-long:  ## the slow and rare tests too: all templates and examples, SELinux, kills at every system call; hours under emulation
+	PYBUILDER_TEST_LONG=1 $(MAKE) test
+
 check: lint quick  ## lint, types, layering, documentation, and the quick tests
 
 lint: setup
@@ -27,9 +30,10 @@ lint: setup
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	#scripts/plain-english
 
 quick: setup
-	$(BIN)/pytest -n 2 --dist loadgroup -q $(QUICK)
+	$(BIN)/pytest -n 2 --dist loadgroup -q --durations=10 $(QUICK)
 
 guest: setup  ## only the tests with a real appliance and a real Debian guest
 	$(BIN)/pytest -v --durations=25 -n $(GUEST_WORKERS) --dist loadfile tests/guest
@@ -42,6 +46,9 @@ bench: setup  ## compare with virt-builder: the same lists, templates and operat
 
 fuzz: setup  ## 200,000 examples for each reader, 100,000 changed signed indexes; half an hour
 	PYBUILDER_EXAMPLES=200000 PYBUILDER_MUTANTS=100000 $(BIN)/pytest -n 2 -q $(FUZZ)
+
+picture:  ## record the terminal session of README; needs what "make demo" made
+	$(BIN)/python scripts/picture
 
 format: setup  ## format the code
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,7 @@
 
 strace kills a run before a call takes effect, or makes the call fail. Whatever
 happens, the next run must be right, wait for nobody and leave nothing behind.
-Each run of the tests takes other calls; with ``PYBUILDER_LONG=1`` all of them
+Each run of the tests takes other calls; with ``PYBUILDER_TEST_LONG=1`` all of them
 are taken, and 1,000 runs are killed at random moments.
 """
 
@@ -25,7 +25,7 @@ from tests.fakes.faultserver import FaultServer, Pause, Step, honest
 from tests.fault.worker import CLEAN_ERROR, PACKED, RIGHT, SHA, Outcome, Workers, count_calls
 
 _Point = TypeVar("_Point")
-LONG = bool(os.environ.get("PYBUILDER_LONG"))
+LONG = bool(os.environ.get("PYBUILDER_TEST_LONG"))
 SEED = int(os.environ.get("PYBUILDER_SEED", str(time.time_ns() % 10_000)))
 CALLS = (
     "openat", "write", "pwrite64", "fsync", "rename", "unlink", "flock", "ftruncate", "mkdir", "fchmod",

@@ -1,6 +1,6 @@
 """Rows C7 and C9 of ``threat-model.md`` over many rounds: one cold template, and many templates side by side.
 
-A few rounds in the daily run; with ``PYBUILDER_LONG=1`` the 50 rounds and the ten minutes of a release.
+A few rounds in the daily run; with ``PYBUILDER_TEST_LONG=1`` the 50 rounds and the ten minutes of a release.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 from tests.fakes.faultserver import FaultServer, Pause, Reply, honest
 from tests.unit.imgbuilder.cache.test_processes import DISK, PACKED, WORKERS, Place, kill
 
-LONG = bool(os.environ.get("PYBUILDER_LONG"))
+LONG = bool(os.environ.get("PYBUILDER_TEST_LONG"))
 ROUNDS = 50 if LONG else 3
 SECONDS = 600 if LONG else 6
 ROOT = Path(__file__).parents[2]

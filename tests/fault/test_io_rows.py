@@ -2,7 +2,7 @@
 
 The cache has its own rows (C4). Here the real command runs under strace, which makes one call after the other
 fail. Whatever happens, nothing wrong is reported as done, what was there before is intact, the next run is
-right. Each run of the tests takes other calls; with ``PYBUILDER_LONG=1`` all of them are taken.
+right. Each run of the tests takes other calls; with ``PYBUILDER_TEST_LONG=1`` all of them are taken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.fault.worker import count_calls
 
 __all__ = ["keys"]
 
-pytestmark = pytest.mark.timeout(3600 if os.environ.get("PYBUILDER_LONG") else 240)
+pytestmark = pytest.mark.timeout(3600 if os.environ.get("PYBUILDER_TEST_LONG") else 240)
 
 FAULTS = {
     "fsync": ("EIO", "ENOSPC"),
