@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Set-up for all tests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hypothesis import settings
 
 from imgindex import environment
 
-# How long an example takes depends on what else the machine does: that is no reason to fail.
+# The time of an example depends on what else the machine does, so it is not a reason to fail.
 settings.register_profile("untimed", parent=settings.default, deadline=None)
 settings.load_profile("untimed")
 
 # Without this, a test that looks for templates would ask the public repository that comes with the package.
 os.environ["VIRT_BUILDER_DIRS"] = "/nonexistent"
 
-# Who runs the tests in the background, or with nohup, ignores signals that they send; pybuilder would, too.
+# In the background, or with nohup, the tests ignore signals that they send, and pybuilder would inherit that.
 for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)

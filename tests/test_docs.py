@@ -50,11 +50,11 @@ def documented(page: str) -> set[str]:
     ids=str,
 )
 def test_manual_pages_and_help_agree(command: click.Command, page: str) -> None:
-    known, told = options(command), documented(page)
-    assert known - told == set(), "options without a word in the manual page"
-    # The examples use other programs, too.
+    known, printed = options(command), documented(page)
+    assert known - printed == set(), "options that are missing in the manual page"
+    # The examples also use other programs.
     theirs = {"--quick-generate-key", "--homedir", "--decrypt", "--check"}
-    long = {name for name in told if name.startswith("--")} - theirs
+    long = {name for name in printed if name.startswith("--")} - theirs
     assert long - known == set(), "options that only the manual page knows"
 
 

@@ -1,4 +1,4 @@
-"""Who may import whom, and which module alone may touch a foreign thing (design.md section 2)."""
+"""Imports between rooms, and the one module that may import each foreign package."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PUBLISHER_MAY_USE = {
     "appliance", "building.place", "cache.partial", "cache.unpack", "cli.getopt", "customize", "disk",
     "errors", "events", "fetch", "guests", "host", "machine", "sizes", "terminal",
 }  # fmt: skip
-"""What imgrepo may import of imgbuilder: the lower rooms, and the modules that move bytes (ADR 0032)."""
+"""Rooms of imgbuilder that imgrepo may import: lower rooms, and modules that move bytes (ADR 0032)."""
 
 
 def modules() -> list[tuple[str, Path]]:

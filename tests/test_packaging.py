@@ -1,4 +1,4 @@
-"""What a user gets from `pip install`: exactly three packages, their commands and manual pages."""
+"""Contents of `pip install`: exactly three packages, their commands and manual pages."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ OPERATIONS = [
     ("uninstall", "bash"), ("update", ""), ("user", "bob"), ("write", "/etc/new:text"),
     ("selinux-relabel", ""), ("mirror", "http://mirror.example.org"),
 ]  # fmt: skip
-"""What a build is asked to do; each on a fresh copy of the guest."""
+"""Command lines of a build; each on a fresh copy of the guest."""
 
 
 def hostile(name: str) -> FakeGuest:

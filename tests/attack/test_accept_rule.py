@@ -1,4 +1,4 @@
-"""Why a file is refused: each row of the threat model by the error of its own rule."""
+"""The reason for each refusal: each row of the threat model by the error of its own rule."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 WHERE = "https://example.org/index.asc"
 NO_FRAME = (NotSignedError, BadSignatureError)
-"""What is no clear-signed file at all, and what is nearly one."""
+"""Files that are not clear-signed at all, or only nearly."""
 
 EXPECTED: dict[str, tuple[type[Exception], ...]] = {
     "S3": (WrongKeyError,),

@@ -83,7 +83,7 @@ def from_mirror(client: Client, case: Case) -> None:
 
 
 def kept_copy(client: Client, case: Case, world: World) -> None:
-    """Put the file where the last accepted index is kept, beside the record of a good one."""
+    """Put the file where the last accepted index is kept, next to the record of a good one."""
     client.first.write_bytes(world.good)
     client.load(Case("", "", world.good, world.pin))
     client.first.unlink()

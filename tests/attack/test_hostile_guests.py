@@ -28,8 +28,8 @@ def _run(name: str, folder: Path) -> tuple[dict[str, str], int, int]:
         cwd=ROOT, env=os.environ | places, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
-    told = json.loads(ran.stdout)
-    return told["ended"], told["peak"], sum(path.lstat().st_blocks * 512 for path in home.rglob("*"))
+    printed = json.loads(ran.stdout)
+    return printed["ended"], printed["peak"], sum(path.lstat().st_blocks * 512 for path in home.rglob("*"))
 
 
 @pytest.mark.parametrize("name", GUESTS)

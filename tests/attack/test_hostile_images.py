@@ -120,7 +120,7 @@ def other(image_format: str) -> Callable[[Path, Path], None]:
 
 
 def raw_disk(image: Path, canary: Path) -> None:
-    """A raw disk that is called qcow2, of another size than promised where it is called nothing."""
+    """A raw disk that is called qcow2; without a format its size differs from the promise."""
     image.write_bytes(b"\xeb\x63\x90" + bytes(2 * MIB - 3))
 
 

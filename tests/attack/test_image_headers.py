@@ -47,10 +47,10 @@ def create(path: Path, *options: str, size: int = SIZE, image_format: str = "qco
 def test_harmless_images_pass(tmp_path: Path, options: tuple[str, ...], size: int) -> None:
     image = create(tmp_path / "x", *options, size=size)
     facts = check_qcow2(image, size)
-    told = json.loads(process.run(["qemu-img", "info", "-f", "qcow2", "--output=json", image]).stdout)
-    assert facts.virtual_size == told["virtual-size"]
-    assert facts.cluster_size == told["cluster-size"]
-    assert facts.compression == told["format-specific"]["data"].get("compression-type", "zlib")
+    printed = json.loads(process.run(["qemu-img", "info", "-f", "qcow2", "--output=json", image]).stdout)
+    assert facts.virtual_size == printed["virtual-size"]
+    assert facts.cluster_size == printed["cluster-size"]
+    assert facts.compression == printed["format-specific"]["data"].get("compression-type", "zlib")
 
 
 @pytest.mark.row("X18")

@@ -226,7 +226,7 @@ def test_sha1(world: World) -> None:
 
 @pytest.mark.row("S12")
 def test_key_with_sha1_self_signature_but_strong_signature(world: World) -> None:
-    """The key of libguestfs.org is like this; gpgv calls it bad when told to reject SHA-1."""
+    """The key of libguestfs.org is like this; gpgv calls it bad when set to reject SHA-1."""
     key = world.keys.make("of 2011", "rsa2048", options=("--cert-digest-algo", "SHA1"))
     pin = world.keys.pin(key)
     assert pin.sha1_self_signatures
@@ -524,7 +524,7 @@ def test_signature_of_a_template(world: World) -> None:
             with_packets(world.good, signature_packets(world.good) + detached), world.pin, BadSignatureError
         )
         refuse(detached, world.pin, NotSignedError)
-    # Without any line end both classes sign the same bytes; the class alone tells them apart.
+    # Without any line end both classes sign the same bytes; only the class distinguishes them.
     line = "x=1"
     detached = world.keys.gpg("--local-user", world.good_key, "--detach-sign", data=line.encode())
     refuse(with_packets(world.keys.sign(line, world.good_key), detached), world.pin, BadSignatureError)
@@ -560,7 +560,7 @@ GOOD_STATUS = (
 def test_gpgv_that_misbehaves(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, error: type[PybuilderError]
 ) -> None:
-    """V6: among them gpgv that writes another text than we read."""
+    """V6: among them gpgv that writes a different text from what we read."""
     install_stub(tmp_path, script.replace("{key}", world.good_key).replace("{id}", world.good_key[-16:]))
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(error):

@@ -1,4 +1,4 @@
-"""What the cache costs, beside the plain tools that do the same: fetch and hash, unpack, copy.
+"""Costs of the cache, compared with plain tools that do the same: fetch and hash, unpack, copy.
 
     make bench                                 among the other benchmarks
     python -m tests.bench.cachework --size 256 with smaller files

@@ -131,7 +131,7 @@ def prepare(folder: Path, template: Path) -> Bench:
         "XDG_CONFIG_HOME": "/nonexistent", "VIRT_BUILDER_DIRS": "/nonexistent",
         **({} if accelerated else {"LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}),
     }  # fmt: skip
-    # An installed program has its compiled modules; a development tree may be told not to write them.
+    # An installed program has its compiled modules; a development tree may be set not to write them.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ.update(environment)  # the bare launches of this process use the same accelerator
     gpg = ["gpg", "--batch", "--quiet"]
@@ -201,7 +201,7 @@ def listing(bench: Bench, rounds: int) -> list[tuple[Series, Series, str]]:
 
 
 def ideas(bench: Bench, rounds: int) -> list[tuple[Series, Series, str]]:
-    """What might make a booted build faster, against the way that it is (docs/performance.md)."""
+    """Ideas for faster booted builds, compared with the way it is (docs/performance.md)."""
     # As libguestfs-make-fixed-appliance(1) does, which Debian does not have.
     built = Path(os.environ.get("LIBGUESTFS_CACHEDIR") or "/var/tmp") / f".guestfs-{os.geteuid()}"
     fixed = shutil.copytree(built / "appliance.d", bench.folder / "fixed")

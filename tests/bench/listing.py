@@ -1,13 +1,13 @@
 """Compare listing a local signed index of 100 templates, and time the reading of the largest index.
 
-    make bench                              runs this, too
+    make bench                              also runs this
     python -m tests.bench.listing --rounds 20
 
 Both programs list the same index with the same key, in pairs and in turn, after one run each that fills
 the memory of what was accepted; the ratio is the median of the ratios of the pairs, by the clock and by the
-processor's time of all processes that the program started. On a machine that does other work beside, only
-the second means much. Each run verifies the signature anew. Reading is timed in this process, and given
-beside a plain sum over the same bytes, because seconds alone depend on the machine.
+processor's time of all processes that the program started. On a machine that does other work, only
+the second means much. Each run verifies the signature again. Reading is timed in this process, and given
+next to a plain sum over the same bytes, because seconds alone depend on the machine.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def compare(folder: Path, rounds: int) -> None:
             "XDG_STATE_HOME": str(folder / "state"), "VIRT_BUILDER_DIRS": "/nonexistent",
             "GNUPGHOME": str(keys.home),
         }  # fmt: skip
-        # An installed program has its compiled modules; a development tree may be told not to write them.
+        # An installed program has its compiled modules; a development tree may be set not to write them.
         common.pop("PYTHONDONTWRITEBYTECODE", None)
         cases = {
             "configured source": ([], str(folder / "config")),

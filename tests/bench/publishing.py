@@ -1,4 +1,4 @@
-"""Publishing one image of 2 GiB: pybuilder-repo publish beside virt-builder-repository, on the same input.
+"""Publishing one image of 2 GiB: publish compared with virt-builder-repository.
 
     make bench                                    among the other benchmarks
     python -m tests.bench.publishing --rounds 1   once

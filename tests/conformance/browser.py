@@ -17,7 +17,7 @@ import pytest
 from selenium.webdriver.chrome.webdriver import WebDriver
 
 PICTURES = Path(os.environ.get("PYBUILDER_PICTURES") or Path(tempfile.gettempdir()) / "pybuilder-pictures")
-"""Where pictures of the pages are kept, for people to look at."""
+"""Folder for pictures of the pages, for people to look at."""
 _DARK = [{"name": "prefers-color-scheme", "value": "dark"}]
 
 
@@ -43,16 +43,16 @@ class Browser:
 
     def requests(self) -> list[str]:
         """Return what was asked for since the last time, by the browser's own log of the network."""
-        told = [json.loads(line["message"])["message"] for line in self._log("performance")]
-        # What the policy of the page stops is in the log, too, but is never sent.
+        printed = [json.loads(line["message"])["message"] for line in self._log("performance")]
+        # What the policy of the page stops is also in the log, but is never sent.
         stopped = {
             one["params"]["requestId"]
-            for one in told
+            for one in printed
             if one["method"] == "Network.loadingFailed" and one["params"].get("blockedReason") == "csp"
         }
         return [
             str(one["params"]["request"]["url"])
-            for one in told
+            for one in printed
             if one["method"] == "Network.requestWillBeSent" and one["params"]["requestId"] not in stopped
         ]
 

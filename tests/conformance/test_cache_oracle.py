@@ -37,7 +37,7 @@ SIZE = 1 << 20
 
 
 class Said(NamedTuple):
-    """How a command ended, and its standard output without the seconds."""
+    """Exit code of a command, and its standard output without the seconds."""
 
     code: int
     out: str

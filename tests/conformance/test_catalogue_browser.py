@@ -91,7 +91,7 @@ def shown(browser: Browser) -> list[str]:
 
 
 def wait_for(browser: Browser, titles: list[str]) -> None:
-    """Wait until the list shows these; Chromium tells a page of a choice some time after it was made."""
+    """Wait until the list shows these; Chromium reports a choice to the page some time after it was made."""
     with contextlib.suppress(TimeoutException):
         WebDriverWait(browser.driver, 20).until(lambda _driver: shown(browser) == titles)
     assert shown(browser) == titles
@@ -145,8 +145,8 @@ def test_the_copy_button_copies_the_command(browser: Browser, site: Site) -> Non
     button = driver.find_element(By.CSS_SELECTOR, ".copy")
     assert button.accessible_name == "Copy the command that builds"
     button.send_keys(Keys.ENTER)
-    told = driver.find_element(By.CSS_SELECTOR, ".copied")
-    WebDriverWait(driver, 20).until(lambda _driver: told.text == "Copied")
+    printed = driver.find_element(By.CSS_SELECTOR, ".copied")
+    WebDriverWait(driver, 20).until(lambda _driver: printed.text == "Copied")
     copied = driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
     assert copied == (
         "pybuilder debian-web --arch x86_64 \\\n"
@@ -162,8 +162,8 @@ def test_without_a_clipboard_the_command_is_selected(browser: Browser, site: Sit
         "document.execCommand = () => false;"
     )
     driver.find_element(By.CSS_SELECTOR, ".copy").click()
-    told = driver.find_element(By.CSS_SELECTOR, ".copied")
-    WebDriverWait(driver, 20).until(lambda _driver: "Ctrl+C" in told.text)
+    printed = driver.find_element(By.CSS_SELECTOR, ".copied")
+    WebDriverWait(driver, 20).until(lambda _driver: "Ctrl+C" in printed.text)
     assert driver.execute_script("return getSelection().toString()").startswith("pybuilder debian-web")
 
 
@@ -331,7 +331,7 @@ def test_the_example_of_a_calendar(browser: Browser, tmp_path: Path) -> None:
     driver.find_element(By.LINK_TEXT, "Guess my number").send_keys(Keys.ENTER)
     assert driver.find_element(By.TAG_NAME, "h1").text == "Guess my number"
     words = driver.find_element(By.TAG_NAME, "main").text
-    assert "Nobody has to log in" in words
+    assert "No login is needed" in words
     assert key in words
     browser.picture("example-guess")
     assert all(url.startswith(start.parent.as_uri()) for url in browser.requests())

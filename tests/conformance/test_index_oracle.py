@@ -83,7 +83,7 @@ def test_signed_index_is_valid_and_reads_back(tmp_path: Path, keys: KeyMaker) ->
 
 
 def listed_by_virt_builder(index: Path) -> list[dict[str, object]]:
-    """What the real client finds in an index; it is asked for the one, whatever sources there are."""
+    """Templates that the real client finds in an index; only this one is configured."""
     home = index.parent / "home"
     home.mkdir(exist_ok=True)
     environment = {**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "XDG_CACHE_HOME": str(home)}

@@ -53,7 +53,7 @@ def meant(command: click.Command, word: str) -> str | None:
 
 def prefixes(names: list[str]) -> Iterator[tuple[str, str]]:
     """Yield what is unambiguous among long names, with the name that is meant."""
-    # Each tool has these, and shows them to nobody.
+    # Each tool has these, and does not show them.
     words = [name.removeprefix("--") for name in [*names, "--short-options", "--long-options"]]
     for word in words:
         for length in range(1, len(word) + 1):

@@ -1,4 +1,4 @@
-"""``pybuilder-repo validate`` beside the real virt-index-validate, over good and bad files."""
+"""``pybuilder-repo validate`` compared with the real virt-index-validate, over good and bad files."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def ours(path: Path, options: tuple[str, ...]) -> int:
 
 
 def theirs(path: Path, options: tuple[str, ...]) -> int:
-    """The oracle's verdict; most of its compatibility failures end in a crash, which is a no, too."""
+    """The oracle's verdict; most of its compatibility failures end in a crash, which is also a no."""
     command = ["virt-index-validate", *options, str(path)]
     done = subprocess.run(command, capture_output=True, check=False)
     return min(abs(done.returncode), 1)

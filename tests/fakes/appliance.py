@@ -23,7 +23,7 @@ from tests.fakes.guest import FakeGuest
 
 @dataclass
 class FakeFilesystem:
-    """What a partition holds.
+    """Content of a partition.
 
     Attributes:
         kind: Such as ``ext4`` or ``swap``.
@@ -88,7 +88,7 @@ class FakeAppliance(FakeGuest):
         self.lost: str | None = None
         self.uses = [FilesystemUse(1 << 30, 1 << 29)]
         self.fails: dict[tuple[str, str], str] = {}
-        self.lacks: set[str] = set()
+        self.missing: set[str] = set()
         self.secrets: dict[str, str] = {}
         self._mounted: dict[str, str] = {}
         self._empty = self.root
@@ -99,7 +99,7 @@ class FakeAppliance(FakeGuest):
         return {name: disk for name, disk in self._disks.items() if name not in self._hidden}
 
     def supports(self, *features: str) -> bool:
-        return not self.lacks.intersection(features)
+        return not self.missing.intersection(features)
 
     def device_size(self, device: str) -> int:
         return self._disks[device].size

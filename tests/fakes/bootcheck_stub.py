@@ -1,4 +1,4 @@
-"""Stands in for QEMU: shows a console from a file, takes orders (QMP), and misbehaves as told.
+"""Stands in for QEMU: shows a console from a file, takes orders (QMP), and misbehaves on command.
 
 The folder of the program holds ``console`` (bytes for standard output), ``how`` (a word), and gets ``calls``
 (the command line) and ``alive`` (its process id). Words: ``stay`` goes on until it is ended, ``exit`` ends

@@ -119,8 +119,8 @@ def make_library(repository: Repository) -> None:
         hints="The page is at port 8080 of your machine.", licence="GPL-2.0-or-later",
         contributor="Grace Example", source_offer="sources@example.org",
     )  # fmt: skip
-    write_entry(repository, "later", day="2099-12-24", title="A surprise", description="Nobody may know.")
-    # One image in its entry, where publish finds it; others lie beside theirs.
+    write_entry(repository, "later", day="2099-12-24", title="A surprise", description="It is secret.")
+    # One image in its entry, where publish finds it; others lie next to theirs.
     (repository.images / "ascii-snake.img").rename(repository.images / "ascii-snake" / "ascii-snake.img")
     repository.publish()
     write_records(repository, "debian-web")
@@ -130,7 +130,7 @@ def make_library(repository: Repository) -> None:
 def make_example(repository: Repository, example: Path, *more: str) -> None:
     """Type what the README of the example types, but for what boots something; images are in memory.
 
-    Its last day becomes one that nobody will see. ``more`` are options of ``catalogue``.
+    Its last day becomes one that will never come. ``more`` are options of ``catalogue``.
     """
     services, library, web = repository.services(), str(repository.images), str(repository.web)
     for number, entry in enumerate(find_entries(example)):
@@ -138,8 +138,8 @@ def make_example(repository: Repository, example: Path, *more: str) -> None:
         repository.appliances.disks[made.name] = debian()
         words = ["entry", "new", entry.name, "--library", library, "--image", str(made), "--move"]
         assert run(words, services) == 0
-        told = entry.description.read_text().replace("not-before = 2025-12-24", "not-before = 2099-12-24")
-        (repository.images / entry.name / "entry.toml").write_text(told)
+        printed = entry.description.read_text().replace("not-before = 2025-12-24", "not-before = 2099-12-24")
+        (repository.images / entry.name / "entry.toml").write_text(printed)
     publish = ["publish", library, "--output", web, "--gpg-key", repository.key, "--xz-preset", "0"]
     assert run(publish, services) == 0
     for name in ("guess", "life"):

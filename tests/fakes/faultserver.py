@@ -1,4 +1,4 @@
-"""A server on loopback that misbehaves exactly as told, one script per connection.
+"""A server on loopback that misbehaves exactly as the script says, one script per connection.
 
 A script is a list of steps: bytes to send, a function that makes them from the
 head of the request, or one of the objects below. Each
@@ -112,7 +112,7 @@ class FaultServer:
         self.requests: list[bytes] = []
         self.sent = 0
 
-    def mend(self, script: Sequence[Step]) -> None:
+    def behave(self, script: Sequence[Step]) -> None:
         """Serve all further connections by this script."""
         self._scripts[:] = [list(script)]
 

@@ -1,4 +1,4 @@
-"""How long property tests of hostile input try: quickly in each run, and 200,000 times in ``make fuzz``."""
+"""Number of examples of property tests of hostile input: few in each run, 200,000 in ``make fuzz``."""
 
 from __future__ import annotations
 

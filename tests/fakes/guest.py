@@ -115,7 +115,7 @@ class FakeGuest:
         self._file(path).hole = size - len(content)
 
     def add_crowd(self, path: str) -> None:
-        """Put a directory there that has more names than anybody lists."""
+        """Put a directory there that has more names than any program lists."""
         self.add_dir(path)
         self._find(path).crowded = True
 

@@ -1,6 +1,6 @@
 """A stand-in for the libguestfs binding that a whole build runs through, loaded by the real worker process.
 
-It starts the hypervisor that it is told to, and answers like a small Debian
+It starts the hypervisor that it is given, and answers like a small Debian
 guest. In the call that ``STUB_BLOCK`` names it says so by making the file
 ``STUB_MARKER``, and then hangs, as a call into C does: no signal handler runs.
 """

@@ -108,7 +108,7 @@ def _starts() -> int:
 
 
 def command_line(folder: Path, sock: str, disks: list[str]) -> list[str]:
-    """What libguestfs 1.48 gives to the hypervisor."""
+    """Arguments that libguestfs 1.48 gives to the hypervisor."""
     words = ["-global", "virtio-blk-pci.scsi=off", "-no-user-config", "-nodefaults", "-display", "none"]
     words += ["-machine", "accel=tcg", "-cpu", "max,la57=off", "-m", "1280", "-no-reboot"]
     words += ["-rtc", "driftfix=slew", "-no-hpet", "-global", "kvm-pit.lost_tick_policy=discard"]

@@ -27,7 +27,7 @@ _GUARD = 'cat >/dev/null; gpgconf --homedir "$0" --kill all; rm -rf "$0"'
 
 
 class HomeGuard:
-    """Stops the agent of a GnuPG home and removes the home: when told to, or when this process is gone.
+    """Stops the agent of a GnuPG home and removes the home: on request, or when this process is gone.
 
     gpg starts its agent in a session of its own, so that it outlives tests that are killed.
     """

@@ -22,7 +22,7 @@ class HostLibguestfs:
         self.root = root
         self.network = network
         self.devices = devices
-        """Whether ``rename`` finds two filesystems."""
+        """True: ``rename`` finds two filesystems."""
 
     def call(
         self, method: str, *args: Any, limit: float | None = None, most: int = 0, label: str = "", **more: Any

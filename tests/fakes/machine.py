@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 WRITER = (100, 101, 103, 201, 203)
-"""Bytes that QEMU locks for a machine with a disk that it writes to: used, and granted to nobody else."""
+"""Bytes that QEMU locks for a machine with a disk that it writes to: used, and not granted to others."""
 READER = (100, 201, 203)
 """The same for a disk that it only reads."""
 

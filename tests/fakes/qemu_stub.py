@@ -1,4 +1,4 @@
-"""Stands in for QEMU that a script starts: opens the image as told, takes orders (QMP) until it shall end.
+"""Stands in for QEMU that a script starts: opens the image, takes orders (QMP) until it shall end.
 
 The folder of the program holds ``how``, a word: ``well``; ``write`` opens the image for writing; ``nothing``
 does not open it; ``die`` ends with a complaint; ``busy`` complains of a port that is taken; ``deaf`` takes no

@@ -59,7 +59,7 @@ class Site:
         return self.folder / "index.asc"
 
     def sign(self, *entries: Entry) -> None:
-        """Write and sign the index anew, a second later than the last time: an index has one text only."""
+        """Write and sign the index again, a second later than the last time: an index has one text only."""
         moment = f"{datetime.now(UTC) + timedelta(seconds=next(_SECONDS)):%Y%m%dT%H%M%S}!"
         text = write_index(Index(entries or (self.entry,)))
         self.index.write_bytes(self.keys.sign(text, self.key, at=moment))

@@ -17,7 +17,7 @@ class WebFolder:
 
     Attributes:
         asked: Method and target of each request, in order; as a proxy it sees whole addresses.
-        refused: Paths that nobody is given, with the status 403.
+        refused: Paths that are refused, with the status 403.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,7 @@ class WebFolder:
 
     @property
     def paths(self) -> list[str]:
-        """What was asked for."""
+        """Paths that were requested."""
         return [path for _method, path in self.asked]
 
     def __enter__(self) -> WebFolder:

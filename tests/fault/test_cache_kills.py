@@ -1,7 +1,7 @@
 """Rows C1, C2, C4 and C10 of ``threat-model.md``: killed, or lied to, at each system call that touches files.
 
 strace kills a run before a call takes effect, or makes the call fail. Whatever
-happens, the next run must be right, wait for nobody and leave nothing behind.
+happens, the next run must be right, wait for no other process and leave nothing behind.
 Each run of the tests takes other calls; with ``PYBUILDER_TEST_LONG=1`` all of them
 are taken, and 1,000 runs are killed at random moments.
 """
@@ -83,7 +83,7 @@ def clear(workers: Workers) -> None:
 
 
 def calls_of(workers: Workers, folder: Path) -> dict[str, int]:
-    """Count the calls of a run that nobody disturbs."""
+    """Count the calls of an undisturbed run."""
     trace = folder / "trace"
     clear(workers)
     outcome = workers.traced(f"--trace={','.join(CALLS)}", "--output", str(trace))
@@ -182,7 +182,7 @@ def test_a_filesystem_without_locks(workers: Workers) -> None:
     outcome = workers.traced("--trace=flock", "--inject=flock:error=ENOLCK")
     if outcome.code == RIGHT:
         assert outcome.right
-        assert "working without a cache" in outcome.said["told"][0]
+        assert "working without a cache" in outcome.said["printed"][0]
     else:
         assert "lock" in outcome.said["error"].lower(), outcome.said
     assert_next_run_is_right(workers, "ENOLCK")

@@ -168,7 +168,7 @@ def test_a_signal_ends_the_waiting(workers: Workers, tmp_path: Path, number: sig
 
 @pytest.mark.row("C15")
 def test_a_cache_on_a_read_only_filesystem(workers: Workers, server: FaultServer, tmp_path: Path) -> None:
-    """It is read, verified, and not written; what it lacks is fetched."""
+    """It is read, verified, and not written; what is missing is fetched."""
     assert workers.run().right
     before = sorted((str(path), path.lstat().st_mtime_ns) for path in workers.root.rglob("*"))
     asked = len(server.requests)
@@ -176,7 +176,7 @@ def test_a_cache_on_a_read_only_filesystem(workers: Workers, server: FaultServer
         run("mount", "-o", "remount,bind,ro", workers.root)
         outcome = workers.run()
         assert outcome.right
-        assert "working without a cache" in outcome.said["told"][0]
+        assert "working without a cache" in outcome.said["printed"][0]
         assert len(server.requests) == asked, "its template was used"
     assert sorted((str(path), path.lstat().st_mtime_ns) for path in workers.root.rglob("*")) == before
     assert workers.leftovers() == []
@@ -184,7 +184,7 @@ def test_a_cache_on_a_read_only_filesystem(workers: Workers, server: FaultServer
 
 @pytest.mark.row("C16")
 def test_a_cache_of_another_user(workers: Workers, server: FaultServer) -> None:
-    """What he put there is not believed: his bytes are hashed, his disks and records not looked at."""
+    """Files of another user are not trusted: the bytes are hashed, disks and records are not used."""
     if os.geteuid() != 0:
         pytest.skip("C16: only root can give files away")
     assert workers.run().right
@@ -196,7 +196,7 @@ def test_a_cache_of_another_user(workers: Workers, server: FaultServer) -> None:
     asked = len(server.requests)
     outcome = workers.run()
     assert outcome.right
-    assert "belongs to another user" in outcome.said["told"][0]
+    assert "belongs to another user" in outcome.said["printed"][0]
     assert len(server.requests) == asked
     template = workers.root / "templates" / SHA
     template.chmod(0o600)

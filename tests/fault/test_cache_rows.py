@@ -146,7 +146,7 @@ def test_a_build_goes_on_while_its_cache_is_to_be_deleted(place: Place) -> None:
 
 @pytest.mark.row("C20")
 def test_files_of_other_versions(place: Place) -> None:
-    """What an older or a newer pybuilder left there is let be, and what its records say is proved."""
+    """Files of an older or newer pybuilder stay, and their records are verified."""
     assert place.run(*BUILD).returncode == 0
     cache, template = cache_of(place), template_of(place)
     for record in cache.rglob("*.json"):

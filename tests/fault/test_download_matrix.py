@@ -32,7 +32,7 @@ LIMITS = Limits(timeout=0.3, connect=2, retries=1, resumes=2, backoff=0.0, slow_
 
 
 class Good:
-    """What a good server would say now, in parts."""
+    """The answer of a good server, in parts."""
 
     def __init__(self, raw: bytes) -> None:
         head, _, self.body = raw.partition(b"\r\n\r\n")
@@ -137,13 +137,13 @@ def test_right_bytes_or_an_error(
         cache.open()
         path = cache.root / "templates" / SHA
         if way == "resume":
-            server.mend([honest(BODY, upto=HALF)])
+            server.behave([honest(BODY, upto=HALF)])
             once = RequestsFetcher(Limits(timeout=5, retries=0, resumes=0))
             with pytest.raises(PybuilderError):
                 cache.get_template(chosen, once)
             assert (cache.root / "partial" / SHA).stat().st_size == HALF
             head = f'GET /d.xz HTTP/1.1\r\nRange: bytes={HALF}-\r\nIf-Range: "v1"\r\n\r\n'.encode()
-        server.mend(FAULTS[fault](Good(honest(BODY)(head))))
+        server.behave(FAULTS[fault](Good(honest(BODY)(head))))
         problem = ""
         try:
             cache.get_template(chosen, fetcher)
@@ -151,6 +151,6 @@ def test_right_bytes_or_an_error(
             problem = "" if error.hint else f"no advice: {error.message}"
         assert problem == ""
         assert not path.exists() or path.read_bytes() == BODY
-        server.mend([honest(BODY)])
+        server.behave([honest(BODY)])
         assert cache.get_template(chosen, fetcher).read_bytes() == BODY
         assert list((cache.root / "partial").iterdir()) == []

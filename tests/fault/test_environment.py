@@ -236,7 +236,7 @@ NUMBER = 12345
 def nameless(place: Place) -> tuple[str, ...]:
     """A place that such a user may use, and what comes before a command to be that user; root alone can."""
     if os.geteuid() != 0:
-        pytest.skip("only root can be somebody else")
+        pytest.skip("only root can be another user")
     # They stay so: tests that run at the same time have folders below them as well.
     for folder in place.base.parents:
         if not folder.stat().st_mode & stat.S_IXOTH:
@@ -248,7 +248,7 @@ def nameless(place: Place) -> tuple[str, ...]:
 
 @pytest.mark.row("B25")
 def test_no_home(place: Place, nameless: tuple[str, ...]) -> None:
-    """And nobody in passwd to have another one: what needs no home works, after a word about it."""
+    """And the user is not in passwd: what needs no home works, after a warning."""
     place.environment["XDG_CONFIG_HOME"] = str(place.base / "home/.config")
     for home in (None, "/", "/dev/null", str(place.base / "closed")):
         (place.base / "closed").mkdir(mode=0o500, exist_ok=True)
@@ -306,7 +306,7 @@ def test_root_leaves_nothing_in_the_folders_of_a_user(place: Place, nameless: tu
 
 @pytest.mark.row("B25")
 def test_configuration_that_others_may_change(place: Place) -> None:
-    """Sources, and programs to start: whoever may write there chooses what is trusted."""
+    """Sources, and programs to start: a user who may write there chooses what is trusted."""
     folder = place.base / "home/.config/pybuilder"
     settings = folder / "pybuilder.toml"
     settings.write_text('cache-size = "1G"\n')

@@ -179,7 +179,7 @@ def test_a_name_server_that_does_not_answer(tmp_path: Path) -> None:
 
 @contextmanager
 def deaf_address(family: socket.AddressFamily, host: str) -> Iterator[tuple[Any, ...]]:
-    """An address where nobody ever accepts: the kernel leaves what does not fit the queue unanswered."""
+    """An address where no server ever accepts: the kernel leaves what does not fit the queue unanswered."""
     with socket.socket(family) as listener:
         listener.bind((host, 0))
         listener.listen(0)

@@ -1,4 +1,4 @@
-"""What people are told by the real command: what it is about, what happened, and what to do next."""
+"""Messages of the real command: what it is about, what happened, and what to do next."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_ctrl_c_keeps_the_download_and_says_so(place: Place) -> None:
         assert status == 128 + signal.SIGINT, words_
         assert "stopped by SIGINT" in words_
         assert "the download goes on where it was stopped" in words_
-        server.mend([by_files(place, honest(whole))])
+        server.behave([by_files(place, honest(whole))])
         done = place.run("--cache-all-templates")
         assert done.returncode == 0
         assert "continuing after the" in done.stdout

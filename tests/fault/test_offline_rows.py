@@ -127,7 +127,7 @@ def test_offline_uses_the_last_accepted_index_and_says_how_old_it_is(world: Worl
         assert f"no index from {source} was ever accepted here" in err
         assert "--source BUNDLE" in err
         assert world.run(source, "--list")[0] == 0
-        assert len(server.requests) == 1, "offline means that nobody is asked"
+        assert len(server.requests) == 1, "offline means that no server is asked"
         code, out, err = world.run(source, "--list", "--offline")
         assert (code, out) == (0, LISTED)
         assert "signed 3 days ago" in err
@@ -147,7 +147,7 @@ def test_offline_uses_the_last_accepted_index_and_says_how_old_it_is(world: Worl
 
 
 def test_what_has_no_checksum_is_not_cached_and_named(world: World) -> None:
-    """A copy of it could not be told from another file, so that it would never be used."""
+    """A copy of it could not be distinguished from another file, so that it would never be used."""
     world.publish()
     folder = world.folder / "home/pybuilder/repos.d"
     folder.mkdir(parents=True)
@@ -359,7 +359,7 @@ def test_a_bundle_gets_the_same_verdicts(world: World, bundle: Path) -> None:
 
 
 def test_a_key_of_the_bundle_s_maker_is_not_trusted(world: World, bundle: Path) -> None:
-    """Somebody signs the index anew and packs his own key; the user still names the publisher's."""
+    """An attacker signs the index again and packs the attacker's key, but the user names the publisher's."""
     evil = world.keys.make("Evil <e@example.org>")
     text = write_index(Index((Entry("tiny", "tiny.xz", "x86_64", len(DISK), sha512="a" * 128),)))
     forged = {"index.asc": world.keys.sign(text, evil), "key.gpg": world.keys.export(evil)}

@@ -108,7 +108,7 @@ class Scene:
         }  # fmt: skip
 
     def start(self, *words: str, **extra: str) -> subprocess.Popen[bytes]:
-        # Who runs the tests in the background ignores some of the signals, and pybuilder would do so, too.
+        # Tests in the background ignore some signals, and pybuilder would inherit that.
         command = ["env", "--default-signal=HUP,INT,QUIT,TERM"]
         command += [sys.executable, "-m", "imgbuilder", "tiny", "-o", "out/x.img", "--size", "64M"]
         command += ["--root-password", "disabled", "--run-command", "true", *words]
@@ -149,7 +149,7 @@ class Scene:
 
 
 def free(path: Path) -> bool:
-    """Tell whether nobody has a lock on a file."""
+    """Return True if no process has a lock on a file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,7 +199,7 @@ def scene(tmp_path: Path, keys: KeyMaker) -> Iterator[Scene]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def told() -> Iterator[None]:
+def printed() -> Iterator[None]:
     """Say at the end how long the runs took; with -s it is seen."""
     yield
     if TIMES:

@@ -73,7 +73,7 @@ class Desk:
             (self.base / name).mkdir()
         shutil.copytree(self.base / "skeleton", self.base / "home", dirs_exist_ok=True)
         module = {"pybuilder": "imgbuilder", "pybuilder-repo": "imgrepo"}[words[0]]
-        # Those who run tests in the background ignore some of the signals, and the command would do so, too.
+        # Tests in the background ignore some signals, and the command would inherit that.
         command = ["env", "--default-signal=HUP,INT,QUIT,TERM", sys.executable, "-m", module, *words[1:]]
         with (self.base / "said").open("wb") as said:
             return subprocess.Popen(

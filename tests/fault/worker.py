@@ -41,7 +41,7 @@ from imgbuilder.fetch import web
 from imgbuilder.host.interrupts import Interrupted, interruptible
 from imgindex.model import Entry
 
-pipe = socket.socket(fileno=int(sys.argv[1]))  # what is said here is no write(2), which may be lied to
+pipe = socket.socket(fileno=int(sys.argv[1]))  # not write(2), which the test may replace
 
 def paused(name, real):
     def step(*arguments, **named):
@@ -62,10 +62,10 @@ def digest_of(path):
             pass
 
 def work(wish):
-    told = []
+    printed = []
     def report(event):
         if isinstance(event, Notice):
-            told.append(event.text)
+            printed.append(event.text)
             if wish["talk"]:
                 pipe.send(event.text.encode())
     for name in wish["steps"]:
@@ -80,11 +80,11 @@ def work(wish):
         with interruptible(), open_cache(Path(wish["root"]), Path(wish["scratch"]), report) as cache:
             disk = cache.get_disk(chosen, fetcher, report)
             digest = digest_of(disk)
-        return {"digest": digest, "told": told}, 0
+        return {"digest": digest, "printed": printed}, 0
     except (PybuilderError, Interrupted) as error:
-        return {"error": error.message, "hint": error.hint, "told": told}, 10
+        return {"error": error.message, "hint": error.hint, "printed": printed}, 10
     except BaseException:
-        return {"traceback": traceback.format_exc(), "told": told}, 11
+        return {"traceback": traceback.format_exc(), "printed": printed}, 11
 
 for line in sys.stdin:
     wish = json.loads(line)
@@ -104,7 +104,7 @@ for line in sys.stdin:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: its exit code, or minus the signal that killed it, and what it said."""
+    """Result of a run: its exit code, or minus the signal that killed it, and what it said."""
 
     code: int
     said: dict[str, Any]

@@ -39,7 +39,7 @@ _KEEP = 3 * 86400
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who types commands.
+    """A user who types commands.
 
     Attributes:
         name: User name.

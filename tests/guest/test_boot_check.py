@@ -47,13 +47,13 @@ def checked(person: Person, folder: Path, *words: str) -> tuple[dict[str, Any], 
     before = image.stat()
     done = person.run("pybuilder-repo", "boot-check", folder, "--json", *words, timeout=500, check=False)
     assert done.stdout, done.stderr
-    told = json.loads(done.stdout)["checks"][0]
-    assert done.returncode == (0 if told["verdict"] == "booted" else 1), done.stderr
+    printed = json.loads(done.stdout)["checks"][0]
+    assert done.returncode == (0 if printed["verdict"] == "booted" else 1), done.stderr
     after = image.stat()
     assert (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns)
     assert leftovers(person, [folder, folder / "boot"]) == []
     record: dict[str, Any] = json.loads((folder / "boot" / "boot.json").read_text())
-    return told, record
+    return printed, record
 
 
 def debugfs(image: Path, order: str) -> None:
@@ -66,8 +66,8 @@ def debugfs(image: Path, order: str) -> None:
 
 def test_a_debian_boots_and_its_ssh_server_answers(person: Person, library: Path, template: Path) -> None:
     folder = entry(person, library, "debian", template, "ports = [22]\n")
-    told, record = checked(person, folder, "--keep-screenshot")
-    assert record["verdict"] == "booted", told
+    printed, record = checked(person, folder, "--keep-screenshot")
+    assert record["verdict"] == "booted", printed
     assert record["ports"] == [22]
     assert record["reason"] == ""
     assert record["concerns"] == []
@@ -82,24 +82,24 @@ def test_a_debian_boots_and_its_ssh_server_answers(person: Person, library: Path
 
 
 def test_an_empty_disk_does_not_boot(person: Person, library: Path) -> None:
-    told, record = checked(person, entry(person, library, "empty", None))
+    printed, record = checked(person, entry(person, library, "empty", None))
     assert record["verdict"] == "failed"
-    assert record["reason"] == "the firmware found nothing to boot", told
+    assert record["reason"] == "the firmware found nothing to boot", printed
     assert record["seconds"] < 60
 
 
 def test_a_boot_loader_without_its_files_does_not_boot(person: Person, library: Path, template: Path) -> None:
     folder = entry(person, library, "loader", template)
     debugfs(folder / "loader.img", "unlink /boot/grub/i386-pc")
-    told, record = checked(person, folder)
+    printed, record = checked(person, folder)
     assert record["verdict"] == "failed"
-    assert "rescue mode" in record["reason"], told
+    assert "rescue mode" in record["reason"], printed
     assert record["pictures"]
 
 
 def test_a_root_that_is_not_there_does_not_boot(person: Person, library: Path, template: Path) -> None:
     folder = entry(person, library, "root", template)
     debugfs(folder / "root.img", "ssv uuid 11111111-2222-3333-4444-555555555555")
-    told, record = checked(person, folder)
+    printed, record = checked(person, folder)
     assert record["verdict"] == "failed"
-    assert "root was not found" in record["reason"], told
+    assert "root was not found" in record["reason"], printed

@@ -23,7 +23,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "calendar"
 
 @pytest.fixture(scope="module")
 def calendar(configured: Person, publisher: Publisher) -> Iterator[tuple[Path, Path]]:
-    """The library and the served folder that the example makes; its last day is one that nobody will see."""
+    """The library and the served folder that the example makes; its last day is one that will never come."""
     example, library, web = (
         configured.home / name for name in ("calendar", "calendar-library", "calendar-web")
     )
@@ -72,12 +72,12 @@ def test_what_the_entries_lack_and_how_far_they_came(configured: Person, calenda
         "pybuilder-repo", "entry", "check", "--library", library, "--quick", "--json", check=False
     )
     assert done.returncode == 1
-    told = {entry["name"]: entry for entry in json.loads(done.stdout)["entries"]}
+    printed = {entry["name"]: entry for entry in json.loads(done.stdout)["entries"]}
     wrong = {
         name: [item["key"] for item in entry["items"] if item["state"] != "ok"]
-        for name, entry in told.items()
+        for name, entry in printed.items()
     }
-    # Nobody collected the sources, and only one was booted, of which there is a picture.
+    # The sources were not collected, and only one was booted, of which there is a picture.
     assert wrong == {
         "guess": ["sources"],
         "life": ["screenshot", "sources"],
@@ -95,7 +95,7 @@ def test_the_calendar_in_a_browser(
 ) -> None:
     library, web = calendar
     everything = b"".join(path.read_bytes() for path in (web / "catalogue").rglob("*.html"))
-    assert b"bleak" not in everything, "what is held back is not told"
+    assert b"bleak" not in everything, "what is held back is not shown"
     env = {"GNUPGHOME": str(publisher.gnupg)}
     configured.run(
         "pybuilder-repo", "catalogue", library, web, "--title", "Winter calendar", "--calendar",
@@ -119,7 +119,7 @@ def test_the_calendar_in_a_browser(
         assert driver.find_element(By.TAG_NAME, "h1").text == "Guess my number"
         words = driver.find_element(By.TAG_NAME, "main").text
         assert publisher.fingerprint in words
-        assert "Nobody has to log in" in words
+        assert "No login is needed" in words
         assert "Booted in " in words
         assert f"Reviewed by {publisher.fingerprint}, on " in words
         picture = driver.find_element(By.CSS_SELECTOR, "figure img")

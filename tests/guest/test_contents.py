@@ -1,4 +1,4 @@
-"""What real images hold: packages by dpkg and by rpm, and their sources from the real archive."""
+"""Contents of real images: packages by dpkg and by rpm, and their sources from the real archive."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_sources_from_the_real_archive(person: Person, looked: Path) -> None:
         files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     named = [name for name in files if name.endswith(".dsc")]
     assert len(named) == len(SMALL)
-    for name in named:  # each .dsc, signed by its maintainer, names the files beside it
+    for name in named:  # each .dsc, signed by its maintainer, names the files next to it
         rows = re.findall(r"^ ([0-9a-f]{64}) ([0-9]+) (\S+)$", files[name].decode(), re.MULTILINE)
         assert rows
         for digest, size, file in rows:

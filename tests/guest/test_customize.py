@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5fW1Y0Yv8E1uTqWm3s0c1l1m3Zr1aP5mUe8Xr0pQ2d x"
 MENDED = {
     "/etc/timezone": "--timezone keeps it in step with /etc/localtime; virt-customize leaves it behind",
-    "/srv/a/tree": "--copy-in gives the tree to root, too",
+    "/srv/a/tree": "--copy-in also gives the tree to root",
     "/srv/a/tree/deep": "--copy-in",
     "/srv/a/tree/deep/f": "--copy-in",
     "/srv/a/b/moved": "--copy-in, moved",
@@ -64,7 +64,7 @@ def tree(image: Path) -> dict[str, str]:
 def test_the_same_operations_by_virt_customize(
     person: Person, template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Trees compared: path, type, mode, owner, link, content; differences are mended edges, each named."""
+    """Trees compared: path, type, mode, owner, link, content; differences are fixed edges, each named."""
     home = person.home / "same"
     home.mkdir(exist_ok=True)
     ours, theirs = home / "ours.img", home / "theirs.img"

@@ -1,4 +1,4 @@
-"""Which disks are the guest's: an attached sibling of the template, a second disk that is not there."""
+"""The guest's own disks: an attached sibling of the template, a second disk that is not there."""
 
 from __future__ import annotations
 

@@ -72,13 +72,13 @@ def test_configuration_at_the_first_boot(configured: Person, examples: Path, nam
         "-monitor", "none", "-no-reboot", "-nic", "none", "-drive", f"file={image},format=qcow2,if=virtio",
         timeout=1500,
     )  # fmt: skip
-    told = configured.run(
+    printed = configured.run(
         "pybuilder", "-q", "--firstboot-log", image, "--format", "qcow2", timeout=600, check=False
     )
     who = {"puppet-agent": "Puppet", "ansible-pull": "Ansible"}[name]
-    assert f"This is n1, configured by {who}." in told.stdout, told.stdout[-3000:]
-    assert re.search(r"^operator:x:\d+:", told.stdout, re.MULTILINE)
-    assert re.search(r"^5000-0001-\S+: exit status 0,", told.stdout, re.MULTILINE), told.stdout[-3000:]
+    assert f"This is n1, configured by {who}." in printed.stdout, printed.stdout[-3000:]
+    assert re.search(r"^operator:x:\d+:", printed.stdout, re.MULTILINE)
+    assert re.search(r"^5000-0001-\S+: exit status 0,", printed.stdout, re.MULTILINE), printed.stdout[-3000:]
     image.unlink()
 
 
@@ -105,11 +105,11 @@ def test_a_ci_runner_runs_a_job(configured: Person, examples: Path) -> None:
         "-monitor", "none", "-no-reboot", "-nic", "user", "-drive", f"file={image},format=qcow2,if=virtio",
         timeout=1500,
     )  # fmt: skip
-    told = configured.run(
+    printed = configured.run(
         "pybuilder", "-q", "--firstboot-log", image, "--format", "qcow2", timeout=600, check=False
     )
-    assert re.search(r"^runner\n.*sealed\nJOB-SAYS-HELLO\n7$", told.stdout, re.MULTILINE | re.DOTALL), (
-        told.stdout[-3000:]
+    assert re.search(r"^runner\n.*sealed\nJOB-SAYS-HELLO\n7$", printed.stdout, re.MULTILINE | re.DOTALL), (
+        printed.stdout[-3000:]
     )
     image.unlink()
 

@@ -41,15 +41,15 @@ def test_a_hundred_scripts_run_in_order_and_tell_how_they_ended(person: Person, 
         "-drive", f"file={image},format=raw,if=virtio", timeout=900,
     )  # fmt: skip
 
-    told = person.run(
+    printed = person.run(
         "pybuilder", "-q", "--firstboot-log", image, "--format", "raw", timeout=600, check=False
     )
-    assert told.returncode == 1, "one script failed"
+    assert printed.returncode == 1, "one script failed"
     states = re.findall(
-        r"^5000-(\d{4})-\S+: exit status (\d+), from \S+Z to \S+Z$", told.stdout, re.MULTILINE
+        r"^5000-(\d{4})-\S+: exit status (\d+), from \S+Z to \S+Z$", printed.stdout, re.MULTILINE
     )
     expected = [(f"{number:04d}", "3" if number == 37 else "0") for number in range(1, 102)]
-    assert states == expected, told.stdout[-3000:]
-    said = re.findall(r"^script-(\d+)$", told.stdout, re.MULTILINE)
+    assert states == expected, printed.stdout[-3000:]
+    said = re.findall(r"^script-(\d+)$", printed.stdout, re.MULTILINE)
     assert said == [f"{number:03d}" for number in range(1, 101)]
     image.unlink()

@@ -151,7 +151,7 @@ def furnish(made: dict[str, Layout], files: Path) -> None:
 
 @dataclasses.dataclass
 class Outcome:
-    """What growing all disks showed.
+    """Results of growing all disks.
 
     Attributes:
         made: The disks.

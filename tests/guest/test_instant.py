@@ -33,7 +33,7 @@ pytestmark = [
 
 SESSIONS = 20
 ROUNDS = int(os.environ.get("PYBUILDER_INSTANT_ROUNDS", "12"))
-"""How many disturbed and undisturbed rounds of builds there are; 200 in a long run."""
+"""Number of disturbed and undisturbed rounds of builds there are; 200 in a long run."""
 
 DRAWS = (
     "head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo\n"
@@ -49,7 +49,7 @@ KINDS = ("urandom", "getrandom", "uuid", "layout", "ssh-keygen")
 
 
 class Appliances:
-    """Opens appliances with a cache of their own, and tells how they came up."""
+    """Opens appliances with a cache of their own, and reports how they came up."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
@@ -254,7 +254,7 @@ def another_hypervisor(builds: Builds) -> None:
 def killed_while_saving(builds: Builds) -> None:
     shutil.rmtree(builds.states, ignore_errors=True)
     image, token = builds.new()
-    # Quiet: nobody reads what it says, and it would wait for a reader.
+    # Quiet: its output is not read, and it would wait for a reader.
     process = builds.person.start(*[word for word in builds.command(image, token) if word != "-v"])
     end = time.monotonic() + 200
     while not list(builds.states.glob(".part-*/memory")) and time.monotonic() < end:

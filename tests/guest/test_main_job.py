@@ -23,7 +23,7 @@ PAGE = "<h1>Hello from pybuilder</h1>"
 
 @pytest.mark.timeout(1800)
 def test_template_is_clean_and_complete(template: Path) -> None:
-    """What a template must and must not contain; peers.md B4, B17."""
+    """Files that a template must and must not contain."""
     table = json.loads(
         subprocess.run(["/usr/sbin/sfdisk", "--json", template], capture_output=True, check=True).stdout
     )
@@ -205,7 +205,7 @@ def test_image_boots_and_serves(configured: Person, web_image: tuple[Path, str],
         console = machine.wait_for("FIRSTBOOT-", 300)
         machine.wait_for("web login:", 300)
         assert "FIRSTBOOT-web.example.org-Europe/Berlin" in machine.console
-        assert "GRUB" in console, "the boot loader speaks on the serial console, too"
+        assert "GRUB" in console, "the boot loader also speaks on the serial console"
         assert fetch(f"http://127.0.0.1:{machine.ports[80]}/", 120) == PAGE
         options: list[str | Path] = [
             "-i",

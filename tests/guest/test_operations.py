@@ -163,7 +163,7 @@ def test_a_planted_log_is_neither_followed_nor_waited_for(
 
 
 def test_labels_and_hashes(guest: Appliance, context: GuestContext) -> None:
-    """A guest with SELinux relabels itself at its first boot, unless told not to."""
+    """A guest with SELinux relabels itself at its first boot, unless asked not to."""
     guest.mkdir_p("/etc/selinux")
     guest.write("/etc/selinux/config", b"SELINUX=enforcing\nSELINUXTYPE=targeted\n")
     guest.write("/usr/sbin/load_policy", b"")

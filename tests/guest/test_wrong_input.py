@@ -1,4 +1,4 @@
-"""What goes wrong is said once, clearly, with the next step; nothing is left; the cache is still right.
+"""Mistakes are reported once, clearly, with the next step; nothing is left; the cache is still right.
 
 Everything here is typed as a user would, as an ordinary user, on the real template.
 """

@@ -153,7 +153,7 @@ def test_a_failure_to_grow_is_an_error(kind: str) -> None:
 def test_what_the_appliance_cannot_do_is_named_with_its_package() -> None:
     for kind, feature, package in (("xfs", "xfs", "libguestfs-xfs"), ("ntfs", "ntfsprogs", "ntfs-3g")):
         made = case(kind)
-        made.appliance.lacks = {feature}
+        made.appliance.missing = {feature}
         with pytest.raises(GuestError, match=kind) as caught:
             made.open(replace(GROWTH, content=Content(kind)))
         assert package in (caught.value.hint or "")
