@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from imgindex.model import Index
 from imgindex.write import write_index
 from imgrepo.cli.main import run
-from imgrepo.services import default_services
+from imgrepo.services import Services
 from tests.fakes.keys import KeyMaker, keys
 from tests.unit.imgindex.test_write import ENTRY, INDEXES
 
@@ -64,7 +64,7 @@ def corpus() -> list[str]:
 
 
 def ours(path: Path, options: tuple[str, ...]) -> int:
-    return run(["validate", *options, str(path)], default_services())
+    return run(["validate", *options, str(path)], Services())
 
 
 def theirs(path: Path, options: tuple[str, ...]) -> int:

@@ -27,7 +27,7 @@ from imgrepo.cli.stats import stats_command
 from imgrepo.cli.status import status_command
 from imgrepo.cli.uploading import upload_command
 from imgrepo.cli.validate import validate_command
-from imgrepo.services import Services, default_services
+from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
 
@@ -62,7 +62,7 @@ for _command in (*keeping.COMMANDS, *sharing.COMMANDS):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments, default_services()))
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments, Services()))
 
 
 def run(arguments: list[str], services: Services) -> int:

@@ -18,6 +18,7 @@ from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import Address, hide_in, scheme_of
 from imgindex.clearsign import unverified_text
+from imgindex.gpg import key_pin_from_file
 from imgindex.trust import KeyPin, VerifiedText, full_fingerprint
 from imgrepo.intake.places import SIGNATURE_ENDINGS, likely_sums, sibling
 from imgrepo.intake.sums import SUMS_LIMIT, Digests, digest_by_hand, find_digests
@@ -128,7 +129,7 @@ def pin_of(key: str, services: Services) -> KeyPin:
             f"--key: {key} is neither a file nor a full fingerprint",
             hint="give the distribution's key file, or all 40 hex digits of a key in your keyring",
         )
-    return services.pin_from_file(path, where="--key")
+    return key_pin_from_file(path, where="--key")
 
 
 def _doubt(where: str, scheme: str | None) -> str:
@@ -178,7 +179,7 @@ def _signed_text(
             signature = _get(beside, _SIGNATURE_LIMIT, fetcher, lambda _event: None)
         except FileMissingError:
             continue
-        return services.verify_detached(data, signature, tolerant, where=where)
+        return services.verifier.verify_detached(data, signature, tolerant, where=where)
     raise NotSignedError(
         f"{where} is not signed: there is no signature in it, and none beside it "
         f"({', '.join(SIGNATURE_ENDINGS)})",

@@ -20,6 +20,7 @@ from imgbuilder.errors import RepositoryError, SigningError, TrustError, UsageEr
 from imgbuilder.events import Reporter
 from imgbuilder.host.workspace import explain, new_file, private_folder
 from imgindex.files import open_file
+from imgindex.gpg import key_pin_from_file
 from imgindex.lexer import MISLEADING
 from imgindex.trust import KeyPin, VerifiedText, Verifier
 from imgrepo.images.compress import hash_image
@@ -67,7 +68,7 @@ def read_reviewers(path: Path, services: Services) -> Reviewers:
     Raises:
         UsageError: It has no usable key, or a secret one, or everybody may write it.
     """
-    return Reviewers(services.pin_from_file(path, where="--reviewers"), services.verifier)
+    return Reviewers(key_pin_from_file(path, where="--reviewers"), services.verifier)
 
 
 def check_reviewers(reviewers: Path | None, *, signed: bool) -> None:
@@ -133,7 +134,7 @@ def _check(data: bytes, manifest: Manifest, public_key: bytes, services: Service
             file.write_bytes(public_key)
         except OSError as error:
             raise explain(error, file) from error
-        pin = services.pin_from_file(file, where="the signing key")
+        pin = key_pin_from_file(file, where="the signing key")
     try:
         signed = services.verifier.verify(data, pin, where=where, limit=LARGEST)
     except TrustError as error:

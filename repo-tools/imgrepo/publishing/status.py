@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
 from imgbuilder.events import Progress, ProgressEnd, Reporter
+from imgindex.gpg import keys_in_file
 from imgindex.lifecycle import deprecation
 from imgindex.model import Entry, Index
 from imgrepo.library.publishing import find_images
@@ -89,7 +90,7 @@ def status_of(
     now, index = services.clock(), published.index
     keys = tuple(
         KeyStatus(key.fingerprint, None if key.expires is None else datetime.fromtimestamp(key.expires, UTC))
-        for key in services.list_keys(folder / PUBLIC_KEY)
+        for key in keys_in_file(folder / PUBLIC_KEY, where="the published key")
         if key.is_primary or key.can_sign
     )
     problems = [*_ends(signed.expires_at, keys, now, within), *_files(folder, index, on_event, verify=verify)]

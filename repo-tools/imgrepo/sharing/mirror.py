@@ -26,6 +26,7 @@ from imgindex.accept import Rule, accept
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.files import open_file, sync_folder
 from imgindex.freshness import show
+from imgindex.gpg import key_pin_from_file
 from imgindex.model import Entry, Index
 from imgindex.parse import parse_usable
 from imgindex.trust import KeyPin, VerifiedText
@@ -113,7 +114,7 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_even
         FetchError: Something cannot be had; what came is kept for the next run.
         WorkspaceError: The copy cannot be written.
     """
-    pin = services.pin_from_file(request.key_file, where=str(request.key_file))
+    pin = key_pin_from_file(request.key_file, where=str(request.key_file))
     with stage(request.folder) as work:
         data, signed, index = _fetch_index(request, pin, services, fetcher, on_event)
         old = _old_index(request, pin, services)

@@ -21,7 +21,7 @@ from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import Address, hide_in, without_slash
 from imgbuilder.host.workspace import private_folder
 from imgindex.detached import signature_packets
-from imgindex.gpg import key_pin_from_user_keyring
+from imgindex.gpg import key_pin_from_file, key_pin_from_user_keyring
 from imgindex.trust import KeyPin, VerifiedText, Verifier
 from imgrepo.contents.debcontrol import compare_versions, paragraphs
 from imgrepo.library.records import ContentsRecord, SourceGap
@@ -291,7 +291,7 @@ def find_packages(
         return Found((), _gaps(wanted, lambda _source: reason))
     suites = places.of(contents)
     # Distributions sign with an old and a new key side by side for years; one that is known is enough.
-    pin = replace(services.pin_from_file(places.keyring, where="--keyring"), extra_signatures=True)
+    pin = replace(key_pin_from_file(places.keyring, where="--keyring"), extra_signatures=True)
     lists = Lists(_verifier(services, pin), services.fetcher, scratch, on_event)
     found = lists.find(suites, wanted)
     for snapshot in places.snapshots:

@@ -27,6 +27,7 @@ from imgindex.clearsign import MAX_FILE_SIZE, unverified_text
 from imgindex.errors import IndexSyntaxError
 from imgindex.files import open_file
 from imgindex.freshness import show
+from imgindex.gpg import key_pin_from_file
 from imgindex.lexer import Document, parse_document
 from imgindex.model import Entry
 from imgindex.parse import Examined, examine_index
@@ -103,10 +104,10 @@ def validate(request: ValidateRequest, services: Services, on_event: Reporter) -
 def _signature_check(request: ValidateRequest, services: Services) -> CheckSignature | None:
     """Return what judges the signatures of templates; None without a usable key, of which others tell."""
     try:
-        pin = _pin(request, services)
+        pin = _pin(request)
     except PybuilderError:
         return None
-    return lambda file, signature, where: services.verify_file(file, signature, pin, where=where)
+    return lambda file, signature, where: services.verifier.verify_file(file, signature, pin, where=where)
 
 
 def _read(path: Path) -> bytes:
@@ -120,16 +121,16 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _pin(request: ValidateRequest, services: Services) -> KeyPin:
+def _pin(request: ValidateRequest) -> KeyPin:
     if request.key is not None:
-        return services.pin_from_file(request.key, where=str(request.path))
+        return key_pin_from_file(request.key, where=str(request.path))
     beside = request.path.parent / PUBLIC_KEY
     if not beside.exists():
         raise PybuilderError(
             f"{request.path}: the signature cannot be checked: there is no {PUBLIC_KEY} beside the index",
             hint="name the file with the public key: --gpgkey FILE",
         )
-    return services.pin_from_file(beside, where=str(request.path))
+    return key_pin_from_file(beside, where=str(request.path))
 
 
 def _judge(
@@ -140,7 +141,7 @@ def _judge(
     if not data.startswith(_BEGIN):
         warn(on_event, f"{where} is not signed: clients refuse it, unless they are told to trust anybody")
         return examine_index(text, where=where)
-    rule = Rule(_pin(request, services), last=None, max_age=None, where=where, repair="")
+    rule = Rule(_pin(request), last=None, max_age=None, where=where, repair="")
     accepted = accept(data, rule, examine_index, verifier=services.verifier, now=datetime.now(UTC))
     record = accepted.record
     until = "for ever" if record.expires_at is None else f"until {show(record.expires_at)}"

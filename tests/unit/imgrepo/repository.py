@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from imgbuilder.events import Event
-from imgindex.gpg import GpgVerifier, key_pin_from_file
+from imgindex.gpg import GpgVerifier
 from imgindex.model import Entry, Index
 from imgindex.parse import parse_index
 from imgindex.signer import GpgSigner
@@ -92,7 +92,6 @@ class Repository:
             open_appliance=self.appliances,
             make_keys=lambda signing: GpgSigner(self.gpg_home, ask=False, valid_for=signing.valid_for),
             verifier=GpgVerifier(),
-            pin_from_file=key_pin_from_file,
             clock=lambda: datetime.now(UTC) + self.later,
         )
 

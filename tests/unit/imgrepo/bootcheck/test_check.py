@@ -24,7 +24,7 @@ from imgrepo.bootcheck import check as checking
 from imgrepo.bootcheck import hypervisor, picture
 from imgrepo.cli.main import run
 from imgrepo.library.records import Verdict, read_boot
-from imgrepo.services import default_services
+from imgrepo.services import Services
 from tests.fakes.bootcheck_stub import Stub
 from tests.fakes.machine import locked
 from tests.unit.imgrepo.bootcheck import consoles
@@ -55,7 +55,7 @@ def entry(tmp_path: Path) -> Path:
 
 
 def boot_check(*words: str | Path) -> int:
-    return run(["boot-check", *map(str, words)], default_services())
+    return run(["boot-check", *map(str, words)], Services())
 
 
 def files(folder: Path) -> set[str]:

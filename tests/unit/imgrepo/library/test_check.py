@@ -46,7 +46,7 @@ from imgrepo.review import check, checkrecord, runtrial
 from imgrepo.review.check import is_checked
 from imgrepo.review.checkrecord import CheckRecord, read_check, write_check
 from imgrepo.review.proof import Requirement, missing_proof
-from imgrepo.services import Services, default_services
+from imgrepo.services import Services
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.fakes.qemu_stub import QemuStub
@@ -108,7 +108,7 @@ class Library:
         write_run_script(folder, ignore)
 
     def services(self) -> Services:
-        return dataclasses.replace(default_services(), open_appliance=self.appliances)
+        return dataclasses.replace(Services(), open_appliance=self.appliances)
 
     def type(self, *words: str, code: int = 0) -> tuple[str, str]:
         self.capsys.readouterr()

@@ -14,8 +14,6 @@ import pytest
 from imgbuilder.errors import GuestCallError, GuestError, ToolError, UsageError
 from imgbuilder.events import Event, Step
 from imgbuilder.guests.ports import CommandResult
-from imgindex.gpg import GpgVerifier, key_pin_from_file
-from imgindex.signer import GpgSigner
 from imgrepo.services import Services
 from imgrepo.template import bootstrap as bootstrap_module
 from imgrepo.template import make as make_module
@@ -182,7 +180,7 @@ def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: Path) -> 
 
 
 def services(appliances: FakeAppliances) -> Services:
-    return Services(appliances, lambda _signing: GpgSigner(), GpgVerifier(), key_pin_from_file)
+    return Services(open_appliance=appliances)
 
 
 def test_a_template_appears_complete_after_one_launch(tmp_path: Path, request_: TemplateRequest) -> None:
