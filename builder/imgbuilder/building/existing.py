@@ -23,9 +23,9 @@ from imgbuilder.disk import blockdevice, sparse
 from imgbuilder.disk.imageheader import Role
 from imgbuilder.errors import GuestError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step
-from imgbuilder.guests import mounting
-from imgbuilder.guests.mounting import Place, find_roots, mount_places, mount_system, refuse_ostree
+from imgbuilder.guests.mounting import MountPoint, mount_again, mount_system
 from imgbuilder.guests.ports import Appliance
+from imgbuilder.guests.roots import find_roots, refuse_ostree, refuse_read_only
 from imgbuilder.guests.unlocking import DiskKey, encrypted_devices, unlock
 from imgbuilder.host import arch, imagelocks, workspace
 from imgbuilder.services import Services
@@ -94,7 +94,7 @@ def customize_disks(request: CustomizeRequest, services: Services, on_event: Rep
         guests = [_examine(appliance, root, request, on_event) for root in roots]
         for places, context in guests:
             appliance.hide_attached()
-            mount_places(appliance, places, on_event)
+            mount_again(appliance, places, on_event)
             appliance.show_attached()
             _customize(request, services, appliance, context, on_event)
             appliance.unmount_all()
@@ -221,9 +221,9 @@ def _refuse_siblings(appliance: Appliance) -> None:
 
 def _examine(
     appliance: Appliance, root: str, request: CustomizeRequest, on_event: Reporter
-) -> tuple[tuple[Place, ...], GuestContext]:
+) -> tuple[tuple[MountPoint, ...], GuestContext]:
     """Look at a guest, mounted so that nothing is written, and check that the operations fit it."""
-    mounting.refuse_read_only(appliance, root)
+    refuse_read_only(appliance, root)
     facts = appliance.inspect_facts(root)
     if facts["type"] != "linux":
         raise GuestError(

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import enum
 import re
-import shlex
 from dataclasses import dataclass
 
+from imgbuilder.guests.osrelease import read_os_release
 from imgbuilder.guests.ports import Guest
 
-_LARGEST = 64 * 1024
-"""Largest os-release that is read, in bytes; real ones have less than one KiB."""
-
 _LONGEST_NAME = 100
-_ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)")
 _PLAIN_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -123,7 +119,7 @@ def read_facts(guest: Guest) -> GuestFacts:
     Raises:
         GuestCallError: A file could not be read.
     """
-    release = _os_release(guest)
+    release = read_os_release(guest)
     distro = release.get("ID", "").lower()
     if not _PLAIN_ID.fullmatch(distro):
         distro = next((name for path, name in _OLD_RELEASE_FILES if guest.exists(path)), "unknown")
@@ -139,28 +135,6 @@ def read_facts(guest: Guest) -> GuestFacts:
             character if character.isprintable() else "?" for character in name[:_LONGEST_NAME]
         ),
     )
-
-
-def _os_release(guest: Guest) -> dict[str, str]:
-    """Read os-release(5): the first of its two places that exists."""
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
-        if guest.is_file(path) and guest.stat(path).size <= _LARGEST:
-            return parse_os_release(guest.read(path, limit=_LARGEST).decode(errors="replace"))
-    return {}
-
-
-def parse_os_release(text: str) -> dict[str, str]:
-    """Read the assignments of os-release(5); lines that are none are passed over."""
-    found = {}
-    for line in text.split("\n"):
-        match = _ASSIGNMENT.fullmatch(line.strip())
-        if match:
-            try:
-                words = shlex.split(match[2])
-            except ValueError:  # an open quote
-                continue
-            found[match[1]] = words[0] if words else ""
-    return found
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from imgbuilder.events import Reporter, warn
 from imgbuilder.growth.decide import ADVICE, Growth
 from imgbuilder.guests import mounting
 from imgbuilder.guests.ports import Appliance
+from imgbuilder.guests.roots import partition_of
 from imgbuilder.guests.unlocking import DiskKey, unlock
 
 _Grow = Callable[[str], None]
@@ -210,7 +211,7 @@ def _check_root(appliance: Appliance, growth: Growth, pending: _Pending, root: s
     if pending.kind == Content.LVM:
         is_there = _volume_on(appliance, root, pending.device) is not None
     else:
-        is_there = same_device(mounting.partition_of(root), pending.device)
+        is_there = same_device(partition_of(root), pending.device)
     if not is_there:
         raise GuestError(
             f"the index does not say what grows (expand=), and the system is on {root}, "
@@ -251,7 +252,7 @@ def _grow_mounted(appliance: Appliance, pending: _Pending, root: str) -> bool:
 
 
 def _mount_point(appliance: Appliance, device: str, root: str) -> str | None:
-    if same_device(mounting.partition_of(root), device):
+    if same_device(partition_of(root), device):
         return "/"  # one request less in nearly every build
     return next((path for item, path in appliance.mounted().items() if same_device(item, device)), None)
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.errors import GuestError
 from imgbuilder.events import Reporter, Step
+from imgbuilder.guests.osrelease import read_os_release
 from imgbuilder.guests.ports import Appliance, Guest
 from imgrepo.contents import databases
-from imgrepo.contents.mounting import RELEASE_FILES, mount_by_inspection, mount_root, read_text
-from imgrepo.images.osfacts import display_name, parse_os_release
+from imgrepo.contents.mounting import mount_by_inspection, mount_root
+from imgrepo.images.osfacts import display_name
 from imgrepo.images.scan import SourceImage, check_unchanged, measure
 from imgrepo.library.records import ContentsRecord, ImageMark, Package
 from imgrepo.services import OpenAppliance
 
-_LARGEST_RELEASE = 64 << 10
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PLACES = ("/usr", "/var", "/lib")
 """Where package databases and copyright files are; and a filesystem of their own on some guests."""
@@ -65,7 +65,7 @@ def look_into(
     with open_appliance([attachment], options, on_event) as appliance:
         there = _mounted(appliance, image, on_event)
         name, packages = _read(appliance, image, there)
-        release = _release(appliance)
+        release = read_os_release(appliance)
     mark = ImageMark.of(image, on_event)
     check_unchanged(image)
     return ContentsRecord(
@@ -120,10 +120,3 @@ def _mounted(appliance: Appliance, image: SourceImage, on_event: Reporter) -> tu
 
 def _managers(guest: Guest) -> tuple[_Manager, ...]:
     return tuple(manager for manager in _MANAGERS if manager.is_there(guest))
-
-
-def _release(guest: Guest) -> dict[str, str]:
-    for path in RELEASE_FILES:
-        if guest.is_file(path):
-            return parse_os_release(read_text(guest, path, _LARGEST_RELEASE))
-    return {}

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Reporter, Step, debug
-from imgbuilder.guests.mounting import Missing, inspect_places
+from imgbuilder.guests.mounting import Missing, inspect_mount_points
+from imgbuilder.guests.osrelease import has_os_release
 from imgbuilder.guests.ports import Appliance, Guest
+from imgbuilder.guests.roots import NO_FILES, mounted_read_only
+from imgbuilder.guests.unlocking import encrypted_devices
 from imgrepo.images.scan import SourceImage
 from imgrepo.library.records import Package
 
@@ -53,12 +56,8 @@ def at_most(packages: Iterator[Package]) -> Iterator[Package]:
 # mounting: Mounting the system of one image read-only, to look at its files.
 
 
-RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
 _CONTAINERS = {"LVM2_member", "linux_raid_member"}
 """What holds filesystems that are no partitions."""
-_ENCRYPTED = "crypto_LUKS"
-NO_FILES = {"", "swap", "unknown", _ENCRYPTED, *_CONTAINERS}
-"""Kinds of what cannot be mounted."""
 _FSTAB = "/etc/fstab"
 _LARGEST_FSTAB = 64 << 10
 
@@ -80,13 +79,11 @@ def mount_root(appliance: Appliance, image: SourceImage, places: tuple[str, ...]
         if kind in NO_FILES:
             continue
         try:
-            appliance.mount(device, "/", options="ro")
-            if any(appliance.is_file(path) for path in RELEASE_FILES):
-                roots.append(device)
+            with mounted_read_only(appliance, device):
+                if has_os_release(appliance):
+                    roots.append(device)
         except GuestCallError as error:
             debug(on_event, f"{image.name}: {device} is not the root: {error.message}")
-        finally:
-            appliance.unmount_all()
     if len(roots) != 1:
         return False
     appliance.mount(roots[0], "/", options="ro")
@@ -116,11 +113,11 @@ def mount_by_inspection(
     if len(roots) != 1:
         what = f"{len(roots)} operating systems" if roots else "no operating system that libguestfs knows"
         hint = "what is in it cannot be told"
-        if not roots and _is_encrypted(appliance):
+        if not roots and encrypted_devices(appliance):
             what, hint = "an encrypted disk", "what is in it cannot be told without its key"
         raise GuestError(f"{image.name} holds {what}", hint=hint)
     appliance.mount(roots[0], "/", options="ro")
-    for found in inspect_places(appliance, roots[0]):
+    for found in inspect_mount_points(appliance, roots[0]):
         if isinstance(found, Missing):
             mount = found.mount
             matters = not mount.optional and mount.path.startswith(places)
@@ -152,11 +149,6 @@ def _filesystems(appliance: Appliance) -> dict[str, str]:
         device: appliance.filesystem_type(device) for device in appliance.partitions() or appliance.disks()
     }
     return appliance.filesystems() if _CONTAINERS.intersection(kinds.values()) else kinds
-
-
-def _is_encrypted(appliance: Appliance) -> bool:
-    devices = [*(appliance.partitions() or appliance.disks()), *appliance.volumes()]
-    return any(appliance.filesystem_type(device) == _ENCRYPTED for device in devices)
 
 
 def _has_other_places(guest: Guest, places: tuple[str, ...]) -> bool:

@@ -25,22 +25,21 @@ from imgbuilder.disk.devicenames import appliance_disk, parse_device_name
 from imgbuilder.disk.partition import read_table
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError, PybuilderError
 from imgbuilder.events import Reporter, Step, debug
+from imgbuilder.guests.osrelease import has_os_release, read_os_release
 from imgbuilder.guests.ports import Appliance
+from imgbuilder.guests.roots import NO_FILES, mounted_read_only
 from imgrepo.images.compress import Copy
-from imgrepo.images.osfacts import display_name, elf_arch, osinfo_id, parse_os_release
+from imgrepo.images.osfacts import display_name, elf_arch, osinfo_id
 from imgrepo.images.scan import SourceImage
 from imgrepo.services import OpenAppliance
 
 _BATCH = 16
 """Disks per launch: each costs the appliance memory and time to start."""
 
-_RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
 _PROGRAMS = ("/bin/sh", "/usr/bin/env", "/bin/busybox", "/sbin/init")
-_LARGEST_RELEASE = 64 << 10
 _ARCH = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _PARTITION = re.compile(r"/dev/sda[0-9]+")
 _LOGICAL_VOLUME = re.compile(r"/dev/(?!mapper/|md|sd)[A-Za-z0-9_.+-]+/[A-Za-z0-9_.+-]+")
-_NO_FILES = {"", "swap", "unknown", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def _by_disk(appliance: Appliance) -> dict[str, list[str]]:
     # A physical volume is no filesystem, and not among them.
     physical = _physical_volumes(appliance) if has_volumes else []
     for device, kind in filesystems:
-        if kind in _NO_FILES:
+        if kind in NO_FILES:
             continue
         if device.startswith("/dev/sd"):
             disks.setdefault(_letters(device), []).append(device)
@@ -178,14 +177,11 @@ def _look(appliance: Appliance, disk: _Disk, devices: list[str], on_event: Repor
     roots: dict[str, ImageFacts] = {}
     for device in devices:
         try:
-            appliance.mount(device, "/", options="ro")
-            try:
+            with mounted_read_only(appliance, device):
                 if not disk.attachment.readonly:
                     _give_back(appliance, image, device, on_event)
-                if _release_file(appliance) is not None:
+                if has_os_release(appliance):
                     roots[device] = _read_facts(appliance, image, device)
-            finally:
-                appliance.unmount_all()
         except GuestCallError as error:
             debug(on_event, f"{image.name}: {device} is not the root: {error.message}")
     if not roots:
@@ -207,17 +203,8 @@ def _only_root(image: SourceImage, roots: list[ImageFacts]) -> ImageFacts:
     return roots[0]
 
 
-def _release_file(appliance: Appliance) -> str | None:
-    for path in _RELEASE_FILES:
-        if appliance.is_file(path) and appliance.stat(path).size <= _LARGEST_RELEASE:
-            return path
-    return None
-
-
 def _read_facts(appliance: Appliance, image: SourceImage, device: str) -> ImageFacts:
-    path = _release_file(appliance)
-    text = appliance.read(path, limit=_LARGEST_RELEASE).decode("utf-8", "replace") if path else ""
-    release = parse_os_release(text)
+    release = read_os_release(appliance)
     arch = next(_architectures(appliance), None)
     if arch is None:
         raise _NoRootError(f"{image.name}: none of {', '.join(_PROGRAMS)} tells the architecture")

@@ -7,13 +7,11 @@ is returned fits into one line of an index (``docs/threat-model.md`` R15, T15).
 from __future__ import annotations
 
 import re
-import shlex
 import struct
 
 from imgindex.lexer import MISLEADING
 
 _LONGEST_NAME = 100
-_ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)")
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4})*")
 
 _ELF_MACHINES = {
@@ -49,27 +47,6 @@ _OSINFO_PARTS = {"almalinux": 1, "rocky": 1, "alpine": 2}
 """How many parts of a version belong to the short id, where not all do."""
 
 _OSINFO_ROLLING = {"arch": "archlinux", "opensuse-tumbleweed": "opensusetumbleweed", "gentoo": "gentoo"}
-
-
-def parse_os_release(text: str) -> dict[str, str]:
-    """Read an os-release file; lines that cannot be understood are left out.
-
-    Args:
-        text: Its content.
-    """
-    values = {}
-    for line in text.split("\n"):
-        match = _ASSIGNMENT.fullmatch(line.strip())
-        if match is None:
-            continue
-        try:
-            words = shlex.split(match[2])
-        except ValueError:
-            continue
-        value = words[0] if words else ""
-        # In double quotes a shell lets the backslash protect these as well, which shlex does not know.
-        values[match[1]] = re.sub(r"\\([$`])", r"\1", value) if match[2].startswith('"') else value
-    return values
 
 
 def display_name(text: str) -> str | None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError
 from imgbuilder.events import Reporter, Step, debug
+from imgbuilder.guests.osrelease import has_os_release
 from imgbuilder.guests.ports import Appliance
+from imgbuilder.guests.roots import NO_FILES, mounted_read_only
 from imgbuilder.terminal.console import printable
-from imgrepo.contents.mounting import NO_FILES, RELEASE_FILES, mount_by_inspection, mount_root
+from imgrepo.contents.mounting import mount_by_inspection, mount_root
 from imgrepo.images.scan import SourceImage
 from imgrepo.review.checkrecord import Inside
 from imgrepo.review.findings import Findings
@@ -65,7 +67,7 @@ def look_inside(
 def _look(appliance: Appliance, image: SourceImage, hints: str, on_event: Reporter) -> Inside:
     if not mount_root(appliance, image, _PLACES, on_event):
         mount_by_inspection(appliance, image, _PLACES, on_event)
-    if not any(appliance.is_file(path) for path in (*RELEASE_FILES, "/etc/passwd")):
+    if not (has_os_release(appliance) or appliance.is_file("/etc/passwd")):
         raise GuestError(f"{image.name} holds a system whose places are not known here")
     found = Findings(appliance)
     found.look_for_identity()
@@ -83,9 +85,7 @@ def _give_back(appliance: Appliance, image: SourceImage, on_event: Reporter) -> 
         if kind in NO_FILES:
             continue
         try:
-            appliance.mount(device, "/", options="ro")
-            appliance.trim("/")
+            with mounted_read_only(appliance, device):
+                appliance.trim("/")
         except GuestCallError as error:
             debug(on_event, f"{image.name}: free space of {device} is not given back: {error.message}")
-        finally:
-            appliance.unmount_all()

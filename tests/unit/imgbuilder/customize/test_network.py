@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.customize.facts import Family, PackageManager, parse_os_release, read_facts
+from imgbuilder.customize.facts import Family, PackageManager, read_facts
 from imgbuilder.customize.network import check_network, first_apt_host
 from imgbuilder.errors import OperationError
+from imgbuilder.guests.osrelease import parse_os_release
 from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.guests.mounting import (
+from imgbuilder.guests.fstab import (
     GuestDevices,
     Mount,
     find_device,
+    mismatch,
     name_disks,
     parse_crypttab,
     parse_fstab,
     parse_mdadm_conf,
-    why_not,
 )
 from imgbuilder.guests.ports import BlockDevice
 
@@ -174,4 +174,4 @@ def test_what_is_found_is_the_guests_own(spec: str, devices: list[BlockDevice]) 
     ],
 )  # fmt: skip
 def test_a_name_that_cannot_mean_what_is_there(mount: Mount, device: BlockDevice, fits: bool) -> None:
-    assert (why_not(mount, device, "/dev/sda3") == "") is fits
+    assert (mismatch(mount, device, "/dev/sda3") == "") is fits

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgrepo.images.osfacts import display_name, elf_arch, osinfo_id, parse_os_release
+from imgbuilder.guests.osrelease import parse_os_release
+from imgrepo.images.osfacts import display_name, elf_arch, osinfo_id
 
 
 def header(machine: int, *, little: bool = True) -> bytes:
