@@ -17,8 +17,8 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import AfterValidator, FailFast, TypeAdapter, ValidationError
 
 from imgbuilder.errors import RepositoryError
+from imgbuilder.host.text import printable
 from imgbuilder.host.workspace import explain, new_file
-from imgbuilder.terminal.console import printable
 from imgindex.files import open_file
 
 _VERSION = 1

@@ -36,7 +36,7 @@ from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.unpack import unpack
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
-from imgbuilder.disk.sparse import copy_sparse
+from imgbuilder.host.sparse import copy_sparse
 from imgbuilder.fetch.router import SourceFetcher
 from imgindex.model import Entry
 what, root, url, sha, packed, size, output = sys.argv[1:]

@@ -16,7 +16,7 @@ from typing import Any
 
 from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError, GuestError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, debug
-from imgbuilder.host import claims, process
+from imgbuilder.host import process, socketdirs
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.process import Popen
 
@@ -186,7 +186,7 @@ class Connection:
         """End the worker and everything that it started."""
         self._socket.close()
         if self._process is not None:
-            claims.claim_sockets(self._runtime, self._process.pid)
+            socketdirs.claim_sockets(self._runtime, self._process.pid)
             process.end_group(self._process)
         if self._hypervisor is not None:
             # It ends with the worker, but somewhat later, and until then the disks are in use.

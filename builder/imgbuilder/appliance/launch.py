@@ -35,11 +35,11 @@ from imgbuilder.errors import (
     GuestCallError,
     GuestError,
     UsageError,
-    WorkspaceError,
 )
 from imgbuilder.events import Reporter, debug, ignore
-from imgbuilder.host import claims, imagelocks, paths, process, workspace
+from imgbuilder.host import imagelocks, paths, process, socketdirs
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.privatefolder import private_folder, scratch_folder
 
 _KVM_LIMIT = 30.0
 """Seconds of silence after which an appliance under KVM counts as hung (design decision 6)."""
@@ -78,7 +78,7 @@ def open_appliance(
             imagelocks.refuse_if_locked(path, changing=False)
     binding = find_binding()
     verdict = chosen_accelerator(paths.state_dir(), on_event)
-    with workspace.private_folder() as runtime, _scratch_folder() as scratch:
+    with private_folder() as runtime, scratch_folder() as scratch:
         folders = _Folders(runtime, scratch)
         try:
             connection = _start(binding, folders, disks, options, verdict, on_event)
@@ -113,18 +113,6 @@ class _Folders(NamedTuple):
     def programs(self) -> Path | None:
         """The one from which a script can be started; None when both are mounted noexec."""
         return next((path for path in self if not os.statvfs(path).f_flag & os.ST_NOEXEC), None)
-
-
-@contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    parent = paths.temporary_dir()
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise WorkspaceError(
-            f"no temporary files can be made in {parent}: it is not a folder, or not writable",
-            hint="set TMPDIR to another folder, or leave it out to use /var/tmp",
-        )
-    with workspace.private_folder(parent) as folder:
-        yield folder
 
 
 def _start(
@@ -178,7 +166,7 @@ def _hypervisor_program() -> str | None:
 def _hypervisor(folders: _Folders, interpreter: Path, job: Job | None) -> Path | None:
     """Write a wrapper that lets the kernel end the hypervisor with the worker (``docs/threat-model.md`` F16).
 
-    It also claims the folder of root's sockets, whose name nobody else tells (``imgbuilder.host.claims``).
+    It also claims the folder of root's sockets (``imgbuilder.host.socketdirs``).
 
     With a job, the command that starts the machine goes to the program that may resume it instead; all
     others only ask the hypervisor what it can do.
@@ -204,9 +192,9 @@ def _hypervisor(folders: _Folders, interpreter: Path, job: Job | None) -> Path |
 def _claim_sockets(runtime: Path) -> str:
     """Return shell code that claims the folder of the sockets which the hypervisor's arguments name."""
     return (
-        f"for word; do case $word in *path={claims.SHORT}/libguestfs??????/guestfsd.sock*)\n"
+        f"for word; do case $word in *path={socketdirs.SHORT}/libguestfs??????/guestfsd.sock*)\n"
         "word=${word#*path=}\n"
-        f"printf '%s\\n' \"${{word%%/guestfsd.sock*}}\" >>{shlex.quote(str(runtime / claims.CLAIMS))};;\n"
+        f"printf '%s\\n' \"${{word%%/guestfsd.sock*}}\" >>{shlex.quote(str(runtime / socketdirs.CLAIMS))};;\n"
         "esac; done\n"
     )
 

@@ -22,7 +22,7 @@ from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import FailureHandler
 from imgbuilder.customize.network import guest_proxies, host_proxies
-from imgbuilder.disk import imageheader, partition, sparse
+from imgbuilder.disk import imageheader, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Reporter, Step, warn
@@ -31,7 +31,7 @@ from imgbuilder.growth import decide as growth
 from imgbuilder.growth import session
 from imgbuilder.growth.decide import Growth
 from imgbuilder.guests.ports import Appliance, FilesystemUse
-from imgbuilder.host import arch, paths, workspace
+from imgbuilder.host import arch, paths, sparse, workspace
 from imgbuilder.services import Services
 from imgbuilder.sizes import human_size
 from imgindex.lifecycle import deprecation_notice

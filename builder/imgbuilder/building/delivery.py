@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Protocol
 
 from imgbuilder.building.plan import BuildPlan, Target
-from imgbuilder.disk import blockdevice, diskimage, partition, sparse
+from imgbuilder.disk import blockdevice, diskimage, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import DiskError, PybuilderError
 from imgbuilder.events import Reporter, Step, debug
-from imgbuilder.host import imagelocks, paths, workspace
+from imgbuilder.host import imagelocks, paths, sparse, workspace
+from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.sizes import human_size
 
 
@@ -88,7 +89,7 @@ def open_work(
     if target.place.device is not None:
         with (
             blockdevice.claim(target.place.path) as device,
-            workspace.private_folder(scratch_folder(target)) as folder,
+            private_folder(scratch_folder(target)) as folder,
         ):
             onto = _DeviceWork(target, folder / "overlay.qcow2", on_event)
             yield onto
@@ -102,7 +103,7 @@ def open_work(
         if direct is not None:
             yield _DirectWork(image, direct, on_event)
             return
-        with workspace.private_folder(scratch_folder(target)) as folder:
+        with private_folder(scratch_folder(target)) as folder:
             work = _OverlayWork(target, folder / "overlay.qcow2", image, on_event)
             try:
                 yield work

@@ -19,7 +19,7 @@ from imgbuilder.customize.failure import FailureHandler, OnError
 from imgbuilder.customize.firstboot import FirstbootReport, read_firstboot
 from imgbuilder.customize.network import guest_proxies, host_proxies
 from imgbuilder.customize.operation import Operation
-from imgbuilder.disk import blockdevice, sparse
+from imgbuilder.disk import blockdevice
 from imgbuilder.disk.imageheader import Role
 from imgbuilder.errors import GuestError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step
@@ -27,7 +27,7 @@ from imgbuilder.guests.mounting import MountPoint, mount_again, mount_system
 from imgbuilder.guests.ports import Appliance
 from imgbuilder.guests.roots import find_roots, refuse_ostree, refuse_read_only
 from imgbuilder.guests.unlocking import DiskKey, encrypted_devices, unlock
-from imgbuilder.host import arch, imagelocks, workspace
+from imgbuilder.host import arch, imagelocks, sparse, workspace
 from imgbuilder.services import Services
 
 _JOINED = {"btrfs", "LVM2_member", "crypto_LUKS", "linux_raid_member"}

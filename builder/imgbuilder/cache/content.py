@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from imgbuilder.cache.records import read_record
-from imgbuilder.disk.sparse import data_ranges
+from imgbuilder.host.sparse import data_ranges
 
 PIECE = 1 << 20
 """Bytes that are looked at together; part of what the digest means."""

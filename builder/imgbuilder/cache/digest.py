@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer  # exists for type checkers only
@@ -75,15 +75,3 @@ class HashingFile(io.FileIO):
     def sha256(self) -> str | None:
         """Return the SHA-256 of what was written, likewise; None when it was not wanted."""
         return None if self._sha256 is None else self._sha256.hexdigest()
-
-
-def sha512_of(file: BinaryIO) -> str:
-    """Return the digest of the rest of an open file as lower-case hex digits.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    digest = hashlib.sha512()
-    while piece := file.read(_PIECE):
-        digest.update(piece)
-    return digest.hexdigest()

@@ -19,12 +19,12 @@ from pathlib import Path
 from imgbuilder.appliance.instant.settings import state_folder
 from imgbuilder.appliance.instant.store import KeptState, StateStore
 from imgbuilder.cache.content import has_content
-from imgbuilder.cache.digest import sha512_of
 from imgbuilder.cache.folder import CacheFolder, is_digest
 from imgbuilder.cache.records import open_own, read_record, record_path
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, ignore, warn
 from imgbuilder.host import imagelocks
+from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.locks import try_exclusive
 
 _SHARE = 4
@@ -242,5 +242,5 @@ def _is_good(item: Kept) -> bool:
         return True  # removed meanwhile
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if item.path.name == item.digest:
-            return sha512_of(file) == item.digest
+            return hash_stream(file) == item.digest
         return has_content(item.path, descriptor)

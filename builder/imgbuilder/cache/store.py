@@ -37,7 +37,7 @@ from imgbuilder.catalog.catalog import Selection
 from imgbuilder.errors import FileMissingError, WorkspaceError
 from imgbuilder.events import Reporter, debug, ignore, warn
 from imgbuilder.fetch.transfer import Fetcher
-from imgbuilder.host.workspace import private_folder
+from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.sizes import human_size
 from imgindex.model import Entry
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from imgbuilder.cache.digest import sha512_of
 from imgbuilder.cache.download import Intake
 from imgbuilder.cache.folder import CacheFolder
 from imgbuilder.cache.limit import remove_file
@@ -18,6 +17,7 @@ from imgbuilder.catalog.catalog import Selection
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.transfer import Fetcher
+from imgbuilder.host.hashing import hash_stream
 from imgindex.model import Entry
 
 
@@ -95,7 +95,7 @@ class Templates:
             if is_unchanged(path, descriptor):
                 touch_record(path)
                 return file
-            if sha512_of(file) == entry.sha512:
+            if hash_stream(file) == entry.sha512:
                 write_record(path, descriptor, {"template": entry.os_version, "arch": entry.arch})
                 return file
         except BaseException:

@@ -19,10 +19,10 @@ from imgbuilder.cache.content import PIECE, ContentDigest
 from imgbuilder.cache.zstdframes import FrameError, check_frames
 from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.disk.magic import packing_of
-from imgbuilder.disk.sparse import SparseWriter
 from imgbuilder.errors import DiskError, ProgramKilledError, RepositoryError, ToolError, WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.host import process
+from imgbuilder.host.sparse import SparseWriter
 from imgbuilder.sizes import human_size
 from imgindex.files import open_empty
 from imgindex.model import Entry

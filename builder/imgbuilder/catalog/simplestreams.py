@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 
 from imgbuilder.errors import IndexSyntaxError
 from imgbuilder.host.arch import normalise
+from imgbuilder.host.text import is_one_line
 from imgindex.fields import MAX_DISK_SIZE, MAX_REVISION
-from imgindex.lexer import MISLEADING, shorten
+from imgindex.lexer import shorten
 from imgindex.model import UNKNOWN_SIZE, Entry, ExtraField, Index, Refused
 from imgindex.trust import UnverifiedText, VerifiedText
 
@@ -41,7 +42,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
 _ARCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,31}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+/-]{0,99}")
 _SEGMENT = re.compile(r"[A-Za-z0-9._+~,=:@-]{1,255}")
-_UNPRINTABLE = re.compile(rf"[\n\t]|{MISLEADING.pattern}")
 _SHA256, _SHA512 = re.compile(r"[0-9A-Fa-f]{64}"), re.compile(r"[0-9A-Fa-f]{128}")
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _LONGEST_TEXT = 500
@@ -251,7 +251,7 @@ class _Reader:
         found = self.get(parent, key, what)
         if found is None or found == "":
             return None
-        if not isinstance(found, str) or _UNPRINTABLE.search(found) or len(found) > _LONGEST_TEXT:
+        if not isinstance(found, str) or not is_one_line(found) or len(found) > _LONGEST_TEXT:
             raise self.error(f"{key!r} of {what} is not a line of text of at most {_LONGEST_TEXT} characters")
         return found.strip()
 
@@ -310,7 +310,7 @@ class _Product:
                 found = error
             if found is None:
                 continue
-            if len(version) > _LONGEST_VERSION or _UNPRINTABLE.search(version):
+            if len(version) > _LONGEST_VERSION or not is_one_line(version):
                 raise reader.error(f"{self._what} has a version that is not allowed")
             rank = (version_key(version), version)
             if newest is None or rank > newest:

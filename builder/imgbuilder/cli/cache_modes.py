@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from imgbuilder.cache.digest import sha512_of
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.variants import files_of, for_everybody
 from imgbuilder.catalog.bundles import Packed, check_name, write_bundle
@@ -20,9 +19,11 @@ from imgbuilder.errors import FetchError, PybuilderError, RepositoryError, Usage
 from imgbuilder.events import Step, warn
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
 from imgbuilder.host import paths
+from imgbuilder.host.hashing import hash_stream
+from imgbuilder.host.text import printable
 from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import human_size
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgindex.files import open_regular
 
 
@@ -184,7 +185,7 @@ def _unknown(file: str, offers: Sequence[Offer]) -> RepositoryError:
 def _digest(file: str) -> str:
     try:
         with os.fdopen(open_regular(Path(file)), "rb", buffering=0) as opened:
-            return sha512_of(opened)
+            return hash_stream(opened)
     except OSError as error:
         raise FetchError(
             f"cannot read {file}: {error.strerror}",

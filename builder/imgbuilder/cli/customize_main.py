@@ -28,10 +28,11 @@ from imgbuilder.customize.failure import OnError
 from imgbuilder.disk.diskimage import DiskFormat, parse_format
 from imgbuilder.errors import UsageError
 from imgbuilder.guests.unlocking import ALL, DiskKey, parse_key
+from imgbuilder.host.text import printable
 from imgbuilder.services import Services, Settings
 from imgbuilder.terminal.boundary import run_command
 from imgbuilder.terminal.configuration import apply_configuration
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgindex import __version__
 
 _STARTED = time.monotonic()

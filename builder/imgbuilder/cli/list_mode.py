@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuilder.catalog import listing
 from imgbuilder.errors import UsageError
+from imgbuilder.host.text import printable
 from imgbuilder.services import Services, Settings
-from imgbuilder.terminal.console import printable
 
 if TYPE_CHECKING:
     from imgbuilder.terminal.console import ConsoleReporter

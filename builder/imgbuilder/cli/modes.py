@@ -15,8 +15,9 @@ from imgbuilder.cli.list_mode import message_locale, show
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import Step
 from imgbuilder.host import paths
+from imgbuilder.host.text import printable
 from imgbuilder.services import Services, Settings
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.terminal.console import ConsoleReporter
 
 
 def print_notes(settings: Settings, reporter: ConsoleReporter, name: str, arch: str) -> None:

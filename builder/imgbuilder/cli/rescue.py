@@ -17,7 +17,8 @@ from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.failure import GuestShell
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.guests.ports import Guest
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.host.text import printable
+from imgbuilder.terminal.console import ConsoleReporter
 
 _MARK = "@pybuilder-folder@"
 _WELCOME = """\

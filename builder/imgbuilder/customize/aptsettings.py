@@ -7,7 +7,6 @@ commands, too, and no file of the guest's configuration is changed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import secrets
@@ -21,6 +20,7 @@ from imgbuilder.customize.facts import PackageManager
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.events import debug, warn
 from imgbuilder.guests.ports import Guest
+from imgbuilder.host.hashing import hash_file
 from imgindex.files import open_file
 
 FOLDER = "/var/cache/apt/pybuilder"
@@ -172,10 +172,7 @@ def give_packages(guest: Guest, context: GuestContext, wanted: Mapping[str, str]
 
 
 def _has(path: Path, sha256: str) -> bool:
-    if path.is_symlink() or not path.is_file():
-        return False
-    with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    return path.is_file() and not path.is_symlink() and hash_file(path, "sha256") == sha256
 
 
 def _keep_packages(

@@ -21,6 +21,7 @@ from imgbuilder.customize import aptsettings
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.guests.ports import CommandResult, Guest
+from imgbuilder.host.text import without_controls
 
 _TAIL_LINES = 40
 _TAIL_BYTES = 64 * 1024
@@ -72,7 +73,7 @@ def run_in_guest(
     late = context.command_limit is not None and time.monotonic() - started >= context.command_limit
     _move_output(guest, context)
     if result.status != 0:
-        tail = printable(_log_since(guest, context.log_file, before) or result.output).strip("\n")
+        tail = without_controls(_log_since(guest, context.log_file, before) or result.output).strip("\n")
         raise OperationError(
             f"{display} failed in the guest: {_stopped(context) if late else _ending(result)}",
             log_tail=context.mask.text(tail),
@@ -112,12 +113,6 @@ def choose_log_file(guest: Guest) -> str:
     usual = f"{directory}/builder.log"
     taken = guest.is_symlink(usual) or (guest.exists(usual) and not guest.is_file(usual))
     return f"{directory}/builder-{secrets.token_hex(8)}.log" if taken else usual
-
-
-def printable(text: str) -> str:
-    """Replace control characters of a guest's words, which could drive the user's terminal (T15)."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)
 
 
 def _log_since(guest: Guest, log_file: str, offset: int) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from imgbuilder.guests.osrelease import read_os_release
 from imgbuilder.guests.ports import Guest
+from imgbuilder.host.text import one_line, without_controls
 
 _LONGEST_NAME = 100
 _PLAIN_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -131,9 +132,7 @@ def read_facts(guest: Guest) -> GuestFacts:
         family=family,
         version=_version(release.get("VERSION_ID", "")),
         package_manager=_package_manager(guest, family),
-        product_name="".join(
-            character if character.isprintable() else "?" for character in name[:_LONGEST_NAME]
-        ),
+        product_name=without_controls(one_line(name, _LONGEST_NAME)),
     )
 
 

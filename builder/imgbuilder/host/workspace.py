@@ -13,13 +13,11 @@ import fcntl
 import os
 import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from imgbuilder.errors import DiskError, GuestError, OperationError, WorkspaceError
 from imgbuilder.host import imagelocks
-from imgbuilder.host.claims import RELEASE_LIMIT, SHORT, remove_with_claims
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.sizes import human_size
 from imgindex.files import sync_folder
@@ -31,9 +29,6 @@ _NEXT_TO_NOTHING = 2 << 20
 """Bytes of free space at which a disk counts as full: clusters and journals are written in pieces."""
 _MOST_LINKS = 40
 """Links that Linux follows on one way."""
-_FOLDER = ".pybuilder-run-"
-_NEW_FOLDER = ".pybuilder-new-"
-"""How folders are named until they are locked; nothing is in them yet."""
 
 
 def explain(error: OSError, path: Path) -> WorkspaceError:
@@ -199,81 +194,13 @@ def try_folder(final: Path) -> None:
         raise explain(error, final) from error
 
 
-@contextlib.contextmanager
-def private_folder(base: Path = SHORT) -> Iterator[Path]:
-    """Make a folder of our own, which is gone afterwards; one that a killed run left is removed first.
-
-    With it go the folders that it claims, see ``imgbuilder.host.claims``.
-
-    Args:
-        base: Where to make it.
-
-    Raises:
-        WorkspaceError: It cannot be made.
-    """
-    try:
-        _sweep_folders(base)
-        new, holder = _new_folder(base)
-        folder = base / f"{_FOLDER}{new.name.removeprefix(_NEW_FOLDER)}"
-        try:
-            new.rename(folder)  # only under this name does a sweep remove what is in it, and now it is locked
-        except OSError:
-            os.close(holder)
-            new.rmdir()
-            raise
-    except OSError as error:
-        raise explain(error, base / _FOLDER) from error
-    try:
-        yield folder
-    finally:
-        with uninterrupted():
-            with contextlib.suppress(OSError):  # what could not be removed is left to the next run
-                remove_with_claims(folder, patience=RELEASE_LIMIT)
-            os.close(holder)
-
-
-def _new_folder(base: Path) -> tuple[Path, int]:
-    """Make an empty folder and lock it; one that another run swept before it was locked is made again."""
-    while True:
-        new = Path(tempfile.mkdtemp(prefix=_NEW_FOLDER, dir=base))
-        try:
-            holder = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        _hold(holder)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(new.lstat(), os.fstat(holder)):  # from now on no sweep gets the lock
-                return new, holder
-        os.close(holder)
-
-
-def _hold(descriptor: int) -> None:
+def hold_shared(descriptor: int) -> None:
     """Lock what is ours; where the filesystem has no locks, no other run can take one to sweep it either."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     except OSError as error:
         if error.errno not in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}:
             raise
-
-
-def _sweep_folders(base: Path) -> None:
-    for path in base.glob(f"{_FOLDER}*"):
-        _remove_if_dead(path, lambda dead: remove_with_claims(dead, patience=0))
-    for path in base.glob(f"{_NEW_FOLDER}*"):  # of runs that were killed before they had the lock
-        _remove_if_dead(path, Path.rmdir)
-
-
-def _remove_if_dead(path: Path, remove: Callable[[Path], None]) -> None:
-    """Remove a folder of this user that no living run has locked."""
-    with contextlib.suppress(OSError):
-        if path.lstat().st_uid != os.geteuid():
-            return
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(path)
-        finally:
-            os.close(descriptor)
 
 
 def _locked_file(target: Path) -> tuple[Path, int]:
@@ -289,7 +216,7 @@ def _locked_file(target: Path) -> tuple[Path, int]:
         os.link(f"/proc/self/fd/{holder}", path, src_dir_fd=holder, follow_symlinks=True)
         return path, holder
     holder = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    _hold(holder)
+    hold_shared(holder)
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(path.lstat(), os.fstat(holder)):
             return path, holder
@@ -305,7 +232,7 @@ def _unnamed_file(folder: Path) -> int | None:
         if error.errno not in {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}:
             raise
         return None
-    _hold(holder)
+    hold_shared(holder)
     return holder
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 
+from imgbuilder.host.text import printable
 from imgbuilder.machine.model import Firmware, Machine, board
-from imgbuilder.terminal.console import printable
 from imgindex import __version__
 
 OLDEST_QEMU = "4.2"

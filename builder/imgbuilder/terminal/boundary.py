@@ -14,7 +14,7 @@ from imgbuilder.events import warn
 from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host import paths
 from imgbuilder.host.interrupts import Interrupted, interruptible
-from imgbuilder.terminal.console import printable
+from imgbuilder.host.text import printable
 from imgbuilder.terminal.streams import OutputLostError, text_output
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import Notice, Progress, ProgressEnd, Severity, Step
 from imgbuilder.fetch.urls import without_secrets
+from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size
 from imgbuilder.terminal.streams import text_output
-from imgindex.lexer import MISLEADING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,22 +32,6 @@ _PLAIN_INTERVAL = 10.0
 """Seconds between two lines about the same transfer when there is no terminal."""
 _WRAP_COLUMN = 76
 _GREEN, _BLUE, _MAGENTA, _RED, _RESET = "\x1b[0;32m", "\x1b[1;34m", "\x1b[1;35m", "\x1b[1;31m", "\x1b[0m"
-
-
-def printable(text: str) -> str:
-    """Escape characters that make a terminal do things, or its user read another text (T15, P16).
-
-    Bytes of file names that are no UTF-8 are shown as such: streams refuse what Python makes of them.
-    """
-    return MISLEADING.sub(lambda found: _escaped(ord(found.group())), text)
-
-
-def _escaped(code: int) -> str:
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 class ConsoleReporter:

@@ -13,8 +13,8 @@ from imgbuilder.appliance.accelerator import KvmVerdict, chosen_accelerator, rem
 from imgbuilder.errors import ApplianceError, DiskError
 from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host import paths
+from imgbuilder.host.text import printable
 from imgbuilder.machine.model import Machine
-from imgbuilder.terminal.console import printable
 from imgrepo.bootcheck import picture
 from imgrepo.bootcheck.hypervisor import Running, running
 from imgrepo.bootcheck.marker import Marker

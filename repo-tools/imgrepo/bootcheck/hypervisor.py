@@ -19,8 +19,9 @@ from imgbuilder.appliance import monitor
 from imgbuilder.errors import ToolError
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.process import Popen
-from imgbuilder.host.workspace import explain, private_folder
+from imgbuilder.host.workspace import explain
 from imgbuilder.machine.headless import Headless, find_firmware, headless_command
 from imgbuilder.machine.model import Machine, board
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from imgbuilder.errors import RepositoryError, WorkspaceError
 from imgbuilder.events import Reporter, Step, info
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.privatefolder import scratch_folder
 from imgbuilder.host.workspace import explain, new_file
 from imgrepo.bootcheck.check import Outcome, ShowLine, Trial, boot
 from imgrepo.bootcheck.hypervisor import hypervisor_version
@@ -21,7 +22,6 @@ from imgrepo.bootcheck.marker import Marker
 from imgrepo.bootcheck.target import Target
 from imgrepo.bootcheck.watch import State
 from imgrepo.images.scan import check_unchanged
-from imgrepo.images.scratch import scratch_folder
 from imgrepo.library.records import BOOT_NAME, BootRecord, ImageMark, Verdict, read_boot, writing_boot
 from imgrepo.library.running import machine_of
 

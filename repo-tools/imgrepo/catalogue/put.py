@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from imgbuilder.errors import RepositoryError, UsageError
-from imgbuilder.host.workspace import explain, private_folder
+from imgbuilder.host.hashing import hash_file
+from imgbuilder.host.privatefolder import private_folder
+from imgbuilder.host.workspace import explain
 from imgindex.files import open_file, sync_folder
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named
 from imgrepo.catalogue.model import Copied
@@ -103,27 +104,22 @@ def _write(new: Path, old: Path, content: bytes) -> bool:
 
 
 def _copy(new: Path, old: Path, item: Copied) -> bool:
-    digest = _digest(item.path)
+    digest = hash_file(item.path)
     if item.sha512 is not None and digest != item.sha512:
         raise RepositoryError(
             f"{item.path} is not the file that its record names", hint="collect the sources anew"
         )
     new.parent.mkdir(parents=True, exist_ok=True)
-    if old.is_file() and not old.is_symlink() and _digest(old) == digest:
+    if old.is_file() and not old.is_symlink() and hash_file(old) == digest:
         _take(old, new)
         return False
     shutil.copyfile(item.path, new, follow_symlinks=False)
     with open_file(new) as file:
         os.fsync(file.fileno())
     new.chmod(0o644)
-    if _digest(new) != digest:
+    if hash_file(new) != digest:
         raise RepositoryError(f"{item.path} was written to while it was copied", hint="try again")
     return True
-
-
-def _digest(path: Path) -> str:
-    with open_file(path) as file:
-        return hashlib.file_digest(file, "sha512").hexdigest()
 
 
 def _take(old: Path, new: Path) -> None:

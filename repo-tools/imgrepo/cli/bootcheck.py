@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from imgbuilder.errors import PybuilderError, UsageError
+from imgbuilder.host.text import printable
 from imgbuilder.machine.model import BOARDS, Firmware
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.bootcheck.run import Checked, check
 from imgrepo.bootcheck.target import Target, Wishes, find_target
 from imgrepo.cli.options import json_option, library_option, quiet_option

@@ -11,7 +11,8 @@ import click
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import info
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.host.text import printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import appliance_options, json_option, quiet_option, verbose_option
 from imgrepo.contents.diff import compare_lists, read_list
 from imgrepo.contents.sbom import Format, Target, find_targets, make_sbom

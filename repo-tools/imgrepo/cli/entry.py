@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from imgbuilder.events import info, warn
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.host.text import printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import gpg_option, library_option, signing
 from imgrepo.library.approval import approve
 from imgrepo.library.folder import find_entry

@@ -12,8 +12,9 @@ import click
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import info
+from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import appliance_options, json_option, library_option, quiet_option, verbose_option
 from imgrepo.library.description import DESCRIPTION_NAME
 from imgrepo.library.folder import chosen_entries

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from imgbuilder.events import info
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.host.text import printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import json_option, library_option, require_option, reviewers_option
 from imgrepo.review.listing import ListRequest, Row, list_entries
 from imgrepo.review.states import Proof

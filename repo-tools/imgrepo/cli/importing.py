@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from imgbuilder.events import info
+from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import quiet_option
 from imgrepo.intake.proof import Evidence
 from imgrepo.intake.take import ImportRequest, take_in

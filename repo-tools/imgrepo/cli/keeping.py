@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from imgbuilder.events import info
+from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgindex.lifecycle import Deprecation
 from imgindex.model import Index
 from imgrepo.cli.options import grace_option, key_options, signing, signing_options, webroot_argument

@@ -10,7 +10,8 @@ import click
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.cli.getopt import VIRT_BUILDER_REPOSITORY, GetoptCommand, standard_options
 from imgbuilder.events import info, warn
-from imgbuilder.terminal.console import ConsoleReporter, open_stream, printable
+from imgbuilder.host.text import printable
+from imgbuilder.terminal.console import ConsoleReporter, open_stream
 from imgindex import __version__
 from imgrepo.cli.options import (
     appliance_options,

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from imgbuilder.events import info
+from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import grace_option, quiet_option, webroot_argument
 from imgrepo.services import Services
 from imgrepo.sharing.mirror import MirrorRequest, mirror

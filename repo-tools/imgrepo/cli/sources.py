@@ -10,8 +10,9 @@ import click
 
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.events import Reporter, info, warn
+from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import appliance_options, quiet_option, verbose_option
 from imgrepo.contents.sbom import find_targets
 from imgrepo.services import Services

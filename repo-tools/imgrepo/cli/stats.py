@@ -14,9 +14,10 @@ import click
 
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import warn
+from imgbuilder.host.text import printable
 from imgbuilder.host.workspace import new_file
 from imgbuilder.sizes import human_size
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import json_option, webroot_argument
 from imgrepo.stats.count import Statistics, count_downloads, files_of
 from imgrepo.stats.logs import read_log

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import json_option, webroot_argument
 from imgrepo.publishing.status import Status, status_of
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from imgbuilder.errors import UsageError
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.host.text import printable
+from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import quiet_option
 from imgrepo.services import Services
 from imgrepo.webroot.validate import Compatibility, ValidateRequest, validate

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from imgbuilder.disk.sparse import SparseWriter, data_ranges, disk_usage
 from imgbuilder.errors import DiskError, UsageError, WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
 from imgbuilder.host import imagelocks, process
+from imgbuilder.host.hashing import hash_file
+from imgbuilder.host.sparse import copy_and_hash, disk_usage
 from imgbuilder.host.workspace import explain
 from imgrepo.images.scan import SourceImage, check_unchanged
 
@@ -94,21 +95,13 @@ def hash_image(image: SourceImage, on_event: Reporter) -> str:
     if image in _DIGESTS:
         check_unchanged(image)
         return _DIGESTS[image]
-    digest = hashlib.sha512()
-    label = f"reading {image.name}"
     try:
-        with imagelocks.held(image.path), image.path.open("rb", buffering=0) as file:
-            done = 0
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-                done += len(piece)
-                on_event(Progress(label, done, image.fingerprint.size))
+        with imagelocks.held(image.path):
+            digest = hash_file(image.path, on_event=on_event, label=f"reading {image.name}")
     except OSError as error:
         raise explain(error, image.path) from error
-    finally:
-        on_event(ProgressEnd())
     check_unchanged(image)
-    return _DIGESTS.setdefault(image, digest.hexdigest())
+    return _DIGESTS.setdefault(image, digest)
 
 
 def compress(
@@ -146,28 +139,19 @@ def compress(
             target.open("xb", buffering=0) as output,
         ):
             if command is None:
-                made = _copy(image, source, output, total, on_event)
+                digest = copy_and_hash(
+                    source.fileno(), output.fileno(), on_event, label=f"copying {image.name}"
+                )
+                made = Compressed(target, total, digest, digest)
             else:
                 made = _pipe(image, source, output, total, command, on_event)
     except OSError as error:
+        check_unchanged(image)
         raise explain(error, target) from error
     finally:
         on_event(ProgressEnd())
     check_unchanged(image)
     return made
-
-
-def _copy(
-    image: SourceImage, source: IO[bytes], output: IO[bytes], total: int, on_event: Reporter
-) -> Compressed:
-    digest, writer = hashlib.sha512(), SparseWriter(output.fileno())
-    while piece := source.read(_PIECE):
-        digest.update(piece)
-        writer.write(piece)
-        on_event(Progress(f"copying {image.name}", writer.offset, total))
-    writer.finish()
-    _check_length(image, writer.offset, total)
-    return Compressed(_path_of(output), writer.offset, digest.hexdigest(), digest.hexdigest())
 
 
 def _pipe(
@@ -189,18 +173,10 @@ def _pipe(
             on_event(Progress(label, min(feed.done, total), total))
     if feed.problem is not None:
         raise explain(feed.problem, image.path) from feed.problem
-    _check_length(image, feed.done, total)
-    return Compressed(_path_of(output), size, digest.hexdigest(), feed.digest.hexdigest())
-
-
-def _check_length(image: SourceImage, done: int, total: int) -> None:
     check_unchanged(image)
-    if done != total:
-        raise DiskError(f"{image.path}: only {done} bytes of {total} could be read")
-
-
-def _path_of(file: IO[bytes]) -> Path:
-    return Path(file.name)
+    if feed.done != total:
+        raise DiskError(f"{image.path}: only {feed.done} bytes of {total} could be read")
+    return Compressed(Path(output.name), size, digest.hexdigest(), feed.digest.hexdigest())
 
 
 def _write_all(output: IO[bytes], data: bytes) -> None:
@@ -261,9 +237,6 @@ class _Feed:
 # copies: Private copies of images, on which the free space of their filesystems may be given back.
 
 
-_ZEROS = bytes(_PIECE)
-
-
 @dataclass(frozen=True)
 class Copy:
     """A copy of an image.
@@ -308,36 +281,9 @@ def copy_image(image: SourceImage, folder: Path, on_event: Reporter) -> Copy:
             image.path.open("rb", buffering=0) as source,
             target.open("xb", buffering=0) as output,
         ):
-            digest = _copy_sparsely(image, source, output, on_event)
+            digest = copy_and_hash(source.fileno(), output.fileno(), on_event, label=f"copying {image.name}")
     except OSError as error:
+        check_unchanged(image)
         raise explain(error, target) from error
-    finally:
-        on_event(ProgressEnd())
     check_unchanged(image)
     return Copy(target, digest)
-
-
-def _copy_sparsely(image: SourceImage, source: IO[bytes], output: IO[bytes], on_event: Reporter) -> str:
-    size, digest = image.fingerprint.size, hashlib.sha512()
-    done = 0
-    for start, end in data_ranges(source.fileno(), size):
-        _hash_zeros(digest, start - done)
-        source.seek(start)
-        writer = SparseWriter(output.fileno(), start)
-        while writer.offset < end:
-            piece = source.read(min(_PIECE, end - writer.offset))
-            if not piece:
-                break  # it became shorter, which the check behind this tells
-            digest.update(piece)
-            writer.write(piece)
-            on_event(Progress(f"copying {image.name}", writer.offset, size))
-        done = end
-    _hash_zeros(digest, size - done)
-    SparseWriter(output.fileno(), size).finish()
-    return digest.hexdigest()
-
-
-def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
-    while count > 0:
-        digest.update(_ZEROS[: min(count, _PIECE)])
-        count -= _PIECE

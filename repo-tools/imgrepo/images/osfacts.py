@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 
-from imgindex.lexer import MISLEADING
+from imgbuilder.host.text import one_line
 
 _LONGEST_NAME = 100
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4})*")
@@ -51,8 +51,7 @@ _OSINFO_ROLLING = {"arch": "archlinux", "opensuse-tumbleweed": "opensusetumblewe
 
 def display_name(text: str) -> str | None:
     """Make one short printable line of a name that a guest gives itself; None when nothing is left."""
-    words = MISLEADING.sub(" ", text).split()
-    return " ".join(words)[:_LONGEST_NAME].strip() or None
+    return one_line(text, _LONGEST_NAME) or None
 
 
 def osinfo_id(release: dict[str, str]) -> str | None:

@@ -7,7 +7,6 @@ so that its digest stays the distribution's.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,6 +19,7 @@ from imgbuilder.events import Reporter, info
 from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import hide_in, local_path, scheme_of
 from imgbuilder.host import imagelocks
+from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.locks import exclusive
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.files import open_file, sync_folder
@@ -192,9 +192,7 @@ def _already_here(request: ImportRequest) -> Path | None:
 
 def _has(path: Path, digests: Digests) -> bool:
     try:
-        with open_file(path) as file:
-            kind = "sha512" if digests.sha512 else "sha256"
-            return hashlib.file_digest(file, kind).hexdigest() == (digests.sha512 or digests.sha256)
+        return hash_file(path, "sha512" if digests.sha512 else "sha256") == (digests.sha512 or digests.sha256)
     except OSError:
         return False
 
@@ -202,10 +200,7 @@ def _has(path: Path, digests: Digests) -> bool:
 def _is_right(part: PartialFile, digests: Digests) -> bool:
     if digests.sha512 is not None and part.sha512() != digests.sha512:
         return False
-    if digests.sha256 is None:
-        return True
-    with open_file(part.path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == digests.sha256
+    return digests.sha256 is None or hash_file(part.path, "sha256") == digests.sha256
 
 
 def _judge(path: Path, where: str) -> tuple[str, int]:

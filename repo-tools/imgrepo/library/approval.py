@@ -8,7 +8,6 @@ it: those records name their image themselves. See decision record 0038.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -18,10 +17,12 @@ from pathlib import Path
 
 from imgbuilder.errors import RepositoryError, SigningError, TrustError, UsageError
 from imgbuilder.events import Reporter
-from imgbuilder.host.workspace import explain, new_file, private_folder
+from imgbuilder.host.hashing import hash_file
+from imgbuilder.host.privatefolder import private_folder
+from imgbuilder.host.text import is_one_line
+from imgbuilder.host.workspace import explain, new_file
 from imgindex.files import open_file
 from imgindex.gpg import key_pin_from_file
-from imgindex.lexer import MISLEADING
 from imgindex.trust import KeyPin, VerifiedText, Verifier
 from imgrepo.images.compress import hash_image
 from imgrepo.images.scan import SourceImage
@@ -226,19 +227,14 @@ def _files(
 
 
 def _hash(path: Path, largest: int) -> str:
-    digest, size = hashlib.sha512(), 0
     try:
         if path.is_symlink() or not path.is_file():
-            raise RepositoryError(f"{path} is no regular file", hint="replace it by one")
-        with open_file(path, os.O_NOFOLLOW) as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-                size += len(piece)
-                if size > largest:
-                    raise RepositoryError(f"{path} has more than {largest} bytes", hint="make it smaller")
+            raise RepositoryError(f"{path} is not a regular file", hint="replace it with a regular file")
+        if path.stat().st_size > largest:
+            raise RepositoryError(f"{path} has more than {largest} bytes", hint="make it smaller")
+        return hash_file(path, flags=os.O_NOFOLLOW)
     except OSError as error:
         raise explain(error, path) from error
-    return digest.hexdigest()
 
 
 # What a reviewer signs: the files of an entry, each by its SHA-512. A pure module.
@@ -254,7 +250,6 @@ _NAME = "# entry: "
 _NOTE = "# note: "
 _LONGEST_NOTE = 200
 _LINE = re.compile(r"([0-9a-f]{128})  ([A-Za-z0-9][A-Za-z0-9._+~-]*(?:/[A-Za-z0-9][A-Za-z0-9._+~-]*)?)")
-_CONTROL = re.compile(rf"[\n\t]|{MISLEADING.pattern}")
 
 
 @dataclass(frozen=True)
@@ -279,7 +274,7 @@ def check_note(note: str) -> str:
         UsageError: It is more than a line, too long, or would drive a terminal.
     """
     note = note.strip()
-    if _CONTROL.search(note) or len(note) > _LONGEST_NOTE:
+    if not is_one_line(note) or len(note) > _LONGEST_NOTE:
         raise UsageError(f"the note is not one line of at most {_LONGEST_NOTE} plain characters")
     return note
 
@@ -319,7 +314,7 @@ def read_manifest(text: str, *, where: str) -> Manifest:
         if match is None or match[2] in files:
             raise RepositoryError(f"{where} has a line that no approval has", hint="let it be made anew")
         files[match[2]] = match[1]
-    if not files or _CONTROL.search(note):
+    if not files or not is_one_line(note):
         raise RepositoryError(f"{where} approves nothing that can be told", hint="let it be made anew")
     return Manifest(lines[1].removeprefix(_NAME), files, note)
 

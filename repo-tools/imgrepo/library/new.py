@@ -10,10 +10,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgbuilder.disk.sparse import copy_sparse
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter
 from imgbuilder.host import imagelocks
+from imgbuilder.host.sparse import copy_sparse
 from imgbuilder.host.workspace import explain, new_file
 from imgbuilder.machine.model import BOARDS
 from imgrepo.images.scan import FORMATS, Fingerprint, SourceImage, check_unchanged, is_stem, measure

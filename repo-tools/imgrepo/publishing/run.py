@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import Reporter, info, warn
+from imgbuilder.host.privatefolder import scratch_folder
 from imgindex.model import Entry, Index
 from imgrepo.images.compress import Copy, copy_image, hash_image, space_needed
 from imgrepo.images.facts import ImageFacts, NoSystemError, examine
 from imgrepo.images.scan import SourceImage, measure
-from imgrepo.images.scratch import scratch_folder
 from imgrepo.library.approval import read_reviewers
 from imgrepo.publishing.eligibility import Gate
 from imgrepo.publishing.pack import Candidate, Packer, promise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
-from imgbuilder.events import Progress, ProgressEnd, Reporter
+from imgbuilder.events import Reporter
+from imgbuilder.host.hashing import hash_file
 from imgindex.gpg import keys_in_file
 from imgindex.lifecycle import deprecation
 from imgindex.model import Entry, Index
@@ -143,20 +143,12 @@ def _files(folder: Path, index: Index, on_event: Reporter, *, verify: bool) -> I
                 yield f"{name} has {path.stat().st_size} bytes, and the index says {size}: publish again"
             elif not path.stat().st_mode & 0o004:
                 yield f"{name} cannot be read by a web server: chmod o+r {path}"
-            elif verify and digest is not None and _sha512(path, on_event) != digest:
+            elif (
+                verify
+                and digest is not None
+                and digest != hash_file(path, on_event=on_event, label=f"reading {path.name}")
+            ):
                 yield f"{name} is damaged, its digest is another one: remove it and publish again"
-
-
-def _sha512(path: Path, on_event: Reporter) -> str:
-    digest, total = hashlib.sha512(), path.stat().st_size
-    done = 0
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            done += len(piece)
-            on_event(Progress(f"reading {path.name}", done, total))
-    on_event(ProgressEnd())
-    return digest.hexdigest()
 
 
 def _deprecations(index: Index, now: datetime) -> Iterator[str]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import PybuilderError, RepositoryError, WorkspaceError
 from imgbuilder.events import Reporter, Step, warn
+from imgbuilder.host.privatefolder import scratch_folder
 from imgbuilder.host.workspace import explain
 from imgrepo.images.compress import compress, copy_image, space_needed, xz_arguments, zstd_arguments
 from imgrepo.images.scan import SourceImage, check_unchanged
-from imgrepo.images.scratch import scratch_folder
 from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import ImageMark

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from imgbuilder.customize import sysprep
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError
 from imgbuilder.guests.ports import Guest
-from imgbuilder.terminal.console import printable
+from imgbuilder.host.text import printable
 from imgrepo.contents.mounting import read_text
 from imgrepo.review.checkrecord import Seen, Trace
 from imgrepo.review.passwords import HOME

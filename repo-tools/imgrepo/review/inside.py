@@ -14,7 +14,7 @@ from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.guests.osrelease import has_os_release
 from imgbuilder.guests.ports import Appliance
 from imgbuilder.guests.roots import NO_FILES, mounted_read_only
-from imgbuilder.terminal.console import printable
+from imgbuilder.host.text import printable
 from imgrepo.contents.mounting import mount_by_inspection, mount_root
 from imgrepo.images.scan import SourceImage
 from imgrepo.review.checkrecord import Inside

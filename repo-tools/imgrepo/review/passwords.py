@@ -11,7 +11,7 @@ import time
 from typing import NamedTuple
 
 from imgbuilder.customize.passwordhash import can_try, matches
-from imgbuilder.terminal.console import printable
+from imgbuilder.host.text import printable
 from imgrepo.review.checkrecord import Account, PasswordState
 
 COMMON = (

@@ -16,11 +16,12 @@ from imgbuilder.errors import ApplianceError, DiskError, ToolError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.process import Popen
-from imgbuilder.host.workspace import explain, private_folder
+from imgbuilder.host.text import printable
+from imgbuilder.host.workspace import explain
 from imgbuilder.machine.headless import find_firmware
 from imgbuilder.machine.model import Machine, board
-from imgbuilder.terminal.console import printable
 from imgrepo.images.scan import SourceImage, check_unchanged
 
 _START = 60.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackEr
 from imgbuilder.events import Reporter, Step, info, warn
 from imgbuilder.fetch.transfer import INDEX_LIMIT, Fetcher
 from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, template_url
+from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.workspace import check_space, explain
 from imgindex.accept import Rule, accept
 from imgindex.fields import MAX_DISK_SIZE
@@ -233,8 +233,7 @@ def _is_here(place: Path, file: _File) -> bool:
         return False
     if file.size is not None and place.stat().st_size != file.size:
         return False
-    with open_file(place) as opened:
-        return hashlib.file_digest(opened, "sha512").hexdigest() == file.sha512
+    return hash_file(place) == file.sha512
 
 
 def _put(work: Stage, name: str, content: bytes) -> None:

@@ -7,7 +7,6 @@ and region are boto3's own matter: its configuration and environment hold.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from imgbuilder.errors import ToolError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, Step
 from imgbuilder.fetch.urls import without_secrets
-from imgindex.files import open_file
+from imgbuilder.host.hashing import hash_file
 from imgrepo.sharing.serve import cache_rule
 from imgrepo.sharing.serve import content_type as page_type
 from imgrepo.sharing.target import Place, UploadError
@@ -95,8 +94,7 @@ class S3Target:
         """See ``Target.put``."""
         sent = []
         for name in names:
-            with open_file(folder / name) as file:
-                digest = hashlib.file_digest(file, "sha512").hexdigest()
+            digest = hash_file(folder / name)
             if self._digest_of(name) == digest:
                 continue
             self._send(folder / name, name, digest, on_event)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import lzma
 import re
@@ -15,6 +14,7 @@ from imgbuilder.errors import DigestMismatchError, FileMissingError, RepositoryE
 from imgbuilder.events import Reporter, Step
 from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import Address, hide_in
+from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.workspace import explain
 from imgindex.trust import VerifiedText
 from imgrepo.contents.debcontrol import is_package_name, is_version, paragraphs
@@ -279,7 +279,7 @@ class Lists:
                         digest_known=True,
                     )
                     file.seek(0)
-                    if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                    if hash_stream(file, "sha256") == digest:
                         return path
             except FileMissingError:
                 if number == len(places):

@@ -7,19 +7,18 @@ that a broken run is continued; the archive appears whole or not at all.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.cache.partial import PartialFile
 from imgbuilder.errors import DigestMismatchError, FileMissingError, WrongSizeError
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.fetch.urls import without_slash
+from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.locks import exclusive
-from imgbuilder.host.workspace import check_space, explain, new_file, private_folder
-from imgindex.files import open_file
+from imgbuilder.host.privatefolder import private_folder
+from imgbuilder.host.workspace import check_space, explain, new_file
 from imgrepo.contents.licences import only, wanted_sources
 from imgrepo.contents.sbom import Target, contents_of, make_folder
 from imgrepo.library.records import ContentsRecord, SourceGap, SourcesRecord, read_sources, write_sources
@@ -196,7 +195,7 @@ def _fetch(file: SourceFile, files: Path, services: Services, on_event: Reporter
         file.url,
         files.parent / "parts",
         file.sha256,
-        lambda part: _sha256(part) == file.sha256,
+        lambda part: hash_file(part.path, "sha256") == file.sha256,
         services.fetcher,
         on_event,
         limit=file.size,
@@ -204,12 +203,6 @@ def _fetch(file: SourceFile, files: Path, services: Services, on_event: Reporter
         blame="is not the file that the signed list is about",
     ) as part:
         part.path.replace(files / file.sha256)
-
-
-def _sha256(part: PartialFile) -> str:
-
-    with open_file(part.path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _missing(packages: tuple[SourcePackage, ...], files: Path) -> list[SourceFile]:
@@ -247,19 +240,13 @@ def _done_before(
         if (target.sources / OFFER_NAME).read_text(encoding="utf-8", errors="replace") != offer:
             return None
         on_event(Step(f"Checking {archive}"))
-        if _sha512(archive) != record.sha512:
+        if hash_file(archive) != record.sha512:
             return None
     except FileNotFoundError:
         return None
     except OSError as error:
         raise explain(error, archive) from error
     return Collected(target, len(wanted), (), (), 0, record.size, record)
-
-
-def _sha512(path: Path) -> str:
-
-    with open_file(path) as file:
-        return hashlib.file_digest(file, "sha512").hexdigest()
 
 
 def _write_offer(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from imgbuilder.errors import FileMissingError, RepositoryError, TrustError, Usa
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import Address, hide_in, without_slash
-from imgbuilder.host.workspace import private_folder
+from imgbuilder.host.privatefolder import private_folder
 from imgindex.detached import signature_packets
 from imgindex.gpg import key_pin_from_file, key_pin_from_user_keyring
 from imgindex.trust import KeyPin, VerifiedText, Verifier

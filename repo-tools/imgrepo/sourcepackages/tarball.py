@@ -11,6 +11,7 @@ from typing import IO
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter
+from imgbuilder.host.hashing import hash_file, hash_stream
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.files import open_file
 from imgrepo.library.records import SourceGap
@@ -107,8 +108,7 @@ def pack(
                         _add(tar, f"{package.folder}/{file.name}", file, files / file.sha256)
                         done += file.size
                         on_event(Progress(final.name, done, total))
-            with open_file(temporary) as made:
-                digest = hashlib.file_digest(made, "sha512").hexdigest()
+            digest = hash_file(temporary)
             size = temporary.stat().st_size
         except OSError as error:
             raise explain(error, final) from error
@@ -169,7 +169,7 @@ def unpack_known(archive: Path, wanted: dict[str, int], files: Path) -> None:
                 content = tar.extractfile(member) if member.isreg() and member.size in sizes else None
                 if content is None:
                     continue
-                digest = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
+                digest = hash_stream(content, "sha256")
                 if wanted.get(digest) == member.size and not (files / digest).exists():
                     content.seek(0)
                     with new_file(files / digest) as temporary, temporary.open("wb") as file:

@@ -24,8 +24,8 @@ from imgbuilder.events import Reporter, debug
 from imgbuilder.fetch.urls import Address, without_secrets
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.privatefolder import scratch_folder
 from imgbuilder.host.process import Popen
-from imgrepo.images.scratch import scratch_folder
 from imgrepo.template.disk import Layout
 from imgrepo.template.guestfiles import PLAIN_LOCALE, check_locale, finish_script, guest_files, write_overlay
 from imgrepo.template.recipes import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -14,9 +13,9 @@ from typing import Any
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.building.place import find_file_place
 from imgbuilder.events import Reporter, Step
+from imgbuilder.host.hashing import hash_file
+from imgbuilder.host.privatefolder import scratch_folder
 from imgbuilder.host.workspace import explain, new_file
-from imgindex.files import open_file
-from imgrepo.images.scratch import scratch_folder
 from imgrepo.services import Services
 from imgrepo.template.bootstrap import BootstrapRequest, bootstrap, check_bootstrap
 from imgrepo.template.disk import check_room, check_size, install_system
@@ -97,8 +96,6 @@ def manifest_of(request: BootstrapRequest, size: int, archive: Path) -> dict[str
         size: Size of the disk in bytes.
         archive: The system that was installed, as a tar archive.
     """
-    with open_file(archive) as file:
-        digest = hashlib.file_digest(file, "sha512").hexdigest()
     return {
         "version": 1,
         "recipe": request.recipe.name,
@@ -113,19 +110,12 @@ def manifest_of(request: BootstrapRequest, size: int, archive: Path) -> dict[str
         "mirror": request.build_from.mirror,
         "security_mirror": request.build_from.security,
         "include": sorted(request.include),
-        "script_sha512": _sha512(request.script),
+        "script_sha512": None if request.script is None else hash_file(request.script),
         "source_date_epoch": request.epoch,
-        "system_sha512": digest,
+        "system_sha512": hash_file(archive),
         "packages": installed_packages(archive),
         "varies": list(_VARIES),
     }
-
-
-def _sha512(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    with open_file(path) as file:
-        return hashlib.file_digest(file, "sha512").hexdigest()
 
 
 def installed_packages(archive: Path) -> dict[str, str]:

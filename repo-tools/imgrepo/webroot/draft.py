@@ -9,12 +9,12 @@ virt-builder-repository(1).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.host.arch import normalise
+from imgbuilder.host.hashing import hash_file
 from imgindex.clearsign import unverified_text
 from imgindex.files import open_file
 from imgindex.lexer import parse_document
@@ -71,14 +71,10 @@ def _completed(text: str, where: str) -> str:
 
 
 def _sha512(path: Path) -> str | None:
-    digest = hashlib.sha512()
     try:
-        with open_file(path) as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+        return hash_file(path)
     except OSError:
         return None
-    return digest.hexdigest()
 
 
 # An image's entry in a file of its own beside it: ``NAME.entry`` for ``NAME.img``.

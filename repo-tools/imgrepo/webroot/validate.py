@@ -8,7 +8,6 @@ accept, and that nothing crashes. All that is wrong is found, not only the first
 from __future__ import annotations
 
 import enum
-import hashlib
 import lzma
 import os
 from collections.abc import Callable, Iterator
@@ -20,8 +19,10 @@ from typing import BinaryIO
 from imgbuilder.cache.unpack import unpack
 from imgbuilder.disk.imageheader import parse_qcow2
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, TrustError
-from imgbuilder.events import Progress, ProgressEnd, Reporter, info, warn
+from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host import process
+from imgbuilder.host.hashing import hash_stream
+from imgbuilder.host.privatefolder import scratch_folder
 from imgindex.accept import Rule, accept
 from imgindex.clearsign import MAX_FILE_SIZE, unverified_text
 from imgindex.errors import IndexSyntaxError
@@ -32,7 +33,6 @@ from imgindex.lexer import Document, parse_document
 from imgindex.model import Entry
 from imgindex.parse import Examined, examine_index
 from imgindex.trust import KeyPin, UnverifiedText
-from imgrepo.images.scratch import scratch_folder
 from imgrepo.services import Services
 from imgrepo.webroot.signing import PUBLIC_KEY
 
@@ -268,7 +268,10 @@ def _check(
             found = os.fstat(file.fileno()).st_size
             if size is not None and found != size:
                 yield RepositoryError(f"{what}: {path} has {found} bytes, where the index says {size}")
-            elif sha512 is not None and _digest(file, path.name, found, on_event) != sha512:
+            elif (
+                sha512 is not None
+                and hash_stream(file, on_event=on_event, label=f"Reading {path.name}", total=found) != sha512
+            ):
                 yield RepositoryError(f"{what}: {path} has another SHA-512 than the index says")
             elif disk is not None:
                 _check_disk(path, file, disk, what)
@@ -276,19 +279,6 @@ def _check(
         yield RepositoryError(f"{what}: cannot read {path}: {error.strerror}")
     except PybuilderError as error:
         yield error
-
-
-def _digest(file: BinaryIO, label: str, size: int, on_event: Reporter) -> str:
-    digest = hashlib.sha512()
-    done = 0
-    try:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            done += len(piece)
-            on_event(Progress(f"Reading {label}", done, size))
-    finally:
-        on_event(ProgressEnd())
-    return digest.hexdigest()
 
 
 def _check_disk(path: Path, file: BinaryIO, entry: Entry, what: str) -> None:

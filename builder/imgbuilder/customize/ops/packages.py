@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from imgbuilder.customize import aptsettings, argforms, values
-from imgbuilder.customize.commands import NO_NETWORK_HINT, picked_since, printable, run_in_guest
+from imgbuilder.customize.commands import NO_NETWORK_HINT, picked_since, run_in_guest
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import GuestFacts, PackageManager
 from imgbuilder.customize.operation import OperationBase
@@ -16,6 +16,7 @@ from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn
 from imgbuilder.guests.ports import Guest
+from imgbuilder.host.text import without_controls
 
 _APT_SETUP = """\
 export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
@@ -353,7 +354,7 @@ def _run(
         aptsettings.give_packages(guest, context, wanted)
         script = without_update(script)
     begin = run_in_guest(guest, context, script, display=display, hint=hint)
-    printed = printable(picked_since(guest, context.log_file, begin, NOTED))
+    printed = without_controls(picked_since(guest, context.log_file, begin, NOTED))
     missing = not_found(printed)
     if missing:
         raise OperationError(f"{display}: the guest's package manager has no package {' '.join(missing)}")

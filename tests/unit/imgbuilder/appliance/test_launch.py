@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 from imgbuilder.appliance import launch
-from imgbuilder.errors import WorkspaceError
 
 
 @pytest.mark.parametrize(
@@ -31,16 +30,6 @@ def test_the_wrapper_is_where_it_can_be_started(
     assert wrapper == (None if chosen is None else tmp_path / chosen / "hypervisor")
     if wrapper is not None:
         assert str(folders.runtime / "elsewhere") in wrapper.read_text(), "claims stay in the short folder"
-
-
-def test_a_temporary_folder_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
-    with (
-        pytest.raises(WorkspaceError, match="missing: it is not a folder") as caught,
-        launch._scratch_folder(),
-    ):
-        pass
-    assert "TMPDIR" in str(caught.value.hint)
 
 
 def test_other_names_for_what_libguestfs_refuses(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from imgbuilder.cache.store import TemplateCache, open_cache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
 from imgbuilder.cli import main as cli
-from imgbuilder.disk.sparse import disk_usage
 from imgbuilder.errors import (
     DigestMismatchError,
     DiskError,
@@ -32,6 +31,7 @@ from imgbuilder.events import Event, Notice, Severity, Step
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import Fetched
 from imgbuilder.host.locks import holders
+from imgbuilder.host.sparse import disk_usage
 from imgindex.model import Entry
 
 DISK = b"boot".ljust(1 << 20, b"\0") + b"end".ljust(512, b"\0")

@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from imgbuilder.cache import unpack
-from imgbuilder.disk.sparse import disk_usage
 from imgbuilder.errors import RepositoryError, ToolError, WorkspaceError
 from imgbuilder.events import Event, Progress, ProgressEnd
 from imgbuilder.host import process
+from imgbuilder.host.sparse import disk_usage
 from imgindex.model import Entry
 
 MIB = 1 << 20

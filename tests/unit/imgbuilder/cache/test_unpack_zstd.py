@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from imgbuilder.cache import unpack
 from imgbuilder.cache.zstdframes import FrameError, check_frames
-from imgbuilder.disk.sparse import disk_usage
 from imgbuilder.errors import RepositoryError, ToolError
 from imgbuilder.events import Event, Progress, ProgressEnd
 from imgbuilder.host import process
+from imgbuilder.host.sparse import disk_usage
 from imgindex.model import Entry
 
 MIB = 1 << 20

@@ -12,7 +12,6 @@ from imgbuilder.customize.commands import (
     NO_NETWORK_HINT,
     choose_log_file,
     memory_folder,
-    printable,
     run_in_guest,
 )
 from imgbuilder.customize.context import GuestContext
@@ -21,6 +20,7 @@ from imgbuilder.customize.ops.scripts import Run, RunCommand
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.guests.ports import CommandResult
+from imgbuilder.host.text import without_controls
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.hostguest import HostGuest
 from tests.unit.imgbuilder.customize.support import apply, context_of, debian_guest
@@ -230,7 +230,7 @@ def test_a_planted_log_file_is_not_used(kind: str) -> None:
 
 @pytest.mark.row("T15")
 def test_control_characters_are_not_shown() -> None:
-    assert printable("a\tb\r\nc\rd\x1b[0m\x9b\x00\u202e") == "a\tb\nc\nd?[0m???"
+    assert without_controls("a\tb\r\nc\rd\x1b[0m\x9b\x00\u202e") == "a\tb\nc\nd?[0m???"
 
 
 def test_the_temporary_folder_is_as_private_as_the_test_guest_says() -> None:

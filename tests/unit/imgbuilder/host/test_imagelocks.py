@@ -15,11 +15,10 @@ from imgbuilder.appliance import Attachment, open_appliance
 from imgbuilder.building.localdisk import check_disk
 from imgbuilder.building.place import find_place
 from imgbuilder.cli import customize_main
-from imgbuilder.disk import sparse
 from imgbuilder.errors import DiskError, PybuilderError
 from imgbuilder.events import ignore
 from imgbuilder.fetch.local import fetch_local
-from imgbuilder.host import imagelocks
+from imgbuilder.host import imagelocks, sparse
 from imgbuilder.host.workspace import new_file
 from imgrepo.images.compress import copy_image, hash_image
 from imgrepo.images.scan import measure, scan

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
-import shutil
 import signal
-import socket
 import stat
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from imgbuilder.errors import GuestError, UsageError, WorkspaceError
-from imgbuilder.host import claims, workspace
-from imgbuilder.host.interrupts import Interrupted, interruptible, uninterrupted
+from imgbuilder.host import workspace
+from imgbuilder.host.interrupts import Interrupted, interruptible
 
 
 def hidden(folder: Path) -> list[Path]:
@@ -125,7 +120,7 @@ def test_looking_at_a_folder_meets_no_sweep(tmp_path: Path) -> None:
 def test_a_file_that_is_swept_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = workspace._hold
+    plain = workspace.hold_shared
     swept: list[int] = []
 
     def hold(descriptor: int) -> None:
@@ -135,97 +130,11 @@ def test_a_file_that_is_swept_before_it_is_locked_is_made_again(
         plain(descriptor)
 
     monkeypatch.setattr(workspace, "_unnamed_file", lambda _folder: None)  # as on NFS
-    monkeypatch.setattr(workspace, "_hold", hold)
+    monkeypatch.setattr(workspace, "hold_shared", hold)
     with workspace.new_file(tmp_path / "disk.img") as image:
         image.write_text("new")
     assert swept
     assert [path.name for path in tmp_path.iterdir()] == ["disk.img"]
-
-
-def test_private_folders_are_short_private_and_swept() -> None:
-    with workspace.private_folder() as living:
-        assert stat.S_IMODE(living.stat().st_mode) == 0o700
-        assert len(str(living / "libguestfsXXXXXX" / "guestfsd.sock")) < 107
-        dead = living.with_name(".pybuilder-run-dead0000")
-        dead.mkdir()
-        (dead / "left").touch()
-        with workspace.private_folder() as other:
-            assert other != living
-        assert living.exists()
-        assert not dead.exists()
-    assert not living.exists()
-
-
-def test_what_a_run_left_that_was_killed_at_once_is_swept(tmp_path: Path) -> None:
-    """Killed between making a folder and locking it; what is locked or not ours stays."""
-    dead, living = tmp_path / ".pybuilder-new-dead0000", tmp_path / ".pybuilder-new-living00"
-    foreign, full = tmp_path / ".pybuilder-new-foreign0", tmp_path / ".pybuilder-new-full0000"
-    for folder in (dead, living, foreign, full):
-        folder.mkdir(mode=0o700)
-    (full / "precious").touch()
-    if os.geteuid() == 0:
-        os.chown(foreign, 65534, 65534)
-    holder = os.open(living, os.O_RDONLY)
-    fcntl.flock(holder, fcntl.LOCK_SH)
-    with workspace.private_folder(tmp_path):
-        pass
-    os.close(holder)
-    assert not dead.exists()
-    assert living.exists()
-    assert (full / "precious").exists()
-    assert os.geteuid() != 0 or foreign.exists()
-    with workspace.private_folder(tmp_path):
-        assert not living.exists()
-
-
-@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked", "and another is there"])
-def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
-    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another run takes it for a dead one's; whoever puts one of that name there gets nothing of ours."""
-    first: list[Path] = []
-
-    def sweep(folder: Path) -> None:
-        if not first:
-            first.append(folder)
-            folder.rmdir()
-            if moment == "and another is there":
-                folder.mkdir()
-
-    if moment == "before it is opened":
-        make = tempfile.mkdtemp
-
-        def made(**options: str) -> str:
-            folder = make(**options)
-            sweep(Path(folder))
-            return folder
-
-        monkeypatch.setattr(tempfile, "mkdtemp", made)
-    else:
-        lock = fcntl.flock
-
-        def locked(descriptor: int, how: int) -> None:
-            if how == fcntl.LOCK_SH:
-                sweep(Path(f"/proc/self/fd/{descriptor}").readlink())
-            lock(descriptor, how)
-
-        monkeypatch.setattr(fcntl, "flock", locked)
-    with workspace.private_folder(tmp_path) as folder:
-        assert first
-        assert not folder.name.endswith(first[0].name.removeprefix(".pybuilder-new-"))
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert not folder.exists()
-
-
-def test_many_runs_at_once_sweep_nothing_that_lives(tmp_path: Path) -> None:
-    def use(number: int) -> bool:
-        with workspace.private_folder(tmp_path) as folder:
-            (folder / "mine").write_text(str(number))
-            return (folder / "mine").read_text() == str(number)
-
-    with ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(use, range(400)))
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
@@ -262,110 +171,6 @@ def test_too_little_space_is_found_before(tmp_path: Path) -> None:
     workspace.check_space(tmp_path, 1, "the image")
 
 
-@pytest.fixture
-def sockets() -> Iterator[Path]:
-    """A folder as libguestfs makes it for root."""
-    made = Path(f"/tmp/libguestfs{secrets.token_hex(3)}")
-    made.mkdir()
-    (made / "guestfsd.sock").touch()
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
-
-
-def claim(folder: Path, *paths: Path | str) -> None:
-    (folder / claims.CLAIMS).write_text("".join(f"{path}\n" for path in paths))
-
-
-def test_what_a_private_folder_claims_goes_with_it(sockets: Path) -> None:
-    with workspace.private_folder() as folder:
-        claim(folder, sockets, sockets, "/tmp/libguestfs000000")
-    assert not sockets.exists()
-    assert not folder.exists()
-
-
-def test_what_a_killed_run_claimed_is_swept(sockets: Path, tmp_path: Path) -> None:
-    left = tmp_path / ".pybuilder-run-dead0000"
-    left.mkdir()
-    claim(left, sockets)
-    with workspace.private_folder(tmp_path):
-        assert not left.exists()
-        assert not sockets.exists()
-
-
-def test_a_claimed_folder_in_use_stays_for_a_later_sweep(sockets: Path, tmp_path: Path) -> None:
-    """Its processes are not gone: their sockets still have names there."""
-    left = tmp_path / ".pybuilder-run-dead0000"
-    left.mkdir()
-    claim(left, sockets)
-    with socket.socket(socket.AF_UNIX) as living:
-        living.bind(f"{sockets}/console.sock")
-        with workspace.private_folder(tmp_path):
-            assert sockets.exists()
-            assert left.exists()
-    with workspace.private_folder(tmp_path):
-        assert not sockets.exists()
-        assert not left.exists()
-
-
-def test_only_folders_of_ours_can_be_claimed(tmp_path: Path, sockets: Path) -> None:
-    precious = tmp_path / "libguestfsAbCdEf"
-    precious.mkdir()
-    link = Path(f"/tmp/libguestfs{secrets.token_hex(3)}")
-    link.symlink_to(precious)
-    foreign = Path(f"/tmp/libguestfs{secrets.token_hex(3)}")
-    foreign.mkdir()
-    if os.geteuid() == 0:
-        os.chown(foreign, 65534, 65534)
-    try:
-        with workspace.private_folder() as folder:
-            there = [precious, link, f"{link}/", f"{sockets}/..", f"/tmp/../{precious}", "/tmp", "", "\0"]
-            claim(folder, *map(str, there), *([foreign] if os.geteuid() == 0 else []))
-        assert not folder.exists()
-        assert precious.is_dir()
-        assert link.is_symlink()
-        assert sockets.is_dir()
-        assert os.geteuid() != 0 or foreign.is_dir()
-    finally:
-        link.unlink()
-        foreign.rmdir()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_signals_become_exceptions_once(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    cleaned = False
-    with pytest.raises(Interrupted) as caught, interruptible():
-        try:
-            os.kill(os.getpid(), number)
-        finally:
-            os.kill(os.getpid(), number)  # a second one, while cleaning up
-            cleaned = True
-    assert cleaned
-    assert caught.value.exit_code == 128 + number
-    assert signal.getsignal(number) is before
-
-
-def test_signals_wait_for_what_must_not_be_torn() -> None:
-    done = False
-    with pytest.raises(Interrupted), interruptible():
-        with uninterrupted():
-            with uninterrupted():
-                os.kill(os.getpid(), signal.SIGINT)
-            done = True
-        pytest.fail("the signal was lost")
-    assert done
-
-
-def test_an_ignored_signal_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
-        with interruptible():
-            os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.row("B15")
 @pytest.mark.parametrize("free", [0, 1 << 20, 1 << 40])
 def test_a_full_disk_is_named_as_the_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.events import Progress, ProgressEnd, Step, debug, info, warn
-from imgbuilder.terminal.console import ConsoleReporter, printable
+from imgbuilder.host.text import printable
+from imgbuilder.terminal.console import ConsoleReporter
 
 
 class Terminal(io.StringIO):

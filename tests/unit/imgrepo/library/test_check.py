@@ -23,7 +23,7 @@ from PIL import Image
 
 from imgbuilder.errors import ApplianceError, RepositoryError
 from imgbuilder.events import ignore
-from imgbuilder.host.workspace import private_folder
+from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.machine.model import BOARDS
 from imgrepo.cli.main import run
 from imgrepo.images.compress import Compressed

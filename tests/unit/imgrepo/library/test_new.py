@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgbuilder.disk.sparse import disk_usage
 from imgbuilder.errors import DiskError, PybuilderError, UsageError, WorkspaceError
 from imgbuilder.events import ignore
+from imgbuilder.host.sparse import disk_usage
 from imgrepo.cli.main import run
 from imgrepo.library import new, records
 from imgrepo.library.description import (

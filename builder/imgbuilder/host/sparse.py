@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,11 +137,41 @@ def copy_descriptor(source: int, destination: int, on_event: Reporter = ignore, 
             os.ftruncate(destination, size)
             for start, end in data_ranges(source, size):
                 _copy_range(source, destination, start, end, on_event, label, size)
-        if os.fstat(source).st_size != size:  # what is beyond the end of a file looks like a hole
-            raise OSError(errno.EIO, "the file changed its size while it was copied")
+        _check_size(source, size)
         on_event(Progress(label, size, size))
     finally:
         on_event(ProgressEnd())
+
+
+def copy_and_hash(source: int, destination: int, on_event: Reporter = ignore, *, label: str = "") -> str:
+    """Copy as ``copy_descriptor`` does, and return the SHA-512 of the bytes that were read.
+
+    Raises:
+        OSError: Reading or writing failed, or the source changed its size meanwhile.
+    """
+    size, done, digest = os.fstat(source).st_size, 0, hashlib.sha512()
+    try:
+        os.ftruncate(destination, size)
+        for start, end in data_ranges(source, size):
+            _hash_zeros(digest, start - done)
+            _copy_by_hand(source, destination, start, end, on_event, label, size, digest)
+            done = end
+        _hash_zeros(digest, size - done)
+        _check_size(source, size)
+    finally:
+        on_event(ProgressEnd())
+    return digest.hexdigest()
+
+
+def _check_size(source: int, size: int) -> None:
+    if os.fstat(source).st_size != size:  # what is beyond the end of a file looks like a hole
+        raise OSError(errno.EIO, "the file changed its size while it was copied")
+
+
+def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
+    while count > 0:
+        digest.update(_ZEROS[:count])
+        count -= len(_ZEROS)
 
 
 def _clone(source: int, destination: int) -> bool:
@@ -189,13 +220,22 @@ def _copy_range(
 
 
 def _copy_by_hand(
-    source: int, destination: int, position: int, end: int, on_event: Reporter, label: str, size: int
+    source: int,
+    destination: int,
+    position: int,
+    end: int,
+    on_event: Reporter,
+    label: str,
+    size: int,
+    digest: hashlib._Hash | None = None,
 ) -> None:
     writer = SparseWriter(destination, position)
     while writer.offset < end:
         piece = os.pread(source, min(_PIECE, end - writer.offset), writer.offset)
         if not piece:
             raise OSError(errno.EIO, "the file changed its size while it was copied")
+        if digest is not None:
+            digest.update(piece)
         writer.write(piece)
         on_event(Progress(label, writer.offset, size))
 

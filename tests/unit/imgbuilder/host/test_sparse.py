@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.disk.sparse import BLOCK, SparseWriter, copy_sparse, data_ranges, disk_usage
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Event, Progress, ProgressEnd
+from imgbuilder.host.sparse import BLOCK, SparseWriter, copy_sparse, data_ranges, disk_usage
 
 MIB = 1 << 20
 
