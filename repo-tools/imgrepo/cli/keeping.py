@@ -19,7 +19,7 @@ from imgrepo.services import Services
 from imgrepo.webroot import edit, retired
 from imgrepo.webroot.entries import differences
 from imgrepo.webroot.signing import read_served
-from imgrepo.webroot.transaction import stage
+from imgrepo.webroot.transaction import open_session
 
 _PROGRAM = "pybuilder-repo"
 _NAME = click.argument("name")
@@ -209,17 +209,18 @@ def prune_command(services: Services, *, webroot: Path, keep: int, grace: int, d
     """Read the options and delete."""
     reporter = ConsoleReporter(_PROGRAM)
     published, _signed = read_served(webroot, services)
-    with stage(webroot):
+    with open_session(webroot):
         now = services.clock()
-        found = retired.find_retired(webroot, published.index, published.index, now=now)
+        files = retired.served_files(webroot, reporter)
+        found = retired.find_retired(files, published.index, published.index, now=now)
         chosen = retired.choose(found, now=now, grace=timedelta(days=grace), keep=keep)
         for item in chosen:
             click.echo(
                 f"{item.name}  {human_size(item.size)}  not named since {item.since:%Y-%m-%d %H:%M} UTC"
             )
         if not dry_run:
-            retired.delete(webroot, chosen)
-            retired.remember(webroot, [item for item in found if item not in chosen])
+            deleted = retired.delete(files, found, chosen)
+            chosen = tuple(item for item in chosen if item.name in deleted)
     total = human_size(sum(item.size for item in chosen))
     what = "would be deleted" if dry_run else "deleted"
     info(reporter, f"{len(chosen)} files, {total}, {what}; {len(found) - len(chosen)} old files stay")

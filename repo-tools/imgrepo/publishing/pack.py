@@ -1,4 +1,4 @@
-"""From an image that was looked into to its packed files, on the stage, and its entry."""
+"""Packs an examined image, and writes its entry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgrepo.images.scan import SourceImage
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.webroot.entries import new_entry, published_name
 from imgrepo.webroot.state import Published
-from imgrepo.webroot.transaction import Stage
+from imgrepo.webroot.transaction import Session
 
 _BEST_ZSTD = 19
 
@@ -27,7 +27,7 @@ class Candidate:
         image: The image.
         size: Size of its disk in bytes.
         name: Name of its template.
-        facts: What it holds; None before it was looked into.
+        facts: What it holds; None before it was examined.
         old: The template that it replaces; None for a new one.
         copy: A copy of it with free space given back; None when the image itself is packed.
     """
@@ -41,34 +41,34 @@ class Candidate:
 
 
 class Packer:
-    """Packs images onto the stage.
+    """Packs images into the folder of a session.
 
     Args:
         request: How.
-        work: The stage.
+        session: The session.
         on_event: Called with each event.
 
     Attributes:
-        files: Names of the packed files on the stage.
+        files: Names of the packed files in that folder.
     """
 
-    def __init__(self, request: PublishRequest, work: Stage, on_event: Reporter) -> None:
-        self._request, self._work, self._report = request, work, on_event
+    def __init__(self, request: PublishRequest, session: Session, on_event: Reporter) -> None:
+        self._request, self._session, self._on_event = request, session, on_event
         self.files: list[str] = []
 
     def pack(self, candidate: Candidate) -> tuple[Entry, Published]:
-        """Pack an image; return its entry, and what to remember of it.
+        """Pack an image; return its entry and the record for the next run.
 
-        A file that is published already, byte by byte, is not published again.
+        A file that is published already with the same bytes is not published again.
 
         Raises:
-            DiskError: The image changed meanwhile (``docs/threat-model.md`` R6).
-            ToolError: The program that packs failed.
-            WorkspaceError: A file cannot be written.
+            DiskError: The image changed meanwhile.
         """
         image, old = candidate.image, candidate.old
         assert candidate.facts is not None
-        self._report(Step(f"Compressing {image.name}" if self._request.compress else f"Copying {image.name}"))
+        self._on_event(
+            Step(f"Compressing {image.name}" if self._request.compress else f"Copying {image.name}")
+        )
         command = xz_arguments(self._request.preset) if self._request.compress else None
         ending = "xz" if command else image.path.suffix[1:]
         part, made = self._make(candidate, command)
@@ -96,7 +96,7 @@ class Packer:
         old = candidate.old.zstd if candidate.old else None
         if self._request.zstd_level is None and old is None:
             return None
-        self._report(Step(f"Compressing {candidate.image.name} with zstd"))
+        self._on_event(Step(f"Compressing {candidate.image.name} with zstd"))
         part, made = self._make(candidate, zstd_arguments(self._request.zstd_level or _BEST_ZSTD))
         if old is not None and old.sha512 == made.sha512 and self._is_in_place(old.file, made.size):
             part.unlink()
@@ -106,21 +106,21 @@ class Packer:
         return ZstdFile(name, made.sha512, made.size)
 
     def _make(self, candidate: Candidate, command: list[str] | None) -> tuple[Path, Compressed]:
-        part = self._work.folder / f"{candidate.image.name}.part"
+        part = self._session.folder / f"{candidate.image.name}.part"
         content = candidate.copy.path if candidate.copy else None
-        return part, compress(candidate.image, part, command, self._report, content=content)
+        return part, compress(candidate.image, part, command, self._on_event, content=content)
 
     def _is_in_place(self, name: str, size: int) -> bool:
         path = self._request.output / name
         return path.is_file() and path.stat().st_size == size
 
     def _stage(self, part: Path, name: str) -> None:
-        part.rename(self._work.folder / name)
+        part.rename(self._session.folder / name)
         self.files.append(name)
 
 
-def promise(candidate: Candidate) -> Entry:
-    """Describe what a run that is not dry would publish; its digest and size nobody knows yet."""
+def planned_entry(candidate: Candidate) -> Entry:
+    """Return the entry that a run would publish, without digest and size, which are not known yet."""
     assert candidate.facts is not None
     nothing = Compressed(candidate.image.path, 0, "", "")
     return dataclasses.replace(

@@ -1,11 +1,12 @@
-"""Publishing a folder of images: from scan to signed index.
+"""Publishes a folder of images: scan, look inside, pack, sign, put in place.
 
-``publish`` is the table of contents. Whatever goes wrong, the folder that is
-served stays as it was: the last step replaces the index by one rename.
+Whatever goes wrong, the folder that is served stays as it was: the last step
+replaces the index by one rename.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,16 +21,16 @@ from imgrepo.library.publishing import image_path
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.publishing.run import Run
 from imgrepo.services import Services
-from imgrepo.webroot import retired
 from imgrepo.webroot.draft import read_draft
+from imgrepo.webroot.retired import retire, served_files
 from imgrepo.webroot.signing import PLAIN_INDEX, SIGNED_INDEX, IndexSigner, PublishedIndex
 from imgrepo.webroot.state import Published, write_state
-from imgrepo.webroot.transaction import stage
+from imgrepo.webroot.transaction import Session, open_session
 
 
 @dataclass(frozen=True)
 class PublishResult:
-    """What was done, or in a dry run would be.
+    """The outcome of a run; of a dry run, what it would be.
 
     Attributes:
         index: The index that is published now.
@@ -55,67 +56,93 @@ def publish(request: PublishRequest, services: Services, on_event: Reporter) -> 
         on_event: Called with each event.
 
     Returns:
-        What was done. Images that were refused do not keep the others from being published (T24); their
-        old templates, if any, stay.
+        The outcome. Images that were refused do not keep the others from being published; their old
+        templates, if any, stay.
 
     Raises:
-        SigningError: The key cannot sign; nothing was compressed (R3).
-        TrustError: The published index is not by this key; nothing was built on it (R17).
+        SigningError: The key cannot sign; nothing was compressed.
+        TrustError: The published index is not by this key; nothing was built on it.
         PybuilderError: Anything else; the published index is as it was.
     """
-    with stage(request.output) as work:
-        signer = IndexSigner(services, request.signing, work)
+    with open_session(request.output) as session:
+        signer = IndexSigner(services, request.signing, session)
         old = _read_old(request, signer, on_event)
-        run = Run(request, services, work, old.index, on_event)
-        run.find_changed()
-        run.go_on()
-        new = run.merge()
+        run = Run(request, services, session, old.index, on_event)
+        changed = run.scan()
+        with run.copies_of(changed) as copies:
+            run.pack(run.examine(changed, copies))
+        new = run.new_index()
         if not new.entries and old.text is None:
-            if (
-                run.held and not run.refused
-            ):  # a daily timer waits for their day, and must not fail until then
-                info(on_event, f"nothing is published yet: {request.output} stays without an index")
-                return PublishResult(new, old.index, (), {}, has_index=False)
-            reasons = "; ".join([*(error.message for error in run.refused.values()), *run.held])
-            raise RepositoryError(f"no image can be published: {reasons or 'there is none'}")
-        changed = tuple(entry.os_version for entry in new.entries if entry not in old.index.entries)
-        result = PublishResult(new, old.index, changed, run.refused)
-        if request.dry_run:
-            return result
-        for name in run.files:
-            work.publish(name)
-        if new != old.index or old.signed_at is None or _is_due(request, old, services.clock()):
-            on_event(Step(f"Signing the index of {counted(len(new.entries), 'template')}"))
-            signer.replace(request.output, old, new)
-        elif not run.files:
-            info(on_event, "nothing new to publish")
-        write_state(request.folder, run.state)
-        _retire(request, new, old.index, services.clock(), on_event)
-        if request.remove_images:
-            _remove_images(request, run.state, new, on_event)
-    return result
+            return _nothing(request, run, old, new, on_event)
+        if not request.dry_run:
+            _commit(request, services, session, signer, run, old, new, on_event)
+    names = tuple(entry.os_version for entry in new.entries if entry not in old.index.entries)
+    return PublishResult(new, old.index, names, run.refused)
 
 
 def _read_old(request: PublishRequest, signer: IndexSigner, on_event: Reporter) -> PublishedIndex:
-    """Read what is published; before the first time, what somebody wrote by hand."""
+    """Read the published index; before the first run, an index written by hand."""
     old = signer.read(request.output, force=request.force, on_event=on_event)
     if old.text is None:
         draft = read_draft(request.output / PLAIN_INDEX)
         if draft is not None:
             number = counted(len(draft.entries), "template")
-            info(on_event, f"taking what {request.output / PLAIN_INDEX} says of {number}")
+            info(on_event, f"using the descriptions of {number} in {request.output / PLAIN_INDEX}")
             return PublishedIndex(draft)
     elif signer.was_edited(request.output, old):
         warn(
             on_event,
-            f"{PLAIN_INDEX} differs from {SIGNED_INDEX}, and only the signed one counts; to publish what "
-            f"you wrote: gpg --yes --clearsign -o {SIGNED_INDEX} {PLAIN_INDEX}",
+            f"{PLAIN_INDEX} differs from {SIGNED_INDEX}, and only the signed one counts; to publish your "
+            f"changes: gpg --yes --clearsign -o {SIGNED_INDEX} {PLAIN_INDEX}",
         )
     return old
 
 
+def _nothing(
+    request: PublishRequest, run: Run, old: PublishedIndex, new: Index, on_event: Reporter
+) -> PublishResult:
+    """Return a result without an index if all images wait for their day: a daily timer must not fail then."""
+    if run.waiting and not run.refused:
+        info(on_event, f"nothing is published yet: {request.output} stays without an index")
+        return PublishResult(new, old.index, (), {}, has_index=False)
+    reasons = "; ".join([*(error.message for error in run.refused.values()), *run.waiting])
+    raise RepositoryError(f"no image can be published: {reasons or 'there is none'}")
+
+
+def _commit(
+    request: PublishRequest,
+    services: Services,
+    session: Session,
+    signer: IndexSigner,
+    run: Run,
+    old: PublishedIndex,
+    new: Index,
+    on_event: Reporter,
+) -> None:
+    """Put the packed files and the signed index in place; then tidy up."""
+    for name in run.files:
+        session.commit(name)
+    now = services.clock()
+    if new != old.index or old.signed_at is None or _is_due(request, old, now):
+        on_event(Step(f"Signing the index of {counted(len(new.entries), 'template')}"))
+        signer.replace(request.output, old, new)
+    elif not run.files:
+        info(on_event, "nothing new to publish")
+    write_state(request.folder, run.state)
+    retire(
+        served_files(request.output, on_event),
+        new,
+        old.index,
+        now=now,
+        on_event=on_event,
+        grace=request.grace if request.prune else None,
+    )
+    if request.remove_images:
+        _remove_images(request, run.state, new, on_event)
+
+
 def _is_due(request: PublishRequest, old: PublishedIndex, now: datetime) -> bool:
-    """Tell whether a signature with an end is half way to it, or has none and shall have one (R7)."""
+    """Check whether to renew the signature: it is half way to its end, or has none and should have one."""
     valid_for = request.signing.valid_for
     if valid_for is None and old.expires_at is not None and old.signed_at is not None:
         valid_for = old.expires_at - old.signed_at
@@ -124,20 +151,10 @@ def _is_due(request: PublishRequest, old: PublishedIndex, now: datetime) -> bool
     return old.expires_at is None or old.expires_at - now < valid_for / 2
 
 
-def _retire(request: PublishRequest, new: Index, old: Index, now: datetime, on_event: Reporter) -> None:
-    """Note which files nothing names any more, and delete them when their time has come."""
-    found = retired.find_retired(request.output, new, old, now=now)
-    chosen = retired.choose(found, now=now, grace=request.grace, keep=0) if request.prune else ()
-    retired.delete(request.output, chosen)
-    for item in chosen:
-        info(on_event, f"deleted: {item.name}")
-    retired.remember(request.output, [item for item in found if item not in chosen])
-
-
 def _remove_images(
-    request: PublishRequest, state: dict[str, Published], new: Index, on_event: Reporter
+    request: PublishRequest, state: Mapping[str, Published], new: Index, on_event: Reporter
 ) -> None:
-    """Delete images that are published for certain: the new index is durable by now (R13)."""
+    """Delete images that are published for certain: the new index is durable by now."""
     kept, files = dict(state), {entry.file for entry in new.entries}
     for name, published in state.items():
         path = image_path(request.folder, name)
@@ -154,5 +171,5 @@ def _remove_images(
             continue
         except OSError as error:
             raise explain(error, path) from error
-        del kept[name]  # so that nobody misses the image later
+        del kept[name]  # so that no later run reports it as gone
     write_state(request.folder, kept)

@@ -1,11 +1,12 @@
-"""One run's way from images to index, step by step; ``imgrepo.publishing.publish`` says in which order."""
+"""The steps of one run, from images to the new index; ``publish`` has their order."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import Reporter, info, warn
@@ -15,14 +16,14 @@ from imgrepo.images.compress import Copy, copy_image, hash_image, space_needed
 from imgrepo.images.facts import ImageFacts, NoSystemError, examine
 from imgrepo.images.scan import SourceImage, measure
 from imgrepo.library.approval import read_reviewers
-from imgrepo.publishing.eligibility import Gate
-from imgrepo.publishing.pack import Candidate, Packer, promise
+from imgrepo.publishing.eligibility import Eligibility
+from imgrepo.publishing.pack import Candidate, Packer, planned_entry
 from imgrepo.publishing.request import PublishRequest, ask_about
 from imgrepo.services import Services
 from imgrepo.webroot.draft import sidecar_entries
 from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, merge, old_entry
 from imgrepo.webroot.state import Published, read_state, withdrawn_templates
-from imgrepo.webroot.transaction import Stage
+from imgrepo.webroot.transaction import Session
 
 
 class Run:
@@ -31,50 +32,50 @@ class Run:
     Args:
         request: What to publish.
         services: Appliance and clock.
-        work: Where files are made.
-        old: What is published.
+        session: Where files are made.
+        old: The published index.
         on_event: Called with each event.
 
     Attributes:
         refused: Why images are not published, by the name of the file.
-        state: What to remember of each image.
+        state: The record of each image, for the next run.
     """
 
     def __init__(
-        self, request: PublishRequest, services: Services, work: Stage, old: Index, on_event: Reporter
+        self, request: PublishRequest, services: Services, session: Session, old: Index, on_event: Reporter
     ) -> None:
         self._request, self._services = request, services
-        self._old, self._report = old, on_event
-        self._candidates: list[Candidate] = []
+        self._old, self._on_event = old, on_event
         self._owners: dict[tuple[str, str], str] = {}
         self._replaced: dict[tuple[str, str], Entry] = {}
         self._added: list[Entry] = []
-        self._beside: set[int] = set()
+        self._sidecars: set[int] = set()
         self._withdrawn = withdrawn_templates(request.output)
         self.refused: dict[str, PybuilderError] = {}
         reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
-        self._gate = Gate(request, services.clock(), self.refused, on_event, reviewers)
+        self._eligibility = Eligibility(request, services.clock(), self.refused, on_event, reviewers)
         self.state: dict[str, Published] = {}
-        self._packer = Packer(request, work, on_event)
+        self._packer = Packer(request, session, on_event)
 
     @property
-    def held(self) -> tuple[str, ...]:
-        """What is told of the images that are held back."""
-        return tuple(self._gate.held)
+    def waiting(self) -> tuple[str, ...]:
+        """Messages about the images whose day has not come."""
+        return tuple(self._eligibility.waiting)
 
     @property
     def files(self) -> list[str]:
-        """Names of the packed files on the stage."""
+        """Names of the packed files in the session's folder."""
         return self._packer.files
 
-    def find_changed(self) -> None:
-        """Find the images that are not published as they are now, and those that are gone."""
-        found = self._gate.found
+    def scan(self) -> list[Candidate]:
+        """Find the images that are not published as they are now, and note those that are gone."""
+        candidates = []
+        found = self._eligibility.found
         images = found.images
         for name, reason in found.skipped:
-            warn(self._report, f"{name} is not published: {reason}")
+            warn(self._on_event, f"{name} is not published: {reason}")
         for name in set(found.empty) - {entry.os_version for entry in self._old.entries}:
-            info(self._report, f"{name} is not published: there is no image in its folder yet")
+            info(self._on_event, f"{name} is not published: there is no image in its folder yet")
         self.refused.update(found.broken)
         if not images and not found.broken and not self._old.entries:
             raise UsageError(
@@ -83,25 +84,26 @@ class Run:
                 "by: qemu-img convert -O qcow2 OLD NAME.qcow2",
             )
         remembered = read_state(self._request.folder)
-        beside = sidecar_entries(images, self._old)
-        self._beside = {id(entry) for entry in beside}
-        self._old = dataclasses.replace(self._old, entries=(*self._old.entries, *beside))
+        sidecars = sidecar_entries(images, self._old)
+        self._sidecars = {id(entry) for entry in sidecars}
+        self._old = dataclasses.replace(self._old, entries=(*self._old.entries, *sidecars))
         for image in images:
             last = remembered.get(image.name)
             if last is not None:
                 self.state[image.name] = dataclasses.replace(last, gone_since=None)
             try:
-                if not self._is_published(image) and self._gate.lets_pass(image):
-                    self._candidates.append(Candidate(image, measure(image)))
+                if not self._is_published(image) and self._eligibility.is_eligible(image):
+                    candidates.append(Candidate(image, measure(image)))
             except DiskError as error:
                 self.refused[image.name] = error
         for name in set(remembered) - {image.name for image in images}:
             if PurePosixPath(name).stem in found.broken:  # its image may well be there
                 self.state[name] = remembered[name]
         self._drop_removed(remembered, {image.name for image in images} | set(self.state))
+        return candidates
 
     def _drop_removed(self, remembered: dict[str, Published], present: set[str]) -> None:
-        """Tell of templates whose image is gone; drop them when the publisher wants that, after a while."""
+        """Report templates whose image is gone; drop them after the grace time, with ``--prune``."""
         now = self._services.clock()
         for name in sorted(set(remembered) - present):
             last = remembered[name]
@@ -110,21 +112,21 @@ class Run:
                 continue
             gone_since = last.gone_since or now
             if self._request.prune and now - gone_since >= self._request.grace:
-                info(self._report, f"the template {entry.os_version} is dropped: its image {name} is gone")
+                info(self._on_event, f"the template {entry.os_version} is dropped: its image {name} is gone")
                 self._old = dataclasses.replace(
                     self._old, entries=tuple(one for one in self._old.entries if one is not entry)
                 )
                 continue
             self.state[name] = dataclasses.replace(last, gone_since=gone_since)
-            self._tell_of_removed(name, entry, gone_since)
+            self._warn_of_removed(name, entry, gone_since)
 
-    def _tell_of_removed(self, name: str, entry: Entry, since: datetime) -> None:
+    def _warn_of_removed(self, name: str, entry: Entry, since: datetime) -> None:
         if self._request.prune:
             until = since + self._request.grace
             what = f"it is dropped by a run with --prune after {until:%Y-%m-%d %H:%M} UTC"
         else:
             what = "it stays published, unless you use --prune"
-        warn(self._report, f"the image {name} of the template {entry.os_version} is gone; {what}")
+        warn(self._on_event, f"the image {name} of the template {entry.os_version} is gone; {what}")
 
     def _entry_of(self, last: Published) -> Entry | None:
         wanted = (last.entry, last.arch)
@@ -138,7 +140,7 @@ class Run:
         if self._request.zstd_level is not None and entry.zstd is None:
             return False
         if image.fingerprint != last.fingerprint:
-            if hash_image(image, self._report) != last.sha512:
+            if hash_image(image, self._on_event) != last.sha512:
                 return False
             self.state[image.name] = dataclasses.replace(last, fingerprint=image.fingerprint)
         self._claim(entry.os_version, entry.arch, image)
@@ -164,44 +166,37 @@ class Run:
                 hint="rename or remove one of them",
             )
 
-    def go_on(self) -> None:
-        """Look into the changed images and pack them; in a dry run only look."""
-        if not self._candidates:
+    @contextlib.contextmanager
+    def copies_of(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, Copy]]:
+        """Make copies to give free space back on, by image; none where that is not wanted."""
+        if not candidates or self._request.dry_run or not self._request.trim:
+            yield {}
             return
-        images = [candidate.image for candidate in self._candidates]
-        if self._request.dry_run or not self._request.trim:
-            self._look_into(images, {})
-            self._pack()
-            return
+        images = [candidate.image for candidate in candidates]
         with scratch_folder(needed=space_needed(images)) as folder:
-            copies = self._copy(images, folder)
-            self._look_into([image for image in images if image.name in copies], copies)
-            self._pack()
+            copies: dict[str, Copy] = {}
+            for image in images:
+                try:
+                    copies[image.name] = copy_image(image, folder, self._on_event)
+                except DiskError as error:
+                    self.refused[image.name] = error
+            yield copies
 
-    def _copy(self, images: Sequence[SourceImage], folder: Path) -> dict[str, Copy]:
-        copies: dict[str, Copy] = {}
-        for image in images:
-            try:
-                copies[image.name] = copy_image(image, folder, self._report)
-            except DiskError as error:
-                self.refused[image.name] = error
-        return copies
-
-    def _look_into(self, images: Sequence[SourceImage], copies: dict[str, Copy]) -> None:
+    def examine(self, candidates: Sequence[Candidate], copies: Mapping[str, Copy]) -> list[Candidate]:
         """Find out what the changed images hold, in one appliance for all of them."""
+        images = [one.image for one in candidates if one.image.name not in self.refused]
         if not images:
-            self._candidates = []
-            return
+            return []
         found = examine(
-            images, self._services.open_appliance, self._request.appliance, self._report, copies=copies
+            images, self._services.open_appliance, self._request.appliance, self._on_event, copies=copies
         )
         known = []
-        for candidate in self._candidates:
+        for candidate in candidates:
             facts = found.get(candidate.image.name)
             judged = None if facts is None else self._judge(candidate, facts)
             if judged is not None:
                 known.append(dataclasses.replace(judged, copy=copies.get(candidate.image.name)))
-        self._candidates = known
+        return known
 
     def _judge(self, candidate: Candidate, facts: ImageFacts | PybuilderError) -> Candidate | None:
         """Decide under which name an image is published; None if it is not."""
@@ -212,7 +207,7 @@ class Run:
         old = old_entry(self._old, image.stem, last, arch)
         lost = last is not None and last.system  # it held one before: then it is broken, not special
         if nothing and not lost and old is not None and old.arch != UNKNOWN_ARCH:
-            warn(self._report, f"no system was found in {image.name}: only its entry says what it is")
+            warn(self._on_event, f"no system was found in {image.name}: only its entry says what it is")
             facts = ImageFacts(old.arch, None, None, None, system=False)
         name = old.os_version if old else image.stem
         if ask is not None and (nothing or isinstance(facts, ImageFacts)):
@@ -225,7 +220,7 @@ class Run:
         arch = facts.arch if old is None or old.arch == UNKNOWN_ARCH else old.arch
         if (name, arch) in self._withdrawn:
             warn(
-                self._report,
+                self._on_event,
                 f"{image.name} is not published: its template {name} was withdrawn; "
                 f"to publish it again: pybuilder-repo withdraw --undo {self._request.output} {name}",
             )
@@ -233,12 +228,12 @@ class Run:
         self._claim(name, arch, image)
         return dataclasses.replace(candidate, name=name, facts=facts, old=old)
 
-    def _pack(self) -> None:
-        """Pack the changed images onto the stage, and describe them."""
-        for candidate in self._candidates:
+    def pack(self, candidates: Sequence[Candidate]) -> None:
+        """Pack the changed images and describe them; in a dry run only describe them."""
+        for candidate in candidates:
             try:
                 if self._request.dry_run:
-                    self._note(candidate.old, promise(candidate))
+                    self._note(candidate.old, planned_entry(candidate))
                     continue
                 entry, published = self._packer.pack(candidate)
                 self._note(candidate.old, entry)
@@ -252,7 +247,7 @@ class Run:
         else:
             self._replaced[old.os_version, old.arch] = entry
 
-    def merge(self) -> Index:
+    def new_index(self) -> Index:
         """Make the new index; a template whose file is gone is dropped."""
         new = merge(self._old, self._replaced, self._added)
         changed = {id(entry) for entry in (*self._replaced.values(), *self._added)}
@@ -260,21 +255,21 @@ class Run:
         for entry in new.entries:
             if id(entry) in changed:
                 kept.append(entry)
-            elif id(entry) in self._beside:
-                continue  # its image was refused, which is told elsewhere
+            elif id(entry) in self._sidecars:
+                continue  # its image was refused, which is reported elsewhere
             elif not self._is_there(entry):
-                warn(self._report, f"the template {entry.os_version} is dropped: {entry.file} is gone")
+                warn(self._on_event, f"the template {entry.os_version} is dropped: {entry.file} is gone")
             elif entry.sha512 is None or entry.arch == UNKNOWN_ARCH:
                 warn(
-                    self._report,
+                    self._on_event,
                     f"the template {entry.os_version} is dropped: there is no image for its hand-written "
                     "entry, and no digest of its file in it",
                 )
             else:
                 kept.append(entry)
-        return dataclasses.replace(new, entries=tuple(self._named(entry) for entry in kept))
+        return dataclasses.replace(new, entries=tuple(self._described(entry) for entry in kept))
 
-    def _named(self, entry: Entry) -> Entry:
-        """Let a template say what the contributor of its image says now."""
+    def _described(self, entry: Entry) -> Entry:
+        """Update a template with the present description of its image."""
         name = self._owners.get((entry.os_version, entry.arch), "")
-        return entry if name in self.refused else self._gate.describe(entry, name)
+        return entry if name in self.refused else self._eligibility.updated(entry, name)

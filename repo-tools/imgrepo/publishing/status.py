@@ -14,9 +14,8 @@ from imgindex.lifecycle import deprecation
 from imgindex.model import Entry, Index
 from imgrepo.library.publishing import find_images
 from imgrepo.services import Services
-from imgrepo.webroot import retired
 from imgrepo.webroot.entries import UNKNOWN_ARCH
-from imgrepo.webroot.retired import Retired
+from imgrepo.webroot.retired import Retired, find_retired, served_files
 from imgrepo.webroot.signing import PUBLIC_KEY, read_served
 from imgrepo.webroot.state import read_state
 
@@ -103,7 +102,7 @@ def status_of(
         signer=signed.primary_fingerprint,
         expires_at=signed.expires_at,
         keys=keys,
-        retired=retired.find_retired(folder, index, index, now=now),
+        retired=find_retired(served_files(folder, on_event), index, index, now=now),
         changes=() if images is None else tuple(_changes(images, index, now)),
         problems=tuple(problems),
     )

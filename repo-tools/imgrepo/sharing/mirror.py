@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urljoin
 
 from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackError, UsageError
-from imgbuilder.events import Reporter, Step, info, warn
+from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.fetch.transfer import INDEX_LIMIT, Fetcher
 from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, template_url
 from imgbuilder.host.hashing import hash_file
@@ -32,9 +32,9 @@ from imgindex.parse import parse_usable
 from imgindex.trust import KeyPin, VerifiedText
 from imgrepo.services import Services
 from imgrepo.sharing.bring import brought
-from imgrepo.webroot import retired
+from imgrepo.webroot.retired import GRACE, retire, served_files
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
-from imgrepo.webroot.transaction import Stage, stage
+from imgrepo.webroot.transaction import Session, open_session
 
 _PARTIAL = ".pybuilder-mirror"
 
@@ -55,7 +55,7 @@ class MirrorRequest:
     folder: Path
     key_file: Path
     prune: bool = False
-    grace: timedelta = retired.GRACE
+    grace: timedelta = GRACE
 
     def __post_init__(self) -> None:
         hide_in(self, "source")
@@ -115,7 +115,7 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_even
         WorkspaceError: The copy cannot be written.
     """
     pin = key_pin_from_file(request.key_file, where=str(request.key_file))
-    with stage(request.folder) as work:
+    with open_session(request.folder) as session:
         data, signed, index = _fetch_index(request, pin, services, fetcher, on_event)
         old = _old_index(request, pin, services)
         if old is not None and old.signed_at > signed.signed_at:
@@ -127,11 +127,18 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_even
         _check_space(request.folder, index)
         fetched = [file.name for file in _files(index) if _bring(request, file, fetcher, on_event)]
         with open_file(request.key_file) as key:
-            _put(work, PUBLIC_KEY, key.read())
-        _put(work, PLAIN_INDEX, signed.text.encode())
-        _put(work, SIGNED_INDEX, data)
+            _put(session, PUBLIC_KEY, key.read())
+        _put(session, PLAIN_INDEX, signed.text.encode())
+        _put(session, SIGNED_INDEX, data)
         before = index if old is None else parse_usable(old, where=str(request.folder))
-        _retire(request, index, before, services, on_event)
+        retire(
+            served_files(request.folder, on_event),
+            index,
+            before,
+            now=services.clock(),
+            on_event=on_event,
+            grace=request.grace if request.prune else None,
+        )
     return MirrorResult(tuple(fetched), len(index.entries))
 
 
@@ -236,22 +243,10 @@ def _is_here(place: Path, file: _File) -> bool:
     return hash_file(place) == file.sha512
 
 
-def _put(work: Stage, name: str, content: bytes) -> None:
-    path = work.folder / name
+def _put(session: Session, name: str, content: bytes) -> None:
+    path = session.folder / name
     try:
         path.write_bytes(content)
     except OSError as error:
         raise explain(error, path) from error
-    work.publish(name)
-
-
-def _retire(
-    request: MirrorRequest, index: Index, before: Index, services: Services, on_event: Reporter
-) -> None:
-    now = services.clock()
-    found = retired.find_retired(request.folder, index, before, now=now)
-    chosen = retired.choose(found, now=now, grace=request.grace, keep=0) if request.prune else ()
-    retired.delete(request.folder, chosen)
-    for item in chosen:
-        info(on_event, f"deleted: {item.name}")
-    retired.remember(request.folder, [item for item in found if item not in chosen])
+    session.commit(name)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from imgbuilder.errors import RepositoryError, RolledBackError, TrustError
-from imgbuilder.events import Reporter, info
+from imgbuilder.events import Reporter
 from imgindex.freshness import show
 from imgindex.gpg import key_pin_from_file
 from imgindex.model import Index
@@ -25,11 +25,10 @@ from imgindex.trust import VerifiedText
 from imgrepo.services import Services
 from imgrepo.sharing.catalogue import bring_catalogue
 from imgrepo.sharing.target import Place, Target
-from imgrepo.webroot import retired
 from imgrepo.webroot.entries import files_of
-from imgrepo.webroot.retired import GRACE
+from imgrepo.webroot.retired import GRACE, ServedFiles, retire
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_served
-from imgrepo.webroot.transaction import stage
+from imgrepo.webroot.transaction import open_session
 
 _INDEX_LIMIT = 5_000_000
 
@@ -85,7 +84,7 @@ def upload(
         UploadError: The target cannot be reached or written.
     """
     read_served(request.folder, services)  # before anything is made in a folder that is none of ours
-    with stage(request.folder):
+    with open_session(request.folder):
         served, signed = read_served(request.folder, services)
         needed = _complete(request.folder, served.index)
         target = open_target(request.place)
@@ -95,7 +94,14 @@ def upload(
         # Only the last one counts for clients; the others are for people.
         for name in (PUBLIC_KEY, PLAIN_INDEX, SIGNED_INDEX):
             sent += target.put(request.folder, [name], on_event)
-        deleted = _retire(request, target, there, served.index, before, services, on_event)
+        deleted = retire(
+            _files_of_target(request, target, there),
+            served.index,
+            before,
+            now=services.clock(),
+            on_event=on_event,
+            grace=request.grace if request.prune else None,
+        )
         pages, gone = bring_catalogue(request.folder, target, on_event)
         sent, deleted = [*sent, *pages], (*deleted, *gone)
     return UploadResult(tuple(sent), deleted)
@@ -149,28 +155,12 @@ def _index_there(
         raise type(error)(error.message, hint=hint) from error
 
 
-def _retire(
-    request: UploadRequest,
-    target: Target,
-    there: dict[str, int],
-    index: Index,
-    before: Index,
-    services: Services,
-    on_event: Reporter,
-) -> tuple[str, ...]:
-    """Note which files there nothing names any more, and delete them when their time has come."""
-    now = services.clock()
-    record = record_name(request.place)
-    found = retired.among(
-        there, index, before, remembered=retired.remembered(request.folder, record), now=now
-    )
-    chosen = retired.choose(found, now=now, grace=request.grace, keep=0) if request.prune else ()
-    names = tuple(item.name for item in chosen)
-    target.delete(names)
-    for name in names:
-        info(on_event, f"deleted there: {name}")
-    retired.remember(request.folder, [item for item in found if item not in chosen], record)
-    return names
+def _files_of_target(request: UploadRequest, target: Target, there: dict[str, int]) -> ServedFiles:
+    def delete(names: Sequence[str]) -> Sequence[str]:
+        target.delete(names)
+        return names
+
+    return ServedFiles(there, request.folder / record_name(request.place), delete)
 
 
 def record_name(place: Place) -> str:

@@ -19,10 +19,10 @@ from imgindex.layout import settle_comments
 from imgindex.lifecycle import Deprecation, with_deprecation
 from imgindex.model import Entry, Index
 from imgrepo.services import Services, Signing
-from imgrepo.webroot import retired
+from imgrepo.webroot.retired import retire, served_files
 from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner
 from imgrepo.webroot.state import remember_withdrawn, withdrawn_templates
-from imgrepo.webroot.transaction import stage
+from imgrepo.webroot.transaction import open_session
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def edit(
         TrustError: The published index is not by this key.
     """
     _check_folder(folder)
-    with stage(folder) as work:
-        signer = IndexSigner(services, signing, work)
+    with open_session(folder) as session:
+        signer = IndexSigner(services, signing, session)
         old = signer.read(folder, on_event=on_event)
         if old.text is None:
             raise UsageError(f"nothing is published in {folder}", hint="see: pybuilder-repo publish --help")
@@ -69,8 +69,7 @@ def edit(
         else:
             on_event(Step(f"Signing the index of {counted(len(new.entries), 'template')}"))
             signer.replace(folder, old, new)
-        found = retired.find_retired(folder, new, old.index, now=services.clock())
-        retired.remember(folder, found)
+        retire(served_files(folder, on_event), new, old.index, now=services.clock(), on_event=on_event)
     return Edited(old.index, new)
 
 
@@ -95,8 +94,8 @@ def refresh(
         TrustError: The published index is not by this key.
     """
     _check_folder(folder)
-    with stage(folder) as work:
-        signer = IndexSigner(services, signing, work)
+    with open_session(folder) as session:
+        signer = IndexSigner(services, signing, session)
         old = signer.read(folder, on_event=on_event)
         if old.text is None:
             raise UsageError(f"nothing is published in {folder}", hint="see: pybuilder-repo publish --help")
@@ -161,7 +160,7 @@ def withdraw(
     """
     _check_folder(folder)
     if undo:
-        with stage(folder):
+        with open_session(folder):
             before = withdrawn_templates(folder)
             back = {key for key in before if key[0] in names and (arch is None or same_arch(key[1], arch))}
             missing = set(names) - {name for name, _arch in back}

@@ -1,19 +1,22 @@
 """Files that no index names any more, and how long they stay.
 
 A client that read the old index a moment ago still asks for the old files, and
-caches between it and us may hold the old index for hours (``docs/threat-model.md``
+caches on the way may serve the old index for hours (``docs/threat-model.md``
 R9). So they stay for a grace time, counted from when a publisher first saw that
-nothing names them; a record in the served folder remembers that.
+nothing names them. A record in the served folder remembers that.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from imgbuilder.errors import DiskError
+from imgbuilder.events import Reporter, info, warn
+from imgbuilder.host import imagelocks
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.files import open_file, sync_folder
 from imgindex.model import Index
@@ -21,7 +24,7 @@ from imgrepo.webroot.entries import files_of, stem_of_published
 
 RECORD_NAME = ".pybuilder-repo-retired.json"
 GRACE = timedelta(days=7)
-"""How long a retired file stays, unless the publisher says otherwise."""
+"""How long a retired file stays by default."""
 
 _LARGEST = 16 << 20
 _PACKED = (".xz", ".zst")
@@ -42,73 +45,88 @@ class Retired:
     size: int
 
 
-def find_retired(folder: Path, index: Index, before: Index, *, now: datetime) -> tuple[Retired, ...]:
-    """Find the files that were published once and that the index does not name.
+@dataclass(frozen=True)
+class ServedFiles:
+    """The files of a served folder, on this machine or at an upload target.
 
-    Only packed files with names that the publisher makes, and what an index named, count: whatever else
-    lies in the folder is none of our business. An image may have such a name, and lie in the same folder.
-
-    Args:
-        folder: The served folder.
-        index: What is published now.
-        before: What was published before.
-        now: The time, in UTC.
+    Attributes:
+        sizes: Their sizes in bytes, by name.
+        record: The local file that remembers since when a file is not named.
+        delete: Deletes files by name; returns the names that are gone now.
     """
+
+    sizes: Mapping[str, int]
+    record: Path
+    delete: Callable[[Sequence[str]], Sequence[str]]
+
+
+def served_files(folder: Path, on_event: Reporter) -> ServedFiles:
+    """List the files of a served folder on this machine; ``on_event`` reports files that stay."""
     sizes = {
         path.name: path.stat().st_size
         for path in folder.iterdir()
         if path.is_file() and not path.is_symlink()
     }
-    return among(sizes, index, before, remembered=remembered(folder), now=now)
+    return ServedFiles(sizes, folder / RECORD_NAME, lambda names: _delete(folder, names, on_event))
 
 
-def among(
-    sizes: Mapping[str, int],
+def retire(
+    files: ServedFiles,
     index: Index,
     before: Index,
     *,
-    remembered: Mapping[str, datetime],
     now: datetime,
-) -> tuple[Retired, ...]:
-    """Find the files among those of a folder that were published once and are not named any more. Pure.
+    on_event: Reporter,
+    grace: timedelta | None = None,
+) -> tuple[str, ...]:
+    """Note which files no index names any more, and delete those whose grace time is over.
 
     Args:
-        sizes: The files in the folder, by name, with their sizes in bytes.
+        files: The served folder.
         index: What is published now.
         before: What was published before.
-        remembered: Since when a file is known not to be named.
+        now: The time, in UTC.
+        on_event: Reports what was deleted.
+        grace: How long each file stays; None to delete none.
+
+    Returns:
+        Names of the deleted files.
+    """
+    found = find_retired(files, index, before, now=now)
+    chosen = () if grace is None else choose(found, now=now, grace=grace)
+    deleted = delete(files, found, chosen)
+    for name in deleted:
+        info(on_event, f"deleted: {name}")
+    return deleted
+
+
+def find_retired(files: ServedFiles, index: Index, before: Index, *, now: datetime) -> tuple[Retired, ...]:
+    """Find the files that were published once and that the index does not name.
+
+    Only packed files with names that the publisher makes and files that an index named count: other files in
+    the folder are not ours. An image may have such a name, and lie in the same folder.
+
+    Args:
+        files: The served folder.
+        index: What is published now.
+        before: What was published before.
         now: The time, in UTC.
     """
+    known = _remembered(files.record)
     named = {path for entry in index.entries for path in files_of(entry)}
     once = {path for entry in before.entries for path in files_of(entry) if "/" not in path}
     found = []
-    for name, size in sorted(sizes.items()):
+    for name, size in sorted(files.sizes.items()):
         made = name.endswith(_PACKED) and stem_of_published(name) is not None
-        if (made or name in once or name in remembered) and name not in named:
-            found.append(Retired(name, min(remembered.get(name, now), now), size))
+        if (made or name in once or name in known) and name not in named:
+            found.append(Retired(name, min(known.get(name, now), now), size))
     return tuple(found)
 
 
-def remember(folder: Path, retired: Iterable[Retired], record_name: str = RECORD_NAME) -> None:
-    """Replace the record, if it says something else.
-
-    Raises:
-        WorkspaceError: It cannot be written.
-    """
-    files = {item.name: item.since for item in retired}
-    if files == remembered(folder, record_name):
-        return
-    path = folder / record_name
-    record = {"version": 1, "files": {name: since.isoformat() for name, since in sorted(files.items())}}
-    with new_file(path) as temporary:
-        try:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise explain(error, path) from error
-
-
-def choose(retired: Iterable[Retired], *, now: datetime, grace: timedelta, keep: int) -> tuple[Retired, ...]:
-    """Choose which retired files may go. A pure function.
+def choose(
+    retired: Iterable[Retired], *, now: datetime, grace: timedelta, keep: int = 0
+) -> tuple[Retired, ...]:
+    """Choose which retired files may be deleted. A pure function.
 
     Args:
         retired: All of them.
@@ -126,24 +144,51 @@ def choose(retired: Iterable[Retired], *, now: datetime, grace: timedelta, keep:
     return tuple(sorted(chosen, key=lambda item: item.name))
 
 
-def delete(folder: Path, chosen: Iterable[Retired]) -> None:
-    """Delete retired files, durably.
+def delete(files: ServedFiles, retired: Iterable[Retired], chosen: Iterable[Retired]) -> tuple[str, ...]:
+    """Delete the chosen ones of all retired files, remember the others, return the names of the deleted.
 
     Raises:
-        WorkspaceError: One cannot be deleted.
+        WorkspaceError: A file cannot be deleted, or the record cannot be written.
     """
-    for item in chosen:
+    names = [item.name for item in chosen]
+    deleted = tuple(files.delete(names)) if names else ()
+    _remember(files.record, [item for item in retired if item.name not in deleted])
+    return deleted
+
+
+def _delete(folder: Path, names: Iterable[str], on_event: Reporter) -> list[str]:
+    """Delete files durably; a disk that another program uses stays until a later run."""
+    deleted = []
+    for name in names:
         try:
-            (folder / item.name).unlink(missing_ok=True)
+            imagelocks.refuse_if_in_use(folder / name, changing=True)
+            (folder / name).unlink(missing_ok=True)
+        except DiskError as error:
+            warn(on_event, f"{name} is not deleted: {error.message}")
+            continue
         except OSError as error:
-            raise explain(error, folder / item.name) from error
+            raise explain(error, folder / name) from error
+        deleted.append(name)
     sync_folder(folder)
+    return deleted
 
 
-def remembered(folder: Path, record_name: str = RECORD_NAME) -> dict[str, datetime]:
-    """Return what is remembered; a record that is missing or damaged only lets files stay longer."""
+def _remember(path: Path, retired: Iterable[Retired]) -> None:
+    files = {item.name: item.since for item in retired}
+    if files == _remembered(path):
+        return
+    record = {"version": 1, "files": {name: since.isoformat() for name, since in sorted(files.items())}}
+    with new_file(path) as temporary:
+        try:
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise explain(error, path) from error
+
+
+def _remembered(path: Path) -> dict[str, datetime]:
+    """Read the record; one that is missing or damaged only makes files stay longer."""
     try:
-        with open_file(folder / record_name) as file:
+        with open_file(path) as file:
             record = json.loads(file.read(_LARGEST))
         times = {str(name): datetime.fromisoformat(since) for name, since in record["files"].items()}
         return {name: since.astimezone(UTC) for name, since in times.items()}

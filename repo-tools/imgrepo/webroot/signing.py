@@ -18,7 +18,7 @@ from imgindex.parse import parse_index
 from imgindex.trust import KeyPin, VerifiedText
 from imgindex.write import write_index
 from imgrepo.services import Services, Signing
-from imgrepo.webroot.transaction import Stage
+from imgrepo.webroot.transaction import Session
 
 SIGNED_INDEX = "index.asc"
 PLAIN_INDEX = "index"
@@ -70,21 +70,21 @@ class IndexSigner:
     Args:
         services: The publisher's gpg, and the clients' verifier.
         signing: The keys, and how long signatures stay valid.
-        stage: Where files are made.
+        session: Where files are made.
 
     Raises:
         SigningError: A key is missing, ambiguous, expired or locked (``docs/threat-model.md`` R3).
     """
 
-    def __init__(self, services: Services, signing: Signing, stage: Stage) -> None:
+    def __init__(self, services: Services, signing: Signing, session: Session) -> None:
         self._services, self._signing = services, signing
         self._keys = services.make_keys(signing)
         self._verifier = services.verifier
         names = dict.fromkeys((signing.key, *signing.also))
         self._fingerprint, *also = dict.fromkeys(self._keys.check_key(name) for name in names)
         self._also = tuple(also)
-        self._stage = stage
-        public = stage.folder / PUBLIC_KEY
+        self._session = session
+        public = session.folder / PUBLIC_KEY
         public.write_bytes(b"".join(self._keys.export_public_key(name) for name in names))
         self._pin: KeyPin = key_pin_from_file(public, where="the signing key")
         self._probe()
@@ -160,7 +160,7 @@ class IndexSigner:
         plain = folder / PLAIN_INDEX
         if self.was_edited(folder, old):
             self._put(_BACKUP, plain.read_bytes())
-        self._put(PUBLIC_KEY, (self._stage.folder / PUBLIC_KEY).read_bytes())
+        self._put(PUBLIC_KEY, (self._session.folder / PUBLIC_KEY).read_bytes())
         self._put(PLAIN_INDEX, signed.text.encode())
         # Only this one counts for clients, and so it comes last.
         self._put(SIGNED_INDEX, data)
@@ -186,12 +186,12 @@ class IndexSigner:
         return signed
 
     def _put(self, name: str, content: bytes) -> None:
-        staged = self._stage.folder / name
+        staged = self._session.folder / name
         try:
             staged.write_bytes(content)
         except OSError as error:
             raise explain(error, staged) from error
-        self._stage.publish(name)
+        self._session.commit(name)
 
     def was_edited(self, folder: Path, published: PublishedIndex) -> bool:
         """Tell whether the copy for people differs from the signed index: somebody may have edited it."""

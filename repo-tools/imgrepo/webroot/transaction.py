@@ -1,4 +1,4 @@
-"""Putting files into a folder that is being served, so that its readers never meet half of a change.
+"""Changes a folder that is being served, so that its readers never meet half of a change.
 
 New files come first and under names that no old index mentions; the index
 follows by one rename. Killed at any moment, the folder holds the old index or
@@ -21,22 +21,22 @@ from imgbuilder.host.workspace import explain
 from imgindex.files import sync_folder
 
 LOCK_NAME = ".pybuilder-repo.lock"
-_STAGE_PREFIX = ".pybuilder-publish."
+_PREFIX = ".pybuilder-publish."
 
 
-class Stage:
-    """A private folder inside the published one, and the way out of it.
+class Session:
+    """One publisher's change of a served folder.
 
     Attributes:
-        folder: Where new files are made; nobody else may look into it.
+        folder: A private folder in the served one, where new files are made.
     """
 
     def __init__(self, target: Path, folder: Path) -> None:
         self._target = target
         self.folder = folder
 
-    def publish(self, name: str) -> None:
-        """Move a complete file from the stage to its place, durably and readable by the web server.
+    def commit(self, name: str) -> None:
+        """Move a complete file to its place, durably and readable by the web server.
 
         Args:
             name: Name of the file, in both folders.
@@ -56,14 +56,14 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(target: Path) -> Iterator[Stage]:
-    """Lock a folder against other publishers and make a stage in it.
+def open_session(target: Path) -> Iterator[Session]:
+    """Lock a folder against other publishers and make a private folder in it.
 
     Args:
         target: The folder that is being served.
 
     Raises:
-        WorkspaceError: Another publisher is at work there (R2), or the folder cannot be written.
+        WorkspaceError: Another publisher is at work there, or the folder cannot be written.
     """
     try:
         lock = os.open(target / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -78,11 +78,11 @@ def stage(target: Path) -> Iterator[Stage]:
             ) from error
         try:
             _remove_dead(target)
-            folder = Path(tempfile.mkdtemp(prefix=_STAGE_PREFIX, dir=target))
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target))
         except OSError as error:
             raise explain(error, target) from error
         try:
-            yield Stage(target, folder)
+            yield Session(target, folder)
         finally:
             with uninterrupted():
                 shutil.rmtree(folder)
@@ -91,7 +91,7 @@ def stage(target: Path) -> Iterator[Stage]:
 
 
 def _remove_dead(target: Path) -> None:
-    """Remove the stages of killed publishers: we hold the lock, so none of them is alive."""
-    for left in target.glob(f"{_STAGE_PREFIX}*"):
+    """Remove the folders of killed publishers: we hold the lock, so none of them is alive."""
+    for left in target.glob(f"{_PREFIX}*"):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)

@@ -15,7 +15,7 @@ from imgindex.gpg import GpgVerifier, key_pin_from_file
 from imgindex.lifecycle import Deprecation, deprecation
 from imgrepo.cli.main import run
 from imgrepo.webroot import edit
-from imgrepo.webroot.transaction import stage
+from imgrepo.webroot.transaction import open_session
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import Repository
 
@@ -282,7 +282,7 @@ def test_nothing_is_withdrawn_or_brought_back_beside_another_publisher(
     services, signing = repository.services(), repository.signing()
     edit.withdraw(repository.web, signing, services, ["a"], None, repository.events.append, undo=False)
     before = repository.snapshot()
-    with stage(repository.web):
+    with open_session(repository.web):
         for undo, name in ((True, "a"), (False, "b")):
             with pytest.raises(WorkspaceError, match="another publisher"):
                 edit.withdraw(

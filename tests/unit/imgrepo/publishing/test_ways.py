@@ -318,6 +318,22 @@ def test_prune_deletes_old_files_only_after_the_grace_time_and_nothing_else(
     repository.read()
 
 
+def test_a_retired_disk_that_a_machine_uses_is_deleted_by_a_later_run(repository: Repository) -> None:
+    repository.add("a.img")
+    repository.publish(compress=False)
+    old = repository.web / repository.entry("a").file
+    repository.add("a.img", b"new")
+    repository.publish(compress=False)
+    repository.later = timedelta(days=7, seconds=5)
+    with locked(old):
+        repository.publish(compress=False, prune=True)
+    assert old.exists()
+    assert f"{old.name} is not deleted: {old} is used by another program" in notices(repository)
+    repository.publish(compress=False, prune=True)
+    assert not old.exists()
+    assert f"deleted: {old.name}" in notices(repository)
+
+
 @pytest.mark.row("R13")
 def test_images_are_removed_only_when_wanted_and_published(repository: Repository) -> None:
     kept = repository.add("lie.img", b"x", FakeDisk())
@@ -348,13 +364,13 @@ def test_an_image_that_was_written_to_meanwhile_is_not_removed(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = repository.add("a.img")
-    real = run_module.Run.merge
+    real = run_module.Run.new_index
 
     def write(run: run_module.Run) -> Index:
         source.write_bytes(b"new" * 512)
         return real(run)
 
-    monkeypatch.setattr(run_module.Run, "merge", write)
+    monkeypatch.setattr(run_module.Run, "new_index", write)
     repository.publish(remove_images=True)
     assert source.exists()
     assert "a.img is not removed" in notices(repository)
