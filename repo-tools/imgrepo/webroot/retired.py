@@ -8,25 +8,24 @@ nothing names them. A record in the served folder remembers that.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from imgbuilder.errors import DiskError
+from imgbuilder.errors import DiskError, RepositoryError
 from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host import imagelocks
-from imgbuilder.host.workspace import explain, new_file
-from imgindex.files import open_file, sync_folder
+from imgbuilder.host.workspace import explain
+from imgindex.files import sync_folder
 from imgindex.model import Index
+from imgrepo.recordfile import Moment, RecordFile
 from imgrepo.webroot.entries import files_of, stem_of_published
 
 RECORD_NAME = ".pybuilder-repo-retired.json"
 GRACE = timedelta(days=7)
 """How long a retired file stays by default."""
 
-_LARGEST = 16 << 20
 _PACKED = (".xz", ".zst")
 
 
@@ -43,6 +42,14 @@ class Retired:
     name: str
     since: datetime
     size: int
+
+
+@dataclass(frozen=True)
+class _Record:
+    files: dict[str, Moment]
+
+
+_RECORD = RecordFile(_Record)
 
 
 @dataclass(frozen=True)
@@ -174,23 +181,15 @@ def _delete(folder: Path, names: Iterable[str], on_event: Reporter) -> list[str]
 
 
 def _remember(path: Path, retired: Iterable[Retired]) -> None:
-    files = {item.name: item.since for item in retired}
-    if files == _remembered(path):
-        return
-    record = {"version": 1, "files": {name: since.isoformat() for name, since in sorted(files.items())}}
-    with new_file(path) as temporary:
-        try:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise explain(error, path) from error
+    files = {item.name: item.since for item in sorted(retired, key=lambda item: item.name)}
+    if files != _remembered(path):
+        _RECORD.write(path, _Record(files))
 
 
 def _remembered(path: Path) -> dict[str, datetime]:
     """Read the record; one that is missing or damaged only makes files stay longer."""
     try:
-        with open_file(path) as file:
-            record = json.loads(file.read(_LARGEST))
-        times = {str(name): datetime.fromisoformat(since) for name, since in record["files"].items()}
-        return {name: since.astimezone(UTC) for name, since in times.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        record = _RECORD.read(path)
+    except RepositoryError:
         return {}
+    return {} if record is None else record.files

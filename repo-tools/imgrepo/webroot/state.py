@@ -1,27 +1,23 @@
-"""What the publisher remembers about the images of a folder, so that unchanged ones cost nothing.
+"""What the publisher remembers between runs: the images of a folder, and the withdrawn templates of a site.
 
-The record is a convenience: without it images are compressed again, and come
-out as what they already are. It is not published and nothing is trusted to it
-that the signed index does not confirm.
+The record of images is a convenience: without it images are compressed again
+and come out as the same files. It is not published, and nothing in it is trusted
+unless the signed index confirms it. The record of withdrawn templates, in the
+served folder, keeps ``publish`` from publishing them again.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from imgbuilder.errors import RepositoryError
-from imgbuilder.host.workspace import explain, new_file
-from imgindex.files import open_file
 from imgrepo.images.scan import Fingerprint
+from imgrepo.recordfile import Many, Moment, RecordFile
 
 STATE_NAME = ".pybuilder-repo.json"
-_VERSION = 1
-_LARGEST = 16 << 20
+WITHDRAWN_NAME = ".pybuilder-repo-withdrawn.json"
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class Published:
     """An image that was published.
 
     Attributes:
-        fingerprint: What it looked like then.
+        fingerprint: Its fingerprint then.
         sha512: SHA-512 of the image.
         file: Name of the published file.
         entry: Name of its template in the index.
@@ -44,58 +40,37 @@ class Published:
     entry: str
     arch: str
     system: bool = True
-    gone_since: datetime | None = None
+    gone_since: Moment | None = None
+
+
+@dataclass(frozen=True)
+class _State:
+    images: dict[str, Published]
+
+
+@dataclass(frozen=True)
+class _Withdrawn:
+    templates: Many[tuple[str, str]]
+
+
+_STATE = RecordFile(_State)
+_WITHDRAWN = RecordFile(
+    _Withdrawn, hint="it lists the templates that were withdrawn; remove it to publish all images again"
+)
 
 
 def read_state(folder: Path) -> dict[str, Published]:
-    """Return what is remembered by name of the image; nothing if the record is missing or damaged."""
+    """Return the remembered images of a folder by name; none if the record is missing or damaged."""
     try:
-        with open_file(folder / STATE_NAME) as file:
-            record = json.loads(file.read(_LARGEST))
-        if record["version"] != _VERSION:
-            return {}
-        return {str(name): _published(fields) for name, fields in record["images"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        record = _STATE.read(folder / STATE_NAME)
+    except RepositoryError:
         return {}
+    return {} if record is None else record.images
 
 
-def _published(fields: dict[str, Any]) -> Published:
-    values = {key: str(fields[key]) for key in ("sha512", "file", "entry", "arch")}
-    gone = fields.get("gone_since")
-    return Published(
-        Fingerprint(*(int(number) for number in fields["fingerprint"])),
-        **values,
-        system=bool(fields.get("system", True)),
-        gone_since=None if gone is None else datetime.fromisoformat(gone).astimezone(UTC),
-    )
-
-
-def _record_of(image: Published) -> dict[str, Any]:
-    gone = image.gone_since
-    return asdict(image) | {"gone_since": None if gone is None else gone.isoformat()}
-
-
-def write_state(folder: Path, images: dict[str, Published]) -> None:
-    """Replace the record, at once.
-
-    Raises:
-        WorkspaceError: It cannot be written.
-    """
-    path = folder / STATE_NAME
-    record = {"version": _VERSION, "images": {name: _record_of(images[name]) for name in sorted(images)}}
-    with new_file(path) as temporary:
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(record, file, indent=1)
-                file.write("\n")
-        except OSError as error:
-            raise explain(error, path) from error
-
-
-# withdrawn: Templates that were taken back, although their images are still there.
-
-
-WITHDRAWN_NAME = ".pybuilder-repo-withdrawn.json"
+def write_state(folder: Path, images: Mapping[str, Published]) -> None:
+    """Replace the record of the images of a folder."""
+    _STATE.write(folder / STATE_NAME, _State(dict(sorted(images.items()))))
 
 
 def withdrawn_templates(folder: Path) -> frozenset[tuple[str, str]]:
@@ -104,30 +79,10 @@ def withdrawn_templates(folder: Path) -> frozenset[tuple[str, str]]:
     Raises:
         RepositoryError: The record cannot be read: guessing would publish again what was withdrawn.
     """
-    path = folder / WITHDRAWN_NAME
-    try:
-        with open_file(path) as file:
-            record = json.loads(file.read(_LARGEST))
-        return frozenset((str(name), str(arch)) for name, arch in record["templates"])
-    except FileNotFoundError:
-        return frozenset()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RepositoryError(
-            f"{path} cannot be read: {error}",
-            hint="it lists the templates that were withdrawn; remove it to publish all images again",
-        ) from error
+    record = _WITHDRAWN.read(folder / WITHDRAWN_NAME)
+    return frozenset() if record is None else frozenset(record.templates)
 
 
 def remember_withdrawn(folder: Path, templates: Iterable[tuple[str, str]]) -> None:
-    """Replace the record.
-
-    Raises:
-        WorkspaceError: It cannot be written.
-    """
-    path = folder / WITHDRAWN_NAME
-    with new_file(path) as temporary:
-        try:
-            record = {"version": 1, "templates": sorted(templates)}
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise explain(error, path) from error
+    """Replace the record of withdrawn templates."""
+    _WITHDRAWN.write(folder / WITHDRAWN_NAME, _Withdrawn(tuple(sorted(templates))))
