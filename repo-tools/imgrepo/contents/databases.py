@@ -1,4 +1,14 @@
-"""Packages of Debian and its relatives: ``/var/lib/dpkg/status``, and ``status.d`` of images without dpkg."""
+"""The package databases of a guest: dpkg, rpm and apk.
+
+dpkg and apk keep text files, which are read here. The database of rpm has had
+three formats (Berkeley DB, ndb, SQLite), so the guest's own rpm lists it: it
+runs in the appliance without a network, on filesystems that are mounted
+read-only, and writes into memory.
+
+All of it may be hostile. Texts, numbers of packages and the memory that they
+take are limited, and a package that cannot be is an error: none is left out
+silently (``docs/threat-model.md`` T14, T15).
+"""
 
 from __future__ import annotations
 
@@ -11,33 +21,67 @@ from imgbuilder.errors import ApplianceError, GuestCallError, GuestError, Reposi
 from imgbuilder.guests.ports import Guest
 from imgrepo.contents.debcontrol import exact_relations, is_package_name, is_version, paragraphs
 from imgrepo.contents.licences import UNKNOWN, Licences, of_copyright, of_expression
-from imgrepo.contents.mounting import at_most, lines_of, read_text
+from imgrepo.contents.mounting import read_text
 from imgrepo.library.records import Package
 
 STATUS = "/var/lib/dpkg/status"
 _FOLDER = "/var/lib/dpkg/status.d"
 _LARGEST = 16 << 20
-"""Bytes of the whole database."""
+"""Bytes of the database of dpkg, or of the list that rpm writes."""
 _LARGEST_COPYRIGHT = 2 << 20
 _LARGEST_COPYRIGHTS = 256 << 20
 """Bytes of all copyright files, which are read one after the other."""
+_LARGEST_APK = 32 << 20
+"""Bytes of the database of apk, which lists all files as well."""
 _MOST_FILES = 20_000
+_MOST_PACKAGES = 20_000
+"""More than twice as many as the largest guests have."""
+_MOST_MEMORY = 64 << 20
+"""Bytes that the names in the packages of one guest take, about; the largest guests need a tenth of it."""
+_OF_ONE_NAME = 64
+"""Bytes that Python needs for a short text, besides its characters."""
 _ABSENT = {"not-installed", "config-files"}
-"""States of a package of which nothing but settings is there (dpkg(1))."""
+"""States of a package of which at most the settings are left (dpkg(1))."""
 _BUILT_USING = ("Built-Using", "Static-Built-Using")
 
 
+def _lines_of(text: str) -> Iterator[str]:
+    """Yield the lines of a text one after the other: a list of all of them takes twenty times the memory."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
+
+
+def _limited(packages: Iterator[Package]) -> Iterator[Package]:
+    """Yield packages.
+
+    Raises:
+        GuestError: There are more of them than any guest has, or they take too much memory.
+    """
+    memory = 0
+    for count, package in enumerate(packages, 1):
+        names = [*package.licences, *(name for pair in package.built_using for name in pair)]
+        memory += sum(_OF_ONE_NAME + len(name) for name in names)
+        if count > _MOST_PACKAGES:
+            raise GuestError(f"the guest's database has more than {_MOST_PACKAGES} packages")
+        if memory > _MOST_MEMORY:
+            raise GuestError("the guest's database has more names of licences and sources than any system")
+        yield package
+
+
+def _impossible(package: str) -> str:
+    return f"the guest's database has an impossible package: {package}"
+
+
 def has_dpkg(guest: Guest) -> bool:
-    """Tell whether a guest has such a database."""
+    """Check whether a guest has the database of dpkg, or ``status.d`` as images without dpkg have it."""
     return guest.is_file(STATUS) or guest.is_dir(_FOLDER)
 
 
 def read_dpkg(guest: Guest) -> tuple[Package, ...]:
-    """Read the packages of a mounted guest.
-
-    Raises:
-        GuestError: The database cannot be understood.
-    """
+    """Read the packages of Debian and its relatives from a mounted guest."""
     paths = [STATUS] if guest.is_file(STATUS) else []
     if guest.is_dir(_FOLDER):
         names = [name for name in guest.ls(_FOLDER) if not name.endswith(".md5sums")]
@@ -45,24 +89,19 @@ def read_dpkg(guest: Guest) -> tuple[Package, ...]:
             raise GuestError(f"{_FOLDER} of the guest has {len(names)} files")
         paths += [f"{_FOLDER}/{name}" for name in names]
     copyrights, left = _Copyrights(guest), _LARGEST
-    packages: list[Package] = []
-    for path in paths:
-        text = read_text(guest, path, left)
-        left -= len(text)
-        packages += at_most(parse_status(text, copyrights.of))
-    return tuple(packages)
+
+    def found() -> Iterator[Package]:
+        nonlocal left
+        for path in paths:
+            text = read_text(guest, path, left)
+            left -= len(text)
+            yield from parse_status(text, copyrights.of)
+
+    return tuple(_limited(found()))
 
 
 def parse_status(text: str, licences: Callable[[str], Licences]) -> Iterator[Package]:
-    """Read a status file.
-
-    Args:
-        text: Its content.
-        licences: Tells the licences of the package with a name.
-
-    Raises:
-        GuestError: It cannot be understood; nothing is left out silently.
-    """
+    """Read a status file of dpkg; ``licences`` returns the licences of the package with a name."""
     try:
         for fields in paragraphs(text, where=f"{STATUS} of the guest"):
             words = fields.get("Status", "install ok installed").split()
@@ -81,9 +120,7 @@ def _package(fields: Mapping[str, str], licences: Callable[[str], Licences]) -> 
         map(is_version, (version, source_version))
     )
     if not sound:
-        raise RepositoryError(
-            f"the guest's database has a package that cannot be: {name[:60]!r} {version[:60]!r}"
-        )
+        raise RepositoryError(_impossible(f"{name[:60]!r} {version[:60]!r}"))
     found = licences(name)
     used = {pair for field in _BUILT_USING for pair in exact_relations(fields.get(field, ""))}
     return Package(
@@ -92,7 +129,7 @@ def _package(fields: Mapping[str, str], licences: Callable[[str], Licences]) -> 
 
 
 class _Copyrights:
-    """The copyright files of a guest; packages of one source mostly have the same one, which is read once."""
+    """The copyright files of a guest; packages of one source mostly have the same one, judged once."""
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
@@ -100,14 +137,14 @@ class _Copyrights:
         self._left = _LARGEST_COPYRIGHTS
 
     def of(self, name: str) -> Licences:
-        """Tell the licences of a package."""
+        """Return the licences of a package."""
         path = f"/usr/share/doc/{name}/copyright"
         try:
             text = read_text(self._guest, path, _LARGEST_COPYRIGHT)
         except ApplianceError:
             raise
         except GuestError:
-            return UNKNOWN  # not there, as in guests that save space
+            return UNKNOWN  # it is missing, as in guests that save space
         self._left -= len(text)
         if self._left < 0:
             raise GuestError("the guest has more copyright files than are read")
@@ -117,21 +154,18 @@ class _Copyrights:
         return self._known[digest]
 
 
-# rpm: Packages of Fedora, SUSE and their relatives: asked of the guest's own rpm, in the appliance.
-
-
-_FOLDERS = ("/usr/lib/sysimage/rpm", "/var/lib/rpm")
-_FILES = ("rpmdb.sqlite", "Packages.db", "Packages")
+_RPM_FOLDERS = ("/usr/lib/sysimage/rpm", "/var/lib/rpm")
+_RPM_FILES = ("rpmdb.sqlite", "Packages.db", "Packages")
 _MEMORY = "/tmp"  # noqa: S108 - in the guest, where memory is mounted on it
 _LIST = f"{_MEMORY}/packages"
-_LIMIT = 300.0
+_RPM_LIMIT = 300.0
 """Seconds for rpm, under emulation."""
 
-_FORMAT = r"%{NAME}\t%|EPOCH?{%{EPOCH}}|\t%{VERSION}\t%{RELEASE}\t%{ARCH}\t%{SOURCERPM}\t%{LICENSE}\n"
-_SCRIPT = f"""\
+_RPM_FORMAT = r"%{NAME}\t%|EPOCH?{%{EPOCH}}|\t%{VERSION}\t%{RELEASE}\t%{ARCH}\t%{SOURCERPM}\t%{LICENSE}\n"
+_RPM_SCRIPT = f"""\
 export LC_ALL=C HOME={_MEMORY}
 ask() {{
-    rpm "$@" -qa --nodigest --nosignature --queryformat '{_FORMAT}' >{_LIST} 2>{_MEMORY}/words
+    rpm "$@" -qa --nodigest --nosignature --queryformat '{_RPM_FORMAT}' >{_LIST} 2>{_MEMORY}/words
     [ "$?" = 0 ] && [ -s {_LIST} ]
 }}
 ask --dbpath DATABASE && exit 0
@@ -141,135 +175,112 @@ tail -n 3 {_MEMORY}/words
 exit 1
 """
 _PSEUDO = "gpg-pubkey"
-"""What rpm calls the keys in its database."""
+"""The name of keys in the database of rpm."""
 
 _NONE = "(none)"
-_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~^:-]{0,200}")
-_SOURCE = re.compile(r"(?P<name>.+)-(?P<version>[^-]+-[^-]+)\.(?:no)?src\.rpm")
+_RPM_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~^:-]{0,200}")
+_EPOCH = re.compile(r"[0-9]{0,10}")
+_SOURCE_RPM = re.compile(r"(?P<name>.+)-(?P<version>[^-]+-[^-]+)\.(?:no)?src\.rpm")
 
 
 def has_rpm(guest: Guest) -> bool:
-    """Tell whether a guest has such a database."""
-    return _database(guest) is not None
+    """Check whether a guest has the database of rpm."""
+    return _rpm_database(guest) is not None
 
 
-def _database(guest: Guest) -> str | None:
-    for folder in _FOLDERS:
-        if any(guest.is_file(f"{folder}/{name}") for name in _FILES):
+def _rpm_database(guest: Guest) -> str | None:
+    for folder in _RPM_FOLDERS:
+        if any(guest.is_file(f"{folder}/{name}") for name in _RPM_FILES):
             return folder
     return None
 
 
 def read_rpm(guest: Guest) -> tuple[Package, ...]:
-    """Ask for the packages of a mounted guest.
-
-    Raises:
-        GuestError: Its rpm cannot be run, or says what cannot be.
-    """
-    folder = _database(guest)
+    """List the packages of Fedora, SUSE and their relatives with the rpm of a mounted guest."""
+    folder = _rpm_database(guest)
     assert folder is not None
     guest.mount_memory(_MEMORY)
     try:
         try:
-            result = guest.sh(_SCRIPT.replace("DATABASE", folder), limit=_LIMIT)
+            result = guest.sh(_RPM_SCRIPT.replace("DATABASE", folder), limit=_RPM_LIMIT)
         except GuestCallError as error:
-            raise _not_asked(error.message) from error
+            raise _not_listed(error.message) from error
         if result.status != 0:
-            raise _not_asked(result.output.strip()[-500:] or f"status {result.status}")
-        return tuple(at_most(parse_list(read_text(guest, _LIST, _LARGEST))))
+            raise _not_listed(result.output.strip()[-500:] or f"status {result.status}")
+        return tuple(_limited(parse_rpm(read_text(guest, _LIST, _LARGEST))))
     finally:
         guest.unmount(_MEMORY)
 
 
-def _not_asked(reason: str) -> GuestError:
+def _not_listed(reason: str) -> GuestError:
     return GuestError(
-        f"the guest's rpm does not tell its packages: {reason}",
-        hint="the image needs its rpm, and must be of an architecture that this machine runs",
+        f"the guest's rpm does not list its packages: {reason}",
+        hint="the image needs its own rpm and an architecture that this machine runs",
     )
 
 
-def parse_list(text: str) -> Iterator[Package]:
-    """Read what rpm said.
-
-    Args:
-        text: A line for each package.
-
-    Raises:
-        GuestError: It cannot be understood; nothing is left out silently.
-    """
-    for line in filter(None, lines_of(text)):
-        fields = line.split("\t")
+def parse_rpm(text: str) -> Iterator[Package]:
+    """Read a list that rpm printed, with one line for each package."""
+    for line in filter(None, _lines_of(text)):
+        fields = line.split("\t", 7)
         if len(fields) != 7:
-            raise GuestError(f"the guest's rpm has a package that cannot be: {line[:120]!r}")
+            raise GuestError(_impossible(repr(line[:120])))
         name, epoch, version, release, arch, source, licence = fields
         if name == _PSEUDO:
             continue
         whole = f"{version}-{release}"
-        origin = _SOURCE.fullmatch(source)
+        origin = _SOURCE_RPM.fullmatch(source)
         source_name, source_version = (origin["name"], origin["version"]) if origin else (name, whole)
         words = (name, whole, arch, source_name, source_version)
-        if not all(map(_WORD.fullmatch, words)) or not (epoch.isascii() and (epoch.isdigit() or not epoch)):
-            raise GuestError(f"the guest's rpm has a package that cannot be: {line[:120]!r}")
+        if not all(map(_RPM_WORD.fullmatch, words)) or not _EPOCH.fullmatch(epoch):
+            raise GuestError(_impossible(repr(line[:120])))
         found = of_expression("" if licence == _NONE else licence)
         full = f"{epoch}:{whole}" if epoch not in ("", "0") else whole
         yield Package(name, full, arch, source_name, source_version, found.names, found.copyleft)
 
 
-# apk: Packages of Alpine: ``/lib/apk/db/installed`` (apk-package(5)).
-
-
-_PLACES = ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")
-_LARGEST_APK = 32 << 20
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")
-_VERSION = re.compile(r"[A-Za-z0-9._~-]{1,200}")
+_APK_PLACES = ("/lib/apk/db/installed", "/usr/lib/apk/db/installed")
+_APK_FIELDS = {"P", "V", "A", "o", "L"}
+"""Name, version, architecture, origin and licence; F:, R: and others are repeated for each file."""
+_APK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")
+_APK_VERSION = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 
 
 def has_apk(guest: Guest) -> bool:
-    """Tell whether a guest has such a database."""
-    return any(guest.is_file(path) for path in _PLACES)
+    """Check whether a guest has the database of apk (apk-package(5))."""
+    return any(guest.is_file(path) for path in _APK_PLACES)
 
 
 def read_apk(guest: Guest) -> tuple[Package, ...]:
-    """Read the packages of a mounted guest.
-
-    Raises:
-        GuestError: The database cannot be understood.
-    """
-    path = next(path for path in _PLACES if guest.is_file(path))
-    return tuple(at_most(parse_installed(read_text(guest, path, _LARGEST_APK))))
+    """Read the packages of Alpine from a mounted guest."""
+    path = next(path for path in _APK_PLACES if guest.is_file(path))
+    # One byte a character, whatever the guest wrote: the fields that count are ASCII.
+    return tuple(_limited(parse_apk(guest.read(path, limit=_LARGEST_APK).decode("latin-1"))))
 
 
-def parse_installed(text: str) -> Iterator[Package]:
-    """Read a database.
-
-    Args:
-        text: Its content.
-
-    Raises:
-        GuestError: It cannot be understood; nothing is left out silently.
-    """
-    for fields in _paragraphs(text):
+def parse_apk(text: str) -> Iterator[Package]:
+    """Read a database of apk."""
+    for fields in _apk_paragraphs(text):
         name, version, arch = (fields.get(key, "") for key in "PVA")
         source = fields.get("o") or name
-        if not all(map(_NAME.fullmatch, (name, arch, source))) or not _VERSION.fullmatch(version):
-            raise GuestError(
-                f"the guest's database has a package that cannot be: {name[:60]!r} {version[:60]!r}"
-            )
+        if not all(map(_APK_NAME.fullmatch, (name, arch, source))) or not _APK_VERSION.fullmatch(version):
+            raise GuestError(_impossible(f"{name[:60]!r} {version[:60]!r}"))
         found = of_expression(fields.get("L", ""))
         # All packages of one source have the version that it was built as.
         yield Package(name, version, arch, source, version, found.names, found.copyleft)
 
 
-def _paragraphs(text: str) -> Iterator[dict[str, str]]:
+def _apk_paragraphs(text: str) -> Iterator[dict[str, str]]:
+    """Yield the fields of each package that are needed; a paragraph without any of them is not empty."""
     fields: dict[str, str] = {}
-    for line in itertools.chain(lines_of(text), [""]):
+    for line in itertools.chain(_lines_of(text), [""]):
         if not line:
             if fields:
                 yield fields
             fields = {}
             continue
         key, colon, value = line.partition(":")
-        if colon and len(key) == 1:  # F:, R: and the like come again and again, and tell of files
+        if colon and key in _APK_FIELDS:
             fields.setdefault(key, value.strip())
         elif line.strip():
-            fields.setdefault("", line)  # a paragraph all the same, and one that cannot be
+            fields.setdefault("", "")

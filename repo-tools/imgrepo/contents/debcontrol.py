@@ -18,6 +18,9 @@ _VERSION = re.compile(r"[A-Za-z0-9.+:~-]{1,200}")
 _MOST_FIELDS = 1000
 """Fields of a paragraph; python-debian takes half a KiB of memory for each."""
 
+_MOST_RELATIONS = 10_000
+"""Packages in one field."""
+
 _STUMBLES = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RecursionError)
 
 
@@ -71,6 +74,8 @@ def exact_relations(text: str) -> tuple[tuple[str, str], ...]:
         RepositoryError: There is something else in it.
     """
     found = []
+    if text.count(",") > _MOST_RELATIONS:
+        raise RepositoryError(f"{text[:100]!r}... names more than {_MOST_RELATIONS} packages")
     for item in text.split(","):
         if not item.strip():
             continue

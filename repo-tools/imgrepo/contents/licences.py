@@ -21,6 +21,9 @@ from imgrepo.library.records import ContentsRecord
 _LONGEST_NAME = 80
 _MOST_NAMES = 200
 """Names of one package; more than the Linux kernel's copyright file has."""
+_LONGEST_EXPRESSION = 1 << 16
+_MORE = "(more)"
+"""The name, in an expression that is not read to its end, of all further licences: they are not known."""
 
 _FORMAT = re.compile(r"copyright-format|dep-?5", re.IGNORECASE)
 _GNU = re.compile(r"([AL]?GPL|GFDL|FDL)(?:[- ]?v?([0-9](?:\.[0-9])?))?(\+|-only|-or-later)?", re.IGNORECASE)
@@ -104,8 +107,8 @@ def of_copyright(text: str, *, where: str) -> Licences:
 
 
 def of_expression(text: str) -> Licences:
-    """Read a licence field of rpm or apk: an SPDX expression, or names as the distribution likes them."""
-    return _judged(_names_in(re.sub(r"[()]", " ", text)))
+    """Read a licence field of rpm or apk: an SPDX expression, or the distribution's own names."""
+    return _judged(_names_in(text.replace("(", " ").replace(")", " ")))
 
 
 def is_spdx(name: str) -> bool:
@@ -134,8 +137,12 @@ def _machine_readable(text: str, where: str) -> list[str] | None:
 
 
 def _names_in(synopsis: str) -> list[str]:
-    names = []
-    for item in filter(str.strip, _BETWEEN.split(synopsis)):
+    """Return the names in an expression; of one that is too long to be real, the first and a mark."""
+    # Runs of blanks would cost the patterns the square of their length.
+    plain = " ".join(synopsis[:_LONGEST_EXPRESSION].split())
+    items = list(dict.fromkeys(filter(str.strip, _BETWEEN.split(plain))))
+    names = [] if len(synopsis) <= _LONGEST_EXPRESSION and len(items) <= _MOST_NAMES else [_MORE]
+    for item in items[:_MOST_NAMES]:
         base, *exceptions = _EXCEPTION.split(item.strip(), maxsplit=1)
         name = _spdx_of(base)
         if exceptions:
@@ -171,6 +178,8 @@ def _judged(names: Iterable[str]) -> Licences:
     clean = {_UNPRINTABLE.sub(" ", name).strip()[:_LONGEST_NAME] for name in names} - {""}
     kept = tuple(sorted(clean)[:_MOST_NAMES])
     wishes = [_asks_for_sources(name) for name in kept]
+    if len(clean) > len(kept):
+        wishes.append(None)  # a name that was left out may ask for sources
     if True in wishes:
         return Licences(kept, copyleft=True)
     return Licences(kept, copyleft=False if wishes and None not in wishes else None)

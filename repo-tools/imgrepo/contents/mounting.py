@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.guests.mounting import Missing, inspect_mount_points
@@ -13,10 +10,6 @@ from imgbuilder.guests.ports import Appliance, Guest
 from imgbuilder.guests.roots import NO_FILES, mounted_read_only
 from imgbuilder.guests.unlocking import encrypted_devices
 from imgrepo.images.scan import SourceImage
-from imgrepo.library.records import Package
-
-_MOST_PACKAGES = 20_000
-"""More than twice as many as the largest guests have."""
 
 
 def read_text(guest: Guest, path: str, limit: int) -> str:
@@ -31,29 +24,6 @@ def read_text(guest: Guest, path: str, limit: int) -> str:
         GuestCallError: It is not there, no regular file, or larger.
     """
     return guest.read(path, limit=limit).decode("utf-8", "replace")
-
-
-def lines_of(text: str) -> Iterator[str]:
-    """Yield the lines of a text one after the other: a list of all of them takes twenty times the memory."""
-    start = 0
-    while (end := text.find("\n", start)) >= 0:
-        yield text[start:end]
-        start = end + 1
-    yield text[start:]
-
-
-def at_most(packages: Iterator[Package]) -> Iterator[Package]:
-    """Yield packages.
-
-    Raises:
-        GuestError: There are more than any guest has.
-    """
-    yield from itertools.islice(packages, _MOST_PACKAGES)
-    if next(packages, None) is not None:
-        raise GuestError(f"the guest's database has more than {_MOST_PACKAGES} packages")
-
-
-# mounting: Mounting the system of one image read-only, to look at its files.
 
 
 _CONTAINERS = {"LVM2_member", "linux_raid_member"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgrepo.contents.licences import UNKNOWN, is_spdx, of_copyright, of_expression
+from imgrepo.contents.licences import UNKNOWN, _by_spdx, is_spdx, of_copyright, of_expression
 from tests.unit.imgrepo.contents.guests import APACHE, DEP5, FREE_TEXT
 
 
@@ -76,3 +76,15 @@ def test_any_copyright_file_has_an_answer(text: str) -> None:
         found = of_copyright(whole, where="x")
         assert all(name.isascii() and name.isprintable() and 0 < len(name) <= 80 for name in found.names)
     of_expression(text)
+
+
+@pytest.mark.parametrize("rest", ["GPL-2.0-only", "a name that no list has"])
+def test_a_name_after_many_others_is_not_taken_for_free(rest: str) -> None:
+    exceptions = (known for known in _by_spdx().values() if known.category == "Permissive")
+    free = list(dict.fromkeys(known.identifier for known in exceptions if not known.is_exception))
+    assert len(free) > 300
+    assert of_expression(" AND ".join(free[:100])).copyleft is False
+    assert of_expression(" AND ".join([*free[:300], rest])).copyleft is not False
+    stanzas = "".join(f"\nFiles: {name}\nLicense: {name}\n" for name in [*free[:300], rest])
+    text = f"Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n{stanzas}"
+    assert of_copyright(text, where="x").copyleft is not False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from imgbuilder.errors import GuestCallError, GuestError, PybuilderError
 from imgbuilder.guests.ports import CommandResult
-from imgrepo.contents.databases import parse_installed, parse_list, read_apk, read_rpm
+from imgrepo.contents import databases
+from imgrepo.contents.databases import parse_apk, parse_rpm, read_apk, read_rpm
 from imgrepo.library.records import Package
 from tests.fakes.appliance import FakeAppliance, FakeAppliances
 from tests.fakes.guest import FakeGuest
@@ -133,11 +135,13 @@ def test_an_rpm_that_cannot_be_run() -> None:
         "bash\tx\t5\t3\tx86_64\tb-1-1.src.rpm\tMIT",
         "ba\x1bsh\t\t5\t3\tx86_64\tb-1-1.src.rpm\tMIT",
         "bash\t\t5\t3\tx86_64\t../b-1-1.src.rpm\tMIT",
+        f"bash\t{'1' * 100}\t5\t3\tx86_64\tb-1-1.src.rpm\tMIT",
+        "\t" * 2_000_000,
     ],
 )
 def test_a_lying_rpm(line: str) -> None:
     with pytest.raises(GuestError):
-        list(parse_list(f"{line}\n"))
+        list(parse_rpm(f"{line}\n"))
 
 
 def test_apk(tmp_path: Path) -> None:
@@ -166,13 +170,60 @@ def test_a_manager_that_is_only_a_tool_does_not_hide_the_other(tmp_path: Path) -
 @pytest.mark.parametrize("text", ["P:x\n", "P:../x\nV:1\nA:x86_64\n", "V:1\nA:x\n", "P:x\nV:1\nA:x\no:a b\n"])
 def test_a_damaged_database_of_apk(text: str) -> None:
     with pytest.raises(GuestError):
-        list(parse_installed(text))
+        list(parse_apk(text))
+
+
+PACKAGE = "P:x\nV:1\nA:x86_64\n"
+
+
+@pytest.mark.row("T14")
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("between", [" ", " with ", ",", " and ", "a,", " or", "\t \t"])
+def test_a_licence_field_without_end_costs_no_time(between: str) -> None:
+    (found,) = parse_apk(f"{PACKAGE}L:MIT{between * 4_000_000}b\n")
+    assert found.copyleft is None
+    assert len(found.licences) <= 200
+
+
+@pytest.mark.row("T14")
+def test_other_fields_of_apk_are_not_kept() -> None:
+    keys = "".join(f"{chr(number)}:{'x' * 20}\n" for number in range(0x4E00, 0x9E00)).encode()
+    guest = FakeGuest()
+    guest.add("/lib/apk/db/installed", (PACKAGE.encode() + keys + b"\n") * 10)
+    tracemalloc.start()
+    try:
+        assert len(read_apk(guest)) == 10
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * len(keys) * 10  # the text as bytes and as characters, and hardly more
+
+
+@pytest.mark.row("T14")
+def test_licences_that_take_too_much_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(databases, "_MOST_MEMORY", 100 << 10)
+    names = ",".join(f"name-{number}" for number in range(190))
+    guest = FakeGuest()
+    guest.add("/lib/apk/db/installed", f"{PACKAGE}L:{names}\n\n" * 3)
+    assert len(read_apk(guest)) == 3
+    guest.add("/lib/apk/db/installed", f"{PACKAGE}L:{names}\n\n" * 30)
+    with pytest.raises(GuestError, match="more names of licences"):
+        read_apk(guest)
+    monkeypatch.setattr(databases, "_MOST_PACKAGES", 2)
+    with pytest.raises(GuestError, match="more than 2 packages"):
+        read_apk(guest)
+
+
+@pytest.mark.row("T14")
+def test_a_paragraph_without_a_package_is_not_passed_over() -> None:
+    with pytest.raises(GuestError, match="impossible package"):
+        list(parse_apk(f"{PACKAGE}\nF:bin\nR:busybox\n"))
 
 
 @settings(deadline=None)
 @given(st.text())
 def test_any_text_raises_only_our_errors(text: str) -> None:
-    for parse, base in ((parse_list, LIST), (parse_installed, INSTALLED)):
+    for parse, base in ((parse_rpm, LIST), (parse_apk, INSTALLED)):
         for whole in (text, f"{base}{text}", f"{base}\n{text}"):
             try:
                 assert all(package.name.isascii() for package in parse(whole))
