@@ -227,7 +227,7 @@ def test_an_unchanged_template_is_not_hashed_again(
     def hashed(_file: BinaryIO) -> str:
         raise AssertionError("it was hashed")
 
-    monkeypatch.setattr(templates_module, "sha512_of", hashed)
+    monkeypatch.setattr(templates_module, "hash_stream", hashed)
     cache.get_template(selection(), FakeFetcher())
 
 
