@@ -5,8 +5,10 @@
     PybuilderError
       FetchError        the network, a server or a local file of a source
         FileMissingError    the source has no such file
-        WrongSizeError      it has one of another size
-        OfflineError        a server would have to be asked
+        WrongSizeError      the file of the source has a different size
+        OfflineError        only a server has the file, and the user forbade asking servers
+        NoAnswerError       a request brought no response
+        TransferCutError    a response broke off or stalled
       DiskError         a disk image or the space for it
       WorkspaceError    local files: no space, no permission
       ToolError         see imgindex.errors; of ours is:
@@ -59,6 +61,7 @@ __all__ = [
     "GuestCallError",
     "GuestError",
     "IndexSyntaxError",
+    "NoAnswerError",
     "NotSignedError",
     "NotYetError",
     "OfflineError",
@@ -72,6 +75,7 @@ __all__ = [
     "SourceStateError",
     "StaleIndexError",
     "ToolError",
+    "TransferCutError",
     "TrustError",
     "UsageError",
     "WorkspaceError",
@@ -85,15 +89,31 @@ class FetchError(PybuilderError):
 
 
 class FileMissingError(FetchError):
-    """The source has no such file; another one of the same source may still be there."""
+    """The source has no such file; other files of the same source may still be there."""
 
 
 class WrongSizeError(FetchError):
-    """The file has another size than it must have: it is another file, and asking again does not help."""
+    """The file has a different size than it must have: it is a different file; a retry does not help."""
 
 
 class OfflineError(FetchError):
-    """A server would have to be asked, and the user forbade that."""
+    """Only a server has the file, and the user forbade asking servers."""
+
+
+class NoAnswerError(FetchError):
+    """A request brought no response.
+
+    Attributes:
+        passing: The same request may succeed a moment later.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, passing: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.passing = passing
+
+
+class TransferCutError(FetchError):
+    """A response broke off or stalled: what came so far is good, and the rest may be had later."""
 
 
 class DiskError(PybuilderError):

@@ -22,8 +22,8 @@ from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
 from imgbuilder.errors import FetchError
 from imgbuilder.fetch.local import fetch_local
-from imgbuilder.fetch.session import Answer
-from imgbuilder.fetch.transfer import Limits
+from imgbuilder.fetch.session import Response
+from imgbuilder.fetch.transfer import Download, Limits
 from imgbuilder.fetch.web import RequestsFetcher
 from imgindex.model import Entry
 from tests.fakes.faultserver import Endless, FaultServer, Reply, Step, answer
@@ -54,7 +54,7 @@ def fetcher(waits: list[float], limits: Limits | None = None, **options: Any) ->
 def refused(*scripts: list[Step], url: str = "", limits: Limits = IMPATIENT, **options: Any) -> FetchError:
     with FaultServer(*scripts) as server, pytest.raises(FetchError) as caught:
         address = url.replace("SERVER", server.url.partition("//")[2]) or f"{server.url}/f"
-        fetcher([], limits).fetch(address, io.BytesIO(), **{"limit": 1 << 20, **options})
+        fetcher([], limits).fetch(Download(address, io.BytesIO(), **{"limit": 1 << 20, **options}))
     return caught.value
 
 
@@ -63,14 +63,14 @@ def refused(*scripts: list[Step], url: str = "", limits: Limits = IMPATIENT, **o
 def test_little_is_read_beyond_the_end(monkeypatch: pytest.MonkeyPatch, *, known: bool) -> None:
     """At most one byte more than may be stored is asked for: what the kernel buffers is not ours."""
     got: list[int] = []
-    real = Answer.read
+    real = Response.read
 
-    def counted(self: Answer, count: int) -> bytes:
+    def counted(self: Response, count: int) -> bytes:
         piece = real(self, count)
         got.append(len(piece))
         return piece
 
-    monkeypatch.setattr(Answer, "read", counted)
+    monkeypatch.setattr(Response, "read", counted)
     endless: list[Step] = [answer(b"", length=False), Endless(bytes(1 << 16))]
     size = 1_000_000
     error = refused(endless, limit=size, expected=size if known else None)
@@ -167,7 +167,7 @@ def test_all_kinds_of_retry_after(status: str, after: str) -> None:
         FaultServer([answer(b"", f"Retry-After: {after}", status=status)]) as server,
         pytest.raises(FetchError) as caught,
     ):
-        fetcher(waits).fetch(f"{server.url}/f", io.BytesIO(), limit=9)
+        fetcher(waits).fetch(Download(f"{server.url}/f", io.BytesIO(), limit=9))
     assert waits == AFTER[after]
     assert len(server.requests) == len(waits) + 1 <= 5
     assert status[:3] in caught.value.message
@@ -211,7 +211,7 @@ def test_absolute_addresses(status: int) -> None:
 
     body = io.BytesIO()
     with FaultServer([moved], [answer(BODY)]) as server:
-        fetcher([]).fetch(f"{server.url}/here", body, limit=1 << 20)
+        fetcher([]).fetch(Download(f"{server.url}/here", body, limit=1 << 20))
     assert body.getvalue() == BODY
     assert server.requests[1].startswith(b"GET /there ")
 
@@ -222,7 +222,7 @@ def test_a_loop_between_two_addresses_ends() -> None:
         return answer(b"", f"Location: /{'b' if b'GET /a ' in head else 'a'}", status="302 Moved")
 
     with FaultServer([moved]) as server, pytest.raises(FetchError, match="more than 5 redirects"):
-        fetcher([]).fetch(f"{server.url}/a", io.BytesIO(), limit=9)
+        fetcher([]).fetch(Download(f"{server.url}/a", io.BytesIO(), limit=9))
     assert len(server.requests) == 6
 
 
@@ -245,17 +245,17 @@ def test_over_real_connections(tls: tuple[ssl.SSLContext, str]) -> None:
         body = io.BytesIO()
         with FaultServer([up]) as first:
             web = fetcher([], environ=trusting)
-            web.fetch(f"{first.url}/f", body, limit=1 << 20, digest_known=True)
+            web.fetch(Download(f"{first.url}/f", body, limit=1 << 20, digest_known=True))
             assert body.getvalue() == BODY
             with pytest.raises(FetchError, match="refused"):
-                web.fetch(f"{first.url}/f", body, limit=1 << 20)
+                web.fetch(Download(f"{first.url}/f", body, limit=1 << 20))
         assert len(good.requests) == 1
     with FaultServer([answer(BODY)]) as plain:
         down = answer(b"", f"Location: {plain.url}/x", status="302 Moved")
         for digest_known in (True, False):
             with FaultServer([down], tls=tls[0]) as first, pytest.raises(FetchError, match="refused"):
                 fetcher([], environ=trusting).fetch(
-                    f"{first.url}/f", io.BytesIO(), limit=1 << 20, digest_known=digest_known
+                    Download(f"{first.url}/f", io.BytesIO(), limit=1 << 20, digest_known=digest_known)
                 )
         assert plain.requests == []
 
@@ -274,10 +274,12 @@ def test_from_a_public_name_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> 
             for digest_known in (True, False):
                 with pytest.raises(FetchError, match="refused"):
                     fetcher([]).fetch(
-                        f"http://mirror.example:{address}/f",
-                        io.BytesIO(),
-                        limit=99,
-                        digest_known=digest_known,
+                        Download(
+                            f"http://mirror.example:{address}/f",
+                            io.BytesIO(),
+                            limit=99,
+                            digest_known=digest_known,
+                        )
                     )
         assert inner.requests == []
 
@@ -302,6 +304,6 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
         if user == 0:
             os.seteuid(65534)
         with pytest.raises(FetchError, match=r"cannot read .*: Permission denied"):
-            fetch_local(file, io.BytesIO(), limit=1 << 20)
+            fetch_local(Download(str(file), io.BytesIO(), limit=1 << 20))
     finally:
         os.seteuid(user)

@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from imgbuilder.errors import FetchError
-from imgbuilder.fetch.transfer import Limits
+from imgbuilder.fetch.transfer import Download, Limits
 from imgbuilder.fetch.web import RequestsFetcher
 from tests.fakes.faultserver import Drip, FaultServer, Hang, Pause, Reset, Step, answer
 
@@ -57,7 +57,7 @@ def get(url: str, ca: Path | None = None, limits: Limits = LIMITS, **options: An
     body = io.BytesIO()
     environ = {} if ca is None else {"CURL_CA_BUNDLE": str(ca)}
     fetcher = RequestsFetcher(limits, sleep=lambda _seconds: None, environ=environ)
-    fetcher.fetch(url, body, **{"limit": 1 << 20, **options})
+    fetcher.fetch(Download(url, body, **{"limit": 1 << 20, **options}))
     return body.getvalue()
 
 
@@ -269,7 +269,7 @@ def test_waits_grow_and_differ() -> None:
         waits: list[float] = []
         fetcher = RequestsFetcher(Limits(backoff=1.0), sleep=waits.append, jitter=share.__float__, environ={})
         with FaultServer([answer(b"", status="500 Oops")]) as server, pytest.raises(FetchError):
-            fetcher.fetch(f"{server.url}/f", io.BytesIO(), limit=9)
+            fetcher.fetch(Download(f"{server.url}/f", io.BytesIO(), limit=9))
         spread.append(waits)
     assert spread == [[1.0, 2.0, 4.0], [1.5, 3.0, 6.0]]
 

@@ -22,6 +22,7 @@ from imgbuilder.cli import main as cli
 from imgbuilder.errors import FetchError, FileMissingError
 from imgbuilder.fetch.bundle import fetch_member
 from imgbuilder.fetch.router import SourceFetcher
+from imgbuilder.fetch.transfer import Download
 from imgbuilder.fetch.urls import inside, template_url
 from imgindex.model import Entry, Index, ZstdFile
 from imgindex.write import write_index
@@ -440,7 +441,7 @@ def test_hostile_bundles(tmp_path: Path, how: str) -> None:
         os.truncate(path, 1 << 41)
     body = io.BytesIO()
     with pytest.raises(FetchError):
-        fetch_member(path, "a", body, limit=1 << 20)
+        fetch_member(Download(f"{path}!/a", body, limit=1 << 20))
     assert body.getvalue() == b""
 
 
@@ -448,24 +449,26 @@ def test_many_members(tmp_path: Path) -> None:
     path = tmp_path / "x.pybundle"
     path.write_bytes(b"".join(member(str(number), b"") for number in range(10_001)) + END)
     with pytest.raises(FetchError, match="too many"):
-        fetch_member(path, "1", io.BytesIO(), limit=9)
+        fetch_member(Download(f"{path}!/1", io.BytesIO(), limit=9))
 
 
 def test_limits_of_members(tmp_path: Path) -> None:
     path = tmp_path / "x.pybundle"
     path.write_bytes(member("a", b"12345") + member("b", b"67") + END)
     body = io.BytesIO()
-    assert fetch_member(path, "a", body, limit=5, expected=5).size == 5
-    fetch_member(path, "b", body, limit=5)
+    assert fetch_member(Download(f"{path}!/a", body, limit=5, expected=5)).size == 5
+    fetch_member(Download(f"{path}!/b", body, limit=5))
     assert body.getvalue() == b"1234567"
     with pytest.raises(FetchError, match="promises 4"):
-        fetch_member(path, "a", body, limit=9, expected=4)
+        fetch_member(Download(f"{path}!/a", body, limit=9, expected=4))
     with pytest.raises(FetchError, match="longer"):
-        fetch_member(path, "a", body, limit=4)
+        fetch_member(Download(f"{path}!/a", body, limit=4))
     with pytest.raises(FileMissingError, match="no file c"):
-        fetch_member(path, "c", body, limit=4)
+        fetch_member(Download(f"{path}!/c", body, limit=4))
+    folder = tmp_path / "folder.pybundle"
+    folder.mkdir()
     with pytest.raises(FetchError):
-        fetch_member(tmp_path, "c", body, limit=4)
+        fetch_member(Download(f"{folder}!/c", body, limit=4))
 
 
 @settings(deadline=None, max_examples=200)
@@ -479,7 +482,7 @@ def test_mutated_bundles_raise_only_our_errors(
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
     with contextlib.suppress(FetchError):
-        fetch_member(path, "c", io.BytesIO(), limit=1000)
+        fetch_member(Download(f"{path}!/c", io.BytesIO(), limit=1000))
 
 
 def test_addresses() -> None:
@@ -496,4 +499,4 @@ def test_a_bundle_of_a_web_server_is_refused_with_advice(world: World) -> None:
     assert code == 2
     assert "download it" in err
     with pytest.raises(FetchError):
-        SourceFetcher().fetch("/nowhere/x.pybundle", io.BytesIO(), limit=9)
+        SourceFetcher().fetch(Download("/nowhere/x.pybundle", io.BytesIO(), limit=9))

@@ -24,7 +24,7 @@ from imgbuilder.errors import (
 from imgbuilder.events import Reporter, Step, debug, info, warn
 from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import will_ask
-from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Fetcher
+from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetcher
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url
 from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.sizes import human_size
@@ -123,12 +123,14 @@ class Intake:
             file = HashingFile(descriptor)
             try:
                 fetch_local(
-                    path,
-                    file,
-                    limit=_most(entry),
-                    expected=entry.compressed_size,
-                    on_event=on_event,
-                    label=entry.os_version,
+                    Download(
+                        str(path),
+                        file,
+                        limit=_most(entry),
+                        expected=entry.compressed_size,
+                        on_event=on_event,
+                        label=entry.os_version,
+                    )
                 )
                 self._keep(selection, file, temporary, str(path))
             except (FetchError, DigestMismatchError) as error:
@@ -148,15 +150,17 @@ class Intake:
         entry = selection.entry
         self._make_room((entry.compressed_size or 0) - file.tell(), on_event)
         fetcher.fetch(
-            selection.url,
-            file,
-            limit=_most(entry),
-            expected=entry.compressed_size,
-            on_event=on_event,
-            label=entry.os_version,
-            proxy=selection.source.proxy,
-            digest_known=entry.sha512 is not None or entry.sha256 is not None,
-            resume=part,
+            Download(
+                selection.url,
+                file,
+                limit=_most(entry),
+                expected=entry.compressed_size,
+                on_event=on_event,
+                label=entry.os_version,
+                proxy=selection.source.proxy,
+                digest_known=entry.sha512 is not None or entry.sha256 is not None,
+                resume=part,
+            )
         )
 
     def _keep(self, selection: Selection, file: HashingFile, temporary: Path, where: str = "") -> str:

@@ -19,7 +19,7 @@ from imgbuilder.disk.imageheader import QCOW2_MAGIC, Role, parse_qcow2
 from imgbuilder.disk.magic import packing_of
 from imgbuilder.errors import RepositoryError
 from imgbuilder.events import Reporter, debug, ignore
-from imgbuilder.fetch.transfer import Fetcher
+from imgbuilder.fetch.transfer import Download, Fetcher
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.files import open_file
 from imgindex.model import UNKNOWN_SIZE, Entry
@@ -70,14 +70,16 @@ def with_disk_facts(selection: Selection, fetcher: Fetcher, on_event: Reporter =
     head = _Head()
     with contextlib.suppress(_EnoughError):
         fetcher.fetch(
-            selection.url,
-            head,
-            limit=entry.compressed_size or MAX_DISK_SIZE,
-            expected=entry.compressed_size,
-            on_event=on_event,
-            label=f"Header of {entry.os_version}",
-            proxy=selection.source.proxy,
-            digest_known=entry.sha256 is not None or entry.sha512 is not None,
+            Download(
+                selection.url,
+                head,
+                limit=entry.compressed_size or MAX_DISK_SIZE,
+                expected=entry.compressed_size,
+                on_event=on_event,
+                label=f"Header of {entry.os_version}",
+                proxy=selection.source.proxy,
+                digest_known=entry.sha256 is not None or entry.sha512 is not None,
+            )
         )
     image_format, size = _judge(head.getvalue(), entry.compressed_size or 0, where)
     debug(on_event, f"{where}: a {image_format} image of {size} bytes")

@@ -16,7 +16,8 @@ from pathlib import Path
 from imgbuilder.errors import FileMissingError, UsageError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.fetch.bundle import FINGERPRINTS, KEY, fetch_member
-from imgbuilder.fetch.urls import BUNDLE_INDEX, BUNDLE_SUFFIX, inside
+from imgbuilder.fetch.transfer import Download
+from imgbuilder.fetch.urls import BUNDLE_INDEX, BUNDLE_SUFFIX, INSIDE, inside
 from imgbuilder.host.workspace import check_space, explain, follow
 from imgindex.files import open_file, publish, temporary_file
 from imgindex.trust import KeyPin
@@ -59,7 +60,8 @@ def bundled_key(path: Path, fingerprint: str) -> KeyPin | None:
         return None
     with tempfile.NamedTemporaryFile(prefix="pybuilder-key-") as file:
         try:
-            fetch_member(found[0], KEY, file.file, limit=_LARGEST_KEYS)  # type: ignore[arg-type]
+            url = f"{found[0]}{INSIDE}{KEY}"
+            fetch_member(Download(url, file.file, limit=_LARGEST_KEYS))  # type: ignore[arg-type]
             file.flush()
             pin = key_pin_from_file(Path(file.name), where=str(path))
         except (FileMissingError, UsageError):

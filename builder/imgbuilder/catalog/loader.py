@@ -26,6 +26,7 @@ from imgbuilder.errors import (
     TrustError,
 )
 from imgbuilder.events import Reporter, debug, ignore, warn
+from imgbuilder.fetch.transfer import Download
 from imgbuilder.fetch.urls import local_path
 from imgindex.accept import Parse, Rule, accept
 from imgindex.clearsign import unverified_text
@@ -228,13 +229,15 @@ class Loader(NamedTuple):
     def _fetch(self, source: Source, seconds: float) -> bytes:
         body = io.BytesIO()
         self.fetcher.fetch(
-            source.uri,
-            body,
-            limit=source.largest_file,
-            on_event=self.on_event,
-            label=f"Index of {source.name}",
-            proxy=source.proxy,
-            seconds=max(1.0, min(source.patience, seconds)),
+            Download(
+                source.uri,
+                body,
+                limit=source.largest_file,
+                on_event=self.on_event,
+                label=f"Index of {source.name}",
+                proxy=source.proxy,
+                seconds=max(1.0, min(source.patience, seconds)),
+            )
         )
         return body.getvalue()
 

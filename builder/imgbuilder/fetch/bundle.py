@@ -1,17 +1,17 @@
-"""Bundles: a source in one file, for machines without network.
+"""Bundles: a source in one file, for machines without a network.
 
-A bundle is a plain tar file, so that it can be looked into and unpacked without
-us, and an unpacked one is a source like any other::
+A bundle is a plain tar file, so that it can be listed and unpacked without
+pybuilder, and an unpacked bundle is a source like any other::
 
     index.asc        the index as its publisher signed it
-    fingerprints     of the keys that the bundle's maker accepted it by; for people
+    fingerprints     of the keys that verified it for the maker of the bundle; for people
     key.gpg          those keys
     debian-12.xz ... templates, under the names that the index gives them
 
 Its address is its path, which ends in ``.pybundle``; a file in it has an
-exclamation mark between (``/mnt/x.pybundle!/debian-12.xz``). Nothing in it is
-trusted for being there: the index is verified and each template hashed, as if
-they came from a server. Its members are looked at strictly all the same.
+exclamation mark between (``/mnt/x.pybundle!/debian-12.xz``). Nothing is trusted
+for being in a bundle: the index is verified and each template hashed, as if
+they came from a server. Its members are checked strictly all the same.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ import os
 import re
 import tarfile
 from pathlib import Path
-from typing import BinaryIO
 
 from imgbuilder.errors import FetchError, FileMissingError
-from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.local import copy_open
-from imgbuilder.fetch.transfer import Fetched
+from imgbuilder.fetch.transfer import Download, Fetched
+from imgbuilder.fetch.urls import inside, local_path
 from imgindex.files import open_regular
 
 KEY = "key.gpg"
@@ -39,11 +38,11 @@ _LARGEST_HEADER = 64 << 10
 """Bytes that tarfile may ask for at once: headers are 512 bytes, and long names have a few blocks."""
 
 _TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError, IndexError)
-"""All that tarfile raises about what it reads."""
+"""Exceptions that tarfile raises about its input."""
 
 
 class _Headers(io.RawIOBase):
-    """Lets tarfile read headers and nothing else: a hostile one could ask for gigabytes in one piece."""
+    """Lets tarfile read headers and nothing else: a hostile header could ask for gigabytes at once."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -71,22 +70,16 @@ class _Headers(io.RawIOBase):
         return data
 
 
-def fetch_member(
-    path: Path,
-    name: str,
-    destination: BinaryIO,
-    *,
-    limit: int,
-    expected: int | None = None,
-    on_event: Reporter = ignore,
-    label: str = "",
-) -> Fetched:
+def fetch_member(download: Download) -> Fetched:
     """Copy a file out of a bundle, under the same limits as a download.
 
     Raises:
-        FetchError: The bundle is missing, unreadable or malformed, or the file in it has another size.
+        FetchError: The bundle is missing, unreadable or malformed, or the file in it has a different size.
         FileMissingError: The bundle has no such file.
     """
+    place = inside(local_path(download.url) or Path())
+    assert place is not None, "the router sends only addresses of bundles here"
+    path, name = place
     where = f"{path}: {name}"
     try:
         descriptor = open_regular(path)
@@ -94,22 +87,12 @@ def fetch_member(
         raise FetchError(f"cannot read {path}: {error.strerror}", hint="check the bundle's path") from error
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         start, size = _find(descriptor, path, name)
-        size = copy_open(
-            file,
-            destination,
-            start=start,
-            size=size,
-            where=where,
-            limit=limit,
-            expected=expected,
-            on_event=on_event,
-            label=label,
-        )
+        size = copy_open(file, download, start=start, size=size, where=where)
     return Fetched(where, size)
 
 
 def _find(descriptor: int, path: Path, wanted: str) -> tuple[int, int]:
-    """Return where a file lies in a bundle, and its size; all members are looked at."""
+    """Return position and size of a file in a bundle; all members are checked."""
     total = os.fstat(descriptor).st_size
     found: dict[str, tuple[int, int]] = {}
     try:
@@ -117,31 +100,29 @@ def _find(descriptor: int, path: Path, wanted: str) -> tuple[int, int]:
             for member in archive:
                 problem = _problem(member, total)
                 if member.name in found:
-                    problem = "it is there twice"
+                    problem = "it is in the bundle twice"
                 if len(found) == _MOST_MEMBERS:
                     problem = "there are too many files"
                 if problem:
-                    raise FetchError(
-                        f"{path} is no usable bundle: {member.name!r}: {problem}", hint=_COPY_AGAIN
-                    )
+                    raise FetchError(f"{path}: unusable bundle: {member.name!r}: {problem}", hint=_COPY_AGAIN)
                 found[member.name] = (member.offset_data, member.size)
                 archive.members = []  # type: ignore[attr-defined]  # it would keep them all
     except _TAR_ERRORS as error:
-        raise FetchError(f"{path} is no bundle, or is damaged: {error}", hint=_COPY_AGAIN) from error
+        raise FetchError(f"{path} is not a bundle, or is damaged: {error}", hint=_COPY_AGAIN) from error
     except OSError as error:
         raise FetchError(
             f"cannot read {path}: {error.strerror or error}", hint="check that disk (see: dmesg)"
         ) from error
     if wanted not in found:
         raise FileMissingError(
-            f"{path} has no file {wanted}", hint=f"see what is in it: tar --list --file {path}"
+            f"{path} has no file {wanted}", hint=f"list its files: tar --list --file {path}"
         )
     return found[wanted]
 
 
 def _problem(member: tarfile.TarInfo, total: int) -> str:
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-        return "it is no plain file"
+        return "it is not a plain file"
     if not _NAME.fullmatch(member.name):
         return "the name is not allowed"
     if member.size < 0 or member.offset_data + member.size > total:

@@ -1,4 +1,4 @@
-"""What the headers of an HTTP answer say, read strictly: pure functions.
+"""Strict reading of the headers of an HTTP response: pure functions.
 
 Sources: RFC 9110 (8.8 validators, 10.2.3 Retry-After, 13.1.5 If-Range, 14.4
 Content-Range), and rows D5, D11 to D14, D17 and D21 of ``docs/threat-model.md``.
@@ -19,7 +19,7 @@ _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{1,500}"')
 
 
 class Headers(Protocol):
-    """The headers of an answer; names in any case."""
+    """The headers of a response; names in any case."""
 
     def getlist(self, key: str, /) -> Sequence[str]:
         """Return all values of a header, none if it is missing."""
@@ -33,7 +33,7 @@ def _only(headers: Headers, name: str) -> str:
 
 
 def is_labelled(headers: Headers) -> bool:
-    """Say whether the server calls the body encoded: it may be, or the file's own name may have misled it."""
+    """Report whether the server labels the body as encoded; the file's name may have misled the server."""
     return any(word.strip().lower() not in ("", "identity") for word in headers.getlist("Content-Encoding"))
 
 
@@ -41,7 +41,7 @@ def body_length(headers: Headers, url: str) -> int | None:
     """Check the headers that describe the length of the body (D5).
 
     Returns:
-        It in bytes when the server tells, else None.
+        The length in bytes; None when the server does not give it.
 
     Raises:
         FetchError: The headers contradict each other.
@@ -51,17 +51,17 @@ def body_length(headers: Headers, url: str) -> int | None:
         return None
     if len(lengths) > 1 or not _NUMBER.fullmatch(lengths[0]) or headers.getlist("Transfer-Encoding"):
         raise FetchError(
-            f"{url}: the server contradicts itself about the length of its answer",
-            hint="the server, or a proxy before it, is broken: try again later, then tell the publisher",
+            f"{url}: invalid Content-Length in the server's response",
+            hint="the server, or a proxy in front of it, is broken: try again later, then tell the publisher",
         )
     return int(lengths[0])
 
 
 def validator(headers: Headers) -> str:
-    """Return what ``If-Range`` may hold for this answer; empty when the server offers nothing fit.
+    """Return the value of ``If-Range`` for this response; empty when it offers none.
 
     Only a strong entity tag (D13), or a date that is strong by RFC 9110 8.8.2.2: older by a second or more
-    than the answer itself, so that the file cannot have changed twice at that date.
+    than the response itself, so that the file cannot have changed twice at that date.
     """
     if headers.getlist("ETag"):
         tag = _only(headers, "ETag")
@@ -72,13 +72,13 @@ def validator(headers: Headers) -> str:
 
 
 def is_rest(headers: Headers, held: int, expected: int | None, expected_validator: str) -> bool:
-    """Say whether a 206 answer is the rest of the very file whose beginning we hold (D11, D12).
+    """Report whether a 206 response is the rest of the very file whose beginning we hold (D11, D12).
 
     Args:
-        headers: The answer's.
-        held: Bytes that we have; they were asked to be left out.
+        headers: Those of the response.
+        held: Bytes that we have; the request leaves them out.
         expected: Size of the whole file in bytes, if known.
-        expected_validator: What we sent in ``If-Range``.
+        expected_validator: The value of ``If-Range`` in the request.
     """
     match = _CONTENT_RANGE.fullmatch(_only(headers, "Content-Range"))
     if match is None or match[1] is None:
@@ -97,18 +97,18 @@ def is_rest(headers: Headers, held: int, expected: int | None, expected_validato
 
 
 def whole_size(headers: Headers) -> int | None:
-    """Return the size that a 416 answer names for the file, in bytes; None when it names none (D14)."""
+    """Return the size of the file in bytes that a 416 response gives; None when it gives none (D14)."""
     match = _CONTENT_RANGE.fullmatch(_only(headers, "Content-Range"))
     return int(match[3]) if match is not None and match[1] is None and match[3] != "*" else None
 
 
 def retry_after(headers: Headers, now: float, otherwise: float) -> float:
-    """Return how many seconds the server asks us to wait: a number, or until a date (D17).
+    """Return the seconds that the server asks us to wait: a number, or until a date (D17).
 
     Args:
-        headers: The answer's.
+        headers: Those of the response.
         now: Seconds since 1970.
-        otherwise: The result when the server does not say, or nothing that can be understood.
+        otherwise: The result when the header is missing or cannot be read.
     """
     text = _only(headers, "Retry-After")
     if _NUMBER.fullmatch(text):
@@ -118,7 +118,7 @@ def retry_after(headers: Headers, now: float, otherwise: float) -> float:
 
 
 def _seconds(date: str) -> float | None:
-    """Read a date of HTTP as seconds since 1970; None when it is none."""
+    """Read a date of HTTP as seconds since 1970; None when it is not a date."""
     try:
         return parsedate_to_datetime(date).timestamp() if date.endswith("GMT") else None
     except (ValueError, IndexError, TypeError, OverflowError):

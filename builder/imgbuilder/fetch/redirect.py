@@ -1,4 +1,4 @@
-"""Which redirects are followed, and what is sent along (``docs/threat-model.md`` T12, T22, D19, D20, D30)."""
+"""Rules for redirects and credentials (``docs/threat-model.md`` T12, T22, D19, D20, D30)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _TELL = "check the source's uri; if it is right, tell the publisher"
 
 
 class Request:
-    """One file to get: the address now, after redirects, and what belongs to the first one only.
+    """The request for one file: its current address, after redirects, and the credentials of the first.
 
     Args:
         url: The first address; may hold a user name and password.
-        digest_known: Whether a redirect may lead to another server: it cannot make the bytes others.
+        digest_known: A redirect may lead to another server, since a digest proves the bytes.
 
     Attributes:
-        url: The address now, without user information.
+        url: The current address, without user information.
 
     Raises:
         ValueError: The URL is malformed.
@@ -37,14 +37,14 @@ class Request:
 
     @property
     def auth(self) -> tuple[str, str] | None:
-        """User and password, for the server that they were given for and no other."""
+        """User and password, only for the server that they were given for."""
         return self._auth if origin(self.url) == self._first else None
 
     def follow(self, locations: list[str]) -> None:
-        """Take a redirect.
+        """Follow a redirect.
 
         Args:
-            locations: All ``Location`` headers of the answer.
+            locations: All ``Location`` headers of the response.
 
         Raises:
             FetchError: The redirect is refused.
@@ -58,14 +58,12 @@ class Request:
         except ValueError:
             raise FetchError(
                 f"{self.url}: the server redirects to a malformed address", hint=_TELL
-            ) from None  # its words quote the address
+            ) from None  # its text quotes the address
         shown = Address(target)
         if new[0] not in ("http", "https") or not new[1]:
             raise FetchError(f"{self.url}: redirect to {shown} refused: neither http nor https", hint=_TELL)
         if named.username is not None:
-            raise FetchError(
-                f"{self.url}: redirect to {shown} refused: it brings a user name along", hint=_TELL
-            )
+            raise FetchError(f"{self.url}: redirect to {shown} refused: it contains a user name", hint=_TELL)
         if (old[0], new[0]) == ("https", "http"):
             raise FetchError(f"{self.url}: redirect to {shown} refused: it would leave https", hint=_TELL)
         upgraded = old[1] == new[1] and (old[0], old[2], new[0], new[2]) == ("http", 80, "https", 443)
@@ -76,7 +74,8 @@ class Request:
             )
         if _of_this_machine(new[1]) and not _of_this_machine(old[1]):
             raise FetchError(
-                f"{self.url}: redirect to {shown} refused: a server elsewhere names this machine", hint=_TELL
+                f"{self.url}: redirect to {shown} refused: it leads from another machine to this one",
+                hint=_TELL,
             )
         if upgraded and old == self._first:
             self._first = new
@@ -84,9 +83,9 @@ class Request:
 
 
 def _of_this_machine(host: str) -> bool:
-    """Say whether a host is written as one that only this machine, or its own network's link, answers for."""
+    """Report whether a host name or address can only mean this machine or its local network link."""
     try:
-        # As the system's resolver reads it: 127.1 and 0x7f000001 are addresses, too.
+        # As the system's resolver reads it: 127.1 and 0x7f000001 are addresses as well.
         address = ip_address(socket.inet_aton(host) if ":" not in host else host.partition("%")[0])
     except (OSError, ValueError):
         return host.rstrip(".") == "localhost" or host.rstrip(".").endswith(".localhost")

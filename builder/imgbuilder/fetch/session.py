@@ -1,6 +1,7 @@
 """One request by http or https: the only module that uses requests and urllib3.
 
-What they do unasked is switched off: redirects, decoding, cookies, netrc, retries (T12, T22, T23).
+Their automatic redirects, decoding, cookies, netrc and retries are switched off
+(``docs/threat-model.md`` T12, T22, T23).
 """
 
 from __future__ import annotations
@@ -23,49 +24,37 @@ from requests.utils import get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from imgbuilder.errors import FetchError
+from imgbuilder.errors import NoAnswerError, TransferCutError
 from imgbuilder.fetch.headers import Headers
 from imgbuilder.fetch.redirect import Request
-from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, Limits, TransferCutError
+from imgbuilder.fetch.stalltimer import StallTimer
+from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, Limits
 from imgbuilder.fetch.urls import Address, without_secrets
-from imgbuilder.fetch.watch import Watch
 from imgindex import __version__
 
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
-"""All that the libraries below raise about a server's answer."""
+"""Exceptions of the libraries below about a server's response."""
 _OWN_AUTHORITY = (
-    "if the server has an authority of its own, install its certificate (update-ca-certificates), "
+    "if the server uses a private authority, install its certificate (update-ca-certificates), "
     "or name it with CURL_CA_BUNDLE"
 )
 
 _TLS_HINTS = (
-    ("expired", "the server's certificate is too old, or this machine's clock is wrong (see: timedatectl)"),
+    ("expired", "the server's certificate has expired, or this machine's clock is wrong (see: timedatectl)"),
     ("not yet valid", "this machine's clock is probably wrong (see: timedatectl)"),
     ("mismatch", "the certificate belongs to another server: check the source's uri"),
     ("self-signed", _OWN_AUTHORITY),
     ("unable to get", _OWN_AUTHORITY),
 )
-"""What to do about a failed TLS handshake, by a word of OpenSSL's reason (``docs/threat-model.md`` D23)."""
-
-
-class NoAnswerError(FetchError):
-    """A request brought no answer.
-
-    Attributes:
-        passing: The same request may succeed a moment later.
-    """
-
-    def __init__(self, message: str, *, hint: str | None = None, passing: bool = False) -> None:
-        super().__init__(message, hint=hint)
-        self.passing = passing
+"""Hints for a failed TLS handshake, by a word of OpenSSL's reason (``docs/threat-model.md`` D23)."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A server's answer, its body still to be read.
+class Response:
+    """A server's response, with its body still to be read.
 
     Attributes:
-        url: What was asked for.
+        url: The address of the request.
         status: The status code.
         headers: Its headers.
     """
@@ -74,54 +63,54 @@ class Answer:
     status: int
     headers: Headers
     _body: urllib3.BaseHTTPResponse
-    _watch: Watch
+    _timer: StallTimer
     _limits: Limits
 
     def read(self, count: int) -> bytes:
-        """Read some bytes of the body as they come, none at its end.
+        """Read some bytes of the body as they come; none at its end.
 
         Raises:
             TransferCutError: It broke off or stalled.
         """
-        self._watch.pet()
+        self._timer.progress()
         cut = None
         try:
             piece = self._body.read1(count, decode_content=False)
         except _FOREIGN as error:
             cut = self._cut(error)
-        if cut is None and self._watch.fired:
+        if cut is None and self._timer.fired:
             cut = self._cut(None)
         if cut is not None:
             raise cut  # not in the handler: what the libraries raise quotes whole addresses
-        self._watch.rest()
+        self._timer.pause()
         return bytes(piece)
 
     def close(self) -> None:
         """Leave the rest of the body alone."""
         self._body.close()
 
-    def __enter__(self) -> Answer:
+    def __enter__(self) -> Response:
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _cut(self, error: Exception | None) -> TransferCutError:
-        message, hint = _explain(self.url, error, self._limits, fired=self._watch.fired)
+        message, hint = _explain(self.url, error, self._limits, fired=self._timer.fired)
         return TransferCutError(message, hint=hint)
 
 
 @contextmanager
-def web_session(watch: Watch, limits: Limits, trusted: str | bool) -> Iterator[WebSession]:
+def web_session(timer: StallTimer, limits: Limits, trusted: str | bool) -> Iterator[WebSession]:
     """Open a session and close it with all its connections.
 
     Args:
-        watch: Guards its connections.
-        limits: How patient it is.
-        trusted: What ``trusted_authorities`` returned.
+        timer: Guards its connections.
+        limits: Its time limits.
+        trusted: The result of ``trusted_authorities``.
     """
-    with _Session(watch) as session:
-        yield WebSession(session, watch, limits, trusted)
+    with _Session(timer) as session:
+        yield WebSession(session, timer, limits, trusted)
 
 
 @dataclass(frozen=True)
@@ -129,20 +118,20 @@ class WebSession:
     """Sends requests; made by ``web_session``."""
 
     _session: requests.Session
-    _watch: Watch
+    _timer: StallTimer
     _limits: Limits
     _trusted: str | bool
 
-    def get(self, request: Request, proxy: Address, extra: Mapping[str, str]) -> Answer:
-        """Ask once.
+    def get(self, request: Request, proxy: Address, extra: Mapping[str, str]) -> Response:
+        """Send a request once.
 
         Args:
-            request: The address, and whom to be.
-            proxy: As for ``imgbuilder.fetch.transfer.Fetcher.fetch``.
+            request: The address and the credentials.
+            proxy: As in ``imgbuilder.fetch.transfer.Download``.
             extra: Further headers.
 
         Raises:
-            NoAnswerError: There was none, or none that could be read.
+            NoAnswerError: There was no readable response.
         """
         url = request.url.reveal()
         proxies = _proxies(url, proxy)
@@ -160,31 +149,31 @@ class WebSession:
         except _FOREIGN as error:
             through = _proxy_address(select_proxy(url, proxies) or "")
             message, hint = _explain(
-                request.url, error, self._limits, fired=self._watch.fired, through=through
+                request.url, error, self._limits, fired=self._timer.fired, through=through
             )
-            passing = not self._watch.fired and _may_pass(error)
+            passing = not self._timer.fired and _may_pass(error)
             failure = NoAnswerError(message, hint=hint, passing=passing)
         if failure is not None:
             raise failure  # not in the handler: what the libraries raise quotes whole addresses
         body = response.raw
-        return Answer(request.url, response.status_code, body.headers, body, self._watch, self._limits)
+        return Response(request.url, response.status_code, body.headers, body, self._timer, self._limits)
 
 
-def _watched_pools(watch: Watch) -> dict[str, type[HTTPConnectionPool]]:
+def _timed_pools(timer: StallTimer) -> dict[str, type[HTTPConnectionPool]]:
     class Plain(HTTPConnection):
         def _new_conn(self) -> socket.socket:
-            return _attached(watch, super()._new_conn())
+            return _attached(timer, super()._new_conn())
 
         def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
-            watch.attach(self.sock)
+            timer.attach(self.sock)
             return super().getresponse()
 
     class Secure(HTTPSConnection):
         def _new_conn(self) -> socket.socket:
-            return _attached(watch, super()._new_conn())
+            return _attached(timer, super()._new_conn())
 
         def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
-            watch.attach(self.sock)
+            timer.attach(self.sock)
             return super().getresponse()
 
     class PlainPool(HTTPConnectionPool):
@@ -196,20 +185,20 @@ def _watched_pools(watch: Watch) -> dict[str, type[HTTPConnectionPool]]:
     return {"http": PlainPool, "https": SecurePool}
 
 
-def _socks_pools(watch: Watch) -> dict[str, type[HTTPConnectionPool]]:
-    """Return the same for connections through a SOCKS proxy, which urllib3 makes with PySocks."""
+def _socks_pools(timer: StallTimer) -> dict[str, type[HTTPConnectionPool]]:
+    """Return the same for connections through a SOCKS proxy, which urllib3 opens with PySocks."""
     from urllib3.contrib.socks import SOCKSConnection, SOCKSHTTPSConnection
 
     class Plain(SOCKSConnection):
         def _new_conn(self) -> socket.socket:
-            return _attached(watch, super()._new_conn())
+            return _attached(timer, super()._new_conn())
 
     class Secure(SOCKSHTTPSConnection):
         def _new_conn(self) -> socket.socket:
-            return _attached(watch, super()._new_conn())
+            return _attached(timer, super()._new_conn())
 
         def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
-            watch.attach(self.sock)
+            timer.attach(self.sock)
             return super().getresponse()
 
     class PlainPool(HTTPConnectionPool):
@@ -221,17 +210,17 @@ def _socks_pools(watch: Watch) -> dict[str, type[HTTPConnectionPool]]:
     return {"http": PlainPool, "https": SecurePool}
 
 
-def _attached(watch: Watch, connection: socket.socket) -> socket.socket:
-    watch.attach(connection)  # at once: a proxy could drip its answer to CONNECT
+def _attached(timer: StallTimer, connection: socket.socket) -> socket.socket:
+    timer.attach(connection)  # at once: a proxy could drip its answer to CONNECT
     return connection
 
 
 class _Adapter(HTTPAdapter):
-    """Makes connections that a ``Watch`` guards."""
+    """Opens connections that a ``StallTimer`` guards."""
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self._pools = _watched_pools(watch)
+    def __init__(self, timer: StallTimer) -> None:
+        self._timer = timer
+        self._pools = _timed_pools(timer)
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -241,19 +230,19 @@ class _Adapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> urllib3.ProxyManager:
         manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **kwargs)
         socks = proxy.lower().startswith("socks")
-        manager.pool_classes_by_scheme = _socks_pools(self._watch) if socks else self._pools
+        manager.pool_classes_by_scheme = _socks_pools(self._timer) if socks else self._pools
         return manager
 
 
 class _Session(requests.Session):
     """A session that leaves redirects to us; ``requests`` would read and decode their bodies."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, timer: StallTimer) -> None:
         super().__init__()
         self.trust_env = False  # neither netrc nor anything else of the environment
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for prefix in ("http://", "https://"):
-            self.mount(prefix, _Adapter(watch))
+            self.mount(prefix, _Adapter(timer))
         self.headers.clear()
         self.headers.update(
             {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"pybuilder/{__version__}"}
@@ -266,7 +255,7 @@ class _Session(requests.Session):
 def _explain(
     url: Address, error: Exception | None, limits: Limits, *, fired: bool, through: str = ""
 ) -> tuple[str, str]:
-    """Return what went wrong, with the proxy that it went through if it did, and what to do next."""
+    """Return message and hint for a failed request; the message names the proxy, if there was one."""
     seconds = f"{limits.timeout:.0f} seconds"
     hint = "check the network and the source's uri, then try again"
     if fired:
@@ -296,13 +285,13 @@ def _explain(
 
 
 def _may_pass(error: Exception) -> bool:
-    """Say whether the same request may succeed a moment later; timeouts have cost enough already."""
+    """Report whether the same request may succeed a moment later; after a timeout no more time is spent."""
     lasting = (requests.Timeout, requests.exceptions.SSLError, requests.exceptions.ProxyError)
     return isinstance(error, requests.ConnectionError) and not isinstance(error, lasting)
 
 
 def _deepest(error: BaseException | None) -> str:
-    """Return the first cause of an error, in few words and without credentials."""
+    """Return the first cause of an error, shortened and without credentials."""
     seen = error
     while error is not None:
         seen, error = error, error.__cause__ or error.__context__
@@ -330,10 +319,10 @@ def _proxy_address(text: str) -> Address:
 
 
 def trusted_authorities(environ: Mapping[str, str] = os.environ) -> str | bool:
-    """Return the file or folder of CA certificates to trust; True for the library's own list.
+    """Return the file or folder of trusted CA certificates; True for the list of the library.
 
-    The system's comes before the library's, so that an authority which an administrator installed counts
-    here as it does for curl.
+    The list of the system comes first, so that an authority which an administrator installed counts here
+    as it does for curl.
     """
     system = ssl.get_default_verify_paths()
     for place in (environ.get("REQUESTS_CA_BUNDLE"), environ.get("CURL_CA_BUNDLE"), system.cafile):

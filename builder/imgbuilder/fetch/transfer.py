@@ -1,21 +1,23 @@
-"""Getting one file of a source: the port, and its limits.
+"""Getting one file of a source: ``Download``, the ``Fetcher`` port, and the limits.
 
-A ``Fetcher`` moves bytes and decides nothing about trust. Whatever it writes
-is bounded (``docs/threat-model.md`` T10, T11) and is judged afterwards by its
+A ``Fetcher`` moves bytes and decides nothing about trust. Everything that it writes
+is bounded (``docs/threat-model.md`` T10, T11) and is verified afterwards by its
 signature or digest.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from imgbuilder.errors import FetchError, WrongSizeError
-from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
+from imgbuilder.errors import DigestMismatchError, FetchError, TransferCutError, WrongSizeError
+from imgbuilder.events import Progress, ProgressEnd, Reporter, debug, ignore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
+
+T = TypeVar("T")
 
 SYSTEM_PROXY = "system"
 """Use the proxy that the environment names (``https_proxy`` and its kin)."""
@@ -38,22 +40,22 @@ PRODUCTS_SECONDS = 240.0
 BETWEEN_TWO_VERSIONS = (
     "the source may be in the middle of an update: try again in a few minutes, then tell the publisher"
 )
-"""What to do when a source's index and its files do not fit together."""
+"""Hint for when a source's index and its files do not fit together."""
 
 _PIECE = 1 << 16
 """Bytes per read; also the most that is read beyond a limit (``docs/threat-model.md`` D6)."""
 
 
 class Limits(NamedTuple):
-    """How patient a transfer is.
+    """Time limits and numbers of retries of a transfer.
 
     Attributes:
         timeout: Seconds without an answer, or without a byte.
         connect: Seconds to reach one address of a server; it may have several, of which the first may be
             dead (``docs/threat-model.md`` D24).
         redirects: Most redirects to follow.
-        retries: How often a request that failed before its body began is sent again.
-        resumes: How often a body that broke off is continued (``docs/threat-model.md`` D8).
+        retries: Times that a request is sent again when it failed before its body began.
+        resumes: Times that a body that broke off is continued (``docs/threat-model.md`` D8).
         backoff: Seconds before the first retry; doubled for each further one.
         longest_wait: Most seconds that a server's ``Retry-After`` may ask for.
         slow_window: Seconds over which the speed is measured.
@@ -75,16 +77,12 @@ class Fetched(NamedTuple):
     """A finished transfer.
 
     Attributes:
-        url: Where the bytes came from in the end.
-        size: How many there were.
+        url: The address that the bytes came from, after redirects.
+        size: Their number.
     """
 
     url: str
     size: int
-
-
-class TransferCutError(FetchError):
-    """A body broke off, or stalled: what came so far is good, and the rest may be had later."""
 
 
 class Resumable(Protocol):
@@ -92,17 +90,22 @@ class Resumable(Protocol):
 
     @property
     def held(self) -> int:
-        """How many bytes it holds; its position is behind them."""
+        """Number of bytes that it holds; its position is behind them."""
         ...
 
     @property
     def validator(self) -> str:
-        """What ``If-Range`` must say to get more of the same file; empty when nothing can."""
+        """Value of ``If-Range`` that gets more of the same file; empty when none does."""
+        ...
+
+    @property
+    def spliced(self) -> bool:
+        """True if the bytes come from more than one response."""
         ...
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the bytes come from another address of the same file.
+        """True if the bytes come from another address of the same file.
 
         The rest is then asked for without a condition, and the digest of the whole decides.
         """
@@ -117,51 +120,88 @@ class Resumable(Protocol):
         ...
 
     def splice(self) -> None:
-        """Take note that the bytes that follow come from another answer than those before."""
+        """Record that the bytes that follow come from a different response."""
         ...
 
 
+class Download(NamedTuple):
+    """One file of a source to fetch, and what is accepted as that file.
+
+    Attributes:
+        url: A web URL, ``file://`` URI or plain path.
+        destination: File to write to, from its position on. Its ``OSError`` is passed on.
+        limit: Most bytes to accept.
+        expected: Exact number of bytes, when the signed index names it.
+        on_event: Called with each event.
+        label: Name of the transfer for progress bars; the address by default.
+        proxy: ``SYSTEM_PROXY``, ``NO_PROXY``, or the URL of a proxy.
+        digest_known: A digest or signature proves the bytes afterwards, wherever they come from. Then
+            redirects to other servers are followed, unless they leave https, and any label is accepted.
+        seconds: Most seconds for everything, with all retries and redirects; None for no limit.
+        resume: The destination again, if a partial file in it may be continued. Only for bytes whose
+            digest is known, and is checked over the whole file afterwards.
+    """
+
+    url: str
+    destination: BinaryIO
+    limit: int
+    expected: int | None = None
+    on_event: Reporter = ignore
+    label: str = ""
+    proxy: str = SYSTEM_PROXY
+    digest_known: bool = False
+    seconds: float | None = None
+    resume: Resumable | None = None
+
+
 class Fetcher(Protocol):
-    """Moves one file of a source to a local file."""
+    """Copies one file of a source to a local file."""
 
-    def fetch(
-        self,
-        url: str,
-        destination: BinaryIO,
-        *,
-        limit: int,
-        expected: int | None = None,
-        on_event: Reporter = ignore,
-        label: str = "",
-        proxy: str = SYSTEM_PROXY,
-        digest_known: bool = False,
-        seconds: float | None = None,
-        resume: Resumable | None = None,
-    ) -> Fetched:
-        """Write the file's bytes to ``destination``, at its position.
-
-        Args:
-            url: A web URL, ``file://`` URI or plain path.
-            destination: Where to write. Its own ``OSError`` is passed on.
-            limit: Most bytes to accept.
-            expected: Exact number of bytes, when the signed index says so.
-            on_event: Called with each event.
-            label: Name of the transfer for progress bars; the address by default.
-            proxy: ``SYSTEM_PROXY``, ``NO_PROXY``, or the URL of a proxy.
-            digest_known: Whether the bytes are proved by a digest or signature afterwards, wherever they
-                come from: any redirect that does not leave https, and any label, is then good enough.
-            seconds: Most seconds for all of it, however many tries and redirects that takes; None for any.
-            resume: The destination again, when it may be continued: only for bytes whose digest is known
-                already, and is checked over the whole file afterwards.
+    def fetch(self, download: Download) -> Fetched:
+        """Write the bytes of the file to its destination.
 
         Raises:
-            FetchError: The file could not be had, whole and within the limits.
+            FetchError: The whole file could not be had within the limits.
         """
         ...
 
 
-class SpeedGuard:
-    """Gives up on a transfer that drips (``threat-model.md`` T11); a socket's timeout bounds only each gap.
+def download_verified(fetcher: Fetcher, download: Download, check: Callable[[], T]) -> T:
+    """Fetch a file whose digest is known, continuing a partial one, and check all of it.
+
+    A file that was put together from several responses may be wrong although the source is right: it is
+    then fetched once more, from its beginning. Nothing of a wrong file is kept.
+
+    Args:
+        fetcher: Fetches it.
+        download: The file; with ``resume``.
+        check: Compares the digest of the destination; its result is returned.
+
+    Raises:
+        DigestMismatchError: ``check`` raised it.
+        FetchError: The file could not be had; what came of it can be continued.
+    """
+    partial = download.resume
+    assert partial is not None, "only a file that can be restarted is verified here"
+    fetcher.fetch(download)
+    try:
+        return check()
+    except DigestMismatchError:
+        spliced = partial.spliced
+        partial.restart()
+        if not spliced:
+            raise
+    debug(download.on_event, "the continued download is damaged; starting again from the beginning")
+    fetcher.fetch(download)
+    try:
+        return check()
+    except DigestMismatchError:
+        partial.restart()
+        raise
+
+
+class MinimumSpeed:
+    """Gives up on a transfer that drips (T11); the timeout of a socket bounds only each gap.
 
     Args:
         limits: The window and the rate.
@@ -174,7 +214,7 @@ class SpeedGuard:
         self._start = clock()
         self._moved = 0
 
-    def moved(self, count: int, where: str) -> None:
+    def progress(self, count: int, where: str) -> None:
         """Count bytes that arrived.
 
         Raises:
@@ -195,38 +235,31 @@ class SpeedGuard:
 
 def store(
     read: Callable[[int], bytes],
-    destination: BinaryIO,
+    download: Download,
     *,
     where: str,
-    limit: int,
     expected: int | None,
-    on_event: Reporter,
-    label: str,
-    guard: SpeedGuard | None = None,
+    speed: MinimumSpeed | None = None,
     start: int = 0,
 ) -> int:
-    """Copy what ``read`` gives to ``destination``, within the limits.
+    """Copy what ``read`` returns to the destination, within the limits.
 
     Args:
         read: Returns at most as many bytes as asked for; none at the end.
-        destination: Where to write.
+        download: The file.
         where: The source, for messages.
-        limit: Most bytes to accept.
-        expected: Exact number of bytes, if known.
-        on_event: Called with each event.
-        label: Name of the transfer.
-        guard: Judges the speed; None for local files.
-        start: Bytes of the file that ``destination`` holds already; they count for all sizes here.
+        expected: Exact number of bytes, if known by now.
+        speed: Refuses a transfer that is too slow; None for local files.
+        start: Bytes of the file that the destination holds already; they count for all sizes here.
 
     Returns:
-        How many bytes the file has.
+        The size of the file in bytes.
 
     Raises:
-        TransferCutError: Too few.
-        WrongSizeError: Too many.
-        FetchError: Too slow.
+        TransferCutError: Too few bytes.
+        WrongSizeError: Too many bytes.
     """
-    most = limit if expected is None else min(limit, expected)
+    most = download.limit if expected is None else min(download.limit, expected)
     done = start
     try:
         while piece := read(min(_PIECE, most - done + 1)):
@@ -234,13 +267,13 @@ def store(
                 raise WrongSizeError(
                     f"{where}: longer than the {most} bytes that it may have", hint=BETWEEN_TWO_VERSIONS
                 )
-            _write_all(destination, piece)
+            _write_all(download.destination, piece)
             done += len(piece)
-            on_event(Progress(label or where, done, expected))
-            if guard is not None:
-                guard.moved(len(piece), where)
+            download.on_event(Progress(download.label or where, done, expected))
+            if speed is not None:
+                speed.progress(len(piece), where)
     finally:
-        on_event(ProgressEnd())
+        download.on_event(ProgressEnd())
     if expected is not None and done != expected:
         raise TransferCutError(
             f"{where}: ended after {done} of {expected} bytes",

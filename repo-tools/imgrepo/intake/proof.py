@@ -15,7 +15,7 @@ from pathlib import Path
 
 from imgbuilder.errors import FetchError, FileMissingError, NotSignedError, UsageError
 from imgbuilder.events import Reporter, Step, warn
-from imgbuilder.fetch.transfer import Fetcher
+from imgbuilder.fetch.transfer import Download, Fetcher
 from imgbuilder.fetch.urls import Address, hide_in, scheme_of
 from imgindex.clearsign import unverified_text
 from imgindex.gpg import key_pin_from_file
@@ -141,7 +141,7 @@ def _doubt(where: str, scheme: str | None) -> str:
 def _get(address: str, limit: int, fetcher: Fetcher, on_event: Reporter) -> bytes:
     body = io.BytesIO()
     # Another server may answer: what comes is judged by its signature, or comes by https all the way.
-    fetcher.fetch(address, body, limit=limit, on_event=on_event, digest_known=True)
+    fetcher.fetch(Download(address, body, limit=limit, on_event=on_event, digest_known=True))
     return body.getvalue()
 
 

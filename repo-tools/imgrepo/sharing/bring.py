@@ -10,7 +10,7 @@ from pathlib import Path
 from imgbuilder.cache.partial import PartialFile, discard, partial_file
 from imgbuilder.errors import DigestMismatchError
 from imgbuilder.events import Reporter, Step
-from imgbuilder.fetch.transfer import Fetcher
+from imgbuilder.fetch.transfer import Download, Fetcher
 from imgbuilder.fetch.urls import Address
 from imgbuilder.host.workspace import explain
 
@@ -55,14 +55,16 @@ def brought(
 
     def fetch(part: PartialFile) -> None:
         fetcher.fetch(
-            url,
-            part,
-            limit=limit,
-            expected=expected,
-            on_event=on_event,
-            label=where.rpartition("/")[2],
-            digest_known=True,
-            resume=part,
+            Download(
+                url,
+                part,
+                limit=limit,
+                expected=expected,
+                on_event=on_event,
+                label=where.rpartition("/")[2],
+                digest_known=True,
+                resume=part,
+            )
         )
 
     try:

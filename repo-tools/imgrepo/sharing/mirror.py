@@ -18,7 +18,7 @@ from urllib.parse import urljoin
 
 from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackError, UsageError
 from imgbuilder.events import Reporter, Step, warn
-from imgbuilder.fetch.transfer import INDEX_LIMIT, Fetcher
+from imgbuilder.fetch.transfer import INDEX_LIMIT, Download, Fetcher
 from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, template_url
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.workspace import check_space, explain
@@ -148,7 +148,7 @@ def _fetch_index(
     where = str(request.index_url)
     on_event(Step(f"Fetching {where}"))
     body = io.BytesIO()
-    fetcher.fetch(request.index_url, body, limit=INDEX_LIMIT, on_event=on_event, label="index")
+    fetcher.fetch(Download(request.index_url, body, limit=INDEX_LIMIT, on_event=on_event, label="index"))
     rule = Rule(pin, last=None, max_age=None, where=where, repair="")
     accepted = accept(body.getvalue(), rule, parse_usable, verifier=services.verifier, now=services.clock())
     refused = accepted.content.refused

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from imgbuilder.errors import DigestMismatchError, FileMissingError, RepositoryError
 from imgbuilder.events import Reporter, Step
-from imgbuilder.fetch.transfer import Fetcher
+from imgbuilder.fetch.transfer import Download, Fetcher
 from imgbuilder.fetch.urls import Address, hide_in
 from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.workspace import explain
@@ -246,7 +246,9 @@ class Lists:
         body = io.BytesIO()
         url = suite.file("InRelease")
         try:
-            self.fetcher.fetch(url, body, limit=RELEASE_LIMIT, on_event=self.on_event, digest_known=True)
+            self.fetcher.fetch(
+                Download(url, body, limit=RELEASE_LIMIT, on_event=self.on_event, digest_known=True)
+            )
         except FileMissingError as error:
             raise FileMissingError(
                 f"there is no suite {suite}: {error.message}",
@@ -270,13 +272,15 @@ class Lists:
             try:
                 with path.open("w+b") as file:
                     self.fetcher.fetch(
-                        url,
-                        file,
-                        limit=_LARGEST_LIST,
-                        expected=size,
-                        on_event=self.on_event,
-                        label=f"{suite.name} {component} Sources.xz",
-                        digest_known=True,
+                        Download(
+                            url,
+                            file,
+                            limit=_LARGEST_LIST,
+                            expected=size,
+                            on_event=self.on_event,
+                            label=f"{suite.name} {component} Sources.xz",
+                            digest_known=True,
+                        )
                     )
                     file.seek(0)
                     if hash_stream(file, "sha256") == digest:

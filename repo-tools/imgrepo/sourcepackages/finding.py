@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from imgbuilder.errors import FileMissingError, RepositoryError, TrustError, UsageError, WrongSizeError
 from imgbuilder.events import Reporter, Step, debug
-from imgbuilder.fetch.transfer import Fetcher
+from imgbuilder.fetch.transfer import Download, Fetcher
 from imgbuilder.fetch.urls import Address, hide_in, without_slash
 from imgbuilder.host.privatefolder import private_folder
 from imgindex.detached import signature_packets
@@ -98,7 +98,7 @@ class Pool:
             on_event(Step(f"Fetching {where}"))
             body = io.BytesIO()
             try:
-                fetcher.fetch(url, body, limit=_LIMIT, on_event=on_event, digest_known=True)
+                fetcher.fetch(Download(url, body, limit=_LIMIT, on_event=on_event, digest_known=True))
             except FileMissingError:
                 continue
             except WrongSizeError as error:

@@ -29,7 +29,8 @@ from imgbuilder.errors import (
 )
 from imgbuilder.events import Event, Notice, Severity, Step
 from imgbuilder.fetch.router import SourceFetcher
-from imgbuilder.fetch.transfer import Fetched
+from imgbuilder.fetch.transfer import Download, Fetched
+from imgbuilder.fetch.urls import Address
 from imgbuilder.host.locks import holders
 from imgbuilder.host.sparse import disk_usage
 from imgindex.model import Entry
@@ -48,16 +49,17 @@ class FakeFetcher:
 
     def __init__(self, *bodies: bytes | PybuilderError | OSError) -> None:
         self.bodies = list(bodies) or [PACKED]
-        self.calls: list[dict[str, Any]] = []
+        self.calls: list[Download] = []
 
-    def fetch(self, url: str, destination: BinaryIO, **options: Any) -> Fetched:
-        self.calls.append({"url": url, **options})
+    def fetch(self, download: Download) -> Fetched:
+        self.calls.append(download)
+        destination = download.destination
         body = self.bodies.pop(0) if len(self.bodies) > 1 else self.bodies[0]
         if isinstance(body, Exception):
             destination.write(b"half")
             raise body
         destination.writelines(body[start : start + 1000] for start in range(0, len(body), 1000))
-        return Fetched(url, len(body))
+        return Fetched(download.url, len(body))
 
 
 def selection(entry: Entry = ENTRY, url: str = URL) -> Selection:
@@ -91,10 +93,10 @@ def test_template_is_downloaded_once(cache: TemplateCache, root: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o400
     assert cache.get_template(selection(), fetcher, events.append) == path
     (call,) = fetcher.calls
-    assert call["url"].reveal() == URL
-    assert call["limit"] == call["expected"] == len(PACKED)
-    assert call["proxy"] == "http://p"
-    assert call["digest_known"]
+    assert Address(call.url).reveal() == URL
+    assert call.limit == call.expected == len(PACKED)
+    assert call.proxy == "http://p"
+    assert call.digest_known
     assert [event for event in events if isinstance(event, Step)] == [Step("Downloading: https://h/d.xz")]
 
 
@@ -143,8 +145,8 @@ def test_space_is_checked_before_the_download(cache: TemplateCache) -> None:
 def test_unknown_size_is_bounded_by_the_disk_s(cache: TemplateCache) -> None:
     fetcher = FakeFetcher()
     cache.get_template(selection(replace(ENTRY, compressed_size=None)), fetcher)
-    assert fetcher.calls[0]["expected"] is None
-    assert fetcher.calls[0]["limit"] == len(DISK) + len(DISK) // 100 + (1 << 20)
+    assert fetcher.calls[0].expected is None
+    assert fetcher.calls[0].limit == len(DISK) + len(DISK) // 100 + (1 << 20)
 
 
 def damage(path: Path, how: str) -> None:
@@ -360,7 +362,7 @@ def test_entry_without_digest_is_fetched_each_time(cache: TemplateCache) -> None
     assert cache.get_disk(bare, fetcher).read_bytes() == DISK
     assert cache.get_disk(bare, fetcher).read_bytes() == DISK
     assert len(fetcher.calls) == 2
-    assert not fetcher.calls[0]["digest_known"]  # T12
+    assert not fetcher.calls[0].digest_known  # T12
     assert not cache.is_cached(bare.entry)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
@@ -24,7 +24,7 @@ from imgbuilder.errors import (
 )
 from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.fetch.router import SourceFetcher
-from imgbuilder.fetch.transfer import Fetched
+from imgbuilder.fetch.transfer import Download, Fetched
 from imgbuilder.host import paths
 from imgindex.gpg import GpgVerifier
 from imgindex.model import Entry, Index
@@ -58,15 +58,15 @@ def index_text(*names: str, arch: str = "x86_64") -> bytes:
 class FakeFetcher:
     def __init__(self, files: dict[str, bytes | PybuilderError]) -> None:
         self.files = files
-        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.calls: list[Download] = []
 
-    def fetch(self, url: str, destination: BinaryIO, **options: Any) -> Fetched:
-        self.calls.append((url, options))
-        found = self.files[url]
+    def fetch(self, download: Download) -> Fetched:
+        self.calls.append(download)
+        found = self.files[download.url]
         if isinstance(found, PybuilderError):
             raise found
-        destination.write(found)
-        return Fetched(url, len(found))
+        download.destination.write(found)
+        return Fetched(download.url, len(found))
 
 
 class FakeVerifier:
@@ -130,20 +130,20 @@ def test_index_is_bounded_and_uses_the_source_s_proxy() -> None:
         fetcher, FakeVerifier(), states(), lambda: datetime(2026, 1, 2, tzinfo=UTC), pin_of=pin_of
     )
     load_catalog([source("a", proxy="http://p")], loader)
-    ((_url, options),) = fetcher.calls
-    assert options["limit"] == 5_000_000
-    assert options["proxy"] == "http://p"
-    assert not options.get("digest_known")
+    (download,) = fetcher.calls
+    assert download.limit == 5_000_000
+    assert download.proxy == "http://p"
+    assert not download.digest_known
 
 
 def test_an_index_has_a_time_limit_at_each_address() -> None:
-    dead = FetchError("it did not come whole within 60 seconds")
+    dead = FetchError("not complete after 60 seconds")
     fetcher = FakeFetcher({"https://a/index": dead, "https://m/index": b"signed:" + index_text("x")})
     loader = Loader(
         fetcher, FakeVerifier(), states(), lambda: datetime(2026, 1, 2, tzinfo=UTC), pin_of=pin_of
     )
     assert load_catalog([source("a", mirrors=("https://m/index",))], loader).entries[0].os_version == "x"
-    assert [options["seconds"] for _url, options in fetcher.calls] == [60, 60]
+    assert [download.seconds for download in fetcher.calls] == [60, 60]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from imgbuilder.catalog.sourcefiles import _proxy
 from imgbuilder.customize.network import guest_proxies, seen_from_guest
 from imgbuilder.errors import FetchError, UsageError
 from imgbuilder.fetch.router import SourceFetcher
-from imgbuilder.fetch.transfer import SYSTEM_PROXY
+from imgbuilder.fetch.transfer import SYSTEM_PROXY, Download
 from tests.fakes.socks import socks_proxy
 from tests.fakes.webfolder import WebFolder
 
@@ -34,7 +34,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebFolder]:
 
 def fetched(url: str, proxy: str = SYSTEM_PROXY) -> bytes:
     into = io.BytesIO()
-    SourceFetcher().fetch(url, into, limit=100, proxy=proxy)
+    SourceFetcher().fetch(Download(url, into, limit=100, proxy=proxy))
     return into.getvalue()
 
 

@@ -12,12 +12,12 @@ import pytest
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source, sources_from_command_line
 from imgbuilder.catalog.state import identity
-from imgbuilder.errors import PybuilderError, UsageError
+from imgbuilder.errors import NoAnswerError, PybuilderError, UsageError
 from imgbuilder.fetch.redirect import Request
-from imgbuilder.fetch.session import NoAnswerError, web_session
+from imgbuilder.fetch.session import web_session
+from imgbuilder.fetch.stalltimer import StallTimer
 from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch.urls import Address, check_uri, template_url, without_secrets, without_slash
-from imgbuilder.fetch.watch import Watch
 from imgbuilder.services import Settings
 from imgindex.model import Entry
 from imgrepo.intake.proof import Evidence
@@ -150,8 +150,8 @@ def test_what_the_libraries_raise_is_not_in_our_errors(
     monkeypatch.setenv("no_proxy", "")
     limits = Limits(timeout=2, connect=2)
     with (
-        Watch(2) as watch,
-        web_session(watch, limits, trusted=True) as session,
+        StallTimer(2) as timer,
+        web_session(timer, limits, trusted=True) as session,
         pytest.raises(NoAnswerError) as failed,
     ):
         session.get(Request(url, digest_known=False), Address(proxy), {})

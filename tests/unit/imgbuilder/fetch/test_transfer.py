@@ -11,7 +11,7 @@ from imgbuilder.errors import FetchError
 from imgbuilder.events import Event, Progress, ProgressEnd
 from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import SourceFetcher
-from imgbuilder.fetch.transfer import Limits, SpeedGuard
+from imgbuilder.fetch.transfer import Download, Limits, MinimumSpeed
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def file(tmp_path: Path) -> Path:
 def test_local_file_with_progress(file: Path) -> None:
     events: list[Event] = []
     body = io.BytesIO()
-    fetched = SourceFetcher().fetch(str(file), body, limit=100_000, on_event=events.append, label="L")
+    fetched = SourceFetcher().fetch(
+        Download(str(file), body, limit=100_000, on_event=events.append, label="L")
+    )
     assert body.getvalue() == file.read_bytes()
     assert (fetched.size, fetched.url) == (100_000, str(file))
     assert events == [Progress("L", 65536, 100_000), Progress("L", 100_000, 100_000), ProgressEnd()]
@@ -33,12 +35,12 @@ def test_local_file_with_progress(file: Path) -> None:
 def test_file_uri_is_decoded(file: Path) -> None:
     body = io.BytesIO()
     uri = f"file://{str(file).replace(' ', '%20')}"
-    assert SourceFetcher().fetch(uri, body, limit=1 << 20, expected=100_000).size == 100_000
+    assert SourceFetcher().fetch(Download(uri, body, limit=1 << 20, expected=100_000)).size == 100_000
 
 
 def test_links_are_followed_for_local_sources(file: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(file)
-    assert fetch_local(tmp_path / "link", io.BytesIO(), limit=1 << 20).size == 100_000
+    assert fetch_local(Download(str(tmp_path / "link"), io.BytesIO(), limit=1 << 20)).size == 100_000
 
 
 @pytest.mark.parametrize("limit", [0, 1, 99_999])
@@ -46,7 +48,7 @@ def test_too_long_is_refused_at_the_limit(file: Path, limit: int) -> None:
     """T10: not one byte more is stored."""
     body = io.BytesIO()
     with pytest.raises(FetchError, match="longer"):
-        fetch_local(file, body, limit=limit)
+        fetch_local(Download(str(file), body, limit=limit))
     assert len(body.getvalue()) <= limit
 
 
@@ -54,7 +56,7 @@ def test_too_long_is_refused_at_the_limit(file: Path, limit: int) -> None:
 def test_other_size_is_refused_before_copying(file: Path, expected: int) -> None:
     body = io.BytesIO()
     with pytest.raises(FetchError, match=f"promises {expected}"):
-        fetch_local(file, body, limit=1 << 20, expected=expected)
+        fetch_local(Download(str(file), body, limit=1 << 20, expected=expected))
     assert body.getvalue() == b""
 
 
@@ -64,12 +66,12 @@ def test_not_an_ordinary_file(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for name in ("fifo", "missing", ".", "loop", "a\0b"):
         with pytest.raises(FetchError):
-            fetch_local(tmp_path / name, io.BytesIO(), limit=1 << 20)
+            fetch_local(Download(str(tmp_path / name), io.BytesIO(), limit=1 << 20))
     with pytest.raises(FetchError, match="it is a folder") as caught:
-        fetch_local(tmp_path, io.BytesIO(), limit=1 << 20)
+        fetch_local(Download(str(tmp_path), io.BytesIO(), limit=1 << 20))
     assert f"{tmp_path}/index.asc" in str(caught.value.hint)
     with pytest.raises(FetchError, match="ordinary"):
-        SourceFetcher().fetch("/dev/zero", io.BytesIO(), limit=1 << 20)
+        SourceFetcher().fetch(Download("/dev/zero", io.BytesIO(), limit=1 << 20))
 
 
 class Meddler(io.BytesIO):
@@ -90,7 +92,7 @@ class Meddler(io.BytesIO):
 @pytest.mark.parametrize("extra", [b"", b"more"])
 def test_change_while_copied(file: Path, extra: bytes) -> None:
     with pytest.raises(FetchError, match=r"changed|longer than the 100000 bytes"):
-        fetch_local(file, Meddler(file, extra), limit=1 << 30)
+        fetch_local(Download(str(file), Meddler(file, extra), limit=1 << 30))
 
 
 def test_destination_s_errors_pass(file: Path) -> None:
@@ -99,7 +101,7 @@ def test_destination_s_errors_pass(file: Path) -> None:
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        fetch_local(file, Full(), limit=1 << 20)
+        fetch_local(Download(str(file), Full(), limit=1 << 20))
 
 
 def test_short_writes_are_completed(file: Path) -> None:
@@ -108,22 +110,22 @@ def test_short_writes_are_completed(file: Path) -> None:
             return super().write(bytes(data)[:777])  # type: ignore[call-overload]
 
     body: BinaryIO = Short()
-    fetch_local(file, body, limit=1 << 20)
+    fetch_local(Download(str(file), body, limit=1 << 20))
     assert body.getvalue() == file.read_bytes()  # type: ignore[attr-defined]
 
 
 @pytest.mark.row("T11")
-def test_speed_guard() -> None:
+def test_a_transfer_that_drips_is_given_up() -> None:
     now = 0.0
-    guard = SpeedGuard(Limits(slow_window=60, slow_rate=1024), lambda: now)
+    guard = MinimumSpeed(Limits(slow_window=60, slow_rate=1024), lambda: now)
     now = 59.9
-    guard.moved(1, "x")  # the window is not over
+    guard.progress(1, "x")  # the window is not over
     now = 60.0
-    guard.moved(60 * 1024 - 1, "x")  # exactly enough
+    guard.progress(60 * 1024 - 1, "x")  # exactly enough
     now = 100.0
-    guard.moved(1_000_000, "x")
+    guard.progress(1_000_000, "x")
     now = 120.0
-    guard.moved(1, "x")
+    guard.progress(1, "x")
     now = 180.0
     with pytest.raises(FetchError, match="60 seconds"):
-        guard.moved(60 * 1024 - 1, "x")
+        guard.progress(60 * 1024 - 1, "x")

@@ -18,6 +18,7 @@ from imgbuilder.cli import customize_main
 from imgbuilder.errors import DiskError, PybuilderError
 from imgbuilder.events import ignore
 from imgbuilder.fetch.local import fetch_local
+from imgbuilder.fetch.transfer import Download
 from imgbuilder.host import imagelocks, sparse
 from imgbuilder.host.workspace import new_file
 from imgrepo.images.compress import copy_image, hash_image
@@ -53,7 +54,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "copy": lambda disk: sparse.copy_sparse(disk, disk.with_name("copy")),
     "attach": lambda disk: check_disk(Attachment(disk, readonly=True)),
     "appliance": lambda disk: _appliance(disk, readonly=True),
-    "import": lambda disk: fetch_local(disk, io.BytesIO(), limit=1 << 20),
+    "import": lambda disk: fetch_local(Download(str(disk), io.BytesIO(), limit=1 << 20)),
     "publish": lambda disk: _publish(disk, measure),
     "publish: digest": lambda disk: _publish(disk, lambda image: hash_image(image, ignore)),
     "publish: copy": lambda disk: _publish(disk, lambda image: copy_image(image, _folder(disk), ignore)),

@@ -1,4 +1,4 @@
-"""A time limit for blocking reads, which no server can outwit by dripping."""
+"""A time limit for blocking reads that also holds against a server that sends one byte at a time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import time
 from contextlib import suppress
 
 
-class Watch:
-    """Breaks a connection off when one answer or one read takes too long in all.
+class StallTimer:
+    """Breaks a connection off when one response or one read takes too long in all.
 
-    A socket's timeout bounds the gap between two bytes only, so that headers sent one byte per second
-    would hold us for days (``docs/threat-model.md`` D7).
+    The timeout of a socket bounds only the gap between two bytes, so that headers sent one byte per
+    second would hold us for days (``docs/threat-model.md`` D7).
 
     Args:
-        limit: Seconds for one answer, or one read.
+        limit: Seconds for one response, or one read.
         total: Seconds for all of them.
     """
 
@@ -32,41 +32,41 @@ class Watch:
     def attach(self, connection: socket.socket) -> None:
         """Guard this connection from now on."""
         self._socket = connection
-        self.pet()
+        self.progress()
 
     def detach(self) -> None:
         """End this connection, and guard nothing until the next."""
         self._break()
         self._socket = None
 
-    def pet(self) -> None:
-        """Start the time limit anew."""
+    def progress(self) -> None:
+        """Start the time limit again."""
         now = time.monotonic()
         self._deadline = min(now + self._limit, self._end)
         if now >= self._end and self._socket is not None:
             self.fired = True
             self._break()
 
-    def rest(self) -> None:
-        """Stop the time while nothing is asked of the server, such as during a write to a slow disk."""
+    def pause(self) -> None:
+        """Stop the timer while nothing is expected from the server, such as during a write to a slow disk."""
         self._deadline = math.inf
 
-    def __enter__(self) -> Watch:
-        self.pet()
+    def __enter__(self) -> StallTimer:
+        self.progress()
         self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._over.set()
         self._thread.join()
-        self._break()  # an answer that could not even be parsed keeps its connection open
+        self._break()  # a response that could not even be parsed keeps its connection open
 
     def _run(self) -> None:
         while not self._over.wait(min(self._limit, max(0.01, self._deadline - time.monotonic()))):
             if time.monotonic() < self._deadline:
                 continue
             if self._socket is None:  # still connecting, which has its own limit
-                self.pet()
+                self.progress()
                 continue
             self.fired = True
             self._break()
