@@ -172,7 +172,7 @@ def test_all_kinds_of_retry_after(status: str, after: str) -> None:
     assert len(server.requests) == len(waits) + 1 <= 5
     assert status[:3] in caught.value.message
     if not waits:
-        assert "seconds: try again then" in (caught.value.hint or "")
+        assert "rate limited; retry in" in (caught.value.hint or "")
 
 
 HTML = "Content-Type: text/html"

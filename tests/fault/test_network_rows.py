@@ -151,10 +151,10 @@ subprocess.run(["mount", "--bind", sys.argv[1], os.path.realpath("/etc/resolv.co
 deaf = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 deaf.bind(("127.0.0.1", 53))
 from imgbuilder.errors import FetchError
-from imgbuilder.fetch.transfer import Limits
+from imgbuilder.fetch.transfer import Download, Limits
 from imgbuilder.fetch.web import RequestsFetcher
 try:
-    RequestsFetcher(Limits(retries=0)).fetch("http://mirror.example/f", io.BytesIO(), limit=9)
+    RequestsFetcher(Limits(retries=0)).fetch(Download("http://mirror.example/f", io.BytesIO(), limit=9))
 except FetchError as error:
     print(error.message, deaf.recv(512)[12:18])
 """

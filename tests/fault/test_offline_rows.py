@@ -136,7 +136,7 @@ def test_offline_uses_the_last_accepted_index_and_says_how_old_it_is(world: Worl
         assert len(json.loads(out)["templates"]) == 2, "notices do not go into the list"
         code, _out, err = world.run(source, "--cache-all-templates", "--offline")
         assert code == 1
-        assert "tiny is not here" in err
+        assert "tiny is not on this machine" in err
         assert "--cache-add FILE" in err
         assert len(server.requests) == 1
         (world.folder / "stick.xz").write_bytes(packed)

@@ -21,10 +21,10 @@ from imgbuilder.errors import (
     FetchError,
     OfflineError,
 )
-from imgbuilder.events import Reporter, Step, debug, info, warn
+from imgbuilder.events import Reporter, Step, info, warn
 from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import will_ask
-from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetcher
+from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetcher, download_verified
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url
 from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.sizes import human_size
@@ -66,7 +66,7 @@ class Intake:
             _announce(selection, fetcher, on_event)
             with temporary_file(self._folder.templates) as (descriptor, temporary):
                 file = HashingFile(descriptor, sha256=selection.entry.sha256 is not None)
-                self._fetch(selection, file, fetcher, on_event)
+                fetcher.fetch(self._download_of(selection, file, on_event))
                 return self._keep(selection, file, temporary)
         for path in self.shared_paths(digest):
             # Not Path.is_file: it fails where a folder above is closed to us.
@@ -95,19 +95,11 @@ class Intake:
             info(on_event, f"continuing after the {human_size(part.held)} that are here already")
         part.continue_from(selection.url)
         try:
-            self._fetch(selection, part, fetcher, on_event, part=part)
+            download = self._download_of(selection, part, on_event, part=part)
+            download_verified(fetcher, download, lambda: self._keep(selection, part, part.path))
         except Interrupted as error:
             if part.resumable:
                 error.hint = "run the command again: the download goes on where it was stopped"
-            raise
-        if part.spliced and part.sha512() != selection.entry.sha512:
-            debug(on_event, "the continued download is damaged and begins anew")
-            part.restart()
-            self._fetch(selection, part, fetcher, on_event, part=part)
-        try:
-            self._keep(selection, part, part.path)
-        except DigestMismatchError:
-            part.restart()  # nothing to continue
             raise
         discard(part.path)  # its record
 
@@ -138,29 +130,22 @@ class Intake:
                 return False
         return True
 
-    def _fetch(
-        self,
-        selection: Selection,
-        file: HashingFile,
-        fetcher: Fetcher,
-        on_event: Reporter,
-        *,
-        part: PartialFile | None = None,
-    ) -> None:
+    def _download_of(
+        self, selection: Selection, file: HashingFile, on_event: Reporter, *, part: PartialFile | None = None
+    ) -> Download:
+        """Make room for a template, and return what the fetcher needs for it."""
         entry = selection.entry
         self._make_room((entry.compressed_size or 0) - file.tell(), on_event)
-        fetcher.fetch(
-            Download(
-                selection.url,
-                file,
-                limit=_most(entry),
-                expected=entry.compressed_size,
-                on_event=on_event,
-                label=entry.os_version,
-                proxy=selection.source.proxy,
-                digest_known=entry.sha512 is not None or entry.sha256 is not None,
-                resume=part,
-            )
+        return Download(
+            selection.url,
+            file,
+            limit=_most(entry),
+            expected=entry.compressed_size,
+            on_event=on_event,
+            label=entry.os_version,
+            proxy=selection.source.proxy,
+            digest_known=entry.sha512 is not None or entry.sha256 is not None,
+            resume=part,
         )
 
     def _keep(self, selection: Selection, file: HashingFile, temporary: Path, where: str = "") -> str:

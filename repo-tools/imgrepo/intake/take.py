@@ -28,7 +28,7 @@ from imgrepo.intake.places import name_in, template_name
 from imgrepo.intake.proof import Evidence, Proof, prove
 from imgrepo.intake.sums import Digests
 from imgrepo.services import Services
-from imgrepo.sharing.bring import brought
+from imgrepo.sharing.download import verified_download
 from imgrepo.webroot.draft import sidecar_of
 
 _LARGEST = 64 << 30
@@ -138,7 +138,7 @@ def _bring(
         return Imported(here, _measured(here, here.suffix), proof, new=False)
     if here is not None:
         imagelocks.refuse_if_in_use(here, changing=True)
-    with brought(
+    with verified_download(
         request.address,
         parts,
         str(proof.digests).replace(":", "-"),

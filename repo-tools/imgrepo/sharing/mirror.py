@@ -31,7 +31,7 @@ from imgindex.model import Entry, Index
 from imgindex.parse import parse_usable
 from imgindex.trust import KeyPin, VerifiedText
 from imgrepo.services import Services
-from imgrepo.sharing.bring import brought
+from imgrepo.sharing.download import verified_download
 from imgrepo.webroot.retired import GRACE, retire, served_files
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
 from imgrepo.webroot.transaction import Session, open_session
@@ -196,7 +196,7 @@ def _bring(request: MirrorRequest, file: _File, fetcher: Fetcher, on_event: Repo
     if _is_here(place, file):
         return False
     url = template_url(request.index_url, file.name)
-    with brought(
+    with verified_download(
         url,
         request.folder / _PARTIAL,
         file.sha512,

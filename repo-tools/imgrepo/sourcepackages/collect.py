@@ -23,7 +23,7 @@ from imgrepo.contents.licences import only, wanted_sources
 from imgrepo.contents.sbom import Target, contents_of, make_folder
 from imgrepo.library.records import ContentsRecord, SourceGap, SourcesRecord, read_sources, write_sources
 from imgrepo.services import Services
-from imgrepo.sharing.bring import brought
+from imgrepo.sharing.download import verified_download
 from imgrepo.sourcepackages.archive import SourceFile, SourcePackage
 from imgrepo.sourcepackages.finding import Places, find_packages
 from imgrepo.sourcepackages.tarball import OFFER_NAME, list_text, offer_text, pack, tar_size, unpack_known
@@ -191,7 +191,7 @@ def _fetch_anywhere(
 
 
 def _fetch(file: SourceFile, files: Path, services: Services, on_event: Reporter) -> None:
-    with brought(
+    with verified_download(
         file.url,
         files.parent / "parts",
         file.sha256,

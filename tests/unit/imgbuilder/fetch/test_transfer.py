@@ -7,11 +7,11 @@ from typing import BinaryIO
 
 import pytest
 
-from imgbuilder.errors import FetchError
+from imgbuilder.errors import DigestMismatchError, FetchError
 from imgbuilder.events import Event, Progress, ProgressEnd
 from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import SourceFetcher
-from imgbuilder.fetch.transfer import Download, Limits, MinimumSpeed
+from imgbuilder.fetch.transfer import Download, Fetched, Limits, MinimumSpeed, download_verified
 
 
 @pytest.fixture
@@ -129,3 +129,70 @@ def test_a_transfer_that_drips_is_given_up() -> None:
     now = 180.0
     with pytest.raises(FetchError, match="60 seconds"):
         guard.progress(60 * 1024 - 1, "x")
+
+
+class Part(io.BytesIO):
+    """A partial file in memory."""
+
+    validator, elsewhere = "", False
+
+    def __init__(self, *, spliced: bool) -> None:
+        super().__init__()
+        self.spliced = spliced
+        self.restarts = 0
+
+    @property
+    def held(self) -> int:
+        return self.tell()
+
+    def restart(self, validator: str = "") -> None:
+        self.validator, self.spliced = validator, False
+        self.restarts += 1
+        self.seek(0)
+        self.truncate()
+
+    def splice(self) -> None:
+        self.spliced = True
+
+
+class Serving:
+    """Delivers one content after the other."""
+
+    def __init__(self, *contents: bytes) -> None:
+        self.contents = list(contents)
+
+    def fetch(self, download: Download) -> Fetched:
+        size = download.destination.write(self.contents.pop(0))
+        return Fetched(download.url, size)
+
+
+def verified(part: Part, *contents: bytes) -> bytes:
+    def check() -> bytes:
+        if part.getvalue() != b"right":
+            raise DigestMismatchError("wrong")
+        return part.getvalue()
+
+    serving = Serving(*contents)
+    result = download_verified(serving, Download("u", part, limit=9, resume=part), check)
+    assert not serving.contents
+    return result
+
+
+def test_a_right_file_is_fetched_once() -> None:
+    part = Part(spliced=True)
+    assert verified(part, b"right") == b"right"
+    assert part.restarts == 0
+
+
+def test_a_continued_file_that_is_wrong_is_fetched_again() -> None:
+    part = Part(spliced=True)
+    assert verified(part, b"mixed", b"right") == b"right"
+    assert part.restarts == 1
+
+
+@pytest.mark.parametrize(("spliced", "contents"), [(False, [b"wrong"]), (True, [b"wrong", b"wrong"])])
+def test_nothing_of_a_wrong_file_is_kept(spliced: bool, contents: list[bytes]) -> None:
+    part = Part(spliced=spliced)
+    with pytest.raises(DigestMismatchError):
+        verified(part, *contents)
+    assert part.getvalue() == b""

@@ -10,13 +10,13 @@ from pathlib import Path
 from imgbuilder.cache.partial import PartialFile, discard, partial_file
 from imgbuilder.errors import DigestMismatchError
 from imgbuilder.events import Reporter, Step
-from imgbuilder.fetch.transfer import Download, Fetcher
+from imgbuilder.fetch.transfer import Download, Fetcher, download_verified
 from imgbuilder.fetch.urls import Address
 from imgbuilder.host.workspace import explain
 
 
 @contextlib.contextmanager
-def brought(
+def verified_download(
     url: str,
     parts: Path,
     key: str,
@@ -28,34 +28,38 @@ def brought(
     expected: int | None = None,
     blame: str,
 ) -> Iterator[PartialFile]:
-    """Have a file here, whole and right; whoever wants to keep it renames it inside the block.
+    """Fetch and verify a file; a caller that keeps it renames it inside the block.
 
     Args:
-        url: Where it is.
-        parts: A private folder for the beginnings of files; made if it is missing. Only one run may use
-            it at a time.
-        key: What the beginning of this file is known by: its digest.
-        is_right: Compares the whole file's digest.
+        url: Its address.
+        parts: A private folder for partial files; made if it is missing. Only one run may use it at a time.
+        key: Name of its partial file: its digest.
+        is_right: Compares the digest of the whole file.
         fetcher: Moves the bytes.
         on_event: Called with each event.
         limit: Most bytes to accept.
         expected: Their exact number, if it is known.
-        blame: What to say of a file with another digest, after its address.
+        blame: The error for a file with a different digest, after its address.
 
     Yields:
         The file, under a temporary name.
 
     Raises:
-        DigestMismatchError: The file is another one; nothing of it is kept.
-        FetchError: It cannot be had; what came is kept for the next run.
+        DigestMismatchError: The file is a different one; nothing of it is kept.
+        FetchError: It cannot be had; what came of it is kept for the next run.
         WorkspaceError: It cannot be written.
     """
     where = str(Address(url))
     on_event(Step(f"Fetching {where}"))
+    try:
+        parts.mkdir(mode=0o700, exist_ok=True)
+        with partial_file(parts / key, where) as part:
 
-    def fetch(part: PartialFile) -> None:
-        fetcher.fetch(
-            Download(
+            def check() -> None:
+                if not is_right(part):
+                    raise DigestMismatchError(f"{where} {blame}")
+
+            download = Download(
                 url,
                 part,
                 limit=limit,
@@ -65,18 +69,7 @@ def brought(
                 digest_known=True,
                 resume=part,
             )
-        )
-
-    try:
-        parts.mkdir(mode=0o700, exist_ok=True)
-        with partial_file(parts / key, where) as part:
-            fetch(part)
-            if not is_right(part) and part.spliced:
-                part.restart()
-                fetch(part)
-            if not is_right(part):
-                part.restart()
-                raise DigestMismatchError(f"{where} {blame}")
+            download_verified(fetcher, download, check)
             os.fchmod(part.fileno(), 0o644)
             os.fsync(part.fileno())
             try:
