@@ -22,7 +22,7 @@ from imgbuilder.guests.ports import CommandResult
 from imgrepo.contents.look import look_into
 from imgrepo.images.facts import examine
 from imgrepo.images.scan import scan
-from imgrepo.review.inside import look_inside
+from imgrepo.review.leftovers import look_inside
 from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgbuilder.customize.support import KEY, PASSWD, debian_guest

@@ -15,8 +15,8 @@ import pytest
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.events import ignore
 from imgrepo.library.folder import image_at
-from imgrepo.review.checkrecord import Trace
-from imgrepo.review.inside import look_inside
+from imgrepo.library.records import Leftover
+from imgrepo.review.leftovers import look_inside
 from tests.guest import layouts
 from tests.guest.conftest import Person, leftovers
 
@@ -111,7 +111,7 @@ def test_a_dirty_image_and_the_way_out(person: Person, library: Path, template: 
     assert items["run"]["state"] == "ok"
     assert "k3ssel" not in (folder / "check" / "check.json").read_text()
     # What it says is done as it says.
-    command, _, _rest = items["secrets"]["hint"].removeprefix("take it away: ").partition(";")
+    command, _, _rest = items["secrets"]["hint"].removeprefix("remove it: ").partition(";")
     person.run(*shlex.split(command))
     (folder / "entry.toml").write_text(TEXT.replace("ask ann", "the password of root is k3ssel-Untold"))
     person.run("pybuilder-repo", "entry", "run-script", "dirty", "--library", library)
@@ -142,7 +142,7 @@ def test_a_root_on_a_logical_volume_and_a_home_of_its_own(tmp_path: Path) -> Non
         appliance.shutdown()
     before = image.read_bytes()
     found = look_inside(image_at(image, hint=""), "", open_appliance, ApplianceOptions(), print)
-    assert {one.trace for one in found.seen} == {Trace.MACHINE_ID, Trace.SHELL_HISTORY}
+    assert {one.trace for one in found.seen} == {Leftover.MACHINE_ID, Leftover.SHELL_HISTORY}
     assert image.read_bytes() == before
 
 

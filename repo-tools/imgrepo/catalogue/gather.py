@@ -30,7 +30,7 @@ from imgrepo.catalogue.model import (
 )
 from imgrepo.catalogue.records import EntryParts, read_parts
 from imgrepo.library.approval import Approval, Reviewers, approval_of, read_reviewers
-from imgrepo.library.description import Description, read_words
+from imgrepo.library.description import Description, read_with_digest
 from imgrepo.library.folder import EntryFolder, find_entries
 from imgrepo.services import Services
 from imgrepo.stats.count import Statistics
@@ -123,10 +123,10 @@ def gather(
 
 
 def _review(
-    folder: EntryFolder, reviewers: Reviewers, words: str, images: Collection[str], on_event: Reporter
+    folder: EntryFolder, reviewers: Reviewers, digest: str, images: Collection[str], on_event: Reporter
 ) -> Approval | None:
     try:
-        return approval_of(folder, reviewers, on_event, words=words, published=images)
+        return approval_of(folder, reviewers, on_event, metadata_digest=digest, published=images)
     except PybuilderError as error:
         warn(on_event, f"{folder.name} is shown as the index has it, without its folder: {error.message}")
         return None
@@ -141,7 +141,7 @@ def _read_entries(
     """
     for folder in find_entries(library):
         try:
-            yield folder.name, (folder, *read_words(folder.description))
+            yield folder.name, (folder, *read_with_digest(folder.description))
         except RepositoryError as error:
             warn(on_event, f"the entry {folder.name} is left out: {error.message}")
 

@@ -14,7 +14,7 @@ from imgrepo.library.approval import approve
 from imgrepo.library.folder import find_entry
 from imgrepo.library.new import NewEntry, make_entry
 from imgrepo.library.running import Form, machine_text, write_run_script
-from imgrepo.review.proof import what_lacks
+from imgrepo.review.check import problems_before_signing
 from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
@@ -101,8 +101,8 @@ def sign_command(services: Services, *, name: str, library: Path, key: str, note
     folder = find_entry(library, name)
     reporter = ConsoleReporter(_PROGRAM)
     try:
-        for lack in what_lacks(folder, reporter):
-            warn(reporter, printable(f"{lack.message}" + (f" ({lack.hint})" if lack.hint else "")))
+        for problem in problems_before_signing(folder, reporter):
+            warn(reporter, printable(f"{problem.message}" + (f" ({problem.hint})" if problem.hint else "")))
         manifest = approve(folder, signing((key,), None, gpg), note, services, reporter)
         for path, digest in sorted(manifest.files.items()):
             click.echo(printable(f"{digest[:16]}...  {path}"))

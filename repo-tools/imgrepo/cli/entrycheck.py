@@ -19,7 +19,7 @@ from imgrepo.cli.options import appliance_options, json_option, library_option, 
 from imgrepo.library.description import DESCRIPTION_NAME
 from imgrepo.library.folder import chosen_entries
 from imgrepo.review.check import Checked, check_entry
-from imgrepo.review.checkitems import Item, ItemState
+from imgrepo.review.results import CheckResult, Status
 from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
@@ -72,7 +72,7 @@ def check_command(
                     raise folder
                 checked = check_entry(folder, services, options, reporter, quick=quick)
             except PybuilderError as error:  # one of many must not stop all (T24)
-                checked = Checked(name, (Item("entry", ItemState.WRONG, error.message, error.hint),))
+                checked = Checked(name, (CheckResult("entry", Status.WRONG, error.message, error.hint),))
             results.append(checked)
             if not as_json:
                 click.echo("\n".join(printable(line) for line in _as_lines(checked)))
@@ -93,16 +93,16 @@ def check_command(
 
 
 def _as_lines(checked: Checked) -> list[str]:
-    bad = sum(item.fails for item in checked.items)
-    unknown = sum(item.state is ItemState.UNKNOWN for item in checked.items)
+    bad = sum(item.fails for item in checked.results)
+    unknown = sum(item.status is Status.UNKNOWN for item in checked.results)
     words = [f"{counted(bad, 'point')} missing or wrong"] if bad else []
     words += [f"{unknown} not known"] if unknown else []
     lines = [f"{checked.name}: {', '.join(words) or 'checked'}"]
-    width = max(len(item.key) for item in checked.items)
-    for item in checked.items:
-        lines.append(f"  {item.state.value:<7}  {item.key:<{width}}  {_one_line(item.detail)}")
+    width = max(len(item.key) for item in checked.results)
+    for item in checked.results:
+        lines.append(f"  {item.status.value:<7}  {item.key:<{width}}  {_one_line(item.detail)}")
         lines += [f"{'':{width + 13}}note: {_one_line(note)}" for note in item.notes]
-        if item.hint and item.state is not ItemState.OK:
+        if item.hint and item.status is not Status.OK:
             lines.append(f"{'':{width + 13}}{_one_line(item.hint)}")
     return lines
 
@@ -118,11 +118,11 @@ def _as_data(checked: Checked) -> dict[str, Any]:
         "items": [
             {
                 "key": item.key,
-                "state": item.state.value,
+                "state": item.status.value,
                 "detail": item.detail,
                 "hint": item.hint,
                 "notes": list(item.notes),
             }
-            for item in checked.items
+            for item in checked.results
         ],
     }

@@ -14,7 +14,7 @@ from imgbuilder.host.text import printable
 from imgbuilder.terminal.console import ConsoleReporter
 from imgrepo.cli.options import json_option, library_option, require_option, reviewers_option
 from imgrepo.review.listing import ListRequest, Row, list_entries
-from imgrepo.review.states import Proof
+from imgrepo.review.results import Requirement
 from imgrepo.services import Services
 
 _PROGRAM = "pybuilder-repo"
@@ -56,7 +56,9 @@ def list_command(
     """Read the options and list."""
     services: Services = ctx.obj
     reporter = ConsoleReporter(_PROGRAM, quiet=as_json)
-    request = ListRequest(library, names, webroot, frozenset(Proof(word) for word in required), reviewers)
+    request = ListRequest(
+        library, names, webroot, frozenset(Requirement(word) for word in required), reviewers
+    )
     try:
         rows = list_entries(request, services, reporter)
     finally:

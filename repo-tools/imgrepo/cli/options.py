@@ -12,7 +12,7 @@ import click
 
 from imgbuilder.errors import UsageError
 from imgrepo.publishing.request import Question
-from imgrepo.review.proof import Requirement
+from imgrepo.review.results import Requirement
 from imgrepo.services import Signing
 
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")

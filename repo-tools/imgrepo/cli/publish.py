@@ -28,7 +28,7 @@ from imgrepo.cli.uploading import bring, endpoint_option
 from imgrepo.images.compress import PRESETS
 from imgrepo.publishing.publish import PublishResult, publish
 from imgrepo.publishing.request import PublishRequest
-from imgrepo.review.proof import Requirement
+from imgrepo.review.results import Requirement
 from imgrepo.services import Services
 from imgrepo.sharing.target import read_place
 from imgrepo.sharing.upload import UploadRequest

@@ -26,7 +26,7 @@ from imgindex.gpg import key_pin_from_file
 from imgindex.trust import KeyPin, VerifiedText, Verifier
 from imgrepo.images.compress import hash_image
 from imgrepo.images.scan import SourceImage
-from imgrepo.library.description import DESCRIPTION_NAME, read_words
+from imgrepo.library.description import DESCRIPTION_NAME, read_with_digest
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import read_boot, read_contents, read_sources
 from imgrepo.services import Services, Signing
@@ -149,7 +149,7 @@ def approval_of(
     reviewers: Reviewers,
     on_event: Reporter,
     *,
-    words: str | None = None,
+    metadata_digest: str | None = None,
     from_records: bool = False,
     published: Collection[str] = (),
 ) -> Approval:
@@ -159,8 +159,8 @@ def approval_of(
         folder: The entry.
         reviewers: Whose approvals count.
         on_event: Reports how much of the image was read.
-        words: SHA-512 of the ``entry.toml`` that the caller has read and goes by, so that it cannot have been
-            exchanged meanwhile; None to read it now.
+        metadata_digest: SHA-512 of the ``entry.toml`` that the caller has read, which could be exchanged
+            meanwhile; None to read it now.
         from_records: Believe what an earlier reading of the untouched image found, which whoever may write
             into the folder could have made up: for what is only looked at.
         published: SHA-512 of the image that was published, as the publisher remembers it: an approval of that
@@ -185,7 +185,7 @@ def approval_of(
         known = _recorded(folder, image) if from_records else None
         return known or hash_image(image, on_event)
 
-    changed = difference(manifest, folder.name, _files(folder, image, digest, words))
+    changed = difference(manifest, folder.name, _files(folder, image, digest, metadata_digest))
     if changed is not None:
         raise RepositoryError(f"the approval of {folder.name} does not hold: {changed}", hint=hint)
     return Approval(signed.primary_fingerprint, signed.signed_at, manifest.note)
@@ -213,10 +213,13 @@ def _read(path: Path, reviewers: Reviewers, hint: str) -> VerifiedText | None:
 
 
 def _files(
-    folder: EntryFolder, image: SourceImage, image_digest: Callable[[], str], words: str | None = None
+    folder: EntryFolder,
+    image: SourceImage,
+    image_digest: Callable[[], str],
+    metadata_digest: str | None = None,
 ) -> dict[str, str]:
     """Return what people get of an entry: SHA-512 by path in its folder."""
-    files = {DESCRIPTION_NAME: words or read_words(folder.description)[1]}
+    files = {DESCRIPTION_NAME: metadata_digest or read_with_digest(folder.description)[1]}
     if folder.screenshot.is_symlink() or folder.screenshot.exists():
         files[folder.screenshot.name] = _hash(folder.screenshot, _LARGEST_PICTURE)
     sources = read_sources(folder.sources)

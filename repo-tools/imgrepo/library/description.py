@@ -192,10 +192,10 @@ def read_description(path: Path) -> Description:
     Raises:
         RepositoryError: It cannot be read, or is wrong.
     """
-    return read_words(path)[0]
+    return read_with_digest(path)[0]
 
 
-def read_words(path: Path) -> tuple[Description, str]:
+def read_with_digest(path: Path) -> tuple[Description, str]:
     """Read an ``entry.toml``; return also the SHA-512 of its bytes, in hex.
 
     Raises:

@@ -13,7 +13,7 @@ from imgindex.layout import settle_comments
 from imgindex.model import Entry, Note
 from imgindex.write import tidy_note
 from imgrepo.images.scan import FORMATS, Skipped, SourceImage, scan
-from imgrepo.library.description import Description, read_words
+from imgrepo.library.description import Description, read_with_digest
 from imgrepo.library.folder import EntryFolder, broken_folders, find_entries
 
 _LONGEST_LINE = 2000
@@ -27,12 +27,12 @@ class FoundEntry:
     Attributes:
         folder: Its folder.
         description: What its contributor says.
-        words: SHA-512 of the file that says it, as it was read.
+        metadata_digest: SHA-512 of its ``entry.toml`` as it was read.
     """
 
     folder: EntryFolder
     description: Description
-    words: str
+    metadata_digest: str
 
     def held_until(self, now: datetime) -> datetime | None:
         """Return until when it is not to be published; None when it may be."""
@@ -75,7 +75,7 @@ def find_images(library: Path) -> Found:
             if scan(folder.path) == ((), ()):
                 empty.append(folder.name)
                 continue
-            image, (description, words) = folder.image(), read_words(folder.description)
+            image, (description, digest) = folder.image(), read_with_digest(folder.description)
         except PybuilderError as error:
             broken[folder.name] = error
             continue
@@ -87,7 +87,7 @@ def find_images(library: Path) -> Found:
             )
             continue
         all_images[image.name] = image
-        entries[image.name] = FoundEntry(folder, description, words)
+        entries[image.name] = FoundEntry(folder, description, digest)
     ordered = tuple(all_images[name] for name in sorted(all_images))
     return Found(ordered, skipped, entries, broken, tuple(empty))
 

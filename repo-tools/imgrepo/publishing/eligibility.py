@@ -11,7 +11,7 @@ from imgrepo.images.scan import SourceImage
 from imgrepo.library.approval import Reviewers
 from imgrepo.library.publishing import described, find_images
 from imgrepo.publishing.request import PublishRequest
-from imgrepo.review.proof import missing_proof, without_entry
+from imgrepo.review.check import not_an_entry, unmet
 
 
 class Eligibility:
@@ -83,7 +83,11 @@ class Eligibility:
     def _missing(self, name: str) -> PybuilderError | None:
         entry = self.found.entries.get(name)
         if entry is None:
-            return without_entry(name, self._request.require)
-        return missing_proof(
-            self._request.require, entry.folder, self._on_event, reviewers=self._reviewers, words=entry.words
+            return not_an_entry(name, self._request.require)
+        return unmet(
+            self._request.require,
+            entry.folder,
+            self._on_event,
+            reviewers=self._reviewers,
+            metadata_digest=entry.metadata_digest,
         )

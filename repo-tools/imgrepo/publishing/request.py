@@ -19,7 +19,7 @@ from imgindex.model import Entry
 from imgrepo.images.compress import ZSTD_LEVELS, check_preset
 from imgrepo.images.facts import ImageFacts
 from imgrepo.library.approval import check_reviewers
-from imgrepo.review.proof import Requirement
+from imgrepo.review.results import Requirement
 from imgrepo.services import Signing
 from imgrepo.webroot.entries import UNKNOWN_ARCH
 from imgrepo.webroot.retired import GRACE

@@ -1,1 +1,1 @@
-"""Judging entries: evidence, checks, proofs, states."""
+"""Review of a library's entries: checks, requirements of ``publish``, and states."""

@@ -1,11 +1,11 @@
-"""``entry check``: what is missing or wrong with an entry. What takes long is looked at once per image."""
+"""Checks an entry for ``entry check`` and ``publish --require``. What takes long is done once per image."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,18 +16,28 @@ from imgbuilder.host.privatefolder import scratch_folder
 from imgbuilder.host.workspace import explain
 from imgrepo.images.compress import compress, copy_image, space_needed, xz_arguments, zstd_arguments
 from imgrepo.images.scan import SourceImage, check_unchanged
+from imgrepo.library.approval import Reviewers, approval_of
 from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder
-from imgrepo.library.records import ImageMark
-from imgrepo.review.checkitems import Item, ItemState, Lack, fits_budget, hints_digest, is_proven, judge_entry
-from imgrepo.review.checkrecord import CheckRecord, Packed, PasswordState, RunTrial, write_check
-from imgrepo.review.evidence import Known
-from imgrepo.review.inside import look_inside
+from imgrepo.library.records import (
+    CheckRecord,
+    ImageMark,
+    Packed,
+    PasswordState,
+    RunTrial,
+    Verdict,
+    read_boot,
+    write_check,
+)
+from imgrepo.review.checklist import fits_budget, hints_digest, is_proven, judge_entry
+from imgrepo.review.facts import FactCollector
+from imgrepo.review.leftovers import look_inside
+from imgrepo.review.results import CheckResult, Issue, Requirement, Status
 from imgrepo.review.runtrial import try_script
 from imgrepo.services import Services
 
 _PRESET = "6"
-"""As ``publish`` packs, when nobody says otherwise."""
+"""The compression level of ``publish``, unless the publisher sets another one."""
 _QUICK_LEVEL = 3
 
 
@@ -37,21 +47,21 @@ class Checked:
 
     Attributes:
         name: Its name.
-        items: How each point stands.
+        results: The result of each check.
     """
 
     name: str
-    items: tuple[Item, ...]
+    results: tuple[CheckResult, ...]
 
     @property
     def checked(self) -> bool:
         """Whether nothing is missing, wrong or unknown."""
-        return is_proven(self.items)
+        return is_proven(self.results)
 
     @property
     def fails(self) -> bool:
         """Whether something is missing or wrong."""
-        return any(item.fails for item in self.items)
+        return any(result.fails for result in self.results)
 
 
 def check_entry(
@@ -62,60 +72,126 @@ def check_entry(
     Args:
         folder: The entry.
         services: The appliance.
-        options: What shapes it.
+        options: Options of the appliance.
         on_event: Called with each event.
-        quick: Look at nothing that takes long; what was found out of this image before counts.
+        quick: Do nothing that takes long; what an earlier check found in this image counts.
 
     Raises:
         DiskError: The image changed meanwhile.
     """
-    known = Known(folder, on_event)
-    if quick:
-        return Checked(folder.name, judge_entry(known.evidence()))
-    looker = _Looker(known, services, options, on_event)
-    lacks = looker.look()
-    return Checked(folder.name, judge_entry(known.evidence(lacks)))
+    facts = FactCollector(folder, on_event)
+    issues = {} if quick else _SlowFacts(facts, services, options, on_event).collect()
+    return Checked(folder.name, judge_entry(facts.facts(issues)))
 
 
-def is_checked(folder: EntryFolder, on_event: Reporter) -> PybuilderError | None:
-    """Say what an entry lacks to be checked, the first of it; None when it is.
+def unmet(
+    requirements: Sequence[Requirement],
+    folder: EntryFolder,
+    on_event: Reporter,
+    *,
+    reviewers: Reviewers | None = None,
+    metadata_digest: str | None = None,
+    from_records: bool = False,
+) -> PybuilderError | None:
+    """Return why an entry does not meet the first of the requirements that it does not; None if it meets all.
 
     Args:
+        requirements: What is required.
         folder: The entry.
-        on_event: Reports how much of a file was read, if it was touched since.
+        on_event: Reports how much of the image was read, if it was touched since.
+        reviewers: Whose approvals count; without any, none does.
+        metadata_digest: See ``imgrepo.library.approval.approval_of``.
+        from_records: See there.
     """
-    for item in judge_entry(Known(folder, on_event).evidence()):
-        if item.state is not ItemState.OK:
-            return RepositoryError(f"{folder.name} is not checked: {item.key}: {item.detail}", hint=item.hint)
+
+    def signed(folder: EntryFolder, on_event: Reporter) -> PybuilderError | None:
+        if reviewers is None:
+            return RepositoryError(
+                f"{folder.name} is not approved: no reviewers given",
+                hint="give the file of their public keys: --reviewers FILE",
+            )
+        approval_of(folder, reviewers, on_event, metadata_digest=metadata_digest, from_records=from_records)
+        return None
+
+    checks = {Requirement.CHECKED: _checked, Requirement.BOOTED: _booted, Requirement.SIGNED: signed}
+    for requirement in dict.fromkeys(requirements):
+        try:
+            problem = checks[requirement](folder, on_event)
+        except PybuilderError as error:
+            return error
+        if problem is not None:
+            return problem
     return None
 
 
-class _Looker:
-    """Finds out what takes long, and writes it down."""
+def problems_before_signing(folder: EntryFolder, on_event: Reporter) -> tuple[PybuilderError, ...]:
+    """Return which requirements other than an approval an entry does not meet: for its reviewer.
+
+    Args:
+        folder: The entry.
+        on_event: Reports how much of the image was read, if it was touched since.
+    """
+    tools = [requirement for requirement in Requirement if requirement is not Requirement.SIGNED]
+    problems = (unmet([requirement], folder, on_event) for requirement in tools)
+    return tuple(problem for problem in problems if problem is not None)
+
+
+def not_an_entry(name: str, requirements: Sequence[Requirement]) -> RepositoryError:
+    """Return the error for an image that is not in an entry and so meets no requirement."""
+    wanted = " and ".join(requirement.value for requirement in dict.fromkeys(requirements))
+    return RepositoryError(
+        f"{name} is not known to be {wanted}: it is not in an entry",
+        hint=f"make it one: pybuilder-repo entry new NAME --move --image {name}",
+    )
+
+
+def _checked(folder: EntryFolder, on_event: Reporter) -> PybuilderError | None:
+    for result in judge_entry(FactCollector(folder, on_event).facts()):
+        if result.status is not Status.OK:
+            return RepositoryError(
+                f"{folder.name} is not checked: {result.key}: {result.detail}", hint=result.hint
+            )
+    return None
+
+
+def _booted(folder: EntryFolder, on_event: Reporter) -> PybuilderError | None:
+    record = read_boot(folder.boot)
+    hint = f"see whether it boots: pybuilder-repo boot-check {folder.path}"
+    if record is None:
+        return RepositoryError(f"{folder.name} was not booted", hint=hint)
+    if not record.image.fits(folder.image(), on_event):
+        return RepositoryError(f"the image of {folder.name} changed since it was booted", hint=hint)
+    if record.verdict is not Verdict.BOOTED:
+        return RepositoryError(f"{folder.name} did not boot: {record.reason}", hint=hint)
+    return None
+
+
+class _SlowFacts:
+    """Collects the facts that take long, and records them."""
 
     def __init__(
-        self, known: Known, services: Services, options: ApplianceOptions, on_event: Reporter
+        self, facts: FactCollector, services: Services, options: ApplianceOptions, on_event: Reporter
     ) -> None:
-        self._known, self._services, self._options, self._report = known, services, options, on_event
-        self._lacks: dict[str, Lack] = {}
+        self._facts, self._services, self._options, self._report = facts, services, options, on_event
+        self._issues: dict[str, Issue] = {}
 
-    def look(self) -> dict[str, Lack]:
-        """Look at what is not known yet of this image; return why something could not be found out."""
-        image = self._known.image
-        if isinstance(image, Lack):
+    def collect(self) -> dict[str, Issue]:
+        """Collect what is not recorded of this image yet; return why something could not be found out."""
+        image = self._facts.image
+        if isinstance(image, Issue):
             return {}
-        old = self._known.record or CheckRecord(ImageMark.of(image, self._report))
+        old = self._facts.record or CheckRecord(ImageMark.of(image, self._report))
         new = dataclasses.replace(old, image=dataclasses.replace(old.image, fingerprint=image.fingerprint))
-        description = self._known.description
-        if not isinstance(description, Lack):
+        description = self._facts.description
+        if not isinstance(description, Issue):
             new = self._look_inside(new, image, description)
         new = self._try_script(new, image)
         check_unchanged(image)
-        new = dataclasses.replace(new, archive=self._known.archive(self._known.evidence().sources))
-        if new != self._known.record:
+        new = dataclasses.replace(new, archive=self._facts.archive(self._facts.facts().sources))
+        if new != self._facts.record:
             self._write(new)
-        self._known.record = new
-        return self._lacks
+        self._facts.record = new
+        return self._issues
 
     def _look_inside(self, record: CheckRecord, image: SourceImage, description: Description) -> CheckRecord:
         budget = description.size_budget
@@ -123,7 +199,7 @@ class _Looker:
         digest = hints_digest(description)
         if not pack and not _is_stale(record, digest):
             return record
-        with self._or_lack("inside", "packed"), self._copied(image, pack=pack) as copy:
+        with self._or_issue("inside", "packed"), self._copied(image, pack=pack) as copy:
             inside = look_inside(
                 image,
                 description.hints,
@@ -134,7 +210,7 @@ class _Looker:
             )
             record = dataclasses.replace(record, inside=dataclasses.replace(inside, hints=digest))
             if copy is not None and budget is not None:
-                with self._or_lack("packed"):
+                with self._or_issue("packed"):
                     packed = self._pack(image, copy, budget)
                     record = dataclasses.replace(record, packed=packed)
         return record
@@ -148,7 +224,7 @@ class _Looker:
             yield copy_image(image, folder, self._report).path
 
     def _pack(self, image: SourceImage, copy: Path, budget: int) -> Packed:
-        """Pack by zstd, which is quick, and as publish does only if that does not decide."""
+        """Pack with zstd, which is quick, and with xz as publish does only if that does not decide."""
         self._report(Step(f"Packing {image.name}"))
         quick = self._packed_size(image, copy, zstd_arguments(_QUICK_LEVEL))
         if fits_budget(Packed(quick, None), budget) is not None:
@@ -161,27 +237,27 @@ class _Looker:
         return made.size
 
     def _try_script(self, record: CheckRecord, image: SourceImage) -> CheckRecord:
-        script = self._known.script
-        if isinstance(script, Lack):
+        script = self._facts.script
+        if isinstance(script, Issue):
             return record
         text, machine = script
         digest = hashlib.sha256(text.encode()).hexdigest()
         if record.run is None or record.run.script != digest:
-            with self._or_lack("run"):
+            with self._or_issue("run"):
                 trial = RunTrial(digest, try_script(text, machine, image, self._report))
                 return dataclasses.replace(record, run=trial)
         return record
 
     @contextlib.contextmanager
-    def _or_lack(self, *fields: str) -> Iterator[None]:
-        """What cannot be found out now is not known, and is not written down."""
+    def _or_issue(self, *fields: str) -> Iterator[None]:
+        """Turn a failure into an issue of these fields, which are not recorded then."""
         try:
             yield
         except PybuilderError as error:
-            self._lacks |= dict.fromkeys(fields, Lack(ItemState.UNKNOWN, error.message, error.hint))
+            self._issues |= dict.fromkeys(fields, Issue.of(error, Status.UNKNOWN))
 
     def _write(self, record: CheckRecord) -> None:
-        folder = self._known.folder.check
+        folder = self._facts.folder.check
         try:
             try:
                 folder.mkdir(exist_ok=True)
@@ -189,13 +265,13 @@ class _Looker:
                 raise explain(error, folder) from error
             write_check(folder, record)
         except WorkspaceError as error:
-            warn(self._report, f"what was found out is not kept: {error.message}")
+            warn(self._report, f"the results are not kept: {error.message}")
 
 
 def _is_stale(record: CheckRecord, hints: str) -> bool:
-    """Tell whether an image has to be looked into: never done, or other hints may tell other passwords."""
+    """Whether an image has to be inspected: never done, or changed hints may name other passwords."""
     inside = record.inside
-    if inside is None or not inside.system:  # which may have been for want of something else than a system
+    if inside is None or not inside.system:  # which may have had another reason
         return True
     asked = {PasswordState.TOLD, PasswordState.UNTOLD}
     return inside.hints != hints and any(one.password in asked for one in inside.accounts)

@@ -1,8 +1,7 @@
-"""The entries of a library with their states: gathers what ``imgrepo.review.states`` judges. Only looks."""
+"""Lists the entries of a library with their states. Nothing is written."""
 
 from __future__ import annotations
 
-import functools
 import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -18,32 +17,16 @@ from imgrepo.library.approval import Reviewers, check_reviewers, read_reviewers
 from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder, chosen_entries
 from imgrepo.library.publishing import described
-from imgrepo.review.proof import Requirement, missing_proof
-from imgrepo.review.states import Evidence, Judgement, Lack, Proof, Step, Template, judge
+from imgrepo.review.check import unmet
+from imgrepo.review.results import Issue, Requirement, Status
+from imgrepo.review.states import Judgement, StateFacts, Step, Template, judge
 from imgrepo.services import Services
 from imgrepo.webroot.entries import old_entry
 from imgrepo.webroot.signing import SIGNED_INDEX, read_served
 from imgrepo.webroot.state import Published, read_state, withdrawn_templates
 
-Look = Callable[[EntryFolder, Reporter], PybuilderError | None]
-"""Says why an entry lacks a proof; None when it has it."""
-
-
-def looks(reviewers: Reviewers | None = None) -> dict[Proof, Look]:
-    """Return how each proof is looked for: as ``publish --require`` does, without reading images twice.
-
-    A proof that cannot be looked for is left out: a signature, when nobody says whose.
-
-    Args:
-        reviewers: Whose approvals count.
-    """
-    return {
-        Proof(requirement.value): functools.partial(
-            missing_proof, (requirement,), reviewers=reviewers, from_records=True
-        )
-        for requirement in Requirement
-        if requirement is not Requirement.SIGNED or reviewers is not None
-    }
+FindUnmet = Callable[..., PybuilderError | None]
+"""Finds why an entry does not meet a requirement; called as ``imgrepo.review.check.unmet``."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +35,11 @@ class Row:
 
     Attributes:
         name: Its name.
-        title: One line for people; empty when nobody wrote it.
+        title: Its title in one line; empty when it has none.
         not_before: When it is published at the earliest.
         judgement: Its state; None when the entry is broken.
-        hint: What brings it further; None when nothing has to.
-        problem: What is wrong with a broken entry.
+        hint: The next step; None when there is nothing to do.
+        problem: The error of a broken entry.
     """
 
     name: str
@@ -69,29 +52,29 @@ class Row:
 
 @dataclass(frozen=True)
 class ListRequest:
-    """What to list.
+    """A request for a list of entries.
 
     Attributes:
         library: The folder of the entries.
         names: Only these; empty for all.
-        webroot: The folder that is served; None when nobody says, then nothing is known to be live.
-        required: What ``publish`` is told to require.
-        reviewers: File of the public keys whose approvals count; None when nobody says.
+        webroot: The folder that is served; without it, no entry is known to be live.
+        required: What ``publish`` requires.
+        reviewers: File of the public keys whose approvals count; without it, approvals are not looked at.
     """
 
     library: Path
     names: tuple[str, ...] = ()
     webroot: Path | None = None
-    required: frozenset[Proof] = frozenset()
+    required: frozenset[Requirement] = frozenset()
     reviewers: Path | None = None
 
     def __post_init__(self) -> None:
-        check_reviewers(self.reviewers, signed=Proof.SIGNED in self.required)
+        check_reviewers(self.reviewers, signed=Requirement.SIGNED in self.required)
 
 
 @dataclass(frozen=True)
 class _Served:
-    """What is published, and what the publisher remembers of the images."""
+    """The served index, and the publisher's record of the images."""
 
     index: Index | None
     withdrawn: Collection[tuple[str, str]] = ()
@@ -102,28 +85,27 @@ def list_entries(
     request: ListRequest,
     services: Services,
     on_event: Reporter,
-    look_for: Mapping[Proof, Look] | None = None,
+    find_unmet: FindUnmet = unmet,
 ) -> tuple[Row, ...]:
-    """Tell of each entry how far it has come, in the order of their names.
+    """Return the entries with their states, in the order of their names.
 
     Args:
         request: Which entries.
         services: Verifier, key files, and the clock.
         on_event: Reports how much of an image was read, if it was touched since it was checked.
-        look_for: How proofs are looked for; ``looks`` by default.
+        find_unmet: Finds why an entry does not meet a requirement.
 
     Raises:
         UsageError: A folder or the reviewers' keys cannot be read, or there is no entry of a name.
-        TrustError: The index is not by a key of the key file beside it.
-        RepositoryError: The record of what was withdrawn cannot be read.
+        TrustError: The index is not signed by a key of the key file next to it.
+        RepositoryError: The record of withdrawn templates cannot be read.
     """
     chosen = chosen_entries(request.library, request.names)
-    served, now = _read_served(request, services), services.clock()
-    if look_for is None:
-        look_for = looks(None if request.reviewers is None else read_reviewers(request.reviewers, services))
-    lister = _Lister(request, served, now, look_for, on_event)
+    served = _read_served(request, services)
+    reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
+    lister = _Lister(request, served, services.clock(), reviewers, find_unmet, on_event)
     return tuple(
-        Row(name, problem=_told(folder)) if isinstance(folder, RepositoryError) else lister.row(folder)
+        Row(name, problem=_in_one_line(folder)) if isinstance(folder, RepositoryError) else lister.row(folder)
         for name, folder in chosen.items()
     )
 
@@ -140,61 +122,67 @@ def _read_served(request: ListRequest, services: Services) -> _Served:
     return _Served(index, withdrawn_templates(webroot), read_state(request.library))
 
 
-def _told(error: PybuilderError) -> str:
+def _in_one_line(error: PybuilderError) -> str:
     return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 class _Lister:
-    """Looks at one entry after the other."""
+    """Lists one entry after the other."""
 
     def __init__(
         self,
         request: ListRequest,
         served: _Served,
         now: datetime,
-        look_for: Mapping[Proof, Look],
+        reviewers: Reviewers | None,
+        find_unmet: FindUnmet,
         on_event: Reporter,
     ) -> None:
         self._request, self._served, self._now = request, served, now
-        self._looks, self._report = look_for, on_event
+        self._reviewers, self._find_unmet, self._report = reviewers, find_unmet, on_event
 
     def row(self, folder: EntryFolder) -> Row:
-        """Tell of an entry; one that is broken does not keep the others (T24)."""
+        """List an entry; a broken one must not hide the others."""
         try:
             description = folder.read()
             image = None if scan(folder.path) == ((), ()) else folder.image()
             if image is not None and (self._request.library / image.name).exists():
                 raise RepositoryError(
-                    f"{image.name} lies beside the entry as well", hint="remove one of them"
+                    f"{image.name} is in the library's folder as well", hint="remove one of them"
                 )
-            evidence = self._evidence(folder, description, image)
+            facts = self._facts(folder, description, image)
         except PybuilderError as error:
-            return Row(folder.name, problem=_told(error))
-        judgement = judge(evidence)
-        hint = self._hint(folder, evidence, judgement.next)
+            return Row(folder.name, problem=_in_one_line(error))
+        judgement = judge(facts)
+        hint = self._hint(folder, facts, judgement.next)
         return Row(folder.name, description.title, description.not_before, judgement, hint)
 
-    def _evidence(self, folder: EntryFolder, description: Description, image: SourceImage | None) -> Evidence:
+    def _facts(self, folder: EntryFolder, description: Description, image: SourceImage | None) -> StateFacts:
         template, entry, withdrawn = self._template(folder.name, image)
-        lacking: dict[Proof, Lack] = {}
-        for proof, look in self._looks.items() if image is not None else ():
-            problem = look(folder, self._report)
-            if problem is not None:
-                lacking[proof] = Lack(problem.message, problem.hint)
-        return Evidence(
+        return StateFacts(
             now=self._now,
             not_before=description.not_before,
             has_image=image is not None,
-            proven=frozenset(set(self._looks) - set(lacking)) if image is not None else frozenset(),
-            lacking=lacking,
+            issues={} if image is None else self._issues(folder),
             required=self._request.required,
             template=template,
             withdrawn=withdrawn,
-            new_words=entry is not None and described(entry, description) is not entry,
+            new_metadata=entry is not None and described(entry, description) is not entry,
         )
 
+    def _issues(self, folder: EntryFolder) -> dict[Requirement, Issue | None]:
+        """Look at all requirements, without reading untouched images again."""
+        issues: dict[Requirement, Issue | None] = {}
+        for requirement in Requirement:
+            if requirement is not Requirement.SIGNED or self._reviewers is not None:
+                error = self._find_unmet(
+                    (requirement,), folder, self._report, reviewers=self._reviewers, from_records=True
+                )
+                issues[requirement] = None if error is None else Issue.of(error, Status.MISSING)
+        return issues
+
     def _template(self, name: str, image: SourceImage | None) -> tuple[Template, Entry | None, bool]:
-        """Find what the index has for an entry, and whether that was withdrawn."""
+        """Return what the index has for an entry, its template there, and whether it was withdrawn."""
         served = self._served
         if served.index is None:
             return Template.UNKNOWN, None, False
@@ -217,19 +205,20 @@ class _Lister:
         same = last.fingerprint == image.fingerprint or last.sha512 == hash_image(image, self._report)
         return Template.SAME if same else Template.OTHER
 
-    def _hint(self, folder: EntryFolder, evidence: Evidence, step: Proof | Step | None) -> str | None:
+    def _hint(self, folder: EntryFolder, facts: StateFacts, step: Requirement | Step | None) -> str | None:
         if step is None:
             return None
-        if isinstance(step, Proof):
-            return evidence.lacking[step].hint if step in evidence.lacking else None
-        library, webroot = _word(self._request.library), _word(self._request.webroot or "WEBROOT")
+        if isinstance(step, Requirement):
+            issue = facts.issues.get(step)
+            return None if issue is None else issue.hint
+        library, webroot = _quoted(self._request.library), _quoted(self._request.webroot or "WEBROOT")
         if step is Step.IMAGE:
             return f"put its image there: {folder.path / folder.name}.qcow2"
         if step is Step.RESTORE:
-            return f"take that back: pybuilder-repo withdraw --undo {webroot} {folder.name} -K KEY"
-        when = f", on {evidence.not_before:%Y-%m-%d %H:%M} UTC or later" if evidence.waits else ""
+            return f"undo that: pybuilder-repo withdraw --undo {webroot} {folder.name} -K KEY"
+        when = f", on {facts.not_before:%Y-%m-%d %H:%M} UTC or later" if facts.waits else ""
         return f"publish it{when}: pybuilder-repo publish {library} -o {webroot} -K KEY"
 
 
-def _word(path: Path | str) -> str:
+def _quoted(path: Path | str) -> str:
     return shlex.quote(str(path))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from imgbuilder.customize.passwordhash import can_try, matches
 from imgbuilder.host.text import printable
-from imgrepo.review.checkrecord import Account, PasswordState
+from imgrepo.library.records import Account, PasswordState
 
 COMMON = (
     "root", "toor", "admin", "administrator", "password", "passw0rd", "changeme", "secret", "test", "guest",

@@ -14,40 +14,40 @@ import pytest
 from imgbuilder.errors import PybuilderError, RepositoryError
 from imgrepo.images.scan import Fingerprint
 from imgrepo.library.records import (
+    Account,
     BootRecord,
+    CheckRecord,
     ContentsRecord,
     ImageMark,
-    Package,
-    SourceGap,
-    SourcesRecord,
-    Verdict,
-    read_boot,
-    read_contents,
-    read_sources,
-    write_boot,
-    write_contents,
-    write_sources,
-)
-from imgrepo.recordfile import Many, Moment, RecordFile
-from imgrepo.review.checkrecord import (
-    Account,
-    CheckRecord,
     Inside,
+    Leftover,
+    Package,
     Packed,
     PasswordState,
     RunTrial,
     Seen,
-    Trace,
+    SourceGap,
+    SourcesRecord,
+    Verdict,
+    read_boot,
     read_check,
+    read_contents,
+    read_sources,
+    write_boot,
     write_check,
+    write_contents,
+    write_sources,
 )
+from imgrepo.recordfile import Many, Moment, RecordFile
 
 MARK = ImageMark("ab" * 64, Fingerprint(1, 2, 3, 4))
 STARTED = datetime(2026, 7, 1, 12, 30, tzinfo=UTC)
 BOOT = BootRecord(MARK, Verdict.FAILED, "no root", "7.2.11", "tcg", STARTED, 12.5, ("Oops",), (22, 80), True)
 CHECK = CheckRecord(
     MARK,
-    Inside(True, "", (Seen(Trace.LOG, ("/var/log/a",), 3),), (Account("root", PasswordState.COMMON),), "cd"),
+    Inside(
+        True, "", (Seen(Leftover.LOG, ("/var/log/a",), 3),), (Account("root", PasswordState.COMMON),), "cd"
+    ),
     Packed(10, None),
     RunTrial("ef", ""),
     MARK,

@@ -32,7 +32,7 @@ from imgrepo.library.folder import EntryFolder
 from imgrepo.library.publishing import find_images
 from imgrepo.publishing.publish import PublishResult
 from imgrepo.publishing.request import PublishRequest
-from imgrepo.review.proof import Requirement
+from imgrepo.review.results import Requirement
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.library.entries import TEXT, add, boot
 from tests.unit.imgrepo.library.test_publishing import names, reasons
@@ -217,7 +217,7 @@ class TestApproval:
             sign(repository, folder, reviewer)
         folder.description.write_text(TEXT)
         folder.screenshot.symlink_to(tmp_path)
-        with pytest.raises(RepositoryError, match="no regular file"):
+        with pytest.raises(RepositoryError, match="not a regular file"):
             sign(repository, folder, reviewer)
         assert not folder.approval.exists()
 
@@ -272,7 +272,7 @@ class TestPublish:
         assert repository.entry("demo").name == "A demo"
         assert "entry.toml is not the one that was approved" in reasons(result)
 
-    def test_words_that_are_exchanged_after_they_were_read(
+    def test_a_description_that_is_exchanged_after_it_was_read(
         self, repository: Repository, reviewer: str, reviewers: Path
     ) -> None:
         folder = add(repository)
@@ -282,7 +282,7 @@ class TestPublish:
         folder.description.write_text(TEXT)
         judges = read_reviewers(reviewers, repository.services())
         with pytest.raises(RepositoryError, match=r"entry\.toml is not the one"):
-            approval_of(folder, judges, ignore, words=entry.words)
+            approval_of(folder, judges, ignore, metadata_digest=entry.metadata_digest)
 
     def test_an_image_is_read_once_for_its_approval(
         self, repository: Repository, reviewer: str, reviewers: Path, monkeypatch: pytest.MonkeyPatch

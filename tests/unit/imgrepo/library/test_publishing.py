@@ -23,7 +23,7 @@ from imgrepo.library.folder import EntryFolder
 from imgrepo.library.publishing import described, find_images
 from imgrepo.publishing.publish import PublishResult
 from imgrepo.publishing.status import status_of
-from imgrepo.review.proof import Requirement
+from imgrepo.review.results import Requirement
 from tests.unit.imgrepo.library.entries import TEXT, add, boot
 from tests.unit.imgrepo.repository import Repository, image
 
@@ -262,21 +262,21 @@ class TestRequire:
         assert names(repository) == ["good"]
         assert "demo was not booted" in reasons(result)
         assert f"pybuilder-repo boot-check {folder.path}" in reasons(result)
-        assert "loose.img is not known to be booted: it is no entry" in reasons(result)
+        assert "loose.img is not known to be booted: it is not in an entry" in reasons(result)
         boot(folder, records.Verdict.FAILED)
         assert "demo did not boot: panic" in reasons(repository.publish(require=(Requirement.BOOTED,)))
         boot(folder)
         repository.publish(require=(Requirement.BOOTED,))
         assert names(repository) == ["good", "demo"]
 
-    def test_another_image_than_was_booted(self, repository: Repository) -> None:
+    def test_an_image_that_changed_since_it_was_booted(self, repository: Repository) -> None:
         folder = add(repository)
         boot(folder)
         repository.publish(require=(Requirement.BOOTED,))
         first = repository.entry("demo")
         add(repository, fill=b"new")
         result = repository.publish(require=(Requirement.BOOTED,))
-        assert "another one than was booted" in reasons(result)
+        assert "changed since it was booted" in reasons(result)
         assert repository.entry("demo") == first
         assert not repository.publish().refused
         assert repository.entry("demo").revision == 2

@@ -11,8 +11,8 @@ from passlib.hash import des_crypt, md5_crypt, sha256_crypt, sha512_crypt
 
 from imgbuilder.customize import passwordhash
 from imgbuilder.customize.passwordhash import can_try, matches
+from imgrepo.library.records import Account, PasswordState
 from imgrepo.review import passwords
-from imgrepo.review.checkrecord import Account, PasswordState
 from imgrepo.review.passwords import Hashed, hint_words, homes, judge_passwords, read_passwords
 
 QUICK = sha512_crypt.using(rounds=1000)

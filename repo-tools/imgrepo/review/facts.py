@@ -1,12 +1,14 @@
-"""What is known of an entry without looking into its image: its files, its records, and earlier checks."""
+"""Facts about an entry: its files, its records, and what earlier checks found in its image."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
+import shlex
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from imgbuilder.disk.diskimage import DiskFormat
@@ -22,27 +24,60 @@ from imgrepo.images.scan import Fingerprint, SourceImage, measure, scan
 from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import (
+    CheckRecord,
     ContentsRecord,
     ImageMark,
+    Inside,
+    Packed,
+    RunTrial,
     SourcesRecord,
     read_boot,
+    read_check,
     read_contents,
     read_sources,
 )
 from imgrepo.library.running import script_machine
-from imgrepo.review.checkitems import Evidence, ItemState, Lack, command
-from imgrepo.review.checkrecord import CheckRecord, RunTrial, read_check
+from imgrepo.review.results import Issue, Status
 
 _LARGEST_SCRIPT = 1 << 20
 _BOOT_SCREEN = "screen.png"
 
 
-class Known:
-    """Finds out about one entry, each thing once.
+@dataclass(frozen=True)
+class EntryFacts:
+    """All that is known of an entry now; an ``Issue`` stands for what is missing or unknown.
+
+    Attributes:
+        folder: Its folder, quoted for a command.
+        image: Its image, quoted for a command.
+        description: Its ``entry.toml``.
+        image_summary: The image in one line.
+        screenshot: The picture in one line.
+        contents: Its packages.
+        sources: Their sources; the archive was compared with the record.
+        packed: Its packed size.
+        inside: What was seen in the image.
+        run: The trial of the script ``run``.
+    """
+
+    folder: str
+    image: str
+    description: Description | Issue
+    image_summary: str | Issue
+    screenshot: str | Issue
+    contents: ContentsRecord | Issue
+    sources: SourcesRecord | Issue
+    packed: Packed | Issue
+    inside: Inside | Issue
+    run: RunTrial | Issue
+
+
+class FactCollector:
+    """Collects the facts about one entry, each of them once.
 
     Args:
         folder: The entry.
-        on_event: Reports how much of a file was read, if it was touched since a record of it was made.
+        on_event: Reports how much of a file was read, if it was touched since it was recorded.
     """
 
     def __init__(self, folder: EntryFolder, on_event: Reporter) -> None:
@@ -50,23 +85,23 @@ class Known:
         self._report = on_event
         self.record = self._read_record()
 
-    def evidence(self, lacks: Mapping[str, Lack] | None = None) -> Evidence:
-        """Put together what is known.
+    def facts(self, issues: Mapping[str, Issue] | None = None) -> EntryFacts:
+        """Return all facts.
 
         Args:
-            lacks: Why something that takes long was not found out, by its field in the record.
+            issues: Why something that takes long could not be found out, by its field in the record.
         """
-        record, more = self.record, lacks or {}
-        none = Lack(ItemState.UNKNOWN, "nobody has looked at this image yet", self._again())
-        if isinstance(self.image, Lack):
+        record, more = self.record, issues or {}
+        none = Issue(Status.UNKNOWN, "this image was not checked yet", self._again())
+        if isinstance(self.image, Issue):
             none, record = self._without_image(), None
         packed = None if record is None else record.packed
         inside = None if record is None else record.inside
-        return Evidence(
+        return EntryFacts(
             folder=command("", str(self.folder.path)).strip(),
             image=command("", str(self._image_path())).strip(),
             description=self.description,
-            image_is=self._image_is(),
+            image_summary=self._image_summary(),
             screenshot=self._screenshot(),
             contents=self.contents,
             sources=self._sources(),
@@ -76,81 +111,81 @@ class Known:
         )
 
     @functools.cached_property
-    def description(self) -> Description | Lack:
-        """What its contributor says."""
+    def description(self) -> Description | Issue:
+        """Its ``entry.toml``."""
         try:
             return self.folder.read()
         except RepositoryError as error:
-            return Lack(ItemState.WRONG, error.message, error.hint)
+            return Issue.of(error)
 
     @functools.cached_property
-    def image(self) -> SourceImage | Lack:
+    def image(self) -> SourceImage | Issue:
         """The image, whose header was judged."""
         try:
             if scan(self.folder.path) == ((), ()):
                 hint = f"put it there as {self.folder.name}.qcow2 or {self.folder.name}.img"
-                return Lack(ItemState.MISSING, "there is no image", hint)
+                return Issue(Status.MISSING, "there is no image", hint)
             image = self.folder.image()
             measure(image)
         except (DiskError, RepositoryError) as error:
-            return Lack(ItemState.WRONG, error.message, error.hint)
+            return Issue.of(error)
         except PybuilderError as error:
-            return Lack(ItemState.UNKNOWN, error.message, error.hint)
+            return Issue.of(error, Status.UNKNOWN)
         except OSError as error:
-            return Lack(ItemState.WRONG, f"the image cannot be read: {error.strerror}")
+            return Issue(Status.WRONG, f"the image cannot be read: {error.strerror}")
         return image
 
     @functools.cached_property
-    def script(self) -> tuple[str, Machine] | Lack:
-        """The script that starts it, and the machine; the script is the one that would be written now."""
+    def script(self) -> tuple[str, Machine] | Issue:
+        """The script that starts it, if it is up to date, and its machine."""
         hint = command("write it: pybuilder-repo entry run-script", self.folder.name, *self._library())
         path = self.folder.run_script
-        if isinstance(self.image, Lack):
+        if isinstance(self.image, Issue):
             return self._without_image()
         if not os.path.lexists(path):
-            return Lack(ItemState.MISSING, "there is no script run", hint)
+            return Issue(Status.MISSING, "there is no script run", hint)
         try:
             machine = script_machine(self.folder, self._report)
             text = run_script(machine)
         except PybuilderError as error:
-            return Lack(ItemState.UNKNOWN, error.message, error.hint)
+            return Issue.of(error, Status.UNKNOWN)
         if _content(path) != text.encode():
-            reason = "the script run is old: another one would be written now"
-            return Lack(ItemState.WRONG, reason, hint)
+            reason = "the script run is out of date"
+            return Issue(Status.WRONG, reason, hint)
         if not os.access(path, os.X_OK):
-            return Lack(ItemState.WRONG, "the script run cannot be executed", hint)
+            return Issue(Status.WRONG, "the script run cannot be executed", hint)
         return text, machine
 
     @functools.cached_property
-    def contents(self) -> ContentsRecord | Lack:
+    def contents(self) -> ContentsRecord | Issue:
         """Its packages."""
         hint = command("list them: pybuilder-repo sbom", str(self.folder.path))
         try:
             found = read_contents(self.folder.contents)
         except RepositoryError as error:
-            return Lack(ItemState.WRONG, error.message, hint)
+            return Issue(Status.WRONG, error.message, hint)
         if found is None:
-            return Lack(ItemState.MISSING, "nobody has listed its packages", hint)
+            return Issue(Status.MISSING, "its packages are not listed", hint)
         if not self._fits(found.image):
-            return Lack(ItemState.WRONG, "the packages are those of another image", hint)
+            return Issue(Status.WRONG, "the packages are of a different image", hint)
         return found
 
-    def _sources(self) -> SourcesRecord | Lack:
+    def _sources(self) -> SourcesRecord | Issue:
         hint = command("collect them: pybuilder-repo sources", str(self.folder.path))
         try:
             found = read_sources(self.folder.sources)
         except RepositoryError as error:
-            return Lack(ItemState.WRONG, error.message, hint)
+            return Issue(Status.WRONG, error.message, hint)
         if found is None:
-            return Lack(ItemState.MISSING, "nobody has collected the sources", hint)
+            return Issue(Status.MISSING, "the sources are not collected", hint)
         if not self._fits(found.image):
-            return Lack(ItemState.WRONG, "the sources are those of another image", hint)
+            return Issue(Status.WRONG, "the sources are of a different image", hint)
         problem = self._archive_problem(found)
-        return found if problem is None else Lack(ItemState.WRONG, problem, hint)
+        return found if problem is None else Issue(Status.WRONG, problem, hint)
 
-    def archive(self, sources: SourcesRecord | Lack) -> ImageMark | None:
-        """Return the mark of an archive of sources that is the one of its record."""
-        if isinstance(sources, Lack) or not sources.archive:
+    def archive(self, sources: SourcesRecord | Issue) -> ImageMark | None:
+        """Return the mark of an archive of sources that was compared with its record."""
+        if isinstance(sources, Issue) or not sources.archive:
             return None
         try:
             facts = (self.folder.sources / sources.archive).lstat()
@@ -162,18 +197,18 @@ class Known:
         name = record.archive
         if not name:
             return None if not record.covered else "the record of the sources names no archive"
-        # The record may come from a contributor: it must not lead anywhere else.
+        # The record may come from a contributor: its path must stay in the folder.
         if "/" in name or "\0" in name or name.startswith("."):
-            return "the record of the sources names an odd archive"
+            return "the record of the sources has an invalid archive name"
         path = self.folder.sources / name
         try:
             facts = path.lstat()
         except OSError as error:
             return f"{name}: {error.strerror}"
         if not stat.S_ISREG(facts.st_mode):
-            return f"{name} is no regular file"
+            return f"{name} is not a regular file"
         if facts.st_size != record.size:
-            return f"{name} has {facts.st_size} bytes, and not {record.size}"
+            return f"{name} has {facts.st_size} bytes instead of {record.size}"
         mark = ImageMark(record.sha512, Fingerprint.of(facts))
         if self.record is not None and self.record.archive == mark:
             return None
@@ -181,68 +216,69 @@ class Known:
             digest = hash_image(SourceImage(path, path.stem, DiskFormat.RAW, mark.fingerprint), self._report)
         except PybuilderError as error:
             return error.message
-        return None if digest == record.sha512 else f"{name} is another one than was collected"
+        return None if digest == record.sha512 else f"{name} changed since it was collected"
 
     def _read_record(self) -> CheckRecord | None:
-        """Return what a check found out, if it is of the image that is here now."""
+        """Return the record of the last check, if it is of the present image."""
         try:
             record = read_check(self.folder.check)
-        except RepositoryError:  # it is made anew
+        except RepositoryError:  # it is made again
             return None
         return record if record is not None and self._fits(record.image) else None
 
     def _fits(self, mark: ImageMark) -> bool:
         return isinstance(self.image, SourceImage) and mark.fits(self.image, self._report)
 
-    def _run(self, record: CheckRecord | None, none: Lack) -> RunTrial | Lack:
-        if isinstance(self.script, Lack):
+    def _run(self, record: CheckRecord | None, none: Issue) -> RunTrial | Issue:
+        if isinstance(self.script, Issue):
             return self.script
         trial = None if record is None else record.run
         digest = hashlib.sha256(self.script[0].encode()).hexdigest()
         return trial if trial is not None and trial.script == digest else none
 
-    def _image_is(self) -> str | Lack:
-        if isinstance(self.image, Lack):
+    def _image_summary(self) -> str | Issue:
+        if isinstance(self.image, Issue):
             return self.image
         return f"{self.image.name}, {human_size(self.image.fingerprint.size)}"
 
     def _image_path(self) -> Path:
-        if isinstance(self.image, Lack):
+        if isinstance(self.image, Issue):
             return self.folder.path / f"{self.folder.name}.qcow2"
         return self.image.path
 
-    def _screenshot(self) -> str | Lack:
+    def _screenshot(self) -> str | Issue:
         path, hint = self.folder.screenshot, "take one: pybuilder-repo boot-check --keep-screenshot"
         if os.path.lexists(path):
             problem = screenshot_problem(path)
-            return (
-                Lack(ItemState.WRONG, f"{path.name}: {problem}", "put another one there")
-                if problem
-                else path.name
-            )
+            return Issue(Status.WRONG, f"{path.name}: {problem}", "replace it") if problem else path.name
         try:
             boot = read_boot(self.folder.boot)
         except RepositoryError:
             boot = None
         seen = self.folder.boot / _BOOT_SCREEN
         if boot is not None and boot.pictures and self._fits(boot.image) and not screenshot_problem(seen):
-            return "the one of the boot check"
-        return Lack(ItemState.MISSING, "there is no screenshot.png", command(hint, str(self.folder.path)))
+            return "the screen of the boot check"
+        return Issue(Status.MISSING, "there is no screenshot.png", command(hint, str(self.folder.path)))
 
-    def _without_image(self) -> Lack:
-        return Lack(ItemState.UNKNOWN, "there is no image to look at")
+    def _without_image(self) -> Issue:
+        return Issue(Status.UNKNOWN, "there is no image")
 
     def _library(self) -> tuple[str, str]:
         return "--library", str(self.folder.path.parent)
 
     def _again(self) -> str:
-        return command("look: pybuilder-repo entry check", self.folder.name, *self._library())
+        return command("check it: pybuilder-repo entry check", self.folder.name, *self._library())
 
 
 def _content(path: Path) -> bytes:
-    """Return the start of a file; nothing of what is none."""
+    """Return the start of a file; nothing if it cannot be read."""
     try:
         with open_file(path) as file:
             return file.read(_LARGEST_SCRIPT)
     except OSError:
         return b""
+
+
+def command(text: str, *names: str) -> str:
+    """Return a command with names quoted for a shell."""
+    return " ".join([text, *map(shlex.quote, names)])

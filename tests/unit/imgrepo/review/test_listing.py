@@ -15,8 +15,10 @@ from imgbuilder.events import Event, Progress, Reporter, ignore
 from imgrepo.cli.main import run
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import Verdict
-from imgrepo.review.listing import ListRequest, Look, Row, list_entries, looks
-from imgrepo.review.states import Proof, State
+from imgrepo.review.check import unmet
+from imgrepo.review.listing import ListRequest, Row, list_entries
+from imgrepo.review.results import Requirement
+from imgrepo.review.states import State
 from tests.unit.imgrepo.library.entries import TEXT, add, boot
 from tests.unit.imgrepo.repository import Repository, image
 
@@ -27,11 +29,11 @@ class Listing:
     def __init__(self, repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
         self._repository, self._capsys = repository, capsys
         self.events: list[Event] = []
-        self.look_for: dict[Proof, Look] = looks() | {Proof.CHECKED: has_title}
+        self.find_unmet = unmet_with_title
 
-    def row(self, name: str = "demo", *, required: frozenset[Proof] = frozenset()) -> Row:
+    def row(self, name: str = "demo", *, required: frozenset[Requirement] = frozenset()) -> Row:
         request = ListRequest(self._repository.images, (name,), self._repository.web, required)
-        (row,) = list_entries(request, self._repository.services(), self.events.append, self.look_for)
+        (row,) = list_entries(request, self._repository.services(), self.events.append, self.find_unmet)
         return row
 
     def state(self, name: str = "demo") -> State:
@@ -64,8 +66,12 @@ class Listing:
         return len(done)
 
 
-def has_title(folder: EntryFolder, _report: Reporter) -> PybuilderError | None:
-    """Stand in for a check."""
+def unmet_with_title(
+    requirements: tuple[Requirement, ...], folder: EntryFolder, on_event: Reporter, **more: Any
+) -> PybuilderError | None:
+    """Look at requirements, but let an entry with a title be checked."""
+    if requirements != (Requirement.CHECKED,):
+        return unmet(requirements, folder, on_event, **more)
     if folder.read().title:
         return None
     return RepositoryError(f"{folder.name} has no title", hint="give it one")
@@ -100,7 +106,7 @@ def test_a_new_image_of_a_live_entry(repository: Repository, listing: Listing) -
     add(repository, fill=b"new")
     assert listing.state() is State.CHECKED
     assert "an earlier revision is live" in listing.remarks()
-    assert "the image of demo is another one than was booted" in listing.remarks()
+    assert "the image of demo changed since it was booted" in listing.remarks()
     repository.publish()
     assert listing.state() is State.LIVE
 
@@ -111,11 +117,11 @@ def test_a_scheduled_entry(repository: Repository, listing: Listing) -> None:
     assert listing.state() is State.SCHEDULED, "before anything is published"
     repository.publish()
     assert listing.state() is State.SCHEDULED
-    required = listing.row(required=frozenset({Proof.BOOTED})).judgement
+    required = listing.row(required=frozenset({Requirement.BOOTED})).judgement
     assert required is not None
     assert required.state is State.CHECKED
     boot(folder)
-    required = listing.row(required=frozenset({Proof.BOOTED})).judgement
+    required = listing.row(required=frozenset({Requirement.BOOTED})).judgement
     assert required is not None
     assert required.state is State.SCHEDULED
     assert "publish it, on 2999-12-01 18:00 UTC or later: " in str(listing.row().hint)
@@ -126,7 +132,7 @@ def test_what_is_live_keeps_its_state_when_words_change(repository: Repository, 
     repository.publish()
     folder.description.write_text('title = "Better"\n')
     assert listing.state() is State.LIVE
-    assert listing.remarks() == "what entry.toml says now is not published"
+    assert listing.remarks() == "the current entry.toml is not published"
     assert "pybuilder-repo publish" in str(listing.row().hint)
     repository.publish()
     assert listing.remarks() == ""
@@ -139,13 +145,11 @@ def test_a_withdrawn_entry(repository: Repository, listing: Listing) -> None:
     withdraw = ["withdraw", str(repository.web), "demo", "-K", repository.key]
     assert run(withdraw, repository.services()) == 0
     assert listing.state() is State.WITHDRAWN
-    assert listing.row().hint == (
-        f"take that back: pybuilder-repo withdraw --undo {repository.web} demo -K KEY"
-    )
+    assert listing.row().hint == (f"undo that: pybuilder-repo withdraw --undo {repository.web} demo -K KEY")
     (repository.images / ".pybuilder-repo.json").unlink()
     assert listing.state() is State.WITHDRAWN, "also where nothing is remembered of the image"
     assert listing.state("other") is State.CHECKED
-    assert "it is not known here of which image" in listing.remarks("other")
+    assert "its image is not recorded here" in listing.remarks("other")
     assert run([*withdraw, "--undo"], repository.services()) == 0
     assert listing.state() is State.CHECKED
 
@@ -162,7 +166,7 @@ def test_what_another_publisher_made_of_it_is_not_taken_for_this_image(
     add(repository)
     (repository.images / ".pybuilder-repo.json").write_bytes(kept)
     assert listing.state() is State.CHECKED
-    assert "it is not known here of which image" in listing.remarks()
+    assert "its image is not recorded here" in listing.remarks()
 
 
 def test_images_that_were_removed_after_publishing(repository: Repository, listing: Listing) -> None:
@@ -208,7 +212,7 @@ def test_broken_entries_keep_nobody(repository: Repository, listing: Listing) ->
     assert list(problems) == ["my demo", "text", "twice", "two"]
     assert "cannot be an entry by its name" in problems["my demo"]
     assert "there is no such key" in problems["text"]
-    assert "beside the entry as well" in problems["twice"]
+    assert "in the library's folder as well" in problems["twice"]
     assert "more than one image" in problems["two"]
     assert "boot.json cannot be read" in "\n".join(shown["record"]["remarks"])
     text = listing.type(code=1)
@@ -220,7 +224,7 @@ def test_a_damaged_memory_of_the_publisher(repository: Repository, listing: List
     add(repository)
     repository.publish()
     (repository.images / ".pybuilder-repo.json").write_text("[")
-    assert "it is not known here of which image" in listing.remarks()
+    assert "its image is not recorded here" in listing.remarks()
     (repository.web / ".pybuilder-repo-withdrawn.json").write_text("[")
     assert "cannot be read" in listing.type("--webroot", str(repository.web), code=1)
 

@@ -13,9 +13,9 @@ from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import ApplianceError, GuestCallError
 from imgbuilder.events import ignore
 from imgrepo.library.folder import image_at
-from imgrepo.review import findings
-from imgrepo.review.checkrecord import Inside, Trace
-from imgrepo.review.inside import look_inside
+from imgrepo.library.records import Inside, Leftover
+from imgrepo.review import leftovers
+from imgrepo.review.leftovers import look_inside
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgrepo.repository import image
@@ -52,7 +52,7 @@ def look(folder: Path, made: FakeGuest, appliances: FakeAppliances | None = None
     return look_inside(image_at(path, hint=""), "", opener, ApplianceOptions(), ignore)
 
 
-def seen(inside: Inside) -> dict[Trace, tuple[str, ...]]:
+def seen(inside: Inside) -> dict[Leftover, tuple[str, ...]]:
     return {one.trace: one.paths for one in inside.seen}
 
 
@@ -64,20 +64,20 @@ def test_a_clean_guest(tmp_path: Path) -> None:
 
 
 IDENTITY = {
-    Trace.MACHINE_ID: ["/etc/machine-id", "/var/lib/dbus/machine-id"],
-    Trace.SSH_HOST_KEY: ["/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key.pub"],
-    Trace.DHCP_LEASE: ["/var/lib/dhcp/dhclient.eth0.leases", "/var/lib/NetworkManager/secret_key"],
-    Trace.NETWORK_RULE: ["/etc/udev/rules.d/70-persistent-net.rules"],
-    Trace.RANDOM_SEED: ["/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret"],
-    Trace.LOG: ["/var/log/syslog", "/var/log/apt/history.log"],
-    Trace.PACKAGE_CACHE: ["/var/cache/apt/archives/bash.deb", "/var/lib/apt/lists/deb_main"],
-    Trace.TEMPORARY_FILE: ["/tmp/x", "/var/tmp/.y"],
-    Trace.CLOUD_INIT: ["/var/lib/cloud/instances/i-1"],
+    Leftover.MACHINE_ID: ["/etc/machine-id", "/var/lib/dbus/machine-id"],
+    Leftover.SSH_HOST_KEY: ["/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key.pub"],
+    Leftover.DHCP_LEASE: ["/var/lib/dhcp/dhclient.eth0.leases", "/var/lib/NetworkManager/secret_key"],
+    Leftover.NETWORK_RULE: ["/etc/udev/rules.d/70-persistent-net.rules"],
+    Leftover.RANDOM_SEED: ["/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret"],
+    Leftover.LOG: ["/var/log/syslog", "/var/log/apt/history.log"],
+    Leftover.PACKAGE_CACHE: ["/var/cache/apt/archives/bash.deb", "/var/lib/apt/lists/deb_main"],
+    Leftover.TEMPORARY_FILE: ["/tmp/x", "/var/tmp/.y"],
+    Leftover.CLOUD_INIT: ["/var/lib/cloud/instances/i-1"],
 }
 
 
 @pytest.mark.parametrize("trace", IDENTITY)
-def test_traces_of_one_machine(tmp_path: Path, trace: Trace) -> None:
+def test_traces_of_one_machine(tmp_path: Path, trace: Leftover) -> None:
     made = guest()
     for path in IDENTITY[trace]:
         made.add(path, "0123456789abcdef0123456789abcdef\n")
@@ -102,7 +102,7 @@ def test_the_name_of_the_machine_that_checks(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(socket, "gethostname", lambda: "annslaptop.example.org")
     made = guest()
     made.add("/etc/hostname", "annslaptop\n")
-    assert seen(look(tmp_path, made)) == {Trace.HOSTNAME: ("/etc/hostname (annslaptop)",)}
+    assert seen(look(tmp_path, made)) == {Leftover.HOSTNAME: ("/etc/hostname (annslaptop)",)}
     made.add("/etc/hostname", "demo\n")
     assert seen(look(tmp_path, made)) == {}
     monkeypatch.setattr(socket, "gethostname", lambda: "debian")
@@ -111,35 +111,35 @@ def test_the_name_of_the_machine_that_checks(tmp_path: Path, monkeypatch: pytest
 
 
 SECRETS = [
-    (Trace.PRIVATE_KEY, "/root/.ssh/id_ed25519", KEY),
-    (Trace.PRIVATE_KEY, "/home/ann/.ssh/work", "PuTTY-User-Key-File-3: ssh-rsa\n"),
-    (Trace.PRIVATE_KEY, "/srv/git/.ssh/id_rsa", "-----BEGIN RSA PRIVATE KEY-----\n"),
-    (Trace.PRIVATE_KEY, "/etc/ssl/private/web.key", "-----BEGIN PRIVATE KEY-----\n"),
-    (Trace.MADE_KEY, "/etc/ssl/private/ssl-cert-snakeoil.key", "-----BEGIN PRIVATE KEY-----\n"),
-    (Trace.AUTHORIZED_KEY, "/home/ann/.ssh/authorized_keys", "# mine\nssh-ed25519 AAAA ann\n"),
-    (Trace.SHELL_HISTORY, "/root/.bash_history", "mysql -psecret\n"),
-    (Trace.SHELL_HISTORY, "/home/ann/.python_history", "x\n"),
-    (Trace.TOOL_MEMORY, "/root/.viminfo", "x\n"),
-    (Trace.CREDENTIALS, "/root/.netrc", "machine a login b password c\n"),
-    (Trace.CREDENTIALS, "/home/ann/.git-credentials", "https://a:b@example.org\n"),
-    (Trace.CREDENTIALS, "/home/ann/.aws/credentials", "[default]\naws_secret_access_key = x\n"),
-    (Trace.CREDENTIALS, "/home/ann/.azure/msal_token_cache.bin", "x"),
-    (Trace.CREDENTIALS, "/home/ann/.config/gcloud/credentials.db", "x"),
-    (Trace.CREDENTIALS, "/home/ann/.docker/config.json", '{"auths": {"example.org": {"auth": "QTpC"}}}'),
-    (Trace.CREDENTIALS, "/home/ann/.kube/config", "users:\n- user:\n    token: abc\n"),
-    (Trace.CREDENTIALS, "/home/ann/.gnupg/private-keys-v1.d/AB.key", "x"),
-    (Trace.NETWORK_PASSWORD, "/etc/wpa_supplicant/wpa_supplicant.conf", 'network={\n  psk="x"\n}\n'),
+    (Leftover.PRIVATE_KEY, "/root/.ssh/id_ed25519", KEY),
+    (Leftover.PRIVATE_KEY, "/home/ann/.ssh/work", "PuTTY-User-Key-File-3: ssh-rsa\n"),
+    (Leftover.PRIVATE_KEY, "/srv/git/.ssh/id_rsa", "-----BEGIN RSA PRIVATE KEY-----\n"),
+    (Leftover.PRIVATE_KEY, "/etc/ssl/private/web.key", "-----BEGIN PRIVATE KEY-----\n"),
+    (Leftover.MADE_KEY, "/etc/ssl/private/ssl-cert-snakeoil.key", "-----BEGIN PRIVATE KEY-----\n"),
+    (Leftover.AUTHORIZED_KEY, "/home/ann/.ssh/authorized_keys", "# mine\nssh-ed25519 AAAA ann\n"),
+    (Leftover.SHELL_HISTORY, "/root/.bash_history", "mysql -psecret\n"),
+    (Leftover.SHELL_HISTORY, "/home/ann/.python_history", "x\n"),
+    (Leftover.TOOL_MEMORY, "/root/.viminfo", "x\n"),
+    (Leftover.CREDENTIALS, "/root/.netrc", "machine a login b password c\n"),
+    (Leftover.CREDENTIALS, "/home/ann/.git-credentials", "https://a:b@example.org\n"),
+    (Leftover.CREDENTIALS, "/home/ann/.aws/credentials", "[default]\naws_secret_access_key = x\n"),
+    (Leftover.CREDENTIALS, "/home/ann/.azure/msal_token_cache.bin", "x"),
+    (Leftover.CREDENTIALS, "/home/ann/.config/gcloud/credentials.db", "x"),
+    (Leftover.CREDENTIALS, "/home/ann/.docker/config.json", '{"auths": {"example.org": {"auth": "QTpC"}}}'),
+    (Leftover.CREDENTIALS, "/home/ann/.kube/config", "users:\n- user:\n    token: abc\n"),
+    (Leftover.CREDENTIALS, "/home/ann/.gnupg/private-keys-v1.d/AB.key", "x"),
+    (Leftover.NETWORK_PASSWORD, "/etc/wpa_supplicant/wpa_supplicant.conf", 'network={\n  psk="x"\n}\n'),
     (
-        Trace.NETWORK_PASSWORD,
+        Leftover.NETWORK_PASSWORD,
         "/etc/NetworkManager/system-connections/home",
         "[wifi-security]\npsk=x\n",
     ),
-    (Trace.NETWORK_PASSWORD, "/etc/netplan/50.yaml", "wifis:\n  password: x\n"),
+    (Leftover.NETWORK_PASSWORD, "/etc/netplan/50.yaml", "wifis:\n  password: x\n"),
 ]
 
 
 @pytest.mark.parametrize(("trace", "path", "content"), SECRETS, ids=[path for _, path, _ in SECRETS])
-def test_secrets(tmp_path: Path, trace: Trace, path: str, content: str) -> None:
+def test_secrets(tmp_path: Path, trace: Leftover, path: str, content: str) -> None:
     made = guest()
     made.add(path, content)
     assert seen(look(tmp_path, made)) == {trace: (path,)}
@@ -185,34 +185,34 @@ def test_a_password_file_behind_a_link_is_read_in_the_guest(tmp_path: Path) -> N
 def test_what_is_too_large_is_not_passed_over(tmp_path: Path) -> None:
     made = guest()
     made.add("/etc/shadow", "x" * (2 << 20))
-    assert seen(look(tmp_path, made)) == {Trace.UNREADABLE: ("/etc/shadow",)}
+    assert seen(look(tmp_path, made)) == {Leftover.UNREADABLE: ("/etc/shadow",)}
 
 
 def test_secrets_behind_what_is_read_are_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(findings, "_LARGEST", 1000)
+    monkeypatch.setattr(leftovers, "_LARGEST", 1000)
     made = guest()
     made.add("/root/.netrc", f"{'#' * 2000}\npassword x\n")
-    assert seen(look(tmp_path, made)) == {Trace.UNREADABLE: ("/root/.netrc",)}
+    assert seen(look(tmp_path, made)) == {Leftover.UNREADABLE: ("/root/.netrc",)}
 
 
 def test_keys_beyond_the_files_that_are_looked_at_are_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(findings, "_MOST_FILES", 3)
+    monkeypatch.setattr(leftovers, "_MOST_FILES", 3)
     made = guest()
     for name in ("a", "b", "c"):
         made.add(f"/root/.ssh/{name}", "no key\n")
     assert seen(look(tmp_path, made)) == {}
     made.add("/root/.ssh/d", KEY)
-    assert seen(look(tmp_path, made)) == {Trace.UNREADABLE: ("/root/.ssh/*",)}
+    assert seen(look(tmp_path, made)) == {Leftover.UNREADABLE: ("/root/.ssh/*",)}
 
 
 def test_names_that_drive_terminals_are_made_visible_and_short(tmp_path: Path) -> None:
     made = guest()
     made.add(f"/root/.\x1b[2J{'x' * 300}_history", "x")
-    (found,) = seen(look(tmp_path, made))[Trace.SHELL_HISTORY]
+    (found,) = seen(look(tmp_path, made))[Leftover.SHELL_HISTORY]
     assert found.startswith("/root/.\\x1b[2J")
     assert len(found) < 250
 
@@ -220,7 +220,7 @@ def test_names_that_drive_terminals_are_made_visible_and_short(tmp_path: Path) -
 def test_homes_with_names_that_are_patterns_are_left_to_people(tmp_path: Path) -> None:
     made = guest()
     made.add("/home/[ab]*/.bash_history", "x")
-    assert seen(look(tmp_path, made)) == {Trace.UNREADABLE: ("/home/[ab]*",)}
+    assert seen(look(tmp_path, made)) == {Leftover.UNREADABLE: ("/home/[ab]*",)}
 
 
 def test_many_files_are_counted_and_the_first_named(tmp_path: Path) -> None:
@@ -241,19 +241,19 @@ def test_a_list_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(FakeAppliance, "glob", glob)
     assert seen(look(tmp_path, guest())) == {
-        Trace.UNREADABLE: ("/home/*",),
-        Trace.UNREADABLE_IDENTITY: ("ssh-hostkeys",),
+        Leftover.UNREADABLE: ("/home/*",),
+        Leftover.UNREADABLE_IDENTITY: ("ssh-hostkeys",),
     }
 
 
 def test_a_guest_with_no_end_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(findings, "_MOST_BYTES", 20 * 4096)
+    monkeypatch.setattr(leftovers, "_MOST_BYTES", 20 * 4096)
     made = guest()
     for number in range(40):
         made.add(f"/root/.ssh/{number:02}", "x")
     made.add("/etc/wpa_supplicant/wpa.conf", "psk=x\n")
     found = look(tmp_path, made)
-    assert [(one.trace, one.count > 20) for one in found.seen] == [(Trace.UNREADABLE, True)]
+    assert [(one.trace, one.count > 20) for one in found.seen] == [(Leftover.UNREADABLE, True)]
 
 
 def test_a_person_too_many(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_person_too_many(tmp_path: Path) -> None:
     made.add("/etc/passwd", "".join(f"a{n}:x:{n}:{n}::/srv/{n:03}:/bin/sh\n" for n in range(150)))
     made.add("/srv/149/.bash_history", "x")
     (found,) = look(tmp_path, made).seen
-    assert (found.trace, found.count) == (Trace.UNREADABLE, 52)
+    assert (found.trace, found.count) == (Leftover.UNREADABLE, 52)
 
 
 @pytest.mark.timeout(20)
@@ -302,7 +302,7 @@ def test_a_root_on_a_logical_volume(tmp_path: Path) -> None:
     )
     source = image_at(tmp_path / "a.img", hint="")
     inside = look_inside(source, "", FakeAppliances({"a.img": disk}), ApplianceOptions(), ignore)
-    assert seen(inside) == {Trace.SHELL_HISTORY: ("/root/.bash_history",)}
+    assert seen(inside) == {Leftover.SHELL_HISTORY: ("/root/.bash_history",)}
 
 
 def test_free_space_is_given_back_on_the_copy_alone(tmp_path: Path) -> None:

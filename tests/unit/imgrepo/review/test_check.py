@@ -31,27 +31,36 @@ from imgrepo.images.pictures import screenshot_problem
 from imgrepo.images.scan import Fingerprint
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import (
+    Account,
     BootRecord,
+    CheckRecord,
     ContentsRecord,
     ImageMark,
+    Inside,
+    Leftover,
     Package,
+    Packed,
+    PasswordState,
+    RunTrial,
+    Seen,
     SourcesRecord,
     Verdict,
+    read_check,
     write_boot,
+    write_check,
     write_contents,
     write_sources,
-)  # fmt: skip
+)
 from imgrepo.library.running import write_run_script
-from imgrepo.review import check, checkrecord, runtrial
-from imgrepo.review.check import is_checked
-from imgrepo.review.checkrecord import CheckRecord, read_check, write_check
-from imgrepo.review.proof import Requirement, missing_proof
+from imgrepo.review import check, runtrial
+from imgrepo.review.check import unmet
+from imgrepo.review.results import Requirement
 from imgrepo.services import Services
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.fakes.qemu_stub import QemuStub
-from tests.unit.imgrepo.library.test_inside import guest
 from tests.unit.imgrepo.repository import image
+from tests.unit.imgrepo.review.test_leftovers import guest
 
 TEXT = """
 title = "A demo"
@@ -62,6 +71,7 @@ contributor = "Ann"
 size-budget = "1M"
 source-offer = "ann@example.org"
 """
+CHECKED = (Requirement.CHECKED,)
 GPL = Package("bash", "5-1", "amd64", "bash", "5", ("GPL-3",), copyleft=True)
 
 
@@ -142,10 +152,9 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_an_entry_that_lacks_nothing(library: Library) -> None:
     folder = library.add()
-    assert is_checked(folder, ignore) is not None, "nobody has looked yet"
+    assert unmet(CHECKED, folder, ignore) is not None, "nobody has looked yet"
     assert library.items()["checked"] is True
-    assert is_checked(folder, ignore) is None
-    assert missing_proof((Requirement.CHECKED,), folder, ignore) is None
+    assert unmet(CHECKED, folder, ignore) is None
     assert library.type()[0].startswith("demo: checked\n  ok       entry.toml   it can be read\n")
     assert json.loads((folder.check / "check.json").read_text()).keys() == {
         "version", "image", "inside", "packed", "run", "archive",
@@ -162,7 +171,7 @@ def test_what_takes_long_is_done_once_per_image(library: Library) -> None:
     assert not (library.qemu.folder / "calls").exists()
     library.fill(folder, b"y")
     library.describe(folder)
-    assert is_checked(folder, ignore) is not None
+    assert unmet(CHECKED, folder, ignore) is not None
     assert set(library.bad("--quick", code=0)) == {"size", "identity", "secrets", "run"}
     assert len(library.appliances.launches) == 1, "--quick looks at nothing"
     assert library.items()["checked"] is True
@@ -173,7 +182,7 @@ def test_a_touched_image_is_read_and_not_looked_into_again(library: Library) -> 
     folder = library.add()
     library.type()
     os.utime(folder.image().path)
-    assert is_checked(folder, ignore) is None
+    assert unmet(CHECKED, folder, ignore) is None
     assert library.items()["checked"] is True
     assert len(library.appliances.launches) == 1
     record = read_check(folder.check)
@@ -207,13 +216,13 @@ def test_an_archive_that_is_not_the_one(library: Library, content: bytes | None)
     if content is not None:
         archive.write_bytes(content)
     assert library.bad("--quick") == {"sources": "wrong"}
-    assert is_checked(folder, ignore) is not None
+    assert unmet(CHECKED, folder, ignore) is not None
 
 
 def test_an_archive_is_read_once(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     library.add()
     library.type()
-    monkeypatch.setattr("imgrepo.review.evidence.hash_image", None)
+    monkeypatch.setattr("imgrepo.review.facts.hash_image", None)
     assert library.bad("--quick", code=0) == {}
 
 
@@ -223,7 +232,7 @@ def test_a_record_of_sources_leads_nowhere_else(library: Library, name: str) -> 
     (library.path.parent / "secret").write_bytes(b"source")
     path = folder.sources / "sources.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"archive": name}))
-    assert "odd" in library.items(code=1)["sources"]["detail"]
+    assert "invalid" in library.items(code=1)["sources"]["detail"]
 
 
 def test_an_archive_behind_a_link(library: Library) -> None:
@@ -231,7 +240,7 @@ def test_an_archive_behind_a_link(library: Library) -> None:
     archive = folder.sources / "demo-sources.tar"
     archive.rename(library.path / "elsewhere")
     archive.symlink_to(library.path / "elsewhere")
-    assert library.items(code=1)["sources"]["detail"] == "demo-sources.tar is no regular file"
+    assert library.items(code=1)["sources"]["detail"] == "demo-sources.tar is not a regular file"
 
 
 def test_what_is_in_the_image_is_named(library: Library) -> None:
@@ -242,13 +251,13 @@ def test_what_is_in_the_image_is_named(library: Library) -> None:
     library.add(holds=made)
     items = library.items(code=1)
     assert items["identity"]["state"] == items["secrets"]["state"] == "wrong"
-    assert items["identity"]["notes"] == ["logs of its making: /var/log/syslog"]
+    assert items["identity"]["notes"] == ["logs: /var/log/syslog"]
     out, _err = library.type(code=1)
     assert (
         "  wrong    identity     host keys of SSH, which all copies would share: /etc/ssh/ssh_host_rsa_key\n"
         in out
     )
-    assert "note: logs of its making: /var/log/syslog\n" in out
+    assert "note: logs: /var/log/syslog\n" in out
     assert "demo.img --sysprep all\n" in out
 
 
@@ -270,7 +279,7 @@ def test_where_no_system_was_found_it_is_looked_for_again(library: Library) -> N
     items = library.items()
     assert items["identity"]["detail"] == items["secrets"]["detail"] == "demo.img holds an encrypted disk"
     assert library.items("--quick")["identity"]["detail"] == "demo.img holds an encrypted disk"
-    assert is_checked(folder, ignore) is not None
+    assert unmet(CHECKED, folder, ignore) is not None
     library.fill(folder, b"x")
     assert library.items()["identity"]["state"] == "ok"
 
@@ -338,7 +347,7 @@ def test_without_an_appliance_the_rest_is_told(library: Library, monkeypatch: py
         "install it",
     )
     assert items["run"]["state"] == "ok"
-    problem = is_checked(folder, ignore)
+    problem = unmet(CHECKED, folder, ignore)
     assert isinstance(problem, RepositoryError)
     assert problem.message.startswith("demo is not checked: size: ")
 
@@ -397,7 +406,7 @@ def test_a_record_that_cannot_be_read_is_made_anew(library: Library) -> None:
     folder.check.mkdir()
     for text in ("", "[]", '{"version": 1}', '{"version": 2}'):
         (folder.check / "check.json").write_text(text)
-        assert is_checked(folder, ignore) is not None
+        assert unmet(CHECKED, folder, ignore) is not None
         assert library.items()["checked"] is True
 
 
@@ -405,7 +414,7 @@ def test_a_library_that_cannot_be_written(library: Library) -> None:
     folder = library.add()
     folder.check.write_text("a file")
     _out, err = library.type()
-    assert "what was found out is not kept" in err
+    assert "the results are not kept" in err
 
 
 def test_the_image_that_is_not_there_or_no_image(library: Library) -> None:
@@ -450,7 +459,7 @@ class TestRunScript:
         folder = library.add()
         library.type()
         folder.description.write_text(f"{TEXT}\n[machine]\nmemory = 99\n")
-        assert is_checked(folder, ignore) is not None
+        assert unmet(CHECKED, folder, ignore) is not None
 
     def test_one_that_cannot_be_executed(self, library: Library) -> None:
         library.add().run_script.chmod(0o644)
@@ -499,7 +508,7 @@ class TestRunScript:
         items = library.items()
         assert items["run"]["state"] == "unknown"
         assert items["run"]["hint"] == "on Debian: apt-get install qemu-system-x86"
-        assert is_checked(folder, ignore) is not None
+        assert unmet(CHECKED, folder, ignore) is not None
 
     def test_a_host_without_firmware(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(BOARDS, "x86_64", dataclasses.replace(BOARDS["x86_64"], firmware=()))
@@ -590,12 +599,12 @@ def test_any_record_raises_only_our_errors(
 ) -> None:
     folder = tmp_path_factory.mktemp("check")
     mark = ImageMark("0", Fingerprint(1, 2, 3, 4))
-    inside = checkrecord.Inside(
+    inside = Inside(
         system=True,
-        seen=(checkrecord.Seen(checkrecord.Trace.LOG, ("/a",), 1),),
-        accounts=(checkrecord.Account("a", checkrecord.PasswordState.EMPTY),),
+        seen=(Seen(Leftover.LOG, ("/a",), 1),),
+        accounts=(Account("a", PasswordState.EMPTY),),
     )
-    record = CheckRecord(mark, inside, checkrecord.Packed(1, None), checkrecord.RunTrial("0", ""), mark)
+    record = CheckRecord(mark, inside, Packed(1, None), RunTrial("0", ""), mark)
     write_check(folder, record)
     assert read_check(folder) == record
     path = folder / "check.json"

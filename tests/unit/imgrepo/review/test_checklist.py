@@ -9,18 +9,23 @@ import pytest
 
 from imgrepo.images.scan import Fingerprint
 from imgrepo.library.description import Description, parse_description
-from imgrepo.library.records import ContentsRecord, ImageMark, Package, SourceGap, SourcesRecord
-from imgrepo.review.checkitems import (
-    Evidence,
-    Item,
-    ItemState,
-    Lack,
-    fits_budget,
-    hints_digest,
-    is_proven,
-    judge_entry,
+from imgrepo.library.records import (
+    Account,
+    ContentsRecord,
+    ImageMark,
+    Inside,
+    Leftover,
+    Package,
+    Packed,
+    PasswordState,
+    RunTrial,
+    Seen,
+    SourceGap,
+    SourcesRecord,
 )
-from imgrepo.review.checkrecord import Account, Inside, Packed, PasswordState, RunTrial, Seen, Trace
+from imgrepo.review.checklist import fits_budget, hints_digest, is_proven, judge_entry
+from imgrepo.review.facts import EntryFacts
+from imgrepo.review.results import CheckResult, Issue, Status
 
 MARK = ImageMark("0" * 128, Fingerprint(1, 2, 3, 4))
 TEXT = """
@@ -35,7 +40,7 @@ source-offer = "ann@example.org"
 GPL = Package("bash", "5-1", "amd64", "bash", "5", ("GPL-3",), copyleft=True)
 MIT = Package("zlib", "1-1", "amd64", "zlib", "1", ("MIT",), copyleft=False)
 UNKNOWN = Package("odd", "1-1", "amd64", "odd-source", "1", (), copyleft=None)
-LACK = Lack(ItemState.UNKNOWN, "nobody looked", "look")
+ISSUE = Issue(Status.UNKNOWN, "nobody looked", "look")
 
 
 def described(text: str = TEXT) -> Description:
@@ -55,13 +60,13 @@ def inside(*seen: Seen, accounts: tuple[Account, ...] = (), **changes: Any) -> I
     return dataclasses.replace(plain, **changes)
 
 
-def evidence(**changes: Any) -> Evidence:
+def facts(**changes: Any) -> EntryFacts:
     return dataclasses.replace(
-        Evidence(
+        EntryFacts(
             folder="lib/demo",
             image="lib/demo/demo.img",
             description=described(),
-            image_is="demo.img, 2.0G",
+            image_summary="demo.img, 2.0G",
             screenshot="screenshot.png",
             contents=contents(GPL, MIT),
             sources=sources(("bash", "5")),
@@ -73,18 +78,18 @@ def evidence(**changes: Any) -> Evidence:
     )
 
 
-def item(key: str, **changes: Any) -> Item:
-    (found,) = [one for one in judge_entry(evidence(**changes)) if one.key == key]
+def item(key: str, **changes: Any) -> CheckResult:
+    (found,) = [one for one in judge_entry(facts(**changes)) if one.key == key]
     return found
 
 
 def test_an_entry_with_all_it_needs() -> None:
-    items = judge_entry(evidence())
+    items = judge_entry(facts())
     assert [one.key for one in items] == [
         "entry.toml", "title", "description", "hints", "licence", "contributor", "image", "size",
         "screenshot", "contents", "sources", "identity", "secrets", "run",
     ]  # fmt: skip
-    assert {one.state for one in items} == {ItemState.OK}
+    assert {one.status for one in items} == {Status.OK}
     assert [one.hint for one in items] == [None] * len(items)
     assert is_proven(items)
 
@@ -92,55 +97,55 @@ def test_an_entry_with_all_it_needs() -> None:
 @pytest.mark.parametrize("key", ["title", "description", "hints", "contributor", "licence"])
 def test_what_nobody_wrote_is_missing(key: str) -> None:
     lines = [line for line in TEXT.splitlines() if not line.startswith(f"{key} =")]
-    items = judge_entry(evidence(description=described("\n".join(lines)), inside=inside(hints="")))
-    missing = [one for one in items if one.state is not ItemState.OK]
-    assert [(one.key, one.state) for one in missing] == [(key, ItemState.MISSING)]
+    items = judge_entry(facts(description=described("\n".join(lines)), inside=inside(hints="")))
+    missing = [one for one in items if one.status is not Status.OK]
+    assert [(one.key, one.status) for one in missing] == [(key, Status.MISSING)]
     assert "entry.toml" in (missing[0].hint or "")
     assert not is_proven(items)
 
 
 def test_a_licence_that_spdx_does_not_know_is_wrong() -> None:
     found = item("licence", description=described(TEXT.replace("MIT", "GPL")))
-    assert found.state is ItemState.WRONG
+    assert found.status is Status.WRONG
     assert "no licence GPL" in found.detail
 
 
 def test_an_unreadable_description_hides_no_other_point() -> None:
-    items = judge_entry(evidence(description=Lack(ItemState.WRONG, "no TOML")))
-    assert [(one.key, one.state) for one in items if one.state is not ItemState.OK] == [
-        ("entry.toml", ItemState.WRONG),
-        ("size", ItemState.UNKNOWN),
+    items = judge_entry(facts(description=Issue(Status.WRONG, "no TOML")))
+    assert [(one.key, one.status) for one in items if one.status is not Status.OK] == [
+        ("entry.toml", Status.WRONG),
+        ("size", Status.UNKNOWN),
     ]
 
 
-@pytest.mark.parametrize("key", ["image_is", "screenshot", "contents", "packed", "inside", "run"])
+@pytest.mark.parametrize("key", ["image_summary", "screenshot", "contents", "packed", "inside", "run"])
 def test_what_is_not_known_is_told(key: str) -> None:
-    items = judge_entry(evidence(**{key: LACK}))
-    keys = {"image_is": ["image"], "packed": ["size"], "inside": ["identity", "secrets"]}
+    items = judge_entry(facts(**{key: ISSUE}))
+    keys = {"image_summary": ["image"], "packed": ["size"], "inside": ["identity", "secrets"]}
     unknown = keys.get(key, [key]) + (["sources"] if key == "contents" else [])
-    assert [one.key for one in items if one.state is ItemState.UNKNOWN] == unknown
-    assert {one.hint for one in items if one.state is ItemState.UNKNOWN} == {"look"}
+    assert [one.key for one in items if one.status is Status.UNKNOWN] == unknown
+    assert {one.hint for one in items if one.status is Status.UNKNOWN} == {"look"}
     assert not is_proven(items), "what is not known is not proven"
 
 
 @pytest.mark.parametrize(
     ("packed", "state", "words"),
     [
-        (Packed(2 << 20, 1 << 20), ItemState.OK, "1024.0K packed, of 1024.0K"),
-        (Packed(2 << 20, (1 << 20) + 1), ItemState.WRONG, "packed, of"),
-        (Packed(1 << 19, None), ItemState.OK, "at most 512.0K"),
-        (Packed(2 << 20, None), ItemState.WRONG, "about 2.0M"),
-        (Packed(1 << 20, None), ItemState.UNKNOWN, "another one"),
+        (Packed(2 << 20, 1 << 20), Status.OK, "1024.0K packed, of 1024.0K"),
+        (Packed(2 << 20, (1 << 20) + 1), Status.WRONG, "packed, of"),
+        (Packed(1 << 19, None), Status.OK, "at most 512.0K"),
+        (Packed(2 << 20, None), Status.WRONG, "about 2.0M"),
+        (Packed(1 << 20, None), Status.UNKNOWN, "changed since"),
     ],
 )
-def test_sizes(packed: Packed, state: ItemState, words: str) -> None:
+def test_sizes(packed: Packed, state: Status, words: str) -> None:
     found = item("size", packed=packed)
-    assert (found.state, words in found.detail.replace("1.0M", "1024.0K")) == (state, True), found
+    assert (found.status, words in found.detail.replace("1.0M", "1024.0K")) == (state, True), found
 
 
 def test_without_a_budget_any_size_will_do() -> None:
-    found = item("size", description=described(TEXT.replace("size-budget", "# ")), packed=LACK)
-    assert found.state is ItemState.OK
+    found = item("size", description=described(TEXT.replace("size-budget", "# ")), packed=ISSUE)
+    assert found.status is Status.OK
 
 
 def test_xz_is_tried_only_when_zstd_leaves_it_open() -> None:
@@ -151,13 +156,13 @@ def test_xz_is_tried_only_when_zstd_leaves_it_open() -> None:
 def test_sources_that_are_missing_are_named_with_their_reasons() -> None:
     gaps = (SourceGap("bash", "5", "gone from the archive"),)
     found = item("sources", contents=contents(GPL, UNKNOWN, MIT), sources=sources(gaps=gaps))
-    assert found.state is ItemState.WRONG
+    assert found.status is Status.WRONG
     assert found.detail == "2 of 2 source packages missing: bash 5 (gone from the archive); odd-source 1"
     assert found.hint == "collect them: pybuilder-repo sources lib/demo"
 
 
 def test_another_version_covers_nothing() -> None:
-    assert item("sources", sources=sources(("bash", "4"))).state is ItemState.WRONG
+    assert item("sources", sources=sources(("bash", "4"))).status is Status.WRONG
 
 
 def test_what_was_built_into_a_package_must_be_covered() -> None:
@@ -171,38 +176,39 @@ def test_many_missing_sources_are_counted() -> None:
 
 
 def test_no_sources_are_needed_where_no_licence_asks() -> None:
-    found = item("sources", contents=contents(MIT), sources=Lack(ItemState.MISSING, "none"))
-    assert found.state is ItemState.OK
+    found = item("sources", contents=contents(MIT), sources=Issue(Status.MISSING, "none"))
+    assert found.status is Status.OK
 
 
 def test_without_an_offer_there_is_a_note() -> None:
     found = item("sources", description=described(TEXT.replace("ann@example.org", "")))
-    assert (found.state, len(found.notes)) == (ItemState.OK, 1)
+    assert (found.status, len(found.notes)) == (Status.OK, 1)
 
 
 IDENTITY = [
-    Trace.MACHINE_ID, Trace.SSH_HOST_KEY, Trace.DHCP_LEASE, Trace.NETWORK_RULE, Trace.RANDOM_SEED,
-    Trace.HOSTNAME,
+    Leftover.MACHINE_ID, Leftover.SSH_HOST_KEY, Leftover.DHCP_LEASE,
+    Leftover.NETWORK_RULE, Leftover.RANDOM_SEED, Leftover.HOSTNAME,
 ]  # fmt: skip
-IDENTITY_NOTES = [Trace.LOG, Trace.CLOUD_INIT, Trace.PACKAGE_CACHE, Trace.TEMPORARY_FILE]
+IDENTITY_NOTES = [Leftover.LOG, Leftover.CLOUD_INIT, Leftover.PACKAGE_CACHE, Leftover.TEMPORARY_FILE]
 SECRETS = [
-    Trace.PRIVATE_KEY, Trace.AUTHORIZED_KEY, Trace.CREDENTIALS, Trace.SHELL_HISTORY, Trace.NETWORK_PASSWORD,
+    Leftover.PRIVATE_KEY, Leftover.AUTHORIZED_KEY, Leftover.CREDENTIALS, Leftover.SHELL_HISTORY,
+    Leftover.NETWORK_PASSWORD,
 ]  # fmt: skip
-SECRET_NOTES = [Trace.MADE_KEY, Trace.TOOL_MEMORY]
+SECRET_NOTES = [Leftover.MADE_KEY, Leftover.TOOL_MEMORY]
 
 
-@pytest.mark.parametrize("trace", Trace)
-def test_each_trace_concerns_one_point(trace: Trace) -> None:
+@pytest.mark.parametrize("trace", Leftover)
+def test_each_trace_concerns_one_point(trace: Leftover) -> None:
     seen = inside(Seen(trace, ("/a b", "/c", "/d", "/e"), 7))
     identity, secrets = item("identity", inside=seen), item("secrets", inside=seen)
     states = {
-        **dict.fromkeys(IDENTITY, (ItemState.WRONG, ItemState.OK)),
-        **dict.fromkeys(SECRETS, (ItemState.OK, ItemState.WRONG)),
-        **dict.fromkeys([*IDENTITY_NOTES, *SECRET_NOTES], (ItemState.OK, ItemState.OK)),
-        Trace.UNREADABLE: (ItemState.OK, ItemState.UNKNOWN),
-        Trace.UNREADABLE_IDENTITY: (ItemState.UNKNOWN, ItemState.OK),
+        **dict.fromkeys(IDENTITY, (Status.WRONG, Status.OK)),
+        **dict.fromkeys(SECRETS, (Status.OK, Status.WRONG)),
+        **dict.fromkeys([*IDENTITY_NOTES, *SECRET_NOTES], (Status.OK, Status.OK)),
+        Leftover.UNREADABLE: (Status.OK, Status.UNKNOWN),
+        Leftover.UNREADABLE_IDENTITY: (Status.UNKNOWN, Status.OK),
     }
-    assert (identity.state, secrets.state) == states[trace]
+    assert (identity.status, secrets.status) == states[trace]
     assert len(identity.notes) == (trace in IDENTITY_NOTES)
     assert len(secrets.notes) == (trace in SECRET_NOTES)
     told = " ".join([identity.detail, secrets.detail, *identity.notes, *secrets.notes])
@@ -211,14 +217,15 @@ def test_each_trace_concerns_one_point(trace: Trace) -> None:
 
 def test_the_remedy_is_a_command_with_quoted_paths() -> None:
     seen = inside(
-        Seen(Trace.SSH_HOST_KEY, ("/etc/ssh/ssh_host_rsa_key",), 1),
-        Seen(Trace.HOSTNAME, ("/etc/hostname",), 1),
+        Seen(Leftover.SSH_HOST_KEY, ("/etc/ssh/ssh_host_rsa_key",), 1),
+        Seen(Leftover.HOSTNAME, ("/etc/hostname",), 1),
     )
     assert item("identity", inside=seen).hint == (
-        "take it away: pybuilder-customize -a lib/demo/demo.img --hostname localhost --sysprep all"
+        "remove it: pybuilder-customize -a lib/demo/demo.img --hostname localhost --sysprep all"
     )
     seen = inside(
-        Seen(Trace.SHELL_HISTORY, ("/root/.bash_history",), 1), Seen(Trace.PRIVATE_KEY, ("/a; reboot",), 1)
+        Seen(Leftover.SHELL_HISTORY, ("/root/.bash_history",), 1),
+        Seen(Leftover.PRIVATE_KEY, ("/a; reboot",), 1),
     )
     hint = item("secrets", inside=seen).hint or ""
     assert hint.endswith("--delete '/a; reboot' --sysprep all")
@@ -227,33 +234,33 @@ def test_the_remedy_is_a_command_with_quoted_paths() -> None:
 @pytest.mark.parametrize(
     ("password", "state", "notes"),
     [
-        (PasswordState.TOLD, ItemState.OK, 0),
-        (PasswordState.EMPTY, ItemState.OK, 1),
-        (PasswordState.COMMON, ItemState.OK, 1),
-        (PasswordState.UNTOLD, ItemState.WRONG, 0),
-        (PasswordState.UNTRIED, ItemState.UNKNOWN, 0),
+        (PasswordState.TOLD, Status.OK, 0),
+        (PasswordState.EMPTY, Status.OK, 1),
+        (PasswordState.COMMON, Status.OK, 1),
+        (PasswordState.UNTOLD, Status.WRONG, 0),
+        (PasswordState.UNTRIED, Status.UNKNOWN, 0),
     ],
 )
-def test_passwords(password: PasswordState, state: ItemState, notes: int) -> None:
+def test_passwords(password: PasswordState, state: Status, notes: int) -> None:
     found = item("secrets", inside=inside(accounts=(Account("ann", password),)))
-    assert (found.state, len(found.notes)) == (state, notes)
-    assert state is ItemState.OK or "ann" in found.detail
+    assert (found.status, len(found.notes)) == (state, notes)
+    assert state is Status.OK or "ann" in found.detail
 
 
 @pytest.mark.parametrize("password", PasswordState)
 def test_other_hints_may_tell_other_passwords(password: PasswordState) -> None:
     seen = inside(accounts=(Account("ann", password),), hints="of another day")
     told = {PasswordState.TOLD, PasswordState.UNTOLD, PasswordState.UNTRIED}
-    assert (item("secrets", inside=seen).state is ItemState.UNKNOWN) == (password in told)
+    assert (item("secrets", inside=seen).status is Status.UNKNOWN) == (password in told)
 
 
 def test_a_system_that_is_not_known_is_for_a_person() -> None:
     seen = inside(system=False, reason="no operating system")
     for key in ("identity", "secrets"):
         found = item(key, inside=seen)
-        assert (found.state, found.detail) == (ItemState.UNKNOWN, "no operating system")
+        assert (found.status, found.detail) == (Status.UNKNOWN, "no operating system")
 
 
 def test_a_script_that_fails_is_wrong() -> None:
     found = item("run", run=RunTrial("0", "QEMU opens the image for writing"))
-    assert (found.state, found.detail) == (ItemState.WRONG, "QEMU opens the image for writing")
+    assert (found.status, found.detail) == (Status.WRONG, "QEMU opens the image for writing")
