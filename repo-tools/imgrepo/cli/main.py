@@ -12,52 +12,68 @@ from imgbuilder.terminal.boundary import run_command
 from imgbuilder.terminal.configuration import apply_configuration
 from imgbuilder.terminal.console import ConsoleReporter
 from imgindex import __version__
-from imgrepo.cli import keeping, sharing
-from imgrepo.cli.bootcheck import boot_check_command
-from imgrepo.cli.catalogue import catalogue_command
-from imgrepo.cli.contents import sbom_group
-from imgrepo.cli.entry import entry_group
-from imgrepo.cli.entrycheck import check_command
-from imgrepo.cli.entrylist import list_command
-from imgrepo.cli.importing import import_command
-from imgrepo.cli.make_template import make_template_command
-from imgrepo.cli.publish import publish_command
-from imgrepo.cli.sources import sources_command
-from imgrepo.cli.stats import stats_command
-from imgrepo.cli.status import status_command
-from imgrepo.cli.uploading import upload_command
-from imgrepo.cli.validate import validate_command
+from imgrepo.cli import boot_check, contents, entry, maintain, make, publish, share, show
+from imgrepo.cli.publisher import PROGRAM, Publisher
 from imgrepo.services import Services
 
-_PROGRAM = "pybuilder-repo"
+_SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Make": (
+        make.make_template_command,
+        make.import_command,
+        entry.entry_group,
+        boot_check.boot_check_command,
+        contents.sbom_group,
+        contents.sources_command,
+    ),
+    "Publish": (publish.publish_command, show.catalogue_command),
+    "Keep": maintain.COMMANDS,
+    "Share": (share.serve_command, share.upload_command, share.mirror_command),
+    "Show": (show.status_command, show.validate_command, show.stats_command),
+}
+_FIRST = """\
+Publish disk images as signed templates, for pybuilder and virt-builder:
+
+  gpg --quick-generate-key 'Images <you@example.org>' ed25519 sign
+  mkdir images web
+  pybuilder-repo make-template debian-12 images/debian-12.img
+  pybuilder-repo publish images --output web --gpg-key you@example.org
+  pybuilder-repo status web
+  pybuilder-repo serve web
+
+All commands: pybuilder-repo --help. One of them: pybuilder-repo publish --help
+"""
+
+
+class _Group(click.Group):
+    """A group that lists its commands in sections, and without arguments says what to type first."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(_FIRST, nl=False, err=True)
+            ctx.exit(UsageError.exit_code)
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.commands))
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{one.name:<{width}}", one.get_short_help_str(60)) for one in commands])
 
 
 @click.group(
-    context_settings={"help_option_names": ["--help"], "max_content_width": 110},
-    help="Make templates; publish folders of them with a signed index; keep, check, serve and copy those.\n\n"
-    "What is published is read by pybuilder and by virt-builder.",
+    cls=_Group,
+    context_settings={"help_option_names": ["--help"], "max_content_width": 80},
+    help="Make disk images, publish them as signed templates, and keep, share and check them.\n\n"
+    "pybuilder and virt-builder read what this program publishes.",
 )
-@click.version_option(__version__, "-V", "--version", prog_name=_PROGRAM, message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")
 def group() -> None:
     """Choose the command."""
 
 
-group.add_command(make_template_command)
-group.add_command(import_command)
-group.add_command(publish_command)
-group.add_command(status_command)
-group.add_command(upload_command)
-group.add_command(validate_command)
-group.add_command(boot_check_command)
-group.add_command(stats_command)
-entry_group.add_command(check_command)
-entry_group.add_command(list_command)
-group.add_command(entry_group)
-group.add_command(catalogue_command)
-group.add_command(sbom_group)
-group.add_command(sources_command)
-for _command in (*keeping.COMMANDS, *sharing.COMMANDS):
-    group.add_command(_command)
+for _commands in _SECTIONS.values():
+    for _command in _commands:
+        group.add_command(_command)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -70,27 +86,28 @@ def run(arguments: list[str], services: Services) -> int:
 
     Args:
         arguments: The command line without the program's name.
-        services: The ports that the commands use.
+        services: The outside world.
 
     Returns:
         The exit code, see ``imgbuilder.terminal.boundary``.
     """
+    publisher = Publisher(services)
 
     def body() -> object:
         apply_configuration(os.environ)
         try:
-            # Without standalone mode, click returns the code of ctx.exit() instead of raising it.
-            return group.main(arguments, prog_name=_PROGRAM, standalone_mode=False, obj=services)
+            # Without standalone mode, click returns what the command returns, or the code of ctx.exit().
+            return group.main(arguments, prog_name=PROGRAM, standalone_mode=False, obj=publisher)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message(), err=True)
             return UsageError.exit_code
         except click.ClickException as error:
-            command = (
-                error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else _PROGRAM
-            )
+            command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
             raise UsageError(error.format_message(), hint=f"see: {command} --help") from error
+        finally:
+            publisher.close()
 
-    return run_command(body, ConsoleReporter(_PROGRAM), verbose=bool({"-v", "--verbose"} & set(arguments)))
+    return run_command(body, ConsoleReporter(PROGRAM), verbose=bool({"-v", "--verbose"} & set(arguments)))
 
 
 if __name__ == "__main__":

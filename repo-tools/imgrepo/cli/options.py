@@ -1,142 +1,174 @@
-"""Options that several commands share."""
+"""Options that several commands share, in groups that hand over one object each."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import shlex
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import click
 
+from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.errors import UsageError
+from imgrepo.cli.publisher import Publisher
 from imgrepo.publishing.request import Question
 from imgrepo.review.results import Requirement
 from imgrepo.services import Signing
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-verbose_option = click.option(
-    "-v", "--verbose", is_flag=True, help="Show the appliance's messages and other details."
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-webroot_argument = click.argument("webroot", type=click.Path(path_type=Path))
-library_option = click.option(
-    "--library",
-    type=click.Path(path_type=Path),
-    default=".",
-    metavar="DIR",
-    help="The folder of the entries [default: this one].",
-)
+PATH = click.Path(path_type=Path)
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def require_option(text: str) -> Callable[..., Any]:
-    """Return the option that names what ``publish`` requires.
+def option_group(parameter: str, make: Callable[..., object], *options: _Decorator) -> _Decorator:
+    """Return a decorator that adds options, and hands the command one object made of their values.
 
     Args:
-        text: What it does, for ``--help``.
+        parameter: The command's parameter that gets the object.
+        make: Makes it; its own parameters are the names of the options.
+        *options: The options, in the order of ``--help``.
     """
+    names = tuple(inspect.signature(make).parameters)
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def command(*arguments: object, **values: object) -> object:
+            values[parameter] = make(**{name: values.pop(name) for name in names})
+            return function(*arguments, **values)
+
+        decorated: Callable[..., Any] = command
+        for add in reversed(options):
+            decorated = add(decorated)
+        return decorated
+
+    return decorate
+
+
+def _flag(*names: str, sets: str, text: str) -> _Decorator:
+    """Return an option that sets a field of the ``Publisher`` and is no parameter of the command."""
+
+    def store(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
+        publisher = ctx.find_object(Publisher)
+        if given and publisher is not None:
+            setattr(publisher, sets, True)
+
+    return click.option(*names, sets, is_flag=True, expose_value=False, callback=store, help=text)
+
+
+def quiet_option(text: str = "Show no progress.") -> _Decorator:
+    """Return the option -q."""
+    return _flag("-q", "--quiet", sets="quiet", text=text)
+
+
+def verbose_option(text: str = "Show the appliance's messages and other details.") -> _Decorator:
+    """Return the option -v."""
+    return _flag("-v", "--verbose", sets="verbose", text=text)
+
+
+trace_option = _flag("-x", sets="trace", text="Show every libguestfs call.")
+json_option = _flag("--json", sets="as_json", text="Print JSON.")
+
+webroot_argument = click.argument("webroot", type=PATH)
+library_option = click.option(
+    "--library",
+    type=PATH,
+    default=".",
+    metavar="DIR",
+    help="The folder of the entries [default: the current one].",
+)
+reviewers_option = click.option(
+    "--reviewers",
+    type=PATH,
+    metavar="FILE",
+    help="Public keys of the reviewers whose approvals count.",
+)
+
+
+def require_option(text: str) -> _Decorator:
+    """Return the option that names what ``publish`` requires; ``text`` explains it."""
     return click.option(
         "--require",
         "required",
         type=click.Choice([one.value for one in Requirement]),
         multiple=True,
-        help=f"{text}; may be given several times.",
+        help=f"{text}; repeatable.",
     )
 
 
-reviewers_option = click.option(
-    "--reviewers",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The public keys of those who may approve entries.",
-)
-
-
-def grace_option(text: str = "The grace time of --prune.") -> Callable[..., Any]:
-    """Return the option that says for how long files stay that nothing names any more.
-
-    Args:
-        text: What it does, for ``--help``.
-    """
+def days_option(name: str, text: str, default: int | None = None) -> _Decorator:
+    """Return an option whose value is a number of days."""
     return click.option(
-        "--grace",
+        name,
         type=click.IntRange(0, 3650),
-        default=7,
-        show_default=True,
+        default=default,
+        show_default=default is not None,
         metavar="DAYS",
         help=text,
     )
 
 
-def gpg_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the option that says which gpg signs."""
-    return click.option(
-        "--gpg",
-        default="gpg",
-        metavar="CMD",
-        help="The gpg to use, perhaps with options: --gpg 'gpg --homedir DIR' [default: gpg].",
-    )(function)
+def grace_option(text: str = "The grace time of --prune.") -> _Decorator:
+    """Return the option that says how long a file stays after the index no longer names it."""
+    return days_option("--grace", text, default=7)
 
 
-def signing_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how to sign, without the key."""
-    for add in (
-        gpg_option,
-        click.option(
-            "--expire",
-            type=click.IntRange(0, 3650),
-            metavar="DAYS",
-            help="Let the signature expire after so many days, 0 for never [default: as before].",
-        ),
-    ):
-        function = add(function)
-    return function
+class Cleanup(TypedDict):
+    """Fields of the requests that delete old files."""
+
+    prune: bool
+    grace: timedelta
 
 
-def key_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how to sign, and with which key."""
-    return click.option(
-        "-K",
-        "--gpg-key",
-        "keys",
-        required=True,
-        multiple=True,
-        metavar="KEY",
-        help="Sign with this key; given twice, with both, while clients move from one to the other.",
-    )(signing_options(function))
+def cleanup_options(text: str) -> _Decorator:
+    """Return the options --prune and --grace; ``text`` explains the first."""
+
+    def make(*, prune: bool, grace: int) -> Cleanup:
+        return Cleanup(prune=prune, grace=timedelta(days=grace))
+
+    return option_group("cleanup", make, click.option("--prune", is_flag=True, help=text), grace_option())
 
 
-def appliance_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that shape the appliance."""
-    for add in (
-        click.option(
-            "--cache",
-            type=click.Path(path_type=Path),
-            metavar="DIR",
-            help="Keep the saved appliance in this cache folder.",
-        ),
-        click.option(
-            "--no-instant", is_flag=True, help="Boot the appliance, instead of resuming a saved one."
-        ),
-        click.option(
-            "-m",
-            "--memsize",
-            type=click.IntRange(256, 1 << 20),
-            metavar="MB",
-            help="Memory of the appliance.",
-        ),
-    ):
-        function = add(function)
-    return function
+def _appliance(*, memsize: int | None, no_instant: bool, cache: Path | None) -> ApplianceOptions:
+    publisher = click.get_current_context().find_object(Publisher)
+    return ApplianceOptions(
+        memsize=memsize,
+        verbose=publisher is not None and publisher.verbose,
+        trace=publisher is not None and publisher.trace,
+        instant=not no_instant,
+        cache=cache,
+    )
 
 
-def signing(keys: tuple[str, ...], expire: int | None, gpg: str) -> Signing:
-    """Read the options of ``key_options``.
+appliance_options = option_group(
+    "appliance",
+    _appliance,
+    click.option(
+        "-m",
+        "--memsize",
+        type=click.IntRange(256, 1 << 20),
+        metavar="MB",
+        help="Memory of the appliance.",
+    ),
+    click.option("--no-instant", is_flag=True, help="Boot the appliance instead of resuming a saved one."),
+    click.option("--cache", type=PATH, metavar="DIR", help="Keep the saved appliance in this cache folder."),
+)
 
-    Raises:
-        UsageError: The command of gpg cannot be read.
-    """
+
+_gpg_option = click.option(
+    "--gpg",
+    default="gpg",
+    metavar="CMD",
+    help="The gpg to use, with options if need be: --gpg 'gpg --homedir DIR' [default: gpg].",
+)
+_expire_option = days_option(
+    "--expire", "Let the signature expire after so many days, 0 for never [default: as before]."
+)
+
+
+def _signing(*, keys: tuple[str, ...], expire: int | None, gpg: str) -> Signing:
     try:
         command = shlex.split(gpg)
     except ValueError as error:
@@ -146,11 +178,46 @@ def signing(keys: tuple[str, ...], expire: int | None, gpg: str) -> Signing:
     return Signing(keys[0], keys[1:], None if expire is None else timedelta(days=expire), tuple(command))
 
 
+signing_options = option_group(
+    "signing",
+    _signing,
+    click.option(
+        "-K",
+        "--gpg-key",
+        "keys",
+        required=True,
+        multiple=True,
+        metavar="KEY",
+        help="Sign with this key; give two while clients move from one to the other.",
+    ),
+    _expire_option,
+    _gpg_option,
+)
+"""The options of commands that sign an index."""
+
+reviewer_options = option_group(
+    "signing",
+    lambda *, key, gpg: _signing(keys=(key,), expire=None, gpg=gpg),
+    click.option("-K", "--gpg-key", "key", required=True, metavar="KEY", help="Sign with this key."),
+    _gpg_option,
+)
+"""The options of a reviewer, who signs an entry."""
+
+rotation_options = option_group(
+    "signing",
+    lambda *, old, expire, gpg: _signing(keys=(old,), expire=expire, gpg=gpg),
+    click.option("--from", "old", required=True, metavar="OLD", help="The key that clients know."),
+    _expire_option,
+    _gpg_option,
+)
+"""The options of ``rotate-key``, without the new key."""
+
+
 def ask(question: Question) -> str:
     """Ask at the terminal until the answer fits.
 
     Raises:
-        UsageError: There is no answer to be had.
+        UsageError: Standard input has ended.
     """
     while True:
         try:
@@ -164,3 +231,9 @@ def ask(question: Question) -> str:
         if question.pattern.fullmatch(answer) or (question.optional and answer == "-"):
             return answer
         click.echo(f"{answer!r} is not allowed here", err=True)
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a command's ``--help``: command lines to copy, as they are."""
+    title = "Example:" if len(commands) == 1 else "Examples:"
+    return "\n".join(["\b", title, *(f"  {line}" for command in commands for line in command.split("\n"))])

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -20,7 +21,7 @@ from imgbuilder.events import Reporter, Step
 from imgbuilder.guests.ports import Appliance
 from imgbuilder.host.interrupts import Interrupted
 from imgindex import __version__
-from imgrepo.cli import make_template as make_module
+from imgrepo.cli import make as make_module
 from imgrepo.cli import publish as publish_module
 from imgrepo.cli.main import group, run
 from imgrepo.publishing.publish import PublishResult
@@ -47,12 +48,18 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[TemplateRequest]:
     return seen
 
 
-def test_help_names_both_commands_and_fits_a_terminal() -> None:
-    for arguments in (["--help"], ["make-template", "--help"], ["publish", "--help"]):
-        result = CliRunner().invoke(group, arguments)
-        assert result.exit_code == 0
-        assert max(len(line) for line in result.output.split("\n")) <= 110
-    assert all(name in CliRunner().invoke(group, ["--help"]).output for name in ("make-template", "publish"))
+def all_commands(command: click.Command, *words: str) -> Iterator[list[str]]:
+    yield list(words)
+    if isinstance(command, click.Group):
+        for name, sub in command.commands.items():
+            yield from all_commands(sub, *words, name)
+
+
+@pytest.mark.parametrize("words", list(all_commands(group)), ids=" ".join)
+def test_help_fits_a_terminal(words: list[str]) -> None:
+    result = CliRunner().invoke(group, [*words, "--help"], prog_name="pybuilder-repo")
+    assert result.exit_code == 0
+    assert max(len(line) for line in result.output.split("\n")) <= 80
 
 
 @pytest.mark.parametrize("option", ["-V", "--version"])
@@ -208,14 +215,29 @@ def test_a_signal_ends_the_command_and_nothing_is_left(tmp_path: Path, number: s
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_list_of_commands_is_whole_on_a_narrow_terminal(
-    repository: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_help_lists_each_command_in_a_section_with_one_clear_line(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
     assert run(["--help"], repository.services()) == 0
-    lines = capsys.readouterr().out.split("Commands:\n")[1].splitlines()
-    assert len(lines) == len(group.commands)
+    sections = capsys.readouterr().out.split("\n\n")[-5:]
+    assert [section.split(":")[0] for section in sections] == ["Make", "Publish", "Keep", "Share", "Show"]
+    lines = [line for section in sections for line in section.strip().splitlines()[1:]]
+    assert sorted(line.split()[0] for line in lines) == sorted(group.commands)
     assert all(line.endswith(".") and "..." not in line for line in lines)
+
+
+def test_without_arguments_it_says_what_to_type_first(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([], repository.services()) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) <= 10
+    for line in lines:
+        if line.startswith("  pybuilder-repo"):
+            assert line.split()[1] in group.commands
+    assert "pybuilder-repo --help" in lines[-1]
+    assert run(["entry"], repository.services()) == 2
+    assert capsys.readouterr().err.startswith("Usage: pybuilder-repo entry")
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-instant", "--cache", "/somewhere", "-m", "512"]])
@@ -242,10 +264,6 @@ def test_wrong_words_are_answered_with_the_help_that_fits(
     repository: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     services = repository.services()
-    assert run([], services) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("Usage: pybuilder-repo")
-    assert "error" not in told
     assert run(["publish"], services) == 2
     assert "see: pybuilder-repo publish --help" in capsys.readouterr().err
     assert run(["publich"], services) == 2

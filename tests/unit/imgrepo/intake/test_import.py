@@ -609,7 +609,7 @@ def test_the_command_as_it_is_typed(distribution: Distribution, capsys: pytest.C
     assert "nova.qcow2 imported" in out
     assert f"signed by {distribution.key}" in out
     assert run([*words, "--key", key, "--name", "nova"], services) == 0
-    assert "is here already" in capsys.readouterr().out
+    assert "is already here" in capsys.readouterr().out
     assert run([*words, "--key", key, "--name", "../x"], services) == 2
     assert run(["import", distribution.url, f"{images}/none", "--key", key], services) == 2
     (distribution.folder / "SHA512SUMS.sign").unlink()

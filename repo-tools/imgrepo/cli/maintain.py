@@ -1,0 +1,238 @@
+"""Commands that change a published folder: ``refresh``, ``withdraw``, ``prune`` and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import click
+
+from imgbuilder.events import info
+from imgbuilder.sizes import human_size
+from imgindex.lifecycle import Deprecation
+from imgindex.model import Index
+from imgrepo.cli.options import (
+    days_option,
+    examples,
+    grace_option,
+    rotation_options,
+    signing_options,
+    webroot_argument,
+)
+from imgrepo.cli.publisher import Publisher, pass_publisher, show
+from imgrepo.services import Signing
+from imgrepo.webroot import edit, retired
+from imgrepo.webroot.entries import differences
+from imgrepo.webroot.signing import read_served
+from imgrepo.webroot.transaction import open_session
+
+_NAME = click.argument("name")
+_ARCH = click.option("--arch", metavar="ARCH", help="Only the template for this architecture.")
+
+
+def _edit(publisher: Publisher, webroot: Path, signing: Signing, change: Callable[[Index], Index]) -> None:
+    """Change the index, and show the differences."""
+    edited = edit.edit(webroot, signing, publisher.services, change, publisher.reporter)
+    show(differences(edited.before, edited.after))
+
+
+@click.command(
+    "refresh",
+    short_help="Sign the index again before it expires.",
+    help="Sign the index in WEBROOT again, so that its signature does not expire.",
+    epilog=examples("pybuilder-repo refresh web --gpg-key you@example.org --within 10"),
+)
+@webroot_argument
+@signing_options
+@days_option("--within", "Only if the signature expires within so many days: for a daily timer.")
+@pass_publisher
+def refresh_command(publisher: Publisher, *, webroot: Path, signing: Signing, within: int | None) -> None:
+    """Sign again."""
+    period = None if within is None else timedelta(days=within)
+    edit.refresh(webroot, signing, publisher.services, publisher.reporter, within=period)
+
+
+@click.command(
+    "withdraw",
+    short_help="Take templates out of the index.",
+    help="Take the templates NAME out of the index in WEBROOT; publish does not bring them back.\n\n"
+    "Their files stay until they are pruned.",
+    epilog=examples("pybuilder-repo withdraw web debian-11 --gpg-key you@example.org"),
+)
+@webroot_argument
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@_ARCH
+@click.option("--undo", is_flag=True, help="Let the next run of publish bring them back.")
+@signing_options
+@pass_publisher
+def withdraw_command(
+    publisher: Publisher,
+    *,
+    webroot: Path,
+    names: tuple[str, ...],
+    arch: str | None,
+    undo: bool,
+    signing: Signing,
+) -> None:
+    """Withdraw the templates."""
+    edit.withdraw(webroot, signing, publisher.services, names, arch, publisher.reporter, undo=undo)
+
+
+@click.command(
+    "deprecate",
+    short_help="Warn users of a template that is to go.",
+    help="Warn users of the template NAME in WEBROOT that they should no longer use it.",
+    epilog=examples(
+        "pybuilder-repo deprecate web debian-11 --until 2027-01-31 \\\n"
+        "    --use debian-12 --gpg-key you@example.org"
+    ),
+)
+@webroot_argument
+@_NAME
+@_ARCH
+@click.option(
+    "--until",
+    type=click.DateTime(formats=["%Y-%m-%d"]),
+    metavar="DATE",
+    help="The day after which it may be withdrawn, such as 2027-01-31.",
+)
+@click.option("--use", "replaced_by", metavar="NAME", help="The template to use instead.")
+@click.option("--undo", is_flag=True, help="Remove the warning.")
+@signing_options
+@pass_publisher
+def deprecate_command(
+    publisher: Publisher,
+    *,
+    webroot: Path,
+    name: str,
+    arch: str | None,
+    until: datetime | None,
+    replaced_by: str | None,
+    undo: bool,
+    signing: Signing,
+) -> None:
+    """Deprecate the template."""
+    end = None if undo else Deprecation(until.date() if until else None, replaced_by)
+    _edit(publisher, webroot, signing, lambda index: edit.deprecate(index, name, arch, end))
+
+
+@click.command(
+    "alias",
+    short_help="Give a template more names.",
+    help="Give the template NAME in WEBROOT more names; other templates lose them.",
+    epilog=examples("pybuilder-repo alias web debian-12 stable --gpg-key you@example.org"),
+)
+@webroot_argument
+@_NAME
+@click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...")
+@_ARCH
+@click.option("--remove", is_flag=True, help="Remove these names from it.")
+@signing_options
+@pass_publisher
+def alias_command(
+    publisher: Publisher,
+    *,
+    webroot: Path,
+    name: str,
+    aliases: tuple[str, ...],
+    arch: str | None,
+    remove: bool,
+    signing: Signing,
+) -> None:
+    """Change the aliases."""
+    change = edit.remove_aliases if remove else edit.add_aliases
+    _edit(publisher, webroot, signing, lambda index: change(index, name, arch, aliases))
+
+
+@click.command(
+    "hide",
+    short_help="Leave a template out of listings.",
+    help="Leave the template NAME in WEBROOT out of listings; it can still be built.",
+)
+@webroot_argument
+@_NAME
+@_ARCH
+@click.option("--show", is_flag=True, help="Show it again.")
+@signing_options
+@pass_publisher
+def hide_command(
+    publisher: Publisher, *, webroot: Path, name: str, arch: str | None, show: bool, signing: Signing
+) -> None:
+    """Hide or show the template."""
+    _edit(publisher, webroot, signing, lambda index: edit.hide(index, name, arch, hidden=not show))
+
+
+@click.command(
+    "prune",
+    short_help="Delete old files that the index no longer names.",
+    help="Delete files in WEBROOT that were published once and that the index no longer names.",
+    epilog=examples("pybuilder-repo prune web --dry-run"),
+)
+@webroot_argument
+@click.option(
+    "--keep",
+    type=click.IntRange(0, 1000),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Keep the newest N old files of each image, whatever their age.",
+)
+@grace_option("Keep files that the index named less than so many days ago: clients may still ask for them.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
+@pass_publisher
+def prune_command(publisher: Publisher, *, webroot: Path, keep: int, grace: int, dry_run: bool) -> None:
+    """Delete old files."""
+    services = publisher.services
+    published, _signed = read_served(webroot, services)
+    with open_session(webroot):
+        now = services.clock()
+        files = retired.served_files(webroot, publisher.reporter)
+        found = retired.find_retired(files, published.index, published.index, now=now)
+        chosen = retired.choose(found, now=now, grace=timedelta(days=grace), keep=keep)
+        show(
+            f"{item.name}  {human_size(item.size)}  not named since {item.since:%Y-%m-%d %H:%M} UTC"
+            for item in chosen
+        )
+        if not dry_run:
+            deleted = retired.delete(files, found, chosen)
+            chosen = tuple(item for item in chosen if item.name in deleted)
+    total = human_size(sum(item.size for item in chosen))
+    what = "would be deleted" if dry_run else "deleted"
+    info(
+        publisher.reporter, f"{len(chosen)} files, {total}, {what}; {len(found) - len(chosen)} old files stay"
+    )
+
+
+@click.command(
+    "rotate-key",
+    short_help="Move from one signing key to the next.",
+    help="Move WEBROOT from the signing key OLD to NEW: both sign, until clients know the new one.\n\n"
+    "From then on give both keys to publish and refresh (-K OLD -K NEW). When all clients have the new key "
+    "file (index.gpg), end the move with --finish, and use -K NEW alone.",
+    epilog=examples(
+        "pybuilder-repo rotate-key web --from OLD --to NEW",
+        "pybuilder-repo rotate-key web --from OLD --to NEW --finish",
+    ),
+)
+@webroot_argument
+@rotation_options
+@click.option("--to", "new", required=True, metavar="NEW", help="The new signing key.")
+@click.option("--finish", is_flag=True, help="From now on only the new key signs.")
+@pass_publisher
+def rotate_key_command(
+    publisher: Publisher, *, webroot: Path, signing: Signing, new: str, finish: bool
+) -> None:
+    """Sign with both keys, or with the new one."""
+    edit.rotate(webroot, signing.key, new, signing, publisher.services, publisher.reporter, finish=finish)
+
+
+COMMANDS = (
+    refresh_command,
+    withdraw_command,
+    deprecate_command,
+    alias_command,
+    hide_command,
+    prune_command,
+    rotate_key_command,
+)

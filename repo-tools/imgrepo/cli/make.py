@@ -1,0 +1,244 @@
+"""``make-template`` and ``import``: images to publish, from a distribution's archive or cloud images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from imgbuilder.appliance import ApplianceOptions
+from imgbuilder.errors import UsageError
+from imgbuilder.events import info
+from imgbuilder.host.text import printable
+from imgbuilder.sizes import human_size, parse_size
+from imgrepo.cli.options import (
+    PATH,
+    appliance_options,
+    examples,
+    option_group,
+    quiet_option,
+    verbose_option,
+)
+from imgrepo.cli.publisher import Publisher, pass_publisher
+from imgrepo.intake.proof import Evidence
+from imgrepo.intake.take import ImportRequest, take_in
+from imgrepo.template.bootstrap import BootstrapRequest, Mode
+from imgrepo.template.disk import Layout, RootKind
+from imgrepo.template.guestfiles import PLAIN_LOCALE
+from imgrepo.template.make import TemplateRequest, make_template
+from imgrepo.template.recipes import (
+    DEBIAN,
+    DEBIAN_MIRROR,
+    DEBIAN_SECURITY_MIRROR,
+    RECIPES,
+    Arch,
+    Kernel,
+    Sources,
+    recipe_named,
+)
+
+
+def _layout(*, root_kind: str, uefi: bool, lvm: bool) -> Layout:
+    return Layout(RootKind(root_kind), uefi, lvm)
+
+
+def _bootstrap(
+    *,
+    recipe: str,
+    kernel: str,
+    arch: str,
+    layout: Layout,
+    locale: str,
+    script: Path | None,
+    include: tuple[str, ...],
+    mirror: str,
+    security_mirror: str,
+    snapshot: bool,
+    keep_mirror: bool,
+    suite_keyring: Path | None,
+    mode: str,
+) -> BootstrapRequest:
+    build_from = Sources(mirror.rstrip("/"), security_mirror.rstrip("/"))
+    return BootstrapRequest(
+        recipe=recipe_named(recipe),
+        kernel=Kernel(kernel),
+        include=tuple(name for words in include for name in words.split(",")),
+        build_from=build_from,
+        guest_uses=build_from if keep_mirror else DEBIAN,
+        keyring=suite_keyring,
+        mode=Mode(mode),
+        arch=Arch(arch),
+        layout=layout,
+        locale=locale,
+        script=script,
+        valid_until=not snapshot,
+        epoch=_epoch(os.environ.get("SOURCE_DATE_EPOCH")),
+    )
+
+
+def _epoch(text: str | None) -> int | None:
+    """Read SOURCE_DATE_EPOCH, see reproducible-builds.org."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10):
+        raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}, which is not a time in seconds since 1970")
+    return int(text)
+
+
+_layout_options = option_group(
+    "layout",
+    _layout,
+    click.option(
+        "--root",
+        "root_kind",
+        type=click.Choice([kind.value for kind in RootKind]),
+        default=RootKind.EXT4.value,
+        show_default=True,
+        help="Filesystem of the root.",
+    ),
+    click.option(
+        "--uefi/--no-uefi", default=True, help="Boot from UEFI as well as from BIOS [default: --uefi]."
+    ),
+    click.option("--lvm", is_flag=True, help="Put the root on a logical volume."),
+)
+_bootstrap_options = option_group(
+    "bootstrap",
+    _bootstrap,
+    click.argument("recipe"),
+    click.option(
+        "--kernel",
+        type=click.Choice([kernel.value for kernel in Kernel]),
+        default=Kernel.CLOUD.value,
+        show_default=True,
+        help="The cloud kernel has virtio drivers only, the generic one also those of real hardware.",
+    ),
+    click.option(
+        "--arch",
+        type=click.Choice([arch.value for arch in Arch]),
+        default=Arch.AMD64.value,
+        show_default=True,
+        help="Architecture; i386 up to Debian 12.",
+    ),
+    _layout_options,
+    click.option(
+        "--locale", default=PLAIN_LOCALE, show_default=True, metavar="LOCALE", help="The guest's locale."
+    ),
+    click.option(
+        "--script",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        metavar="FILE",
+        help="Run this program in the new system, as root, when all packages are installed.",
+    ),
+    click.option("--include", multiple=True, metavar="PKG[,PKG...]", help="Install more packages."),
+    click.option(
+        "--mirror", default=DEBIAN_MIRROR, show_default=True, metavar="URL", help="Install from this mirror."
+    ),
+    click.option(
+        "--security-mirror",
+        default=DEBIAN_SECURITY_MIRROR,
+        show_default=True,
+        metavar="URL",
+        help="Install security updates from this mirror.",
+    ),
+    click.option(
+        "--snapshot",
+        is_flag=True,
+        help="The mirrors are snapshots: accept package lists that have expired.",
+    ),
+    click.option(
+        "--keep-mirror", is_flag=True, help="Use these mirrors in the guest as well, instead of Debian's."
+    ),
+    click.option(
+        "--suite-keyring",
+        type=PATH,
+        metavar="FILE",
+        help="Public keys that may sign the archive [default: those of the package debian-archive-keyring].",
+    ),
+    click.option(
+        "--mode",
+        type=click.Choice([mode.value for mode in Mode]),
+        default=Mode.AUTO.value,
+        show_default=True,
+        help="How mmdebstrap gets the rights to install packages; auto is unshare for ordinary users.",
+    ),
+)
+
+
+@click.command(
+    "make-template",
+    short_help="Make an image from a distribution's archive.",
+    help="Make the raw disk image OUTPUT with the system RECIPE, from the distribution's archive.\n\n"
+    f"Recipes: {', '.join(RECIPES)}.\n\n"
+    "The image boots from BIOS and from UEFI, has consoles on the screen and on the first serial port, "
+    "gets its address by DHCP and runs an SSH server. It contains no host keys, no machine id and no "
+    "password. A file next to it, named like OUTPUT but ending in .json, lists what it was made of.",
+    epilog=examples("pybuilder-repo make-template debian-12 images/debian-12.img --include vim"),
+)
+@_bootstrap_options
+@click.argument("output", type=PATH)
+@click.option("--size", default="2G", show_default=True, metavar="SIZE", help="Size of the disk.")
+@appliance_options
+@quiet_option()
+@verbose_option("Show all messages of mmdebstrap and the appliance.")
+@pass_publisher
+def make_template_command(
+    publisher: Publisher,
+    *,
+    bootstrap: BootstrapRequest,
+    output: Path,
+    size: str,
+    appliance: ApplianceOptions,
+) -> None:
+    """Make the template."""
+    request = TemplateRequest(bootstrap=bootstrap, output=output, size=parse_size(size), appliance=appliance)
+    make_template(request, publisher.services, publisher.reporter)
+
+
+def _evidence(*, checksum: str | None, checksums: str | None, key: str | None, unsigned: bool) -> Evidence:
+    return Evidence(checksum, checksums, key, unsigned)
+
+
+_evidence_options = option_group(
+    "evidence",
+    _evidence,
+    click.option(
+        "--key",
+        metavar="FILE-or-FINGERPRINT",
+        help="The distribution's public key: a file, or its full fingerprint in your keyring.",
+    ),
+    click.option("--checksums", metavar="ADDRESS", help="Use this checksum file."),
+    click.option("--checksum", metavar="SHA512", help="Use no checksum file: the image has this digest."),
+    click.option(
+        "--unsigned", is_flag=True, help="Trust a checksum file that is not signed, such as Debian's."
+    ),
+)
+
+
+@click.command(
+    "import",
+    short_help="Import a distribution's cloud image.",
+    help="Download a distribution's cloud image into DIRECTORY, ready to publish.\n\n"
+    "ADDRESS is the URL or path of the image. Its checksum file (SHA512SUMS, SHA256SUMS or CHECKSUM) is "
+    "looked for next to it, and must be signed by the key that you give.",
+    epilog=examples(
+        "pybuilder-repo import https://cloud.example.org/linux.qcow2 images \\\n    --key distribution.gpg"
+    ),
+)
+@click.argument("address")
+@click.argument("directory", type=PATH)
+@_evidence_options
+@click.option(
+    "--name", metavar="NAME", help="Name of the template [default: the image's name without its ending]."
+)
+@quiet_option()
+@pass_publisher
+def import_command(
+    publisher: Publisher, *, address: str, directory: Path, evidence: Evidence, name: str | None
+) -> None:
+    """Import the image."""
+    request = ImportRequest(address, directory, evidence, name)
+    result = take_in(request, publisher.services, publisher.services.fetcher, publisher.reporter)
+    what = "imported" if result.new else "is already here"
+    info(publisher.reporter, printable(f"{result.path} {what}: a disk of {human_size(result.size)}"))
+    info(publisher.reporter, printable(f"checked by {result.proof}"))

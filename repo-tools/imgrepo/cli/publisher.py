@@ -1,0 +1,94 @@
+"""What every command works with: the services, the console, and the printing of results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TextIO, TypeVar
+
+import click
+
+from imgbuilder.errors import PybuilderError
+from imgbuilder.host.text import printable
+from imgbuilder.terminal.console import ConsoleReporter
+from imgrepo.services import Services
+
+PROGRAM = "pybuilder-repo"
+_Target = TypeVar("_Target")
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Publisher:
+    """The object on click's context; options set its fields before the command runs.
+
+    Attributes:
+        services: The outside world.
+        quiet: Show no progress.
+        verbose: Show details.
+        trace: Show every libguestfs call.
+        as_json: Print the result as JSON; then everything else goes to standard error.
+        out: Where steps and notices go; standard output by default.
+    """
+
+    services: Services
+    quiet: bool = False
+    verbose: bool = False
+    trace: bool = False
+    as_json: bool = False
+    out: TextIO | None = None
+
+    @cached_property
+    def reporter(self) -> ConsoleReporter:
+        """The console, as the options want it."""
+        return ConsoleReporter(
+            PROGRAM,
+            quiet=self.quiet or self.as_json,
+            verbose=self.verbose or self.trace,
+            out=sys.stderr if self.as_json else self.out,
+        )
+
+    def emit(self, record: Mapping[str, Any], lines: Iterable[str] = ()) -> None:
+        """Print a result: the record as JSON if that is wanted, else the lines."""
+        if self.as_json:
+            click.echo(json.dumps(record, indent=2))
+        else:
+            show(lines)
+
+    def close(self) -> None:
+        """Remove a progress bar that is still shown."""
+        if "reporter" in self.__dict__:
+            self.reporter.close()
+
+
+pass_publisher = click.make_pass_decorator(Publisher)
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print lines without characters that a terminal would obey."""
+    for line in lines:
+        click.echo(printable(line))
+
+
+def each(
+    targets: Sequence[_Target],
+    action: Callable[[_Target], _Result],
+    on_error: Callable[[_Target, PybuilderError], _Result],
+) -> list[_Result]:
+    """Run an action on each target; an error of one does not stop the others (T24).
+
+    Args:
+        targets: The targets, in order.
+        action: Returns the result of one.
+        on_error: Returns the result of one that failed, or raises the error to stop.
+    """
+    results = []
+    for target in targets:
+        try:
+            results.append(action(target))
+        except PybuilderError as error:
+            results.append(on_error(target, error))
+    return results

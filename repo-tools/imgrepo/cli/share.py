@@ -1,0 +1,125 @@
+"""``serve``, ``upload`` and ``mirror``: commands that bring a published folder to its users."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from imgbuilder.events import info
+from imgbuilder.host.text import printable
+from imgbuilder.sizes import counted
+from imgrepo.cli.options import PATH, Cleanup, cleanup_options, examples, quiet_option, webroot_argument
+from imgrepo.cli.publisher import Publisher, pass_publisher
+from imgrepo.sharing.mirror import MirrorRequest, mirror
+from imgrepo.sharing.rsync import RsyncTarget
+from imgrepo.sharing.s3 import S3Target
+from imgrepo.sharing.serve import PublishedFolderServer
+from imgrepo.sharing.target import Place, Target, read_place
+from imgrepo.sharing.upload import UploadRequest, upload
+
+
+@click.command(
+    "serve",
+    short_help="Serve a published folder over HTTP, to try it.",
+    help="Serve WEBROOT over plain HTTP until Ctrl-C: to try it, or for a LAN.\n\n"
+    "Clients verify the signature. For public use, run a real web server.",
+    epilog=examples("pybuilder-repo serve web --port 8000"),
+)
+@webroot_argument
+@click.option(
+    "--bind",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Address to listen on; 0.0.0.0 for all.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 for any free one."
+)
+@quiet_option("Do not show requests.")
+@pass_publisher
+def serve_command(publisher: Publisher, *, webroot: Path, bind: str, port: int) -> None:
+    """Serve the folder."""
+
+    def on_request(line: str) -> None:
+        if not publisher.quiet:
+            click.echo(printable(line), err=True)
+
+    with PublishedFolderServer(webroot, (bind, port), on_request) as server:
+        host = f"[{bind}]" if ":" in bind else bind
+        click.echo(f"serving {webroot} at http://{host}:{server.server_port}/index.asc")
+        server.serve_forever()
+
+
+endpoint_option = click.option(
+    "--endpoint-url", metavar="URL", help="For s3:// targets: a server other than Amazon's."
+)
+
+
+def send(publisher: Publisher, request: UploadRequest, endpoint: str | None) -> None:
+    """Upload a folder and report it; ``publish --to`` does the same."""
+
+    def open_target(place: Place) -> Target:
+        return S3Target(place, endpoint) if place.bucket else RsyncTarget(place)
+
+    result = upload(request, publisher.services, open_target, publisher.reporter)
+    what = f"{counted(len(result.sent), 'file')} sent" if result.sent else "nothing new to upload"
+    info(publisher.reporter, f"{request.place.shown}: {what}")
+
+
+@click.command(
+    "upload",
+    short_help="Copy a published folder to another machine.",
+    help="Upload WEBROOT to TARGET on another machine; files that are already there are not sent again.\n\n"
+    "TARGET is s3://bucket/prefix, rsync://host/module/path, or host:path for rsync over ssh. The index "
+    "goes last, so that clients never see one whose files are missing.",
+    epilog=examples("pybuilder-repo upload web www.example.org:/srv/www/images"),
+)
+@webroot_argument
+@click.argument("target")
+@endpoint_option
+@cleanup_options("After the grace time, delete files there that the index does not name.")
+@click.option("--force", is_flag=True, help="Replace an index there that is newer, or signed by another key.")
+@quiet_option()
+@pass_publisher
+def upload_command(
+    publisher: Publisher,
+    *,
+    webroot: Path,
+    target: str,
+    endpoint_url: str | None,
+    cleanup: Cleanup,
+    force: bool,
+) -> None:
+    """Upload the folder."""
+    send(publisher, UploadRequest(webroot, read_place(target), **cleanup, force=force), endpoint_url)
+
+
+@click.command(
+    "mirror",
+    short_help="Copy another repository, and verify it.",
+    help="Copy the repository at SOURCE to DIRECTORY, or bring the copy up to date: same files, same "
+    "signature.\n\n"
+    "SOURCE is the URL or path of an index.asc, or of its folder. Clients trust the copy like the "
+    "original, because they check the publisher's signature.",
+    epilog=examples("pybuilder-repo mirror https://images.example.org/ copy --key example.gpg"),
+)
+@click.argument("source")
+@click.argument("directory", type=PATH)
+@click.option(
+    "--key", "key_file", required=True, type=PATH, metavar="FILE", help="The publisher's public key."
+)
+@cleanup_options("After the grace time, delete files that the index no longer names.")
+@quiet_option()
+@pass_publisher
+def mirror_command(
+    publisher: Publisher, *, source: str, directory: Path, key_file: Path, cleanup: Cleanup
+) -> None:
+    """Copy the repository."""
+    request = MirrorRequest(source, directory, key_file, **cleanup)
+    result = mirror(request, publisher.services, publisher.services.fetcher, publisher.reporter)
+    info(
+        publisher.reporter,
+        f"{counted(result.templates, 'template')}; new files: {', '.join(result.fetched) or 'none'}",
+    )

@@ -1,0 +1,334 @@
+"""``status``, ``validate``, ``stats`` and ``catalogue``: commands that show what is published."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from imgbuilder.errors import UsageError, WorkspaceError
+from imgbuilder.events import info, warn
+from imgbuilder.fetch.urls import Address
+from imgbuilder.host.workspace import new_file
+from imgbuilder.sizes import counted, human_size
+from imgrepo.catalogue.make import make_catalogue
+from imgrepo.catalogue.model import CatalogueRequest
+from imgrepo.catalogue.text import link
+from imgrepo.cli.options import (
+    PATH,
+    days_option,
+    examples,
+    json_option,
+    quiet_option,
+    reviewers_option,
+    verbose_option,
+    webroot_argument,
+)
+from imgrepo.cli.publisher import Publisher, pass_publisher, show
+from imgrepo.publishing.status import Status, status_of
+from imgrepo.services import Services
+from imgrepo.stats.count import Statistics, count_downloads, files_of
+from imgrepo.stats.logs import read_log
+from imgrepo.stats.plot import bar_chart
+from imgrepo.webroot.signing import read_served
+from imgrepo.webroot.validate import Compatibility, ValidateRequest, validate
+
+
+@click.command(
+    "status",
+    short_help="Report what needs attention.",
+    help="Check WEBROOT: signature, keys, missing files, changes. Exits with 1 if anything needs attention.",
+    epilog=examples("pybuilder-repo status web --images images"),
+)
+@webroot_argument
+@click.option(
+    "--images",
+    type=PATH,
+    metavar="DIRECTORY",
+    help="The folder of images, to show what changed there since it was published.",
+)
+@days_option("--within", "Warn about a signature or key that expires within so many days.", default=14)
+@click.option("--verify", is_flag=True, help="Read all files, and compare their digests.")
+@json_option
+@pass_publisher
+def status_command(
+    publisher: Publisher, *, webroot: Path, images: Path | None, within: int, verify: bool
+) -> int:
+    """Report the state of the folder; return 1 when something needs attention."""
+    status = status_of(
+        webroot,
+        publisher.services,
+        publisher.reporter,
+        images=images,
+        within=timedelta(days=within),
+        verify=verify,
+    )
+    publisher.emit(_status_data(status), _status_lines(status))
+    return 1 if status.problems else 0
+
+
+def _status_lines(status: Status) -> list[str]:
+    lines = [
+        f"templates:   {status.templates}, {human_size(status.size)}",
+        f"signed:      {_when(status.signed_at)} by {status.signer}",
+        f"expires:     {_when(status.expires_at)}",
+    ]
+    lines += [f"key:         {key.fingerprint}, expires {_when(key.expires_at)}" for key in status.keys]
+    old = human_size(sum(item.size for item in status.retired))
+    lines.append(f"old files:   {len(status.retired)}, {old}")
+    lines += [f"changed:     {change}" for change in status.changes]
+    lines += [f"PROBLEM:     {problem}" for problem in status.problems] or ["all is well"]
+    return lines
+
+
+def _when(moment: datetime | None) -> str:
+    return "never" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat()
+
+
+def _status_data(status: Status) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "templates": status.templates,
+        "size": status.size,
+        "signed_at": _iso(status.signed_at),
+        "signer": status.signer,
+        "expires_at": _iso(status.expires_at),
+        "keys": [{"fingerprint": key.fingerprint, "expires_at": _iso(key.expires_at)} for key in status.keys],
+        "old_files": [
+            {"name": item.name, "size": item.size, "since": _iso(item.since)} for item in status.retired
+        ],
+        "changes": list(status.changes),
+        "problems": list(status.problems),
+    }
+
+
+@click.command(
+    "validate",
+    short_help="Check an index, signed or not.",
+    help="Check the index FILE, signed or not: its grammar, as virt-index-validate does; with --full also "
+    "its fields, its signature, and the files next to it.\n\n"
+    "The exit code is 0 when it is valid and 1 when it is not.",
+    epilog=examples("pybuilder-repo validate --full web/index.asc"),
+)
+@click.argument("file", type=PATH)
+@click.option(
+    "--compat-1.24.0", "compat_0", is_flag=True, help="virt-builder 1.24.0 must be able to read it as well."
+)
+@click.option(
+    "--compat-1.24.1", "compat_1", is_flag=True, help="virt-builder 1.24.1 must be able to read it as well."
+)
+@click.option("--full", is_flag=True, help="Check fields, duplicates, signature, and all files.")
+@click.option(
+    "--gpgkey",
+    "key",
+    type=PATH,
+    metavar="KEYFILE",
+    help="Public keys that may have signed it [default: index.gpg next to it].",
+)
+@quiet_option()
+@verbose_option("Show other details.")
+@pass_publisher
+def validate_command(
+    publisher: Publisher, *, file: Path, compat_0: bool, compat_1: bool, full: bool, key: Path | None
+) -> int:
+    """Check the index; return 1 when it is not valid."""
+    if key is not None and not full:
+        raise UsageError("--gpgkey needs --full", hint="without --full, no signature is checked")
+    compatibility = Compatibility.NONE
+    if compat_0 or compat_1:
+        compatibility = Compatibility.VERSION_1_24_0 if compat_0 else Compatibility.VERSION_1_24_1
+    reporter = publisher.reporter
+    problems = validate(ValidateRequest(file, compatibility, full, key), publisher.services, reporter)
+    for problem in problems:
+        reporter.error(problem.message, problem.hint)
+    if problems:
+        reporter.error(f"{file} could not be validated: {counted(len(problems), 'problem')}", None)
+        return 1
+    show([f"{file} validated OK"])
+    return 0
+
+
+def _count(webroot: Path, logs: Sequence[Path], services: Services) -> Statistics:
+    published, _signed = read_served(webroot, services)
+    lines = itertools.chain.from_iterable(read_log(path) for path in logs)
+    found = count_downloads(lines, files_of(published.index))
+    if found.lines and found.skipped == found.lines:
+        raise UsageError(
+            "no line of the logs was understood",
+            hint="give logs in the common or combined format of nginx and Apache",
+        )
+    return found
+
+
+@click.command(
+    "stats",
+    short_help="Count downloads in the web server's logs.",
+    help="Count the downloads of the templates in WEBROOT, from access logs of nginx or Apache (common or "
+    "combined format, plain or gzip; - is standard input).\n\n"
+    "A download in ranges, or one that was resumed, counts once. Addresses of clients are only counted. "
+    "Days are in UTC.",
+    epilog=examples("pybuilder-repo stats web /var/log/nginx/access.log* --by-day"),
+)
+@webroot_argument
+@click.argument("logs", nargs=-1, required=True, type=PATH, metavar="ACCESS.LOG...")
+@click.option("--by-day", is_flag=True, help="Show a line for each day.")
+@json_option
+@click.option(
+    "--svg",
+    type=PATH,
+    metavar="DIRECTORY",
+    help="Write bar charts by day there: all.svg, and one for each template.",
+)
+@pass_publisher
+def stats_command(
+    publisher: Publisher, *, webroot: Path, logs: tuple[Path, ...], by_day: bool, svg: Path | None
+) -> None:
+    """Count downloads."""
+    found = _count(webroot, logs, publisher.services)
+    if found.skipped:
+        warn(publisher.reporter, f"{found.skipped} of {found.lines} lines were not understood")
+    if svg is not None:
+        _draw(svg, found)
+    publisher.emit(_stats_data(found), _stats_lines(found, by_day=by_day))
+
+
+def _all_days(found: Statistics) -> Counter[date]:
+    return sum((count.days for count in found.counts), Counter())
+
+
+def _stats_lines(found: Statistics, *, by_day: bool) -> list[str]:
+    if found.first is None:
+        return ["no downloads"]
+    rows = [("template", "downloads", "partial", "clients", "sent")]
+    rows += [
+        (count.name, str(count.downloads), str(count.partial), str(count.clients), human_size(count.sent))
+        for count in found.counts
+    ]
+    partial = sum(count.partial for count in found.counts)
+    rows.append(("all", str(found.downloads), str(partial), str(found.clients), human_size(found.sent)))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(row[at].rjust(widths[at]) for at in range(1, 5))])
+        for row in rows
+    ]
+    lines.append(f"from {found.first} to {found.last}")
+    if by_day:
+        days = _all_days(found)
+        lines += ["", *(f"{day}  {days[day]:>6}" for day in sorted(days))]
+    return lines
+
+
+def _stats_data(found: Statistics) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "first": None if found.first is None else str(found.first),
+        "last": None if found.last is None else str(found.last),
+        "downloads": found.downloads,
+        "sent": found.sent,
+        "clients": found.clients,
+        "lines": found.lines,
+        "lines-not-understood": found.skipped,
+        "templates": [
+            {
+                "name": count.name,
+                "in-index": count.is_known,
+                "downloads": count.downloads,
+                "partial": count.partial,
+                "sent": count.sent,
+                "clients": count.clients,
+                "days": {str(day): number for day, number in sorted(count.days.items())},
+            }
+            for count in found.counts
+        ],
+    }
+
+
+def _draw(folder: Path, found: Statistics) -> None:
+    if found.first is None or found.last is None:
+        return
+    charts = {"all": ("all templates", _all_days(found))}
+    for count in found.counts:
+        if count.is_known:
+            name = re.sub(r"[^A-Za-z0-9._-]+", "-", count.name).strip("-.")
+            charts[name] = (count.name, count.days)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (title, days) in charts.items():
+            text = bar_chart(f"Downloads of {title}", days, found.first, found.last)
+            with new_file(folder / f"{name}.svg") as temporary:
+                temporary.write_text(text)
+    except OSError as error:
+        raise WorkspaceError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+
+
+@click.command(
+    "catalogue",
+    short_help="Make web pages that show the library.",
+    help="Make a static web site of what is published in WEBROOT: a list with search, a page for each "
+    "template, a feed, and with --calendar a calendar of dated entries.\n\n"
+    "LIBRARY is the folder that publish was given; the pages also show what its entries contain, but only "
+    "for templates that the signed index names. Nothing is loaded from other hosts, and everything can be "
+    "read without JavaScript.",
+    epilog=examples("pybuilder-repo catalogue images web --base-url https://images.example.org/"),
+)
+@click.argument("library", type=PATH)
+@webroot_argument
+@click.option(
+    "--output",
+    type=PATH,
+    metavar="DIR",
+    help="Where the site goes; an older site there is replaced [default: WEBROOT/catalogue].",
+)
+@click.option("--title", default="Disk images", show_default=True, metavar="TITLE", help="Title of the site.")
+@click.option(
+    "--base-url",
+    default="",
+    metavar="URL",
+    help="URL under which WEBROOT is served, for the commands to copy and for the feed.",
+)
+@click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    type=PATH,
+    metavar="ACCESS.LOG",
+    help="Show how often templates were downloaded, according to this access log; repeatable.",
+)
+@click.option("--calendar", is_flag=True, help="Make a calendar of the entries with a not-before day.")
+@reviewers_option
+@quiet_option()
+@pass_publisher
+def catalogue_command(
+    publisher: Publisher,
+    *,
+    library: Path,
+    webroot: Path,
+    output: Path | None,
+    title: str,
+    base_url: str,
+    logs: tuple[Path, ...],
+    calendar: bool,
+    reviewers: Path | None,
+) -> None:
+    """Make the pages."""
+    address = link(f"{base_url.rstrip('/')}/") if base_url else ""
+    if address is None or "?" in address or "#" in address:
+        raise UsageError(f"--base-url {Address(base_url)}: give a URL that begins with http:// or https://")
+    if Address(address).has_secret:
+        raise UsageError("--base-url: the pages would show the password to everyone", hint="leave it out")
+    target = output if output is not None else webroot / "catalogue"
+    request = CatalogueRequest(library, webroot, target, title, address, calendar, reviewers)
+    statistics = _count(webroot, logs, publisher.services) if logs else None
+    result = make_catalogue(request, publisher.services, publisher.reporter, statistics)
+    done = "written" if result.changed else "nothing changed"
+    info(publisher.reporter, f"{target}: {counted(result.templates, 'template')}, {done}")
