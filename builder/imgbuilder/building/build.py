@@ -24,6 +24,7 @@ from imgbuilder.customize.failure import FailureHandler
 from imgbuilder.customize.network import guest_proxies, host_proxies
 from imgbuilder.disk import imageheader, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
+from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.fetch.router import offline_error, will_ask
@@ -225,9 +226,7 @@ def _with_format(plan: BuildPlan, disk: Path) -> BuildPlan:
     """Return the plan with the format of the template: where the index names none, its header does."""
     if plan.template.format is not None:
         return plan
-    return plan.with_format(
-        DiskFormat(imageheader.find_format(disk, plan.template.size, role=imageheader.Role.TEMPLATE))
-    )
+    return plan.with_format(DiskFormat(imageheader.find_format(disk, plan.template.size, role=Role.TEMPLATE)))
 
 
 def _materialise(

@@ -20,7 +20,7 @@ from imgbuilder.customize.firstboot import FirstbootReport, read_firstboot
 from imgbuilder.customize.network import guest_proxies, host_proxies
 from imgbuilder.customize.operation import Operation
 from imgbuilder.disk import blockdevice
-from imgbuilder.disk.imageheader import Role
+from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import GuestError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.guests.mounting import MountPoint, mount_again, mount_system

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.building.localdisk import check_disk
-from imgbuilder.disk.imageheader import Role
+from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import GuestError, UsageError
 from imgbuilder.events import Reporter, debug
 from imgbuilder.growth import session

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from imgbuilder.appliance import Attachment
 from imgbuilder.disk.diskimage import DiskFormat
-from imgbuilder.disk.imageheader import Role, check_own
+from imgbuilder.disk.imageheader import check_own
+from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import DiskError, UsageError
 from imgbuilder.host import imagelocks
 

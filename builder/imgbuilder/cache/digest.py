@@ -1,4 +1,4 @@
-"""Digests of files, taken while they are written or read: SHA-512, which all else goes by, and others."""
+"""Digests of cached files: SHA-512 and SHA-256 while a template is written, and of the content of a disk."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import io
 import os
 from typing import TYPE_CHECKING
 
+from imgbuilder.host.sparse import data_ranges
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer  # exists for type checkers only
 
-_PIECE = 1 << 20
+PIECE = 1 << 20
+"""Bytes that are looked at together; part of what a content digest means."""
+
+_ZEROS = bytes(PIECE)
 
 
 class HashingFile(io.FileIO):
@@ -52,7 +57,7 @@ class HashingFile(io.FileIO):
         """
         self._begin()
         count = 0
-        while piece := os.pread(self.fileno(), _PIECE, count):
+        while piece := os.pread(self.fileno(), PIECE, count):
             self._take(piece)
             count += len(piece)
         self.seek(count)
@@ -75,3 +80,47 @@ class HashingFile(io.FileIO):
     def sha256(self) -> str | None:
         """Return the SHA-256 of what was written, likewise; None when it was not wanted."""
         return None if self._sha256 is None else self._sha256.hexdigest()
+
+
+class ContentDigest:
+    """Digest of what a disk holds, whichever parts of it are holes.
+
+    It is the SHA-256 over each piece that is not all zeros, with its place, and over the size. So it costs as
+    much as the disk has data, and a copy with other holes has the same one. The cache remembers it for
+    unpacked disks, whose content no signed index names.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, offset: int, piece: bytes | bytearray) -> None:
+        """Take the next piece.
+
+        Args:
+            offset: Where it begins: a multiple of ``PIECE``.
+            piece: Its bytes: ``PIECE`` of them, fewer only at the end of the disk.
+        """
+        if piece != _ZEROS[: len(piece)]:
+            self._digest.update(offset.to_bytes(8, "big"))
+            self._digest.update(piece)
+
+    def finish(self, size: int) -> str:
+        """Return the digest of a disk of this size in hex."""
+        self._digest.update(size.to_bytes(8, "big"))
+        return self._digest.hexdigest()
+
+
+def content_digest(descriptor: int) -> str:
+    """Return the digest of an open disk; its position is not used.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest, size, done = ContentDigest(), os.fstat(descriptor).st_size, 0
+    for start, end in data_ranges(descriptor, size):
+        position = max(done, start - start % PIECE)
+        while position < end:
+            digest.add(position, os.pread(descriptor, PIECE, position))
+            position += PIECE
+        done = position
+    return digest.finish(size)

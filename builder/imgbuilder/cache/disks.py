@@ -7,10 +7,16 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from imgbuilder.cache.content import has_content
 from imgbuilder.cache.download import about
 from imgbuilder.cache.folder import CacheFolder
-from imgbuilder.cache.records import is_unchanged, open_own, read_record, touch_record, write_record
+from imgbuilder.cache.records import (
+    has_content,
+    is_unchanged,
+    open_own,
+    read_record,
+    touch_record,
+    write_record,
+)
 from imgbuilder.cache.templates import digest_of, is_file
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.catalog.catalog import Selection

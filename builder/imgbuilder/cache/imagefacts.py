@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuilder.catalog.catalog import Selection
-from imgbuilder.disk.imageheader import QCOW2_MAGIC, Role, parse_qcow2
 from imgbuilder.disk.magic import packing_of
+from imgbuilder.disk.qcow2 import QCOW2_MAGIC, Role, parse_qcow2
 from imgbuilder.errors import RepositoryError
 from imgbuilder.events import Reporter, debug, ignore
 from imgbuilder.fetch.transfer import Download, Fetcher

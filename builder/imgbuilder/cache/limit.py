@@ -18,9 +18,8 @@ from pathlib import Path
 
 from imgbuilder.appliance.instant.settings import state_folder
 from imgbuilder.appliance.instant.store import KeptState, StateStore
-from imgbuilder.cache.content import has_content
 from imgbuilder.cache.folder import CacheFolder, is_digest
-from imgbuilder.cache.records import open_own, read_record, record_path
+from imgbuilder.cache.records import has_content, open_own, read_record, record_path
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, ignore, warn
 from imgbuilder.host import imagelocks

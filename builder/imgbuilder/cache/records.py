@@ -9,42 +9,20 @@ they differ the file is verified again (``docs/threat-model.md`` T17, C12).
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from imgbuilder.cache.digest import content_digest
 from imgbuilder.errors import WorkspaceError
-from imgindex.files import open_regular, temporary_file
+from imgbuilder.host.hashing import Fingerprint
+from imgindex.files import open_regular
+from imgindex.jsonfile import read_json, write_json
 
 _VERSION = 1
 _LARGEST = 64 << 10
 
 SUFFIX = ".json"
 """Added to a file's name for its record."""
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What a file looked like.
-
-    Attributes:
-        size: Bytes.
-        mtime_ns: Last change of its bytes, in nanoseconds since 1970.
-        ctime_ns: Last change of its bytes or its inode.
-        inode: Number of its inode.
-    """
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, descriptor: int) -> Fingerprint:
-        """Look at an open file."""
-        status = os.fstat(descriptor)
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def open_own(path: Path) -> int | None:
@@ -83,9 +61,9 @@ def _refused(path: Path, problem: str) -> WorkspaceError:
 def is_unchanged(path: Path, descriptor: int) -> bool:
     """Say whether an open file of the cache is still as its record says."""
     record = read_record(path)
-    now = Fingerprint.of(descriptor)
+    now = Fingerprint.of(os.fstat(descriptor))._asdict()
     return record is not None and all(
-        type(record.get(name)) is int and record[name] == value for name, value in vars(now).items()
+        type(record.get(name)) is int and record[name] == value for name, value in now.items()
     )
 
 
@@ -100,7 +78,7 @@ def write_record(path: Path, descriptor: int, about: dict[str, str]) -> None:
     Raises:
         OSError: The record cannot be written.
     """
-    store_record(path, {**vars(Fingerprint.of(descriptor)), **about})
+    store_record(path, {**Fingerprint.of(os.fstat(descriptor))._asdict(), **about})
 
 
 def store_record(path: Path, fields: dict[str, object]) -> None:
@@ -113,10 +91,9 @@ def store_record(path: Path, fields: dict[str, object]) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    text = json.dumps({"version": _VERSION, **fields}, indent=2, sort_keys=True) + "\n"
-    with temporary_file(path.parent, path.name.partition(".")[0]) as (new, name):
-        os.write(new, text.encode())  # a lost or torn record costs no more than a second look
-        name.replace(record_path(path))
+    # Not durable: a lost or torn record costs no more than a second look.
+    owner = path.name.partition(".")[0]
+    write_json(record_path(path), fields, version=_VERSION, durable=False, owner=owner)
 
 
 def touch_record(path: Path) -> None:
@@ -137,11 +114,19 @@ def read_record(path: Path) -> dict[str, object] | None:
         None when it is missing, damaged, strange, or of another version (``docs/threat-model.md`` C20).
     """
     try:
-        descriptor = open_own(record_path(path))
-        if descriptor is None:
-            return None
-        with os.fdopen(descriptor, "rb") as file:
-            record = json.loads(file.read(_LARGEST))
-    except (OSError, ValueError, RecursionError, WorkspaceError):
+        return read_json(record_path(path), version=_VERSION, limit=_LARGEST, private=True)
+    except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("version") == _VERSION else None
+
+
+def has_content(path: Path, descriptor: int) -> bool:
+    """Say whether an open disk has the size and the data that its record says; False without such a record.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    record = read_record(path) or {}
+    known = record.get("content")
+    if not isinstance(known, str) or record.get("size") != os.fstat(descriptor).st_size:
+        return False
+    return content_digest(descriptor) == known

@@ -19,8 +19,7 @@ from imgbuilder.events import Step
 from imgbuilder.host import arch
 from imgbuilder.host.workspace import new_file
 from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
-from imgbuilder.machine.look import firmware_of
-from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine
+from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine, firmware_of
 from imgbuilder.machine.runscript import run_script
 from imgbuilder.terminal.console import ConsoleReporter
 

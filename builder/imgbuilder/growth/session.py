@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from imgbuilder.disk.content import Content
 from imgbuilder.disk.devicenames import on_only_disk, same_device
-from imgbuilder.disk.imageheader import Role
+from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Reporter, warn
 from imgbuilder.growth.decide import ADVICE, Growth

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from imgbuilder.disk.imageheader import Role
+from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Reporter, debug, warn
 from imgbuilder.guests.fstab import (

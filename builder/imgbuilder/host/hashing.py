@@ -1,11 +1,11 @@
-"""Digests of files and streams, as lower-case hex digits."""
+"""Digests of files and streams, as lower-case hex digits, and fingerprints by which a change shows."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgindex.files import open_file
@@ -67,3 +67,26 @@ def hash_file(
     with open_file(path, flags) as file:
         size = os.fstat(file.fileno()).st_size
         return hash_stream(file, algorithm, on_event, label=label, total=size)
+
+
+class Fingerprint(NamedTuple):
+    """The facts of stat(2) that show that a file was written to or replaced.
+
+    The change time cannot be set back without being root or turning the clock.
+
+    Attributes:
+        size: Bytes.
+        mtime_ns: Last change of its bytes, in nanoseconds since 1970.
+        ctime_ns: Last change of its bytes or its inode.
+        inode: Number of its inode.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> Fingerprint:
+        """Take it from the result of stat(2)."""
+        return cls(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)

@@ -7,11 +7,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgbuilder.disk.diskimage import OutputFormat
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
+from imgbuilder.disk.partition import read_table
 from imgbuilder.errors import UsageError
 
 DEFAULT_MEMORY = 1024
 """MiB: enough for a server without much on it."""
+_EFI_SYSTEM = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+_BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
+"""Types of GPT partitions."""
 _FORWARD = re.compile(r"(?:(?P<host>[0-9]{1,5}):)?(?P<guest>[0-9]{1,5})(?:/(?P<kind>tcp|udp))?")
 
 
@@ -154,3 +158,23 @@ def board(arch: str) -> Board:
             f"machines of the architecture {arch} cannot be described", hint=f"known are {', '.join(BOARDS)}"
         )
     return BOARDS[arch]
+
+
+def firmware_of(image: Path, image_format: DiskFormat, arch: str) -> Firmware:
+    """Return the firmware that can start an image; where both can, BIOS, which every QEMU has.
+
+    Args:
+        image: An image whose header was checked.
+        image_format: Its format.
+        arch: Its architecture; only PCs have a BIOS.
+
+    Raises:
+        DiskError: Its partition table cannot be read.
+    """
+    if arch not in {"x86_64", "i686"}:
+        return Firmware.UEFI
+    table = read_table(image, image_format)
+    if table is None:
+        return Firmware.BIOS
+    kinds = {part.kind.upper() for part in table.partitions}
+    return Firmware.UEFI if _EFI_SYSTEM in kinds and _BIOS_BOOT not in kinds else Firmware.BIOS

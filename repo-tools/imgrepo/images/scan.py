@@ -20,6 +20,7 @@ from imgbuilder.disk.magic import foreign_format
 from imgbuilder.disk.partition import virtual_size
 from imgbuilder.errors import DiskError, UsageError
 from imgbuilder.host import imagelocks
+from imgbuilder.host.hashing import Fingerprint
 from imgindex.files import open_file
 
 FORMATS = {".img": DiskFormat.RAW, ".raw": DiskFormat.RAW, ".qcow2": DiskFormat.QCOW2}
@@ -29,27 +30,6 @@ _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """Names that are template names as well, short enough for the published file's name."""
 
 _SECTOR = 512
-
-
-class Fingerprint(NamedTuple):
-    """By what it is seen that a file was written to or replaced.
-
-    Attributes:
-        size: Bytes.
-        mtime_ns: Last change of its bytes, in nanoseconds since 1970.
-        ctime_ns: Last change of its bytes or its inode.
-        inode: Number of its inode.
-    """
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, facts: os.stat_result) -> Fingerprint:
-        """Take it from what stat(2) says."""
-        return cls(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
 
 
 @dataclass(frozen=True)

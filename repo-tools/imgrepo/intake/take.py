@@ -12,18 +12,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from imgbuilder.cache.partial import PartialFile
-from imgbuilder.disk.imageheader import QCOW2_MAGIC, find_format
+from imgbuilder.disk.imageheader import find_format
 from imgbuilder.disk.magic import packing_of
+from imgbuilder.disk.qcow2 import QCOW2_MAGIC
 from imgbuilder.errors import DiskError, RepositoryError, UsageError
 from imgbuilder.events import Reporter, info
 from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.fetch.urls import hide_in, local_path, scheme_of
 from imgbuilder.host import imagelocks
-from imgbuilder.host.hashing import hash_file
+from imgbuilder.host.hashing import Fingerprint, hash_file
 from imgbuilder.host.locks import exclusive
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.files import open_file, sync_folder
-from imgrepo.images.scan import FORMATS, Fingerprint, SourceImage, is_stem, measure
+from imgrepo.images.scan import FORMATS, SourceImage, is_stem, measure
 from imgrepo.intake.places import name_in, template_name
 from imgrepo.intake.proof import Evidence, Proof, prove
 from imgrepo.intake.sums import Digests

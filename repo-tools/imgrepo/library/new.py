@@ -13,10 +13,11 @@ from pathlib import Path
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter
 from imgbuilder.host import imagelocks
+from imgbuilder.host.hashing import Fingerprint
 from imgbuilder.host.sparse import copy_sparse
 from imgbuilder.host.workspace import explain, new_file
 from imgbuilder.machine.model import BOARDS
-from imgrepo.images.scan import FORMATS, Fingerprint, SourceImage, check_unchanged, is_stem, measure
+from imgrepo.images.scan import FORMATS, SourceImage, check_unchanged, is_stem, measure
 from imgrepo.library.description import licence_problem, parse_description
 from imgrepo.library.folder import EntryFolder
 

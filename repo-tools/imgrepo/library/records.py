@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgbuilder.events import Reporter
+from imgbuilder.host.hashing import Fingerprint
 from imgrepo.images.compress import hash_image
-from imgrepo.images.scan import Fingerprint, SourceImage
+from imgrepo.images.scan import SourceImage
 from imgrepo.recordfile import Many, Moment, RecordFile
 
 

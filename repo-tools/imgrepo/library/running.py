@@ -9,8 +9,7 @@ from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.events import Reporter
 from imgbuilder.host.workspace import explain, new_file
 from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
-from imgbuilder.machine.look import firmware_of
-from imgbuilder.machine.model import Machine
+from imgbuilder.machine.model import Machine, firmware_of
 from imgbuilder.machine.runscript import run_script
 from imgrepo.images.scan import SourceImage, measure
 from imgrepo.library.description import Description

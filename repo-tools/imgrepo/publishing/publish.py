@@ -13,10 +13,10 @@ from datetime import datetime
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError
 from imgbuilder.events import Reporter, Step, info, warn
 from imgbuilder.host import imagelocks
+from imgbuilder.host.hashing import Fingerprint
 from imgbuilder.host.workspace import explain
 from imgbuilder.sizes import counted
 from imgindex.model import Index
-from imgrepo.images.scan import Fingerprint
 from imgrepo.library.publishing import image_path
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.publishing.run import Run

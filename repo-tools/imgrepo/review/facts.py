@@ -14,13 +14,14 @@ from pathlib import Path
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError
 from imgbuilder.events import Reporter
+from imgbuilder.host.hashing import Fingerprint
 from imgbuilder.machine.model import Machine
 from imgbuilder.machine.runscript import run_script
 from imgbuilder.sizes import human_size
 from imgindex.files import open_file
 from imgrepo.images.compress import hash_image
 from imgrepo.images.pictures import screenshot_problem
-from imgrepo.images.scan import Fingerprint, SourceImage, measure, scan
+from imgrepo.images.scan import SourceImage, measure, scan
 from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import (

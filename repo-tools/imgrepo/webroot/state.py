@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgbuilder.errors import RepositoryError
-from imgrepo.images.scan import Fingerprint
+from imgbuilder.host.hashing import Fingerprint
 from imgrepo.recordfile import Many, Moment, RecordFile
 
 STATE_NAME = ".pybuilder-repo.json"

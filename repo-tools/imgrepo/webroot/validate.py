@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imgbuilder.cache.unpack import unpack
-from imgbuilder.disk.imageheader import parse_qcow2
+from imgbuilder.disk.qcow2 import parse_qcow2
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, TrustError
 from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host import process

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.errors import PybuilderError, RepositoryError
-from imgrepo.images.scan import Fingerprint
+from imgbuilder.host.hashing import Fingerprint
 from imgrepo.library.records import (
     Account,
     BootRecord,

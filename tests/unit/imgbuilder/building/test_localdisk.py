@@ -12,7 +12,7 @@ import pytest
 from imgbuilder.appliance import Attachment
 from imgbuilder.building.localdisk import check_disk
 from imgbuilder.disk.diskimage import DiskFormat
-from imgbuilder.disk.imageheader import Role
+from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import DiskError, UsageError
 from tests.fakes.machine import READER, locked
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgbuilder.cache import unpack
-from imgbuilder.cache.zstdframes import FrameError, check_frames
+from imgbuilder.cache.unpack import FrameError, check_frames
 from imgbuilder.errors import RepositoryError, ToolError
 from imgbuilder.events import Event, Progress, ProgressEnd
 from imgbuilder.host import process

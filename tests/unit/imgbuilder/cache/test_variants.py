@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgbuilder.cache import variants
-from imgbuilder.cache.content import PIECE, ContentDigest, content_digest
+from imgbuilder.cache.digest import PIECE, ContentDigest, content_digest
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source

@@ -11,17 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.disk.imageheader import (
-    UNNAMED,
-    Qcow2Facts,
-    check_image,
-    check_other,
-    check_qcow2,
-    check_raw,
-    find_format,
-    parse_qcow2,
-)
+from imgbuilder.disk.imageheader import UNNAMED, check_image, check_other, check_qcow2, check_raw, find_format
 from imgbuilder.disk.magic import foreign_format
+from imgbuilder.disk.qcow2 import Qcow2Facts, parse_qcow2
 from imgbuilder.errors import DiskError
 
 CLUSTER = 1 << 16

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.disk.imageheader import Role, check_own, check_qcow2, find_format
+from imgbuilder.disk.imageheader import check_own, check_qcow2, find_format
+from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import DiskError
 from tests.fakes.machine import locked
 

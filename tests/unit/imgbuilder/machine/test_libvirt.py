@@ -15,8 +15,7 @@ from imgbuilder.cli.main import run
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import UsageError
 from imgbuilder.machine.libvirt import domain_name, libvirt_xml, virt_install_command
-from imgbuilder.machine.look import firmware_of
-from imgbuilder.machine.model import Firmware, Machine
+from imgbuilder.machine.model import Firmware, Machine, firmware_of
 from tests.fakes.machine import locked
 
 MACHINE = Machine("my web", Path("/srv/a,b & <c>.img"), OutputFormat.RAW)

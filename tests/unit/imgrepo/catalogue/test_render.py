@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imgbuilder.host.hashing import Fingerprint
 from imgrepo.catalogue import text
 from imgrepo.catalogue.feed import write_feed
 from imgrepo.catalogue.model import Change, Changes, Door, Downloads, Page, Picture, Site, Sources
 from imgrepo.catalogue.render import render
-from imgrepo.images.scan import Fingerprint
 from imgrepo.library.records import BootRecord, ImageMark, Package, SourceGap, Verdict
 from imgrepo.stats.plot import bar_chart
 from tests.unit.imgrepo.catalogue.pages import inside, pages_of

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
+from imgbuilder.host.hashing import Fingerprint
 from imgrepo.cli.main import run
 from imgrepo.contents.documents import as_cyclonedx, as_spdx
 from imgrepo.contents.licences import of_expression
 from imgrepo.images.osfacts import display_name
-from imgrepo.images.scan import Fingerprint
 from imgrepo.library.records import ContentsRecord, ImageMark, Package, read_contents
 from tests.fakes.appliance import FakeAppliances
 from tests.unit.imgrepo.contents.guests import debian_guest, disk_of

@@ -23,12 +23,12 @@ from PIL import Image
 
 from imgbuilder.errors import ApplianceError, RepositoryError
 from imgbuilder.events import ignore
+from imgbuilder.host.hashing import Fingerprint
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.machine.model import BOARDS
 from imgrepo.cli.main import run
 from imgrepo.images.compress import Compressed
 from imgrepo.images.pictures import screenshot_problem
-from imgrepo.images.scan import Fingerprint
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import (
     Account,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imgrepo.images.scan import Fingerprint
+from imgbuilder.host.hashing import Fingerprint
 from imgrepo.library.description import Description, parse_description
 from imgrepo.library.records import (
     Account,

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.errors import RepositoryError
+from imgbuilder.host.hashing import Fingerprint
 from imgindex.model import Entry, Index
 from imgrepo.images.compress import Compressed
 from imgrepo.images.facts import ImageFacts
-from imgrepo.images.scan import Fingerprint, SourceImage
+from imgrepo.images.scan import SourceImage
 from imgrepo.webroot.entries import merge, new_entry, old_entry, origin_of, published_name
 from imgrepo.webroot.state import STATE_NAME, Published, read_state, write_state
 
