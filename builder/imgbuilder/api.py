@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.building import build as building
-from imgbuilder.building import existing
+from imgbuilder.building import customize_image
 from imgbuilder.building.build import BuildResult, summary
-from imgbuilder.building.existing import CustomizeRequest
+from imgbuilder.building.customize_image import CustomizeRequest
 from imgbuilder.building.plan import BuildPlan
+from imgbuilder.building.preflight import prepare
 from imgbuilder.building.request import BuildRequest, NetworkMode
 from imgbuilder.customize.failure import OnError
 from imgbuilder.customize.firstboot import FirstbootReport
@@ -121,7 +122,7 @@ class Builder:
         Raises:
             PybuilderError: The request cannot be met.
         """
-        return building.prepare(request, self._services, self._report).plan
+        return prepare(request, self._services, self._report).plan
 
     def build(self, request: BuildRequest) -> BuildResult:
         """Build an image.
@@ -137,7 +138,7 @@ class Builder:
         Raises:
             PybuilderError: It failed; the hint says whether the disks were changed.
         """
-        existing.customize_disks(request, self._services, self._report)
+        customize_image.customize_disks(request, self._services, self._report)
 
     def find_identity(self, request: CustomizeRequest) -> list[Finding]:
         """Find what identifies one machine on the disks, which are only read.
@@ -145,7 +146,7 @@ class Builder:
         Raises:
             PybuilderError: The guest could not be examined.
         """
-        return existing.find_identity(request, self._services, self._report)
+        return customize_image.find_identity(request, self._services, self._report)
 
     def firstboot_report(self, request: CustomizeRequest) -> FirstbootReport:
         """Read how the first-boot scripts on the disks fared; they are only read.
@@ -153,4 +154,4 @@ class Builder:
         Raises:
             PybuilderError: The guest could not be examined.
         """
-        return existing.firstboot_report(request, self._services, self._report)
+        return customize_image.firstboot_report(request, self._services, self._report)

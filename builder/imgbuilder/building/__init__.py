@@ -1,1 +1,1 @@
-"""Making an image: the request, the plan, the place of the output, the work, the result."""
+"""Builds and customizes images: the request, the plan, the output, the result."""

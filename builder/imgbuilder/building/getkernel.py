@@ -1,8 +1,8 @@
-"""Copying the kernel and initrd out of a disk image: ``--get-kernel`` (``virt-builder.md`` section 10).
+"""Copies the kernel and initrd out of a disk image, as virt-get-kernel does.
 
-As virt-get-kernel, with one difference: it takes the highest kernel and the
-highest initrd each for itself, so that a kdump or rescue image can come with
-another kernel (SE-31). Here the initrd is that of the kernel, if it has one.
+One difference: virt-get-kernel picks the highest kernel and the highest initrd
+independently, so it may copy the initrd of another kernel, such as kdump's.
+Here the initrd is that of the kernel, if it has one.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _PIECES = re.compile(r"[0-9]+|[A-Za-z]+|[^0-9A-Za-z]")
 
 @dataclass(frozen=True)
 class KernelRequest:
-    """What to copy, and where to.
+    """The image whose kernel to copy, and the destination.
 
     Attributes:
         image: The disk image.
-        folder: Where the files go; existing ones are replaced.
+        folder: The destination; existing files are replaced.
         appliance: Options of the appliance.
         keys: Keys of encrypted devices.
-        unversioned: Whether the files' names end before the first dash.
-        prefix: What their names begin with, and a dash; None for nothing.
+        unversioned: Whether to cut the files' names before the first dash.
+        prefix: Put before their names, with a dash; None for nothing.
     """
 
     image: Attachment
@@ -53,7 +53,7 @@ class KernelRequest:
     prefix: str | None = None
 
     def target(self, source: str) -> Path:
-        """Return where a file of the guest goes."""
+        """Return the destination of a file of the guest."""
         name = posixpath.basename(source)
         if self.unversioned:
             name = name.partition("-")[0]
@@ -64,10 +64,10 @@ def get_kernel(request: KernelRequest, services: Services, on_event: Reporter) -
     """Copy the newest kernel of an image, and its initrd if there is one.
 
     Returns:
-        The files of the guest, and those that were written.
+        The written file for each file of the guest.
 
     Raises:
-        PybuilderError: The image holds none, or something cannot be read or written.
+        PybuilderError: The image holds no kernel, or a file cannot be read or written.
     """
     if not request.folder.is_dir():
         raise UsageError(
@@ -75,9 +75,7 @@ def get_kernel(request: KernelRequest, services: Services, on_event: Reporter) -
             hint=f"create it first: mkdir -p {request.folder}",
         )
     if "/" in (request.prefix or ""):
-        raise UsageError(
-            f"the prefix {request.prefix!r} is no part of a file name", hint="the folder is that of -o"
-        )
+        raise UsageError(f"the prefix {request.prefix!r} has a slash", hint="choose the folder with -o")
     disk = check_disk(replace(request.image, readonly=True))
     options = services.settings.appliance_options(request.appliance, network=False)
     written = {}
@@ -103,7 +101,7 @@ def get_kernel(request: KernelRequest, services: Services, on_event: Reporter) -
 
 
 def choose_files(guest: Guest) -> tuple[str, ...]:
-    """Return the paths of the newest kernel and its initrd, links resolved no further than the guest does.
+    """Return the paths of the newest kernel and its initrd.
 
     Raises:
         GuestError: There is no kernel.
@@ -128,7 +126,7 @@ def _files(guest: Guest, patterns: Sequence[str]) -> list[str]:
 
 
 def matching_initrd(kernel: str, initrds: Sequence[str]) -> str | None:
-    """Return the initrd that belongs to a kernel, else the one of the highest version; None without any."""
+    """Return the initrd of a kernel, or else that of the highest version; None if there is none."""
     version = posixpath.basename(kernel).partition("-")[2]
     for path in initrds:
         rest = posixpath.basename(path).partition("-")[2]
@@ -138,7 +136,7 @@ def matching_initrd(kernel: str, initrds: Sequence[str]) -> str | None:
 
 
 def version_key(path: str) -> tuple[tuple[int, int, str], ...]:
-    """Return by what virt-get-kernel sorts: runs of digits as numbers, runs of letters, single signs."""
+    """Return virt-get-kernel's sort key: runs of digits as numbers, runs of letters, other characters."""
     return tuple(
         (1, int(piece), "") if piece[0] in string.digits else (0, 0, piece) for piece in _PIECES.findall(path)
     )

@@ -1,4 +1,4 @@
-"""What the user asks for: one frozen object that a build is made from."""
+"""The request for a build."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imgbuilder.host.arch import host_arch
 
 
 class NetworkMode(enum.Enum):
-    """Whether the guest reaches the network while it is customized."""
+    """The guest's access to the network while it is customized."""
 
     AUTOMATIC = "automatic"
     """Only when an operation runs commands in the guest."""
@@ -25,12 +25,12 @@ class NetworkMode(enum.Enum):
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """All that shapes a build.
+    """All parameters of a build.
 
     Attributes:
         template: Name or alias of the template.
         arch: Architecture asked for; this host's by default.
-        output: The file or block device to make it in; None for ``TEMPLATE.img`` (raw) or
+        output: The file or block device to write; None for ``TEMPLATE.img`` (raw) or
             ``TEMPLATE.FORMAT`` in the current folder.
         format: Its format.
         size: Its virtual size in bytes; None for the template's, or for all of a block device.
@@ -43,8 +43,8 @@ class BuildRequest:
         command_timeout: Seconds after which a command in the guest is stopped; None for no limit.
         network: Whether the guest reaches the network.
         delete_on_failure: Whether a half-made image is removed when the build fails.
-        on_error: What happens to the image when a customization fails.
-        sync: Whether the image is made durable before the build counts as done.
+        on_error: The reaction to a customization that fails.
+        sync: Whether to wait until the image is safe on the disk.
     """
 
     template: str

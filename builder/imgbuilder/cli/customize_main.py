@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from imgbuilder.appliance import Attachment
-from imgbuilder.building.existing import CustomizeRequest, customize_disks, find_identity
+from imgbuilder.building.customize_image import CustomizeRequest, customize_disks, find_identity
 from imgbuilder.cli.customizing import (
     SectionedCommand,
     customization_options,

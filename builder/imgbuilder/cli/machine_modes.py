@@ -9,7 +9,7 @@ from typing import Any
 
 from imgbuilder.appliance import Attachment
 from imgbuilder.building.localdisk import check_disk
-from imgbuilder.building.place import find_file_place
+from imgbuilder.building.target import find_file_target
 from imgbuilder.cli.list_mode import show
 from imgbuilder.cli.requests import Values
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
@@ -91,7 +91,7 @@ def _machine(
 
 
 def _write(target: Path, image: Path, text: str, mode: int) -> None:
-    place = find_file_place(target)
+    place = find_file_target(target)
     if place.exists() and place.samefile(image):
         raise UsageError(f"the output {target} is the image itself", hint="give another name with -o")
     try:

@@ -76,7 +76,8 @@ def build_image(
     settings: Settings, reporter: ConsoleReporter, request: BuildRequest, *, dry_run: bool, quiet: bool
 ) -> None:
     """Build an image, or show how it would be built."""
-    from imgbuilder.building.build import build, prepare, summary  # late: --list stays quick
+    from imgbuilder.building.build import build, summary  # late: --list stays quick
+    from imgbuilder.building.preflight import prepare
     from imgbuilder.cli.rescue import shell_with
 
     services = Services(settings, guest_shell=shell_with(reporter))
@@ -100,7 +101,7 @@ def firstboot_log(
 ) -> int:
     """Print how the first-boot scripts of an image fared; return 1 unless all ended with 0."""
     from imgbuilder.appliance import Attachment
-    from imgbuilder.building.existing import CustomizeRequest, firstboot_report
+    from imgbuilder.building.customize_image import CustomizeRequest, firstboot_report
     from imgbuilder.disk.diskimage import parse_format
 
     disk = Attachment(image, None if image_format is None else parse_format(image_format))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
-from imgbuilder.building.place import find_file_place
+from imgbuilder.building.target import find_file_target
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.privatefolder import scratch_folder
@@ -55,7 +55,7 @@ def make_template(request: TemplateRequest, services: Services, on_event: Report
     Raises:
         PybuilderError: It cannot be made; nothing is left behind.
     """
-    output = find_file_place(request.output)
+    output = find_file_target(request.output)
     check_bootstrap(request.bootstrap)
     with scratch_folder(needed=_ARCHIVE_SPACE) as scratch:
         archive = scratch / "system.tar"

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance import Attachment
-from imgbuilder.building.build import build, prepare
-from imgbuilder.building.existing import CustomizeRequest, customize_disks
+from imgbuilder.building.build import build
+from imgbuilder.building.customize_image import CustomizeRequest, customize_disks
 from imgbuilder.building.localdisk import check_disk
-from imgbuilder.building.place import find_place
+from imgbuilder.building.preflight import prepare
 from imgbuilder.building.request import BuildRequest
+from imgbuilder.building.target import find_target
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.disk import diskimage, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
@@ -248,7 +249,7 @@ def test_a_device_of_a_running_machine_is_refused(services: Services, device: Pa
 def test_a_file_behind_a_loop_device_is_refused(device: Path) -> None:
     backing = Path(Path("/sys/block", device.name, "loop/backing_file").read_text().strip())
     with pytest.raises(DiskError, match=f"used by the loop device {device}") as caught:
-        find_place(backing)
+        find_target(backing)
     assert f"losetup -d {device}" in (caught.value.hint or "")
 
 
@@ -267,11 +268,11 @@ def test_a_device_is_claimed_while_it_is_built_for(services: Services, device: P
     class Trying(Marking):
         def _disk(self, path: Path) -> FakeDisk:
             with pytest.raises(WorkspaceError, match="in use"):
-                find_place(device)
+                find_target(device)
             return super()._disk(path)
 
     build(request(device), replace(services, open_appliance=Trying(device)), lambda _event: None)
-    assert find_place(device).device is not None
+    assert find_target(device).device is not None
 
 
 @pytest.mark.row("B13")
@@ -342,9 +343,9 @@ def test_a_device_of_others_is_refused_to_an_ordinary_user() -> None:
     if not nodes:
         pytest.skip("there is no block device")
     program = (
-        "import sys; from pathlib import Path; from imgbuilder.building.place import find_place\n"
+        "import sys; from pathlib import Path; from imgbuilder.building.target import find_target\n"
         "from imgbuilder.errors import WorkspaceError\n"
-        "try: find_place(Path(sys.argv[1]))\n"
+        "try: find_target(Path(sys.argv[1]))\n"
         "except WorkspaceError as error: print(error.message, '|', error.hint)\n"
     )
     words = ["-I", "-c", f"import sys; sys.path[:0] = {[path for path in sys.path if path]!r}\n{program}"]

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from imgbuilder.building.build import build, prepare, summary
-from imgbuilder.building.plan import Convert, Copy, Customize, Fetch, Grow, Unpack
+from imgbuilder.building.build import build, summary
+from imgbuilder.building.plan import StepKind
+from imgbuilder.building.preflight import prepare
 from imgbuilder.building.request import BuildRequest, NetworkMode
 from imgbuilder.customize.registry import parse_operation
 from imgbuilder.disk import diskimage, partition
@@ -286,7 +287,9 @@ def test_a_deprecated_template_is_warned_of(services: Services, site: Site) -> N
 
 def test_plans(services: Services) -> None:
     prepared = prepare(request(size=64 * MIB), services, lambda _event: None)
-    assert [type(step) for step in prepared.plan.steps] == [Fetch, Unpack, Copy, Grow, Customize]
+    assert [step.kind for step in prepared.plan.steps] == [
+        StepKind.FETCH, StepKind.UNPACK, StepKind.COPY, StepKind.GROW, StepKind.CUSTOMIZE
+    ]  # fmt: skip
     assert not prepared.network
     text = prepared.plan.describe()
     for words in ("tiny.xz", "64.0M", "/dev/sda2", "tiny.img", "without network"):
@@ -294,7 +297,7 @@ def test_plans(services: Services) -> None:
     assert list(Path().iterdir()) == []
     build(request(output=Path("x.img")), services, lambda _event: None)
     again = prepare(request(format=OutputFormat.QCOW2), services, lambda _event: None)
-    assert [type(step) for step in again.plan.steps] == [Convert, Customize]
+    assert [step.kind for step in again.plan.steps] == [StepKind.CONVERT, StepKind.CUSTOMIZE]
 
 
 @pytest.mark.parametrize(

@@ -8,22 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.building.place import Place
 from imgbuilder.building.plan import (
     BuildPlan,
-    Convert,
-    Copy,
-    Customize,
-    Fetch,
-    Grow,
-    Overlay,
-    Target,
+    OutputImage,
+    StepKind,
     TemplateFacts,
-    Unpack,
-    Write,
     final_size,
     make_plan,
 )
+from imgbuilder.building.target import OutputTarget
 from imgbuilder.disk.blockdevice import BlockDevice
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_output_format
 from imgbuilder.errors import UsageError
@@ -45,14 +38,18 @@ OUTPUTS = [
     (OutputFormat.VHDX, False),
 ]
 PLACES = {
-    "new file": Place(Path("/out/x.img")),
-    "device": Place(Path("/dev/sdx"), BlockDevice(Path("/dev/sdx"), 30 * GIB, is_partition=False)),
-    "partition": Place(Path("/dev/sdx1"), BlockDevice(Path("/dev/sdx1"), 30 * GIB, is_partition=True)),
-    "volume": Place(Path("/dev/dm-1"), BlockDevice(Path("/dev/dm-1"), 30 * GIB, is_partition=False)),
+    "new file": OutputTarget(Path("/out/x.img")),
+    "device": OutputTarget(Path("/dev/sdx"), BlockDevice(Path("/dev/sdx"), 30 * GIB, is_partition=False)),
+    "partition": OutputTarget(Path("/dev/sdx1"), BlockDevice(Path("/dev/sdx1"), 30 * GIB, is_partition=True)),
+    "volume": OutputTarget(Path("/dev/dm-1"), BlockDevice(Path("/dev/dm-1"), 30 * GIB, is_partition=False)),
 }
 CACHED = {"nothing": (False, None), "template": (True, None), "disk": (True, USED)}
 
-FIRST: dict[str, tuple[type, ...]] = {"nothing": (Fetch, Unpack), "template": (Unpack,), "disk": ()}
+FIRST: dict[str, tuple[StepKind, ...]] = {
+    "nothing": (StepKind.FETCH, StepKind.UNPACK),
+    "template": (StepKind.UNPACK,),
+    "disk": (),
+}
 
 
 def facts(template_format: DiskFormat | None = DiskFormat.RAW, cached: str = "nothing") -> TemplateFacts:
@@ -74,11 +71,11 @@ def target(
     place: str = "new file",
     output: tuple[OutputFormat, bool] = (OutputFormat.RAW, False),
     size: int | None = None,
-) -> Target:
-    return Target(Path("x.img"), PLACES[place], output[0], size, output[1])
+) -> OutputImage:
+    return OutputImage(Path("x.img"), PLACES[place], output[0], size, output[1])
 
 
-def plan(template: TemplateFacts, wanted: Target) -> BuildPlan:
+def plan(template: TemplateFacts, wanted: OutputImage) -> BuildPlan:
     return make_plan(template, wanted, ("install nginx",), network=True)
 
 
@@ -92,18 +89,18 @@ def test_every_combination_takes_the_shortest_way(place: str, output: tuple[Outp
                 plan(template, wanted)
             continue
         made = plan(template, wanted)
-        got = [type(step) for step in made.steps]
-        expected: list[type] = list(FIRST[cached])
+        got = [step.kind for step in made.steps]
+        expected = list(FIRST[cached])
         direct = place == "new file" and output in OUTPUTS[:2]
         if direct:
             same = template_format is not None and template_format.value == output[0].value
-            expected = [*expected, Copy if same else Convert]
+            expected = [*expected, StepKind.COPY if same else StepKind.CONVERT]
         else:
-            expected = [*expected, Overlay]
+            expected = [*expected, StepKind.OVERLAY]
         fills = size is None and place != "new file" and output[0] is OutputFormat.RAW
         if fills or (size is not None and size > SIZE):
-            expected = [*expected, Grow]
-        expected = [*expected, Customize] + ([] if direct else [Write])
+            expected = [*expected, StepKind.GROW]
+        expected = [*expected, StepKind.CUSTOMIZE] + ([] if direct else [StepKind.WRITE])
         assert got == expected, (template_format, size, cached)
         assert made.size == (30 * GIB if fills else -(-(size or SIZE) // 512) * 512)
         # One copy of the disk at most, besides what the cache keeps: never a temporary one.
@@ -116,8 +113,8 @@ def test_every_combination_takes_the_shortest_way(place: str, output: tuple[Outp
         )
         if direct:
             settled = made.with_format(DiskFormat.QCOW2)
-            way = Copy if output[0] is OutputFormat.QCOW2 else Convert
-            assert [type(step) for step in settled.steps if isinstance(step, Copy | Convert)] == [way]
+            way = StepKind.COPY if output[0] is OutputFormat.QCOW2 else StepKind.CONVERT
+            assert way in [step.kind for step in settled.steps]
             assert settled.template.format is DiskFormat.QCOW2
         text = made.describe()
         for step in made.steps:
@@ -127,11 +124,11 @@ def test_every_combination_takes_the_shortest_way(place: str, output: tuple[Outp
 
 
 def test_a_plan_without_customizations() -> None:
-    said = str(Customize((), network=False))
-    assert said.startswith("start the appliance once (without network), for what every guest gets")
+    text = make_plan(facts(), target(), (), network=False).describe()
+    assert "start the appliance once (without network); every guest gets a random seed" in text
 
 
-def test_what_a_plan_says() -> None:
+def test_the_text_of_a_plan() -> None:
     text = plan(facts(), target(size=20 * GIB)).describe()
     assert text == (
         "template: debian-12 (2.0G, raw)\n"
@@ -155,7 +152,7 @@ def test_what_a_plan_says() -> None:
     text = plan(facts(None, "disk"), target("device")).describe()
     assert "onto the block device x.img (raw)" in text
     assert text.endswith("write:\n     none")
-    assert "as its header says" in plan(facts(None), target()).describe()
+    assert "depending on its header" in plan(facts(None), target()).describe()
 
 
 @pytest.mark.row("X20")
@@ -179,7 +176,9 @@ def test_sizes_are_rounded_up_to_sectors(asked: int | None, made: int) -> None:
 def test_sizes_of_block_devices() -> None:
     def on(device_size: int, size: int | None, output: OutputFormat = OutputFormat.RAW) -> int:
         device = BlockDevice(Path("/dev/sdx"), device_size, is_partition=False)
-        return final_size(Target(Path("/dev/sdx"), Place(device.path, device), output, size), SIZE)
+        return final_size(
+            OutputImage(Path("/dev/sdx"), OutputTarget(device.path, device), output, size), SIZE
+        )
 
     assert on(SIZE, None) == SIZE
     assert on(SIZE + 512, None) == SIZE + 512

@@ -13,7 +13,7 @@ import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
 from imgbuilder.building.localdisk import check_disk
-from imgbuilder.building.place import find_place
+from imgbuilder.building.target import find_target
 from imgbuilder.cli import customize_main
 from imgbuilder.errors import DiskError, PybuilderError
 from imgbuilder.events import ignore
@@ -60,7 +60,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "publish: copy": lambda disk: _publish(disk, lambda image: copy_image(image, _folder(disk), ignore)),
 }
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "output": find_place,
+    "output": find_target,
     "appliance": lambda disk: _appliance(disk, readonly=False),
 }
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.building.place import find_file_place, find_place
+from imgbuilder.building.target import find_file_target, find_target
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.host.workspace import new_file
 
 
 def refused(place: Path, words: str) -> WorkspaceError:
     with pytest.raises(WorkspaceError, match=words) as caught:
-        find_place(place)
+        find_target(place)
     assert caught.value.hint
     return caught.value
 
@@ -44,8 +44,8 @@ def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("folder/file")
     (tmp_path / "dangling").symlink_to("folder/new")
     (tmp_path / "to-null").symlink_to("/dev/null")
-    assert find_place(tmp_path / "link").path == tmp_path / "folder/file"
-    assert find_place(tmp_path / "dangling").path == tmp_path / "folder/new"
+    assert find_target(tmp_path / "link").path == tmp_path / "folder/file"
+    assert find_target(tmp_path / "dangling").path == tmp_path / "folder/new"
     refused(tmp_path / "to-null", "character device")
     assert (tmp_path / "folder/file").read_text() == "old"
 
@@ -57,7 +57,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     refused(tmp_path / "file" / "disk.img", r"does not exist|Not a directory")
     refused(tmp_path / ("x" * 256), "name too long")
     with pytest.raises(WorkspaceError):
-        find_place(Path("a\0b"))
+        find_target(Path("a\0b"))
 
 
 @pytest.mark.row("B14")
@@ -75,7 +75,7 @@ def test_immutable_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["json:x", "a:b", "-x", "x,y=z", "new\nline", "nbd:127.0.0.1:1", "fat:rw:."])
 def test_any_name_is_a_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_place(Path(name)).path == find_file_place(Path(name)) == tmp_path / name
+    assert find_target(Path(name)).path == find_file_target(Path(name)) == tmp_path / name
     assert list(tmp_path.iterdir()) == []
 
 
@@ -105,7 +105,7 @@ def test_a_strangers_link_in_a_folder_for_everybody_is_not_followed(
     os.lchown(link, STRANGER, STRANGER)
     refused(link, "the link .* belongs to another user")
     os.lchown(link, 0, 0)
-    assert find_place(link).path == (tmp_path / target.removeprefix("../"))
+    assert find_target(link).path == (tmp_path / target.removeprefix("../"))
 
 
 def test_a_strangers_link_to_a_folder_or_behind_another_link_is_not_followed_either(
@@ -123,9 +123,9 @@ def test_a_strangers_file_in_a_folder_for_everybody_is_not_replaced(shared: Path
     """The image would belong to the stranger, as the file did that it replaces."""
     (shared / "disk.img").touch()
     os.chown(shared / "disk.img", STRANGER, STRANGER)
-    refused(shared / "disk.img", "belongs to another user, in a folder where everybody may write")
+    refused(shared / "disk.img", "belongs to another user, in a folder where everyone may write")
     os.chown(shared / "disk.img", 0, 0)
-    assert find_place(shared / "disk.img").path == shared / "disk.img"
+    assert find_target(shared / "disk.img").path == shared / "disk.img"
 
 
 def test_the_owner_of_a_folder_may_have_links_in_it(tmp_path: Path, shared: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_owner_of_a_folder_may_have_links_in_it(tmp_path: Path, shared: Path
     (shared / "disk.img").symlink_to("../file")
     for path in (shared, shared / "disk.img"):
         os.lchown(path, STRANGER, STRANGER)
-    assert find_place(shared / "disk.img").path == tmp_path / "file"
+    assert find_target(shared / "disk.img").path == tmp_path / "file"
 
 
 def test_no_file_of_ours_goes_through_a_strangers_link_to_a_folder(tmp_path: Path, shared: Path) -> None:

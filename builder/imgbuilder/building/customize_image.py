@@ -1,4 +1,4 @@
-"""Customizing the guest on existing disk images: the work of ``pybuilder-customize``."""
+"""Customizes the guest on existing disk images, for ``pybuilder-customize``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.building.localdisk import check_disk
-from imgbuilder.building.place import find_file_place
+from imgbuilder.building.target import find_file_target
 from imgbuilder.customize import run as customization
 from imgbuilder.customize import sysprep
 from imgbuilder.customize.context import GuestContext
@@ -31,24 +31,24 @@ from imgbuilder.host import arch, imagelocks, sparse, workspace
 from imgbuilder.services import Services
 
 _JOINED = {"btrfs", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
-"""What the appliance's kernel knows by its UUID, whatever device it is asked to take."""
+"""Kinds of devices that the appliance's kernel finds by UUID, whatever device is asked for."""
 
 
 @dataclass(frozen=True)
 class CustomizeRequest:
-    """What to do with which disks.
+    """The disks of a guest, and the operations to run on it.
 
     Attributes:
         disks: The disks of the guest, in its order.
-        attached: Further disks that commands may read.
+        attached: Further disks that commands in the guest may read.
         backing: Images that the disks may lie over; they are only read.
         operations: Customizations in the user's order.
         keys: Keys of encrypted devices.
         appliance: Options of the appliance; with ``verbose``, the output of commands is reported as well.
         command_timeout: Seconds after which a command in the guest is stopped; None for no limit.
         network: Whether the guest reaches the network.
-        dry_run: Whether everything is done on throw-away copies.
-        on_copy: Whether the work is done on a copy, which replaces the disk when all went well.
+        dry_run: Whether the disks stay as they are: changes go to a layer that is dropped.
+        on_copy: Whether a copy is customized, which replaces the disk after success.
         on_error: What happens when a customization fails.
     """
 
@@ -68,11 +68,11 @@ class CustomizeRequest:
 def customize_disks(request: CustomizeRequest, services: Services, on_event: Reporter) -> None:
     """Customize every operating system on the disks.
 
-    All that can be checked is checked while the filesystems are mounted read-only; until then nothing on
-    the disks was changed.
+    First the guests are checked, with their filesystems mounted read-only. Until that has succeeded, nothing
+    on the disks is changed.
 
     Args:
-        request: What to do.
+        request: The disks and the operations.
         services: The ports to the outside.
         on_event: Called with each event.
 
@@ -103,7 +103,7 @@ def customize_disks(request: CustomizeRequest, services: Services, on_event: Rep
 
 
 def find_identity(request: CustomizeRequest, services: Services, on_event: Reporter) -> list[sysprep.Finding]:
-    """Find what identifies this one machine on the disks, which are only read.
+    """Return the files that identify this one machine; the disks are only read.
 
     Raises:
         PybuilderError: The guest could not be examined.
@@ -121,7 +121,7 @@ def find_identity(request: CustomizeRequest, services: Services, on_event: Repor
 
 
 def firstboot_report(request: CustomizeRequest, services: Services, on_event: Reporter) -> FirstbootReport:
-    """Read what the first boot left in the first operating system on the disks, which are only read.
+    """Return the results of the first boot of the first operating system; the disks are only read.
 
     Raises:
         PybuilderError: The guest could not be examined.
@@ -129,7 +129,7 @@ def firstboot_report(request: CustomizeRequest, services: Services, on_event: Re
     disks, _attached = _check_disks(request, readonly=True)
     on_event(Step("Examining the guest ..."))
     with services.open_appliance(disks, _options(request, services), on_event) as appliance:
-        # The journal is replayed, on a throw-away layer: a machine that was switched off wrote last there.
+        # The journal is replayed, on a layer that is dropped: after a hard stop the last writes are there.
         mount_system(appliance, _roots(appliance, request.keys, on_event)[0], on_event, strict=False)
         found = read_firstboot(appliance)
         appliance.unmount_all()
@@ -155,7 +155,7 @@ def _check_disks(request: CustomizeRequest, *, readonly: bool) -> tuple[list[Att
 
 
 def _claim_device(disk: Attachment, stack: contextlib.ExitStack) -> None:
-    """Keep a block device from being mounted meanwhile; the appliance locks its disks itself."""
+    """Keep other programs from mounting a block device; the appliance itself locks files."""
     if not disk.path.is_block_device():
         return
     if disk.readonly:
@@ -166,10 +166,12 @@ def _claim_device(disk: Attachment, stack: contextlib.ExitStack) -> None:
 
 @contextlib.contextmanager
 def _copied(disk: Attachment, on_event: Reporter) -> Iterator[Attachment]:
-    """Yield a copy of a disk, which takes its place, mode and owner at the end of a block without error."""
-    final = find_file_place(disk.path)
+    """Yield a copy of a disk, which replaces the disk after a block without an error."""
+    final = find_file_target(disk.path)
     if not final.is_file():
-        raise UsageError(f"{disk.path} is not a file, and a copy could not replace it")
+        raise UsageError(
+            f"{disk.path} is not a file, so a copy cannot replace it", hint="leave --work-on-copy out"
+        )
     workspace.check_space(final.parent, sparse.disk_usage(final), "the copy")
     with workspace.new_file(final) as copy:
         on_event(Step("Copying"))
@@ -183,7 +185,7 @@ def _options(request: CustomizeRequest, services: Services) -> ApplianceOptions:
 
 
 def _roots(appliance: Appliance, keys: Sequence[DiskKey], on_event: Reporter) -> list[str]:
-    """Find the operating systems: each root's device."""
+    """Return the root devices of the operating systems."""
     _refuse_siblings(appliance)
     unlock(appliance, keys, on_event)
     roots = find_roots(appliance, on_event)
@@ -197,13 +199,13 @@ def _roots(appliance: Appliance, keys: Sequence[DiskKey], on_event: Reporter) ->
         refuse_ostree(appliance)
         raise GuestError(
             "no operating system was found on the disks",
-            hint="is the image of another format (--format), encrypted, or only a part of a guest?",
+            hint="check its format (--format), and that it is a whole disk and not one partition",
         )
     return roots
 
 
 def _refuse_siblings(appliance: Appliance) -> None:
-    """Refuse disks of which the appliance's kernel would take one for the other."""
+    """Refuse copies of one disk, which the appliance's kernel would confuse."""
     if len(appliance.disks()) < 2:
         return
     seen: dict[tuple[str, str, str], str] = {}
@@ -215,14 +217,14 @@ def _refuse_siblings(appliance: Appliance) -> None:
             raise GuestError(
                 f"{other} and {device.name} are copies of each other: both are {device.kind} with UUID "
                 f"{device.uuid}",
-                hint="nothing was changed; customize the disks one after the other",
+                hint="nothing was changed; customize the disks one by one",
             )
 
 
 def _examine(
     appliance: Appliance, root: str, request: CustomizeRequest, on_event: Reporter
 ) -> tuple[tuple[MountPoint, ...], GuestContext]:
-    """Look at a guest, mounted so that nothing is written, and check that the operations fit it."""
+    """Mount a guest so that nothing is written, and check that the operations fit it."""
     refuse_read_only(appliance, root)
     facts = appliance.inspect_facts(root)
     if facts["type"] != "linux":
@@ -262,7 +264,7 @@ def _customize(
         customization.customize(appliance, request.operations, context, on_event, handler.rescue)
     except OperationError as error:
         explained = handler.explain(appliance, error)
-        # Whatever was done is on the disk in a consistent state.
+        # The operations before it are on the disk in a consistent state.
         appliance.unmount_all()
         appliance.shutdown()
         names = ", ".join(str(disk.path) for disk in request.disks)

@@ -1,12 +1,12 @@
-"""Where an image will be: what may stand there already, found out before any work.
+"""The file or block device that an image is written to, checked before any work.
 
-A link is followed: what it points to is replaced, the link stays. A regular
-file is replaced as a whole at the very end. A block device is written to at
-the very end. Anything else is refused (``docs/threat-model.md`` B12 to B14), and so
-is what another user put into a folder where everybody may write, such as /tmp:
-the kernel refuses to open it (``fs.protected_symlinks`` and
-``fs.protected_regular`` in proc_sys_fs(5)), but does not see who reads a link
-or replaces a file by its name.
+A link is followed: its target is replaced and the link stays. A regular file is
+replaced as a whole at the very end, and a block device is written at the very
+end. Anything else is refused (docs/threat-model.md, B12 to B14), and so are the
+files and links of other users in a folder where everyone may write, such as
+/tmp. The kernel refuses to open those (``fs.protected_symlinks`` and
+``fs.protected_regular`` in proc_sys_fs(5)), but not to read the link or to
+replace the file by its name.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an image will be.
+class OutputTarget:
+    """The file or block device that an image is written to.
 
     Attributes:
-        path: Absolute, links followed.
-        device: What is known of a block device; None for a file.
+        path: Its absolute path, links followed.
+        device: Facts about a block device; None for a file.
     """
 
     path: Path
     device: BlockDevice | None = None
 
 
-def find_place(output: Path) -> Place:
-    """Find out whether ``output`` can be written; nothing is left there.
+def find_target(output: Path) -> OutputTarget:
+    """Check that ``output`` can be written; nothing is created.
 
     Raises:
-        WorkspaceError: Its folder is missing or not writable, or what stands there is not to be replaced.
+        WorkspaceError: Its folder is missing or not writable, or it is not a file that may be replaced.
         DiskError: It is the disk of a running machine, or another program uses it.
     """
     try:
         path = follow(output)
         mode = _mode_of(path)
     except OSError as error:
-        hint = "choose another place for the image"
+        hint = "choose another path for the image"
         raise WorkspaceError(f"{output}: {error.strerror}", hint=hint) from error
     except ValueError as error:
         raise WorkspaceError(f"{str(output)!r} is not a valid file name") from error
@@ -61,10 +61,10 @@ def find_place(output: Path) -> Place:
             hint=f"name a file in it, for example -o {output / 'disk.img'}",
         )
     if stat.S_ISBLK(mode):
-        return Place(path, look_at(path))
+        return OutputTarget(path, look_at(path))
     if not stat.S_ISREG(mode):
         raise WorkspaceError(
-            f"the output {output} is {_KINDS.get(stat.S_IFMT(mode), 'no file')}",
+            f"the output {output} is {_KINDS.get(stat.S_IFMT(mode), 'not a file')}",
             hint="name a file or a block device",
         )
     imagelocks.refuse_if_in_use(path, changing=True)
@@ -74,31 +74,31 @@ def find_place(output: Path) -> Place:
             hint=f"create it first: mkdir -p {path.parent}",
         )
     try_folder(path)
-    return Place(path)
+    return OutputTarget(path)
 
 
 def _mode_of(path: Path) -> int:
-    """Return the mode of what stands at a place, or that of an ordinary file where nothing does."""
+    """Return the mode of a file; of an ordinary file if there is none."""
     try:
         facts = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return stat.S_IFREG
     if stat.S_ISREG(facts.st_mode) and is_strange(facts, path.parent):
         raise WorkspaceError(
-            f"{path} belongs to another user, in a folder where everybody may write",
-            hint="remove it, or choose another place",
+            f"{path} belongs to another user, in a folder where everyone may write",
+            hint="remove it, or choose another path",
         )
     return facts.st_mode
 
 
-def find_file_place(output: Path) -> Path:
-    """Find out the same where only a file will do.
+def find_file_target(output: Path) -> Path:
+    """Check that a file can be written, and return its path; a block device is refused.
 
     Raises:
         WorkspaceError: It cannot be written, or is a block device.
         DiskError: It is the disk of a running machine, or another program uses it.
     """
-    place = find_place(output)
-    if place.device is not None:
+    target = find_target(output)
+    if target.device is not None:
         raise WorkspaceError(f"the output {output} is a block device", hint="name a file")
-    return place.path
+    return target.path
