@@ -14,6 +14,7 @@ from imgbuilder.customize.failure import OnError
 from imgbuilder.customize.firstboot import FirstbootReport
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.ops.accounts import Password, RootPassword, SshInject
+from imgbuilder.customize.ops.buildoptions import Mirror, NoLogfile, PackageCache, PasswordCrypto, Secret
 from imgbuilder.customize.ops.files import (
     AppendLine,
     CopyIn,
@@ -36,20 +37,16 @@ from imgbuilder.customize.ops.scripts import (
     Run,
     RunCommand,
 )
-from imgbuilder.customize.ops.settings import (
-    Mirror,
-    NoLogfile,
+from imgbuilder.customize.ops.system import (
+    Hostname,
     NoSelinuxRelabel,
-    PackageCache,
-    PasswordCrypto,
-    Secret,
     SelinuxRelabel,
     SelinuxRelabelExclude,
+    Timezone,
 )
-from imgbuilder.customize.ops.system import Hostname, Timezone
 from imgbuilder.customize.passwordhash import Crypto
 from imgbuilder.customize.passwords import PasswordSelector, parse_selector
-from imgbuilder.customize.sysprep import Finding
+from imgbuilder.customize.sysprep import IdentityFile
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import (
     DiskError,
@@ -140,7 +137,7 @@ class Builder:
         """
         customize_image.customize_disks(request, self._services, self._report)
 
-    def find_identity(self, request: CustomizeRequest) -> list[Finding]:
+    def find_identity(self, request: CustomizeRequest) -> list[IdentityFile]:
         """Find what identifies one machine on the disks, which are only read.
 
         Raises:

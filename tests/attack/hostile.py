@@ -14,7 +14,6 @@ from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import keep_log
 from imgbuilder.customize.firstboot import read_firstboot
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import PybuilderError
 from imgbuilder.events import ignore
@@ -25,6 +24,7 @@ from imgrepo.images.scan import scan
 from imgrepo.review.leftovers import look_inside
 from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
+from tests.fakes.operations import parse_operation
 from tests.unit.imgbuilder.customize.support import KEY, PASSWD, debian_guest
 from tests.unit.imgrepo.repository import ELF_X86_64, image
 

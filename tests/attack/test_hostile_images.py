@@ -20,13 +20,13 @@ import pytest
 
 from imgbuilder.building.build import build
 from imgbuilder.building.request import BuildRequest
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.errors import PybuilderError
 from imgbuilder.host import process
 from imgbuilder.services import Services, Settings
 from imgindex.model import Entry
 from tests.fakes.keys import KeyMaker, keys
+from tests.fakes.operations import parse_operation
 from tests.fakes.template import Site, TinyAppliances, make_disk
 from tests.unit.imgrepo.repository import Repository
 

@@ -33,7 +33,7 @@ def test_a_hundred_scripts_run_in_order_and_tell_how_they_ended(person: Person, 
     person.run("pybuilder-customize", "-a", image, "--commands-from-file", commands, timeout=600)
     waiting = person.run("pybuilder", "-q", "--firstboot-log", image, timeout=600, check=False)
     assert waiting.returncode == 1
-    assert waiting.stdout.count(": waits for the first boot\n") == 101
+    assert waiting.stdout.count(": waiting for the first boot\n") == 101
 
     person.run(
         "qemu-system-x86_64", "-accel", "tcg", "-m", "768", "-display", "none", "-serial", "null",

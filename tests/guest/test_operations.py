@@ -15,11 +15,11 @@ import pytest
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import PackageManager, read_facts
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import OperationError
 from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.guests.ports import Appliance
+from tests.fakes.operations import parse_operation
 from tests.guest.machine import TEMPLATE_ROOT
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
@@ -428,13 +428,13 @@ def test_apt_keeps_the_users_configuration_and_updates_kernels(
     guest.copy_in(deb_repository(tmp_path), "/srv")
     guest.write("/etc/apt/sources.list", b"deb [trusted=yes] file:/srv/debs ./\n")
     said = warned(("write", "/etc/mydaemon.conf:mine\n"), ("install", "mydaemon=1,kern=1"))
-    sentence = "/etc/mydaemon.conf was kept; the package's own is /etc/mydaemon.conf.dpkg-dist"
+    sentence = "/etc/mydaemon.conf was kept; the package's version is /etc/mydaemon.conf.dpkg-dist"
     assert said == [f"--install mydaemon=1,kern=1: {sentence}"]
     assert guest.read("/etc/mydaemon.conf") == b"mine\n"
     assert guest.read("/etc/untouched.conf") == b"shipped 1\n"
     assert guest.read("/etc/mydaemon.conf.dpkg-dist") == b"shipped 1\n"
     said = warned(("run-command", "apt-mark hold kern"), ("update", ""))
-    assert "--update: packages were kept back, and not updated: kern" in said
+    assert "--update: packages were kept back and not updated: kern" in said
     assert any("/etc/mydaemon.conf was kept" in text for text in said)
     assert guest.read("/etc/mydaemon.conf") == b"mine\n"
     assert guest.read("/etc/untouched.conf") == b"shipped 2\n"

@@ -1,7 +1,7 @@
-"""Reading and editing ``/etc/passwd``, ``/etc/shadow`` and ``/etc/hosts`` as bytes.
+"""Reads and edits ``/etc/passwd``, ``/etc/group``, ``/etc/shadow`` and ``/etc/hosts`` as bytes.
 
-Everything that is not meant stays byte for byte; there is no Augeas, whose
-path expressions a user's name could leave (Z16).
+Everything else in the files stays byte for byte. Augeas is not used: a user's name could break out of its
+path expressions.
 """
 
 from __future__ import annotations
@@ -13,21 +13,14 @@ from dataclasses import dataclass
 from imgbuilder.sizes import whole_number
 
 LAST_ID = (1 << 32) - 2
-"""The largest number of a user or a group; the one behind it means that there is none."""
+"""The largest number of a user or group; the next one means "none"."""
 _DAY = re.compile(rb"[0-9]{1,9}")
 _HOST_NAME = re.compile(rb"(?<=[ \t])[^ \t#]+")
 
 
 @dataclass(frozen=True)
-class Account:
-    """One line of passwd(5).
-
-    Attributes:
-        name: The user.
-        uid: Number of the user.
-        gid: Number of the user's first group.
-        home: Home directory.
-    """
+class PasswdEntry:
+    """One line of passwd(5)."""
 
     name: str
     uid: int
@@ -35,22 +28,19 @@ class Account:
     home: str
 
 
-def find_account(passwd: bytes, user: str) -> Account | None:
-    """Find a user in the content of ``/etc/passwd``; a malformed line counts as missing."""
+def find_account(passwd: bytes, user: str) -> PasswdEntry | None:
+    """Find a user in the content of ``/etc/passwd``; malformed lines are ignored."""
     for line in passwd.split(b"\n"):
         fields = line.decode(errors="surrogateescape").split(":")
         if fields[0] == user and len(fields) >= 6:
             uid, gid = (whole_number(field, LAST_ID) for field in fields[2:4])
             if uid is not None and gid is not None:
-                return Account(user, uid, gid, fields[5])
+                return PasswdEntry(user, uid, gid, fields[5])
     return None
 
 
 def find_number(database: bytes, name: str) -> int | None:
-    """Find the number of a user in ``/etc/passwd``, or of a group in ``/etc/group``, passwd(5), group(5).
-
-    A malformed line counts as missing.
-    """
+    """Find the number of a user in ``/etc/passwd`` or of a group in ``/etc/group``."""
     for line in database.split(b"\n"):
         fields = line.decode(errors="surrogateescape").split(":")
         if fields[0] == name and len(fields) >= 3:
@@ -61,18 +51,18 @@ def find_number(database: bytes, name: str) -> int | None:
 
 
 def set_shadow_field(shadow: bytes, user: str, value: str, today: int) -> bytes | None:
-    """Set the password of a user in the content of ``/etc/shadow``, and the day of its change, shadow(5).
+    """Set the second field of a user's line in ``/etc/shadow``, and the day of the change, shadow(5).
 
-    Without the day, an old password's age would be that of the new one, which may be expired then.
+    With the day of the old password the new one might count as expired.
 
     Args:
         shadow: The content.
         user: The user.
-        value: The hash, or what stands in its place.
+        value: The new field.
         today: Days since 1970.
 
     Returns:
-        The new content, or None when the user has no line there.
+        The new content, or None if the user has no line in it.
     """
 
     def change(fields: list[bytes]) -> None:
@@ -84,7 +74,7 @@ def set_shadow_field(shadow: bytes, user: str, value: str, today: int) -> bytes 
 
 
 def use_shadow(passwd: bytes, user: str) -> bytes:
-    """Let the password of a user in ``/etc/passwd`` be that of ``/etc/shadow``, passwd(5)."""
+    """Make ``/etc/passwd`` refer to ``/etc/shadow`` for a user's password, passwd(5)."""
 
     def change(fields: list[bytes]) -> None:
         fields[1] = b"x"
@@ -93,7 +83,7 @@ def use_shadow(passwd: bytes, user: str) -> bytes:
 
 
 def expiry_day(shadow: bytes, user: str) -> int | None:
-    """Return the day from which an account cannot be used, in days since 1970; None for never, shadow(5)."""
+    """Return the day on which an account expires, in days since 1970; None for never, shadow(5)."""
     for line in shadow.split(b"\n"):
         fields = line.split(b":")
         if fields[0] == user.encode() and len(fields) > 7 and _DAY.fullmatch(fields[7]):
@@ -113,12 +103,12 @@ def _change_line(content: bytes, user: str, change: Callable[[list[bytes]], None
 
 
 def rename_host(hosts: bytes, old: str, new: str) -> bytes:
-    """Replace the names of the host itself in the content of ``/etc/hosts``, hosts(5).
+    """Replace the host's names in the content of ``/etc/hosts``, hosts(5).
 
     Args:
         hosts: The content; addresses, blanks, comments and other names stay.
-        old: The hostname until now; empty when unknown. ``localhost`` names are never replaced.
-        new: The hostname from now on, with or without a domain.
+        old: The previous hostname; empty if unknown. ``localhost`` names are never replaced.
+        new: The new hostname, with or without a domain.
     """
     short = new.partition(".")[0]
     names = {"unassigned-hostname": short, "unassigned-hostname.unassigned-domain": new}

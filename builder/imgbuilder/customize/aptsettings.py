@@ -1,7 +1,7 @@
-"""apt's settings for the time of the build: another mirror, and packages that this host has already.
+"""apt's settings for the time of the build: a mirror, and packages that are already on this host.
 
-They come by ``APT_CONFIG``, apt.conf(5), so that they hold for the user's own
-commands, too, and no file of the guest's configuration is changed.
+They are passed by ``APT_CONFIG``, apt.conf(5): they also apply to the user's commands, and no file of the
+guest's configuration is changed.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from imgbuilder.host.hashing import hash_file
 from imgindex.files import open_file
 
 FOLDER = "/var/cache/apt/pybuilder"
-"""Folder in the guest for lists of the mirror and for packages; removed at the end."""
+"""Folder in the guest for the mirror's lists and for packages; removed at the end."""
 
 _ARCHIVE = re.compile(
     r"(?:https?|ftp)://(?:[a-z0-9-]+\.)*(?:debian\.org|ubuntu\.com|kali\.org)(?::\d+)?(?=/)", re.IGNORECASE
 )
-"""Addresses of the distributions' own archives; other repositories have no copy on a mirror."""
+"""Addresses of the distributions' archives; mirrors have no copies of other repositories."""
 _ENTRY = re.compile(r"\s*deb(?:-src)?\s")
 _FIELD = re.compile(r"([A-Za-z-]+):")
 _PRINTED = re.compile(r"'[^']*' (\S+) \d+ SHA256:([0-9a-f]{64})")
 _MOST_SOURCES = 200
 _LARGEST_SOURCE = 1 << 20
 _LARGEST_SOURCES = 4 << 20
-"""Files of apt's sources that are read, and bytes of one and of all."""
+"""Limits for apt's sources: number of files, bytes of one, bytes of all."""
 _LARGEST_PACKAGE = 1 << 30
 _LARGEST_PACKAGES = 4 << 30
-"""Bytes that a guest may leave in the host's folder: in one file, and in one build."""
+"""Bytes that a guest may add to the host's folder: in one file, and in one build."""
 _COMPARED = 64 * 1024
-"""Bytes of the beginning and of the end of two package files that are compared."""
+"""Bytes at the start and at the end of package files that are compared."""
 _PACKAGE_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~%_-]{1,240}\.deb")
 
 
 def needed(context: GuestContext) -> bool:
-    """Tell whether apt gets settings of its own in this build."""
+    """Tell whether apt needs settings for this build."""
     return context.facts.package_manager is PackageManager.APT and bool(
         context.mirror or context.package_cache
     )
 
 
 def redirect_sources(text: str, mirror: str, *, stanzas: bool) -> str:
-    """Let the distribution's own archives be fetched from a mirror, sources.list(5).
+    """Replace the addresses of the distribution's archives by a mirror, sources.list(5).
 
     Args:
-        text: Content of a ``.list`` file, or of a ``.sources`` file.
-        mirror: What replaces ``http://deb.debian.org``: the paths after it, such as ``/debian`` and
-            ``/debian-security``, stay.
+        text: Content of a ``.list`` or ``.sources`` file.
+        mirror: The replacement for ``http://deb.debian.org``: paths such as ``/debian`` and
+            ``/debian-security`` stay.
         stanzas: Whether it is a ``.sources`` file.
     """
     base = mirror.rstrip("/")
@@ -77,13 +77,10 @@ def redirect_sources(text: str, mirror: str, *, stanzas: bool) -> str:
 
 
 def read_sources(guest: Guest) -> Iterator[tuple[str, bytes]]:
-    """Read the files of apt's sources, sources.list(5).
-
-    Yields:
-        Path and content of each.
+    """Yield path and content of each file of apt's sources, sources.list(5).
 
     Raises:
-        GuestCallError: There are more than any guest has.
+        GuestCallError: There are too many or too large ones.
     """
     names = [path for path in guest.glob("/etc/apt/sources.list.d/*") if path.endswith((".list", ".sources"))]
     left = _LARGEST_SOURCES
@@ -93,18 +90,13 @@ def read_sources(guest: Guest) -> Iterator[tuple[str, bytes]]:
             left -= len(content)
             if left < 0 or len(names) > _MOST_SOURCES:
                 raise GuestCallError(
-                    "the guest has more sources in /etc/apt than are read", errno_name="EFBIG"
+                    "the guest has too many or too large files of sources in /etc/apt", errno_name="EFBIG"
                 )
             yield path, content
 
 
 def settings_files(guest: Guest, context: GuestContext) -> dict[str, bytes]:
-    """Return the files that belong into the folder in memory, by their names there.
-
-    Args:
-        guest: The guest, whose sources are read.
-        context: The mirror, and the folder in memory.
-    """
+    """Return the files for the folder in memory, by their names."""
     lines = []
     files: dict[str, bytes] = {}
     if context.mirror:
@@ -126,7 +118,7 @@ def settings_files(guest: Guest, context: GuestContext) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def folder_in_guest(guest: Guest, context: GuestContext) -> Iterator[None]:
-    """Keep apt's lists and packages of this build in a folder of their own; fetch the packages at the end."""
+    """Keep apt's lists and packages of this build in a separate folder; download the packages at the end."""
     if not needed(context):
         yield
         return
@@ -137,27 +129,25 @@ def folder_in_guest(guest: Guest, context: GuestContext) -> Iterator[None]:
         if context.package_cache is not None:
             _keep_packages(guest, context, context.package_cache, context.wanted)
     finally:
-        with contextlib.suppress(GuestCallError):  # the first error is the one to tell
+        with contextlib.suppress(GuestCallError):  # the first error is the one to report
             guest.remove(FOLDER)
 
 
 def parse_wanted(text: str) -> dict[str, str]:
-    """Read what ``apt-get --print-uris`` printed.
+    """Read the output of ``apt-get --print-uris``: file names with the SHA-256 of the archive's signed lists.
 
-    Returns:
-        File name to SHA-256, which apt has from the signed lists of the archive; files without one are left
-        to apt.
+    Files without a SHA-256 are left to apt.
     """
     found = [match for line in text.split("\n") if (match := _PRINTED.fullmatch(line.strip()))]
     return {match[1]: match[2] for match in found if _PACKAGE_FILE.fullmatch(match[1])}
 
 
-def give_packages(guest: Guest, context: GuestContext, wanted: Mapping[str, str]) -> int:
-    """Put packages into the guest that the host's folder has; return how many.
+def upload_packages(guest: Guest, context: GuestContext, wanted: Mapping[str, str]) -> int:
+    """Upload packages from the host's folder to the guest; return their number.
 
-    Only bytes that have the digest of the archive's signed lists go there: whatever another guest may have
-    brought into the folder cannot get into this one in a package's place. Others stay where they are until
-    there are better ones, since it is only this guest that says what they should be.
+    Only files with the digest of the archive's signed lists are uploaded, so that a file that a different
+    guest left in the folder cannot get in as a package. Files that do not match stay until they are replaced,
+    since only this guest says what they should be.
     """
     assert context.package_cache is not None
     context.wanted.update(wanted)
@@ -167,7 +157,7 @@ def give_packages(guest: Guest, context: GuestContext, wanted: Mapping[str, str]
         if _has(local, digest):
             guest.upload(local, f"{FOLDER}/archives/{name}")
             given += 1
-    debug(context.on_event, f"{given} of {len(wanted)} packages come from {context.package_cache}")
+    debug(context.on_event, f"{given} of {len(wanted)} packages were uploaded from {context.package_cache}")
     return given
 
 
@@ -180,9 +170,9 @@ def _keep_packages(
 ) -> None:
     """Copy the guest's package files to the host's folder, within limits.
 
-    Under a name that apt has named, only bytes with that digest are kept. Of others, which the user's own
-    commands fetched, it cannot be known here whether they are the archive's: each is checked whenever it is
-    used, and replaced by what the next guest has, since it may be of a hostile one.
+    A file whose digest apt has printed is kept only if it matches. The origin of other files, which the
+    user's commands fetched, is unknown: they are checked whenever they are used, and replaced by the next
+    guest's file, since they may come from a hostile guest.
     """
     left = min(_LARGEST_PACKAGES, shutil.disk_usage(folder).free // 2)
     for name in guest.ls(f"{FOLDER}/archives"):
@@ -199,7 +189,10 @@ def _keep_packages(
                 continue
             guest.download(path, partial, limit=min(_LARGEST_PACKAGE, left))
             if digest is not None and not _has(partial, digest):
-                warn(context.on_event, f"{name} was not kept in {folder}: it is not what apt wanted")
+                warn(
+                    context.on_event,
+                    f"{name} was not kept in {folder}: its digest differs from apt's lists",
+                )
                 continue
             left -= size
             partial.replace(kept)
@@ -210,7 +203,7 @@ def _keep_packages(
 
 
 def _looks_alike(guest: Guest, path: str, size: int, kept: Path) -> bool:
-    """Say whether a file of the guest need not be copied again: size, beginning and end are the same."""
+    """Compare a guest's file with a kept one by size, start and end."""
     with open_file(kept) as file:
         if os.fstat(file.fileno()).st_size != size:
             return False
@@ -221,25 +214,21 @@ def _looks_alike(guest: Guest, path: str, size: int, kept: Path) -> bool:
 
 
 def check_manager(context: GuestContext, keyword: str) -> None:
-    """Check that the guest's package manager is apt.
-
-    Raises:
-        OperationError: It is another one, or none.
-    """
+    """Check that the guest's package manager is apt."""
     if context.facts.package_manager is not PackageManager.APT:
         manager = context.facts.package_manager
-        present = manager.value if manager else "none that we know"
+        present = manager.value if manager else "no known one"
         raise OperationError(
             f"--{keyword} works with apt only, and the guest has {present}",
-            hint="a proxy that caches does the same for all: set http_proxy and https_proxy",
+            hint="use a caching proxy instead: set http_proxy and https_proxy",
         )
 
 
 def usable_folder(path: Path) -> Path:
-    """Accept a local folder that can be written; it is made when it is missing.
+    """Accept a local folder that can be written, making it if it is missing.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: It cannot be made or written.
     """
     path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK | os.X_OK):

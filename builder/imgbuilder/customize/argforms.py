@@ -1,15 +1,12 @@
-r"""The shapes of option arguments: how one text becomes the fields of an operation.
+r"""The forms of option arguments, which split an argument into the fields of an operation.
 
-A shape only splits and converts; what the values may be is for the
-operation's own rules (``values.py``), which hold for every front door. Errors
-never quote the argument, which may hold a password.
+A form only splits and converts. Values are checked by the operation's rules (``values.py``), which also apply
+to recipes and Python programs. Errors never quote the argument, which may contain a password.
 
-Between the text and the fields lies what was written for each field, a
-``Raw``: recipes name these one by one, the command line and commands files
-put them together into one argument.
+Splitting gives a ``Raw`` value for each field; recipes give these one by one.
 
-In a part that ends at a ``:``, ``\:`` stands for a ``:`` of its own (ADR 0026);
-every other backslash, and the last part, stays as it is.
+In a part that ends at a ``:``, ``\:`` stands for a literal ``:`` (ADR 0026); every other backslash, and the
+last part, is left as it is.
 """
 
 from __future__ import annotations
@@ -23,20 +20,20 @@ from pathlib import Path
 from imgbuilder.errors import UsageError
 
 Raw = str | tuple[str, ...] | bool | None
-"""What was written for one field: a text, a list of texts, or a switch; None when nothing was."""
+"""The unconverted value of one field: a text, a list of texts or a switch; None if it was left out."""
 
 _COLON = re.compile(r"(?<!\\):")
-"""A ``:`` that separates: not one behind a backslash."""
+"""A separating ``:``, which has no backslash before it."""
 
 
 class Kind(enum.Enum):
-    """What is written for a part, in a recipe."""
+    """The kind of a part's value in a recipe."""
 
     TEXT = "text"
     PATH = "path"
-    """The name of a local file, in a recipe beside that one."""
+    """The name of a local file; in a recipe relative to the recipe's folder."""
     SELECTOR = "selector"
-    """A text that may name a local file as ``file:PATH``, in a recipe beside that one."""
+    """A text that may name a local file as ``file:PATH``; in a recipe relative to the recipe's folder."""
     OWNER = "owner"
     """The name or the number of a user or group."""
     LIST = "list"
@@ -48,17 +45,17 @@ def _no_secret(_text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of an argument: what becomes one field.
+class ArgumentPart:
+    """One part of an argument, which becomes one field.
 
     Attributes:
         metavar: Its name in the help.
-        convert: Makes the field's value of what was written; may raise ``UsageError``.
-        kind: What is written for it.
+        convert: Converts the raw value; may raise ``UsageError``.
+        kind: The kind of its value in recipes.
         optional: Whether it may be left out.
-        absent: What is converted when it was left out; None to leave the field at its default.
+        absent: The raw value if it was left out; None to leave the field at its default.
         key: Its name in recipes; empty for the name of the field.
-        is_secret: Tells whether a text holds a secret itself, which must not stand in a recipe.
+        is_secret: Tells whether a text contains a secret, which recipes must not.
     """
 
     metavar: str
@@ -71,48 +68,43 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Form:
-    """The shape of an option's argument.
+class ArgumentForm:
+    """The form of an option's argument.
 
     Attributes:
-        metavar: How the help shows it; empty for an option without an argument.
+        metavar: The argument in the help; empty for an option without an argument.
         parts: One for each field of the operation, in their order.
-        cut: Returns what is written for each part.
+        cut: Splits an argument into a raw value for each part.
     """
 
     metavar: str
-    parts: tuple[Part, ...]
+    parts: tuple[ArgumentPart, ...]
     cut: Callable[[str], tuple[Raw, ...]]
 
-    @property
-    def takes_argument(self) -> bool:
-        """Whether the option has an argument at all."""
-        return bool(self.metavar)
+
+def local(metavar: str) -> ArgumentPart:
+    """Make a part that names a local file."""
+    return ArgumentPart(metavar, _local_path, Kind.PATH)
 
 
-def local(metavar: str) -> Part:
-    """Describe a part that names a local file."""
-    return Part(metavar, _local_path, Kind.PATH)
-
-
-def single(part: str | Part) -> Form:
-    """Take the argument whole."""
+def single(part: str | ArgumentPart) -> ArgumentForm:
+    """Make a form that does not split the argument."""
     one = _part(part)
-    return Form(one.metavar, (one,), lambda text: (text,))
+    return ArgumentForm(one.metavar, (one,), lambda text: (text,))
 
 
-def pair(first: str | Part, second: str | Part) -> Form:
-    """Split at the first ``:``; the second part may hold more of them (Z2)."""
+def pair(first: str | ArgumentPart, second: str | ArgumentPart) -> ArgumentForm:
+    """Split at the first ``:``; the second part may contain more."""
     return _split((_part(first), _part(second)))
 
 
-def triple(first: str | Part, second: str | Part, third: str | Part) -> Form:
-    """Split at the first two ``:``; the third part may hold more of them."""
+def triple(first: str | ArgumentPart, second: str | ArgumentPart, third: str | ArgumentPart) -> ArgumentForm:
+    """Split at the first two ``:``; the third part may contain more."""
     return _split((_part(first), _part(second), _part(third)))
 
 
-def items(metavar: str, convert: Callable[[tuple[str, ...]], object] = tuple) -> Form:
-    """Split at commas; blanks around an item do not count, and an empty item is an error."""
+def items(metavar: str, convert: Callable[[tuple[str, ...]], object] = tuple) -> ArgumentForm:
+    """Split at commas; blanks around items are ignored, and an empty item is an error."""
 
     def cut(text: str) -> tuple[Raw, ...]:
         return (tuple(item.strip() for item in text.split(",")),)
@@ -125,11 +117,11 @@ def items(metavar: str, convert: Callable[[tuple[str, ...]], object] = tuple) ->
             )
         return convert(found)
 
-    return Form(metavar, (Part(metavar, make, Kind.LIST),), cut)
+    return ArgumentForm(metavar, (ArgumentPart(metavar, make, Kind.LIST),), cut)
 
 
-def links(target: str, link: str) -> Form:
-    """Split at every ``:``: a target, and one or more links to it."""
+def links(target: str, link: str) -> ArgumentForm:
+    """Split at every ``:`` into a target and one or more links to it."""
     metavar = f"{target}:{link}[:{link}...]"
 
     def cut(text: str) -> tuple[Raw, ...]:
@@ -138,58 +130,58 @@ def links(target: str, link: str) -> Form:
             raise _shape_error(metavar)
         return (first, tuple(others))
 
-    return Form(metavar, (Part(target), Part(link, tuple, Kind.LIST)), cut)
+    return ArgumentForm(metavar, (ArgumentPart(target), ArgumentPart(link, tuple, Kind.LIST)), cut)
 
 
-def user_selector(user: str, selector: Part) -> Form:
-    """Take a user and, after the first ``:``, an optional selector; without it the text is empty."""
+def user_selector(user: str, selector: ArgumentPart) -> ArgumentForm:
+    """Split at the first ``:`` into a user and a selector, which is empty if there is no ``:``."""
 
     def cut(text: str) -> tuple[Raw, ...]:
         name, _colon, rest = text.partition(":")
         return (name, rest)
 
-    return Form(f"{user}[:{selector.metavar}]", (Part(user), selector), cut)
+    return ArgumentForm(f"{user}[:{selector.metavar}]", (ArgumentPart(user), selector), cut)
 
 
-def assignment(name: str, value: Part) -> Form:
+def assignment(name: str, value: ArgumentPart) -> ArgumentForm:
     """Split ``NAME=VALUE`` at the first ``=``."""
     metavar = f"{name}={value.metavar}"
 
     def cut(text: str) -> tuple[Raw, ...]:
         left, equals, right = text.partition("=")
         if not equals:
-            raise UsageError(f"expects {metavar}", hint="an '=' is missing")
+            raise UsageError(f"expects {metavar}", hint="add the missing '='")
         return (left, right)
 
-    return Form(metavar, (Part(name), value), cut)
+    return ArgumentForm(metavar, (ArgumentPart(name), value), cut)
 
 
-def local_files(first: str, *others: str) -> Form:
-    """Split at every ``:`` into one local file and, after it, optional ones."""
+def local_files(first: str, *others: str) -> ArgumentForm:
+    """Split at every ``:`` into one local file and optional further ones."""
     metavar = first + "".join(f"[:{name}" for name in others) + "]" * len(others)
-    parts = (local(first), *(Part(name, _local_path, Kind.PATH, optional=True) for name in others))
+    parts = (local(first), *(ArgumentPart(name, _local_path, Kind.PATH, optional=True) for name in others))
 
     def cut(text: str) -> tuple[Raw, ...]:
         pieces: list[Raw] = [_unescape(piece) for piece in _COLON.split(text)]
         if len(pieces) > len(parts):
             raise UsageError(
-                f"expects {metavar}", hint="there are too many parts; write \\: for a colon in a name"
+                f"expects {metavar}", hint="there are too many parts; write \\: for a colon in a file name"
             )
         return tuple(pieces + [None] * (len(parts) - len(pieces)))
 
-    return Form(metavar, parts, cut)
+    return ArgumentForm(metavar, parts, cut)
 
 
-def flag() -> Form:
-    """Take no argument; one in a commands file is ignored, as virt-builder does (8.4)."""
-    return Form("", (), lambda _text: ())
+def flag() -> ArgumentForm:
+    """Make a form without an argument; one in a commands file is ignored, as in virt-builder."""
+    return ArgumentForm("", (), lambda _text: ())
 
 
-def _part(part: str | Part) -> Part:
-    return Part(part) if isinstance(part, str) else part
+def _part(part: str | ArgumentPart) -> ArgumentPart:
+    return ArgumentPart(part) if isinstance(part, str) else part
 
 
-def _split(parts: tuple[Part, ...]) -> Form:
+def _split(parts: tuple[ArgumentPart, ...]) -> ArgumentForm:
     metavar = ":".join(part.metavar for part in parts)
 
     def cut(text: str) -> tuple[Raw, ...]:
@@ -199,7 +191,7 @@ def _split(parts: tuple[Part, ...]) -> Form:
             raise _shape_error(metavar)
         return tuple(texts)
 
-    return Form(metavar, parts, cut)
+    return ArgumentForm(metavar, parts, cut)
 
 
 def _unescape(text: str) -> str:
@@ -207,7 +199,7 @@ def _unescape(text: str) -> str:
 
 
 def _shape_error(metavar: str) -> UsageError:
-    return UsageError(f"expects {metavar}", hint="a ':' is missing; the argument is split at the first ones")
+    return UsageError(f"expects {metavar}", hint="a ':' is missing")
 
 
 def _local_path(text: str) -> Path:

@@ -27,19 +27,19 @@ _TAIL_LINES = 40
 _TAIL_BYTES = 64 * 1024
 _PICKED_FROM = 64 << 20
 _CLEANED = 8 << 20
-"""Bytes of a command's output that are cleaned of secrets in our memory; what is before them is left out."""
+"""Bytes at the end of a command's output that are cleaned of secrets in memory; the rest is left out."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-NO_NETWORK_HINT = "the appliance has no network in this build: leave out --no-network"
+NO_NETWORK_HINT = "the appliance has no network in this build: remove --no-network"
 
 
 def preamble(context: GuestContext) -> str:
-    """Return the lines of shell that precede every command: its output's place and its environment."""
+    """Return the shell lines before every command, which set its output and its environment."""
     return f"exec >>{shlex.quote(_output(context))} 2>&1\n{preamble_for_shell(context)}"
 
 
 def preamble_for_shell(context: GuestContext) -> str:
-    """Return the lines that give a shell the environment of commands."""
+    """Return the shell lines that set the environment of commands."""
     lines = [f"export LC_ALL=C TERM=dumb HOME=/root PATH={_PATH}"]
     if context.memory:
         lines.append(f". {shlex.quote(context.memory)}/{ENVIRONMENT}")
@@ -53,13 +53,13 @@ def run_in_guest(
 
     Args:
         guest: The guest.
-        context: Where the log is, and the environment.
-        script: Text for ``/bin/sh``; our own scripts of several commands begin with ``set -e``.
-        display: How an error names it, such as ``--run-command 'true'``.
-        hint: What to do when it fails.
+        context: The log file and the environment.
+        script: Input for ``/bin/sh``; our scripts of several commands begin with ``set -e``.
+        display: Its name in errors, such as ``--run-command 'true'``.
+        hint: The hint if it fails.
 
     Returns:
-        Where in the log its output begins.
+        The offset in the log at which its output begins.
 
     Raises:
         OperationError: It ended with a status other than 0.
@@ -78,13 +78,13 @@ def run_in_guest(
             f"{display} failed in the guest: {_stopped(context) if late else _ending(result)}",
             log_tail=context.mask.text(tail),
             log_file=context.log_file,
-            hint="--command-timeout SECONDS gives it longer" if late else hint,
+            hint="give it more time: --command-timeout SECONDS" if late else hint,
         )
     return before
 
 
 def _output(context: GuestContext) -> str:
-    """Return the file that commands write to: the log, or one that is cleaned of secrets first."""
+    """Return the file that commands write to: the log, or a file from which secrets are removed first."""
     return f"{context.memory}/{OUTPUT}" if context.memory and context.mask else context.log_file
 
 
@@ -95,7 +95,7 @@ def _move_output(guest: Guest, context: GuestContext) -> None:
     size = guest.stat(path).size
     content = download_end(guest, path, _CLEANED)
     if size > _CLEANED:
-        # A secret may have been cut, but not one of the lines that follow: each is hidden on its own.
+        # A secret may have been cut in the first line; secrets of later lines are hidden line by line.
         content = content.partition(b"\n")[2]
         guest.append(context.log_file, f"[... {size - len(content)} bytes are left out here ...]\n".encode())
     guest.append(context.log_file, context.mask.content(content))
@@ -103,11 +103,9 @@ def _move_output(guest: Guest, context: GuestContext) -> None:
 
 
 def choose_log_file(guest: Guest) -> str:
-    """Choose the log file, and never one that the template planted (Z23).
+    """Choose the log file: ``/tmp/builder.log``, or ``/builder.log`` in a guest without ``/tmp``.
 
-    Returns:
-        ``/tmp/builder.log``, or ``/builder.log`` in a guest without ``/tmp``; a fresh name beside it
-        when that name is a link, a pipe or anything but a regular file.
+    If the template has a link, a pipe or anything but a regular file there, the log gets a new name.
     """
     directory = "/tmp" if guest.is_dir("/tmp") else ""  # noqa: S108 - a path in the guest
     usual = f"{directory}/builder.log"
@@ -116,7 +114,7 @@ def choose_log_file(guest: Guest) -> str:
 
 
 def _log_since(guest: Guest, log_file: str, offset: int) -> str:
-    """Return the last lines behind an offset; nothing when the command did away with the log."""
+    """Return the last lines after an offset; empty if the command removed the log."""
     try:
         added = guest.stat(log_file).size - offset
         content = guest.end_of(log_file, min(added, _TAIL_BYTES)) if added > 0 else b""
@@ -126,7 +124,7 @@ def _log_since(guest: Guest, log_file: str, offset: int) -> str:
 
 
 def picked_since(guest: Guest, log_file: str, offset: int, command: str) -> str:
-    """Return what a command of the guest picks of the log behind an offset."""
+    """Return the output of a command of the guest that reads the log from an offset."""
     behind = f"tail -c +{offset + 1} {shlex.quote(log_file)} | head -c {_PICKED_FROM}"
     return guest.sh(f"{behind} | {command}").output
 
@@ -140,7 +138,7 @@ def _ending(result: CommandResult) -> str:
     if 0 < number <= 64:
         with contextlib.suppress(ValueError):
             name = signal.Signals(number).name
-            more = "; the appliance may lack memory: --memsize" if name == "SIGKILL" else ""
+            more = "; probably out of memory: --memsize" if name == "SIGKILL" else ""
             return f"exit status {result.status} ({name}{more})"
     return f"exit status {result.status}"
 
@@ -158,14 +156,14 @@ OUTPUT = "output"
 
 @contextlib.contextmanager
 def private_folder(guest: Guest, *parents: str) -> Iterator[str]:
-    """Make a folder in the guest that nobody but root may enter, and remove it afterwards.
+    """Make a folder in the guest that only root can enter, and remove it afterwards.
 
     Args:
         guest: The guest.
-        parents: Folders to make it in; the first one that is there is taken.
+        parents: Folders to make it in; the first one that exists is used.
 
     Raises:
-        OperationError: None of them is there, or is writable.
+        OperationError: None of them exists and is writable.
     """
     result = guest.sh(_MAKE_FOLDER.format(parents=" ".join(parents)))
     folder = result.output.strip()
@@ -173,12 +171,12 @@ def private_folder(guest: Guest, *parents: str) -> Iterator[str]:
         raise OperationError(
             "no temporary directory could be made in the guest",
             log_tail=result.output,
-            hint="is its /tmp there?",
+            hint="check that the guest has a /tmp",
         )
     try:
         yield folder
     except BaseException:
-        with contextlib.suppress(GuestCallError):  # the first error is the one to tell
+        with contextlib.suppress(GuestCallError):  # the first error is the one to report
             guest.remove(folder)
         raise
     guest.remove(folder)
@@ -186,14 +184,10 @@ def private_folder(guest: Guest, *parents: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def memory_folder(guest: Guest, context: GuestContext) -> Iterator[GuestContext]:
-    """Put secrets, proxies and apt's settings where commands find them, as long as the block runs.
-
-    Args:
-        guest: The guest, whose commands can be run.
-        context: The secrets and proxies.
+    """Provide secrets, proxies and apt's settings to commands while the block runs.
 
     Yields:
-        The context, with the folder in it; the same one when there is nothing to put there.
+        The context with the folder; the same context if there is nothing to put into one.
     """
     values = {**context.secrets}
     for name, value in context.proxies.items():
@@ -219,7 +213,7 @@ def memory_folder(guest: Guest, context: GuestContext) -> Iterator[GuestContext]
 
 
 def upload_bytes(guest: Guest, content: bytes, path: str) -> None:
-    """Write a file in the guest whose content appears in no trace and in no file of the host."""
+    """Write a file in the guest whose content is in no trace and in no file of the host."""
     with _in_memory() as (descriptor, local):
         with open(descriptor, "wb", closefd=False) as file:
             file.write(content)
@@ -227,7 +221,7 @@ def upload_bytes(guest: Guest, content: bytes, path: str) -> None:
 
 
 def download_end(guest: Guest, path: str, limit: int) -> bytes:
-    """Read the last bytes of a file of the guest; they appear in no trace and in no file of the host."""
+    """Read the last bytes of a file of the guest; they are in no trace and in no file of the host."""
     with _in_memory() as (_descriptor, local):
         guest.download(path, local, limit=limit, last=True)
         return local.read_bytes()
@@ -237,7 +231,7 @@ def download_end(guest: Guest, path: str, limit: int) -> bytes:
 def _in_memory() -> Iterator[tuple[int, Path]]:
     descriptor = os.memfd_create("pybuilder")
     try:
-        # By the path of the descriptor: another process of this user opens it.
+        # The path of the descriptor can be opened by the worker process of the same user.
         yield descriptor, Path(f"/proc/{os.getpid()}/fd/{descriptor}")
     finally:
         os.close(descriptor)

@@ -1,16 +1,15 @@
-r"""Reading ``--commands-from-file`` (``virt-builder.md`` 8.4).
+r"""Reads ``--commands-from-file``, in virt-builder's format.
 
-Each line is an option of customization without its dashes, and its argument::
+Each line is a customization option without its dashes, and its argument::
 
-    # comments and empty lines do not count
+    # comments and empty lines are ignored
     write /etc/motd:hello
     install nginx,vim-tiny
     run-command echo one; \
       echo two
 
-The first space separates; blanks at the end belong to the argument. A
-backslash at the end of a line joins it with the next one, and the line break
-stays in the argument. Windows line ends are read as plain ones.
+The first space separates; blanks at the end belong to the argument. A backslash at the end of a line joins it
+with the next one, and the line break stays in the argument. Windows line ends are accepted.
 """
 
 from __future__ import annotations
@@ -18,34 +17,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import Written, all_operations, written_argument
 from imgbuilder.errors import UsageError
 from imgindex.files import open_given
 
 KEYWORD = "commands-from-file"
-METAVAR = "FILE"
-HELP = "Read customizations from a file, in the place of this option"
 
 _LARGEST = 4 * 1024 * 1024
 """Largest commands file in bytes."""
 
 
-def read_commands_file(path: Path) -> list[Operation]:
-    """Read the operations of a commands file, in its order.
-
-    Raises:
-        UsageError: The file cannot be read, or a line is wrong; the message names file and line.
-    """
-    return [written.make() for written in written_commands(path)]
-
-
 def written_commands(path: Path) -> list[Written]:
-    """Read a commands file without reading the files that it names.
-
-    Raises:
-        UsageError: The file cannot be read, or a line is wrong; the message names file and line.
-    """
+    """Read a commands file, without reading the files that it names; errors name file and line."""
     try:
         with open_given(path) as file:
             content = file.read(_LARGEST + 1)
@@ -82,10 +65,6 @@ def _parse(path: Path, number: int, line: str) -> Written:
     if keyword == KEYWORD:
         raise UsageError(f"{where}: a commands file cannot include another one")
     if keyword not in all_operations():
-        hint = (
-            "leave out the dashes"
-            if keyword.startswith("--")
-            else "only options of customization can be used here"
-        )
+        hint = "write it without dashes" if keyword.startswith("--") else "use customization options only"
         raise UsageError(f"{where}: command {keyword[:80]!r} not valid", hint=hint)
     return written_argument(keyword, argument, where)

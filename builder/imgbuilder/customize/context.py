@@ -1,4 +1,4 @@
-"""What operations need to know beside the guest itself."""
+"""The context in which operations are applied to a guest."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from imgbuilder.events import Reporter, ignore
 
 @dataclass(frozen=True)
 class GuestContext:
-    """Facts and wishes for one customization.
+    """Facts about the guest, and options, for one customization.
+
+    ``run.customize`` sets the fields from ``log_file`` on, except ``follow`` and ``command_limit``.
 
     Attributes:
-        facts: What the guest is.
+        facts: Facts about the guest.
         arch: The guest's architecture, normalised.
         runs_commands: Whether the guest's programs can run in this appliance.
         network: Whether the appliance has a network.
-        proxies: Lower-case proxy variables of the host; may hold credentials, hence not shown.
-        password_crypto: How passwords are hashed.
-        implicit_root_password: Whether root gets a random password when no operation sets one.
-        log_file: Where commands in the guest write, chosen by ``run.customize``.
-        on_event: Where warnings go, set by ``run.customize``.
+        proxies: Lower-case proxy variables of the host; not shown, since they may contain credentials.
+        password_crypto: The hash of passwords.
+        implicit_root_password: Whether root gets a random password if no operation sets one.
+        log_file: The file in the guest for the output of commands.
+        on_event: Called with steps and warnings.
         follow: Whether the output of commands is reported while they run.
         command_limit: Seconds after which a command is stopped; None for no limit.
-        secrets: Variables for commands whose values are hidden everywhere, set by ``run.customize``.
-        mirror: Address of a mirror for apt, or empty; set by ``run.customize``.
-        package_cache: Local folder of packages, set by ``run.customize``.
+        secrets: Variables for commands whose values are hidden everywhere.
+        mirror: Address of a mirror for apt, or empty.
+        package_cache: Local folder of packages.
         wanted: File names of packages that apt was about to fetch, and their SHA-256.
-        memory: Folder in the guest that is not on its disk, or empty; set by ``run.customize``.
-        unlabelled: Directories whose SELinux labels stay as they are, set by ``run.customize``.
+        memory: Folder in the guest that is not on its disk, or empty.
+        unlabelled: Directories whose SELinux labels are not changed.
     """
 
     facts: GuestFacts
@@ -56,5 +58,5 @@ class GuestContext:
 
     @property
     def mask(self) -> Mask:
-        """What hides the secrets, and the passwords of proxies."""
+        """The mask for the secrets and the passwords of proxies."""
         return Mask([*self.secrets.values(), *proxy_passwords({**self.proxies, "mirror": self.mirror})])

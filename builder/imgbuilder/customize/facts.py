@@ -1,8 +1,7 @@
-"""What a guest is, read from a few of its files.
+"""Facts about a guest, such as its distribution, read from a few of its files.
 
-Full inspection by libguestfs costs as much as booting the appliance under
-emulation (``design.md`` decision 5); os-release(5) and the presence of the
-package manager's program say what the operations need.
+Full inspection by libguestfs takes as long as booting the appliance under emulation. os-release(5) and the
+package manager's program are enough for the operations.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Family(enum.Enum):
 
 
 class PackageManager(enum.Enum):
-    """The package managers that are known (``virt-builder.md`` 8.7)."""
+    """The known package managers, which are virt-builder's."""
 
     APT = "apt"
     DNF = "dnf"
@@ -69,7 +68,7 @@ _OLD_RELEASE_FILES = (
     ("/etc/alpine-release", "alpine"),
     ("/etc/arch-release", "arch"),
 )
-"""Files of systems from before os-release, the special before the general."""
+"""Files of systems older than os-release, the special ones before the general ones."""
 
 _PROGRAMS = (
     ("/usr/bin/apt-get", PackageManager.APT),
@@ -83,7 +82,7 @@ _PROGRAMS = (
     ("/usr/bin/xbps-install", PackageManager.XBPS),
     ("/usr/bin/pisi", PackageManager.PISI),
 )
-"""In this order: Mageia may have dnf beside urpmi, Fedora may have apt for making Debian packages."""
+"""The order matters: Mageia may have dnf besides urpmi, Fedora may have apt for making Debian packages."""
 
 _FIRST_CHOICE = {
     Family.FEDORA: (PackageManager.DNF, PackageManager.YUM),
@@ -97,13 +96,13 @@ _FIRST_CHOICE = {
 
 @dataclass(frozen=True)
 class GuestFacts:
-    """What a guest is.
+    """Facts about a guest.
 
     Attributes:
-        distro: os-release's ID, such as ``debian``; ``unknown`` when nothing says it.
+        distro: os-release's ID, such as ``debian``, or ``unknown``.
         family: Its family.
-        version: Major and minor version; (0, 0) when unknown or rolling.
-        package_manager: Its package manager; None when none is known.
+        version: Major and minor version; (0, 0) if unknown or rolling.
+        package_manager: Its package manager; None if it has no known one.
         product_name: Its name for people; printable.
     """
 
@@ -115,11 +114,7 @@ class GuestFacts:
 
 
 def read_facts(guest: Guest) -> GuestFacts:
-    """Find out what a mounted guest is.
-
-    Raises:
-        GuestCallError: A file could not be read.
-    """
+    """Read the facts about a mounted guest."""
     release = read_os_release(guest)
     distro = release.get("ID", "").lower()
     if not _PLAIN_ID.fullmatch(distro):

@@ -1,4 +1,4 @@
-"""When a customization fails: the log is kept on the host, and the user may look into the guest."""
+"""Handles failed customizations: keeps the log on the host, and opens a shell in the guest if wanted."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from imgindex.files import make_folder
 
 
 class OnError(enum.Enum):
-    """What happens to the disk of a guest whose customization failed."""
+    """Choices for the disk of a guest whose customization failed."""
 
     ABORT = "abort"
     """It is removed."""
     KEEP = "keep"
-    """It stays as it is then, cleanly unmounted."""
+    """It is unmounted cleanly and kept."""
     SHELL = "shell"
-    """A shell is opened in the guest, and the user decides there."""
+    """A shell is opened in the guest, where the user decides."""
 
 
 _LARGEST_LOG = 4 << 20
-"""Bytes of a guest's log that are kept, from its end: a guest can make any size of it."""
+"""Bytes at the end of a guest's log that are kept; a guest can make it any size."""
 _MOST_LOGS = 20
 _FULL = 256 * 1024
-"""Bytes: a filesystem with less is full."""
+"""A filesystem with fewer free bytes is full."""
 _SIGNS_OF_FULL = ("write error", "No space left on device")
 
 GuestShell = Callable[["Guest", "GuestContext", OperationError], bool]
-"""Lets the user look into a guest; returns whether the disk is to be kept."""
+"""Opens a shell in a guest; returns whether the disk is to be kept."""
 
 
 def no_shell(_guest: Guest, _context: GuestContext, _error: OperationError) -> bool:
-    """Keep nothing: the shell of programs that have no terminal."""
+    """Open no shell and keep nothing, for programs without a terminal."""
     return False
 
 
@@ -50,8 +50,8 @@ class FailureHandler:
     """Handles the failure of one customization.
 
     Attributes:
-        name: What is built, for the name of the log.
-        on_error: What the user wants.
+        name: The name of the build, for the name of the log.
+        on_error: The user's choice.
         shell: Opens a shell in the guest.
         keep: Whether the disk is to be kept; set by ``rescue``.
     """
@@ -62,29 +62,29 @@ class FailureHandler:
     keep: bool = field(default=False, init=False)
 
     def rescue(self, guest: Guest, context: GuestContext, error: OperationError) -> None:
-        """Do what the user wants, while the guest is as it was when the operation failed."""
+        """Carry out the user's choice while the guest is still as the failed operation left it."""
         if self.on_error is OnError.SHELL:
             self.keep = self.shell(guest, context, error)
         else:
             self.keep = self.on_error is OnError.KEEP
 
     def explain(self, guest: Appliance, error: OperationError) -> OperationError:
-        """Keep the guest's log on the host; return the error with its place, and full disks, in the hint."""
+        """Keep the guest's log on the host; return the error with a hint about the log and full disks."""
         kept = keep_log(guest, error.log_file, self.name)
         advice = [error.hint] if error.hint else []
         advice += advice_about_space(guest, error)
         if kept is not None:
-            advice.append(f"what the guest's commands printed is in {kept}")
+            advice.append(f"the output of the guest's commands is in {kept}")
         return OperationError(
             error.message, log_tail=error.log_tail, log_file=error.log_file, hint="; ".join(advice) or None
         )
 
 
 def advice_about_space(guest: Appliance, error: OperationError) -> list[str]:
-    """Say which filesystems of the guest have no room left, and what to do (B9).
+    """Return hints about filesystems of the guest that are full.
 
-    libguestfs's upload says only "write error", and takes away what it had written; then the space of all
-    filesystems is told.
+    libguestfs's upload only reports "write error" and removes what it had written; the hint then lists the
+    free space of all filesystems.
     """
     try:
         uses = guest.filesystem_use()
@@ -97,14 +97,14 @@ def advice_about_space(guest: Appliance, error: OperationError) -> list[str]:
     spaces = ", ".join(
         f"{use.path} has {human_size(use.free)} of {human_size(use.total)} free" for use in shown
     )
-    return [f"in the guest, {spaces}; a larger disk has more: --size"]
+    return [f"in the guest, {spaces}; make the disk larger with --size"]
 
 
 def keep_log(guest: Guest, log_file: str, name: str) -> Path | None:
-    """Copy the end of a log file of the guest to the state folder, where the newest logs stay.
+    """Copy the end of a guest's log file to the state folder, which keeps the newest logs.
 
     Returns:
-        Its place; None when it cannot be had.
+        Its path; None if it could not be copied.
     """
     if not log_file:
         return None
@@ -120,7 +120,7 @@ def keep_log(guest: Guest, log_file: str, name: str) -> Path | None:
             raise
     except (GuestCallError, UsageError, OSError):
         return None  # the error itself, with its last lines, matters more
-    with contextlib.suppress(OSError):  # another build removes them as well
+    with contextlib.suppress(OSError):  # another build may remove them at the same time
         _remove_old_logs(folder)
     return kept
 

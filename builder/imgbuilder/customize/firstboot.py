@@ -16,11 +16,11 @@ from imgbuilder.events import warn
 from imgbuilder.guests.ports import Guest
 
 BASE = "/usr/lib/virt-sysprep"
-"""Folder of the scripts and their driver."""
+"""Folder of the scripts and the driver."""
 LOG = "/root/virt-sysprep-firstboot.log"
-"""What the scripts print."""
+"""The output of the scripts."""
 STATUS = "/var/lib/pybuilder/firstboot-status"
-"""How each script ended: lines of time, word, name and exit code, with tabs between."""
+"""The status file: lines of time, ``started`` or ``finished``, script and exit code, separated by tabs."""
 _DRIVER = f"{BASE}/firstboot.sh"
 _UNIT = "/usr/lib/systemd/system/guestfs-firstboot.service"
 _WANTS = "/etc/systemd/system/multi-user.target.wants"
@@ -126,7 +126,7 @@ _INIT_LINK_FOLDERS = {
     Family.RHEL: ("/etc/rc.d", "/etc/rc.d"),
     Family.SUSE: ("/etc/init.d", "/etc/init.d"),
 }
-"""Family to the folder that shows that its System V init is there, and the parent of its rcN.d folders."""
+"""By family: the folder that shows that the guest has System V init, and the parent of its rcN.d folders."""
 
 
 def driver_text(
@@ -141,8 +141,8 @@ def driver_text(
     Args:
         base: Folder of ``scripts`` and ``scripts-done``.
         log: Log file.
-        link: What makes systemd start the driver; removed when no script is left.
-        status: File that tells how each script ended.
+        link: The link by which systemd starts the driver; removed when no script is left.
+        status: Status file.
     """
     paths = {"@BASE@": base, "@LOG@": log, "@LINK@": link, "@STATUS@": status}
     return re.sub(r"@[A-Z]+@", lambda match: shlex.quote(paths[match[0]]), _DRIVER_TEXT)
@@ -152,25 +152,22 @@ def script_name(number: int, name: str) -> str:
     """Return the file name of a script, such as ``5000-0002-echo--hello-``.
 
     Args:
-        number: Its place in the order, from 1.
-        name: What it was called by the user; other characters than letters, digits and ``_`` become ``-``.
+        number: Its position, from 1.
+        name: Its name or command; characters other than letters, digits and ``_`` become ``-``.
     """
     return f"{_PRIORITY}-{number:04d}-" + re.sub(r"[^A-Za-z0-9_]", "-", name)[:_NAME_LENGTH]
 
 
 def install_firstboot(guest: Guest, context: GuestContext, name: str, content: bytes) -> None:
-    """Install a script that runs at first boot, after those installed before it.
+    """Install a script that runs at first boot, after the scripts installed before it.
 
-    A guest whose init system we do not know gets the script and a warning, not an error (SE-23).
+    A guest with an unknown init system gets the script and a warning, not an error.
 
     Args:
         guest: The guest.
-        context: Its facts, and where the warning goes.
-        name: What the script is called by the user.
-        content: The script; without ``#!`` it is run by the guest's ``/bin/sh``.
-
-    Raises:
-        GuestCallError: A file could not be written.
+        context: Its facts.
+        name: The script's name or command, for its file name.
+        content: The script; without ``#!`` the guest's ``/bin/sh`` runs it.
     """
     scripts = f"{BASE}/scripts"
     guest.mkdir_p(scripts)
@@ -182,8 +179,8 @@ def install_firstboot(guest: Guest, context: GuestContext, name: str, content: b
     if not _enable_sysv(guest, context.facts.family) and not enabled:
         warn(
             context.on_event,
-            f"the firstboot script {name!r} was installed, but the guest has no init system that we know: "
-            f"start {_DRIVER} start at boot yourself",
+            f"the firstboot script {name!r} was installed, but the guest's init system is unknown: "
+            f"make it run '{_DRIVER} start' at boot",
         )
 
 
@@ -219,18 +216,18 @@ def _write(guest: Guest, path: str, content: bytes, mode: int) -> None:
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _LARGEST_STATUS = 1 << 20
 _LARGEST_LOG = 2 << 20
-"""Bytes that are read of the log, from its end; a script may have printed without end."""
+"""Bytes at the end of the log that are read; a script may print without end."""
 
 
 @dataclass(frozen=True)
 class ScriptStatus:
-    """How a script fared.
+    """The result of one script.
 
     Attributes:
         name: Its file name.
-        started: When it was started, UTC; None while it waits for the first boot.
-        finished: When it ended; None when it did not, for example because it restarted the machine.
-        exit_code: Its exit code; None when it did not end.
+        started: Time of its start, UTC; None before the first boot.
+        finished: Time of its end; None if it did not end, for example because it restarted the machine.
+        exit_code: Its exit code; None if it did not end.
     """
 
     name: str
@@ -245,19 +242,19 @@ class ScriptStatus:
 
     @property
     def state(self) -> str:
-        """The state in words."""
+        """The state as text."""
         if self.started is None:
-            return "waits for the first boot"
+            return "waiting for the first boot"
         return "did not end" if self.exit_code is None else f"exit status {self.exit_code}"
 
 
 @dataclass(frozen=True)
 class FirstbootReport:
-    """What the first boot left behind.
+    """The results of the first boot.
 
     Attributes:
         scripts: Each script, in the order of their names.
-        log: The last part of what they printed.
+        log: The end of their output.
     """
 
     scripts: tuple[ScriptStatus, ...]
@@ -265,12 +262,7 @@ class FirstbootReport:
 
 
 def parse_status(text: str) -> dict[str, ScriptStatus]:
-    """Read the status file; lines that are not understood are passed over.
-
-    Args:
-        text: Lines of a time, ``started`` or ``finished``, a script's name and, when finished, its exit
-            code; separated by tabs.
-    """
+    """Read the content of the status file; other lines are ignored."""
     found: dict[str, ScriptStatus] = {}
     for line in text.split("\n"):
         time, *words = line.split("\t")
@@ -285,11 +277,7 @@ def parse_status(text: str) -> dict[str, ScriptStatus]:
 
 
 def read_firstboot(guest: Guest) -> FirstbootReport:
-    """Read log and status of a mounted guest.
-
-    Raises:
-        GuestCallError: One of them cannot be read, or the status is larger than any that we write.
-    """
+    """Read log and status of a mounted guest."""
     status = guest.read(STATUS, limit=_LARGEST_STATUS) if guest.is_file(STATUS) else b""
     log = guest.end_of(LOG, _LARGEST_LOG) if guest.is_file(LOG) else b""
     found = parse_status(status.decode(errors="replace"))

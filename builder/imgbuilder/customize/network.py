@@ -1,7 +1,7 @@
-"""A short test of the guest's name resolution before apt needs it.
+"""The guest's network during a build: a test of its name resolution, and the proxies of the host.
 
-Without it, a guest that cannot resolve names makes apt try every file of
-every source for minutes, and end in words that do not name the cause.
+Without the test, apt in a guest that cannot resolve names tries every file of every source for minutes and
+ends with errors that do not name the cause.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from imgbuilder.errors import OperationError
 from imgbuilder.guests.ports import Guest
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
-"""The variables by which programs of the guest learn of a proxy."""
+"""The variables that name a proxy to programs."""
 _GATEWAY = "169.254.2.2"
-"""This host's loopback interface, as it is seen in the network that libguestfs gives to an appliance."""
+"""The address of this host's loopback interface in an appliance's network."""
 _HOST_OF_URL = re.compile(
     r"(?P<before>(?:[a-z0-9+.-]+://)?(?:[^/?#]*@)?)(?P<host>\[[^]/]*\]|[^:/?#]*)(?P<after>.*)",
     re.IGNORECASE | re.DOTALL,
@@ -42,9 +42,9 @@ _APT_PROXY = re.compile(
 def check_network(guest: Guest, context: GuestContext) -> None:
     """Check that the guest resolves the host of its first apt source.
 
-    Nothing is checked where it would prove nothing: without a network in the appliance (the error of the
-    command that fails has a hint then), behind a proxy (which resolves for us), with a mirror, for other
-    package managers, or with sources that need no network.
+    There is no check where it would prove nothing: without a network in the appliance (the failing command's
+    error then has a hint), behind a proxy (which resolves names), with a mirror, for other package managers,
+    or with sources that need no network.
 
     Raises:
         OperationError: The name does not resolve.
@@ -61,9 +61,9 @@ def check_network(guest: Guest, context: GuestContext) -> None:
         return
     if guest.sh(_resolve_script(host)).status == _UNRESOLVED:
         raise OperationError(
-            f"the guest has no working name resolution: {host}, where its first apt source is, was not found",
-            hint=f"try on this host: getent ahosts {host}; where only a proxy reaches the network, set "
-            "http_proxy and https_proxy first; or install at first boot with --firstboot-install",
+            f"name resolution does not work in the guest: {host}, its first apt source, was not found",
+            hint=f"try on this host: getent ahosts {host}; if the network needs a proxy, set http_proxy and "
+            "https_proxy; or install at first boot with --firstboot-install",
         )
 
 
@@ -124,7 +124,7 @@ def _apt_uses_proxy(guest: Guest) -> bool:
 
 
 def _resolve_script(host: str) -> str:
-    """Resolve by whatever the guest has; a guest without any means passes."""
+    """Return a script that resolves a name by a program of the guest; it succeeds if the guest has none."""
     name = shlex.quote(host)
     return (
         f"if command -v getent >/dev/null 2>&1; then getent ahosts {name} || getent hosts {name}\n"
@@ -135,7 +135,7 @@ def _resolve_script(host: str) -> str:
 
 
 def guest_proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the same as ``host_proxies``, as the guest sees it: a proxy on this host is at the gateway."""
+    """Return ``host_proxies`` as the guest sees them: a proxy on this host is at the gateway."""
     return {
         name: value if name == "no_proxy" else seen_from_guest(value)
         for name, value in host_proxies(environment).items()
@@ -143,7 +143,7 @@ def guest_proxies(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def seen_from_guest(address: str) -> str:
-    """Return an address of the host as it is reached from the appliance, where localhost is the appliance.
+    """Return an address for use in the appliance, where localhost is the appliance itself.
 
     Args:
         address: A URL, or a proxy without its scheme.
@@ -158,7 +158,9 @@ def _is_this_host(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        if name == socket.gethostname().lower():  # Debian gives it a loopback address; the guest cannot ask
+        if (
+            name == socket.gethostname().lower()
+        ):  # Debian gives it a loopback address; the guest cannot resolve it
             name = socket.gethostbyname(name)
         found = ipaddress.ip_address(name)
     except (OSError, ValueError):
@@ -167,13 +169,9 @@ def _is_this_host(name: str) -> bool:
 
 
 def host_proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """Pick the proxy variables of the host, in either case; the lower-case one wins.
+    """Return the proxy variables of an environment that are not empty, by their lower-case names.
 
-    Args:
-        environment: The host's variables, ``os.environ``.
-
-    Returns:
-        Lower-case name to value, empty ones left out.
+    A lower-case variable wins over an upper-case one.
     """
     found = {}
     for name in PROXY_VARIABLES:

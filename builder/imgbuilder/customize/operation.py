@@ -1,9 +1,8 @@
-"""What a customization operation is.
+"""The base of customization operations.
 
-An operation is a frozen dataclass that knows how to describe itself in one
-line and how to apply itself to a guest. Its fields check themselves when it
-is constructed, so that every front door (command line, commands file, recipe,
-Python) refuses the same arguments before any work is done.
+An operation is a frozen dataclass that can describe itself in one line and apply itself to a guest. Its
+fields are checked when it is constructed, so that the command line, commands files, recipes and Python
+programs refuse the same arguments before any work is done.
 """
 
 from __future__ import annotations
@@ -18,20 +17,21 @@ from typing import ClassVar, Protocol
 
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.passwords import PasswordSelector
+from imgbuilder.customize.values import first_line
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Reporter, warn
 from imgbuilder.guests.ports import Guest
 
 
 class Phase(enum.Enum):
-    """When an operation is applied (``virt-builder.md`` 8.1)."""
+    """When an operation is applied, in virt-builder's order."""
 
     SETTING = "setting"
-    """Before all others: it changes how the others work and does nothing to the guest itself."""
+    """Before all others: changes how the others work and does nothing to the guest."""
     NORMAL = "normal"
     """In the user's order."""
     LATE = "late"
-    """After all normal ones: passwords, so that an earlier or later command may add the user."""
+    """After all normal ones: passwords, so that any other operation may add the user."""
     LAST = "last"
     """At the very end: SELinux labels, removal of the log."""
 
@@ -52,28 +52,15 @@ class Operation(Protocol):
         ...
 
     def check_host(self) -> None:
-        """Check what can be known before any work, such as programs of the host that are needed.
-
-        Raises:
-            PybuilderError: Something is missing.
-        """
+        """Check before any work, for example that programs are installed; raises ``PybuilderError``."""
         ...
 
     def check_guest(self, context: GuestContext) -> None:
-        """Check what can be known before the guest is changed.
-
-        Raises:
-            OperationError: The operation cannot work in this guest.
-        """
+        """Check before the guest is changed; raises ``OperationError`` if it cannot work in this guest."""
         ...
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Change the guest.
-
-        Raises:
-            OperationError: The guest does not fit, or a command in it failed.
-            GuestCallError: A request to the appliance failed.
-        """
+        """Change the guest; raises ``OperationError`` or ``GuestCallError`` if that fails."""
         ...
 
 
@@ -81,12 +68,13 @@ class Operation(Protocol):
 class OperationBase(ABC):
     """Base of the operations: checks each field by the rule in its metadata.
 
-    A field's metadata may hold ``rule``, a function that returns the value to
-    keep or raises ``UsageError``; and ``raw``, true when bytes that are not
-    UTF-8 (kept as surrogate escapes by Python) are welcome, as in content.
+    A field's metadata may have ``rule``, a function that returns the value to keep or raises ``UsageError``,
+    and ``raw``, true where bytes that are not UTF-8 (surrogate escapes in Python) are allowed, as in content.
     """
 
     keyword: ClassVar[str] = ""
+    progress: ClassVar[str] = ""
+    """Progress text with the names of fields in braces; set by ``registry.operation``."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -104,12 +92,13 @@ class OperationBase(ABC):
         """The passwords that it sets."""
         return ()
 
-    @abstractmethod
     def describe(self) -> str:
         """Return the progress text, without secrets."""
+        shown = {field.name: _shown(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return self.progress.format(**shown)
 
     def check_host(self) -> None:  # noqa: B027 - most operations need nothing of the host
-        """Check programs of the host that are needed; the default needs none."""
+        """Check the host; the default needs nothing of it."""
 
     def check_guest(self, context: GuestContext) -> None:  # noqa: B027 - most operations fit every guest
         """Check that the operation fits the guest; the default fits all."""
@@ -119,14 +108,22 @@ class OperationBase(ABC):
         """Change the guest."""
 
 
-class FieldError(UsageError):
-    """The value of one field does not fit.
+class SettingOperation(OperationBase):
+    """Base of the operations that only change how others work."""
 
-    Args:
-        message: What is wrong.
-        field: Name of the field; empty when it is none in particular.
-        hint: What to do next.
-    """
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        """Do nothing: ``run.customize`` has put the setting into the context."""
+
+
+def _shown(value: object) -> object:
+    """Return a field for the progress text: the items of a list, the first line of a text."""
+    if isinstance(value, tuple):
+        return " ".join(value)
+    return first_line(value) if isinstance(value, str) else value
+
+
+class FieldError(UsageError):
+    """The value of one field is not accepted; ``field`` is empty if it is no field in particular."""
 
     def __init__(self, message: str, *, field: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -134,7 +131,7 @@ class FieldError(UsageError):
 
 
 def name_option(keyword: str, error: UsageError, field: str = "") -> UsageError:
-    """Return the same error with the option's name in front, once, and the field's name inside."""
+    """Return the error with the option's name in front, once, and with the field's name."""
     prefix = f"--{keyword}: "
     if not keyword or error.message.startswith(prefix):
         return error
@@ -142,15 +139,15 @@ def name_option(keyword: str, error: UsageError, field: str = "") -> UsageError:
 
 
 def _check_type(value: object, annotation: str) -> object:
-    """Check what programs pass: a text in the place of a list would be taken as a list of letters."""
+    """Check a value passed by a Python program: a string in place of a list would be a list of letters."""
     if annotation.startswith("tuple"):
         if isinstance(value, str) or not isinstance(value, tuple | list):
             raise UsageError("a tuple is expected here", hint='for example ("nginx",)')
         if not all(isinstance(item, str) for item in value):
-            raise UsageError("a tuple of texts is expected here")
+            raise UsageError("a tuple of strings is expected here")
         return tuple(value)
     if annotation == "str" and not isinstance(value, str):
-        raise UsageError("a text is expected here")
+        raise UsageError("a string is expected here")
     if annotation.startswith("Path") and isinstance(value, str):
         return Path(value)
     if annotation == "int" and (isinstance(value, bool) or not isinstance(value, int)):
@@ -178,65 +175,49 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(item)
 
 
-# Checks of what an operation finds in the guest, with errors that name the option and the path.
-
+# Checks of paths in the guest, with errors that name the option and the path.
 
 _VOLATILE = ("/run/", "/dev/", "/proc/", "/sys/")
-"""Folders over which a running guest mounts filesystems that are not on the disk."""
+"""Folders where a running guest mounts filesystems that are not on its disk."""
 
 
 def require_existing(guest: Guest, path: str, operation: OperationBase) -> None:
-    """Check that something is at a path of the guest.
-
-    Raises:
-        OperationError: It is missing, or a link that leads nowhere.
-    """
+    """Check that a path exists in the guest and is not a dangling link."""
     if not guest.exists(path):
         raise OperationError(f"--{operation.keyword}: {path} does not exist in the guest")
 
 
 def require_file(guest: Guest, path: str, operation: OperationBase) -> None:
-    """Check that a path of the guest is a regular file (links followed).
-
-    Raises:
-        OperationError: It is missing or something else.
-    """
+    """Check that a path of the guest is a regular file (links followed)."""
     require_existing(guest, path, operation)
     require_no_special(guest, path, operation)
 
 
 def require_no_special(guest: Guest, path: str, operation: OperationBase) -> None:
-    """Check that a path of the guest is a regular file, or nothing yet (links followed).
+    """Check that a path of the guest is a regular file or does not exist (links followed).
 
-    What is written to a device or a pipe would be in no image.
-
-    Raises:
-        OperationError: It is something else.
+    Content written to a device or a pipe would not be in the image.
     """
     if guest.exists(path) and not guest.is_file(path):
         raise OperationError(f"--{operation.keyword}: {path} is not a regular file in the guest")
 
 
 def require_directory(guest: Guest, path: str, operation: OperationBase) -> None:
-    """Check that a path that ends with a slash is a directory, as its writer believes.
-
-    Raises:
-        OperationError: It is none.
-    """
+    """Check that a path that ends with a slash is a directory, as the user expects."""
     if path.endswith("/") and not guest.is_dir(path):
         raise OperationError(
             f"--{operation.keyword}: {path} is not a directory in the guest",
-            hint=f"put --mkdir {path.rstrip('/')} before it, or leave out the last slash",
+            hint=f"put --mkdir {path.rstrip('/')} before it, or remove the trailing slash",
         )
 
 
 def warn_of_volatile(guest: Guest, path: str, operation: OperationBase, on_event: Reporter) -> None:
-    """Warn when what was just written will not be seen in the running guest (links followed)."""
+    """Warn if a path that was just written is hidden in the running guest (links followed)."""
     real = guest.realpath(path)
     if f"{real}/".startswith(_VOLATILE):
         where = path if real == path else f"{path} leads to {real}, which"
         warn(
             on_event,
             f"--{operation.keyword}: {where} is in the image, but not in the running guest: "
-            f"{real[:5].rstrip('/')} is made anew at each boot",
+            f"{real[:5].rstrip('/')} is empty after each boot",
         )

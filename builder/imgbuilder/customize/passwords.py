@@ -1,4 +1,4 @@
-"""Passwords: selectors, hashes and random ones (``virt-builder.md`` 8.8, Z17)."""
+"""Password selectors, such as ``file:PATH`` and ``random``, and random passwords."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from imgbuilder.events import Reporter, info
 from imgindex.files import open_given
 
 _MAX_LENGTH = 512
-"""Longest password in bytes that PAM passes on (PAM_MAX_RESP_SIZE)."""
+"""Longest password in bytes that PAM accepts (PAM_MAX_RESP_SIZE)."""
 
 _ALPHABET = "".join(sorted(set(string.ascii_letters + string.digits) - set("O0oIl1")))
-"""Characters that are not mistaken for each other: 56, or 5.8 bits each."""
+"""56 characters that are not mistaken for each other: 5.8 bits each."""
 
 _RANDOM_LENGTH = 21
 """Characters of a random password: 121 bits."""
@@ -31,52 +31,52 @@ _SELECTORS = "password:TEXT, file:PATH, secret:NAME, random, disabled, locked or
 _PLAIN = re.compile(r"(?:lock(?:ed)?:)*password:")
 
 
-class Source(enum.Enum):
-    """Where a password comes from."""
+class PasswordSource(enum.Enum):
+    """The source of a password."""
 
     TEXT = "text"
     SECRET = "secret"  # noqa: S105 - a word
-    """A ``--secret``, whose name the selector has as its text."""
+    """A ``--secret``; the selector's text is its name."""
     RANDOM = "random"
     DISABLED = "disabled"
 
 
 @dataclass(frozen=True)
 class PasswordSelector:
-    """Which password an account gets.
+    """The password that an account gets.
 
     Attributes:
-        source: Where it comes from.
-        text: The password, for ``Source.TEXT``, with bytes that are not UTF-8 as surrogate escapes; the
-            secret's name, for ``Source.SECRET``.
-        locked: Whether password logins are locked besides (``!!`` in front of the hash).
+        source: Its source.
+        text: The password for ``PasswordSource.TEXT``, with bytes that are not UTF-8 as surrogate escapes;
+            the secret's name for ``PasswordSource.SECRET``.
+        locked: Whether password logins are locked as well (``!!`` in front of the hash).
     """
 
-    source: Source
+    source: PasswordSource
     text: str = field(default="", repr=False)
     locked: bool = False
 
     def __post_init__(self) -> None:
-        if self.source is Source.TEXT:
+        if self.source is PasswordSource.TEXT:
             _check_password(self.text)
 
     def shadow_field(self, password: str | None, crypto: Crypto) -> str:
         """Return the second field of the account's line in ``/etc/shadow``, shadow(5).
 
         Args:
-            password: The password to hash; None when the account gets none.
-            crypto: How to hash it.
+            password: The password to hash; None if the account gets none.
+            crypto: The kind of hash.
         """
         value = "*" if password is None else hash_password(password, crypto)
         return f"!!{value}" if self.locked else value
 
-    def tell(self, user: str, password: str | None, on_event: Reporter) -> None:
-        """Tell a random password, once (Z17); nothing is said of others."""
-        if self.source is Source.RANDOM and password is not None:
+    def report_random(self, user: str, password: str | None, on_event: Reporter) -> None:
+        """Report a password if it is a random one."""
+        if self.source is PasswordSource.RANDOM and password is not None:
             info(on_event, f"Setting random password of {user} to {password}")
 
     def password(self, secrets: Mapping[str, str]) -> str | None:
-        """Return the password, made now if it is a random one; None when the account gets none.
+        """Return the password, generated now if it is a random one; None if the account gets none.
 
         Args:
             secrets: The values of secrets by their names.
@@ -84,9 +84,9 @@ class PasswordSelector:
         Raises:
             UsageError: The secret is not given, or cannot be a password.
         """
-        if self.source is Source.RANDOM:
+        if self.source is PasswordSource.RANDOM:
             return random_password()
-        if self.source is Source.SECRET:
+        if self.source is PasswordSource.SECRET:
             if self.text not in secrets:
                 raise UsageError(
                     f"there is no secret {self.text!r} for the password",
@@ -94,79 +94,67 @@ class PasswordSelector:
                 )
             _check_password(secrets[self.text])
             return secrets[self.text]
-        return self.text if self.source is Source.TEXT else None
+        return self.text if self.source is PasswordSource.TEXT else None
 
 
 def holds_password(text: str) -> bool:
-    """Tell whether a selector holds a password itself."""
+    """Tell whether a selector contains a password."""
     return _PLAIN.match(text) is not None
 
 
 def parse_selector(text: str) -> PasswordSelector:
-    """Read a password selector; a file is read at once, so that its absence shows before any work (SE-1).
-
-    Only the first line of a file counts, without its line end (``LF`` or ``CRLF``).
+    """Parse a password selector; the first line of a file is read at once, before any work.
 
     Raises:
-        UsageError: It is no selector, or the password is empty or unusable. The text is never quoted.
+        UsageError: It is not a selector, or the password is empty or unusable. The text is never quoted.
     """
     word, colon, rest = text.partition(":")
     if word == "password" and colon:
-        return PasswordSelector(Source.TEXT, rest)
+        return PasswordSelector(PasswordSource.TEXT, rest)
     if word == "file" and colon:
-        return PasswordSelector(Source.TEXT, _first_line(Path(rest)))
+        return PasswordSelector(PasswordSource.TEXT, _first_line(Path(rest)))
     if word == "secret" and colon:
-        return PasswordSelector(Source.SECRET, variable_name(rest))
+        return PasswordSelector(PasswordSource.SECRET, variable_name(rest))
     if word in ("locked", "lock") and colon:
         inner = parse_selector(rest)
         return PasswordSelector(inner.source, inner.text, locked=True)
     if not colon:
         if word == "random":
-            return PasswordSelector(Source.RANDOM)
+            return PasswordSelector(PasswordSource.RANDOM)
         if word in ("disabled", "disable"):
-            return PasswordSelector(Source.DISABLED)
+            return PasswordSelector(PasswordSource.DISABLED)
         if word in ("locked", "lock"):
-            return PasswordSelector(Source.DISABLED, locked=True)
+            return PasswordSelector(PasswordSource.DISABLED, locked=True)
     raise UsageError("the password selector is not valid", hint=f"give one of: {_SELECTORS}")
 
 
 def selector(value: object) -> PasswordSelector:
-    """Accept a selector; a text in its place is a mistake of a program (docs/api.md).
-
-    Raises:
-        UsageError: It is something else, which is not quoted.
-    """
+    """Accept a selector passed by a Python program (docs/api.md); other values are not quoted."""
     if not isinstance(value, PasswordSelector):
-        raise UsageError("a password selector is expected here", hint='make it by parse_selector("random")')
+        raise UsageError(
+            "a password selector is expected here", hint='make one with parse_selector("random")'
+        )
     return value
 
 
 def optional_selector(value: object) -> PasswordSelector | None:
-    """Accept a selector, or none."""
+    """Accept a selector or None."""
     return None if value is None else selector(value)
 
 
 def crypto(value: object) -> Crypto:
-    """Accept a password hash.
-
-    Raises:
-        UsageError: It is something else.
-    """
+    """Accept a kind of password hash passed by a Python program."""
     if not isinstance(value, Crypto):
         raise UsageError("a password hash is expected here", hint="for example Crypto.SHA512")
     return value
 
 
 def parse_crypto(text: str) -> Crypto:
-    """Read the name of a password hash.
-
-    Raises:
-        UsageError: It is unknown, or too weak, or this host cannot make it.
-    """
+    """Parse the name of a kind of password hash that is strong enough and that this host can make."""
     if text == "md5":
         raise UsageError(
             "md5 password hashes are broken and are not made",
-            hint="use sha512, which every Linux of the last 15 years reads",
+            hint="use sha512, which every Linux of the last 15 years knows",
         )
     try:
         crypto = Crypto(text)
@@ -179,7 +167,7 @@ def parse_crypto(text: str) -> Crypto:
 
 
 def random_password() -> str:
-    """Make a password of at least 120 random bits without ambiguous characters (Z17)."""
+    """Generate a password of at least 120 random bits without ambiguous characters."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))
 
 
@@ -187,7 +175,7 @@ def _check_password(text: str) -> None:
     if not text:
         raise UsageError("the password is empty", hint=f"give one of: {_SELECTORS}")
     if any(character in text for character in "\0\r\n"):
-        raise UsageError("the password holds a NUL or a line break")
+        raise UsageError("the password contains a NUL or a line break")
     if len(text.encode(errors="surrogateescape")) > _MAX_LENGTH:
         raise UsageError(f"the password is longer than {_MAX_LENGTH} bytes")
 

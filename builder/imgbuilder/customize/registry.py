@@ -1,7 +1,7 @@
-"""The table of operations: each is declared once, beside its code.
+"""The table of operations: each is declared once, next to its code.
 
-From a row come the option of the command line, the command of a commands
-file, the help and the manual; a row cannot be half added.
+A row of the table makes the command-line option, the command of commands files, the operation in recipes, the
+help and the manual's section.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar, cast
 
-from imgbuilder.customize.argforms import Form, Part, Raw
+from imgbuilder.customize.argforms import ArgumentForm, ArgumentPart, Raw
 from imgbuilder.customize.operation import FieldError, Operation, OperationBase, Phase, name_option
 from imgbuilder.errors import UsageError
 
@@ -26,7 +26,7 @@ _MODULES = (
     "system",
     "scripts",
     "identity",
-    "settings",
+    "buildoptions",
 )
 """The modules of ``imgbuilder.customize.ops``."""
 
@@ -37,23 +37,23 @@ _Class = TypeVar("_Class", bound=OperationBase)
 
 @dataclass(frozen=True)
 class Spec:
-    """One row of the table.
+    """The declaration of one operation.
 
     Attributes:
         keyword: The option's name without dashes.
         cls: The class of the operation.
         form: The shape of its argument.
         help: One line for ``--help``.
-        long_help: More for the manual; empty when the line says it all.
+        long_help: More for the manual; may be empty.
         phase: When it is applied.
         network: Whether it needs the network.
-        runs_in_guest: Whether it starts programs of the guest, which must then fit the host's processor.
-        secret: Whether its argument may hold a secret, and must not be printed.
+        runs_in_guest: Whether it runs programs of the guest, which needs a processor like the guest's.
+        secret: Whether its argument may contain a secret and must not be printed.
     """
 
     keyword: str
     cls: type[OperationBase]
-    form: Form
+    form: ArgumentForm
     help: str
     long_help: str
     phase: Phase
@@ -63,7 +63,7 @@ class Spec:
 
     @property
     def metavar(self) -> str:
-        """How the help shows the argument; empty for a flag."""
+        """The argument in the help; empty for a flag."""
         return self.form.metavar
 
     @property
@@ -72,8 +72,8 @@ class Spec:
         return tuple(field.name for field in dataclasses.fields(self.cls))
 
     @property
-    def fields(self) -> Mapping[str, Part]:
-        """The parts of its argument by their names in recipes; the first one's is the keyword."""
+    def fields(self) -> Mapping[str, ArgumentPart]:
+        """The parts of its argument by their names in recipes; the first is named by the keyword."""
         names = [
             part.key or name.replace("_", "-")
             for name, part in zip(self.field_names, self.form.parts, strict=True)
@@ -81,22 +81,14 @@ class Spec:
         return dict(zip([self.keyword, *names[1:]], self.form.parts, strict=False))
 
     def cut(self, text: str) -> tuple[Raw, ...]:
-        """Cut an argument into what is written for each field.
-
-        Raises:
-            UsageError: A part is missing, or there are too many; the message names the option.
-        """
+        """Cut an argument into the raw values of the fields; errors name the option."""
         try:
             return self.form.cut(text)
         except UsageError as error:
             raise name_option(self.keyword, error) from error
 
     def make(self, written: Sequence[Raw]) -> Operation:
-        """Make the operation of what is written for each field.
-
-        Raises:
-            UsageError: A value does not fit; the message names the option.
-        """
+        """Make the operation from the raw values of the fields; errors name the option."""
         values = {}
         for name, part, raw in zip(self.field_names, self.form.parts, written, strict=True):
             given = part.absent if raw is None else raw
@@ -111,19 +103,12 @@ class Spec:
         except UsageError as error:
             raise name_option(self.keyword, error) from error
 
-    def parse(self, text: str) -> Operation:
-        """Make the operation of its argument.
-
-        Raises:
-            UsageError: The argument does not fit; the message names the option.
-        """
-        return self.make(self.cut(text))
-
 
 def operation(
     keyword: str,
     *,
-    form: Form,
+    progress: str = "",
+    form: ArgumentForm,
     phase: Phase = Phase.NORMAL,
     network: bool = False,
     runs_in_guest: bool = False,
@@ -131,21 +116,23 @@ def operation(
 ) -> Callable[[type[_Class]], type[_Class]]:
     """Declare the decorated dataclass as the operation ``keyword``.
 
-    The first line of the class's docstring becomes the help, the rest (up to
-    the list of attributes) the manual's text.
+    The first line of the class's docstring becomes the help, the rest (up to the list of attributes) the
+    manual's text. ``progress`` is shown while it is applied, with the values of the fields that it names in
+    braces; an operation without it overrides ``describe``.
 
     Raises:
-        ValueError: The keyword is taken, or the class has no docstring: a mistake in our own code.
+        ValueError: The keyword is taken, or the class has no docstring.
     """
 
     def register(cls: type[_Class]) -> type[_Class]:
         if keyword in _registered:
             raise ValueError(f"two operations are called {keyword!r}")
         text = inspect.cleandoc(cls.__doc__ or "").split("\nAttributes:")[0].strip()
-        if not text or text.startswith(f"{cls.__name__}("):  # what dataclass makes up
+        if not text or text.startswith(f"{cls.__name__}("):  # made up by dataclass
             raise ValueError(f"the operation {keyword!r} has no docstring")
         first, _newline, rest = text.partition("\n")
         cls.keyword = keyword
+        cls.progress = progress
         _registered[keyword] = Spec(
             keyword, cls, form, first.rstrip("."), rest.strip(), phase, network, runs_in_guest, secret
         )
@@ -161,53 +148,31 @@ def all_operations() -> Mapping[str, Spec]:
     return MappingProxyType(_registered)
 
 
-def parse_operation(keyword: str, text: str = "") -> Operation:
-    """Make an operation of an option and its argument.
-
-    Args:
-        keyword: The option's name without dashes.
-        text: Its argument; ignored when the option takes none.
-
-    Raises:
-        UsageError: No operation has that name, or the argument does not fit it.
-    """
-    try:
-        spec = all_operations()[keyword]
-    except KeyError:
-        raise UsageError(f"there is no customization {keyword!r}") from None
-    return spec.parse(text)
-
-
 def spec_of(operation: Operation) -> Spec:
-    """Return the row of an operation."""
+    """Return the declaration of an operation."""
     return all_operations()[operation.keyword]
 
 
-def nowhere(_field: str) -> str:
-    """Say nothing about the place of a field: the command line has no lines."""
+def _no_place(_field: str) -> str:
     return ""
 
 
 @dataclass(frozen=True)
 class Written:
-    """An operation as the user wrote it, whichever way: not yet converted, no file read.
+    """An operation as written by the user: not converted, and without reading the files that it names.
 
     Attributes:
-        spec: Its row of the table.
-        values: What is written for each field, in their order.
+        spec: Its declaration.
+        values: The raw value of each field, in their order.
         where: Returns file and line of a field, or of the whole, for messages; empty for the command line.
     """
 
     spec: Spec
     values: tuple[Raw, ...]
-    where: Callable[[str], str] = field(default=nowhere, compare=False)
+    where: Callable[[str], str] = field(default=_no_place, compare=False)
 
     def make(self) -> Operation:
-        """Make the operation.
-
-        Raises:
-            UsageError: A value does not fit; the message says where it stands.
-        """
+        """Make the operation; errors name file and line."""
         try:
             return self.spec.make(self.values)
         except UsageError as error:
@@ -216,15 +181,12 @@ class Written:
 
 
 def written_argument(keyword: str, text: str, where: str = "") -> Written:
-    """Take an option of customization and its argument apart.
+    """Cut a customization's argument into the raw values of its fields.
 
     Args:
         keyword: The option's name without dashes.
-        text: Its argument; ignored when the option takes none.
+        text: Its argument; ignored if the option takes none.
         where: File and line, for messages.
-
-    Raises:
-        UsageError: No operation has that name, or a part of the argument is missing.
     """
     spec = all_operations().get(keyword)
     if spec is None:
@@ -236,5 +198,5 @@ def written_argument(keyword: str, text: str, where: str = "") -> Written:
 
 
 def at_place(where: str, error: UsageError) -> UsageError:
-    """Return the same error with a place in front."""
+    """Return the error with a place in front."""
     return UsageError(f"{where}: {error.message}" if where else error.message, hint=error.hint)

@@ -1,4 +1,4 @@
-"""Customizing a guest: the order of things (``virt-builder.md`` 8.1)."""
+"""Customizes a guest: checks and applies operations in virt-builder's order."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.network import check_network, seen_from_guest
 from imgbuilder.customize.operation import Operation, Phase, name_option
 from imgbuilder.customize.ops.accounts import PasswordOperation, RootPassword
-from imgbuilder.customize.ops.settings import (
-    Mirror,
+from imgbuilder.customize.ops.buildoptions import Mirror, PackageCache, PasswordCrypto, Secret
+from imgbuilder.customize.ops.system import (
     NoSelinuxRelabel,
-    PackageCache,
-    PasswordCrypto,
-    Secret,
     SelinuxRelabel,
     SelinuxRelabelExclude,
     has_selinux,
 )
 from imgbuilder.customize.passwordhash import Crypto
-from imgbuilder.customize.passwords import PasswordSelector, Source, random_password
+from imgbuilder.customize.passwords import PasswordSelector, PasswordSource, random_password
 from imgbuilder.customize.registry import spec_of
 from imgbuilder.customize.secrecy import Mask, proxy_passwords
 from imgbuilder.customize.sysprep import set_machine_id, set_random_seed
@@ -35,11 +32,11 @@ Rescue = Callable[[Guest, GuestContext, OperationError], None]
 
 @dataclass(frozen=True)
 class CustomizeResult:
-    """What came of a customization.
+    """The result of a customization.
 
     Attributes:
-        log_file: Where in the guest its commands wrote.
-        root_password: The random password that root got because no operation set one; None when one did.
+        log_file: The file in the guest with the output of its commands.
+        root_password: The random password that root got because no operation set one, or None.
     """
 
     log_file: str
@@ -47,12 +44,11 @@ class CustomizeResult:
 
 
 def validate(operations: Sequence[Operation]) -> None:
-    """Check the operations together, and the host, before any work (SE-16).
+    """Check the operations together, and the host, before any work.
 
     Raises:
-        UsageError: They contradict each other: two passwords for one user, or SELinux labels both to be
-            made and to be left; or two secrets of one name, or a password names a secret that is not there.
-        ToolError: A program of the host that one of them needs is missing.
+        UsageError: They contradict each other, or a password names a secret that is not given.
+        ToolError: A program of the host is missing.
     """
     users: set[str] = set()
     for operation in operations:
@@ -61,16 +57,16 @@ def validate(operations: Sequence[Operation]) -> None:
             if operation.account in users:
                 raise UsageError(
                     f"the password of {operation.account} is set twice",
-                    hint="--root-password and --password root:... mean the same; see also the commands files",
+                    hint="--root-password is the same as --password root:...; check commands files as well",
                 )
             users.add(operation.account)
     names = [operation.name for operation in operations if isinstance(operation, Secret)]
     if len(set(names)) != len(names):
-        raise UsageError("a secret is given twice", hint="each --secret needs a name of its own")
+        raise UsageError("a secret is given twice", hint="give each --secret a different name")
     secrets = _secrets(operations)
     for operation in operations:
         for selector in operation.passwords:
-            if selector.source is Source.SECRET:
+            if selector.source is PasswordSource.SECRET:
                 try:
                     selector.password(secrets)
                 except UsageError as error:
@@ -85,13 +81,8 @@ def _secrets(operations: Sequence[Operation]) -> dict[str, str]:
     return {item.name: item.value for item in operations if isinstance(item, Secret)}
 
 
-def needs_network(operations: Sequence[Operation]) -> bool:
-    """Tell whether one of the operations cannot work without a network."""
-    return any(spec_of(operation).network for operation in operations)
-
-
 def needs_commands(operations: Sequence[Operation]) -> bool:
-    """Tell whether one of the operations starts programs of the guest."""
+    """Tell whether one of the operations runs programs of the guest."""
     return any(spec_of(operation).runs_in_guest for operation in operations)
 
 
@@ -103,7 +94,7 @@ def sets_root_password(operations: Sequence[Operation]) -> bool:
 
 
 def mask(operations: Sequence[Operation], proxies: Mapping[str, str]) -> Mask:
-    """Return what hides the secrets that are given to commands, and the passwords of proxies."""
+    """Return the mask for the secrets of commands and the passwords of proxies and mirrors."""
     secrets = [operation.value for operation in operations if isinstance(operation, Secret)]
     mirrors = {str(at): item.url for at, item in enumerate(operations) if isinstance(item, Mirror)}
     return Mask([*secrets, *proxy_passwords({**proxies, **mirrors})])
@@ -118,19 +109,19 @@ def customize(
 ) -> CustomizeResult:
     """Customize a mounted guest.
 
-    Whatever can be checked is checked before the guest is changed. Then: the random seed, the machine ID,
-    the operations in the user's order, the passwords, SELinux labels, removal of the log.
+    Everything is checked as far as possible before the guest is changed. The order is then: random seed,
+    machine ID, the operations in the user's order, passwords, SELinux labels, removal of the log.
 
     Args:
         guest: The guest.
         operations: In the user's order.
-        context: Facts about the guest and wishes; its log file and reporter are set here.
-        on_event: Where steps, the random password and warnings go.
-        rescue: Called when an operation fails in the guest, before anything is cleaned up.
+        context: Facts about the guest, and options; the rest is set here.
+        on_event: Called with steps, the random password and warnings.
+        rescue: Called if an operation fails in the guest, before anything is cleaned up.
 
     Raises:
         UsageError: The operations contradict each other.
-        OperationError: One of them failed; those before it are done, and the guest is not to be used.
+        OperationError: One of them failed; earlier ones are done, so the guest should not be used.
         GuestError: The appliance failed.
     """
     validate(operations)
@@ -191,17 +182,17 @@ def _apply_all(guest: Guest, operations: Sequence[Operation], context: GuestCont
 
 
 def _set_passwords(guest: Guest, operations: Sequence[Operation], context: GuestContext) -> str | None:
-    """Set the passwords; return root's, when no operation sets it and a random one was made."""
+    """Set the passwords; return root's if a random one was made because no operation sets it."""
     late = _in_phase(operations, Phase.LATE)
     root_password = None
     if context.implicit_root_password and not sets_root_password(operations):
         root_password = random_password()
-        late.append(RootPassword(PasswordSelector(Source.TEXT, root_password)))
-    said = ""
+        late.append(RootPassword(PasswordSelector(PasswordSource.TEXT, root_password)))
+    shown = ""
     for operation in late:
-        if operation.describe() != said:
-            said = operation.describe()
-            context.on_event(Step(said))
+        if operation.describe() != shown:
+            shown = operation.describe()
+            context.on_event(Step(shown))
         with _named(operation):
             operation.apply(guest, context)
     if root_password is not None:
@@ -210,11 +201,7 @@ def _set_passwords(guest: Guest, operations: Sequence[Operation], context: Guest
 
 
 def check_guest(operations: Sequence[Operation], context: GuestContext) -> None:
-    """Check whether the operations fit a guest, without touching it.
-
-    Raises:
-        OperationError: One of them does not.
-    """
+    """Check that the operations fit a guest, without changing it."""
     for operation in operations:
         if spec_of(operation).runs_in_guest and not context.runs_commands:
             raise OperationError(
@@ -230,7 +217,7 @@ def _in_phase(operations: Sequence[Operation], phase: Phase) -> list[Operation]:
 
 
 def _last(guest: Guest, operations: Sequence[Operation]) -> list[Operation]:
-    """Return the operations of the end, each once; labels are made by default where there is SELinux."""
+    """Return the last operations, each once; a guest with SELinux is relabelled by default."""
     unique: list[Operation] = []
     if has_selinux(guest) and not any(isinstance(operation, NoSelinuxRelabel) for operation in operations):
         unique.append(SelinuxRelabel())
@@ -247,7 +234,7 @@ def _crypto(operations: Sequence[Operation], context: GuestContext) -> Crypto:
 
 @contextlib.contextmanager
 def _named(operation: Operation) -> Iterator[None]:
-    """Put the operation's name in front of what the appliance says about a failed request."""
+    """Put the operation's name in front of an error of the appliance."""
     try:
         yield
     except GuestCallError as error:

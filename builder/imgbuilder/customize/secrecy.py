@@ -19,16 +19,15 @@ from imgindex.environment import withhold
 from imgindex.files import open_given
 
 SHORTEST = 4
-"""Characters that a secret must have: hiding every ``a`` would leave no log to read."""
+"""Shortest secret in characters: hiding every ``a`` would make logs unreadable."""
 _MASK = "***"
 
 
 class Mask:
-    """Replaces secrets.
+    """Replaces secrets by ``***``.
 
     Args:
-        secrets: What to hide. Each line of a value of several lines is hidden on its own, if it is not
-            too short.
+        secrets: The secrets. Each line of a value of several lines is hidden as well, unless it is too short.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -39,7 +38,7 @@ class Mask:
         self._bytes = re.compile(b"|".join(map(re.escape, raw))) if raw else None
 
     def __bool__(self) -> bool:
-        """Tell whether there is anything to hide."""
+        """Tell whether there are secrets to hide."""
         return self._text is not None
 
     def text(self, text: str) -> str:
@@ -51,7 +50,7 @@ class Mask:
         return content if self._bytes is None else self._bytes.sub(_MASK.encode(), content)
 
     def reporter(self, on_event: Reporter) -> Reporter:
-        """Return a reporter that hides secrets in what it passes on."""
+        """Return a reporter that hides secrets in the events that it passes on."""
         if not self:
             return on_event
 
@@ -63,7 +62,7 @@ class Mask:
         return masked
 
     def error(self, error: OperationError) -> OperationError:
-        """Return the same error without secrets."""
+        """Return the error without secrets."""
         return OperationError(
             self.text(error.message),
             log_tail=self.text(error.log_tail),
@@ -87,17 +86,13 @@ def proxy_passwords(proxies: Mapping[str, str]) -> tuple[str, ...]:
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAKEN = {"PATH", "HOME", "IFS", "ENV", "LC_ALL", "TERM", "PWD", "SHELL"}
-"""Variables without which the commands themselves would not work as meant."""
+"""Variables that commands need for other purposes."""
 _LARGEST = 64 * 1024
 """Bytes; the kernel allows 128 KiB per variable."""
 
 
 def variable_name(name: str) -> str:
-    """Accept the name of an environment variable.
-
-    Raises:
-        UsageError: It is none, or the commands need it for themselves.
-    """
+    """Accept the name of an environment variable that can be used for a secret."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not the name of a variable", hint="use letters, digits and '_'")
     if name in _TAKEN or name.startswith("LD_"):
@@ -106,24 +101,16 @@ def variable_name(name: str) -> str:
 
 
 def secret_value(value: str) -> str:
-    """Accept the value of a secret; it is never quoted.
-
-    Raises:
-        UsageError: It is too short to be hidden, or too long for a variable.
-    """
+    """Accept the value of a secret, which is never quoted."""
     if len(value.strip()) < SHORTEST:
-        raise UsageError(f"a secret needs at least {SHORTEST} characters, or it could not be hidden in logs")
+        raise UsageError(f"a secret needs at least {SHORTEST} characters so that it can be hidden in logs")
     if len(value.encode(errors="surrogateescape")) > _LARGEST:
         raise UsageError(f"the secret is longer than {_LARGEST} bytes")
     return value
 
 
 def parse_source(text: str) -> str:
-    """Read the value that ``env:VARIABLE`` or ``file:PATH`` names, at once (SE-1).
-
-    Raises:
-        UsageError: The variable is not set, the file cannot be read, or the text names neither.
-    """
+    """Read the value from ``env:VARIABLE`` or ``file:PATH`` at once, before any work."""
     kind, colon, name = text.partition(":")
     if kind == "env" and colon:
         value = os.environ.get(name)

@@ -1,4 +1,4 @@
-"""Reading public keys of ssh, and joining them to an ``authorized_keys`` file (Z10)."""
+"""Reads public keys of ssh, and adds them to the content of ``authorized_keys``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,10 @@ _LARGEST = 64 * 1024
 
 
 def parse_key_selector(text: str) -> tuple[str, ...]:
-    """Read the part of ``--ssh-inject`` after the user.
+    """Return the public keys of a selector, one line each.
 
     Args:
-        text: Empty for the user's newest key, ``file:PATH`` or ``string:KEY``.
-
-    Returns:
-        The public keys, one line each.
-
-    Raises:
-        UsageError: There is no such key, or it is not a public one.
+        text: ``file:PATH``, ``string:KEY``, or empty for the newest key of the user of this host.
     """
     if not text:
         return _read_keys(newest_key(Path("~/.ssh")))
@@ -34,49 +28,40 @@ def parse_key_selector(text: str) -> tuple[str, ...]:
         return _read_keys(Path(rest))
     if kind == "string" and rest:
         return public_keys(tuple(rest.split("\n")))
-    raise UsageError("the ssh key selector is not valid", hint="give USER, USER:file:PATH or USER:string:KEY")
+    raise UsageError(
+        "the ssh key selector is not valid", hint="write USER, USER:file:PATH or USER:string:KEY"
+    )
 
 
 def newest_key(folder: Path) -> Path:
-    """Return the newest ``id*.pub`` of a folder, certificates left out.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """Return the newest ``id*.pub`` of a folder that is not a certificate."""
     try:
         found = [path for path in folder.expanduser().glob("id*.pub") if not path.name.endswith("-cert.pub")]
         return max(found, key=lambda path: path.stat().st_mtime)
-    except (ValueError, OSError, RuntimeError) as error:  # none; unreadable; no home
+    except (ValueError, OSError, RuntimeError) as error:  # no key; unreadable; no home
         raise UsageError(
             f"no public key was found: {folder}/id*.pub",
-            hint="make one with ssh-keygen, or give USER:file:PATH",
+            hint="make one with ssh-keygen, or name one: USER:file:PATH",
         ) from error
 
 
 def public_keys(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """Accept the lines of public keys; empty lines and comments are left out.
-
-    Raises:
-        UsageError: There is none, or a line is something else. A private key is never quoted.
-    """
+    """Accept lines of public keys, without empty lines and comments; a private key is never quoted."""
     keys = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if any(_PRIVATE.search(line) for line in lines):
-        raise UsageError("this is a private key", hint="give the public one, whose name ends in .pub")
+        raise UsageError("this is a private key", hint="use the public key, whose name ends in .pub")
     if not keys:
-        raise UsageError("there is no ssh public key")
+        raise UsageError("no ssh public key was given")
     if any("\n" in key or "\r" in key or not _KEY.search(key) for key in keys):
         raise UsageError(
-            "this is no ssh public key", hint="a key looks like: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5... you@host"
+            "this is not an ssh public key",
+            hint="a key looks like: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5... you@host",
         )
     return keys
 
 
 def optional_keys(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """Accept the lines of public keys, or none.
-
-    Raises:
-        UsageError: A line is something else.
-    """
+    """Accept lines of public keys, or no line."""
     return public_keys(lines) if lines else ()
 
 

@@ -14,12 +14,12 @@ from imgbuilder.guests.ports import Guest
 
 
 @dataclass(frozen=True)
-class Task:
-    """One part of an identity.
+class SysprepTask:
+    """The files of one task.
 
     Attributes:
         remove: Patterns of paths that are removed.
-        empty: Patterns of files that are emptied, because their absence would mean something else.
+        empty: Patterns of files that are emptied, because their absence has a different meaning.
         empty_below: Folders below which all files are emptied.
     """
 
@@ -29,22 +29,17 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something that identifies the machine.
-
-    Attributes:
-        task: The task that would remove it.
-        path: Where it is.
-    """
+class IdentityFile:
+    """A file that identifies the machine, and the task that would remove it."""
 
     task: str
     path: str
 
 
 TASKS = {
-    "machine-id": Task(remove=("/var/lib/dbus/machine-id",), empty=("/etc/machine-id",)),
-    "ssh-hostkeys": Task(remove=("/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub")),
-    "dhcp-leases": Task(
+    "machine-id": SysprepTask(remove=("/var/lib/dbus/machine-id",), empty=("/etc/machine-id",)),
+    "ssh-hostkeys": SysprepTask(remove=("/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub")),
+    "dhcp-leases": SysprepTask(
         remove=(
             "/var/lib/dhcp/*.lease*", "/var/lib/dhcp3/*.lease*", "/var/lib/dhclient/*",
             "/var/lib/dhcpcd/*.lease*",
@@ -52,49 +47,45 @@ TASKS = {
             "/var/lib/NetworkManager/timestamps", "/var/lib/NetworkManager/seen-bssids",
         )
     ),
-    "network-rules": Task(
+    "network-rules": SysprepTask(
         remove=("/etc/udev/rules.d/70-persistent-net.rules",
                 "/etc/udev/rules.d/75-persistent-net-generator.rules")
     ),
-    "logs": Task(
+    "logs": SysprepTask(
         remove=("/var/log/journal/*", "/var/log/*.gz", "/var/log/*.xz", "/var/log/*.[0-9]", "/var/log/*.old",
                 "/var/log/*/*.gz", "/var/log/*/*.[0-9]", "/root/install.log", "/root/anaconda-ks.cfg"),
         empty_below=("/var/log",),
     ),
-    "shell-history": Task(
+    "shell-history": SysprepTask(
         remove=tuple(
             f"{home}/{name}"
             for home in ("/root", "/home/*")
             for name in (".*_history", ".lesshst", ".viminfo", ".wget-hsts")
         )
     ),
-    "package-caches": Task(
+    "package-caches": SysprepTask(
         remove=("/var/cache/apt/archives/*.deb", "/var/cache/apt/archives/partial/*", "/var/cache/apt/*.bin",
                 "/var/lib/apt/lists/*_*", "/var/lib/apt/lists/partial/*", "/var/cache/dnf/*",
                 "/var/cache/libdnf5/*", "/var/cache/yum/*", "/var/cache/zypp/*", "/var/cache/pacman/pkg/*",
                 "/var/cache/apk/*", "/var/cache/xbps/*", "/var/cache/urpmi/rpms/*")
     ),
-    "temporary-files": Task(
+    "temporary-files": SysprepTask(
         remove=("/tmp/*", "/tmp/.[!.]*", "/var/tmp/*", "/var/tmp/.[!.]*")  # noqa: S108 - in the guest
     ),
-    "cloud-init": Task(
+    "cloud-init": SysprepTask(
         remove=("/var/lib/cloud/instance", "/var/lib/cloud/instances/*", "/var/lib/cloud/data/*",
                 "/var/lib/cloud/sem/*")
     ),
-    "random-seed": Task(
+    "random-seed": SysprepTask(
         remove=("/var/lib/systemd/random-seed", "/var/lib/systemd/credential.secret", "/var/lib/random-seed",
                 "/var/lib/urandom/random-seed", "/var/lib/misc/random-seed", "/etc/random-seed")
     ),
 }  # fmt: skip
-"""What each task takes away."""
+"""The tasks by their names."""
 
 
 def parse_tasks(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Read a list of tasks: names, ``all``, and ``-NAME`` for all but that one.
-
-    Raises:
-        UsageError: A name is unknown, or the list is empty.
-    """
+    """Parse a list of tasks: names, ``all``, and ``-NAME`` to leave one out."""
     chosen: list[str] = []
     for word in words:
         if word == "all":
@@ -107,27 +98,18 @@ def parse_tasks(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def known_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Accept names of tasks.
-
-    Raises:
-        UsageError: One is unknown, or there is none.
-    """
+    """Accept one or more names of tasks."""
+    hint = f"use all, or some of: {', '.join(TASKS)}"
     for name in names:
         if name not in TASKS:
-            raise UsageError(f"{name!r} is no task", hint=f"give all, or some of: {', '.join(TASKS)}")
+            raise UsageError(f"{name!r} is not a task", hint=hint)
     if not names:
-        raise UsageError("no task is left", hint=f"give all, or some of: {', '.join(TASKS)}")
+        raise UsageError("the list of tasks is empty", hint=hint)
     return names
 
 
 def clean(guest: Guest, name: str, *, keep: str = "") -> None:
-    """Do one task.
-
-    Args:
-        guest: The guest.
-        name: The task.
-        keep: A path that stays: the log of this very build.
-    """
+    """Carry out one task, but keep the file ``keep``, the log of this build."""
     task = TASKS[name]
     for path in _matches(guest, task.remove):
         if path != keep:
@@ -137,16 +119,8 @@ def clean(guest: Guest, name: str, *, keep: str = "") -> None:
             guest.truncate(path)
 
 
-def find(guest: Guest, names: Sequence[str] = tuple(TASKS)) -> list[Finding]:
-    """Find what identifies the machine; nothing is changed.
-
-    Args:
-        guest: The guest.
-        names: Tasks that are looked at.
-
-    Returns:
-        What there is, in the order of the tasks and paths.
-    """
+def find(guest: Guest, names: Sequence[str] = tuple(TASKS)) -> list[IdentityFile]:
+    """Find the files that identify the machine, in the order of tasks and paths; nothing is changed."""
     found = []
     for name in names:
         task = TASKS[name]
@@ -155,14 +129,14 @@ def find(guest: Guest, names: Sequence[str] = tuple(TASKS)) -> list[Finding]:
             for path in [*_matches(guest, task.empty), *_files(guest, task)]
             if not guest.is_symlink(path) and guest.is_file(path) and guest.stat(path).size
         ]
-        found += [Finding(name, path) for path in sorted({*_matches(guest, task.remove), *full})]
+        found += [IdentityFile(name, path) for path in sorted({*_matches(guest, task.remove), *full})]
     return found
 
 
 def _matches(guest: Guest, patterns: Sequence[str]) -> list[str]:
     found = []
     for pattern in patterns:
-        # The pattern itself may be the name of a link that leads nowhere, as a removed link of D-Bus.
+        # Without wildcards the pattern is the path itself; a link, such as D-Bus's, is left alone.
         plain = not any(sign in pattern for sign in "*?[")
         if plain:
             found += [pattern] if guest.is_symlink(pattern) is False and guest.exists(pattern) else []
@@ -171,7 +145,7 @@ def _matches(guest: Guest, patterns: Sequence[str]) -> list[str]:
     return found
 
 
-def _files(guest: Guest, task: Task) -> list[str]:
+def _files(guest: Guest, task: SysprepTask) -> list[str]:
     return [path for folder in task.empty_below if guest.is_dir(folder) for path in guest.files_below(folder)]
 
 
@@ -194,17 +168,14 @@ _LARGEST = 8192
 
 _MACHINE_ID = "/etc/machine-id"
 _EMPTY_IDS = (b"", b"uninitialized\n")
-"""The second is systemd's own word for "make one at first boot", machine-id(5)."""
+"""The second means "make one at first boot", machine-id(5)."""
 
 
 def set_random_seed(guest: Guest, facts: GuestFacts, on_event: Reporter) -> None:
-    """Give the guest fresh randomness.
+    """Write new random seeds.
 
-    Every seed file that exists is refilled with as many bytes as it had, within limits. A guest with
-    systemd gets systemd's file even when the template has none; so does an older one its family's file.
-
-    Raises:
-        GuestCallError: A file could not be written.
+    Every existing seed file is overwritten with as many bytes as it had, within limits. A guest with systemd
+    gets systemd's file even if the template has none; an older guest gets its family's file.
     """
     on_event(Step("Setting a random seed"))
     done = False
@@ -218,15 +189,11 @@ def set_random_seed(guest: Guest, facts: GuestFacts, on_event: Reporter) -> None
     if not done and facts.family in _FAMILY_SEED:
         done = _create(guest, _FAMILY_SEED[facts.family])
     if not done:
-        warn(on_event, "the random seed could not be set: the guest has no place for one that we know")
+        warn(on_event, "the random seed could not be set: the guest has no known file for it")
 
 
 def set_machine_id(guest: Guest, on_event: Reporter) -> None:
-    """Fill an empty ``/etc/machine-id``; a missing one, a link or one with a content stays as it is.
-
-    Raises:
-        GuestCallError: The file could not be written.
-    """
+    """Fill an empty ``/etc/machine-id``; nothing is changed if it is missing, a link or not empty."""
     if guest.is_symlink(_MACHINE_ID) or not guest.is_file(_MACHINE_ID):
         return
     if guest.stat(_MACHINE_ID).size <= len(_EMPTY_IDS[1]) and guest.read(_MACHINE_ID) in _EMPTY_IDS:

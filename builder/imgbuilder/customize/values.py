@@ -1,7 +1,4 @@
-"""Rules for the values of operations: each returns the value to keep or raises ``UsageError``.
-
-The names of the rows are those of ``docs/threat-model.md``.
-"""
+"""Rules for the values of operations: each returns the value to keep or raises ``UsageError``."""
 
 from __future__ import annotations
 
@@ -38,11 +35,7 @@ _ID_MAX = 2**32 - 2
 
 
 def guest_path(path: str) -> str:
-    """Accept an absolute path in the guest (Z1).
-
-    Raises:
-        UsageError: It is relative, holds a line break, or is longer than Linux allows.
-    """
+    """Accept an absolute path in the guest."""
     if not path.startswith("/"):
         raise UsageError(f"{path!r} is not an absolute path in the guest", hint="begin the path with /")
     single_line(path)
@@ -91,13 +84,9 @@ def link_target(text: str) -> str:
 
 
 def hostname(name: str) -> str:
-    """Accept the name of a host, by the rules of RFC 1123 section 2.1 (Z13).
-
-    Raises:
-        UsageError: It is empty, longer than 64 bytes or holds anything but letters, digits, ``-`` and ``.``.
-    """
+    """Accept the name of a host by the rules of RFC 1123 section 2.1."""
     if len(name) > _HOST_NAME_MAX:
-        raise UsageError(f"the hostname has {len(name)} characters, and Linux allows {_HOST_NAME_MAX}")
+        raise UsageError(f"the hostname has {len(name)} characters; Linux allows {_HOST_NAME_MAX}")
     if not _HOSTNAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is not a hostname",
@@ -107,14 +96,14 @@ def hostname(name: str) -> str:
 
 
 def timezone(name: str) -> str:
-    """Accept the name of a time zone such as ``Europe/Berlin`` (Z14)."""
+    """Accept the name of a time zone such as ``Europe/Berlin``."""
     if not _TIMEZONE.fullmatch(name):
         raise UsageError(f"{name!r} is not a time zone", hint="give a name such as Europe/Berlin or UTC")
     return name
 
 
 def user_name(name: str) -> str:
-    """Accept the name of a user (Z16; useradd(8))."""
+    """Accept the name of a user, useradd(8)."""
     if len(name) > _LOGIN_NAME_MAX or not _USER.fullmatch(name):
         raise UsageError(
             f"{name!r} is not a user name",
@@ -124,16 +113,12 @@ def user_name(name: str) -> str:
 
 
 def user_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Accept names of users or groups, or none."""
+    """Accept a list of user or group names, which may be empty."""
     return tuple(user_name(name) for name in names)
 
 
 def mirror_url(url: str) -> str:
-    """Accept the address of a mirror; it may hold a password and is never quoted.
-
-    Raises:
-        UsageError: It is no http, https or ftp address, or holds what apt's files cannot.
-    """
+    """Accept the address of a mirror; errors do not quote it, since it may contain a password."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https", "ftp") and bool(parts.hostname) and not parts.query
@@ -145,16 +130,12 @@ def mirror_url(url: str) -> str:
 
 
 def holds_credentials(url: str) -> bool:
-    """Tell whether an address holds a password, or something else that gives access."""
+    """Tell whether an address contains a password or another secret."""
     return Address(url).has_secret
 
 
 def package_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Accept package names that some package manager could know (Z15).
-
-    Raises:
-        UsageError: There is none, or one could be an option or holds blanks or signs of the shell.
-    """
+    """Accept package names: no option, no blanks, nothing special to the shell."""
     if not names:
         raise UsageError("at least one package is needed")
     for name in names:
@@ -175,11 +156,7 @@ def file_mode(mode: int) -> int:
 
 
 def octal_mode(text: str) -> int:
-    """Read a file mode; always octal, so that ``755`` and ``0755`` mean the same.
-
-    Raises:
-        UsageError: It is symbolic (``u+x``) or not octal.
-    """
+    """Parse a file mode, always as octal: ``755`` and ``0755`` mean the same."""
     if not _OCTAL.fullmatch(text):
         raise UsageError(
             f"{text!r} is not an octal file mode", hint="symbolic modes are not supported: give 0755"
@@ -200,30 +177,22 @@ def owner(owner: int | str) -> int | str:
 
 
 def parse_owner(text: str) -> int | str:
-    """Read a user or group: all digits are a number, anything else is a name."""
+    """Parse a user or group: digits only are a number, anything else is a name."""
     return int(text) if _NUMBER.fullmatch(text) else text
 
 
 def local_file(path: Path) -> Path:
-    """Accept a local regular file that can be read (SE-1: before any work; Z8: never a pipe or device).
-
-    Raises:
-        UsageError: It is missing, not a regular file, or may not be read.
-    """
+    """Accept a local regular file that can be read, never a pipe or a device."""
     mode = _local_mode(path)
     if stat.S_ISDIR(mode):
-        raise UsageError(f"{path} is a directory", hint="directories are copied by --copy-in")
+        raise UsageError(f"{path} is a directory", hint="use --copy-in for directories")
     if not stat.S_ISREG(mode):
         raise UsageError(f"{path} is not a regular file")
     return path
 
 
 def local_tree(path: Path) -> Path:
-    """Accept a local regular file or directory that can be read and copied as a whole.
-
-    Raises:
-        UsageError: It is missing, something else, or may not be read; or that holds for a part of it.
-    """
+    """Accept a local regular file or directory that can be read as a whole."""
     mode = _local_mode(path)
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UsageError(f"{path} is neither a regular file nor a directory")
@@ -238,14 +207,12 @@ def _local_mode(path: Path) -> int:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"the local file {str(path)!r} cannot be used: {reason}") from error
     if not readable:
-        raise UsageError(
-            f"the local file {path} may not be read", hint=f"check its permissions: ls -l {path}"
-        )
+        raise UsageError(f"the local file {path} cannot be read", hint=f"check its permissions: ls -l {path}")
     return mode
 
 
 def first_line(text: str) -> str:
-    """Return what messages show of a command: all of one line, or the first of several and ``...``."""
+    """Return a command for messages: a single line, or the first of several with ``...``."""
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[0].strip() + " ..." if len(lines) > 1 else text.strip("\n")
 

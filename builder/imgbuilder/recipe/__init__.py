@@ -1,6 +1,6 @@
-"""Recipes: a build written down as a TOML file.
+"""Recipes: builds written as TOML files (ADR 0008).
 
-``read`` turns files into a ``Recipe``, ``write`` turns a command line into a
-file, ``schema`` describes the format for editors; ``locate`` finds the lines
-that messages name. What operations there are comes from their registry alone.
+``reader`` turns files into a ``Recipe``, ``writer`` turns a command line into a file, ``schema`` describes
+the format for editors, ``locate`` finds the lines that messages name. Settings are listed in ``recipe``,
+operations in their registry (``customize/registry.py``) alone.
 """

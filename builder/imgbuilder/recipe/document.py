@@ -1,4 +1,4 @@
-"""One recipe file: its content, and complaints that name file and line."""
+"""One recipe file: its content, and errors that name file and line."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from imgbuilder.recipe.locate import Key, find_lines
 from imgindex.files import open_given
 
 _LARGEST = 1024 * 1024
-"""Largest recipe in bytes; files belong beside it."""
+"""Largest recipe in bytes; larger content belongs into files of its own."""
 _DEEPEST = 8
 """Levels of tables and arrays; recipes use three."""
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
-class Document:
-    """A recipe file that is TOML.
+class RecipeDocument:
+    """A parsed recipe file.
 
     Args:
         path: The file.
@@ -48,22 +48,22 @@ class Document:
         return find_lines(self._text)
 
     def place(self, key: Key) -> str:
-        """Return file and line of a value; where it is missing, of what should hold it."""
+        """Return file and line of a value; if it is missing, of the nearest table around it."""
         while key and key not in self._lines:
             key = key[:-1]
         return f"{self.path}: line {self._lines.get(key, 1)}"
 
     def error(self, key: Key, message: str, hint: str | None = None) -> UsageError:
-        """Return a complaint about a value."""
+        """Return an error about a value."""
         return UsageError(f"{self.place(key)}: {message}", hint=hint)
 
     def _too_deep(self) -> UsageError:
         return UsageError(f"{self.path}: tables and lists are nested too deeply for a recipe")
 
     def _syntax_error(self, error: ValueError) -> UsageError:
-        said = str(error)
-        found = _POSITION.search(said)
-        reason = said[: found.start()] if found else said
+        text = str(error)
+        found = _POSITION.search(text)
+        reason = text[: found.start()] if found else text
         number = int(found[1]) if found and found[1] else self._text.count("\n") + 1
         line = (self._text.split("\n")[number - 1 :] or [""])[0].strip()[:80]
         shown = f": {line}" if line else ""
@@ -74,26 +74,20 @@ class Document:
 
 
 def nearest(word: str, known: Iterable[str], otherwise: str) -> str:
-    """Ask whether a known word was meant.
-
-    Args:
-        word: What was written.
-        known: The words that there are.
-        otherwise: The hint where none is like it.
-    """
+    """Return a hint that suggests the known word most like ``word``, or ``otherwise`` if none is like it."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 def _syntax_hint(line: str, reason: str) -> str:
     if "overwrite" in reason.lower() or "twice" in reason or "duplicate" in reason.lower():
-        return "a key may stand only once in a table; begin each operation with a line [[operation]]"
+        return "a key may occur only once in a table; begin each operation with a line [[operation]]"
     _key, equals, value = line.partition("=")
     if "illegal character" in reason.lower() and ('"' in value or "'" in value):
-        return 'a text ends on its line; one of several lines stands in three quotes: """'
+        return 'put a string of several lines in three quotes: """'
     if equals and re.fullmatch(r"\s*[\w/~.:-]+\s*", value) and value.strip() not in {"true", "false"}:
-        return f'texts stand in quotes: {_key.strip()} = "{value.strip()}"'
-    return "the format is explained at https://toml.io; texts stand in quotes, lists in [ ]"
+        return f'put strings in quotes: {_key.strip()} = "{value.strip()}"'
+    return "see https://toml.io for the format; strings go in quotes, lists in [ ]"
 
 
 def _read(path: Path) -> str:
@@ -102,19 +96,18 @@ def _read(path: Path) -> str:
             content = file.read(_LARGEST + 1)
     except OSError as error:
         raise UsageError(
-            f"the recipe {str(path)!r} cannot be read: {error.strerror}", hint="is the name right?"
+            f"the recipe {str(path)!r} cannot be read: {error.strerror}", hint="check the name"
         ) from error
     if len(content) > _LARGEST:
         raise UsageError(
-            f"{path}: a recipe has at most {_LARGEST} bytes", hint="keep content in files beside it: upload"
+            f"{path}: a recipe has at most {_LARGEST} bytes",
+            hint="keep large content in separate files, and use upload",
         )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"{path}: line {number}: this is not UTF-8", hint="TOML files are; save it as UTF-8"
-        ) from error
+        raise UsageError(f"{path}: line {number}: this is not UTF-8", hint="save it as UTF-8") from error
 
 
 def _is_deeper(value: object, limit: int) -> bool:

@@ -1,10 +1,8 @@
-"""Where in a TOML text each value stands.
+"""Finds the lines of the values in a TOML text.
 
-The standard library's ``tomllib`` says what a text means, and not where; of
-the libraries that keep a text's style, none gives lines either (ADR 0008). This
-module walks over a text that ``tomllib`` has accepted, so it need not judge,
-only skip: it knows the ends of strings, arrays and tables. It runs when there
-is something to complain about, and not before.
+The standard library's ``tomllib`` does not report positions, nor do the libraries that keep a text's style
+(ADR 0008). This module walks over a text that ``tomllib`` has accepted: it does not validate, it only finds
+the ends of strings, arrays and tables. It runs only if there is an error to report.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import tomllib
 from bisect import bisect_right
 
 Key = tuple[str | int, ...]
-"""The way to a value: names of keys, and positions in arrays."""
+"""The path to a value: names of keys, and positions in arrays."""
 
 _STRING = re.compile(
     r'"""(?:[^"\\]|\\[\s\S]|"{1,2}(?!"))*"{3,5}'
@@ -29,14 +27,7 @@ _SCALAR = re.compile(r"[^,\]}#\n]+")
 
 
 def find_lines(text: str) -> dict[Key, int]:
-    """Find the line of each key, table and array item.
-
-    Args:
-        text: A valid TOML document with plain line ends.
-
-    Returns:
-        The way to each value with the 1-based line where it, or its key, begins.
-    """
+    """Return the line of each key, table and array item of a valid TOML document with LF line ends."""
     return _Walk(text).places
 
 
@@ -69,7 +60,7 @@ class _Walk:
         self.places.setdefault(key, bisect_right(self._starts, self._at))
 
     def _header(self) -> Key:
-        """Walk over ``[table]`` or ``[[table]]``; return the way to it."""
+        """Walk over ``[table]`` or ``[[table]]``; return the path to it."""
         start = self._at
         many = self._text.startswith("[[", self._at)
         self._at += 2 if many else 1
@@ -87,7 +78,7 @@ class _Walk:
         return table
 
     def _existing(self, names: list[str]) -> Key:
-        """Go down by names; in an array of tables, its newest one is meant."""
+        """Return the path to a table by names; in an array of tables, to the newest one."""
         way: Key = ()
         for name in names:
             way = (*way, name)
@@ -97,7 +88,7 @@ class _Walk:
         return way
 
     def _names(self) -> list[str]:
-        """Walk over a dotted key, up to what follows it."""
+        """Walk over a dotted key."""
         names = []
         while True:
             self._skip(_BLANKS)
@@ -116,7 +107,7 @@ class _Walk:
         for name in names:
             way = (*way, name)
             self._note(way)
-        self._at = end + 1  # behind the "="
+        self._at = end + 1  # after the "="
         self._value(way)
 
     def _value(self, way: Key) -> None:

@@ -3,34 +3,154 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from imgbuilder.customize.argforms import Kind, Part, Raw
+from imgbuilder.customize.argforms import ArgumentPart, Kind, Raw
 from imgbuilder.customize.registry import Written, all_operations
 from imgbuilder.errors import UsageError
-from imgbuilder.recipe.document import Document, nearest
+from imgbuilder.recipe.document import RecipeDocument, nearest
 from imgbuilder.recipe.locate import Key
 from imgbuilder.recipe.recipe import SETTINGS, Recipe, Setting, SettingKind
-from imgbuilder.recipe.variables import NAME, Values, Variable, beside, resolve
+from imgbuilder.recipe.variables import NAME, ValueReader, Variable, next_to, resolve
 
+_MOST_FILES = 100
+_TOP = ("include", "variables", "operation")
 _Plain = TypeVar("_Plain", str, int)
 
 
-class Reader:
-    """Reads the settings and operations of one file.
+def read_recipe(path: Path, values: Mapping[str, str] | None = None) -> Recipe:
+    """Read a recipe and the recipes that it includes.
+
+    An included file comes before the including one, and counts once even if several files include it. Its
+    operations come first; the including file's settings and defaults replace its settings and defaults.
 
     Args:
-        document: The file.
-        variables: Values of the variables.
-    """
+        path: The file.
+        values: Values of its variables.
 
-    def __init__(self, document: Document, variables: Mapping[str, str]) -> None:
+    Raises:
+        UsageError: A file cannot be read or is not a recipe, or a variable has no value. The message names
+            file and line.
+    """
+    gathered = _Gathered()
+    _gather(path, gathered, ())
+    known = resolve(gathered.variables, values or {})
+    settings: dict[str, Any] = {}
+    operations: list[Written] = []
+    for document in gathered.documents:
+        reader = _Reader(document, known)
+        settings |= reader.settings()
+        operations += reader.operations()
+    return Recipe(settings, tuple(operations))
+
+
+@dataclass
+class _Gathered:
+    """The content of the files read so far."""
+
+    documents: list[RecipeDocument] = field(default_factory=list)
+    variables: dict[str, Variable] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+
+
+def _gather(path: Path, gathered: _Gathered, including: tuple[tuple[str, Path], ...]) -> None:
+    """Read a file after the files that it includes."""
+    document = RecipeDocument(path)
+    real = _real(path)
+    gathered.seen.add(real)
+    _check_keys(document)
+    for index, other in _includes(document):
+        place = ("include", index)
+        target = _real(other)
+        way = [*including, (real, path)]
+        if any(target == known for known, _shown in way):
+            shown = " -> ".join(str(written) for _known, written in [*way, (target, other)])
+            raise document.error(
+                place, f"recipes include each other: {shown}", "remove one of these includes"
+            )
+        if target in gathered.seen:
+            continue
+        if len(gathered.seen) >= _MOST_FILES:
+            raise document.error(place, f"more than {_MOST_FILES} recipes are included")
+        try:
+            _gather(other, gathered, tuple(way))
+        except UsageError as error:
+            if error.message.startswith("the recipe "):  # it cannot be read: name the including file
+                raise document.error(place, error.message, error.hint) from error
+            raise
+    gathered.documents.append(document)
+    gathered.variables |= _variables(document)
+
+
+def _real(path: Path) -> str:
+    """Return the path without links, to recognise a file that was read before."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a NUL in the name: the file will not be found
+        return str(path)
+
+
+def _check_keys(document: RecipeDocument) -> None:
+    known = (*_TOP, *SETTINGS)
+    for name, value in document.data.items():
+        if name in known:
+            continue
+        if name in all_operations():
+            written = value if isinstance(value, str) and len(value) < 40 else "..."
+            raise document.error(
+                (name,),
+                f"{name!r} is an operation and must follow a line [[operation]]",
+                f'write [[operation]], and below it {name} = "{written}"',
+            )
+        raise document.error(
+            (name,), f"there is no setting {name!r}", nearest(name, known, f"known: {', '.join(known)}")
+        )
+
+
+def _includes(document: RecipeDocument) -> list[tuple[int, Path]]:
+    given = document.data.get("include", [])
+    if not isinstance(given, list) or not all(isinstance(item, str) and item for item in given):
+        raise document.error(
+            ("include",), "a list of files is expected here", 'for example include = ["base.toml"]'
+        )
+    return [(index, next_to(document, name)) for index, name in enumerate(given)]
+
+
+def _variables(document: RecipeDocument) -> dict[str, Variable]:
+    table = document.data.get("variables", {})
+    if not isinstance(table, dict):
+        raise document.error(
+            ("variables",), "a table is expected here", 'write [variables] and below it name = "default"'
+        )
+    found = {}
+    for name, value in table.items():
+        key = ("variables", name)
+        if not NAME.fullmatch(name):
+            raise document.error(
+                key, f"{name!r} is not the name of a variable", "use letters, digits, '_' and '-'"
+            )
+        about = value if isinstance(value, dict) else {"default": value}
+        for inner, text in about.items():
+            if inner not in ("default", "description"):
+                raise _unknown_key(document, (*key, inner), "a variable", inner, ("default", "description"))
+            if not isinstance(text, str):
+                raise document.error(
+                    (*key, inner), "a string is expected here", f'put it in quotes: "{text}"'
+                )
+        found[name] = Variable(name, about.get("default"), about.get("description", ""), document)
+    return found
+
+
+class _Reader:
+    """Reads the settings and operations of one file, with the values of its variables."""
+
+    def __init__(self, document: RecipeDocument, variables: Mapping[str, str]) -> None:
         self._document = document
-        self._values = Values(document, variables)
+        self._values = ValueReader(document, variables)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings, checked."""
@@ -41,7 +161,7 @@ class Reader:
         }
 
     def operations(self) -> list[Written]:
-        """Return the operations, not yet made."""
+        """Return the operations, not yet converted."""
         tables = self._document.data.get("operation", [])
         if not isinstance(tables, list):
             raise self._document.error(
@@ -65,9 +185,8 @@ class Reader:
                     for index, text in enumerate(texts)
                 )
             case SettingKind.TABLES:
-                if not isinstance(value, list):
-                    raise self._document.error(key, f"write it as [[{setting.name}]], with two brackets")
-                return tuple(self._row(setting, (*key, index), row) for index, row in enumerate(value))
+                rows = value if isinstance(value, list) else [None]
+                return tuple(self._row(setting, (*key, index), row) for index, row in enumerate(rows))
 
     def _row(self, setting: Setting, key: Key, row: object) -> dict[str, str]:
         if not isinstance(row, dict):
@@ -75,7 +194,7 @@ class Reader:
         known = dict(setting.keys)
         for name in row:
             if name not in known:
-                raise self._unknown((*key, name), f"[[{setting.name}]]", name, known)
+                raise _unknown_key(self._document, (*key, name), f"[[{setting.name}]]", name, known)
         for name, needed in setting.keys:
             if needed and name not in row:
                 raise self._document.error(key, f"[[{setting.name}]] needs {name} = ...")
@@ -113,19 +232,7 @@ class Reader:
         spec = registry[keyword]
         for name in table:
             if name != keyword and name not in spec.fields:
-                if name in registry:
-                    raise self._document.error(
-                        (*key, name),
-                        f"{keyword!r} and {name!r} are two operations",
-                        f"begin the second one with a line [[operation]] before {name!r}",
-                    )
-                if name in SETTINGS:
-                    raise self._document.error(
-                        (*key, name),
-                        f"{name!r} is a setting of the recipe, and {keyword!r} has no such part",
-                        "settings come first, before any line in brackets",
-                    )
-                raise self._unknown((*key, name), repr(keyword), name, list(spec.fields)[1:])
+                raise self._misplaced((*key, name), keyword, name)
         if not spec.fields:
             if table[keyword] is not True:
                 raise self._document.error((*key, keyword), f"write {keyword} = true, or leave it out")
@@ -135,10 +242,29 @@ class Reader:
             spec, values, partial(self._place, key, dict(zip(spec.field_names, spec.fields, strict=True)))
         )
 
+    def _misplaced(self, key: Key, keyword: str, name: str) -> UsageError:
+        """Return the error about a key that the operation does not have."""
+        if name in all_operations():
+            return self._document.error(
+                key,
+                f"{keyword!r} and {name!r} are two operations",
+                f"begin the second one with a line [[operation]] before {name!r}",
+            )
+        if name in SETTINGS:
+            return self._document.error(
+                key,
+                f"{name!r} is a setting of the recipe, not a part of {keyword!r}",
+                "settings come first, before any line in brackets",
+            )
+        known = list(all_operations()[keyword].fields)[1:]
+        return _unknown_key(self._document, key, repr(keyword), name, known)
+
     def _place(self, key: Key, names: Mapping[str, str], field_name: str) -> str:
         return self._document.place((*key, names[field_name]) if field_name in names else key)
 
-    def _field(self, key: Key, keyword: str, name: str, part: Part, table: Mapping[str, object]) -> Raw:
+    def _field(
+        self, key: Key, keyword: str, name: str, part: ArgumentPart, table: Mapping[str, object]
+    ) -> Raw:
         if name not in table:
             if part.optional:
                 return None
@@ -157,21 +283,23 @@ class Reader:
         if part.is_secret(text):
             raise self._document.error(
                 way,
-                "a password must not stand in a recipe",
-                "name a secret: secret:NAME, and give --secret NAME=env:VARIABLE; or a file: file:PATH"
+                "a recipe must not contain a password",
+                "name a secret (secret:NAME, with --secret NAME=env:VARIABLE) or a file (file:PATH)"
                 if part.kind is Kind.SELECTOR
                 else "leave it out of the address",
             )
         return self._values.with_file(text) if part.kind is Kind.SELECTOR else text
 
-    def _unknown(
-        self, key: Key, what: str, name: str, known: Sequence[str] | Mapping[str, bool]
-    ) -> UsageError:
-        listed = f"it has: {', '.join(known)}" if known else "it has nothing beside its own value"
-        return self._document.error(key, f"{what} has no {name!r}", nearest(name, known, listed))
+
+def _unknown_key(
+    document: RecipeDocument, key: Key, what: str, name: str, known: Iterable[str]
+) -> UsageError:
+    names = list(known)
+    listed = f"known: {', '.join(names)}" if names else "it takes only its value"
+    return document.error(key, f"{what} has no key {name!r}", nearest(name, names, listed))
 
 
-def _example(part: Part, name: str) -> str:
+def _example(part: ArgumentPart, name: str) -> str:
     match part.kind:
         case Kind.LIST:
             return f'for example {name} = ["..."]'
@@ -179,132 +307,3 @@ def _example(part: Part, name: str) -> str:
             return f"for example {name} = true"
         case _:
             return f'for example {name} = "..."'
-
-
-_MOST_FILES = 100
-_TOP = ("include", "variables", "operation")
-
-
-@dataclass
-class _Gathered:
-    """What the files read so far say."""
-
-    documents: list[Document] = field(default_factory=list)
-    variables: dict[str, Variable] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)
-
-
-def read_recipe(path: Path, values: Mapping[str, str] | None = None) -> Recipe:
-    """Read a recipe and those that it includes.
-
-    A file that is included comes before the one that includes it, and counts once, however many include it:
-    its operations come first, and its settings and defaults are replaced by those of the other.
-
-    Args:
-        path: The file.
-        values: Values of its variables.
-
-    Raises:
-        UsageError: A file cannot be read, is not TOML, or holds what no recipe has; or a variable has no
-            value. The message names file and line.
-    """
-    gathered = _Gathered()
-    _gather(path, gathered, ())
-    known = resolve(gathered.variables, values or {})
-    settings: dict[str, Any] = {}
-    operations: list[Written] = []
-    for document in gathered.documents:
-        reader = Reader(document, known)
-        settings |= reader.settings()
-        operations += reader.operations()
-    return Recipe(settings, tuple(operations))
-
-
-def _gather(path: Path, gathered: _Gathered, including: tuple[tuple[str, Path], ...]) -> None:
-    """Read a file after those that it includes."""
-    document = Document(path)
-    real = _real(path)
-    gathered.seen.add(real)
-    _check_top(document)
-    for name, other in _includes(document):
-        place = ("include", name)
-        target = _real(other)
-        way = [*including, (real, path)]
-        if any(target == known for known, _shown in way):
-            shown = " -> ".join(str(written) for _known, written in [*way, (target, other)])
-            raise document.error(
-                place, f"recipes include each other: {shown}", "remove one of these includes"
-            )
-        if target in gathered.seen:
-            continue
-        if len(gathered.seen) >= _MOST_FILES:
-            raise document.error(place, f"more than {_MOST_FILES} recipes are included")
-        try:
-            _gather(other, gathered, tuple(way))
-        except UsageError as error:
-            if error.message.startswith("the recipe "):  # it cannot be read: say who wants it
-                raise document.error(place, error.message, error.hint) from error
-            raise
-    gathered.documents.append(document)
-    gathered.variables |= _variables(document)
-
-
-def _real(path: Path) -> str:
-    """Return the path without links, by which a file is known again."""
-    try:
-        return os.path.realpath(path)
-    except ValueError:  # a NUL in the name: the file will not be found
-        return str(path)
-
-
-def _check_top(document: Document) -> None:
-    known = (*_TOP, *SETTINGS)
-    for name, value in document.data.items():
-        if name in known:
-            continue
-        if name in all_operations():
-            written = value if isinstance(value, str) and len(value) < 40 else "..."
-            raise document.error(
-                (name,),
-                f"{name!r} is an operation, and stands below a line [[operation]]",
-                f'write [[operation]], and below it {name} = "{written}"',
-            )
-        raise document.error(
-            (name,), f"a recipe has no {name!r}", nearest(name, known, f"it has: {', '.join(known)}")
-        )
-
-
-def _includes(document: Document) -> list[tuple[int, Path]]:
-    given = document.data.get("include", [])
-    if not isinstance(given, list) or not all(isinstance(item, str) and item for item in given):
-        raise document.error(
-            ("include",), "a list of files is expected here", 'for example include = ["base.toml"]'
-        )
-    return [(index, beside(document, name)) for index, name in enumerate(given)]
-
-
-def _variables(document: Document) -> dict[str, Variable]:
-    table = document.data.get("variables", {})
-    if not isinstance(table, dict):
-        raise document.error(
-            ("variables",), "a table is expected here", 'write [variables] and below it name = "default"'
-        )
-    found = {}
-    for name, value in table.items():
-        key = ("variables", name)
-        if not NAME.fullmatch(name):
-            raise document.error(
-                key, f"{name!r} is not the name of a variable", "use letters, digits, '_' and '-'"
-            )
-        about = value if isinstance(value, dict) else {"default": value}
-        for inner, text in about.items():
-            if inner not in ("default", "description"):
-                raise document.error(
-                    (*key, inner),
-                    f"a variable has no {inner!r}",
-                    nearest(inner, ("default", "description"), "it has: default, description"),
-                )
-            if not isinstance(text, str):
-                raise document.error((*key, inner), "a text is expected here", f'in quotes: "{text}"')
-        found[name] = Variable(name, about.get("default"), about.get("description", ""), document)
-    return found

@@ -20,11 +20,11 @@ from imgbuilder.services import Settings
 from imgbuilder.sizes import parse_size
 
 _MOST = 2**30
-"""Largest number that the options of the command line take."""
+"""The options of the command line accept smaller numbers."""
 
 
 class SettingKind(enum.Enum):
-    """What is written for a setting."""
+    """The kind of a setting's value."""
 
     TEXT = "text"
     NUMBER = "number"
@@ -40,10 +40,10 @@ class Setting:
     Attributes:
         name: Its key in a recipe.
         summary: One line about it.
-        kind: What is written.
+        kind: The kind of its value.
         check: Checks one text or number, or one item of a list; raises ``UsageError``.
-        keys: For tables: their keys, and whether each must be there.
-        paths: For tables: which of their keys name a local file.
+        keys: For tables: their keys, and whether each is required.
+        paths: For tables: the keys that name a local file.
     """
 
     name: str
@@ -69,9 +69,7 @@ def _check_number(number: int) -> int:
 def _check_key(text: str) -> object:
     identity, _, rest = text.partition(":")
     if identity and rest.startswith("key:"):
-        raise UsageError(
-            "a key itself must not stand in a recipe", hint=f"put it into a file: {identity}:file:PATH"
-        )
+        raise UsageError("a recipe must not contain a key", hint=f"put it into a file: {identity}:file:PATH")
     return parse_key(text)
 
 
@@ -80,7 +78,7 @@ def _check_source(url: str, fingerprint: str) -> object:
     from imgbuilder.customize.values import holds_credentials
 
     if holds_credentials(url):
-        raise UsageError("a password must not stand in a recipe", hint="leave it out of the address")
+        raise UsageError("a recipe must not contain a password", hint="leave it out of the address")
     return sources_from_command_line([url], [fingerprint])
 
 
@@ -91,7 +89,7 @@ def _check_attached(_file: str, format: str | None = None) -> object:  # noqa: A
 SETTINGS = {
     setting.name: setting
     for setting in (
-        Setting("description", "What the recipe is for; for people."),
+        Setting("description", "A description for people."),
         Setting("template", "Name or alias of the template.", check=_check_name),
         Setting("arch", "Architecture of the template; this host's by default.", check=_check_name),
         Setting(
@@ -106,7 +104,7 @@ SETTINGS = {
         Setting("memsize", "Memory of the appliance in MiB.", SettingKind.NUMBER, _check_number),
         Setting("smp", "Processors of the appliance.", SettingKind.NUMBER, _check_number),
         Setting(
-            "network", "Whether the guest reaches the network; by default when commands run in it.",
+            "network", "Whether the guest has a network; the default is to have one if commands run in it.",
             SettingKind.SWITCH,
         ),
         Setting(
@@ -114,11 +112,11 @@ SETTINGS = {
             SettingKind.TEXTS, _check_key,
         ),
         Setting(
-            "attach", "Further disks for the appliance, to be read only.",
+            "attach", "Further disks for the appliance, read-only.",
             SettingKind.TABLES, _check_attached, (("file", True), ("format", False)), ("file",),
         ),
         Setting(
-            "source", "Indexes to use before all others, each with the key that must have signed it.",
+            "source", "Indexes to use before all others, each with the fingerprint of its signing key.",
             SettingKind.TABLES, _check_source, (("url", True), ("fingerprint", True)),
         ),
     )
@@ -128,26 +126,22 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe and those that it includes say, checked.
+    """The checked content of a recipe and the recipes that it includes.
 
     Attributes:
-        settings: The settings by their keys (``recipe.settings``), as they are written.
-        operations: The operations in their order, as they are written.
+        settings: The settings by their keys, not converted.
+        operations: The operations in their order, not converted.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     operations: tuple[Written, ...] = ()
 
     def make_operations(self) -> tuple[Operation, ...]:
-        """Make the operations; the files and variables that they name are read now.
-
-        Raises:
-            UsageError: A value does not fit; the message says where it stands.
-        """
+        """Make the operations, reading the files and variables that they name; errors name file and line."""
         return tuple(written.make() for written in self.operations)
 
     def request(self) -> BuildRequest:
-        """Return the build that the recipe asks for; ``dataclasses.replace`` changes it.
+        """Return the recipe's build; use ``dataclasses.replace`` to change it.
 
         Raises:
             UsageError: It names no template, or a file that it names cannot be used.
@@ -170,7 +164,7 @@ class Recipe:
         )
 
     def sources(self, settings: Settings | None = None) -> Settings:
-        """Return settings with the recipe's sources in the place of those that are there, if it names any."""
+        """Return settings with the recipe's sources, if it names any, in place of the given ones."""
         base = settings or Settings()
         rows = self.settings.get("source", ())
         if not rows:

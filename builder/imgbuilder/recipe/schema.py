@@ -1,4 +1,4 @@
-"""The JSON Schema of recipes, for editors: made of the settings and the registry, kept in ``docs/``."""
+"""The JSON Schema of recipes for editors (``docs/recipe.schema.json``), made from settings and registry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import re
 from typing import Any
 
-from imgbuilder.customize.argforms import Kind, Part
+from imgbuilder.customize.argforms import ArgumentPart, Kind
 from imgbuilder.customize.registry import Spec, all_operations
 from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.recipe.recipe import SETTINGS, Setting, SettingKind
@@ -18,16 +18,16 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 def recipe_schema() -> dict[str, Any]:
-    """Return the schema, by the draft of 2020-12 (https://json-schema.org/draft/2020-12)."""
+    """Return the schema, of draft 2020-12 (https://json-schema.org/draft/2020-12)."""
     properties: dict[str, Any] = {
         "include": {
             **_TEXTS,
-            "description": "Recipes to take first; their files are found beside this one.",
+            "description": "Recipes to read first; paths are relative to this file's folder.",
         },
         **{name: _setting(setting) for name, setting in SETTINGS.items()},
         "variables": {
             "type": "object",
-            "description": "Variables and their defaults; ${{ name }} in a text stands for the value.",
+            "description": "Variables and their defaults; ${{ name }} in a string is replaced by the value.",
             "propertyNames": {"pattern": f"^{NAME.pattern}$"},
             "additionalProperties": {
                 "anyOf": [
@@ -38,7 +38,7 @@ def recipe_schema() -> dict[str, Any]:
         },
         "operation": {
             "type": "array",
-            "description": "What is done to the guest, in this order.",
+            "description": "The customizations of the guest, in this order.",
             "items": {"oneOf": [_operation(spec) for _, spec in sorted(all_operations().items())]},
         },
     }
@@ -58,7 +58,7 @@ def _setting(setting: Setting) -> dict[str, Any]:
     about = {"description": setting.summary}
     match setting.kind:
         case SettingKind.NUMBER:
-            # A text may hold a variable.
+            # A string may contain a variable.
             return {"anyOf": [{"type": "integer", "minimum": 1}, _TEXT], **about}
         case SettingKind.SWITCH:
             return {"type": "boolean", **about}
@@ -77,16 +77,16 @@ def _setting(setting: Setting) -> dict[str, Any]:
 def _operation(spec: Spec) -> dict[str, Any]:
     if not spec.fields:
         return {"description": f"{spec.help}.", **_closed({spec.keyword: {"const": True}}, [spec.keyword])}
-    told = _attributes(spec)
+    about = _attributes(spec)
     properties = {
-        name: {**_part(part), "description": told[field]}
+        name: {**_part(part), "description": about[field]}
         for (name, part), field in zip(spec.fields.items(), spec.field_names, strict=True)
     }
     required = [name for name, part in spec.fields.items() if not part.optional]
     return {"description": f"{spec.help}.", **_closed(properties, required)}
 
 
-def _part(part: Part) -> dict[str, Any]:
+def _part(part: ArgumentPart) -> dict[str, Any]:
     match part.kind:
         case Kind.LIST:
             return dict(_TEXTS)
@@ -99,6 +99,6 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _attributes(spec: Spec) -> dict[str, str]:
-    """Return what the docstring says of each field."""
+    """Return the docstring's description of each field."""
     section = inspect.cleandoc(spec.cls.__doc__ or "").partition("Attributes:\n")[2]
     return {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(section)}

@@ -8,70 +8,60 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgbuilder.errors import UsageError
-from imgbuilder.recipe.document import Document, nearest
+from imgbuilder.recipe.document import RecipeDocument, nearest
 from imgbuilder.recipe.locate import Key
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _MARK = re.compile(r"\$\$\{\{|\$\{\{((?:(?!\}\}).)*)(\}\})?", re.DOTALL)
 _LARGEST = 16 * 1024 * 1024
-"""Characters of a text with its variables put in."""
+"""Longest text in characters, with its variables replaced."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A declared variable.
-
-    Attributes:
-        name: Its name.
-        default: Its value when none is set; None when one must be set.
-        description: What it is for.
-        document: The recipe that declares it.
-    """
+    """A declared variable, which must be set if it has no default."""
 
     name: str
     default: str | None
     description: str
-    document: Document
+    document: RecipeDocument
 
     def error(self, message: str, hint: str | None = None) -> UsageError:
-        """Return a complaint about it."""
+        """Return an error about it."""
         return self.document.error(("variables", self.name), message, hint)
 
 
 def parse_settings(given: Sequence[str]) -> dict[str, str]:
-    """Read the values of ``--set KEY=VALUE``; the last one of a name counts.
-
-    Raises:
-        UsageError: One has no ``=``, or no name.
-    """
+    """Parse the values of ``--set NAME=VALUE``; the last one of a name wins."""
     values = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not NAME.fullmatch(name):
             raise UsageError(
-                f"--set {name[:80]!r} is not understood", hint="give --set NAME=VALUE, with a variable's name"
+                f"--set {name[:80]!r} is not NAME=VALUE",
+                hint="write --set NAME=VALUE, with a variable's name",
             )
         values[name] = value
     return values
 
 
 def resolve(declared: Mapping[str, Variable], given: Mapping[str, str]) -> dict[str, str]:
-    """Find the value of each variable.
+    """Return the value of each declared variable.
 
     Args:
-        declared: The variables that there are.
-        given: Values that the user set, taken as they are; a default may name other variables.
+        declared: The variables; a default may name other variables.
+        given: Values that the user set; they are used as they are.
 
     Raises:
-        UsageError: A value is set for a variable that there is not, or none for one that needs it; or
-            defaults need each other.
+        UsageError: A value is given for an unknown variable or missing for one without a default, or
+            defaults refer to each other.
     """
     for name in given:
         if name not in declared:
             known = ", ".join(declared) or "none"
             raise UsageError(
                 f"--set {name}: the recipe has no such variable",
-                hint=nearest(name, declared, f"its variables are: {known}"),
+                hint=nearest(name, declared, f"its variables: {known}"),
             )
     values = dict(given)
 
@@ -83,12 +73,12 @@ def resolve(declared: Mapping[str, Variable], given: Mapping[str, str]) -> dict[
             return values[name]
         if name in asking:
             way = " -> ".join([*asking, name])
-            raise variable.error(f"variables need each other: {way}", "give one of them a plain default")
+            raise variable.error(
+                f"variables refer to each other: {way}", "give one of them a default without a variable"
+            )
         if variable.default is None:
             about = f" ({variable.description})" if variable.description else ""
-            raise variable.error(
-                f"the variable {name!r}{about} has no value", f"give one: --set {name}=VALUE"
-            )
+            raise variable.error(f"the variable {name!r}{about} has no value", f"set it: --set {name}=VALUE")
         text = variable.default
         try:
             values[name] = substitute(text, lambda inner: value_of(inner, (*asking, name)))
@@ -104,22 +94,18 @@ def resolve(declared: Mapping[str, Variable], given: Mapping[str, str]) -> dict[
 
 
 def unknown(name: str, known: Mapping[str, object]) -> UsageError:
-    """Return the complaint about a variable that nobody declared."""
+    """Return the error about a variable that is not declared."""
     return UsageError(
         f"there is no variable {name!r}",
-        hint=nearest(name, known, f'declare it: [variables], and below it {name} = "its default"'),
+        hint=nearest(name, known, f'declare it below [variables]: {name} = "its default"'),
     )
 
 
 def substitute(text: str, value_of: Callable[[str], str]) -> str:
-    """Put values in the place of ``${{ name }}``; ``$${{`` stands for ``${{`` itself.
-
-    Args:
-        text: A text of the recipe.
-        value_of: Returns the value of a variable; may raise ``UsageError``.
+    """Replace each ``${{ name }}`` by ``value_of(name)``, and ``$${{`` by a literal ``${{``.
 
     Raises:
-        UsageError: A mark is not closed, or holds no name; or the text becomes too long.
+        UsageError: A mark is not closed or contains no name, or the text becomes too long.
     """
 
     def one(match: re.Match[str]) -> str:
@@ -127,50 +113,46 @@ def substitute(text: str, value_of: Callable[[str], str]) -> str:
             return "${{"
         name = match[1].strip()
         if match[2] is None:
-            raise UsageError(
-                "a ${{ is not closed", hint="write ${{ name }}, or $${{ for the signs themselves"
-            )
+            raise UsageError("a ${{ is not closed", hint="write ${{ name }}, or $${{ for a literal ${{")
         if not NAME.fullmatch(name):
             raise UsageError(
-                f"${{{{{match[1][:40]}}}}} holds no name of a variable",
-                hint="write ${{ name }}, or $${{ for the signs themselves",
+                f"${{{{{match[1][:40]}}}}} is not the name of a variable",
+                hint="write ${{ name }}, or $${{ for a literal ${{",
             )
         return value_of(name)
 
     result = _MARK.sub(one, text)
     if len(result) > _LARGEST:
-        raise UsageError("the text is too long with its variables put in")
+        raise UsageError("the text is too long after its variables were replaced")
     return result
 
 
 def escape(text: str) -> str:
-    """Write a text so that ``substitute`` returns it unchanged."""
+    """Escape a text so that ``substitute`` returns it unchanged."""
     return text.replace("${{", "$${{")
 
 
 _SELECTED_FILE = re.compile(r"((?:lock(?:ed)?:)*file:|[^:]+:file:)(.*)", re.DOTALL)
-"""A selector that names a file: of a password, key or secret, or of a device's key."""
+"""A selector that names the file of a password, key or secret, or of a device's key."""
 
 
-class Values:
-    """Reads values of one file.
-
-    Its methods raise ``UsageError``, naming file and line, where something else was written.
+class ValueReader:
+    """Reads values of one file; errors name file and line.
 
     Args:
         document: The file.
         variables: Values of the variables.
     """
 
-    def __init__(self, document: Document, variables: Mapping[str, str]) -> None:
+    def __init__(self, document: RecipeDocument, variables: Mapping[str, str]) -> None:
         self._document = document
         self._variables = variables
 
     def text(self, key: Key, value: object) -> str:
-        """Return a text, its variables put in."""
+        """Return a text with its variables replaced."""
         if not isinstance(value, str):
             raise self._document.error(
-                key, f"a text is expected here, not {_kind_of(value)}", "put it in quotes"
+                key, f"a string is expected here, not {_kind_of(value)}", "put it in quotes"
             )
         return self._substituted(key, value)
 
@@ -198,7 +180,7 @@ class Values:
         """Return a whole number, also one written as a text."""
         if isinstance(value, str):
             text = self._substituted(key, value)
-            if text.isascii() and text.isdigit() and len(text) <= 10:  # a variable, perhaps
+            if text.isascii() and text.isdigit() and len(text) <= 10:  # for example from a variable
                 return int(text)
         elif isinstance(value, int) and not isinstance(value, bool):
             return value
@@ -211,37 +193,37 @@ class Values:
         return value
 
     def path(self, text: str) -> str:
-        """Return a local file, found beside the recipe."""
-        return str(beside(self._document, text)) if text else ""
+        """Return the path of a local file, relative to the recipe's folder."""
+        return str(next_to(self._document, text)) if text else ""
 
     def with_file(self, text: str) -> str:
-        """Find the file of a selector beside the recipe."""
+        """Return a selector whose file is relative to the recipe's folder."""
         start, path = split_selector(text)
         return f"{start}{self.path(path)}" if start else text
 
 
 def split_selector(text: str) -> tuple[str, str]:
-    """Split a selector before the name of its file; both are empty when it names none."""
+    """Split a selector before the name of its file; both parts are empty if it names none."""
     match = _SELECTED_FILE.fullmatch(text)
     return (match[1], match[2]) if match else ("", "")
 
 
-def beside(document: Document, name: str) -> Path:
-    """Return a local file that a recipe names: beside itself, or absolute, or in the home directory."""
+def next_to(document: RecipeDocument, name: str) -> Path:
+    """Return a local file named by a recipe: relative to its folder, absolute, or in the home directory."""
     path = Path(name)
     if name.startswith("~"):
         try:
             return path.expanduser()
         except RuntimeError:
-            return path  # a user that there is not: the file will not be found
+            return path  # no such user: the file will not be found
     return document.path.parent / path
 
 
 _KINDS: tuple[tuple[type, str], ...] = (
     (bool, "true or false"),
-    (str, "a text"),
+    (str, "a string"),
     (int, "a number"),
-    (float, "a number with a point"),
+    (float, "a decimal number"),
     (list, "a list"),
     (dict, "a table"),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import tomli_w
 
-from imgbuilder.customize.argforms import Kind, Part, Raw
+from imgbuilder.customize.argforms import ArgumentPart, Kind, Raw
 from imgbuilder.customize.registry import Written
 from imgbuilder.errors import UsageError
 from imgbuilder.recipe.recipe import SETTINGS, Recipe, SettingKind
@@ -18,23 +18,20 @@ _WIDTH = 100
 
 
 def recipe_text(recipe: Recipe, folder: Path | None) -> str:
-    """Write a recipe.
+    """Return the TOML text of a recipe, which ``read_recipe`` reads as an equal one.
 
     Args:
-        recipe: What it says.
-        folder: The folder of the file that it is for. Names of local files become relative to it where they
-            lie below it, and absolute elsewhere; None leaves them as they are.
-
-    Returns:
-        TOML that ``read_recipe`` reads as the same recipe.
+        recipe: The recipe.
+        folder: The folder of the file for the text. Local files below it get relative names, others absolute
+            ones; with None, names stay as they are.
 
     Raises:
-        UsageError: It holds a password, or text that is not UTF-8.
+        UsageError: It contains a password, or text that is not UTF-8.
     """
-    return _Writer(folder).text(recipe)
+    return _RecipeWriter(folder).text(recipe)
 
 
-class _Writer:
+class _RecipeWriter:
     def __init__(self, folder: Path | None) -> None:
         self._folder = None if folder is None else folder.resolve()
 
@@ -52,7 +49,7 @@ class _Writer:
                 ]
             elif setting.kind is SettingKind.TEXTS:
                 for text in value:
-                    setting.check(text)  # that it holds no secret
+                    setting.check(text)  # it must not contain a secret
                 plain[name] = [_plain(name, self._selector(text)) for text in value]
             else:
                 plain[name] = _plain(name, value) if isinstance(value, str) else value
@@ -70,15 +67,15 @@ class _Writer:
         }
         return _table("operation", values)
 
-    def _value(self, what: str, part: Part, raw: Raw) -> object:
+    def _value(self, what: str, part: ArgumentPart, raw: Raw) -> object:
         if isinstance(raw, tuple):
             return [_plain(what, text) for text in raw]
         if not isinstance(raw, str):
             return raw
         if part.is_secret(raw):
             raise UsageError(
-                f"{what}: a password must not stand in a recipe",
-                hint="give --secret NAME=env:VARIABLE, and secret:NAME in place of the password"
+                f"{what}: a recipe must not contain a password",
+                hint="use --secret NAME=env:VARIABLE, and secret:NAME instead of the password"
                 if part.kind is Kind.SELECTOR
                 else "leave it out of the address",
             )
@@ -105,7 +102,7 @@ class _Writer:
 
     def _selector(self, text: str) -> str:
         start, path = split_selector(text)
-        if not start or path.startswith("~/"):  # the home directory is found when the recipe is read
+        if not start or path.startswith("~/"):  # the reader of the recipe finds the home directory
             return text
         return f"{start}{self._path(path)}"
 
@@ -115,8 +112,8 @@ def _plain(what: str, text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise UsageError(
-            f"{what}: text that is not UTF-8 cannot stand in a recipe",
-            hint="put it into a file, and upload that",
+            f"{what}: a recipe can only contain UTF-8 text",
+            hint="put it into a file and upload that",
         ) from None
     return escape(text)
 
@@ -134,6 +131,6 @@ def _line(key: str, value: object) -> str:
         short = ", ".join(tomli_w.dumps({"x": text}).removeprefix("x = ").rstrip("\n") for text in value)
         if len(key) + len(short) <= _WIDTH:
             return f"{key} = [{short}]\n"
-    # A carriage return does not survive in a text of several lines.
+    # A carriage return is lost in a string of several lines.
     many = isinstance(value, str) and "\r" not in value
     return tomli_w.dumps({key: value}, multiline_strings=many)

@@ -117,7 +117,7 @@ def test_a_service_may_be_replaced_and_events_are_told(
         ("Install", ("nginx",), "--install: a tuple is expected"),
         ("Install", (7,), "--install: a tuple is expected"),
         ("Install", ((7,),), "--install: "),
-        ("Write", ("/a", 7), "--write: a text is expected"),
+        ("Write", ("/a", 7), "--write: a string is expected"),
         ("Chmod", ("0644", "/a"), "--chmod: a number is expected"),
         ("Chmod", (True, "/a"), "--chmod: a number is expected"),
         ("Password", ("root", "canary"), "--password: a password selector is expected"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from imgbuilder.customize import argforms, passwords, values
 from imgbuilder.customize.accountfiles import (
-    Account,
+    PasswdEntry,
     expiry_day,
     find_account,
     set_shadow_field,
@@ -33,12 +33,15 @@ _LIBCRYPT = tuple(
 _YESCRYPT_PREFIX = b"$y$"
 _LARGEST_LIBCRYPT = 1024 * 1024
 
-_SELECTOR = argforms.Part("SELECTOR", parse_selector, argforms.Kind.SELECTOR, is_secret=holds_password)
+_SELECTOR = argforms.ArgumentPart(
+    "SELECTOR", parse_selector, argforms.Kind.SELECTOR, is_secret=holds_password
+)
 
 
-@dataclass(frozen=True)
 class PasswordOperation(OperationBase):
-    """What the two options for passwords share."""
+    """Base of the two options for passwords."""
+
+    selector: PasswordSelector
 
     @property
     @abstractmethod
@@ -46,32 +49,17 @@ class PasswordOperation(OperationBase):
         """The user whose password is set."""
 
     @property
-    @abstractmethod
-    def chosen(self) -> PasswordSelector:
-        """Which password the user gets."""
-
-    @property
     def passwords(self) -> tuple[PasswordSelector, ...]:
-        """The passwords that it sets."""
-        return (self.chosen,)
-
-    def describe(self) -> str:
-        """Return the progress text, the same for all users."""
-        return "Setting passwords"
+        return (self.selector,)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Set the password field of ``/etc/shadow``, and tell a random password once (Z17)."""
-        set_password(guest, context, self.keyword, self.account, self.chosen)
+        set_password(guest, context, self.keyword, self.account, self.selector)
 
 
 def set_password(
     guest: Guest, context: GuestContext, keyword: str, user: str, chosen: PasswordSelector
 ) -> None:
-    """Set the password of a user, so that it can be used: its day of change is today, as by passwd(1).
-
-    Raises:
-        OperationError: The guest has no such user, or cannot check such a password.
-    """
+    """Set the password of a user, with today as the day of its change, as passwd(1) does."""
     password = chosen.password(context.secrets)
     if password is not None and context.password_crypto is Crypto.YESCRYPT:
         _require_yescrypt(guest)
@@ -93,43 +81,49 @@ def set_password(
     if password is not None and expires is not None and expires <= day:
         warn(
             context.on_event,
-            f"--{keyword}: the account {user} expired {day - expires} days ago, and its password does not "
-            f'help until that is changed: --run-command "chage -E -1 {user}"',
+            f"--{keyword}: the account {user} expired {day - expires} days ago and cannot log in until that "
+            f'is changed: --run-command "chage -E -1 {user}"',
         )
-    chosen.tell(user, password, context.on_event)
+    chosen.report_random(user, password, context.on_event)
 
 
 def today() -> int:
-    """Return the day, as shadow(5) counts them."""
+    """Return the number of days since 1970, as in shadow(5)."""
     return int(time.time()) // _SECONDS_OF_A_DAY
 
 
 def _require_yescrypt(guest: Guest) -> None:
-    """Check that the guest's libcrypt knows yescrypt: older ones, and musl's, take no such password."""
+    """Check that the guest's libcrypt knows yescrypt, which older ones and musl's do not."""
     for pattern in _LIBCRYPT:
         for path in guest.glob(pattern):
             if guest.is_file(path) and _YESCRYPT_PREFIX in guest.start_of(path, _LARGEST_LIBCRYPT):
                 return
     raise OperationError(
-        "--password-crypto: the guest has no libcrypt that knows yescrypt, and would take no password",
-        hint="use sha512, which every Linux guest reads",
+        "--password-crypto: the guest's libcrypt does not know yescrypt and would accept no password",
+        hint="use sha512, which every Linux guest knows",
     )
 
 
-@operation("password", form=argforms.pair("USER", _SELECTOR), phase=Phase.LATE, secret=True)
+@operation(
+    "password",
+    progress="Setting passwords",
+    form=argforms.pair("USER", _SELECTOR),
+    phase=Phase.LATE,
+    secret=True,
+)
 @dataclass(frozen=True)
 class Password(PasswordOperation):
     """Set the password of a user.
 
     SELECTOR is password:TEXT, file:PATH (the first line of a local file), secret:NAME (a --secret of that
-    name), random (printed once), disabled (no password is right), locked (disabled, too) or
-    locked:SELECTOR. A password on the command line can be seen by other users of this host; with file: and
-    secret: it cannot. Passwords are set after all other operations, so that the user may be added by one of
+    name), random (printed once), disabled (no password is accepted), locked (also disabled) or
+    locked:SELECTOR. Other users of this host can see a password on the command line, but not one given by
+    file: or secret:. Passwords are set after all other operations, so that the user may be added by one of
     them; an unknown user is an error. The day of the change is today; limits of the password's age stay.
 
     Attributes:
         user: The user.
-        selector: Which password.
+        selector: The password.
     """
 
     user: str = field(metadata=values.USER_NAME)
@@ -137,16 +131,16 @@ class Password(PasswordOperation):
 
     @property
     def account(self) -> str:
-        """The user whose password is set."""
         return self.user
 
-    @property
-    def chosen(self) -> PasswordSelector:
-        """Which password the user gets."""
-        return self.selector
 
-
-@operation("root-password", form=argforms.single(_SELECTOR), phase=Phase.LATE, secret=True)
+@operation(
+    "root-password",
+    progress="Setting passwords",
+    form=argforms.single(_SELECTOR),
+    phase=Phase.LATE,
+    secret=True,
+)
 @dataclass(frozen=True)
 class RootPassword(PasswordOperation):
     """Set the password of root.
@@ -155,27 +149,22 @@ class RootPassword(PasswordOperation):
     password, which is printed.
 
     Attributes:
-        selector: Which password.
+        selector: The password.
     """
 
     selector: PasswordSelector = field(metadata={"rule": passwords.selector})
 
     @property
     def account(self) -> str:
-        """The user whose password is set."""
         return "root"
-
-    @property
-    def chosen(self) -> PasswordSelector:
-        """Which password the user gets."""
-        return self.selector
 
 
 @operation(
     "ssh-inject",
+    progress="SSH key inject: {user}",
     form=argforms.user_selector(
         "USER",
-        argforms.Part(
+        argforms.ArgumentPart(
             "SELECTOR", parse_key_selector, argforms.Kind.SELECTOR, optional=True, absent="", key="key"
         ),
     ),
@@ -184,9 +173,9 @@ class RootPassword(PasswordOperation):
 class SshInject(OperationBase):
     """Let the owner of an ssh key log in as a user of the guest.
 
-    SELECTOR is file:PATH or string:KEY; without it, the newest ~/.ssh/id*.pub of this host is taken. The
-    keys are added to the user's authorized_keys, unless they are there already. Unlike passwords this is
-    done in order: add the user before it.
+    SELECTOR is file:PATH or string:KEY; the default is the newest ~/.ssh/id*.pub of this host. The keys are
+    added to the user's authorized_keys unless they are already in it. Unlike passwords, this is done in
+    order: add the user before it.
 
     Attributes:
         user: The user of the guest.
@@ -196,14 +185,9 @@ class SshInject(OperationBase):
     user: str = field(metadata=values.USER_NAME)
     keys: tuple[str, ...] = field(metadata={"rule": public_keys, "raw": True})
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"SSH key inject: {self.user}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Add the keys, making the files that are missing with the user's ownership (Z10)."""
         account = self._account(guest)
-        # sshd ignores keys in places that others could write to (StrictModes), hence 0700 and 0600.
+        # sshd ignores keys in files that other users can write (StrictModes), hence 0700 and 0600.
         if not guest.is_dir(account.home):
             guest.mkdir_p(account.home)
             _give(guest, account, account.home, 0o700)
@@ -229,7 +213,7 @@ class SshInject(OperationBase):
         if refused:
             warn(
                 context.on_event,
-                f"--ssh-inject: sshd will not take the key of {self.user}: others may write to {refused}",
+                f"--ssh-inject: sshd will refuse the key of {self.user}: other users can write to {refused}",
             )
         elsewhere = _keys_elsewhere(guest)
         if elsewhere:
@@ -238,7 +222,7 @@ class SshInject(OperationBase):
                 f"--ssh-inject: the key is in {path}, but the guest's sshd reads keys from {elsewhere}",
             )
 
-    def _account(self, guest: Guest) -> Account:
+    def _account(self, guest: Guest) -> PasswdEntry:
         passwd = guest.read("/etc/passwd") if guest.is_file("/etc/passwd") else b""
         account = find_account(passwd, self.user)
         if account is None:
@@ -251,14 +235,14 @@ class SshInject(OperationBase):
         return account
 
 
-def _is_private(guest: Guest, account: Account, path: str) -> bool:
-    """Tell whether only the user and root may write there, as sshd wants it (StrictModes)."""
+def _is_private(guest: Guest, account: PasswdEntry, path: str) -> bool:
+    """Tell whether only the user and root can write there, which sshd requires (StrictModes)."""
     status = guest.stat(path)
     return status.uid in (0, account.uid) and not status.mode & 0o022
 
 
 def _keys_elsewhere(guest: Guest) -> str:
-    """Return where sshd reads keys if not in ``~/.ssh/authorized_keys``, sshd_config(5); else nothing."""
+    """Return the setting AuthorizedKeysFile of sshd_config(5) if it leaves out ``~/.ssh/authorized_keys``."""
     for path in [*guest.glob("/etc/ssh/sshd_config.d/*.conf"), "/etc/ssh/sshd_config"]:
         content = guest.read(path) if guest.is_file(path) else b""
         match = _KEYS_FILE.search(content.decode(errors="replace"))
@@ -268,6 +252,6 @@ def _keys_elsewhere(guest: Guest) -> str:
     return ""
 
 
-def _give(guest: Guest, account: Account, path: str, mode: int) -> None:
+def _give(guest: Guest, account: PasswdEntry, path: str, mode: int) -> None:
     guest.chown(account.uid, account.gid, path)
     guest.chmod(mode, path)

@@ -33,62 +33,47 @@ _MAGIC = {
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-"""First bytes to the name that libguestfs has for the compression."""
+"""libguestfs's names of compressions by the first bytes of a file."""
 _UNPACK_LIMIT = 3600.0
 """Seconds for unpacking."""
 
 
 def compression(path: Path) -> str | None:
-    """Tell how a file is compressed, by its first bytes; None when it is not.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return the compression of a file by its first bytes; None if it is not compressed."""
     with open_file(path) as file:
         start = file.read(6)
     return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
 
 
 def tar_file(path: Path) -> Path:
-    """Accept a local tar file, plain or compressed.
-
-    Raises:
-        UsageError: It cannot be read, or is no tar file.
-    """
+    """Accept a local tar file, plain or compressed."""
     values.local_file(path)
     try:
         if compression(path) == "zstd":
-            return path  # looked at when it is unpacked: this Python may not know zstd
+            return path  # checked when it is unpacked: this Python may not know zstd
         is_tar = tarfile.is_tarfile(path)
     except (OSError, EOFError) as error:
         raise UsageError(f"the local file {path} cannot be read: {error}") from error
     if not is_tar:
         raise UsageError(
             f"{path} is not a tar file",
-            hint="plain tar files, and those compressed with gzip, bzip2, xz or zstd, can be unpacked",
+            hint="use a tar file, plain or compressed with gzip, bzip2, xz or zstd",
         )
     return path
 
 
 def check_programs(path: Path) -> None:
-    """Check that this host can unpack the file.
-
-    Raises:
-        ToolError: A program is missing.
-    """
-    with contextlib.suppress(OSError):  # a file that has gone is reported when it is used
+    """Check that this host can unpack the file."""
+    with contextlib.suppress(OSError):  # a file that is gone is reported when it is used
         if compression(path) == "zstd":
             process.require_program("zstd")
 
 
 @contextlib.contextmanager
 def for_guest(path: Path) -> Iterator[tuple[Path, str | None]]:
-    """Yield a tar file that libguestfs can unpack, and how it is compressed.
+    """Yield a tar file that libguestfs can unpack, and its compression.
 
-    libguestfs of some distributions has no zstd in its appliance; such a file is unpacked here.
-
-    Raises:
-        WorkspaceError: It cannot be read.
+    A zstd file is unpacked here: the appliances of some distributions have no zstd.
     """
     try:
         packed = compression(path)
@@ -106,13 +91,13 @@ def for_guest(path: Path) -> Iterator[tuple[Path, str | None]]:
         yield plain, None
 
 
-@operation("append-line", form=argforms.pair("FILE", "LINE"))
+@operation("append-line", progress="Appending line to {path}", form=argforms.pair("FILE", "LINE"))
 @dataclass(frozen=True)
 class AppendLine(OperationBase):
     """Append a line to a file of the guest.
 
-    The file is created when it is missing. When it does not end with a newline, one is added first; the
-    file's own style of newline (LF, CRLF or CR) is used. An empty LINE appends an empty line.
+    The file is created if it is missing. If it does not end with a newline, one is added first, in the
+    style of the file (LF, CRLF or CR). An empty LINE appends an empty line.
 
     Attributes:
         path: The file in the guest.
@@ -122,19 +107,14 @@ class AppendLine(OperationBase):
     path: str = field(metadata=values.GUEST_PATH)
     line: str = field(metadata=values.RAW_LINE)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Appending line to {self.path}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Append the line."""
         line = self.line.encode(errors="surrogateescape")
         if not guest.exists(self.path):
             guest.write(self.path, line + b"\n")
             warn_of_volatile(guest, self.path, self, context.on_event)
             return
         require_file(guest, self.path, self)
-        # One byte more, so that a CRLF across the limit is not taken for a CR.
+        # One byte more, so that a CRLF across the limit is not mistaken for a CR.
         found = _NEWLINE.search(guest.start_of(self.path, _NEWLINE_SEARCH + 1))
         newline = found[0] if found else b"\n"
         end = guest.end_of(self.path, len(newline))
@@ -143,15 +123,19 @@ class AppendLine(OperationBase):
         warn_of_volatile(guest, self.path, self, context.on_event)
 
 
-@operation("copy-in", form=argforms.pair(argforms.local("LOCALPATH"), "REMOTEDIR"))
+@operation(
+    "copy-in",
+    progress="Copying: {local} to {directory}",
+    form=argforms.pair(argforms.local("LOCALPATH"), "REMOTEDIR"),
+)
 @dataclass(frozen=True)
 class CopyIn(OperationBase):
     """Copy local files or directories into a directory of the guest.
 
-    REMOTEDIR must exist; it can be made by --mkdir. Modes, times, links, file capabilities and the user's
-    extended attributes are kept; all that is new belongs to root, and ACLs, which name accounts of this
-    host, are not copied. Directories that the guest has already keep their own modes and owners. Of
-    LOCALPATH itself, when it is a link, what it points to is copied, under the link's name. Sockets are
+    REMOTEDIR must exist; --mkdir can make it. Modes, times, links, file capabilities and extended attributes
+    in the user namespace are kept. Everything new belongs to root. ACLs are not copied, since they name
+    accounts of this host. Directories that exist in the guest keep their modes and owners. If LOCALPATH
+    itself is a link, the file or directory that it points to is copied under the link's name. Sockets are
     refused.
 
     Attributes:
@@ -162,12 +146,7 @@ class CopyIn(OperationBase):
     local: Path = field(metadata=values.LOCAL_TREE)
     directory: str = field(metadata=values.GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Copying: {self.local} to {self.directory}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Copy the file or tree."""
         if not guest.is_dir(self.directory):
             raise OperationError(
                 f"--copy-in: {self.directory} is not a directory in the guest",
@@ -177,13 +156,13 @@ class CopyIn(OperationBase):
         warn_of_volatile(guest, self.directory, self, context.on_event)
 
 
-@operation("scrub", form=argforms.single("FILE"))
+@operation("scrub", progress="Scrubbing: {path}", form=argforms.single("FILE"))
 @dataclass(frozen=True)
 class Scrub(OperationBase):
     """Scrub a file of the guest: overwrite it, then remove it.
 
-    The file must be a regular one; links are followed, and a link itself stays. What other files of the
-    image hold of the same content, such as a journal or a copy, is not found.
+    The file must be a regular one. Links are followed, and the link itself stays. Copies of the content
+    elsewhere in the image, for example in a journal, are not found.
 
     Attributes:
         path: The file.
@@ -191,25 +170,24 @@ class Scrub(OperationBase):
 
     path: str = field(metadata=values.GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Scrubbing: {self.path}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Overwrite and remove the file, and make sure that it is gone (Z6)."""
         require_file(guest, self.path, self)
         guest.scrub(self.path)
         if guest.exists(self.path):
             raise OperationError(f"--scrub: {self.path} is still in the guest after its removal")
 
 
-@operation("tar-in", form=argforms.pair(argforms.local("TARFILE"), "REMOTEDIR"))
+@operation(
+    "tar-in",
+    progress="Unpack tar file: {archive} to {directory}",
+    form=argforms.pair(argforms.local("TARFILE"), "REMOTEDIR"),
+)
 @dataclass(frozen=True)
 class TarIn(OperationBase):
     """Unpack a local tar file into a directory of the guest.
 
-    REMOTEDIR must exist; it can be made by --mkdir. The tar file may be compressed with gzip, bzip2, xz or
-    zstd. Owners, modes and extended attributes are those of the tar file.
+    REMOTEDIR must exist; --mkdir can make it. The tar file may be compressed with gzip, bzip2, xz or zstd.
+    Owners, modes and extended attributes are taken from the tar file.
 
     Attributes:
         archive: The local tar file.
@@ -219,16 +197,10 @@ class TarIn(OperationBase):
     archive: Path = field(metadata={"rule": tar_file})
     directory: str = field(metadata=values.GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Unpack tar file: {self.archive} to {self.directory}"
-
     def check_host(self) -> None:
-        """Check that this host can unpack it."""
         check_programs(self.archive)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Unpack the archive."""
         if not guest.is_dir(self.directory):
             raise OperationError(
                 f"--tar-in: {self.directory} is not a directory in the guest",
@@ -238,12 +210,12 @@ class TarIn(OperationBase):
             guest.tar_in(path, self.directory, compress=compress)
 
 
-@operation("touch", form=argforms.single("FILE"))
+@operation("touch", progress="Running touch: {path}", form=argforms.single("FILE"))
 @dataclass(frozen=True)
 class Touch(OperationBase):
     """Touch a file of the guest.
 
-    The file is created when it is missing; else its times are set to now.
+    The file is created if it is missing; otherwise its times are set to now.
 
     Attributes:
         path: The file.
@@ -251,16 +223,11 @@ class Touch(OperationBase):
 
     path: str = field(metadata=values.GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Running touch: {self.path}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Touch the file."""
         guest.touch(self.path)
 
 
-@operation("truncate", form=argforms.single("FILE"))
+@operation("truncate", progress="Truncating: {path}", form=argforms.single("FILE"))
 @dataclass(frozen=True)
 class Truncate(OperationBase):
     """Make a file of the guest empty.
@@ -273,17 +240,12 @@ class Truncate(OperationBase):
 
     path: str = field(metadata=values.GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Truncating: {self.path}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Empty the file."""
         require_file(guest, self.path, self)
         guest.truncate(self.path)
 
 
-@operation("truncate-recursive", form=argforms.single("DIR"))
+@operation("truncate-recursive", progress="Recursively truncating: {path}", form=argforms.single("DIR"))
 @dataclass(frozen=True)
 class TruncateRecursive(OperationBase):
     """Make all files below a directory of the guest empty.
@@ -296,12 +258,7 @@ class TruncateRecursive(OperationBase):
 
     path: str = field(metadata=values.GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Recursively truncating: {self.path}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Empty the files."""
         if not guest.is_dir(self.path):
             raise OperationError(f"--truncate-recursive: {self.path} is not a directory in the guest")
         for path in guest.files_below(self.path):
@@ -309,14 +266,18 @@ class TruncateRecursive(OperationBase):
                 guest.truncate(path)
 
 
-@operation("upload", form=argforms.pair(argforms.local("FILE"), "DEST"))
+@operation(
+    "upload",
+    progress="Uploading: {local} to {destination}",
+    form=argforms.pair(argforms.local("FILE"), "DEST"),
+)
 @dataclass(frozen=True)
 class Upload(OperationBase):
     """Upload a local file into the guest.
 
-    When DEST is a directory, the file keeps its name there. The file keeps its permissions, its
-    capabilities and the user's extended attributes, and belongs to root (virt-builder gives it the number
-    that its owner has on this host, which means another user, or none, in the guest).
+    If DEST is a directory, the file keeps its name there. The file keeps its permissions, capabilities and
+    extended attributes in the user namespace, and belongs to root (virt-builder keeps the number of its
+    owner on this host, which is a different user in the guest, or none).
 
     Attributes:
         local: The local file.
@@ -326,12 +287,7 @@ class Upload(OperationBase):
     local: Path = field(metadata=values.LOCAL_FILE)
     destination: str = field(metadata=values.GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Uploading: {self.local} to {self.destination}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Copy the file and set its owner and mode."""
         path = self.destination
         if guest.is_dir(path):
             path = posixpath.join(path, self.local.name)
@@ -350,12 +306,12 @@ class Upload(OperationBase):
         warn_of_volatile(guest, path, self, context.on_event)
 
 
-@operation("write", form=argforms.pair("FILE", "CONTENT"))
+@operation("write", progress="Writing: {path}", form=argforms.pair("FILE", "CONTENT"))
 @dataclass(frozen=True)
 class Write(OperationBase):
     """Write a file in the guest.
 
-    CONTENT is written as it is, without a newline at its end. An existing file is replaced, and keeps its
+    CONTENT is written as it is, without a newline at the end. An existing file is overwritten and keeps its
     owner and permissions.
 
     Attributes:
@@ -366,12 +322,7 @@ class Write(OperationBase):
     path: str = field(metadata=values.GUEST_PATH)
     content: str = field(metadata=values.RAW_TEXT)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Writing: {self.path}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Write the file."""
         require_no_special(guest, self.path, self)
         guest.write(self.path, self.content.encode(errors="surrogateescape"))
         warn_of_volatile(guest, self.path, self, context.on_event)

@@ -1,4 +1,4 @@
-"""Operations on whose machine it is: users, a cloud-init seed, and the removal of an identity."""
+"""Operations on the identity of the machine: users, a cloud-init seed, and removal of unique files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from imgbuilder.customize import argforms, passwords, sysprep, values
 from imgbuilder.customize.accountfiles import find_account, find_number, set_shadow_field
-from imgbuilder.customize.argforms import Form, Kind, Part, Raw
+from imgbuilder.customize.argforms import ArgumentForm, ArgumentPart, Kind, Raw
 from imgbuilder.customize.commands import run_in_guest
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.operation import OperationBase, Phase
@@ -23,14 +23,11 @@ from imgbuilder.events import warn
 from imgbuilder.guests.ports import Guest
 from imgindex.files import open_file
 
-# Local files that become a seed of cloud-init.
-
-
 _STARTS = (
     b"#cloud-config", b"#!", b"#include", b"#cloud-boothook", b"#part-handler", b"## template: jinja",
     b"Content-Type:", b"MIME-Version:", b"\x1f\x8b",
 )  # fmt: skip
-"""How user data begins, by cloud-init's documentation of its formats; the last is gzip."""
+"""First bytes of user data, from cloud-init's documentation of its formats; the last is gzip."""
 _OFF = "/etc/cloud/cloud-init.disabled"
 _SOURCES = re.compile(r"^datasource_list:((?:[^\n]*\n?)(?:[ \t]*-[^\n]*\n?)*)", re.MULTILINE)
 """The list in one line, or in a line for each."""
@@ -38,30 +35,22 @@ _LARGEST = 16 * 1024 * 1024
 
 
 def user_data(path: Path) -> Path:
-    """Accept a local file of user data.
-
-    Raises:
-        UsageError: It cannot be read, or cloud-init would pass over it because of how it begins.
-    """
+    """Accept a local file of user data that cloud-init recognises by its first bytes."""
     start = seed_content(path)[:64]
     if not start.startswith(_STARTS):
         raise UsageError(
-            f"{path} does not begin like user data, and cloud-init would ignore it",
-            hint="its first line should be #cloud-config, or #!/bin/sh of a script",
+            f"{path} does not begin like user data; cloud-init would ignore it",
+            hint="begin it with #cloud-config, or #!/bin/sh for a script",
         )
     return path
 
 
 def unread(guest: Guest) -> str:
-    """Return why the guest's cloud-init would not look at a seed; empty when it would.
-
-    Raises:
-        GuestCallError: A file could not be read.
-    """
+    """Return the reason why the guest's cloud-init would not read a seed; empty if it would."""
     if guest.exists(_OFF):
-        return f"there is {_OFF}"
+        return f"{_OFF} exists"
     sources = None
-    for path in ["/etc/cloud/cloud.cfg", *guest.glob("/etc/cloud/cloud.cfg.d/*.cfg")]:  # the last one counts
+    for path in ["/etc/cloud/cloud.cfg", *guest.glob("/etc/cloud/cloud.cfg.d/*.cfg")]:  # the last file counts
         content = guest.read(path) if guest.is_file(path) else b""
         for match in _SOURCES.finditer(content.decode(errors="replace")):
             sources = (path, match[1])
@@ -71,16 +60,12 @@ def unread(guest: Guest) -> str:
 
 
 def optional_file(path: Path | None) -> Path | None:
-    """Accept a local file, or none."""
+    """Accept a local file or None."""
     return None if path is None else values.local_file(path)
 
 
 def seed_content(path: Path) -> bytes:
-    """Read a local file.
-
-    Raises:
-        UsageError: It cannot be read, or is too large for a seed.
-    """
+    """Read a local file of a seed."""
     values.local_file(path)
     try:
         with open_file(path) as file:
@@ -97,10 +82,10 @@ _WITH_VALUE = ("groups", "key", "password")
 
 
 def cut_user(text: str) -> tuple[Raw, ...]:
-    """Split the argument; a part that begins no wish belongs to the value before it, with its ``:``.
+    """Split the argument; a part that is not a known word belongs to the key or password before it.
 
     Raises:
-        UsageError: It is not understood; a password is never quoted.
+        UsageError: A part is unknown or repeated; a password is never quoted.
     """
     name, *parts = text.split(":")
     wishes: dict[str, str] = {}
@@ -115,27 +100,27 @@ def cut_user(text: str) -> tuple[Raw, ...]:
         elif current in ("key", "password"):
             wishes[current] += f":{part}"
         else:
-            raise UsageError("a part of the argument is not understood", hint=f"give {_METAVAR}")
+            raise UsageError("a part of the argument is unknown", hint=f"write {_METAVAR}")
     groups = tuple(wishes["groups"].split(",")) if "groups" in wishes else None
     sudo = True if "sudo" in wishes else None
     return (name, sudo, groups, wishes.get("key"), wishes.get("password"))
 
 
-USER_FORM = Form(
+USER_FORM = ArgumentForm(
     _METAVAR,
     (
-        Part("NAME"),
-        Part("sudo", bool, Kind.SWITCH, optional=True),
-        Part("G,G", tuple, Kind.LIST, optional=True),
-        Part("SELECTOR", parse_key_selector, Kind.SELECTOR, optional=True, key="key"),
-        Part("SELECTOR", parse_selector, Kind.SELECTOR, optional=True, is_secret=holds_password),
+        ArgumentPart("NAME"),
+        ArgumentPart("sudo", bool, Kind.SWITCH, optional=True),
+        ArgumentPart("G,G", tuple, Kind.LIST, optional=True),
+        ArgumentPart("SELECTOR", parse_key_selector, Kind.SELECTOR, optional=True, key="key"),
+        ArgumentPart("SELECTOR", parse_selector, Kind.SELECTOR, optional=True, is_secret=holds_password),
     ),
     cut_user,
 )
 
 
 _SEED = "/var/lib/cloud/seed/nocloud"
-"""Where cloud-init's NoCloud source looks inside the image."""
+"""Folder in the image that cloud-init's NoCloud source reads."""
 
 _ADD = """\
 set -e
@@ -150,6 +135,7 @@ fi
 
 @operation(
     "user",
+    progress="Adding user: {name}",
     form=USER_FORM,
     runs_in_guest=True,
     secret=True,
@@ -158,18 +144,18 @@ fi
 class User(OperationBase):
     """Add a user to the guest.
 
-    The user gets a home directory and the guest's bash, or sh. sudo lets the user do everything by sudo,
-    with the password if one is given and without asking otherwise; the guest must have sudo. groups= names
-    further groups, which must exist. key= is as SELECTOR of --ssh-inject, and key= alone takes your newest
-    key; password= is as SELECTOR of --password. Without password= no password is right. A user who is there
-    already is an error. A part that is none of these words belongs to the key or password before it.
+    The user gets a home directory and the guest's bash, or sh. sudo allows everything by sudo: with the
+    password if one is given, otherwise without asking; the guest must have sudo. groups= names further
+    groups, which must exist. key= takes a SELECTOR of --ssh-inject, and key= alone means your newest key.
+    password= takes a SELECTOR of --password; without it, no password is accepted. It is an error if the user
+    exists. A part that is not one of these words belongs to the key or password before it.
 
     Attributes:
         name: The user.
         sudo: Whether the user may do everything by sudo.
         groups: Further groups.
         keys: Public ssh keys, one line each.
-        password: The password; None when the user gets none.
+        password: The password, or None.
     """
 
     name: str = field(metadata=values.USER_NAME)
@@ -182,15 +168,9 @@ class User(OperationBase):
 
     @property
     def passwords(self) -> tuple[PasswordSelector, ...]:
-        """The passwords that it sets."""
         return () if self.password is None else (self.password,)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Adding user: {self.name}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Add the user by the guest's own program, then sudo, keys and password."""
         self._check(guest)
         script = _ADD.format(
             shell="/bin/bash" if guest.exists("/bin/bash") else "/bin/sh",
@@ -213,7 +193,7 @@ class User(OperationBase):
         passwd = guest.read("/etc/passwd") if guest.is_file("/etc/passwd") else b""
         if find_account(passwd, self.name) is not None:
             raise OperationError(
-                f"--user: the guest has a user {self.name} already",
+                f"--user: the guest already has a user {self.name}",
                 hint="set a password with --password, and a key with --ssh-inject",
             )
         groups = guest.read("/etc/group") if guest.is_file("/etc/group") else b""
@@ -228,7 +208,7 @@ class User(OperationBase):
                 "--user: the guest has no sudo", hint="install it first: --install sudo before this option"
             )
         if self.sudo and guest.exists(self._sudo_rule()):
-            raise OperationError(f"--user: {self._sudo_rule()} is in the guest already")
+            raise OperationError(f"--user: the guest already has a file {self._sudo_rule()}")
         if self.sudo and guest.is_file("/etc/sudoers") and not _reads_folder(guest.read("/etc/sudoers")):
             raise OperationError(
                 "--user: the guest's /etc/sudoers does not include the folder /etc/sudoers.d",
@@ -236,7 +216,7 @@ class User(OperationBase):
             )
 
     def _own_home(self, guest: Guest, context: GuestContext) -> None:
-        """Give the user a home directory that was there before, such as one of --mkdir."""
+        """Change the owner of a home directory that existed before, such as one made by --mkdir."""
         account = find_account(guest.read("/etc/passwd"), self.name)
         if account is None or not guest.is_dir(account.home):
             return
@@ -244,19 +224,19 @@ class User(OperationBase):
             guest.chown(account.uid, account.gid, account.home)
             warn(
                 context.on_event,
-                f"--user: {account.home} was there before, and belongs to {self.name} now; what is in it is "
-                "as it was",
+                f"--user: {account.home} existed before and now belongs to {self.name}; the owners of its "
+                "content were not changed",
             )
 
     def _let_keys_in(self, guest: Guest) -> None:
-        # "!", which useradd writes, is locked for an sshd without PAM: it would not take keys either.
+        # With "!", which useradd writes, an sshd without PAM would not accept keys either.
         shadow = guest.read("/etc/shadow") if guest.is_file("/etc/shadow") else b""
         changed = set_shadow_field(shadow, self.name, "*", today())
         if changed is not None:
             guest.replace("/etc/shadow", changed)
 
     def _sudo_rule(self) -> str:
-        # sudo passes over files with a dot in their names, sudoers(5); "+" and "=" are in no user's name.
+        # sudo ignores files with a dot in their names, sudoers(5); no user name contains "+" or "=".
         return f"/etc/sudoers.d/90-{self.name.replace('.', '+').replace('$', '=')}"
 
     def _allow_sudo(self, guest: Guest) -> None:
@@ -274,31 +254,30 @@ def _reads_folder(sudoers: bytes) -> bool:
     )
 
 
-@operation("cloud-init", form=argforms.local_files("USER-DATA", "META-DATA", "NETWORK-CONFIG"))
+@operation(
+    "cloud-init",
+    progress="Seeding cloud-init: {user_data}",
+    form=argforms.local_files("USER-DATA", "META-DATA", "NETWORK-CONFIG"),
+)
 @dataclass(frozen=True)
 class CloudInit(OperationBase):
     r"""Put a seed for cloud-init into the guest.
 
-    The local files become the seed of cloud-init's NoCloud source, in /var/lib/cloud/seed/nocloud, where
-    only root may read them. USER-DATA begins with a line that cloud-init knows, such as #cloud-config or
-    #!/bin/sh. Without META-DATA, one with a new instance-id is made. Write \: for a colon in a file's name.
+    The local files become the seed of cloud-init's NoCloud source in /var/lib/cloud/seed/nocloud, readable by
+    root only. USER-DATA begins with a line that cloud-init knows, such as #cloud-config or #!/bin/sh. Without
+    META-DATA, a file with a new instance-id is made. Write \: for a colon in a file's name.
 
     Attributes:
         user_data: The local file of user data.
         meta_data: The local file of meta-data, or None.
-        network_config: The local file of the network's configuration, or None.
+        network_config: The local file of the network configuration, or None.
     """
 
     user_data: Path = field(metadata={"rule": user_data})
     meta_data: Path | None = field(default=None, metadata={"rule": optional_file})
     network_config: Path | None = field(default=None, metadata={"rule": optional_file})
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Seeding cloud-init: {self.user_data}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Write the seed."""
         if not any(guest.exists(path) for path in ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")):
             warn(context.on_event, "--cloud-init: the guest has no cloud-init: add --install cloud-init")
         elif why := unread(guest):
@@ -321,15 +300,20 @@ class CloudInit(OperationBase):
             guest.write(path, content)
 
 
-@operation("sysprep", form=argforms.items("all|TASK,TASK...", sysprep.parse_tasks), phase=Phase.LAST)
+@operation(
+    "sysprep",
+    progress="Removing the machine's identity: {tasks}",
+    form=argforms.items("all|TASK,TASK...", sysprep.parse_tasks),
+    phase=Phase.LAST,
+)
 @dataclass(frozen=True)
 class Sysprep(OperationBase):
-    """Remove what identifies this one machine among its copies.
+    """Remove files that are unique to this machine, so that the image can be copied.
 
-    Done at the very end, whatever the place of the option. The tasks are machine-id (empty; made at boot),
+    Done at the very end, wherever the option is. The tasks are machine-id (emptied; made again at boot),
     ssh-hostkeys (the guest must make new ones at boot), dhcp-leases, network-rules, logs (emptied; rotated
-    ones and journals removed), shell-history, package-caches, temporary-files, cloud-init (its state, not
-    its seed) and random-seed. all,-logs means all but one. pybuilder-customize(1) can show what is left.
+    logs and journals removed), shell-history, package-caches, temporary-files, cloud-init (its state, not its
+    seed) and random-seed. all,-logs means all but logs. pybuilder-customize(1) can list what is left.
 
     Attributes:
         tasks: Names of tasks.
@@ -337,12 +321,7 @@ class Sysprep(OperationBase):
 
     tasks: tuple[str, ...] = field(metadata={"rule": sysprep.parse_tasks})
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Removing the machine's identity: {' '.join(self.tasks)}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Do the tasks, and check that nothing is left."""
         for task in self.tasks:
             sysprep.clean(guest, task, keep=context.log_file)
         left = [found for found in sysprep.find(guest, self.tasks) if found.path != context.log_file]

@@ -1,4 +1,8 @@
-"""Operations that use the guest's package manager, and the commands of each package manager."""
+"""Operations that use the guest's package manager, and the commands of each package manager.
+
+The commands never ask questions. Package names were checked by ``values.package_names`` when the operation
+was made; here each is checked by the rules of its package manager and quoted.
+"""
 
 from __future__ import annotations
 
@@ -30,24 +34,24 @@ if [ ! -e /usr/sbin/policy-rc.d ] && [ ! -L /usr/sbin/policy-rc.d ]; then
     chmod 0755 /usr/sbin/policy-rc.d
 fi
 """
-"""Daemons that packages start would keep the guest's filesystems busy (Debian's invoke-rc.d asks this).
+"""Daemons that packages start would keep the guest's filesystems busy; Debian's invoke-rc.d asks policy-rc.d.
 
-A package may bring a file of that name, which stays.
+A file of that name that a package installs stays.
 """
 
 _APT_GET = "apt-get -q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
 """A configuration file that the user wrote or changed is kept; others are updated with their packages."""
 _APT_UPGRADE = "-o APT::Get::Upgrade-Allow-New=true upgrade"
-"""As ``apt upgrade``: a new kernel is a new package. Versions of apt that have no such option ignore it."""
+"""As ``apt upgrade`` does: a new kernel is a new package. Versions of apt without this option ignore it."""
 _APT_WAITS = "-o DPkg::Lock::Timeout=600"
-"""At boot others install packages, too: cloud-init, unattended upgrades."""
+"""At boot, cloud-init and unattended upgrades also install packages."""
 _APT_UPDATE = f"{_APT_GET} -o APT::Update::Error-Mode=any update"
-"""Before apt 2.3, which ignores the setting, an update whose downloads failed still ends with status 0."""
+"""Older versions than apt 2.3 ignore the setting: an update whose downloads failed ends with status 0."""
 
 _APK_KEPT = "find /etc -name '*.apk-new'"
-"""apk says nothing of them."""
+"""apk does not print them."""
 _ZYPPER_OK = '|| case $? in 102|103) : ;; *) exit "$?" ;; esac'
-"""zypper(8): 102 and 103 say "done, now restart"."""
+"""102 and 103 mean "done, now restart", zypper(8)."""
 
 _WORD = r"[A-Za-z0-9@_][A-Za-z0-9@+._:~=-]*"
 _RPM = re.compile(r"[A-Za-z0-9@/][A-Za-z0-9@/+._:~=<>^()*?-]*")
@@ -57,15 +61,8 @@ _APT = re.compile(
 
 
 @dataclass(frozen=True)
-class Commands:
-    """How one package manager is driven.
-
-    Attributes:
-        install: Script; ``{names}`` stands for the quoted names.
-        update: Script.
-        uninstall: Script; ``{names}`` as above.
-        names: What a package name may be.
-    """
+class PackageCommands:
+    """The scripts for one package manager, with ``{names}`` for the quoted names, and a pattern of names."""
 
     install: str
     update: str
@@ -74,56 +71,56 @@ class Commands:
 
 
 _TABLE = {
-    PackageManager.APT: Commands(
+    PackageManager.APT: PackageCommands(
         install=f"{_APT_SETUP}{_APT_NO_DAEMONS}{_APT_UPDATE}\n{_APT_GET} install -- {{names}}",
         update=f"{_APT_SETUP}{_APT_NO_DAEMONS}{_APT_UPDATE}\n{_APT_GET} {_APT_UPGRADE}",
         uninstall=f"{_APT_SETUP}{_APT_NO_DAEMONS}{_APT_GET} remove -- {{names}}",
         names=_APT,
     ),
-    PackageManager.DNF: Commands(
+    PackageManager.DNF: PackageCommands(
         install="dnf -y install {names}",
         update="dnf -y --best upgrade",
         uninstall="dnf -y --disableplugin=subscription-manager remove {names}",
         names=_RPM,
     ),
-    PackageManager.YUM: Commands(
+    PackageManager.YUM: PackageCommands(
         install="yum -y install {names}",
         update="yum -y update",
         uninstall="yum -y remove {names}",
         names=_RPM,
     ),
-    PackageManager.ZYPPER: Commands(
+    PackageManager.ZYPPER: PackageCommands(
         install=f"zypper -n in -l -- {{names}} {_ZYPPER_OK}",
         update=f"zypper -n dup -l {_ZYPPER_OK}",
         uninstall=f"zypper -n rm -- {{names}} {_ZYPPER_OK}",
         names=_RPM,
     ),
     # Arch supports no partial upgrades: new packages are installed together with an upgrade.
-    PackageManager.PACMAN: Commands(
+    PackageManager.PACMAN: PackageCommands(
         install="pacman -Syu --noconfirm --needed -- {names}",
         update="pacman -Syu --noconfirm",
         uninstall="pacman -R --noconfirm -- {names}",
         names=re.compile(rf"(?:[a-z0-9-]+/)?{_WORD}"),
     ),
-    PackageManager.APK: Commands(
+    PackageManager.APK: PackageCommands(
         install=f"apk update\napk add -- {{names}}\n{_APK_KEPT}",
         update=f"apk update\napk upgrade\n{_APK_KEPT}",
         uninstall="apk del -- {names}",
         names=re.compile(rf"{_WORD}(?:[<>=~]+[A-Za-z0-9._-]+)?"),
     ),
-    PackageManager.XBPS: Commands(
+    PackageManager.XBPS: PackageCommands(
         install="xbps-install -Sy -- {names}",
         update="xbps-install -Suy",
         uninstall="xbps-remove -y -- {names}",
         names=re.compile(_WORD),
     ),
-    PackageManager.URPMI: Commands(
+    PackageManager.URPMI: PackageCommands(
         install="urpmi --auto {names}",
         update="urpmi --auto --auto-update",
         uninstall="urpme --auto {names}",
         names=re.compile(_WORD),
     ),
-    PackageManager.PISI: Commands(
+    PackageManager.PISI: PackageCommands(
         install="pisi install --yes-all {names}",
         update="pisi upgrade --yes-all",
         uninstall="pisi remove --yes-all {names}",
@@ -136,12 +133,12 @@ def install_script(facts: GuestFacts, names: Sequence[str], *, at_boot: bool = F
     """Return the script that installs packages.
 
     Args:
-        facts: What the guest is.
+        facts: Facts about the guest.
         names: The packages.
         at_boot: Whether it runs in the booted guest, where daemons are to be started.
 
     Raises:
-        OperationError: The guest has no known package manager, or a name does not suit it.
+        OperationError: The guest has no known package manager, or it accepts no such name.
     """
     commands = _commands(facts)
     template = commands.install
@@ -151,39 +148,28 @@ def install_script(facts: GuestFacts, names: Sequence[str], *, at_boot: bool = F
 
 
 def fetched_script(facts: GuestFacts, names: Sequence[str] | None, listing: str) -> str:
-    """Return the script that writes to a file what apt would fetch, after an update of its lists.
+    """Return the script that updates apt's lists and writes what apt would fetch to the file ``listing``.
 
-    Args:
-        facts: What the guest is: one with apt.
-        names: Packages to install; None for an upgrade of all.
-        listing: The file in the guest.
+    Without ``names`` it is for an upgrade of all packages.
     """
     what = _APT_UPGRADE if names is None else f"install -- {_quoted(_commands(facts), facts, names)}"
-    # Unless it is told which, apt prints the MD5.
+    # By default apt prints the MD5.
     asked = f"{_APT_GET} -qq -o Acquire::ForceHash=SHA256 --print-uris {what} >{shlex.quote(listing)}"
     return _script(f"{_APT_SETUP}{_APT_UPDATE}\n{asked}")
 
 
 def without_update(script: str) -> str:
-    """Leave the update of apt's lists out of a script, where it was done just before."""
+    """Remove the update of apt's lists from a script, because it was just done."""
     return script.replace(f"{_APT_UPDATE}\n", "")
 
 
 def update_script(facts: GuestFacts) -> str:
-    """Return the script that updates all packages.
-
-    Raises:
-        OperationError: The guest has no known package manager.
-    """
+    """Return the script that updates all packages; errors as for ``install_script``."""
     return _script(_commands(facts).update)
 
 
 def uninstall_script(facts: GuestFacts, names: Sequence[str]) -> str:
-    """Return the script that removes packages.
-
-    Raises:
-        OperationError: The guest has no known package manager, or a name does not suit it.
-    """
+    """Return the script that removes packages; errors as for ``install_script``."""
     commands = _commands(facts)
     return _script(commands.uninstall, _quoted(commands, facts, names))
 
@@ -193,7 +179,7 @@ NOTED = (
     " -e '/^Configuration file /,/^ ==> (Using|Keeping)/p'"
     " -e '/[.](rpm|pac|apk-)(new|save|orig)$/p' -e '/^No package .* available/p' -e '/ for regex /p'"
 )
-"""Picks the lines that ``left_undone`` and ``not_found`` read out of what package managers print."""
+"""Selects the lines that ``deviations`` and ``not_found`` read from the output of package managers."""
 
 _CONFIGURATION = re.compile(r"Configuration file [`'](.+)'")
 _BESIDE = re.compile(r"(/\S+)\.(rpmnew|pacnew|apk-new)$")
@@ -201,14 +187,14 @@ _REPLACED = re.compile(r"(/\S+)\.(rpmsave|rpmorig|pacsave|pacorig)$")
 _NOT_FOUND = re.compile(r"No package (\S+) available|Note, selecting .* for regex '(.*)'")
 
 
-def left_undone(text: str) -> list[str]:
-    """Read what a package manager did otherwise than asked, from what it printed in English.
+def deviations(text: str) -> list[str]:
+    """Read from a package manager's English output where it did not simply do as asked.
 
     Returns:
-        A sentence for each: packages that were kept back, and files of configuration that the user and a
-        package both have.
+        A sentence for each: packages that were kept back, and configuration files that both the user and a
+        package changed.
     """
-    said = []
+    found = []
     kept_back: list[str] = []
     in_list = False
     configuration = ""
@@ -220,38 +206,38 @@ def left_undone(text: str) -> list[str]:
         if match := _CONFIGURATION.match(line):
             configuration = match[1]
         elif configuration and line.startswith((" ==> Using current old", " ==> Keeping old")):
-            said.append(f"{configuration} was kept; the package's own is {configuration}.dpkg-dist")
+            found.append(f"{configuration} was kept; the package's version is {configuration}.dpkg-dist")
         elif match := _BESIDE.search(line):
-            said.append(f"{match[1]} was kept; the package's own is {match[0]}")
+            found.append(f"{match[1]} was kept; the package's version is {match[0]}")
         elif match := _REPLACED.search(line):
-            said.append(f"{match[1]} is the package's now; the one before it is {match[0]}")
+            found.append(f"{match[1]} is now the package's version; the previous one is {match[0]}")
     if kept_back:
-        said.append(f"packages were kept back, and not updated: {' '.join(kept_back)}")
-    return list(dict.fromkeys(said))
+        found.append(f"packages were kept back and not updated: {' '.join(kept_back)}")
+    return list(dict.fromkeys(found))
 
 
 def not_found(text: str) -> list[str]:
-    """Read which packages were asked for and are not there, where the status of the command was 0.
+    """Read which packages were not found by a command that ended with status 0.
 
-    yum of Red Hat 7 ends so when it has found one of several; older versions of apt take a name with a dot
-    that is no package for a pattern, and install what fits.
+    yum of Red Hat 7 does so if it found one of several; older versions of apt treat an unknown name with a
+    dot as a pattern and install what matches.
     """
     return [match[1] or match[2] for match in _NOT_FOUND.finditer(text)]
 
 
-def _commands(facts: GuestFacts) -> Commands:
+def _commands(facts: GuestFacts) -> PackageCommands:
     if facts.package_manager is None:
         raise OperationError(
-            f"no package manager that we know was found in the guest ({facts.product_name})",
+            f"no known package manager was found in the guest ({facts.product_name})",
             hint="use --run-command or --firstboot-command with the guest's own command",
         )
     return _TABLE[facts.package_manager]
 
 
-def _quoted(commands: Commands, facts: GuestFacts, names: Sequence[str]) -> str:
+def _quoted(commands: PackageCommands, facts: GuestFacts, names: Sequence[str]) -> str:
     assert facts.package_manager is not None
     for name in names:
-        # "name-" would remove a package in the middle of an installation, apt-get(8).
+        # apt-get(8) would remove a package called "name-" during an installation.
         removes = facts.package_manager is PackageManager.APT and name.endswith("-")
         if removes or not commands.names.fullmatch(name):
             raise OperationError(f"{name!r} is not a package name of {facts.package_manager.value}")
@@ -262,14 +248,20 @@ def _script(template: str, names: str = "") -> str:
     return "set -e\n" + template.replace("{names}", names) + "\n"
 
 
-@operation("install", form=argforms.items("PKG,PKG..."), network=True, runs_in_guest=True)
+@operation(
+    "install",
+    progress="Installing packages: {packages}",
+    form=argforms.items("PKG,PKG..."),
+    network=True,
+    runs_in_guest=True,
+)
 @dataclass(frozen=True)
 class Install(OperationBase):
     """Install packages.
 
-    They come from the guest's own repositories, by its own package manager, without questions. Packages are
-    separated by commas. A configuration file that was written before is kept where the package manager can
-    do that, as apt can; a warning says which, and where the package's own is.
+    They come from the guest's repositories, by its package manager, without questions. Packages are separated
+    by commas. A configuration file that was changed before is kept if the package manager can do that, as apt
+    can; a warning names it and the package's version of it.
 
     Attributes:
         packages: Names of packages.
@@ -277,21 +269,20 @@ class Install(OperationBase):
 
     packages: tuple[str, ...] = field(metadata=values.PACKAGES)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Installing packages: {' '.join(self.packages)}"
-
     def check_guest(self, context: GuestContext) -> None:
-        """Check that the package manager is known and takes the names."""
         install_script(context.facts, self.packages)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Install the packages."""
         script = install_script(context.facts, self.packages)
         _run(guest, context, script, f"--install {','.join(self.packages)}", self.packages)
 
 
-@operation("uninstall", form=argforms.items("PKG,PKG..."), runs_in_guest=True)
+@operation(
+    "uninstall",
+    progress="Uninstalling packages: {packages}",
+    form=argforms.items("PKG,PKG..."),
+    runs_in_guest=True,
+)
 @dataclass(frozen=True)
 class Uninstall(OperationBase):
     """Uninstall packages.
@@ -304,61 +295,49 @@ class Uninstall(OperationBase):
 
     packages: tuple[str, ...] = field(metadata=values.PACKAGES)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Uninstalling packages: {' '.join(self.packages)}"
-
     def check_guest(self, context: GuestContext) -> None:
-        """Check that the package manager is known and takes the names."""
         uninstall_script(context.facts, self.packages)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Remove the packages."""
         script = uninstall_script(context.facts, self.packages)
         run_in_guest(guest, context, script, display=f"--uninstall {','.join(self.packages)}")
 
 
-@operation("update", form=argforms.flag(), network=True, runs_in_guest=True)
+@operation("update", progress="Updating packages", form=argforms.flag(), network=True, runs_in_guest=True)
 @dataclass(frozen=True)
 class Update(OperationBase):
     """Update all packages.
 
-    Does what the guest's own package manager calls an upgrade, without questions; new packages that the
-    updated ones need, such as kernels, are installed. Packages that are kept back, and configuration files
-    that are kept because they were changed, are told by warnings.
+    Does what the guest's package manager calls an upgrade, without questions; new packages that the updated
+    ones need, such as kernels, are installed. Warnings name packages that are kept back, and configuration
+    files that are kept because they were changed.
     """
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return "Updating packages"
-
     def check_guest(self, context: GuestContext) -> None:
-        """Check that the package manager is known."""
         update_script(context.facts)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Update the packages."""
         _run(guest, context, update_script(context.facts), "--update", None)
 
 
 def _run(
     guest: Guest, context: GuestContext, script: str, display: str, packages: tuple[str, ...] | None
 ) -> None:
-    """Run a script that fetches packages; those in the host's folder are given to the guest first."""
+    """Run a script that fetches packages, after uploading those that are in the host's folder."""
     hint = _network_hint(context)
     if context.package_cache is not None and context.memory:
         listing = f"{aptsettings.FOLDER}/wanted"
         asked = fetched_script(context.facts, packages, listing)
         run_in_guest(guest, context, asked, display=display, hint=hint)
         wanted = aptsettings.parse_wanted(guest.read(listing).decode(errors="replace"))
-        aptsettings.give_packages(guest, context, wanted)
+        aptsettings.upload_packages(guest, context, wanted)
         script = without_update(script)
     begin = run_in_guest(guest, context, script, display=display, hint=hint)
     printed = without_controls(picked_since(guest, context.log_file, begin, NOTED))
     missing = not_found(printed)
     if missing:
         raise OperationError(f"{display}: the guest's package manager has no package {' '.join(missing)}")
-    for sentence in left_undone(printed):
+    for sentence in deviations(printed):
         warn(context.on_event, f"{display}: {sentence}")
 
 

@@ -15,7 +15,11 @@ from imgbuilder.errors import OperationError
 from imgbuilder.guests.ports import Guest
 
 
-@operation("chmod", form=argforms.pair(argforms.Part("PERM", values.octal_mode), "FILE"))
+@operation(
+    "chmod",
+    progress="Changing permissions of {path} to {mode:04o}",
+    form=argforms.pair(argforms.ArgumentPart("PERM", values.octal_mode), "FILE"),
+)
 @dataclass(frozen=True)
 class Chmod(OperationBase):
     """Change the permissions of a file of the guest.
@@ -31,26 +35,22 @@ class Chmod(OperationBase):
     mode: int = field(metadata=values.FILE_MODE)
     path: str = field(metadata=values.GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Changing permissions of {self.path} to {self.mode:04o}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Set the permission bits."""
         require_existing(guest, self.path, self)
         guest.chmod(self.mode, self.path)
         now = stat.S_IMODE(guest.stat(self.path).mode)
         if now != self.mode:
             raise OperationError(
-                f"--chmod: the permissions of {self.path} are {now:04o} still: its filesystem keeps none"
+                f"--chmod: the permissions of {self.path} are still {now:04o}: its filesystem stores none"
             )
 
 
 @operation(
     "chown",
+    progress="Changing owner of {path} to {uid}:{gid}",
     form=argforms.triple(
-        argforms.Part("UID", values.parse_owner, argforms.Kind.OWNER),
-        argforms.Part("GID", values.parse_owner, argforms.Kind.OWNER),
+        argforms.ArgumentPart("UID", values.parse_owner, argforms.Kind.OWNER),
+        argforms.ArgumentPart("GID", values.parse_owner, argforms.Kind.OWNER),
         "PATH",
     ),
 )
@@ -58,8 +58,8 @@ class Chmod(OperationBase):
 class Chown(OperationBase):
     """Change the owner and group of a file of the guest.
 
-    UID and GID are numbers, or names that the guest knows at that moment. A directory's content is not
-    changed, and a link is followed.
+    UID and GID are numbers, or names of users and groups of the guest at that moment. A directory's content
+    is not changed, and a link is followed.
 
     Attributes:
         uid: Number or name of the owner.
@@ -71,21 +71,16 @@ class Chown(OperationBase):
     gid: int | str = field(metadata=values.OWNER)
     path: str = field(metadata=values.GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Changing owner of {self.path} to {self.uid}:{self.gid}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Set owner and group."""
         require_existing(guest, self.path, self)
         uid = self._number(guest, "/etc/passwd", self.uid, "user")
         gid = self._number(guest, "/etc/group", self.gid, "group")
-        # A change of owner clears the set-user-id bits; chown(1) in the guest would, too.
+        # A change of owner clears the set-user-id bits, as chown(1) in the guest would.
         guest.chown(uid, gid, self.path)
         now = guest.stat(self.path)
         if (now.uid, now.gid) != (uid, gid):
             raise OperationError(
-                f"--chown: the owner of {self.path} is {now.uid}:{now.gid} still: its filesystem keeps none"
+                f"--chown: the owner of {self.path} is still {now.uid}:{now.gid}: its filesystem stores none"
             )
 
     def _number(self, guest: Guest, database: str, owner: int | str, what: str) -> int:
@@ -96,46 +91,43 @@ class Chown(OperationBase):
         if number is None:
             raise OperationError(
                 f"--chown: the guest has no {what} {owner}",
-                hint=f"add it first, with --user or --run-command, or give the number of the {what}",
+                hint=f"add it first with --user or --run-command, or give the number of the {what}",
             )
         return number
 
 
-@operation("copy", form=argforms.pair("SOURCE", "DEST"))
+@operation(
+    "copy", progress="Copying (in image): {source} to {destination}", form=argforms.pair("SOURCE", "DEST")
+)
 @dataclass(frozen=True)
 class Copy(OperationBase):
     """Copy files or directories inside the guest.
 
-    Works like cp -a; wildcards are not expanded. A file that is copied to a link goes where the link leads;
-    a tree is not copied over another one in which links stand in the places of its files.
+    Works like cp -a; wildcards are not expanded. A file that is copied to a link goes to the link's target.
+    A tree is not copied over one that has links in place of its files.
 
     Attributes:
-        source: What to copy.
-        destination: Where to.
+        source: The file or directory to copy.
+        destination: The path of the copy.
     """
 
     source: str = field(metadata=values.GUEST_PATH)
     destination: str = field(metadata=values.GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Copying (in image): {self.source} to {self.destination}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Copy the file or tree."""
         if not guest.is_symlink(self.source):
             require_existing(guest, self.source, self)
         require_directory(guest, self.destination, self)
         guest.copy(self.source, self.destination)
 
 
-@operation("delete", form=argforms.single("PATH"))
+@operation("delete", progress="Deleting: {pattern}", form=argforms.single("PATH"))
 @dataclass(frozen=True)
 class Delete(OperationBase):
     """Delete a file or directory of the guest.
 
-    PATH may hold wildcards, which are expanded in the guest (protect them from your shell). Directories go
-    with all they hold; that nothing matches is no error.
+    PATH may contain wildcards, which are expanded in the guest (quote them for your shell). Directories are
+    removed with their content; it is not an error if nothing matches.
 
     Attributes:
         pattern: The path or pattern in the guest.
@@ -143,13 +135,8 @@ class Delete(OperationBase):
 
     pattern: str = field(metadata=values.REMOVABLE_GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Deleting: {self.pattern}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Remove what matches, and make sure that it is gone (Z6)."""
-        # The pattern itself may be the name of a file, or of a link that leads nowhere.
+        # The pattern itself may be the name of a file, or of a dangling link.
         for path in guest.glob(self.pattern) or [self.pattern]:
             guest.remove(path)
             if guest.is_symlink(path) or guest.exists(path):
@@ -165,7 +152,7 @@ class Link(OperationBase):
     the link is made with the name of TARGET.
 
     Attributes:
-        target: What the links say.
+        target: The target of the links.
         links: Paths of the links.
     """
 
@@ -173,11 +160,9 @@ class Link(OperationBase):
     links: tuple[str, ...] = field(metadata=values.GUEST_PATHS)
 
     def describe(self) -> str:
-        """Return the progress text."""
         return "Linking: " + ", ".join(f"{link} -> {self.target}" for link in self.links)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Make the links."""
         for link in self.links:
             require_directory(guest, link, self)
             path = link
@@ -186,12 +171,12 @@ class Link(OperationBase):
             guest.symlink(self.target, path)
 
 
-@operation("mkdir", form=argforms.single("DIR"))
+@operation("mkdir", progress="Making directory: {path}", form=argforms.single("DIR"))
 @dataclass(frozen=True)
 class Mkdir(OperationBase):
     """Make a directory in the guest.
 
-    Missing parents are made, too; an existing directory is no error.
+    Missing parents are made as well; it is not an error if the directory exists.
 
     Attributes:
         path: The directory.
@@ -199,16 +184,11 @@ class Mkdir(OperationBase):
 
     path: str = field(metadata=values.GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Making directory: {self.path}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Make the directory."""
         guest.mkdir_p(self.path)
 
 
-@operation("move", form=argforms.pair("SOURCE", "DEST"))
+@operation("move", progress="Moving: {source} -> {destination}", form=argforms.pair("SOURCE", "DEST"))
 @dataclass(frozen=True)
 class Move(OperationBase):
     """Move files or directories inside the guest.
@@ -216,19 +196,14 @@ class Move(OperationBase):
     Works like mv; wildcards are not expanded.
 
     Attributes:
-        source: What to move.
-        destination: Where to.
+        source: The file or directory to move.
+        destination: The new path.
     """
 
     source: str = field(metadata=values.REMOVABLE_GUEST_PATH)
     destination: str = field(metadata=values.GUEST_PATH)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Moving: {self.source} -> {self.destination}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Rename the file or tree."""
         if not guest.is_symlink(self.source):
             require_existing(guest, self.source, self)
         require_directory(guest, self.destination, self)

@@ -20,21 +20,16 @@ from imgbuilder.guests.ports import Guest
 from imgbuilder.host import process
 from imgindex.files import open_file
 
-# Looking at a script's first line before it is run (Z11).
-
-
 _BOM = b"\xef\xbb\xbf"
 _LONGEST = 256
 """Bytes of the first line that Linux looks at (BINPRM_BUF_SIZE)."""
 
 
 def local_script(path: Path) -> Path:
-    r"""Accept a local script or program.
+    r"""Accept a local script or program whose first line can work in a guest.
 
-    Raises:
-        UsageError: It cannot be read, or its first line could not work in any guest: Windows line ends
-            in ``#!...``, which make the kernel look for an interpreter called ``sh\r``, or a byte order
-            mark before it.
+    A byte order mark before ``#!`` hides it, and a Windows line end makes the kernel look for an interpreter
+    called ``sh\r``.
     """
     values.local_file(path)
     line = _first_line(path)
@@ -48,7 +43,7 @@ def local_script(path: Path) -> Path:
 
 
 def interpreter(path: Path) -> str | None:
-    """Return the interpreter that a local script names, or None when it names none."""
+    """Return the interpreter in the first line of a local script, or None."""
     line = _first_line(path)
     words = line.removeprefix(b"#!").decode(errors="replace").split() if line.startswith(b"#!") else []
     return words[0] if words else None
@@ -72,21 +67,23 @@ close STDOUT or die "cannot write: $!";
 exit 17;
 """
 _EDITED = 17
-"""Status after the last line; an expression that ends perl early, by ``exit``, gives another."""
+"""Status after the last line; an expression that ends perl early by ``exit`` gives a different one."""
 
 _LARGEST_EDITED = 32 << 20
 _EDIT_LIMIT = 60.0
-"""Seconds after which an expression is taken to loop for ever (Z19)."""
+"""Seconds after which an expression is assumed to loop for ever."""
 
 
-@operation("run", form=argforms.single(argforms.local("SCRIPT")), runs_in_guest=True)
+@operation(
+    "run", progress="Running: {script}", form=argforms.single(argforms.local("SCRIPT")), runs_in_guest=True
+)
 @dataclass(frozen=True)
 class Run(OperationBase):
     """Run a local script or program in the guest.
 
-    SCRIPT is copied into the guest, run there as root, and removed. Its #! line decides what runs it, so
-    that any language of the guest, and programs, work; without one it is the guest's /bin/sh. What it
-    prints goes to the log file in the guest, and its end is shown when it fails.
+    SCRIPT is copied into the guest, run there as root and removed. It may be a program, or a script in any
+    language of the guest: its #! line names the interpreter, by default the guest's /bin/sh. Its output goes
+    to the log file in the guest; the end of it is shown if the script fails.
 
     Attributes:
         script: The local file.
@@ -94,17 +91,12 @@ class Run(OperationBase):
 
     script: Path = field(metadata={"rule": local_script})
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Running: {self.script}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Copy, run and remove the script."""
         program = interpreter(self.script)
         if program is not None and not guest.exists(program):
             raise OperationError(
                 f"--run {self.script}: its interpreter {program} is not in the guest",
-                hint="install it with --install before this option, or correct the first line of the script",
+                hint="install it with --install before this option, or correct the script's first line",
             )
         with private_folder(guest, "/tmp", "/var/tmp", "/root") as folder:  # noqa: S108 - in the guest
             name = self.script.name if _PLAIN_NAME.fullmatch(self.script.name) else "script"
@@ -116,42 +108,37 @@ class Run(OperationBase):
             )
 
 
-@operation("run-command", form=argforms.single("CMD+ARGS"), runs_in_guest=True)
+@operation("run-command", progress="Running: {command}", form=argforms.single("CMD+ARGS"), runs_in_guest=True)
 @dataclass(frozen=True)
 class RunCommand(OperationBase):
     """Run a command in the guest.
 
-    The text is run by the guest's /bin/sh as root. What it prints goes to the log file in the guest, and
-    its end is shown when it fails. A text of several lines stops at the first line that fails, as with
-    "set -e"; in a text of one line, the last command's exit status counts.
+    The guest's /bin/sh runs it as root. Its output goes to the log file in the guest; the end of it is shown
+    if the command fails. Several lines stop at the first line that fails, as with "set -e"; in a single line
+    the exit status of the last command counts.
 
     Attributes:
-        command: Text for the shell; may have several lines.
+        command: Input for the shell; may have several lines.
     """
 
     command: str = field(metadata=values.NOT_EMPTY)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Running: {values.first_line(self.command)}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Run the command."""
         display = f"--run-command {shlex.quote(values.first_line(self.command))}"
         # One line keeps virt-builder's meaning: "grep -q x f; true" succeeds there.
         script = f"set -e\n{self.command}" if "\n" in self.command.strip() else self.command
         run_in_guest(guest, context, script, display=display, hint=_run_hint(context))
 
 
-@operation("edit", form=argforms.pair("FILE", "EXPR"))
+@operation("edit", progress="Editing: {path}", form=argforms.pair("FILE", "EXPR"))
 @dataclass(frozen=True)
 class Edit(OperationBase):
     """Edit a file of the guest with a Perl expression.
 
-    EXPR is evaluated once per line of the file, by the perl of this host and with your rights: $_ is the
-    line with its newline, and $lineno its number. What $_ then holds is written; an empty one removes the
-    line, and what EXPR prints comes before it. The file must exist, and keeps its owner, permissions and
-    labels. When EXPR fails, the file stays as it was.
+    EXPR is evaluated once per line of the file, by the perl of this host and with your rights: $_ is the line
+    with its newline, $lineno its number. The new value of $_ is written, after anything that EXPR prints; an
+    empty value removes the line. The file must exist and keeps its owner, permissions and labels. If EXPR
+    fails, the file is not changed.
 
     Attributes:
         path: The file in the guest.
@@ -161,20 +148,14 @@ class Edit(OperationBase):
     path: str = field(metadata=values.GUEST_PATH)
     expression: str = field(metadata=values.RAW_TEXT)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Editing: {self.path}"
-
     def check_host(self) -> None:
-        """Check that this host has perl."""
         process.require_program("perl")
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Edit the file."""
         require_file(guest, self.path, self)
         content = guest.read(self.path, limit=_LARGEST_EDITED)
-        # The expression goes by the environment, where other users cannot read it; modules that the user's
-        # PERL5OPT loads, such as strict, would change what it means.
+        # In the environment other users cannot read the expression. Modules that the user's PERL5OPT loads,
+        # such as strict, would change its meaning.
         environment = {"virt_edit_expr": self.expression, "PERL5OPT": ""}
         try:
             result = process.run(
@@ -195,16 +176,20 @@ def _run_hint(context: GuestContext) -> str | None:
     return None if context.network else f"if it needs the network: {NO_NETWORK_HINT}"
 
 
-@operation("firstboot", form=argforms.single(argforms.local("SCRIPT")))
+@operation(
+    "firstboot",
+    progress="Installing firstboot script: {script}",
+    form=argforms.single(argforms.local("SCRIPT")),
+)
 @dataclass(frozen=True)
 class Firstboot(OperationBase):
     """Install a local script that runs at the guest's first boot.
 
-    It runs once, as root, late in the boot and when the network is up; several run in the order in which
-    they are given, and one that fails does not stop the next. What it prints, and its exit status, go to
+    It runs once, as root, late in the boot and when the network is up. Several scripts run in the order in
+    which they are given; if one fails, the next runs all the same. Output and exit status go to
     /root/virt-sysprep-firstboot.log in the guest and to its console; exit codes and times are also in
-    /var/lib/pybuilder/firstboot-status, and pybuilder(1) can show both from outside. The guest need not be
-    of this host's architecture.
+    /var/lib/pybuilder/firstboot-status. pybuilder(1) can show both from outside. The guest may have a
+    different architecture from this host's.
 
     Attributes:
         script: The local file.
@@ -212,12 +197,7 @@ class Firstboot(OperationBase):
 
     script: Path = field(metadata={"rule": local_script})
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Installing firstboot script: {self.script}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Install the script."""
         try:
             with open_file(self.script) as file:
                 content = file.read()
@@ -227,40 +207,42 @@ class Firstboot(OperationBase):
         if program is not None and not guest.exists(program):
             warn(
                 context.on_event,
-                f"--firstboot {self.script}: its interpreter {program} is not in the guest, and is needed "
-                "when it boots",
+                f"--firstboot {self.script}: its interpreter {program} is not in the guest and must be "
+                "installed before it boots",
             )
         install_firstboot(guest, context, str(self.script), content)
 
 
-@operation("firstboot-command", form=argforms.single("CMD+ARGS"))
+@operation(
+    "firstboot-command", progress="Installing firstboot command: {command}", form=argforms.single("CMD+ARGS")
+)
 @dataclass(frozen=True)
 class FirstbootCommand(OperationBase):
     """Run a command at the guest's first boot.
 
-    The text is run by the guest's /bin/sh; see --firstboot.
+    The guest's /bin/sh runs it; see --firstboot.
 
     Attributes:
-        command: Text for the shell; may have several lines.
+        command: Input for the shell; may have several lines.
     """
 
     command: str = field(metadata=values.NOT_EMPTY)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Installing firstboot command: {values.first_line(self.command)}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Install the command as a script."""
         install_firstboot(guest, context, self.command, f"{self.command}\n".encode())
 
 
-@operation("firstboot-install", form=argforms.items("PKG,PKG..."))
+@operation(
+    "firstboot-install",
+    progress="Installing firstboot packages: {packages}",
+    form=argforms.items("PKG,PKG..."),
+)
 @dataclass(frozen=True)
 class FirstbootInstall(OperationBase):
     """Install packages at the guest's first boot.
 
-    They come over the guest's own network, and not during the build; see --firstboot and --install.
+    They are fetched over the guest's network when it boots, not during the build; see --firstboot and
+    --install.
 
     Attributes:
         packages: Names of packages.
@@ -268,15 +250,9 @@ class FirstbootInstall(OperationBase):
 
     packages: tuple[str, ...] = field(metadata=values.PACKAGES)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Installing firstboot packages: {' '.join(self.packages)}"
-
     def check_guest(self, context: GuestContext) -> None:
-        """Check that the package manager is known and takes the names."""
         packages.install_script(context.facts, self.packages)
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Install a script with the package manager's command."""
         script = "#!/bin/sh\n" + packages.install_script(context.facts, self.packages, at_boot=True)
         install_firstboot(guest, context, f"install {' '.join(self.packages)}", script.encode())

@@ -1,15 +1,16 @@
-"""Operations on the guest's settings: hostname and time zone."""
+"""Operations on the guest's system settings: hostname, time zone and SELinux labels."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import rename_host
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import Family
-from imgbuilder.customize.operation import OperationBase
+from imgbuilder.customize.operation import OperationBase, Phase, SettingOperation
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn
@@ -21,21 +22,24 @@ _ZONE_MAGIC = b"TZif"
 
 _CLOCK = "/etc/sysconfig/clock"
 _ZONE_LINE = re.compile(rb"^ZONE=", re.MULTILINE)
-"""From it, updates of the time zone data in Red Hat 6 and its kin make /etc/localtime anew."""
+"""Updates of the time zone data in Red Hat 6 and its derivatives make /etc/localtime from this line."""
+
+_EXCLUDED = "/etc/selinux/fixfiles_exclude_dirs"
+_POLICY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _SYSTEMD = "/etc/systemd"
 _OWN_WAYS = ("nixos",)
-"""Systems with systemd that write /etc/hostname themselves, from elsewhere."""
+"""Systems with systemd that generate /etc/hostname themselves."""
 _SYSTEMD_SINCE = {Family.FEDORA: 18, Family.RHEL: 7}
 """First major versions that read /etc/hostname."""
 
 
-@operation("hostname", form=argforms.single("HOSTNAME"))
+@operation("hostname", progress="Setting the hostname: {name}", form=argforms.single("HOSTNAME"))
 @dataclass(frozen=True)
 class Hostname(OperationBase):
     """Set the hostname of the guest.
 
-    HOSTNAME may have a domain. On Debian and its kin the old name in /etc/hosts is replaced, too.
+    HOSTNAME may have a domain. On Debian and its derivatives the old name in /etc/hosts is replaced as well.
 
     Attributes:
         name: The hostname.
@@ -43,15 +47,10 @@ class Hostname(OperationBase):
 
     name: str = field(metadata=values.HOSTNAME)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Setting the hostname: {self.name}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Write the hostname where the guest's family keeps it."""
         family, (major, _minor) = context.facts.family, context.facts.version
         if family in _SYSTEMD_SINCE:
-            # Those from before os-release do not say their version to us.
+            # The version of systems older than os-release is unknown.
             if (0 < major < _SYSTEMD_SINCE[family]) or (major == 0 and not guest.is_dir(_SYSTEMD)):
                 _set_assignment(guest, "/etc/sysconfig/network", "HOSTNAME", self.name)
                 return
@@ -70,12 +69,12 @@ class Hostname(OperationBase):
         if family is Family.OTHER and (context.facts.distro in _OWN_WAYS or not guest.is_dir(_SYSTEMD)):
             warn(
                 context.on_event,
-                f"--hostname: {self.name} is in /etc/hostname, but whether a guest of this kind "
-                f"({context.facts.distro}) takes its name from there is not known",
+                f"--hostname: {self.name} is in /etc/hostname, but guests of this kind "
+                f"({context.facts.distro}) may not read their name from there",
             )
 
 
-@operation("timezone", form=argforms.single("TIMEZONE"))
+@operation("timezone", progress="Setting the timezone: {name}", form=argforms.single("TIMEZONE"))
 @dataclass(frozen=True)
 class Timezone(OperationBase):
     """Set the time zone of the guest.
@@ -88,12 +87,7 @@ class Timezone(OperationBase):
 
     name: str = field(metadata=values.TIMEZONE)
 
-    def describe(self) -> str:
-        """Return the progress text."""
-        return f"Setting the timezone: {self.name}"
-
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Point ``/etc/localtime`` to the zone, which must be a real one (Z14)."""
         path = f"{_ZONEINFO}/{self.name}"
         if not _is_zone(guest, path):
             installed = guest.is_dir(_ZONEINFO)
@@ -113,7 +107,7 @@ class Timezone(OperationBase):
 def _is_zone(guest: Guest, path: str) -> bool:
     if not guest.is_file(path):
         return False
-    # A name may be a link to another zone, but not out of the folder (Debian's "localtime" is).
+    # A name may be a link to another zone, but not out of the folder, as Debian's "localtime" is.
     inside = guest.realpath(path).startswith(guest.realpath(_ZONEINFO) + "/")
     return inside and guest.start_of(path, len(_ZONE_MAGIC)) == _ZONE_MAGIC
 
@@ -126,10 +120,96 @@ def _old_hostname(guest: Guest) -> str:
 
 
 def _set_assignment(guest: Guest, path: str, name: str, value: str) -> None:
-    """Make ``name=value`` the one such line of a file, at its end."""
+    """Make ``name=value`` the only such line of a file, at its end."""
     content = guest.read(path) if guest.is_file(path) else b""
     lines = [line for line in content.split(b"\n") if not line.lstrip().startswith(f"{name}=".encode())]
     kept = b"\n".join(lines)
     if kept and not kept.endswith(b"\n"):
         kept += b"\n"
     guest.write(path, kept + f"{name}={value}\n".encode())
+
+
+@operation(
+    "no-selinux-relabel",
+    progress="Leaving SELinux labels as they are",
+    form=argforms.flag(),
+    phase=Phase.SETTING,
+)
+@dataclass(frozen=True)
+class NoSelinuxRelabel(SettingOperation):
+    """Do not relabel files in an SELinux guest.
+
+    Changed files may then have wrong labels, and the guest may not boot in enforcing mode.
+    """
+
+
+@operation("selinux-relabel", progress="SELinux relabelling", form=argforms.flag(), phase=Phase.LAST)
+@dataclass(frozen=True)
+class SelinuxRelabel(OperationBase):
+    """Relabel files in an SELinux guest.
+
+    This is the default. The labels are set in the appliance if it has setfiles. Otherwise, or if the guest's
+    policy is not found, the guest relabels itself at its first boot and then boots once more. Guests without
+    SELinux are not changed.
+    """
+
+    def apply(self, guest: Guest, context: GuestContext) -> None:
+        if not has_selinux(guest):
+            return
+        config = _assignments(guest.read("/etc/selinux/config").decode(errors="replace"))
+        policy = config.get("SELINUXTYPE", "targeted")
+        specification = f"/etc/selinux/{policy}/contexts/files/file_contexts"
+        if (
+            config.get("SELINUX") != "disabled"
+            and _POLICY.fullmatch(policy)
+            and guest.is_file(specification)
+            and guest.relabel(specification, context.unlabelled)
+        ):
+            guest.remove("/.autorelabel")
+        else:
+            _exclude_at_boot(guest, context.unlabelled)
+            guest.touch("/.autorelabel")
+
+
+@operation(
+    "selinux-relabel-exclude",
+    progress="Leaving SELinux labels below {path} as they are",
+    form=argforms.single("DIR"),
+    phase=Phase.SETTING,
+)
+@dataclass(frozen=True)
+class SelinuxRelabelExclude(SettingOperation):
+    """Leave out a directory when files in an SELinux guest are relabelled.
+
+    It may be given several times. If the guest relabels itself at its first boot, the directory is added to
+    the guest's list /etc/selinux/fixfiles_exclude_dirs and stays in it.
+
+    Attributes:
+        path: The directory in the guest.
+    """
+
+    path: str = field(metadata=values.GUEST_PATH)
+
+
+def _exclude_at_boot(guest: Guest, folders: Sequence[str]) -> None:
+    """Add directories to the list that the guest's fixfiles(8) reads."""
+    if not folders:
+        return
+    known = guest.read(_EXCLUDED).decode(errors="surrogateescape") if guest.is_file(_EXCLUDED) else ""
+    missing = [folder for folder in folders if folder not in known.splitlines()]
+    head = f"{known}\n" if known and not known.endswith("\n") else known
+    text = head + "".join(f"{folder}\n" for folder in missing)
+    guest.write(_EXCLUDED, text.encode(errors="surrogateescape"))
+
+
+def has_selinux(guest: Guest) -> bool:
+    """Tell whether the guest uses SELinux, by the same files as virt-builder."""
+    return guest.is_file("/etc/selinux/config") and (
+        guest.is_file("/usr/sbin/load_policy") or guest.is_file("/sbin/load_policy")
+    )
+
+
+def _assignments(text: str) -> dict[str, str]:
+    """Read ``NAME=value`` lines, selinux(8)."""
+    pairs = [line.split("=", 1) for line in text.split("\n") if "=" in line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, value in pairs}

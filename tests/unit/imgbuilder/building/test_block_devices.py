@@ -19,7 +19,6 @@ from imgbuilder.building.localdisk import check_disk
 from imgbuilder.building.preflight import prepare
 from imgbuilder.building.request import BuildRequest
 from imgbuilder.building.target import find_target
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.disk import diskimage, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import DiskError, OperationError, PybuilderError, UsageError, WorkspaceError
@@ -30,6 +29,7 @@ from imgbuilder.services import Services, Settings
 from tests.fakes.appliance import FakeDisk
 from tests.fakes.keys import KeyMaker
 from tests.fakes.machine import locked
+from tests.fakes.operations import parse_operation
 from tests.fakes.template import MIB, SIZE, Site, TinyAppliances, make_site
 
 ROOM = 24 * MIB

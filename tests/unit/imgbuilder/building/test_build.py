@@ -18,7 +18,6 @@ from imgbuilder.building.build import build, summary
 from imgbuilder.building.plan import StepKind
 from imgbuilder.building.preflight import prepare
 from imgbuilder.building.request import BuildRequest, NetworkMode
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.disk import diskimage, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import (
@@ -38,6 +37,7 @@ from imgbuilder.services import Services, Settings
 from imgindex.lifecycle import Deprecation, with_deprecation
 from tests.fakes.appliance import FakeDisk
 from tests.fakes.keys import KeyMaker
+from tests.fakes.operations import parse_operation
 from tests.fakes.template import MIB, SIZE, Site, TinyAppliances, make_site
 
 

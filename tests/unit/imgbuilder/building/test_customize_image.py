@@ -254,7 +254,7 @@ def test_the_first_boot_of_an_image(setup: Setup, capsys: pytest.CaptureFixture[
     assert code == 1
     assert text == (
         "5000-0001-a: exit status 0, from 2026-01-01T00:00:00Z to 2026-01-01T00:00:05Z\n"
-        "5000-0002-b: waits for the first boot\n\nit \\x1b[31m said\n"
+        "5000-0002-b: waiting for the first boot\n\nit \\x1b[31m said\n"
     )
     assert setup.appliances.launches[-1][0].readonly
 

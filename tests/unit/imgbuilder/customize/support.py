@@ -7,9 +7,9 @@ from typing import Any
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.operation import Operation
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.events import Event
 from tests.fakes.guest import FakeGuest
+from tests.fakes.operations import parse_operation
 
 DEBIAN = (
     'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\n'

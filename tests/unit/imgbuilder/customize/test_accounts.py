@@ -13,11 +13,11 @@ from imgbuilder.customize import passwordhash, passwords
 from imgbuilder.customize.accountfiles import find_account, find_number, set_shadow_field
 from imgbuilder.customize.passwordhash import Crypto
 from imgbuilder.customize.passwords import parse_selector
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize, validate
 from imgbuilder.customize.sshkeys import add_keys
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Event, Notice, Severity
+from tests.fakes.operations import parse_operation
 from tests.unit.imgbuilder.customize.support import KEY, OTHER_KEY, SHADOW, apply, context_of, debian_guest
 
 DAY = 20500
@@ -359,7 +359,7 @@ def test_a_hash_that_the_guest_does_not_know_is_refused(path: str, content: byte
         apply(guest, "root-password", "password:x", password_crypto=Crypto.YESCRYPT)
         assert _field(guest.text("/etc/shadow"), "root").startswith("$y$")
         return
-    with pytest.raises(OperationError, match="no libcrypt that knows yescrypt"):
+    with pytest.raises(OperationError, match="libcrypt does not know yescrypt"):
         apply(guest, "root-password", "password:x", password_crypto=Crypto.YESCRYPT)
     assert guest.text("/etc/shadow") == SHADOW
 
@@ -406,4 +406,4 @@ def test_a_key_that_sshd_finds_unsafe_is_told(path: str, mode: int, uid: int) ->
     events: list[Event] = []
     apply(guest, "ssh-inject", f"ann:string:{KEY}", on_event=events.append)
     [notice] = [event for event in events if isinstance(event, Notice)]
-    assert notice.text.endswith(f"others may write to /home/ann{path}")
+    assert notice.text.endswith(f"other users can write to /home/ann{path}")

@@ -10,11 +10,11 @@ import pytest
 
 from imgbuilder.customize import aptsettings
 from imgbuilder.customize.facts import PackageManager
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize, validate
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
+from tests.fakes.operations import parse_operation
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 
 STANZAS = """\
@@ -171,7 +171,7 @@ def test_what_a_hostile_guest_left_in_the_folder_does_not_stay(tmp_path: Path) -
         context = context_of(guest, package_cache=tmp_path)
         before = (tmp_path / name).read_bytes() if (tmp_path / name).exists() else b""
         with aptsettings.folder_in_guest(guest, context):
-            given = aptsettings.give_packages(guest, context, wanted)
+            given = aptsettings.upload_packages(guest, context, wanted)
             assert given == (wanted.get(name) == _digest(before))
             guest.write(f"{aptsettings.FOLDER}/archives/{name}", content)
         return (tmp_path / name).read_bytes()
@@ -193,7 +193,7 @@ def test_a_package_that_is_wanted_many_times_is_given_once(tmp_path: Path) -> No
     guest = debian_guest()
     guest.mkdir_p(f"{aptsettings.FOLDER}/archives")
     wanted = aptsettings.parse_wanted(f"'http://h/n' n_1_all.deb 1 SHA256:{_digest(b'n')}\n" * 10_000)
-    assert aptsettings.give_packages(guest, context_of(guest, package_cache=tmp_path), wanted) == 1
+    assert aptsettings.upload_packages(guest, context_of(guest, package_cache=tmp_path), wanted) == 1
 
 
 def test_a_guest_cannot_fill_the_host_with_packages(tmp_path: Path) -> None:
@@ -214,5 +214,5 @@ def test_sources_of_apt_have_limits() -> None:
     guest.remove("/etc/apt/sources.list")
     for number in range(201):
         guest.add(f"/etc/apt/sources.list.d/{number}.list", "#")
-    with pytest.raises(GuestCallError, match="more sources"):
+    with pytest.raises(GuestCallError, match="too many or too large"):
         list(aptsettings.read_sources(guest))

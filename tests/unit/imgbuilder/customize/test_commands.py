@@ -17,11 +17,11 @@ from imgbuilder.customize.commands import (
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.network import host_proxies
 from imgbuilder.customize.ops.scripts import Run, RunCommand
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.guests.ports import CommandResult
 from imgbuilder.host.text import without_controls
 from tests.fakes.guest import FakeGuest
+from tests.fakes.operations import parse_operation
 from tests.unit.imgbuilder.customize.hostguest import HostGuest
 from tests.unit.imgbuilder.customize.support import apply, context_of, debian_guest
 

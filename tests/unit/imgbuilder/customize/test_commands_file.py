@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.customize.commands_file import read_commands_file
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import UsageError
+from tests.fakes.operations import parse_operation, read_commands_file
 
 
 def _file(tmp_path: Path, content: str | bytes) -> Path:

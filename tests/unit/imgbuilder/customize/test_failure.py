@@ -13,11 +13,11 @@ import pytest
 from imgbuilder.building.build import build
 from imgbuilder.cli.rescue import shell_with
 from imgbuilder.customize.failure import OnError, keep_log
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import OperationError
 from imgbuilder.guests.ports import CommandResult, FilesystemUse
 from imgbuilder.services import Services
 from imgbuilder.terminal.console import ConsoleReporter
+from tests.fakes.operations import parse_operation
 from tests.fakes.template import TinyAppliances
 from tests.unit.imgbuilder.building.test_build import appliances, request, services, site
 from tests.unit.imgbuilder.customize.hostguest import HostGuest

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import GuestCallError, OperationError, UsageError, WorkspaceError
 from imgbuilder.events import Event, Notice, Severity
 from tests.fakes.guest import FakeGuest
+from tests.fakes.operations import parse_operation
 from tests.unit.imgbuilder.customize.support import apply, debian_guest
 
 
@@ -376,7 +376,7 @@ def test_what_the_running_guest_will_not_see_is_said(keyword: str, text: str, tm
     assert isinstance(notice, Notice)
     assert notice.severity is Severity.WARNING
     assert notice.text.startswith(f"--{keyword}: /")
-    assert "/run is made anew at each boot" in notice.text
+    assert "/run is empty after each boot" in notice.text
     said.clear()
     apply(guest, "write", "/etc/running:x", on_event=said.append)
     assert said == []

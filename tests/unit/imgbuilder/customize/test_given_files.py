@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.customize.commands_file import read_commands_file
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.guests.unlocking import parse_key
 from imgbuilder.recipe.reader import read_recipe
@@ -19,6 +17,7 @@ from imgrepo.contents.diff import read_list
 from imgrepo.library.description import read_description
 from imgrepo.stats.logs import read_log
 from imgrepo.webroot.draft import read_draft
+from tests.fakes.operations import parse_operation, read_commands_file
 
 OPERATIONS = {
     "upload": "{}:/x",

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from imgbuilder.customize import sysprep
 from imgbuilder.customize.ops.identity import Sysprep, User
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize
 from imgbuilder.errors import OperationError, PybuilderError, UsageError
 from imgbuilder.events import Event, Notice
 from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
+from tests.fakes.operations import parse_operation
 from tests.unit.imgbuilder.customize.support import KEY, apply, context_of, debian_guest
 
 
@@ -76,9 +76,9 @@ def test_passwords_keep_their_colons_and_reads_its_parts() -> None:
     ("text", "message"),
     [
         ("", "not a user name"), ("-x", "not a user name"), ("a b", "not a user name"),
-        ("x:root", "not understood"), ("x:sudo:sudo", "twice"), ("x:groups=", "not a user name"),
+        ("x:root", "is unknown"), ("x:sudo:sudo", "twice"), ("x:groups=", "not a user name"),
         ("x:groups=a;b", "not a user name"), ("x:key=nothing", "selector"), ("x:password=s3cret", "selector"),
-        ("x:sudo:more", "not understood"),
+        ("x:sudo:more", "is unknown"),
     ],
 )  # fmt: skip
 def test_what_is_no_user_is_refused(text: str, message: str) -> None:
@@ -224,7 +224,7 @@ def test_each_user_has_a_sudo_rule_of_their_own() -> None:
 def test_a_sudo_rule_of_the_guest_is_not_replaced() -> None:
     guest = ready()
     guest.add("/etc/sudoers.d/90-bob", "the template's\n")
-    with pytest.raises(OperationError, match="90-bob is in the guest already"):
+    with pytest.raises(OperationError, match="already has a file"):
         apply(guest, "user", "bob:sudo")
     assert guest.text("/etc/sudoers.d/90-bob") == "the template's\n"
     assert guest.scripts == [], "refused before the user is added"
@@ -256,7 +256,7 @@ def test_a_home_that_was_made_before_belongs_to_its_user() -> None:
     events: list[Event] = []
     apply(guest, "user", "bob", on_event=events.append)
     assert guest.permissions("/home/bob") == ("0755", 1007, 1007)
-    assert any("/home/bob was there before" in event.text for event in events if isinstance(event, Notice))
+    assert any("/home/bob existed before" in event.text for event in events if isinstance(event, Notice))
 
 
 @pytest.mark.parametrize("groups", ["", ":groups=video,audio"])
@@ -279,7 +279,7 @@ def test_a_user_where_busybox_adds_users(groups: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "why"),
     [
-        ({"cloud-init.disabled": ""}, "there is /etc/cloud/cloud-init.disabled"),
+        ({"cloud-init.disabled": ""}, "/etc/cloud/cloud-init.disabled exists"),
         ({"cloud.cfg.d/90.cfg": "datasource_list: [ Azure ]\n"}, "NoCloud is not in the datasource_list of"),
         ({"cloud.cfg.d/90.cfg": "a: b\ndatasource_list:\n  - Ec2\n- None\nb: [NoCloud]\n"}, "NoCloud is not"),
         ({"cloud.cfg.d/90.cfg": "datasource_list: [ NoCloud, None ]\n"}, None),

@@ -74,7 +74,7 @@ def test_any_sources_give_a_plain_host_or_none(content: bytes, name: str) -> Non
 def test_a_guest_that_cannot_resolve_is_told_before_apt_runs() -> None:
     guest = _guest()
     guest.on_sh("getent", CommandResult(3, ""))
-    with pytest.raises(OperationError, match=r"no working name resolution: deb\.example\.org") as caught:
+    with pytest.raises(OperationError, match=r"guest: deb\.example\.org") as caught:
         check_network(guest, context_of(guest))
     assert caught.value.hint is not None
     assert "getent ahosts deb.example.org" in caught.value.hint

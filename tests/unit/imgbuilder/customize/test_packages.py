@@ -10,11 +10,11 @@ import pytest
 from imgbuilder.customize.commands import NO_NETWORK_HINT
 from imgbuilder.customize.facts import Family, GuestFacts, PackageManager
 from imgbuilder.customize.ops import packages
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
+from tests.fakes.operations import parse_operation
 from tests.unit.imgbuilder.customize.support import apply, context_of, debian_guest
 
 
@@ -121,7 +121,7 @@ def test_an_unknown_manager_is_an_error_before_the_guest_is_changed() -> None:
     guest = FakeGuest()
     guest.add("/etc/os-release", 'ID=strange\nPRETTY_NAME="Strange\x1b 1"\n')
     for keyword, text in (("install", "a"), ("uninstall", "a"), ("update", ""), ("firstboot-install", "a")):
-        with pytest.raises(OperationError, match=r"no package manager .* \(Strange\? 1\)") as caught:
+        with pytest.raises(OperationError, match=r"no known package manager .* \(Strange\? 1\)") as caught:
             parse_operation(keyword, text).check_guest(context_of(guest))
         assert caught.value.hint is not None
         assert "--run-command" in caught.value.hint
@@ -238,18 +238,18 @@ def test_what_a_package_manager_did_otherwise_is_read_from_its_words() -> None:
         ["/bin/sh", "-c", packages.NOTED], input=PRINTED, capture_output=True, text=True, check=True
     ).stdout
     assert "Setting up" not in picked
-    assert packages.left_undone(picked) == packages.left_undone(PRINTED)
-    assert packages.left_undone(picked) == [
-        "/etc/my daemon.conf was kept; the package's own is /etc/my daemon.conf.dpkg-dist",
-        "/etc/second was kept; the package's own is /etc/second.dpkg-dist",
-        "/etc/httpd.conf was kept; the package's own is /etc/httpd.conf.rpmnew",
-        "/etc/old.conf is the package's now; the one before it is /etc/old.conf.rpmsave",
-        "/etc/arch.conf was kept; the package's own is /etc/arch.conf.pacnew",
-        "/etc/alpine was kept; the package's own is /etc/alpine.apk-new",
-        "packages were kept back, and not updated: linux-image-amd64 held-one third phased",
+    assert packages.deviations(picked) == packages.deviations(PRINTED)
+    assert packages.deviations(picked) == [
+        "/etc/my daemon.conf was kept; the package's version is /etc/my daemon.conf.dpkg-dist",
+        "/etc/second was kept; the package's version is /etc/second.dpkg-dist",
+        "/etc/httpd.conf was kept; the package's version is /etc/httpd.conf.rpmnew",
+        "/etc/old.conf is now the package's version; the previous one is /etc/old.conf.rpmsave",
+        "/etc/arch.conf was kept; the package's version is /etc/arch.conf.pacnew",
+        "/etc/alpine was kept; the package's version is /etc/alpine.apk-new",
+        "packages were kept back and not updated: linux-image-amd64 held-one third phased",
     ]
     assert packages.not_found(picked) == ["nothere", "python3.1"]
-    assert packages.left_undone("Setting up x ...\n") == packages.not_found("x\n") == []
+    assert packages.deviations("Setting up x ...\n") == packages.not_found("x\n") == []
 
 
 def test_what_was_not_done_is_told_and_what_is_missing_is_an_error() -> None:
@@ -259,7 +259,7 @@ def test_what_was_not_done_is_told_and_what_is_missing_is_an_error() -> None:
     apply(guest, "update", on_event=events.append)
     [notice] = [event for event in events if isinstance(event, Notice)]
     assert notice.severity is Severity.WARNING
-    assert notice.text == "--update: packages were kept back, and not updated: ?[1mkern"
+    assert notice.text == "--update: packages were kept back and not updated: ?[1mkern"
     guest.on_sh("sed -n", CommandResult(0, "No package b available.\n"))
     with pytest.raises(OperationError, match=r"--install a,b: .* no package b$"):
         apply(guest, "install", "a,b")

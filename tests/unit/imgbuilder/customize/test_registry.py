@@ -15,9 +15,10 @@ from imgbuilder.customize import argforms
 from imgbuilder.customize.operation import Operation, OperationBase, Phase
 from imgbuilder.customize.ops.files import Write
 from imgbuilder.customize.passwordhash import Crypto
-from imgbuilder.customize.registry import all_operations, operation, parse_operation
+from imgbuilder.customize.registry import all_operations, operation
 from imgbuilder.errors import GuestCallError, UsageError
 from tests.fakes.guest import FakeGuest
+from tests.fakes.operations import parse_operation
 from tests.unit.imgbuilder.customize.support import KEY, context_of, debian_guest
 
 

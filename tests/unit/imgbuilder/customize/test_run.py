@@ -9,12 +9,13 @@ from passlib.hash import sha256_crypt, sha512_crypt
 
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.ops import packages
-from imgbuilder.customize.registry import parse_operation
-from imgbuilder.customize.run import CustomizeResult, customize, needs_commands, needs_network, validate
+from imgbuilder.customize.registry import all_operations
+from imgbuilder.customize.run import CustomizeResult, customize, needs_commands, validate
 from imgbuilder.errors import OperationError, ToolError, UsageError
 from imgbuilder.events import Event, Notice, Severity, Step
 from imgbuilder.guests.ports import CommandResult
 from tests.fakes.guest import FakeGuest
+from tests.fakes.operations import parse_operation
 from tests.unit.imgbuilder.customize.support import KEY, context_of, debian_guest
 
 
@@ -136,10 +137,9 @@ def test_edit_without_perl_is_found_before_any_work(monkeypatch: pytest.MonkeyPa
         validate(_operations("mkdir /a", "edit /a:s/x/y/"))
 
 
-def test_what_needs_the_network_and_what_runs_commands() -> None:
-    assert not needs_network(_operations("write /a:x", "uninstall a", "run-command x", "firstboot-install a"))
-    assert needs_network(_operations("write /a:x", "install a"))
-    assert needs_network(_operations("update"))
+def test_which_operations_need_the_network_and_which_run_commands() -> None:
+    network = {keyword for keyword, spec in all_operations().items() if spec.network}
+    assert network == {"install", "update"}
     assert not needs_commands(_operations("write /a:x", "firstboot-command x", "edit /a:x"))
     assert needs_commands(_operations("write /a:x", "run-command x"))
 
@@ -324,6 +324,6 @@ def test_name_resolution_is_tested_once_and_before_apt() -> None:
     _customize(guest, "run-command x", "uninstall a")
     assert not any("getent" in script for script in guest.scripts)
     guest.scripts.clear()
-    with pytest.raises(OperationError, match="no working name resolution"):
+    with pytest.raises(OperationError, match="name resolution does not work"):
         _customize(guest, "install a")
     assert len(guest.scripts) == 1

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize, mask
 from imgbuilder.customize.secrecy import Mask, proxy_passwords
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Event, Notice, Step, info
 from imgbuilder.guests.ports import CommandResult
 from imgbuilder.host import process
+from tests.fakes.operations import parse_operation
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 
 

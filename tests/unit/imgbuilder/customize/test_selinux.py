@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.customize.run import customize
 from tests.fakes.guest import FakeGuest
+from tests.fakes.operations import parse_operation
 from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 
 EXCLUDED = "/etc/selinux/fixfiles_exclude_dirs"

