@@ -102,7 +102,9 @@ def customize_disks(request: CustomizeRequest, services: Services, on_event: Rep
         appliance.shutdown()
 
 
-def find_identity(request: CustomizeRequest, services: Services, on_event: Reporter) -> list[sysprep.IdentityFile]:
+def find_identity(
+    request: CustomizeRequest, services: Services, on_event: Reporter
+) -> list[sysprep.IdentityFile]:
     """Return the files that identify this one machine; the disks are only read.
 
     Raises:

@@ -121,7 +121,7 @@ def test_an_unknown_manager_is_an_error_before_the_guest_is_changed() -> None:
     guest = FakeGuest()
     guest.add("/etc/os-release", 'ID=strange\nPRETTY_NAME="Strange\x1b 1"\n')
     for keyword, text in (("install", "a"), ("uninstall", "a"), ("update", ""), ("firstboot-install", "a")):
-        with pytest.raises(OperationError, match=r"no known package manager .* \(Strange\? 1\)") as caught:
+        with pytest.raises(OperationError, match=r"no known package manager .* \(Strange 1\)") as caught:
             parse_operation(keyword, text).check_guest(context_of(guest))
         assert caught.value.hint is not None
         assert "--run-command" in caught.value.hint
