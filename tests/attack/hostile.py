@@ -18,7 +18,7 @@ from imgbuilder.customize.run import customize
 from imgbuilder.errors import PybuilderError
 from imgbuilder.events import ignore
 from imgbuilder.guests.ports import CommandResult
-from imgrepo.contents.look import look_into
+from imgrepo.contents.packages import list_packages
 from imgrepo.images.facts import examine
 from imgrepo.images.scan import scan
 from imgrepo.review.leftovers import look_inside
@@ -183,7 +183,7 @@ def commands(name: str, folder: Path) -> dict[str, Callable[[], object]]:
         "first boot": lambda: read_firstboot(hostile(name)),
         "publish": lambda: _raised(examine(images, appliances, options, ignore)["a.img"]),
         "entry check": lambda: look_inside(images[0], "", appliances, options, ignore),
-        "sbom": lambda: look_into(images[0], appliances, options, ignore),
+        "sbom": lambda: list_packages(images[0], appliances, options, ignore),
     }
     for keyword, text in OPERATIONS:
         found[f"--{keyword} {text[:30]}"] = lambda keyword=keyword, text=text: _build(  # type: ignore[misc]

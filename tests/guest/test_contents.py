@@ -16,7 +16,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from imgbuilder.appliance import ApplianceOptions, open_appliance
 from imgbuilder.errors import GuestError
-from imgrepo.contents.look import look_into
+from imgrepo.contents.packages import list_packages
 from imgrepo.contents.sbom import find_target
 from imgrepo.library.records import Package
 from tests.guest.conftest import Person
@@ -178,7 +178,7 @@ def rpm_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_packages_of_rpm(rpm_image: Path) -> None:
     before = hashlib.sha256(rpm_image.read_bytes()).hexdigest()
-    found = look_into(find_target(rpm_image).image, open_appliance, ApplianceOptions(), print)
+    found = list_packages(find_target(rpm_image).image, open_appliance, ApplianceOptions(), print)
     assert (found.manager, found.distribution, found.release) == ("rpm", "fedora", "40")
     licences = ("GPL-2.0-or-later", "MIT")
     assert found.packages == (
@@ -204,7 +204,7 @@ def test_a_hostile_rpm_has_no_network_and_changes_nothing(tmp_path: Path) -> Non
     (root / "usr/bin/rpm").chmod(0o755)
     image = image_of(root)
     before = hashlib.sha256(image.read_bytes()).hexdigest()
-    found = look_into(find_target(image).image, open_appliance, ApplianceOptions(), print)
+    found = list_packages(find_target(image).image, open_appliance, ApplianceOptions(), print)
     assert [package.name for package in found.packages] == ["net-lo"]
     assert found.distribution == "fedora"
     assert hashlib.sha256(image.read_bytes()).hexdigest() == before
@@ -216,4 +216,4 @@ def test_an_rpm_that_fills_the_memory(tmp_path: Path) -> None:
     (root / "usr/bin/rpm").write_text("#!/bin/sh\nwhile cat /usr/bin/sh; do :; done\nexit 0\n")
     (root / "usr/bin/rpm").chmod(0o755)
     with pytest.raises(GuestError, match="more than"):
-        look_into(find_target(image_of(root)).image, open_appliance, ApplianceOptions(), print)
+        list_packages(find_target(image_of(root)).image, open_appliance, ApplianceOptions(), print)

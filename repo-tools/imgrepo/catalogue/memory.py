@@ -20,6 +20,7 @@ from typing import Any
 from imgbuilder.errors import RepositoryError
 from imgindex.files import open_file
 from imgrepo.catalogue.model import Change, Changes
+from imgrepo.contents.diff import pair_up
 from imgrepo.library.records import Package
 
 MEMORY_NAME = "catalogue.json"
@@ -73,19 +74,10 @@ def versions_of(packages: Iterable[Package]) -> _Versions:
 
 def compare(before: _Versions, after: _Versions) -> tuple[Change, ...]:
     """Tell which packages came, went, or have another version; kernels may be there several times."""
-    old, new = _by_name(before), _by_name(after)
+    old, new = ((((name,), version, version) for name, version in versions) for versions in (before, after))
     return tuple(
-        Change(name, ", ".join(old.get(name, ())), ", ".join(new.get(name, ())))
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
+        Change(name, ", ".join(was), ", ".join(now)) for (name,), was, now in pair_up(old, new) if was != now
     )
-
-
-def _by_name(versions: _Versions) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for name, version in versions:
-        found[name] = (*found.get(name, ()), version)
-    return found
 
 
 def next_shown(

@@ -23,10 +23,10 @@ from imgrepo.cli.options import (
 )
 from imgrepo.cli.publisher import Publisher, each, pass_publisher
 from imgrepo.contents.diff import compare_lists, read_list
-from imgrepo.contents.sbom import Format, Target, find_targets, make_sbom
+from imgrepo.contents.sbom import Format, ImageTarget, find_targets, make_sbom
 from imgrepo.library.records import ContentsRecord
 from imgrepo.sourcepackages.collect import Collected, SourcesRequest, collect
-from imgrepo.sourcepackages.finding import MAINTAINER_KEYRING, Places
+from imgrepo.sourcepackages.finding import MAINTAINER_KEYRING, SourceArchives
 from imgrepo.template.recipes import DEBIAN_MIRROR, DEBIAN_SECURITY_MIRROR, GUEST_KEYRING
 
 _BOTH = "both"
@@ -91,13 +91,13 @@ def make_command(
     found = find_targets(targets, output)
     formats = tuple(Format) if wanted == _BOTH else (Format(wanted),)
 
-    def make(target: Target) -> dict[str, Any] | None:
+    def make(target: ImageTarget) -> dict[str, Any] | None:
         contents = make_sbom(target, formats, publisher.services, appliance, publisher.reporter)
         if not publisher.as_json:
             info(publisher.reporter, _sbom_line(target, contents))
         return _sbom_data(target, contents)
 
-    def failed(target: Target, error: PybuilderError) -> None:
+    def failed(target: ImageTarget, error: PybuilderError) -> None:
         if len(found) == 1 or isinstance(error, ApplianceError):
             raise error
         publisher.reporter.error(f"{target.image.path}: {error.message}", error.hint)
@@ -131,7 +131,7 @@ def _counts(contents: ContentsRecord) -> tuple[int, int]:
     return kinds.count(True), kinds.count(None)
 
 
-def _sbom_line(target: Target, contents: ContentsRecord) -> str:
+def _sbom_line(target: ImageTarget, contents: ContentsRecord) -> str:
     copyleft, unknown = _counts(contents)
     return printable(
         f"{target.contents}: {len(contents.packages)} packages of {contents.system or 'an unnamed system'} "
@@ -139,7 +139,7 @@ def _sbom_line(target: Target, contents: ContentsRecord) -> str:
     )
 
 
-def _sbom_data(target: Target, contents: ContentsRecord) -> dict[str, Any]:
+def _sbom_data(target: ImageTarget, contents: ContentsRecord) -> dict[str, Any]:
     copyleft, unknown = _counts(contents)
     return {
         "name": target.name,
@@ -162,8 +162,8 @@ def _places(
     keyring: Path,
     snapshots: tuple[str, ...],
     maintainer_keyring: Path,
-) -> Places:
-    return Places(mirror, security_mirror, suites, components, snapshots, keyring, maintainer_keyring)
+) -> SourceArchives:
+    return SourceArchives(mirror, security_mirror, suites, components, snapshots, keyring, maintainer_keyring)
 
 
 _places_options = option_group(
@@ -248,7 +248,7 @@ def sources_command(
     publisher: Publisher,
     *,
     targets: tuple[Path, ...],
-    places: Places,
+    places: SourceArchives,
     only: tuple[str, ...],
     output: Path | None,
     dry_run: bool,

@@ -34,7 +34,7 @@ from imgrepo.template.recipes import (
     RECIPES,
     Arch,
     Kernel,
-    Sources,
+    Mirrors,
     recipe_named,
 )
 
@@ -59,7 +59,7 @@ def _bootstrap(
     suite_keyring: Path | None,
     mode: str,
 ) -> BootstrapRequest:
-    build_from = Sources(mirror.rstrip("/"), security_mirror.rstrip("/"))
+    build_from = Mirrors(mirror.rstrip("/"), security_mirror.rstrip("/"))
     return BootstrapRequest(
         recipe=recipe_named(recipe),
         kernel=Kernel(kernel),

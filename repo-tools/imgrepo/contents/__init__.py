@@ -1,1 +1,1 @@
-"""What an image holds: the packages of its own database, as CycloneDX and SPDX, and what changed."""
+"""The contents of an image: its packages, their licences, bills of materials, and differences."""

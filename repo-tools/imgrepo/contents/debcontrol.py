@@ -1,7 +1,7 @@
-"""Debian's control files (deb822(5)) and the order of its versions: the one door to python-debian.
+"""Debian's control files (deb822(5)) and the order of its versions, read by python-debian.
 
 The files come from guests, mirrors and maintainers, any of whom may be hostile:
-whatever python-debian stumbles over becomes a ``RepositoryError``.
+every exception of python-debian becomes a ``RepositoryError``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _STUMBLES = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFErr
 
 
 def is_package_name(name: str) -> bool:
-    """Tell whether a name can be a package's (Debian Policy 5.6.7)."""
+    """Check whether a name is valid for a package (Debian Policy 5.6.7)."""
     return _PACKAGE.fullmatch(name) is not None
 
 
 def is_version(version: str) -> bool:
-    """Tell whether a text can be a version (Debian Policy 5.6.12)."""
+    """Check whether a text is a valid version (Debian Policy 5.6.12)."""
     return _VERSION.fullmatch(version) is not None
 
 
@@ -50,11 +50,11 @@ def paragraphs(text: str, *, where: str) -> Iterator[Mapping[str, str]]:
         # Not by apt_pkg, which reads in C, and only from real files.
         yield from Deb822.iter_paragraphs(_bounded_lines(text, where), use_apt_pkg=False)
     except _STUMBLES as error:
-        raise RepositoryError(f"{where} is no control file of Debian: {error}") from error
+        raise RepositoryError(f"{where} is not a control file of Debian: {error}") from error
 
 
 def _bounded_lines(text: str, where: str) -> Iterator[str]:
-    """Yield lines one after the other; no paragraph has more fields than make sense."""
+    """Yield lines one after the other; refuse a paragraph with too many fields."""
     start, fields = 0, 0
     while start <= len(text):
         end = text.find("\n", start)
@@ -71,7 +71,7 @@ def exact_relations(text: str) -> tuple[tuple[str, str], ...]:
     """Read a field such as ``Built-Using``: names, each with one version in the form ``(= VERSION)``.
 
     Raises:
-        RepositoryError: There is something else in it.
+        RepositoryError: It holds anything else.
     """
     found = []
     if text.count(",") > _MOST_RELATIONS:
@@ -81,7 +81,7 @@ def exact_relations(text: str) -> tuple[tuple[str, str], ...]:
             continue
         match = _RELATION.fullmatch(item)
         if match is None or not is_package_name(match[1]) or not is_version(match[2]):
-            raise RepositoryError(f"{item.strip()[:100]!r} is no package with its version")
+            raise RepositoryError(f"{item.strip()[:100]!r} is not a package with its version")
         found.append((match[1], match[2]))
     return tuple(found)
 
@@ -93,7 +93,7 @@ def compare_versions(left: str, right: str) -> int:
         Less than 0, 0, or more than 0.
 
     Raises:
-        RepositoryError: One of them is no version.
+        RepositoryError: One of them is not a version.
     """
     from debian.debian_support import NativeVersion
 
@@ -101,4 +101,4 @@ def compare_versions(left: str, right: str) -> int:
         first, second = NativeVersion(left), NativeVersion(right)
         return (first > second) - (first < second)
     except _STUMBLES as error:
-        raise RepositoryError(f"{left!r} or {right!r} is no version: {error}") from error
+        raise RepositoryError(f"{left!r} or {right!r} is not a version: {error}") from error

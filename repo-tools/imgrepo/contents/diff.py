@@ -1,4 +1,4 @@
-"""``sbom diff``: what changed between two lists of packages, ours or CycloneDX of anybody."""
+"""Compares two lists of packages: our own, or any CycloneDX document."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from imgbuilder.errors import RepositoryError, UsageError
 from imgindex.files import open_file
-from imgrepo.contents.documents import parse_url
 from imgrepo.contents.versions import compare
 from imgrepo.images.scan import FORMATS
 from imgrepo.library.records import CONTENTS_NAME
 
+_Key = tuple[str, ...]
+_Item = TypeVar("_Item")
+
 _LARGEST = 256 << 20
 _DEEPEST = 20
-"""Levels of components in components."""
+"""Levels of components within components."""
 
 
 @dataclass(frozen=True, order=True)
@@ -26,8 +28,8 @@ class Listed:
 
     Attributes:
         name: Its name.
-        arch: Its architecture; empty when not told.
-        manager: Whose rules its version follows; empty when not known.
+        arch: Its architecture; empty when not known.
+        manager: The package manager whose rule orders its versions; empty when not known.
         version: Its version.
         licences: Its licences.
     """
@@ -40,12 +42,12 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Change:
+class ChangedPackage:
     """A package whose version or licences changed.
 
     Attributes:
-        package: What it is now.
-        before: What it was.
+        package: The package now.
+        before: The package before.
     """
 
     package: Listed
@@ -54,26 +56,26 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """What changed, each in the order of names.
+    """The differences of two lists, each in the order of names.
 
     Attributes:
         added: Packages that are new.
         removed: Packages that are gone.
         upgraded: Packages that are newer.
         downgraded: Packages that are older.
-        changed: Packages with another version of which nobody knows whether it is newer.
-        licences: Packages with other licences.
+        changed: Packages with a different version, where it is not known which one is newer.
+        licences: Packages with different licences.
     """
 
     added: tuple[Listed, ...] = ()
     removed: tuple[Listed, ...] = ()
-    upgraded: tuple[Change, ...] = ()
-    downgraded: tuple[Change, ...] = ()
-    changed: tuple[Change, ...] = ()
-    licences: tuple[Change, ...] = ()
+    upgraded: tuple[ChangedPackage, ...] = ()
+    downgraded: tuple[ChangedPackage, ...] = ()
+    changed: tuple[ChangedPackage, ...] = ()
+    licences: tuple[ChangedPackage, ...] = ()
 
     def as_lines(self) -> list[str]:
-        """Say it for people, one package a line."""
+        """Return the differences for people, one package a line."""
         lines = [f"+ {one.name} {one.version}{_of(one)}" for one in self.added]
         lines += [f"- {one.name} {one.version}{_of(one)}" for one in self.removed]
         for title, changes in (
@@ -86,7 +88,7 @@ class Difference:
                 for one in changes
             ]
         lines += [
-            f"licences: {one.package.name}: {_words(one.before)} -> {_words(one.package)}"
+            f"licences: {one.package.name}: {_licences_of(one.before)} -> {_licences_of(one.package)}"
             for one in self.licences
         ]
         counts = (
@@ -97,11 +99,11 @@ class Difference:
             (len(self.changed), "changed"),
             (len(self.licences), "with other licences"),
         )
-        told = ", ".join(f"{count} {word}" for count, word in counts if count)
-        return [*lines, told or "the same packages"]
+        summary = ", ".join(f"{count} {word}" for count, word in counts if count)
+        return [*lines, summary or "the same packages"]
 
     def as_data(self) -> dict[str, Any]:
-        """Say it for programs."""
+        """Return the differences for programs."""
         return {
             "version": 1,
             "added": [_named(one) | {"version": one.version} for one in self.added],
@@ -132,33 +134,33 @@ def _named(one: Listed) -> dict[str, str]:
     return {"name": one.name, "arch": one.arch}
 
 
-def _words(one: Listed) -> str:
+def _licences_of(one: Listed) -> str:
     return ", ".join(one.licences) or "not known"
 
 
 def compare_lists(old: Iterable[Listed], new: Iterable[Listed]) -> Difference:
     """Compare two lists.
 
-    A package of which there are several versions side by side, such as kernels of Fedora, is compared version
-    by version: what is in one list alone was added or removed.
+    Of a package with several versions side by side, such as kernels of Fedora, each version is compared by
+    itself: a version that is only in one list was added or removed.
     """
-    before, after = _by_name(old), _by_name(new)
     added: list[Listed] = []
     removed: list[Listed] = []
-    changes: dict[int | None, list[Change]] = {1: [], -1: [], None: []}
-    licences: list[Change] = []
-    for key in sorted({*before, *after}):
-        was, now = before.get(key, {}), after.get(key, {})
+    changes: dict[int | None, list[ChangedPackage]] = {1: [], -1: [], None: []}
+    licences: list[ChangedPackage] = []
+    for _key, was, now in pair_up(_keyed(old), _keyed(new)):
         if len(was) == len(now) == 1:
             (earlier,), (later,) = was.values(), now.values()
             if earlier.version != later.version:
-                changes[_order(earlier, later)].append(Change(later, earlier))
+                changes[_order(earlier, later)].append(ChangedPackage(later, earlier))
             pairs = [(earlier, later)]
         else:
             added += [one for version, one in now.items() if version not in was]
             removed += [one for version, one in was.items() if version not in now]
             pairs = [(was[version], one) for version, one in now.items() if version in was]
-        licences += [Change(later, earlier) for earlier, later in pairs if earlier.licences != later.licences]
+        licences += [
+            ChangedPackage(later, earlier) for earlier, later in pairs if earlier.licences != later.licences
+        ]
     return Difference(
         tuple(added),
         tuple(removed),
@@ -169,15 +171,36 @@ def compare_lists(old: Iterable[Listed], new: Iterable[Listed]) -> Difference:
     )
 
 
-def _by_name(packages: Iterable[Listed]) -> dict[tuple[str, str, str], dict[str, Listed]]:
-    found: dict[tuple[str, str, str], dict[str, Listed]] = {}
-    for one in sorted(packages):
-        found.setdefault((one.name, one.arch, one.manager), {})[one.version] = one
+def pair_up(
+    old: Iterable[tuple[_Key, str, _Item]], new: Iterable[tuple[_Key, str, _Item]]
+) -> Iterator[tuple[_Key, dict[str, _Item], dict[str, _Item]]]:
+    """Pair the packages of two lists by a key.
+
+    Args:
+        old: Key, version and package of all in one list.
+        new: The same of the other list.
+
+    Yields:
+        Each key, in order, with the packages of both lists by version.
+    """
+    before, after = _by_key(old), _by_key(new)
+    for key in sorted({*before, *after}):
+        yield key, before.get(key, {}), after.get(key, {})
+
+
+def _by_key(packages: Iterable[tuple[_Key, str, _Item]]) -> dict[_Key, dict[str, _Item]]:
+    found: dict[_Key, dict[str, _Item]] = {}
+    for key, version, package in packages:
+        found.setdefault(key, {})[version] = package
     return found
 
 
+def _keyed(packages: Iterable[Listed]) -> Iterator[tuple[_Key, str, Listed]]:
+    return (((one.name, one.arch, one.manager), one.version, one) for one in sorted(packages))
+
+
 def _order(earlier: Listed, later: Listed) -> int | None:
-    """Return 1 for a newer version, -1 for an older one, None when nobody knows."""
+    """Return 1 for a newer version, -1 for an older one, None when the order is not known."""
     try:
         order = compare(later.manager, later.version, earlier.version)
     except RepositoryError:
@@ -190,18 +213,18 @@ def read_list(path: Path) -> tuple[Listed, ...]:
 
     Args:
         path: A ``contents.json``, a CycloneDX file in JSON, the folder of an entry or of its contents, or an
-            image that was looked into before.
+            image after ``sbom``.
 
     Raises:
         UsageError: There is no such file.
-        RepositoryError: It is no list of packages.
+        RepositoryError: It is not a list of packages.
     """
     if path.suffix in FORMATS:
-        path = path.with_name(f"{path.stem}.contents")  # what sbom found out about the image
+        path = path.with_name(f"{path.stem}.contents")  # the result of sbom
         if not path.is_dir():
             raise UsageError(
-                f"there is no {path}: it is not known yet what the image holds",
-                hint="find out: pybuilder-repo sbom IMAGE",
+                f"{path} is missing: the packages of the image are not listed yet",
+                hint="list them: pybuilder-repo sbom IMAGE",
             )
     if path.is_dir():
         places = [path / CONTENTS_NAME, path / "contents" / CONTENTS_NAME]
@@ -229,7 +252,7 @@ def parse_list(data: bytes, *, where: str) -> tuple[Listed, ...]:
         where: Names them in messages.
 
     Raises:
-        RepositoryError: They are no list of packages.
+        RepositoryError: They are not a list of packages.
     """
     try:
         fields = json.loads(data)
@@ -247,13 +270,16 @@ def parse_list(data: bytes, *, where: str) -> tuple[Listed, ...]:
                 for one in fields["packages"]
             )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RepositoryError(f"{where} is no list of packages: {error!r}") from error
+        raise RepositoryError(f"{where} is not a list of packages: {error!r}") from error
     raise RepositoryError(
-        f"{where} is no list of packages that is known", hint="known are contents.json, and CycloneDX in JSON"
+        f"{where} is not a list of packages of a known format",
+        hint="give a contents.json, or CycloneDX in JSON",
     )
 
 
 def _components(items: Any, depth: int) -> Iterator[Listed]:  # noqa: ANN401 - json's own
+    from imgrepo.contents.documents import parse_url  # late: few commands read or write such documents
+
     for item in items if depth else ():
         yield from _components(item.get("components", ()), depth - 1)
         if item.get("type") in ("file", "operating-system"):
@@ -272,6 +298,6 @@ def _components(items: Any, depth: int) -> Iterator[Listed]:  # noqa: ANN401 - j
 def _licences(items: Any) -> Iterator[str]:  # noqa: ANN401 - json's own
     for item in items:
         licence = item.get("license", {})
-        word = item.get("expression") or licence.get("id") or licence.get("name")
-        if word:
-            yield str(word)
+        name = item.get("expression") or licence.get("id") or licence.get("name")
+        if name:
+            yield str(name)

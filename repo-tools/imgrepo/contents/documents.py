@@ -1,4 +1,8 @@
-"""Names of packages that all tools understand: package URLs, made by packageurl-python, and only here."""
+"""Software bills of materials in the formats that other tools read: CycloneDX, SPDX, and package URLs.
+
+CycloneDX (ECMA-424) is written by cyclonedx-python-lib. SPDX 2.3 (ISO/IEC 5962)
+is written here: see ADR 0033.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cyclonedx.model.component import Component
-from cyclonedx.model.license import License
+from cyclonedx.model import HashAlgorithm, HashType, Property
+from cyclonedx.model.bom import Bom, BomMetaData
+from cyclonedx.model.bom_ref import BomRef
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.license import DisjunctiveLicense, License
+from cyclonedx.output.json import JsonV1Dot6
+from cyclonedx.spdx import is_supported_id
 from packageurl import PackageURL
 
 from imgbuilder.errors import RepositoryError
@@ -20,20 +29,11 @@ from imgrepo.contents.licences import is_spdx
 from imgrepo.library.records import ContentsRecord, Package
 
 _KINDS = {"dpkg": ("deb", "debian"), "rpm": ("rpm", ""), "apk": ("apk", "alpine")}
-"""Type of package URL by the package manager, and the namespace where the guest does not tell its own."""
+"""Type of package URL by package manager, and the namespace for guests without an ID in os-release."""
 
 
 def package_url(package: Package, contents: ContentsRecord) -> PackageURL:
-    """Return a package's URL (ECMA-427).
-
-    ``distro`` and ``upstream`` are what scanners for vulnerabilities ask for beside the name.
-
-    Args:
-        package: The package.
-        contents: What it is a part of.
-    """
-    from packageurl import PackageURL  # late: few commands name packages
-
+    """Return a package's URL (ECMA-427), with the qualifiers that vulnerability scanners use."""
     kind, usual = _KINDS[contents.manager]
     version = package.version
     distro = "-".join(filter(None, (contents.distribution, contents.release)))
@@ -56,14 +56,14 @@ def package_url(package: Package, contents: ContentsRecord) -> PackageURL:
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """What a package URL says.
+class PackageId:
+    """The parts of a package URL.
 
     Attributes:
-        manager: ``dpkg``, ``rpm`` or ``apk``; its type for others.
+        manager: ``dpkg``, ``rpm`` or ``apk``; the URL's type for others.
         name: The package's name.
-        version: Its version, with epoch; empty when it says none.
-        arch: Its architecture; empty when it says none.
+        version: Its version, with epoch; empty without one.
+        arch: Its architecture; empty without one.
     """
 
     manager: str
@@ -72,22 +72,20 @@ class Parsed:
     arch: str
 
 
-def parse_url(text: str) -> Parsed:
+def parse_url(text: str) -> PackageId:
     """Read a package URL.
 
     Raises:
-        RepositoryError: It is none.
+        RepositoryError: It is not a package URL.
     """
-    from packageurl import PackageURL
-
     try:
         url = PackageURL.from_string(text)
         values = url.qualifiers if isinstance(url.qualifiers, dict) else {}
         epoch, version = values.get("epoch", ""), url.version or ""
     except (ValueError, AttributeError, TypeError) as error:
-        raise RepositoryError(f"{text[:100]!r} is no package URL: {error}") from error
+        raise RepositoryError(f"{text[:100]!r} is not a package URL: {error}") from error
     managers = {kind: manager for manager, (kind, _usual) in _KINDS.items()}
-    return Parsed(
+    return PackageId(
         managers.get(url.type, url.type),
         url.name,
         f"{epoch}:{version}" if epoch else version,
@@ -95,31 +93,22 @@ def parse_url(text: str) -> Parsed:
     )
 
 
-# cyclonedx
-
-
 _SOURCE_PROPERTY = "virt-pybuilder:source-package"
 
 
 def serial_of(contents: ContentsRecord, name: str) -> uuid.UUID:
-    """Return the document's own number, which the same image and name always get."""
+    """Return the document's number; it is always the same for one image and name."""
     return uuid.uuid5(uuid.NAMESPACE_URL, f"urn:sha512:{contents.image.sha512}#{name}")
 
 
 def as_cyclonedx(contents: ContentsRecord, name: str, made: datetime) -> str:
-    """Write the packages of an image as JSON.
+    """Write the packages of an image as CycloneDX 1.6 in JSON.
 
     Args:
         contents: The packages.
         name: The image's name, without its ending.
         made: The document's time.
     """
-    from cyclonedx.model import HashAlgorithm, HashType
-    from cyclonedx.model.bom import Bom, BomMetaData
-    from cyclonedx.model.bom_ref import BomRef
-    from cyclonedx.model.component import Component, ComponentType
-    from cyclonedx.output.json import JsonV1Dot6
-
     root = Component(
         name=name,
         type=ComponentType.OPERATING_SYSTEM,
@@ -138,10 +127,6 @@ def as_cyclonedx(contents: ContentsRecord, name: str, made: datetime) -> str:
 
 
 def _component(package: Package, contents: ContentsRecord) -> Component:
-    from cyclonedx.model import Property
-    from cyclonedx.model.bom_ref import BomRef
-    from cyclonedx.model.component import Component, ComponentType
-
     url = package_url(package, contents)
     return Component(
         name=package.name,
@@ -155,35 +140,23 @@ def _component(package: Package, contents: ContentsRecord) -> Component:
 
 
 def _licences(names: tuple[str, ...]) -> list[License]:
-    from cyclonedx.model.license import DisjunctiveLicense
-    from cyclonedx.spdx import is_supported_id  # which may know less than we
-
-    # An exception is a part of an expression, which cannot stand beside other licences.
+    # An exception belongs to an expression, and CycloneDX mixes no expression with names.
     return [
         DisjunctiveLicense(id=name) if is_supported_id(name) else DisjunctiveLicense(name=name)
         for name in names
     ]
 
 
-# spdx: Contents as SPDX 2.3 (ISO/IEC 5962), in JSON. Written here: see ADR 0033.
-
-
-_NOBODY_SAYS = "NOASSERTION"
+_NOT_KNOWN = "NOASSERTION"
 _DOCUMENT, _IMAGE = "SPDXRef-DOCUMENT", "SPDXRef-Image"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9.-]+")
 
 
 def as_spdx(contents: ContentsRecord, name: str, made: datetime) -> str:
-    """Write the packages of an image as JSON.
-
-    Args:
-        contents: The packages.
-        name: The image's name, without its ending.
-        made: The document's time.
-    """
+    """Write the packages of an image as SPDX 2.3 in JSON; see ``as_cyclonedx``."""
     numbered = [(f"SPDXRef-Package-{number}", one) for number, one in enumerate(contents.packages, 1)]
-    words = sorted({word for one in contents.packages for word in one.licences if not is_spdx(word)})
-    references = _references(words)
+    names = sorted({name for one in contents.packages for name in one.licences if not is_spdx(name)})
+    references = _references(names)
     document = {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
@@ -201,10 +174,10 @@ def as_spdx(contents: ContentsRecord, name: str, made: datetime) -> str:
         "hasExtractedLicensingInfos": [
             {
                 "licenseId": reference,
-                "name": word,
-                "extractedText": f"The package calls its licence {word!r}; its text is in the package.",
+                "name": name,
+                "extractedText": f"The package calls its licence {name!r}; its text is in the package.",
             }
-            for word, reference in references.items()
+            for name, reference in references.items()
         ],
         "relationships": [
             _relation(_DOCUMENT, "DESCRIBES", _IMAGE),
@@ -214,15 +187,15 @@ def as_spdx(contents: ContentsRecord, name: str, made: datetime) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
-def _references(words: Iterable[str]) -> dict[str, str]:
-    """Give each word that is no SPDX identifier a name of its own in this document."""
+def _references(names: Iterable[str]) -> dict[str, str]:
+    """Give each name that is not an SPDX identifier an identifier in this document."""
     found: dict[str, str] = {}
-    for word in words:
-        plain = _NOT_IN_NAMES.sub("-", word).strip("-") or "licence"
+    for name in names:
+        plain = _NOT_IN_NAMES.sub("-", name).strip("-") or "licence"
         reference, number = f"LicenseRef-{plain}", 2
         while reference in found.values():
             reference, number = f"LicenseRef-{plain}-{number}", number + 1
-        found[word] = reference
+        found[name] = reference
     return found
 
 
@@ -234,28 +207,28 @@ def _image(contents: ContentsRecord, name: str) -> dict[str, Any]:
         "summary": contents.system,
         "checksums": [{"algorithm": "SHA512", "checksumValue": contents.image.sha512}],
         "filesAnalyzed": False,
-        "downloadLocation": _NOBODY_SAYS,
-        "licenseConcluded": _NOBODY_SAYS,
-        "licenseDeclared": _NOBODY_SAYS,
-        "copyrightText": _NOBODY_SAYS,
+        "downloadLocation": _NOT_KNOWN,
+        "licenseConcluded": _NOT_KNOWN,
+        "licenseDeclared": _NOT_KNOWN,
+        "copyrightText": _NOT_KNOWN,
     }
 
 
 def _package(
     package: Package, number: str, contents: ContentsRecord, references: dict[str, str]
 ) -> dict[str, Any]:
-    # Which part of a package has which licence is not told, so that all of them count.
-    names = [references.get(word, word) for word in package.licences]
+    # It is not known which part of a package has which licence, so all of them apply.
+    names = [references.get(name, name) for name in package.licences]
     return {
         "SPDXID": number,
         "name": package.name,
         "versionInfo": package.version,
         "sourceInfo": f"built from the source package {package.source} {package.source_version}",
         "filesAnalyzed": False,
-        "downloadLocation": _NOBODY_SAYS,
-        "licenseConcluded": _NOBODY_SAYS,
-        "licenseDeclared": " AND ".join(names) if names else _NOBODY_SAYS,
-        "copyrightText": _NOBODY_SAYS,
+        "downloadLocation": _NOT_KNOWN,
+        "licenseConcluded": _NOT_KNOWN,
+        "licenseDeclared": " AND ".join(names) if names else _NOT_KNOWN,
+        "copyrightText": _NOT_KNOWN,
         "externalRefs": [
             {
                 "referenceCategory": "PACKAGE-MANAGER",

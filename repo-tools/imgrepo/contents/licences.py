@@ -1,9 +1,8 @@
-"""What licences a package has, and whether one of them asks for sources: the one door to license-expression.
+"""The licences of a package, and the source packages that they require.
 
-Names become SPDX identifiers where it is certain which is meant. What a licence
-asks for is known from the list that comes with license-expression (that of
-ScanCode), which sorts over two thousand of them. What is not known stays
-unknown, and ``sources`` takes it for copyleft.
+Names become SPDX identifiers where the meaning is certain. The list that comes
+with license-expression (that of ScanCode) classifies over two thousand licences.
+A licence that is not in it stays unknown, and counts as copyleft for sources.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ _DEBIAN_NAMES = {
     "lppl": "LPPL-1.0",
     "mpl-2": "MPL-2.0",
 }
-"""Short names of the machine-readable format that SPDX calls otherwise, in small letters."""
+"""SPDX identifiers of short names in Debian's machine-readable format, in lower case."""
 
-_FREE_WORDS = {
+_FREE_NAMES = {
     "public-domain",
     "pd",
     "bsd",
@@ -55,7 +54,7 @@ _FREE_WORDS = {
     "bsd-like",
     "public domain",
 }
-"""Words without an SPDX identifier that ask for nothing."""
+"""Names without an SPDX identifier that require nothing."""
 
 _COPYLEFT = {"Copyleft", "Copyleft Limited"}
 _FREE = {"Permissive", "Public Domain"}
@@ -73,7 +72,7 @@ _PHRASES = (
     (re.compile(r"Permission to use, copy, modify, and(?:/or)? distribute this software"), "ISC-like"),
     (re.compile(r"public domain", re.IGNORECASE), "public-domain"),
 )
-"""Words of licences in free text; they say which kind it is, not which version."""
+"""Phrases of licences in free text; they show the kind of licence, not its version."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,8 @@ class Licences:
     """Licences of a package.
 
     Attributes:
-        names: SPDX identifiers, or words; empty when nothing is known.
-        copyleft: Whether one of them asks for sources; None when not known.
+        names: SPDX identifiers, or other names; empty when nothing is known.
+        copyleft: Whether one of them requires sources; None when not known.
     """
 
     names: tuple[str, ...] = ()
@@ -93,7 +92,7 @@ UNKNOWN = Licences()
 
 
 def of_copyright(text: str, *, where: str) -> Licences:
-    """Read a copyright file of Debian: in the machine-readable format, or by the words in it.
+    """Read a copyright file of Debian: its machine-readable format, or the phrases in it.
 
     Args:
         text: Its content.
@@ -103,7 +102,7 @@ def of_copyright(text: str, *, where: str) -> Licences:
         found = _machine_readable(text, where)
     except RepositoryError:
         found = None
-    return _judged(_of_words(text) if found is None else found)
+    return _judged(_from_phrases(text) if found is None else found)
 
 
 def of_expression(text: str) -> Licences:
@@ -112,7 +111,7 @@ def of_expression(text: str) -> Licences:
 
 
 def is_spdx(name: str) -> bool:
-    """Tell whether a name is an SPDX identifier of a licence, with its exception if it has one."""
+    """Check whether a name is an SPDX identifier of a licence, with its exception if it has one."""
     base, _, exception = name.partition(" WITH ")
     known, more = _by_spdx().get(base.lower()), _by_spdx().get(exception.lower())
     good = known is not None and known.identifier == base and not known.is_exception
@@ -122,7 +121,7 @@ def is_spdx(name: str) -> bool:
 
 
 def _machine_readable(text: str, where: str) -> list[str] | None:
-    """Return the names of a machine-readable file; None for one that is none."""
+    """Return the names in a machine-readable file; None if it is not machine-readable."""
     if not _FORMAT.search(text[:2000]):
         return None
     names: list[str] = []
@@ -167,7 +166,7 @@ def _spdx_of(name: str) -> str:
     return known.identifier if known else name
 
 
-def _of_words(text: str) -> list[str]:
+def _from_phrases(text: str) -> list[str]:
     names = [name.rstrip(".") for name in _COMMON.findall(text)]
     kinds = {name.split("-")[0] for name in names}
     names += [word for pattern, word in _PHRASES if word not in kinds and pattern.search(text)]
@@ -177,20 +176,20 @@ def _of_words(text: str) -> list[str]:
 def _judged(names: Iterable[str]) -> Licences:
     clean = {_UNPRINTABLE.sub(" ", name).strip()[:_LONGEST_NAME] for name in names} - {""}
     kept = tuple(sorted(clean)[:_MOST_NAMES])
-    wishes = [_asks_for_sources(name) for name in kept]
+    answers = [_requires_sources(name) for name in kept]
     if len(clean) > len(kept):
-        wishes.append(None)  # a name that was left out may ask for sources
-    if True in wishes:
+        answers.append(None)  # a name that was left out may require sources
+    if True in answers:
         return Licences(kept, copyleft=True)
-    return Licences(kept, copyleft=False if wishes and None not in wishes else None)
+    return Licences(kept, copyleft=False if answers and None not in answers else None)
 
 
-def _asks_for_sources(name: str) -> bool | None:
+def _requires_sources(name: str) -> bool | None:
     base = re.split(r" with ", name, flags=re.IGNORECASE)[0]
     known = _by_spdx().get(_spdx_of(base).lower())
     if known and known.category in _COPYLEFT:
         return True
-    if (known and known.category in _FREE) or base.lower() in _FREE_WORDS:
+    if (known and known.category in _FREE) or base.lower() in _FREE_NAMES:
         return False
     if _GNU.match(base) or base.upper().startswith(("MPL", "EPL", "CDDL", "CC-BY-SA")):
         return True
@@ -198,7 +197,7 @@ def _asks_for_sources(name: str) -> bool | None:
 
 
 class _Known(NamedTuple):
-    """What SPDX lists: its identifier, what it asks for, and whether it only adds to a licence."""
+    """A licence that SPDX lists: identifier, category, and whether it is only an exception to others."""
 
     identifier: str
     category: str
@@ -207,12 +206,12 @@ class _Known(NamedTuple):
 
 @functools.cache
 def _by_spdx() -> Mapping[str, _Known]:
-    """Return what SPDX lists, by the identifier in small letters."""
+    """Return the licences that SPDX lists, by identifier in lower case."""
     from license_expression import get_license_index  # late: it reads its list of licences
 
     entries = list(get_license_index())
     pairs = [(entry.get("spdx_license_key") or "", entry) for entry in entries]
-    # Names that were given up, such as GPL-2.0, which did not say whether later versions count too.
+    # Deprecated names such as GPL-2.0, which left open whether later versions apply.
     pairs += [(name, entry) for entry in entries for name in entry.get("other_spdx_license_keys", ())]
     found: dict[str, _Known] = {}
     for identifier, entry in pairs:
@@ -222,14 +221,11 @@ def _by_spdx() -> Mapping[str, _Known]:
     return found
 
 
-# wanted: Which source packages the licences in an image ask for.
+def required_sources(contents: ContentsRecord) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return the source packages that the licences in an image require, each with its binary packages.
 
-
-def wanted_sources(contents: ContentsRecord) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Return the source packages to collect, each with the binaries that it is for.
-
-    A licence that is not known counts as copyleft. What a package took from others (``Built-Using``) is
-    part of its source.
+    A licence that is not known counts as copyleft. Sources of other packages that went into a package
+    (``Built-Using``) are part of its source.
     """
     found: dict[tuple[str, str], set[str]] = {}
     for package in contents.packages:
@@ -240,25 +236,25 @@ def wanted_sources(contents: ContentsRecord) -> dict[tuple[str, str], tuple[str,
     return {source: tuple(sorted(names)) for source, names in sorted(found.items())}
 
 
-def only(
-    wanted: dict[tuple[str, str], tuple[str, ...]], names: tuple[str, ...]
+def select_sources(
+    required: dict[tuple[str, str], tuple[str, ...]], names: tuple[str, ...]
 ) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Leave those of some packages; all of them when no name is given.
+    """Select the source packages of some packages.
 
     Args:
-        wanted: As ``wanted_sources`` returns it.
-        names: Names of source or binary packages.
+        required: The result of ``required_sources``.
+        names: Names of source or binary packages; empty for all.
 
     Raises:
-        UsageError: One of the names is nobody's.
+        UsageError: There is no package of one of the names.
     """
     for name in names:
-        if not any(name in (source[0], *binaries) for source, binaries in wanted.items()):
+        if not any(name in (source[0], *binaries) for source, binaries in required.items()):
             raise UsageError(
                 f"no package {name} in the image needs its sources", hint="see contents.json for the names"
             )
     return {
         source: binaries
-        for source, binaries in wanted.items()
+        for source, binaries in required.items()
         if not names or set(names) & {source[0], *binaries}
     }

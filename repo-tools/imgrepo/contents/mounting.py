@@ -1,4 +1,8 @@
-"""Reading files of a guest that may be hostile, within limits (``docs/threat-model.md`` T14, T15)."""
+"""Mounts the system in one image read-only, to read its files.
+
+The root is the only filesystem with an os-release file, if /etc/fstab puts all
+places that matter on it. Otherwise libguestfs's inspection finds the system.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +17,21 @@ from imgrepo.images.scan import SourceImage
 
 
 def read_text(guest: Guest, path: str, limit: int) -> str:
-    """Read a text in UTF-8; what is not becomes a replacement character.
+    """Read a text file of a guest; bytes that are not UTF-8 become replacement characters.
 
     Args:
         guest: The guest, mounted.
         path: The file; links are followed inside the guest.
-        limit: Most bytes that it may have.
+        limit: Its largest size in bytes.
 
     Raises:
-        GuestCallError: It is not there, no regular file, or larger.
+        GuestCallError: It is missing, not a regular file, or larger.
     """
     return guest.read(path, limit=limit).decode("utf-8", "replace")
 
 
 _CONTAINERS = {"LVM2_member", "linux_raid_member"}
-"""What holds filesystems that are no partitions."""
+"""Kinds of partitions that hold further filesystems."""
 _FSTAB = "/etc/fstab"
 _LARGEST_FSTAB = 64 << 10
 
@@ -36,7 +40,7 @@ def mount_root(appliance: Appliance, image: SourceImage, places: tuple[str, ...]
     """Mount the only root, if all places that matter are on it.
 
     Args:
-        appliance: It has the image's disk, and nothing is mounted.
+        appliance: An appliance with the image's disk and nothing mounted.
         image: The image.
         places: Folders that matter.
         on_event: Called with details.
@@ -67,41 +71,41 @@ def mount_root(appliance: Appliance, image: SourceImage, places: tuple[str, ...]
 def mount_by_inspection(
     appliance: Appliance, image: SourceImage, places: tuple[str, ...], on_event: Reporter
 ) -> None:
-    """Let libguestfs find the system, and mount all of it.
+    """Find the system by libguestfs's inspection and mount all of it.
 
     Args:
-        appliance: It has the image's disk, and nothing is mounted.
+        appliance: An appliance with the image's disk and nothing mounted.
         image: The image.
-        places: Folders that matter: they must be mounted, others need not be.
-        on_event: Reports the step, and details.
+        places: Folders that must be mounted; others may be missing.
+        on_event: Called with the step and details.
 
     Raises:
-        GuestError: There is no system, or more than one, or a place that matters cannot be mounted.
+        GuestError: There is no system, or more than one, or one of the places cannot be mounted.
     """
     on_event(Step(f"Inspecting {image.name}"))
     roots = appliance.inspect_roots()
     if len(roots) != 1:
         what = f"{len(roots)} operating systems" if roots else "no operating system that libguestfs knows"
-        hint = "what is in it cannot be told"
+        hint = "only images with one system can be listed"
         if not roots and encrypted_devices(appliance):
-            what, hint = "an encrypted disk", "what is in it cannot be told without its key"
+            what, hint = "an encrypted disk", "an image must be readable without a key"
         raise GuestError(f"{image.name} holds {what}", hint=hint)
     appliance.mount(roots[0], "/", options="ro")
     for found in inspect_mount_points(appliance, roots[0]):
         if isinstance(found, Missing):
             mount = found.mount
             matters = not mount.optional and mount.path.startswith(places)
-            _pass_over(image, mount.spec, mount.path, found.reason, on_event, matters=matters)
+            _skip(image, mount.spec, mount.path, found.reason, on_event, matters=matters)
             continue
         try:
             options = ",".join(filter(None, ["ro", found.options]))
             appliance.mount(found.device, appliance.realpath(found.path), options=options)
         except GuestCallError as error:
             matters = found.path.startswith(places)
-            _pass_over(image, found.device, found.path, error.message, on_event, matters=matters)
+            _skip(image, found.device, found.path, error.message, on_event, matters=matters)
 
 
-def _pass_over(
+def _skip(
     image: SourceImage, name: str, path: str, reason: str, on_event: Reporter, *, matters: bool
 ) -> None:
     message = f"{image.name}: {name} cannot be mounted on {path}: {reason}"
@@ -111,9 +115,9 @@ def _pass_over(
 
 
 def _filesystems(appliance: Appliance) -> dict[str, str]:
-    """Return what may hold files, and what each is.
+    """Return the devices that may hold files, and the kind of each.
 
-    To ask libguestfs for all filesystems takes seconds under emulation; for a partition's kind it does not.
+    Listing all filesystems takes libguestfs seconds under emulation; the kind of a partition costs nothing.
     """
     kinds = {
         device: appliance.filesystem_type(device) for device in appliance.partitions() or appliance.disks()
@@ -122,7 +126,7 @@ def _filesystems(appliance: Appliance) -> dict[str, str]:
 
 
 def _has_other_places(guest: Guest, places: tuple[str, ...]) -> bool:
-    """Tell whether a guest mounts more where it matters, by its /etc/fstab (fstab(5))."""
+    """Check in /etc/fstab (fstab(5)) whether a guest mounts further filesystems at some places."""
     if not guest.is_file(_FSTAB):
         return False
     text = read_text(guest, _FSTAB, _LARGEST_FSTAB)

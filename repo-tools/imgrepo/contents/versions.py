@@ -1,4 +1,4 @@
-"""Which of two versions is the newer one: each package manager has its own rule. Pure."""
+"""Compares versions by the rule of each package manager. Pure functions."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def compare(manager: str, left: str, right: str) -> int:
     Args:
         manager: ``dpkg``, ``rpm`` or ``apk``.
         left: A version.
-        right: Another one.
+        right: Another version.
 
     Returns:
         Less than 0, 0, or more than 0.
 
     Raises:
-        RepositoryError: One of them is no version, or the manager is not known.
+        RepositoryError: One of them is not a version, or the manager is not known.
     """
     match manager:
         case "dpkg":
@@ -37,7 +37,7 @@ def compare(manager: str, left: str, right: str) -> int:
             return _compare_rpm(left, right)
         case "apk":
             return _compare_apk(left, right)
-    raise RepositoryError(f"how versions of {manager} are compared is not known")
+    raise RepositoryError(f"the order of versions of {manager} is not known")
 
 
 def _compare_rpm(left: str, right: str) -> int:
@@ -60,8 +60,8 @@ def _evr(text: str) -> tuple[str, str, str]:
 def rpmvercmp(left: str, right: str) -> int:
     """Compare two parts of a version as rpm does (rpm-version(7)).
 
-    Pieces of digits and of letters are compared in turn; what lies between counts for nothing, except that
-    a tilde sorts before the end, and a caret after it but before everything else.
+    Pieces of digits and of letters are compared in turn. Other characters only separate them, except that a
+    tilde sorts before the end, and a caret after the end but before everything else.
     """
     for first, second in itertools.zip_longest(_RPM_PIECES.findall(left), _RPM_PIECES.findall(right)):
         if first == second:
@@ -76,7 +76,7 @@ def _compare_pieces(first: str | None, second: str | None) -> int:
     for mark, sign in (("~", -1), ("^", 1)):
         if first == mark or second == mark:
             if mark == "^" and None not in (first, second):
-                sign = -1  # a caret is newer than the end, and older than anything that goes on
+                sign = -1  # a caret is newer than the end, and older than any further piece
             return sign if first == mark else -sign
     if first is None or second is None:
         return -1 if first is None else 1
@@ -89,7 +89,7 @@ def _compare_pieces(first: str | None, second: str | None) -> int:
 
 
 def _number(digits: str) -> tuple[int, str]:
-    """Return what numbers are compared by, without int(), which refuses very long ones."""
+    """Return the sort key of a number, without int(), which refuses very long ones."""
     plain = digits.lstrip("0")
     return len(plain), plain
 
@@ -100,10 +100,10 @@ def _compare_apk(left: str, right: str) -> int:
 
 
 def _apk_key(text: str) -> tuple[object, ...]:
-    """Return what orders a version of Alpine (apk-package(5))."""
+    """Return the sort key of a version of Alpine (apk-package(5))."""
     match = _APK.fullmatch(text)
     if match is None:
-        raise RepositoryError(f"{text[:60]!r} is no version of a package of Alpine")
+        raise RepositoryError(f"{text[:60]!r} is not a version of a package of Alpine")
     first, *others = match["numbers"].split(".")
     # After the first, a number with a leading zero is compared as a fraction, and before the others.
     parts = [(1, _number(first))]
@@ -111,7 +111,7 @@ def _apk_key(text: str) -> tuple[object, ...]:
     suffixes = []
     for name, number in re.findall(r"_([a-z]+)([0-9]*)", match["suffixes"]):
         if name not in _APK_SUFFIXES:
-            raise RepositoryError(f"{text[:60]!r} is no version of a package of Alpine")
+            raise RepositoryError(f"{text[:60]!r} is not a version of a package of Alpine")
         suffixes.append((_APK_SUFFIXES[name], _number(number)))
     # The end sorts after _rc, and before _p.
     return tuple(parts), match["letter"], (*suffixes, (0, (0, ""))), _number(match["revision"] or "")

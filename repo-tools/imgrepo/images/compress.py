@@ -238,7 +238,7 @@ class _Feed:
 
 
 @dataclass(frozen=True)
-class Copy:
+class ImageCopy:
     """A copy of an image.
 
     Attributes:
@@ -262,8 +262,8 @@ def space_needed(images: Iterable[SourceImage]) -> int:
         raise WorkspaceError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
-def copy_image(image: SourceImage, folder: Path, on_event: Reporter) -> Copy:
-    """Copy an image into a folder, holes left out.
+def copy_image(image: SourceImage, folder: Path, on_event: Reporter) -> ImageCopy:
+    """ImageCopy an image into a folder, holes left out.
 
     Args:
         image: The image.
@@ -286,4 +286,4 @@ def copy_image(image: SourceImage, folder: Path, on_event: Reporter) -> Copy:
         check_unchanged(image)
         raise explain(error, target) from error
     check_unchanged(image)
-    return Copy(target, digest)
+    return ImageCopy(target, digest)

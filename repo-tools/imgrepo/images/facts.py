@@ -28,7 +28,7 @@ from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.guests.osrelease import has_os_release, read_os_release
 from imgbuilder.guests.ports import Appliance
 from imgbuilder.guests.roots import NO_FILES, mounted_read_only
-from imgrepo.images.compress import Copy
+from imgrepo.images.compress import ImageCopy
 from imgrepo.images.osfacts import display_name, elf_arch, osinfo_id
 from imgrepo.images.scan import SourceImage
 from imgrepo.services import OpenAppliance
@@ -73,7 +73,7 @@ def examine(
     options: ApplianceOptions,
     on_event: Reporter,
     *,
-    copies: Mapping[str, Copy] | None = None,
+    copies: Mapping[str, ImageCopy] | None = None,
 ) -> dict[str, ImageFacts | PybuilderError]:
     """Find out about images; what is wrong with one of them does not keep the others (T24).
 
@@ -118,7 +118,7 @@ class _Disk:
     attachment: Attachment
 
 
-def _disk(image: SourceImage, copy: Copy | None) -> _Disk:
+def _disk(image: SourceImage, copy: ImageCopy | None) -> _Disk:
     path = image.path if copy is None else copy.path
     return _Disk(image, Attachment(path.absolute(), image.format.value, readonly=copy is None))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imgbuilder.events import Reporter, Step
 from imgindex.model import Entry, ZstdFile
-from imgrepo.images.compress import Compressed, Copy, compress, xz_arguments, zstd_arguments
+from imgrepo.images.compress import Compressed, ImageCopy, compress, xz_arguments, zstd_arguments
 from imgrepo.images.facts import ImageFacts
 from imgrepo.images.scan import SourceImage
 from imgrepo.publishing.request import PublishRequest
@@ -37,7 +37,7 @@ class Candidate:
     name: str = ""
     facts: ImageFacts | None = None
     old: Entry | None = None
-    copy: Copy | None = None
+    copy: ImageCopy | None = None
 
 
 class Packer:

@@ -19,7 +19,7 @@ from imgbuilder.sizes import counted
 from imgindex.model import Index
 from imgrepo.library.publishing import image_path
 from imgrepo.publishing.request import PublishRequest
-from imgrepo.publishing.run import Run
+from imgrepo.publishing.steps import PublishRun
 from imgrepo.services import Services
 from imgrepo.webroot.draft import read_draft
 from imgrepo.webroot.retired import retire, served_files
@@ -67,7 +67,7 @@ def publish(request: PublishRequest, services: Services, on_event: Reporter) -> 
     with open_session(request.output) as session:
         signer = IndexSigner(services, request.signing, session)
         old = _read_old(request, signer, on_event)
-        run = Run(request, services, session, old.index, on_event)
+        run = PublishRun(request, services, session, old.index, on_event)
         changed = run.scan()
         with run.copies_of(changed) as copies:
             run.pack(run.examine(changed, copies))
@@ -99,7 +99,7 @@ def _read_old(request: PublishRequest, signer: IndexSigner, on_event: Reporter) 
 
 
 def _nothing(
-    request: PublishRequest, run: Run, old: PublishedIndex, new: Index, on_event: Reporter
+    request: PublishRequest, run: PublishRun, old: PublishedIndex, new: Index, on_event: Reporter
 ) -> PublishResult:
     """Return a result without an index if all images wait for their day: a daily timer must not fail then."""
     if run.waiting and not run.refused:
@@ -114,7 +114,7 @@ def _commit(
     services: Services,
     session: Session,
     signer: IndexSigner,
-    run: Run,
+    run: PublishRun,
     old: PublishedIndex,
     new: Index,
     on_event: Reporter,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from imgbuilder.sizes import counted, human_size
-from imgrepo.contents.licences import wanted_sources
+from imgrepo.contents.licences import required_sources
 from imgrepo.library.description import DESCRIPTION_NAME, Description, licence_problem
 from imgrepo.library.records import (
     ContentsRecord,
@@ -153,7 +153,7 @@ def _sources(facts: EntryFacts) -> CheckResult:
     if isinstance(contents, Issue):
         reason = "which sources are required is not known without the contents"
         return CheckResult("sources", Status.UNKNOWN, reason, contents.hint)
-    wanted = set(wanted_sources(contents))
+    wanted = set(required_sources(contents))
     if not wanted:
         return CheckResult("sources", Status.OK, "no licence in the image requires any")
     if isinstance(sources, Issue):

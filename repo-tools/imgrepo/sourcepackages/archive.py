@@ -170,7 +170,7 @@ class Suite:
 
 
 @dataclass
-class Findings:
+class ArchivedSources:
     """What archives have of what was wanted.
 
     Attributes:
@@ -183,7 +183,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Lists:
+class SourceLists:
     """Reads the lists of archives.
 
     Attributes:
@@ -200,7 +200,7 @@ class Lists:
 
     def find(
         self, suites: Iterable[Suite], wanted: frozenset[SourceId], *, some_missing: bool = False
-    ) -> Findings:
+    ) -> ArchivedSources:
         """Look for source packages.
 
         Args:
@@ -213,7 +213,7 @@ class Lists:
             RepositoryError: A signed list cannot be understood, or is that of another suite.
             FetchError: One cannot be had.
         """
-        found = Findings({}, {})
+        found = ArchivedSources({}, {})
         names = {name for name, _version in wanted}
         missing: FileMissingError | None = None
         there = False

@@ -19,13 +19,13 @@ from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.locks import exclusive
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.workspace import check_space, explain, new_file
-from imgrepo.contents.licences import only, wanted_sources
-from imgrepo.contents.sbom import Target, contents_of, make_folder
+from imgrepo.contents.licences import required_sources, select_sources
+from imgrepo.contents.sbom import ImageTarget, contents_of, make_folder
 from imgrepo.library.records import ContentsRecord, SourceGap, SourcesRecord, read_sources, write_sources
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
 from imgrepo.sourcepackages.archive import SourceFile, SourcePackage
-from imgrepo.sourcepackages.finding import Places, find_packages
+from imgrepo.sourcepackages.finding import SourceArchives, find_packages
 from imgrepo.sourcepackages.tarball import OFFER_NAME, list_text, offer_text, pack, tar_size, unpack_known
 
 _WORK = ".pybuilder-sources"
@@ -44,7 +44,7 @@ class SourcesRequest:
         dry_run: Whether to stop when it is known what would be fetched.
     """
 
-    places: Places
+    places: SourceArchives
     only: tuple[str, ...] = ()
     dry_run: bool = False
 
@@ -63,7 +63,7 @@ class Collected:
         record: What is in the archive; None when nothing was made.
     """
 
-    target: Target
+    target: ImageTarget
     wanted: int
     packages: tuple[SourcePackage, ...]
     gaps: tuple[SourceGap, ...]
@@ -73,7 +73,11 @@ class Collected:
 
 
 def collect(
-    target: Target, request: SourcesRequest, services: Services, options: ApplianceOptions, on_event: Reporter
+    target: ImageTarget,
+    request: SourcesRequest,
+    services: Services,
+    options: ApplianceOptions,
+    on_event: Reporter,
 ) -> Collected:
     """Collect the sources of one image.
 
@@ -94,8 +98,8 @@ def collect(
         PybuilderError: The image cannot be looked into.
     """
     contents = contents_of(target, services, options, on_event, keep=not request.dry_run)
-    every = wanted_sources(contents)
-    wanted = only(every, request.only)
+    every = required_sources(contents)
+    wanted = select_sources(every, request.only)
     done = _done_before(target, request, contents, frozenset(wanted), on_event)
     if done is not None:
         return done
@@ -222,7 +226,7 @@ def _texts(planned: Collected) -> int:
 
 
 def _done_before(
-    target: Target,
+    target: ImageTarget,
     request: SourcesRequest,
     contents: ContentsRecord,
     wanted: frozenset[tuple[str, str]],

@@ -28,10 +28,10 @@ from imgrepo.library.records import ContentsRecord, SourceGap
 from imgrepo.services import Services
 from imgrepo.sourcepackages.archive import (
     RELEASE_LIMIT,
-    Findings,
-    Lists,
+    ArchivedSources,
     SourceFile,
     SourceId,
+    SourceLists,
     SourcePackage,
     Suite,
     source_files,
@@ -41,7 +41,7 @@ from imgrepo.template.recipes import (
     DEBIAN_SECURITY_MIRROR,
     GUEST_KEYRING,
     RECIPES,
-    Sources,
+    Mirrors,
     check_mirror,
 )
 
@@ -204,7 +204,7 @@ _OTHERS_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Places:
+class SourceArchives:
     """The archives that have source packages.
 
     Attributes:
@@ -248,13 +248,13 @@ class Places:
             )
         return tuple(
             Suite(without_slash(url), name, self.components)
-            for url, names in recipe.suites(Sources(self.mirror, self.security))
+            for url, names in recipe.suites(Mirrors(self.mirror, self.security))
             for name in names
         )
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPackages:
     """Source packages that archives have, and those that none has."""
 
     packages: tuple[SourcePackage, ...]
@@ -264,11 +264,11 @@ class Found:
 def find_packages(
     contents: ContentsRecord,
     wanted: frozenset[SourceId],
-    places: Places,
+    places: SourceArchives,
     services: Services,
     scratch: Path,
     on_event: Reporter,
-) -> Found:
+) -> FoundPackages:
     """Look for source packages in all places.
 
     Args:
@@ -285,14 +285,14 @@ def find_packages(
         UsageError: It is not known where to look, or the keys cannot be used.
     """
     if not wanted:
-        return Found((), ())
+        return FoundPackages((), ())
     if contents.manager != "dpkg":
         reason = f"source packages of {contents.manager} cannot be verified yet, and are not taken unverified"
-        return Found((), _gaps(wanted, lambda _source: reason))
+        return FoundPackages((), _gaps(wanted, lambda _source: reason))
     suites = places.of(contents)
     # Distributions sign with an old and a new key side by side for years; one that is known is enough.
     pin = replace(key_pin_from_file(places.keyring, where="--keyring"), extra_signatures=True)
-    lists = Lists(_verifier(services, pin), services.fetcher, scratch, on_event)
+    lists = SourceLists(_verifier(services, pin), services.fetcher, scratch, on_event)
     found = lists.find(suites, wanted)
     for snapshot in places.snapshots:
         rest = wanted - found.packages.keys()
@@ -314,7 +314,7 @@ def find_packages(
             else:
                 found.packages[source] = answer
     missing = wanted - found.packages.keys()
-    return Found(
+    return FoundPackages(
         tuple(found.packages.values()),
         _gaps(missing, lambda source: reasons.get(source) or _why(source, found, suites)),
     )
@@ -328,7 +328,7 @@ def _gaps(missing: frozenset[SourceId], why: Callable[[SourceId], str]) -> tuple
     return tuple(SourceGap(*source, why(source)) for source in sorted(missing))
 
 
-def _why(source: SourceId, found: Findings, suites: tuple[Suite, ...]) -> str:
+def _why(source: SourceId, found: ArchivedSources, suites: tuple[Suite, ...]) -> str:
     asked = ", ".join(dict.fromkeys(suite.name for suite in suites))
     others = sorted(found.others.get(source[0], ()), key=functools.cmp_to_key(compare_versions))
     if others:

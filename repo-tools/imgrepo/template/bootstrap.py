@@ -32,8 +32,8 @@ from imgrepo.template.recipes import (
     DEBIAN,
     Arch,
     Kernel,
-    Recipe,
-    Sources,
+    Mirrors,
+    TemplateRecipe,
     build_sources,
     check_combination,
     check_packages,
@@ -88,11 +88,11 @@ class BootstrapRequest:
         valid_until: Whether an archive whose lists have expired is refused, as apt does.
     """
 
-    recipe: Recipe
+    recipe: TemplateRecipe
     kernel: Kernel = Kernel.CLOUD
     include: tuple[str, ...] = ()
-    build_from: Sources = DEBIAN
-    guest_uses: Sources = DEBIAN
+    build_from: Mirrors = DEBIAN
+    guest_uses: Mirrors = DEBIAN
     keyring: Path | None = None
     mode: Mode = Mode.AUTO
     arch: Arch = Arch.AMD64

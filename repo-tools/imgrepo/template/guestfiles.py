@@ -15,7 +15,7 @@ from pathlib import Path
 
 from imgbuilder.errors import UsageError
 from imgbuilder.fetch.urls import Address
-from imgrepo.template.recipes import GUEST_KEYRING, Recipe, Sources
+from imgrepo.template.recipes import GUEST_KEYRING, Mirrors, TemplateRecipe
 
 PLAIN_LOCALE = "C.UTF-8"
 """What every system has without the package locales."""
@@ -125,7 +125,9 @@ def finish_script(locale: str = PLAIN_LOCALE) -> str:
     return _FINISH if locale == PLAIN_LOCALE else f"locale-gen\n{_FINISH}"
 
 
-def guest_files(recipe: Recipe, sources: Sources, locale: str = PLAIN_LOCALE) -> tuple[GuestFile, ...]:
+def guest_files(
+    recipe: TemplateRecipe, sources: Mirrors, locale: str = PLAIN_LOCALE
+) -> tuple[GuestFile, ...]:
     """Return our files for a template.
 
     Args:
@@ -150,7 +152,7 @@ def guest_files(recipe: Recipe, sources: Sources, locale: str = PLAIN_LOCALE) ->
     )
 
 
-def _apt_sources(recipe: Recipe, sources: Sources) -> str:
+def _apt_sources(recipe: TemplateRecipe, sources: Mirrors) -> str:
     """Return the guest's sources.list(5) in the deb822 style."""
     return "\n".join(
         f"Types: deb\nURIs: {Address(url).reveal()}\nSuites: {' '.join(suites)}\n"

@@ -81,7 +81,7 @@ _PACKAGES = (
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TemplateRecipe:
     """One kind of template.
 
     Attributes:
@@ -104,7 +104,7 @@ class Recipe:
     keyring: Path = GUEST_KEYRING
     keyring_package: str = "debian-archive-keyring"
 
-    def suites(self, sources: Sources) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    def suites(self, sources: Mirrors) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Return the addresses of archives, and the suites that are used of each."""
         if self.rolling:
             return ((sources.mirror, (self.suite,)),)
@@ -119,7 +119,7 @@ _BOTH = frozenset({Arch.AMD64, Arch.I386})
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe(
+        TemplateRecipe(
             "debian-11",
             "bullseye",
             # There, systemd-resolved is still a part of systemd itself.
@@ -127,9 +127,9 @@ RECIPES = {
             arches=_BOTH,
             old_grub=True,
         ),
-        Recipe("debian-12", "bookworm", arches=_BOTH),
-        Recipe("debian-13", "trixie"),
-        Recipe("debian-sid", "sid", rolling=True),
+        TemplateRecipe("debian-12", "bookworm", arches=_BOTH),
+        TemplateRecipe("debian-13", "trixie"),
+        TemplateRecipe("debian-sid", "sid", rolling=True),
     )
 }
 
@@ -153,7 +153,7 @@ def check_mirror(url: str) -> None:
 
 
 @dataclass(frozen=True)
-class Sources:
+class Mirrors:
     """Where packages come from.
 
     Attributes:
@@ -170,11 +170,11 @@ class Sources:
         check_mirror(self.security)
 
 
-DEBIAN = Sources()
+DEBIAN = Mirrors()
 """Debian's own mirrors."""
 
 
-def recipe_named(name: str) -> Recipe:
+def recipe_named(name: str) -> TemplateRecipe:
     """Return the recipe with this name.
 
     Raises:
@@ -199,7 +199,7 @@ def check_packages(names: tuple[str, ...]) -> None:
             raise UsageError(f"{name!r} is not the name of a package")
 
 
-def check_combination(recipe: Recipe, arch: Arch, layout: Layout) -> None:
+def check_combination(recipe: TemplateRecipe, arch: Arch, layout: Layout) -> None:
     """Refuse what cannot start, before anything is downloaded.
 
     Raises:
@@ -218,7 +218,7 @@ def check_combination(recipe: Recipe, arch: Arch, layout: Layout) -> None:
 
 
 def packages_of(
-    recipe: Recipe,
+    recipe: TemplateRecipe,
     kernel: Kernel,
     include: tuple[str, ...],
     *,
@@ -234,7 +234,7 @@ def packages_of(
     return tuple(sorted({*recipe.packages, *more}))
 
 
-def build_sources(recipe: Recipe, sources: Sources, keyring: Path) -> tuple[str, ...]:
+def build_sources(recipe: TemplateRecipe, sources: Mirrors, keyring: Path) -> tuple[str, ...]:
     """Return the lines of apt's sources for making the template; each names the keys that may sign it.
 
     Args:

@@ -26,7 +26,7 @@ from imgrepo.sharing.mirror import MirrorRequest
 from imgrepo.sharing.target import read_place
 from imgrepo.sourcepackages.archive import Suite
 from imgrepo.template.bootstrap import BootstrapRequest
-from imgrepo.template.recipes import Sources, recipe_named
+from imgrepo.template.recipes import Mirrors, recipe_named
 
 ROOT = Path(__file__).parents[4]
 
@@ -85,7 +85,7 @@ def test_what_is_derived_from_an_address_keeps_its_secret() -> None:
         Selection(Source("s", "http://me:qwxzjk@h/i"), Entry("x", "d", "x86_64", 512), "http://me:qwxzjk@h/d"),
         Source("s", "/i", mirrors=("http://me:qwxzjk@h/i",), proxy="http://me:qwxzjk@p", written="http://qwxzjk@h"),
         Settings(sources=("http://me:qwxzjk@h/i",)),
-        Sources("http://me:qwxzjk@h/debian", "https://h/x?token=qwxzjk"),
+        Mirrors("http://me:qwxzjk@h/debian", "https://h/x?token=qwxzjk"),
         Suite("http://me:qwxzjk@h/debian", "x"),
         ImportRequest(
             "https://me:qwxzjk@h/x.qcow2", ROOT, Evidence(checksums="https://me:qwxzjk@h/S", unsigned=True)
@@ -118,7 +118,7 @@ def test_an_upload_target_with_a_password_is_refused_without_showing_it(target: 
 
 def test_a_template_never_holds_the_password_of_its_mirror() -> None:
     with pytest.raises(UsageError, match="could read the password") as failed:
-        BootstrapRequest(recipe_named("debian-12"), guest_uses=Sources("http://me:qwxzjk@h/debian"))
+        BootstrapRequest(recipe_named("debian-12"), guest_uses=Mirrors("http://me:qwxzjk@h/debian"))
     assert "qwxzjk" not in str(failed.value)
 
 

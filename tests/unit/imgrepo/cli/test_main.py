@@ -30,7 +30,7 @@ from imgrepo.services import Services
 from imgrepo.template.bootstrap import Mode
 from imgrepo.template.disk import Layout, RootKind
 from imgrepo.template.make import TemplateRequest
-from imgrepo.template.recipes import DEBIAN, Arch, Kernel, Sources
+from imgrepo.template.recipes import DEBIAN, Arch, Kernel, Mirrors
 from tests.fakes.appliance import FakeDisk
 from tests.unit.imgrepo.repository import Repository
 
@@ -99,7 +99,7 @@ def test_make_template_passes_every_option_on(
     boot = request.bootstrap
     assert (boot.recipe.suite, boot.kernel, boot.mode) == ("trixie", Kernel.GENERIC, Mode.ROOT)
     assert boot.include == ("vim", "git", "nginx")
-    assert boot.build_from == boot.guest_uses == Sources("http://m/debian", "http://s/x")
+    assert boot.build_from == boot.guest_uses == Mirrors("http://m/debian", "http://s/x")
     assert boot.keyring == Path("k.gpg")
 
 

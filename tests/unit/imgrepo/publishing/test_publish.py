@@ -26,7 +26,7 @@ from imgindex.model import ExtraField, Index, Note
 from imgindex.signer import GpgSigner
 from imgrepo.publishing import pack as pack_module
 from imgrepo.publishing import publish as module
-from imgrepo.publishing import run as run_module
+from imgrepo.publishing import steps
 from imgrepo.publishing.request import PublishRequest
 from tests.fakes.appliance import FakeDisk
 from tests.fakes.keys import KeyMaker
@@ -101,7 +101,7 @@ def test_a_touched_image_is_not_compressed_again(
     monkeypatch.setattr(pack_module, "compress", None)
     repository.publish()
     assert repository.snapshot() == before
-    monkeypatch.setattr(run_module, "hash_image", None)  # and it is not even read the next time
+    monkeypatch.setattr(steps, "hash_image", None)  # and it is not even read the next time
     repository.publish()
 
 

@@ -16,7 +16,7 @@ from imgbuilder.events import Notice
 from imgindex.gpg import GpgVerifier, key_pin_from_file
 from imgindex.model import Index, Note
 from imgrepo.images.facts import ImageFacts
-from imgrepo.publishing import run as run_module
+from imgrepo.publishing import steps
 from imgrepo.publishing.request import Question, ask_about
 from imgrepo.webroot.draft import read_draft
 from imgrepo.webroot.entries import differences
@@ -144,7 +144,7 @@ def test_copies_are_gone_afterwards_and_need_space(
     repository.publish()
     assert list(space.iterdir()) == []
     repository.add("a.img", b"new")
-    monkeypatch.setattr(run_module, "space_needed", lambda _images: 1 << 60)
+    monkeypatch.setattr(steps, "space_needed", lambda _images: 1 << 60)
     with pytest.raises(WorkspaceError, match="not enough space"):
         repository.publish()
 
@@ -364,13 +364,13 @@ def test_an_image_that_was_written_to_meanwhile_is_not_removed(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = repository.add("a.img")
-    real = run_module.Run.new_index
+    real = steps.PublishRun.new_index
 
-    def write(run: run_module.Run) -> Index:
+    def write(run: steps.PublishRun) -> Index:
         source.write_bytes(b"new" * 512)
         return real(run)
 
-    monkeypatch.setattr(run_module.Run, "new_index", write)
+    monkeypatch.setattr(steps.PublishRun, "new_index", write)
     repository.publish(remove_images=True)
     assert source.exists()
     assert "a.img is not removed" in notices(repository)

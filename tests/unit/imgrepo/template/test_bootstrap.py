@@ -25,7 +25,7 @@ from imgrepo.template.bootstrap import (
     bootstrap_arguments,
     check_bootstrap,
 )
-from imgrepo.template.recipes import Arch, Sources, recipe_named
+from imgrepo.template.recipes import Arch, Mirrors, recipe_named
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_sources_of_packages_are_read_from_standard_input_and_are_no_arguments(
     stand_in(tmp_path, monkeypatch, 'echo "arguments: $*"; cat; printenv https_proxy')
     monkeypatch.setenv("https_proxy", "http://me:sekret1@proxy.example")
     mirror = "http://me:sekret2@mirror.example/debian"
-    request = replace(request_, build_from=Sources(mirror))
+    request = replace(request_, build_from=Mirrors(mirror))
     bootstrap(request, tmp_path / "out", tmp_path, lambda _event: None)
     arguments_line, *rest = (tmp_path / "out").read_text().splitlines()
     assert "sekret" not in arguments_line

@@ -17,7 +17,7 @@ from imgrepo.template.recipes import (
     RECIPES,
     Arch,
     Kernel,
-    Sources,
+    Mirrors,
     build_sources,
     check_combination,
     check_packages,
@@ -28,7 +28,7 @@ from imgrepo.template.recipes import (
 BOOKWORM = recipe_named("debian-12")
 
 
-def files(name: str = "debian-12", sources: Sources = DEBIAN) -> dict[str, str]:
+def files(name: str = "debian-12", sources: Mirrors = DEBIAN) -> dict[str, str]:
     return {file.path: file.content for file in guest_files(recipe_named(name), sources)}
 
 
@@ -119,14 +119,14 @@ def test_what_is_no_package_name_is_refused(name: str) -> None:
 )  # fmt: skip
 def test_what_is_no_mirror_is_refused(url: str) -> None:
     with pytest.raises(UsageError):
-        Sources(mirror=url)
+        Mirrors(mirror=url)
     with pytest.raises(UsageError):
-        Sources(security=url)
+        Mirrors(security=url)
 
 
 def test_each_build_source_names_the_keys_that_may_sign_it_and_none_is_trusted_blindly() -> None:
     lines = build_sources(
-        recipe_named("debian-13"), Sources("http://m/debian", "http://s/sec"), Path("/k.gpg")
+        recipe_named("debian-13"), Mirrors("http://m/debian", "http://s/sec"), Path("/k.gpg")
     )
     assert lines == (
         "deb [signed-by=/k.gpg] http://m/debian trixie main",
@@ -137,7 +137,7 @@ def test_each_build_source_names_the_keys_that_may_sign_it_and_none_is_trusted_b
 
 
 def test_the_guest_gets_suite_updates_and_security_from_its_own_mirrors() -> None:
-    text = files(sources=Sources("http://m/debian", "http://s/sec"))["/etc/apt/sources.list.d/debian.sources"]
+    text = files(sources=Mirrors("http://m/debian", "http://s/sec"))["/etc/apt/sources.list.d/debian.sources"]
     stanzas = [dict(line.split(": ", 1) for line in part.split("\n") if line) for part in text.split("\n\n")]
     assert [(one["URIs"], one["Suites"]) for one in stanzas] == [
         ("http://m/debian", "bookworm bookworm-updates"),

@@ -12,7 +12,7 @@ from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, UsageE
 from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host.privatefolder import scratch_folder
 from imgindex.model import Entry, Index
-from imgrepo.images.compress import Copy, copy_image, hash_image, space_needed
+from imgrepo.images.compress import ImageCopy, copy_image, hash_image, space_needed
 from imgrepo.images.facts import ImageFacts, NoSystemError, examine
 from imgrepo.images.scan import SourceImage, measure
 from imgrepo.library.approval import read_reviewers
@@ -26,7 +26,7 @@ from imgrepo.webroot.state import Published, read_state, withdrawn_templates
 from imgrepo.webroot.transaction import Session
 
 
-class Run:
+class PublishRun:
     """The state of a run between its steps.
 
     Args:
@@ -167,14 +167,14 @@ class Run:
             )
 
     @contextlib.contextmanager
-    def copies_of(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, Copy]]:
+    def copies_of(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, ImageCopy]]:
         """Make copies to give free space back on, by image; none where that is not wanted."""
         if not candidates or self._request.dry_run or not self._request.trim:
             yield {}
             return
         images = [candidate.image for candidate in candidates]
         with scratch_folder(needed=space_needed(images)) as folder:
-            copies: dict[str, Copy] = {}
+            copies: dict[str, ImageCopy] = {}
             for image in images:
                 try:
                     copies[image.name] = copy_image(image, folder, self._on_event)
@@ -182,7 +182,7 @@ class Run:
                     self.refused[image.name] = error
             yield copies
 
-    def examine(self, candidates: Sequence[Candidate], copies: Mapping[str, Copy]) -> list[Candidate]:
+    def examine(self, candidates: Sequence[Candidate], copies: Mapping[str, ImageCopy]) -> list[Candidate]:
         """Find out what the changed images hold, in one appliance for all of them."""
         images = [one.image for one in candidates if one.image.name not in self.refused]
         if not images:

@@ -17,7 +17,7 @@ from imgrepo.library.records import Package
 from tests.fakes.appliance import FakeAppliance, FakeAppliances
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgrepo.contents.guests import disk_of
-from tests.unit.imgrepo.contents.test_look import look
+from tests.unit.imgrepo.contents.test_packages import look
 
 LIST = (
     "bash\t\t5.2.26\t3.fc40\tx86_64\tbash-5.2.26-3.fc40.src.rpm\tGPL-3.0-or-later\n"

@@ -13,7 +13,7 @@ from imgbuilder.errors import ApplianceError, DiskError, GuestError, PybuilderEr
 from imgbuilder.guests.ports import LARGEST_TEXT
 from imgrepo.contents.databases import parse_status, read_dpkg
 from imgrepo.contents.licences import UNKNOWN
-from imgrepo.contents.look import look_into
+from imgrepo.contents.packages import list_packages
 from imgrepo.contents.sbom import find_target
 from imgrepo.library.records import ContentsRecord, Package, read_contents, write_contents
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
@@ -25,7 +25,7 @@ from tests.unit.imgrepo.repository import image
 def look(folder: Path, disk: FakeDisk, appliances: FakeAppliances | None = None) -> ContentsRecord:
     path = image(folder / "a.img")
     appliances = appliances or FakeAppliances({"a.img": disk})
-    return look_into(find_target(path).image, appliances, ApplianceOptions(), lambda _event: None)
+    return list_packages(find_target(path).image, appliances, ApplianceOptions(), lambda _event: None)
 
 
 def test_packages_of_dpkg(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_no_system_and_no_database(tmp_path: Path) -> None:
         look(tmp_path, FakeDisk({1: FakeFilesystem("ext4")}))
     guest = FakeGuest()
     guest.add("/etc/os-release", "ID=arch\n")
-    with pytest.raises(GuestError, match="no package database that is known"):
+    with pytest.raises(GuestError, match="no package database of a known kind"):
         look(tmp_path, FakeDisk({1: FakeFilesystem("ext4", guest)}, roots={"/dev/sda1": {"type": "linux"}}))
 
 
@@ -164,7 +164,7 @@ def test_a_hostile_header_is_refused_before_anything_is_opened(tmp_path: Path) -
     path.write_bytes(b"QFI\xfb" + bytes(600))
     appliances = FakeAppliances()
     with pytest.raises(DiskError):
-        look_into(find_target(path).image, appliances, ApplianceOptions(), lambda _event: None)
+        list_packages(find_target(path).image, appliances, ApplianceOptions(), lambda _event: None)
     assert appliances.launches == []
 
 

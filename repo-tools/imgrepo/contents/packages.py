@@ -1,7 +1,7 @@
-"""Looking into an image for its packages: read-only, in an appliance of its own.
+"""Lists the packages of an image, read-only in an appliance.
 
-Each image gets its own appliance, which is resumed where possible: guests that
-came together could be taken for each other by the names of their volumes.
+Each image has an appliance for itself, which is resumed where possible: with
+several guests, equal names of volumes could be confused.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from imgrepo.services import OpenAppliance
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PLACES = ("/usr", "/var", "/lib")
-"""Where package databases and copyright files are; and a filesystem of their own on some guests."""
+"""Folders of package databases and copyright files; on some guests they are separate filesystems."""
 
 
 @dataclass(frozen=True)
 class _Manager:
-    """A package manager: its name, whether a guest has its database, and how to read that."""
+    """A package manager: its name, the check for its database in a guest, and the reader of that."""
 
     name: str
     is_there: Callable[[Guest], bool]
@@ -43,21 +43,13 @@ _MANAGERS = (
 )
 
 
-def look_into(
+def list_packages(
     image: SourceImage, open_appliance: OpenAppliance, options: ApplianceOptions, on_event: Reporter
 ) -> ContentsRecord:
-    """Find out which packages an image holds.
-
-    Args:
-        image: The image.
-        open_appliance: Starts an appliance.
-        options: What shapes it.
-        on_event: Called with each event.
+    """List the packages that are installed in an image.
 
     Raises:
-        DiskError: The image is damaged, or changed meanwhile.
-        GuestError: It holds no system, or no package database that is known, or that cannot be read.
-        ApplianceError: No appliance can be started, or it died.
+        GuestError: The image has no system, or no package database that can be read.
     """
     measure(image)
     on_event(Step(f"Looking into {image.name}"))
@@ -79,7 +71,7 @@ def look_into(
 
 
 def _by_name(packages: tuple[Package, ...]) -> Iterable[Package]:
-    """Sort packages; of those that a damaged database has twice, one stays, since lists name them once."""
+    """Sort packages; of duplicates in a damaged database one stays, since lists name each package once."""
     found = {(one.name, one.arch, one.version): one for one in reversed(packages)}
     return (found[key] for key in sorted(found))
 
@@ -87,13 +79,13 @@ def _by_name(packages: tuple[Package, ...]) -> Iterable[Package]:
 def _read(
     appliance: Appliance, image: SourceImage, there: tuple[_Manager, ...]
 ) -> tuple[str, tuple[Package, ...]]:
-    """Read the first database that has packages: another system's manager may be installed as a tool."""
+    """Read the first database with packages: a guest may have a foreign package manager as a tool."""
     for manager in there:
         packages = manager.read(appliance)
         if packages:
             return manager.name, packages
     names = ", ".join(manager.name for manager in there)
-    raise GuestError(f"{image.name}: the database of {names} has no package")
+    raise GuestError(f"{image.name}: the database of {names} is empty")
 
 
 def _word(text: str) -> str:
@@ -101,7 +93,7 @@ def _word(text: str) -> str:
 
 
 def _mounted(appliance: Appliance, image: SourceImage, on_event: Reporter) -> tuple[_Manager, ...]:
-    """Mount what matters, and return the managers whose database is there."""
+    """Mount the filesystems that matter; return the managers whose database exists."""
     if mount_root(appliance, image, _PLACES, on_event):
         found = _managers(appliance)
         if found:
@@ -112,8 +104,8 @@ def _mounted(appliance: Appliance, image: SourceImage, on_event: Reporter) -> tu
     if not found:
         known = ", ".join(manager.name for manager in _MANAGERS)
         raise GuestError(
-            f"{image.name} has no package database that is known ({known})",
-            hint="what was installed by other means cannot be told",
+            f"{image.name} has no package database of a known kind ({known})",
+            hint="software that was installed by other means cannot be listed",
         )
     return found
 
