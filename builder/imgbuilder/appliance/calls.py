@@ -68,9 +68,7 @@ class Calls:
         return posixpath.join(self._resolve(parent), name)
 
     def is_dir(self, path: str) -> bool:
-        """Tell whether ``path`` is a directory (links followed)."""
         return bool(self._call("is_dir", path, followsymlinks=True))
 
     def supports(self, *features: str) -> bool:
-        """Tell whether the appliance has all of these libguestfs feature groups, such as ``xfs``."""
         return bool(self._call("feature_available", list(features)))

@@ -72,7 +72,6 @@ class GuestCommands(GuestFiles):
         limit: float | None = None,
         patience: float | None = 600.0,
     ) -> CommandResult:
-        """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error."""
         body = script.encode()
         inside: str | None = None
         if len(body) <= _INLINE_SCRIPT:

@@ -40,7 +40,6 @@ class GuestFiles(Calls):
     # Guest: questions
 
     def exists(self, path: str) -> bool:
-        """Tell whether ``path`` is there (links followed)."""
         # libguestfs's own answer is that a link is there, wherever it leads.
         return bool(self._call("exists", path)) and (not self.is_symlink(path) or self._leads_somewhere(path))
 
@@ -52,23 +51,18 @@ class GuestFiles(Calls):
         return True
 
     def is_file(self, path: str) -> bool:
-        """Tell whether ``path`` is a regular file (links followed)."""
         return bool(self._call("is_file", path, followsymlinks=True))
 
     def is_symlink(self, path: str) -> bool:
-        """Tell whether ``path`` itself is a symbolic link."""
         return bool(self._call("is_symlink", path))
 
     def realpath(self, path: str) -> str:
-        """Resolve all links inside the guest; the file must exist."""
         return self._resolve(path)
 
     def readlink(self, path: str) -> str:
-        """Return the target of the symbolic link ``path``."""
         return str(self._call("readlink", path))
 
     def stat(self, path: str) -> FileStatus:
-        """Return facts about ``path`` (links followed)."""
         facts = self._call("statns", path)
         return FileStatus(
             mode=facts["st_mode"], uid=facts["st_uid"], gid=facts["st_gid"], size=facts["st_size"]
@@ -82,15 +76,12 @@ class GuestFiles(Calls):
         return facts.size
 
     def ls(self, path: str) -> list[str]:
-        """Return the names in the directory ``path``, sorted."""
         return sorted(self._call("ls", path))
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the paths that match a shell pattern, sorted; none is no error."""
         return sorted(self._call("glob_expand", pattern, directoryslash=False))
 
     def read(self, path: str, *, limit: int = LARGEST_TEXT) -> bytes:
-        """Return the content of a regular file; one of more than ``limit`` bytes is refused."""
         size = self._size(path)
         # libguestfs's read_file goes through a temporary file on the host and takes ten times as long.
         content = bytearray()
@@ -103,23 +94,19 @@ class GuestFiles(Calls):
         raise _too_large(path, size, limit)
 
     def start_of(self, path: str, size: int) -> bytes:
-        """Return the first ``size`` bytes of a regular file, or all of a shorter one; at most 2 MiB."""
         self._size(path)
         return bytes(self._call("pread", path, min(size, _PIECE), 0))
 
     def end_of(self, path: str, size: int) -> bytes:
-        """Return the last ``size`` bytes of a regular file, or all of a shorter one; at most 2 MiB."""
         size = min(size, _PIECE)
         return bytes(self._call("pread", path, size, max(0, self._size(path) - size)))
 
     # Guest: changes
 
     def write(self, path: str, content: bytes) -> None:
-        """Replace or create a file; an existing one keeps its mode and owner."""
         self._put("write", path, content)
 
     def append(self, path: str, content: bytes) -> None:
-        """Add to the end of a file, which is created when missing."""
         self._put("write_append", path, content)
 
     def _check_writable(self, path: str) -> None:
@@ -137,12 +124,10 @@ class GuestFiles(Calls):
             self._call("write_append", path, content[start : start + _PIECE])
 
     def upload(self, local: Path, path: str) -> None:
-        """Copy a local file into the guest; the parent directory must exist."""
         self._check_writable(path)
         self._call("upload", self._local(local), path, limit=LONG)
 
     def download(self, path: str, local: Path, *, limit: int, last: bool = False) -> None:
-        """Copy a regular file of the guest, or its end, to a local file."""
         size = self._size(path)
         if size > limit and not last:
             raise _too_large(path, size, limit)
@@ -151,7 +136,6 @@ class GuestFiles(Calls):
         self._call("download_offset", path, target, size - kept, kept, most=max(1, limit), limit=LONG)
 
     def copy_in(self, local: Path, directory: str, *, name: str | None = None) -> None:
-        """Copy a local file or tree into an existing directory of the guest, keeping modes."""
         archive = self._scratch / f"copy-{uuid.uuid4().hex}.tar"
         try:
             localtree.pack(local, archive, name or localtree.name_of(local))
@@ -161,7 +145,6 @@ class GuestFiles(Calls):
             archive.unlink(missing_ok=True)
 
     def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
-        """Unpack a local tar file into a directory of the guest, with owners, modes and attributes."""
         self._unpack(local, directory, compress=compress)
 
     def _unpack(
@@ -191,7 +174,6 @@ class GuestFiles(Calls):
             placed.unlink(missing_ok=True)
 
     def scrub(self, path: str) -> None:
-        """Overwrite the content of a regular file on the disk, and remove it."""
         if not self.supports("scrub"):
             raise GuestCallError(
                 "the appliance has no scrub program", hint="install the package scrub on this host"
@@ -199,7 +181,6 @@ class GuestFiles(Calls):
         self._call("scrub_file", self._resolve(path), limit=LONG)
 
     def files_below(self, path: str) -> list[str]:
-        """Return the paths of all regular files below a directory, sorted; links are not followed."""
         root = self._resolve(path)
         listing = self._scratch / f"find-{uuid.uuid4().hex}"
         try:
@@ -230,7 +211,6 @@ class GuestFiles(Calls):
         return modes
 
     def replace(self, path: str, content: bytes) -> None:
-        """Replace an existing regular file at once, keeping mode, owner and extended attributes."""
         target = self._resolve(path)
         if self._call("statns", target)["st_nlink"] > 1:  # its other names are to show the same content
             self.write(target, content)
@@ -247,39 +227,31 @@ class GuestFiles(Calls):
             raise
 
     def touch(self, path: str) -> None:
-        """Create an empty file, or set the times of an existing one."""
         self._call("touch", path)
 
     def truncate(self, path: str) -> None:
-        """Make an existing file empty."""
         self._size(path)
         self._call("truncate", path)
 
     def mkdir_p(self, path: str) -> None:
-        """Create a directory and its parents; an existing directory is no error."""
         self._call("mkdir_p", path)
 
     def mkdir_mode(self, path: str, mode: int) -> None:
-        """Create one directory with exactly this mode; the parent must exist."""
         self._call("mkdir_mode", path, mode)
         self._call("chmod", mode, path)
 
     def chmod(self, mode: int, path: str) -> None:
-        """Set permission bits."""
         self._call("chmod", mode, path)
 
     def chown(self, uid: int, gid: int, path: str) -> None:
-        """Set owner and group by number."""
         self._call("chown", uid, gid, path)
 
     def remove(self, path: str) -> None:
-        """Remove a file or tree (a link itself, not its target); a missing one is no error."""
         if not self.is_symlink(path) and not self.exists(path):
             return
         self._call("rm_rf", self._resolve_parent(path), limit=LONG)
 
     def copy(self, source: str, destination: str) -> None:
-        """Copy a file or tree inside the guest like ``cp -a``."""
         origin = self._resolve_parent(source)
         place = self._place(origin, destination)
         if self.is_symlink(place):
@@ -316,7 +288,6 @@ class GuestFiles(Calls):
                 )
 
     def move(self, source: str, destination: str) -> None:
-        """Rename inside the guest like ``mv``."""
         origin = self._resolve_parent(source)
         place = self._place(origin, destination)
         if origin == place:
@@ -334,7 +305,6 @@ class GuestFiles(Calls):
             self._call("rm_f", origin)
 
     def symlink(self, target: str, link: str) -> None:
-        """Make ``link`` point to ``target``, replacing a file or link; a directory there is an error."""
         place = self._resolve_parent(link)
         if self.is_symlink(place) or not self.is_dir(place):
             self._call("rm_f", place)
@@ -343,7 +313,6 @@ class GuestFiles(Calls):
         self._call("ln_s", target, place)
 
     def relabel(self, specification: str, excluded: Sequence[str] = ()) -> bool:
-        """Give all files of the mounted filesystems their SELinux labels, with the appliance's setfiles."""
         if not self.supports("selinuxrelabel"):
             return False
         places = [f"/sysroot{self._resolve(path)}" for path in excluded if self.exists(path)]
@@ -361,7 +330,6 @@ class GuestFiles(Calls):
         return True
 
     def mount_memory(self, path: str) -> None:
-        """Mount an empty filesystem in the appliance's memory on a directory; only root may enter it."""
         # libguestfs has no call for it; its umount_all finds the mount and takes it away, too.
         place = shlex.quote(f"/sysroot{self._resolve(path)}")
         self._call(
@@ -369,7 +337,6 @@ class GuestFiles(Calls):
         )
 
     def unmount(self, path: str) -> None:
-        """Unmount what ``mount_memory`` mounted; its content is lost."""
         # A daemon that a command left behind may write into it for ever: then it only loses its name.
         place = shlex.quote(f"/sysroot{self._resolve(path)}")
         self._call("debug", "sh", [f"umount {place} 2>/dev/null || umount -l {place}"])

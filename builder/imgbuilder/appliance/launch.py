@@ -307,13 +307,11 @@ class LibguestfsAppliance(GuestCommands, Storage):
         self._hidden: list[Place] = []
 
     def hide_attached(self) -> None:
-        """Hide the disks that are only attached; nothing may be mounted."""
         if self._attached and not self._hidden:
             text = self._arrange(hide_script(self._attached))
             self._hidden = read_places(text, len(self._attached))
 
     def show_attached(self) -> None:
-        """Let the guest's commands see the disks that are only attached: until then nothing does."""
         if self._hidden:
             self._arrange(show_script(self._hidden))
             self._hidden = []
@@ -330,7 +328,6 @@ class LibguestfsAppliance(GuestCommands, Storage):
             ) from error
 
     def shutdown(self) -> None:
-        """Unmount, flush and stop the appliance; an error means that data may not be on the disk."""
         self._call("umount_all", limit=LONG)  # what is still in memory is written now, or lost now
         lost = self.lost_writes()
         if lost is not None:

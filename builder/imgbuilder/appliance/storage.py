@@ -31,31 +31,24 @@ class Storage(Calls):
     # Appliance: disks and filesystems
 
     def device_size(self, device: str) -> int:
-        """Return the size of a disk, partition or volume in bytes."""
         return int(self._call("blockdev_getsize64", device))
 
     def disks(self) -> list[str]:
-        """Return all disks, such as ``/dev/sda``."""
         return list(self._call("list_devices"))
 
     def partitions(self) -> list[str]:
-        """Return all partitions, such as ``/dev/sda1``."""
         return list(self._call("list_partitions"))
 
     def filesystems(self) -> dict[str, str]:
-        """Return every device that holds something, and what: ``ext4``, ``swap``, ``unknown``."""
         return dict(self._call("list_filesystems"))
 
     def filesystem_type(self, device: str) -> str:
-        """Return what a device holds, such as ``ext4`` or ``LVM2_member``; empty when nothing is known."""
         return str(self._call("vfs_type", device))
 
     def filesystem_uuid(self, device: str) -> str:
-        """Return the filesystem's UUID."""
         return str(self._call("vfs_uuid", device))
 
     def block_devices(self) -> list[BlockDevice]:
-        """Return all that may hold files on the guest's disks, and what it is known by."""
         partitions = self.partitions()
         with_partitions = {name.rstrip(string.digits) for name in partitions}
         whole = [disk for disk in self.disks() if disk not in with_partitions]
@@ -89,25 +82,21 @@ class Storage(Calls):
         )
 
     def make_gpt(self, device: str, partitions: Sequence[tuple[int, int, str]]) -> None:
-        """Write a GPT with (first sector, last sector, type GUID) per partition."""
         self._call("part_init", device, "gpt")
         for number, (first, last, kind) in enumerate(partitions, start=1):
             self._call("part_add", device, "p", first, last)
             self._call("part_set_gpt_type", device, number, kind)
 
     def make_filesystem(self, kind: str, device: str, *, label: str | None = None) -> None:
-        """Make a filesystem."""
         self._call("mkfs", kind, device, limit=LONG)
         if label is not None:
             # Not mkfs's own argument of that name: here it would be taken for the progress bar's.
             self._call("set_label", device, label)
 
     def mount(self, device: str, path: str, *, options: str = "") -> None:
-        """Mount a filesystem of the guest."""
         self._call("mount_options", options, device, path)
 
     def unmount_all(self) -> None:
-        """Unmount everything; data is on the disk afterwards."""
         try:
             self._call("umount_all", limit=LONG)
         except GuestCallError:
@@ -116,31 +105,24 @@ class Storage(Calls):
             self._call("umount_all", limit=LONG)
 
     def check_ext(self, device: str) -> None:
-        """Check and repair an unmounted ext2/3/4 filesystem."""
         self._call("e2fsck", device, correct=True, limit=LONG)
 
     def grow_ext(self, device: str) -> None:
-        """Grow an ext2/3/4 filesystem to its device, mounted or not."""
         self._call("resize2fs", device, limit=LONG)
 
     def grow_xfs(self, path: str) -> None:
-        """Grow the XFS that is mounted at ``path`` to its device."""
         self._call("xfs_growfs", path, datasec=True, limit=LONG)
 
     def grow_btrfs(self, path: str) -> None:
-        """Grow the btrfs that is mounted at ``path`` to its device."""
         self._call("btrfs_filesystem_resize", path, limit=LONG)
 
     def grow_f2fs(self, device: str) -> None:
-        """Grow an unmounted F2FS to its device."""
         self._call("f2fs_expand", device, limit=LONG)
 
     def grow_ntfs(self, device: str) -> None:
-        """Grow an unmounted NTFS to its device."""
         self._call("ntfsresize", device, limit=LONG)
 
     def grow_swap(self, device: str) -> None:
-        """Make swap space anew as large as its device, with the UUID and label that it had."""
         label, identity = str(self._call("vfs_label", device)), str(self._call("vfs_uuid", device))
         options: dict[str, Any] = {"uuid": identity} if identity else {}
         self._call("mkswap", device, **options)
@@ -148,18 +130,15 @@ class Storage(Calls):
             self._call("set_label", device, label)  # libguestfs's mkswap takes a label and drops it
 
     def grow_physical_volume(self, device: str) -> None:
-        """Grow an LVM physical volume to its device."""
         self._call("pvresize", device, limit=LONG)
 
     def make_volume(self, device: str, group: str, name: str) -> str:
-        """Make a volume group on a partition, and a volume that takes all of it; return its device."""
         self._call("pvcreate", device)
         self._call("vgcreate", group, [device])
         self._call("lvcreate_free", name, group, 100)
         return f"/dev/{group}/{name}"
 
     def grow_volume(self, volume: str) -> None:
-        """Give a logical volume all free space of its group; none left is no error."""
         try:
             self._call("lvresize_free", volume, 100, limit=LONG)
         except GuestCallError as error:
@@ -167,57 +146,45 @@ class Storage(Calls):
                 raise
 
     def canonical_volume(self, device: str) -> str:
-        """Return a logical volume's name as ``/dev/GROUP/VOLUME``; an error when it is none."""
         return str(self._call("lvm_canonical_lv_name", device))
 
     def volume_uses(self, volume: str, device: str) -> bool:
-        """Tell whether the group of a logical volume (``/dev/GROUP/VOLUME``) has this physical volume."""
         group = volume.split("/")[2]
         # libguestfs gives UUIDs with hyphens here and without them there.
         used = {str(item).replace("-", "") for item in self._call("vgpvuuids", group)}
         return str(self._call("pvuuid", device)).replace("-", "") in used
 
     def volumes(self) -> list[str]:
-        """Return all logical volumes, as ``/dev/GROUP/VOLUME``."""
         return list(self._call("lvs"))
 
     def luks_uuid(self, device: str) -> str:
-        """Return the UUID of a LUKS container."""
         return str(self._call("luks_uuid", device))
 
     def open_luks(self, device: str, key: str, name: str) -> None:
-        """Open a LUKS container as ``/dev/mapper/NAME``."""
         # The key goes to cryptsetup in a file inside the appliance; libguestfs hides it in its traces.
         self._call("cryptsetup_open", device, key, name, limit=LONG)
 
     def scan_volumes(self) -> None:
-        """Find LVM on devices that appeared meanwhile, such as opened LUKS containers."""
         self._call("lvm_scan", True)  # noqa: FBT003 - libguestfs's own signature
 
     def mounted(self) -> dict[str, str]:
-        """Return device to mount point for all mounted filesystems."""
         return dict(self._call("mountpoints"))
 
     def trim(self, path: str) -> None:
-        """Give the free blocks of a mounted filesystem back to the host's file."""
         self._call("fstrim", path, limit=LONG)
 
     def inspect_roots(self) -> list[str]:
-        """Look for operating systems on all disks (slow); return their root devices."""
         return list(self._call("inspect_os", limit=LONG))
 
     def inspect_facts(self, root: str) -> dict[str, str]:
-        """Return what inspection found about a root: type, arch, distro, osinfo, product_name, ..."""
         names = ("type", "arch", "distro", "osinfo", "product_name", "package_management")
         return {name: str(self._call(f"inspect_get_{name}", root)) for name in names}
 
     def inspect_mountpoints(self, root: str) -> dict[str, str]:
-        """Return mount point to device for a root, shortest mount point first."""
         found = dict(self._call("inspect_get_mountpoints", root))
         return {path: found[path] for path in sorted(found, key=len)}
 
     def default_subvolume(self, device: str) -> str:
-        """Return the path of the subvolume that mounting a btrfs shows; empty for its top level."""
         wanted = int(self._call("btrfs_subvolume_get_default", device))
         found = self._call("btrfs_subvolume_list", device)
         return next(
@@ -226,7 +193,6 @@ class Storage(Calls):
         )
 
     def filesystem_use(self) -> list[FilesystemUse]:
-        """Return the space of each mounted filesystem."""
         uses = []
         for path in self._call("mountpoints").values():
             facts = self._call("statvfs", path)
@@ -235,11 +201,9 @@ class Storage(Calls):
         return uses
 
     def lost_writes(self) -> str | None:
-        """Return what the appliance's kernel said about data that did not reach a disk; None for nothing."""
         return lost_writes(str(self._call("dmesg")))
 
     def resolves(self, host: str) -> bool:
-        """Tell whether the appliance itself can look up a host name; needs the network."""
         question = f"getent ahosts {shlex.quote(host)} >/dev/null && echo yes || echo no"
         return str(self._call("debug", "sh", [question], limit=120.0)).strip() == "yes"
 

@@ -1,17 +1,17 @@
-"""The port to guests: what the rest of pybuilder may ask of an appliance.
+"""The port to guests: the requests that an appliance answers.
 
-Two views of the same object. ``Guest`` is what a customization sees: the
-guest's own files and commands, once its filesystems are mounted. ``Appliance``
-adds disks, partitions and filesystems, for growth and for making templates.
+Two views of the same object. ``Guest`` has the files and commands of the guest,
+once its filesystems are mounted; customizations use it. ``Appliance`` adds
+disks, partitions and filesystems, for growth and for making templates.
 
 Paths given to a ``Guest`` are absolute paths inside the guest. Symbolic links
 are followed inside the guest, never into the appliance: libguestfs itself
 loses data silently through absolute links in ``cp_a``, ``mv``, ``rm_rf`` and
 ``tar_in`` (``docs/threat-model.md`` F19), so implementations resolve first.
 
-A guest may be hostile, and has a budget: whatever comes out of it has a limit.
-A larger file, a longer list, or what is no regular file where one is expected
-(a pipe would never end) is refused.
+A guest may be hostile and has a budget: there is a limit for everything that is
+read from it. A larger file or a longer list is refused, and so is anything but
+a regular file where one is expected (a pipe would never end).
 
 All methods raise ``GuestCallError`` when the request fails, ``ApplianceError``
 when the appliance died or did not answer in time, and ``Interrupted`` when a
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Protocol
 
 LARGEST_TEXT = 4 << 20
-"""Bytes of a file that is read whole, unless another limit is given: configuration and the like."""
+"""Default limit in bytes for a file that is read whole, such as configuration."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class FileStatus:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a command in the guest ended.
+    """The result of a command in the guest.
 
     Attributes:
         status: Exit status, 0 to 255; 128 plus the signal's number when a signal ended it.
@@ -61,7 +61,7 @@ class CommandResult:
 
 @dataclass(frozen=True)
 class FilesystemUse:
-    """Space of one mounted filesystem, in bytes, and where in the guest it is mounted."""
+    """Space of one mounted filesystem in bytes, and its path in the guest."""
 
     total: int
     free: int
@@ -73,14 +73,14 @@ class BlockDevice:
     """A partition, volume, array, opened container, or disk without partitions, as libblkid sees it.
 
     Attributes:
-        name: What the appliance calls it.
-        kind: What it holds, such as ``ext4`` or ``LVM2_member``; empty when nothing is known.
-        uuid: UUID of what it holds.
-        member: UUID of this one among several devices that share a UUID.
-        label: Label of what it holds.
+        name: Its name in the appliance.
+        kind: Type of its content, such as ``ext4`` or ``LVM2_member``; empty if unknown.
+        uuid: UUID of its content.
+        member: UUID of the device itself, if several devices share a UUID.
+        label: Label of its content.
         partuuid: UUID of the partition.
         partlabel: Name of the partition.
-        array: The name that an array has by itself, such as ``host:0``.
+        array: The name inside an array, such as ``host:0``.
         array_uuid: UUID of an array; empty for other devices.
     """
 
@@ -99,16 +99,16 @@ class Guest(Protocol):
     """The files and commands of a mounted guest."""
 
     def exists(self, path: str) -> bool:
-        """Tell whether ``path`` is there (links followed)."""
+        """Return whether ``path`` exists (links followed)."""
 
     def is_file(self, path: str) -> bool:
-        """Tell whether ``path`` is a regular file (links followed)."""
+        """Return whether ``path`` is a regular file (links followed)."""
 
     def is_dir(self, path: str) -> bool:
-        """Tell whether ``path`` is a directory (links followed)."""
+        """Return whether ``path`` is a directory (links followed)."""
 
     def is_symlink(self, path: str) -> bool:
-        """Tell whether ``path`` itself is a symbolic link."""
+        """Return whether ``path`` itself is a symbolic link."""
 
     def realpath(self, path: str) -> str:
         """Resolve all links inside the guest; the file must exist."""
@@ -123,16 +123,16 @@ class Guest(Protocol):
         """Return the names in the directory ``path``, sorted; a few MiB of names at most."""
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the paths that match a shell pattern, sorted; none is no error, more than a few MiB are."""
+        """Return the paths that match a shell pattern, sorted; a few MiB at most."""
 
     def read(self, path: str, *, limit: int = LARGEST_TEXT) -> bytes:
-        """Return the content of a regular file; one of more than ``limit`` bytes is refused."""
+        """Return the content of a regular file; a file of more than ``limit`` bytes is refused."""
 
     def write(self, path: str, content: bytes) -> None:
         """Replace or create a file; an existing one keeps its mode and owner."""
 
     def append(self, path: str, content: bytes) -> None:
-        """Add to the end of a file, which is created when missing."""
+        """Append to a file, which is created if missing."""
 
     def upload(self, local: Path, path: str) -> None:
         """Copy a local file into the guest; the parent directory must exist."""
@@ -142,40 +142,39 @@ class Guest(Protocol):
 
         Args:
             path: The file.
-            local: Where it goes.
+            local: The destination.
             limit: Most bytes that are written.
-            last: Take the last ones of a larger file, instead of refusing it.
+            last: Whether to copy the end of a larger file instead of refusing it.
         """
 
     def copy_in(self, local: Path, directory: str, *, name: str | None = None) -> None:
         """Copy a local file or tree into an existing directory of the guest, keeping modes.
 
-        What a link on the host points to is copied. What is new belongs to root, and keeps its
-        capabilities; directories that are there keep their owners and modes.
+        Links on the host are followed. New files belong to root and keep their capabilities; existing
+        directories keep their owners and modes.
 
         Args:
             local: The file or tree.
             directory: The directory.
-            name: Its name in there; that of ``local`` by default.
+            name: The name in the guest; that of ``local`` by default.
         """
 
     def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
         """Unpack a local tar file into a directory of the guest, with owners, modes and attributes.
 
-        Members whose folders are links in the guest go where the links lead (``docs/threat-model.md`` F19).
+        Where a folder is a link in the guest, members go to the link's target (``docs/threat-model.md`` F19).
 
         Args:
             local: The tar file.
             directory: An existing directory.
-            compress: How it is compressed: ``gzip``, ``bzip2``, ``xz``; None when it is not.
+            compress: ``gzip``, ``bzip2`` or ``xz``; None if it is not compressed.
         """
 
     def replace(self, path: str, content: bytes) -> None:
         """Replace an existing regular file at once, keeping mode, owner and extended attributes.
 
-        Links are followed first; the new content goes to a temporary sibling that is then
-        renamed over the old file, so that no reader ever sees half of it. A file that has
-        several names is written in place, so that all of them show it.
+        Links are followed. The new content goes to a temporary file that is renamed over the old one, so a
+        reader never sees half of it. A file with several names is written in place, so that all show it.
         """
 
     def touch(self, path: str) -> None:
@@ -194,7 +193,7 @@ class Guest(Protocol):
         """
 
     def mkdir_p(self, path: str) -> None:
-        """Create a directory and its parents; an existing directory is no error."""
+        """Create a directory and its parents; an existing directory is fine."""
 
     def mkdir_mode(self, path: str, mode: int) -> None:
         """Create one directory with exactly this mode; the parent must exist."""
@@ -206,7 +205,7 @@ class Guest(Protocol):
         """Set owner and group by number."""
 
     def remove(self, path: str) -> None:
-        """Remove a file or tree (a link itself, not its target); a missing one is no error."""
+        """Remove a file or tree (a link itself, not its target); a missing one is fine."""
 
     def copy(self, source: str, destination: str) -> None:
         """Copy a file or tree inside the guest like ``cp -a``."""
@@ -215,30 +214,30 @@ class Guest(Protocol):
         """Rename inside the guest like ``mv``."""
 
     def symlink(self, target: str, link: str) -> None:
-        """Make ``link`` point to ``target``, replacing a file or link; a directory there is an error."""
+        """Make ``link`` point to ``target``; replace a file or link, but refuse to replace a directory."""
 
     def relabel(self, specification: str, excluded: Sequence[str] = ()) -> bool:
-        """Give all files of the mounted filesystems their SELinux labels, with the appliance's setfiles.
+        """Set the SELinux labels of all files on the mounted filesystems, with the appliance's setfiles.
 
         Args:
             specification: The policy's file of contexts, in the guest.
-            excluded: Directories of the guest that are passed over, with all that is in them.
+            excluded: Directories of the guest that are left out.
 
         Returns:
-            False when the appliance has no setfiles; nothing was changed then.
+            False if the appliance has no setfiles; nothing was changed.
         """
 
     def mount_memory(self, path: str) -> None:
         """Mount an empty filesystem in the appliance's memory on a directory; only root may enter it."""
 
     def unmount(self, path: str) -> None:
-        """Unmount what ``mount_memory`` mounted; its content is lost."""
+        """Unmount a filesystem of ``mount_memory``; its content is lost."""
 
     def start_of(self, path: str, size: int) -> bytes:
-        """Return the first ``size`` bytes of a regular file, or all of a shorter one; at most 2 MiB."""
+        """Return the first ``size`` bytes of a regular file, or all of a shorter file; at most 2 MiB."""
 
     def end_of(self, path: str, size: int) -> bytes:
-        """Return the last ``size`` bytes of a regular file, or all of a shorter one; at most 2 MiB."""
+        """Return the last ``size`` bytes of a regular file, or all of a shorter file; at most 2 MiB."""
 
     def sh(
         self,
@@ -251,12 +250,12 @@ class Guest(Protocol):
         """Run a shell script in the guest with ``/bin/sh``; its failure is a result, not an error.
 
         Args:
-            script: Of any length. Standard input is ``/dev/null``.
-            follow: A file in the guest; what is added to it meanwhile is reported line by line, as debug
-                notices, while the script runs (in guests whose tail cannot do that, afterwards).
-            limit: Seconds after which it is stopped, with all that it started; None for no limit.
-            patience: Seconds after which the appliance is ended, if there is no such limit; None for the
-                user's own commands, which may take as long as they like.
+            script: The script, of any length. Its standard input is ``/dev/null``.
+            follow: A file in the guest whose new lines are reported as debug notices while the script runs
+                (afterwards, if the guest's tail cannot follow).
+            limit: Seconds after which it is stopped with its children; None for no limit.
+            patience: Seconds after which the appliance is stopped if there is no ``limit``; None for the
+                user's commands, which may take any time.
         """
 
 
@@ -264,7 +263,7 @@ class Appliance(Guest, Protocol):
     """A running appliance with its disks. Devices are named ``/dev/sda`` and so on."""
 
     def supports(self, *features: str) -> bool:
-        """Tell whether the appliance has all of these libguestfs feature groups, such as ``xfs``."""
+        """Return whether the appliance has all of these libguestfs feature groups, such as ``xfs``."""
 
     def device_size(self, device: str) -> int:
         """Return the size of a disk, partition or volume in bytes."""
@@ -276,16 +275,16 @@ class Appliance(Guest, Protocol):
         """Return all partitions, such as ``/dev/sda1``."""
 
     def filesystems(self) -> dict[str, str]:
-        """Return every device that holds something, and what: ``ext4``, ``swap``, ``unknown``."""
+        """Return the type of each device's content: ``ext4``, ``swap``, ``unknown``."""
 
     def filesystem_type(self, device: str) -> str:
-        """Return what a device holds, such as ``ext4`` or ``LVM2_member``; empty when nothing is known."""
+        """Return the type of a device's content, such as ``ext4`` or ``LVM2_member``; empty if unknown."""
 
     def filesystem_uuid(self, device: str) -> str:
         """Return the filesystem's UUID."""
 
     def block_devices(self) -> list[BlockDevice]:
-        """Return all that may hold files on the guest's disks, and what it is known by."""
+        """Return all devices that may hold data, with the facts that identify them."""
 
     def make_gpt(self, device: str, partitions: Sequence[tuple[int, int, str]]) -> None:
         """Write a GPT with (first sector, last sector, type GUID) per partition."""
@@ -318,22 +317,22 @@ class Appliance(Guest, Protocol):
         """Grow an unmounted NTFS to its device."""
 
     def grow_swap(self, device: str) -> None:
-        """Make swap space anew as large as its device, with the UUID and label that it had."""
+        """Recreate swap space in the size of its device, with the same UUID and label."""
 
     def grow_physical_volume(self, device: str) -> None:
         """Grow an LVM physical volume to its device."""
 
     def grow_volume(self, volume: str) -> None:
-        """Give a logical volume all free space of its group; none left is no error."""
+        """Give a logical volume all free space of its group, if there is any."""
 
     def make_volume(self, device: str, group: str, name: str) -> str:
-        """Make a volume group on a partition, and a volume that takes all of it; return its device."""
+        """Make a volume group on a partition and one volume of its whole size; return its device."""
 
     def canonical_volume(self, device: str) -> str:
-        """Return a logical volume's name as ``/dev/GROUP/VOLUME``; an error when it is none."""
+        """Return a logical volume's name as ``/dev/GROUP/VOLUME``; an error if it is not a volume."""
 
     def volume_uses(self, volume: str, device: str) -> bool:
-        """Tell whether the group of a logical volume (``/dev/GROUP/VOLUME``) has this physical volume."""
+        """Return whether the group of a logical volume (``/dev/GROUP/VOLUME``) has this physical volume."""
 
     def volumes(self) -> list[str]:
         """Return all logical volumes, as ``/dev/GROUP/VOLUME``."""
@@ -345,40 +344,40 @@ class Appliance(Guest, Protocol):
         """Open a LUKS container as ``/dev/mapper/NAME``."""
 
     def scan_volumes(self) -> None:
-        """Find LVM on devices that appeared meanwhile, such as opened LUKS containers."""
+        """Find LVM on new devices, such as opened LUKS containers."""
 
     def mounted(self) -> dict[str, str]:
-        """Return device to mount point for all mounted filesystems."""
+        """Return the mount point of each mounted device."""
 
     def trim(self, path: str) -> None:
         """Give the free blocks of a mounted filesystem back to the host's file."""
 
     def inspect_roots(self) -> list[str]:
-        """Look for operating systems on all disks (slow); return their root devices."""
+        """Search all disks for operating systems (slow); return their root devices."""
 
     def inspect_facts(self, root: str) -> dict[str, str]:
-        """Return what inspection found about a root: type, arch, distro, osinfo, product_name, ..."""
+        """Return the facts of inspection about a root: type, arch, distro, osinfo, product_name, ..."""
 
     def inspect_mountpoints(self, root: str) -> dict[str, str]:
-        """Return mount point to device for a root, shortest mount point first."""
+        """Return the device of each mount point of a root, shortest mount point first."""
 
     def filesystem_use(self) -> list[FilesystemUse]:
         """Return the space of each mounted filesystem."""
 
     def lost_writes(self) -> str | None:
-        """Return what the appliance's kernel said about data that did not reach a disk; None for nothing."""
+        """Return the kernel's first message about data that did not reach a disk; None if there is none."""
 
     def resolves(self, host: str) -> bool:
-        """Tell whether the appliance itself can look up a host name; needs the network."""
+        """Return whether the appliance can resolve a host name; needs the network."""
 
     def default_subvolume(self, device: str) -> str:
-        """Return the path of the subvolume that mounting a btrfs shows; empty for its top level."""
+        """Return the path of the default subvolume of a btrfs; empty for its top level."""
 
     def show_attached(self) -> None:
-        """Let the guest's commands see the disks that are only attached: until then nothing does."""
+        """Show the attached disks, which are hidden until then, to the guest's commands."""
 
     def hide_attached(self) -> None:
-        """Hide them again; nothing may be mounted."""
+        """Hide the attached disks again; nothing may be mounted."""
 
     def shutdown(self) -> None:
         """Unmount, flush and stop the appliance; an error means that data may not be on the disk."""

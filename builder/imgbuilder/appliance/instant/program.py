@@ -1,16 +1,16 @@
-"""What libguestfs starts in place of the hypervisor: it resumes a saved appliance, if one fits.
+"""The program that libguestfs starts in place of the hypervisor: it resumes a saved appliance if one fits.
 
-libguestfs alone knows the command line of its hypervisor, so the decision is
-made here, where that line is: does it have a shape that is known, is there a
-saved state for exactly this machine, and is that state untouched? The parent
-(``imgbuilder.appliance.instant``) says in a job file what it wants, and reads
-in a report file what was done.
+Only libguestfs knows the command line of its hypervisor, so the decision is
+made here: is the command line of a known shape, is there a saved state for
+exactly this machine, and is that state untouched? The parent
+(``imgbuilder.appliance.instant``) writes its request to a job file and reads
+the result from a report file.
 
 The file is run by the distribution's Python, with the standard library only,
-like ``appliance/worker.py``; the package imports it too, for its pure parts.
+like ``appliance/worker.py``. The package imports it for its pure parts.
 
-Whatever happens here, in the end this process becomes the hypervisor, or ends
-with status 1 and leaves no process behind.
+In the end this process always becomes the hypervisor, or exits with status 1
+and leaves no process behind.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ import time
 from typing import Any, NamedTuple, Optional
 
 MEMORY, OVERLAY, DRAWS, RECORD = "memory", "root.qcow2", "draws", "record.json"
-"""The files of a state: the machine's memory and devices, what it wrote to the appliance's root while it
-booted, random numbers that must not be seen again, and facts about the other three."""
+"""The files of a state: the machine's memory and devices, the blocks of the appliance's root that it wrote
+while it booted, random numbers that must not be used again, and facts about the other three."""
 GIVEN_UP = ".given-up"
-"""Suffix of the file that says: no state can be made for this machine."""
+"""Suffix of the file that marks a machine for which no state could be made."""
 RETRY_AFTER = 24 * 3600.0
-"""Seconds after which making a state is tried again all the same."""
+"""Seconds after which making a state is tried again."""
 MOST_DISKS = 4
-"""More disks than this are rare, and each number of disks has a state of its own."""
+"""More disks are rare, and each number of disks needs a separate state."""
 _HASHED = 64 << 20
 """Bytes of a file of the appliance that are hashed; a kernel or initial RAM disk has 4 to 60 MB."""
 _LAUNCHED = struct.pack(">I", 0xF5F55FF5)
-"""What the appliance's daemon says first; a resumed one has said it before it was saved."""
+"""The daemon's first message, which a resumed appliance sent before it was saved."""
 
 _FLAGS = {"-no-user-config", "-nodefaults", "-no-reboot", "-no-hpet"}
 _OPTIONS = {
@@ -60,24 +60,24 @@ _OPTIONS = {
     "-netdev": r"user,id=usernet,net=169\.254\.0\.0/16",
     "-append": r".*",
 }
-"""Every option that may occur, and its values: libguestfs 1.48's direct backend. Another shape may be as
-good, but nobody has tried it."""
+"""The options that may occur, and their values, as of libguestfs 1.48's direct backend. Others were not
+tested."""
 _ROOT = re.compile(r"file=(?P<path>/[^,]+),snapshot=on,id=appliance,cache=unsafe,if=none,format=raw")
 _DISK = re.compile(r"(?=.*,id=hd\d+,if=none$)(?=.*,cache=(unsafe|writeback),).*")
 _MACHINES = ("x86_64", "aarch64")
-"""Where the number of the ioctl that renews the random numbers is known (``guestside``)."""
+"""Architectures with a known number of the ioctl that renews the random numbers (``guestside``)."""
 
 
 class Shape(NamedTuple):
-    """What a hypervisor's command line says.
+    """The parts of a hypervisor's command line.
 
     Attributes:
         kernel: Path of the appliance's kernel.
         initrd: Path of its initial RAM disk.
         root: Path of its root filesystem.
-        socket: Where libguestfs waits for its daemon.
-        disks: How many disks there are beside the appliance's own.
-        lines: The command line without what may differ between two launches of the same machine.
+        socket: The socket on which libguestfs waits for its daemon.
+        disks: The number of disks, without the appliance's root.
+        lines: The command line without the parts that differ between launches of the same machine.
     """
 
     kernel: str
@@ -89,17 +89,14 @@ class Shape(NamedTuple):
 
 
 class UnfitError(Exception):
-    """This machine is booted, not resumed; the message says why."""
+    """The machine has to be booted; the message is the reason."""
 
 
 def read_shape(arguments: list[str]) -> Shape:
-    """Recognise a command line.
-
-    Args:
-        arguments: The hypervisor's arguments.
+    """Parse the hypervisor's arguments.
 
     Raises:
-        UnfitError: It is not of the one shape that is known to resume well.
+        UnfitError: Their shape is not the one that is known to resume well.
     """
     single: dict[str, str] = {}
     roots: list[str] = []
@@ -130,7 +127,7 @@ def read_shape(arguments: list[str]) -> Shape:
             value = ""
         lines.append(f"{word} {value}")
     if len(roots) != 1 or len(single) != 3:
-        raise UnfitError("the hypervisor's command line lacks something")
+        raise UnfitError("the hypervisor's command line is incomplete")
     if not 1 <= disks <= MOST_DISKS:
         raise UnfitError(f"there are {disks} disks, not 1 to {MOST_DISKS}")
     path = single["-chardev"].split(",")[1].partition("=")[2]
@@ -138,11 +135,7 @@ def read_shape(arguments: list[str]) -> Shape:
 
 
 def identity(path: str) -> list[Any]:
-    """Return what changes whenever a file is replaced or written to; no byte of it is read.
-
-    Raises:
-        OSError: It is not there.
-    """
+    """Return facts that change whenever a file is replaced or written to; its content is not read."""
     return _identity(os.stat(path), os.path.realpath(path))
 
 
@@ -151,14 +144,11 @@ def _identity(facts: os.stat_result, name: str) -> list[Any]:
 
 
 def appliance_identity(path: str) -> list[Any]:
-    """Return what changes whenever a file of the appliance is made anew.
+    """Return facts that change whenever a file of the appliance is built again.
 
-    Its times say nothing: each launch sets them, lest those who tidy up take it for abandoned. Kernel and
-    initial RAM disk are hashed wholly. Of the root filesystem, which is large, the beginning is: each has
-    a random UUID there (which is in the command line, too), and nobody ever writes to it.
-
-    Raises:
-        OSError: It is not there.
+    Its times do not count: each launch sets them, so that cleaners of temporary files keep it. Kernel and
+    initial RAM disk are hashed completely. Of the large root filesystem only the beginning is hashed: it has
+    a random UUID there, and is never written to.
     """
     digest = hashlib.blake2b(digest_size=20)
     with open(path, "rb") as file:
@@ -174,7 +164,7 @@ def appliance_identity(path: str) -> list[Any]:
 
 
 def processor() -> list[str]:
-    """Return what the host's first processor is and can do."""
+    """Return the model and the features of the host's first processor."""
     wanted = ("vendor_id", "model name", "cpu family", "model", "stepping", "microcode", "flags", "Features")
     found = []
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
@@ -188,15 +178,12 @@ def processor() -> list[str]:
 
 
 def state_key(shape: Shape, hypervisor: str, recipe: str) -> str:
-    """Return the name of the state that fits a machine: a digest of everything that shapes it.
+    """Return the name of the state that fits a machine: a digest of all its parts.
 
     Args:
         shape: The command line.
         hypervisor: Path of the hypervisor.
-        recipe: Digest of how states are made: our code and libguestfs's version.
-
-    Raises:
-        OSError: A file of the machine is not there.
+        recipe: Digest of our code and libguestfs's version, which make the states.
     """
     host = os.uname()
     facts = {
@@ -211,17 +198,11 @@ def state_key(shape: Shape, hypervisor: str, recipe: str) -> str:
 
 
 def open_state(folder: str) -> tuple[int, dict[str, Any]]:
-    """Open the memory of a state, if nobody touched the state since it was made.
-
-    Args:
-        folder: The state.
-
-    Returns:
-        The open descriptor of its memory, and its record.
+    """Open the memory of a state that was not changed since it was made; return its descriptor and record.
 
     Raises:
-        UnfitError: A part of it is missing, changed, or not this user's alone.
-        OSError: It cannot be read.
+        UnfitError: A file is changed, or other users may have access to it.
+        OSError: A file cannot be read.
         ValueError: Its record is damaged.
     """
     check_private(folder)
@@ -251,14 +232,13 @@ def open_state(folder: str) -> tuple[int, dict[str, Any]]:
 
 
 def check_private(folder: str) -> None:
-    """See that a folder is this user's and closed to everybody else, and that nobody can exchange it.
+    """Check that a folder is private to this user, and that other users cannot replace it.
 
-    Whoever may write to a folder above it can put another one in its place between this look and the moment
-    when QEMU opens a file in it by its name.
+    A user who may write to a folder above it could replace it between this check and the moment when QEMU
+    opens a file in it by name.
 
     Raises:
-        UnfitError: It is not.
-        OSError: It is not there.
+        UnfitError: It is not private, or other users can replace it.
     """
     facts = os.lstat(folder)
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
@@ -269,7 +249,7 @@ def check_private(folder: str) -> None:
             facts = os.lstat(path)
             for_all = stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_IWOTH
             if facts.st_uid not in (0, os.geteuid()) or (for_all and not facts.st_mode & stat.S_ISVTX):
-                raise UnfitError(f"other users can exchange {folder}, because they may write to {path}")
+                raise UnfitError(f"other users can replace {folder}, because they may write to {path}")
 
 
 def _check_own(facts: os.stat_result, name: str) -> None:
@@ -278,11 +258,11 @@ def _check_own(facts: os.stat_result, name: str) -> None:
 
 
 def resumed_arguments(arguments: list[str], overlay: str, memory: int, channel: int) -> list[str]:
-    """Turn the command line that boots a machine into the one that resumes it.
+    """Turn the arguments that boot a machine into those that resume it.
 
     Args:
         arguments: The arguments of the boot.
-        overlay: What the saved machine wrote to its root; only read.
+        overlay: The saved overlay of the root; only read.
         memory: Descriptor of the saved memory.
         channel: Descriptor of the connection to libguestfs.
     """
@@ -295,13 +275,7 @@ def resumed_arguments(arguments: list[str], overlay: str, memory: int, channel: 
 
 
 def saved_arguments(arguments: list[str], overlay: str, monitor: str) -> list[str]:
-    """Turn the command line that boots a machine into the one that boots it to be saved.
-
-    Args:
-        arguments: The arguments of the boot.
-        overlay: Where what it writes to its root goes.
-        monitor: Socket at which it takes orders.
-    """
+    """Turn the arguments that boot a machine into those that boot it with an overlay and a monitor socket."""
     changed = _with_root(
         arguments, f"file={_escaped(overlay)},id=appliance,cache=unsafe,if=none,format=qcow2"
     )
@@ -317,7 +291,7 @@ def _escaped(path: str) -> str:
 
 
 def read_mark(path: str) -> Optional[str]:  # noqa: UP045 - old interpreters read this file too
-    """Return why no state was made for a machine, if that is not long ago."""
+    """Return the reason why no state could be made for a machine, if that was recently."""
     try:
         if abs(time.time() - os.stat(path).st_mtime) > RETRY_AFTER:
             return None
@@ -331,7 +305,7 @@ class Program:
     """One run in place of the hypervisor.
 
     Args:
-        job: What the parent wants: ``mode`` (``resume``, ``make``), ``hypervisor`` (path), ``starter`` (words
+        job: The parent's request: ``mode`` (``resume``, ``make``), ``hypervisor`` (path), ``starter`` (words
             before it), ``states`` (folder), ``recipe``, ``report`` (file), ``key``, ``overlay`` and
             ``monitor`` (for ``make``).
         arguments: The hypervisor's arguments.
@@ -342,7 +316,7 @@ class Program:
         self._arguments = arguments
 
     def run(self) -> None:
-        """Become the hypervisor, or end."""
+        """Become the hypervisor, or exit."""
         try:
             if os.uname().machine not in _MACHINES:
                 raise UnfitError(f"not on {os.uname().machine}")
@@ -372,7 +346,7 @@ class Program:
         except (UnfitError, OSError, ValueError) as error:
             self._end({**facts, "failed": str(error)})
             return
-        self._tell({**facts, "resumed": True})  # before libguestfs can go on
+        self._report({**facts, "resumed": True})  # before libguestfs can go on
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             channel.connect(shape.socket)
@@ -387,20 +361,20 @@ class Program:
     def _make(self, key: str) -> None:
         if key != self._job["key"]:
             self._end({"failed": "the machine changed meanwhile"})
-        self._tell({"making": True})
+        self._report({"making": True})
         self._become(saved_arguments(self._arguments, self._job["overlay"], self._job["monitor"]))
 
     def _boot(self, why: str) -> None:
-        self._tell({"booted": why})
+        self._report({"booted": why})
         self._become(self._arguments)
 
-    def _end(self, on_event: dict[str, Any]) -> None:
-        self._tell(on_event)
+    def _end(self, facts: dict[str, Any]) -> None:
+        self._report(facts)
         sys.exit(1)
 
-    def _tell(self, on_event: dict[str, Any]) -> None:
+    def _report(self, facts: dict[str, Any]) -> None:
         with open(self._job["report"], "w", encoding="utf-8") as file:
-            json.dump(on_event, file)
+            json.dump(facts, file)
 
     def _become(self, arguments: list[str]) -> None:
         words = [*self._job["starter"], self._job["hypervisor"], *arguments]

@@ -80,7 +80,7 @@ def test_folder_that_others_can_exchange_is_refused(
     folder = tmp_path / above
     os.chown(folder, owner, -1)
     folder.chmod(mode)
-    with pytest.raises(UnfitError, match=f"other users can exchange {store.root}"):
+    with pytest.raises(UnfitError, match=f"other users can replace {store.root}"):
         store.open()
     os.chown(folder, 0, -1)
     folder.chmod(0o1777)
