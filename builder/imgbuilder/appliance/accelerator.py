@@ -1,10 +1,10 @@
-"""Whether KVM really works here, found by trying it once per host boot.
+"""Chooses KVM or emulation, by a test of KVM once per host boot.
 
-``/dev/kvm`` that opens proves nothing: on some hosts the first guest
-instruction hangs for ever, on others the hypervisor stops with an assertion
-(design decision 6). So a kernel is booted with KVM and no root file system: it
-prints its version, panics, and the machine resets within a second. The verdict
-is remembered until the host boots again or the hypervisor changes.
+That ``/dev/kvm`` can be opened proves nothing: on some hosts the first guest
+instruction hangs forever, on others the hypervisor stops with an assertion.
+So a kernel is booted with KVM and no root file system: it prints its version,
+panics, and the machine resets within a second. The verdict is remembered until
+the host boots again or the hypervisor changes.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from imgindex.files import make_folder, temporary_file
 _DEVICE = Path("/dev/kvm")
 _PROBE_LIMIT = 15.0
 """Seconds for a kernel to boot and panic; with working KVM it takes less than two."""
-_BROKEN = f"{_DEVICE} is there, but KVM does not work on this host"
+_BROKEN = f"{_DEVICE} exists, but KVM does not work on this host"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
 class KvmVerdict:
-    """Whether the appliance should use KVM.
+    """The result of the test of KVM.
 
     Attributes:
-        usable: True when it works, or when nothing speaks against trying it.
-        reason: Why, in a few words for the user.
-        detail: What the trial printed; empty when there was none.
-        proved: Whether it was tried; False when there was no kernel to try it with.
+        usable: Whether to use KVM: it works, or could not be tested.
+        reason: The reason, in a few words for the user.
+        proved: Whether it was tested; False if there was no kernel to test it with.
+        detail: The output of the test; empty if there was none.
     """
 
     usable: bool
@@ -46,14 +46,14 @@ class KvmVerdict:
 
 
 def kvm_verdict(state: Path, on_event: Reporter) -> KvmVerdict:
-    """Return the remembered verdict, or try KVM now and remember the outcome.
+    """Return the remembered verdict, or test KVM now and remember the result.
 
     Args:
-        state: Folder for the remembered verdict; created when missing.
+        state: Folder for the remembered verdict; created if missing.
         on_event: Called with debug lines.
     """
     if not _DEVICE.exists():
-        return KvmVerdict(usable=False, reason=f"there is no {_DEVICE}", proved=True)
+        return KvmVerdict(usable=False, reason=f"{_DEVICE} does not exist", proved=True)
     if not os.access(_DEVICE, os.R_OK | os.W_OK):
         return KvmVerdict(
             usable=False,
@@ -72,12 +72,12 @@ def kvm_verdict(state: Path, on_event: Reporter) -> KvmVerdict:
 
 
 def emulation_forced() -> bool:
-    """Tell whether libguestfs's own variable forbids KVM."""
+    """Return whether libguestfs's own variable forbids KVM."""
     return "force_tcg" in os.environ.get("LIBGUESTFS_BACKEND_SETTINGS", "")
 
 
 def chosen_accelerator(state: Path, on_event: Reporter) -> KvmVerdict:
-    """Return whether to use KVM, and tell people why not; see ``kvm_verdict`` for the arguments."""
+    """Return whether to use KVM, and report if not; see ``kvm_verdict`` for the arguments."""
     if emulation_forced():
         return KvmVerdict(usable=False, reason="LIBGUESTFS_BACKEND_SETTINGS says force_tcg", proved=True)
     verdict = kvm_verdict(state, on_event)
@@ -87,21 +87,21 @@ def chosen_accelerator(state: Path, on_event: Reporter) -> KvmVerdict:
 
 
 def announce(verdict: KvmVerdict, on_event: Reporter) -> None:
-    """Tell people that emulation is used, and why."""
+    """Report that emulation is used, and the reason."""
     info(on_event, f"{verdict.reason}; using emulation, which is slower")
     if verdict.detail:
         debug(on_event, verdict.detail)
 
 
 def remember_broken(state: Path, detail: str) -> KvmVerdict:
-    """Remember that KVM failed in real use, although nothing had spoken against it."""
+    """Remember that KVM failed in real use."""
     verdict = KvmVerdict(usable=False, reason=_BROKEN, detail=detail, proved=True)
     _write(state / "accelerator.json", _key(), verdict)
     return verdict
 
 
 def forget(state: Path) -> None:
-    """Forget the verdict, so that the next build tries again."""
+    """Forget the verdict, so that the next build tests again."""
     (state / "accelerator.json").unlink(missing_ok=True)
 
 
@@ -137,7 +137,7 @@ def _read(record: Path, key: dict[str, str]) -> KvmVerdict | None:
             return None
         return KvmVerdict(**known["verdict"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # never written, or damaged: trying again repairs it
+        return None  # not there, or damaged: the next test replaces it
 
 
 def _write(record: Path, key: dict[str, str], verdict: KvmVerdict) -> None:
@@ -147,16 +147,16 @@ def _write(record: Path, key: dict[str, str], verdict: KvmVerdict) -> None:
             os.write(descriptor, json.dumps({"key": key, "verdict": asdict(verdict)}).encode())
             temporary.replace(record)
     except OSError:
-        return  # only remembered to save time: without a state folder every build tries
+        return  # it only saves time: without a state folder every build tests
 
 
 def _try_kvm(on_event: Reporter) -> KvmVerdict:
     kernels = readable_kernels()
     if platform.machine() != "x86_64" or not kernels:
-        return KvmVerdict(usable=True, reason=f"{_DEVICE} is there; not tried", proved=False)
-    debug(on_event, f"trying whether KVM works, with {kernels[0]}")
+        return KvmVerdict(usable=True, reason=f"{_DEVICE} exists; not tested", proved=False)
+    debug(on_event, f"testing KVM with {kernels[0]}")
     command: list[str | Path] = [hypervisor_name(), "-machine", "accel=kvm,graphics=off"]
-    # The same CPU model as libguestfs asks for: it is the model that some hosts choke on.
+    # The CPU model that libguestfs asks for: with it KVM fails on some hosts.
     command += ["-cpu", "max,la57=off", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot"]
     command += ["-serial", "stdio", "-kernel", kernels[0], "-append", "console=ttyS0 panic=-1"]
     try:
@@ -165,5 +165,5 @@ def _try_kvm(on_event: Reporter) -> KvmVerdict:
         return KvmVerdict(usable=False, reason=_BROKEN, detail=error.message, proved=True)
     if answer.status == 0 and b"Linux version" in answer.stdout:
         return KvmVerdict(usable=True, reason="KVM works", proved=True)
-    words = " ".join(answer.stderr.split())[-200:] or "the kernel printed nothing"
-    return KvmVerdict(usable=False, reason=_BROKEN, detail=words, proved=True)
+    text = " ".join(answer.stderr.split())[-200:] or "the kernel printed nothing"
+    return KvmVerdict(usable=False, reason=_BROKEN, detail=text, proved=True)

@@ -1,9 +1,9 @@
-"""Keeping disks that are only attached out of the appliance's sight.
+"""Hides attached disks in the appliance until the guest is mounted.
 
-An attached disk may be a sibling of the guest's own: then it has the same UUIDs, labels and volume
-groups, and nothing that looks for these could tell the two apart, libguestfs and the appliance's
-kernel least of all. So the kernel forgets attached disks as soon as the appliance runs, and finds
-them again when the guest is mounted and its commands begin.
+An attached disk may be a copy of the guest's disk, with the same UUIDs, labels and
+volume groups. libguestfs and the appliance's kernel would confuse the two. So the kernel
+forgets attached disks as soon as the appliance runs, and finds them again when the guest
+is mounted and its commands begin.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ lvm vgchange -an >/dev/null 2>&1
 if command -v mdadm >/dev/null; then mdadm --stop --scan >/dev/null 2>&1; fi
 if command -v ldmtool >/dev/null; then ldmtool remove all >/dev/null 2>&1; fi
 """
-"""They may have been made of an attached disk's parts when the appliance started."""
+"""The appliance may have assembled them from attached disks when it started."""
 _LAYERS_UP = """
 if command -v btrfs >/dev/null; then btrfs device scan --forget >/dev/null 2>&1; fi
 if command -v mdadm >/dev/null; then mdadm -As --auto=yes --run >/dev/null 2>&1; fi
@@ -31,13 +31,13 @@ _PLACE = re.compile(r"place ([0-9]{1,9}) ([0-9]{1,9}) ([0-9]{1,9}) ([0-9]{1,9}) 
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the appliance's kernel has a disk.
+class ScsiAddress:
+    """The address and name of a disk in the appliance's kernel.
 
     Attributes:
         host: Number of the SCSI host.
         address: Channel, target and unit there.
-        name: The kernel's name of it.
+        name: The kernel's name for it.
     """
 
     host: str
@@ -46,10 +46,10 @@ class Place:
 
 
 def hide_script(positions: Sequence[int]) -> str:
-    """Return the script that makes the appliance's kernel forget disks, and says where they were.
+    """Return the script that makes the appliance's kernel forget disks and prints their addresses.
 
     Args:
-        positions: Their places among the appliance's disks, from 0: the numbers of the SCSI targets.
+        positions: Their positions among the appliance's disks, from 0: the numbers of the SCSI targets.
     """
     numbers = " ".join(map(str, positions))
     return f"""{_LAYERS_DOWN}
@@ -73,9 +73,9 @@ true
 """
 
 
-def show_script(places: Sequence[Place]) -> str:
-    """Return the script that makes the kernel find disks again, under the names that they had."""
-    # One after the other, by name: the kernel gives the first name that is free.
+def show_script(places: Sequence[ScsiAddress]) -> str:
+    """Return the script that makes the kernel find disks again, under the same names."""
+    # One by one in the order of names: the kernel assigns the first free name.
     ordered = sorted(places, key=lambda place: (len(place.name), place.name))
     steps = [
         f"""echo '{place.address}' >/sys/class/scsi_host/host{place.host}/scan
@@ -86,14 +86,16 @@ udevadm settle
     return "\n".join(["set -e", *steps, "set +e", _LAYERS_UP, "udevadm settle", "true"])
 
 
-def read_places(text: str, number: int) -> list[Place]:
-    """Read what the script said that hides disks.
+def read_places(text: str, number: int) -> list[ScsiAddress]:
+    """Read the addresses that the hiding script printed.
 
     Raises:
-        GuestError: It did not find as many.
+        GuestError: It did not find that number of disks.
     """
     found = [_PLACE.fullmatch(line) for line in text.splitlines()]
-    places = [Place(line[1], f"{line[2]} {line[3]} {line[4]}", line[5]) for line in found if line is not None]
+    places = [
+        ScsiAddress(line[1], f"{line[2]} {line[3]} {line[4]}", line[5]) for line in found if line is not None
+    ]
     if len(places) != number or len(found) != number:
-        raise GuestError(f"the appliance said {text[:200]!r}")
+        raise GuestError(f"unexpected answer of the appliance: {text[:200]!r}")
     return places

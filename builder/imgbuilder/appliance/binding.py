@@ -1,8 +1,8 @@
-"""Which Python interpreter can load libguestfs.
+"""Finds the Python interpreter that can load libguestfs.
 
 The binding is not on PyPI: distributions build it for their own interpreter.
-Since only the worker process loads it, pybuilder itself may run under any
-interpreter, such as that of a virtual environment (``docs/adr/0002``).
+Only the worker process loads it, so pybuilder itself may run under any other
+interpreter, such as that of a virtual environment.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def find_binding() -> Binding:
         try:
             answer = process.run([interpreter, "-I", "-c", _PROBE], check=False, timeout=60)
         except ToolError:
-            continue  # not an interpreter after all, or one that hangs: the next one may do
+            continue  # not an interpreter, or it hangs: try the next
         lines = answer.stdout.decode(errors="replace").split("\n")
         if answer.status == 0 and len(lines) >= 2:
             return Binding(interpreter, Path(lines[0]), lines[1])

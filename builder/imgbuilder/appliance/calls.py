@@ -1,10 +1,10 @@
-"""What the parts of the appliance's handle share: the worker, a scratch folder, and guest paths.
+"""The base of the parts of the appliance's handle: the worker, a scratch folder, and guest paths.
 
 libguestfs resolves most paths inside the guest, but not all: ``cp_a``, ``mv``,
 ``ln_s``, ``rm_rf`` and ``tar_in`` build a path of the appliance, where an
-absolute link of the guest leads out of it and data is lost without an error.
-Their arguments are resolved by ``realpath`` first, which is answered inside the
-guest; and what they would write to must be no link itself.
+absolute link in the guest leads out of the guest and data is lost without an
+error. So their arguments are resolved inside the guest first, by ``realpath``,
+and a destination must not be a link.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from imgbuilder.appliance.connection import Connection
 
 LISTING = 4 * 1024 * 1024
-"""Bytes of a file on this host that a call may write: libguestfs fetches lists of names in such files."""
+"""Most bytes of a file on this host that a call may write: libguestfs fetches lists of names in files."""
 LONG = 3600.0
 """Seconds without progress for calls that move or check whole filesystems."""
 
 
 def is_utf8(path: Path) -> bool:
-    """Tell whether a name of this host is UTF-8, which is all that libguestfs's binding takes."""
+    """Return whether a path of this host is UTF-8; libguestfs's binding accepts no other."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -47,21 +47,21 @@ class Calls:
         return self._connection.call(method, *args, most=most, **kwargs)
 
     def _local(self, path: Path) -> str:
-        """Return a name of a local file that the binding takes, which may be another than its own."""
+        """Return a path of a local file that the binding accepts: the path itself, or a link to it."""
         if is_utf8(path):
             return str(path)
-        link = self._scratch / f"link-{uuid.uuid4().hex}"  # gone with the folder
+        link = self._scratch / f"link-{uuid.uuid4().hex}"  # removed with the folder
         link.symlink_to(path.absolute())
         return str(link)
 
     # Paths
 
     def _resolve(self, path: str) -> str:
-        """Resolve an existing path wholly."""
+        """Resolve an existing path completely."""
         return str(self._call("realpath", path))
 
     def _resolve_parent(self, path: str) -> str:
-        """Resolve all but the last part, so that a link itself can be named."""
+        """Resolve all but the last part, so that the path can name a link."""
         parent, name = posixpath.split(posixpath.normpath(path))
         if not name:
             return "/"

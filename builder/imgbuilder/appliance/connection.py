@@ -1,4 +1,4 @@
-"""The parent's side of the worker process: calls, time limits, and its certain end."""
+"""The parent's side of the worker process: calls, time limits, and its end."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from imgbuilder.host.process import Popen
 
 _HEADER = struct.Struct(">I")
 _LARGEST_FRAME = 24 * 1024 * 1024
-"""Bytes of one answer, as the worker limits it."""
+"""Most bytes of one answer; the worker has the same limit."""
 _LONGEST_REFUSAL = 4000
-"""Characters of an error that are kept: it may quote what a program of the guest printed."""
+"""Characters of an error that are kept: it may quote the output of a program in the guest."""
 _LONGEST_LINE = 4096
 _KEPT_LINES = 60
 """Lines of the appliance's console that an error can quote."""
@@ -44,7 +44,7 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 def encode(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Turn an argument into what JSON can carry."""
+    """Turn an argument into JSON data."""
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode("ascii")}
     if isinstance(value, list | tuple):
@@ -88,16 +88,16 @@ class Connection:
         self._partial = ""
         ours, theirs = socket.socketpair()
         self._socket = ours
-        self._words = (runtime / "worker.err").open("w+b")
+        self._stderr = (runtime / "worker.err").open("w+b")
         self._process: Popen[bytes] | None = None
         self._hypervisor: int | None = None
         self._stopped: BaseException | None = None
         try:
             with uninterrupted():
                 self._process = process.start(
-                    # The kernel ends the worker with us, whatever ends us (docs/threat-model.md B3).
+                    # The kernel ends the worker when we end, however that happens.
                     ["setpriv", "--pdeathsig", "KILL", "--", interpreter, "-I", WORKER, str(theirs.fileno())],
-                    stderr=self._words,
+                    stderr=self._stderr,
                     pass_fds=[theirs.fileno()],
                     env={
                         "LIBGUESTFS_TMPDIR": str(runtime),
@@ -131,24 +131,24 @@ class Connection:
         Args:
             method: Its name in the Python binding.
             args: Its positional arguments.
-            limit: Seconds without any sign of life until the appliance counts as hung; None for no limit.
-            console: Whether what the console prints is such a sign: during a start it is, while a guest's
-                program may print for ever.
-            most: Bytes that a file on this host may have after the call wrote to it; None for no limit.
-            label: What to call the transfer when its progress is reported; None to keep quiet.
+            limit: Seconds without a sign of life until the appliance counts as hung; None for no limit.
+            console: Whether console output counts as a sign of life. It does during a start; later a program
+                in the guest may print forever.
+            most: Most bytes of a file on this host that the call may write; None for no limit.
+            label: Name of the transfer in progress reports; None for no reports.
             kwargs: Its optional arguments.
 
         Returns:
-            What the method returns.
+            The result of the method.
 
         Raises:
             GuestCallError: libguestfs refused or failed.
-            ApplianceError: The appliance died or did not answer in time; it is gone then.
-            Interrupted: A signal came before the answer, now or in an earlier call: the connection is closed,
-                since the next call would get the answer of this one.
+            ApplianceError: The appliance died or did not answer in time, and was ended.
+            Interrupted: A signal came before the answer, in this call or an earlier one. The connection is
+                closed, because the next call would get the answer of this one.
         """
         if self._stopped is not None:
-            raise self._stopped  # an error of the appliance would hide it from whatever cleans up
+            raise self._stopped  # an error of the appliance would hide it from the caller's cleanup
         request = {
             "method": method,
             "args": encode(args),
@@ -164,7 +164,7 @@ class Connection:
                 raise self._death() from error
             return self._answer(limit=limit, console=console, label=label)
         except GuestError:
-            raise  # a whole answer, or a connection that is closed already
+            raise  # the answer was complete, or the connection is closed already
         except BaseException as error:
             self._stopped = error
             with uninterrupted():
@@ -176,7 +176,7 @@ class Connection:
         return "\n".join([*self._lines, self._partial] if self._partial else self._lines)
 
     def watch_hypervisor(self) -> None:
-        """Find out which process is the hypervisor, so that ``close`` can wait for its end as well."""
+        """Look up the hypervisor's process, so that ``close`` can wait for its end."""
         number = self.call("get_pid")
         if number is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -189,13 +189,13 @@ class Connection:
             socketdirs.claim_sockets(self._runtime, self._process.pid)
             process.end_group(self._process)
         if self._hypervisor is not None:
-            # It ends with the worker, but somewhat later, and until then the disks are in use.
+            # It ends shortly after the worker, and until then the disks are in use.
             ended = select.poll()
             ended.register(self._hypervisor, select.POLLIN)
             ended.poll(_DEATH_LIMIT * 1000)
             os.close(self._hypervisor)
             self._hypervisor = None
-        self._words.close()
+        self._stderr.close()
 
     def _answer(self, *, limit: float | None, console: bool, label: str | None) -> Any:  # noqa: ANN401
         moving = False
@@ -259,22 +259,22 @@ class Connection:
         return b"".join(pieces)
 
     def _death(self) -> ApplianceError:
-        if not self._words.closed:
-            self._words.seek(max(0, self._words.seek(0, os.SEEK_END) - 2000))
-            words = self._words.read(2000).decode(errors="replace").strip()
+        if not self._stderr.closed:
+            self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 2000))
+            text = self._stderr.read(2000).decode(errors="replace").strip()
         else:
-            words = ""
+            text = ""
         self.close()
         return ApplianceError(
-            "the appliance's worker process ended unexpectedly" + (f": {words}" if words else "")
+            "the appliance's worker process ended unexpectedly" + (f": {text}" if text else "")
         )
 
     def _log(self, text: str) -> None:
-        """Split the console's text into lines; keep the last ones, and show them to ``--verbose``."""
+        """Split console output into lines; keep the last ones, and report all as debug lines."""
         *lines, self._partial = (self._partial + text.replace("\r", "")).split("\n")
         for line in lines:
             self._lines.append(line[:_LONGEST_LINE])
             debug(self._report, line[:_LONGEST_LINE])
-        if len(self._partial) > _LONGEST_LINE:  # a console that never ends its line
+        if len(self._partial) > _LONGEST_LINE:  # a line without end
             self._lines.append(self._partial[:_LONGEST_LINE])
             self._partial = ""

@@ -1,4 +1,4 @@
-"""Commands in the guest."""
+"""Runs commands in the guest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ start=$(($(wc -c <"$followed") + 1))
 sleep 2147483647 & beat=$!
 tail -c "+$start" -s 0.3 -f --pid="$beat" "$followed" >/dev/console 2>/dev/null </dev/null & reader=$!
 """
-"""The appliance's console is the one way out while a request runs; whatever arrives there is reported."""
+"""While a request runs, only the appliance's console can carry output; its lines are reported."""
 
 _FOLLOW_END = """\
 kill "$beat"
@@ -34,13 +34,13 @@ wait "$reader"
 kill "$limit" 2>/dev/null
 wait "$limit"
 """
-"""Let the reader catch up, but never for long; status 1 is that of a tail that does not know --pid.
+"""Let the reader catch up, for some seconds at most; status 1 means that tail does not support --pid.
 
-No process may stay behind: it would keep the guest's filesystems busy.
+No process may be left, because it would keep the guest's filesystems busy.
 """
 
 _LIMIT = "limited=; ! command -v timeout >/dev/null 2>&1 || limited='timeout -k 10 {seconds}'\n"
-"""The guest's own timeout ends a command and its children; without one, the limit of the request does."""
+"""The guest's timeout(1) ends a command and its children; without it, the request's limit applies."""
 _RESOLVER = "/etc/resolv.conf"
 _RESOLVER_BYTES = 64 * 1024
 _RESOLVER_BEFORE = """\
@@ -56,13 +56,13 @@ if [ "$(resolver 2>/dev/null)" != "$before" ]; then
     fi
 fi
 """
-"""libguestfs lends commands a file of its own, and takes it back afterwards with all that they did to it."""
+"""libguestfs replaces the file while commands run, and restores it afterwards without their changes."""
 _GRACE = 60.0
-"""Seconds more for the request: the command must be ended, and its output read."""
+"""Extra seconds for the request, to end the command and read its output."""
 
 
 class GuestCommands(GuestFiles):
-    """Runs scripts in the guest, and lets their output be followed."""
+    """Runs scripts in the guest, and reports their output while they run."""
 
     def sh(
         self,
@@ -81,7 +81,7 @@ class GuestCommands(GuestFiles):
             self.write(inside, body)
             run = f"/bin/sh {shlex.quote(inside)}"
         kept = posixpath.join(posixpath.dirname(_RESOLVER), f".pybuilder-{uuid.uuid4().hex}")
-        # libguestfs tells only success or failure, and mixes neither status nor output into it.
+        # libguestfs itself returns no exit status, and no output of a failed command.
         wrapper = (
             "out=$(mktemp /tmp/.pybuilderXXXXXX) || exit 1\n"
             + ("" if follow is None else _FOLLOW.replace("FILE", shlex.quote(follow)))
@@ -104,8 +104,8 @@ class GuestCommands(GuestFiles):
         status = whole_number(word, 255)
         if status is None:  # this comes from the guest's own shell
             raise GuestCallError(
-                f"the guest's shell answered what it cannot have been asked: {ending[-100:]!r}",
-                hint="is /bin/sh in the guest a shell?",
+                f"unexpected answer of the guest's shell: {ending[-100:]!r}",
+                hint="check that /bin/sh in the guest is a shell",
             )
         if change == "removed":
             self._call("rm_f", _RESOLVER)
@@ -114,13 +114,13 @@ class GuestCommands(GuestFiles):
         return CommandResult(status=status, output=output[-_OUTPUT_TAIL:])
 
     def _keep_resolver(self, kept: str) -> None:
-        """Put what a command made of ``/etc/resolv.conf`` in the place of the guest's own file."""
+        """Keep a command's changes of ``/etc/resolv.conf``."""
         if not self.is_symlink(kept):
             content = self.start_of(kept, _RESOLVER_BYTES)
             before = self.start_of(f"{kept}.before", _RESOLVER_BYTES)
             own = self.start_of(_RESOLVER, _RESOLVER_BYTES) if self.is_file(_RESOLVER) else b""
             if before and content.startswith(before + b"\n") and own != content:
-                # Lines were added, and belong to the guest's own ones.
+                # Lines were added: append them to the guest's file.
                 ended = own if own.endswith(b"\n") or not own else own + b"\n"
                 self.write(kept, ended + content[len(before) + 1 :])
         self._call("rename", kept, _RESOLVER)

@@ -1,4 +1,4 @@
-"""Files of the guest: questions and changes."""
+"""Reads and changes files of the guest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ flags=-F
 for flag in q m C; do setfiles -$flag 2>&1 | grep -q 'invalid option' || flags="$flags -$flag"; done
 setfiles $flags -e /sysroot/dev -e /sysroot/proc -e /sysroot/sys {excluded} -r /sysroot {specification} {path}
 [ $? -le 1 ]"""
-"""What libguestfs runs to relabel; code 1 means that single files could not be labelled."""
+"""The command that libguestfs runs to relabel; with status 1 some files could not be labelled."""
 _MEMORY = "64m"
 """Size of a filesystem in the appliance's memory."""
 
@@ -37,10 +37,10 @@ def _too_large(path: str, size: int, limit: int) -> GuestCallError:
 class GuestFiles(Calls):
     """The ``GuestFiles`` part of the port over libguestfs calls."""
 
-    # Guest: questions
+    # Reading
 
     def exists(self, path: str) -> bool:
-        # libguestfs's own answer is that a link is there, wherever it leads.
+        # libguestfs also returns true for a link without a target.
         return bool(self._call("exists", path)) and (not self.is_symlink(path) or self._leads_somewhere(path))
 
     def _leads_somewhere(self, link: str) -> bool:
@@ -69,7 +69,7 @@ class GuestFiles(Calls):
         )
 
     def _size(self, path: str) -> int:
-        """Return the size of a regular file; opening a pipe or a device might never end."""
+        """Return the size of a regular file; to open a pipe or a device might never end."""
         facts = self.stat(path)
         if not stat.S_ISREG(facts.mode):
             raise GuestCallError(f"{path}: not a regular file", errno_name="EINVAL")
@@ -83,9 +83,9 @@ class GuestFiles(Calls):
 
     def read(self, path: str, *, limit: int = LARGEST_TEXT) -> bytes:
         size = self._size(path)
-        # libguestfs's read_file goes through a temporary file on the host and takes ten times as long.
+        # libguestfs's read_file uses a temporary file on the host and is ten times slower.
         content = bytearray()
-        while size <= limit:  # a program of the guest may still be writing to it
+        while size <= limit:  # a program in the guest may still write to it
             piece = self._call("pread", path, _PIECE, len(content))
             content += piece
             size = max(size, len(content))
@@ -101,7 +101,7 @@ class GuestFiles(Calls):
         size = min(size, _PIECE)
         return bytes(self._call("pread", path, size, max(0, self._size(path) - size)))
 
-    # Guest: changes
+    # Changing
 
     def write(self, path: str, content: bytes) -> None:
         self._put("write", path, content)
@@ -110,7 +110,7 @@ class GuestFiles(Calls):
         self._put("write_append", path, content)
 
     def _check_writable(self, path: str) -> None:
-        """Check that writing to ``path`` ends: it is a regular file, or there is nothing yet."""
+        """Check that ``path`` is a regular file or does not exist; writing to a pipe might never end."""
         try:
             self._size(path)
         except GuestCallError as error:
@@ -132,14 +132,14 @@ class GuestFiles(Calls):
         if size > limit and not last:
             raise _too_large(path, size, limit)
         kept, target = min(size, limit), self._local(local)
-        # Of exactly that many bytes, since a program of the guest may still be writing to it.
+        # A fixed number of bytes, because a program in the guest may still write to it.
         self._call("download_offset", path, target, size - kept, kept, most=max(1, limit), limit=LONG)
 
     def copy_in(self, local: Path, directory: str, *, name: str | None = None) -> None:
         archive = self._scratch / f"copy-{uuid.uuid4().hex}.tar"
         try:
             localtree.pack(local, archive, name or localtree.name_of(local))
-            # Else the mode of a folder such as /etc would be that of a folder on this host.
+            # Otherwise a folder such as /etc would get the mode of a folder on this host.
             self._unpack(archive, directory, keep_folders=True)
         finally:
             archive.unlink(missing_ok=True)
@@ -154,7 +154,7 @@ class GuestFiles(Calls):
         placed = self._scratch / f"placed-{uuid.uuid4().hex}.tar"
         try:
             archive = local
-            # Nothing can be in the way in an empty folder, such as a new filesystem.
+            # In an empty folder, such as a new filesystem, there are no links.
             if set(self.ls(target)) - {"lost+found"} and tarpaths.redirect(
                 local, target, self, placed, keep_folders=keep_folders
             ):
@@ -188,12 +188,12 @@ class GuestFiles(Calls):
             found = [name for name in listing.read_text(errors="surrogateescape").split("\0") if name]
         finally:
             listing.unlink(missing_ok=True)
-        # The names begin with a slash, whatever libguestfs's own manual says of "relative".
+        # The names begin with a slash, although libguestfs's manual calls them relative.
         paths = [posixpath.join(root, name.lstrip("/")) for name in found]
         return sorted(path for path, mode in self._modes(paths).items() if stat.S_ISREG(mode))
 
     def _modes(self, paths: Iterable[str]) -> dict[str, int]:
-        """Return the types and modes of files, links themselves among them; missing ones are left out."""
+        """Return the types and modes of files (links not followed); missing files are left out."""
         folders: dict[str, list[str]] = {}
         for path in paths:
             folder, name = posixpath.split(path)
@@ -212,14 +212,14 @@ class GuestFiles(Calls):
 
     def replace(self, path: str, content: bytes) -> None:
         target = self._resolve(path)
-        if self._call("statns", target)["st_nlink"] > 1:  # its other names are to show the same content
+        if self._call("statns", target)["st_nlink"] > 1:  # all its names must show the same content
             self.write(target, content)
             return
         temporary = str(self._call("mktemp", posixpath.join(posixpath.dirname(target), ".pybuilderXXXXXX")))
         try:
             self.write(temporary, content)
             self._call("copy_attributes", target, temporary, all=True)
-            # It sets the owner last, which takes set-user-id bits away.
+            # It sets the owner last, which clears set-user-id bits.
             self._call("chmod", self.stat(target).mode & 0o7777, temporary)
             self._call("rename", temporary, target)
         except GuestCallError:
@@ -255,7 +255,7 @@ class GuestFiles(Calls):
         origin = self._resolve_parent(source)
         place = self._place(origin, destination)
         if self.is_symlink(place):
-            # cp would follow it out of the guest.
+            # cp would follow it to a path outside the guest.
             if self.is_symlink(origin):
                 self._call("rm_f", place)
             elif self.is_file(origin) and self.is_file(place):
@@ -265,26 +265,26 @@ class GuestFiles(Calls):
         elif self.is_dir(place):
             if self.is_dir(origin) and not self.is_symlink(origin):
                 self._refuse_links(origin, place)
-            place = posixpath.dirname(place)  # where cp puts the origin by its name
+            place = posixpath.dirname(place)  # cp adds the name of the source
         elif self.exists(place) and not self.is_file(place):
             raise GuestCallError(f"{place} is a device or a pipe in the guest")
         self._call("cp_a", origin, place, limit=LONG)
 
     def _place(self, origin: str, destination: str) -> str:
-        """Return what ``cp`` and ``mv`` make of a destination: a name in a directory, or a new name."""
+        """Return the path that ``cp`` and ``mv`` write to: in a directory, with the name of the source."""
         if not self.is_dir(destination):
             return self._resolve_parent(destination)
         return posixpath.join(self._resolve(destination), posixpath.basename(origin))
 
     def _refuse_links(self, origin: str, place: str) -> None:
-        """Refuse to copy a tree over another in which links stand in the places of files."""
+        """Refuse to copy a tree over one that has links with the names of its files."""
         there = [place + path[len(origin) :] for path in self.files_below(origin)]
         folders = {folder for folder in map(posixpath.dirname, there) if self.is_dir(folder)}
         for path, mode in self._modes(path for path in there if posixpath.dirname(path) in folders).items():
             if stat.S_ISLNK(mode):
                 raise GuestCallError(
                     f"{path} is a link, and a file of {origin} would be written through it",
-                    hint=f"--delete {path} before it",
+                    hint=f"delete the link first: --delete {path}",
                 )
 
     def move(self, source: str, destination: str) -> None:
@@ -299,7 +299,7 @@ class GuestFiles(Calls):
                 raise
             if self.is_dir(place):
                 raise GuestCallError(f"{place} is a directory already", errno_name="EEXIST") from error
-            self._call("rm_f", place)  # mv would follow a link there out of the guest
+            self._call("rm_f", place)  # mv would follow a link there to a path outside the guest
             self._call("mv", origin, place, limit=LONG)
         if self.is_symlink(origin) or self.exists(origin):  # rename(2) does nothing to two names of one file
             self._call("rm_f", origin)
@@ -318,7 +318,7 @@ class GuestFiles(Calls):
         places = [f"/sysroot{self._resolve(path)}" for path in excluded if self.exists(path)]
         for path in sorted(self._call("mountpoints").values()):
             if places:
-                # libguestfs's own call can exclude nothing; this is what it runs.
+                # libguestfs's call has no excludes; this is the command that it runs.
                 command = _SETFILES.format(
                     excluded=" ".join(f"-e {shlex.quote(place)}" for place in places),
                     specification=shlex.quote(f"/sysroot{specification}"),
@@ -330,13 +330,13 @@ class GuestFiles(Calls):
         return True
 
     def mount_memory(self, path: str) -> None:
-        # libguestfs has no call for it; its umount_all finds the mount and takes it away, too.
+        # libguestfs has no call for it; its umount_all also unmounts this.
         place = shlex.quote(f"/sysroot{self._resolve(path)}")
         self._call(
             "debug", "sh", [f"mount -t tmpfs -o mode=0700,nosuid,nodev,size={_MEMORY} pybuilder {place}"]
         )
 
     def unmount(self, path: str) -> None:
-        # A daemon that a command left behind may write into it for ever: then it only loses its name.
+        # A daemon that a command left may keep it busy: then it is only detached.
         place = shlex.quote(f"/sysroot{self._resolve(path)}")
         self._call("debug", "sh", [f"umount {place} 2>/dev/null || umount -l {place}"])

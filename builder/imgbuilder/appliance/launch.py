@@ -1,4 +1,4 @@
-"""Starting an appliance: which accelerator, within which time, and what if it fails."""
+"""Starts an appliance: chooses the accelerator, resumes or boots it, and explains a failed start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from imgbuilder.appliance.accelerator import (
     hypervisor_name,
     remember_broken,
 )
-from imgbuilder.appliance.attached import Place, hide_script, read_places, show_script
+from imgbuilder.appliance.attached import ScsiAddress, hide_script, read_places, show_script
 from imgbuilder.appliance.binding import Binding, find_binding
 from imgbuilder.appliance.calls import LONG, is_utf8
 from imgbuilder.appliance.connection import Connection
@@ -42,28 +42,28 @@ from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.privatefolder import private_folder, scratch_folder
 
 _KVM_LIMIT = 30.0
-"""Seconds of silence after which an appliance under KVM counts as hung (design decision 6)."""
+"""Seconds of silence after which an appliance under KVM counts as hung."""
 _EMULATION_LIMIT = 600.0
 """The same under emulation, where a slow host's kernel is silent for long."""
 _SHOWN_LINES = 15
 """Lines of the appliance's console that the error of a failed start quotes."""
 
 _SECTOR = 512
-"""Bytes per sector of nearly all disks; libguestfs's own choice."""
+"""Bytes per sector of nearly all disks; libguestfs's default."""
 
 
 @contextmanager
 def open_appliance(
     disks: Sequence[Attachment], options: ApplianceOptions | None = None, on_event: Reporter = ignore
 ) -> Iterator[LibguestfsAppliance]:
-    """Start an appliance with disks, and end it for certain when the block is left.
+    """Start an appliance with disks; it always ends with the block.
 
-    Data is only safe on the disks after ``shutdown()`` returned without an error.
+    Data is safe on the disks only after ``shutdown()`` has returned without an error.
 
     Args:
-        disks: The disks in order; the first is ``/dev/sda``. Those that are only attached are hidden
-            until ``show_attached()``.
-        options: Memory, processors, network and how much to report.
+        disks: The disks in order; the first is ``/dev/sda``. Attached disks are hidden until
+            ``show_attached()``.
+        options: Options of the appliance.
         on_event: Called with notices and debug lines.
 
     Raises:
@@ -102,8 +102,8 @@ class _Folders(NamedTuple):
     """Private folders of one appliance.
 
     Attributes:
-        runtime: One with a short path, for sockets and small files.
-        scratch: One with room, where the user wants temporary files.
+        runtime: A folder with a short path, for sockets and small files.
+        scratch: A folder with room, in the user's folder for temporary files.
     """
 
     runtime: Path
@@ -111,7 +111,7 @@ class _Folders(NamedTuple):
 
     @property
     def programs(self) -> Path | None:
-        """The one from which a script can be started; None when both are mounted noexec."""
+        """The folder in which a script can be run; None if both are mounted noexec."""
         return next((path for path in self if not os.statvfs(path).f_flag & os.ST_NOEXEC), None)
 
 
@@ -137,7 +137,7 @@ def _resume(
     verdict: KvmVerdict,
     on_event: Reporter,
 ) -> Connection | None:
-    """Open the appliance from its saved state; None when it is to be booted."""
+    """Resume the appliance from its saved state; None if it has to be booted."""
     mode = instant_mode()
     program = _hypervisor_program()
     if not options.instant or mode is InstantMode.NEVER or program is None:
@@ -164,15 +164,15 @@ def _hypervisor_program() -> str | None:
 
 
 def _hypervisor(folders: _Folders, interpreter: Path, job: Job | None) -> Path | None:
-    """Write a wrapper that lets the kernel end the hypervisor with the worker (``docs/threat-model.md`` F16).
+    """Write a wrapper that lets the kernel end the hypervisor with the worker (docs/threat-model.md, F16).
 
     It also claims the folder of root's sockets (``imgbuilder.host.socketdirs``).
 
-    With a job, the command that starts the machine goes to the program that may resume it instead; all
-    others only ask the hypervisor what it can do.
+    With a job, the command that starts the machine goes to the program that may resume it instead. All other
+    commands only query the hypervisor's capabilities.
 
     Returns:
-        The wrapper; None to let libguestfs start the hypervisor itself, where no wrapper could run.
+        The wrapper; None where no wrapper can run: libguestfs then starts the hypervisor itself.
     """
     program = _hypervisor_program()
     setpriv = process.find_program("setpriv")
@@ -190,7 +190,7 @@ def _hypervisor(folders: _Folders, interpreter: Path, job: Job | None) -> Path |
 
 
 def _claim_sockets(runtime: Path) -> str:
-    """Return shell code that claims the folder of the sockets which the hypervisor's arguments name."""
+    """Return shell code that claims the folder of the sockets in the hypervisor's arguments."""
     return (
         f"for word; do case $word in *path={socketdirs.SHORT}/libguestfs??????/guestfsd.sock*)\n"
         "word=${word#*path=}\n"
@@ -200,13 +200,13 @@ def _claim_sockets(runtime: Path) -> str:
 
 
 def _keep_answers(wrapper: Path, program: str) -> None:
-    """Let libguestfs know our wrapper again, so that it does not question the hypervisor at each launch.
+    """Set the wrapper's time by the hypervisor, so that libguestfs reuses its cache of capabilities.
 
-    It keeps the answers in files named by the size and the time of what it calls, and never removes them.
+    libguestfs names the cache's files by the size and the time of the program, and never removes them.
     """
     facts = Path(program).stat()
-    told = f"{program} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns} {facts.st_ino}"
-    moment = int(hashlib.sha256(told.encode()).hexdigest()[:7], 16) + 1_000_000_000
+    key = f"{program} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns} {facts.st_ino}"
+    moment = int(hashlib.sha256(key.encode()).hexdigest()[:7], 16) + 1_000_000_000
     os.utime(wrapper, (moment, moment))
 
 
@@ -236,10 +236,10 @@ def _launch(
         connection.call("set_network", options.network)
         connection.call("set_verbose", options.verbose)
         connection.call("set_trace", options.trace)
-        # By default qemu halts the machine when the host's disk is full, without a word to anybody.
+        # By default qemu silently halts the machine when the host's disk is full.
         connection.call("config", "-global", "scsi-hd.werror=report")
         for number, disk in enumerate(disks):
-            # The output is made durable by one fsync at the end, so the hypervisor need not flush.
+            # One fsync at the end makes the output durable, so the hypervisor need not flush.
             caching: dict[str, Any] = (
                 {} if disk.readonly else {"cachemode": "unsafe", "discard": "besteffort"}
             )
@@ -265,7 +265,7 @@ def _launch(
 
 
 def _plain_name(path: Path, link: Path) -> Path:
-    """Return another name of a file whose own name libguestfs refuses: with a colon, or no UTF-8."""
+    """Return the path, or a link to it where libguestfs refuses the path: with a colon, or not UTF-8."""
     absolute = path.absolute()
     if ":" not in str(absolute) and is_utf8(absolute):
         return absolute
@@ -274,22 +274,19 @@ def _plain_name(path: Path, link: Path) -> Path:
 
 
 def _launch_failure(error: GuestError, console: str) -> ApplianceError:
-    """Say why the appliance did not start, in its own last words, and what to try (B4, B5)."""
+    """Return the error of a failed start, with the last console lines and advice."""
     lines = [line for line in console.split("\n") if line.strip()][-_SHOWN_LINES:]
     message = f"the appliance could not be started: {error.message}"
     if lines:
-        message += "\nthe last that it printed:\n" + "\n".join(f"  {line}" for line in lines)
+        message += "\nits last output:\n" + "\n".join(f"  {line}" for line in lines)
     advice = "run: pybuilder --doctor; if that finds nothing, add -v -x, or run: libguestfs-test-tool"
     if isinstance(error, ApplianceSilentError):
-        advice = f"a slow machine needs longer: --launch-timeout SECONDS; else {advice}"
+        advice = f"on a slow machine, wait longer: --launch-timeout SECONDS; otherwise {advice}"
     return ApplianceError(message, hint=advice)
 
 
-# The ``Appliance`` port over libguestfs calls, put together from its parts.
-
-
 _LIMIT = 300.0
-"""Seconds without an answer while disks are hidden or shown: all volumes of a guest are looked for."""
+"""Seconds without an answer while disks are hidden or shown: the appliance scans for all volumes."""
 
 
 class LibguestfsAppliance(GuestCommands, Storage):
@@ -298,13 +295,13 @@ class LibguestfsAppliance(GuestCommands, Storage):
     Args:
         connection: The worker that holds the launched handle.
         scratch: Private local folder for temporary files.
-        attached: The places of the disks that are only attached, from 0.
+        attached: The positions of the attached disks, from 0.
     """
 
     def __init__(self, connection: Connection, scratch: Path, attached: Sequence[int] = ()) -> None:
         super().__init__(connection, scratch)
         self._attached = tuple(attached)
-        self._hidden: list[Place] = []
+        self._hidden: list[ScsiAddress] = []
 
     def hide_attached(self) -> None:
         if self._attached and not self._hidden:
@@ -323,48 +320,45 @@ class LibguestfsAppliance(GuestCommands, Storage):
             raise
         except GuestError as error:
             raise GuestError(
-                f"attached disks cannot be kept apart from the guest's own: {error.message}",
-                hint="nothing was changed; do without --attach",
+                f"attached disks cannot be hidden: {error.message}",
+                hint="nothing was changed; try without --attach",
             ) from error
 
     def shutdown(self) -> None:
-        self._call("umount_all", limit=LONG)  # what is still in memory is written now, or lost now
+        self._call("umount_all", limit=LONG)  # data in memory is written now, or lost
         lost = self.lost_writes()
         if lost is not None:
             raise GuestError(
                 f"not everything that the guest wrote reached the image: {lost}",
-                hint="check the disk that the image is on",
+                hint="check the host's disk that holds the image",
             )
         self._call("shutdown", limit=LONG)
-
-
-# The folder in which libguestfs builds its appliance, once for each user and kernel (B7).
 
 
 VARIABLE = "LIBGUESTFS_CACHEDIR"
 
 
 def check_build_folder(environ: Mapping[str, str]) -> None:
-    """Refuse a folder that libguestfs cannot or must not use.
+    """Refuse a folder for libguestfs's appliance that it cannot or must not use.
 
-    libguestfs itself drops a wrong LIBGUESTFS_CACHEDIR with a message that nobody sees, and takes the
-    default; of a foreign appliance it says only that it is "not owned".
+    libguestfs itself ignores a wrong LIBGUESTFS_CACHEDIR silently and uses the default; for another user's
+    appliance it only reports that it is "not owned".
 
     Args:
-        environ: The variables that the appliance starts with.
+        environ: The environment of the appliance.
 
     Raises:
-        ApplianceError: It is not there, not a folder, not writable, or another user's.
+        ApplianceError: It is not a folder, not writable, or belongs to another user.
     """
     chosen = environ.get(VARIABLE)
     if not chosen or environ.get("LIBGUESTFS_PATH"):  # the latter is a ready appliance
         return
     folder = Path(chosen)
-    hint = f"choose another folder: {VARIABLE}=DIR, or leave it out to use /var/tmp"
+    hint = f"choose another folder: {VARIABLE}=DIR, or unset it to use /var/tmp"
     if not folder.is_dir():
-        raise ApplianceError(f"{VARIABLE} says {folder}, which is not a folder", hint=hint)
+        raise ApplianceError(f"{VARIABLE} is {folder}, which is not a folder", hint=hint)
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ApplianceError(f"{VARIABLE} says {folder}, where you may not write", hint=hint)
+        raise ApplianceError(f"{VARIABLE} is {folder}, which is not writable", hint=hint)
     built = folder / f".guestfs-{os.geteuid()}"
     try:
         facts = built.lstat()
@@ -372,6 +366,6 @@ def check_build_folder(environ: Mapping[str, str]) -> None:
         return
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
         raise ApplianceError(
-            f"{built}, where the appliance is kept, is not your own (its owner is user {facts.st_uid})",
+            f"{built}, where the appliance is kept, belongs to another user (uid {facts.st_uid})",
             hint=f"do not trust it; {hint}",
         )

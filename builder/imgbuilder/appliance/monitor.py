@@ -1,4 +1,4 @@
-"""Orders to a running hypervisor (QMP), by the QEMU project's own library."""
+"""Commands to a running hypervisor (QMP), through the QEMU project's library."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from imgbuilder.errors import ApplianceError
 from imgbuilder.host.interrupts import uninterrupted
 
 _BANDWIDTH = 16 * 1024**3
-"""Bytes per second; QEMU's own limit is meant for networks."""
+"""Bytes per second; QEMU's default limit is meant for networks."""
 _PAUSE = 0.05
 
 
 def write_memory(monitor: Path, memory: int, then: Callable[[], None], *, limit: float) -> None:
-    """Write a machine's memory and devices to a file, do something while it stands still, and let it go on.
+    """Write a machine's memory and devices to a file, call ``then`` while it is paused, and resume it.
 
     Args:
         monitor: The hypervisor's socket.
         memory: Descriptor of the file, open for writing.
-        then: Called when all is written and the machine stands still, its disks too.
-        limit: Seconds until it counts as failed.
+        then: Called when everything is written and the machine and its disks are paused.
+        limit: Seconds until it fails.
 
     Raises:
         ApplianceError: It failed.
@@ -35,12 +35,12 @@ def write_memory(monitor: Path, memory: int, then: Callable[[], None], *, limit:
 
 
 def write_screen(monitor: Path, picture: Path, *, limit: float) -> None:
-    """Write what a machine's first screen shows into a file, as a picture in PPM.
+    """Write a machine's first screen to a file, as a picture in PPM.
 
     Args:
         monitor: The hypervisor's socket.
         picture: Absolute path of the file, which the hypervisor writes.
-        limit: Seconds until it counts as failed.
+        limit: Seconds until it fails.
 
     Raises:
         ApplianceError: It failed.
@@ -49,27 +49,27 @@ def write_screen(monitor: Path, picture: Path, *, limit: float) -> None:
 
 
 def network_table(monitor: Path, *, limit: float) -> str:
-    """Return the connections of a machine's user network, as ``info usernet`` shows them to people.
+    """Return the connections of a machine's user network, as the text of ``info usernet``.
 
     Args:
         monitor: The hypervisor's socket.
-        limit: Seconds until it counts as failed.
+        limit: Seconds until it fails.
 
     Raises:
         ApplianceError: It failed.
     """
-    # There is no order for programs that tells this.
+    # QMP has no command of its own for this.
     order: dict[str, object] = {"command-line": "info usernet"}
     return str(_run(_execute(monitor, "human-monitor-command", order), limit))
 
 
 def end_machine(monitor: Path, then: Callable[[], None], *, limit: float) -> None:
-    """Wait until a machine is set up, do something, and end it.
+    """Wait until a machine is set up, call ``then``, and end the machine.
 
     Args:
         monitor: The hypervisor's socket.
-        then: Called when the hypervisor answers, which it does when it has opened all disks.
-        limit: Seconds until it counts as failed.
+        then: Called when the hypervisor answers; by then it has opened all disks.
+        limit: Seconds until it fails.
 
     Raises:
         ApplianceError: It failed.
@@ -85,7 +85,7 @@ async def _end_machine(monitor: Path, then: Callable[[], None]) -> None:
         then()
         await client.execute("quit")
     finally:
-        with contextlib.suppress(EOFError):  # it is gone already, as it was told
+        with contextlib.suppress(EOFError):  # it has ended already, as asked
             await client.disconnect()
 
 
@@ -100,13 +100,13 @@ async def _execute(monitor: Path, order: str, arguments: dict[str, object]) -> o
 
 def _run(orders: Any, limit: float) -> object:  # noqa: ANN401 - a coroutine
     try:
-        # A signal's exception that is raised in one of the event loop's own callbacks would be lost in it.
+        # The event loop would swallow a signal's exception that is raised in one of its callbacks.
         with uninterrupted():
             return asyncio.run(asyncio.wait_for(orders, limit))
     except TimeoutError as error:
-        raise ApplianceError(f"the hypervisor did not do as told within {limit:.0f} seconds") from error
+        raise ApplianceError(f"the hypervisor did not answer within {limit:.0f} seconds") from error
     except (QMPError, OSError, EOFError) as error:
-        raise ApplianceError(f"the hypervisor does not take orders: {error}") from error
+        raise ApplianceError(f"the hypervisor's monitor failed: {error}") from error
 
 
 async def _write_memory(monitor: Path, memory: int, then: Callable[[], None]) -> None:

@@ -13,12 +13,12 @@ from imgbuilder.errors import GuestCallError
 from imgbuilder.guests.ports import BlockDevice, FilesystemUse
 
 _HOLDERS = {"LVM2_member", "crypto_LUKS", "linux_raid_member"}
-"""Kinds of what other devices are made of."""
+"""Types of devices that hold other devices."""
 _ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
 
 
 def _plain(value: object) -> str:
-    """Undo what blkid(8) does to special characters."""
+    """Undo blkid(8)'s escapes of special characters."""
     text = str(value).encode(errors="replace")
     return _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]) if found[1] else found[2], text).decode(
         errors="replace"
@@ -27,8 +27,6 @@ def _plain(value: object) -> str:
 
 class Storage(Calls):
     """The part of the port about disks, over libguestfs calls."""
-
-    # Appliance: disks and filesystems
 
     def device_size(self, device: str) -> int:
         return int(self._call("blockdev_getsize64", device))
@@ -67,7 +65,7 @@ class Storage(Calls):
             facts = {key: _plain(value) for key, value in dict(self._call("blkid", device)).items()}
             if is_array:
                 array = dict(self._call("md_detail", device))
-        except GuestCallError:  # such as several signatures that contradict each other
+        except GuestCallError:  # such as contradicting signatures
             facts = {}
         return BlockDevice(
             device,
@@ -90,7 +88,7 @@ class Storage(Calls):
     def make_filesystem(self, kind: str, device: str, *, label: str | None = None) -> None:
         self._call("mkfs", kind, device, limit=LONG)
         if label is not None:
-            # Not mkfs's own argument of that name: here it would be taken for the progress bar's.
+            # Not the label of mkfs: that name is the progress label here.
             self._call("set_label", device, label)
 
     def mount(self, device: str, path: str, *, options: str = "") -> None:
@@ -100,7 +98,7 @@ class Storage(Calls):
         try:
             self._call("umount_all", limit=LONG)
         except GuestCallError:
-            # A command may have left a daemon that keeps a filesystem busy.
+            # A daemon that a command left may keep a filesystem busy.
             self._call("debug", "sh", ["fuser -k -m /sysroot >/dev/null 2>&1; sleep 1; echo"], limit=120.0)
             self._call("umount_all", limit=LONG)
 
@@ -127,7 +125,7 @@ class Storage(Calls):
         options: dict[str, Any] = {"uuid": identity} if identity else {}
         self._call("mkswap", device, **options)
         if label:
-            self._call("set_label", device, label)  # libguestfs's mkswap takes a label and drops it
+            self._call("set_label", device, label)  # libguestfs's mkswap ignores its label
 
     def grow_physical_volume(self, device: str) -> None:
         self._call("pvresize", device, limit=LONG)
@@ -150,7 +148,7 @@ class Storage(Calls):
 
     def volume_uses(self, volume: str, device: str) -> bool:
         group = volume.split("/")[2]
-        # libguestfs gives UUIDs with hyphens here and without them there.
+        # The two calls write UUIDs with and without hyphens.
         used = {str(item).replace("-", "") for item in self._call("vgpvuuids", group)}
         return str(self._call("pvuuid", device)).replace("-", "") in used
 
@@ -165,7 +163,7 @@ class Storage(Calls):
         self._call("cryptsetup_open", device, key, name, limit=LONG)
 
     def scan_volumes(self) -> None:
-        self._call("lvm_scan", True)  # noqa: FBT003 - libguestfs's own signature
+        self._call("lvm_scan", True)  # noqa: FBT003 - libguestfs's signature
 
     def mounted(self) -> dict[str, str]:
         return dict(self._call("mountpoints"))
@@ -208,13 +206,8 @@ class Storage(Calls):
         return str(self._call("debug", "sh", [question], limit=120.0)).strip() == "yes"
 
 
-# What the appliance's kernel says about writes that did not reach the disk. Pure.
-#
-# A program in the guest learns of them only when it asks (fsync); most do not.
-# Without this look at the kernel's messages, an image on a full or broken disk
-# could be called a success (``docs/threat-model.md`` B11, B15).
-
-
+# A program in the guest sees a lost write only if it calls fsync, and most do not. Without the kernel's
+# messages, a build on a full or broken disk could succeed.
 _LOST = re.compile(
     r"(?:I/O|space allocation) error, dev \w+, sector \d+(?! op 0x[0-9a-f]+:\((?!WRITE\)))"
     r"|Buffer I/O error on dev [^,]+, logical block \d+, lost (?:async|sync) page write"

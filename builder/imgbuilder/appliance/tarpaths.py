@@ -1,10 +1,10 @@
-"""Where the members of a tar file belong in a guest whose folders may be links.
+"""Resolves the paths of a tar file's members in a guest whose folders may be links.
 
 libguestfs unpacks with a tar of the appliance, outside the guest's root: a
 member ``var/run/x`` in a guest whose ``/var/run`` points to ``/run`` would go
 into the appliance and be lost, and a folder ``lib/`` would replace the link
-``/lib`` (``docs/threat-model.md`` F19). So the members' folders are resolved inside
-the guest first, and the archive is written anew when that changes a name.
+``/lib`` (docs/threat-model.md, F19). So the members' folders are resolved inside
+the guest first, and if that changes a name, a new archive is written.
 """
 
 from __future__ import annotations
@@ -23,27 +23,24 @@ from imgbuilder.errors import WorkspaceError
 
 
 class Links(Protocol):
-    """What must be known of the guest."""
+    """The questions about a guest's links, as in ``guests.ports.Guest``."""
 
     def is_symlink(self, path: str) -> bool:
-        """Tell whether ``path`` itself is a symbolic link."""
-        ...
+        """Return whether ``path`` itself is a symbolic link."""
 
     def is_dir(self, path: str) -> bool:
-        """Tell whether ``path`` is a directory (links followed)."""
-        ...
+        """Return whether ``path`` is a directory (links followed)."""
 
     def realpath(self, path: str) -> str:
         """Resolve all links inside the guest; the file must exist."""
-        ...
 
 
 class Placer:
-    """Finds the place of each member; asks the guest once per folder.
+    """Resolves the path of each member; asks the guest once per folder.
 
     Args:
         guest: The guest.
-        directory: Where the archive is unpacked, without links.
+        directory: The directory to unpack to, without links.
     """
 
     def __init__(self, guest: Links, directory: str) -> None:
@@ -51,14 +48,14 @@ class Placer:
         self._folders: dict[tuple[str, ...], str] = {(): directory}
 
     def place(self, name: str, *, folder: bool) -> str:
-        """Return the absolute path in the guest where a member goes.
+        """Return the absolute path of a member in the guest.
 
         Args:
             name: Its name in the archive.
-            folder: Whether it is a folder, which then may be a link to one.
+            folder: Whether it is a folder; the guest may have a link to a folder there.
 
         Raises:
-            WorkspaceError: The name has ``..`` in it, or a folder is a link that leads to none.
+            WorkspaceError: The name has ``..`` in it, or a folder is a link that leads to no directory.
         """
         parts = tuple(part for part in name.split("/") if part not in ("", "."))
         if ".." in parts:
@@ -75,7 +72,7 @@ class Placer:
                     raise WorkspaceError(
                         f"{'/'.join(parts)!r} would be unpacked through {path}, a link in the guest that "
                         "leads to no directory",
-                        hint=f"--delete {path} before it, or make the directory that it names",
+                        hint=f"delete the link first (--delete {path}), or create its target",
                     )
                 path = self._guest.realpath(path)
             self._folders[parts] = path
@@ -85,20 +82,20 @@ class Placer:
 def redirect(
     archive: Path, directory: str, guest: Links, target: Path, *, keep_folders: bool = False
 ) -> bool:
-    """Write an archive anew, for unpacking in ``/``, if a member's folder is a link in the guest.
+    """Write a new archive for unpacking in ``/`` if a member's folder is a link in the guest.
 
     Args:
         archive: A tar file, plain or compressed with gzip, bzip2 or xz.
-        directory: Where it would be unpacked, without links.
+        directory: The directory to unpack to, without links.
         guest: The guest.
-        target: Where the new archive goes.
-        keep_folders: Whether folders that the guest has keep their own owners and modes.
+        target: Path of the new archive.
+        keep_folders: Whether existing folders of the guest keep their owners and modes.
 
     Returns:
-        Whether it was written; otherwise the archive can be unpacked in ``directory`` as it is.
+        Whether it was written; if not, the archive can be unpacked in ``directory`` as it is.
 
     Raises:
-        WorkspaceError: The archive cannot be read, or ``target`` not be written.
+        WorkspaceError: The archive cannot be read, or ``target`` cannot be written.
     """
     with _readable(archive) as source:
         placer = Placer(guest, directory)
@@ -124,7 +121,8 @@ def redirect(
 
 
 def _present_folders(members: list[tarfile.TarInfo], places: list[str], guest: Links) -> set[str]:
-    """Return the names of the folders in an archive, each after the one that it is in, that the guest has."""
+    """Return the names of the archive's folders that the guest has."""
+    # An archive names each folder after its parent, so the parent of each is in one of the sets.
     present: set[str] = set()
     absent: set[str] = set()
     for member, place in zip(members, places, strict=True):
@@ -135,7 +133,7 @@ def _present_folders(members: list[tarfile.TarInfo], places: list[str], guest: L
 
 
 def _stays(key: str) -> bool:
-    """Tell whether a field of a member is still true: its name, and how its holes are stored, are not."""
+    """Return whether a header field stays valid; the name and the map of the holes do not."""
     return key not in ("path", "linkpath", "size") and not key.startswith("GNU.sparse.")
 
 

@@ -1,22 +1,21 @@
 """The only program that loads libguestfs: a worker process that serves one handle.
 
-It is started by ``imgbuilder.appliance.connection`` with the distribution's own
-Python, which need not be the one that runs pybuilder; therefore this file uses
-the standard library only, imports nothing of ours, and stays readable by old
-interpreters (3.9 and later).
+``imgbuilder.appliance.connection`` starts it with the distribution's Python,
+which may differ from the one that runs pybuilder. So this file imports the
+standard library only, and works with old interpreters (3.9 and later).
 
-Why a process of its own: while ``launch()`` and other calls block in C, Python
-runs no signal handler (``docs/threat-model.md`` F16). The parent keeps signals and
-time limits, and ends this process with its hypervisor when it has to.
+It is a separate process because Python runs no signal handler while
+``launch()`` and other calls block in C (docs/threat-model.md, F16). The parent
+handles signals and time limits, and can end this process and its hypervisor.
 
 Protocol, on the inherited socket whose number is the only argument: frames of
 a 32-bit big-endian length and that many bytes of JSON. Bytes travel as
 ``{"base64": ...}``. Requests are ``{"method": NAME, "args": [...], "kwargs":
 {...}, "most": BYTES}``; each gets exactly one ``{"result": ...}`` or ``{"error":
-TEXT, "errno": NAME}``, whatever happens. No file that a call writes on this
-host becomes larger than ``most``, and no answer than ``_LARGEST_FRAME``.
-Between them come ``{"log": TEXT}`` and ``{"progress": [done, total]}``. End of
-file on the socket ends the worker.
+TEXT, "errno": NAME}``. A file that a call writes on this host is limited to
+``most`` bytes, and an answer to ``_LARGEST_FRAME``. Before an answer there may
+be ``{"log": TEXT}`` and ``{"progress": [done, total]}``. End of file on the
+socket ends the worker.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from typing import Any
 
 _HEADER = struct.Struct(">I")
 _LARGEST_FRAME = 24 * 1024 * 1024
-"""Bytes of one answer; the parent takes no more. libguestfs itself stops at 4 MiB per message."""
+"""Most bytes of one answer, also in the parent. libguestfs itself allows 4 MiB per message."""
 
 
 def _encode(value: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -55,7 +54,7 @@ def _decode(value: Any) -> Any:  # noqa: ANN401
 
 
 def _errno_name(message: str) -> str:
-    """Find the system error in libguestfs's words: the binding has no other way to it."""
+    """Find the system error in libguestfs's message; the binding does not offer it otherwise."""
     for number, name in errno.errorcode.items():
         if message.endswith(": " + os.strerror(number)):
             return name
@@ -69,15 +68,15 @@ class Channel:
         self._socket = socket.socket(fileno=descriptor)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send one frame; guest bytes that are no UTF-8 become replacement characters."""
+        """Send one frame; guest bytes that are not UTF-8 become replacement characters."""
         body = json.dumps(message).encode("utf-8", "replace")
         if len(body) > _LARGEST_FRAME:
-            raise ValueError(f"the answer has {len(body)} bytes, more than are taken of a guest")
+            raise ValueError(f"the answer has {len(body)} bytes, more than the limit of {_LARGEST_FRAME}")
         self._socket.sendall(_HEADER.pack(len(body)))
         self._socket.sendall(body)
 
     def receive(self) -> dict[str, Any] | None:
-        """Return the next frame, or None when the parent has gone."""
+        """Return the next frame, or None if the parent has ended."""
         header = self._exactly(_HEADER.size)
         if header is None:
             return None
@@ -99,9 +98,9 @@ class Channel:
 
 
 def _limit_files(most: int | None) -> None:
-    """Limit the size of files that this process writes; None for no limit of ours.
+    """Limit the size of files that this process writes; None removes the limit.
 
-    libguestfs reports a larger one as an error: the interpreter ignores the signal that comes with it.
+    For a larger file libguestfs reports an error: the interpreter ignores the signal SIGXFSZ.
     """
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     wanted = hard if most is None or (hard != resource.RLIM_INFINITY and most > hard) else most
@@ -120,9 +119,9 @@ def _serve(channel: Channel) -> None:
         channel.send({"log": text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)})
 
     def on_trace(_event: int, _handle: int, text: Any, _array: Any) -> None:  # noqa: ANN401
-        # Unlike the others these come without a line end.
-        words = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-        channel.send({"log": f"libguestfs: trace: {words}\n"})
+        # Unlike the others, these messages have no line end.
+        message = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        channel.send({"log": f"libguestfs: trace: {message}\n"})
 
     def on_progress(_event: int, _handle: int, _text: Any, array: Any) -> None:  # noqa: ANN401
         channel.send({"progress": [array[2], array[3]]})
@@ -143,8 +142,8 @@ def _serve(channel: Channel) -> None:
             result = getattr(handle, request["method"])(*_decode(request["args"]), **kwargs)
             channel.send({"result": _encode(result)})
         except BrokenPipeError:
-            raise  # the parent has gone
-        except Exception as error:  # noqa: BLE001 - whatever a guest brought about is an answer, and no end
+            raise  # the parent has ended
+        except Exception as error:  # noqa: BLE001 - a guest must not be able to end the worker
             text = str(error) or type(error).__name__
             channel.send({"error": text, "errno": _errno_name(text)})
     handle.close()
@@ -154,4 +153,4 @@ if __name__ == "__main__":
     try:
         _serve(Channel(int(sys.argv[1])))
     except BrokenPipeError:
-        sys.exit(1)  # the parent has gone; nobody is left to tell
+        sys.exit(1)  # the parent has ended, so there is no process to report to

@@ -1,12 +1,12 @@
-"""What is run inside the appliance when it is saved and when it is resumed.
+"""Scripts that run inside the appliance when it is saved and when it is resumed.
 
 A resumed kernel continues with the random numbers of the saved one: every
-build would draw the same. So the host's entropy is mixed in, and the kernel
-is told to derive its generator anew from it (``RNDRESEEDCRNG``), which also
-voids the numbers that it keeps in stock for each processor. Only then may
-anything run whose random numbers matter. The appliance has no program that
-makes this call; the host's ``perl``, whose libraries are the appliance's own
-(both come from the host), is taken along in its memory.
+build would draw the same. So the host's entropy is mixed in, and the kernel is
+asked to reseed its generator from it (``RNDRESEEDCRNG``), which also discards
+the numbers that it keeps ready for each processor. Only after that may
+anything run that needs random numbers. The appliance has no program that makes
+this call, so the host's ``perl`` is copied into its memory; perl's libraries
+are in the appliance, which is built from the host's files.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from imgbuilder.errors import ApplianceError
 
 FOLDER = "/run/pybuilder"
-"""Where our files are in the appliance: in its memory, and out of a guest's sight."""
+"""The folder for our files in the appliance: in its memory, invisible for a guest."""
 PERL = f"{FOLDER}/perl"
 DRAW_SIZE = 32
-"""Bytes of one draw: what the kernel hands out with one step of its generator, however little is asked."""
+"""Bytes of one draw: the kernel's generator makes no smaller steps."""
 CHAIN = 2048
-"""How many draws are recorded: far more than the few dozen that happen before the check."""
+"""Recorded draws: far more than the few dozen before the check."""
 
 _RESEED = 'ioctl($r, 0x5207, 0) or die "RNDRESEEDCRNG: $!\\n";'
 _OPEN = 'open($r, "+<", "/dev/urandom") or die "/dev/urandom: $!\\n";'
@@ -36,12 +36,12 @@ _UPTIME = 'open($u, "<", "/proc/uptime") or die; print "uptime ", (split " ", <$
 
 @dataclass(frozen=True)
 class Answer:
-    """What a resumed appliance says of itself.
+    """The output of the scripts.
 
     Attributes:
         draws: Random numbers that it drew, as hexadecimal digits.
-        sizes: Bytes of each disk but the appliance's own, in the order of their names.
-        uptimes: Seconds since it booted, at different moments.
+        sizes: Bytes of each disk but the appliance's root, in the order of their names.
+        uptimes: Seconds since the boot, at different moments.
     """
 
     draws: tuple[str, ...]
@@ -56,20 +56,20 @@ def _perl(*statements: str) -> str:
 
 
 def renew_script() -> str:
-    """Return the script that gives the appliance a fresh generator just before it is saved."""
+    """Return the script that reseeds the generator just before the appliance is saved."""
     return _perl(_OPEN, _RESEED, _UPTIME)
 
 
 def record_script() -> str:
-    """Return the script that draws what a state would draw that was not given fresh entropy."""
+    """Return the script that draws the numbers of a copy without fresh entropy."""
     return _perl(_OPEN, f"for (1..{CHAIN}) {{ {_DRAW} }}", _UPTIME)
 
 
 def greeting_script(now: float) -> str:
-    """Return the script that makes a resumed appliance fit for use.
+    """Return the script that prepares a resumed appliance.
 
-    In this order: renew the random numbers, draw one for the check, set the clock, and look at the disks
-    anew, which were others when it was saved.
+    In this order: reseed the generator, draw numbers for the check, set the clock, and rescan the disks,
+    which were others when the appliance was saved.
 
     Args:
         now: The time, in seconds since 1970.
@@ -79,7 +79,7 @@ def greeting_script(now: float) -> str:
             "set -e",
             _perl(_OPEN, _RESEED, _DRAW, _DRAW),
             f"date -s @{now:.3f} >/dev/null",
-            "root=$(mountpoint -d /)",  # the appliance's own disk, which may have any name
+            "root=$(mountpoint -d /)",  # the appliance's root disk, which may have any name
             "for path in /sys/block/sd*; do",
             "  name=${path##*/}",
             '  if [ "$(cat "$path/dev")" = "$root" ]; then continue; fi',
@@ -94,10 +94,10 @@ def greeting_script(now: float) -> str:
 
 
 def read_answer(text: str) -> Answer:
-    """Read what the scripts printed.
+    """Parse the output of the scripts.
 
     Raises:
-        ApplianceError: There is something else in it.
+        ApplianceError: It has an unexpected line.
     """
     draws: list[str] = []
     sizes: list[int] = []
@@ -111,12 +111,12 @@ def read_answer(text: str) -> Answer:
         elif word == "uptime" and re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", value):
             uptimes.append(float(value))
         else:
-            raise ApplianceError(f"the resumed appliance said {line[:200]!r}")
+            raise ApplianceError(f"unexpected output of the resumed appliance: {line[:200]!r}")
     return Answer(tuple(draws), tuple(sizes), tuple(uptimes))
 
 
 def check_draws(answer: Answer, recorded: frozenset[str]) -> None:
-    """See that a resumed appliance does not repeat the saved one's random numbers.
+    """Check that a resumed appliance does not repeat the random numbers of the saved one.
 
     Raises:
         ApplianceError: It does, or drew nothing.
@@ -128,18 +128,18 @@ def check_draws(answer: Answer, recorded: frozenset[str]) -> None:
 
 
 def check_sizes(answer: Answer, expected: Sequence[int | None]) -> None:
-    """See that a resumed appliance sees the right disks.
+    """Check the sizes of the disks that a resumed appliance sees.
 
     Args:
-        answer: What it said.
-        expected: The sizes in bytes; None where it is not known.
+        answer: The output of the greeting.
+        expected: The sizes in bytes; None if unknown.
 
     Raises:
-        ApplianceError: It sees others.
+        ApplianceError: They differ.
     """
     if len(answer.sizes) != len(expected):
         raise ApplianceError(f"the resumed appliance sees {len(answer.sizes)} disks, not {len(expected)}")
-    # The kernel may name disks in another order than they were given; libguestfs knows which is which.
+    # The kernel may order the disks differently; libguestfs tracks which is which.
     left = list(answer.sizes)
     for size in expected:
         if size is not None:

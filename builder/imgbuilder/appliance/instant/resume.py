@@ -1,7 +1,7 @@
-"""Opening an appliance from its saved state; None whenever it should be booted instead.
+"""Resumes an appliance from its saved state, or saves one first.
 
-Everything that can go wrong here ends the same way: one line for ``--verbose``,
-the state is dropped, and the appliance is booted.
+Every failure here ends the same way: a debug line, the state is dropped, and
+the appliance is booted.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
 
 PROGRAM = Path(program.__file__)
-"""What stands in for the hypervisor."""
+"""The program that libguestfs starts in place of the hypervisor."""
 _ANSWER_LIMIT = 30.0
 """Seconds for a resumed appliance to answer; it takes one, and ten on a very busy host."""
 _ENTROPY = 512
 """Bytes of the host's random numbers for each resumed appliance."""
 _RANDOM_DEVICE = "/dev/urandom"
 _DUMMY = 64 * 1024**2
-"""Bytes of the empty disks that a state is made with."""
+"""Size in bytes of the empty disks that a state is made with."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What ``program`` is told.
+    """A request to ``program``.
 
     Attributes:
-        file: The job as a file.
-        result: What it writes.
+        file: The file with the request.
+        result: The file for its report.
     """
 
     file: Path
     result: Path
 
     def answer(self) -> dict[str, Any]:
-        """Return the answer; empty when there is none."""
+        """Return the report; empty if there is none."""
         try:
             found = json.loads(self.result.read_text())
         except (OSError, ValueError):
@@ -62,14 +62,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Instant:
-    """Everything that resuming needs to know.
+    """Opens resumed appliances.
 
     Attributes:
-        store: Where states are.
+        store: The saved states.
         runtime: Private folder with a short path.
         hypervisor: Path of the hypervisor.
         version: libguestfs's version.
-        launch: Starts an appliance with disks, where a job's program stands in for the hypervisor.
+        launch: Starts an appliance with disks and ``program`` in place of the hypervisor.
         on_event: Called with debug lines.
     """
 
@@ -81,10 +81,10 @@ class Instant:
     on_event: Reporter
 
     def open(self, disks: Sequence[Attachment]) -> Connection | None:
-        """Open an appliance with disks, from its saved state, which is made first if there is none.
+        """Resume an appliance with disks; save its state first if there is none.
 
         Returns:
-            The appliance, or None when it should be booted as always.
+            The appliance, or None if it has to be booted as usual.
         """
         try:
             self.store.open()
@@ -126,7 +126,7 @@ class Instant:
         return connection
 
     def _greet(self, connection: Connection, key: str, disks: Sequence[Attachment]) -> None:
-        """Give a resumed appliance new random numbers, the time and its disks, and see that it has them."""
+        """Give a resumed appliance fresh random numbers, the time and its disks, and check them."""
         recorded = frozenset((self.store.root / key / program.DRAWS).read_text().split())
         if len(recorded) != guestside.CHAIN:
             raise ApplianceError("its recorded random numbers are damaged")
@@ -134,7 +134,7 @@ class Instant:
         entropy.touch(mode=0o600)
         try:
             entropy.write_bytes(secrets.token_bytes(_ENTROPY))
-            # The daemon itself writes it: starting a program would draw random numbers first.
+            # The daemon itself writes it; a new process would draw random numbers first.
             connection.call("debug_upload", str(entropy), _RANDOM_DEVICE, 0o600, limit=_ANSWER_LIMIT)
         finally:
             entropy.unlink()
@@ -142,7 +142,7 @@ class Instant:
         answer = guestside.read_answer(str(text))
         guestside.check_draws(answer, recorded)
         guestside.check_sizes(answer, [_virtual_size(disk) for disk in disks])
-        # The hypervisor opened the overlay by its name, after the program had looked at it.
+        # The hypervisor opened the overlay by name after the program had checked it, so check again.
         memory, _record = program.open_state(str(self.store.root / key))
         os.close(memory)
 
@@ -159,11 +159,11 @@ class Instant:
             debug(self.on_event, f"it cannot be dropped: {error}")
 
     def _make(self, missing: _Missing, disks: Sequence[Attachment]) -> bool:
-        """Make a state; False when that cannot be, or somebody else is just doing it."""
+        """Save a state; False if that fails or another process is just doing it."""
         try:
             with self.store.making() as new:
                 if new is None:
-                    debug(self.on_event, "the appliance is booted: another pybuilder is just saving one")
+                    debug(self.on_event, "the appliance is booted: another pybuilder is saving one")
                     return False
                 self.on_event(Step("Saving a booted appliance, so that the next ones start at once"))
                 self._make_in(new, missing, disks)
@@ -223,10 +223,10 @@ class Instant:
 
 @dataclass(frozen=True)
 class _Missing:
-    """There is no state for a machine.
+    """The result if there is no state for a machine.
 
     Attributes:
-        key: Its name.
+        key: Name of the state.
         root: Path of the appliance's root.
     """
 
@@ -236,7 +236,7 @@ class _Missing:
 
 @functools.cache
 def recipe(version: str) -> str:
-    """Return a digest of how states are made: our code, and libguestfs's version."""
+    """Return a digest of our code and libguestfs's version, which make the states."""
     digest = hashlib.sha256(version.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -250,13 +250,13 @@ def _close(connection: Connection | None) -> None:
 
 
 def _check_root(answer: dict[str, Any]) -> None:
-    """See that the appliance's root, opened by its name, is still the one of the state."""
+    """Check that the appliance's root, which was opened by name, is still that of the state."""
     if program.appliance_identity(str(answer["root"])) != answer["root_identity"]:
-        raise ApplianceError("the appliance's root was replaced meanwhile")
+        raise ApplianceError("the appliance's root was replaced at the same time")
 
 
 def _virtual_size(disk: Attachment) -> int | None:
-    """Return what the appliance must see as a disk's size in bytes; None where that is not known here."""
+    """Return the size in bytes of a disk in the appliance; None if unknown."""
     if disk.format != "raw":
         return None
     facts = disk.path.stat()

@@ -1,8 +1,8 @@
-"""Making a state: a booted appliance with empty disks is prepared, and its memory written to a file.
+"""Saves a state: prepares a booted appliance with empty disks, and writes its memory to a file.
 
-The hypervisor takes the orders (QMP). After the memory was written the machine
-goes on for a moment, and tells which random numbers a copy of it would draw
-that nobody gave fresh ones: those must never be seen in a resumed appliance.
+After the hypervisor has written the memory (by QMP), the machine runs on for a
+moment and prints the random numbers that a copy without fresh entropy would
+draw. A resumed appliance must never draw those.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from imgbuilder.errors import ApplianceError
 from imgbuilder.host import process
 
 BOOTING = "booting.qcow2"
-"""What takes the writes of the machine that is saved; it goes on running a moment too long for us."""
+"""The overlay of the running machine; it is copied at the moment of the saved memory."""
 _CALL_LIMIT = 120.0
 """Seconds that one request to the booted appliance may take."""
 _WRITE_LIMIT = 60.0
-"""Seconds that writing the memory may take; it takes one or two, and no signal is heeded meanwhile."""
+"""Limit in seconds for writing the memory, which takes one or two; signals wait until then."""
 _LINKED = re.compile(r"^\s+(?:(?P<name>\S+) => )?(?P<path>/\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
 
 
 def new_overlay(root: str, new: Path) -> Path:
-    """Make the file that takes what the appliance writes to its root; return its path.
+    """Create the overlay of the appliance's root; return its path.
 
     Raises:
         ToolError: qemu-img failed.
@@ -43,10 +43,10 @@ def new_overlay(root: str, new: Path) -> Path:
 
 
 def prepare(connection: Connection) -> None:
-    """Bring into the booted appliance what it needs when it is resumed, and run all of that once.
+    """Copy the programs for resuming into the booted appliance, and run them once.
 
     Raises:
-        PybuilderError: Something is missing, on the host or in the appliance.
+        PybuilderError: A program or library is missing on the host or in the appliance.
     """
     perl = os.path.realpath(process.require_program("perl"))
     libraries = [match["path"] for match in _LINKED.finditer(process.run(["ldd", perl]).stdout.decode())]
@@ -57,28 +57,28 @@ def prepare(connection: Connection) -> None:
         f'for path in {quoted}; do if [ ! -e "$path" ]; then echo "$path"; fi; done',
     )
     if missing.strip():
-        raise ApplianceError(f"the appliance lacks what perl needs: {' '.join(missing.split())}")
+        raise ApplianceError(f"libraries of perl are missing in the appliance: {' '.join(missing.split())}")
     connection.call("debug_upload", perl, guestside.PERL, 0o700, limit=_CALL_LIMIT)
-    # Run once, the programs are in memory when the appliance is resumed, and known to work in it.
+    # This loads the programs into memory, and proves that they work.
     guestside.read_answer(_shell(connection, guestside.greeting_script(time.time())))
     guestside.read_answer(_shell(connection, guestside.record_script()))
 
 
 def save(connection: Connection, socket: Path, new: Path) -> None:
-    """Write the state of a prepared appliance, and end it.
+    """Write the state of a prepared appliance, and end the appliance.
 
     Args:
         connection: The appliance.
-        socket: Where its hypervisor takes orders.
-        new: Private folder that gets the state; the overlay is in it already.
+        socket: Its hypervisor's monitor socket.
+        new: Private folder for the state, which has the overlay already.
 
     Raises:
-        PybuilderError: The state is not good for use.
+        PybuilderError: The state cannot be used.
         OSError: It cannot be written.
     """
     from imgbuilder.appliance import monitor  # late: resuming needs no asyncio
 
-    # Nothing may be executed between this and the moment that the memory is written.
+    # Nothing may run in the appliance between this and the write of the memory.
     began = guestside.read_answer(_shell(connection, guestside.renew_script())).uptimes
     memory = os.open(new / MEMORY, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -87,7 +87,7 @@ def save(connection: Connection, socket: Path, new: Path) -> None:
         os.close(memory)
     answer = guestside.read_answer(_shell(connection, guestside.record_script()))
     if len(began) != 1 or len(answer.uptimes) != 1 or len(set(answer.draws)) != guestside.CHAIN:
-        raise ApplianceError("the appliance did not tell which random numbers a copy of it would draw")
+        raise ApplianceError("the appliance did not print the random numbers that a copy of it would draw")
     if answer.uptimes[0] - began[0] > reseed_interval(began[0]) / 2:
         raise ApplianceError("this host was too busy to record the random numbers of the saved appliance")
     connection.close()
@@ -110,7 +110,7 @@ def _shell(connection: Connection, script: str) -> str:
 
 
 def reseed_interval(uptime: float) -> float:
-    """Return after how many seconds the kernel renews its random numbers by itself.
+    """Return the seconds after which the kernel renews its random numbers by itself.
 
     Args:
         uptime: Seconds since it booted (``crng_reseed_interval`` in the kernel's drivers/char/random.c).

@@ -1,4 +1,4 @@
-"""Whether appliances are resumed from saved states, and where those are."""
+"""Settings of saved appliances: when to use them, and their folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgbuilder.errors import UsageError
 from imgbuilder.host import paths
 
 VARIABLE = "PYBUILDER_INSTANT"
-"""Environment variable that turns it off, or on where it is off."""
+"""Environment variable that sets the mode."""
 
 
 class InstantMode(enum.Enum):
@@ -20,31 +20,33 @@ class InstantMode(enum.Enum):
 
     NEVER = "no"
     EMULATED = "auto"
-    """Where the appliance is emulated: its boot is slow there, and resuming it was proved in long runs."""
+    """Only under emulation, where a boot is slow; long tests were run there."""
     ALWAYS = "yes"
-    """With KVM, too."""
+    """Also with KVM."""
 
 
 def instant_mode(environ: Mapping[str, str] = os.environ) -> InstantMode:
-    """Return what the environment says; by default, emulated appliances are resumed.
+    """Return the mode that the environment sets; by default, emulated appliances are resumed.
 
     Raises:
-        UsageError: It says something else than yes, no or auto.
+        UsageError: The value is not yes, no or auto.
     """
     text = environ.get(VARIABLE, "") or InstantMode.EMULATED.value
     try:
         return InstantMode(text)
     except ValueError as error:
-        raise UsageError(f"{VARIABLE}={text} is not known", hint="set it to yes, no or auto") from error
+        raise UsageError(
+            f"{VARIABLE}={text} is not a valid value", hint="set it to yes, no or auto"
+        ) from error
 
 
 def state_folder(cache: Path | None) -> Path:
     """Return the folder of the states.
 
     Args:
-        cache: The private cache; None for the usual one. A shared cache is never asked.
+        cache: The private cache; None for the usual one. Shared caches are not used.
 
     Raises:
-        UsageError: Nothing says where the usual one is.
+        UsageError: The usual cache has no known folder.
     """
     return (cache if cache is not None else paths.cache_dir()) / FOLDER

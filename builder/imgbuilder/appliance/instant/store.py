@@ -1,10 +1,10 @@
-"""Where saved appliances are kept: a private folder of the cache, a folder for each state.
+"""Stores saved appliances: a private folder of the cache with one folder for each state.
 
-A state appears whole or not at all: it is written under a temporary name, made
-durable, and renamed. Nobody changes one afterwards; whoever drops one renames
-it away first. So readers need no lock: at worst a state vanishes under them,
-and they boot. Makers hold a lock, so that there is one at a time, and so that
-what a killed one left can be told from what a living one is writing.
+A state appears complete or not at all: it is written under a temporary name,
+made durable, and renamed. After that it is never changed, and it is renamed
+before it is removed. So readers need no lock: at worst a state disappears
+while they use it, and they boot. Writers hold a lock: there is only one at a
+time, and leftovers of a killed writer can be recognized.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from imgindex.files import make_folder, sync_folder, temporary_file
 FOLDER = "instant"
 """Name of the folder within the cache."""
 MOST_STATES = 4
-"""States kept at once, of 150 to 250 MB each; the least recently used goes first."""
+"""Most states, of 150 to 250 MB each; the least recently used is dropped first."""
 _PART = ".part-"
 _KEY = re.compile(r"[0-9a-f]{40}")
 _OURS = re.compile(rf"[0-9a-f]{{40}}({re.escape(GIVEN_UP)})?|{re.escape(_PART)}[0-9a-f]{{16}}|lock")
@@ -50,7 +50,7 @@ class KeptState:
     Attributes:
         path: Its folder.
         size: Bytes that it takes on the disk.
-        used: When it was used last, in nanoseconds since 1970.
+        used: The time of its last use, in nanoseconds since 1970.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class KeptState:
 
 
 class StateStore:
-    """The states in one folder. Nothing is touched before it is opened.
+    """The states in one folder, which is not touched before ``open``.
 
     Args:
         root: The folder.
@@ -73,21 +73,21 @@ class StateStore:
 
         Raises:
             OSError: It cannot be made.
-            UnfitError: It is there, and not this user's alone, or holds files of others.
+            UnfitError: Other users have access to it, or it holds other files.
         """
         make_folder(self.root)
         check_private(str(self.root))
         with self._lock(os.O_CREAT) as lock:
             if not self._is_ours(lock):
-                raise UnfitError(f"{self.root} holds files that are no saved appliances")
+                raise UnfitError(f"{self.root} holds files that are not saved appliances")
             cachemark.mark(lock)
 
     def states(self) -> list[KeptState]:
-        """Return the states, least recently used first; none where the folder is not ours."""
+        """Return the states, least recently used first; none if the folder is not ours."""
         found = []
         for path in self._entries():
             if _KEY.fullmatch(path.name):
-                with contextlib.suppress(OSError):  # dropped meanwhile
+                with contextlib.suppress(OSError):  # dropped at the same time
                     size = sum(item.lstat().st_blocks * 512 for item in path.iterdir())
                     found.append(KeptState(path, size, (path / RECORD).lstat().st_mtime_ns))
         return sorted(found, key=lambda state: state.used)
@@ -98,7 +98,7 @@ class StateStore:
 
     @contextlib.contextmanager
     def making(self) -> Iterator[Path | None]:
-        """Hold the lock of makers and make an empty folder for a new state; None while another makes one.
+        """Hold the writers' lock and create a folder for a new state; None while another process writes one.
 
         Raises:
             OSError: The folder cannot be used.
@@ -118,14 +118,14 @@ class StateStore:
                 shutil.rmtree(new, ignore_errors=True)
 
     def publish(self, new: Path, key: str) -> None:
-        """Give a new state its name, durably, and drop those that are too many.
+        """Give a new state its name, durably, and drop states above the limit.
 
         Args:
             new: Its folder, from ``making``.
             key: Its name.
 
         Raises:
-            OSError: That failed; there is no such state then.
+            OSError: That failed; the state does not exist.
         """
         for path in new.iterdir():
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -141,7 +141,7 @@ class StateStore:
             self.drop(state.path.name)
 
     def drop(self, key: str) -> None:
-        """Remove a state, if it is there.
+        """Remove a state if it exists.
 
         Raises:
             OSError: It cannot be removed.
@@ -154,22 +154,22 @@ class StateStore:
         shutil.rmtree(gone)
 
     def touch(self, key: str) -> None:
-        """Note that a state was used just now."""
-        with contextlib.suppress(OSError):  # it only decides which state goes first
+        """Record that a state was used now."""
+        with contextlib.suppress(OSError):  # it only affects which state is dropped first
             os.utime(self.root / key / RECORD)
 
     def give_up(self, key: str, why: str) -> None:
-        """Note that no state can be made for a machine, so that the next builds do not try, too.
+        """Record that no state can be made for a machine, so that the next builds do not try.
 
         Raises:
-            OSError: It cannot be noted.
+            OSError: It cannot be recorded.
         """
         with temporary_file(self.root) as (descriptor, temporary):
             os.write(descriptor, f"{why[:400]}\n".encode())
             temporary.replace(self.root / f"{key}{GIVEN_UP}")
 
     def make_room(self, state: KeptState) -> None:
-        """Drop a state for want of room; one that is in daily use is not made again at once.
+        """Drop a state to make room; one in daily use is not made again at once.
 
         Raises:
             OSError: It cannot be removed.
@@ -179,7 +179,7 @@ class StateStore:
             self.give_up(state.path.name, "the cache had no room for it")
 
     def describe(self) -> list[str]:
-        """Say what is kept, a line for each, and why none could be made where that is so."""
+        """Return a line for each state, and for each machine without one the reason."""
         lines = [f"saved appliance, {human_size(state.size)}" for state in reversed(self.states())]
         for path in self._entries():
             if path.name.endswith(GIVEN_UP):
@@ -189,17 +189,17 @@ class StateStore:
         return lines
 
     def delete(self) -> None:
-        """Remove all that is ours, and the folder itself when nothing else is in it.
+        """Remove all our files, and the folder if it is empty then.
 
         Raises:
-            OSError: Something cannot be removed.
+            OSError: A file cannot be removed.
         """
         entries = self._entries()
-        for path in sorted(entries, key=lambda path: path.name == cachemark.LOCK_NAME):  # it goes last
+        for path in sorted(entries, key=lambda path: path.name == cachemark.LOCK_NAME):  # the lock goes last
             if _KEY.fullmatch(path.name):
                 self.drop(path.name)
             elif path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)  # of a killed maker, or of one that fails now
+                shutil.rmtree(path, ignore_errors=True)  # of a killed writer, or of one that fails now
             else:
                 path.unlink(missing_ok=True)
         if entries:
@@ -207,7 +207,7 @@ class StateStore:
                 self.root.rmdir()
 
     def _sweep(self) -> None:
-        """Remove what killed makers left; the caller holds their lock."""
+        """Remove leftovers of killed writers; the caller holds their lock."""
         for path in self._entries():
             if path.name.startswith(_PART):
                 shutil.rmtree(path, ignore_errors=True)
@@ -235,7 +235,7 @@ class StateStore:
             os.close(descriptor)
 
     def _is_ours(self, lock: int) -> bool:
-        """Say whether the folder is ours, by its mark or as earlier versions left it."""
+        """Return whether the folder is ours, by its mark or by the names of its files."""
         marker = cachemark.read(lock)
         if marker is not Marker.EMPTY:
             return marker is Marker.OURS

@@ -98,7 +98,7 @@ def test_no_device_and_no_permission(host: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("os.access", lambda *_: False)
     assert "permission" in kvm_verdict(host / "state", ignore).reason
     (host / "kvm").unlink()
-    assert "there is no" in kvm_verdict(host / "state", ignore).reason
+    assert "does not exist" in kvm_verdict(host / "state", ignore).reason
     assert runs(host) == 0
 
 

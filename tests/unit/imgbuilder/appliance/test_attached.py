@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from imgbuilder.appliance.attached import Place, hide_script, read_places, show_script
+from imgbuilder.appliance.attached import ScsiAddress, hide_script, read_places, show_script
 from imgbuilder.appliance.launch import LibguestfsAppliance
 from imgbuilder.errors import GuestCallError, GuestError
 
@@ -41,7 +41,7 @@ def test_disks_are_hidden_by_their_place_whatever_the_kernel_calls_them(tmp_path
     done = kernel.run(hide_script([1, 2]))
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in kernel.devices.iterdir()) == ["2:0:0:0", "2:0:3:0"]
-    assert read_places(done.stdout, 2) == [Place("2", "0 1 0", "sda"), Place("2", "0 2 0", "sdd")]
+    assert read_places(done.stdout, 2) == [ScsiAddress("2", "0 1 0", "sda"), ScsiAddress("2", "0 2 0", "sdd")]
 
 
 @pytest.mark.parametrize("names", [{0: "sda"}, {0: "sda", 1: "sdb/x", 2: "sdc"}])
@@ -56,7 +56,7 @@ def test_what_is_not_found_is_not_passed_over(names: dict[int, str], tmp_path: P
 
 def test_disks_come_back_in_the_order_of_their_names(tmp_path: Path) -> None:
     kernel = Kernel(tmp_path, {0: "sda"})
-    places = [Place("2", "0 1 0", "sdaa"), Place("2", "0 2 0", "sdb")]
+    places = [ScsiAddress("2", "0 1 0", "sdaa"), ScsiAddress("2", "0 2 0", "sdb")]
     script = show_script(places)
     assert script.index("0 2 0") < script.index("0 1 0")
     assert kernel.run(script).returncode != 0, "none came"
@@ -100,7 +100,7 @@ def test_the_appliance_hides_and_shows_only_what_is_attached(tmp_path: Path) -> 
         opened.show_attached()
     assert worker.asked == ["hide", "show", "hide", "show"]
     worker.fails = True
-    with pytest.raises(GuestError, match="kept apart") as caught:
+    with pytest.raises(GuestError, match="cannot be hidden") as caught:
         opened.hide_attached()
     assert "--attach" in (caught.value.hint or "")
     none = LibguestfsAppliance(worker, tmp_path)  # type: ignore[arg-type]

@@ -36,11 +36,11 @@ def test_what_is_not_there_or_no_folder(tmp_path: Path) -> None:
 def test_links_and_other_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = tmp_path / f".guestfs-{os.geteuid()}"
     built.symlink_to(tmp_path)
-    with pytest.raises(ApplianceError, match="not your own"):
+    with pytest.raises(ApplianceError, match="belongs to another user"):
         check(tmp_path)
     built.unlink()
     me = os.geteuid()
     (tmp_path / f".guestfs-{me + 1}").mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: me + 1)
-    with pytest.raises(ApplianceError, match=f"user {me}"):
+    with pytest.raises(ApplianceError, match=f"uid {me}"):
         check(tmp_path)

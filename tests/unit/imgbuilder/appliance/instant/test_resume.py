@@ -193,7 +193,7 @@ def test_root_replaced_while_it_resumes_ends_in_a_boot(setup: Setup, monkeypatch
 
     monkeypatch.setattr(resume, "_check_root", replaced)
     assert setup.open() == ["resumed", "booted"]
-    assert "replaced meanwhile" in setup.debug_lines()[0]
+    assert "replaced at the same time" in setup.debug_lines()[0]
 
 
 def test_machine_that_cannot_be_saved_is_booted_and_that_is_remembered(setup: Setup) -> None:

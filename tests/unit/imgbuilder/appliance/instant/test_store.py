@@ -71,7 +71,7 @@ def test_folder_of_somebody_else_is_refused(store: StateStore) -> None:
 
 @pytest.mark.parametrize("above", ["cache", "cache/.."])
 @pytest.mark.parametrize(("owner", "mode"), [(0, 0o777), (12345, 0o755)])
-def test_folder_that_others_can_exchange_is_refused(
+def test_folder_that_others_can_replace_is_refused(
     store: StateStore, tmp_path: Path, above: str, owner: int, mode: int
 ) -> None:
     """They could do so while QEMU opens a file in it by its name."""
@@ -91,7 +91,7 @@ def test_folder_that_others_can_exchange_is_refused(
 def test_folder_behind_the_link_of_somebody_else_is_refused(store: StateStore, tmp_path: Path) -> None:
     (tmp_path / "way").symlink_to(store.root.parent)
     os.lchown(tmp_path / "way", 12345, -1)
-    with pytest.raises(UnfitError, match="exchange"):
+    with pytest.raises(UnfitError, match="replace"):
         StateStore(tmp_path / "way" / store.root.name).open()
 
 
@@ -212,7 +212,7 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     (store.root / "lock").write_text("mine")
     (store.root / name(1)).mkdir()
     (store.root / name(1) / "record.json").write_text("{}")
-    with pytest.raises(UnfitError, match="no saved appliances"):
+    with pytest.raises(UnfitError, match="not saved appliances"):
         store.open()
     assert store.states() == []
     store.delete()
