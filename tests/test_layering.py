@@ -26,8 +26,8 @@ ONLY_IN = {
     "cyclonedx": {"imgrepo/contents/documents.py"},
     "packageurl": {"imgrepo/contents/documents.py"},
     "license_expression": {"imgrepo/contents/licences.py", "imgrepo/library/description.py"},
-    "PIL": {"imgrepo/bootcheck/picture.py", "imgrepo/images/pictures.py"},
-    "regex": {"imgrepo/bootcheck/marker.py"},
+    "PIL": {"imgrepo/bootcheck/hypervisor.py", "imgrepo/images/pictures.py"},
+    "regex": {"imgrepo/bootcheck/console.py"},
     "tomli_w": {"imgbuilder/recipe/writer.py"},
     # Reads what strangers may have written. Never in imgbuilder: lists must start fast.
     "pydantic": {"imgrepo/library/description.py", "imgrepo/recordfile.py"},

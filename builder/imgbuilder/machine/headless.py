@@ -9,6 +9,9 @@ from pathlib import Path
 from imgbuilder.errors import ToolError
 from imgbuilder.machine.model import Firmware, Machine, board
 
+_SCREEN_MEMORY = 64 << 20
+"""Bytes for the screen, whose size the guest chooses: 16 million pixels."""
+
 
 @dataclass(frozen=True)
 class Headless:
@@ -77,7 +80,8 @@ def headless_command(machine: Machine, check: Headless) -> list[str]:
         "-drive", f"if=none,id=disk0,file={_word(machine.image)},format={machine.format.value},snapshot=on",
         "-device", "virtio-blk-pci,drive=disk0,bootindex=0",
         "-netdev", network, "-device", "virtio-net-pci,netdev=net0,romfile=",
-        "-device", "virtio-rng-pci", "-device", "virtio-vga" if pc else "virtio-gpu-pci",
+        "-device", "virtio-rng-pci",
+        "-device", f"{'virtio-vga' if pc else 'virtio-gpu-pci'},max_hostmem={_SCREEN_MEMORY}",
     ]  # fmt: skip
     if check.firmware is not None:
         code, variables = check.firmware

@@ -1,1 +1,1 @@
-"""Does an image boot? It is booted without anybody before it, and its console is read."""
+"""Boot checks: an image is booted without a user, and its console is read."""

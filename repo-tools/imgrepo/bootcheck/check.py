@@ -1,210 +1,163 @@
-"""Booting an image and judging how that goes."""
+"""Checks that an image boots, and records the result."""
 
 from __future__ import annotations
 
 import contextlib
-import platform
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-from imgbuilder.appliance.accelerator import KvmVerdict, chosen_accelerator, remember_broken
-from imgbuilder.errors import ApplianceError, DiskError
-from imgbuilder.events import Reporter, info, warn
-from imgbuilder.host import paths
-from imgbuilder.host.text import printable
-from imgbuilder.machine.model import Machine
-from imgrepo.bootcheck import picture
-from imgrepo.bootcheck.hypervisor import Running, running
-from imgrepo.bootcheck.marker import Marker
-from imgrepo.bootcheck.watch import Judgement, State, Watcher
+from imgbuilder.errors import RepositoryError, WorkspaceError
+from imgbuilder.events import Reporter, Step, info
+from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.privatefolder import scratch_folder
+from imgbuilder.host.workspace import explain, new_file
+from imgrepo.bootcheck.boot import Outcome, ShowLine, Trial, boot
+from imgrepo.bootcheck.console import BootState, Marker
+from imgrepo.bootcheck.hypervisor import hypervisor_version
+from imgrepo.bootcheck.target import BootTarget
+from imgrepo.images.scan import check_unchanged
+from imgrepo.library.records import BOOT_NAME, BootRecord, ImageMark, Verdict, read_boot, writing_boot
+from imgrepo.library.running import machine_of
 
-EMULATION = 5
-"""How many times as long a boot may take without KVM."""
-_QUIET = 0.3
-"""Seconds without a byte after which an unfinished line is read as a prompt."""
-_SETTLE = 1.0
-"""Seconds after the verdict, more with emulation, for the rest of a panic and for the screen."""
-_PORTS_SHARE = 0.5
-"""What ports get to answer in, as a share of the time for the boot."""
+LOG, SCREEN, THUMBNAIL = "serial.log", "screen.png", "thumbnail.png"
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What to try.
+class Checked:
+    """A boot check that was made.
 
     Attributes:
-        machine: The machine; its image was judged and is absolute.
-        marker: What the console shows when the system has booted.
-        seconds: How long that may take with KVM.
-        exact: Whether ``seconds`` is meant for emulation, too.
-        ports: TCP ports of the guest that must answer then.
+        target: Its target.
+        record: Its record.
+        tail: The last lines of the console.
     """
 
-    machine: Machine
-    marker: Marker
-    seconds: float
-    exact: bool = False
-    ports: tuple[int, ...] = ()
+    target: BootTarget
+    record: BootRecord
+    tail: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of it.
+def check(
+    target: BootTarget,
+    on_event: Reporter,
+    show: ShowLine,
+    *,
+    clock: Callable[[], datetime],
+    exact: bool = False,
+    keep_screenshot: bool = False,
+) -> Checked:
+    """Boot an image and record the result.
 
-    Attributes:
-        judgement: Whether it booted; why not.
-        accelerator: ``kvm`` or ``tcg``.
-        seconds: From the start to the marker, or to the end of a failure.
-        concerns: Lines that somebody should look at.
-        answered: Ports that answered.
-        log: What the console showed.
-        tail: The last lines of that.
-        pictures: Whether ``screen.png`` and ``thumbnail.png`` were written.
-        silent: Whether the hypervisor ended or nothing was seen: then KVM may be to blame.
-    """
-
-    judgement: Judgement
-    accelerator: str
-    seconds: float
-    concerns: tuple[str, ...] = ()
-    answered: tuple[int, ...] = ()
-    log: str = field(default="", repr=False)
-    tail: tuple[str, ...] = ()
-    pictures: bool = False
-    silent: bool = False
-
-
-ShowLine = Callable[[str], None]
-
-
-def boot(trial: Trial, folder: Path, on_event: Reporter, show: ShowLine) -> Outcome:
-    """Boot an image, by KVM where that works.
+    The header of the image is checked before anything opens it, and the image is only read. The record
+    appears whole or not at all; a failed boot has one as well.
 
     Args:
-        trial: What to try.
-        folder: Where ``screen.png`` and ``thumbnail.png`` are written to.
-        on_event: Called with notices.
-        show: Gets the console's last line, again and again.
+        target: The image, and what is known about it.
+        on_event: Called with steps and notices.
+        show: Called with the console's last line whenever it changes.
+        clock: Returns the time, in UTC.
+        exact: Whether the time limit is that for emulation as well.
+        keep_screenshot: Whether an entry without a screenshot gets the picture of the screen.
 
     Raises:
-        PybuilderError: It could not be tried: a program is missing, there is no room, the marker is no good.
+        PybuilderError: It could not be tried: the image is refused or changed meanwhile, a program is
+            missing, the marker is invalid, or the record cannot be written.
     """
-    verdict = _accelerator(trial.machine, on_event)
-    if verdict is None or not verdict.usable:
-        return _attempt(trial, "tcg", folder, on_event, show)
-    outcome = _attempt(trial, "kvm", folder, on_event, show)
-    if verdict.proved or not outcome.silent or outcome.judgement.state is State.BOOTED:
-        return outcome
-    info(on_event, "nothing was seen with KVM, which may not work here; trying once more with emulation")
-    emulated = _attempt(trial, "tcg", folder, on_event, show)
-    if emulated.judgement.state is State.BOOTED:
-        remember_broken(paths.state_dir(), outcome.judgement.reason)
-    return emulated
+    description = target.description
+    marker = Marker(description.boot.marker, where=target.marker_from)
+    machine = machine_of(target.image, description, beside=False)
+    version = hypervisor_version(machine)
+    trial = Trial(machine, marker, description.boot.seconds, exact, description.boot.ports)
+    with _folder_for(target), scratch_folder() as scratch:
+        started = clock()
+        on_event(Step(f"Booting {target.image.name} ({description.arch}, {machine.firmware.value})"))
+        outcome = boot(trial, scratch, on_event, show)
+        record = BootRecord(
+            _mark(target, on_event),
+            Verdict.BOOTED if outcome.judgement.state is BootState.BOOTED else Verdict.FAILED,
+            outcome.judgement.reason,
+            version,
+            outcome.accelerator,
+            started,
+            round(outcome.seconds, 1),
+            outcome.concerns,
+            outcome.answered,
+            outcome.pictures,
+        )
+        _write(target.folder, scratch, outcome, record)
+        if outcome.pictures:
+            _screenshot(target, scratch / SCREEN, on_event, keep=keep_screenshot)
+    return Checked(target, record, outcome.tail)
 
 
-def _accelerator(machine: Machine, on_event: Reporter) -> KvmVerdict | None:
-    """Tell whether KVM can be used; None for a processor that is not the host's."""
-    family = {"i686": "x86_64", "i386": "x86_64", "arm64": "aarch64"}
-    host, guest = (family.get(arch, arch) for arch in (platform.machine(), machine.arch))
-    return chosen_accelerator(paths.state_dir(), on_event) if host == guest else None
-
-
-def _attempt(trial: Trial, accelerator: str, folder: Path, on_event: Reporter, show: ShowLine) -> Outcome:
-    scale = 1 if trial.exact or accelerator == "kvm" else EMULATION
-    limit = trial.seconds * scale
-    watcher = Watcher(trial.marker)
-    with running(trial.machine, accelerator, trial.ports) as machine:
-        began = time.monotonic()
-        alive = _follow(machine, watcher, began + limit, show)
-        seconds = time.monotonic() - began
-        judgement = watcher.judgement
-        answered: tuple[int, ...] = ()
-        if judgement.state is State.BOOTING:
-            reason = _ended(machine) if not alive else _too_long(trial.marker, limit, watcher)
-            judgement = Judgement(State.FAILED, reason)
-        elif alive:
-            alive = _settle(machine, watcher, _SETTLE * scale, show)
-        if alive and judgement.state is State.BOOTED:
-            answered, alive = _ask_ports(machine, watcher, trial.ports, limit * _PORTS_SHARE, show)
-            missing = [str(port) for port in trial.ports if port not in answered]
-            if missing:
-                judgement = Judgement(
-                    State.FAILED, f"it booted, but port {', '.join(missing)} does not answer"
-                )
-        pictures = alive and _picture(machine, folder, on_event)
-        silent = not alive or not watcher.log.tail(1)
-    watcher.end()
-    log, tail = watcher.log.text(), watcher.log.tail(10)
-    return Outcome(judgement, accelerator, seconds, watcher.concerns, answered, log, tail, pictures, silent)
-
-
-def _follow(machine: Running, watcher: Watcher, end: float, show: ShowLine) -> bool:
-    """Read the console until it is known how the boot goes, or time is up; False when the machine ended."""
-    while watcher.judgement.state is State.BOOTING:
-        left = end - time.monotonic()
-        if left <= 0:
-            break
-        if not _step(machine, watcher, min(left, _QUIET), show):
-            return False
-    return True
-
-
-def _settle(machine: Running, watcher: Watcher, seconds: float, show: ShowLine) -> bool:
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        if not _step(machine, watcher, min(left, _QUIET), show):
-            return False
-    return True
-
-
-def _step(machine: Running, watcher: Watcher, seconds: float, show: ShowLine) -> bool:
-    piece = machine.read(seconds)
-    if piece is None:
-        watcher.pause()
-        return False
-    if piece:
-        watcher.feed(piece)
-        show(watcher.last_line)
-    else:
-        watcher.pause()
-    return True
-
-
-def _ask_ports(
-    machine: Running, watcher: Watcher, ports: tuple[int, ...], seconds: float, show: ShowLine
-) -> tuple[tuple[int, ...], bool]:
-    """Ask until all ports answer or time is up; return those that do, and whether the machine still runs."""
-    end = time.monotonic() + seconds
-    answered: set[int] = set()
-    alive = True
-    while alive and answered != set(ports) and time.monotonic() < end:
-        for port in ports:
-            with contextlib.suppress(ApplianceError):  # it may have ended, which reading tells
-                if port not in answered and machine.answers(port):
-                    answered.add(port)
-        alive = _step(machine, watcher, 0, show)
-    return tuple(port for port in ports if port in answered), alive
-
-
-def _ended(machine: Running) -> str:
-    status, words = machine.status(), printable(machine.words())
-    if status == 0:
-        return "the guest switched itself off before it had booted"
-    return f"QEMU ended with status {status}" + (f": {words}" if words else "")
-
-
-def _too_long(marker: Marker, limit: float, watcher: Watcher) -> str:
-    if not watcher.log.tail(1):
-        return f"nothing was seen on the serial console within {limit:.0f} seconds"
-    return f"{marker.expression!r} was not seen on the serial console within {limit:.0f} seconds"
-
-
-def _picture(machine: Running, folder: Path, on_event: Reporter) -> bool:
+@contextmanager
+def _folder_for(target: BootTarget) -> Iterator[None]:
+    """Make the folder of the record before the boot; if it was made and stays empty, it is removed again."""
+    folder = target.folder
+    new = not folder.exists()
     try:
-        picture.convert(machine.screen(), folder / "screen.png", folder / "thumbnail.png")
-    except (ApplianceError, DiskError) as error:
-        warn(on_event, f"there is no picture of the screen: {error.message}")
-        return False
-    return True
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise WorkspaceError(
+            f"{folder} cannot be written to: {error.strerror}",
+            hint="give another folder for the record: --output DIR",
+        ) from error
+    try:
+        yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # there is something in it
+                folder.rmdir()
+
+
+def _mark(target: BootTarget, on_event: Reporter) -> ImageMark:
+    """Return the mark of the image; an image that the last record is of is not read again."""
+    check_unchanged(target.image)
+    with contextlib.suppress(RepositoryError):
+        last = read_boot(target.folder)
+        if last is not None and last.image.fingerprint == target.image.fingerprint:
+            return last.image
+    return ImageMark.of(target.image, on_event)
+
+
+def _write(folder: Path, scratch: Path, outcome: Outcome, record: BootRecord) -> None:
+    """Write record, log and pictures. If it is killed, there may be no record, but never one of other files.
+
+    All is written before anything is replaced, and the record gets its name last.
+    """
+    names = (SCREEN, THUMBNAIL) if record.pictures else ()
+    with uninterrupted(), contextlib.ExitStack() as stack:
+        stack.enter_context(writing_boot(folder, record))
+        new = {name: stack.enter_context(new_file(folder / name)) for name in (LOG, *names)}
+        try:
+            new[LOG].write_text(outcome.log, encoding="utf-8")
+            for name in names:
+                shutil.copyfile(scratch / name, new[name])
+            (folder / BOOT_NAME).unlink(missing_ok=True)
+            for name in {SCREEN, THUMBNAIL} - {*names}:
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise explain(error, folder / BOOT_NAME) from error
+
+
+def _screenshot(target: BootTarget, screen: Path, on_event: Reporter, *, keep: bool) -> None:
+    entry = target.entry
+    if entry is None or entry.screenshot.exists():
+        if keep and entry is not None:
+            info(on_event, f"{entry.screenshot} exists already and is kept")
+        return
+    if not keep:
+        info(on_event, f"{entry.name} has no screenshot.png; with --keep-screenshot it gets this picture")
+        return
+    with new_file(entry.screenshot) as temporary:
+        try:
+            shutil.copyfile(screen, temporary)
+        except OSError as error:
+            raise explain(error, entry.screenshot) from error

@@ -1,6 +1,7 @@
-"""A machine that is being checked: QEMU, its console, its screen, its ports.
+"""A machine that is being checked: QEMU, its console, its screen and its ports.
 
-Whatever way the block is left, the hypervisor is gone, and so are its files.
+When the block that starts it ends, the hypervisor and its files are gone. Everything that the
+guest can make it write is bounded.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
+
 from imgbuilder.appliance import monitor
-from imgbuilder.errors import ToolError
+from imgbuilder.errors import DiskError, ToolError
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.paths import temporary_dir
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.process import Popen
 from imgbuilder.host.workspace import explain
@@ -26,50 +30,61 @@ from imgbuilder.machine.headless import Headless, find_firmware, headless_comman
 from imgbuilder.machine.model import Machine, board
 
 _MONITOR_LIMIT = 10.0
-"""Seconds in which the hypervisor has to do as told; no signal is heeded meanwhile."""
+"""Seconds for a command to the hypervisor; signals have to wait for it."""
 _VERSION_LIMIT = 60.0
 _PIECE = 1 << 16
-_WORDS = 4096
-"""Bytes of the hypervisor's own complaints that are kept."""
+_MOST_MESSAGES = 4096
+"""Bytes of the hypervisor's messages that are kept."""
+_MOST_WRITTEN = 4 << 30
+"""Bytes that the guest may write to its disk, which are kept in a temporary file."""
+_LEAST_WRITTEN = 256 << 20
+"""Bytes that it may write even if the host has little space: a first boot needs some."""
 _LISTEN = 0.5
-"""Seconds that a port gets to send something, or to refuse."""
+"""Seconds for a port to send something, or to refuse."""
 _VERSION = re.compile(rb"version ([0-9]+(?:\.[0-9]+)+)")
 _CONNECTION = re.compile(
     r"^\s*TCP\[(?P<state>[A-Z_0-9]+)\]\s+-?\d+\s+(?P<source>\S+)\s+(?P<host>\d+)\s+\S+\s+(?P<guest>\d+)\s",
     re.MULTILINE,
 )
 _ANSWERED = {"ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "FIN_WAIT_2", "LAST_ACK", "CLOSING", "TIME_WAIT"}
-"""States of a TCP connection (RFC 9293) that it gets into only after the other side has accepted it."""
+"""States that a TCP connection (RFC 9293) reaches only after the other side has accepted it."""
+
+
+_THUMBNAIL = (320, 240)
+"""Size in pixels, as entries of collections have it."""
+_MOST_PIXELS = 16 << 20
+"""The guest chooses the size of its screen; a picture of the largest would take gigabytes."""
 
 
 def hypervisor_version(machine: Machine) -> str:
     """Return the version of the QEMU that runs a machine, such as ``7.2.11``.
 
     Raises:
-        ToolError: It is not installed, or does not tell.
+        ToolError: It is not installed, or prints no version.
     """
     program = board(machine.arch).program
     found = _VERSION.search(process.run([program, "--version"], timeout=_VERSION_LIMIT).stdout)
     if found is None:
-        raise ToolError(f"{program} --version does not tell its version", hint="is it QEMU?")
+        raise ToolError(f"{program} --version prints no version", hint="check that it is QEMU")
     return found[1].decode()
 
 
 class Running:
     """A running machine; made by ``running``."""
 
-    def __init__(self, hypervisor: Popen[bytes], orders: Path, folder: Path) -> None:
+    def __init__(self, hypervisor: Popen[bytes], orders: Path, folder: Path, most_written: int) -> None:
+        self.most_written = most_written
         self._hypervisor = hypervisor
         self._orders = orders
         self._folder = folder
-        self._words = b""
+        self._messages = b""
         self._open = selectors.DefaultSelector()
         for stream in (hypervisor.stdout, hypervisor.stderr):
             assert stream is not None
             self._open.register(stream, selectors.EVENT_READ)
 
     def read(self, seconds: float) -> bytes | None:
-        """Return what the console sent, nothing if nothing came in time; None when the machine has ended."""
+        """Return bytes of the console, none if none came in time; None when the machine has ended."""
         piece = b""
         for key, _ in self._open.select(max(0.0, seconds)):
             stream = key.fileobj
@@ -80,37 +95,37 @@ class Running:
             elif stream is self._hypervisor.stdout:
                 piece = data
             else:
-                self._words = (self._words + data)[-_WORDS:]
+                self._messages = (self._messages + data)[-_MOST_MESSAGES:]
         if not piece and not self._open.get_map():
             return None
         return piece
 
-    def words(self) -> str:
-        """Return what the hypervisor itself complained about."""
-        return " ".join(self._words.decode(errors="replace").split())
+    def messages(self) -> str:
+        """Return the hypervisor's own messages."""
+        return " ".join(self._messages.decode(errors="replace").split())
 
     def status(self) -> int:
-        """Return the exit status of the hypervisor that has closed its console; negative for a signal."""
+        """Return the exit status of a hypervisor that has closed its console; negative for a signal."""
         return process.last_status(self._hypervisor, patience=_MONITOR_LIMIT)
 
     def screen(self) -> Path:
-        """Take a picture of the screen; return it, a file in PPM that is gone with the machine.
+        """Return a picture of the screen in PPM, a file that is removed with the machine.
 
         Raises:
-            ApplianceError: The hypervisor does not do it.
+            ApplianceError: The hypervisor failed to write it.
         """
         picture = self._folder / "screen.ppm"
         monitor.write_screen(self._orders, picture, limit=_MONITOR_LIMIT)
         return picture
 
     def answers(self, port: int) -> bool:
-        """Tell whether a port of the guest accepts connections.
+        """Whether a port of the guest accepts connections.
 
         QEMU's user network accepts every connection at once, before it asks the guest; so either the guest
         sends something, or QEMU says that the guest has accepted (ADR 0037).
 
         Raises:
-            ApplianceError: The hypervisor does not tell.
+            ApplianceError: The hypervisor did not answer.
         """
         host = self._forwarded().get(port)
         if host is None:
@@ -140,15 +155,15 @@ class Running:
 
 @contextmanager
 def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Iterator[Running]:
-    """Start a machine, and end it for certain when the block is left.
+    """Start a machine, and end it when the block ends.
 
     Args:
         machine: What to run; nothing is written to its image.
         accelerator: ``kvm`` or ``tcg``.
-        ports: TCP ports of the guest that will be asked.
+        ports: TCP ports of the guest that will be tried.
 
     Raises:
-        ToolError: QEMU, its firmware or setpriv is not installed.
+        ToolError: QEMU, its firmware or util-linux is not installed.
         WorkspaceError: There is no room for temporary files.
     """
     found = find_firmware(machine)
@@ -161,18 +176,19 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
             except OSError as error:
                 raise explain(error, firmware[1]) from error
         orders = folder / "monitor"
-        words = headless_command(machine, Headless(accelerator, orders, ports, firmware))
-        words[0] = process.require_program(words[0])
+        command = headless_command(machine, Headless(accelerator, orders, ports, firmware))
+        command[0] = process.require_program(command[0])
+        most_written = _write_limit()
         hypervisor: Popen[bytes] | None = None
         try:
             with uninterrupted():
                 # When we are killed, the kernel ends the hypervisor.
                 hypervisor = process.start(
-                    ["setpriv", "--pdeathsig", "KILL", "--", *words],
+                    ["setpriv", "--pdeathsig", "KILL", "--", *_limit_files(most_written), *command],
                     stdout=process.PIPE,
                     stderr=process.PIPE,
                 )
-            yield Running(hypervisor, orders, folder)
+            yield Running(hypervisor, orders, folder, most_written)
         finally:
             with uninterrupted():
                 if hypervisor is not None:
@@ -180,3 +196,47 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
                     for stream in (hypervisor.stdout, hypervisor.stderr):
                         if stream is not None:
                             stream.close()
+
+
+def _limit_files(size: int) -> list[str]:
+    """Return the command that runs another one, which is killed if it writes a larger file."""
+    return ["prlimit", f"--fsize={size}", "--core=0", "--"]
+
+
+def _write_limit() -> int:
+    """Return how much the guest may write: never more than half of the free space."""
+    folder = temporary_dir()
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise explain(error, folder) from error
+    return max(_LEAST_WRITTEN, min(_MOST_WRITTEN, free // 2))
+
+
+def write_pictures(screen: Path, whole: Path, thumbnail: Path) -> None:
+    """Write a picture in PPM as PNG, and as a small PNG with black borders where its shape differs.
+
+    Args:
+        screen: The file that the hypervisor wrote.
+        whole: The file to write, in the same size.
+        thumbnail: The small file to write.
+
+    Raises:
+        DiskError: It is not a picture, is too large, or cannot be written.
+    """
+    try:
+        with Image.open(screen, formats=["PPM"]) as opened:
+            if opened.width * opened.height > _MOST_PIXELS:
+                raise DiskError(f"the guest's screen of {opened.width}x{opened.height} pixels is too large")
+            picture = opened.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DiskError(f"the picture of the guest's screen cannot be read: {error}") from error
+    small = picture.copy()
+    small.thumbnail(_THUMBNAIL)
+    canvas = Image.new("RGB", _THUMBNAIL)
+    canvas.paste(small, ((_THUMBNAIL[0] - small.width) // 2, (_THUMBNAIL[1] - small.height) // 2))
+    try:
+        picture.save(whole, format="PNG", optimize=True)
+        canvas.save(thumbnail, format="PNG", optimize=True)
+    except OSError as error:
+        raise DiskError(f"the picture of the guest's screen cannot be written: {error.strerror}") from error

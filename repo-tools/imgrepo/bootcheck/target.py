@@ -1,4 +1,4 @@
-"""What ``boot-check`` is given: an entry of the library, or an image alone."""
+"""The target of ``boot-check``: an entry of the library, or an image alone."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from imgrepo.images.scan import FORMATS, SourceImage
 from imgrepo.library.description import BootTable, Description, MachineTable
 from imgrepo.library.folder import EntryFolder, entry_at, find_entry, image_at
 
-_TAKEN = "give the folder of an entry, the name of one, or an image"
+_HINT = "give the folder of an entry, the name of one, or an image"
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the command line says instead of ``entry.toml``; None or empty to leave it.
+class Overrides:
+    """Options that override ``entry.toml``; None or empty for none.
 
     Attributes:
         arch: Architecture.
         memory: MiB.
-        firmware: What starts the system.
-        marker: A regular expression.
+        firmware: The firmware.
+        marker: A regular expression that shows that the system has booted.
         seconds: Time limit, with and without KVM.
-        ports: Ports that must answer beside those of the entry.
+        ports: Ports that must answer besides those of the entry.
     """
 
     arch: str | None = None
@@ -35,14 +35,14 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Target:
-    """An image, what is known about it, and where what is seen goes.
+class BootTarget:
+    """An image to boot, what is known about it, and where the record goes.
 
     Attributes:
         name: Its name without the ending.
         image: The image.
-        description: What its contributor says; of an image alone, what the command line says.
-        marker_from: Names the origin of the marker in messages.
+        description: The entry's description; of an image alone, the options.
+        marker_from: The origin of the marker, for messages.
         folder: Where the record goes.
         entry: The entry; None for an image alone.
     """
@@ -55,15 +55,15 @@ class Target:
     entry: EntryFolder | None = None
 
 
-def find_target(word: str, wishes: Wishes, *, library: Path, output: Path | None = None) -> Target:
-    """Find what a command was given.
+def find_target(word: str, overrides: Overrides, *, library: Path, output: Path | None = None) -> BootTarget:
+    """Find the target that a command names.
 
     Args:
         word: An entry's folder, an image, or the name of an entry of the library.
-        wishes: What the command line says.
+        overrides: The options.
         library: The folder of entries.
         output: Where the record goes, in a folder of the target's name; None for the entry's own folder, or
-            ``NAME.boot`` beside an image.
+            ``NAME.boot`` next to an image.
 
     Raises:
         UsageError: There is no such entry or image.
@@ -75,19 +75,19 @@ def find_target(word: str, wishes: Wishes, *, library: Path, output: Path | None
         description, where = entry.read(), f"{entry.description}: [boot] marker"
     else:
         path = Path(word).absolute()
-        image = image_at(path, hint=_TAKEN)
+        image = image_at(path, hint=_HINT)
         folder, description, where = path.parent / f"{image.stem}.boot", Description(), "--marker"
-    if wishes.marker is not None:
+    if overrides.marker is not None:
         where = "--marker"
     if output is not None:
         folder = output / image.stem / "boot"
-    return Target(image.stem, image, _with_wishes(description, wishes), where, folder, entry)
+    return BootTarget(image.stem, image, _with_overrides(description, overrides), where, folder, entry)
 
 
 def _entry(word: str, library: Path) -> EntryFolder | None:
     path = Path(word)
     if path.is_dir():
-        return entry_at(path, hint=_TAKEN)
+        return entry_at(path, hint=_HINT)
     if path.suffix in FORMATS or "/" in word or path.exists():
         beside = EntryFolder(path.absolute().parent)
         inside = beside.name == path.stem and beside.description.is_file()
@@ -95,13 +95,13 @@ def _entry(word: str, library: Path) -> EntryFolder | None:
     return find_entry(library, word)
 
 
-def _with_wishes(description: Description, wishes: Wishes) -> Description:
-    machine: dict[str, object] = {"memory": wishes.memory, "firmware": wishes.firmware}
-    boot: dict[str, object] = {"marker": wishes.marker, "seconds": wishes.seconds}
-    ports = (*description.boot.ports, *(port for port in wishes.ports if port not in description.boot.ports))
+def _with_overrides(description: Description, overrides: Overrides) -> Description:
+    machine: dict[str, object] = {"memory": overrides.memory, "firmware": overrides.firmware}
+    boot: dict[str, object] = {"marker": overrides.marker, "seconds": overrides.seconds}
+    ports = (*description.boot.ports, *overrides.ports)
     return description.model_copy(
         update={
-            "arch": wishes.arch or description.arch,
+            "arch": overrides.arch or description.arch,
             "machine": _changed(description.machine, machine),
             "boot": _changed(description.boot, {**boot, "ports": tuple(dict.fromkeys(ports))}),
         }

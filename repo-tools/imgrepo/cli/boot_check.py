@@ -13,8 +13,8 @@ import click
 from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import BOARDS, Firmware
-from imgrepo.bootcheck.run import Checked, check
-from imgrepo.bootcheck.target import Target, Wishes, find_target
+from imgrepo.bootcheck.check import Checked, check
+from imgrepo.bootcheck.target import BootTarget, Overrides, find_target
 from imgrepo.cli.options import (
     PATH,
     examples,
@@ -28,7 +28,7 @@ from imgrepo.cli.publisher import Publisher, each, pass_publisher, show
 from imgrepo.library.records import Verdict
 
 
-def _wishes(
+def _overrides(
     *,
     arch: str | None,
     memory: int | None,
@@ -36,13 +36,13 @@ def _wishes(
     marker: str | None,
     seconds: int | None,
     ports: tuple[int, ...],
-) -> Wishes:
-    return Wishes(arch, memory, Firmware(firmware) if firmware else None, marker, seconds, ports)
+) -> Overrides:
+    return Overrides(arch, memory, Firmware(firmware) if firmware else None, marker, seconds, ports)
 
 
-_wishes_options = option_group(
-    "wishes",
-    _wishes,
+_overrides_options = option_group(
+    "overrides",
+    _overrides,
     click.option(
         "--time",
         "seconds",
@@ -84,7 +84,7 @@ _wishes_options = option_group(
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @library_option
 @click.option("-o", "--output", type=PATH, metavar="DIR", help="Write to DIR/NAME/boot instead.")
-@_wishes_options
+@_overrides_options
 @click.option(
     "--keep-screenshot",
     is_flag=True,
@@ -100,21 +100,21 @@ def boot_check_command(
     targets: tuple[str, ...],
     library: Path,
     output: Path | None,
-    wishes: Wishes,
+    overrides: Overrides,
     keep_screenshot: bool,
 ) -> int:
     """Boot images; return 1 when one does not boot."""
     line = _LastLine(quiet=publisher.quiet or publisher.as_json)
-    found = _find(targets, wishes, library, output)
+    found = _find(targets, overrides, library, output)
 
-    def boot(target: Target) -> dict[str, Any]:
+    def boot(target: BootTarget) -> dict[str, Any]:
         try:
             checked = check(
                 target,
                 publisher.reporter,
                 line,
                 clock=publisher.services.clock,
-                exact=wishes.seconds is not None,
+                exact=overrides.seconds is not None,
                 keep_screenshot=keep_screenshot,
             )
         finally:
@@ -122,7 +122,7 @@ def boot_check_command(
         _report(checked, publisher)
         return _as_data(checked)
 
-    def failed(target: Target, error: PybuilderError) -> dict[str, Any]:
+    def failed(target: BootTarget, error: PybuilderError) -> dict[str, Any]:
         if len(found) == 1 and not publisher.as_json:
             raise error
         publisher.reporter.error(f"{target.name} was not tried: {error.message}", error.hint)
@@ -133,10 +133,12 @@ def boot_check_command(
     return 1 if any(result["verdict"] != Verdict.BOOTED.value for result in results) else 0
 
 
-def _find(names: tuple[str, ...], wishes: Wishes, library: Path, output: Path | None) -> list[Target]:
-    found: list[Target] = []
+def _find(
+    names: tuple[str, ...], overrides: Overrides, library: Path, output: Path | None
+) -> list[BootTarget]:
+    found: list[BootTarget] = []
     for name in names:
-        target = find_target(name, wishes, library=library, output=output)
+        target = find_target(name, overrides, library=library, output=output)
         if target.folder in [other.folder for other in found]:
             raise UsageError(
                 f"{name} and another target would both be written to {target.folder}",

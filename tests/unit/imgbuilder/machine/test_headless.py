@@ -54,7 +54,7 @@ def test_arm_has_its_own_board() -> None:
     words = headless_command(replace(MACHINE, arch="aarch64"), CHECK)
     assert words[0] == "qemu-system-aarch64"
     assert words[words.index("-machine") + 1] == "virt"
-    assert "virtio-gpu-pci" in words
+    assert "virtio-gpu-pci,max_hostmem=67108864" in words
 
 
 def test_an_unknown_architecture_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,8 +21,9 @@ from PIL import Image
 
 from imgbuilder.appliance.accelerator import KvmVerdict
 from imgbuilder.errors import DiskError
-from imgrepo.bootcheck import check as checking
-from imgrepo.bootcheck import hypervisor, picture
+from imgrepo.bootcheck import boot as booting
+from imgrepo.bootcheck import hypervisor
+from imgrepo.bootcheck.hypervisor import write_pictures
 from imgrepo.cli.main import run
 from imgrepo.library.records import Verdict, read_boot
 from imgrepo.services import Services
@@ -40,7 +42,7 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg")
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(checking, "_SETTLE", 0.0)
+    monkeypatch.setattr(booting, "_SETTLE", 0.0)
     monkeypatch.setattr(hypervisor, "_MONITOR_LIMIT", 2.0)
     return made
 
@@ -110,16 +112,16 @@ def test_a_failed_boot_replaces_an_older_record(
     [
         (b"Linux version 6.1\r\n", "exit", "switched itself off"),
         (b"", "die", "could not set up the virtual processor"),
-        (b"Linux version 6.1\r\n", "stay", "'login:' was not seen on the serial console within"),
-        (b"", "hang", "nothing was seen"),
-        (b"", "flood", "'login:' was not seen"),
+        (b"Linux version 6.1\r\n", "stay", "'login:' was not found on the serial console within"),
+        (b"", "hang", "nothing was printed"),
+        (b"", "flood", "'login:' was not found"),
         (consoles.NOTHING, "deaf", "found nothing to boot"),
     ],
 )
 def test_every_bad_end_has_its_reason(
     stub: Stub, entry: Path, console: bytes, how: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checking, "EMULATION", 0.02)
+    monkeypatch.setattr(booting, "EMULATION", 0.02)
     stub.set(console, how)
     assert boot_check(entry) == 1
     record = read_boot(entry / "boot")
@@ -196,8 +198,8 @@ def test_kvm_that_shows_nothing_is_not_held_against_the_image(
     )
     program.chmod(0o755)
     verdict = KvmVerdict(usable=True, reason="not tried", proved=False)
-    monkeypatch.setattr(checking, "chosen_accelerator", lambda *_args: verdict)
-    monkeypatch.setattr(checking, "EMULATION", 5)
+    monkeypatch.setattr(booting, "chosen_accelerator", lambda *_args: verdict)
+    monkeypatch.setattr(booting, "EMULATION", 5)
     assert boot_check(entry, "--time", "5") == 0
     record = read_boot(entry / "boot")
     assert record is not None
@@ -270,7 +272,7 @@ def test_a_port_answers_when_the_guest_does(
     states: tuple[str, ...],
     answers: bool,
 ) -> None:
-    monkeypatch.setattr(checking, "EMULATION", 0.05)
+    monkeypatch.setattr(booting, "EMULATION", 0.05)
     ports.append(Port(closes=closes, sends=sends))
     stub.set(consoles.DEBIAN, table=table(ports[0], 80, *states))
     assert boot_check(entry, "--port", "80") == (0 if answers else 1)
@@ -374,7 +376,7 @@ def test_pictures_of_any_shape_fit_the_thumbnail(tmp_path: Path) -> None:
         (tmp_path / "in.ppm").write_bytes(
             b"P6\n%d %d\n255\n" % (width, height) + bytes([255] * (3 * width * height))
         )
-        picture.convert(tmp_path / "in.ppm", whole, small)
+        write_pictures(tmp_path / "in.ppm", whole, small)
         with Image.open(small) as opened:
             assert opened.size == (320, 240)
 
@@ -393,7 +395,7 @@ def test_pictures_of_any_shape_fit_the_thumbnail(tmp_path: Path) -> None:
 def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes, told: str) -> None:
     (tmp_path / "in.ppm").write_bytes(data)
     with pytest.raises(DiskError, match=told):
-        picture.convert(tmp_path / "in.ppm", tmp_path / "a.png", tmp_path / "b.png")
+        write_pictures(tmp_path / "in.ppm", tmp_path / "a.png", tmp_path / "b.png")
 
 
 def test_an_image_that_changes_meanwhile_gets_no_verdict(
@@ -406,3 +408,38 @@ def test_an_image_that_changes_meanwhile_gets_no_verdict(
     assert boot_check(entry) == 1
     assert "changed" in capfd.readouterr().err
     assert (entry / "boot" / "boot.json").read_bytes() == record
+
+
+def test_a_guest_that_fills_its_disk_is_ended(
+    stub: Stub, entry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hypervisor, "_MOST_WRITTEN", 1 << 20)
+    monkeypatch.setattr(hypervisor, "_LEAST_WRITTEN", 1 << 20)
+    stub.set(b"Linux version 6.1\r\n", "fill")
+    assert boot_check(entry) == 1
+    record = read_boot(entry / "boot")
+    assert record is not None
+    assert record.reason == "it wrote more than 1.0M to its disk"
+
+
+def test_a_guest_may_write_half_of_the_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    free = 1 << 30
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(0, 0, free))
+    assert hypervisor._write_limit() == 512 << 20
+    free = 1 << 40
+    assert hypervisor._write_limit() == 4 << 30
+    free = 0
+    assert hypervisor._write_limit() == 256 << 20
+
+
+def test_ports_that_never_answer_take_no_longer_than_allowed(
+    stub: Stub, entry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hypervisor, "_MONITOR_LIMIT", 0.5)
+    monkeypatch.setattr(booting, "EMULATION", 0.02)
+    (entry / "entry.toml").write_text(f"{ENTRY}ports = {list(range(1, 41))}\n")
+    stub.set(consoles.DEBIAN, "deaf")
+    began = time.monotonic()
+    assert boot_check(entry) == 1
+    assert time.monotonic() - began < 15, "40 ports, each of them half a second"

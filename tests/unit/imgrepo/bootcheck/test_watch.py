@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgbuilder.errors import RepositoryError
-from imgrepo.bootcheck.lines import LONGEST_LINE, Lines, Log
-from imgrepo.bootcheck.marker import Marker
-from imgrepo.bootcheck.watch import State, Watcher, concern_in, failure_in
+from imgrepo.bootcheck import console
+from imgrepo.bootcheck.console import (
+    LONGEST_LINE,
+    BootState,
+    Lines,
+    Log,
+    Marker,
+    Watcher,
+    concern_in,
+    failure_in,
+)
 from tests.unit.imgrepo.bootcheck import consoles
 
 
@@ -24,7 +33,7 @@ def watched(data: bytes, marker: str = "login:") -> Watcher:
 
 def test_a_login_prompt_without_an_end_is_seen() -> None:
     watcher = watched(consoles.DEBIAN)
-    assert watcher.judgement.state is State.BOOTED
+    assert watcher.judgement.state is BootState.BOOTED
     assert watcher.last_line == "debian-12 login:"
     assert watcher.concerns == ()
     watcher.end()
@@ -38,7 +47,7 @@ def test_a_login_prompt_without_an_end_is_seen() -> None:
         (consoles.PANIC, "the kernel panicked: VFS: Unable to mount root fs on unknown-block(0,0)"),
         (consoles.NOTHING, "the firmware found nothing to boot"),
         (consoles.RESCUE, "GRUB does not find its files (rescue mode)"),
-        (consoles.GRUB_SHELL, "GRUB found no menu, and waits for orders"),
+        (consoles.GRUB_SHELL, "GRUB found no menu and waits for commands"),
         (consoles.INITRAMFS, "the system's root was not found (shell of the initramfs)"),
         (consoles.EMERGENCY, "the system started in emergency mode"),
         (consoles.UEFI, "the firmware found nothing to boot"),
@@ -49,24 +58,25 @@ def test_a_login_prompt_without_an_end_is_seen() -> None:
 )
 def test_what_does_not_boot_is_told_at_once_with_its_reason(console: bytes, reason: str) -> None:
     judgement = watched(console).judgement
-    assert (judgement.state, judgement.reason) == (State.FAILED, reason)
+    assert (judgement.state, judgement.reason) == (BootState.FAILED, reason)
 
 
 def test_a_marker_of_its_own_counts_instead_of_a_login() -> None:
-    assert watched(consoles.DEBIAN, r"^kiosk \d+ is ready$").judgement.state is State.BOOTING
-    assert watched(b"kiosk 7 is ready\n", r"^kiosk \d+ is ready$").judgement.state is State.BOOTED
+    assert watched(consoles.DEBIAN, r"^kiosk \d+ is ready$").judgement.state is BootState.BOOTING
+    assert watched(b"kiosk 7 is ready\n", r"^kiosk \d+ is ready$").judgement.state is BootState.BOOTED
 
 
 def test_the_first_verdict_stays() -> None:
     watcher = watched(consoles.DEBIAN)
     watcher.feed(b"\n" + consoles.PANIC)
-    assert watcher.judgement.state is State.BOOTED
+    assert watcher.judgement.state is BootState.BOOTED
     assert any("Call Trace" in line for line in watcher.concerns)
 
 
 def test_a_few_restarts_are_no_loop() -> None:
     assert (
-        watched(consoles.LOOP[: len(consoles.LOOP) // 6 * 3] + b"x login: ").judgement.state is State.BOOTED
+        watched(consoles.LOOP[: len(consoles.LOOP) // 6 * 3] + b"x login: ").judgement.state
+        is BootState.BOOTED
     )
 
 
@@ -185,5 +195,20 @@ def test_a_marker_that_backtracks_without_end_is_stopped() -> None:
 
 
 def test_what_is_no_expression_is_refused() -> None:
-    with pytest.raises(RepositoryError, match="no regular expression"):
+    with pytest.raises(RepositoryError, match="not a valid regular expression"):
         Marker("(", where="--marker")
+
+
+def test_many_lines_that_are_each_a_little_slow_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_ALL_SLOW", 0.2)
+    marker = Marker(r"^(a|a)+$", where="[boot] marker")
+    size = 4
+    while True:  # find a line that is slow, but not too slow for one
+        began = time.thread_time()
+        marker.found_in("a" * size + "b")
+        if time.thread_time() - began > 2 * console._SLOW:
+            break
+        size += 1
+    watcher = Watcher(marker)
+    with pytest.raises(RepositoryError, match="took more than"):
+        watcher.feed((b"a" * size + b"b\n") * 200)
