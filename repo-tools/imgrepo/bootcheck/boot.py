@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host import paths
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import Machine
-from imgbuilder.sizes import human_size
 from imgrepo.bootcheck.console import BootJudgement, BootState, Marker, Watcher
 from imgrepo.bootcheck.hypervisor import Running, running, write_pictures
 
@@ -194,8 +192,6 @@ def _ended(machine: Running) -> str:
     status, messages = machine.status(), printable(machine.messages())
     if status == 0:
         return "the guest switched itself off before it had booted"
-    if status == -signal.SIGXFSZ:
-        return f"it wrote more than {human_size(machine.most_written)} to its disk"
     return f"QEMU ended with status {status}" + (f": {messages}" if messages else "")
 
 

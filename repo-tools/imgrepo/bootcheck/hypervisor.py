@@ -36,7 +36,7 @@ _PIECE = 1 << 16
 _MOST_MESSAGES = 4096
 """Bytes of the hypervisor's messages that are kept."""
 _MOST_WRITTEN = 4 << 30
-"""Bytes that the guest may write to its disk, which are kept in a temporary file."""
+"""Bytes that the guest may write to its disk, which are kept in a temporary file; then it gets I/O errors."""
 _LEAST_WRITTEN = 256 << 20
 """Bytes that it may write even if the host has little space: a first boot needs some."""
 _LISTEN = 0.5
@@ -72,8 +72,7 @@ def hypervisor_version(machine: Machine) -> str:
 class Running:
     """A running machine; made by ``running``."""
 
-    def __init__(self, hypervisor: Popen[bytes], orders: Path, folder: Path, most_written: int) -> None:
-        self.most_written = most_written
+    def __init__(self, hypervisor: Popen[bytes], orders: Path, folder: Path) -> None:
         self._hypervisor = hypervisor
         self._orders = orders
         self._folder = folder
@@ -178,17 +177,17 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
         orders = folder / "monitor"
         command = headless_command(machine, Headless(accelerator, orders, ports, firmware))
         command[0] = process.require_program(command[0])
-        most_written = _write_limit()
+        limit = ["prlimit", f"--fsize={_write_limit()}", "--core=0", "--"]
         hypervisor: Popen[bytes] | None = None
         try:
             with uninterrupted():
                 # When we are killed, the kernel ends the hypervisor.
                 hypervisor = process.start(
-                    ["setpriv", "--pdeathsig", "KILL", "--", *_limit_files(most_written), *command],
+                    ["setpriv", "--pdeathsig", "KILL", "--", *limit, *command],
                     stdout=process.PIPE,
                     stderr=process.PIPE,
                 )
-            yield Running(hypervisor, orders, folder, most_written)
+            yield Running(hypervisor, orders, folder)
         finally:
             with uninterrupted():
                 if hypervisor is not None:
@@ -196,11 +195,6 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
                     for stream in (hypervisor.stdout, hypervisor.stderr):
                         if stream is not None:
                             stream.close()
-
-
-def _limit_files(size: int) -> list[str]:
-    """Return the command that runs another one, which is killed if it writes a larger file."""
-    return ["prlimit", f"--fsize={size}", "--core=0", "--"]
 
 
 def _write_limit() -> int:
