@@ -12,7 +12,7 @@ from imgbuilder.building.plan import BuildPlan, OutputImage, TemplateFacts, make
 from imgbuilder.building.request import BuildRequest, NetworkMode
 from imgbuilder.building.target import find_target
 from imgbuilder.cache.store import TemplateCache
-from imgbuilder.cache.variants import files_of, usable
+from imgbuilder.cache.templates import files_of, usable
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.customize import run as customization
 from imgbuilder.disk.diskimage import OutputFormat, parse_format

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer  # exists for type checkers only
 
 PIECE = 1 << 20
-"""Bytes that are looked at together; part of what a content digest means."""
+"""Bytes that are checked for zeros together; part of the definition of a content digest."""
 
 _ZEROS = bytes(PIECE)
 
 
 class HashingFile(io.FileIO):
-    """A file that knows the digest of what was written to it, in the order of writing.
+    """A file that takes the digest of the bytes written to it, in the order of writing.
 
     Args:
-        descriptor: An empty file, open for writing (for reading too, when it is read again); it stays open.
-        sha256: Whether its SHA-256 is wanted as well.
+        descriptor: An empty file, open for writing, and for reading if ``read_again`` is used; it stays open.
+        sha256: Take its SHA-256 as well.
     """
 
     def __init__(self, descriptor: int, *, sha256: bool = False) -> None:
@@ -41,20 +41,13 @@ class HashingFile(io.FileIO):
             self._sha256.update(data)
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write some bytes and return how many were taken."""
+        """Write some bytes and return how many were written."""
         count = super().write(data)
         self._take(memoryview(data)[:count])
         return count
 
     def read_again(self) -> int:
-        """Take the bytes that the file holds already as written; the position is behind them afterwards.
-
-        Returns:
-            How many there are.
-
-        Raises:
-            OSError: They cannot be read.
-        """
+        """Take the bytes in the file as written, move behind them, and return their number."""
         self._begin()
         count = 0
         while piece := os.pread(self.fileno(), PIECE, count):
@@ -64,11 +57,7 @@ class HashingFile(io.FileIO):
         return count
 
     def clear(self) -> None:
-        """Drop all bytes.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
+        """Drop all bytes."""
         self.seek(0)
         self.truncate()
         self._begin()
@@ -78,7 +67,7 @@ class HashingFile(io.FileIO):
         return self._digest.hexdigest()
 
     def sha256(self) -> str | None:
-        """Return the SHA-256 of what was written, likewise; None when it was not wanted."""
+        """Return the SHA-256 so far, likewise; None when it is not taken."""
         return None if self._sha256 is None else self._sha256.hexdigest()
 
 
@@ -94,10 +83,10 @@ class ContentDigest:
         self._digest = hashlib.sha256()
 
     def add(self, offset: int, piece: bytes | bytearray) -> None:
-        """Take the next piece.
+        """Add the next piece.
 
         Args:
-            offset: Where it begins: a multiple of ``PIECE``.
+            offset: Its position, a multiple of ``PIECE``.
             piece: Its bytes: ``PIECE`` of them, fewer only at the end of the disk.
         """
         if piece != _ZEROS[: len(piece)]:
@@ -111,11 +100,7 @@ class ContentDigest:
 
 
 def content_digest(descriptor: int) -> str:
-    """Return the digest of an open disk; its position is not used.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return the content digest of an open disk; its position is not used."""
     digest, size, done = ContentDigest(), os.fstat(descriptor).st_size, 0
     for start, end in data_ranges(descriptor, size):
         position = max(done, start - start % PIECE)

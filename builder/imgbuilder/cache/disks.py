@@ -1,4 +1,4 @@
-"""The unpacked layer: sparse, read-only disks, made on first use, and copied by every build."""
+"""The unpacked layer of the cache: sparse, read-only disks, made on first use and copied by every build."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from imgbuilder.cache.download import about
 from imgbuilder.cache.folder import CacheFolder
 from imgbuilder.cache.records import (
     has_content,
@@ -17,7 +16,7 @@ from imgbuilder.cache.records import (
     touch_record,
     write_record,
 )
-from imgbuilder.cache.templates import digest_of, is_file
+from imgbuilder.cache.templates import about, digest_of, is_file
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.disk.imageheader import UNNAMED, check_image
@@ -27,11 +26,11 @@ from imgindex.files import publish, temporary_file
 from imgindex.model import Entry
 
 _KEPT = frozenset({"template", "arch", "source", "content"})
-"""What stays of a record when a disk was touched."""
+"""Fields of a record that stay when a disk was touched."""
 
 
 class Disks:
-    """The files in ``ROOT/disks``, and which of them we use.
+    """The files in ``ROOT/disks``, and locks on those in use.
 
     Args:
         folder: The cache.
@@ -39,24 +38,23 @@ class Disks:
 
     def __init__(self, folder: CacheFolder) -> None:
         self._folder = folder
-        self._in_use: list[int] = []  # descriptors whose locks keep files from removal
+        self._in_use: list[int] = []  # descriptors whose locks protect files from removal
 
     def path(self, entry: Entry) -> Path:
-        """Return where an entry's disk is, or would be."""
+        """Return the place of an entry's disk, which need not exist."""
         return self._folder.disks / f"{digest_of(entry)}.{_format(entry)}"
 
     def has(self, entry: Entry) -> bool:
-        """Say whether it is there; its bytes are not looked at."""
+        """Tell whether it exists; its bytes are not checked."""
         size = entry.size if _format(entry) == "raw" else None
         return entry.sha512 is not None and is_file(self.path(entry), size)
 
     def use(self, entry: Entry) -> bool:
-        """Say whether the disk is there and good; if so, keep it from removal until ``release``.
+        """Tell whether the disk exists and is good; if so, protect it from removal until ``release``.
 
         Raises:
-            DiskError: Another entry with the same digest promises another size.
-            WorkspaceError: Something strange is in its place.
-            OSError: It cannot be read.
+            DiskError: Another entry with the same digest promises a different size.
+            WorkspaceError: The cache entry is not a regular file of ours.
         """
         path = self.path(entry)
         descriptor = open_own(path)
@@ -76,13 +74,9 @@ class Disks:
         return good
 
     def accept_again(self, entry: Entry, on_event: Reporter) -> None:
-        """Look at all bytes of a disk that changed; remember it anew if they are those that were unpacked.
+        """Check all bytes of a disk that was touched; renew its record if they are those that were unpacked.
 
-        The caller holds the entry's lock.
-
-        Raises:
-            WorkspaceError: Something strange is in its place.
-            OSError: It cannot be read, or its record not be written.
+        The caller holds the lock of the entry.
         """
         path = self.path(entry)
         descriptor = open_own(path)
@@ -94,17 +88,16 @@ class Disks:
             record = read_record(path) or {}
             kept: dict[str, str] = {key: str(value) for key, value in record.items() if key in _KEPT}
             write_record(path, descriptor, kept)
-            debug(on_event, f"{path} was touched, but holds what was unpacked")
+            debug(on_event, f"{path} was touched, but its content is unchanged")
         finally:
             os.close(descriptor)
 
     def make(self, selection: Selection, template: BinaryIO, on_event: Reporter, unpack: Unpacker) -> None:
-        """Unpack a template; the caller holds the entry's lock.
+        """Unpack a template; the caller holds the lock of the entry.
 
         Raises:
             RepositoryError: The template is damaged or not what the index promises.
             WorkspaceError: The disk cannot be written.
-            OSError: The same.
         """
         entry = selection.entry
         on_event(Step(f"Uncompressing: {entry.os_version}"))
@@ -118,7 +111,7 @@ class Disks:
             write_record(final, descriptor, {**about(selection), "content": content})
 
     def release(self) -> None:
-        """Let others remove the disks that we used."""
+        """Unlock the disks in use."""
         while self._in_use:
             with contextlib.suppress(OSError):  # nothing was written to it, so nothing can be lost
                 os.close(self._in_use.pop())

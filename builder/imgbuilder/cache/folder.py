@@ -1,8 +1,7 @@
-"""The folder of the cache: who may use it, and one at a time where that matters.
+"""The folder of the cache, with its locks.
 
-All users of a cache hold its lock file shared while they run; emptying it
-needs it exclusively (``docs/threat-model.md`` C17). Making an entry needs that
-entry's own lock (C7 to C10).
+Every process that uses the cache holds its lock file shared; emptying the cache needs that lock exclusively.
+Making an entry needs the lock of the entry (``docs/threat-model.md`` C7 to C10, C17).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _OWN_NAME = re.compile(
 
 
 class CacheFolder:
-    """A folder that only we write to. Nothing is touched before it is opened or deleted.
+    """The folder of a cache. Nothing is touched before it is opened or deleted.
 
     Args:
         root: The folder.
@@ -43,7 +42,7 @@ class CacheFolder:
         self._lock: int | None = None
 
     def open(self, on_event: Reporter = ignore) -> None:
-        """Make the folder if needed, check that it is safe to use, and keep others from deleting it.
+        """Make the folder if needed, check that it is safe to use, and protect it from deletion.
 
         Raises:
             WorkspaceError: It cannot be used.
@@ -81,12 +80,12 @@ class CacheFolder:
                 os.close(lock)
 
     def delete(self, on_event: Reporter = ignore, *, limit: float = 10.0) -> None:
-        """Remove all that is ours, and the folder itself when nothing else is in it.
+        """Remove the cache's files, and the folder itself if nothing else is in it.
 
-        A folder that is no cache is left alone.
+        A folder that is not a cache is left alone.
 
         Args:
-            on_event: Reports a wait, and when there is no cache.
+            on_event: Called when it waits, and when there is no cache.
             limit: Seconds to wait for running builds.
 
         Raises:
@@ -100,14 +99,14 @@ class CacheFolder:
                     self._lock = self._open_lock(0)
                 if not self._is_ours(self._lock):
                     self.close()
-                    warn(on_event, f"nothing was deleted: {self.root} is no cache of pybuilder")
+                    warn(on_event, f"nothing was deleted: {self.root} is not a cache of pybuilder")
                     return
                 self._lock_alone(on_event, limit)
                 gone = os.fstat(self._lock).st_nlink == 0
-                if gone:  # another deletion was quicker; a new cache may have been made since
+                if gone:  # another process deleted it first; a new cache may have been made since
                     self.close()
         except FileNotFoundError:
-            return  # no cache, or a folder that never was one
+            return  # there is no cache
         except OSError as error:
             self.close()
             raise self._error(error) from error
@@ -115,8 +114,8 @@ class CacheFolder:
             for folder in (self.templates, self.disks, self.partial, self.locks):
                 _empty(folder)
             if not any(os.path.lexists(self.root / name) for name in _SUBFOLDERS):
-                (self.root / cachemark.LOCK_NAME).unlink()  # else it marks what is left as ours
-            with contextlib.suppress(OSError):  # files of others are in it
+                (self.root / cachemark.LOCK_NAME).unlink()  # otherwise it marks the rest as ours
+            with contextlib.suppress(OSError):  # other files are in it
                 self.root.rmdir()
         except OSError as error:
             raise self._error(error) from error
@@ -136,11 +135,7 @@ class CacheFolder:
 
     @contextlib.contextmanager
     def entry(self, digest: str, on_event: Reporter = ignore) -> Iterator[None]:
-        """Hold the lock of one entry, and remove what a killed holder left half-written.
-
-        Raises:
-            WorkspaceError: The lock cannot be taken, for another reason than that somebody holds it.
-        """
+        """Hold the lock of one entry, and remove the unfinished files of a killed holder."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(
@@ -157,11 +152,7 @@ class CacheFolder:
 
     @contextlib.contextmanager
     def entry_if_free(self, digest: str) -> Iterator[bool]:
-        """Hold the lock of one entry, unless somebody does: the block gets False then.
-
-        Raises:
-            WorkspaceError: The lock cannot be taken, for another reason than that somebody holds it.
-        """
+        """Hold the lock of one entry, or yield False if another process holds it."""
         with contextlib.ExitStack() as stack:
             try:
                 ours = stack.enter_context(exclusive_if_free(self.locks / f"{digest}.lock"))
@@ -170,10 +161,10 @@ class CacheFolder:
             yield ours
 
     def _sweep(self, on_event: Reporter) -> None:
-        """Remove what killed runs left behind long ago, if nobody else uses the cache right now (C18).
+        """Remove old unfinished files of killed runs, unless another process uses the cache right now.
 
-        Whoever writes a file of the cache holds the cache's lock shared, so that nothing alive can be
-        seen under the exclusive lock, however old it looks.
+        A process that writes to the cache holds its lock shared. So no file that is being written can be seen
+        under the exclusive lock, however old it looks.
         """
         folders = (self.templates, self.disks, self.partial)
         assert self._lock is not None
@@ -187,9 +178,9 @@ class CacheFolder:
         debug(on_event, f"removed {len(stale)} unfinished files, older than a week, from {self.root}")
 
     def _claim(self, lock: int) -> None:
-        """Make the folder ours, unless files of others have the names of ours: they would be taken for ours.
+        """Mark the folder as a cache, unless other files have names of the cache's files: they could be lost.
 
-        An empty lock file is of a run that is just beginning, of one that was killed then, or of an earlier
+        An empty lock file belongs to a run that is just starting, was killed then, or is of an earlier
         version.
         """
         marker = cachemark.read(lock)
@@ -199,12 +190,12 @@ class CacheFolder:
             cachemark.mark(lock)
             return
         raise WorkspaceError(
-            f"{self.root} is no cache of pybuilder, but holds files with the names of one",
+            f"{self.root} is not a cache of pybuilder, but contains files with the names of one",
             hint="choose another folder with --cache DIR",
         )
 
     def _is_ours(self, lock: int) -> bool:
-        """Say whether the folder is a cache for certain, by its mark or as earlier versions left it."""
+        """Tell whether the folder is certainly a cache, by its mark or the content of earlier versions."""
         marker = cachemark.read(lock)
         if marker is not Marker.EMPTY:
             return marker is Marker.OURS
@@ -257,7 +248,7 @@ def _holds_only(folder: Path, names: re.Pattern[str]) -> bool:
 
 
 def _empty(folder: Path) -> None:
-    """Remove the files that bear one of our names; follow no link, enter no folder."""
+    """Remove the files whose names are the cache's; follow no link, enter no folder."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISDIR(folder.lstat().st_mode):
             return
@@ -268,9 +259,6 @@ def _empty(folder: Path) -> None:
             folder.rmdir()
 
 
-# What killed runs leave behind: unfinished files that nobody will finish (``docs/threat-model.md`` C18).
-
-
 _WEEK = 7 * 24 * 3600
 _PARTIAL = "partial"
 
@@ -278,15 +266,12 @@ _PARTIAL = "partial"
 def stale_files(folder: Path, now: float) -> list[Path]:
     """Return the unfinished files of a folder of the cache that were last written more than a week ago.
 
-    Those are temporary files and, in ``partial/``, all that is ours; a record goes with its part, not before.
-    Links are not followed, folders are left alone.
+    Those are temporary files and all files of the cache in ``partial/``; a record is as old as its file.
+    Links are not followed, folders are left alone (``docs/threat-model.md`` C18).
 
     Args:
         folder: The folder; it need not exist.
         now: Seconds since 1970.
-
-    Raises:
-        OSError: It cannot be read.
     """
     try:
         with os.scandir(folder) as found:
@@ -308,5 +293,5 @@ def stale_files(folder: Path, now: float) -> list[Path]:
 
 
 def is_digest(name: str) -> bool:
-    """Say whether a name is a SHA-512, as the files of the cache are named."""
+    """Tell whether a name is a SHA-512, as the names of cached files are."""
     return len(name) == 128 and not set(name) - set("0123456789abcdef")

@@ -1,8 +1,8 @@
-"""Format and virtual size of an image whose source does not say them, from the image itself.
+"""Format and virtual size of an image whose source does not name them, from the image itself.
 
-A build is planned by the size of the disk, which is found out from the first
-bytes of the image before it is downloaded. They are not verified. If they lie,
-the whole file, which is, has another size than they said, and the build fails.
+A build is planned by the size of the disk, which is read from the first bytes of the image before it is
+downloaded. Those bytes are not verified. If they are wrong, the verified file has a different size, and the
+build fails.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer  # exists for type checkers only
 
 _HEAD = 1 << 16
-"""Bytes that are looked at: a qcow2 header with its extensions is far smaller."""
+"""Bytes that are read: a qcow2 header with its extensions is far smaller."""
 
 _SECTOR = 512
 
 
 class _EnoughError(OSError):
-    """As many bytes came as were wanted."""
+    """The requested number of bytes arrived."""
 
 
 class _Head(io.BytesIO):
-    """A destination that takes the beginning of a file, and ends the transfer then."""
+    """A destination that takes the beginning of a file and then ends the transfer."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         count = super().write(memoryview(data)[: _HEAD - self.tell()])
@@ -48,20 +48,12 @@ class _Head(io.BytesIO):
 
 
 def with_disk_facts(selection: Selection, fetcher: Fetcher, on_event: Reporter = ignore) -> Selection:
-    """Find format and virtual size of an image from its first bytes, where its source does not say.
-
-    Args:
-        selection: The template.
-        fetcher: Gets the bytes.
-        on_event: Called with each event.
-
-    Returns:
-        The same with both; unchanged when the size is known.
+    """Return a template with format and virtual size, from its first bytes if its source names none.
 
     Raises:
-        FetchError: They cannot be had.
-        RepositoryError: It is no disk image.
-        DiskError: It is a qcow2 image that is not used, for example because it has a backing file.
+        FetchError: They cannot be fetched.
+        RepositoryError: It is not a disk image.
+        DiskError: It is a qcow2 image that is refused, for example because it has a backing file.
     """
     entry = selection.entry
     if entry.size != UNKNOWN_SIZE:
@@ -90,9 +82,8 @@ def of_verified_file(entry: Entry, path: Path) -> Entry:
     """Return an entry with format and virtual size of its image, read from the verified file itself.
 
     Raises:
-        RepositoryError: It is no disk image.
-        DiskError: It is a qcow2 image that is not used.
-        OSError: It cannot be read.
+        RepositoryError: It is not a disk image.
+        DiskError: It is a qcow2 image that is refused.
     """
     with open_file(path) as file:
         image_format, size = _judge(file.read(_HEAD), os.fstat(file.fileno()).st_size, str(path))
@@ -105,9 +96,9 @@ def _judge(head: bytes, file_size: int, where: str) -> tuple[str, int]:
     packing = packing_of(head[:_SECTOR])
     if packing is not None:
         raise RepositoryError(
-            f"{where}: this is a {packing} file, and its source does not say how large the disk in it is",
+            f"{where}: this is a {packing} file, and its source does not name the size of the disk in it",
             hint="tell the publisher; images of simplestreams sources are used when they are qcow2 or raw",
         )
     if file_size == 0 or file_size % _SECTOR:
-        raise RepositoryError(f"{where}: this is no disk image: {file_size} bytes, and no qcow2 header")
+        raise RepositoryError(f"{where}: this is not a disk image: {file_size} bytes, and no qcow2 header")
     return "raw", file_size

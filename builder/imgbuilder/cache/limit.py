@@ -1,9 +1,8 @@
-"""How much the cache may hold: the files least recently used go first.
+"""The limit of the cache: the least recently used files are removed first.
 
-The last use of a file is the time of its record, which is set at each use; the
-file's own access time is often not kept (``noatime``). What is in use stays:
-a build holds a shared lock on its disk until it ends, and whoever makes or
-reads an entry holds the entry's lock.
+The last use of a file is the time of its record, which is set at each use; access times are often not kept
+(``noatime``). Files in use stay: a build holds a shared lock on its disk until it ends, and a process that
+makes or reads an entry holds the lock of the entry.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.locks import try_exclusive
 
 _SHARE = 4
-"""The cache may take a quarter of its filesystem, unless told otherwise."""
+"""The cache may use a quarter of its filesystem by default."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,10 @@ class Kept:
     """A file of the cache.
 
     Attributes:
-        path: Where it is.
+        path: Its path.
         digest: SHA-512 of the template that it belongs to.
-        size: Bytes that it takes on the disk.
-        used: When it was used last, in nanoseconds since 1970.
+        size: Bytes that it uses on disk.
+        used: Time of its last use, in nanoseconds since 1970.
     """
 
     path: Path
@@ -48,7 +47,7 @@ class Kept:
 
     @property
     def name(self) -> str:
-        """What it is, for people: the template's name, or the beginning of its digest."""
+        """Its name for people: the template's name, or the beginning of its digest."""
         name = (read_record(self.path) or {}).get("template")
         kind = {"templates": "template", "disks": "unpacked disk"}.get(
             self.path.parent.name, "partial download"
@@ -57,20 +56,12 @@ class Kept:
 
 
 def default_limit(root: Path) -> int:
-    """Return how many bytes a cache may hold that nobody set a limit for.
-
-    Raises:
-        OSError: The folder cannot be looked at.
-    """
+    """Return the number of bytes that a cache may hold for which no limit was set."""
     return shutil.disk_usage(root).total // _SHARE
 
 
 def kept_files(folder: CacheFolder) -> list[Kept]:
-    """Return all files of the cache, least recently used first, without records and temporary files.
-
-    Raises:
-        OSError: A folder cannot be read.
-    """
+    """Return all files of the cache, least recently used first, without records and temporary files."""
     found = []
     for place in (folder.templates, folder.disks, folder.partial):
         for path in place.iterdir() if place.is_dir() else ():
@@ -88,17 +79,10 @@ def kept_files(folder: CacheFolder) -> list[Kept]:
 
 
 def shrink(folder: CacheFolder, limit: int) -> list[tuple[str, int]]:
-    """Remove what was not used for longest, until the cache takes no more than a limit.
-
-    Args:
-        folder: The cache, open.
-        limit: Bytes.
+    """Remove the least recently used files until the cache uses at most ``limit`` bytes.
 
     Returns:
-        Name and bytes of what was removed. What is in use stays, also when the limit is not reached then.
-
-    Raises:
-        OSError: The cache cannot be read.
+        Names and sizes of the removed files. Files in use stay, even if the limit is then exceeded.
     """
     states = StateStore(state_folder(folder.root))
     files = _by_age(folder, states)
@@ -120,17 +104,10 @@ def shrink(folder: CacheFolder, limit: int) -> list[tuple[str, int]]:
 
 
 def free_space(folder: CacheFolder, missing: int) -> list[tuple[str, int]] | None:
-    """Remove what was not used for longest, until that many bytes are free; nothing if that is not enough.
-
-    Args:
-        folder: The cache, open.
-        missing: Bytes.
+    """Remove the least recently used files until ``missing`` bytes are free; nothing if that is not enough.
 
     Returns:
-        Name and bytes of what was removed; None when all that is not in use is not enough.
-
-    Raises:
-        OSError: The cache cannot be read.
+        Names and sizes of the removed files; None when all unused files together are not enough.
     """
     states = StateStore(state_folder(folder.root))
     found = 0
@@ -164,11 +141,11 @@ def _by_age(folder: CacheFolder, states: StateStore) -> list[Kept | KeptState]:
 
 @contextlib.contextmanager
 def _if_unused(item: Kept) -> Iterator[bool]:
-    """Keep others from using a file whose entry is locked; False when somebody uses it, or it is strange."""
+    """Lock a file whose entry is locked; yield False if a process uses it, or it is not a file of ours."""
     try:
         descriptor = open_own(item.path)
     except (WorkspaceError, OSError):
-        descriptor = None  # strange, and refused at its next use
+        descriptor = None  # refused at its next use
     if descriptor is None:
         yield False
         return
@@ -192,33 +169,21 @@ def _remove_unused(folder: CacheFolder, item: Kept) -> bool:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file of the cache and its record, if they are there.
-
-    Raises:
-        OSError: They cannot be removed.
-    """
+    """Remove a file of the cache and its record, if they exist."""
     record_path(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
 def verify(folder: CacheFolder, on_event: Reporter = ignore) -> tuple[list[tuple[str, int]], int]:
-    """Look at all bytes of templates and disks, and remove what is not as it was when it was verified.
-
-    Args:
-        folder: The cache, open.
-        on_event: Reports what is looked at.
+    """Check all bytes of templates and disks, and remove those that changed since they were verified.
 
     Returns:
-        Name and bytes of what was removed, and how many files are good.
-
-    Raises:
-        OSError: The cache cannot be read.
-        WorkspaceError: A lock cannot be taken.
+        Names and sizes of the removed files, and the number of good ones.
     """
     removed, kept = [], 0
     for item in kept_files(folder):
         if item.path.parent == folder.partial:
-            continue  # hashed when it is whole
+            continue  # hashed when it is complete
         with folder.entry(item.digest, on_event):
             name = item.name
             on_event(Step(f"Verifying: {name}"))

@@ -1,12 +1,12 @@
-"""The beginning of a template, kept so that a later run need not fetch it again.
+"""Partial downloads, kept so that a later run can continue them.
 
 ::
 
     ROOT/partial/SHA512         the bytes so far, of the template with that digest
-    ROOT/partial/SHA512.json    where they came from, and what ``If-Range`` must say to get the rest
+    ROOT/partial/SHA512.json    their address, and the value of ``If-Range`` that gets the rest
 
-Whoever uses a part holds the entry's lock. What is in it is not trusted: the
-whole file is hashed before it counts (``docs/threat-model.md`` D10 to D15).
+A process that uses a partial file holds the lock of the entry. Its content is not trusted: the complete file
+is hashed before it is used (``docs/threat-model.md`` D10 to D15).
 """
 
 from __future__ import annotations
@@ -28,16 +28,13 @@ class PartialFile(HashingFile):
     """A template that is being downloaded; implements ``imgbuilder.fetch.transfer.Resumable``.
 
     Args:
-        path: Where it is.
+        path: Its path.
         descriptor: The same file, open for reading and writing.
-        url: Where its bytes will come from.
+        url: The address of the bytes that follow.
 
     Attributes:
-        path: Where it is.
-        spliced: Its bytes come from more than one answer, so that a wrong digest may be nobody's fault.
-
-    Raises:
-        OSError: It cannot be read.
+        path: Its path.
+        spliced: Its bytes come from more than one response, so that a wrong digest need not be the source's.
     """
 
     def __init__(self, path: Path, descriptor: int, url: str = "") -> None:
@@ -55,43 +52,35 @@ class PartialFile(HashingFile):
         self.spliced = self.held > 0
 
     def continue_from(self, url: str) -> None:
-        """Take note of where the bytes that follow come from.
-
-        Args:
-            url: The address, without user information.
-        """
+        """Set the address of the bytes that follow, without user information."""
         self._url = url
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the bytes come from another address than those that follow.
+        """True if the bytes come from a different address from those that follow.
 
-        What that server said about its file tells nothing about this one, but both should have the same.
+        The validator of one server says nothing about the file of another, but both files should be the same.
         """
         return self.held > 0 and self._origin != self._url
 
     @property
     def held(self) -> int:
-        """How many bytes it holds."""
+        """Number of bytes that it holds."""
         return self.tell()
 
     @property
     def resumable(self) -> bool:
-        """Whether a later run could go on with it."""
+        """True if a later run could continue it."""
         return bool(self._validator and self.held)
 
     @property
     def validator(self) -> str:
-        """What ``If-Range`` must say to get more of the same file; empty when nothing can."""
+        """Value of ``If-Range`` that gets more of the same file; empty when none does."""
         return "" if self.elsewhere else self._validator
 
     def restart(self, validator: str = "") -> None:
-        """Drop all bytes; those that follow belong to the file that ``validator`` stands for.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        record_path(self.path).unlink(missing_ok=True)  # first: it must never describe other bytes
+        """Drop all bytes; those that follow belong to the file that ``validator`` stands for."""
+        record_path(self.path).unlink(missing_ok=True)  # first: it must never describe different bytes
         self.clear()
         self.spliced = False
         self._validator, self._origin = validator, self._url
@@ -99,25 +88,23 @@ class PartialFile(HashingFile):
             store_record(self.path, {"url": self._url, "validator": validator})
 
     def splice(self) -> None:
-        """Take note that the bytes that follow come from another answer than those before."""
+        """Record that the bytes that follow come from a different response."""
         self.spliced = True
 
 
 @contextlib.contextmanager
 def partial_file(path: Path, url: str = "") -> Iterator[PartialFile]:
-    """Open the part of a template, or begin one.
+    """Open the partial file of a template, or start one.
 
-    It stays for the next run when that could go on with it, however the block is left; otherwise it goes,
-    as it does when it filled the disk.
-    Publishing it inside the block takes it away.
+    However the block is left, the file stays if the next run could continue it and the disk is not full;
+    otherwise it is removed. The block may publish it, which takes it away.
 
     Args:
-        path: Where it is kept.
-        url: Where its bytes will come from, without user information; ``continue_from`` can say so later.
+        path: Its path.
+        url: The address of its bytes, without user information; ``continue_from`` can set it later.
 
     Raises:
-        OSError: It cannot be made or read.
-        WorkspaceError: Something strange is in its place that cannot be removed.
+        WorkspaceError: A folder is in its place.
     """
     descriptor = _open(path)
     kept = False
@@ -134,17 +121,13 @@ def partial_file(path: Path, url: str = "") -> Iterator[PartialFile]:
 
 
 def discard(path: Path) -> None:
-    """Remove a part and its record, if they are there.
-
-    Raises:
-        OSError: They cannot be removed.
-    """
+    """Remove a partial file and its record, if they exist."""
     record_path(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
 def _open(path: Path) -> int:
-    """Open a part without following links; what is no part of ours is removed (``threat-model.md`` D15)."""
+    """Open a partial file without following links; anything else in its place is removed."""
     with contextlib.suppress(FileNotFoundError):
         status = path.lstat()  # before opening: opening a device may already do something
         if stat.S_ISDIR(status.st_mode):

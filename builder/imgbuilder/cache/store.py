@@ -1,18 +1,17 @@
-"""Templates kept on this machine, named by what is in them.
+"""The cache of templates on this machine; a file is named by the digest of its template.
 
 ::
 
     ROOT/templates/SHA512            as published, compressed
     ROOT/disks/SHA512.FORMAT         unpacked: sparse, read-only
-    ROOT/partial/SHA512              not yet whole, see imgbuilder.cache.partial
+    ROOT/partial/SHA512              incomplete, see imgbuilder.cache.partial
     ROOT/.../*.json                  their records, see imgbuilder.cache.records
     ROOT/locks, ROOT/lock            see imgbuilder.cache.folder
 
-Both layers bear the digest that the signed index names, so that a name can
-never mean other bytes, whoever offers it (virt-builder's cache mixes sources
-up, ``virt-builder.md`` SE-13). A file appears under its name only when it is
-whole, verified and on disk (``docs/threat-model.md`` C1 to C5), and is looked at
-again at each use (C12 to C14, T17).
+The digest is the one that the signed index names, so that a name never means different bytes, whichever
+source offers it (virt-builder's cache mixes sources up, see docs/compatibility.md). A file appears under its
+name only when it is complete, verified and on disk, and is checked again at each use
+(``docs/threat-model.md`` C1 to C14).
 """
 
 from __future__ import annotations
@@ -29,10 +28,9 @@ from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.cache.disks import Disks
 from imgbuilder.cache.folder import CacheFolder
 from imgbuilder.cache.limit import default_limit, free_space, kept_files, remove_file, shrink, verify
-from imgbuilder.cache.templates import Templates, digest_of
+from imgbuilder.cache.templates import Templates, digest_of, files_of, usable
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
-from imgbuilder.cache.variants import files_of, usable
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.errors import FileMissingError, WorkspaceError
 from imgbuilder.events import Reporter, debug, ignore, warn
@@ -43,13 +41,13 @@ from imgindex.model import Entry
 
 
 class TemplateCache:
-    """The cache; a context manager that keeps its files from deletion while it is open.
+    """The cache; a context manager that protects its files from deletion while it is open.
 
     Args:
         root: Its folder.
-        private: It is a temporary one: removed when closed, and templates go once they are unpacked.
-        limit: Bytes that it may hold, the entry in hand apart; None for a share of the disk.
-        shared: Other caches, which are only read, and whose templates are verified when they are taken.
+        private: It is temporary: removed when closed, and templates are removed once they are unpacked.
+        limit: Bytes that it may hold besides the entry in use; None for a share of the disk.
+        shared: Other caches, which are only read; their templates are verified when they are copied.
     """
 
     def __init__(
@@ -58,7 +56,7 @@ class TemplateCache:
         self.root = root
         self.private = private
         self.owned = contextlib.ExitStack()
-        """What ends with a private cache: the claim on its folder."""
+        """Closed with the cache: the lock on a private folder."""
         self._limit = limit
         self._folder = CacheFolder(root)
         self._templates = Templates(self._folder, shared, self._make_room)
@@ -71,7 +69,7 @@ class TemplateCache:
         self.close()
 
     def open(self, on_event: Reporter = ignore) -> None:
-        """Make the folder ready.
+        """Make and lock the folder.
 
         Raises:
             WorkspaceError: It cannot be used.
@@ -79,7 +77,7 @@ class TemplateCache:
         self._folder.open(on_event)
 
     def close(self) -> None:
-        """Give the cache free; remove a private one."""
+        """Release the cache; remove a private one."""
         self._disks.release()
         self._folder.close()
         if self.private:
@@ -88,27 +86,23 @@ class TemplateCache:
         owned.close()
 
     def delete(self, on_event: Reporter = ignore, *, limit: float = 10.0) -> None:
-        """Remove our files from the folder, and nobody else's.
+        """Remove the cache's files from the folder, and no others.
 
         Args:
-            on_event: Reports a wait.
-            limit: Seconds to wait for builds that use it.
+            on_event: Called when it waits.
+            limit: Seconds to wait for builds that use the cache.
 
         Raises:
-            WorkspaceError: A build goes on using it, or a file cannot be removed.
+            WorkspaceError: A build still uses it, or a file cannot be removed.
         """
         self._folder.delete(on_event, limit=limit)
 
     def is_cached(self, entry: Entry) -> bool:
-        """Say whether a template need not be downloaded; its bytes are not looked at."""
+        """Tell whether a template need not be downloaded; its bytes are not checked."""
         return any(self._disks.has(file) or self._templates.has(file) for file in files_of(entry))
 
-    def has_disk(self, entry: Entry) -> bool:
-        """Say whether a template is unpacked already; its bytes are not looked at."""
-        return self.unpacked_disk(entry) is not None
-
     def unpacked_disk(self, entry: Entry) -> Path | None:
-        """Return where a template is unpacked already, its bytes not looked at; None where it is not."""
+        """Return a template's unpacked disk, whose bytes are not checked; None if there is none."""
         return next((self._disks.path(file) for file in files_of(entry) if self._disks.has(file)), None)
 
     def preferred(self, selection: Selection) -> Selection:
@@ -120,36 +114,23 @@ class TemplateCache:
         return self._in_order(selection)[0]
 
     def identify(self, selection: Selection, fetcher: Fetcher, on_event: Reporter = ignore) -> Selection:
-        """Find the SHA-512 of a template whose source does not name it, by downloading it each time.
+        """Return a template with its SHA-512, found by downloading it each time if its source names none.
 
         Args:
-            selection: The template; with a SHA-256, only the bytes that have it are taken.
+            selection: The template; if it has a SHA-256, the download must match it.
             fetcher: Downloads it.
             on_event: Called with each event.
-
-        Returns:
-            The same with its SHA-512.
-
-        Raises:
-            FetchError: As ``get_template``.
-            DigestMismatchError: As ``get_template``.
-            WorkspaceError: As ``get_template``.
         """
         with self._explained(selection.entry):
             return self._templates.identify(selection, fetcher, on_event)
 
     def get_template(self, selection: Selection, fetcher: Fetcher, on_event: Reporter = ignore) -> Path:
-        """Return a template's file as published, downloaded if need be and verified.
-
-        Args:
-            selection: The template.
-            fetcher: Downloads it.
-            on_event: Called with each event.
+        """Return a template's file as published, downloaded if necessary and verified.
 
         Raises:
-            FetchError: It cannot be had.
-            DigestMismatchError: The source sent other bytes than the index names.
-            WorkspaceError: The cache cannot be written, or has no space, or holds something strange.
+            FetchError: It cannot be fetched.
+            DigestMismatchError: The source sent different bytes from those that the index names.
+            WorkspaceError: The cache cannot be written, has no space, or has another file in that place.
         """
 
         def get(chosen: Selection) -> Path:
@@ -170,20 +151,14 @@ class TemplateCache:
         *,
         unpack: Unpacker = unpack_template,
     ) -> Path:
-        """Return a template's unpacked disk: read-only, sparse, of the format and size that the index says.
-
-        Args:
-            selection: The template.
-            fetcher: Downloads it.
-            on_event: Called with each event.
-            unpack: Unpacks it.
+        """Return a template's unpacked disk: read-only, sparse, of the format and size in the index.
 
         Raises:
             RepositoryError: The template is damaged or not what the index promises.
-            DiskError: Another entry with the same digest promises another size.
-            FetchError: As ``get_template``.
-            DigestMismatchError: As ``get_template``.
-            WorkspaceError: As ``get_template``.
+            DiskError: Another entry with the same digest promises a different size.
+            FetchError: It cannot be fetched.
+            DigestMismatchError: The source sent different bytes from those that the index names.
+            WorkspaceError: The cache cannot be written, has no space, or has another file in that place.
         """
 
         def get(chosen: Selection) -> Path:
@@ -207,7 +182,7 @@ class TemplateCache:
             return _first_there(self._in_order(known), get, on_event)
 
     def _in_order(self, selection: Selection) -> list[Selection]:
-        """Return the files of a template, what is unpacked already first, then what was downloaded."""
+        """Return the files of a template: unpacked ones first, then downloaded ones."""
         return sorted(
             usable(selection),
             key=lambda one: (not self._disks.has(one.entry), not self._templates.has(one.entry)),
@@ -215,59 +190,41 @@ class TemplateCache:
 
     @property
     def limit(self) -> int:
-        """Bytes that the cache may hold, the entry in hand apart.
-
-        Raises:
-            OSError: The folder cannot be looked at.
-        """
+        """Bytes that the cache may hold besides the entry in use."""
         return default_limit(self.root) if self._limit is None else self._limit
 
     def collect(self) -> list[tuple[str, int]]:
-        """Remove what was not used for longest, until the limit is kept.
-
-        Returns:
-            Name and bytes of what was removed.
-
-        Raises:
-            WorkspaceError: The cache cannot be used.
-        """
+        """Remove the least recently used files until the limit is kept; return their names and sizes."""
         with self._explained():
             return shrink(self._folder, self.limit)
 
     def verify(self, on_event: Reporter = ignore) -> tuple[list[tuple[str, int]], int]:
-        """Look at all bytes, and remove what is damaged.
+        """Check all bytes, and remove damaged files.
 
         Returns:
-            Name and bytes of what was removed, and how many files are good.
-
-        Raises:
-            WorkspaceError: The cache cannot be used.
+            Names and sizes of the removed files, and the number of good ones.
         """
         with self._explained():
             return verify(self._folder, on_event)
 
     def used(self) -> int:
-        """Return how many bytes the cache takes on the disk.
-
-        Raises:
-            WorkspaceError: The cache cannot be used.
-        """
+        """Return the number of bytes that the cache uses on disk."""
         with self._explained():
             states = StateStore(state_folder(self._folder.root))
             return sum(item.size for item in kept_files(self._folder)) + states.used_bytes()
 
     def _keep_limit(self, on_event: Reporter) -> None:
-        """Keep the limit, now that what came is whole; the entry in hand is locked, and so stays."""
+        """Keep the limit after a file was added; the entry in use is locked and stays."""
         if self.private:
             return
         for name, size in shrink(self._folder, self.limit):
             debug(on_event, f"removed from the cache to keep its limit: {name}, {human_size(size)}")
 
     def _make_room(self, needed: int, on_event: Reporter) -> None:
-        """Make sure of the space for a template (``docs/threat-model.md`` C5); nothing goes if it cannot fit.
+        """Make room for a template; if it cannot fit, nothing is removed.
 
         Raises:
-            WorkspaceError: There is not enough, whatever is removed.
+            WorkspaceError: There is not enough space, whatever is removed.
         """
         free = shutil.disk_usage(self._folder.templates).free
         if free >= needed:
@@ -280,11 +237,11 @@ class TemplateCache:
                 hint="free some space there, or choose another folder with --cache DIR",
             )
         for name, size in removed:
-            debug(on_event, f"removed from the cache to have room: {name}, {human_size(size)}")
+            debug(on_event, f"removed from the cache to make room: {name}, {human_size(size)}")
 
     @contextlib.contextmanager
     def _explained(self, entry: Entry | None = None) -> Iterator[None]:
-        """Turn errors of the system into ours."""
+        """Turn system errors into errors of the cache."""
         try:
             yield
         except OSError as error:
@@ -301,16 +258,13 @@ class TemplateCache:
 
 
 def _first_there(choices: Sequence[Selection], get: Callable[[Selection], Path], on_event: Reporter) -> Path:
-    """Get the first file that its source has."""
+    """Get the first of the files that its source has."""
     for chosen, other in pairwise(choices):
         try:
             return get(chosen)
         except FileMissingError as error:
             debug(on_event, f"{error.message}; {other.entry.file} is used instead")
     return get(choices[-1])
-
-
-# Which cache a run works with: the user's, or a temporary one where that cannot be used.
 
 
 def open_cache(
@@ -321,10 +275,10 @@ def open_cache(
     limit: int | None = None,
     shared: Sequence[Path] = (),
 ) -> TemplateCache:
-    """Open the cache, or a temporary one where there is none to be had (``docs/threat-model.md`` C15, C16).
+    """Open the cache, or a temporary one if it cannot be used (``docs/threat-model.md`` C15, C16).
 
-    A cache that cannot be written, or that belongs to somebody else, can still be read like a shared one:
-    what is taken from there is verified first.
+    A cache that cannot be written, or that belongs to another user, is still read like a shared one: its
+    templates are verified before they are used.
 
     Args:
         root: The cache's folder; None for a run without cache.
@@ -332,9 +286,6 @@ def open_cache(
         on_event: Receives a warning when the cache cannot be used.
         limit: Bytes that it may hold; None for a share of the disk.
         shared: Other caches to look into.
-
-    Raises:
-        WorkspaceError: No temporary folder can be made either.
     """
     if root is not None:
         cache = TemplateCache(root, limit=limit, shared=shared)

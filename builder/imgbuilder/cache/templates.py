@@ -1,4 +1,8 @@
-"""The compressed layer: templates as published, each looked at again before it is used (C12 to C14, T17)."""
+"""The compressed layer of the cache: templates as published, from their source or from another cache.
+
+Wherever a template comes from, its digest is taken while it is written, and it gets its name only when that
+is the digest that the index names. It is checked again before each use (``docs/threat-model.md`` T9, T17).
+"""
 
 from __future__ import annotations
 
@@ -9,25 +13,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from imgbuilder.cache.download import Intake
+from imgbuilder.cache.digest import HashingFile
 from imgbuilder.cache.folder import CacheFolder
 from imgbuilder.cache.limit import remove_file
+from imgbuilder.cache.partial import PartialFile, discard, partial_file
 from imgbuilder.cache.records import is_unchanged, open_own, touch_record, write_record
 from imgbuilder.catalog.catalog import Selection
-from imgbuilder.errors import WorkspaceError
-from imgbuilder.events import Reporter, warn
-from imgbuilder.fetch.transfer import Fetcher
+from imgbuilder.errors import DigestMismatchError, FetchError, OfflineError, WorkspaceError
+from imgbuilder.events import Reporter, Step, info, warn
+from imgbuilder.fetch.local import fetch_local
+from imgbuilder.fetch.router import will_ask
+from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetcher, download_verified
+from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url
 from imgbuilder.host.hashing import hash_stream
+from imgbuilder.host.interrupts import Interrupted
+from imgbuilder.host.process import find_program
+from imgbuilder.sizes import human_size
+from imgindex.files import publish, temporary_file
 from imgindex.model import Entry
 
 
 class Templates:
-    """The files in ``ROOT/templates``; the caller holds the entry's lock.
+    """The files in ``ROOT/templates``; the caller holds the lock of the entry.
 
     Args:
         folder: The cache.
-        shared: Other caches to look into before a source is asked.
-        make_room: Called with the bytes that will be needed.
+        shared: Other caches to look into before a source is asked; nothing in them is trusted.
+        make_room: Called with the bytes that will be needed; raises when there is no room for them.
     """
 
     def __init__(
@@ -35,14 +47,14 @@ class Templates:
     ) -> None:
         self._folder = folder
         self._shared = tuple(shared)
-        self._intake = Intake(folder, self._shared, make_room)
+        self._make_room = make_room
 
     def path(self, entry: Entry) -> Path:
-        """Return where a template's file is, or would be."""
+        """Return the place of a template's file, which need not exist."""
         return self._folder.templates / digest_of(entry)
 
     def has(self, entry: Entry) -> bool:
-        """Say whether a template need not be downloaded; its bytes are not looked at."""
+        """Tell whether a template need not be downloaded; its bytes are not checked."""
         if entry.sha512 is None:
             return False
         return any(
@@ -51,34 +63,24 @@ class Templates:
         )
 
     def identify(self, selection: Selection, fetcher: Fetcher, on_event: Reporter) -> Selection:
-        """Find the digest that an unsigned index may leave out, by downloading the template each time.
-
-        Raises:
-            FetchError: As ``Intake.bring``.
-            DigestMismatchError: As ``Intake.bring``.
-            WorkspaceError: As ``Intake.bring``.
-            OSError: As ``Intake.bring``.
-        """
+        """Find the digest that an unsigned index may leave out, by downloading the template each time."""
         if selection.entry.sha512 is not None:
             return selection
-        digest = self._intake.bring(selection, fetcher, on_event)
+        digest = self.add(selection, fetcher, on_event)
         return replace(selection, entry=replace(selection.entry, sha512=digest))
 
     def open(self, selection: Selection, fetcher: Fetcher, on_event: Reporter) -> BinaryIO:
-        """Open a template, fetched if need be.
+        """Open a template, added first if it is missing or damaged.
 
-        What was verified is this very file, not what its name means later (C13).
+        The caller reads the open file, which was verified: its name may come to mean another file.
 
         Raises:
-            FetchError: As ``Intake.bring``.
-            DigestMismatchError: As ``Intake.bring``.
-            WorkspaceError: As ``Intake.bring``; or something strange is in its place.
-            OSError: As ``Intake.bring``.
+            WorkspaceError: The cache entry is not a regular file, or cannot be written.
         """
         path = self.path(selection.entry)
         file = self._open_if_good(path, selection.entry, on_event)
         if file is None:
-            self._intake.bring(selection, fetcher, on_event)
+            self.add(selection, fetcher, on_event)
             file = self._open_if_good(path, selection.entry, on_event)
         if file is None:
             raise WorkspaceError(
@@ -106,17 +108,208 @@ class Templates:
         remove_file(path)
         return None
 
+    def add(self, selection: Selection, fetcher: Fetcher, on_event: Reporter) -> str:
+        """Get a template, verify it, store it, and return its digest.
+
+        Raises:
+            FetchError: It cannot be fetched.
+            DigestMismatchError: The source sent different bytes from those that the index names.
+            WorkspaceError: There is no space for it.
+            OSError: The cache cannot be written.
+        """
+        digest = selection.entry.sha512
+        if digest is None:
+            _announce(selection, fetcher, on_event)
+            with temporary_file(self._folder.templates) as (descriptor, temporary):
+                file = HashingFile(descriptor, sha256=selection.entry.sha256 is not None)
+                fetcher.fetch(self._download_of(selection, file, on_event))
+                return self._keep(selection, file, temporary)
+        for path in (root / "templates" / digest for root in self._shared):
+            # Not Path.is_file: it fails where a folder above is closed to us.
+            if os.path.isfile(path) and self._copy(selection, path, on_event):  # noqa: PTH113
+                discard(self._folder.partial / digest)
+                return digest
+        *mirrors, last = _addresses(selection)
+        with partial_file(self._folder.partial / digest) as part:
+            for one in mirrors:
+                try:
+                    self._download(one, fetcher, on_event, part)
+                except (FetchError, DigestMismatchError) as error:
+                    if not isinstance(error, OfflineError):
+                        warn(on_event, f"{error.message}; the source's next address is tried")
+                else:
+                    return digest
+            self._download(last, fetcher, on_event, part)
+            return digest
+
+    def _download(
+        self, selection: Selection, fetcher: Fetcher, on_event: Reporter, part: PartialFile
+    ) -> None:
+        """Get the rest of a template from one address, and store it."""
+        _announce(selection, fetcher, on_event)
+        if part.held:
+            info(on_event, f"continuing after the {human_size(part.held)} that are here already")
+        part.continue_from(selection.url)
+        try:
+            download = self._download_of(selection, part, on_event, part=part)
+            download_verified(fetcher, download, lambda: self._keep(selection, part, part.path))
+        except Interrupted as error:
+            if part.resumable:
+                error.hint = "run the command again: the download continues where it was stopped"
+            raise
+        discard(part.path)  # its record
+
+    def _copy(self, selection: Selection, path: Path, on_event: Reporter) -> bool:
+        """Copy a template from another cache; return False if that failed.
+
+        It is not used in place: its owner could change it after it was verified.
+        """
+        entry = selection.entry
+        on_event(Step(f"Copying: {path}"))
+        self._make_room(entry.compressed_size or 0, on_event)
+        with temporary_file(self._folder.templates, entry.sha512 or "") as (descriptor, temporary):
+            file = HashingFile(descriptor)
+            try:
+                fetch_local(
+                    Download(
+                        str(path),
+                        file,
+                        limit=_most(entry),
+                        expected=entry.compressed_size,
+                        on_event=on_event,
+                        label=entry.os_version,
+                    )
+                )
+                self._keep(selection, file, temporary, str(path))
+            except (FetchError, DigestMismatchError) as error:
+                warn(on_event, f"a shared cache is not used for {entry.os_version}: {error.message}")
+                return False
+        return True
+
+    def _download_of(
+        self, selection: Selection, file: HashingFile, on_event: Reporter, *, part: PartialFile | None = None
+    ) -> Download:
+        """Make room for a template, and return the request for the fetcher."""
+        entry = selection.entry
+        self._make_room((entry.compressed_size or 0) - file.tell(), on_event)
+        return Download(
+            selection.url,
+            file,
+            limit=_most(entry),
+            expected=entry.compressed_size,
+            on_event=on_event,
+            label=entry.os_version,
+            proxy=selection.source.proxy,
+            digest_known=entry.sha512 is not None or entry.sha256 is not None,
+            resume=part,
+        )
+
+    def _keep(self, selection: Selection, file: HashingFile, temporary: Path, where: str = "") -> str:
+        """Name a finished file if the index names its bytes, by SHA-512 or at least by SHA-256."""
+        entry, digest = selection.entry, file.sha512()
+        if entry.sha512 not in (None, digest):
+            raise DigestMismatchError(
+                f"{where or selection.url}: these are not the bytes that the index names: "
+                f"SHA-512 is {digest[:16]}... instead of {str(entry.sha512)[:16]}...",
+                hint=_advice(selection.url),
+            )
+        if file.sha256() not in (None, entry.sha256):
+            raise DigestMismatchError(
+                f"{where or selection.url}: these are not the bytes that the source names: "
+                f"SHA-256 is {str(file.sha256())[:16]}... instead of {str(entry.sha256)[:16]}...",
+                hint=_advice(selection.url),
+            )
+        final = self._folder.templates / digest
+        os.fchmod(file.fileno(), 0o400)
+        publish(file.fileno(), temporary, final)
+        write_record(final, file.fileno(), about(selection))
+        return digest
+
+
+def _announce(selection: Selection, fetcher: Fetcher, on_event: Reporter) -> None:
+    if will_ask(fetcher, selection.url):
+        on_event(Step(f"Downloading: {selection.url}"))
+
+
+def _advice(url: str) -> str:
+    """Return the hint about wrong bytes from this address."""
+    if f"{BUNDLE_SUFFIX}{INSIDE}" in url:
+        return "the bundle is damaged: copy it again from where it was made"
+    return BETWEEN_TWO_VERSIONS
+
+
+def _addresses(selection: Selection) -> list[Selection]:
+    """Return a template once for each address of its source that has a place for its file."""
+    file, source = selection.entry.file, selection.source
+    if not source.mirrors or selection.url != template_url(source.uri, file):
+        return [selection]  # such as a file that the user gave
+    return [selection, *(replace(selection, url=template_url(uri, file)) for uri in source.mirrors)]
+
+
+def about(selection: Selection) -> dict[str, str]:
+    """Return the fields of a record that describe a template to people."""
+    entry = selection.entry
+    return {"template": entry.os_version, "arch": entry.arch, "source": selection.source.shown_uri}
+
+
+def _most(entry: Entry) -> int:
+    """Return the most bytes of a template's file: incompressible content grows a little."""
+    if entry.compressed_size is not None:
+        return entry.compressed_size
+    return entry.size + entry.size // 100 + (1 << 20)
+
 
 def digest_of(entry: Entry) -> str:
-    """Return the digest that names an entry's files."""
-    assert entry.sha512 is not None, "found out before"
+    """Return the digest that names the files of an entry."""
+    assert entry.sha512 is not None, "identify() comes first"
     return entry.sha512
 
 
 def is_file(path: Path, size: int | None) -> bool:
-    """Say whether an ordinary file of this size is there; None is any size."""
+    """Tell whether a regular file of this size exists; None is any size."""
     try:
         status = path.lstat()
     except OSError:
         return False
     return stat.S_ISREG(status.st_mode) and size in (None, status.st_size)
+
+
+# A publisher may offer the same disk twice: as .xz for every client, and as zstd, which unpacks several times
+# faster. Each file has a digest and counts as a template, so that the cache need not know about the pair.
+
+
+def files_of(entry: Entry) -> tuple[Entry, ...]:
+    """Return an entry once for each of its files, the quickest to unpack first."""
+    if entry.zstd is None:
+        return (entry,)
+    packed = entry.zstd
+    quick = replace(
+        entry,
+        file=packed.file,
+        sha512=packed.sha512,
+        compressed_size=packed.compressed_size,
+        sig=None,
+        zstd=None,
+    )
+    return (quick, replace(entry, zstd=None))
+
+
+def for_everybody(selection: Selection) -> Selection:
+    """Return a template with the file that every client can unpack, including virt-builder."""
+    return replace(selection, entry=replace(selection.entry, zstd=None))
+
+
+def usable(selection: Selection) -> tuple[Selection, ...]:
+    """Return a template once for each of its files that this machine can unpack, in the same order.
+
+    Raises:
+        RepositoryError: The index gives a file an address outside the source.
+    """
+    files = files_of(selection.entry)
+    if len(files) == 1:
+        return (selection,)
+    quick, plain = files
+    others = (replace(selection, entry=plain),)
+    if find_program("zstd") is None:
+        return others
+    return (replace(selection, entry=quick, url=template_url(selection.source.uri, quick.file)), *others)

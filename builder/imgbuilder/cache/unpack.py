@@ -1,9 +1,8 @@
-"""From a template file as published to a plain disk image.
+"""Unpacks a template file as published to a plain disk image.
 
-The digest of the file has been checked by now, so that whatever is wrong here
-is the publisher's fault; it may still be hostile. The output is bounded by
-what the signed index promises, while it is written (``docs/threat-model.md`` T10,
-X1 to X11), and a qcow2 header is judged before anybody else opens the file.
+The digest of the file was checked before, so that any fault here is the publisher's; the file may still be
+hostile. The output is limited to the size in the signed index while it is written, and a qcow2 header is
+checked before any other program opens the image (``docs/threat-model.md`` T10, X1 to X11).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _LARGEST_BLOCK = 128 << 10
 
 
 class Unpacker(Protocol):
-    """Turns a template file into a disk image, as ``unpack`` does."""
+    """A function that unpacks a template file, as ``unpack`` does."""
 
     def __call__(
         self, source: BinaryIO, destination: Path, entry: Entry, on_event: Reporter = ..., *, where: str
@@ -45,33 +44,33 @@ class Unpacker(Protocol):
 
 
 _MEMORY = 128 << 20
-"""Bytes that the decompressor may use: ``xz -9`` needs 65 MiB (``docs/threat-model.md`` X8).
+"""Bytes that the decompressor may use: ``xz -9`` needs 65 MiB.
 
-It decodes as many blocks side by side as fit: with 16 MiB blocks, three or four.
+It decodes as many blocks in parallel as fit: with 16 MiB blocks, three or four.
 """
 
 _ZSTD_MEMORY = 128 << 20
-"""The same for zstd: its own default, enough for ``-19`` (8 MiB) and ``--long`` (128 MiB)."""
+"""The same for zstd: its default, enough for ``-19`` (8 MiB) and ``--long`` (128 MiB)."""
 
 _NO_MEMORY = ("Cannot allocate memory", "not enough memory")
-"""What xz and zstd say when the system, and not our limit, keeps memory from them."""
+"""Messages of xz and zstd when the system, not our limit, refuses memory."""
 
 
 def unpack(
     source: BinaryIO, destination: Path, entry: Entry, on_event: Reporter = ignore, *, where: str
 ) -> str:
-    """Turn a template file into a sparse disk image of the format that the index promises.
+    """Unpack a template file to a sparse disk image of the format that the index promises.
 
     Args:
         source: The template file, open for reading; its digest has been checked.
-        destination: The new image: a file that is empty or does not exist. Removed when anything fails.
+        destination: The new image: a file that is empty or does not exist. Removed if unpacking fails.
             Not synced.
-        entry: What the signed index says about it.
-        on_event: Reports progress in bytes of the output.
+        entry: Its entry in the signed index.
+        on_event: Called with progress events, in bytes of the output.
         where: Name of the template, for messages.
 
     Returns:
-        The digest of the image's content, see ``ContentDigest``.
+        The content digest of the image, see ``ContentDigest``.
 
     Raises:
         RepositoryError: It is damaged, of an unsupported kind, or not what the index promises.
@@ -99,7 +98,7 @@ def unpack(
 
 
 class _Writer(SparseWriter):
-    """Takes the digest of what it writes; all pieces but the last are of the digest's size."""
+    """Takes the digest of the bytes it writes; all pieces but the last have the size ``PIECE``."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor)
@@ -111,7 +110,7 @@ class _Writer(SparseWriter):
 
 
 def _largest_output(entry: Entry) -> int:
-    """Bytes that an unpacked file may have: a raw disk exactly its size, a qcow2 file some tables more."""
+    """Return the most bytes of an unpacked file: a raw disk has its size, a qcow2 file some tables more."""
     if entry.format == "raw":
         return entry.size
     # The tables of the smallest clusters, 512 bytes, take 8 + 2 bytes per cluster, which is under a 32nd.
@@ -130,7 +129,7 @@ def _fill(
     if packing is None:
         _copy(source, writer, entry, on_event, where)
     elif packing == "xz":
-        # --format=xz: nothing else is tried; -T0 decodes the blocks of one file side by side.
+        # --format=xz: no other format is tried; -T0 decodes the blocks of one file in parallel.
         command = ["xz", "--decompress", "--stdout", "--format=xz", "-T0", f"--memlimit-decompress={_MEMORY}"]
         _decompress(command, source, writer, entry, on_event, where)
     elif packing == "zstd":
@@ -149,7 +148,7 @@ def _fill(
 
 
 def _read_into(descriptor: int, buffer: bytearray) -> int:
-    """Fill a buffer; return how many bytes there were, fewer than it holds only at the end."""
+    """Fill a buffer and return the number of bytes, fewer than it holds only at the end."""
     view, count = memoryview(buffer), 0
     while count < len(buffer) and (got := os.readv(descriptor, [view[count:]])):
         count += got
@@ -159,7 +158,7 @@ def _read_into(descriptor: int, buffer: bytearray) -> int:
 def _copy(source: IO[bytes], writer: _Writer, entry: Entry, on_event: Reporter, where: str) -> None:
     label = f"Unpacking {entry.os_version}"
     total = entry.size if entry.format == "raw" else None
-    # One buffer for all: fresh ones would cost more of the system's time than all that is done with them.
+    # One buffer for all pieces: new ones would cost more system time than the work on them.
     buffer = bytearray(PIECE)
     try:
         while count := _read_into(source.fileno(), buffer):
@@ -191,10 +190,10 @@ def _decompress(
 
 
 def _stopped(where: str, error: ToolError) -> ToolError:
-    """Say that this machine is to blame for the end of the decompressor, and not the template."""
+    """Make the error for a decompressor that this machine, not the template, made fail."""
     return ToolError(
         f"{where}: the template could not be unpacked: {error.message}",
-        hint="perhaps memory ran out (see: dmesg); free some and run the command again: the download is kept",
+        hint="probably out of memory (see: dmesg); free some and run the command again: the download is kept",
     )
 
 
@@ -241,8 +240,7 @@ def check_frames(file: BinaryIO) -> None:
     """Walk over all frames of an open file, whose position is not used.
 
     Raises:
-        FrameError: It is cut off, or holds something other than zstd frames.
-        OSError: It cannot be read.
+        FrameError: It is cut off, or contains something other than zstd frames.
     """
     with io.FileIO(os.dup(file.fileno())) as raw, io.BufferedReader(raw) as reader:
         size = os.fstat(raw.fileno()).st_size

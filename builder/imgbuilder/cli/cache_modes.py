@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from imgbuilder.cache.store import TemplateCache
-from imgbuilder.cache.variants import files_of, for_everybody
+from imgbuilder.cache.templates import files_of, for_everybody
 from imgbuilder.catalog.bundles import Packed, check_name, write_bundle
 from imgbuilder.catalog.catalog import Offer, Selection
 from imgbuilder.catalog.sourcekeys import key_pin

@@ -6,12 +6,12 @@ import os
 from typing import TYPE_CHECKING
 
 from imgbuilder.errors import DiskError, FetchError, FileMissingError, WrongSizeError
-from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetched, store
+from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, INDEX_LIMIT, Download, Fetched, store
 from imgbuilder.fetch.urls import local_path
-from imgbuilder.host import imagelocks
 from imgindex.files import open_regular
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import BinaryIO
 
 
@@ -42,12 +42,19 @@ def fetch_local(download: Download) -> Fetched:
             f"cannot read {path}: {error.strerror}", hint="check its permissions, and the source's uri"
         ) from error
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        try:
-            imagelocks.hold(descriptor, path)
-        except DiskError as error:
-            raise FetchError(error.message, hint=error.hint) from error
+        if download.limit != INDEX_LIMIT:  # an index is not a disk
+            _hold(descriptor, path)
         size = copy_open(file, download, start=0, size=os.fstat(descriptor).st_size, where=str(path))
     return Fetched(str(path), size)
+
+
+def _hold(descriptor: int, path: Path) -> None:
+    from imgbuilder.host import imagelocks  # late: lists fetch no disks
+
+    try:
+        imagelocks.hold(descriptor, path)
+    except DiskError as error:
+        raise FetchError(error.message, hint=error.hint) from error
 
 
 def copy_open(file: BinaryIO, download: Download, *, start: int, size: int, where: str) -> int:

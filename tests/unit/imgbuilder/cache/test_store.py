@@ -514,7 +514,7 @@ def test_files_of_others_are_not_taken_for_a_cache(tmp_path: Path, files: dict[s
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(WorkspaceError, match="is no cache of pybuilder") as caught:
+    with pytest.raises(WorkspaceError, match="is not a cache of pybuilder") as caught:
         TemplateCache(tmp_path).open()
     assert "--cache DIR" in str(caught.value.hint)
     TemplateCache(tmp_path).delete()

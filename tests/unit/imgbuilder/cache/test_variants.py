@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgbuilder.cache import variants
+from imgbuilder.cache import templates
 from imgbuilder.cache.digest import PIECE, ContentDigest, content_digest
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
@@ -79,7 +79,7 @@ def test_zstd_is_preferred(cache: TemplateCache, offered: Selection) -> None:
     assert cache.preferred(offered).url.endswith("/d.zst")
     assert taken(cache, offered) == (["d.zst"], [])
     assert cache.is_cached(offered.entry)
-    assert cache.has_disk(offered.entry)
+    assert cache.unpacked_disk(offered.entry) is not None
     assert taken(cache, offered) == ([], [])
     assert cache.get_template(offered, SourceFetcher()).name == offered.entry.zstd.sha512  # type: ignore[union-attr]
 
@@ -96,7 +96,7 @@ def test_what_is_there_is_used_first(cache: TemplateCache, offered: Selection) -
 def test_without_the_program_xz_is_used(
     cache: TemplateCache, offered: Selection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(variants, "find_program", lambda _name: None)
+    monkeypatch.setattr(templates, "find_program", lambda _name: None)
     assert cache.preferred(offered).url.endswith("/d.xz")
     assert taken(cache, offered) == (["d.xz"], [])
 
@@ -105,7 +105,7 @@ def test_an_unpacked_disk_needs_no_program(
     cache: TemplateCache, offered: Selection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken(cache, offered)
-    monkeypatch.setattr(variants, "find_program", lambda _name: None)
+    monkeypatch.setattr(templates, "find_program", lambda _name: None)
     assert taken(cache, offered) == ([], [])
 
 

@@ -276,7 +276,7 @@ def test_a_header_that_lies_fails_the_build(
     ("content", "words"),
     [
         (b"\xfd7zXZ\x00" + bytes(506), "this is a xz file"),
-        (b"<html>not found</html>", "no disk image"),
+        (b"<html>not found</html>", "not a disk image"),
         (b"QFI\xfb" + bytes(508), "refused as a qcow2 image"),
     ],
 )
