@@ -24,7 +24,7 @@ from imgbuilder.events import Reporter, ignore, warn
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.urls import hide_in
 from imgbuilder.host import paths
-from imgindex.keymemory import KeyMemory
+from imgindex.keys import KeyMemory
 from imgindex.model import UNKNOWN_SIZE
 
 if TYPE_CHECKING:

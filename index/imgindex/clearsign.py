@@ -44,6 +44,11 @@ _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 _STRONG_DIGESTS = frozenset({"SHA256", "SHA384", "SHA512"})
 _WEAK_DIGESTS = frozenset({"MD5", "SHA1", "RIPEMD160", "SHA224"})
 _SIGNATURE_TAG = 2
+_ARMOR = re.compile(
+    rb"-----BEGIN PGP SIGNATURE-----\n(?:(?:Version|Comment|Charset|MessageID): [ -~]*\n)*\n"
+    rb"((?:[A-Za-z0-9+/]{1,76}={0,2}\n)+)(?:=[A-Za-z0-9+/]{4}\n)?"
+    rb"-----END PGP SIGNATURE-----\n*"
+)
 
 
 class SignedMessage(NamedTuple):
@@ -220,6 +225,39 @@ class _Splitter:
         if count > MAX_SIGNATURES:
             raise self._malformed(f"there are {count} signatures; at most {MAX_SIGNATURES} are allowed")
         return count
+
+
+def signature_packets(data: bytes, *, where: str) -> bytes:
+    """Take the signatures out of a signature file, armored or binary.
+
+    Args:
+        data: The whole file.
+        where: What it signs, for error messages.
+
+    Returns:
+        One to four signature packets; whether they are good is gpgv's to say.
+
+    Raises:
+        NotSignedError: The file is empty.
+        BadSignatureError: It is too large, or holds something else than signatures.
+    """
+    if not data.strip():
+        raise NotSignedError(f"{where}: its signature file is empty")
+    if len(data) > MAX_ARMOR_SIZE:
+        raise BadSignatureError(f"{where}: its signature file is larger than {MAX_ARMOR_SIZE:,} bytes")
+    packets = data
+    if data.startswith(b"-----"):
+        armor = _ARMOR.fullmatch(data.replace(b"\r\n", b"\n"))
+        try:
+            packets = base64.b64decode(armor[1].replace(b"\n", b""), validate=True) if armor else b""
+        except binascii.Error:
+            packets = b""
+    count = count_signatures(packets)
+    if not count:
+        raise BadSignatureError(f"{where}: its signature file holds something else than signatures")
+    if count > MAX_SIGNATURES:
+        raise BadSignatureError(f"{where}: it has {count} signatures; at most {MAX_SIGNATURES} are allowed")
+    return packets
 
 
 def count_signatures(packets: bytes) -> int | None:

@@ -11,9 +11,12 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from imgindex.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +24,11 @@ if TYPE_CHECKING:
 
 TEMPORARY_PREFIX = ".part-"
 """How the names of unfinished files begin."""
+
+_NAMESPACES = Path("/proc/self/uid_map")
+_ALL_USERS = ["0", "0", "4294967295"]
+_UNKNOWN_USER = 65534
+"""The owner of all files whose owner has no number in our user namespace."""
 
 _DESCRIPTOR = re.compile(r"/dev/(?:(stdin)|fd/([0-9]{1,6}))|/proc/self/fd/([0-9]{1,6})")
 
@@ -182,3 +190,49 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_writers(path: Path, status: os.stat_result) -> None:
+    """Refuse a file that says what is trusted, or what is started, if strangers may change it.
+
+    That is everybody but the user and root; for root by sudo, the user who called it is none either.
+    Groups may write: many systems give each user one of his own.
+
+    Args:
+        path: The file.
+        status: What ``os.fstat`` said of it when it was opened.
+
+    Raises:
+        UsageError: Others may change the file, or put another one in its place.
+    """
+    if status.st_mode & stat.S_IWOTH:
+        raise UsageError(
+            f"everybody may change {path}, and so what is trusted",
+            hint=f"check what is in it, then run: chmod o-w {shlex.quote(str(path))}",
+        )
+    if status.st_uid not in _trusted_users():
+        raise UsageError(
+            f"{path} belongs to user {status.st_uid}, neither you nor root, who may change what is trusted",
+            hint="check what is in it, then make it your own, or root's: see chown(1)",
+        )
+    for folder in {*Path(os.path.realpath(path)).parents, *Path(os.path.realpath(path.parent)).parents,
+                   Path(os.path.realpath(path.parent))}:  # fmt: skip
+        mode = folder.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise UsageError(
+                f"everybody may put another file in the place of {path}, and so change what is trusted",
+                hint=f"check what is in it, then run: chmod o-w {shlex.quote(str(folder))}",
+            )
+
+
+def _trusted_users() -> set[int]:
+    trusted = {0, os.geteuid()}
+    caller = os.environ.get("SUDO_UID", "")
+    if os.geteuid() == 0 and caller.isdecimal():
+        trusted.add(int(caller))
+    try:
+        if _NAMESPACES.read_text().split() != _ALL_USERS:  # root's own files look like nobody's there
+            trusted.add(_UNKNOWN_USER)
+    except OSError:
+        pass  # a system without /proc has no user namespaces
+    return trusted

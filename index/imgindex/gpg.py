@@ -15,12 +15,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgindex.clearsign import MAX_FILE_SIZE, split
-from imgindex.detached import signature_packets
+from imgindex.clearsign import MAX_FILE_SIZE, signature_packets, split
 from imgindex.environment import plain_environment
 from imgindex.errors import BadSignatureError, ToolError, UsageError
-from imgindex.keyfile import read_key_file
-from imgindex.keylist import ListedKey, make_pin, read_key_list
+from imgindex.keys import ListedKey, make_pin, read_key_file, read_key_list
 from imgindex.lexer import decode_text
 from imgindex.trust import VerifiedText, full_fingerprint
 from imgindex.verdict import judge
@@ -28,7 +26,7 @@ from imgindex.verdict import judge
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from imgindex.keymemory import KeyMemory
+    from imgindex.keys import KeyMemory
     from imgindex.trust import KeyPin
     from imgindex.verdict import AcceptedSignature
 

@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from datetime import date
 
-from imgindex.layout import settle_comments
+from imgindex.fields import settle_comments
 from imgindex.lexer import shorten
 from imgindex.model import Entry, ExtraField
 

@@ -12,7 +12,7 @@ from imgindex.clearsign import split
 from imgindex.environment import plain_environment
 from imgindex.errors import SigningError, ToolError, TrustError
 from imgindex.gpg import find_gpg
-from imgindex.keylist import choose_signing_key
+from imgindex.keys import choose_signing_key
 
 
 class GpgSigner:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from imgindex.errors import IndexSyntaxError, RepositoryError
-from imgindex.fields import is_known_field, strip_line_ends
-from imgindex.layout import entry_fields, field_label
+from imgindex.fields import entry_fields, field_label, is_known_field, strip_line_ends
 from imgindex.lexer import shorten
 from imgindex.model import Entry, Index
 from imgindex.parse import parse_index

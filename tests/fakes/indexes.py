@@ -7,8 +7,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TypeVar
 
-from imgindex.fields import is_known_field
-from imgindex.layout import entry_fields, settle_comments
+from imgindex.fields import entry_fields, is_known_field, settle_comments
 from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.write import tidy_note
 

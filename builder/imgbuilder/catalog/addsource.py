@@ -14,7 +14,7 @@ from imgbuilder.catalog.sources import Source, SourceFormat, fingerprints, index
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.fetch.urls import Address, check_uri, local_path, scheme_of
 from imgindex.files import make_folder, sync_folder, temporary_file
-from imgindex.keyfile import read_key_file
+from imgindex.keys import read_key_file
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FINGERPRINT = re.compile(r"(?:0[xX])?[0-9A-Fa-f]{8,}")

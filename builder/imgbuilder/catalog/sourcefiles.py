@@ -20,8 +20,7 @@ from imgbuilder.catalog.sources import Key, Source, SourceFormat, fingerprints, 
 from imgbuilder.errors import IndexSyntaxError, PybuilderError, UsageError
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY
 from imgbuilder.fetch.urls import Address, check_uri, local_path, scheme_of
-from imgindex.files import open_file
-from imgindex.keyfile import check_writers
+from imgindex.files import check_writers, open_file
 from imgindex.lexer import decode_text, parse_sections
 
 if TYPE_CHECKING:

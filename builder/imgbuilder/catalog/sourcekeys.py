@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgbuilder.catalog.sources import Source
-    from imgindex.keymemory import KeyMemory
+    from imgindex.keys import KeyMemory
 
 
 def key_pin(source: Source, memory: KeyMemory | None = None, gpg: Sequence[str] = ("gpg",)) -> KeyPin:

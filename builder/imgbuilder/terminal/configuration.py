@@ -15,8 +15,7 @@ from typing import Any
 
 from imgbuilder.errors import UsageError
 from imgbuilder.host import paths
-from imgindex.files import open_file
-from imgindex.keyfile import check_writers
+from imgindex.files import check_writers, open_file
 
 _LARGEST = 64 * 1024
 """Bytes of a file that are read at most."""

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from imgbuilder.errors import PybuilderError, RepositoryError
-from imgindex.layout import settle_comments
+from imgindex.fields import settle_comments
 from imgindex.model import Entry, Note
 from imgindex.write import tidy_note
 from imgrepo.images.scan import FORMATS, Skipped, SourceImage, scan

@@ -20,7 +20,7 @@ from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.fetch.transfer import Download, Fetcher
 from imgbuilder.fetch.urls import Address, hide_in, without_slash
 from imgbuilder.host.privatefolder import private_folder
-from imgindex.detached import signature_packets
+from imgindex.clearsign import signature_packets
 from imgindex.gpg import key_pin_from_file, key_pin_from_user_keyring
 from imgindex.trust import KeyPin, VerifiedText, Verifier
 from imgrepo.contents.debcontrol import compare_versions, paragraphs

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from imgbuilder.errors import RepositoryError
 from imgbuilder.host.arch import normalise
-from imgindex.layout import entry_fields, settle_comments
+from imgindex.fields import entry_fields, settle_comments
 from imgindex.lexer import shorten
 from imgindex.model import Entry, Index
 from imgrepo.images.compress import Compressed

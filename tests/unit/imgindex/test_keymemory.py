@@ -12,7 +12,7 @@ import pytest
 from imgindex import gpg
 from imgindex.errors import UsageError
 from imgindex.gpg import key_pin_from_file, key_pin_from_user_keyring
-from imgindex.keymemory import KeyMemory
+from imgindex.keys import KeyMemory
 from imgindex.trust import KeyPin
 from tests.fakes.keys import KeyMaker
 

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgindex.errors import RepositoryError
-from imgindex.fields import is_known_field
-from imgindex.layout import entry_fields, settle_comments
+from imgindex.fields import entry_fields, is_known_field, settle_comments
 from imgindex.model import Comment, Entry, ExtraField, Index, Note, ZstdFile
 from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from imgindex.keylist import choose_signing_key, make_pin, read_key_list
+from imgindex.keys import choose_signing_key, make_pin, read_key_list
 
 PRIMARY = "A" * 24 + "0123456789ABCDEF"
 SUB = "B" * 24 + "1111111111111111"

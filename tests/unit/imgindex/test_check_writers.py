@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from imgindex import keyfile
+from imgindex import files
 from imgindex.errors import UsageError
-from imgindex.keyfile import check_writers
+from imgindex.files import check_writers
 
 
 @pytest.fixture
@@ -63,5 +63,5 @@ def test_it_belongs_to_a_stranger(file: Path, monkeypatch: pytest.MonkeyPatch, t
     refusal(file)
     mapped = tmp_path / "uid_map"
     mapped.write_text("         0       1000          1\n")
-    monkeypatch.setattr(keyfile, "_NAMESPACES", mapped)
+    monkeypatch.setattr(files, "_NAMESPACES", mapped)
     check_writers(file, file.stat())  # in a user namespace, root's files look like that

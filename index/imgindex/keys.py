@@ -1,14 +1,35 @@
-"""Reading ``gpg --with-colons`` listings of keys (doc/DETAILS in GnuPG); pure text in, data out."""
+"""Public keys: reading key files, gpg's listings of keys, and the memory of listings.
+
+A listing is what ``gpg --with-colons`` prints (doc/DETAILS in GnuPG). For a short
+list of templates, asking gpg takes longer than all the rest, so that its answer is
+kept. A record is named by the SHA-256 of the key file, so that gpg is asked about a
+changed file, and about any file again after a month, since a newer gpg may find more
+in it. Nothing in a record depends on the time: gpgv judges each time whether a key
+has expired. The records lie next to those of accepted indexes, in a folder that only
+its user may write: whoever can write there could also configure a different key.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import base64
+import contextlib
+import hashlib
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from imgindex.errors import UsageError
+from imgindex.files import check_writers, make_folder, open_file
+from imgindex.jsonfile import read_json, write_json
 from imgindex.trust import KeyPin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
+
+_MAX_KEY_FILE_SIZE = 1_000_000
+"""Largest key file in bytes."""
 
 _RSA = frozenset({1, 2, 3})
 _ECDSA = 19
@@ -20,6 +41,44 @@ _NOT_FOR_SIGNING = "is not for signing"
 _KEY_ID_DIGITS = 16
 _MIN_RSA_BITS = 2048
 _MIN_EC_BITS = 256
+
+_MEMORY_VERSION = 1
+_LARGEST_RECORD = 4_000_000
+"""Bytes; a key file has 1 MB at most."""
+_RECORD_LIFETIME = 30 * 86400
+"""Seconds."""
+
+
+def read_key_file(path: Path, where: str) -> bytes:
+    """Read a key file whole.
+
+    Args:
+        path: The file.
+        where: The source that names it, for error messages.
+
+    Returns:
+        What is in it, which is not empty; whether that is a key is gpg's to say.
+
+    Raises:
+        UsageError: It is missing, unreadable, empty, too large, no regular file, or everybody may
+            change it, or put another one in its place.
+    """
+    hint = "put the publisher's public key there, or correct the path in the source's configuration"
+    try:
+        with open_file(path) as file:
+            status = os.fstat(file.fileno())
+            data = file.read(_MAX_KEY_FILE_SIZE + 1)
+    except OSError as error:
+        raise UsageError(f"{where}: cannot read the key file {path}: {error.strerror}", hint=hint) from error
+    try:
+        check_writers(path, status)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.message}", hint=error.hint) from error
+    if not data.strip():
+        raise UsageError(f"{where}: the key file {path} is empty", hint=hint)
+    if len(data) > _MAX_KEY_FILE_SIZE:
+        raise UsageError(f"{where}: the key file {path} is too large to be one", hint=hint)
+    return data
 
 
 @dataclass
@@ -178,3 +237,57 @@ def _signing_flaw(candidate: dict[str, Any]) -> str | None:
     if candidate["token"] == "#":  # noqa: S105 - gpg's mark for a missing secret half
         return "has its secret signing half elsewhere"
     return None
+
+
+class KeyMemory(NamedTuple):
+    """The records.
+
+    Attributes:
+        folder: Where they are; made when the first one is written.
+    """
+
+    folder: Path
+
+    def recall(self, data: bytes) -> tuple[bytes, list[ListedKey]] | None:
+        """Return keyring and keys of a key file; None when they are not known.
+
+        Args:
+            data: The key file.
+        """
+        # Whatever is wrong with a record, gpg can be asked again.
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            path = self._path(data)
+            if abs(time.time() - path.lstat().st_mtime) < _RECORD_LIFETIME:
+                return _parse_record(
+                    read_json(path, version=_MEMORY_VERSION, limit=_LARGEST_RECORD, private=True)
+                )
+        return None
+
+    def keep(self, data: bytes, keyring: bytes, keys: list[ListedKey]) -> None:
+        """Remember keyring and keys of a key file, unless a secret key is among them.
+
+        A folder that cannot be written is no error: the next run asks gpg again.
+        """
+        if any(key.secret for key in keys):
+            return
+        record = {
+            "keyring": base64.b64encode(keyring).decode(),
+            "keys": [{**asdict(key), "self_digests": sorted(key.self_digests)} for key in keys],
+        }
+        with contextlib.suppress(OSError):
+            make_folder(self.folder)
+            write_json(self._path(data), record, version=_MEMORY_VERSION, durable=False)
+
+    def _path(self, data: bytes) -> Path:
+        return self.folder / f"{hashlib.sha256(data).hexdigest()}.json"
+
+
+def _parse_record(record: dict[str, Any]) -> tuple[bytes, list[ListedKey]]:
+    keys = [ListedKey(**{**fields, "self_digests": set(fields["self_digests"])}) for fields in record["keys"]]
+    for key in keys:
+        texts = (key.fingerprint, key.primary_fingerprint, key.capabilities, key.validity, *key.self_digests)
+        if not all(isinstance(text, str) for text in texts) or type(key.secret) is not bool:
+            raise TypeError("not a key")
+        if type(key.kind) is not int or type(key.bits) is not int or type(key.expires or 0) is not int:
+            raise TypeError("not a key")
+    return base64.b64decode(record["keyring"], validate=True), keys
