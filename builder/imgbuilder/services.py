@@ -16,8 +16,7 @@ from imgbuilder.catalog.catalog import Catalog, Selection, load_catalog
 from imgbuilder.catalog.knownimages import KnownImages
 from imgbuilder.catalog.loader import Loader
 from imgbuilder.catalog.sourcefiles import SourcesResult, read_sources
-from imgbuilder.catalog.sourcekeys import key_pin
-from imgbuilder.catalog.sources import SourceFormat, sources_from_command_line
+from imgbuilder.catalog.sources import SourceFormat, sources_from_command_line, trusted_keys
 from imgbuilder.catalog.state import SourceStates, identity
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, ignore, warn
@@ -230,6 +229,7 @@ class Services:
                 f"{states.folder} cannot be written to: an older index of a source would not be noticed "
                 "by the next run (XDG_STATE_HOME names another folder)",
             )
+        memory = KeyMemory(paths.state_dir() / "keys")
         return Loader(
             self.fetcher,
             self.verifier(),
@@ -237,7 +237,7 @@ class Services:
             self.clock,
             check=self.settings.check_signature,
             on_event=on_event,
-            pin_of=partial(key_pin, memory=KeyMemory(paths.state_dir() / "keys"), gpg=self.settings.gpg),
+            keys_of=partial(trusted_keys, memory=memory, gpg=self.settings.gpg),
             images=self.images(),
             fallback=fallback,
             offline=self.settings.offline,

@@ -30,7 +30,7 @@ from imgindex.freshness import Accepted, judge_freshness
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
-    from imgindex.trust import KeyPin, UnverifiedText, VerifiedText, Verifier
+    from imgindex.trust import TrustedKeys, UnverifiedText, VerifiedText, Verifier
 
 _T = TypeVar("_T")
 _Content = TypeVar("_Content", covariant=True)
@@ -44,23 +44,23 @@ class Parse(Protocol[_Content]):
         ...
 
 
-class Rule(NamedTuple):
+class AcceptPolicy(NamedTuple):
     """What a source is judged by.
 
     Attributes:
-        pin: The keys that may have signed.
+        trusted: The keys that may have signed.
         last: The newest index that was accepted of it before; None at first use.
         max_age: Longest time since signing that the user allows; None for any.
         where: The source, for error messages.
-        repair: The command that forgets ``last``, for hints.
+        forget_hint: The command that forgets ``last``, for hints.
         limit: Most bytes that the file may have.
     """
 
-    pin: KeyPin
+    trusted: TrustedKeys
     last: Accepted | None
     max_age: timedelta | None
     where: str
-    repair: str
+    forget_hint: str
     limit: int = MAX_FILE_SIZE
 
 
@@ -78,12 +78,14 @@ class Acceptance(NamedTuple, Generic[_T]):
     record: Accepted
 
 
-def accept(data: bytes, rule: Rule, parse: Parse[_T], *, verifier: Verifier, now: datetime) -> Acceptance[_T]:
+def accept(
+    data: bytes, policy: AcceptPolicy, parse: Parse[_T], *, verifier: Verifier, now: datetime
+) -> Acceptance[_T]:
     """Accept a signed file by all rules, or not at all.
 
     Args:
         data: The file, whole.
-        rule: What its source is judged by.
+        policy: What its source is judged by.
         parse: Reads it, when it is proved and current.
         verifier: Judges the signature.
         now: This machine's time, in UTC.
@@ -93,8 +95,13 @@ def accept(data: bytes, rule: Rule, parse: Parse[_T], *, verifier: Verifier, now
         RepositoryError: It is, but cannot be read.
         ToolError: gpgv is missing or failed.
     """
-    signed = verifier.verify(data, rule.pin, where=rule.where, limit=rule.limit)
+    signed = verifier.verify(data, policy.trusted, where=policy.where, limit=policy.limit)
     record = judge_freshness(
-        signed, rule.last, now=now, max_age=rule.max_age, where=rule.where, repair=rule.repair
+        signed,
+        policy.last,
+        now=now,
+        max_age=policy.max_age,
+        where=policy.where,
+        forget_hint=policy.forget_hint,
     )
-    return Acceptance(parse(signed, where=rule.where), signed, record)
+    return Acceptance(parse(signed, where=policy.where), signed, record)

@@ -56,7 +56,7 @@ def judge_freshness(
     now: datetime,
     max_age: timedelta | None = None,
     where: str,
-    repair: str,
+    forget_hint: str,
 ) -> Accepted:
     """Decide whether a signed index may be used now.
 
@@ -66,7 +66,7 @@ def judge_freshness(
         now: This machine's time, in UTC.
         max_age: Longest time since signing that the user allows; None for any.
         where: The source, for error messages.
-        repair: The command that forgets ``last``, for hints.
+        forget_hint: The command that forgets ``last``, for hints.
 
     Returns:
         What to remember.
@@ -79,7 +79,7 @@ def judge_freshness(
         ExpiredIndexError: Its signature has expired (S8), or it is older than ``max_age`` (S36).
     """
     if last is not None:
-        _check_clock(last, now, where, repair)
+        _check_clock(last, now, where, forget_hint)
     if signed.signed_at > now + CLOCK_TOLERANCE:
         raise FutureIndexError(
             f"{where}: the index was signed at {show(signed.signed_at)}, but this machine's clock says "
@@ -103,13 +103,13 @@ def show(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _check_clock(last: Accepted, now: datetime, where: str, repair: str) -> None:
+def _check_clock(last: Accepted, now: datetime, where: str, forget_hint: str) -> None:
     latest = max(last.signed_at, last.accepted_at)
     if latest > now + CLOCK_TOLERANCE:
         raise ClockError(
             f"{where}: this machine's clock says {show(now)}, but an index was accepted when it said "
             f"{show(last.accepted_at)}: it is, or was, wrong",
-            hint=f"set the clock (see: timedatectl); if it is right now, and was wrong then: {repair}",
+            hint=f"set the clock (see: timedatectl); if it is right now, and was wrong then: {forget_hint}",
         )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from imgindex.clearsign import MAX_FILE_SIZE, signature_packets, split
 from imgindex.environment import plain_environment
 from imgindex.errors import BadSignatureError, ToolError, UsageError
-from imgindex.keys import ListedKey, make_pin, read_key_file, read_key_list
+from imgindex.keys import ListedKey, make_trusted_keys, read_key_file, read_key_list
 from imgindex.lexer import decode_text
 from imgindex.trust import VerifiedText, full_fingerprint
 from imgindex.verdict import judge
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from imgindex.keys import KeyMemory
-    from imgindex.trust import KeyPin
+    from imgindex.trust import TrustedKeys
     from imgindex.verdict import AcceptedSignature
 
 _LIMIT = 30
@@ -42,7 +42,9 @@ _PACKAGES = {"gpg": "gpg", "gpgv": "gpgv"}
 class GpgVerifier:
     """Implements ``imgindex.trust.Verifier`` with gpgv: rules V2 to V6 of ``docs/threat-model.md``."""
 
-    def verify(self, data: bytes, pin: KeyPin, *, where: str, limit: int = MAX_FILE_SIZE) -> VerifiedText:
+    def verify(
+        self, data: bytes, trusted: TrustedKeys, *, where: str, limit: int = MAX_FILE_SIZE
+    ) -> VerifiedText:
         """Apply the accept rule; see ``imgindex.trust.Verifier.verify``.
 
         Raises:
@@ -54,7 +56,7 @@ class GpgVerifier:
             (folder / "index.asc").write_bytes(data)
             output = folder / "text"
             signature = _ask_gpgv(
-                folder, pin, ["--output", str(output), "--", str(folder / "index.asc")], where=where
+                folder, trusted, ["--output", str(output), "--", str(folder / "index.asc")], where=where
             )
             signed = output.read_bytes() if output.is_file() else None
         if signed != message.text.encode("utf-8"):
@@ -68,13 +70,15 @@ class GpgVerifier:
             first_line=message.first_line,
         )
 
-    def verify_detached(self, data: bytes, signature: bytes, pin: KeyPin, *, where: str) -> VerifiedText:
+    def verify_detached(
+        self, data: bytes, signature: bytes, trusted: TrustedKeys, *, where: str
+    ) -> VerifiedText:
         """Check a text whose signature is a file of its own, such as ``SHA256SUMS`` and ``SHA256SUMS.gpg``.
 
         Args:
             data: The text, whole.
             signature: The signature, armored or binary.
-            pin: The keys that may have signed it.
+            trusted: The keys that may have signed it.
             where: The text's source, for error messages.
 
         Returns:
@@ -90,7 +94,7 @@ class GpgVerifier:
             (folder / "text").write_bytes(data)
             (folder / "text.sig").write_bytes(packets)
             words = ["--", str(folder / "text.sig"), str(folder / "text")]
-            accepted = _ask_gpgv(folder, pin, words, where=where, detached=True)
+            accepted = _ask_gpgv(folder, trusted, words, where=where, detached=True)
         return VerifiedText(
             text=text,
             fingerprint=accepted.fingerprint,
@@ -99,13 +103,13 @@ class GpgVerifier:
             expires_at=accepted.expires_at,
         )
 
-    def verify_file(self, file: Path, signature: bytes, pin: KeyPin, *, where: str) -> None:
+    def verify_file(self, file: Path, signature: bytes, trusted: TrustedKeys, *, where: str) -> None:
         """Check the detached signature of a file of any size, such as that of a template (``sig=``).
 
         Args:
             file: The file. It is read where it is, so that this is for one's own files alone.
             signature: The signature, armored or binary.
-            pin: The keys that may have signed it.
+            trusted: The keys that may have signed it.
             where: The signature, for error messages.
 
         Raises:
@@ -118,12 +122,12 @@ class GpgVerifier:
         with _private_folder() as folder:
             (folder / "file.sig").write_bytes(packets)
             words = ["--", str(folder / "file.sig"), str(file.absolute())]
-            _ask_gpgv(folder, pin, words, where=where, detached=True, more_time=more_time)
+            _ask_gpgv(folder, trusted, words, where=where, detached=True, more_time=more_time)
 
 
 def _ask_gpgv(
     folder: Path,
-    pin: KeyPin,
+    trusted: TrustedKeys,
     words: Sequence[str],
     *,
     where: str,
@@ -136,11 +140,11 @@ def _ask_gpgv(
         TrustError: No pinned key signed them.
         ToolError: gpgv is missing, was killed or took too long.
     """
-    (folder / "keyring.gpg").write_bytes(pin.keyring)
+    (folder / "keyring.gpg").write_bytes(trusted.keyring)
     # SHA-1 is refused here for keys, and in the verdict for the signature itself. A key that
     # has only SHA-1 self-signatures, such as libguestfs.org's of 2011, is pinned by its
     # fingerprint, so that these prove nothing that is not known.
-    weak = [] if pin.sha1_self_signatures else ["--weak-digest", "SHA1"]
+    weak = [] if trusted.sha1_self_signatures else ["--weak-digest", "SHA1"]
     with (folder / "status").open("w+b") as status:
         descriptor = status.fileno()
         arguments = ["--quiet", "--homedir", str(folder), "--status-fd", str(descriptor), *weak]
@@ -150,10 +154,10 @@ def _ask_gpgv(
         on_event = status.read().decode("utf-8", "replace")
     if done.returncode < 0:
         raise ToolError(f"{where}: gpgv was ended by signal {-done.returncode}", hint="try again")
-    return judge(on_event, done.returncode, pin, where=where, detached=detached)
+    return judge(on_event, done.returncode, trusted, where=where, detached=detached)
 
 
-def key_pin_from_file(path: Path, *, where: str, memory: KeyMemory | None = None) -> KeyPin:
+def trusted_keys_from_file(path: Path, *, where: str, memory: KeyMemory | None = None) -> TrustedKeys:
     """Pin all keys of a key file, armored or binary.
 
     Args:
@@ -182,7 +186,7 @@ def key_pin_from_file(path: Path, *, where: str, memory: KeyMemory | None = None
             hint="get the publisher's key file again; gpg --show-keys FILE shows what is in one",
         )
     pinned = frozenset(key.fingerprint for key in keys if key.is_primary or key.can_sign)
-    return make_pin(pinned, keyring, keys)
+    return make_trusted_keys(pinned, keyring, keys)
 
 
 def keys_in_file(path: Path, *, where: str) -> tuple[ListedKey, ...]:
@@ -195,13 +199,13 @@ def keys_in_file(path: Path, *, where: str) -> tuple[ListedKey, ...]:
     return tuple(_ask_gpg(read_key_file(path, where))[1])
 
 
-def key_pin_from_user_keyring(
+def trusted_keys_from_keyring(
     fingerprint: str,
     *,
     gpg_home: Path | None = None,
     memory: KeyMemory | None = None,
     command: Sequence[str] = ("gpg",),
-) -> KeyPin:
+) -> TrustedKeys:
     """Pin one key of the user's own keyring, as ``--fingerprint`` of virt-builder does.
 
     Args:
@@ -225,7 +229,7 @@ def key_pin_from_user_keyring(
             f"the key {wanted} is not in your keyring",
             hint="get the publisher's key file, check its fingerprint, and run: gpg --import FILE",
         )
-    return make_pin(frozenset({wanted}), keyring, keys)
+    return make_trusted_keys(frozenset({wanted}), keyring, keys)
 
 
 def _inspect(data: bytes, memory: KeyMemory | None) -> tuple[bytes, list[ListedKey]]:

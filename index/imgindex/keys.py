@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from imgindex.errors import UsageError
 from imgindex.files import check_writers, make_folder, open_file
 from imgindex.jsonfile import read_json, write_json
-from imgindex.trust import KeyPin
+from imgindex.trust import TrustedKeys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -182,7 +182,7 @@ def _is_self_signature(fields: list[str], primary: str) -> bool:
     return fields[10].upper().startswith(_SELF_SIGNATURES) and fields[4].upper() in own_ids
 
 
-def make_pin(fingerprints: frozenset[str], keyring: bytes, keys: Iterable[ListedKey]) -> KeyPin:
+def make_trusted_keys(fingerprints: frozenset[str], keyring: bytes, keys: Iterable[ListedKey]) -> TrustedKeys:
     """Make a pin, noting which keys of the keyring can never be accepted.
 
     Args:
@@ -192,7 +192,7 @@ def make_pin(fingerprints: frozenset[str], keyring: bytes, keys: Iterable[Listed
     """
     signing = [key for key in keys if key.is_primary or key.can_sign]
     reasons = [(key.fingerprint, key.unusable_because()) for key in signing]
-    return KeyPin(
+    return TrustedKeys(
         fingerprints=fingerprints,
         keyring=keyring,
         unusable=tuple((fingerprint, reason) for fingerprint, reason in reasons if reason is not None),

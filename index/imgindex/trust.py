@@ -43,7 +43,7 @@ def full_fingerprint(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class KeyPin:
+class TrustedKeys:
     """The keys that one source may be signed with.
 
     Attributes:
@@ -104,12 +104,12 @@ class UnverifiedText:
 class Verifier(Protocol):
     """Decides whether downloaded bytes are a signed text of a pinned key."""
 
-    def verify(self, data: bytes, pin: KeyPin, *, where: str, limit: int = ...) -> VerifiedText:
+    def verify(self, data: bytes, trusted: TrustedKeys, *, where: str, limit: int = ...) -> VerifiedText:
         """Apply the accept rule to ``data``.
 
         Args:
             data: The downloaded file, whole.
-            pin: The keys that may have signed it.
+            trusted: The keys that may have signed it.
             where: The source, for error messages.
             limit: Most bytes that it may have; by default, what an index may have.
 

@@ -16,7 +16,7 @@ from imgindex.errors import BadSignatureError, NotSignedError, TrustError, Wrong
 from imgindex.freshness import show
 
 if TYPE_CHECKING:
-    from imgindex.trust import KeyPin
+    from imgindex.trust import TrustedKeys
 
 _PREFIX = "[GNUPG:] "
 _STRONG_DIGESTS = frozenset({"8", "9", "10"})
@@ -64,14 +64,14 @@ class _UnknownKeyError(Exception):
 
 
 def judge(
-    status: str, exit_code: int, pin: KeyPin, *, where: str, detached: bool = False
+    status: str, exit_code: int, trusted: TrustedKeys, *, where: str, detached: bool = False
 ) -> AcceptedSignature:
     """Decide whether gpgv's answer proves that a pinned key signed the text.
 
     Args:
         status: Everything that gpgv wrote to its status descriptor.
         exit_code: How gpgv ended.
-        pin: The keys that count, and whether further signatures by unknown keys do no harm. A bad
+        trusted: The keys that count, and whether further signatures by unknown keys do no harm. A bad
             signature refuses in any case.
         where: The source, for error messages.
         detached: Whether the signature is a file of its own, over the bytes of another; else it is that of
@@ -92,18 +92,18 @@ def judge(
     missing_keys = 0
     for group in groups:
         try:
-            accepted.append(_judge_group(group, pin, where, _BINARY if detached else _CANONICAL_TEXT))
+            accepted.append(_judge_group(group, trusted, where, _BINARY if detached else _CANONICAL_TEXT))
         except _UnknownKeyError as error:
             unknown.append(str(error))
             missing_keys += any(line.keyword == "NO_PUBKEY" for line in group)
     if failure is not None:
         raise BadSignatureError(f"{where}: gpgv cannot read the signed index ({failure})")
-    if unknown and not (accepted and pin.extra_signatures):
-        raise _wrong_key(unknown, pin, where, also_good=bool(accepted))
+    if unknown and not (accepted and trusted.extra_signatures):
+        raise _wrong_key(unknown, trusted, where, also_good=bool(accepted))
     if not accepted:
         raise NotSignedError(f"{where}: gpgv found no signature")
     expected = {_EXIT_MISSING_KEY if missing_keys else 0}
-    if pin.expired_signatures and any(line.keyword == "EXPSIG" for group in groups for line in group):
+    if trusted.expired_signatures and any(line.keyword == "EXPSIG" for group in groups for line in group):
         expected.add(_EXIT_BAD)
     if exit_code not in expected:
         raise BadSignatureError(f"{where}: gpgv ended with status {exit_code} despite a good signature")
@@ -141,7 +141,9 @@ def _refuse_altered(groups: list[list[_Line]], where: str) -> None:
         )
 
 
-def _judge_group(group: list[_Line], pin: KeyPin, where: str, wanted_class: str) -> AcceptedSignature:
+def _judge_group(
+    group: list[_Line], trusted: TrustedKeys, where: str, wanted_class: str
+) -> AcceptedSignature:
     verdicts = [line for line in group if line.keyword in _VERDICTS]
     valid = [line.arguments for line in group if line.keyword == "VALIDSIG"]
     if len(verdicts) != 1 or not verdicts[0].arguments or len(valid) > 1:
@@ -150,7 +152,7 @@ def _judge_group(group: list[_Line], pin: KeyPin, where: str, wanted_class: str)
     key_id = arguments[0].upper()
     if verdict == "ERRSIG":
         raise _unchecked(group, arguments, where)
-    tolerated = "EXPSIG" if pin.expired_signatures else "GOODSIG"
+    tolerated = "EXPSIG" if trusted.expired_signatures else "GOODSIG"
     if verdict not in ("GOODSIG", tolerated):
         raise _expired_or_revoked(verdict, key_id, valid, where)
     others = [line.keyword for line in group if line.keyword != tolerated]
@@ -158,11 +160,11 @@ def _judge_group(group: list[_Line], pin: KeyPin, where: str, wanted_class: str)
         raise BadSignatureError(f"{where}: gpgv contradicts itself on the signature by key {key_id}")
     if not valid or len(valid[0]) < 10:
         raise BadSignatureError(f"{where}: gpgv does not confirm the signature by key {key_id}")
-    return _judge_valid(valid[0], key_id, pin, where, wanted_class)
+    return _judge_valid(valid[0], key_id, trusted, where, wanted_class)
 
 
 def _judge_valid(
-    fields: list[str], key_id: str, pin: KeyPin, where: str, wanted_class: str
+    fields: list[str], key_id: str, trusted: TrustedKeys, where: str, wanted_class: str
 ) -> AcceptedSignature:
     """Judge the fields of a VALIDSIG line."""
     fingerprint, primary = fields[0].upper(), fields[9].upper()
@@ -171,7 +173,7 @@ def _judge_valid(
     # The key id is the end of a version 4 fingerprint and the start of later ones.
     if key_id not in {fingerprint, fingerprint[-16:], fingerprint[:16]}:
         raise BadSignatureError(f"{where}: gpgv names two keys for one signature")
-    if not pin.fingerprints & {fingerprint, primary}:
+    if not trusted.fingerprints & {fingerprint, primary}:
         raise _UnknownKeyError(fingerprint)
     kind, digest, signature_class = fields[6], fields[7], fields[8]
     if digest not in _STRONG_DIGESTS:
@@ -183,7 +185,7 @@ def _judge_valid(
         )
     if kind not in _KEY_KINDS:
         raise BadSignatureError(f"{where}: key {fingerprint} is of a kind too weak to trust (number {kind})")
-    for unusable, reason in pin.unusable:
+    for unusable, reason in trusted.unusable:
         if unusable in {fingerprint, primary}:
             raise BadSignatureError(f"{where}: key {unusable} is {reason}", hint=_ASK_FOR_NEW)
     expires = fields[3]
@@ -238,8 +240,8 @@ def _weak_digest(digest: str, where: str) -> BadSignatureError:
     )
 
 
-def _wrong_key(unknown: list[str], pin: KeyPin, where: str, *, also_good: bool) -> TrustError:
-    pinned = ", ".join(sorted(pin.fingerprints)) or "none"
+def _wrong_key(unknown: list[str], trusted: TrustedKeys, where: str, *, also_good: bool) -> TrustError:
+    pinned = ", ".join(sorted(trusted.fingerprints)) or "none"
     also = "also " if also_good else ""
     return WrongKeyError(
         f"{where}: it is {also}signed by key {', '.join(unknown)}; the keys of this source are {pinned}",

@@ -12,9 +12,9 @@ from imgbuilder.events import Reporter
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.fetch.transfer import Fetcher
 from imgbuilder.guests.ports import Appliance
-from imgindex.gpg import GpgVerifier, key_pin_from_user_keyring
+from imgindex.gpg import GpgVerifier, trusted_keys_from_keyring
 from imgindex.signer import GpgSigner
-from imgindex.trust import KeyPin
+from imgindex.trust import TrustedKeys
 
 OpenAppliance = Callable[
     [Sequence[Attachment], ApplianceOptions | None, Reporter], AbstractContextManager[Appliance]
@@ -64,4 +64,4 @@ class Services:
     verifier: GpgVerifier = field(default_factory=GpgVerifier)
     clock: Callable[[], datetime] = _now
     fetcher: Fetcher = field(default_factory=SourceFetcher)
-    pin_from_keyring: Callable[[str], KeyPin] = key_pin_from_user_keyring
+    pin_from_keyring: Callable[[str], TrustedKeys] = trusted_keys_from_keyring

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imgindex.accept import Rule, accept
+from imgindex.accept import AcceptPolicy, accept
 from imgindex.errors import (
     BadSignatureError,
     ConflictingIndexError,
@@ -22,7 +22,7 @@ from imgindex.errors import (
 from imgindex.freshness import Accepted
 from imgindex.gpg import GpgVerifier
 from imgindex.parse import parse_index
-from imgindex.trust import KeyPin
+from imgindex.trust import TrustedKeys
 from tests.fakes.attacks import World, attacks, good_variants
 from tests.fakes.keys import KeyMaker
 
@@ -59,8 +59,8 @@ EXPECTED: dict[str, tuple[type[Exception], ...]] = {
 """Errors of the rows; other S rows are BadSignatureError, other P rows IndexSyntaxError."""
 
 
-def judge(data: bytes, pin: KeyPin, last: Accepted | None) -> Accepted:
-    rule = Rule(pin, last, None, WHERE, "repair")
+def judge(data: bytes, pin: TrustedKeys, last: Accepted | None) -> Accepted:
+    rule = AcceptPolicy(pin, last, None, WHERE, "repair")
     return accept(data, rule, parse_index, verifier=GpgVerifier(), now=datetime.now(UTC)).record
 
 

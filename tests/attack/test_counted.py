@@ -64,7 +64,7 @@ class Client:
             GpgVerifier(),
             self.states,
             lambda: datetime.now(UTC),
-            pin_of=lambda _source: case.pin,
+            keys_of=lambda _source: case.pin,
         )
         return loader.load(replace(self.source, extra_signatures=case.pin.extra_signatures)).index
 

@@ -12,7 +12,7 @@ import pytest
 from imgindex.errors import TrustError
 from imgindex.gpg import GpgVerifier
 from imgindex.parse import parse_index
-from imgindex.trust import KeyPin
+from imgindex.trust import TrustedKeys
 from tests.fakes.keys import KeyMaker, signature_packets, with_packets
 
 TEXT = (
@@ -45,7 +45,7 @@ class Base:
     """
 
     data: bytes
-    pin: KeyPin
+    pin: TrustedKeys
     text: str
 
 

@@ -24,9 +24,9 @@ from imgindex.errors import (
     UsageError,
     WrongKeyError,
 )
-from imgindex.gpg import GpgVerifier, key_pin_from_file, key_pin_from_user_keyring
+from imgindex.gpg import GpgVerifier, trusted_keys_from_file, trusted_keys_from_keyring
 from imgindex.parse import parse_index
-from imgindex.trust import KeyPin, VerifiedText, full_fingerprint
+from imgindex.trust import TrustedKeys, VerifiedText, full_fingerprint
 from tests.fakes.keys import KeyMaker, signature_packets, with_packets
 
 TEXT = (
@@ -47,7 +47,7 @@ class World:
     good_key: str
     evil_key: str
     rsa_key: str
-    pin: KeyPin
+    pin: TrustedKeys
     good: bytes
 
 
@@ -59,7 +59,7 @@ def world(keys: KeyMaker) -> World:
     return World(keys, good_key, evil_key, rsa_key, keys.pin(good_key), keys.sign(TEXT, good_key))
 
 
-def accept(data: bytes, pin: KeyPin, *, extra: bool = False) -> VerifiedText:
+def accept(data: bytes, pin: TrustedKeys, *, extra: bool = False) -> VerifiedText:
     verified = GpgVerifier().verify(data, replace(pin, extra_signatures=extra), where="test")
     assert verified.text == SIGNED_TEXT
     assert [entry.os_version for entry in parse_index(verified, where="test").entries] == [
@@ -71,7 +71,7 @@ def accept(data: bytes, pin: KeyPin, *, extra: bool = False) -> VerifiedText:
 
 def refuse(
     data: bytes,
-    pin: KeyPin,
+    pin: TrustedKeys,
     error: type[PybuilderError] = TrustError,
     words: str = "",
     *,
@@ -135,7 +135,7 @@ def test_key_of_another_source(world: World) -> None:
     refuse(signed, world.pin, WrongKeyError)
     refuse(world.good, other, WrongKeyError)
     # A key that is in the keyring for another reason is not pinned by that.
-    both = KeyPin(frozenset({world.good_key}), world.keys.export(world.good_key, world.rsa_key))
+    both = TrustedKeys(frozenset({world.good_key}), world.keys.export(world.good_key, world.rsa_key))
     refuse(signed, both, WrongKeyError)
 
 
@@ -150,9 +150,12 @@ def test_revoked_key(world: World) -> None:
     assert pin.unusable == ((key, "revoked"),)
     refuse(signed, pin, BadSignatureError, "revoked")
     # gpgv alone says so too, and the pin alone as well.
-    refuse(signed, KeyPin(pin.fingerprints, pin.keyring), BadSignatureError, "revoked")
+    refuse(signed, TrustedKeys(pin.fingerprints, pin.keyring), BadSignatureError, "revoked")
     refuse(
-        signed, KeyPin(pin.fingerprints, before.keyring, unusable=pin.unusable), BadSignatureError, "revoked"
+        signed,
+        TrustedKeys(pin.fingerprints, before.keyring, unusable=pin.unusable),
+        BadSignatureError,
+        "revoked",
     )
 
 
@@ -182,12 +185,12 @@ def test_signing_subkeys(world: World) -> None:
     sub, sibling = world.keys.add_subkey(primary), world.keys.add_subkey(primary)
     by_sub, by_sibling = world.keys.sign(TEXT, sub), world.keys.sign(TEXT, sibling)
 
-    primary_pinned = key_pin_from_user_keyring(primary, gpg_home=world.keys.home)
+    primary_pinned = trusted_keys_from_keyring(primary, gpg_home=world.keys.home)
     for signed, fingerprint in ((by_sub, sub), (by_sibling, sibling)):
         verified = accept(signed, primary_pinned)
         assert (verified.fingerprint, verified.primary_fingerprint) == (fingerprint, primary)
 
-    sub_pinned = key_pin_from_user_keyring(sub, gpg_home=world.keys.home)
+    sub_pinned = trusted_keys_from_keyring(sub, gpg_home=world.keys.home)
     accept(by_sub, sub_pinned)
     refuse(by_sibling, sub_pinned, WrongKeyError)
     refuse(world.keys.sign(TEXT, primary), sub_pinned, WrongKeyError)
@@ -211,7 +214,7 @@ def test_revoked_subkey(world: World) -> None:
     world.keys.revoke_subkey(primary, 1)
     pin = world.keys.pin(primary)
     refuse(signed, pin, BadSignatureError, "revoked")
-    refuse(signed, KeyPin(pin.fingerprints, pin.keyring), BadSignatureError, "revoked")
+    refuse(signed, TrustedKeys(pin.fingerprints, pin.keyring), BadSignatureError, "revoked")
     accept(world.keys.sign(TEXT, primary), pin)
 
 
@@ -233,7 +236,7 @@ def test_key_with_sha1_self_signature_but_strong_signature(world: World) -> None
     accept(world.keys.sign(TEXT, key), pin)
     signed = world.keys.sign(TEXT, key, digest="SHA1")
     refuse(signed, pin, BadSignatureError, "weak digest")
-    strict = KeyPin(pin.fingerprints, pin.keyring)
+    strict = TrustedKeys(pin.fingerprints, pin.keyring)
     refuse(world.keys.sign(TEXT, key), strict, BadSignatureError, "self-signature")
 
 
@@ -252,7 +255,7 @@ def test_weak_keys(world: World, kind: str) -> None:
     key = world.keys.make(f"weak {kind}", kind)
     signed = world.keys.sign(TEXT, key)
     refuse(signed, world.keys.pin(key), BadSignatureError, "weak")
-    refuse(signed, key_pin_from_user_keyring(key, gpg_home=world.keys.home), BadSignatureError, "weak")
+    refuse(signed, trusted_keys_from_keyring(key, gpg_home=world.keys.home), BadSignatureError, "weak")
 
 
 @pytest.mark.row("S14")
@@ -471,7 +474,7 @@ def test_fake_status_text(world: World) -> None:
 def test_user_id_with_status_text(world: World) -> None:
     key = world.keys.make(f"x VALIDSIG {world.good_key} [GNUPG:] GOODSIG <a@example.org>")
     refuse(world.keys.sign(TEXT, key), world.pin, WrongKeyError)
-    both = KeyPin(world.pin.fingerprints, world.keys.export(world.good_key, key))
+    both = TrustedKeys(world.pin.fingerprints, world.keys.export(world.good_key, key))
     refuse(world.keys.sign(TEXT, key), both, WrongKeyError)
     accept(world.keys.sign(TEXT, key), world.keys.pin(key))
 
@@ -482,10 +485,10 @@ def test_only_full_fingerprints_name_a_key(world: World) -> None:
     spaced = " ".join(key[start : start + 4] for start in range(0, 40, 4))
     for good in (key, key.lower(), spaced, "0x" + key):
         assert full_fingerprint(good) == key
-        accept(world.good, key_pin_from_user_keyring(good, gpg_home=world.keys.home))
+        accept(world.good, trusted_keys_from_keyring(good, gpg_home=world.keys.home))
     for bad in (key[-8:], key[-16:], key[:39], key + "0", "good@example.org", ""):
         with pytest.raises(UsageError):
-            key_pin_from_user_keyring(bad, gpg_home=world.keys.home)
+            trusted_keys_from_keyring(bad, gpg_home=world.keys.home)
 
 
 @pytest.mark.row("S30")
@@ -493,19 +496,19 @@ def test_key_files_never_mean_unsigned(world: World, tmp_path: Path) -> None:
     key_file = tmp_path / "key"
     for content in (world.keys.export(world.good_key), world.keys.export(world.good_key, armor=True)):
         key_file.write_bytes(content)
-        accept(world.good, key_pin_from_file(key_file, where="test"))
+        accept(world.good, trusted_keys_from_file(key_file, where="test"))
     for bad in (b"", b"junk", world.good, world.keys.gpg("--export-secret-keys", world.good_key)):
         key_file.write_bytes(bad)
         with pytest.raises(UsageError):
-            key_pin_from_file(key_file, where="test")
+            trusted_keys_from_file(key_file, where="test")
 
 
 @pytest.mark.row("S30")
 def test_pin_without_keys_accepts_nothing(world: World) -> None:
-    refuse(world.good, KeyPin(frozenset(), b""), TrustError)
-    refuse(world.good, KeyPin(frozenset({world.good_key}), b""), TrustError)
-    refuse(world.good, KeyPin(frozenset(), world.pin.keyring), WrongKeyError)
-    armored = KeyPin(world.pin.fingerprints, world.keys.export(world.good_key, armor=True))
+    refuse(world.good, TrustedKeys(frozenset(), b""), TrustError)
+    refuse(world.good, TrustedKeys(frozenset({world.good_key}), b""), TrustError)
+    refuse(world.good, TrustedKeys(frozenset(), world.pin.keyring), WrongKeyError)
+    armored = TrustedKeys(world.pin.fingerprints, world.keys.export(world.good_key, armor=True))
     refuse(world.good, armored, TrustError)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from imgindex.trust import KeyPin
+from imgindex.trust import TrustedKeys
 from tests.fakes.keys import KeyMaker, signature_packets, with_packets
 
 SHA512 = "0123456789abcdef" * 8
@@ -39,7 +39,7 @@ class Case:
     row: str
     name: str
     data: bytes
-    pin: KeyPin
+    pin: TrustedKeys
     before: bytes | None = None
 
 
@@ -118,7 +118,7 @@ def _altered(world: World) -> Iterator[Case]:
 def _keys(world: World) -> Iterator[Case]:
     keys, pin = world.keys, world.pin
     yield Case("S3", "unlisted key", keys.sign(TEXT, world.evil_key), pin)
-    both = KeyPin(pin.fingerprints, keys.export(world.key, world.evil_key))
+    both = TrustedKeys(pin.fingerprints, keys.export(world.key, world.evil_key))
     yield Case("S4", "unlisted key in the keyring", keys.sign(TEXT, world.evil_key), both)
     yield Case("S5", "key of another source", keys.sign(TEXT, world.rsa_key), pin)
     yield Case("S5", "the other way round", world.good, world.rsa_pin)
@@ -150,12 +150,15 @@ def _keys(world: World) -> Iterator[Case]:
     yield Case("S15", "unknown and good key", keys.sign(TEXT, world.evil_key, world.key), pin)
     rotation = replace(pin, extra_signatures=True)
     yield Case("S15", "unknown keys, rotation", keys.sign(TEXT, world.evil_key, world.rsa_key), rotation)
-    yield Case("S30", "no keys at all", world.good, KeyPin(frozenset(), b""))
-    yield Case("S30", "no keyring", world.good, KeyPin(pin.fingerprints, b""))
+    yield Case("S30", "no keys at all", world.good, TrustedKeys(frozenset(), b""))
+    yield Case("S30", "no keyring", world.good, TrustedKeys(pin.fingerprints, b""))
     yield Case(
-        "S30", "armored keyring", world.good, KeyPin(pin.fingerprints, keys.export(world.key, armor=True))
+        "S30",
+        "armored keyring",
+        world.good,
+        TrustedKeys(pin.fingerprints, keys.export(world.key, armor=True)),
     )
-    yield Case("S30", "no fingerprint", world.good, KeyPin(frozenset(), pin.keyring))
+    yield Case("S30", "no fingerprint", world.good, TrustedKeys(frozenset(), pin.keyring))
 
 
 def _digests(world: World) -> Iterator[Case]:
@@ -309,7 +312,7 @@ def _fakes(world: World) -> Iterator[Case]:
     yield Case("S27", "status in a notation", evil(TEXT, world.evil_key, options=notation), world.pin)
     liar = world.keys.make(f"x VALIDSIG {world.key} [GNUPG:] GOODSIG <a@example.org>")
     yield Case("S28", "status in a user id", evil(TEXT, liar), world.pin)
-    both = KeyPin(world.pin.fingerprints, world.keys.export(world.key, liar))
+    both = TrustedKeys(world.pin.fingerprints, world.keys.export(world.key, liar))
     yield Case("S28", "status in a user id of the keyring", evil(TEXT, liar), both)
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from imgindex.gpg import key_pin_from_file
-from imgindex.trust import KeyPin
+from imgindex.gpg import trusted_keys_from_file
+from imgindex.trust import TrustedKeys
 
 NEEDED_PROGRAMS = ("gpg", "gpgv", "gpgconf")
 
@@ -141,11 +141,11 @@ class KeyMaker:
         """Export public keys."""
         return self.gpg(*(["--armor"] if armor else []), "--export", *keys)
 
-    def pin(self, *keys: str) -> KeyPin:
+    def pin(self, *keys: str) -> TrustedKeys:
         """Return a pin of whole keys, made by the product from an exported key file."""
         file = self.home / "pin.gpg"
         file.write_bytes(self.export(*keys))
-        return key_pin_from_file(file, where="test")
+        return trusted_keys_from_file(file, where="test")
 
 
 def signature_packets(signed: bytes) -> bytes:

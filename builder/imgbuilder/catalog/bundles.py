@@ -20,7 +20,7 @@ from imgbuilder.fetch.transfer import Download
 from imgbuilder.fetch.urls import BUNDLE_INDEX, BUNDLE_SUFFIX, INSIDE, inside
 from imgbuilder.host.workspace import check_space, explain, follow
 from imgindex.files import open_file, publish, temporary_file
-from imgindex.trust import KeyPin
+from imgindex.trust import TrustedKeys
 
 _LARGEST_KEYS = 1 << 20
 _RESERVED = (BUNDLE_INDEX, KEY, FINGERPRINTS)
@@ -39,7 +39,7 @@ class Packed:
     path: Path
 
 
-def bundled_key(path: Path, fingerprint: str) -> KeyPin | None:
+def bundled_key(path: Path, fingerprint: str) -> TrustedKeys | None:
     """Find a key in a bundle. It is the user who names it by its full fingerprint, not the bundle.
 
     Args:
@@ -53,7 +53,7 @@ def bundled_key(path: Path, fingerprint: str) -> KeyPin | None:
         FetchError: The bundle is missing or damaged.
         ToolError: gpg is missing or failed.
     """
-    from imgindex.gpg import key_pin_from_file
+    from imgindex.gpg import trusted_keys_from_file
 
     found = inside(path)
     if found is None:
@@ -63,12 +63,12 @@ def bundled_key(path: Path, fingerprint: str) -> KeyPin | None:
             url = f"{found[0]}{INSIDE}{KEY}"
             fetch_member(Download(url, file.file, limit=_LARGEST_KEYS))  # type: ignore[arg-type]
             file.flush()
-            pin = key_pin_from_file(Path(file.name), where=str(path))
+            trusted = trusted_keys_from_file(Path(file.name), where=str(path))
         except (FileMissingError, UsageError):
             return None  # what the user's keyring lacks is the better error
-    if fingerprint not in pin.fingerprints:
+    if fingerprint not in trusted.fingerprints:
         return None
-    return replace(pin, fingerprints=frozenset({fingerprint}))
+    return replace(trusted, fingerprints=frozenset({fingerprint}))
 
 
 def check_name(path: Path) -> None:
@@ -85,14 +85,14 @@ def check_name(path: Path) -> None:
 
 
 def write_bundle(
-    path: Path, index: bytes, pin: KeyPin, templates: Sequence[Packed], on_event: Reporter = ignore
+    path: Path, index: bytes, trusted: TrustedKeys, templates: Sequence[Packed], on_event: Reporter = ignore
 ) -> int:
     """Make a bundle, whole or not at all; what had its name before is replaced.
 
     Args:
         path: Its name.
         index: The index, as it was signed.
-        pin: The keys that it was accepted by.
+        trusted: The keys that it was accepted by.
         templates: What it holds.
         on_event: Called with each event.
 
@@ -108,7 +108,7 @@ def write_bundle(
         if packed.name in _RESERVED:
             raise UsageError(f"a template whose file is named {packed.name} cannot be bundled")
     folder = follow(path.parent)
-    fingerprints = "".join(f"{fingerprint}\n" for fingerprint in sorted(pin.fingerprints))
+    fingerprints = "".join(f"{fingerprint}\n" for fingerprint in sorted(trusted.fingerprints))
     total = sum(packed.path.stat().st_size for packed in templates)
     check_space(folder, total, "the bundle")
     done = 0
@@ -119,7 +119,7 @@ def write_bundle(
                 os.fdopen(os.dup(descriptor), "wb") as file,
                 tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive,
             ):
-                texts = ((BUNDLE_INDEX, index), (FINGERPRINTS, fingerprints.encode()), (KEY, pin.keyring))
+                texts = ((BUNDLE_INDEX, index), (FINGERPRINTS, fingerprints.encode()), (KEY, trusted.keyring))
                 for name, data in texts:
                     archive.addfile(_member(name, len(data)), io.BytesIO(data))
                 for packed in templates:

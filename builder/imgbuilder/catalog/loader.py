@@ -15,9 +15,8 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from imgbuilder.catalog.sourcekeys import key_pin
-from imgbuilder.catalog.sources import SourceFormat
-from imgbuilder.catalog.state import repair_command
+from imgbuilder.catalog.sources import SourceFormat, trusted_keys
+from imgbuilder.catalog.state import forget_command
 from imgbuilder.errors import (
     FetchError,
     OfflineError,
@@ -28,7 +27,7 @@ from imgbuilder.errors import (
 from imgbuilder.events import Reporter, debug, ignore, warn
 from imgbuilder.fetch.transfer import Download
 from imgbuilder.fetch.urls import local_path
-from imgindex.accept import Parse, Rule, accept
+from imgindex.accept import AcceptPolicy, Parse, accept
 from imgindex.clearsign import unverified_text
 from imgindex.freshness import show
 from imgindex.model import Index
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from imgbuilder.catalog.state import SourceStates
     from imgbuilder.fetch.transfer import Fetcher
     from imgindex.freshness import Accepted
-    from imgindex.trust import KeyPin, VerifiedText, Verifier
+    from imgindex.trust import TrustedKeys, VerifiedText, Verifier
 
 
 _MOST_WARNINGS = 10
@@ -98,7 +97,7 @@ class Loader(NamedTuple):
     clock: Callable[[], datetime]
     check: bool = True
     on_event: Reporter = ignore
-    pin_of: Callable[[Source], KeyPin] | None = None
+    keys_of: Callable[[Source], TrustedKeys] | None = None
     images: KnownImages | None = None
     fallback: bool = True
     offline: bool = False
@@ -145,7 +144,7 @@ class Loader(NamedTuple):
                 f"{source.shown_uri}: an index signed by {last.signer} at {show(last.signed_at)} was "
                 f"accepted before; now the configuration of {source.name} says unsigned=yes",
                 hint="configure its gpgkey again; if its publisher has really given up signing, forget the "
-                f"signature: {repair_command(source.index_addresses[0])}",
+                f"signature: {forget_command(source.index_addresses[0])}",
             )
 
     def _load_streams(self, source: Source) -> LoadedSource:
@@ -245,9 +244,10 @@ class Loader(NamedTuple):
         self, source: Source, data: bytes, last: Accepted | None, parse: Parse[_T]
     ) -> tuple[_Document[_T], Accepted]:
         where, now = source.shown_uri, self.clock()
-        pin = replace((self.pin_of or key_pin)(source), extra_signatures=source.extra_signatures)
-        rule = Rule(pin, last, source.max_age, where, repair_command(source.uri), source.largest_file)
-        accepted = accept(data, rule, parse, verifier=self.verifier, now=now)
+        trusted = replace((self.keys_of or trusted_keys)(source), extra_signatures=source.extra_signatures)
+        forget = forget_command(source.uri)
+        policy = AcceptPolicy(trusted, last, source.max_age, where, forget, source.largest_file)
+        accepted = accept(data, policy, parse, verifier=self.verifier, now=now)
         signed = accepted.signed
         debug(
             self.on_event,

@@ -18,12 +18,14 @@ from imgbuilder.fetch.transfer import (
     PRODUCTS_SECONDS,
     SYSTEM_PROXY,
 )
-from imgbuilder.fetch.urls import Address, check_uri, hide_in, template_url
-from imgindex.trust import full_fingerprint
+from imgbuilder.fetch.urls import Address, check_uri, hide_in, inside, local_path, template_url
+from imgindex.trust import TrustedKeys, full_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
+
+    from imgindex.keys import KeyMemory
 
 Key = Path | tuple[str, ...] | None
 """A file of public keys; or full fingerprints of keys in the user's own keyring; or no key at all."""
@@ -191,12 +193,77 @@ def sources_from_command_line(
             f"{len(urls)} --source and {len(keys)} --fingerprint options do not fit together",
             hint="give --fingerprint once for all sources, or once for each of them in the same order",
         )
-    pins = [fingerprints(key) for key in keys]
-    if len(pins) == 1:
-        pins *= len(urls)
-    return tuple(_given(url, pin) for url, pin in zip(urls, pins, strict=True))
+    trusted_sets = [fingerprints(key) for key in keys]
+    if len(trusted_sets) == 1:
+        trusted_sets *= len(urls)
+    return tuple(_given(url, trusted) for url, trusted in zip(urls, trusted_sets, strict=True))
 
 
-def _given(url: str, pin: tuple[str, ...], *, check: bool = True) -> Source:
+def _given(url: str, trusted: tuple[str, ...], *, check: bool = True) -> Source:
     uri, kind = index_format(url)
-    return Source(str(Address(url)), uri, pin, check=check, format=kind)
+    return Source(str(Address(url)), uri, trusted, check=check, format=kind)
+
+
+def trusted_keys(
+    source: Source, memory: KeyMemory | None = None, gpg: Sequence[str] = ("gpg",)
+) -> TrustedKeys:
+    """Read the keys that a source may be signed with.
+
+    Args:
+        source: The source.
+        memory: Knows keys that gpg has looked into before.
+        gpg: The gpg that has the user's keyring, and options for it.
+
+    Raises:
+        UsageError: The source has no key.
+        PybuilderError: The key file or the user's keyring does not hold them.
+    """
+    from imgindex.gpg import trusted_keys_from_file
+
+    if not source.key:
+        raise UsageError(f"source {source.name} has no key", hint="add gpgkey= to its configuration")
+    if isinstance(source.key, tuple):
+        return _joined([_named_key(fingerprint, source, memory, gpg) for fingerprint in source.key])
+    where = f"source {source.name}"
+    return _restricted(trusted_keys_from_file(source.key, where=where, memory=memory), source, where)
+
+
+def _named_key(fingerprint: str, source: Source, memory: KeyMemory | None, gpg: Sequence[str]) -> TrustedKeys:
+    """Find a key in the user's keyring; or in a bundle, where only the one with this fingerprint counts."""
+    from imgindex.gpg import trusted_keys_from_keyring
+
+    try:
+        return trusted_keys_from_keyring(fingerprint, memory=memory, command=gpg)
+    except UsageError:
+        path = local_path(source.uri)
+        if path is None or inside(path) is None:
+            raise
+        from imgbuilder.catalog.bundles import bundled_key  # late: few sources are bundles
+
+        trusted = bundled_key(path, fingerprint)
+        if trusted is None:
+            raise
+        return trusted
+
+
+def _restricted(trusted: TrustedKeys, source: Source, where: str) -> TrustedKeys:
+    """Let only some keys of a file count, if its configuration says so."""
+    if not source.only:
+        return trusted
+    missing = [fingerprint for fingerprint in source.only if fingerprint not in trusted.fingerprints]
+    if missing:
+        raise UsageError(
+            f"{where}: the key file {source.key} does not hold the key {', '.join(missing)}",
+            hint=f"list its keys: gpg --show-keys {source.key}",
+        )
+    return replace(trusted, fingerprints=frozenset(source.only))
+
+
+def _joined(found: Sequence[TrustedKeys]) -> TrustedKeys:
+    """Join several sets of keys: each of their keys may have signed."""
+    return TrustedKeys(
+        frozenset().union(*(trusted.fingerprints for trusted in found)),
+        b"".join(trusted.keyring for trusted in found),  # a sequence of packets, RFC 4880 section 3.6
+        tuple(item for trusted in found for item in trusted.unusable),
+        sha1_self_signatures=any(trusted.sha1_self_signatures for trusted in found),
+    )

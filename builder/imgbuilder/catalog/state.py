@@ -225,7 +225,7 @@ def identity(uri: str) -> str:
     return urlunsplit((parts.scheme.lower(), parts.netloc.lower(), parts.path, parts.query, secret))
 
 
-def repair_command(uri: str) -> str:
+def forget_command(uri: str) -> str:
     """Return the command that forgets a source."""
     return f"pybuilder --forget-source '{Address(uri)}'"
 
@@ -278,5 +278,5 @@ def _unreadable(uri: str, path: Path, problem: str) -> SourceStateError:
     return SourceStateError(
         f"{Address(uri)}: what is remembered of this source cannot be read: {path}: {problem}",
         hint=f"restore the file, or forget the source and with it the protection against an older index: "
-        f"{repair_command(uri)}",
+        f"{forget_command(uri)}",
     )

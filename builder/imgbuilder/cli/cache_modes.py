@@ -13,8 +13,7 @@ from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.templates import files_of, for_everybody
 from imgbuilder.catalog.bundles import Packed, check_name, write_bundle
 from imgbuilder.catalog.catalog import Offer, Selection
-from imgbuilder.catalog.sourcekeys import key_pin
-from imgbuilder.catalog.sources import SourceFormat
+from imgbuilder.catalog.sources import SourceFormat, trusted_keys
 from imgbuilder.errors import FetchError, PybuilderError, RepositoryError, UsageError
 from imgbuilder.events import Step, warn
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
@@ -125,7 +124,7 @@ def export_bundle(
             for item in chosen
         ]
         reporter(Step(f"Writing: {path}"))
-        size = write_bundle(path, index, key_pin(source, gpg=settings.gpg), packed, reporter)
+        size = write_bundle(path, index, trusted_keys(source, gpg=settings.gpg), packed, reporter)
     reporter.close()
     held = ", ".join(item.entry.os_version for item in chosen)
     click.echo(printable(f"{path}: {human_size(size)}, with {held}"))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from imgbuilder.catalog import sourcelist
-from imgbuilder.catalog.sourcekeys import key_pin
-from imgbuilder.catalog.sources import Source, SourceFormat
+from imgbuilder.catalog.sources import Source, SourceFormat, trusted_keys
 from imgbuilder.catalog.state import SourceStates
 from imgbuilder.cli.list_mode import show
 from imgbuilder.errors import PybuilderError, UsageError, WrongKeyError
@@ -95,7 +94,7 @@ def add_source(settings: Settings, reporter: ConsoleReporter, name: str, uri: st
     new = new_source(name, uri, key, settings.fingerprints, paths.user_sources())
     found = Settings().all_sources(reporter)
     check_new(new, [*((item.name, item.origin) for item in found.sources), *found.disabled])
-    key_pin(new.source, gpg=settings.gpg)  # a mistake in it is said before anything is fetched
+    trusted_keys(new.source, gpg=settings.gpg)  # a mistake in it is said before anything is fetched
     try:
         loaded = Services(settings).loader(reporter, fallback=False).load(new.source)
     except WrongKeyError as error:

@@ -18,8 +18,8 @@ from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.fetch.transfer import Download, Fetcher
 from imgbuilder.fetch.urls import Address, hide_in, scheme_of
 from imgindex.clearsign import unverified_text
-from imgindex.gpg import key_pin_from_file
-from imgindex.trust import KeyPin, VerifiedText, full_fingerprint
+from imgindex.gpg import trusted_keys_from_file
+from imgindex.trust import TrustedKeys, VerifiedText, full_fingerprint
 from imgrepo.intake.places import SIGNATURE_ENDINGS, likely_sums, sibling
 from imgrepo.intake.sums import SUMS_LIMIT, Digests, digest_by_hand, find_digests
 from imgrepo.services import Services
@@ -104,7 +104,7 @@ def prove(
     """
     if evidence.checksum is not None:
         return Proof(digest_by_hand(evidence.checksum))
-    pin = None if evidence.key is None else pin_of(evidence.key, services)
+    pin = None if evidence.key is None else keys_of(evidence.key, services)
     address, data = _find_sums(image, name, evidence.checksums, fetcher, on_event)
     where = str(address)
     if pin is None:
@@ -115,7 +115,7 @@ def prove(
     return Proof(find_digests(signed.text, name, where=where), where, signed)
 
 
-def pin_of(key: str, services: Services) -> KeyPin:
+def keys_of(key: str, services: Services) -> TrustedKeys:
     """Pin the keys that ``--key`` names.
 
     Raises:
@@ -129,7 +129,7 @@ def pin_of(key: str, services: Services) -> KeyPin:
             f"--key: {key} is neither a file nor a full fingerprint",
             hint="give the distribution's key file, or all 40 hex digits of a key in your keyring",
         )
-    return key_pin_from_file(path, where="--key")
+    return trusted_keys_from_file(path, where="--key")
 
 
 def _doubt(where: str, scheme: str | None) -> str:
@@ -166,7 +166,7 @@ def _find_sums(
 
 
 def _signed_text(
-    address: Address, data: bytes, pin: KeyPin, services: Services, fetcher: Fetcher
+    address: Address, data: bytes, pin: TrustedKeys, services: Services, fetcher: Fetcher
 ) -> VerifiedText:
     where = str(address)
     # Distributions sign with an old and a new key side by side for years; one of ours is enough.

@@ -22,8 +22,8 @@ from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.text import is_one_line
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.files import open_file
-from imgindex.gpg import key_pin_from_file
-from imgindex.trust import KeyPin, VerifiedText, Verifier
+from imgindex.gpg import trusted_keys_from_file
+from imgindex.trust import TrustedKeys, VerifiedText, Verifier
 from imgrepo.images.compress import hash_image
 from imgrepo.images.scan import SourceImage
 from imgrepo.library.description import DESCRIPTION_NAME, read_with_digest
@@ -44,7 +44,7 @@ class Reviewers:
         verifier: The rule for signatures, the one that clients apply to indexes.
     """
 
-    pin: KeyPin
+    pin: TrustedKeys
     verifier: Verifier
 
 
@@ -69,7 +69,7 @@ def read_reviewers(path: Path, services: Services) -> Reviewers:
     Raises:
         UsageError: It has no usable key, or a secret one, or everybody may write it.
     """
-    return Reviewers(key_pin_from_file(path, where="--reviewers"), services.verifier)
+    return Reviewers(trusted_keys_from_file(path, where="--reviewers"), services.verifier)
 
 
 def check_reviewers(reviewers: Path | None, *, signed: bool) -> None:
@@ -135,7 +135,7 @@ def _check(data: bytes, manifest: Manifest, public_key: bytes, services: Service
             file.write_bytes(public_key)
         except OSError as error:
             raise explain(error, file) from error
-        pin = key_pin_from_file(file, where="the signing key")
+        pin = trusted_keys_from_file(file, where="the signing key")
     try:
         signed = services.verifier.verify(data, pin, where=where, limit=LARGEST)
     except TrustError as error:

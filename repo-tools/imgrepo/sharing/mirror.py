@@ -22,14 +22,14 @@ from imgbuilder.fetch.transfer import INDEX_LIMIT, Download, Fetcher
 from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, template_url
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.workspace import check_space, explain
-from imgindex.accept import Rule, accept
+from imgindex.accept import AcceptPolicy, accept
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.files import open_file, sync_folder
 from imgindex.freshness import show
-from imgindex.gpg import key_pin_from_file
+from imgindex.gpg import trusted_keys_from_file
 from imgindex.model import Entry, Index
 from imgindex.parse import parse_usable
-from imgindex.trust import KeyPin, VerifiedText
+from imgindex.trust import TrustedKeys, VerifiedText
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
 from imgrepo.webroot.retired import GRACE, retire, served_files
@@ -114,7 +114,7 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_even
         FetchError: Something cannot be had; what came is kept for the next run.
         WorkspaceError: The copy cannot be written.
     """
-    pin = key_pin_from_file(request.key_file, where=str(request.key_file))
+    pin = trusted_keys_from_file(request.key_file, where=str(request.key_file))
     with open_session(request.folder) as session:
         data, signed, index = _fetch_index(request, pin, services, fetcher, on_event)
         old = _old_index(request, pin, services)
@@ -143,13 +143,13 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_even
 
 
 def _fetch_index(
-    request: MirrorRequest, pin: KeyPin, services: Services, fetcher: Fetcher, on_event: Reporter
+    request: MirrorRequest, pin: TrustedKeys, services: Services, fetcher: Fetcher, on_event: Reporter
 ) -> tuple[bytes, VerifiedText, Index]:
     where = str(request.index_url)
     on_event(Step(f"Fetching {where}"))
     body = io.BytesIO()
     fetcher.fetch(Download(request.index_url, body, limit=INDEX_LIMIT, on_event=on_event, label="index"))
-    rule = Rule(pin, last=None, max_age=None, where=where, repair="")
+    rule = AcceptPolicy(pin, last=None, max_age=None, where=where, forget_hint="")
     accepted = accept(body.getvalue(), rule, parse_usable, verifier=services.verifier, now=services.clock())
     refused = accepted.content.refused
     if refused:
@@ -161,7 +161,7 @@ def _fetch_index(
     return body.getvalue(), accepted.signed, accepted.content
 
 
-def _old_index(request: MirrorRequest, pin: KeyPin, services: Services) -> VerifiedText | None:
+def _old_index(request: MirrorRequest, pin: TrustedKeys, services: Services) -> VerifiedText | None:
     """Read what is here, if it is the publisher's: what is not tells nothing."""
     path = request.folder / SIGNED_INDEX
     data = read_index_file(path)

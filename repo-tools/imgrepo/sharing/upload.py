@@ -18,7 +18,7 @@ from pathlib import Path
 from imgbuilder.errors import RepositoryError, RolledBackError, TrustError
 from imgbuilder.events import Reporter
 from imgindex.freshness import show
-from imgindex.gpg import key_pin_from_file
+from imgindex.gpg import trusted_keys_from_file
 from imgindex.model import Index
 from imgindex.parse import parse_index
 from imgindex.trust import VerifiedText
@@ -133,7 +133,7 @@ def _index_there(
     if SIGNED_INDEX not in there:
         return Index()
     where = f"{request.place.shown}/{SIGNED_INDEX}"
-    pin = key_pin_from_file(request.folder / PUBLIC_KEY, where=str(request.folder))
+    pin = trusted_keys_from_file(request.folder / PUBLIC_KEY, where=str(request.folder))
     tolerant = dataclasses.replace(pin, extra_signatures=True, expired_signatures=True)
     try:
         signed = services.verifier.verify(target.read(SIGNED_INDEX, _INDEX_LIMIT), tolerant, where=where)

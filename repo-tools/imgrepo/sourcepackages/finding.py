@@ -21,8 +21,8 @@ from imgbuilder.fetch.transfer import Download, Fetcher
 from imgbuilder.fetch.urls import Address, hide_in, without_slash
 from imgbuilder.host.privatefolder import private_folder
 from imgindex.clearsign import signature_packets
-from imgindex.gpg import key_pin_from_file, key_pin_from_user_keyring
-from imgindex.trust import KeyPin, VerifiedText, Verifier
+from imgindex.gpg import trusted_keys_from_file, trusted_keys_from_keyring
+from imgindex.trust import TrustedKeys, VerifiedText, Verifier
 from imgrepo.contents.debcontrol import compare_versions, paragraphs
 from imgrepo.library.records import ContentsRecord, SourceGap
 from imgrepo.services import Services
@@ -119,7 +119,7 @@ class Pool:
         options = ("--no-options", "--lock-never", "--no-default-keyring", "--keyring")
         with private_folder() as home:
             try:
-                pin = key_pin_from_user_keyring(
+                pin = trusted_keys_from_keyring(
                     issuer, gpg_home=home, command=("gpg", *options, str(self.keyring.absolute()))
                 )
             except UsageError as error:
@@ -291,7 +291,7 @@ def find_packages(
         return FoundPackages((), _gaps(wanted, lambda _source: reason))
     suites = places.of(contents)
     # Distributions sign with an old and a new key side by side for years; one that is known is enough.
-    pin = replace(key_pin_from_file(places.keyring, where="--keyring"), extra_signatures=True)
+    pin = replace(trusted_keys_from_file(places.keyring, where="--keyring"), extra_signatures=True)
     lists = SourceLists(_verifier(services, pin), services.fetcher, scratch, on_event)
     found = lists.find(suites, wanted)
     for snapshot in places.snapshots:
@@ -320,7 +320,7 @@ def find_packages(
     )
 
 
-def _verifier(services: Services, pin: KeyPin) -> Callable[[bytes, str], VerifiedText]:
+def _verifier(services: Services, pin: TrustedKeys) -> Callable[[bytes, str], VerifiedText]:
     return lambda data, where: services.verifier.verify(data, pin, where=where, limit=RELEASE_LIMIT)
 
 

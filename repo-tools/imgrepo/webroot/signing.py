@@ -12,10 +12,10 @@ from imgbuilder.events import Reporter, ignore, warn
 from imgbuilder.host.workspace import explain
 from imgindex.clearsign import split, unverified_text
 from imgindex.files import open_file
-from imgindex.gpg import key_pin_from_file
+from imgindex.gpg import trusted_keys_from_file
 from imgindex.model import Index
 from imgindex.parse import parse_index
-from imgindex.trust import KeyPin, VerifiedText
+from imgindex.trust import TrustedKeys, VerifiedText
 from imgindex.write import write_index
 from imgrepo.services import Services, Signing
 from imgrepo.webroot.transaction import Session
@@ -86,7 +86,7 @@ class IndexSigner:
         self._session = session
         public = session.folder / PUBLIC_KEY
         public.write_bytes(b"".join(self._keys.export_public_key(name) for name in names))
-        self._pin: KeyPin = key_pin_from_file(public, where="the signing key")
+        self._pin: TrustedKeys = trusted_keys_from_file(public, where="the signing key")
         self._probe()
 
     def _probe(self) -> None:
@@ -215,7 +215,7 @@ def read_served(folder: Path, services: Services) -> tuple[PublishedIndex, Verif
     data = read_index_file(path) if folder.is_dir() else None
     if data is None:
         raise UsageError(f"nothing is published in {folder}", hint=f"give the folder with {SIGNED_INDEX}")
-    pin = key_pin_from_file(folder / PUBLIC_KEY, where=str(folder))
+    pin = trusted_keys_from_file(folder / PUBLIC_KEY, where=str(folder))
     tolerant = replace(pin, extra_signatures=True, expired_signatures=True)
     signed = services.verifier.verify(data, tolerant, where=str(path))
     index = parse_index(signed, where=str(path))

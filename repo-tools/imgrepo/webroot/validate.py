@@ -23,16 +23,16 @@ from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host import process
 from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.privatefolder import scratch_folder
-from imgindex.accept import Rule, accept
+from imgindex.accept import AcceptPolicy, accept
 from imgindex.clearsign import MAX_FILE_SIZE, unverified_text
 from imgindex.errors import IndexSyntaxError
 from imgindex.files import open_file
 from imgindex.freshness import show
-from imgindex.gpg import key_pin_from_file
+from imgindex.gpg import trusted_keys_from_file
 from imgindex.lexer import Document, parse_document
 from imgindex.model import Entry
 from imgindex.parse import Examined, examine_index
-from imgindex.trust import KeyPin, UnverifiedText
+from imgindex.trust import TrustedKeys, UnverifiedText
 from imgrepo.services import Services
 from imgrepo.webroot.signing import PUBLIC_KEY
 
@@ -121,16 +121,16 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _pin(request: ValidateRequest) -> KeyPin:
+def _pin(request: ValidateRequest) -> TrustedKeys:
     if request.key is not None:
-        return key_pin_from_file(request.key, where=str(request.path))
+        return trusted_keys_from_file(request.key, where=str(request.path))
     beside = request.path.parent / PUBLIC_KEY
     if not beside.exists():
         raise PybuilderError(
             f"{request.path}: the signature cannot be checked: there is no {PUBLIC_KEY} beside the index",
             hint="name the file with the public key: --gpgkey FILE",
         )
-    return key_pin_from_file(beside, where=str(request.path))
+    return trusted_keys_from_file(beside, where=str(request.path))
 
 
 def _judge(
@@ -141,7 +141,7 @@ def _judge(
     if not data.startswith(_BEGIN):
         warn(on_event, f"{where} is not signed: clients refuse it, unless they are told to trust anybody")
         return examine_index(text, where=where)
-    rule = Rule(_pin(request), last=None, max_age=None, where=where, repair="")
+    rule = AcceptPolicy(_pin(request), last=None, max_age=None, where=where, forget_hint="")
     accepted = accept(data, rule, examine_index, verifier=services.verifier, now=datetime.now(UTC))
     record = accepted.record
     until = "for ever" if record.expires_at is None else f"until {show(record.expires_at)}"

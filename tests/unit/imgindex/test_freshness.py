@@ -35,7 +35,7 @@ def judge(
     now: datetime = NOW,
     max_age: timedelta | None = None,
 ) -> Accepted:
-    return judge_freshness(text, last, now=now, max_age=max_age, where="W", repair="REPAIR")
+    return judge_freshness(text, last, now=now, max_age=max_age, where="W", forget_hint="REPAIR")
 
 
 def test_first_use_remembers_all() -> None:

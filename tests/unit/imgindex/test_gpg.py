@@ -15,7 +15,7 @@ import pytest
 
 from imgindex.environment import withhold
 from imgindex.errors import SigningError, ToolError, UsageError
-from imgindex.gpg import GpgVerifier, key_pin_from_file, key_pin_from_user_keyring
+from imgindex.gpg import GpgVerifier, trusted_keys_from_file, trusted_keys_from_keyring
 from imgindex.signer import GpgSigner
 from tests.fakes.keys import KeyMaker
 
@@ -63,7 +63,7 @@ def test_signer_prefers_the_signing_subkey(other_home: KeyMaker) -> None:
     assert (verified.fingerprint, verified.primary_fingerprint) == (sub, primary)
     # The exported key has the primary key too, whichever key was named.
     (other_home.home / "out.asc").write_bytes(signer.export_public_key(sub))
-    assert key_pin_from_file(other_home.home / "out.asc", where="test").fingerprints == {primary, sub}
+    assert trusted_keys_from_file(other_home.home / "out.asc", where="test").fingerprints == {primary, sub}
 
 
 def test_signer_ignores_gpg_conf(other_home: KeyMaker) -> None:
@@ -161,7 +161,7 @@ def write(path: Path, data: bytes) -> Path:
 @pytest.mark.row("S30")
 @pytest.mark.parametrize("armor", [False, True])
 def test_key_file(keys: KeyMaker, key: str, tmp_path: Path, armor: bool) -> None:
-    pin = key_pin_from_file(write(tmp_path / "k", keys.export(key, armor=armor)), where="test")
+    pin = trusted_keys_from_file(write(tmp_path / "k", keys.export(key, armor=armor)), where="test")
     assert pin.fingerprints == {key}
     assert pin.keyring[0] >= 0x80
     assert (pin.unusable, pin.sha1_self_signatures) == ((), False)
@@ -176,9 +176,10 @@ def test_several_keys_and_armor_blocks(other_home: KeyMaker, tmp_path: Path) -> 
     both = other_home.export(first, armor=True) + other_home.export(second, armor=True)
     assert crypt not in expected
     assert (
-        key_pin_from_file(write(tmp_path / "a", other_home.export()), where="test").fingerprints == expected
+        trusted_keys_from_file(write(tmp_path / "a", other_home.export()), where="test").fingerprints
+        == expected
     )
-    pin = key_pin_from_file(write(tmp_path / "b", both), where="test")
+    pin = trusted_keys_from_file(write(tmp_path / "b", both), where="test")
     assert pin.fingerprints == expected
     for signing in (first, second, sub):
         assert GpgVerifier().verify(other_home.sign(TEXT, signing), pin, where="test").fingerprint == signing
@@ -198,7 +199,7 @@ def test_several_keys_and_armor_blocks(other_home: KeyMaker, tmp_path: Path) -> 
 )
 def test_no_key_in_the_file(tmp_path: Path, content: bytes, problem: str) -> None:
     with pytest.raises(UsageError, match=problem) as caught:
-        key_pin_from_file(write(tmp_path / "k", content), where="my.conf")
+        trusted_keys_from_file(write(tmp_path / "k", content), where="my.conf")
     assert caught.value.message.startswith("my.conf: ")
     assert caught.value.hint
 
@@ -208,25 +209,25 @@ def test_no_key_in_the_file(tmp_path: Path, content: bytes, problem: str) -> Non
 def test_secret_key(keys: KeyMaker, key: str, tmp_path: Path, armor: bool) -> None:
     secret = keys.gpg(*(["--armor"] if armor else []), "--export-secret-keys", key)
     with pytest.raises(UsageError, match="secret key"):
-        key_pin_from_file(write(tmp_path / "k", secret), where="test")
+        trusted_keys_from_file(write(tmp_path / "k", secret), where="test")
     with pytest.raises(UsageError, match="secret key"):
-        key_pin_from_file(write(tmp_path / "k", keys.export(key, armor=armor) + secret), where="test")
+        trusted_keys_from_file(write(tmp_path / "k", keys.export(key, armor=armor) + secret), where="test")
 
 
 @pytest.mark.row("S30")
 def test_signed_file_is_no_key(keys: KeyMaker, key: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no usable"):
-        key_pin_from_file(write(tmp_path / "k", keys.sign(TEXT, key)), where="test")
+        trusted_keys_from_file(write(tmp_path / "k", keys.sign(TEXT, key)), where="test")
 
 
 @pytest.mark.row("S30")
 def test_missing_unreadable_or_no_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
-        key_pin_from_file(tmp_path / "missing", where="test")
+        trusted_keys_from_file(tmp_path / "missing", where="test")
     with pytest.raises(UsageError, match="Is a directory"):
-        key_pin_from_file(tmp_path, where="test")
+        trusted_keys_from_file(tmp_path, where="test")
     with pytest.raises(UsageError, match="not an ordinary file"):
-        key_pin_from_file(Path("/dev/null"), where="test")
+        trusted_keys_from_file(Path("/dev/null"), where="test")
 
 
 @pytest.mark.row("S30")
@@ -234,7 +235,7 @@ def test_world_writable(keys: KeyMaker, key: str, tmp_path: Path) -> None:
     path = write(tmp_path / "k", keys.export(key))
     path.chmod(0o646)
     with pytest.raises(UsageError, match="everybody may change"):
-        key_pin_from_file(path, where="test")
+        trusted_keys_from_file(path, where="test")
 
 
 def test_expired_key_can_be_pinned(other_home: KeyMaker) -> None:
@@ -244,22 +245,22 @@ def test_expired_key_can_be_pinned(other_home: KeyMaker) -> None:
 
 
 def test_pin_from_user_keyring(keys: KeyMaker, key: str) -> None:
-    pin = key_pin_from_user_keyring(key.lower(), gpg_home=keys.home)
+    pin = trusted_keys_from_keyring(key.lower(), gpg_home=keys.home)
     assert pin.fingerprints == {key}
     assert GpgVerifier().verify(keys.sign(TEXT, key), pin, where="test").fingerprint == key
 
 
 def test_pin_from_default_user_keyring(keys: KeyMaker, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GNUPGHOME", str(keys.home))
-    assert key_pin_from_user_keyring(key).fingerprints == {key}
+    assert trusted_keys_from_keyring(key).fingerprints == {key}
 
 
 def test_key_not_in_user_keyring(other_home: KeyMaker, key: str) -> None:
     with pytest.raises(UsageError, match="not in your keyring") as caught:
-        key_pin_from_user_keyring(key, gpg_home=other_home.home)
+        trusted_keys_from_keyring(key, gpg_home=other_home.home)
     assert "gpg --import" in str(caught.value.hint)
     with pytest.raises(UsageError, match="full key fingerprint"):
-        key_pin_from_user_keyring("unit@example.org", gpg_home=other_home.home)
+        trusted_keys_from_keyring("unit@example.org", gpg_home=other_home.home)
 
 
 def test_missing_programs(keys: KeyMaker, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +270,7 @@ def test_missing_programs(keys: KeyMaker, key: str, tmp_path: Path, monkeypatch:
         GpgVerifier().verify(signed, pin, where="test")
     assert caught.value.hint == "on Debian: apt-get install gpgv"
     with pytest.raises(ToolError, match="gpg is not installed"):
-        key_pin_from_user_keyring(key)
+        trusted_keys_from_keyring(key)
     with pytest.raises(ToolError, match="gpg is not installed"):
         GpgSigner(ask=False)
 
@@ -293,7 +294,7 @@ def test_nothing_is_left_behind(
 
     signed, file = keys.sign(TEXT, key), write(keys.home / "nothing.gpg", keys.export(key))
     monkeypatch.setattr(subprocess, "run", spy)
-    GpgVerifier().verify(signed, key_pin_from_file(file, where="test"), where="test")
+    GpgVerifier().verify(signed, trusted_keys_from_file(file, where="test"), where="test")
     assert modes == [0o700] * 3
     assert list(tmp_path.iterdir()) == []
     if sys.platform == "linux":
@@ -319,7 +320,7 @@ def test_neither_gpg_nor_gpgv_gets_a_secret_of_the_environment(
     withhold("PYBUILDER_TEST_TOKEN")
     signed = GpgSigner(keys.home, ask=False).clearsign(TEXT, key)
     GpgVerifier().verify(signed, pin, where="test")
-    key_pin_from_user_keyring(key, gpg_home=keys.home)
+    trusted_keys_from_keyring(key, gpg_home=keys.home)
     environments = seen.read_text()
     assert environments.count("http_proxy=http://proxy.example") >= 4
     assert "canary" not in environments

@@ -11,9 +11,9 @@ import pytest
 
 from imgindex import gpg
 from imgindex.errors import UsageError
-from imgindex.gpg import key_pin_from_file, key_pin_from_user_keyring
+from imgindex.gpg import trusted_keys_from_file, trusted_keys_from_keyring
 from imgindex.keys import KeyMemory
-from imgindex.trust import KeyPin
+from imgindex.trust import TrustedKeys
 from tests.fakes.keys import KeyMaker
 
 
@@ -31,8 +31,8 @@ def file(tmp_path: Path, keys: KeyMaker) -> Path:
     return path
 
 
-def pin(path: Path, memory: KeyMemory) -> KeyPin:
-    return key_pin_from_file(path, where="test", memory=memory)
+def pin(path: Path, memory: KeyMemory) -> TrustedKeys:
+    return trusted_keys_from_file(path, where="test", memory=memory)
 
 
 def no_gpg(patch: pytest.MonkeyPatch) -> None:
@@ -53,13 +53,13 @@ def test_the_second_time_gpg_is_not_asked(
     file: Path, memory: KeyMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = pin(file, memory)
-    assert first == key_pin_from_file(file, where="test")
+    assert first == trusted_keys_from_file(file, where="test")
     assert memory.folder.stat().st_mode & 0o777 == 0o700
     assert record(memory).stat().st_mode & 0o777 == 0o600
     no_gpg(monkeypatch)
     assert pin(file, memory) == first
     with pytest.raises(AssertionError):
-        key_pin_from_file(file, where="test")
+        trusted_keys_from_file(file, where="test")
 
 
 def test_keys_of_the_users_keyring(
@@ -67,16 +67,16 @@ def test_keys_of_the_users_keyring(
 ) -> None:
     primary = keys.make("in a keyring")
     sub = keys.add_subkey(primary)
-    pins = [key_pin_from_user_keyring(name, gpg_home=keys.home, memory=memory) for name in (primary, sub)]
+    pins = [trusted_keys_from_keyring(name, gpg_home=keys.home, memory=memory) for name in (primary, sub)]
     assert [sorted(one.fingerprints) for one in pins] == [[primary], [sub]]
     with monkeypatch.context() as patch:
         no_gpg(patch)
         assert pins == [
-            key_pin_from_user_keyring(name, gpg_home=keys.home, memory=memory) for name in (primary, sub)
+            trusted_keys_from_keyring(name, gpg_home=keys.home, memory=memory) for name in (primary, sub)
         ]
     # A key that was revoked meanwhile is exported with its revocation: other bytes, another record.
     keys.revoke(primary)
-    after = key_pin_from_user_keyring(primary, gpg_home=keys.home, memory=memory)
+    after = trusted_keys_from_keyring(primary, gpg_home=keys.home, memory=memory)
     assert after.unusable[0] == (primary, "revoked")
 
 
@@ -164,4 +164,4 @@ def test_after_a_month_gpg_is_asked_again(file: Path, memory: KeyMemory, days: i
 def test_a_folder_that_cannot_be_written_is_no_error(file: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     memory = KeyMemory(tmp_path / "taken" / "keys")
-    assert pin(file, memory) == key_pin_from_file(file, where="test")
+    assert pin(file, memory) == trusted_keys_from_file(file, where="test")

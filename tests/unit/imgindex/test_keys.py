@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from imgindex.keys import choose_signing_key, make_pin, read_key_list
+from imgindex.keys import choose_signing_key, make_trusted_keys, read_key_list
 
 PRIMARY = "A" * 24 + "0123456789ABCDEF"
 SUB = "B" * 24 + "1111111111111111"
@@ -65,7 +65,7 @@ def test_nothing_in_it(text: str) -> None:
     ],
 )
 def test_keys_that_are_never_accepted(sub: dict[str, Any], reason: str) -> None:
-    pin = make_pin(frozenset({PRIMARY}), b"", read_key_list(listing(**sub)))
+    pin = make_trusted_keys(frozenset({PRIMARY}), b"", read_key_list(listing(**sub)))
     ((fingerprint, why),) = pin.unusable
     assert fingerprint == SUB
     assert reason in why
@@ -77,12 +77,12 @@ def test_keys_that_are_never_accepted(sub: dict[str, Any], reason: str) -> None:
     [{"algorithm": 1, "bits": 2048}, {"algorithm": 19, "bits": 256}, {"algorithm": 27}, {"validity": "e"}],
 )
 def test_keys_strong_enough(sub: dict[str, Any]) -> None:
-    assert make_pin(frozenset({PRIMARY}), b"", read_key_list(listing(**sub))).unusable == ()
+    assert make_trusted_keys(frozenset({PRIMARY}), b"", read_key_list(listing(**sub))).unusable == ()
 
 
 def test_sha1_self_signatures_are_noticed() -> None:
     def noticed(text: str) -> bool:
-        return make_pin(frozenset(), b"", read_key_list(text)).sha1_self_signatures
+        return make_trusted_keys(frozenset(), b"", read_key_list(text)).sha1_self_signatures
 
     assert not noticed(listing())
     assert noticed(listing(digest=2))

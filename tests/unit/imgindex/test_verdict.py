@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 import pytest
 
 from imgindex.errors import BadSignatureError, NotSignedError, TrustError, WrongKeyError
-from imgindex.trust import KeyPin
+from imgindex.trust import TrustedKeys
 from imgindex.verdict import AcceptedSignature, judge
 
 KEY = "A" * 24 + "0123456789ABCDEF"
 SUB = "B" * 24 + "1111111111111111"
 OTHER = "C" * 24 + "2222222222222222"
-PIN = KeyPin(frozenset({KEY}), b"")
+PIN = TrustedKeys(frozenset({KEY}), b"")
 TIME = 1_700_000_000
 
 
@@ -47,7 +47,7 @@ GOOD = ("NEWSIG", "KEY_CONSIDERED X 0", "SIG_ID x y 1", good(), valid())
 
 
 def judged(
-    lines: tuple[str, ...], code: int = 0, pin: KeyPin = PIN, *, extra: bool = False
+    lines: tuple[str, ...], code: int = 0, pin: TrustedKeys = PIN, *, extra: bool = False
 ) -> AcceptedSignature:
     return judge(script(*lines), code, replace(pin, extra_signatures=extra), where="test")
 
@@ -69,9 +69,9 @@ def test_subkey_by_its_primary_or_by_itself() -> None:
     """V4: field 1 or field 10 is a pinned fingerprint."""
     lines = ("NEWSIG", good(SUB), valid(SUB, KEY))
     assert judged(lines).primary_fingerprint == KEY
-    assert judged(lines, pin=KeyPin(frozenset({SUB}), b"")).fingerprint == SUB
+    assert judged(lines, pin=TrustedKeys(frozenset({SUB}), b"")).fingerprint == SUB
     with pytest.raises(WrongKeyError):
-        judged(lines, pin=KeyPin(frozenset({OTHER}), b""))
+        judged(lines, pin=TrustedKeys(frozenset({OTHER}), b""))
 
 
 @pytest.mark.parametrize("digest", ["8", "9", "10"])
@@ -106,7 +106,7 @@ def test_extra_signatures() -> None:
 
 
 def test_newest_of_two_pinned_signatures() -> None:
-    pin = KeyPin(frozenset({KEY, OTHER}), b"")
+    pin = TrustedKeys(frozenset({KEY, OTHER}), b"")
     lines = ("NEWSIG", good(OTHER), valid(OTHER, time=str(TIME + 1)), *GOOD)
     assert judged(lines, pin=pin).fingerprint == OTHER
     assert judged(("NEWSIG", *lines[3:], *lines[:3])[1:], pin=pin).fingerprint == OTHER
@@ -124,8 +124,8 @@ def test_unusable_keys_of_the_pin() -> None:
     lines = ("NEWSIG", good(SUB), valid(SUB, KEY))
     for bad in (KEY, SUB):
         with pytest.raises(BadSignatureError, match=f"{bad} is too weak"):
-            judged(lines, pin=KeyPin(frozenset({KEY}), b"", unusable=((bad, "too weak"),)))
-    assert judged(lines, pin=KeyPin(frozenset({KEY}), b"", unusable=((OTHER, "too weak"),)))
+            judged(lines, pin=TrustedKeys(frozenset({KEY}), b"", unusable=((bad, "too weak"),)))
+    assert judged(lines, pin=TrustedKeys(frozenset({KEY}), b"", unusable=((OTHER, "too weak"),)))
 
 
 REFUSED: list[tuple[str, tuple[str, ...], int, type[TrustError], str]] = [

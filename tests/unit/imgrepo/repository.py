@@ -15,7 +15,7 @@ from imgindex.gpg import GpgVerifier
 from imgindex.model import Entry, Index
 from imgindex.parse import parse_index
 from imgindex.signer import GpgSigner
-from imgindex.trust import KeyPin
+from imgindex.trust import TrustedKeys
 from imgindex.write import write_index
 from imgrepo.publishing.publish import PublishResult, publish
 from imgrepo.publishing.request import PublishRequest
@@ -64,7 +64,7 @@ class Repository:
 
     base: Path
     gpg_home: Path
-    pin: KeyPin
+    pin: TrustedKeys
     key: str
     appliances: FakeAppliances = field(default_factory=FakeAppliances)
     events: list[Event] = field(default_factory=list)

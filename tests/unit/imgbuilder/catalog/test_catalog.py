@@ -9,8 +9,7 @@ import pytest
 
 from imgbuilder.catalog.catalog import Catalog, FailedSource, load_catalog
 from imgbuilder.catalog.loader import LoadedSource, Loader, age
-from imgbuilder.catalog.sourcekeys import key_pin
-from imgbuilder.catalog.sources import Source
+from imgbuilder.catalog.sources import Source, trusted_keys
 from imgbuilder.catalog.state import SourceStates
 from imgbuilder.errors import (
     BadSignatureError,
@@ -28,7 +27,7 @@ from imgbuilder.fetch.transfer import Download, Fetched
 from imgbuilder.host import paths
 from imgindex.gpg import GpgVerifier
 from imgindex.model import Entry, Index
-from imgindex.trust import KeyPin, VerifiedText
+from imgindex.trust import TrustedKeys, VerifiedText
 from tests.fakes import keys as key_fakes
 from tests.fakes.keys import KeyMaker
 
@@ -72,15 +71,15 @@ class FakeFetcher:
 class FakeVerifier:
     """Accepts what begins with ``signed:``."""
 
-    def verify(self, data: bytes, pin: KeyPin, *, where: str, limit: int = 0) -> VerifiedText:
+    def verify(self, data: bytes, pin: TrustedKeys, *, where: str, limit: int = 0) -> VerifiedText:
         if not data.startswith(b"signed:"):
             raise BadSignatureError(f"{where}: bad signature")
         key = "F" * 40
         return VerifiedText(data[7:].decode(), key, key, datetime(2026, 1, 1, tzinfo=UTC), None)
 
 
-def pin_of(_source: Source) -> KeyPin:
-    return KeyPin(frozenset({"F" * 40}), b"")
+def keys_of(_source: Source) -> TrustedKeys:
+    return TrustedKeys(frozenset({"F" * 40}), b"")
 
 
 def source(name: str, **options: Any) -> Source:
@@ -100,7 +99,7 @@ def load(
         states(),
         lambda: datetime(2026, 1, 2, tzinfo=UTC),
         on_event=events.append,
-        pin_of=pin_of,
+        keys_of=keys_of,
         **options,
     )
     return load_catalog(sources, loader, until=until), events
@@ -127,7 +126,7 @@ def test_index_is_bounded_and_uses_the_source_s_proxy() -> None:
     """V1: no more is fetched than an index may have."""
     fetcher = FakeFetcher({"https://a/index": b"signed:" + index_text("x")})
     loader = Loader(
-        fetcher, FakeVerifier(), states(), lambda: datetime(2026, 1, 2, tzinfo=UTC), pin_of=pin_of
+        fetcher, FakeVerifier(), states(), lambda: datetime(2026, 1, 2, tzinfo=UTC), keys_of=keys_of
     )
     load_catalog([source("a", proxy="http://p")], loader)
     (download,) = fetcher.calls
@@ -140,7 +139,7 @@ def test_an_index_has_a_time_limit_at_each_address() -> None:
     dead = FetchError("not complete after 60 seconds")
     fetcher = FakeFetcher({"https://a/index": dead, "https://m/index": b"signed:" + index_text("x")})
     loader = Loader(
-        fetcher, FakeVerifier(), states(), lambda: datetime(2026, 1, 2, tzinfo=UTC), pin_of=pin_of
+        fetcher, FakeVerifier(), states(), lambda: datetime(2026, 1, 2, tzinfo=UTC), keys_of=keys_of
     )
     assert load_catalog([source("a", mirrors=("https://m/index",))], loader).entries[0].os_version == "x"
     assert [download.seconds for download in fetcher.calls] == [60, 60]
@@ -395,9 +394,9 @@ def test_failed_sources_without_others_give_a_catalog_that_says_so() -> None:
 
 def test_a_source_without_key_has_no_pin() -> None:
     with pytest.raises(UsageError):
-        key_pin(Source("x", "/i", None))
+        trusted_keys(Source("x", "/i", None))
     with pytest.raises(UsageError):
-        key_pin(Source("x", "/i", ()))
+        trusted_keys(Source("x", "/i", ()))
 
 
 def test_only_the_named_keys_of_a_file_count(tmp_path: Path, publisher_keys: KeyMaker) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.catalog.sourcefiles import read_sources
-from imgbuilder.catalog.sourcekeys import key_pin
+from imgbuilder.catalog.sources import trusted_keys
 from imgbuilder.cli import main as cli
 from imgbuilder.events import ignore
 from imgbuilder.host import paths
@@ -90,7 +90,7 @@ def test_the_shipped_files() -> None:
     (source,) = found.sources
     assert (source.name, source.uri) == ("libguestfs.org", "https://builder.libguestfs.org/index.asc")
     assert source.only == (FINGERPRINT,)
-    pin = key_pin(source)
+    pin = trusted_keys(source)
     assert pin.fingerprints == {FINGERPRINT}
     assert pin.unusable == ()
     assert pin.sha1_self_signatures  # docs/adr/0009

@@ -12,7 +12,7 @@ from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.guests.unlocking import parse_key
 from imgbuilder.recipe.reader import read_recipe
 from imgbuilder.terminal.configuration import apply_configuration
-from imgindex.gpg import key_pin_from_file, keys_in_file
+from imgindex.gpg import keys_in_file, trusted_keys_from_file
 from imgrepo.contents.diff import read_list
 from imgrepo.library.description import read_description
 from imgrepo.stats.logs import read_log
@@ -35,7 +35,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "commands file": read_commands_file,
     "disk key": lambda path: parse_key(f"all:file:{path}"),
     "recipe": read_recipe,
-    "publisher's key": lambda path: key_pin_from_file(path, where="test"),
+    "publisher's key": lambda path: trusted_keys_from_file(path, where="test"),
     "reviewer's key": lambda path: keys_in_file(path, where="test"),
     "list of contents": read_list,
     "draft of an index": read_draft,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.errors import TrustError, WorkspaceError
-from imgindex.gpg import GpgVerifier, key_pin_from_file
+from imgindex.gpg import GpgVerifier, trusted_keys_from_file
 from imgindex.lifecycle import Deprecation, deprecation
 from imgrepo.cli.main import run
 from imgrepo.webroot import edit
@@ -171,9 +171,9 @@ def test_prune_keeps_what_it_is_told_to_and_shows_before(operator: Operator) -> 
 def test_a_key_is_rotated_without_a_client_noticing(operator: Operator, keys: KeyMaker) -> None:
     repository, new = operator.repository, keys.make("Next <next@example.org>")
     verifier, index = GpgVerifier(), repository.web / "index.asc"
-    first_key_file = key_pin_from_file(repository.web / "index.gpg", where="web")
+    first_key_file = trusted_keys_from_file(repository.web / "index.gpg", where="web")
     operator.type(f"rotate-key WEB --from KEY --to {new}")
-    between = key_pin_from_file(repository.web / "index.gpg", where="web")
+    between = trusted_keys_from_file(repository.web / "index.gpg", where="web")
     for pin in (replace(first_key_file, extra_signatures=True), between):
         verifier.verify(index.read_bytes(), pin, where="web")
     # Whoever forgets one of the keys hears of it.

@@ -24,7 +24,7 @@ from imgbuilder.errors import (
     WrongKeyError,
 )
 from imgbuilder.events import Notice
-from imgindex.gpg import key_pin_from_user_keyring
+from imgindex.gpg import trusted_keys_from_keyring
 from imgrepo.cli.main import run
 from imgrepo.intake.places import likely_sums, name_in, sibling, template_name
 from imgrepo.intake.proof import Evidence
@@ -198,7 +198,7 @@ def test_the_key_may_be_a_fingerprint_of_ones_own_keyring(
     home = distribution.keys.home
     services = dataclasses.replace(
         distribution.repository.services(),
-        pin_from_keyring=lambda key: key_pin_from_user_keyring(key, gpg_home=home),
+        pin_from_keyring=lambda key: trusted_keys_from_keyring(key, gpg_home=home),
     )
     monkeypatch.setattr(type(distribution.repository), "services", lambda _self: services)
     assert distribution.take(key=distribution.key.lower()).new

@@ -29,10 +29,10 @@ _KILLS = 10
 _PUBLISH = """
 import sys
 from pathlib import Path
-from imgindex.gpg import key_pin_from_file
+from imgindex.gpg import trusted_keys_from_file
 from tests.unit.imgrepo.repository import Repository, debian
 base, home, key, pin = sys.argv[1:]
-publisher = Repository(Path(base), Path(home), key_pin_from_file(Path(pin), where="test"), key)
+publisher = Repository(Path(base), Path(home), trusted_keys_from_file(Path(pin), where="test"), key)
 publisher.appliances.disks = {name: debian() for name in ("a.img", "b.img", "c.img")}
 publisher.publish()
 """

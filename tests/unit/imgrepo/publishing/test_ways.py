@@ -13,7 +13,7 @@ import pytest
 from imgbuilder.cache.unpack import unpack
 from imgbuilder.errors import RepositoryError, TrustError, UsageError, WorkspaceError
 from imgbuilder.events import Notice
-from imgindex.gpg import GpgVerifier, key_pin_from_file
+from imgindex.gpg import GpgVerifier, trusted_keys_from_file
 from imgindex.model import Index, Note
 from imgrepo.images.facts import ImageFacts
 from imgrepo.publishing import steps
@@ -516,7 +516,7 @@ def test_two_keys_sign_while_clients_move_from_one_to_the_other(
     for pin in (old_client, new_client):
         assert "revision=2" in GpgVerifier().verify(data, pin, where="web").text
     # The published key file holds both, and needs no setting.
-    both = key_pin_from_file(repository.web / "index.gpg", where="web")
+    both = trusted_keys_from_file(repository.web / "index.gpg", where="web")
     GpgVerifier().verify(data, both, where="web")
     repository.add("a.img", b"3")
     repository.publish(signing=repository.signing(new))
