@@ -42,7 +42,7 @@ def read_recipe(path: Path, values: Mapping[str, str] | None = None) -> Recipe:
     settings: dict[str, Any] = {}
     operations: list[Written] = []
     for document in gathered.documents:
-        reader = _Reader(document, known)
+        reader = _RecipeReader(document, known)
         settings |= reader.settings()
         operations += reader.operations()
     return Recipe(settings, tuple(operations))
@@ -145,7 +145,7 @@ def _variables(document: RecipeDocument) -> dict[str, Variable]:
     return found
 
 
-class _Reader:
+class _RecipeReader:
     """Reads the settings and operations of one file, with the values of its variables."""
 
     def __init__(self, document: RecipeDocument, variables: Mapping[str, str]) -> None:
