@@ -23,9 +23,9 @@ from imgrepo.images.facts import examine
 from imgrepo.images.scan import scan
 from imgrepo.review.leftovers import look_inside
 from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
+from tests.fakes.debianguest import KEY, PASSWD, debian_guest
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
-from tests.unit.imgbuilder.customize.support import KEY, PASSWD, debian_guest
 from tests.unit.imgrepo.repository import ELF_X86_64, image
 
 HUGE = 8 << 30

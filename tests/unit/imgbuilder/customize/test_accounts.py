@@ -17,8 +17,8 @@ from imgbuilder.customize.run import customize, validate
 from imgbuilder.customize.sshkeys import add_keys
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Event, Notice, Severity
+from tests.fakes.debianguest import KEY, OTHER_KEY, SHADOW, apply, context_of, debian_guest
 from tests.fakes.operations import parse_operation
-from tests.unit.imgbuilder.customize.support import KEY, OTHER_KEY, SHADOW, apply, context_of, debian_guest
 
 DAY = 20500
 PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\ncanary\n-----END OPENSSH PRIVATE KEY-----\n"
@@ -151,7 +151,7 @@ def test_passwords_that_are_not_utf8_are_hashed_as_bytes() -> None:
 
 
 @pytest.mark.row("Z17")
-def test_random_passwords_have_120_bits_and_are_told_once() -> None:
+def test_random_passwords_have_120_bits_and_are_reported_once() -> None:
     guest = debian_guest()
     events: list[Event] = []
     apply(guest, "password", "ann:random", on_event=events.append)
@@ -265,7 +265,7 @@ def test_the_newest_key_of_the_user_is_the_default(tmp_path: Path, monkeypatch: 
     assert guest.text("/root/.ssh/authorized_keys") == f"{KEY}\n"
 
 
-def test_malformed_passwd_lines_are_no_users() -> None:
+def test_malformed_passwd_lines_are_ignored() -> None:
     passwd = b"a:x:1\nb:x:one:1::/b:\n\xff:x:1:1::/:\nc:x:1:2::/c:/bin/sh"
     assert find_account(passwd, "a") is None
     assert find_account(passwd, "b") is None
@@ -294,7 +294,7 @@ def test_a_password_may_be_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("value", "says"), [(None, "no secret 'PW'"), ("two\nlines", "line break")])
-def test_a_secret_that_is_no_password_is_refused_before_any_work(
+def test_a_secret_that_cannot_be_a_password_is_refused_before_any_work(
     value: str | None, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wishes = [parse_operation("user", "joe:password=secret:PW")]
@@ -308,7 +308,7 @@ def test_a_secret_that_is_no_password_is_refused_before_any_work(
 
 @pytest.mark.parametrize("selector", ["password:secret-1", "locked:password:secret-1", "disabled"])
 def test_a_password_is_not_expired_at_birth(selector: str) -> None:
-    """A day of 0 means "to be changed at once", and an old one a password that is too old already."""
+    """A day of 0 means that the password must be changed at once; an old day, that it may have expired."""
     guest = debian_guest()
     guest.add("/etc/shadow", "root:*:0:0:99999:7:::\nann:!:19000:0:90:7:::\n", mode=0o640, gid=42)
     apply(guest, "root-password", selector)
@@ -323,7 +323,7 @@ def test_a_password_is_not_expired_at_birth(selector: str) -> None:
 @pytest.mark.parametrize(
     ("expires", "said"), [("20499", True), ("20500", True), ("20501", False), ("", False)]
 )
-def test_a_password_of_an_account_that_has_expired_is_told(expires: str, said: bool) -> None:
+def test_a_password_for_an_expired_account_is_a_warning(expires: str, said: bool) -> None:
     guest = debian_guest()
     guest.add("/etc/shadow", f"ann:!:19000:0:90:7::{expires}:\n")
     events: list[Event] = []
@@ -334,7 +334,7 @@ def test_a_password_of_an_account_that_has_expired_is_told(expires: str, said: b
 
 @pytest.mark.parametrize("field", ["", "*", "$1$old$hash"])
 def test_a_password_is_looked_for_where_it_was_put(field: str) -> None:
-    """Only "x" in /etc/passwd sends the guest to /etc/shadow."""
+    """Only "x" in /etc/passwd refers to /etc/shadow."""
     guest = debian_guest()
     passwd = guest.text("/etc/passwd")
     guest.write("/etc/passwd", passwd.replace("root:x:", f"root:{field}:").encode())
@@ -373,7 +373,7 @@ def test_a_hash_that_the_guest_does_not_know_is_refused(path: str, content: byte
     ],
 )
 @pytest.mark.parametrize("path", ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/10-keys.conf"])
-def test_a_key_that_sshd_will_not_read_is_told(path: str, config: str, said: bool) -> None:
+def test_a_key_that_sshd_will_not_read_is_a_warning(path: str, config: str, said: bool) -> None:
     guest = debian_guest()
     guest.add(path, config)
     events: list[Event] = []
@@ -399,7 +399,7 @@ def test_a_folder_for_keys_that_was_made_before_is_given_to_the_user() -> None:
 @pytest.mark.parametrize(
     ("path", "mode", "uid"), [("", 0o777, 1000), ("", 0o755, 1), ("/.ssh", 0o770, 1000), ("/.ssh", 0o700, 1)]
 )
-def test_a_key_that_sshd_finds_unsafe_is_told(path: str, mode: int, uid: int) -> None:
+def test_a_key_that_sshd_finds_unsafe_is_a_warning(path: str, mode: int, uid: int) -> None:
     guest = debian_guest()
     guest.add_dir("/home/ann", uid=1000, gid=1001)
     guest.add_dir(f"/home/ann{path}", mode=mode, uid=uid)

@@ -13,9 +13,9 @@ from imgbuilder.customize.facts import PackageManager
 from imgbuilder.customize.run import customize, validate
 from imgbuilder.errors import GuestCallError, OperationError, UsageError
 from imgbuilder.guests.ports import CommandResult
+from tests.fakes.debianguest import context_of, debian_guest
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
-from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 
 STANZAS = """\
 # http://deb.debian.org/debian stays here
@@ -47,7 +47,7 @@ def test_only_the_distributions_own_archives_go_to_the_mirror() -> None:
 
 
 def apt_guest(seen: dict[str, bytes]) -> FakeGuest:
-    """A guest whose apt wants one package, and fetches another besides."""
+    """Return a guest whose apt lists one package to fetch, but fetches a second one as well."""
     guest = debian_guest()
     guest.add("/etc/apt/sources.list.d/debian.sources", STANZAS)
     digest = hashlib.sha256(b"package bytes").hexdigest()
@@ -133,7 +133,7 @@ def test_the_mirror_holds_for_all_commands_and_leaves_nothing(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "text", ["", "m.example.org", "file:///srv", "http://", "http://m/?x", 'http://m/"; x', "http://m/ x"]
 )
-def test_what_is_no_mirror_is_refused(text: str) -> None:
+def test_an_invalid_mirror_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--mirror: this is not the address"):
         parse_operation("mirror", text)
 
@@ -160,8 +160,8 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_what_a_hostile_guest_left_in_the_folder_does_not_stay(tmp_path: Path) -> None:
-    """Bytes with the digest that apt named stay; others are replaced, and nothing is removed."""
+def test_files_of_a_hostile_guest_do_not_stay_in_the_folder(tmp_path: Path) -> None:
+    """Files with the digest in apt's lists stay; others are replaced, and nothing is removed."""
     name, other = "n_1_all.deb", tmp_path / "other_1_all.deb"
     real, poison = (bytes(100_000) + middle + bytes(100_000) for middle in (b"real", b"evil"))
     other.write_bytes(b"of another build")

@@ -1,4 +1,4 @@
-"""Commands in the guest: what the shell text does, with a real shell."""
+"""Commands in the guest, run by a real shell."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from imgbuilder.customize.ops.scripts import Run, RunCommand
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.guests.ports import CommandResult
 from imgbuilder.host.text import without_controls
+from tests.fakes.debianguest import apply, context_of, debian_guest
 from tests.fakes.guest import FakeGuest
+from tests.fakes.hostguest import HostGuest
 from tests.fakes.operations import parse_operation
-from tests.unit.imgbuilder.customize.hostguest import HostGuest
-from tests.unit.imgbuilder.customize.support import apply, context_of, debian_guest
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_failure_without_output_has_an_empty_tail(guest: HostGuest, tmp_path: 
     assert caught.value.log_tail == ""
 
 
-def test_a_log_that_cannot_be_written_is_told(guest: HostGuest, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_reported(guest: HostGuest, tmp_path: Path) -> None:
     with pytest.raises(OperationError) as caught:
         run_in_guest(guest, _context(tmp_path / "missing"), "true", display="--x")
     assert "missing" in caught.value.log_tail
@@ -131,7 +131,7 @@ def test_proxy_credentials_are_not_in_the_log_of_a_failing_command(guest: HostGu
     assert "canary" not in f"{caught.value.message}{caught.value.log_tail}{caught.value.hint}"
 
 
-def test_a_failing_command_without_network_says_so(guest: HostGuest, tmp_path: Path) -> None:
+def test_a_failing_command_without_network_gets_a_hint(guest: HostGuest, tmp_path: Path) -> None:
     with pytest.raises(OperationError) as caught:
         RunCommand("false").apply(guest, _context(tmp_path, network=False))
     assert caught.value.hint is not None
@@ -182,7 +182,7 @@ def test_a_missing_interpreter_is_named_before_anything_runs(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("answer", ["", "/tmp/a\n/tmp/b\n", "relative", "/tmp/$(x)", "/tmp/../etc"])
-def test_what_the_guests_mktemp_says_is_checked(answer: str, tmp_path: Path) -> None:
+def test_the_output_of_the_guests_mktemp_is_checked(answer: str, tmp_path: Path) -> None:
     guest = debian_guest()
     guest.on_sh("mktemp", CommandResult(0, answer))
     with pytest.raises(OperationError, match="no temporary directory"):
@@ -233,7 +233,7 @@ def test_control_characters_are_not_shown() -> None:
     assert without_controls("a\tb\r\nc\rd\x1b[0m\x9b\x00\u202e") == "a\tb\nc\nd?[0m???"
 
 
-def test_the_temporary_folder_is_as_private_as_the_test_guest_says() -> None:
+def test_the_temporary_folder_is_private() -> None:
     guest = debian_guest()
     guest.sh("mktemp -d")
     assert stat.S_IMODE(guest.stat("/tmp/pybuilder.0000000001").mode) == 0o700
@@ -262,7 +262,7 @@ def test_a_command_that_takes_too_long_is_named_as_such() -> None:
 
 
 @pytest.mark.parametrize("keyword", ["run-command", "firstboot-command"])
-def test_a_command_of_several_lines_is_told_by_its_first(keyword: str) -> None:
+def test_the_progress_of_a_command_shows_its_first_line(keyword: str) -> None:
     told = parse_operation(keyword, "\n  cd /srv\nmake\n").describe()
     assert told.endswith(": cd /srv ...")
     assert parse_operation(keyword, "echo  a \n").describe().endswith(": echo  a ")

@@ -1,4 +1,4 @@
-"""Commands files: the same operations as the command line (Z20)."""
+"""Commands files: the same operations as the command line."""
 
 from __future__ import annotations
 

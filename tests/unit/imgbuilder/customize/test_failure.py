@@ -17,11 +17,11 @@ from imgbuilder.errors import OperationError
 from imgbuilder.guests.ports import CommandResult, FilesystemUse
 from imgbuilder.services import Services
 from imgbuilder.terminal.console import ConsoleReporter
+from tests.fakes.debianguest import context_of, debian_guest
+from tests.fakes.hostguest import HostGuest
 from tests.fakes.operations import parse_operation
 from tests.fakes.template import TinyAppliances
 from tests.unit.imgbuilder.building.test_build import appliances, request, services, site
-from tests.unit.imgbuilder.customize.hostguest import HostGuest
-from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 
 __all__ = ["appliances", "services", "site"]
 
@@ -90,7 +90,7 @@ def test_a_full_guest_is_named(services: Services, appliances: TinyAppliances) -
     assert "--size" in hint
 
 
-def test_a_hostile_name_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_name_does_not_become_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     guest = debian_guest()
     guest.add("/log", "x")
@@ -117,7 +117,7 @@ def test_logs_are_kept_within_limits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     guest.add_fifo("/pipe")
     assert keep_log(guest, "/pipe", "none") is None
     assert not list(folder.glob("none*"))
-    # What cannot be removed does not hide the log that was kept.
+    # An old log that cannot be removed does not hide the new one.
     stuck = folder / "stuck.log"
     stuck.mkdir()
     os.utime(stuck, (0, 0))

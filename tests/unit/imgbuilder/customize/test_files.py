@@ -1,4 +1,4 @@
-"""Operations on files, on guests with links, odd owners and things in the way."""
+"""Operations on files, in guests with links, odd owners and unexpected files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from imgbuilder.errors import GuestCallError, OperationError, UsageError, WorkspaceError
 from imgbuilder.events import Event, Notice, Severity
+from tests.fakes.debianguest import apply, debian_guest
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
-from tests.unit.imgbuilder.customize.support import apply, debian_guest
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_delete_that_did_nothing_is_an_error() -> None:
         ("edit", "/dir:s/a/b/"),
     ],
 )
-def test_a_missing_or_wrong_file_is_an_error_that_names_it(keyword: str, text: str) -> None:
+def test_an_error_names_a_missing_or_wrong_file(keyword: str, text: str) -> None:
     guest = FakeGuest()
     guest.add_dir("/dir")
     with pytest.raises(OperationError, match=f"--{keyword}: /(none|dir) "):
@@ -301,7 +301,7 @@ def test_tar_in_whatever_the_compression(kind: str, tmp_path: Path) -> None:
     assert guest.text("/run/sub/f") == "content"
 
 
-def test_tar_in_refuses_what_is_no_tar_file_and_a_missing_directory(tmp_path: Path) -> None:
+def test_tar_in_refuses_other_files_and_a_missing_directory(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("content")
     with pytest.raises(UsageError, match="not a tar file"):
         apply(debian_guest(), "tar-in", f"{tmp_path}/f:/tmp")
@@ -324,7 +324,7 @@ def test_a_local_name_may_hold_a_colon(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keyword", ["write", "upload"])
 def test_nothing_is_written_to_a_device_or_a_pipe(keyword: str, tmp_path: Path) -> None:
-    """What goes there is in no image, and a pipe without a reader would be waited for."""
+    """Their content would not be in the image, and writing to a pipe without a reader would block."""
     (tmp_path / "x").write_text("x")
     guest = debian_guest()
     guest.add_fifo("/var/pipe")
@@ -366,7 +366,7 @@ def test_a_link_is_not_made_below_a_directory_of_its_name() -> None:
         ("write", "/run/x:x"),
     ],
 )
-def test_what_the_running_guest_will_not_see_is_said(keyword: str, text: str, tmp_path: Path) -> None:
+def test_paths_hidden_in_the_running_guest_are_a_warning(keyword: str, text: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     guest = debian_guest()
     guest.add_link("/etc/resolv.conf", "../run/resolv.conf")
@@ -404,8 +404,8 @@ def test_a_linked_tree_is_copied_under_the_name_that_was_given(tmp_path: Path) -
 
 
 def test_a_file_with_attributes_is_uploaded_with_them(tmp_path: Path) -> None:
-    """Through the link that stands in its place, and as a tar file, which can carry them."""
-    os.setxattr(tmp_path, "user.note", b"1")  # some filesystems have none
+    """The file is uploaded through the link in its place, and as a tar file, which can contain attributes."""
+    os.setxattr(tmp_path, "user.note", b"1")  # some filesystems support none
     (tmp_path / "tool").write_text("tool")
     os.setxattr(tmp_path / "tool", "user.note", b"1")
     guest = debian_guest()
@@ -421,7 +421,7 @@ def test_a_file_with_attributes_is_uploaded_with_them(tmp_path: Path) -> None:
 def test_permissions_that_a_filesystem_does_not_keep_are_an_error(
     keyword: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FAT has none, and says yes."""
+    """FAT stores none, but reports success."""
     guest = debian_guest()
     guest.add("/boot/efi/x", mode=0o755)
     monkeypatch.setattr(guest, keyword, lambda *_arguments: None)

@@ -1,4 +1,4 @@
-"""Scripts of the first boot: how they are installed, and the driver run by a real shell."""
+"""Scripts of the first boot: their installation, and the driver run by a real shell."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from imgbuilder.customize.firstboot import driver_text, parse_status, read_firstboot, script_name
 from imgbuilder.events import Event, Notice, Severity
+from tests.fakes.debianguest import apply, debian_guest
 from tests.fakes.guest import FakeGuest
-from tests.unit.imgbuilder.customize.support import apply, debian_guest
 
 BASE = "/usr/lib/virt-sysprep"
 WANTS = "/etc/systemd/system/multi-user.target.wants/guestfs-firstboot.service"
@@ -97,7 +97,7 @@ def test_guests_with_system_v_init(release: str, sign: str, links: list[str]) ->
     assert events == []
 
 
-def test_another_init_system_is_a_warning() -> None:
+def test_an_unknown_init_system_is_a_warning() -> None:
     guest = FakeGuest()
     guest.add("/etc/os-release", "ID=alpine")
     guest.add_dir("/etc/init.d")
@@ -111,7 +111,7 @@ def test_another_init_system_is_a_warning() -> None:
 
 
 class Boot:
-    """The driver and its folders below a folder of the test."""
+    """The driver and its folders, below a folder of the test."""
 
     def __init__(self, folder: Path) -> None:
         self.base = folder / "it's base"
@@ -265,7 +265,7 @@ def test_the_driver_runs_a_hundred_scripts_in_order(boot: Boot) -> None:
 
 
 def test_an_upstart_guest_starts_the_scripts_by_its_runlevels() -> None:
-    """Ubuntu 14.04 and its kin: upstart runs the links of System V (``virt-builder.md`` 8.9)."""
+    """Upstart of Ubuntu 14.04 runs the links of System V."""
     guest = FakeGuest()
     guest.add("/etc/os-release", 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="14.04"\n')
     guest.add("/etc/init/rc.conf", "start on runlevel [0123456]\n")
@@ -279,9 +279,7 @@ def test_an_upstart_guest_starts_the_scripts_by_its_runlevels() -> None:
 @pytest.mark.parametrize(
     ("first", "told"), [("#!/usr/bin/python3", True), ("#!/bin/sh", False), ("echo", False)]
 )
-def test_a_script_whose_interpreter_is_not_in_the_guest_is_told(
-    first: str, told: bool, tmp_path: Path
-) -> None:
+def test_a_missing_interpreter_is_a_warning(first: str, told: bool, tmp_path: Path) -> None:
     (tmp_path / "script").write_text(f"{first}\n")
     guest = debian_guest()
     events: list[Event] = []

@@ -1,4 +1,4 @@
-"""Every file that the user can name: a FIFO that nothing writes to is refused, never waited for."""
+"""Files that the user can name: a FIFO without a writer is refused instead of blocking."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def fifo(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("keyword", sorted(OPERATIONS))
-def test_a_fifo_is_no_argument_of_an_operation(fifo: Path, keyword: str) -> None:
+def test_operations_refuse_a_fifo(fifo: Path, keyword: str) -> None:
     with pytest.raises(UsageError, match=r"not an ordinary file|not a regular file|neither a regular file"):
         parse_operation(keyword, OPERATIONS[keyword].format(fifo))
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("what", sorted(READERS))
-def test_a_fifo_is_no_file_to_read(fifo: Path, what: str) -> None:
+def test_readers_refuse_a_fifo(fifo: Path, what: str) -> None:
     with pytest.raises((PybuilderError, OSError), match="not an ordinary file"):
         READERS[what](fifo)
 

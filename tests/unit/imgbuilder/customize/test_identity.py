@@ -16,13 +16,13 @@ from imgbuilder.customize.run import customize
 from imgbuilder.errors import OperationError, PybuilderError, UsageError
 from imgbuilder.events import Event, Notice
 from imgbuilder.guests.ports import CommandResult
+from tests.fakes.debianguest import KEY, apply, context_of, debian_guest
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
-from tests.unit.imgbuilder.customize.support import KEY, apply, context_of, debian_guest
 
 
 def ready() -> FakeGuest:
-    """A guest whose useradd works."""
+    """Return a guest whose useradd works."""
     guest = debian_guest()
     guest.add("/etc/group", "root:x:0:\nvideo:x:44:\naudio:x:29:\n")
     guest.add_dir("/etc/sudoers.d")
@@ -56,7 +56,7 @@ def test_a_user_without_password_needs_none_for_sudo() -> None:
     assert "\nbob:*:" in guest.text("/etc/shadow")
 
 
-def test_a_random_password_is_told_once() -> None:
+def test_a_random_password_is_reported_once() -> None:
     guest = ready()
     events: list[Event] = []
     apply(guest, "user", "bob:password=random", on_event=events.append)
@@ -81,7 +81,7 @@ def test_passwords_keep_their_colons_and_reads_its_parts() -> None:
         ("x:sudo:more", "is unknown"),
     ],
 )  # fmt: skip
-def test_what_is_no_user_is_refused(text: str, message: str) -> None:
+def test_an_invalid_user_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         parse_operation("user", text)
     assert "s3cret" not in f"{caught.value.message}{caught.value.hint}"
@@ -202,7 +202,7 @@ def test_lists_of_tasks(text: str, tasks: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "nothing", "logs,", "-logs", "all,-nothing", "--logs"])
-def test_what_is_no_list_of_tasks_is_refused(text: str) -> None:
+def test_an_invalid_list_of_tasks_is_refused(text: str) -> None:
     with pytest.raises(PybuilderError, match=r"(?i)task"):
         parse_operation("sysprep", text)
 
@@ -261,7 +261,7 @@ def test_a_home_that_was_made_before_belongs_to_its_user() -> None:
 
 @pytest.mark.parametrize("groups", ["", ":groups=video,audio"])
 def test_a_user_where_busybox_adds_users(groups: str, tmp_path: Path) -> None:
-    """A shell without useradd; addgroup refuses an empty name, as BusyBox's does."""
+    """The shell has no useradd; addgroup refuses an empty name, as BusyBox's does."""
     guest = ready()
     guest.on_sh("useradd", CommandResult(0, ""))
     apply(guest, "user", f"bob{groups}")
@@ -290,7 +290,7 @@ def test_a_user_where_busybox_adds_users(groups: str, tmp_path: Path) -> None:
         ({"cloud.cfg": "users: []\n"}, None),
     ],
 )
-def test_a_seed_that_cloud_init_will_not_read_is_told(
+def test_a_seed_that_cloud_init_will_not_read_is_a_warning(
     files: dict[str, str], why: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / "user-data").write_text("#cloud-config\n")

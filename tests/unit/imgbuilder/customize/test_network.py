@@ -14,8 +14,8 @@ from imgbuilder.customize.network import check_network, first_apt_host
 from imgbuilder.errors import OperationError
 from imgbuilder.guests.osrelease import parse_os_release
 from imgbuilder.guests.ports import CommandResult
+from tests.fakes.debianguest import context_of, debian_guest
 from tests.fakes.guest import FakeGuest
-from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 
 LISTS = "/etc/apt/sources.list.d"
 
@@ -71,7 +71,7 @@ def test_any_sources_give_a_plain_host_or_none(content: bytes, name: str) -> Non
     assert host is None or not set(host) & set(" '\"$`;\n")
 
 
-def test_a_guest_that_cannot_resolve_is_told_before_apt_runs() -> None:
+def test_missing_name_resolution_is_reported_before_apt_runs() -> None:
     guest = _guest()
     guest.on_sh("getent", CommandResult(3, ""))
     with pytest.raises(OperationError, match=r"guest: deb\.example\.org") as caught:

@@ -1,4 +1,4 @@
-"""Package managers: what is run in guests of each kind."""
+"""Package managers: the commands in guests of each kind."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from imgbuilder.customize.ops import packages
 from imgbuilder.errors import OperationError
 from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.guests.ports import CommandResult
+from tests.fakes.debianguest import apply, context_of, debian_guest
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
-from tests.unit.imgbuilder.customize.support import apply, context_of, debian_guest
 
 
 def _facts(manager: PackageManager | None) -> GuestFacts:
@@ -76,7 +76,7 @@ def test_every_manager_quotes_names_and_asks_nothing(manager: PackageManager, tm
 @pytest.mark.row("Z15")
 @pytest.mark.parametrize("manager", PackageManager)
 @pytest.mark.parametrize("name", ["-y", "a b", "a;b", "$(x)", "a\n", "'", ""])
-def test_no_manager_takes_odd_names(manager: PackageManager, name: str) -> None:
+def test_no_manager_accepts_odd_names(manager: PackageManager, name: str) -> None:
     with pytest.raises(OperationError, match="is not a package name of"):
         packages.install_script(_facts(manager), [name])
     with pytest.raises(OperationError, match="is not a package name of"):
@@ -104,7 +104,7 @@ def test_no_manager_takes_odd_names(manager: PackageManager, name: str) -> None:
         (PackageManager.PACMAN, "a/b/c", False),
     ],
 )
-def test_what_each_manager_takes(manager: PackageManager, name: str, fits: bool) -> None:
+def test_names_that_each_manager_accepts(manager: PackageManager, name: str, fits: bool) -> None:
     if fits:
         assert name in packages.install_script(_facts(manager), [name])
     else:
@@ -196,7 +196,7 @@ def test_at_boot_daemons_are_started_and_the_lock_is_waited_for() -> None:
 
 
 def test_an_upgrade_may_install_what_the_new_versions_need() -> None:
-    """As apt(8) upgrades: a kernel of a new ABI is a new package, which apt-get alone keeps back."""
+    """A kernel of a new ABI is a new package: apt(8) installs it, while apt-get by default keeps it back."""
     facts = _facts(PackageManager.APT)
     assert "-o APT::Get::Upgrade-Allow-New=true upgrade\n" in packages.update_script(facts)
     assert "-o APT::Get::Upgrade-Allow-New=true upgrade >" in packages.fetched_script(facts, None, "/l")
@@ -233,7 +233,7 @@ Note, selecting 'python3.11-minimal' for regex 'python3.1'
 """
 
 
-def test_what_a_package_manager_did_otherwise_is_read_from_its_words() -> None:
+def test_deviations_are_read_from_the_output_of_a_package_manager() -> None:
     picked = subprocess.run(
         ["/bin/sh", "-c", packages.NOTED], input=PRINTED, capture_output=True, text=True, check=True
     ).stdout
@@ -252,7 +252,7 @@ def test_what_a_package_manager_did_otherwise_is_read_from_its_words() -> None:
     assert packages.deviations("Setting up x ...\n") == packages.not_found("x\n") == []
 
 
-def test_what_was_not_done_is_told_and_what_is_missing_is_an_error() -> None:
+def test_deviations_are_warnings_and_missing_packages_an_error() -> None:
     guest = debian_guest()
     guest.on_sh("sed -n", CommandResult(0, "The following packages have been kept back:\n  \x1b[1mkern\n"))
     events: list[Event] = []

@@ -1,4 +1,4 @@
-"""The same operations as virt-customize, compared with the help of the installed one."""
+"""The operations compared with those in the help of the installed virt-customize."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_OPERATIONS = {
     "dryrun", "echo-keys", "format", "help", "key", "keys-from-stdin", "machine-readable", "memsize",
     "network", "no-network", "quiet", "smp", "verbose", "version", "wrap", "commands-from-file",
 }  # fmt: skip
-"""Options of the tool itself."""
+"""Options that are not customizations."""
 
 GONE = {"sm-attach", "sm-credentials", "sm-register", "sm-remove", "sm-unregister"}
 """Removed from virt-customize in 1.56: --run-command does the same."""

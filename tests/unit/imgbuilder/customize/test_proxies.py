@@ -1,4 +1,4 @@
-"""Proxies of this host: a SOCKS proxy for our own downloads, and what the guest is given."""
+"""Proxies of this host: a SOCKS proxy for downloads, and the proxies for the guest."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def port_of(web: WebFolder) -> int:
 
 
 def test_a_socks_proxy_of_the_environment_is_used(web: WebFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It looks up names itself, as networks behind such proxies need."""
+    """The proxy resolves names, since networks behind such proxies often cannot."""
     with socks_proxy(port_of(web)) as proxy:
         monkeypatch.setenv("ALL_PROXY", f"socks5h://127.0.0.1:{proxy.port}")
         assert fetched("http://images.invalid/index.asc") == b"an index"
@@ -109,7 +109,7 @@ def test_this_host_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen_from_guest("http://builder:3142") == "http://builder:3142"
 
 
-def test_what_the_guest_is_given() -> None:
+def test_proxies_for_the_guest() -> None:
     host = {"http_proxy": "http://localhost:1", "HTTPS_PROXY": "http://proxy.test:2", "no_proxy": "localhost"}
     assert guest_proxies(host) == {
         "http_proxy": "http://169.254.2.2:1", "https_proxy": "http://proxy.test:2", "no_proxy": "localhost",

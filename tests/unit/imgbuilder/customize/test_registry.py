@@ -1,4 +1,4 @@
-"""Tests over the whole table of operations: a row cannot be half added."""
+"""Tests over the whole table of operations."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from imgbuilder.customize.ops.files import Write
 from imgbuilder.customize.passwordhash import Crypto
 from imgbuilder.customize.registry import all_operations, operation
 from imgbuilder.errors import GuestCallError, UsageError
+from tests.fakes.debianguest import KEY, context_of, debian_guest
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
-from tests.unit.imgbuilder.customize.support import KEY, context_of, debian_guest
 
 
 @dataclass(frozen=True)
@@ -307,7 +307,7 @@ def test_nul_is_refused_everywhere(keyword: str) -> None:
 
 
 @pytest.mark.row("Z18")
-def test_secrets_are_in_no_text_about_an_operation(tmp_path: Path) -> None:
+def test_texts_about_operations_contain_no_secrets(tmp_path: Path) -> None:
     canary = "canary-3141"
     file = tmp_path / "password"
     file.write_text(f"{canary}\n")

@@ -1,4 +1,4 @@
-"""A whole customization: order, static checks, the root password, what differs in every build."""
+"""A whole customization: order, static checks, the root password, seeds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from imgbuilder.customize.run import CustomizeResult, customize, needs_commands,
 from imgbuilder.errors import OperationError, ToolError, UsageError
 from imgbuilder.events import Event, Notice, Severity, Step
 from imgbuilder.guests.ports import CommandResult
+from tests.fakes.debianguest import KEY, context_of, debian_guest
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
-from tests.unit.imgbuilder.customize.support import KEY, context_of, debian_guest
 
 
 def _operations(*lines: str) -> list[Operation]:
@@ -79,7 +79,7 @@ def test_the_order_is_the_users_with_passwords_late_and_the_log_last() -> None:
     assert sha256_crypt.verify("y", hashes[2])
 
 
-def test_each_operation_is_told_before_it_is_done() -> None:
+def test_each_operation_is_reported_before_it_is_applied() -> None:
     guest = debian_guest()
     events: list[Event] = []
 
@@ -144,7 +144,7 @@ def test_which_operations_need_the_network_and_which_run_commands() -> None:
     assert needs_commands(_operations("write /a:x", "run-command x"))
 
 
-def test_root_gets_a_random_password_that_is_told_once() -> None:
+def test_root_gets_a_random_password_that_is_reported_once() -> None:
     guest = debian_guest()
     result, events = _customize(guest, "write /a:x", implicit_root_password=True)
     password = result.root_password
@@ -172,7 +172,7 @@ def test_root_gets_no_random_password_when_an_operation_decides(line: str) -> No
     assert not [event for event in events if isinstance(event, Notice)]
 
 
-def test_without_the_wish_there_is_no_random_password() -> None:
+def test_a_random_password_is_only_made_if_wanted() -> None:
     guest = debian_guest()
     result, _events = _customize(guest, "password ann:password:x")
     assert result.root_password is None
@@ -250,7 +250,7 @@ def test_a_planted_seed_link_is_not_written_through() -> None:
 
 
 @pytest.mark.row("Z23")
-def test_commands_write_to_the_fresh_log_and_it_is_what_is_removed() -> None:
+def test_commands_write_to_the_new_log_which_is_removed() -> None:
     guest = debian_guest()
     guest.add_link("/tmp/builder.log", "/etc/passwd")
     passwd = guest.read("/etc/passwd")
@@ -288,7 +288,7 @@ def test_selinux_labels(files: list[str], lines: list[str], labelled: bool) -> N
     assert guest.exists("/.autorelabel") == (len(files) == 2)
 
 
-def test_commands_of_another_architecture_are_refused_before_the_guest_is_changed() -> None:
+def test_commands_of_a_foreign_architecture_are_refused_before_the_guest_is_changed() -> None:
     guest = debian_guest()
     with pytest.raises(
         OperationError, match="--run-command cannot run programs of a guest for aarch64"

@@ -1,4 +1,4 @@
-"""Secrets: where they come from, and that they are hidden."""
+"""Secrets: their sources, and that they are hidden."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Event, Notice, Step, info
 from imgbuilder.guests.ports import CommandResult
 from imgbuilder.host import process
+from tests.fakes.debianguest import context_of, debian_guest
 from tests.fakes.operations import parse_operation
-from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 
 
 def test_values_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def test_programs_that_we_start_do_not_get_the_variable(monkeypatch: pytest.Monk
     ["", "A", "A=", "A=value", "A=env:NOT_SET_AT_ALL", "A=file:/nonexistent", "=env:HOME", "1A=env:HOME",
      "A-B=env:HOME", "PATH=env:HOME", "LD_PRELOAD=env:HOME", "A=file:/dev/null"],
 )  # fmt: skip
-def test_what_is_no_secret_is_refused(text: str) -> None:
+def test_an_invalid_secret_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--secret: "):
         parse_operation("secret", text)
 

@@ -1,13 +1,13 @@
-"""SELinux guests: labelled in the appliance, or by themselves at their first boot."""
+"""SELinux guests: labelled in the appliance or at their first boot."""
 
 from __future__ import annotations
 
 import pytest
 
 from imgbuilder.customize.run import customize
+from tests.fakes.debianguest import context_of, debian_guest
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
-from tests.unit.imgbuilder.customize.support import context_of, debian_guest
 
 EXCLUDED = "/etc/selinux/fixfiles_exclude_dirs"
 CONTEXTS = "/etc/selinux/{}/contexts/files/file_contexts"
@@ -36,7 +36,7 @@ def test_the_appliance_labels_by_the_guests_policy_and_the_guest_need_not() -> N
     assert not guest.exists("/.autorelabel")
 
 
-def test_targeted_is_the_policy_that_nobody_names() -> None:
+def test_targeted_is_the_default_policy() -> None:
     guest = selinux_guest("# SELINUXTYPE=mls\nSELINUX = permissive\n", "targeted")
     guest.has_setfiles = True
     customize(guest, [], context_of(guest))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from imgbuilder.customize.accountfiles import rename_host
 from imgbuilder.errors import OperationError
 from imgbuilder.events import Event, Notice
+from tests.fakes.debianguest import apply, debian_guest
 from tests.fakes.guest import FakeGuest
-from tests.unit.imgbuilder.customize.support import apply, debian_guest
 
 
 def _guest(os_release: str) -> FakeGuest:
@@ -133,7 +133,7 @@ def test_the_old_file_with_the_zones_name_follows() -> None:
     assert guest.readlink("/etc/localtime") == "/usr/share/zoneinfo/Europe/Berlin"
 
 
-def test_a_guest_without_time_zone_data_says_what_to_install() -> None:
+def test_the_error_about_missing_time_zone_data_has_a_hint() -> None:
     with pytest.raises(OperationError) as caught:
         apply(_guest("ID=alpine\n"), "timezone", "Europe/Berlin")
     assert caught.value.hint is not None
@@ -158,7 +158,7 @@ def test_hostname_in_red_hat_systems_from_before_os_release() -> None:
         ("debian", False, False),
     ],
 )
-def test_a_hostname_that_may_be_without_effect_is_told(distro: str, systemd: bool, said: bool) -> None:
+def test_a_hostname_that_may_have_no_effect_is_a_warning(distro: str, systemd: bool, said: bool) -> None:
     guest = _guest(f"ID={distro}\n")
     if systemd:
         guest.add_dir("/etc/systemd")

@@ -1,4 +1,4 @@
-"""What each value of an operation may be; rows Z1 to Z17 of the reliability table."""
+"""The values that operations accept and refuse."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_hostnames(name: str) -> None:
         "a b",
     ],
 )
-def test_no_hostnames(name: str) -> None:
+def test_invalid_hostnames(name: str) -> None:
     with pytest.raises(UsageError):
         values.hostname(name)
 
@@ -162,7 +162,7 @@ def test_accepted_hostnames_obey_the_rfc(name: str) -> None:
     "name",
     ["../../etc/passwd", "Europe/Berlin;x", "", "/etc/passwd", "Europe/", "a//b", "zone.tab", "A\n", "$(x)"],
 )
-def test_no_time_zones(name: str) -> None:
+def test_invalid_time_zones(name: str) -> None:
     with pytest.raises(UsageError):
         values.timezone(name)
 
@@ -179,7 +179,7 @@ def test_time_zones(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["vim;reboot", "-o Dpkg::x", "-y", "$(x)", "a b", "`x`", "a'b", "", "\n", "a\n", "é"]
 )
-def test_no_package_names(name: str) -> None:
+def test_invalid_package_names(name: str) -> None:
     with pytest.raises(UsageError):
         values.package_names((name,))
 
@@ -194,7 +194,7 @@ def test_package_names(name: str) -> None:
 
 @pytest.mark.row("Z16")
 @pytest.mark.parametrize("name", ["root:x", "..", "*", "a/b", "", "Root", "1a", "a b", "a\n", "x" * 33, "é"])
-def test_no_user_names(name: str) -> None:
+def test_invalid_user_names(name: str) -> None:
     with pytest.raises(UsageError):
         values.user_name(name)
 
@@ -215,7 +215,7 @@ def test_the_root_directory_is_not_removed(path: str) -> None:
 @pytest.mark.row("Z8")
 @pytest.mark.parametrize("keyword", ["run", "upload", "copy-in", "firstboot"])
 def test_local_files_are_looked_at_when_the_option_is_read(keyword: str, tmp_path: Path) -> None:
-    """Z8: a pipe or a device is never waited for."""
+    """Reading a pipe or a device could block."""
     missing = tmp_path / "missing"
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -235,7 +235,7 @@ def test_a_local_file_that_may_not_be_read_is_refused(
 ) -> None:
     secret = tmp_path / "secret"
     secret.touch()
-    # Not by its mode: for root every file is readable.
+    # Not by its mode: root can read every file.
     monkeypatch.setattr("imgbuilder.customize.values.os.access", lambda *_: False)
     with pytest.raises(UsageError, match="cannot be read"):
         parse_operation("upload", f"{secret}:/x")

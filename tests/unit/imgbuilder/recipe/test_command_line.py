@@ -1,4 +1,4 @@
-"""Recipes on the command line: what overrules what, and the way back by --write-recipe."""
+"""Recipes on the command line: the order of precedence, and --write-recipe."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ class TestWriteRecipe:
         assert "new.toml cannot be written: No space left" in ran.err
         assert not Path("new.toml").exists()
 
-    def test_nothing_wrong_or_secret_is_written_down(
+    def test_a_wrong_or_secret_command_line_is_not_written(
         self, site: Site, capsys: pytest.CaptureFixture[str]
     ) -> None:
         for words in (

@@ -1,4 +1,4 @@
-"""Over the whole registry: what is written by one door is read by another as the same operation."""
+"""Every operation has the same meaning on the command line, in commands files, in recipes and in Python."""
 
 # ruff: noqa: E501 - tables of texts
 
@@ -28,9 +28,9 @@ from imgbuilder.recipe.reader import read_recipe
 from imgbuilder.recipe.recipe import Recipe
 from imgbuilder.recipe.schema import recipe_schema
 from imgbuilder.recipe.writer import recipe_text
+from tests.fakes.debianguest import KEY
 from tests.fakes.fuzz import examples
 from tests.fakes.operations import read_commands_file
-from tests.unit.imgbuilder.customize.support import KEY
 
 ROOT = Path(__file__).parents[4]
 SCHEMA = json.loads((ROOT / "docs/recipe.schema.json").read_text())
@@ -109,7 +109,7 @@ def argument(text: str, files: dict[str, str]) -> str:
 
 
 def from_command_line(keyword: str, text: str) -> tuple[Operation, ...]:
-    """What the real options make of it."""
+    """Return the operations that the real options make."""
     from imgbuilder.cli.customizing import given_operations
 
     words = [f"--{keyword}"] if not all_operations()[keyword].metavar else [f"--{keyword}", text]
@@ -117,7 +117,7 @@ def from_command_line(keyword: str, text: str) -> tuple[Operation, ...]:
 
 
 def written_recipe(keyword: str, text: str, path: Path) -> str:
-    """The recipe that the real command line writes."""
+    """Return the recipe that the real command line writes."""
     from imgbuilder.cli.customizing import written_operations
 
     words = [f"--{keyword}"] if not all_operations()[keyword].metavar else [f"--{keyword}", text]
@@ -136,10 +136,9 @@ def test_every_operation_has_its_arguments_here() -> None:
 def test_four_doors_make_equal_operations(
     keyword: str, text: str, files: dict[str, str], tmp_path: Path
 ) -> None:
-    """Z20: the same by the command line, a commands file, a recipe and the API."""
     text = argument(text, files)
     (operation,) = from_command_line(keyword, text)
-    # The commands file joins lines by a backslash, and keeps the line break.
+    # A backslash in a commands file joins lines and keeps the line break.
     commands = tmp_path / "commands"
     if "\r" not in text:
         commands.write_bytes(f"{keyword} {text}".replace("\n", "\\\n").encode())
@@ -149,7 +148,7 @@ def test_four_doors_make_equal_operations(
     path.write_bytes(written_recipe(keyword, text, path).encode())
     VALIDATOR.validate(tomllib.loads(path.read_bytes().decode()))
     assert read_recipe(Path("r.toml")).make_operations() == (operation,)
-    # The API: the class itself, by the names of its fields.
+    # The API: the class, by the names of its fields.
     spec = all_operations()[keyword]
     values = {name: getattr(operation, name) for name in spec.field_names}
     assert spec.cls(**values) == operation
@@ -217,7 +216,7 @@ def written(draw: st.DrawFn) -> Written:
 
 
 def known_again(raw: Raw, part: ArgumentPart) -> Raw:
-    """What is read where this was written: a home directory is found, and a path is in its shortest form."""
+    """Return the value that is read back: with the home directory, and with paths in their shortest form."""
     if isinstance(raw, str) and part.kind is Kind.SELECTOR:
         return raw.replace("~", str(Path.home()))
     return str(Path(raw)) if isinstance(raw, str) and part.kind is Kind.PATH else raw
@@ -247,7 +246,7 @@ def test_whatever_is_written_is_read(
     [("root-password", "password:canary"), ("password", "a:locked:lock:password:canary"),
      ("user", "a:password=password:canary"), ("mirror", "http://u:canary@example.org"), ("write", "/a:\udcff")],
 )  # fmt: skip
-def test_what_must_not_stand_in_a_recipe_is_not_written(keyword: str, text: str) -> None:
+def test_secrets_are_not_written_to_a_recipe(keyword: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"^--{keyword}: ") as caught:
         written_recipe(keyword, text, Path("r.toml"))
     assert "canary" not in f"{caught.value.message}{caught.value.hint}"
@@ -267,7 +266,7 @@ def test_the_published_schema_is_the_one_of_the_registry() -> None:
      {"operation": [{"user": "a", "password": "x", "selector": "y"}]}, {"source": [{"url": "x"}]},
      {"variables": {"a b": "x"}}, {"variables": {"a": 1}}, {"format": "qcow"}],
 )  # fmt: skip
-def test_the_schema_refuses_what_is_refused(data: dict[str, Any]) -> None:
+def test_the_schema_refuses_what_the_reader_refuses(data: dict[str, Any]) -> None:
     assert not VALIDATOR.is_valid(data)
 
 
@@ -278,7 +277,7 @@ def test_a_table_that_two_operations_could_mean_is_one() -> None:
 
 
 def test_every_operation_has_help_a_manual_section_and_a_guest_test() -> None:
-    """By name: an option, a pair of option and argument, a line of a commands file, or an example that is run."""
+    """It is used as an option, with an argument, in a commands file, or in an example that is run."""
     manual = (ROOT / "docs/man/pybuilder.1").read_text().replace("\\-", "-")
     tests = [path.read_text() for path in (ROOT / "tests/guest").glob("test_*.py")]
     ran = (ROOT / "tests/guest/test_examples.py").read_text()

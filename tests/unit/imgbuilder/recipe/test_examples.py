@@ -1,4 +1,4 @@
-"""The examples and the page about recipes: valid, complete, and with a word about how they are tested."""
+"""The examples and the page about recipes are valid and complete."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def test_recipes_of_the_page_are_valid(text: str, tmp_path: Path) -> None:
     assert read_recipe(path).make_operations() is not None
 
 
-def test_the_table_of_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command line in the table means what stands beside it."""
+def test_the_table_of_the_page_is_correct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command line in the table has the same meaning as the recipe next to it."""
+    from tests.fakes.debianguest import KEY
     from tests.fakes.operations import parse_operation
-    from tests.unit.imgbuilder.customize.support import KEY
 
     monkeypatch.chdir(tmp_path)
     for name, content in (("a.conf", "x"), ("ann.pub", KEY), ("pw", "secret")):

@@ -1,4 +1,4 @@
-"""Lines of values: the walk agrees with tomllib on what there is, and with the text on where."""
+"""Lines of values: the walk finds the keys that tomllib finds, at their lines in the text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes.fuzz import examples
 
 
 def ways(value: object, way: Key = ()) -> Iterator[Key]:
-    """Every way into a value that tomllib read."""
+    """Yield the path to each value that tomllib read."""
     if way:
         yield way
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Reading recipes: what they mean, and what is said about mistakes."""
+"""Reading recipes: their meaning, and the errors about mistakes."""
 
 # ruff: noqa: E501 - tables of texts
 
@@ -123,7 +123,7 @@ def test_a_whole_recipe(folder: Path) -> None:
     assert operations[7] == Update()
 
 
-def test_files_are_found_beside_the_recipe_wherever_one_is(
+def test_files_are_relative_to_the_folder_of_the_recipe(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = recipe(folder, '[[operation]]\nupload = "page.html"\ndestination = "/x"')
@@ -262,7 +262,7 @@ def test_mistakes_are_named_with_their_lines(
     assert "canary" not in f"{error.message}{error.hint}"
 
 
-def test_what_is_no_recipe_file_is_refused(folder: Path) -> None:
+def test_other_files_are_refused(folder: Path) -> None:
     os.mkfifo(folder / "fifo")
     (folder / "binary").write_bytes(b"a = 1\n\xff")
     (folder / "large").write_bytes(b"#" * (1 << 20) + b"\n")
@@ -292,7 +292,7 @@ def test_values_for_variables_that_there_are_not(folder: Path) -> None:
     assert caught.value.hint == "did you mean 'name'?"
 
 
-def test_a_value_that_is_set_is_taken_as_it_is(folder: Path) -> None:
+def test_a_value_that_is_set_is_used_as_it_is(folder: Path) -> None:
     path = recipe(folder, "template = '${{ a }}'\n[variables]\na = {}\nb = 'x'")
     assert read_recipe(path, {"a": "${{ b }}"}).settings["template"] == "${{ b }}"
 

@@ -1,7 +1,4 @@
-"""A guest whose files are this host's, below one folder, and whose shell is a real ``/bin/sh``.
-
-For what an in-memory guest cannot show: what our shell text does when a shell reads it.
-"""
+"""A guest with files of this host, below one folder, and a real ``/bin/sh``: for tests of shell scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from tests.fakes.guest import FakeGuest
 
 
 class HostGuest(FakeGuest):
-    """Just the calls that running a command needs, on real files; temporary folders go below ``folder``."""
+    """The calls that running a command needs, on real files; temporary folders are below ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small guests and contexts for the tests of customization."""
+"""A Debian guest in memory, and contexts for its customization."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.operation import Operation
-from imgbuilder.events import Event
 from tests.fakes.guest import FakeGuest
 from tests.fakes.operations import parse_operation
 
@@ -26,7 +25,7 @@ OTHER_KEY = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 bob@example.org"
 
 
 def debian_guest() -> FakeGuest:
-    """A Debian 12 as its cloud templates are: merged /usr, systemd, an empty machine ID."""
+    """Return a Debian 12 like its cloud templates: merged /usr, systemd, an empty machine ID."""
     guest = FakeGuest()
     for folder in ("/tmp", "/root", "/usr/bin", "/var/lib/systemd", "/etc/systemd/system", "/etc/init.d"):
         guest.add_dir(folder)
@@ -47,12 +46,9 @@ def debian_guest() -> FakeGuest:
     return guest
 
 
-def context_of(guest: FakeGuest, events: list[Event] | None = None, **changes: Any) -> GuestContext:
-    """A context as a build makes it, with what the test wants changed."""
-    settings: dict[str, Any] = {"facts": read_facts(guest), "arch": "x86_64"}
-    if events is not None:
-        settings["report"] = events.append
-    return GuestContext(**{**settings, **changes})
+def context_of(guest: FakeGuest, **changes: Any) -> GuestContext:
+    """Return the context that a build makes, with changes."""
+    return GuestContext(**{"facts": read_facts(guest), "arch": "x86_64", **changes})
 
 
 def apply(guest: FakeGuest, keyword: str, text: str = "", **changes: Any) -> Operation:
