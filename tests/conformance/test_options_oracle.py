@@ -19,15 +19,16 @@ PROGRAMS = {
     "virt-builder": pybuilder,
     "virt-customize": pybuilder_customize,
     "virt-builder-repository": publish_command,
-    "virt-get-kernel": pybuilder,
+    "virt-get-kernel": pybuilder.commands["get-kernel"],
 }
 
 ELSEWHERE = {
     "virt-get-kernel": {
         "--add", "-a", "--connect", "-c", "--domain", "-d", "--blocksize", "--keys-from-stdin", "--echo-keys",
+        "--version", "-V",
     },
 }  # fmt: skip
-"""Of virt-get-kernel, --get-kernel IMAGE takes the image itself, and no domains."""
+"""Of virt-get-kernel, get-kernel IMAGE takes the image itself, and no domains."""
 
 
 def asked(program: str, option: str) -> list[str]:

@@ -164,7 +164,7 @@ def test_files_of_other_versions(place: Place) -> None:
     done = place.run(*BUILD)
     assert done.returncode == 0, done.stderr
     place.built()
-    for words in (["--cache-gc"], ["--cache-verify"], ["--print-cache"]):
+    for words in (["cache", "gc"], ["cache", "verify"], ["--print-cache"]):
         assert place.run(*words).returncode == 0, words
     assert all(path.read_text() == "of another version" for path in strange)
     assert place.run("--delete-cache").returncode == 0

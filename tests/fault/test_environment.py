@@ -77,13 +77,16 @@ def test_a_full_output_is_an_error_and_no_traceback(place: Place) -> None:
 @pytest.mark.row("B24")
 def test_a_reader_that_has_enough(place: Place) -> None:
     """As ``pybuilder --list | head -1``: the same code in every way of listing, and no words."""
-    lists = [("--list",), ("--list", "tiny"), ("--list", "t*"), ("--search", "tiny"), ("--long",)]
+    lists = [("--list",), ("--list", "tiny"), ("--list", "t*"), ("search", "tiny"), ("--long",)]
     for words in [
         *lists,
         ("--list-format", "full", "--list"),
         ("--help",),
         ("--version",),
-        ("--list-sources",),
+        (
+            "source",
+            "list",
+        ),
     ]:
         read, write = os.pipe()
         os.close(read)
@@ -116,7 +119,7 @@ def test_a_full_output_of_click_itself(module: str, word: str) -> None:
 
 
 @pytest.mark.row("B24")
-@pytest.mark.parametrize("words", [BUILD, ("--cache-all-templates",), ("--list-sources", "--long")])
+@pytest.mark.parametrize("words", [BUILD, ("--cache-all-templates",), ("source", "list", "--long")])
 def test_a_full_output_is_not_blamed_on_what_was_done(place: Place, words: tuple[str, ...]) -> None:
     with open("/dev/full", "w") as full:
         done = place.run(*words, stdout=full)
@@ -178,7 +181,7 @@ def test_umask(place: Place, mask: int) -> None:
     assert stat.S_IMODE((place.base / "out/tiny.img").stat().st_mode) == 0o666 & ~mask
     place.built()
     key = next((place.base / "site").glob("*.gpg"))
-    source = ("--add-source", "mine", f"file://{place.base}/site/index.asc", "--gpgkey", str(key))
+    source = ("source", "add", "mine", f"file://{place.base}/site/index.asc", "--gpgkey", str(key))
     # Not even the folders above ours, where they were missing.
     del place.environment["VIRT_BUILDER_DIRS"]
     place.environment["XDG_CONFIG_HOME"] = str(place.base / "home/a/b")
@@ -340,7 +343,7 @@ def test_what_root_once_left_in_a_home(place: Place, nameless: tuple[str, ...]) 
     assert "belongs to another user" in listed.stderr
     assert f"sudo chown -R {NUMBER} {folder.parent}" in listed.stderr
     source = f"{place.base}/site/index.asc"
-    done = place.run("--forget-source", source, prefix=nameless)
+    done = place.run("source", "forget", source, prefix=nameless)
     assert done.returncode == 0, done.stderr
     assert place.run("--list", prefix=nameless).returncode == 0
 

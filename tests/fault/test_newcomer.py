@@ -68,15 +68,15 @@ def packed(place: Place) -> bytes:
 
 
 def test_verifying_says_what_was_looked_at(place: Place) -> None:
-    assert place.run("--cache-verify").stdout.endswith("files: 0 looked at, none damaged\n")
+    assert place.run("cache", "verify").stdout.endswith("files: 0 looked at, none damaged\n")
     assert place.run(*BUILD).returncode == 0
-    done = place.run("--cache-verify")
+    done = place.run("cache", "verify")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "files: 2 looked at, none damaged")
     for path in (place.base / "home/.cache/pybuilder/templates").iterdir():
         if len(path.name) == 128:
             path.chmod(0o600)
             path.write_bytes(b"x" + path.read_bytes()[1:])
-    done = place.run("--cache-verify")
+    done = place.run("cache", "verify")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "files: 2 looked at, 1 damaged and removed")
 
 
@@ -85,17 +85,17 @@ def test_adding_says_what_was_added_and_what_is_wrong(place: Place) -> None:
     stick.mkdir()
     shutil.copy(place.base / "site" / "tiny.xz", stick)
     (place.base / "site" / "tiny.xz").unlink()
-    done = place.run("--cache-add", str(stick / "tiny.xz"))
+    done = place.run("cache", "add", str(stick / "tiny.xz"))
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "added: tiny of test")
-    assert "in the cache already: tiny of test" in place.run("--cache-add", str(stick / "tiny.xz")).stdout
+    assert "in the cache already: tiny of test" in place.run("cache", "add", str(stick / "tiny.xz")).stdout
     os.truncate(stick / "tiny.xz", 100)
-    done = place.run("--cache-add", str(stick / "tiny.xz"))
+    done = place.run("cache", "add", str(stick / "tiny.xz"))
     assert done.returncode == 1
     assert "has 100 bytes instead of" in done.stderr
     assert "copy it again" in done.stderr
     (stick / "other").write_bytes(b"x")
     for name in ("other", "missing", "."):
-        done = place.run("--cache-add", str(stick / name))
+        done = place.run("cache", "add", str(stick / name))
         assert done.returncode == 1
         assert str(stick) in done.stderr
         assert len(done.stderr.splitlines()) == 2, "and what to do"
@@ -110,7 +110,7 @@ def test_offline_pretends_no_download(place: Place) -> None:
             done = place.run("--offline", *words)
             assert done.returncode == 1
             assert "tiny is not here" in done.stderr
-            assert "--cache-add FILE" in done.stderr
+            assert "cache add FILE" in done.stderr
             assert re.search(r"signed (less than a|[0-9]+) minutes? ago", done.stderr)
             assert "ownload" not in done.stdout
         assert len(server.requests) == asked
@@ -165,7 +165,7 @@ def test_ftp_is_refused_with_advice(place: Place) -> None:
 
 
 def test_usage_errors_show_no_traceback(place: Place) -> None:
-    for words in (["--print-cache", "x", "-v"], ["--nonsense", "-v"], ["--cache-add", "-v"]):
+    for words in (["--print-cache", "x", "-v"], ["--nonsense", "-v"], ["cache", "add", "-v"]):
         done = place.run(*words)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr

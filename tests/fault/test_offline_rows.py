@@ -137,10 +137,10 @@ def test_offline_uses_the_last_accepted_index_and_says_how_old_it_is(world: Worl
         code, _out, err = world.run(source, "--cache-all-templates", "--offline")
         assert code == 1
         assert "tiny is not on this machine" in err
-        assert "--cache-add FILE" in err
+        assert "cache add FILE" in err
         assert len(server.requests) == 1
         (world.folder / "stick.xz").write_bytes(packed)
-        assert world.run(source, "--cache-add", "stick.xz", "--offline")[0] == 0
+        assert world.run(source, "cache", "add", "stick.xz", "--offline")[0] == 0
         code, out, err = world.run(source, "--dry-run", "tiny", "--offline")
         assert code == 0
         assert "download" not in out
@@ -185,7 +185,7 @@ def test_an_unsigned_source_can_be_used_offline(world: World) -> None:
         assert "tiny" in shown.out
         assert f"source s {why}" in shown.err
         assert "the index that it had last is used" in shown.err
-    assert cli.run(["--forget-source", "s"]) == 0
+    assert cli.run(["source", "forget", "s"]) == 0
     assert cli.run(["--list", "--offline"]) == 1
 
 
@@ -295,7 +295,7 @@ def test_local_sources_get_the_same_verdicts(world: World, form: str) -> None:
 @pytest.fixture
 def bundle(world: World) -> Path:
     world.publish(zstd=True)
-    code, out, err = world.run("site/index.asc", "--export-bundle", "x.pybundle", "tiny")
+    code, out, err = world.run("site/index.asc", "cache", "export", "x.pybundle", "tiny")
     assert (code, err) == (0, "")
     assert f"pybuilder --source x.pybundle --fingerprint {world.key} tiny" in out
     for path in (world.folder / "home").iterdir():  # another machine
@@ -374,12 +374,12 @@ def test_a_key_of_the_bundle_s_maker_is_not_trusted(world: World, bundle: Path) 
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--export-bundle", "x.tar", "tiny"], "ends in .pybundle"),
-        (["--export-bundle", "x.pybundle"], "at least one template"),
-        (["--export-bundle", "x.pybundle", "nope"], "no source offers"),
-        (["--export-bundle", "x.pybundle", "other"], "cannot read"),
-        (["--export-bundle", "no/where/x.pybundle", "tiny"], "no/where"),
-        (["--export-bundle", "x.pybundle", "tiny", "--no-check-signature"], "no signed index"),
+        (["cache", "export", "x.tar", "tiny"], "ends in .pybundle"),
+        (["cache", "export", "x.pybundle"], "at least one template"),
+        (["cache", "export", "x.pybundle", "nope"], "no source offers"),
+        (["cache", "export", "x.pybundle", "other"], "cannot read"),
+        (["cache", "export", "no/where/x.pybundle", "tiny"], "no/where"),
+        (["cache", "export", "x.pybundle", "tiny", "--no-check-signature"], "no signed index"),
     ],
 )
 def test_what_cannot_be_bundled(world: World, words: list[str], problem: str) -> None:

@@ -20,10 +20,10 @@ BASIC = base64.b64encode(f"me:{CANARY}".encode())
 COMMANDS: list[tuple[str, ...]] = [
     ("--list",), ("--list", "--long"), ("--list", "--list-format", "json"),
     ("--list", "--list-format", "full"),
-    ("--list-sources",), ("--list-sources", "--long"), ("--doctor",), ("--notes", "tiny"),
+    ("source", "list",), ("source", "list", "--long"), ("doctor",), ("--notes", "tiny"),
     ("tiny", "--dry-run"), ("tiny", "--dry-run", "--json"), ("tiny", "--dry-run", "--machine-readable"),
-    ("--print-cache",), ("--cache-all-templates",), ("--forget-source", "test"), ("--list",),
-    (*BUILD, "--machine-readable", "--write-recipe", "recipe.toml"), BUILD,
+    ("--print-cache",), ("--cache-all-templates",), ("source", "forget", "test"), ("--list",),
+    ("recipe", "write", "recipe.toml", *BUILD, "--machine-readable"), BUILD,
 ]  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_of_a_source_with_a_signed_address_and_a_dead_mirror(place: Place) -> No
         configure(
             place, f"http://me:{CANARY}@127.0.0.1:9/index.asc", f"{server.url}/index.asc?v=1&sig={CANARY}"
         )
-        assert check(place, ("--list",), ("--list-sources", "--long"))[0] == 0
+        assert check(place, ("--list",), ("source", "list", "--long"))[0] == 0
 
 
 @pytest.mark.parametrize("fault", ["closed", "reset", "malformed", "proxy"])
@@ -91,10 +91,10 @@ def test_of_a_source_that_fails(place: Place, fault: str) -> None:
             address = f"http://example.invalid/index.asc?sig={CANARY}"
         given = ("--source", address, "--fingerprint", "A" * 40)
         configure(place, address)
-        check(place, ("--list",), ("--list", *given), ("tiny", *given), ("--list-sources", "--long"), BUILD)
+        check(place, ("--list",), ("--list", *given), ("tiny", *given), ("source", "list", "--long"), BUILD)
 
 
 def test_a_recipe_is_not_written_with_a_password(place: Place) -> None:
     address = f"https://h/index.asc?sig={CANARY}"
-    given = ("--source", address, "--fingerprint", "A" * 40, "--write-recipe", "recipe.toml")
-    assert check(place, (*BUILD, *given)) == [2]
+    given = ("recipe", "write", "recipe.toml", "--source", address, "--fingerprint", "A" * 40)
+    assert check(place, (*given, *BUILD)) == [2]

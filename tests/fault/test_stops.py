@@ -122,9 +122,9 @@ COMMANDS = {
     "plan": ["pybuilder", "tiny", "--dry-run", "--size", "64M"],
     "build": ["pybuilder", "tiny", "-o", "out/x.qcow2", "--format", "qcow2", "--size", "64M"],
     "cache-all": ["pybuilder", "--cache-all-templates"],
-    "bundle": ["pybuilder", "--export-bundle", "out/b.pybundle", "tiny"],
-    "doctor": ["pybuilder", "--doctor"],
-    "add-source": ["pybuilder", "--add-source", "third", "first/index.asc", "--gpgkey", "first/key.gpg"],
+    "bundle": ["pybuilder", "cache", "export", "out/b.pybundle", "tiny"],
+    "doctor": ["pybuilder", "doctor"],
+    "add-source": ["pybuilder", "source", "add", "third", "first/index.asc", "--gpgkey", "first/key.gpg"],
     "publish": ["pybuilder-repo", "publish", "images", "-o", "out", "-K", "{key}", "--zstd"],
     "validate": ["pybuilder-repo", "validate", "--full", "--gpgkey", "first/key.gpg", "first/index.asc"],
     "boot-check": [
@@ -182,8 +182,8 @@ NETWORK = {
     "plan": ["pybuilder", "tiny", "--dry-run"],
     "build": ["pybuilder", "tiny", "-o", "out/x.img"],
     "cache-all": ["pybuilder", "--cache-all-templates"],
-    "bundle": ["pybuilder", "--export-bundle", "out/b.pybundle", "tiny"],
-    "add-source": ["pybuilder", "--add-source", "third", "{url}index.asc", "--gpgkey", "first/key.gpg"],
+    "bundle": ["pybuilder", "cache", "export", "out/b.pybundle", "tiny"],
+    "add-source": ["pybuilder", "source", "add", "third", "{url}index.asc", "--gpgkey", "first/key.gpg"],
     "mirror": ["pybuilder-repo", "mirror", "{url}index.asc", "out", "--key", "first/key.gpg"],
     "import": ["pybuilder-repo", "import", "{url}disk.qcow2", "out", "--checksum", "0" * 128],
 }

@@ -73,7 +73,7 @@ def test_configuration_at_the_first_boot(configured: Person, examples: Path, nam
         timeout=1500,
     )  # fmt: skip
     printed = configured.run(
-        "pybuilder", "-q", "--firstboot-log", image, "--format", "qcow2", timeout=600, check=False
+        "pybuilder", "-q", "firstboot-log", image, "--format", "qcow2", timeout=600, check=False
     )
     who = {"puppet-agent": "Puppet", "ansible-pull": "Ansible"}[name]
     assert f"This is n1, configured by {who}." in printed.stdout, printed.stdout[-3000:]
@@ -106,7 +106,7 @@ def test_a_ci_runner_runs_a_job(configured: Person, examples: Path) -> None:
         timeout=1500,
     )  # fmt: skip
     printed = configured.run(
-        "pybuilder", "-q", "--firstboot-log", image, "--format", "qcow2", timeout=600, check=False
+        "pybuilder", "-q", "firstboot-log", image, "--format", "qcow2", timeout=600, check=False
     )
     assert re.search(r"^runner\n.*sealed\nJOB-SAYS-HELLO\n7$", printed.stdout, re.MULTILINE | re.DOTALL), (
         printed.stdout[-3000:]

@@ -31,7 +31,7 @@ def test_a_hundred_scripts_run_in_order_and_tell_how_they_ended(person: Person, 
     lines.append("firstboot-command (sleep 5; systemctl --no-block poweroff) >/dev/null 2>&1 &")
     commands.write_text("\n".join(lines) + "\n")
     person.run("pybuilder-customize", "-a", image, "--commands-from-file", commands, timeout=600)
-    waiting = person.run("pybuilder", "-q", "--firstboot-log", image, timeout=600, check=False)
+    waiting = person.run("pybuilder", "-q", "firstboot-log", image, timeout=600, check=False)
     assert waiting.returncode == 1
     assert waiting.stdout.count(": waiting for the first boot\n") == 101
 
@@ -42,7 +42,7 @@ def test_a_hundred_scripts_run_in_order_and_tell_how_they_ended(person: Person, 
     )  # fmt: skip
 
     printed = person.run(
-        "pybuilder", "-q", "--firstboot-log", image, "--format", "raw", timeout=600, check=False
+        "pybuilder", "-q", "firstboot-log", image, "--format", "raw", timeout=600, check=False
     )
     assert printed.returncode == 1, "one script failed"
     states = re.findall(

@@ -77,7 +77,7 @@ def test_the_run_script_boots_the_image_by_uefi_and_leaves_it_as_it_is(
 ) -> None:
     script = configured.home / "run-made"
     configured.run(
-        "pybuilder", "--run-script", image, "-o", script, "--forward", "2222:22", "--firmware", "uefi"
+        "pybuilder", "machine", "script", image, "-o", script, "--forward", "2222:22", "--firmware", "uefi"
     )
     before = hashlib.sha256(image.read_bytes()).hexdigest()
     process = subprocess.Popen(

@@ -283,7 +283,7 @@ def test_hypervisor_that_dies(configured: Person, output: Path) -> None:
     words = fails(
         configured, "pybuilder", "debian-12", "-o", output, env={"LIBGUESTFS_HV": str(hypervisor)}, code=1
     )
-    assert "--doctor" in words
+    assert "doctor" in words
     assert "it burns" in words
     hypervisor.unlink()
 
@@ -345,7 +345,7 @@ def running(person: Person) -> list[str]:
 
 
 def test_doctor(configured: Person) -> None:
-    done = configured.run("pybuilder", "--doctor")
+    done = configured.run("pybuilder", "doctor")
     for subject in (
         "libguestfs binding",
         "kernel for the appliance",
@@ -360,7 +360,7 @@ def test_doctor(configured: Person) -> None:
         assert re.search(rf"^ *\w+  {subject}: ", done.stdout, re.MULTILINE), (subject, done.stdout)
     assert "PROBLEM" not in done.stdout
     broken = configured.run(
-        "pybuilder", "--doctor", env={"PYBUILDER_GUESTFS_PYTHON": "/bin/false"}, check=False
+        "pybuilder", "doctor", env={"PYBUILDER_GUESTFS_PYTHON": "/bin/false"}, check=False
     )
     assert broken.returncode == 1
     assert "apt-get install python3-guestfs" in broken.stdout

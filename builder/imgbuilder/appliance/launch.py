@@ -279,7 +279,7 @@ def _launch_failure(error: GuestError, console: str) -> ApplianceError:
     message = f"the appliance could not be started: {error.message}"
     if lines:
         message += "\nits last output:\n" + "\n".join(f"  {line}" for line in lines)
-    advice = "run: pybuilder --doctor; if that finds nothing, add -v -x, or run: libguestfs-test-tool"
+    advice = "run: pybuilder doctor; if that finds nothing, add -v -x, or run: libguestfs-test-tool"
     if isinstance(error, ApplianceSilentError):
         advice = f"on a slow machine, wait longer: --launch-timeout SECONDS; otherwise {advice}"
     return ApplianceError(message, hint=advice)

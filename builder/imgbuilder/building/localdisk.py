@@ -1,4 +1,4 @@
-"""The check of a disk that the user names: ``--add``, ``--attach``, ``--get-kernel``, ``--run-script``.
+"""The check of a disk that the user names: ``--add``, ``--attach``, ``get-kernel``, ``machine script``.
 
 It is judged like a template before QEMU sees it: an image from another person
 can name files of this host just as well (``docs/threat-model.md`` T13).

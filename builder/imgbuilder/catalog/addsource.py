@@ -51,7 +51,7 @@ def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is no name for a source: it has letters, digits, '.', '_' and '-' only",
-            hint="pybuilder --add-source NAME URL --gpgkey FILE",
+            hint="pybuilder source add NAME URL --gpgkey FILE",
         )
     check_uri(uri)
     if "\n" in uri or uri != uri.strip():
@@ -62,7 +62,7 @@ def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder
         raise UsageError(f"{uri}: a path with a comma cannot be written into a configuration file")
     if not key:
         raise UsageError(
-            "--add-source needs --gpgkey: without a key nothing of a source could be trusted",
+            "source add needs --gpgkey: without a key nothing of a source could be trusted",
             hint="get the publisher's key file, compare its fingerprint, and give --gpgkey FILE",
         )
     uri, kind = index_format(uri)

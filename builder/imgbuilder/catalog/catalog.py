@@ -251,12 +251,12 @@ def load_catalog(
     if not loaded and not failed and unused:
         raise UsageError(
             "no sources of templates can be used: those configured are switched off, or have mistakes",
-            hint="see the warnings above, and: pybuilder --list-sources",
+            hint="see the warnings above, and: pybuilder source list",
         )
     if not loaded and not failed:
         raise UsageError(
             "no sources of templates are configured",
-            hint="pybuilder --add-source NAME URL --gpgkey FILE; or give --source and --fingerprint",
+            hint="pybuilder source add NAME URL --gpgkey FILE; or give --source and --fingerprint",
         )
     if not loaded:
         raise _all_failed(failed)

@@ -1,4 +1,4 @@
-"""The text of ``--list-sources``: each source, and what is remembered of it."""
+"""The text of ``pybuilder source list``: each source, and what is remembered of it."""
 
 from __future__ import annotations
 

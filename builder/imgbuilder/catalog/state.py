@@ -227,7 +227,7 @@ def identity(uri: str) -> str:
 
 def forget_command(uri: str) -> str:
     """Return the command that forgets a source."""
-    return f"pybuilder --forget-source '{Address(uri)}'"
+    return f"pybuilder source forget '{Address(uri)}'"
 
 
 def _is_news(accepted: Accepted, last: Accepted | None) -> bool:

@@ -1,4 +1,4 @@
-"""What ``pybuilder`` can do with its cache, a function each; the results go to standard output."""
+"""``pybuilder cache``: a function for each verb; results go to standard output."""
 
 from __future__ import annotations
 
@@ -9,32 +9,69 @@ from pathlib import Path
 
 import click
 
+from imgbuilder.appliance.instant.settings import state_folder
+from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.templates import files_of, for_everybody
 from imgbuilder.catalog.bundles import Packed, check_name, write_bundle
 from imgbuilder.catalog.catalog import Offer, Selection
 from imgbuilder.catalog.sources import SourceFormat, trusted_keys
-from imgbuilder.errors import FetchError, PybuilderError, RepositoryError, UsageError
+from imgbuilder.cli.list_mode import show
+from imgbuilder.cli.requests import Call
+from imgbuilder.errors import FetchError, PybuilderError, RepositoryError, UsageError, WorkspaceError
 from imgbuilder.events import Step, warn
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
 from imgbuilder.host import paths
 from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.text import printable
-from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import human_size
-from imgbuilder.terminal.console import ConsoleReporter
 from imgindex.files import open_regular
 
 
-def cache_all(settings: Settings, reporter: ConsoleReporter) -> int:
+def print_cache(call: Call) -> None:
+    """Print which templates are in the cache; with ``--verbose``, the saved appliances too."""
+    call.no_name()
+    folder = call.settings.cache_folder()
+    if folder is None:
+        show("no cache directory\n")
+        return
+    catalog = call.services.catalog(call.reporter)
+    cache = TemplateCache(folder, shared=paths.shared_caches())
+    lines = [f"cache directory: {folder}"]
+    for entry in catalog.entries:
+        if not entry.hidden:
+            state = "cached" if cache.is_cached(entry) else "no"
+            lines.append(f"{entry.os_version:<24} {entry.arch:<10} {state}")
+    if call.options["verbose"]:
+        lines += StateStore(state_folder(folder)).describe()
+    call.reporter.close()
+    show("\n".join(lines) + "\n")
+
+
+def delete_cache(call: Call) -> None:
+    """Delete the cache, without asking any source."""
+    call.no_name()
+    folder = call.settings.cache_folder()
+    if folder is None:
+        raise UsageError(f"{call.label} and --no-cache together leave nothing to delete")
+    call.reporter(Step(f"Deleting: {folder}"))
+    try:
+        StateStore(state_folder(folder)).delete()
+    except OSError as error:
+        raise WorkspaceError(f"the cache {folder} cannot be deleted: {error}") from error
+    TemplateCache(folder).delete(call.reporter)
+
+
+def cache_all(call: Call) -> int:
     """Download the templates of all sources, hidden ones too.
 
     Returns:
         The exit code: 0, or the worst of those that could not be had.
     """
-    services = Services(settings)
+    call.no_name()
+    services, reporter = call.services, call.reporter
     codes = []
-    with _opened(settings, reporter, "--cache-all-templates") as cache:
+    with _opened(call) as cache:
         offers = services.catalog(reporter).offers
         together = sum(offer.entry.compressed_size or 0 for offer in offers)
         if together > cache.limit:
@@ -64,12 +101,12 @@ def cache_all(settings: Settings, reporter: ConsoleReporter) -> int:
     return max(codes, default=0)
 
 
-def cache_add(settings: Settings, reporter: ConsoleReporter, files: Sequence[str]) -> None:
-    """Put template files into the cache that were brought along: the signed index vouches for them."""
+def cache_add(call: Call) -> None:
+    """Put local template files into the cache; only files whose digest a signed index names are accepted."""
+    files, services, reporter = call.names, call.services, call.reporter
     if not files:
-        raise UsageError("--cache-add needs at least one FILE", hint="pybuilder --cache-add debian-12.xz")
-    services = Services(settings)
-    with _opened(settings, reporter, "--cache-add") as cache:
+        raise UsageError("cache add needs at least one FILE", hint="pybuilder cache add debian-12.xz")
+    with _opened(call) as cache:
         catalog = services.catalog(reporter)
         offers = [
             Offer(offer.source, file)
@@ -90,17 +127,16 @@ def cache_add(settings: Settings, reporter: ConsoleReporter, files: Sequence[str
             click.echo(printable(f"{done}: {offer.entry.os_version} of {offer.source.name}"))
 
 
-def export_bundle(
-    settings: Settings, reporter: ConsoleReporter, path: Path, names: Sequence[str], arch: str
-) -> None:
+def cache_export(call: Call) -> None:
     """Pack templates of one source, with its signed index, into a file for machines without network."""
-    if not names:
+    if len(call.names) < 2:
         raise UsageError(
-            "--export-bundle needs at least one template",
-            hint=f"pybuilder --export-bundle debian{BUNDLE_SUFFIX} debian-12",
+            "cache export needs a file and at least one template",
+            hint=f"pybuilder cache export debian{BUNDLE_SUFFIX} debian-12",
         )
+    path, names, arch = Path(call.names[0]), call.names[1:], call.arch
     check_name(path)
-    services = Services(settings)
+    settings, services, reporter = call.settings, call.services, call.reporter
     catalog = services.catalog(reporter, until=(names[0], arch))
     chosen = list(dict.fromkeys(catalog.select(name, arch) for name in names))
     source = chosen[0].source
@@ -132,40 +168,42 @@ def export_bundle(
     click.echo(printable(f"pybuilder --source {path.name} --fingerprint {last.signer} {names[0]}"))
 
 
-def cache_gc(settings: Settings, reporter: ConsoleReporter) -> None:
-    """Remove what was not used for longest, and say what that was."""
-    with _opened(settings, reporter, "--cache-gc") as cache:
+def cache_gc(call: Call) -> None:
+    """Remove what was not used for longest until the cache is within its limit, and print what it was."""
+    call.no_name()
+    with _opened(call) as cache:
         removed = cache.collect()
-        reporter.close()
-        _tell(removed)
+        call.reporter.close()
+        _print_removed(removed)
         click.echo(f"the cache holds {human_size(cache.used())}; its limit is {human_size(cache.limit)}")
 
 
-def cache_verify(settings: Settings, reporter: ConsoleReporter) -> int:
-    """Check the cache and say what was removed; return 1 when something was."""
-    with _opened(settings, reporter, "--cache-verify") as cache:
-        removed, good = cache.verify(reporter)
-        reporter.close()
-        _tell(removed)
+def cache_verify(call: Call) -> int:
+    """Check the cache and print what was removed; return 1 when something was."""
+    call.no_name()
+    with _opened(call) as cache:
+        removed, good = cache.verify(call.reporter)
+        call.reporter.close()
+        _print_removed(removed)
         damaged = f"{len(removed)} damaged and removed" if removed else "none damaged"
         click.echo(f"files: {len(removed) + good} looked at, {damaged}")
     return 1 if removed else 0
 
 
 @contextmanager
-def _opened(settings: Settings, reporter: ConsoleReporter, option: str) -> Iterator[TemplateCache]:
-    """Open the cache; here it is not done without."""
-    folder = settings.cache_folder()
+def _opened(call: Call) -> Iterator[TemplateCache]:
+    """Open the cache, which this verb needs."""
+    folder = call.settings.cache_folder()
     if folder is None:
-        raise UsageError(f"{option} and --no-cache contradict each other")
-    with TemplateCache(folder, limit=settings.cache_limit(), shared=paths.shared_caches()) as cache:
-        cache.open(reporter)
+        raise UsageError(f"{call.label} and --no-cache contradict each other")
+    with TemplateCache(folder, limit=call.settings.cache_limit(), shared=paths.shared_caches()) as cache:
+        cache.open(call.reporter)
         yield cache
 
 
 def _unknown(file: str, offers: Sequence[Offer]) -> RepositoryError:
     """Say why a file is not taken: by its name it may be meant to be one that a source offers."""
-    only = "only bytes that the index of a source names are taken (see: pybuilder --list-sources)"
+    only = "only bytes that the index of a source names are taken (see: pybuilder source list)"
     for offer in offers:
         entry = offer.entry
         if Path(entry.file).name == Path(file).name:
@@ -188,10 +226,10 @@ def _digest(file: str) -> str:
     except OSError as error:
         raise FetchError(
             f"cannot read {file}: {error.strerror}",
-            hint="--cache-add takes template files as their publisher offers them, such as debian-12.xz",
+            hint="cache add takes template files as their publisher offers them, such as debian-12.xz",
         ) from error
 
 
-def _tell(removed: Sequence[tuple[str, int]]) -> None:
+def _print_removed(removed: Sequence[tuple[str, int]]) -> None:
     for name, size in removed:
         click.echo(printable(f"removed: {name}, {human_size(size)}"))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,17 @@ import click
 
 from imgbuilder.appliance import Attachment
 from imgbuilder.building.customize_image import CustomizeRequest, customize_disks, find_identity
+from imgbuilder.cli import options as declared
 from imgbuilder.cli.customizing import (
     SectionedCommand,
     customization_options,
     given_operations,
     given_options,
-    integer,
     refuse_operations,
 )
-from imgbuilder.cli.getopt import VIRT_CUSTOMIZE, standard_options
+from imgbuilder.cli.getopt import OTHER, VIRT_CUSTOMIZE, Option, standard, version_option
+from imgbuilder.cli.options import APPLIANCE, BUILD
+from imgbuilder.cli.program import Tools, run_program
 from imgbuilder.cli.requests import appliance_options
 from imgbuilder.cli.rescue import shell_with
 from imgbuilder.customize.failure import OnError
@@ -30,8 +31,6 @@ from imgbuilder.errors import UsageError
 from imgbuilder.guests.unlocking import ALL, DiskKey, parse_key
 from imgbuilder.host.text import printable
 from imgbuilder.services import Services, Settings
-from imgbuilder.terminal.boundary import run_command
-from imgbuilder.terminal.configuration import apply_configuration
 from imgbuilder.terminal.console import ConsoleReporter
 from imgindex import __version__
 
@@ -45,108 +44,132 @@ Customizations are carried out in the order of the command line.
   pybuilder-customize -a disk.img --sysprep all
   pybuilder-customize -a disk.img --check
 
-The manual page pybuilder-customize(1) explains the options, and pybuilder(1) the customizations."""
+The manual page pybuilder-customize(1) explains the options, and pybuilder(1)
+the customizations."""
+_MOST_USED = (
+    "add", "work_on_copy", "dry_run", "check", "hostname", "root_password", "ssh_inject", "install", "run",
+    "sysprep",
+)  # fmt: skip
+
+_OPTIONS = (
+    Option(
+        BUILD,
+        "-a",
+        "--add",
+        "add",
+        multiple=True,
+        metavar="FILE",
+        help="A disk of the guest; repeat it for more.",
+    ),
+    Option(
+        BUILD,
+        "--format",
+        "format_",
+        multiple=True,
+        metavar="raw|qcow2|auto",
+        help="Format of the disks after this option [default: by their headers].",
+    ),
+    Option(
+        BUILD,
+        "--attach",
+        multiple=True,
+        metavar="FILE",
+        help="A disk or ISO image that commands in the guest may read.",
+    ),
+    Option(
+        BUILD,
+        "--attach-format",
+        multiple=True,
+        metavar="raw|qcow2|auto",
+        help="Format of the --attach disks after it.",
+    ),
+    Option(
+        BUILD,
+        "--backing",
+        multiple=True,
+        metavar="FILE",
+        help="An image that a disk is an overlay of, trusted and only read; name the whole chain.",
+    ),
+    Option(
+        BUILD,
+        "-n",
+        "--dry-run",
+        "--dryrun",
+        "dry_run",
+        is_flag=True,
+        help="Do everything, and change nothing.",
+    ),
+    Option(
+        BUILD, "--work-on-copy", is_flag=True, help="Replace the disks only when everything has succeeded."
+    ),
+    Option(
+        BUILD,
+        "--check",
+        is_flag=True,
+        help="Show what identifies this one machine, see --sysprep; change nothing.",
+    ),
+    declared.KEY,
+    Option(
+        BUILD,
+        "--keys-from-stdin",
+        is_flag=True,
+        help="Read more keys from standard input, one a line, for all devices.",
+    ),
+    Option(
+        BUILD,
+        "--on-error",
+        type=click.Choice([choice.value for choice in OnError]),
+        default="abort",
+        help="When a customization fails: end, or open a shell in the guest first [default: abort].",
+    ),
+    *declared.LAUNCHING,
+    declared.COMMAND_TIMEOUT,
+    Option(
+        APPLIANCE,
+        "--network/--no-network",
+        default=True,
+        help="Let commands in the guest reach the network [default].",
+    ),
+    declared.CACHE_FOLDER,
+    Option(OTHER, "-d", "--domain", metavar="NAME", help="Not supported: give its disks with -a."),
+    Option(OTHER, "-c", "--connect", metavar="URI", help="Not supported: see --domain."),
+    *declared.MESSAGES[:3],
+    Option(
+        OTHER,
+        "--echo-keys",
+        is_flag=True,
+        expose_value=False,
+        help="Accepted; keys are never asked for at a terminal.",
+    ),
+)
 
 
-def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
-    return click.option(*names, **attributes)
-
-
-@click.command(
-    cls=SectionedCommand,
-    theirs=VIRT_CUSTOMIZE,
-    context_settings={"help_option_names": ["--help"], "max_content_width": 110},
-    epilog=_EPILOG,
-    help="Customize the guest on existing disk images, in place, without root.",
-)
-@_option("-a", "--add", "add", multiple=True, metavar="FILE", help="A disk of the guest; repeat it for more.")
-@_option(
-    "--format", "format_", multiple=True, metavar="raw|qcow2", help="Format of the disks after this option."
-)
-@_option(
-    "--attach", multiple=True, metavar="FILE", help="A disk or ISO image that commands in the guest may read."
-)
-@_option("--attach-format", multiple=True, metavar="raw|qcow2", help="Format of the --attach disks after it.")
-@_option(
-    "--backing",
-    multiple=True,
-    metavar="FILE",
-    help="An image that a disk lies over, which is trusted and only read; name the whole chain.",
-)
-@_option("-d", "--domain", metavar="NAME", help="Not supported: give its disks with -a.")
-@_option("-c", "--connect", metavar="URI", help="Not supported: see --domain.")
-@_option("-n", "--dry-run", "--dryrun", "dry_run", is_flag=True, help="Do everything, and change nothing.")
-@_option("--work-on-copy", is_flag=True, help="Replace the disks only when everything has succeeded.")
-@_option(
-    "--check", is_flag=True, help="Show what identifies this one machine, see --sysprep; change nothing."
-)
-@_option(
-    "--on-error",
-    type=click.Choice([choice.value for choice in OnError]),
-    default="abort",
-    help="When a customization fails: end, or open a shell in the guest first [default: abort].",
-)
-@_option(
-    "--command-timeout",
-    metavar="SECONDS",
-    callback=integer,
-    help="Stop a command in the guest, and fail, when it takes longer [default: no limit].",
-)
-@_option("-m", "--memsize", metavar="MB", callback=integer, help="Memory of the appliance in MiB.")
-@_option("--smp", metavar="N", callback=integer, help="Processors of the appliance.")
-@_option(
-    "--launch-timeout",
-    metavar="SECONDS",
-    callback=integer,
-    help="Give the appliance up when it is silent for so long at its start [default: 30; emulated: 600].",
-)
-@_option(
-    "--key",
-    "keys",
-    multiple=True,
-    metavar="SELECTOR",
-    help="Key of an encrypted device: ID:file:FILE or ID:key:TEXT; ID may be all.",
-)
-@_option(
-    "--keys-from-stdin", is_flag=True, help="Read further keys from the standard input, one a line, for all."
-)
-@_option("--no-instant", is_flag=True, help="Boot the appliance, instead of resuming a saved one.")
-@_option("--cache", metavar="DIR", help="Keep saved appliances in this cache.")
-@_option(
-    "--network/--no-network", default=True, help="Let commands in the guest reach the network [default]."
-)
-@_option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@_option("-v", "--verbose", is_flag=True, help="Show the output of commands, and the appliance's console.")
-@_option("-x", "trace", is_flag=True, help="Show every libguestfs call.")
-@_option(
-    "--echo-keys", is_flag=True, expose_value=False, help="Accepted; no key is ever asked for at a terminal."
-)
-@standard_options
-@click.version_option(
-    __version__, "-V", "--version", prog_name="pybuilder-customize", message="%(prog)s %(version)s"
-)
 @click.pass_context
-def pybuilder_customize(ctx: click.Context, /, **options: Any) -> None:
+def _start(ctx: click.Context, /, **options: Any) -> None:
     """Read the command line and do it."""
-    reporter = ConsoleReporter(
-        "pybuilder-customize",
-        quiet=options["quiet"],
-        verbose=options["verbose"] or options["trace"],
-        started=_STARTED,
-    )
+    tools: Tools = ctx.obj
+    reporter = tools.reporter
+    reporter.quiet, reporter.verbose = options["quiet"], options["verbose"] or options["trace"]
+    reporter.colour, reporter.wrap = options["colour"], options["wrap"]
     ctx.call_on_close(reporter.close)
-    for console in filter(None, (reporter, ctx.obj)):
-        console.colour, console.wrap = options["colour"], options["wrap"]
     request = _request(ctx, options)
     settings = Settings(cache=None if options["cache"] is None else Path(options["cache"]))
-    services = Services(settings, guest_shell=shell_with(reporter))
+    services = tools.make_services(settings, guest_shell=shell_with(reporter))
     if options["check"]:
         refuse_operations(ctx, "--check")
         ctx.exit(_check(request, services, reporter))
     customize_disks(request, services, reporter)
 
 
-pybuilder_customize.params.extend(customization_options())
+pybuilder_customize = SectionedCommand(
+    "pybuilder-customize",
+    theirs=VIRT_CUSTOMIZE,
+    help="Customize the guest on existing disk images, in place, without root.",
+    epilog=_EPILOG,
+    callback=_start,
+    most_used=_MOST_USED,
+    params=[*_OPTIONS, *customization_options(), *standard(), version_option(__version__)],
+)
 
 
 def _request(ctx: click.Context, options: dict[str, Any]) -> CustomizeRequest:
@@ -216,33 +239,20 @@ def _check(request: CustomizeRequest, services: Services, reporter: ConsoleRepor
     return 1 if found else 0
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """Run the command and exit."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command.
+def run(arguments: Sequence[str], make_services: Callable[..., Services] = Services) -> int:
+    """Run the command and return its exit code, see ``imgbuilder.terminal.boundary``.
 
     Args:
         arguments: The command line without the program's name.
-
-    Returns:
-        The exit code, see ``imgbuilder.terminal.boundary``.
+        make_services: Makes the ports to the outside.
     """
-    console = ConsoleReporter("pybuilder-customize")
-
-    def body() -> object:
-        apply_configuration(os.environ)
-        try:
-            return pybuilder_customize.main(
-                arguments, prog_name="pybuilder-customize", standalone_mode=False, obj=console
-            )
-        except click.ClickException as error:
-            raise UsageError(error.format_message(), hint="see: pybuilder-customize --help") from error
-
-    verbose = bool({"-v", "--verbose", "-x"} & set(arguments))
-    return run_command(body, console, verbose=verbose)
+    console = ConsoleReporter("pybuilder-customize", started=_STARTED)
+    return run_program(pybuilder_customize, arguments, console, Tools(console, make_services))
 
 
 if __name__ == "__main__":

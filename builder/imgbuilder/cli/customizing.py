@@ -7,13 +7,13 @@ the user wrote. So the parser is asked for that order before click uses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgbuilder.cli.getopt import GetoptCommand
+from imgbuilder.cli.getopt import OTHER, GetoptCommand, Option
 from imgbuilder.customize.commands_file import written_commands
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import Written, all_operations, written_argument
@@ -22,6 +22,8 @@ from imgbuilder.errors import UsageError
 if TYPE_CHECKING:
     from imgbuilder.recipe.recipe import Recipe  # few command lines have one
 
+CUSTOMIZE = "Customize"
+"""Section of the help."""
 COMMANDS_FILE = "commands-from-file"
 RECIPE = "recipe"
 _KEY = "imgbuilder.operations"
@@ -61,23 +63,24 @@ def customization_options() -> list[click.Option]:
         flag: dict[str, Any] = {"is_flag": True} if not spec.metavar else {"metavar": spec.metavar}
         options.append(
             _Customization(
-                [f"--{spec.keyword}"],
+                CUSTOMIZE,
+                f"--{spec.keyword}",
                 multiple=not flag.get("is_flag"),
-                help=spec.help,
+                help=f"{spec.help}.",
                 expose_value=False,
                 **flag,
             )
         )
     options.append(
         _Customization(
-            [f"--{COMMANDS_FILE}"], multiple=True, metavar="FILE", expose_value=False,
+            CUSTOMIZE, f"--{COMMANDS_FILE}", multiple=True, metavar="FILE", expose_value=False,
             help="Read customizations from FILE, one a line: option name without dashes, and argument.",
         )
     )  # fmt: skip
     options.append(
         _Customization(
-            [f"--{RECIPE}"], multiple=True, metavar="FILE.toml", expose_value=False,
-            help="Take customizations, and for builds template and settings, from a recipe.",
+            CUSTOMIZE, f"--{RECIPE}", multiple=True, metavar="FILE.toml", expose_value=False,
+            help="Use the customizations of a recipe and, in builds, its template and settings.",
         )
     )  # fmt: skip
     options += [
@@ -85,15 +88,15 @@ def customization_options() -> list[click.Option]:
         for name, kind in _NOT_OURS.items()
     ]
     options.append(
-        click.Option(
-            ["--set"], multiple=True, metavar="NAME=VALUE", expose_value=False,
+        Option(
+            CUSTOMIZE, "--set", multiple=True, metavar="NAME=VALUE", expose_value=False,
             help="Give a variable of the recipe a value.",
         )
     )  # fmt: skip
     return options
 
 
-class _Customization(click.Option):
+class _Customization(Option):
     """An option whose values are used in the order of the command line."""
 
 
@@ -112,36 +115,43 @@ class VirtBuilderCommand(GetoptCommand):
         return super().parse_args(ctx, words)
 
 
+_FIRST_SECTIONS = ("Build", CUSTOMIZE)
+
+
 class SectionedCommand(VirtBuilderCommand):
-    """The command, with the customizations in a section of their own in the help."""
+    """A command whose help has sections, and the most used options first.
+
+    Args:
+        most_used: The names of these options' values.
+    """
+
+    def __init__(self, *args: Any, most_used: Sequence[str] = (), **attributes: Any) -> None:
+        attributes.setdefault("context_settings", {"help_option_names": ["--help"], "max_content_width": 80})
+        super().__init__(*args, **attributes)
+        self._most_used = most_used
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options in two sections."""
-        ours: list[tuple[str, str]] = []
-        operations: list[tuple[str, str]] = []
-        names = {option.opts[0] for option in customization_options()}
+        """Write the verbs and the options, section by section."""
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+        first: dict[str | None, tuple[str, str]] = {}
+        sections: dict[str, list[tuple[str, str]]] = {section: [] for section in _FIRST_SECTIONS}
+        sections |= {"Sources": [], "Cache": [], "Appliance": [], OTHER: []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-            if record is not None:
-                (operations if param.opts[0] in names else ours).append(record)
-        with formatter.section("Options"):
-            formatter.write_dl(ours)
-        with formatter.section("Customizations, in the order given"):
-            formatter.write_dl(operations)
-
-
-def integer(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Read a number as C's strtol with base 0 does (``virt-builder.md`` 0.1)."""
-    if value is None:
-        return None
-    try:
-        octal = len(value) > 1 and value[0] == "0" and value[1:].isdigit()
-        number = int(value, 8 if octal else 0)
-    except ValueError:
-        number = -1
-    if not 0 < number < 2**30:
-        raise UsageError(f"{param.opts[-1]} {value!r} is not a positive whole number")
-    return number
+            if record is None:
+                continue
+            if param.name in self._most_used:
+                first[param.name] = record
+            else:
+                sections[getattr(param, "section", OTHER)].append(record)
+        if first:
+            with formatter.section("Most used"):
+                formatter.write_dl([first[name] for name in self._most_used if name in first])
+        for section, records in sections.items():
+            if records:
+                with formatter.section(section):
+                    formatter.write_dl(records)
 
 
 def given_operations(ctx: click.Context) -> tuple[Operation, ...]:
@@ -176,8 +186,9 @@ def written_operations(ctx: click.Context) -> tuple[Written, ...]:
 
 
 def has_recipe(ctx: click.Context) -> bool:
-    """Tell whether the command line has ``--recipe``, or ``--set``, which then is a mistake."""
-    return bool(given_options(ctx, RECIPE, "set"))
+    """Return whether the command line has ``--recipe``, or ``--set``, which then is a mistake."""
+    known = any(param.name == RECIPE for param in ctx.command.params)
+    return known and bool(given_options(ctx, RECIPE, "set"))
 
 
 def given_recipe(ctx: click.Context) -> Recipe:

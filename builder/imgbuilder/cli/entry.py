@@ -50,18 +50,23 @@ def plain_list(arguments: list[str]) -> PlainList | None:
     from imgbuilder.services import Settings
 
     flags: set[str] = set()
+    verb = False
     values: dict[str, list[str]] = {option: [] for option in _OPTIONS}
     words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
         if word in _FLAGS:
             flags.add(word)
+        elif word == "list" and not verb:
+            verb = True
         elif name in _OPTIONS:
             values[name].append(value if equals else next(words, "-"))
         else:
             return None
     styles = values["--list-format"]
-    if not flags & {"-l", "--list", "--long"} or any(style not in STYLES for style in styles):
+    if verb == bool(flags & {"-l", "--list"}) and (verb or "--long" not in flags):
+        return None  # neither the verb nor the option, or both
+    if any(style not in STYLES for style in styles):
         return None
     if any(value.startswith("-") for given in values.values() for value in given):
         return None
@@ -82,8 +87,22 @@ def main() -> None:
     is there at the end is left to the system.
     """
     gc.disable()
-    code = run(sys.argv[1:])
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules are loaded; later run_command handles it
+        code = 130
     gc.freeze()
+    sys.exit(code)
+
+
+def customize_main() -> None:
+    """Run ``pybuilder-customize`` and exit."""
+    try:
+        from imgbuilder.cli import customize_main as program
+
+        code = program.run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
     sys.exit(code)
 
 
@@ -103,8 +122,11 @@ def run(arguments: list[str]) -> int:
         gc.enable()
         return full.run(arguments)
     from imgbuilder.cli.list_mode import list_templates
+    from imgbuilder.services import Services
     from imgbuilder.terminal.boundary import run_command
     from imgbuilder.terminal.console import ConsoleReporter
 
     console = ConsoleReporter("pybuilder", quiet=plain.quiet, started=_STARTED)
-    return run_command(lambda: list_templates(plain.settings, console, plain.request), console, verbose=False)
+    return run_command(
+        lambda: list_templates(Services(plain.settings), console, plain.request), console, verbose=False
+    )

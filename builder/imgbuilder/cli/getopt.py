@@ -1,4 +1,4 @@
-"""virt-builder's way of writing options, turned into click's (``virt-builder.md`` 0.1).
+"""virt-builder's way of writing options, turned into click's (``docs/compatibility.md``), and verbs.
 
 Its parser is ``getopt_long_only``: a long option may have one dash or two, and
 may be shortened to any unambiguous prefix; an exact name beats prefixes. What
@@ -8,10 +8,12 @@ options begin like that.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from imgbuilder.errors import UsageError
 
@@ -55,6 +57,38 @@ OPTIONAL_VALUES = frozenset({"machine-readable"})
 """Options that have a value only with an equals sign."""
 
 
+OTHER = "Other"
+"""Section of the help for options that name none."""
+
+
+class Option(click.Option):
+    """An option with a section of the help, and with proposals for its value in shell completion.
+
+    Args:
+        section: The section.
+        names: As for ``click.Option``.
+        attributes: As for ``click.Option``.
+    """
+
+    def __init__(self, section: str, *names: str, **attributes: Any) -> None:
+        super().__init__(names, **attributes)
+        self.section = section
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Propose what the metavar names: words as in ``raw|qcow2``, a file or a folder."""
+        return super().shell_complete(ctx, incomplete) or proposals(self.metavar or "", incomplete)
+
+
+def proposals(metavar: str, incomplete: str) -> list[CompletionItem]:
+    """Return the values that a metavar suggests to a shell."""
+    if re.fullmatch(r"[a-z0-9]+(\|[a-z0-9]+)+", metavar):
+        return [CompletionItem(word) for word in metavar.split("|") if word.startswith(incomplete)]
+    for kind, words in (("file", "FILE|IMAGE|SCRIPT|LOCALPATH|TARFILE|USER-DATA"), ("dir", "DIR")):
+        if re.match(rf"\[?({words})\b", metavar):
+            return [CompletionItem(incomplete, type=kind)]
+    return []
+
+
 class GetoptCommand(click.Command):
     """A command that reads options as a program of virt-builder's family does.
 
@@ -70,40 +104,145 @@ class GetoptCommand(click.Command):
         """Parse the command line."""
         return super().parse_args(ctx, self.normalised(ctx, args))
 
-    def normalised(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Return the command line with the full names of all long options."""
-        named = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
-        longs = {
-            name.removeprefix("--"): not (param.is_flag or param.count)
-            for param in named
-            for name in [*param.opts, *param.secondary_opts]
-            if name.startswith("--")
+    def options(self, ctx: click.Context) -> list[click.Option]:
+        """Return the options of the command."""
+        return [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+
+    def normalised(
+        self, ctx: click.Context, args: list[str], options: Sequence[click.Option] | None = None
+    ) -> list[str]:
+        """Return the command line with the full names of all long options, by default the command's."""
+        longs: dict[str, bool] = {}
+        shorts = set()
+        for param in self.options(ctx) if options is None else options:
+            for name in [*param.opts, *param.secondary_opts]:
+                if name.startswith("--"):
+                    longs[name.removeprefix("--")] = _takes_value(param)
+                else:
+                    shorts.add(name[1])
+        try:
+            return normalise(args, longs, shorts, OPTIONAL_VALUES & longs.keys(), self._theirs)
+        except UsageError:
+            if ctx.resilient_parsing:  # a shell asks for completion in the middle of a word
+                return args
+            raise
+
+
+class GetoptGroup(GetoptCommand, click.Group):
+    """A group of verbs. The options of a verb may stand before it: ``pybuilder -v cache --offline list``."""
+
+    allow_interspersed_args = True
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of the help."""
+        return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line, or leave it to the verb."""
+        at = self._verb_at(ctx, args)
+        if at is None:
+            return super().parse_args(ctx, args)
+        click.Command.parse_args(self, ctx, ["--"])  # all defaults
+        ctx._protected_args, ctx.args = [args[at]], [*args[:at], *args[at + 1 :]]  # noqa: SLF001 - as Group does
+        return ctx.args
+
+    def _verb_at(self, ctx: click.Context, args: list[str]) -> int | None:
+        """Return the place of the first word that is not an option nor a value of one, if it is a verb."""
+        options = [*self.options(ctx), *_options_below(self, ctx)]
+        valued = {
+            name[1]
+            for param in options
+            if _takes_value(param)
+            for name in param.opts
+            if not name.startswith("--")
         }
-        shorts = {name[1] for param in named for name in param.opts if not name.startswith("--")}
-        return normalise(args, longs, shorts, OPTIONAL_VALUES & longs.keys(), self._theirs)
+        for at, word in enumerate(args):
+            if word in self.commands:
+                words = self.normalised(ctx, args[: at + 1], options)
+                first = _first_operand(words, valued)
+                if first is not None:
+                    return at if first == len(words) - 1 else None
+        return None
+
+
+def _options_below(group: click.Group, ctx: click.Context) -> list[click.Option]:
+    found: list[click.Option] = []
+    for command in group.commands.values():
+        if isinstance(command, GetoptCommand):
+            found += command.options(ctx)
+        if isinstance(command, GetoptGroup):
+            found += _options_below(command, ctx)
+    return found
+
+
+def _takes_value(param: click.Option) -> bool:
+    return not (param.is_flag or param.count)
+
+
+def _first_operand(words: Sequence[str], valued: set[str]) -> int | None:
+    """Return the place of the first word that is not an option; ``valued`` are the letters with a value."""
+    rest = iter(enumerate(words))
+    for at, word in rest:
+        if word == "--":
+            return None
+        if word == "-" or not word.startswith("-"):
+            return at
+        if not word.startswith("--") and word[-1] in valued and not valued.intersection(word[1:-1]):
+            next(rest, None)
+    return None
+
+
+_STANDARD: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (
+        ("--color", "--colors", "--colour", "--colours", "colour"),
+        {"is_flag": True, "help": "Colour messages even where they do not go to a terminal."},
+    ),
+    (("--wrap",), {"is_flag": True, "help": "Wrap messages at 76 columns."}),
+    (
+        ("--debug-gc",),
+        {
+            "is_flag": True,
+            "expose_value": False,
+            "help": "Accepted for virt-builder's sake; it changes nothing.",
+        },
+    ),
+)
 
 
 def standard_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Declare what all programs of virt-builder's family have: for use as a decorator."""
-    for option in (
-        click.option(
-            "--color", "--colors", "--colour", "--colours", "colour", is_flag=True,
-            help="Colour messages even where they do not go to a terminal.",
-        ),
-        click.option("--wrap", is_flag=True, help="Wrap messages at 76 columns."),
-        click.option(
-            "--debug-gc", is_flag=True, expose_value=False,
-            help="Accepted for virt-builder's sake; it changes nothing.",
-        ),
-        _names_option("--short-options", "-"),
-        _names_option("--long-options", "--"),
-    ):  # fmt: skip
-        command = option(command)
+    for names, attributes in (*_STANDARD, *_NAMES_OPTIONS):
+        command = click.option(*names, **attributes)(command)
     return command
 
 
-def _names_option(name: str, dashes: str) -> Callable[..., Any]:
-    """Make an option that prints the names of all others, a line each, for completion in shells."""
+def standard() -> list[click.Parameter]:
+    """Return the same options, for the parameters of a command."""
+    return [Option(OTHER, *names, **attributes) for names, attributes in (*_STANDARD, *_NAMES_OPTIONS)]
+
+
+def version_option(version: str) -> Option:
+    """Return the option that prints a program's name and version."""
+
+    def show(ctx: click.Context, _param: click.Parameter, wanted: object) -> None:
+        if wanted and not ctx.resilient_parsing:
+            click.echo(f"{ctx.find_root().info_name} {version}")
+            ctx.exit()
+
+    return Option(
+        OTHER,
+        "-V",
+        "--version",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help="Show the version.",
+    )
+
+
+def _names_option(name: str, dashes: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Declare an option that prints the names of all others, a line each, as virt-builder's do."""
 
     def show(ctx: click.Context, _param: click.Parameter, wanted: object) -> None:
         if not wanted or ctx.resilient_parsing:
@@ -118,7 +257,13 @@ def _names_option(name: str, dashes: str) -> Callable[..., Any]:
         click.echo("\n".join(sorted(shown, key=str.lower)))
         ctx.exit()
 
-    return click.option(name, is_flag=True, is_eager=True, expose_value=False, hidden=True, callback=show)
+    attributes = {
+        "is_flag": True, "is_eager": True, "expose_value": False, "hidden": True, "callback": show,
+    }  # fmt: skip
+    return (name,), attributes
+
+
+_NAMES_OPTIONS = (_names_option("--short-options", "-"), _names_option("--long-options", "--"))
 
 
 def normalise(

@@ -1,4 +1,4 @@
-"""``pybuilder --list``; it loads little, since it is over in less time than click takes to load."""
+"""``pybuilder list``; it loads little, since it is over in less time than click takes to load."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from imgbuilder.catalog import listing
 from imgbuilder.errors import UsageError
 from imgbuilder.host.text import printable
-from imgbuilder.services import Services, Settings
 
 if TYPE_CHECKING:
+    from imgbuilder.services import Services
     from imgbuilder.terminal.console import ConsoleReporter
     from imgindex.model import Entry
 
@@ -34,9 +34,8 @@ class ListRequest(NamedTuple):
     word: str | None = None
 
 
-def list_templates(settings: Settings, reporter: ConsoleReporter, request: ListRequest) -> None:
+def list_templates(services: Services, reporter: ConsoleReporter, request: ListRequest) -> None:
     """Print the templates."""
-    services = Services(settings)
     name = request.name
     if name is not None and not listing.is_pattern(name):
         catalog = services.catalog(reporter, until=(name, request.arch))
@@ -51,7 +50,9 @@ def list_templates(settings: Settings, reporter: ConsoleReporter, request: ListR
         elif request.word is not None:
             entries = listing.search(entries, request.word)
         if not entries and (name, request.word) != (None, None):
-            raise UsageError(f"no template fits {name or request.word!r}", hint="--list shows all templates")
+            raise UsageError(
+                f"no template fits {name or request.word!r}", hint="to see all templates: pybuilder list"
+            )
     # As in virt-builder, what was chosen is listed without its source.
     sources = catalog.sources if (name, request.word) == (None, None) else ()
     reporter.close()

@@ -1,344 +1,329 @@
-"""The command ``pybuilder``: virt-builder's command line, and ours, all as options."""
+"""The command ``pybuilder``: virt-builder's command line, and verbs for what is ours (``docs/adr/0040``)."""
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from imgbuilder.cli import modes
-from imgbuilder.cli.customizing import NAMES, SectionedCommand, refuse_operations
-from imgbuilder.cli.getopt import VIRT_BUILDER
-from imgbuilder.cli.list_mode import ListRequest, list_templates
-from imgbuilder.cli.options import with_customizations, with_options
-from imgbuilder.cli.recipes import check_template, with_recipe, write_recipe
-from imgbuilder.cli.requests import Values, appliance_options, read_values
-from imgbuilder.errors import UsageError
-from imgbuilder.events import warn
-from imgbuilder.host import arch
-from imgbuilder.services import Settings
-from imgbuilder.sizes import parse_size
-from imgbuilder.terminal.boundary import run_command
-from imgbuilder.terminal.configuration import apply_configuration
+from imgbuilder.cli import options as declared
+from imgbuilder.cli.customizing import NAMES, SectionedCommand, customization_options
+from imgbuilder.cli.getopt import OTHER, VIRT_BUILDER, GetoptGroup, Option, standard, version_option
+from imgbuilder.cli.options import BUILD_OPTIONS, CACHE_OPTIONS, MESSAGES, SOURCE_OPTIONS, Operands
+from imgbuilder.cli.program import Tools, run_program
+from imgbuilder.cli.recipes import with_recipe
+from imgbuilder.cli.requests import Call, settings_of
+from imgbuilder.errors import PybuilderError, UsageError
+from imgbuilder.events import ignore, warn
+from imgbuilder.services import Services
 from imgbuilder.terminal.console import CAPABILITIES, ConsoleReporter, json_lines, open_stream
 from imgindex import __version__
 
 _STARTED = time.monotonic()
 _EPILOG = """\b
 Customizations are carried out in the order of the command line.
+pybuilder VERB --help explains a verb, and the manual page pybuilder(1) everything."""
+_FIRST_STEPS = """\
+pybuilder builds bootable disk images from signed templates. To begin:
 
-\b
-  pybuilder --list                                what there is
-  pybuilder --notes debian-12                     what the publisher says about it
+  pybuilder list                                  which templates there are
+  pybuilder notes debian-12                       what the publisher says about one
+  pybuilder plan debian-12 --install nginx        what a build would do
   pybuilder debian-12 --size 20G --install nginx  build debian-12.img
-  pybuilder --doctor                              find out why something does not work
+  pybuilder machine script debian-12.img -o run   write a script that boots it
+  pybuilder doctor                                check what a build needs
+  pybuilder --help                                all verbs and options
+"""
 
-The manual page pybuilder(1) explains every option."""
+Mode = Callable[[Call], int | None]
 
 
-@with_customizations
-@click.command(
-    cls=SectionedCommand,
-    theirs=VIRT_BUILDER,
-    context_settings={"help_option_names": ["--help"], "max_content_width": 110},
-    epilog=_EPILOG,
-    help="Build a bootable disk image from a template of a signed repository, without root.\n\n"
-    "OS-VERSION is a name or an alias of a template, as --list shows them.",
-)
-@click.argument("names", nargs=-1, metavar="[OS-VERSION]")
-@with_options
-@click.version_option(__version__, "-V", "--version", prog_name="pybuilder", message="%(prog)s %(version)s")
+def _names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Propose the names of templates in the last accepted indexes, and the verbs."""
+    found = []
+    if isinstance(ctx.command, click.Group) and not ctx.params.get("names"):
+        found = [CompletionItem(str(verb.name), help=verb.get_short_help_str()) for verb in VERBS]
+    try:
+        settings = settings_of({**ctx.find_root().params, **ctx.params, "offline": True})
+        for entry in Services(settings).catalog(ignore).entries:
+            if not entry.hidden:
+                found += [
+                    CompletionItem(name, help=entry.name) for name in (entry.os_version, *entry.aliases)
+                ]
+    except PybuilderError:  # completion shows no messages; what was asked for will
+        pass
+    return [item for item in found if item.value.startswith(incomplete)]
+
+
+def _late(place: str) -> Mode:
+    """Return a function of a module that is loaded when it is called: lists stay quick."""
+
+    def run(call: Call) -> int | None:
+        module, _, name = place.partition(":")
+        code: int | None = getattr(import_module(f"imgbuilder.cli.{module}"), name)(call)
+        return code
+
+    return run
+
+
+MODES: dict[str, Mode] = {
+    "list_": _late("modes:list_or_search"),
+    "notes": _late("modes:print_notes"),
+    "print_cache": _late("cache_modes:print_cache"),
+    "delete_cache": _late("cache_modes:delete_cache"),
+    "cache_all_templates": _late("cache_modes:cache_all"),
+    "get_kernel": _late("modes:copy_kernel"),
+}
+"""virt-builder's modes, by the names of the options' values."""
+
+
+class _Program(GetoptGroup, SectionedCommand):
+    """``pybuilder`` itself: a build, one of virt-builder's modes, or a verb."""
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        """Return what follows the program's name in the help."""
+        return ["OS-VERSION | VERB | --list", "[OPTION]..."]
+
+
 @click.pass_context
-def pybuilder(ctx: click.Context, /, **options: Any) -> None:
-    """Choose the mode and run it."""
-    reporter = ConsoleReporter(
-        "pybuilder", quiet=options["quiet"], verbose=options["verbose"] or options["trace"], started=_STARTED
-    )
+def _start(ctx: click.Context, /, **values: Any) -> None:
+    """Choose a mode of ``pybuilder`` without a verb, and run it."""
+    if ctx.invoked_subcommand is not None:
+        return
+    # As in virt-builder, the last of several wins: `--delete-cache --list` deletes nothing.
+    given = ctx.meta[NAMES]
+    chosen = next((name for name in reversed(given) if name in MODES), "list_" if values["long"] else None)
+    if not given and not values["names"]:
+        click.echo(_FIRST_STEPS, nl=False)
+        ctx.exit(UsageError.exit_code)
+    if chosen is None:
+        ctx.exit(_run(ctx, values, _late("modes:build_image"), "building"))
+    label = "--list" if chosen == "list_" else f"--{chosen.replace('_', '-')}"
+    ctx.exit(_run(ctx, values, MODES[chosen], label))
+
+
+def _run(ctx: click.Context, values: dict[str, Any], mode: Mode, label: str) -> int:
+    """Read the values of a command line and run what they ask for."""
+    reporter = ctx.obj.reporter
+    reporter.quiet, reporter.verbose = values["quiet"], values["verbose"] or values["trace"]
+    reporter.colour, reporter.wrap = values["colour"], values["wrap"]
     ctx.call_on_close(reporter.close)
-    outer: ConsoleReporter | None = ctx.obj
-    machine = None if options["machine_readable"] is None else open_stream(options["machine_readable"])
-    for console in filter(None, (reporter, outer)):
-        console.colour, console.wrap = options["colour"], options["wrap"]
-        if machine is not None and options["names"]:
-            console.machine = json_lines(machine)
-    ctx.obj = reporter
-    only_capabilities = machine is not None and not options["names"]
-    options = with_recipe(ctx, options)
-    call = Call(ctx, _settings(options), reporter, options, read_values(ctx, options))
+    machine = None if values["machine_readable"] is None else open_stream(values["machine_readable"])
+    only_capabilities = machine is not None and ctx.parent is None and not values["names"]
+    if machine is not None and not only_capabilities:
+        reporter.machine = json_lines(machine)
+    # A verb has the values of its own options, and the defaults of all others.
+    call = Call(ctx, {**ctx.find_root().params, **with_recipe(ctx, values)}, label)
     if only_capabilities:
         assert machine is not None
         machine.write("\n".join([*CAPABILITIES, ""]))
         machine.flush()
-        return
-    if options["curl"] is not None:
+        return 0
+    if call.options["curl"] is not None:
         warn(reporter, "--curl has no effect: pybuilder downloads by itself")
-    if options["gpgkey"] is not None and options["add_source"] is None:
-        raise UsageError("--gpgkey goes with --add-source", hint="for --source, give --fingerprint")
-    # As in virt-builder, the last of several wins: `--delete-cache --list` deletes nothing.
-    modes_given = [name for name in ctx.meta[NAMES] if name in _MODES]
-    chosen = modes_given[-1] if modes_given else "list_" if options["long"] else None
-    ctx.exit(_MODES.get(chosen, _build)(call) or 0)
+    return mode(call) or 0
 
 
-class Call(NamedTuple):
-    """A command line that was read.
+def _verb(
+    name: str,
+    help_text: str,
+    mode: str,
+    operands: str = "",
+    *,
+    options: Sequence[click.Parameter] = (),
+    builds: bool = False,
+) -> click.Command:
+    """Make the command of a verb.
 
-    Attributes:
-        ctx: As click has it.
-        settings: Where templates come from, and go to.
-        reporter: Shows what happens.
-        options: The options' values, as they are written.
-        values: What those mean that must be read.
+    Args:
+        name: The verb.
+        help_text: Its help.
+        mode: Module and name of the function.
+        operands: Its words that are not options, for the help.
+        options: Its options, besides those about messages.
+        builds: Whether it takes customizations.
     """
 
-    ctx: click.Context
-    settings: Settings
-    reporter: ConsoleReporter
-    options: dict[str, Any]
-    values: Values
+    @click.pass_context
+    def start(ctx: click.Context, /, **values: Any) -> None:
+        ctx.exit(_run(ctx, values, _late(mode), ctx.command_path.removeprefix("pybuilder ")))
 
-
-def _doctor(call: Call) -> int:
-    _names(call.options, 0, "--doctor")
-    return modes.doctor(call.settings, call.reporter)
-
-
-def _firstboot_log(call: Call) -> int:
-    _names(call.options, 0, "--firstboot-log")
-    image = Path(call.options["firstboot_log"])
-    return modes.firstboot_log(
-        call.settings, call.reporter, image, call.values.format, appliance_options(call.options)
+    return SectionedCommand(
+        name,
+        theirs=VIRT_BUILDER,
+        help=help_text,
+        callback=start,
+        most_used=declared.MOST_USED if builds else (),
+        params=[
+            Operands(operands, _names if "OS-VERSION" in operands else None),
+            *options,
+            *(customization_options() if builds else ()),
+            *MESSAGES,
+            *standard(),
+        ],
     )
 
 
-def _delete_cache(call: Call) -> None:
-    _names(call.options, 0, "--delete-cache")
-    modes.delete_cache(call.settings, call.reporter)
-
-
-def _print_cache(call: Call) -> None:
-    _names(call.options, 0, "--print-cache")
-    modes.print_cache(call.settings, call.reporter, verbose=call.options["verbose"])
-
-
-def _list(call: Call) -> None:
-    list_templates(call.settings, call.reporter, _list_request(call.options))
-
-
-def _get_kernel(call: Call) -> None:
-    refuse_operations(call.ctx, "--get-kernel")
-    from imgbuilder.cli.requests import kernel_request  # late: --list stays quick
-
-    images = call.options["names"]
-    if len(images) != 1:
-        raise UsageError(
-            "--get-kernel needs one disk image" + (f", but {len(images)} were given" if images else ""),
-            hint="pybuilder --get-kernel IMAGE -o FOLDER",
-        )
-    request = kernel_request(images[0], call.options, call.values)
-    modes.copy_kernel(call.settings, call.reporter, request, quiet=call.options["quiet"])
-
-
-def _describe_machine(call: Call) -> None:
-    from imgbuilder.cli import machine_modes
-
-    _names(call.options, 0, "describing a machine")
-    refuse_operations(call.ctx, "a description of a machine")
-    mode = [name for name in call.ctx.meta[NAMES] if name in _MODES][-1]
-    machine_modes.describe_machine(call.reporter, call.options, call.values, mode)
-
-
-def _notes(call: Call) -> None:
-    (name,) = _names(call.options, 1, "--notes")
-    modes.print_notes(call.settings, call.reporter, name, _arch(call.options))
-
-
-def _build(call: Call) -> None:
-    from imgbuilder.cli.requests import build_request
-
-    ctx, options = call.ctx, call.options
-    check_template(ctx, options)
-    request = build_request(_names(options, 1, "building")[0], _arch(options), options, call.values)
-    if options["write_recipe"] is not None and write_recipe(ctx, options):
-        return
-    modes.build_image(
-        call.settings, call.reporter, request, dry_run=options["dry_run"], quiet=options["quiet"]
+def _group(name: str, help_text: str, *commands: click.Command) -> click.Command:
+    """Make the command of a group of verbs."""
+    return GetoptGroup(
+        name,
+        theirs=VIRT_BUILDER,
+        help=help_text,
+        commands={str(command.name): command for command in commands},
+        options_metavar="",
+        subcommand_metavar="VERB [OPTION]...",
+        context_settings={"help_option_names": ["--help"], "max_content_width": 80},
     )
 
 
-def _export_bundle(call: Call) -> None:
-    from imgbuilder.cli import cache_modes  # late: --list stays quick
+_STORE = (*SOURCE_OPTIONS, *CACHE_OPTIONS)
+_PLANNING = [option for option in BUILD_OPTIONS if option not in {declared.DRY_RUN, *MESSAGES}]
+_IMAGE = (declared.IMAGE_FORMAT, declared.KEY, declared.CACHE_FOLDER, declared.NO_CACHE)
+_LISTING = (*declared.LISTING, declared.ARCH, *SOURCE_OPTIONS)
 
-    options = call.options
-    target = Path(options["export_bundle"])
-    cache_modes.export_bundle(call.settings, call.reporter, target, options["names"], _arch(options))
+VERBS = (
+    _verb(
+        "build", "Build an image; the word build may be left out.", "modes:build_image", "OS-VERSION",
+        options=[*_PLANNING, declared.DRY_RUN], builds=True,
+    ),
+    _verb(
+        "plan", "Show what a build would do.", "modes:plan_image", "OS-VERSION", options=_PLANNING,
+        builds=True,
+    ),
+    _verb(
+        "list", "List the templates, or only OS-VERSION or 'debian*'.", "modes:list_or_search",
+        "[OS-VERSION]", options=_LISTING,
+    ),
+    _verb(
+        "search", "List the templates that mention WORD anywhere.", "modes:list_or_search",
+        "WORD", options=_LISTING,
+    ),
+    _verb(
+        "notes", "Show the publisher's notes about a template.", "modes:print_notes", "OS-VERSION",
+        options=[declared.ARCH, *SOURCE_OPTIONS],
+    ),
+    _verb(
+        "doctor", "Check everything that a build needs, and print what to fix.", "modes:doctor",
+        options=_STORE,
+    ),
+    _group(
+        "cache", "The templates that are kept on this machine.",
+        _verb("list", "Show which templates are in the cache.", "cache_modes:print_cache", options=_STORE),
+        _verb(
+            "add", "Put local template files into the cache.", "cache_modes:cache_add", "FILE...",
+            options=_STORE,
+        ),
+        _verb("all", "Download all templates into the cache.", "cache_modes:cache_all", options=_STORE),
+        _verb(
+            "gc", "Remove what is over the limit of the cache.", "cache_modes:cache_gc", options=CACHE_OPTIONS
+        ),
+        _verb(
+            "verify", "Check all bytes of the cache; remove what is damaged.", "cache_modes:cache_verify",
+            options=CACHE_OPTIONS,
+        ),
+        _verb(
+            "export", "Pack templates into a FILE.pybundle for machines without network.",
+            "cache_modes:cache_export", "FILE OS-VERSION...", options=[declared.ARCH, *_STORE],
+        ),
+        _verb("delete", "Delete the cache.", "cache_modes:delete_cache", options=CACHE_OPTIONS),
+    ),
+    _group(
+        "source", "Where templates come from.",
+        _verb(
+            "add", "Verify a source and add it to your configuration.", "source_modes:add_source", "NAME URL",
+            options=[declared.GPGKEY, *SOURCE_OPTIONS],
+        ),
+        _verb(
+            "list", "List the sources: who signed each, and when.", "source_modes:list_sources",
+            options=[declared.ASK, *SOURCE_OPTIONS],
+        ),
+        _verb(
+            "forget", "Forget which index of a source was accepted last; an older one is accepted then.",
+            "source_modes:forget_source", "NAME|URL", options=SOURCE_OPTIONS,
+        ),
+    ),
+    _group(
+        "recipe", "Command lines that are kept in files.",
+        _verb(
+            "write", "Write the command line of a build down as a recipe; - prints it.",
+            "recipes:write_recipe", "FILE.toml|- OS-VERSION", options=_PLANNING, builds=True,
+        ),
+        _verb("schema", "Print the JSON Schema of recipes, for editors.", "recipes:print_schema"),
+        _verb(
+            "check", "Read recipes and all that they include, and check them.", "recipes:check_recipes",
+            "FILE...",
+            options=[Option(OTHER, "--set", "variables", multiple=True, metavar="NAME=VALUE",
+                            help="Give a variable of the recipes a value.")],
+        ),
+    ),
+    _group(
+        "machine", "Ways to run an image that was built.",
+        _verb(
+            "script", "Write a shell script that runs an image with QEMU.", "modes:machine_script", "IMAGE",
+            options=[*declared.RUNNING, declared.FORWARD, *declared.MACHINE],
+        ),
+        _verb(
+            "libvirt", "Write a domain of libvirt that runs an image.", "modes:machine_libvirt", "IMAGE",
+            options=[*declared.RUNNING, *declared.MACHINE],
+        ),
+        _verb(
+            "virt-install", "Write the virt-install command for an image.", "modes:machine_virt_install",
+            "IMAGE", options=[*declared.RUNNING, *declared.MACHINE],
+        ),
+    ),
+    _verb(
+        "firstboot-log", "Show how the first-boot scripts of an image fared.", "modes:firstboot_log", "IMAGE",
+        options=[*_IMAGE, declared.NO_INSTANT],
+    ),
+    _verb(
+        "get-kernel", "Copy the newest kernel of an image and its initrd.", "modes:copy_kernel", "IMAGE",
+        options=[*declared.KERNEL, declared.FOLDER, *_IMAGE, *declared.LAUNCHING],
+    ),
+)  # fmt: skip
+"""What is ours, in the order of the help."""
 
-
-def _cache_add(call: Call) -> None:
-    from imgbuilder.cli import cache_modes
-
-    cache_modes.cache_add(call.settings, call.reporter, call.options["names"])
-
-
-def _cache_gc(call: Call) -> None:
-    from imgbuilder.cli import cache_modes
-
-    _names(call.options, 0, "--cache-gc")
-    cache_modes.cache_gc(call.settings, call.reporter)
-
-
-def _cache_all(call: Call) -> int:
-    from imgbuilder.cli import cache_modes
-
-    _names(call.options, 0, "--cache-all-templates")
-    return cache_modes.cache_all(call.settings, call.reporter)
-
-
-def _cache_verify(call: Call) -> int:
-    from imgbuilder.cli import cache_modes
-
-    _names(call.options, 0, "--cache-verify")
-    return cache_modes.cache_verify(call.settings, call.reporter)
-
-
-def _add_source(call: Call) -> None:
-    from imgbuilder.cli import source_modes  # late: --list stays quick
-
-    options = call.options
-    if len(options["names"]) != 1:
-        raise UsageError(
-            "--add-source needs a name and an address",
-            hint="pybuilder --add-source NAME URL --gpgkey FILE",
-        )
-    source_modes.add_source(
-        call.settings, call.reporter, options["add_source"], options["names"][0], options["gpgkey"]
-    )
-
-
-def _list_sources(call: Call) -> int:
-    from imgbuilder.cli import source_modes
-
-    _names(call.options, 0, "--list-sources")
-    return source_modes.list_sources(call.settings, call.reporter, ask=call.options["long"])
-
-
-def _forget_source(call: Call) -> None:
-    from imgbuilder.cli import source_modes
-
-    _names(call.options, 0, "--forget-source")
-    source_modes.forget_source(call.settings, call.reporter, call.options["forget_source"])
-
-
-_MODES: dict[str | None, Callable[[Call], int | None]] = {
-    "doctor": _doctor,
-    "firstboot_log": _firstboot_log,
-    "delete_cache": _delete_cache,
-    "list_sources": _list_sources,
-    "forget_source": _forget_source,
-    "add_source": _add_source,
-    "print_cache": _print_cache,
-    "export_bundle": _export_bundle,
-    "cache_all_templates": _cache_all,
-    "cache_add": _cache_add,
-    "cache_gc": _cache_gc,
-    "cache_verify": _cache_verify,
-    "list_": _list,
-    "search": _list,
-    "get_kernel": _get_kernel,
-    "run_script": _describe_machine,
-    "libvirt_xml": _describe_machine,
-    "virt_install": _describe_machine,
-    "notes": _notes,
-}
-"""What is done instead of building, by the names of the options' values."""
-
-
-def _settings(options: dict[str, Any]) -> Settings:
-    return Settings(
-        sources=options["sources"],
-        fingerprints=options["fingerprints"],
-        check_signature=options["check_signature"],
-        cache=None if options["cache"] is None else Path(options["cache"]),
-        use_cache=not options["no_cache"],
-        cache_size=None if options["cache_size"] is None else parse_size(options["cache_size"]),
-        offline=options["offline"],
-        gpg=_gpg(options["gpg"]),
-    )
-
-
-def _gpg(text: str | None) -> tuple[str, ...]:
-    try:
-        words = tuple(shlex.split("gpg" if text is None else text))
-    except ValueError as error:
-        raise UsageError(f"--gpg {text!r}: {error}") from error
-    if not words:
-        raise UsageError("--gpg needs the name of a program", hint="such as gpg, or 'gpg --homedir DIR'")
-    return words
-
-
-def _arch(options: dict[str, Any]) -> str:
-    return options["arch_"] or arch.host_arch()
-
-
-def _names(options: dict[str, Any], count: int, mode: str) -> tuple[str, ...]:
-    names: tuple[str, ...] = options["names"]
-    if len(names) == count:
-        return names
-    if count == 0:
-        raise UsageError(f"{mode} takes no OS-VERSION, but {names[0]!r} was given")
-    raise UsageError(
-        f"{mode} needs exactly one OS-VERSION"
-        + (f", but {len(names)} were given: {' '.join(names)}" if names else ""),
-        hint="see which there are: pybuilder --list",
-    )
-
-
-def _list_request(options: dict[str, Any]) -> ListRequest:
-    names = options["names"]
-    if len(names) > 1:
-        raise UsageError(
-            f"--list takes one OS-VERSION at most, but {len(names)} were given",
-            hint="several are listed by a pattern, in quotes that keep the shell from it: --list 'debian*'",
-        )
-    if names and options["search"] is not None:
-        raise UsageError("--search looks through all templates", hint="leave the OS-VERSION out")
-    if options["format_"] is not None:
-        raise UsageError("--format is the format of an image", hint="for the list, use --list-format")
-    style = options["list_format"] or ("long" if options["long"] else "short")
-    return ListRequest(names[0] if names else None, _arch(options), style, options["search"])
+pybuilder = _Program(
+    "pybuilder",
+    theirs=VIRT_BUILDER,
+    help="Build a bootable disk image from a template of a signed repository, without root.\n\n"
+    "OS-VERSION is a name or an alias of a template, as 'pybuilder list' shows them.",
+    epilog=_EPILOG,
+    callback=_start,
+    invoke_without_command=True,
+    commands={str(verb.name): verb for verb in VERBS},
+    most_used=declared.MOST_USED,
+    params=[
+        Operands("", _names),
+        *declared.MODES,
+        *declared.LISTING,
+        *BUILD_OPTIONS,
+        *customization_options(),
+        *standard(),
+        version_option(__version__),
+    ],
+)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """Run the command and exit."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command.
+def run(arguments: Sequence[str], make_services: Callable[..., Services] = Services) -> int:
+    """Run the command and return its exit code, see ``imgbuilder.terminal.boundary``.
 
     Args:
         arguments: The command line without the program's name.
-
-    Returns:
-        The exit code, see ``imgbuilder.terminal.boundary``.
+        make_services: Makes the ports to the outside.
     """
-    console = ConsoleReporter("pybuilder")
-
-    def body() -> object:
-        apply_configuration(os.environ)
-        try:
-            return pybuilder.main(arguments, prog_name="pybuilder", standalone_mode=False, obj=console)
-        except click.ClickException as error:
-            raise UsageError(error.format_message(), hint="see: pybuilder --help") from error
-
-    verbose = bool({"-v", "--verbose", "-x"} & set(arguments))
-    return run_command(body, console, verbose=verbose)
+    console = ConsoleReporter("pybuilder", started=_STARTED)
+    return run_program(pybuilder, arguments, console, Tools(console, make_services))
 
 
 if __name__ == "__main__":

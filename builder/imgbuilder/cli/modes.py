@@ -1,112 +1,91 @@
-"""What ``pybuilder`` can do, a function each; the results go to standard output."""
+"""What ``pybuilder`` can do with templates and images, a function each; results go to standard output."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.appliance.instant.store import StateStore
-from imgbuilder.building.getkernel import KernelRequest
-from imgbuilder.building.request import BuildRequest
 from imgbuilder.catalog import listing
-from imgbuilder.cli.list_mode import message_locale, show
+from imgbuilder.cli.customizing import has_recipe, refuse_operations
+from imgbuilder.cli.list_mode import ListRequest, list_templates, message_locale, show
+from imgbuilder.cli.requests import Call, appliance_options, build_request, kernel_request
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import Step
-from imgbuilder.host import paths
+from imgbuilder.host import arch
 from imgbuilder.host.text import printable
-from imgbuilder.services import Services, Settings
-from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine, firmware_of
 
 
-def print_notes(settings: Settings, reporter: ConsoleReporter, name: str, arch: str) -> None:
-    """Print a template's notes in the user's language."""
-    chosen = Services(settings).select(name, arch, reporter, only_shown=True)
-    text = listing.notes_text(chosen.entry, listing.preferred_languages(message_locale()))
-    reporter.close()
-    show(f"There are no notes for {chosen.entry.os_version}\n" if text is None else f"{text}\n")
-
-
-def print_cache(settings: Settings, reporter: ConsoleReporter, *, verbose: bool = False) -> None:
-    """Print which templates are in the cache; with ``verbose``, the saved appliances too."""
-    from imgbuilder.cache.store import TemplateCache  # late: --list stays quick
-
-    folder = settings.cache_folder()
-    if folder is None:
-        show("no cache directory\n")
-        return
-    catalog = Services(settings).catalog(reporter)
-    cache = TemplateCache(folder, shared=paths.shared_caches())
-    lines = [f"cache directory: {folder}"]
-    for entry in catalog.entries:
-        if not entry.hidden:
-            state = "cached" if cache.is_cached(entry) else "no"
-            lines.append(f"{entry.os_version:<24} {entry.arch:<10} {state}")
-    if verbose:
-        lines += saved_appliances(folder).describe()
-    reporter.close()
-    show("\n".join(lines) + "\n")
-
-
-def saved_appliances(cache: Path) -> StateStore:
-    """Return the saved appliances in a cache."""
-    from imgbuilder.appliance.instant.settings import state_folder  # late: --list stays quick
-    from imgbuilder.appliance.instant.store import StateStore
-
-    return StateStore(state_folder(cache))
-
-
-def delete_cache(settings: Settings, reporter: ConsoleReporter) -> None:
-    """Delete the cache, without asking any source."""
-    from imgbuilder.cache.store import TemplateCache
-
-    folder = settings.cache_folder()
-    if folder is None:
-        raise UsageError("--delete-cache and --no-cache together leave nothing to delete")
-    reporter(Step(f"Deleting: {folder}"))
-    try:
-        saved_appliances(folder).delete()
-    except OSError as error:
-        raise WorkspaceError(f"the cache {folder} cannot be deleted: {error}") from error
-    TemplateCache(folder).delete(reporter)
-
-
-def build_image(
-    settings: Settings, reporter: ConsoleReporter, request: BuildRequest, *, dry_run: bool, quiet: bool
-) -> None:
+def build_image(call: Call) -> None:
     """Build an image, or show how it would be built."""
-    from imgbuilder.building.build import build, summary  # late: --list stays quick
+    from imgbuilder.building.build import build, summary  # late: lists stay quick
     from imgbuilder.building.preflight import prepare
     from imgbuilder.cli.rescue import shell_with
 
-    services = Services(settings, guest_shell=shell_with(reporter))
-    if dry_run:
-        plan = prepare(request, services, reporter).plan
-        reporter.close()
+    if has_recipe(call.ctx) and not call.names:
+        raise UsageError(
+            "the recipe names no template",
+            hint='begin it with template = "debian-12", or name one as OS-VERSION',
+        )
+    request = build_request(call.one_name(), call.arch, call.options, call.values)
+    services = call.services_with(guest_shell=shell_with(call.reporter))
+    if call.options["dry_run"]:
+        plan = prepare(request, services, call.reporter).plan
+        call.reporter.close()
         show(plan.describe() + "\n")
         return
-    result = build(request, services, reporter)
-    reporter.close()
-    if not quiet:
+    result = build(request, services, call.reporter)
+    call.reporter.close()
+    if not call.options["quiet"]:
         show(summary(result) + "\n")
 
 
-def firstboot_log(
-    settings: Settings,
-    reporter: ConsoleReporter,
-    image: Path,
-    image_format: str | None,
-    appliance: ApplianceOptions,
-) -> int:
+def plan_image(call: Call) -> None:
+    """Show how an image would be built."""
+    call.options["dry_run"] = True
+    build_image(call)
+
+
+def list_or_search(call: Call) -> None:
+    """List all templates, those of a name or pattern, or with ``search`` those that have a word."""
+    options = call.options
+    word = call.one_name("WORD", "pybuilder search cloud-init") if call.label == "search" else None
+    names = () if word is not None else call.names
+    if len(names) > 1:
+        raise UsageError(
+            f"{call.label} takes one OS-VERSION at most, but {len(names)} were given",
+            hint="several are listed by a pattern, in quotes that keep the shell from it: "
+            f"pybuilder {call.label} 'debian*'",
+        )
+    if options["format_"] is not None:
+        raise UsageError("--format is the format of an image", hint="for the list, use --list-format")
+    style = options["list_format"] or ("long" if options["long"] else "short")
+    request = ListRequest(names[0] if names else None, call.arch, style, word)
+    list_templates(call.services, call.reporter, request)
+
+
+def print_notes(call: Call) -> None:
+    """Print a template's notes in the user's language."""
+    chosen = call.services.select(call.one_name(), call.arch, call.reporter, only_shown=True)
+    text = listing.notes_text(chosen.entry, listing.preferred_languages(message_locale()))
+    call.reporter.close()
+    show(f"There are no notes for {chosen.entry.os_version}\n" if text is None else f"{text}\n")
+
+
+def firstboot_log(call: Call) -> int:
     """Print how the first-boot scripts of an image fared; return 1 unless all ended with 0."""
     from imgbuilder.appliance import Attachment
     from imgbuilder.building.customize_image import CustomizeRequest, firstboot_report
-    from imgbuilder.disk.diskimage import parse_format
 
-    disk = Attachment(image, None if image_format is None else parse_format(image_format))
-    found = firstboot_report(CustomizeRequest((disk,), appliance=appliance), Services(settings), reporter)
-    reporter.close()
+    image = Path(call.one_name("IMAGE", "pybuilder firstboot-log debian-12.img"))
+    wanted = call.values.format
+    disk = Attachment(image, None if wanted is None else parse_format(wanted))
+    request = CustomizeRequest((disk,), keys=call.values.keys, appliance=appliance_options(call.options))
+    found = firstboot_report(request, call.services, call.reporter)
+    call.reporter.close()
     lines = [
         f"{script.name}: {script.state}"
         + (f", from {script.started} to {script.finished or '?'}" if script.started else "")
@@ -118,31 +97,121 @@ def firstboot_log(
     return 0 if all(script.succeeded for script in found.scripts) else 1
 
 
-def copy_kernel(
-    settings: Settings, reporter: ConsoleReporter, request: KernelRequest, *, quiet: bool
-) -> None:
-    """Copy the kernel and the initrd of an image into a folder, and say so in virt-get-kernel's words."""
+def copy_kernel(call: Call) -> None:
+    """Copy the kernel and the initrd of an image into a folder, and print them as virt-get-kernel does."""
     from imgbuilder.building.getkernel import get_kernel
 
-    copied = get_kernel(request, Services(settings), reporter)
-    reporter.close()
-    if not quiet:
+    refuse_operations(call.ctx, call.label)
+    image = call.one_name("disk image", f"pybuilder {call.label} IMAGE -o FOLDER")
+    request = kernel_request(image, call.options, call.values)
+    copied = get_kernel(request, call.services, call.reporter)
+    call.reporter.close()
+    if not call.options["quiet"]:
         folder = str(request.folder)  # "./vmlinuz", not "vmlinuz"
         show("".join(f"download: {source} -> {folder}/{target.name}\n" for source, target in copied.items()))
 
 
-def doctor(settings: Settings, reporter: ConsoleReporter) -> int:
+def doctor(call: Call) -> int:
     """Print what was found about this machine; return 1 when a build would not work."""
     from imgbuilder.doctor import Health, examine
 
+    call.no_name()
     healthy = True
     try:
-        folder = settings.cache_folder()
+        folder = call.settings.cache_folder()
     except UsageError:
         folder = None
-    sources = [source.uri for source in settings.configured_sources(reporter)]
-    for finding in examine(sources, folder, Services(settings).open_appliance, reporter):
+    sources = [source.uri for source in call.settings.configured_sources(call.reporter)]
+    for finding in examine(sources, folder, call.services.open_appliance, call.reporter):
         healthy = healthy and finding.health is not Health.BAD
-        reporter.close()
+        call.reporter.close()
         click.echo(printable(str(finding)))
     return 0 if healthy else 1
+
+
+def machine_script(call: Call) -> None:
+    """Write a shell script that runs an image with QEMU."""
+    from imgbuilder.machine.runscript import run_script
+
+    image, target = _image_and_target(call)
+    place = image.parent.resolve() / image.name
+    if target is not None:  # both can be moved together
+        place = Path(os.path.relpath(place, target.parent.resolve()))
+    _write(call, image, target, run_script(_machine(call, image, place)), 0o755)
+
+
+def machine_libvirt(call: Call) -> None:
+    """Write a domain of libvirt that runs an image."""
+    from imgbuilder.machine.libvirt import libvirt_xml
+
+    image, target = _image_and_target(call)
+    machine = _machine(call, image, image.parent.resolve() / image.name)
+    _write(call, image, target, libvirt_xml(machine, kvm=machine.arch == arch.host_arch()))
+
+
+def machine_virt_install(call: Call) -> None:
+    """Write the virt-install command for an image."""
+    from imgbuilder.machine.libvirt import virt_install_command
+
+    image, target = _image_and_target(call)
+    machine = _machine(call, image, image.parent.resolve() / image.name)
+    _write(call, image, target, virt_install_command(machine, kvm=machine.arch == arch.host_arch()))
+
+
+def _image_and_target(call: Call) -> tuple[Path, Path | None]:
+    """Return the image, and the file to write; None for standard output."""
+    output = call.options["output"]
+    image = Path(call.one_name("IMAGE", f"pybuilder {call.label} debian-12.img"))
+    return image, None if output in {None, "-"} else Path(output)
+
+
+def _machine(call: Call, image: Path, place: Path) -> Machine:
+    from imgbuilder.appliance import Attachment
+    from imgbuilder.building.localdisk import check_disk
+    from imgbuilder.disk.imageheader import check_other
+
+    options, wanted = call.options, call.values.format
+    chosen_arch = arch.normalise(call.arch)
+    firmware = None if options["firmware"] == "auto" else Firmware(options["firmware"])
+    if wanted is None or wanted.working is not None:
+        working = None if wanted is None else wanted.working
+        disk_format = str(check_disk(Attachment(image, working, readonly=True), in_use=False).format)
+        found = OutputFormat(disk_format)
+        if firmware is None:
+            firmware = firmware_of(image, DiskFormat(disk_format), chosen_arch)
+    elif not image.is_file():
+        raise UsageError(f"{call.label} {image}: there is no such file")
+    else:  # only QEMU reads these
+        check_other(image, wanted.value)
+        found = wanted
+    return Machine(
+        name=image.stem or image.name,
+        image=place,
+        format=found,
+        arch=chosen_arch,
+        firmware=firmware or Firmware.BIOS,
+        memory=options["memsize"] or DEFAULT_MEMORY,
+        processors=options["smp"] or 1,
+        graphic=options["graphic"],
+        forwards=call.values.forwards,
+    )
+
+
+def _write(call: Call, image: Path, target: Path | None, text: str, mode: int = 0o644) -> None:
+    from imgbuilder.building.target import find_file_target
+    from imgbuilder.host.workspace import new_file
+
+    call.reporter.close()
+    if target is None:
+        show(text)
+        return
+    place = find_file_target(target)
+    if place.exists() and place.samefile(image):
+        raise UsageError(f"the output {target} is the image itself", hint="give another name with -o")
+    try:
+        with new_file(place) as temporary:
+            temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+        place.chmod(mode)
+    except OSError as error:
+        raise WorkspaceError(f"{target} cannot be written: {error.strerror}") from error
+    call.reporter(Step(f"written: {target}"))

@@ -1,15 +1,18 @@
-"""Recipes on the command line: ``--recipe`` says what no option says, ``--write-recipe`` writes all down."""
+"""Recipes on the command line: the option ``--recipe``, and ``pybuilder recipe``."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from imgbuilder.cli.customizing import ATTACHED, given_recipe, has_recipe, written_operations
+from imgbuilder.cli.customizing import ATTACHED, given_options, given_recipe, has_recipe, written_operations
 from imgbuilder.cli.list_mode import show
+from imgbuilder.cli.modes import plan_image
+from imgbuilder.cli.requests import Call
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.host.workspace import follow
 
@@ -21,7 +24,7 @@ _VALUES = {
 
 
 def with_recipe(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options' values, with the settings of ``--recipe`` where the command line says nothing.
+    """Return the options' values, with the settings of ``--recipe`` where the command line has none.
 
     Args:
         ctx: The parsed command line; the disks to attach are put there.
@@ -47,44 +50,30 @@ def with_recipe(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def check_template(ctx: click.Context, options: dict[str, Any]) -> None:
-    """Refuse a build from a recipe without a template, in the recipe's words.
+def write_recipe(call: Call) -> None:
+    """Write the command line of a build down as a recipe, and show its plan when the recipe goes to a file.
 
     Raises:
-        UsageError: Neither the recipe nor the command line names one.
-    """
-    if has_recipe(ctx) and not options["names"]:
-        raise UsageError(
-            "the recipe names no template",
-            hint='begin it with template = "debian-12", or name one as OS-VERSION',
-        )
-
-
-def write_recipe(ctx: click.Context, options: dict[str, Any]) -> bool:
-    """Write the command line down as the recipe that ``--write-recipe`` names.
-
-    Args:
-        ctx: The parsed command line.
-        options: The options' values, those of a recipe among them.
-
-    Returns:
-        Whether it went to the standard output.
-
-    Raises:
-        UsageError: Nothing but a dry run may write one; or something cannot stand in a recipe.
+        UsageError: Something cannot stand in a recipe.
         WorkspaceError: The file is there already, or cannot be written.
     """
     from imgbuilder.recipe.recipe import Recipe
     from imgbuilder.recipe.writer import recipe_text
 
-    name = options["write_recipe"]
-    if not options["dry_run"]:
-        raise UsageError("--write-recipe needs --dry-run", hint="build from it afterwards: --recipe FILE")
-    recipe = Recipe(_settings(ctx, options), written_operations(ctx))
+    if not call.names or len(call.names) > 2:
+        raise UsageError(
+            "recipe write needs a file and the OS-VERSION to build",
+            hint="pybuilder recipe write web.toml debian-12 --install nginx",
+        )
+    name, *template = call.names
+    settings = _settings(call.ctx, {**call.options, "names": template})
+    if "template" not in settings:
+        raise UsageError("the recipe would name no template", hint=f"pybuilder recipe write {name} debian-12")
+    recipe = Recipe(settings, written_operations(call.ctx))
     recipe.make_operations()  # what is wrong should not be written down
     if name == "-":
         show(recipe_text(recipe, None))
-        return True
+        return
     path = Path(name)
     text = recipe_text(recipe, path.parent)
     try:
@@ -102,7 +91,33 @@ def write_recipe(ctx: click.Context, options: dict[str, Any]) -> bool:
         ) from error
     except OSError as error:
         raise WorkspaceError(f"{path} cannot be written: {error.strerror}") from error
-    return False
+    call.options["names"] = (settings["template"],)
+    plan_image(call)
+
+
+def print_schema(call: Call) -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from imgbuilder.recipe.schema import recipe_schema
+
+    call.no_name()
+    show(json.dumps(recipe_schema(), indent=2, ensure_ascii=False) + "\n")
+
+
+def check_recipes(call: Call) -> None:
+    """Read recipes with all that they include, and check their operations.
+
+    Raises:
+        UsageError: There is a mistake in one.
+    """
+    from imgbuilder.recipe.reader import read_recipe
+    from imgbuilder.recipe.variables import parse_settings
+
+    if not call.names:
+        raise UsageError("recipe check needs at least one FILE", hint="pybuilder recipe check web.toml")
+    values = parse_settings([text for _name, text in given_options(call.ctx, "set")])
+    for name in call.names:
+        operations = read_recipe(Path(name), values).make_operations()
+        show(f"{name}: good, with {len(operations)} operation{'' if len(operations) == 1 else 's'}\n")
 
 
 def _settings(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""From the command line's values to the objects that builds are made from."""
+"""From the words of a command line to the objects that the modes work with."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,113 @@ from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.building.getkernel import KernelRequest
 from imgbuilder.building.request import BuildRequest, NetworkMode
 from imgbuilder.cli.customizing import ATTACHED, given_operations
+from imgbuilder.cli.program import Tools
 from imgbuilder.customize.failure import OnError
 from imgbuilder.customize.operation import Operation
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format, parse_output_format
+from imgbuilder.errors import UsageError
 from imgbuilder.guests.unlocking import DiskKey, parse_key
+from imgbuilder.host import arch
 from imgbuilder.machine.model import Forward
+from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import parse_size
+from imgbuilder.terminal.console import ConsoleReporter
+
+
+class Call:
+    """A command line that was read.
+
+    Args:
+        ctx: The parsed command line.
+        options: The options' values as they are written, with defaults for options that the command has not.
+        label: The name of the command in messages.
+    """
+
+    def __init__(self, ctx: click.Context, options: dict[str, Any], label: str) -> None:
+        self.ctx = ctx
+        self.options = options
+        self.label = label
+        self.settings = settings_of(options)
+        self.values = read_values(ctx, options)
+        self.reporter: ConsoleReporter = ctx.obj.reporter
+
+    @cached_property
+    def services(self) -> Services:
+        """The ports to the outside."""
+        return self.services_with()
+
+    def services_with(self, **ports: Any) -> Services:
+        """Return the ports with some of them replaced."""
+        tools: Tools = self.ctx.obj
+        return tools.make_services(self.settings, **ports)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The words that are not options."""
+        names: tuple[str, ...] = self.options["names"]
+        return names
+
+    @property
+    def arch(self) -> str:
+        """The architecture of the template or image."""
+        return self.options["arch_"] or arch.host_arch()
+
+    def no_name(self) -> None:
+        """Refuse words that are not options.
+
+        Raises:
+            UsageError: There is one.
+        """
+        if self.names:
+            raise UsageError(f"{self.label} takes no OS-VERSION, but {self.names[0]!r} was given")
+
+    def one_name(self, what: str = "OS-VERSION", hint: str = "see which there are: pybuilder list") -> str:
+        """Return the only word that is not an option.
+
+        Args:
+            what: What it is.
+            hint: The advice where there is none or more.
+
+        Raises:
+            UsageError: There is none, or more than one.
+        """
+        if len(self.names) == 1:
+            return self.names[0]
+        given = f", but {len(self.names)} were given: {' '.join(self.names)}" if self.names else ""
+        raise UsageError(f"{self.label} needs exactly one {what}{given}", hint=hint)
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    """Return the sources and the cache of a command line.
+
+    Raises:
+        UsageError: A value cannot be read.
+    """
+    return Settings(
+        sources=options["sources"],
+        fingerprints=options["fingerprints"],
+        check_signature=options["check_signature"],
+        cache=None if options["cache"] is None else Path(options["cache"]),
+        use_cache=not options["no_cache"],
+        cache_size=None if options["cache_size"] is None else parse_size(options["cache_size"]),
+        offline=options["offline"],
+        gpg=_gpg(options["gpg"]),
+    )
+
+
+def _gpg(text: str | None) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split("gpg" if text is None else text))
+    except ValueError as error:
+        raise UsageError(f"--gpg {text!r}: {error}") from error
+    if not words:
+        raise UsageError("--gpg needs the name of a program", hint="such as gpg, or 'gpg --homedir DIR'")
+    return words
 
 
 @dataclass(frozen=True)
 class Values:
-    """What is written on the command line, read: in every mode, whether that needs it or not.
+    """Values of options, read in every mode, whether that needs them or not.
 
     As in virt-builder, a wrong value is a mistake even where nothing is built; and what is read from a pipe
     is read once.
@@ -60,7 +158,7 @@ def read_values(ctx: click.Context, options: dict[str, Any]) -> Values:
         attachments=tuple(
             Attachment(Path(path), _attached_format(kind)) for path, kind in ctx.meta[ATTACHED]
         ),
-        forwards=tuple(Forward.parse(text) for text in options["forward"]),
+        forwards=tuple(Forward.parse(text) for text in options.get("forward", ())),
         operations=given_operations(ctx),
     )
 
@@ -70,7 +168,7 @@ def _attached_format(kind: str) -> DiskFormat | None:
 
 
 def appliance_options(options: Mapping[str, Any]) -> ApplianceOptions:
-    """Return what the command line says about the appliance."""
+    """Return the options of the appliance."""
     return ApplianceOptions(
         memsize=options["memsize"],
         smp=options["smp"],
@@ -82,34 +180,23 @@ def appliance_options(options: Mapping[str, Any]) -> ApplianceOptions:
 
 
 def kernel_request(image: str, options: dict[str, Any], values: Values) -> KernelRequest:
-    """Make what ``--get-kernel`` asks for.
-
-    Args:
-        image: The disk image.
-        options: The options' values.
-        values: What they mean.
+    """Return the request to copy the kernel of a disk image.
 
     Raises:
-        UsageError: The format is not supported, or the prefix is no part of a file name.
+        UsageError: The format is not supported, or the prefix is not a part of a file name.
     """
     return KernelRequest(
         image=Attachment(Path(image), None if values.format is None else parse_format(values.format)),
         folder=Path(options["output"] or "."),
         appliance=appliance_options(options),
         keys=values.keys,
-        unversioned=options["unversioned_names"],
-        prefix=options["prefix"],
+        unversioned=options.get("unversioned_names", False),
+        prefix=options.get("prefix"),
     )
 
 
 def build_request(name: str, arch: str, options: dict[str, Any], values: Values) -> BuildRequest:
-    """Make what a build asks for.
-
-    Args:
-        name: Name of the template.
-        arch: Its architecture.
-        options: The options' values.
-        values: What they mean.
+    """Return the request to build an image from the template of a name and an architecture.
 
     Raises:
         UsageError: The format is ``auto``.

@@ -1,33 +1,30 @@
-"""What ``pybuilder`` can do with its sources, a function each; the results go to standard output."""
+"""``pybuilder source``: a function for each verb; results go to standard output."""
 
 from __future__ import annotations
 
 from imgbuilder.catalog import sourcelist
+from imgbuilder.catalog.addsource import check_new, new_source, write_source
 from imgbuilder.catalog.sources import Source, SourceFormat, trusted_keys
 from imgbuilder.catalog.state import SourceStates
 from imgbuilder.cli.list_mode import show
+from imgbuilder.cli.requests import Call
 from imgbuilder.errors import PybuilderError, UsageError, WrongKeyError
 from imgbuilder.events import warn
 from imgbuilder.fetch.urls import Address, check_uri
 from imgbuilder.host import paths
-from imgbuilder.services import Services, Settings
-from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.services import Settings
 from imgindex.freshness import show as show_time
 
 
-def list_sources(settings: Settings, reporter: ConsoleReporter, *, ask: bool) -> int:
+def list_sources(call: Call) -> int:
     """Print the sources in their order, and what was last accepted of each.
 
-    Args:
-        settings: Which sources.
-        reporter: Reports broken configuration files.
-        ask: Whether each of them is asked now.
-
     Returns:
-        1 when one that was asked cannot be used, else 0.
+        1 when a source that was asked cannot be used, else 0.
     """
-    found = settings.all_sources(reporter)
-    services = Services(settings)
+    call.no_name()
+    reporter, services, ask = call.reporter, call.services, call.options["long"]
+    found = call.settings.all_sources(reporter)
     answers, failed = [], False
     for source in found.sources if ask else ():
         try:
@@ -43,17 +40,17 @@ def list_sources(settings: Settings, reporter: ConsoleReporter, *, ask: bool) ->
     if not text:
         warn(
             reporter,
-            "no sources of templates are configured; to add one: "
-            "pybuilder --add-source NAME URL --gpgkey FILE",
+            "no sources of templates are configured; to add one: pybuilder source add NAME URL --gpgkey FILE",
         )
     show(text)
     return 1 if failed else 0
 
 
-def forget_source(settings: Settings, reporter: ConsoleReporter, wanted: str) -> None:
+def forget_source(call: Call) -> None:
     """Forget what was accepted of a source, and say what that gives up."""
-    states = Services(settings).states()
-    named = [source for source in settings.configured_sources(reporter) if source.name == wanted]
+    wanted = call.one_name("NAME or URL", "see which there are: pybuilder source list")
+    reporter, states = call.reporter, call.services.states()
+    named = [source for source in call.settings.configured_sources(reporter) if source.name == wanted]
     uris = [uri for source in named for uri in _remembered(source, states)] or [wanted]
     if not named:
         check_uri(wanted)
@@ -80,15 +77,20 @@ def _remembered(source: Source, states: SourceStates) -> list[str]:
     return uris
 
 
-def add_source(settings: Settings, reporter: ConsoleReporter, name: str, uri: str, key: str | None) -> None:
-    """Verify a source, write it into the user's configuration, and say by whom it is signed."""
-    from imgbuilder.catalog.addsource import check_new, new_source, write_source  # late: rare
-
+def add_source(call: Call) -> None:
+    """Verify a source, write it into the user's configuration, and print who signed it."""
+    settings, reporter = call.settings, call.reporter
+    if len(call.names) != 2:
+        raise UsageError(
+            "source add needs a name and an address", hint="pybuilder source add NAME URL --gpgkey FILE"
+        )
+    name, uri = call.names
+    key = call.options["gpgkey"]
     if settings.sources:
-        raise UsageError("--add-source and --source contradict each other", hint="leave --source out")
+        raise UsageError("source add and --source contradict each other", hint="leave --source out")
     if not settings.check_signature:
         raise UsageError(
-            "--add-source adds only sources whose signature was checked",
+            "source add adds only sources whose signature was checked",
             hint=f"a source without one is written by hand, with unsigned=yes, into {paths.user_sources()}",
         )
     new = new_source(name, uri, key, settings.fingerprints, paths.user_sources())
@@ -96,11 +98,11 @@ def add_source(settings: Settings, reporter: ConsoleReporter, name: str, uri: st
     check_new(new, [*((item.name, item.origin) for item in found.sources), *found.disabled])
     trusted_keys(new.source, gpg=settings.gpg)  # a mistake in it is said before anything is fetched
     try:
-        loaded = Services(settings).loader(reporter, fallback=False).load(new.source)
+        loaded = call.services.loader(reporter, fallback=False).load(new.source)
     except WrongKeyError as error:
         error.hint = (
-            "nothing was added; it may be the key of somebody else, or an old one: get it from the "
-            "publisher, and compare its fingerprint with what he says elsewhere"
+            "nothing was added. It may be an old key, or the key of someone else: get it from the publisher "
+            "and check its fingerprint against one the publisher gives on another channel"
         )
         raise
     assert loaded.signed is not None

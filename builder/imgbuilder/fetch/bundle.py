@@ -33,7 +33,7 @@ FINGERPRINTS = "fingerprints"
 
 _NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9._+~:,=@-]*(/[A-Za-z0-9_+][A-Za-z0-9._+~:,=@-]*)*")
 _MOST_MEMBERS = 10_000
-_COPY_AGAIN = "copy it again from where it was made (pybuilder --export-bundle)"
+_COPY_AGAIN = "copy it again from where it was made (pybuilder cache export)"
 _LARGEST_HEADER = 64 << 10
 """Bytes that tarfile may ask for at once: headers are 512 bytes, and long names have a few blocks."""
 

@@ -1,4 +1,4 @@
-"""Where errors become words and exit codes: the outermost frame of every command."""
+"""Maps exceptions to messages and exit codes: the outermost frame of every program."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool) -> int:
-    """Run a command to its end, whatever that is.
+    """Run a command to its end and report its errors.
 
     Args:
-        body: The command. What it returns is the exit code when that is a number; else the code is 0.
+        body: The command. A number that it returns is the exit code; else the code is 0.
         console: Shows errors.
-        verbose: Whether an error shows its traceback, too.
+        verbose: Whether an error also shows its traceback.
 
     Returns:
         The exit code: 0, or 1 for a failure, 2 for wrong usage, 3 for missing trust, 128 plus a signal.

@@ -57,8 +57,8 @@ class ConsoleReporter:
         err: TextIO | None = None,
     ) -> None:
         self._program = program
-        self._quiet = quiet
-        self._verbose = verbose
+        self.quiet = quiet
+        self.verbose = verbose
         self._started = time.monotonic() if started is None else started
         self._given_out, self._given_err = out, err
         self._bar: tqdm[NoReturn] | None = None
@@ -90,7 +90,7 @@ class ConsoleReporter:
             case Step(text):
                 if self.machine is not None:
                     self.machine("message", without_secrets(text))
-                if not self._quiet:
+                if not self.quiet:
                     elapsed = time.monotonic() - self._started
                     self._line(self._out, f"[{elapsed:6.1f}] ", text, _GREEN)
             case Notice(severity, text):
@@ -116,7 +116,7 @@ class ConsoleReporter:
             self.machine(severity.value, without_secrets(text))
         match severity:
             case Severity.DEBUG:
-                if self._verbose:
+                if self.verbose:
                     self._line(self._err, f"{self._program}: debug: ", text, "")
             case Severity.INFO:
                 self._line(self._out, f"{self._program}: ", text, _MAGENTA)
@@ -138,7 +138,7 @@ class ConsoleReporter:
             self._bar.refresh()
 
     def _progress(self, event: Progress) -> None:
-        if self._quiet:
+        if self.quiet:
             return
         if not self._err.isatty():
             self._plain_progress(event)

@@ -18,9 +18,6 @@ from imgbuilder.errors import UsageError
 from imgbuilder.events import Event
 from imgbuilder.host.arch import host_arch
 from tests.fakes.template import Site, TinyAppliances
-from tests.unit.imgbuilder.cli.test_main import home, site
-
-__all__ = ["home", "site"]  # fixtures
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/api.md").read_text()

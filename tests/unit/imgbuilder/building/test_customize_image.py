@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,12 +15,11 @@ import pytest
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.cli import customize_main as cli
-from imgbuilder.cli import modes
+from imgbuilder.cli import main as pybuilder
 from imgbuilder.errors import GuestCallError
 from imgbuilder.events import Reporter
 from imgbuilder.guests.ports import CommandResult
-from imgbuilder.services import Services, Settings
-from imgbuilder.terminal.console import ConsoleReporter
+from imgbuilder.services import Services
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.template import tiny_guest
 from tests.unit.imgbuilder.building.test_block_devices import device
@@ -43,24 +43,16 @@ class Setup:
         self.appliances = FakeAppliances(prepare=self._teach)
         disk = FakeDisk({1: FakeFilesystem("vfat"), 2: FakeFilesystem("ext4", self.guest)}, self.roots)
         monkeypatch.setattr(self.appliances, "_disk", lambda _path: disk)
-        self._monkeypatch = monkeypatch
-        self.patch(cli)
         monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
-
-    def patch(self, module: ModuleType) -> None:
-        """Let a module of the command line use the fake appliance."""
-        self._monkeypatch.setattr(
-            module,
-            "Services",
-            lambda settings, **more: Services(settings, open_appliance=self.appliances, **more),
-        )
 
     def _teach(self, appliance: FakeAppliance) -> None:
         for pattern, answer in self.answers.items():
             appliance.on_sh(pattern, answer)
 
-    def run(self, *words: str | Path) -> int:
-        return cli.run([str(word) for word in words])
+    def run(self, *words: str | Path, program: ModuleType = cli) -> int:
+        services = partial(Services, open_appliance=self.appliances)
+        code: int = program.run([str(word) for word in words], services)
+        return code
 
     @property
     def log(self) -> list[tuple[str, str]]:
@@ -232,17 +224,14 @@ def test_help_has_the_customizations(setup: Setup, capsys: pytest.CaptureFixture
     assert setup.run("--help") == 0
     shown = capsys.readouterr().out
     assert "--append-line FILE:LINE" in shown
-    assert "Customizations, in the order given" in shown
+    assert shown.index("Build:") < shown.index("Customize:") < shown.index("Appliance:")
 
 
 def test_the_first_boot_of_an_image(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
-    settings, on_event = Settings(), ConsoleReporter("pybuilder", quiet=True)
-
-    def shown(image_format: str | None = None) -> tuple[int, str]:
-        code = modes.firstboot_log(settings, on_event, setup.image, image_format, ApplianceOptions())
+    def shown(*words: str) -> tuple[int, str]:
+        code = setup.run("-q", "firstboot-log", setup.image, *words, program=pybuilder)
         return code, capsys.readouterr().out
 
-    setup.patch(modes)
     assert shown() == (0, "no first-boot scripts\n")
     setup.guest.add("/usr/lib/virt-sysprep/scripts/5000-0002-b", "")
     setup.guest.add(
@@ -250,7 +239,7 @@ def test_the_first_boot_of_an_image(setup: Setup, capsys: pytest.CaptureFixture[
         "2026-01-01T00:00:00Z\tstarted\t5000-0001-a\n2026-01-01T00:00:05Z\tfinished\t5000-0001-a\t0\n",
     )
     setup.guest.add("/root/virt-sysprep-firstboot.log", "it \x1b[31m said\n")
-    code, text = shown("raw")
+    code, text = shown("--format", "raw")
     assert code == 1
     assert text == (
         "5000-0001-a: exit status 0, from 2026-01-01T00:00:00Z to 2026-01-01T00:00:05Z\n"
@@ -321,16 +310,14 @@ def test_without_the_right_key_nothing_is_changed(
 def test_the_appliances_options_arrive(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for --check, which starts one as well."""
     seen: list[ApplianceOptions] = []
-    plain = setup.appliances.__call__
+    plain = setup.appliances
 
     def opened(disks: Sequence[Attachment], options: ApplianceOptions | None, on_event: Reporter) -> Any:
         assert options is not None
         seen.append(options)
         return plain(disks, options, on_event)
 
-    monkeypatch.setattr(
-        cli, "Services", lambda settings, **more: Services(settings, open_appliance=opened, **more)
-    )
+    monkeypatch.setattr(setup, "appliances", opened)
     words = [
         "--no-instant",
         "--cache",

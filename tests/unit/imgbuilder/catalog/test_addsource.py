@@ -1,4 +1,4 @@
-"""--add-source, from the command line to the file, with real keys and a real web server."""
+"""``source add``, from the command line to the file, with real keys and a real web server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.catalog import addsource
-from imgbuilder.cli import main as cli
+from imgbuilder.cli import source_modes
+from tests.fakes.commands import Ran
 from tests.fakes.keys import KeyMaker
 from tests.fakes.streams import lxd_tree
 from tests.fakes.template import Site, make_site
@@ -40,13 +41,6 @@ def web(site: Site) -> Iterator[WebFolder]:
         yield server
 
 
-class Ran:
-    def __init__(self, capture: pytest.CaptureFixture[str], *words: str) -> None:
-        capture.readouterr()
-        self.code = cli.run(list(words))
-        self.out, self.err = capture.readouterr()
-
-
 def files(home: Path) -> dict[str, str]:
     folder = home / "pybuilder" / "repos.d"
     found = sorted(folder.iterdir()) if folder.exists() else []
@@ -54,7 +48,7 @@ def files(home: Path) -> dict[str, str]:
 
 
 def test_a_key_file(home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
+    ran = Ran(capsys, "source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
     assert ran.code == 0, ran.err
     assert ran.out.startswith(f"Added: ours, in {home}/pybuilder/repos.d/ours.conf\nIt offers 1 template. ")
     assert site.key in ran.out
@@ -62,7 +56,7 @@ def test_a_key_file(home: Path, site: Site, web: WebFolder, capsys: pytest.Captu
     assert files(home) == {"ours.conf": text, "ours.gpg": ""}
     Path("pub.gpg").unlink()
     assert Ran(capsys, "--list").out.startswith("tiny ")
-    shown = Ran(capsys, "--list-sources").out
+    shown = Ran(capsys, "source", "list").out
     assert "Source:                  ours\n" in shown
     assert f"Signed by:               {site.key}\n" in shown
 
@@ -74,7 +68,7 @@ def test_a_fingerprint_of_the_user_s_keyring(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    command = ("--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", site.key.lower())
+    command = ("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", site.key.lower())
     ran = Ran(capsys, *command)
     assert ran.code == 2
     assert "not in your keyring" in ran.err
@@ -90,7 +84,7 @@ def test_a_file_narrowed_to_a_fingerprint(
 ) -> None:
     other = site.keys.make("another")
     Path("pub.gpg").write_bytes(site.keys.export(site.key, other))
-    words = ("--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg", "--fingerprint")
+    words = ("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg", "--fingerprint")
     ran = Ran(capsys, *words, other)
     assert ran.code == 3
     assert f"the keys of this source are {other}" in ran.err
@@ -108,13 +102,14 @@ def test_relative_paths_and_simplestreams(
 ) -> None:
     tree = lxd_tree(tmp_path / "tree", site.keys, b"x" * 512)
     Path("lxd.gpg").write_bytes(site.keys.export(tree.key))
-    ran = Ran(capsys, "--add-source", "lxd", "../tree/streams/v1/index.sjson", "--gpgkey", "lxd.gpg")
+    ran = Ran(capsys, "source", "add", "lxd", "../tree/streams/v1/index.sjson", "--gpgkey", "lxd.gpg")
     assert ran.code == 0, ran.err
     text = f"[lxd]\nuri={tmp_path / 'work'}/../tree/\nformat=simplestreams\ngpgkey=./lxd.gpg\n"
     assert files(home)["lxd.conf"] == text
     ran = Ran(
         capsys,
-        "--add-source",
+        "source",
+        "add",
         "here",
         "../site/index.asc",
         "--gpgkey",
@@ -158,7 +153,7 @@ def test_wrong_input(
     expected: str,
 ) -> None:
     Path("empty.gpg").touch()
-    ran = Ran(capsys, "--add-source", *(word.replace("{url}", f"{web.url}/index.asc") for word in words))
+    ran = Ran(capsys, "source", "add", *(word.replace("{url}", f"{web.url}/index.asc") for word in words))
     assert ran.code == 2
     assert expected in ran.err
     assert "Traceback" not in ran.err
@@ -169,13 +164,13 @@ def test_wrong_input(
 def test_gpgkey_alone_means_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(capsys, "--list", "--gpgkey", "x")
     assert ran.code == 2
-    assert "--add-source" in ran.err
+    assert "--gpgkey" in ran.err
 
 
 def test_what_does_not_pass_is_not_added(
     home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
+    words = ("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
     good = site.index.read_bytes()
     for bad, code in (
         (good.replace(b"Tiny", b"Tidy"), 3),
@@ -189,14 +184,14 @@ def test_what_does_not_pass_is_not_added(
     Path("pub.gpg").write_bytes(site.keys.export(site.keys.make("another")))
     ran = Ran(capsys, *words)
     assert ran.code == 3
-    assert "nothing was added; it may be the key of somebody else" in ran.err
+    assert "nothing was added. It may be an old key, or the key of someone else" in ran.err
     assert files(home) == {}
 
 
 def test_a_source_that_cannot_be_reached_is_not_added_from_memory(
     home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
+    words = ("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
     assert Ran(capsys, *words).code == 0
     for path in (home / "pybuilder" / "repos.d").iterdir():
         path.unlink()
@@ -210,7 +205,7 @@ def test_a_source_that_cannot_be_reached_is_not_added_from_memory(
 def test_nothing_is_overwritten(
     home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    words = ("--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
+    words = ("source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
     folder = home / "pybuilder" / "repos.d"
     folder.mkdir(parents=True)
     for name, text in [
@@ -248,8 +243,8 @@ def test_nothing_is_left_of_a_failed_write(
         taken.write_text("[theirs]\n")
         true_write(new)
 
-    monkeypatch.setattr(addsource, "write_source", late)
-    ran = Ran(capsys, "--add-source", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
+    monkeypatch.setattr(source_modes, "write_source", late)
+    ran = Ran(capsys, "source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
     assert ran.code == 2
     assert files(home) == {"ours.conf": "[theirs]\n"}
 
@@ -258,7 +253,7 @@ def test_passwords_are_kept_from_others(
     home: Path, site: Site, web: WebFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = web.url.replace("://", "://me:canary@")
-    ran = Ran(capsys, "--add-source", "ours", f"{url}/index.asc", "--gpgkey", "pub.gpg")
+    ran = Ran(capsys, "source", "add", "ours", f"{url}/index.asc", "--gpgkey", "pub.gpg")
     assert ran.code == 0, ran.err
     assert "canary" not in ran.out + ran.err
     conf = home / "pybuilder" / "repos.d" / "ours.conf"

@@ -7,22 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.cli import main as cli
-from imgbuilder.cli import modes
-from imgbuilder.services import Services
 from imgindex.model import Entry
+from tests.fakes.commands import Ran, use_appliances
 from tests.fakes.keys import KeyMaker
 from tests.fakes.template import Site, TinyAppliances, make_site
 from tests.fakes.webfolder import WebFolder
 
 BUILD = ("tiny", "--root-password", "disabled")
-
-
-class Ran:
-    def __init__(self, capture: pytest.CaptureFixture[str], *words: str) -> None:
-        capture.readouterr()
-        self.code = cli.run(list(words))
-        self.out, self.err = capture.readouterr()
 
 
 @pytest.fixture
@@ -35,9 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     appliances = TinyAppliances()
-    monkeypatch.setattr(
-        modes, "Services", lambda settings, **given: Services(settings, open_appliance=appliances, **given)
-    )
+    use_appliances(monkeypatch, appliances)
     return tmp_path / "home"
 
 

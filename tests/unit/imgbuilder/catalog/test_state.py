@@ -110,7 +110,7 @@ def test_corrupt_is_an_error_with_the_repair_command(states: SourceStates, conte
             act()
         assert caught.value.exit_code == 3
         assert str(record(states)) in caught.value.message
-        assert f"pybuilder --forget-source '{URI}'" in (caught.value.hint or "")
+        assert f"pybuilder source forget '{URI}'" in (caught.value.hint or "")
     assert record(states).read_bytes() == content
     assert states.forget(URI)
     assert states.read(URI) is None

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.cli import main as cli
-from imgbuilder.cli import modes
 from imgbuilder.services import Services
+from tests.fakes.commands import Ran, use_appliances
 from tests.fakes.keys import KeyMaker
 from tests.fakes.streams import StreamTree, digests, lxd_tree, ubuntu_tree
 from tests.fakes.template import SIZE, TinyAppliances, make_disk
@@ -48,9 +47,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def appliances(monkeypatch: pytest.MonkeyPatch) -> TinyAppliances:
     made = TinyAppliances()
     made.roots = {"/dev/sda2": {"/": "/dev/sda2"}}
-    monkeypatch.setattr(
-        modes, "Services", lambda settings, **given: Services(settings, open_appliance=made, **given)
-    )
+    use_appliances(monkeypatch, made)
     return made
 
 
@@ -73,13 +70,6 @@ def configure(home: Path, tree: StreamTree, uri: str, **fields: str) -> None:
     lines = {"uri": uri, "format": "simplestreams", "gpgkey": str(key), **fields}
     text = "".join(f"{name}={value}\n" for name, value in lines.items() if value)
     (place / "cloud.conf").write_text(f"[cloud]\n{text}")
-
-
-class Ran:
-    def __init__(self, capture: pytest.CaptureFixture[str], *words: str) -> None:
-        capture.readouterr()
-        self.code = cli.run(list(words))
-        self.out, self.err = capture.readouterr()
 
 
 def test_a_build_of_a_cloud_image(
@@ -171,8 +161,8 @@ def test_once_signed_never_unsigned(
     configure(home, tree, web.url, gpgkey="", unsigned="yes")
     ran = Ran(capsys, "--list")
     assert ran.code == 3
-    assert f"pybuilder --forget-source '{web.url}/streams/v1/index.sjson'" in ran.err
-    ran = Ran(capsys, "--forget-source", "cloud")
+    assert f"pybuilder source forget '{web.url}/streams/v1/index.sjson'" in ran.err
+    ran = Ran(capsys, "source", "forget", "cloud")
     assert ran.out.count("Forgotten: ") == 2
     assert Ran(capsys, "--list").code == 0
 
@@ -391,7 +381,7 @@ def test_local_trees_and_list_sources(
         configure(home, tree, uri)
         ran = Ran(capsys, "noble", "--root-password", "disabled", "--output", f"{len(uri)}.img")
         assert ran.code == 0, ran.err
-    shown = Ran(capsys, "--list-sources").out
+    shown = Ran(capsys, "source", "list").out
     assert "Format:                  simplestreams\n" in shown
     assert f"Signed by:               {tree.key}\n" in shown
 

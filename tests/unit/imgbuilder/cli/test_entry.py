@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imgbuilder.cli import entry, list_mode
+from imgbuilder.cli import entry, list_mode, modes
 from imgbuilder.cli import main as full
 from imgbuilder.cli.entry import plain_list
 from imgbuilder.cli.list_mode import ListRequest
-from imgbuilder.services import Settings
+from imgbuilder.services import Services, Settings
 from imgbuilder.terminal.console import ConsoleReporter
 
 WORDS = st.sampled_from(
@@ -24,8 +24,9 @@ WORDS = st.sampled_from(
         "--list-format",
         "--list-format=json", "--list-format=short", "--list-format=", "--list-format=x", "json", "long",
         "--source", "--source=/a", "--source=", "/b", "--fingerprint", "--fingerprint=AB", "AB",
-        "--", "-", "", "-v", "--lis", "-list", "--search", "debian", "--long=1", "--list=", "--arch", "i686",
-        "--check-signature", "--notes", "-lq", "--no-network", "--format", "raw", "-h", "--version",
+        "--", "-", "", "-v", "--lis", "-list", "search", "debian", "--long=1", "--list=", "--arch", "i686",
+        "--check-signature", "--notes", "-lq", "list", "list", "plan", "build", "--no-network",
+        "--format", "raw", "-h", "--version",
         "--sourc=/a",
     ]
 )  # fmt: skip
@@ -35,10 +36,10 @@ def read_in_full(words: list[str], patch: pytest.MonkeyPatch) -> tuple[Settings,
     """What the full command line makes of the words, when it lists."""
     seen: list[tuple[Settings, ListRequest]] = []
 
-    def list_templates(settings: Settings, _report: ConsoleReporter, request: ListRequest) -> None:
-        seen.append((settings, request))
+    def list_templates(services: Services, _on_event: ConsoleReporter, request: ListRequest) -> None:
+        seen.append((services.settings, request))
 
-    patch.setattr(full, "list_templates", list_templates)
+    patch.setattr(modes, "list_templates", list_templates)
     full.run(words)
     return seen[0] if seen else None
 
@@ -69,6 +70,9 @@ def as_lists(settings: Settings) -> tuple[Sequence[str], Sequence[str], object]:
         "-l",
         "--long",
         "--list -q",
+        "list",
+        "-q list --long",
+        "--source /a list --fingerprint AB --list-format=json",
         "--list --long --list-format short",
         "--list --list-format json --list-format=short",
         "--list --list-format=json --source /a --fingerprint AB --source=/b --fingerprint=CD",
@@ -90,7 +94,9 @@ def test_what_takes_the_shortcut(words: str, monkeypatch: pytest.MonkeyPatch) ->
         "", "debian-12", "--list debian-12", "-v --list", "--lis", "-list", "--list --",
         "--list --list-format",
         "--list --list-format yaml", "--list --source", "--list --source --long", "--list --source=-x",
-        "-q", "--source /a", "--list --search x", "--list --arch i686", "--list=", "--help", "--list --help",
+        "-q", "--source /a", "search x", "list list",
+        "list --list", "list -l", "list debian-12",
+        "--source list", "list --", "--list --arch i686", "--list=", "--help", "--list --help",
     ],
 )  # fmt: skip
 def test_what_does_not(words: str) -> None:
@@ -105,8 +111,8 @@ def test_all_else_goes_to_click(monkeypatch: pytest.MonkeyPatch) -> None:
         return 7
 
     monkeypatch.setattr(full, "run", run)
-    assert entry.run(["--doctor"]) == 7
-    assert seen == [["--doctor"]]
+    assert entry.run(["doctor"]) == 7
+    assert seen == [["doctor"]]
 
 
 def test_the_collector_of_cycles_is_off_for_lists_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +125,7 @@ def test_the_collector_of_cycles_is_off_for_lists_alone(monkeypatch: pytest.Monk
     monkeypatch.setattr(full, "run", lambda _words: note("other"))
     monkeypatch.setattr(list_mode, "list_templates", lambda *_given: note("list"))
     try:
-        for words in (["--doctor"], ["--list", "--no-check-signature"]):
+        for words in (["doctor"], ["--list", "--no-check-signature"]):
             monkeypatch.setattr(sys, "argv", ["pybuilder", *words])
             with pytest.raises(SystemExit) as ended:
                 entry.main()

@@ -15,57 +15,21 @@ import pytest
 
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.cli import main as cli
-from imgbuilder.cli import modes
-from imgbuilder.cli.customizing import integer
-from imgbuilder.services import Services, Settings
+from imgbuilder.cli.options import integer
+from imgbuilder.services import Settings
 from imgindex.model import ExtraField, Note, ZstdFile
-from tests.fakes.keys import KeyMaker
-from tests.fakes.template import Site, TinyAppliances, make_site
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "VIRT_BUILDER_DIRS"):
-        monkeypatch.setenv(variable, str(tmp_path / "home"))
-    monkeypatch.setenv("LANG", "C.UTF-8")
-    out = tmp_path / "out"
-    out.mkdir()
-    monkeypatch.chdir(out)
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def site(tmp_path: Path, home: Path, publisher_keys: KeyMaker) -> Site:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    made = make_site(folder, publisher_keys)
-    made.configure(home)
-    return made
-
-
-@pytest.fixture
-def appliances(monkeypatch: pytest.MonkeyPatch) -> TinyAppliances:
-    made = TinyAppliances()
-    monkeypatch.setattr(
-        modes, "Services", lambda settings, **more: Services(settings, open_appliance=made, **more)
-    )
-    return made
-
-
-class Ran:
-    """How a command ended."""
-
-    def __init__(self, capture: pytest.CaptureFixture[str], *words: str) -> None:
-        capture.readouterr()
-        self.code = cli.run(list(words))
-        self.out, self.err = capture.readouterr()
+from tests.fakes.commands import Ran
+from tests.fakes.template import Site, TinyAppliances
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert Ran(capsys, "--version").out.startswith("pybuilder ")
     text = Ran(capsys, "--help").out
     assert "--run-command" in text
-    assert text.index("Options:") < text.index("Customizations, in the order given:")
+    sections = ["Commands", "Most used", "Build", "Customize", "Sources", "Cache", "Appliance", "Other"]
+    places = [text.index(f"\n{name}:\n") for name in sections]
+    assert places == sorted(places)
+    assert len(text[places[1] : places[2]].split("\n  -")) == 11, "the ten most used options"
 
 
 def test_listings(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,16 +91,16 @@ def test_cache_all_templates_gc_and_verify(
     ran = Ran(capsys, "--cache-all-templates")
     assert ran.code == 0, ran.err
     assert template.exists()
-    assert Ran(capsys, "--cache-verify").code == 0
+    assert Ran(capsys, "cache", "verify").code == 0
     template.chmod(0o600)
     template.write_bytes(b"x")
-    ran = Ran(capsys, "--cache-verify")
+    ran = Ran(capsys, "cache", "verify")
     assert (ran.code, template.exists()) == (1, False)
     assert "removed: tiny (template)" in ran.out
     assert Ran(capsys, "--cache-all-templates").code == 0
-    ran = Ran(capsys, "--cache-gc")
+    ran = Ran(capsys, "cache", "gc")
     assert "removed" not in ran.out
-    ran = Ran(capsys, "--cache-gc", "--cache-size", "0b")
+    ran = Ran(capsys, "cache", "gc", "--cache-size", "0b")
     assert ran.code == 0, ran.err
     assert "removed: tiny (template)" in ran.out or "removed: secret (template)" in ran.out
     assert "its limit is 0" in ran.out
@@ -159,15 +123,15 @@ def test_cache_add(
     stick = tmp_path / "stick.xz"
     (site.folder / "tiny.xz").rename(stick)
     assert Ran(capsys, "tiny").code == 1
-    ran = Ran(capsys, "--cache-add", str(stick))
+    ran = Ran(capsys, "cache", "add", str(stick))
     assert ran.code == 0, ran.err
     assert Ran(capsys, "tiny", "--root-password", "disabled").code == 0
     stick.write_bytes(b"x")
-    ran = Ran(capsys, "--cache-add", str(stick))
+    ran = Ran(capsys, "cache", "add", str(stick))
     assert ran.code == 1
     assert "no template of a configured source" in ran.err
-    assert Ran(capsys, "--cache-add", str(tmp_path)).code == 1
-    assert Ran(capsys, "--cache-add").code == 2
+    assert Ran(capsys, "cache", "add", str(tmp_path)).code == 1
+    assert Ran(capsys, "cache", "add").code == 2
 
 
 def test_cache_path(
@@ -187,13 +151,14 @@ def test_cache_path(
     assert "Copying: " in ran.out
 
 
-@pytest.mark.parametrize("mode", ["--cache-all-templates", "--cache-gc", "--cache-verify"])
+@pytest.mark.parametrize("mode", ["--cache-all-templates", "cache all", "cache gc", "cache verify"])
 def test_cache_modes_need_a_cache_and_no_name(
     site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str], mode: str
 ) -> None:
-    assert Ran(capsys, mode, "--no-cache").code == 2
-    assert Ran(capsys, mode, "tiny").code == 2
-    assert Ran(capsys, mode, "--cache-size", "much").code == 2
+    for wrong in (["--no-cache"], ["tiny"], ["--cache-size", "much"]):
+        ran = Ran(capsys, *mode.split(), *wrong)
+        assert ran.code == 2
+        assert mode in ran.err or "much" in ran.err
 
 
 def test_a_build_from_the_command_line(
@@ -261,7 +226,7 @@ def test_machine_readable_alone_goes_where_it_is_sent(
 @pytest.mark.parametrize(
     "wrong",
     [
-        "--size=10", "--cache-size=x", "--format=zip", "--attach-format=zip", "--key=x", "--forward=x",
+        "--size=10", "--cache-size=x", "--format=zip", "--attach-format=zip", "--key=x",
         "--chmod=x", "--password=root:nonsense", "--root-password=file:/missing", "--smp=x", "--on-error=x",
         "--commands-from-file=/missing", "--password-crypto=foo", "--list-format=x", "--gpg=",
     ],
@@ -353,7 +318,11 @@ def test_dry_run_writes_nothing(
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
-        ([], 2, "exactly one OS-VERSION"),
+        (["-v"], 2, "exactly one OS-VERSION"),
+        (["build"], 2, "exactly one OS-VERSION"),
+        (["cache", "-v"], 2, "pybuilder cache --help"),
+        (["cache", "x"], 2, "No such command"),
+        (["list", "--size", "1G"], 2, "--size"),
         (["a", "b"], 2, "exactly one OS-VERSION"),
         (["tiny", "--size", "5"], 2, "cannot parse size"),
         (["tiny", "--size", "1M"], 2, "shrunk"),
@@ -428,9 +397,9 @@ def test_forget_source_mends_a_damaged_record(
     record.write_text("junk")
     failed = Ran(capsys, "--list")
     assert failed.code == 3
-    assert "--forget-source" in failed.err
+    assert "source forget" in failed.err
     wanted = {"name": "test", "url": str(site.index), "file url": f"file://{site.index}"}[by]
-    mended = Ran(capsys, "--forget-source", wanted)
+    mended = Ran(capsys, "source", "forget", wanted)
     assert (mended.code, mended.err) == (0, "")
     assert "will not be noticed" in mended.out
     assert Ran(capsys, "--list").code == 0
@@ -439,7 +408,7 @@ def test_forget_source_mends_a_damaged_record(
 
 def test_forget_source_that_is_not_known(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     for wanted in ("nowhere", "https://user:canary@example.org/index.asc", "test"):
-        failed = Ran(capsys, "--forget-source", wanted)
+        failed = Ran(capsys, "source", "forget", wanted)
         assert failed.code == 2
         assert "nothing is remembered" in failed.err
         assert "canary" not in failed.err
@@ -465,7 +434,7 @@ def test_list_sources(site: Site, home: Path, capsys: pytest.CaptureFixture[str]
     (folder / "u.conf").write_text(
         "[plain]\nuri=https://u:canary@example.org/i\nunsigned=yes\n[off]\nenabled=no\n"
     )
-    before = Ran(capsys, "--list-sources")
+    before = Ran(capsys, "source", "list")
     assert (before.code, before.err) == (0, "")
     assert before.out == (
         f"Source:                  test\nURI:                     {site.index}\n"
@@ -483,45 +452,45 @@ def test_list_sources(site: Site, home: Path, capsys: pytest.CaptureFixture[str]
     (record,) = (home / "pybuilder" / "sources").glob("*.json")
     fields = json.loads(record.read_text())
     signed_at = fields["signed_at"].replace("T", " ").replace("+00:00", " UTC")
-    after = Ran(capsys, "--list-sources").out
+    after = Ran(capsys, "source", "list").out
     assert f"Signed by:               {site.key}\n" in after
     assert f"Signed at:               {signed_at}\n" in after
     assert "Expires:                 never\n" in after
     assert "Last accepted:           20" in after
     site.configure(home, gpgkey="", unsigned="yes")
-    assert "is not used with unsigned=yes" in Ran(capsys, "--list-sources").out
+    assert "is not used with unsigned=yes" in Ran(capsys, "source", "list").out
     record.write_text("junk")
-    assert "--forget-source" in Ran(capsys, "--list-sources").out
+    assert "source forget" in Ran(capsys, "source", "list").out
 
 
 def test_list_sources_needs_no_source_to_answer(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "--list-sources", "--source", "/nowhere/index", "--fingerprint", "A" * 40)
+    ran = Ran(capsys, "source", "list", "--source", "/nowhere/index", "--fingerprint", "A" * 40)
     assert ran.code == 0
     assert "command line" in ran.out
-    assert Ran(capsys, "--list-sources", "name").code == 2
+    assert Ran(capsys, "source", "list", "name").code == 2
 
 
 def test_list_sources_without_any_says_what_to_do(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (home / "pybuilder" / "repos.d").glob("*"):
         path.unlink()
-    ran = Ran(capsys, "--list-sources")
+    ran = Ran(capsys, "source", "list")
     assert (ran.code, ran.out) == (0, "")
-    assert "to add one: pybuilder --add-source" in ran.err
+    assert "to add one: pybuilder source add" in ran.err
 
 
 def test_list_sources_may_ask_them(site: Site, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "--list-sources", "--long")
+    ran = Ran(capsys, "source", "list", "--long")
     assert ran.code == 0
     assert "Answer now:              good, with 1 template\n" in ran.out
     text = "[gone]\nuri=/nowhere/index\nunsigned=yes\nproxy=http://u:canary@p:1\n"
     (home / "pybuilder" / "repos.d" / "u.conf").write_text(text)
-    ran = Ran(capsys, "--list-sources", "--long")
+    ran = Ran(capsys, "source", "list", "--long")
     assert ran.code == 1
     assert "Answer now:              not usable: cannot read /nowhere/index" in ran.out
     assert "Proxy:                   http://p:1\n" in ran.out
     site.index.unlink()  # what was accepted before is no answer
-    assert Ran(capsys, "--list-sources", "--long").out.count("not usable") == 2
-    assert Ran(capsys, "--list-sources").code == 0
+    assert Ran(capsys, "source", "list", "--long").out.count("not usable") == 2
+    assert Ran(capsys, "source", "list").code == 0
 
 
 def test_the_full_list(site: Site, home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -572,7 +541,7 @@ def test_the_full_list(site: Site, home: Path, capsys: pytest.CaptureFixture[str
     assert only["templates"] == [tiny]
     assert [source["name"] for source in only["sources"]] == ["test"]
     (folder / "u.conf").write_text(f"[second]\nuri={tmp_path}/index\nunsigned=yes\n")
-    found = json.loads(Ran(capsys, "--search", "TINY", "--list-format", "full").out)["templates"]
+    found = json.loads(Ran(capsys, "search", "TINY", "--list-format", "full").out)["templates"]
     assert [item["source"] for item in found] == ["test", "second"]
 
 
@@ -591,11 +560,11 @@ def test_list_by_pattern_and_by_word(site: Site, capsys: pytest.CaptureFixture[s
     assert found("--list", "debian*") == found("--list", "sta?le") == ["debian-12"]
     assert found("--list", "[dt]*") == found("--list", "*") == ["tiny", "debian-12"]
     for word in ("BOOKWORM", "cloud-init", "stable", "debian12", "debian-1"):
-        assert found("--search", word) == ["debian-12"], word
-    assert found("--search", "N") == ["tiny", "debian-12"]
+        assert found("search", word) == ["debian-12"], word
+    assert found("search", "N") == ["tiny", "debian-12"]
     listed = json.loads(Ran(capsys, "--list", "debian*", "--list-format", "json").out)
     assert [item["os-version"] for item in listed["templates"]] == ["debian-12"]
-    for words in (["--list", "x*"], ["--search", "nowhere"], ["--search", "a", "tiny"]):
+    for words in (["--list", "x*"], ["search", "nowhere"], ["search", "a", "tiny"]):
         assert Ran(capsys, *words).code == 2
     assert Ran(capsys, "--list", "Debian*").code == 2, "names are compared exactly"
 
@@ -633,9 +602,10 @@ def test_get_kernel_takes_an_image_and_nothing_else(
     assert ran.code == 0, ran.err
     assert ran.out == "download: /boot/vmlinuz-5.1 -> ./vmlinuz-5.1\n"
     assert Path("vmlinuz-5.1").read_bytes() == b"kernel"
-    assert Ran(capsys, "--get-kernel", "--prefix", "p", "--unversioned-names", "-q", str(image)).out == ""
+    words = ("get-kernel", "--prefix", "p", "--unversioned-names", "-q", str(image))
+    assert Ran(capsys, *words).out == ""
     assert Path("p-vmlinuz").read_bytes() == b"kernel"
-    assert Ran(capsys, "--get-kernel", "--prefix", "../p", str(image)).code == 2
+    assert Ran(capsys, "get-kernel", "--prefix", "../p", str(image)).code == 2
     assert Ran(capsys, "--get-kernel", str(image), "tiny").code == 2
     assert Ran(capsys, "--get-kernel").code == 2
     assert Ran(capsys, "--get-kernel", str(image), "--hostname", "x").code == 2

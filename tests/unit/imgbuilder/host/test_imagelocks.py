@@ -77,7 +77,7 @@ def test_the_disk_of_a_running_machine_is_refused(disk: Path, way: Callable[[Pat
     with locked(disk), pytest.raises(PybuilderError, match=r"disk\.img is used by another program") as caught:
         way(disk)
     assert "virtual machine" in str(caught.value.hint)
-    assert "--doctor" not in str(caught.value.hint)
+    assert "doctor" not in str(caught.value.hint)
     assert disk.read_bytes() == CONTENT
     assert sorted(path.name for path in disk.parent.iterdir() if path.is_file()) == ["disk.img"]
 

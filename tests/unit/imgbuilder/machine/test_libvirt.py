@@ -98,21 +98,23 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     script = tmp_path / "link" / "run"
-    assert run(["--run-script", str(image), "-o", str(script), "--arch", "x86_64", "--forward", "80"]) == 0
+    assert (
+        run(["machine", "script", str(image), "-o", str(script), "--arch", "x86_64", "--forward", "80"]) == 0
+    )
     assert script.stat().st_mode & 0o777 == 0o755
     text = script.read_text()
     assert "\nimage=../disk.img\n" in text
     assert "pflash" in text
     capsys.readouterr()
-    assert run(["--libvirt-xml", str(image), "--firmware", "bios", "--memsize", "512"]) == 0
+    assert run(["machine", "libvirt", str(image), "--firmware", "bios", "--memsize", "512"]) == 0
     shown = capsys.readouterr().out
     assert "efi" not in shown
     assert '<memory unit="MiB">512</memory>' in shown
     foreign = tmp_path / "disk.vmdk"
     subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", foreign, "4M"], check=True)
-    assert run(["--virt-install", str(foreign), "--format", "vmdk"]) == 0
+    assert run(["machine", "virt-install", str(foreign), "--format", "vmdk"]) == 0
     assert "format=vmdk" in capsys.readouterr().out
-    assert run(["--virt-install", str(image), "--format", "vmdk"]) == 1
+    assert run(["machine", "virt-install", str(image), "--format", "vmdk"]) == 1
     assert "is no vmdk image" in capsys.readouterr().err
 
 
@@ -121,12 +123,12 @@ def test_the_image_is_not_replaced_by_its_script(tmp_path: Path, capsys: pytest.
     before = image.read_bytes()
     (tmp_path / "link").symlink_to(image)
     for name in ("disk.img", "link"):
-        assert run(["--run-script", str(image), "-o", str(tmp_path / name)]) == 2
+        assert run(["machine", "script", str(image), "-o", str(tmp_path / name)]) == 2
         assert "is the image itself" in capsys.readouterr().err
     other = tmp_path / "other.img"
     other.write_bytes(before)
     with locked(other):
-        assert run(["--run-script", str(image), "-o", str(other)]) == 1
+        assert run(["machine", "script", str(image), "-o", str(other)]) == 1
     assert "is used by another program" in capsys.readouterr().err
     assert image.read_bytes() == other.read_bytes() == before
 
@@ -134,21 +136,21 @@ def test_the_image_is_not_replaced_by_its_script(tmp_path: Path, capsys: pytest.
 def test_a_running_machine_can_be_described(tmp_path: Path) -> None:
     image = disk(tmp_path, "label: gpt\nsize=+\n")
     with locked(image):
-        assert run(["--libvirt-xml", str(image), "-o", str(tmp_path / "machine.xml")]) == 0
+        assert run(["machine", "libvirt", str(image), "-o", str(tmp_path / "machine.xml")]) == 0
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--run-script", "/nonexistent.img"], "/nonexistent.img"),
-        (["--run-script", "/nonexistent.img", "--format", "vdi"], "no such file"),
-        (["--run-script", "DISK", "--forward", "x"], "--forward"),
-        (["--run-script", "DISK", "debian-12"], "debian-12"),
-        (["--run-script", "DISK", "--install", "x"], "--install"),
-        (["--run-script", "DISK", "--arch", "vax"], "vax"),
-        (["--run-script", "DISK", "-o", "/nonexistent/run"], "/nonexistent/run"),
-        (["--run-script", "DISK", "--format", "floppy"], "floppy"),
-        (["--libvirt-xml", "FOREIGN"], "foreign.img"),
+        (["machine", "script", "/nonexistent.img"], "/nonexistent.img"),
+        (["machine", "script", "/nonexistent.img", "--format", "vdi"], "no such file"),
+        (["machine", "script", "DISK", "--forward", "x"], "--forward"),
+        (["machine", "script", "DISK", "debian-12"], "debian-12"),
+        (["machine", "script", "DISK", "--install", "x"], "--install"),
+        (["machine", "script", "DISK", "--arch", "vax"], "vax"),
+        (["machine", "script", "DISK", "-o", "/nonexistent/run"], "/nonexistent/run"),
+        (["machine", "script", "DISK", "--format", "floppy"], "floppy"),
+        (["machine", "libvirt", "FOREIGN"], "foreign.img"),
     ],
 )
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:

@@ -1,4 +1,4 @@
-"""Recipes on the command line: the order of precedence, and --write-recipe."""
+"""Recipes on the command line: the order of precedence, and ``recipe write``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ from imgbuilder.errors import UsageError
 from imgbuilder.host.arch import host_arch
 from imgbuilder.recipe.reader import read_recipe
 from imgbuilder.services import Settings
+from tests.fakes.commands import Ran
 from tests.fakes.template import Site, TinyAppliances
-from tests.unit.imgbuilder.cli.test_main import Ran, appliances, home, site
-
-__all__ = ["appliances", "home", "site"]  # fixtures
 
 RECIPE = """\
 template = "tiny"
@@ -161,7 +159,7 @@ class TestWriteRecipe:
             "--attach-format", "raw", "--attach", "recipes/cd.iso", "--key", "all:file:recipes/key",
             "--upload", "motd:/etc/motd", "--write", "/a:b\nc", "--hostname", "x.example.org",
         ]  # fmt: skip
-        ran = Ran(capsys, *words, "--dry-run", "--write-recipe", "new.toml")
+        ran = Ran(capsys, "recipe", "write", "new.toml", *words)
         assert ran.code == 0, ran.err
         assert "Uploading: motd to /etc/motd" in ran.out, "the plan is shown, too"
         assert request_of(*words, "--arch", "x86_64") == request_of(
@@ -176,24 +174,26 @@ class TestWriteRecipe:
             "--fingerprint",
             "A" * 40,
         ]
-        with_sources = Ran(capsys, "x", *sources, "--dry-run", "--write-recipe", "-").out
+        with_sources = Ran(capsys, "recipe", "write", "-", "x", *sources).out
         assert [row["url"] for row in tomllib.loads(with_sources)["source"]] == sources[1:4:2]
-        again = Ran(capsys, "--recipe", "new.toml", "--dry-run", "--write-recipe", "-")
+        again = Ran(capsys, "recipe", "write", "-", "--recipe", "new.toml")
         assert again.out == Path("new.toml").read_text()
 
-    def test_it_needs_a_dry_run(self, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-        ran = Ran(capsys, "tiny", "--write-recipe", "new.toml")
-        assert (ran.code, "--dry-run" in ran.err) == (2, True)
-        assert not Path("new.toml").exists()
+    def test_it_needs_a_template(self, site: Site, capsys: pytest.CaptureFixture[str], recipe: Path) -> None:
+        recipe.write_text('[[operation]]\nhostname = "x"\n')
+        for words in ([], ["new.toml"], ["new.toml", "--recipe", str(recipe)], ["new.toml", "a", "b"]):
+            ran = Ran(capsys, "recipe", "write", *words)
+            assert (ran.code, "pybuilder recipe write " in ran.err) == (2, True)
+            assert not Path("new.toml").exists()
 
     def test_nothing_is_written_over(
         self, site: Site, capsys: pytest.CaptureFixture[str], recipe: Path
     ) -> None:
-        ran = Ran(capsys, "tiny", "--dry-run", "--write-recipe", str(recipe))
+        ran = Ran(capsys, "recipe", "write", str(recipe), "tiny")
         assert ran.code != 0
         assert "is there already" in ran.err
         assert recipe.read_text() == RECIPE
-        assert "cannot be written" in Ran(capsys, "tiny", "--dry-run", "--write-recipe", "no/r.toml").err
+        assert "cannot be written" in Ran(capsys, "recipe", "write", "no/r.toml", "tiny").err
 
     def test_a_full_disk_keeps_no_part_of_it(
         self, site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -209,7 +209,7 @@ class TestWriteRecipe:
             return Full() if mode == "x" else file
 
         monkeypatch.setattr(Path, "open", opened)
-        ran = Ran(capsys, "tiny", "--dry-run", "--write-recipe", "new.toml")
+        ran = Ran(capsys, "recipe", "write", "new.toml", "tiny")
         monkeypatch.undo()
         assert "new.toml cannot be written: No space left" in ran.err
         assert not Path("new.toml").exists()
@@ -222,7 +222,7 @@ class TestWriteRecipe:
             ["--root-password", "password:canary"],
             ["--key", "all:key:canary"],
         ):
-            ran = Ran(capsys, "tiny", *words, "--dry-run", "--write-recipe", "new.toml")
+            ran = Ran(capsys, "recipe", "write", "new.toml", "tiny", *words)
             assert ran.code == 2
             assert "canary" not in ran.err
             assert not Path("new.toml").exists()

@@ -106,5 +106,5 @@ def test_the_command_obeys(
     write(tmp_path, 'cache-size = "many"')
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("PYBUILDER_CACHE_SIZE", "")
-    assert run(["--cache-gc"]) == 2
+    assert run(["cache", "gc"]) == 2
     assert "many" in capsys.readouterr().err

@@ -1,0 +1,28 @@
+"""``pybuilder`` in the process of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from imgbuilder.cli import main as cli
+from imgbuilder.services import Services
+from tests.fakes.appliance import FakeAppliances
+
+
+class Ran:
+    """How a command ended."""
+
+    make_services: Callable[..., Services] = Services
+
+    def __init__(self, capture: pytest.CaptureFixture[str], *words: str) -> None:
+        capture.readouterr()
+        self.code = cli.run(words, self.make_services)
+        self.out, self.err = capture.readouterr()
+
+
+def use_appliances(patch: pytest.MonkeyPatch, appliances: FakeAppliances) -> None:
+    """Let the commands of a test start these appliances."""
+    patch.setattr(Ran, "make_services", partial(Services, open_appliance=appliances))
