@@ -14,6 +14,7 @@ from imgbuilder.cli.list_mode import show
 from imgbuilder.cli.modes import plan_image
 from imgbuilder.cli.requests import Call
 from imgbuilder.errors import UsageError, WorkspaceError
+from imgbuilder.fetch.urls import Address
 from imgbuilder.host.workspace import follow
 
 _VALUES = {
@@ -143,6 +144,12 @@ def _sources(urls: tuple[str, ...], fingerprints: tuple[str, ...]) -> list[dict[
         raise UsageError(
             "a recipe names each --source with the key that must have signed it", hint="give --fingerprint"
         )
+    for url in urls:
+        if Address(url).has_secret:
+            raise UsageError(
+                f"--source {Address(url)}: a password must not stand in a recipe",
+                hint="configure the source, and leave --source out",
+            )
     return [{"url": url, "fingerprint": pin} for url, pin in zip(urls, pins, strict=True)]
 
 

@@ -59,7 +59,7 @@ def offline_error(label: str, url: str) -> OfflineError:
     """Make the error for a file that only a server has."""
     return OfflineError(
         f"{label or 'the file'} is not on this machine, and --offline forbids asking {Address(url)}",
-        hint="run once without --offline, or bring the file here: pybuilder cache add FILE, or --source BUNDLE",
+        hint="run once without --offline, or bring it: pybuilder cache add FILE, or --source BUNDLE",
     )
 
 
