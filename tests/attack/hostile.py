@@ -1,15 +1,16 @@
-"""Guests that mean harm, and what our commands do to a guest; run as a program, one guest a process."""
+"""Hostile guests, and our commands on them; run as a program with one guest per process."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions
-from imgbuilder.customize import sysprep
+from imgbuilder.customize import aptsettings, sysprep
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import read_facts
 from imgbuilder.customize.failure import keep_log
@@ -37,6 +38,11 @@ ACCOUNT_FILES = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
 RELEASE = "/usr/lib/os-release"
 STATUS = "/var/lib/dpkg/status"
 LOG = "/tmp/builder.log"
+ARCHIVES = f"{aptsettings.FOLDER}/archives"
+KEPT, KEPT_BYTES = "bash_1_all.deb", b"the bytes of the archive's signed lists"
+"""A package in the host's folder of ``--package-cache``."""
+POISON = "poison_1_all.deb"
+"""A package of the archive that only the guest has, with other bytes."""
 
 
 def _sparse(*paths: str, size: int = HUGE) -> Callable[[FakeGuest], None]:
@@ -100,6 +106,36 @@ def _filled(line: str, size: int = BIG) -> str:
     return line * (size // len(line))
 
 
+def _list_packages(guest: FakeGuest, *names: str) -> None:
+    """Let the guest's apt list packages, all with the digest of ``KEPT_BYTES``."""
+    digest = hashlib.sha256(KEPT_BYTES).hexdigest()
+    listed = "".join(f"'http://a/{name}' {name} {len(KEPT_BYTES)} SHA256:{digest}\n" for name in names)
+
+    def listing(_script: str) -> CommandResult:
+        guest.write(f"{aptsettings.FOLDER}/wanted", listed.encode())
+        return CommandResult(0, "")
+
+    guest.on_sh("--print-uris", listing)
+
+
+def _package_traps(guest: FakeGuest) -> None:
+    """Fill apt's folder of packages with what must not get to the host."""
+    guest.add_sparse(f"{ARCHIVES}/huge_1_all.deb", HUGE)
+    guest.add_fifo(f"{ARCHIVES}/pipe_1_all.deb")
+    guest.add_link(f"{ARCHIVES}/loop_1_all.deb", f"{ARCHIVES}/loop_1_all.deb")
+    guest.add_dir(f"{ARCHIVES}/folder_1_all.deb")
+    for name in ("..%2fevil.deb", ".hidden.deb", "evil;name.deb", "\x1b[2J.deb", f"{'a' * 250}.deb", "lock"):
+        guest.add(f"{ARCHIVES}/{name}", b"evil")
+    guest.add(f"{ARCHIVES}/{POISON}", b"evil")
+
+    def install(_script: str) -> CommandResult:
+        guest.write(f"{ARCHIVES}/{KEPT}", b"evil")
+        return CommandResult(0, "")
+
+    guest.on_sh("install -- ", install)
+    _list_packages(guest, KEPT, POISON, "../evil.deb", f"{ARCHIVES}/evil.deb")
+
+
 _PACKAGE = "Package: p{0}\nStatus: install ok installed\nArchitecture: all\nVersion: 1\n\n"
 
 FRIENDLY = "a friendly guest"
@@ -125,7 +161,7 @@ GUESTS: dict[str, Callable[[FakeGuest], None]] = {
     "pipes for files": _pipes("/etc/machine-id", "/etc/hosts", RELEASE, *ACCOUNT_FILES, STATUS, LOG),
     "links in circles": _loops("/etc/hosts", "/root", "/var/log", "/etc/passwd", "/etc/ssh", "/home"),
     "folders without end": _crowds(
-        "/home", "/root/.ssh", "/var/log", "/etc/ssh", "/etc/apt", "/var/lib/dpkg"
+        "/home", "/root/.ssh", "/var/log", "/etc/ssh", "/etc/apt", "/var/lib/dpkg", ARCHIVES
     ),
     "thousands of settings": _names("/etc/apt/apt.conf.d", 5_000),
     "thousands of homes": _names("/home", 5_000),
@@ -134,6 +170,7 @@ GUESTS: dict[str, Callable[[FakeGuest], None]] = {
     "a package database of 100 MB of one line": _sparse(STATUS, size=100 << 20),
     "packages without end": _text(STATUS, "".join(map(_PACKAGE.format, range(200_000)))),
     "a package of one field": _text(STATUS, "Package: a\nVersion: " + "1" * BIG + "\n"),
+    "traps among apt's packages": _package_traps,
     "a shell that says too much": _says("\x1b[2J\x00\ufffd" * 16_000),
     "a shell that fails": _says("0 0 0\n" * 10_000, status=255),
     "a shell of numbers": _says(DIGITS * 12),
@@ -153,27 +190,40 @@ OPERATIONS = [
 
 
 def hostile(name: str) -> FakeGuest:
-    """Return a guest of the table, or one that means no harm."""
+    """Return a guest of the table, or a friendly one."""
     guest = debian_guest()
     guest.add("/usr/bin/sh", ELF_X86_64, mode=0o755)
     guest.add(STATUS, _PACKAGE.format(1))
     guest.add(LOG, "said\n")
     guest.add("/etc/group", "root:x:0:\nann:x:1001:\n")
+    _list_packages(guest, KEPT)
     if name != FRIENDLY:
         GUESTS[name](guest)
     return guest
 
 
-def _build(guest: FakeGuest, keyword: str, text: str) -> None:
+def _build(guest: FakeGuest, *written: tuple[str, str]) -> None:
     def rescue(failed: FakeGuest, context: GuestContext, _error: PybuilderError) -> None:
         keep_log(failed, context.log_file, "hostile")
 
     context = GuestContext(read_facts(guest), "x86_64")
-    customize(guest, [parse_operation(keyword, text)], context, ignore, rescue)  # type: ignore[arg-type]
+    operations = [parse_operation(keyword, text) for keyword, text in written]
+    customize(guest, operations, context, ignore, rescue)  # type: ignore[arg-type]
+
+
+def _build_with_package_cache(guest: FakeGuest, folder: Path) -> None:
+    """Build with a folder of packages, and check that the guest changed nothing in it."""
+    folder.mkdir()
+    (folder / KEPT).write_bytes(KEPT_BYTES)
+    try:
+        _build(guest, ("install", "bash"), ("package-cache", str(folder)))
+    finally:
+        kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert kept == {KEPT: KEPT_BYTES}, f"the guest got {sorted(kept)} to the host"
 
 
 def commands(name: str, folder: Path) -> dict[str, Callable[[], object]]:
-    """Return what our commands do to a guest of the table, by what it is called."""
+    """Return our commands on a guest of the table, by their names."""
     appliances = FakeAppliances({"a.img": FakeDisk({1: FakeFilesystem(guest=hostile(name))})})
     images, _skipped = scan(image(folder / "a.img").parent)
     options = ApplianceOptions()
@@ -183,11 +233,12 @@ def commands(name: str, folder: Path) -> dict[str, Callable[[], object]]:
         "first boot": lambda: read_firstboot(hostile(name)),
         "publish": lambda: _raised(examine(images, appliances, options, ignore)["a.img"]),
         "entry check": lambda: look_inside(images[0], "", appliances, options, ignore),
+        "--package-cache": lambda: _build_with_package_cache(hostile(name), Path.home() / "packages"),
         "sbom": lambda: list_packages(images[0], appliances, options, ignore),
     }
     for keyword, text in OPERATIONS:
-        found[f"--{keyword} {text[:30]}"] = lambda keyword=keyword, text=text: _build(  # type: ignore[misc]
-            hostile(name), keyword, text
+        found[f"--{keyword} {text[:30]}"] = lambda written=(keyword, text): _build(  # type: ignore[misc]
+            hostile(name), written
         )
     return found
 
@@ -199,7 +250,7 @@ def _raised(result: object) -> object:
 
 
 def main(name: str, folder: Path) -> None:
-    """Run all commands on a guest, and print how each ended and what was used, as JSON."""
+    """Run all commands on a guest, and print their results and the memory used, as JSON."""
     ended = {}
     for what, command in commands(name, folder).items():
         ended[what] = "done"
