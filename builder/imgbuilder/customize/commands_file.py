@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imgbuilder.customize.registry import Written, all_operations, written_argument
+from imgbuilder.customize.values import read_given
 from imgbuilder.errors import UsageError
-from imgindex.files import open_given
 
 KEYWORD = "commands-from-file"
 
@@ -29,12 +29,7 @@ _LARGEST = 4 * 1024 * 1024
 
 def written_commands(path: Path) -> list[Written]:
     """Read a commands file, without reading the files that it names; errors name file and line."""
-    try:
-        with open_given(path) as file:
-            content = file.read(_LARGEST + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"--{KEYWORD}: {str(path)!r} cannot be read: {reason}") from error
+    content = read_given(path, f"--{KEYWORD}:", lambda file: file.read(_LARGEST + 1))
     if len(content) > _LARGEST:
         raise UsageError(f"--{KEYWORD}: {path} is larger than {_LARGEST} bytes")
     text = content.decode(errors="surrogateescape")

@@ -181,6 +181,11 @@ _VOLATILE = ("/run/", "/dev/", "/proc/", "/sys/")
 """Folders where a running guest mounts filesystems that are not on its disk."""
 
 
+def read_if_present(guest: Guest, path: str) -> bytes:
+    """Read a file of the guest; empty if it is missing."""
+    return guest.read(path) if guest.is_file(path) else b""
+
+
 def require_existing(guest: Guest, path: str, operation: OperationBase) -> None:
     """Check that a path exists in the guest and is not a dangling link."""
     if not guest.exists(path):

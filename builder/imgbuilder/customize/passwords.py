@@ -12,9 +12,9 @@ from pathlib import Path
 
 from imgbuilder.customize.passwordhash import Crypto, hash_password, yescrypt_available
 from imgbuilder.customize.secrecy import variable_name
+from imgbuilder.customize.values import read_given
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info
-from imgindex.files import open_given
 
 _MAX_LENGTH = 512
 """Longest password in bytes that PAM accepts (PAM_MAX_RESP_SIZE)."""
@@ -181,12 +181,7 @@ def _check_password(text: str) -> None:
 
 
 def _first_line(path: Path) -> str:
-    try:
-        with open_given(path) as file:
-            line = file.readline(_MAX_LENGTH + 3)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"the password file {str(path)!r} cannot be read: {reason}") from error
+    line = read_given(path, "the password file", lambda file: file.readline(_MAX_LENGTH + 3))
     password = line.removesuffix(b"\n").removesuffix(b"\r").decode(errors="surrogateescape")
     if not password:
         raise UsageError(f"the first line of the password file {path} is empty")

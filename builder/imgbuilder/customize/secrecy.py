@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from imgbuilder.customize.values import read_given
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Event, Notice, Reporter, Step
 from imgindex.environment import withhold
-from imgindex.files import open_given
 
 SHORTEST = 4
 """Shortest secret in characters: hiding every ``a`` would make logs unreadable."""
@@ -119,18 +119,9 @@ def parse_source(text: str) -> str:
         withhold(name)
         return value
     if kind == "file" and colon:
-        return _content(Path(name))
+        content = read_given(Path(name), "the secret file", lambda file: file.read(_LARGEST + 3))
+        return content.removesuffix(b"\n").removesuffix(b"\r").decode(errors="surrogateescape")
     raise UsageError(
         "the source of the secret is not valid",
         hint="give NAME=env:VARIABLE or NAME=file:PATH, not the value",
     )
-
-
-def _content(path: Path) -> str:
-    try:
-        with open_given(path) as file:
-            content = file.read(_LARGEST + 3)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"the secret file {str(path)!r} cannot be read: {reason}") from error
-    return content.removesuffix(b"\n").removesuffix(b"\r").decode(errors="surrogateescape")

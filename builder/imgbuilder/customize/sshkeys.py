@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
+from imgbuilder.customize.values import read_given
 from imgbuilder.errors import UsageError
-from imgindex.files import open_given
 
 _KEY = re.compile(r"(?:^|\s)((?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+)\s+(AAAA[A-Za-z0-9+/]*={0,2})(?=\s|$)")
 """Type and key as in sshd(8), AUTHORIZED_KEYS FILE FORMAT; options may come before."""
@@ -93,12 +94,9 @@ def _identity(line: str) -> tuple[str, ...] | None:
 
 
 def _read_keys(path: Path) -> tuple[str, ...]:
-    try:
-        with open_given(path.expanduser()) as file:
-            content = file.read(_LARGEST + 1)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"the ssh key file {str(path)!r} cannot be read: {reason}") from error
+    with contextlib.suppress(RuntimeError):  # no such user: the file will not be found
+        path = path.expanduser()
+    content = read_given(path, "the ssh key file", lambda file: file.read(_LARGEST + 1))
     if len(content) > _LARGEST:
         raise UsageError(f"{path} is too large for a file of ssh public keys")
     try:

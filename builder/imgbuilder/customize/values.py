@@ -7,6 +7,7 @@ import posixpath
 import re
 import stat
 from collections.abc import Callable, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 from imgbuilder.errors import UsageError
 from imgbuilder.fetch.urls import Address
 from imgbuilder.host import localtree
+from imgindex.files import open_file, open_given
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -209,6 +211,25 @@ def _local_mode(path: Path) -> int:
     if not readable:
         raise UsageError(f"the local file {path} cannot be read", hint=f"check its permissions: ls -l {path}")
     return mode
+
+
+def read_given(path: Path, what: str, read: Callable[[BufferedReader], bytes]) -> bytes:
+    """Read a file or pipe that the user has named, as ``what`` in the error if that fails."""
+    try:
+        with open_given(path) as file:
+            return read(file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{what} {str(path)!r} cannot be read: {reason}") from error
+
+
+def read_local(path: Path, size: int = -1) -> bytes:
+    """Read a local regular file, or its first ``size`` bytes."""
+    try:
+        with open_file(path) as file:
+            return file.read(size)
+    except OSError as error:
+        raise UsageError(f"the local file {path} cannot be read: {error.strerror}") from error
 
 
 def first_line(text: str) -> str:

@@ -16,7 +16,7 @@ from imgbuilder.customize.accountfiles import (
     use_shadow,
 )
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.operation import OperationBase, Phase
+from imgbuilder.customize.operation import OperationBase, Phase, read_if_present
 from imgbuilder.customize.passwordhash import Crypto
 from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
@@ -74,7 +74,7 @@ def set_password(
             hint=f"add the user first: --run-command 'useradd -m {user}'",
         )
     guest.replace("/etc/shadow", shadow)
-    passwd = guest.read("/etc/passwd") if guest.is_file("/etc/passwd") else b""
+    passwd = read_if_present(guest, "/etc/passwd")
     if use_shadow(passwd, user) != passwd:
         guest.replace("/etc/passwd", use_shadow(passwd, user))
     expires = expiry_day(shadow, user)
@@ -223,7 +223,7 @@ class SshInject(OperationBase):
             )
 
     def _account(self, guest: Guest) -> PasswdEntry:
-        passwd = guest.read("/etc/passwd") if guest.is_file("/etc/passwd") else b""
+        passwd = read_if_present(guest, "/etc/passwd")
         account = find_account(passwd, self.user)
         if account is None:
             raise OperationError(
@@ -244,7 +244,7 @@ def _is_private(guest: Guest, account: PasswdEntry, path: str) -> bool:
 def _keys_elsewhere(guest: Guest) -> str:
     """Return the setting AuthorizedKeysFile of sshd_config(5) if it leaves out ``~/.ssh/authorized_keys``."""
     for path in [*guest.glob("/etc/ssh/sshd_config.d/*.conf"), "/etc/ssh/sshd_config"]:
-        content = guest.read(path) if guest.is_file(path) else b""
+        content = read_if_present(guest, path)
         match = _KEYS_FILE.search(content.decode(errors="replace"))
         if match:
             usual = {".ssh/authorized_keys", "%h/.ssh/authorized_keys"} & set(match[1].split())

@@ -13,7 +13,7 @@ from imgbuilder.customize.accountfiles import find_account, find_number, set_sha
 from imgbuilder.customize.argforms import ArgumentForm, ArgumentPart, Kind, Raw
 from imgbuilder.customize.commands import run_in_guest
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.operation import OperationBase, Phase
+from imgbuilder.customize.operation import OperationBase, Phase, read_if_present
 from imgbuilder.customize.ops.accounts import SshInject, set_password, today
 from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
@@ -21,7 +21,6 @@ from imgbuilder.customize.sshkeys import optional_keys, parse_key_selector
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import warn
 from imgbuilder.guests.ports import Guest
-from imgindex.files import open_file
 
 _STARTS = (
     b"#cloud-config", b"#!", b"#include", b"#cloud-boothook", b"#part-handler", b"## template: jinja",
@@ -51,7 +50,7 @@ def unread(guest: Guest) -> str:
         return f"{_OFF} exists"
     sources = None
     for path in ["/etc/cloud/cloud.cfg", *guest.glob("/etc/cloud/cloud.cfg.d/*.cfg")]:  # the last file counts
-        content = guest.read(path) if guest.is_file(path) else b""
+        content = read_if_present(guest, path)
         for match in _SOURCES.finditer(content.decode(errors="replace")):
             sources = (path, match[1])
     if sources is not None and "NoCloud" not in sources[1]:
@@ -67,11 +66,7 @@ def optional_file(path: Path | None) -> Path | None:
 def seed_content(path: Path) -> bytes:
     """Read a local file of a seed."""
     values.local_file(path)
-    try:
-        with open_file(path) as file:
-            found = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise UsageError(f"the local file {path} cannot be read: {error.strerror}") from error
+    found = values.read_local(path, _LARGEST + 1)
     if len(found) > _LARGEST:
         raise UsageError(f"{path} is larger than {_LARGEST} bytes")
     return found
@@ -190,13 +185,13 @@ class User(OperationBase):
             self._allow_sudo(guest)
 
     def _check(self, guest: Guest) -> None:
-        passwd = guest.read("/etc/passwd") if guest.is_file("/etc/passwd") else b""
+        passwd = read_if_present(guest, "/etc/passwd")
         if find_account(passwd, self.name) is not None:
             raise OperationError(
                 f"--user: the guest already has a user {self.name}",
                 hint="set a password with --password, and a key with --ssh-inject",
             )
-        groups = guest.read("/etc/group") if guest.is_file("/etc/group") else b""
+        groups = read_if_present(guest, "/etc/group")
         for group in self.groups:
             if find_number(groups, group) is None:
                 raise OperationError(
@@ -230,7 +225,7 @@ class User(OperationBase):
 
     def _let_keys_in(self, guest: Guest) -> None:
         # With "!", which useradd writes, an sshd without PAM would not accept keys either.
-        shadow = guest.read("/etc/shadow") if guest.is_file("/etc/shadow") else b""
+        shadow = read_if_present(guest, "/etc/shadow")
         changed = set_shadow_field(shadow, self.name, "*", today())
         if changed is not None:
             guest.replace("/etc/shadow", changed)

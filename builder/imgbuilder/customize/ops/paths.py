@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import find_number
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.operation import OperationBase, require_directory, require_existing
+from imgbuilder.customize.operation import OperationBase, read_if_present, require_directory, require_existing
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 from imgbuilder.guests.ports import Guest
@@ -86,7 +86,7 @@ class Chown(OperationBase):
     def _number(self, guest: Guest, database: str, owner: int | str, what: str) -> int:
         if isinstance(owner, int):
             return owner
-        content = guest.read(database) if guest.is_file(database) else b""
+        content = read_if_present(guest, database)
         number = find_number(content, owner)
         if number is None:
             raise OperationError(

@@ -18,7 +18,6 @@ from imgbuilder.errors import OperationError, ToolError, UsageError
 from imgbuilder.events import warn
 from imgbuilder.guests.ports import Guest
 from imgbuilder.host import process
-from imgindex.files import open_file
 
 _BOM = b"\xef\xbb\xbf"
 _LONGEST = 256
@@ -50,11 +49,7 @@ def interpreter(path: Path) -> str | None:
 
 
 def _first_line(path: Path) -> bytes:
-    try:
-        with open_file(path) as file:
-            return file.read(_LONGEST).partition(b"\n")[0]
-    except OSError as error:
-        raise UsageError(f"the local file {path} cannot be read: {error.strerror}") from error
+    return values.read_local(path, _LONGEST).partition(b"\n")[0]
 
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -198,11 +193,7 @@ class Firstboot(OperationBase):
     script: Path = field(metadata={"rule": local_script})
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        try:
-            with open_file(self.script) as file:
-                content = file.read()
-        except OSError as error:
-            raise UsageError(f"--firstboot: {self.script} cannot be read: {error.strerror}") from error
+        content = values.read_local(self.script)
         program = interpreter(self.script)
         if program is not None and not guest.exists(program):
             warn(

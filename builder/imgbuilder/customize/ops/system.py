@@ -10,7 +10,7 @@ from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import rename_host
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import Family
-from imgbuilder.customize.operation import OperationBase, Phase, SettingOperation
+from imgbuilder.customize.operation import OperationBase, Phase, SettingOperation, read_if_present
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn
@@ -61,8 +61,8 @@ class Hostname(OperationBase):
             guest.write("/etc/HOSTNAME", f"{self.name}\n".encode())
         old = _old_hostname(guest)
         guest.write("/etc/hostname", f"{self.name}\n".encode())
-        if family is Family.DEBIAN and guest.is_file("/etc/hosts"):
-            hosts = guest.read("/etc/hosts")
+        if family is Family.DEBIAN:
+            hosts = read_if_present(guest, "/etc/hosts")
             renamed = rename_host(hosts, old, self.name)
             if renamed != hosts:
                 guest.replace("/etc/hosts", renamed)
@@ -113,15 +113,13 @@ def _is_zone(guest: Guest, path: str) -> bool:
 
 
 def _old_hostname(guest: Guest) -> str:
-    if not guest.is_file("/etc/hostname"):
-        return ""
-    lines = [line.strip() for line in guest.read("/etc/hostname").decode(errors="replace").splitlines()]
+    lines = map(str.strip, read_if_present(guest, "/etc/hostname").decode(errors="replace").splitlines())
     return next((line for line in lines if line and not line.startswith("#")), "")
 
 
 def _set_assignment(guest: Guest, path: str, name: str, value: str) -> None:
     """Make ``name=value`` the only such line of a file, at its end."""
-    content = guest.read(path) if guest.is_file(path) else b""
+    content = read_if_present(guest, path)
     lines = [line for line in content.split(b"\n") if not line.lstrip().startswith(f"{name}=".encode())]
     kept = b"\n".join(lines)
     if kept and not kept.endswith(b"\n"):
@@ -195,7 +193,7 @@ def _exclude_at_boot(guest: Guest, folders: Sequence[str]) -> None:
     """Add directories to the list that the guest's fixfiles(8) reads."""
     if not folders:
         return
-    known = guest.read(_EXCLUDED).decode(errors="surrogateescape") if guest.is_file(_EXCLUDED) else ""
+    known = read_if_present(guest, _EXCLUDED).decode(errors="surrogateescape")
     missing = [folder for folder in folders if folder not in known.splitlines()]
     head = f"{known}\n" if known and not known.endswith("\n") else known
     text = head + "".join(f"{folder}\n" for folder in missing)
