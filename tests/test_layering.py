@@ -41,7 +41,8 @@ ONLY_IN = {
 """Foreign module -> the files that may import it (for typing alone, any may)."""
 
 PUBLISHER_MAY_USE = {
-    "appliance", "building.target", "cache.partial", "cache.unpack", "cli.getopt", "customize", "disk",
+    "appliance", "building.target", "cache.partial", "cache.unpack", "cli.entry", "cli.getopt", "cli.program",
+    "customize", "disk",
     "errors", "events", "fetch", "guests", "host", "machine", "sizes", "terminal",
 }  # fmt: skip
 """Rooms of imgbuilder that imgrepo may import: lower rooms, and modules that move bytes (ADR 0032)."""

@@ -55,7 +55,8 @@ def test_commands_manual_pages_and_licence(wheel: zipfile.ZipFile) -> None:
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))
     text = wheel.read(entry_points).decode()
     assert "pybuilder = imgbuilder.cli.entry:main" in text
-    assert "pybuilder-repo = imgrepo.cli.main:main" in text
+    assert "pybuilder-customize = imgbuilder.cli.entry:customize" in text
+    assert "pybuilder-repo = imgrepo.__main__:main" in text
     assert {"pybuilder.1", "pybuilder-customize.1", "pybuilder-repo.1"} <= {
         name.rpartition("/")[2] for name in names
     }

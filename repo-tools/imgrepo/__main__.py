@@ -1,5 +1,21 @@
-"""``python -m imgrepo`` is ``pybuilder-repo``."""
+"""``pybuilder-repo``, also as ``python -m imgrepo``."""
 
-from imgrepo.cli.main import main
+import sys
 
-main()
+from imgbuilder.cli.entry import run_quietly
+
+
+def _run(arguments: list[str]) -> int:
+    from imgrepo.cli.main import run  # late: Ctrl-C meanwhile is for run_quietly
+    from imgrepo.services import Services
+
+    return run(arguments, Services())
+
+
+def main() -> None:
+    """Run the command and exit."""
+    sys.exit(run_quietly(_run))
+
+
+if __name__ == "__main__":
+    main()

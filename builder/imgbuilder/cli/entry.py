@@ -14,6 +14,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imgbuilder.cli.list_mode import ListRequest
     from imgbuilder.services import Settings
 
@@ -87,23 +89,28 @@ def main() -> None:
     is there at the end is left to the system.
     """
     gc.disable()
-    try:
-        code = run(sys.argv[1:])
-    except KeyboardInterrupt:  # while modules are loaded; later run_command handles it
-        code = 130
+    code = run_quietly(run)
     gc.freeze()
     sys.exit(code)
 
 
-def customize_main() -> None:
+def customize() -> None:
     """Run ``pybuilder-customize`` and exit."""
-    try:
-        from imgbuilder.cli import customize_main as program
 
-        code = program.run(sys.argv[1:])
+    def run_late(arguments: list[str]) -> int:
+        from imgbuilder.cli import customize_main  # late: Ctrl-C meanwhile is for run_quietly
+
+        return customize_main.run(arguments)
+
+    sys.exit(run_quietly(run_late))
+
+
+def run_quietly(program: Callable[[list[str]], int]) -> int:
+    """Return a program's exit code, also when Ctrl-C comes while Python still loads its modules."""
+    try:
+        return program(sys.argv[1:])
     except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+        return 128 + 2  # SIGINT
 
 
 def run(arguments: list[str]) -> int:

@@ -99,7 +99,7 @@ def _start(ctx: click.Context, /, **values: Any) -> None:
     given = ctx.meta[NAMES]
     chosen = next((name for name in reversed(given) if name in MODES), "list_" if values["long"] else None)
     if not given and not values["names"]:
-        click.echo(_FIRST_STEPS, nl=False)
+        click.echo(_FIRST_STEPS, nl=False, err=True)
         ctx.exit(UsageError.exit_code)
     if chosen is None:
         ctx.exit(_run(ctx, values, _late("modes:build_image"), "building"))

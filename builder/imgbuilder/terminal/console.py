@@ -7,6 +7,7 @@ elsewhere a long transfer says a line every ten seconds.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -239,17 +240,27 @@ def open_stream(where: str) -> TextIO:
             case ("stream", "stderr"):
                 return sys.stderr
             case ("file", name) if name:
-                return text_output(os.open(name, _NEW_FILE, 0o666), name)
+                return text_output(_new_file(name), name)
             case ("fd", number) if number.isdecimal():
                 return text_output(int(number), f"descriptor {number}")
     except (OSError, OverflowError, ValueError) as error:
+        unread = isinstance(error, OSError) and error.errno == errno.ENXIO
+        problem = "no process reads this pipe" if unread else getattr(error, "strerror", None) or error
         raise WorkspaceError(
-            f"--machine-readable={where}: {getattr(error, 'strerror', None) or error}"
+            f"--machine-readable={where}: {problem}",
+            hint="start the program that reads it first" if unread else None,
         ) from error
     raise UsageError(
-        f"--machine-readable={where} is no place for messages",
-        hint="known are file:NAME, stream:stdout, stream:stderr and fd:NUMBER",
+        f"--machine-readable={where} is not a place for messages",
+        hint="use file:NAME, stream:stdout, stream:stderr or fd:NUMBER",
     )
+
+
+def _new_file(name: str) -> int:
+    """Open a file for writing; a named pipe that no process reads is an error, not a wait."""
+    descriptor = os.open(name, _NEW_FILE | os.O_NONBLOCK, 0o666)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def json_lines(stream: TextIO) -> Callable[[str, str], None]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
 
+from imgbuilder.cli.program import run_program
 from imgbuilder.errors import UsageError
-from imgbuilder.terminal.boundary import run_command
-from imgbuilder.terminal.configuration import apply_configuration
 from imgbuilder.terminal.console import ConsoleReporter
 from imgindex import __version__
 from imgrepo.cli import boot_check, contents, entry, maintain, make, publish, share, show
@@ -61,6 +59,7 @@ class _Group(click.Group):
 
 
 @click.group(
+    PROGRAM,
     cls=_Group,
     context_settings={"help_option_names": ["--help"], "max_content_width": 80},
     help="Make disk images, publish them as signed templates, and keep, share and check them.\n\n"
@@ -92,22 +91,10 @@ def run(arguments: list[str], services: Services) -> int:
         The exit code, see ``imgbuilder.terminal.boundary``.
     """
     publisher = Publisher(services)
-
-    def body() -> object:
-        apply_configuration(os.environ)
-        try:
-            # Without standalone mode, click returns what the command returns, or the code of ctx.exit().
-            return group.main(arguments, prog_name=PROGRAM, standalone_mode=False, obj=publisher)
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message(), err=True)
-            return UsageError.exit_code
-        except click.ClickException as error:
-            command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
-            raise UsageError(error.format_message(), hint=f"see: {command} --help") from error
-        finally:
-            publisher.close()
-
-    return run_command(body, ConsoleReporter(PROGRAM), verbose=bool({"-v", "--verbose"} & set(arguments)))
+    try:
+        return run_program(group, arguments, ConsoleReporter(PROGRAM), publisher)
+    finally:
+        publisher.close()
 
 
 if __name__ == "__main__":

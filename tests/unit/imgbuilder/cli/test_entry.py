@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -151,3 +152,16 @@ def test_a_list_loads_neither_click_nor_other_heavy_modules() -> None:
         "imgbuilder.host.workspace", "imgbuilder.customize.failure",
     }  # fmt: skip
     assert loaded & heavy == set()
+
+
+@pytest.mark.parametrize("module", ["imgbuilder", "imgbuilder.cli.customize_main", "imgrepo"])
+def test_ctrl_c_while_modules_are_loaded(module: str, tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    script = {
+        "imgbuilder": "from imgbuilder.cli.entry import main as program",
+        "imgbuilder.cli.customize_main": "from imgbuilder.cli.entry import customize as program",
+        "imgrepo": "from imgrepo.__main__ import main as program",
+    }[module]
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {script}; program()"
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

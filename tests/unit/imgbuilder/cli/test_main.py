@@ -303,6 +303,19 @@ def test_machine_readable_mistakes(site: Site, capsys: pytest.CaptureFixture[str
     assert where in ran.err
 
 
+def test_machine_readable_messages_go_to_a_pipe_that_a_program_reads(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo("pipe")
+    ran = Ran(capsys, "--machine-readable=file:pipe", "tiny", "--dry-run")
+    assert ran.code == 1
+    assert "no process reads this pipe" in ran.err
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert Ran(capsys, "--machine-readable=file:pipe", "tiny", "--size", "1M").code == 2
+    assert json.loads(os.read(reader, 4096))["type"] == "error"
+    os.close(reader)
+
+
 def test_dry_run_writes_nothing(
     site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,174 @@
+"""The verbs of pybuilder: each does what virt-builder's option does, or what is ours alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import click
+import jsonschema
+import pytest
+
+from imgbuilder.cli import main as cli
+from imgbuilder.cli.getopt import GetoptCommand
+from imgindex.model import Note
+from tests.fakes.commands import Ran
+from tests.fakes.template import Site, TinyAppliances
+
+
+def verbs(command: click.Command = cli.pybuilder, *words: str) -> list[tuple[tuple[str, ...], click.Command]]:
+    """Return all verbs, those of groups as well, by their words."""
+    if not isinstance(command, click.Group):
+        return [(words, command)]
+    return [found for name, below in command.commands.items() for found in verbs(below, *words, name)]
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("list", "--list"),
+        ("list tiny", "--list tiny"),
+        ("list t* --long", "--list t* --long"),
+        ("list --list-format json", "--list --list-format json"),
+        ("notes tiny", "--notes tiny"),
+        ("cache list", "--print-cache"),
+        ("plan tiny --size 1G", "tiny --size 1G --dry-run"),
+        ("build tiny --size 1G --dry-run", "tiny --size 1G --dry-run"),
+    ],
+)
+def test_verbs_print_what_the_options_do(
+    site: Site, capsys: pytest.CaptureFixture[str], verb: str, option: str
+) -> None:
+    site.sign(replace(site.entry, notes=(Note("", "Hello"),)))
+    ran, same = Ran(capsys, *verb.split()), Ran(capsys, *option.split())
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == same.out != ""
+
+
+@pytest.mark.parametrize("words", ["cache -v list", "-v cache list", "cache list -v", "--verbose cache list"])
+def test_options_stand_before_or_after_the_verb(
+    site: Site, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    ran = Ran(capsys, *words.split(), "--cache", "list")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("cache directory: list\n")
+    assert Ran(capsys, "--cache", "list", *words.split()).out == ran.out, "a value is not a verb"
+    assert Ran(capsys, "-cache=list", *words.split()).out == ran.out
+
+
+def test_a_template_with_the_name_of_a_verb_is_built_by_build(
+    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.sign(site.entry, replace(site.entry, os_version="list"))
+    assert Ran(capsys, "list").out.startswith("tiny ")
+    ran = Ran(capsys, "build", "list", "--root-password", "disabled", "--hostname", "x")
+    assert ran.code == 0, ran.err
+    assert Path("list.img").exists()
+    assert "Output file: other.img" in Ran(capsys, "-o", "other.img", "build", "list").out
+    assert Ran(capsys, "tiny", "list").code == 2, "only the first word is a verb"
+    assert Ran(capsys, "--dry-run", "--", "list").code == 0
+
+
+def test_the_last_size_counts_and_customizations_keep_their_order(
+    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--write", "/etc/a:1", "build", "tiny", "--append-line", "/etc/a:2", "--mkdir", "/etc/d"]
+    ran = Ran(capsys, *words, "--size", "24M", "--write", "/etc/d/b:3", "--size", "16M")
+    assert ran.code == 0, ran.err
+    assert appliances.guest.read("/etc/a") == b"1\n2\n"
+    assert Path("tiny.img").stat().st_size == 16 << 20
+
+
+def test_the_cache_is_deleted_by_either(
+    site: Site, home: Path, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    templates = home / "pybuilder" / "templates"
+    for fill, delete in (("cache all", "cache delete"), ("--cache-all-templates", "--delete-cache")):
+        assert Ran(capsys, *fill.split()).code == 0
+        assert templates.exists()
+        assert Ran(capsys, *delete.split()).code == 0
+        assert not templates.exists()
+        assert Ran(capsys, *delete.split(), "--no-cache").code == 2
+
+
+def test_the_kernel_is_copied_by_either(
+    site: Site, appliances: TinyAppliances, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("disk.img").write_bytes(bytes(1 << 20))
+    appliances.roots = {"/dev/sda2": {}}
+    appliances.guest.add("/boot/vmlinuz-5.1", b"kernel")
+    for words in (["get-kernel", "disk.img"], ["--get-kernel", "disk.img"]):
+        assert Ran(capsys, *words).out == "download: /boot/vmlinuz-5.1 -> ./vmlinuz-5.1\n"
+        Path("vmlinuz-5.1").unlink()
+        assert Ran(capsys, *words, "more").code == 2
+
+
+def test_recipes_are_checked(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("good.toml").write_text('[variables]\nname = {}\n[[operation]]\nhostname = "${{ name }}"\n')
+    ran = Ran(capsys, "recipe", "check", "good.toml", "--set", "name=web")
+    assert (ran.code, ran.out) == (0, "good.toml: good, with 1 operation\n"), ran.err
+    Path("bad.toml").write_text('[[operation]]\nhostname = "a;b"\n')
+    for words in (["good.toml"], ["bad.toml"], ["nowhere.toml"], [], ["good.toml", "--set", "x"]):
+        assert Ran(capsys, "recipe", "check", *words).code == 2, words
+
+
+def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "recipe", "schema")
+    assert ran.out == (Path(__file__).parents[4] / "docs" / "recipe.schema.json").read_text()
+    jsonschema.Draft202012Validator.check_schema(json.loads(ran.out))
+    assert Ran(capsys, "recipe", "schema", "more").code == 2
+
+
+def test_alone_it_prints_what_to_type_first(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys)
+    assert (ran.code, ran.out) == (2, "")
+    assert len(ran.err.splitlines()) <= 10
+    for command in re.findall(r"^  pybuilder (.*?)  ", ran.err, re.MULTILINE):
+        context = cli.pybuilder.make_context("pybuilder", command.split(), resilient_parsing=True)
+        assert context.command is cli.pybuilder
+        word = command.split()[0]
+        assert word in cli.pybuilder.commands or word in {"debian-12", "--help"}, word
+
+
+def test_machine_readable_messages_of_a_verb(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "cache", "all", "--machine-readable")
+    assert ran.code == 0, ran.err
+    told = [json.loads(line) for line in ran.out.splitlines() if line.startswith("{")]
+    assert any(line["type"] == "message" for line in told)
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), verbs(), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_help_of_each_verb(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], command: click.Command
+) -> None:
+    ran = Ran(capsys, *words, "--help")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith(f"Usage: pybuilder {' '.join(words)} ")
+    too_long = [line for line in ran.out.splitlines() if len(line) > 80]
+    assert [line for line in too_long if "--check-signatures" not in line] == []
+
+
+def test_every_mode_is_there() -> None:
+    source = Path(str(cli.__file__)).read_text()
+    places = set(re.findall(r'"(\w+:\w+)"', source))
+    assert len(places) > 20
+    for place in places:
+        module, _, name = place.partition(":")
+        assert callable(getattr(import_module(f"imgbuilder.cli.{module}"), name)), place
+
+
+def test_options_of_one_name_are_alike_everywhere() -> None:
+    """A verb may stand behind its options: whether they have values must not depend on it."""
+    context = click.Context(cli.pybuilder)
+    kinds: dict[str, set[bool]] = {}
+    for command in [cli.pybuilder, *(command for _words, command in verbs())]:
+        assert isinstance(command, GetoptCommand)
+        for param in command.options(context):
+            for name in [*param.opts, *param.secondary_opts]:
+                kinds.setdefault(name, set()).add(param.is_flag)
+    assert [name for name, found in kinds.items() if len(found) > 1] == []
