@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+from imgbuilder.building.request import BuildRequest
 from imgbuilder.guests.ports import CommandResult, FilesystemUse
 from imgindex.model import Entry, Index
 from imgindex.write import write_index
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.fakes.keys import KeyMaker
+from tests.fakes.operations import parse_operation
 
 MIB = 1024 * 1024
 SIZE = 8 * MIB
@@ -127,3 +130,11 @@ class TinyAppliances(FakeAppliances):
     def _disk(self, path: Path) -> FakeDisk:
         filesystems = {1: FakeFilesystem(self.kinds.get(1, "unknown")), 2: FakeFilesystem("ext4", self.guest)}
         return FakeDisk(filesystems, self.roots, size=path.stat().st_size)
+
+
+def tiny_request(**fields: Any) -> BuildRequest:
+    """Return a request for the tiny template that sets no random password."""
+    base = BuildRequest(
+        template="tiny", arch="x86_64", operations=(parse_operation("root-password", "disabled"),)
+    )
+    return replace(base, **fields)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from imgbuilder.services import Services, Settings
 from tests.fakes.commands import use_appliances
 from tests.fakes.keys import KeyMaker, keys
 from tests.fakes.template import Site, TinyAppliances, make_site
@@ -40,3 +41,8 @@ def appliances(monkeypatch: pytest.MonkeyPatch) -> TinyAppliances:
     made = TinyAppliances()
     use_appliances(monkeypatch, made)
     return made
+
+
+@pytest.fixture
+def services(site: Site, appliances: TinyAppliances) -> Services:
+    return Services(Settings(), open_appliance=appliances)

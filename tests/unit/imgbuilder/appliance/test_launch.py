@@ -1,3 +1,5 @@
+"""Starting an appliance: the wrapper of the hypervisor, names of disks, and libguestfs's build folder."""
+
 from __future__ import annotations
 
 import os
@@ -7,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from imgbuilder.appliance import launch
+from imgbuilder.errors import ApplianceError
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,40 @@ def test_other_names_for_what_libguestfs_refuses(tmp_path: Path) -> None:
         assert link.name == f"link{number}"
         assert link.samefile(disk)
     assert launch._plain_name(tmp_path / "größe, x", tmp_path / "link") == tmp_path / "größe, x"
+
+
+def check_folder(folder: Path, **more: str) -> None:
+    launch.check_build_folder({"LIBGUESTFS_CACHEDIR": str(folder), **more})
+
+
+def test_build_folders_that_can_be_used(tmp_path: Path) -> None:
+    launch.check_build_folder({})
+    check_folder(tmp_path)
+    (tmp_path / f".guestfs-{os.geteuid()}").mkdir()
+    check_folder(tmp_path)
+
+
+@pytest.mark.row("B7")
+def test_a_build_folder_that_is_missing_or_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("file", "none"):
+        with pytest.raises(ApplianceError, match=name) as caught:
+            check_folder(tmp_path / name)
+        assert "LIBGUESTFS_CACHEDIR=DIR" in str(caught.value.hint)
+        check_folder(tmp_path / name, LIBGUESTFS_PATH="/usr/lib/fixed")
+
+
+@pytest.mark.row("B7")
+def test_build_folders_of_other_users_and_links_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = tmp_path / f".guestfs-{os.geteuid()}"
+    built.symlink_to(tmp_path)
+    with pytest.raises(ApplianceError, match="belongs to another user"):
+        check_folder(tmp_path)
+    built.unlink()
+    me = os.geteuid()
+    (tmp_path / f".guestfs-{me + 1}").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    with pytest.raises(ApplianceError, match=f"uid {me}"):
+        check_folder(tmp_path)

@@ -1,4 +1,4 @@
-"""B13: block devices as outputs: real loop devices, a partition, and a logical volume where that works."""
+"""Block devices as outputs: real loop devices, a partition, and a logical volume where that works."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import os
 import sys
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,49 +26,14 @@ from imgbuilder.guests.ports import CommandResult
 from imgbuilder.host import process
 from imgbuilder.services import Services, Settings
 from tests.fakes.appliance import FakeDisk
-from tests.fakes.keys import KeyMaker
+from tests.fakes.loopdevice import OLD, ROOM, system, usable
 from tests.fakes.machine import locked
 from tests.fakes.operations import parse_operation
-from tests.fakes.template import MIB, SIZE, Site, TinyAppliances, make_site
-
-ROOM = 24 * MIB
-OLD = b"what was on the device before " * 1000
-
-
-def system(*words: str | Path) -> str:
-    return process.run(list(words)).stdout.decode().strip()
-
-
-def usable(path: Path) -> bool:
-    """A container may have the programs but not the devices."""
-    try:
-        os.close(os.open(path, os.O_RDWR))
-    except OSError:
-        return False
-    return True
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Path]:
-    """A loop device with old content from its start to its end."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can make loop devices")
-    backing = tmp_path / "backing"
-    backing.write_bytes((OLD * (ROOM // len(OLD) + 1))[:ROOM])
-    done = process.run(["losetup", "--find", "--show", "--partscan", backing], check=False)
-    if done.status != 0:
-        pytest.skip(f"loop devices do not work here: {done.stderr.strip()}")
-    path = Path(done.stdout.decode().strip())
-    try:
-        if not usable(path):
-            pytest.skip(f"{path} cannot be opened here")
-        yield path
-    finally:
-        system("losetup", "--detach", path)
+from tests.fakes.template import MIB, SIZE, Site, TinyAppliances, tiny_request
 
 
 class Marking(TinyAppliances):
-    """As a real appliance does, these change the disk; each build sees that its target is still as it was."""
+    """Appliances that change the disk, and check that the device is not written to yet."""
 
     MARK = b"changed!" * 64
 
@@ -85,26 +49,14 @@ class Marking(TinyAppliances):
 
 
 @pytest.fixture
-def site(tmp_path: Path, publisher_keys: KeyMaker) -> Site:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    return make_site(folder, publisher_keys)
-
-
-@pytest.fixture
 def services(tmp_path: Path, site: Site, device: Path, monkeypatch: pytest.MonkeyPatch) -> Services:
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "VIRT_BUILDER_DIRS"):
-        monkeypatch.setenv(variable, str(tmp_path / "home"))
-    site.configure(tmp_path / "home")
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     return Services(Settings(), open_appliance=Marking(device))
 
 
 def request(output: Path, **fields: object) -> BuildRequest:
-    operations = (parse_operation("root-password", "disabled"),)
-    base = BuildRequest(template="tiny", arch="x86_64", output=output, operations=operations)
-    return replace(base, **fields)  # type: ignore[arg-type]
+    return tiny_request(output=output, **fields)
 
 
 def warnings(events: list[Event]) -> list[str]:

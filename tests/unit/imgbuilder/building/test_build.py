@@ -39,38 +39,7 @@ from tests.fakes.appliance import FakeDisk
 from tests.fakes.keys import KeyMaker
 from tests.fakes.operations import parse_operation
 from tests.fakes.template import MIB, SIZE, Site, TinyAppliances, make_site
-
-
-@pytest.fixture
-def site(tmp_path: Path, publisher_keys: KeyMaker) -> Site:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    return make_site(folder, publisher_keys)
-
-
-@pytest.fixture
-def appliances() -> TinyAppliances:
-    return TinyAppliances()
-
-
-@pytest.fixture
-def services(
-    tmp_path: Path, site: Site, appliances: TinyAppliances, monkeypatch: pytest.MonkeyPatch
-) -> Services:
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "VIRT_BUILDER_DIRS"):
-        monkeypatch.setenv(variable, str(tmp_path / "home"))
-    site.configure(tmp_path / "home")
-    out = tmp_path / "out"
-    out.mkdir()
-    monkeypatch.chdir(out)
-    return Services(Settings(), open_appliance=appliances)
-
-
-def request(**fields: Any) -> BuildRequest:
-    base = BuildRequest(
-        template="tiny", arch="x86_64", operations=(parse_operation("root-password", "disabled"),)
-    )
-    return replace(base, **fields)
+from tests.fakes.template import tiny_request as request
 
 
 def steps(events: list[Event]) -> list[str]:

@@ -22,9 +22,6 @@ from imgbuilder.guests.ports import CommandResult
 from imgbuilder.services import Services
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.template import tiny_guest
-from tests.unit.imgbuilder.building.test_block_devices import device
-
-__all__ = ["device"]
 
 LINUX = {"type": "linux", "arch": "x86_64", "distro": "debian"}
 

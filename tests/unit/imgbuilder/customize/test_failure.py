@@ -21,9 +21,7 @@ from tests.fakes.debianguest import context_of, debian_guest
 from tests.fakes.hostguest import HostGuest
 from tests.fakes.operations import parse_operation
 from tests.fakes.template import TinyAppliances
-from tests.unit.imgbuilder.building.test_build import appliances, request, services, site
-
-__all__ = ["appliances", "services", "site"]
+from tests.fakes.template import tiny_request as request
 
 
 def fail(

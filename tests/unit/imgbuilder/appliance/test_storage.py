@@ -1,4 +1,4 @@
-"""Which of the kernel's messages mean that a write was lost; all were seen on real kernels."""
+"""The kernel's messages about lost writes; all were seen on real kernels."""
 
 from __future__ import annotations
 
