@@ -55,7 +55,7 @@ class ArgumentPart:
         optional: Whether it may be left out.
         absent: The raw value if it was left out; None to leave the field at its default.
         key: Its name in recipes; empty for the name of the field.
-        is_secret: Tells whether a text contains a secret, which recipes must not.
+        is_secret: Returns whether a text contains a secret, which recipes must not.
     """
 
     metavar: str
@@ -112,7 +112,7 @@ def items(metavar: str, convert: Callable[[tuple[str, ...]], object] = tuple) ->
     def make(found: tuple[str, ...]) -> object:
         if not all(found):
             raise UsageError(
-                f"expects {metavar}, and an item is empty",
+                f"expects {metavar}; an item is empty",
                 hint="separate items by single commas, without blanks",
             )
         return convert(found)

@@ -237,7 +237,7 @@ class ScriptStatus:
 
     @property
     def succeeded(self) -> bool:
-        """Whether it ended with 0."""
+        """True if it ended with 0."""
         return self.exit_code == 0
 
     @property

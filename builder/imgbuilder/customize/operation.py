@@ -123,7 +123,7 @@ def _shown(value: object) -> object:
 
 
 class FieldError(UsageError):
-    """The value of one field is not accepted; ``field`` is empty if it is no field in particular."""
+    """The value of one field is not accepted; ``field`` is empty if the error concerns no single field."""
 
     def __init__(self, message: str, *, field: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

@@ -96,7 +96,7 @@ def variable_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not the name of a variable", hint="use letters, digits and '_'")
     if name in _TAKEN or name.startswith("LD_"):
-        raise UsageError(f"the variable {name} cannot hold a secret", hint="choose another name")
+        raise UsageError(f"the variable {name} cannot be used for a secret", hint="choose another name")
     return name
 
 

@@ -263,8 +263,8 @@ def test_a_command_that_takes_too_long_is_named_as_such() -> None:
 
 @pytest.mark.parametrize("keyword", ["run-command", "firstboot-command"])
 def test_the_progress_of_a_command_shows_its_first_line(keyword: str) -> None:
-    told = parse_operation(keyword, "\n  cd /srv\nmake\n").describe()
-    assert told.endswith(": cd /srv ...")
+    shown = parse_operation(keyword, "\n  cd /srv\nmake\n").describe()
+    assert shown.endswith(": cd /srv ...")
     assert parse_operation(keyword, "echo  a \n").describe().endswith(": echo  a ")
 
 

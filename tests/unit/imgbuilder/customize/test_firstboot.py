@@ -277,13 +277,13 @@ def test_an_upstart_guest_starts_the_scripts_by_its_runlevels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "told"), [("#!/usr/bin/python3", True), ("#!/bin/sh", False), ("echo", False)]
+    ("first", "warned"), [("#!/usr/bin/python3", True), ("#!/bin/sh", False), ("echo", False)]
 )
-def test_a_missing_interpreter_is_a_warning(first: str, told: bool, tmp_path: Path) -> None:
+def test_a_missing_interpreter_is_a_warning(first: str, warned: bool, tmp_path: Path) -> None:
     (tmp_path / "script").write_text(f"{first}\n")
     guest = debian_guest()
     events: list[Event] = []
     apply(guest, "firstboot", str(tmp_path / "script"), on_event=events.append)
     texts = [event.text for event in events if isinstance(event, Notice)]
-    assert len(texts) == told
+    assert len(texts) == warned
     assert all("/usr/bin/python3 is not in the guest" in text for text in texts)

@@ -171,7 +171,7 @@ def test_facts_of_guests_without_os_release() -> None:
     guest.add("/etc/redhat-release", "CentOS release 6")
     assert read_facts(guest).family is Family.RHEL
     guest.add("/etc/os-release", b"ID=debian\n" + b"#" * 70_000)
-    assert read_facts(guest).family is Family.RHEL, "a file of that size is no os-release"
+    assert read_facts(guest).family is Family.RHEL, "a file of that size is not read as os-release"
 
 
 @given(st.text())

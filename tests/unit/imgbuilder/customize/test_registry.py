@@ -254,7 +254,7 @@ def _parse(keyword: str, text: str) -> Operation | UsageError:
 @example("upload", "\udcff:/x")
 @example("upload", "a" * 5000 + ":/x")
 @example("ssh-inject", "root:file:\0")
-@example("ssh-inject", "root:file:~nobody-here/x")
+@example("ssh-inject", "root:file:~no-such-user/x")
 @example("chmod", "\u0667\u0665\u0665:/x")
 @example("chown", "\u0663:\u0663:/x")
 @example("write", "/\udcff:x")

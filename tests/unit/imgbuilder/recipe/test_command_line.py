@@ -161,7 +161,7 @@ class TestWriteRecipe:
         ]  # fmt: skip
         ran = Ran(capsys, "recipe", "write", "new.toml", *words)
         assert ran.code == 0, ran.err
-        assert "Uploading: motd to /etc/motd" in ran.out, "the plan is shown, too"
+        assert "Uploading: motd to /etc/motd" in ran.out, "the plan is also shown"
         assert request_of(*words, "--arch", "x86_64") == request_of(
             "--recipe", "new.toml", "--arch", "x86_64"
         )
