@@ -21,8 +21,8 @@ from imgrepo.cli.options import (
     verbose_option,
 )
 from imgrepo.cli.publisher import Publisher, pass_publisher
-from imgrepo.intake.proof import Evidence
-from imgrepo.intake.take import ImportRequest, take_in
+from imgrepo.intake.import_image import ImportRequest, import_image
+from imgrepo.intake.proof import TrustOptions
 from imgrepo.template.bootstrap import BootstrapRequest, Mode
 from imgrepo.template.disk import Layout, RootKind
 from imgrepo.template.guestfiles import PLAIN_LOCALE
@@ -195,8 +195,10 @@ def make_template_command(
     make_template(request, publisher.services, publisher.reporter)
 
 
-def _evidence(*, checksum: str | None, checksums: str | None, key: str | None, unsigned: bool) -> Evidence:
-    return Evidence(checksum, checksums, key, unsigned)
+def _evidence(
+    *, checksum: str | None, checksums: str | None, key: str | None, unsigned: bool
+) -> TrustOptions:
+    return TrustOptions(checksum, checksums, key, unsigned)
 
 
 _evidence_options = option_group(
@@ -234,11 +236,11 @@ _evidence_options = option_group(
 @quiet_option()
 @pass_publisher
 def import_command(
-    publisher: Publisher, *, address: str, directory: Path, evidence: Evidence, name: str | None
+    publisher: Publisher, *, address: str, directory: Path, evidence: TrustOptions, name: str | None
 ) -> None:
     """Import the image."""
     request = ImportRequest(address, directory, evidence, name)
-    result = take_in(request, publisher.services, publisher.services.fetcher, publisher.reporter)
+    result = import_image(request, publisher.services, publisher.services.fetcher, publisher.reporter)
     what = "imported" if result.new else "is already here"
     info(publisher.reporter, printable(f"{result.path} {what}: a disk of {human_size(result.size)}"))
     info(publisher.reporter, printable(f"checked by {result.proof}"))

@@ -1,1 +1,1 @@
-"""Taking in a distribution's cloud image: found, checked, and put among the images to publish."""
+"""Import of a distribution's cloud image: found, checked, and put among the images to publish."""

@@ -1,8 +1,8 @@
-"""Which digest an image must have, and who says so.
+"""Finds the digest that an image must have, and verifies who signed it.
 
-The checksum file is found, its signature is found and judged by the verdict
-that indexes are judged by (``imgindex.verdict``), and only the signed text is
-read. Without a signature nothing is taken unless the publisher says so.
+The checksum file and its signature are found, the signature is verified like that of
+an index (``imgindex.verdict``), and only the signed text is read. Without a signature
+nothing is accepted unless the publisher says so.
 """
 
 from __future__ import annotations
@@ -20,8 +20,15 @@ from imgbuilder.fetch.urls import Address, hide_in, scheme_of
 from imgindex.clearsign import unverified_text
 from imgindex.gpg import trusted_keys_from_file
 from imgindex.trust import TrustedKeys, VerifiedText, full_fingerprint
-from imgrepo.intake.places import SIGNATURE_ENDINGS, likely_sums, sibling
-from imgrepo.intake.sums import SUMS_LIMIT, Digests, digest_by_hand, find_digests
+from imgrepo.intake.checksums import (
+    SIGNATURE_ENDINGS,
+    SUMS_LIMIT,
+    Digests,
+    digest_by_hand,
+    find_digests,
+    likely_sums,
+    sibling,
+)
 from imgrepo.services import Services
 
 _SIGNATURE_LIMIT = 64 << 10
@@ -30,14 +37,14 @@ _HEX = re.compile(r"[0-9A-Fa-f\s]{40,}")
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What the publisher gives to check an image by.
+class TrustOptions:
+    """The publisher's options for checking an image.
 
     Attributes:
         checksum: The digest itself; None to look for a checksum file.
-        checksums: Address of the checksum file; None to look beside the image.
+        checksums: Address of the checksum file; None to look next to the image.
         key: Key file, or full fingerprint of a key in the publisher's keyring.
-        unsigned: Whether a checksum file without a signature is believed.
+        unsigned: Whether a checksum file without a signature is accepted.
     """
 
     checksum: str | None = None
@@ -51,23 +58,23 @@ class Evidence:
         if self.checksum is not None and (self.checksums or self.key or self.unsigned):
             raise UsageError("with --checksum, leave out --checksums, --key and --unsigned")
         if self.key is not None and self.unsigned:
-            raise UsageError("--key and --unsigned contradict each other")
+            raise UsageError("--key and --unsigned cannot be used together")
         if self.checksum is None and self.key is None and not self.unsigned:
             raise UsageError(
-                "nothing says whom to believe about this image",
+                "there is nothing to check this image with",
                 hint="give --key FILE-or-FINGERPRINT of the distribution; or the digest with --checksum; or, "
-                "where the distribution signs nothing, --unsigned",
+                "if the distribution signs nothing, --unsigned",
             )
 
 
 @dataclass(frozen=True)
-class Proof:
-    """The digest, and who vouches for it.
+class ImageProof:
+    """The digest of an image, and who signed it.
 
     Attributes:
-        digests: What the image must have.
+        digests: The digests that the image must have.
         source: Address of the checksum file; None when the digest was given by hand.
-        signed: The signed text; None when nobody signed.
+        signed: The signed text; None when it is not signed.
     """
 
     digests: Digests
@@ -78,41 +85,41 @@ class Proof:
         if self.source is None:
             return "the digest that you gave"
         if self.signed is None:
-            return f"{self.source}, which nobody signed"
+            return f"{self.source}, which is not signed"
         signer, day = self.signed.primary_fingerprint, f"{self.signed.signed_at:%Y-%m-%d}"
         return f"{self.source}, signed by {signer} on {day}"
 
 
 def prove(
-    image: str, name: str, evidence: Evidence, services: Services, fetcher: Fetcher, on_event: Reporter
-) -> Proof:
-    """Find out which digest an image must have.
+    image: str, name: str, trust: TrustOptions, services: Services, fetcher: Fetcher, on_event: Reporter
+) -> ImageProof:
+    """Find the digest that an image must have.
 
     Args:
         image: Its address.
         name: Its file name.
-        evidence: What the publisher gives.
+        trust: The publisher's options.
         services: Verifier and key files.
         fetcher: Gets the small files.
         on_event: Called with each event.
 
     Raises:
         TrustError: The checksum file is not signed as it must be.
-        RepositoryError: It does not say what digest the image has.
-        FetchError: It cannot be had.
+        RepositoryError: It does not list the image.
+        FetchError: It cannot be fetched.
         UsageError: There is none, or the key cannot be used.
     """
-    if evidence.checksum is not None:
-        return Proof(digest_by_hand(evidence.checksum))
-    pin = None if evidence.key is None else keys_of(evidence.key, services)
-    address, data = _find_sums(image, name, evidence.checksums, fetcher, on_event)
+    if trust.checksum is not None:
+        return ImageProof(digest_by_hand(trust.checksum))
+    pin = None if trust.key is None else keys_of(trust.key, services)
+    address, data = _find_sums(image, name, trust.checksums, fetcher, on_event)
     where = str(address)
     if pin is None:
         warn(on_event, _doubt(where, scheme_of(address)))
         text = unverified_text(data, where=where, limit=SUMS_LIMIT).text
-        return Proof(find_digests(text, name, where=where), where)
+        return ImageProof(find_digests(text, name, where=where), where)
     signed = _signed_text(address, data, pin, services, fetcher)
-    return Proof(find_digests(signed.text, name, where=where), where, signed)
+    return ImageProof(find_digests(signed.text, name, where=where), where, signed)
 
 
 def keys_of(key: str, services: Services) -> TrustedKeys:
@@ -134,13 +141,13 @@ def keys_of(key: str, services: Services) -> TrustedKeys:
 
 def _doubt(where: str, scheme: str | None) -> str:
     if scheme == "http":
-        return f"{where} is not signed, and came without encryption: anybody on the way could have changed it"
-    return f"{where} is believed without a signature: whoever can write to that place can change the image"
+        return f"{where} is not signed and came without encryption: it could have been changed on the way"
+    return f"{where} is accepted without a signature: anyone who can write there can change the image"
 
 
 def _get(address: str, limit: int, fetcher: Fetcher, on_event: Reporter) -> bytes:
     body = io.BytesIO()
-    # Another server may answer: what comes is judged by its signature, or comes by https all the way.
+    # A redirect is fine: the content is verified by its signature, or comes by https all the way.
     fetcher.fetch(Download(address, body, limit=limit, on_event=on_event, digest_known=True))
     return body.getvalue()
 
@@ -160,7 +167,7 @@ def _find_sums(
         except FileMissingError:
             continue
     raise FetchError(
-        f"there is no checksum file beside {Address(image)} (tried: {', '.join(tried)})",
+        f"there is no checksum file next to {Address(image)} (tried: {', '.join(tried)})",
         hint="give its address with --checksums, or the digest itself with --checksum",
     )
 
@@ -181,10 +188,10 @@ def _signed_text(
             continue
         return services.verifier.verify_detached(data, signature, tolerant, where=where)
     raise NotSignedError(
-        f"{where} is not signed: there is no signature in it, and none beside it "
+        f"{where} is not signed: there is no signature in it, and none next to it "
         f"({', '.join(SIGNATURE_ENDINGS)})",
-        hint="if the distribution signs nothing, compare the digest by another way and give it with "
-        "--checksum, or say --unsigned",
+        hint="if the distribution signs nothing, compare the digest in another way and give it with "
+        "--checksum, or use --unsigned",
     )
 
 

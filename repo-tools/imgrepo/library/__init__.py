@@ -1,1 +1,1 @@
-"""Entries of a library: an image in a folder of its own, with all that people need to know and trust it."""
+"""Entries of a library: each an image in its own folder, with its description, records and approval."""

@@ -1,30 +1,38 @@
-"""Where the things of an entry are.
+"""The folders of a library: its entries, their files, and loose images.
 
-    LIBRARY/NAME/entry.toml          what its contributor says
+    LIBRARY/NAME/entry.toml          its description
     LIBRARY/NAME/NAME.qcow2          the image (or NAME.img, NAME.raw)
-    LIBRARY/NAME/screenshot.png      a picture, of the contributor or of the boot check
-    LIBRARY/NAME/sources/            source packages, and what was found of them
+    LIBRARY/NAME/screenshot.png      a picture, by the contributor or the boot check
+    LIBRARY/NAME/sources/            source packages, and a record of them
     LIBRARY/NAME/contents/           packages of the image
-    LIBRARY/NAME/boot/               what the boot check saw
-    LIBRARY/NAME/check/              what a check found out that takes long
+    LIBRARY/NAME/boot/               the boot check's record
+    LIBRARY/NAME/check/              results of checks that take long
     LIBRARY/NAME/run                 starts the image with QEMU
     LIBRARY/NAME/approval.asc        a reviewer's signature
 
-LIBRARY is the folder that ``publish`` is given; images without a folder of
-their own may lie beside.
+LIBRARY is the folder that ``publish`` is given; images without an entry may be in it as well.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
+import textwrap
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
-from imgbuilder.errors import RepositoryError, UsageError
-from imgrepo.images.scan import FORMATS, SourceImage, is_stem, scan
-from imgrepo.library.description import DESCRIPTION_NAME, Description, read_description
+from imgbuilder.errors import PybuilderError, RepositoryError, UsageError
+from imgindex.fields import settle_comments
+from imgindex.model import Entry, Note
+from imgindex.write import tidy_note
+from imgrepo.images.scan import FORMATS, Skipped, SourceImage, is_stem, scan
+from imgrepo.library.description import DESCRIPTION_NAME, Description, read_description, read_with_digest
+
+_LONGEST_LINE = 2000
+"""Characters; an index has lines of at most 8192 bytes."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class EntryFolder:
 
     @property
     def description(self) -> Path:
-        """What its contributor says."""
+        """File of its description."""
         return self.path / DESCRIPTION_NAME
 
     @property
@@ -59,17 +67,17 @@ class EntryFolder:
 
     @property
     def boot(self) -> Path:
-        """Folder of what the boot check saw."""
+        """Folder of the boot check's record."""
         return self.path / "boot"
 
     @property
     def check(self) -> Path:
-        """Folder of what a check found out that takes long."""
+        """Folder of the results of checks that take long."""
         return self.path / "check"
 
     @property
     def contents(self) -> Path:
-        """Folder of what the image holds."""
+        """Folder of the list of packages."""
         return self.path / "contents"
 
     @property
@@ -79,11 +87,11 @@ class EntryFolder:
 
     @property
     def approval(self) -> Path:
-        """What a reviewer signed."""
+        """File that a reviewer signed."""
         return self.path / "approval.asc"
 
     def read(self) -> Description:
-        """Read what its contributor says.
+        """Read its description.
 
         Raises:
             RepositoryError: It cannot be read, or is wrong.
@@ -109,7 +117,7 @@ class EntryFolder:
             names = ", ".join(image.name for image in images)
             raise RepositoryError(f"{self.path} has more than one image: {names}", hint="leave one there")
         raise RepositoryError(
-            f"the image {images[0].name} in {self.path} has another name than the entry",
+            f"the image {images[0].name} in {self.path} has a different name from the entry",
             hint=f"rename it to {self.name}{images[0].path.suffix}",
         )
 
@@ -117,8 +125,8 @@ class EntryFolder:
 def find_entries(library: Path) -> tuple[EntryFolder, ...]:
     """Find the entries of a library, in the order of their names.
 
-    Folders without an ``entry.toml`` are none, and hidden ones and symbolic links are not looked at.
-    Those that ``broken_folders`` tells of are left out.
+    Folders without an ``entry.toml`` are ignored, and so are hidden ones, symbolic links, and the folders
+    that ``broken_folders`` returns.
 
     Raises:
         UsageError: The folder cannot be read.
@@ -127,7 +135,7 @@ def find_entries(library: Path) -> tuple[EntryFolder, ...]:
 
 
 def broken_folders(library: Path) -> dict[str, RepositoryError]:
-    """Return what keeps folders from being entries, by their names: one of many must not stop all (T24).
+    """Return the errors of folders that cannot be entries, by their names: one must not stop the others.
 
     Raises:
         UsageError: The library cannot be read.
@@ -150,7 +158,7 @@ def _folders(library: Path) -> Iterator[tuple[EntryFolder, RepositoryError | Non
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            if is_stem(name):  # it may well be one; "lost+found" is not
+            if is_stem(name):  # it may be one; "lost+found" is not
                 yield folder, RepositoryError(f"cannot look into {folder.path}: {error.strerror}")
             continue
         if is_entry and is_stem(name):
@@ -159,7 +167,7 @@ def _folders(library: Path) -> Iterator[tuple[EntryFolder, RepositoryError | Non
             yield (
                 folder,
                 RepositoryError(
-                    f"{folder.path} cannot be an entry by its name",
+                    f"{folder.path} has a name that an entry cannot have",
                     hint="letters, digits, '.', '_' and '-' make a name, 80 at most; rename it",
                 ),
             )
@@ -170,14 +178,14 @@ def entry_at(path: Path, *, hint: str) -> EntryFolder:
 
     Args:
         path: The folder, which exists.
-        hint: What the command takes.
+        hint: What the command accepts.
 
     Raises:
-        UsageError: It is no entry.
+        UsageError: It is not an entry.
     """
     folder = EntryFolder(path.absolute())
     if not is_stem(folder.name) or not folder.description.is_file():
-        raise UsageError(f"{path} is no entry: it has no {DESCRIPTION_NAME}", hint=hint)
+        raise UsageError(f"{path} is not an entry: it has no {DESCRIPTION_NAME}", hint=hint)
     return folder
 
 
@@ -186,23 +194,23 @@ def image_at(path: Path, *, hint: str) -> SourceImage:
 
     Args:
         path: The image.
-        hint: What the command takes.
+        hint: What the command accepts.
 
     Raises:
-        UsageError: There is none, or by its name it is none.
-        RepositoryError: It is no regular file, or cannot be published by its name.
+        UsageError: There is none, or its name is not that of an image.
+        RepositoryError: It is not a regular file, or its name cannot be published.
     """
     if not path.exists():
         raise UsageError(f"there is no image {path}", hint=hint)
     if path.suffix not in FORMATS:
         endings = ", ".join(FORMATS)
-        raise UsageError(f"{path} is no image by its name", hint=f"the endings of images are {endings}")
+        raise UsageError(f"{path} does not have the name of an image", hint=f"images end in {endings}")
     images, skipped = scan(path.parent)
     for image in images:
         if image.name == path.name:
             return image
     reason = next((reason for name, reason in skipped if name == path.name), "it is a hidden file")
-    raise RepositoryError(f"{path} is not taken for an image: {reason}")
+    raise RepositoryError(f"{path} cannot be used as an image: {reason}")
 
 
 def find_entry(library: Path, name: str) -> EntryFolder:
@@ -224,7 +232,7 @@ def find_entry(library: Path, name: str) -> EntryFolder:
 
 
 def chosen_entries(library: Path, names: Collection[str]) -> dict[str, EntryFolder | RepositoryError]:
-    """Return the entries of these names, or all, in their order; what is wrong with a folder stands for it.
+    """Return the entries of these names, or all, in order; a broken one is represented by its error.
 
     Args:
         library: The folder of the entries.
@@ -236,6 +244,112 @@ def chosen_entries(library: Path, names: Collection[str]) -> dict[str, EntryFold
     found: dict[str, EntryFolder | RepositoryError] = {one.name: one for one in find_entries(library)}
     found |= broken_folders(library)
     if names:
-        # A link to a folder is no entry of a library, but whoever names it means it.
+        # A link to a folder is not listed, but may be named.
         found = {name.rstrip("/"): found.get(name) or find_entry(library, name) for name in names}
     return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True)
+class FoundEntry:
+    """An entry with an image.
+
+    Attributes:
+        folder: Its folder.
+        description: Its description.
+        metadata_digest: SHA-512 of its ``entry.toml`` as it was read.
+    """
+
+    folder: EntryFolder
+    description: Description
+    metadata_digest: str
+
+    def held_until(self, now: datetime) -> datetime | None:
+        """Return the time before which it must not be published; None when it may be."""
+        day = self.description.not_before
+        return day if day is not None and day > now else None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images of a library.
+
+    Attributes:
+        images: All images, loose ones and those of entries; no two have the same name.
+        skipped: Files with the name of an image that cannot be published.
+        entries: The entry of each image that has one, by the image's name.
+        broken: The errors of entries, by their names; they have no image among the images.
+        empty: Names of entries without an image.
+    """
+
+    images: tuple[SourceImage, ...]
+    skipped: tuple[Skipped, ...]
+    entries: dict[str, FoundEntry] = field(default_factory=dict)
+    broken: dict[str, PybuilderError] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
+
+
+def find_images(library: Path) -> Found:
+    """Find the images of a folder: loose ones, and one for each entry.
+
+    Raises:
+        UsageError: The folder cannot be read.
+    """
+    images, skipped = scan(library)
+    all_images = {image.name: image for image in images}
+    entries: dict[str, FoundEntry] = {}
+    broken: dict[str, PybuilderError] = dict(broken_folders(library))
+    empty = []
+    for folder in find_entries(library):
+        try:
+            if scan(folder.path) == ((), ()):
+                empty.append(folder.name)
+                continue
+            image, (description, digest) = folder.image(), read_with_digest(folder.description)
+        except PybuilderError as error:
+            broken[folder.name] = error
+            continue
+        if all_images.pop(image.name, None) is not None:
+            # Either could be meant; the others are published all the same.
+            broken[folder.name] = RepositoryError(
+                f"{image.name} is in {library} as well as in the entry {folder.name}",
+                hint="remove one of them",
+            )
+            continue
+        all_images[image.name] = image
+        entries[image.name] = FoundEntry(folder, description, digest)
+    ordered = tuple(all_images[name] for name in sorted(all_images))
+    return Found(ordered, skipped, entries, broken, tuple(empty))
+
+
+def image_path(library: Path, name: str) -> Path:
+    """Return the path of an image of a name: in its entry, or loose."""
+    loose = library / name
+    stem = loose.stem
+    inside = EntryFolder(library / stem)
+    is_entry = loose.suffix in FORMATS and inside.description.is_file() and not inside.path.is_symlink()
+    return inside.path / name if is_entry and not loose.is_file() else loose
+
+
+def described(entry: Entry, description: Description) -> Entry:
+    """Return a template with name and notes from its description. A pure function.
+
+    Fields that the description leaves empty stay as they are, and so do notes in other languages.
+    """
+    title, notes = tidy_note(description.title), notes_of(description)
+    others = tuple(note for note in entry.notes if note.language)
+    new = dataclasses.replace(
+        entry, name=title or entry.name, notes=(Note("", notes), *others) if notes else entry.notes
+    )
+    return entry if new == entry else settle_comments(new)
+
+
+def notes_of(description: Description) -> str:
+    """Return the notes of a template: description, then hints, in lines short enough for an index."""
+    text = "\n\n".join(filter(None, (description.description, description.hints)))
+    return tidy_note("\n".join(_short(line) for line in text.split("\n")))
+
+
+def _short(line: str) -> str:
+    if len(line) <= _LONGEST_LINE:
+        return line
+    return "\n".join(textwrap.wrap(line, _LONGEST_LINE))

@@ -1,4 +1,4 @@
-"""How people run an entry: a script for QEMU, and what libvirt takes."""
+"""Ways to run an entry: a script for QEMU, and input for libvirt."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from imgrepo.library.records import Verdict, read_boot
 
 
 class Form(enum.Enum):
-    """What libvirt takes; its value is what users type."""
+    """A kind of input for libvirt; users type its value."""
 
     XML = "libvirt-xml"
     VIRT_INSTALL = "virt-install"
 
 
 def write_run_script(folder: EntryFolder, on_event: Reporter) -> Path:
-    """Write the script ``run`` of an entry, for the machine that its ``entry.toml`` tells.
+    """Write the script ``run`` of an entry, for the machine in its ``entry.toml``.
 
-    It warns of a QEMU older than the one that the image was booted with, if it was.
+    The script warns about a QEMU older than the one of the boot check.
 
     Args:
         folder: The entry.
-        on_event: Reports how much of the image was read, to find whether the boot check was of it.
+        on_event: Reports how much of the image was read, to compare it with the boot check's.
 
     Returns:
         The script.
@@ -57,7 +57,7 @@ def write_run_script(folder: EntryFolder, on_event: Reporter) -> Path:
 
 
 def script_machine(folder: EntryFolder, on_event: Reporter) -> Machine:
-    """Describe the machine that the script starts; its image lies beside the script.
+    """Return the machine that the script starts; its image is in the script's folder.
 
     Raises:
         PybuilderError: As ``write_run_script`` does.
@@ -66,7 +66,7 @@ def script_machine(folder: EntryFolder, on_event: Reporter) -> Machine:
 
 
 def machine_text(folder: EntryFolder, form: Form, on_event: Reporter) -> str:
-    """Write what libvirt takes; the image's path is absolute in it.
+    """Return the input for libvirt; the image's path in it is absolute.
 
     Raises:
         PybuilderError: As ``write_run_script`` does.
@@ -86,22 +86,19 @@ def _tested(folder: EntryFolder, on_event: Reporter) -> str | None:
     return record.qemu or None
 
 
-# The machine that an entry runs on.
-
-
 def machine_of(
     image: SourceImage, description: Description, *, tested: str | None = None, beside: bool = True
 ) -> Machine:
-    """Describe the machine.
+    """Return the machine that an entry runs on.
 
     Args:
         image: The entry's image.
-        description: What its contributor says.
+        description: Its description.
         tested: Version of QEMU that the image was booted with.
-        beside: Whether the image lies beside the script that is made of this; else its path is absolute.
+        beside: Whether the image is in the script's folder; otherwise its path is absolute.
 
     Raises:
-        DiskError: The image is damaged, or not what its name says.
+        DiskError: The image is damaged, or its format differs from its name.
     """
     measure(image)
     table = description.machine

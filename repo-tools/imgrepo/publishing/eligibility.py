@@ -9,7 +9,7 @@ from imgbuilder.events import Reporter, info
 from imgindex.model import Entry
 from imgrepo.images.scan import SourceImage
 from imgrepo.library.approval import Reviewers
-from imgrepo.library.publishing import described, find_images
+from imgrepo.library.folder import described, find_images
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.review.check import not_an_entry, unmet
 

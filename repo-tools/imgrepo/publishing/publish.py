@@ -17,7 +17,7 @@ from imgbuilder.host.hashing import Fingerprint
 from imgbuilder.host.workspace import explain
 from imgbuilder.sizes import counted
 from imgindex.model import Index
-from imgrepo.library.publishing import image_path
+from imgrepo.library.folder import image_path
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.publishing.steps import PublishRun
 from imgrepo.services import Services

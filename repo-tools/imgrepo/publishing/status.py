@@ -12,7 +12,7 @@ from imgbuilder.host.hashing import hash_file
 from imgindex.gpg import keys_in_file
 from imgindex.lifecycle import deprecation
 from imgindex.model import Entry, Index
-from imgrepo.library.publishing import find_images
+from imgrepo.library.folder import find_images
 from imgrepo.services import Services
 from imgrepo.webroot.entries import UNKNOWN_ARCH
 from imgrepo.webroot.retired import Retired, find_retired, served_files

@@ -15,8 +15,7 @@ from imgrepo.images.compress import hash_image
 from imgrepo.images.scan import SourceImage, scan
 from imgrepo.library.approval import Reviewers, check_reviewers, read_reviewers
 from imgrepo.library.description import Description
-from imgrepo.library.folder import EntryFolder, chosen_entries
-from imgrepo.library.publishing import described
+from imgrepo.library.folder import EntryFolder, chosen_entries, described
 from imgrepo.review.check import unmet
 from imgrepo.review.results import Issue, Requirement, Status
 from imgrepo.review.states import Judgement, StateFacts, Step, Template, judge

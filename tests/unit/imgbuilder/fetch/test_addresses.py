@@ -20,8 +20,8 @@ from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch.urls import Address, check_uri, template_url, without_secrets, without_slash
 from imgbuilder.services import Settings
 from imgindex.model import Entry
-from imgrepo.intake.proof import Evidence
-from imgrepo.intake.take import ImportRequest
+from imgrepo.intake.import_image import ImportRequest
+from imgrepo.intake.proof import TrustOptions
 from imgrepo.sharing.mirror import MirrorRequest
 from imgrepo.sharing.target import read_place
 from imgrepo.sourcepackages.archive import Suite
@@ -88,7 +88,9 @@ def test_what_is_derived_from_an_address_keeps_its_secret() -> None:
         Mirrors("http://me:qwxzjk@h/debian", "https://h/x?token=qwxzjk"),
         Suite("http://me:qwxzjk@h/debian", "x"),
         ImportRequest(
-            "https://me:qwxzjk@h/x.qcow2", ROOT, Evidence(checksums="https://me:qwxzjk@h/S", unsigned=True)
+            "https://me:qwxzjk@h/x.qcow2",
+            ROOT,
+            TrustOptions(checksums="https://me:qwxzjk@h/S", unsigned=True),
         ),
         MirrorRequest("https://me:qwxzjk@h/r", ROOT, Path("k")),
     ],
@@ -185,7 +187,7 @@ REVEALED_IN = {
     "builder/imgbuilder/fetch/redirect.py": "the request",
     "builder/imgbuilder/fetch/session.py": "sends the request, by the proxy",
     "builder/imgbuilder/fetch/urls.py": "derives other addresses",
-    "repo-tools/imgrepo/intake/places.py": "derives other addresses",
+    "repo-tools/imgrepo/intake/checksums.py": "derives other addresses",
     "repo-tools/imgrepo/template/guestfiles.py": "apt's sources in the guest, for addresses without secret",
     "repo-tools/imgrepo/template/recipes.py": "apt's sources for mmdebstrap, on its standard input",
 }

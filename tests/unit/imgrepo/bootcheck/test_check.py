@@ -166,8 +166,8 @@ def test_what_refers_to_other_files_is_never_booted(
     [
         (("nosuch",), "there is no entry nosuch"),
         (("./nosuch.img",), "there is no image"),
-        (("/",), "is no entry"),
-        (("/etc/passwd",), "is no image by its name"),
+        (("/",), "is not an entry"),
+        (("/etc/passwd",), "does not have the name of an image"),
     ],
 )
 def test_wrong_targets_are_named(

@@ -28,8 +28,7 @@ from imgrepo.library.approval import (
     read_reviewers,
     write_manifest,
 )
-from imgrepo.library.folder import EntryFolder
-from imgrepo.library.publishing import find_images
+from imgrepo.library.folder import EntryFolder, find_images
 from imgrepo.publishing.publish import PublishResult
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.review.results import Requirement

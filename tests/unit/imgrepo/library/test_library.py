@@ -153,7 +153,7 @@ class TestFolder:
         assert [one.name for one in find_entries(tmp_path)] == ["fine"]
         (problem,) = broken_folders(tmp_path).items()
         assert problem[0] == "a b"
-        assert "cannot be an entry by its name" in problem[1].message
+        assert "has a name that an entry cannot have" in problem[1].message
 
     def test_folders_that_cannot_be_looked_into(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -187,7 +187,7 @@ class TestFolder:
         with pytest.raises(RepositoryError, match=r"more than one image: a\.img, b\.img"):
             folder.image()
         (folder.path / "a.img").unlink()
-        with pytest.raises(RepositoryError, match="another name than the entry"):
+        with pytest.raises(RepositoryError, match="different name from the entry"):
             folder.image()
         (folder.path / "b.img").unlink()
         with pytest.raises(RepositoryError, match="there is no image"):

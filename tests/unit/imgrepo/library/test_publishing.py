@@ -19,8 +19,7 @@ from imgindex.write import write_index
 from imgrepo.cli.main import run
 from imgrepo.library import records
 from imgrepo.library.description import Description
-from imgrepo.library.folder import EntryFolder
-from imgrepo.library.publishing import described, find_images
+from imgrepo.library.folder import EntryFolder, described, find_images
 from imgrepo.publishing.publish import PublishResult
 from imgrepo.publishing.status import status_of
 from imgrepo.review.results import Requirement
@@ -206,12 +205,12 @@ def test_a_folder_of_an_odd_name_keeps_nobody_else(
     assert run(words, repository.services()) == 1
     assert names(repository) == ["other"]
     said = capsys.readouterr().err
-    assert "cannot be an entry by its name" in said
+    assert "has a name that an entry cannot have" in said
     assert "\x1b" not in said
     status = status_of(
         repository.web, repository.services(), ignore, images=repository.images, within=timedelta(1)
     )
-    assert any("cannot be an entry by its name" in change for change in status.changes)
+    assert any("has a name that an entry cannot have" in change for change in status.changes)
 
 
 def test_a_folder_without_an_image_is_told(repository: Repository) -> None:

@@ -210,7 +210,7 @@ def test_broken_entries_keep_nobody(repository: Repository, listing: Listing) ->
     assert list(shown) == ["demo", "my demo", "record", "text", "twice", "two"]
     problems = {name: entry["problem"] for name, entry in shown.items() if entry["state"] == "broken"}
     assert list(problems) == ["my demo", "text", "twice", "two"]
-    assert "cannot be an entry by its name" in problems["my demo"]
+    assert "has a name that an entry cannot have" in problems["my demo"]
     assert "there is no such key" in problems["text"]
     assert "in the library's folder as well" in problems["twice"]
     assert "more than one image" in problems["two"]

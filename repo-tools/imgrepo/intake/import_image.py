@@ -1,8 +1,8 @@
-"""``import``: a distribution's cloud image, checked, among the images to publish.
+"""Imports a distribution's cloud image into the folder of images to publish.
 
-First the digest and who vouches for it, then the image by that digest, then
-its header; only what passed all three gets a name. The image keeps its bytes,
-so that its digest stays the distribution's.
+First the digest is found and verified, then the image is fetched by it, then the image's
+header is checked; only an image that passed all three gets its name. Its bytes stay as
+they are, so that its digest stays the distribution's.
 """
 
 from __future__ import annotations
@@ -25,18 +25,17 @@ from imgbuilder.host.locks import exclusive
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.files import open_file, sync_folder
 from imgrepo.images.scan import FORMATS, SourceImage, is_stem, measure
-from imgrepo.intake.places import name_in, template_name
-from imgrepo.intake.proof import Evidence, Proof, prove
-from imgrepo.intake.sums import Digests
+from imgrepo.intake.checksums import Digests, name_in, template_name
+from imgrepo.intake.proof import ImageProof, TrustOptions, prove
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
 from imgrepo.webroot.draft import sidecar_of
 
 _LARGEST = 64 << 30
-"""Bytes of the largest image that is fetched: a server must not fill the disk."""
+"""Size limit of a download in bytes: a server must not fill the disk."""
 
 _KEPT = timedelta(days=14)
-"""How long the beginning of an image stays for the next run."""
+"""How long a partial download is kept for the next run."""
 
 _PARTS = ".pybuilder-import"
 _HEAD = 512
@@ -44,19 +43,19 @@ _HEAD = 512
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What to take in.
+    """A request to import an image.
 
     Attributes:
         address: Web address or path of the image.
         folder: The folder of images.
-        evidence: What to check it by.
+        trust: How to check it.
         name: The template's name; None for one made of the file's name.
         file: The image's file name, as its checksum file has it. Derived.
     """
 
     address: str
     folder: Path
-    evidence: Evidence
+    trust: TrustOptions
     name: str | None = None
     file: str = field(init=False)
 
@@ -86,53 +85,55 @@ class ImportRequest:
 
 @dataclass(frozen=True)
 class Imported:
-    """What was taken in.
+    """An imported image.
 
     Attributes:
         path: The image.
         size: Size of its disk in bytes.
-        proof: Why it is believed.
-        new: Whether it was not here already.
+        proof: The digest, and who signed it.
+        new: Whether it was fetched now.
     """
 
     path: Path
     size: int
-    proof: Proof
+    proof: ImageProof
     new: bool
 
 
-def take_in(request: ImportRequest, services: Services, fetcher: Fetcher, on_event: Reporter) -> Imported:
-    """Take an image in.
+def import_image(
+    request: ImportRequest, services: Services, fetcher: Fetcher, on_event: Reporter
+) -> Imported:
+    """Import an image.
 
     Args:
-        request: Which, and what to check it by.
+        request: The image, and how to check it.
         services: Verifier and key files.
-        fetcher: Moves the bytes.
+        fetcher: Downloads files.
         on_event: Called with each event.
 
     Returns:
-        Where it is now; an earlier import of the same name is replaced.
+        The image; an earlier import of the same name is replaced.
 
     Raises:
-        TrustError: It is not the distribution's, as far as the evidence tells.
-        FetchError: Something cannot be had; what came of the image is kept for the next run.
-        DiskError: It is no image that is published: it refers to other files, or is of another format; or
-            a running machine uses the one that it would replace.
+        TrustError: It is not the distribution's.
+        FetchError: A download failed; a partial image is kept for the next run.
+        DiskError: The image cannot be published: it refers to other files, or has an unsupported format; or
+            a running machine uses the image that it would replace.
         UsageError: There is another image of this name.
     """
-    proof = prove(request.address, request.file, request.evidence, services, fetcher, on_event)
+    proof = prove(request.address, request.file, request.trust, services, fetcher, on_event)
     parts = request.folder / _PARTS
     try:
         parts.mkdir(mode=0o700, exist_ok=True)
         with exclusive(parts / "lock", "is importing into the same folder", on_event):
             _sweep(parts, services.clock() - _KEPT)
-            return _bring(request, proof, parts, fetcher, on_event)
+            return _fetch(request, proof, parts, fetcher, on_event)
     except OSError as error:
         raise explain(error, parts) from error
 
 
-def _bring(
-    request: ImportRequest, proof: Proof, parts: Path, fetcher: Fetcher, on_event: Reporter
+def _fetch(
+    request: ImportRequest, proof: ImageProof, parts: Path, fetcher: Fetcher, on_event: Reporter
 ) -> Imported:
     here = _already_here(request)
     if here is not None and _has(here, proof.digests):
@@ -167,7 +168,7 @@ def _bring(
 
 
 def _sweep(parts: Path, before: datetime) -> None:
-    """Remove beginnings that nobody came back for: the distribution has other images by now."""
+    """Remove old partial downloads: the distribution has newer images by now."""
     for path in parts.glob("sha*"):
         if path.lstat().st_mtime < before.timestamp():
             path.unlink()
@@ -177,7 +178,7 @@ def _already_here(request: ImportRequest) -> Path | None:
     """Find an image that has the name already.
 
     Raises:
-        UsageError: It was not imported: somebody made it.
+        UsageError: It was not imported.
     """
     for ending in FORMATS:
         path = request.folder / f"{request.stem}{ending}"
@@ -205,13 +206,13 @@ def _is_right(part: PartialFile, digests: Digests) -> bool:
 
 
 def _judge(path: Path, where: str) -> tuple[str, int]:
-    """Return the ending that fits an image's content, and the size of its disk in bytes.
+    """Return the suffix for an image's format, and the size of its disk in bytes.
 
-    Names such as Ubuntu's ``.img`` say nothing of the content.
+    Names such as Ubuntu's ``.img`` do not show the format.
 
     Raises:
-        DiskError: It is hostile, or of a format that is not published.
-        RepositoryError: It is packed, or no image at all.
+        DiskError: It is hostile, or has an unsupported format.
+        RepositoryError: It is compressed, or not an image.
     """
     with open_file(path) as file:
         head = file.read(_HEAD)
@@ -219,7 +220,7 @@ def _judge(path: Path, where: str) -> tuple[str, int]:
     if packing is not None:
         raise RepositoryError(
             f"{where} is a {packing} file, not a disk image",
-            hint="take the distribution's .qcow2 or .raw image instead",
+            hint="use the distribution's .qcow2 or .raw image instead",
         )
     if head.lstrip()[:1] == b"<":
         raise RepositoryError(f"{where} is a web page, not a disk image")
@@ -227,9 +228,9 @@ def _judge(path: Path, where: str) -> tuple[str, int]:
         ending = ".qcow2" if find_format(path) == "qcow2" else ".img"
         return ending, _measured(path, ending)
     except DiskError as error:
-        # Its path is a temporary one that says nothing to anybody.
+        # The path is a temporary one, which would not help.
         raise DiskError(
-            error.message.replace(str(path), where), hint="take another image of the distribution"
+            error.message.replace(str(path), where), hint="use another image of the distribution"
         ) from error
 
 
@@ -238,13 +239,13 @@ def _measured(path: Path, ending: str) -> int:
 
 
 def _describe(request: ImportRequest, image: Path, on_event: Reporter) -> None:
-    """Write the image's entry, for the publisher to fill in; one that is there already stays."""
+    """Write the image's sidecar entry for the publisher to complete; an existing one is kept."""
     path = sidecar_of(image)
     if path.exists():
-        info(on_event, f"{path.name} stays as it is")
+        info(on_event, f"{path.name} exists and is kept")
         return
     lines = [f"[{request.stem}]", f"file={image.name}"]
-    if scheme_of(request.address) in ("http", "https"):  # a path of this machine is nobody's business
+    if scheme_of(request.address) in ("http", "https"):  # a local path is not published
         lines.append(f"notes=Imported from {request.address.partition('?')[0]}")
     with new_file(path) as temporary:
         try:

@@ -26,10 +26,17 @@ from imgbuilder.errors import (
 from imgbuilder.events import Notice
 from imgindex.gpg import trusted_keys_from_keyring
 from imgrepo.cli.main import run
-from imgrepo.intake.places import likely_sums, name_in, sibling, template_name
-from imgrepo.intake.proof import Evidence
-from imgrepo.intake.sums import Digests, digest_by_hand, find_digests
-from imgrepo.intake.take import Imported, ImportRequest, take_in
+from imgrepo.intake.checksums import (
+    Digests,
+    digest_by_hand,
+    find_digests,
+    likely_sums,
+    name_in,
+    sibling,
+    template_name,
+)
+from imgrepo.intake.import_image import Imported, ImportRequest, import_image
+from imgrepo.intake.proof import TrustOptions
 from tests.fakes.faultserver import FaultServer, answer, honest
 from tests.fakes.keys import KeyMaker, signature_packets, with_packets
 from tests.fakes.webfolder import WebFolder
@@ -80,11 +87,11 @@ class Distribution:
         self.put(name, data)
         self.put(name + ending, self.detached(data))
 
-    def take(self, url: str | None = None, name: str | None = None, **evidence: object) -> Imported:
-        given = evidence or {"key": str(self.folder.parent / "distribution.gpg")}
+    def take(self, url: str | None = None, name: str | None = None, **trust: object) -> Imported:
+        given = trust or {"key": str(self.folder.parent / "distribution.gpg")}
         services = self.repository.services()
-        request = ImportRequest(url or self.url, self.repository.images, Evidence(**given), name)  # type: ignore[arg-type]
-        return take_in(request, services, services.fetcher, self.repository.events.append)
+        request = ImportRequest(url or self.url, self.repository.images, TrustOptions(**given), name)  # type: ignore[arg-type]
+        return import_image(request, services, services.fetcher, self.repository.events.append)
 
     def taken(self) -> set[str]:
         return {path.name for path in self.repository.images.iterdir() if not path.name.startswith(".")}
@@ -455,7 +462,7 @@ def odd_size(on: Distribution) -> None:
 
 ATTACKS: dict[Callable[[Distribution], None], tuple[type[PybuilderError], str]] = {
     wrong_sum: (DigestMismatchError, "not the file"),
-    sum_of_another_file: (RepositoryError, "does not name"),
+    sum_of_another_file: (RepositoryError, "does not list"),
     sums_altered_after_signing: (BadSignatureError, "altered"),
     signed_by_another_key: (WrongKeyError, "signed by key"),
     signature_removed: (NotSignedError, "not signed"),
@@ -472,18 +479,18 @@ ATTACKS: dict[Callable[[Distribution], None], tuple[type[PybuilderError], str]] 
     clear_signed_by_another_text: (BadSignatureError, "altered"),
     two_digests_for_one_name: (RepositoryError, "twice"),
     sha256_contradicts_sha512: (DigestMismatchError, "not the file"),
-    path_above: (RepositoryError, "does not name"),
-    path_of_another_folder: (RepositoryError, "does not name"),
-    absolute_path: (RepositoryError, "does not name"),
-    name_with_something_behind: (RepositoryError, "does not name"),
-    escaped_name: (RepositoryError, "no checksum file"),
+    path_above: (RepositoryError, "does not list"),
+    path_of_another_folder: (RepositoryError, "does not list"),
+    absolute_path: (RepositoryError, "does not list"),
+    name_with_something_behind: (RepositoryError, "does not list"),
+    escaped_name: (RepositoryError, "not a checksum file"),
     only_md5: (RepositoryError, "too weak"),
-    digest_under_a_false_kind: (RepositoryError, "no checksum file"),
+    digest_under_a_false_kind: (RepositoryError, "not a checksum file"),
     carriage_returns: (RepositoryError, "control characters"),
     nul_in_sums: (RepositoryError, "control characters"),
     not_utf8: (RepositoryError, "UTF-8"),
     huge_sums: (FetchError, "at most 1000000"),
-    web_page_as_sums: (RepositoryError, "no checksum file"),
+    web_page_as_sums: (RepositoryError, "not a checksum file"),
     truncated_image: (DigestMismatchError, "not the file"),
     altered_image: (DigestMismatchError, "not the file"),
     backing_file: (DiskError, "backing file"),
@@ -554,9 +561,9 @@ def test_addresses_without_a_plain_name_are_refused(distribution: Distribution, 
 def test_evidence_that_says_nothing_or_two_things_is_refused() -> None:
     for given in ({}, {"key": "k", "unsigned": True}, {"checksum": "0", "key": "k"}):
         with pytest.raises(UsageError):
-            Evidence(**given)
+            TrustOptions(**given)
     for text in ("", "0" * 32, "0" * 40, "g" * 128, "0" * 127):
-        with pytest.raises(UsageError, match="no SHA-512"):
+        with pytest.raises(UsageError, match="not a SHA-512"):
             digest_by_hand(text)
 
 
@@ -570,7 +577,7 @@ def test_an_image_of_ones_own_is_never_replaced(distribution: Distribution) -> N
 
 def test_no_checksum_file_at_all(distribution: Distribution) -> None:
     (distribution.folder / "SHA512SUMS").unlink()
-    with pytest.raises(FetchError, match="no checksum file beside"):
+    with pytest.raises(FetchError, match="no checksum file next to"):
         distribution.take()
 
 
