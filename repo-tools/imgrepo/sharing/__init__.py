@@ -1,1 +1,1 @@
-"""Serving, mirroring and uploading what is published."""
+"""Serves, mirrors and uploads published folders."""

@@ -1,8 +1,8 @@
-"""A verified copy of somebody's repository: his files, his signature, our disk.
+"""Mirrors another repository: same files, same signature.
 
-Nothing is signed anew, so that clients go on trusting the publisher and not
-the mirror. The index comes last, by one rename, when all that it names is here
-and has its digest. What a broken run fetched is continued by the next.
+Nothing is signed again, so that clients trust the publisher and not the mirror.
+The index comes last, by one rename, when every file that it names is here and
+has its digest. An interrupted download is continued by the next run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackEr
 from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.fetch.transfer import INDEX_LIMIT, Download, Fetcher
 from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, template_url
+from imgbuilder.host import imagelocks
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.workspace import check_space, explain
 from imgindex.accept import AcceptPolicy, accept
@@ -34,20 +35,20 @@ from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
 from imgrepo.webroot.retired import GRACE, retire, served_files
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
-from imgrepo.webroot.transaction import Session, open_session
+from imgrepo.webroot.transaction import open_session
 
 _PARTIAL = ".pybuilder-mirror"
 
 
 @dataclass(frozen=True)
 class MirrorRequest:
-    """What to copy.
+    """A repository to copy, and where to.
 
     Attributes:
         source: Address of the index, or of the folder that holds it.
         folder: Where the copy goes.
         key_file: The publisher's public key.
-        prune: Whether files that his index does not name any more are deleted after the grace time.
+        prune: Whether files that the index no longer names are deleted after the grace time.
         grace: That time.
     """
 
@@ -80,10 +81,10 @@ def _index_of(source: str) -> str:
 
 @dataclass(frozen=True)
 class MirrorResult:
-    """What was done.
+    """The outcome of a run.
 
     Attributes:
-        fetched: Names of the files that are new here.
+        fetched: Names of the files that are new in the copy.
         templates: How many templates the copy has.
     """
 
@@ -110,8 +111,8 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_even
         on_event: Called with each event.
 
     Raises:
-        TrustError: The index is not by the publisher, is older than the copy's, or a file is another one.
-        FetchError: Something cannot be had; what came is kept for the next run.
+        TrustError: The index is not by the publisher or is older than the copy; or a file is a different one.
+        FetchError: A download failed; what has arrived is kept for the next run.
         WorkspaceError: The copy cannot be written.
     """
     pin = trusted_keys_from_file(request.key_file, where=str(request.key_file))
@@ -122,14 +123,14 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_even
             raise RolledBackError(
                 f"{request.index_url} was signed at {show(signed.signed_at)}, and the copy "
                 f"in {request.folder} is newer, of {show(old.signed_at)}",
-                hint="try again later; if it stays so, tell the publisher",
+                hint="try again later; if it persists, tell the publisher",
             )
         _check_space(request.folder, index)
-        fetched = [file.name for file in _files(index) if _bring(request, file, fetcher, on_event)]
+        fetched = [file.name for file in _files(index) if _download(request, file, fetcher, on_event)]
         with open_file(request.key_file) as key:
-            _put(session, PUBLIC_KEY, key.read())
-        _put(session, PLAIN_INDEX, signed.text.encode())
-        _put(session, SIGNED_INDEX, data)
+            session.write(PUBLIC_KEY, key.read())
+        session.write(PLAIN_INDEX, signed.text.encode())
+        session.write(SIGNED_INDEX, data)
         before = index if old is None else parse_usable(old, where=str(request.folder))
         retire(
             served_files(request.folder, on_event),
@@ -162,7 +163,7 @@ def _fetch_index(
 
 
 def _old_index(request: MirrorRequest, pin: TrustedKeys, services: Services) -> VerifiedText | None:
-    """Read what is here, if it is the publisher's: what is not tells nothing."""
+    """Return the verified index of the copy; None when there is none yet."""
     path = request.folder / SIGNED_INDEX
     data = read_index_file(path)
     if data is None:
@@ -187,14 +188,15 @@ def _files_of(entry: Entry) -> Iterator[_File]:
         yield _File(entry.zstd.file, entry.zstd.compressed_size, entry.zstd.sha512)
 
 
-def _bring(request: MirrorRequest, file: _File, fetcher: Fetcher, on_event: Reporter) -> bool:
-    """Bring a file, unless it is here already; say whether it is new."""
+def _download(request: MirrorRequest, file: _File, fetcher: Fetcher, on_event: Reporter) -> bool:
+    """Download a file unless it is here already; return whether it is new."""
     place = request.folder / file.name
     hidden = any(part.startswith(".") for part in PurePosixPath(file.name).parts)
     if hidden or file.name in (SIGNED_INDEX, PLAIN_INDEX, PUBLIC_KEY):
         raise RepositoryError(f"the index names {file.name} as a template, which is not copied")
     if _is_here(place, file):
         return False
+    _refuse_disk_in_use(place)
     url = template_url(request.index_url, file.name)
     with verified_download(
         url,
@@ -205,8 +207,9 @@ def _bring(request: MirrorRequest, file: _File, fetcher: Fetcher, on_event: Repo
         on_event,
         limit=file.size or MAX_DISK_SIZE,
         expected=file.size,
-        blame="is not the file that the index names: tell the publisher if it stays so",
+        blame="is not the file that the index names: if that persists, tell the publisher",
     ) as part:
+        _refuse_disk_in_use(place)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             part.path.replace(place)
@@ -217,25 +220,21 @@ def _bring(request: MirrorRequest, file: _File, fetcher: Fetcher, on_event: Repo
 
 
 def _check_space(folder: Path, index: Index) -> None:
-    """See that what is missing has room, as far as its sizes are known, before anything is fetched.
-
-    Raises:
-        WorkspaceError: There is not.
-    """
+    """Check that missing files of known size fit on the disk, before anything is downloaded."""
     needed = 0
     for file in dict.fromkeys(_files(index)):
         with contextlib.suppress(OSError):
             if (folder / file.name).stat().st_size == file.size:
-                continue  # whether it is right is seen when it is its turn
+                continue  # its digest is checked later
         held = 0
         with contextlib.suppress(OSError):
             held = (folder / _PARTIAL / file.sha512).stat().st_size
         needed += max(0, (file.size or 0) - held)
-    check_space(folder, needed, "what is missing of the mirror")
+    check_space(folder, needed, "what the mirror is missing")
 
 
 def _is_here(place: Path, file: _File) -> bool:
-    """Tell whether a file is here and right; it is read only when its size is."""
+    """Return whether a file is here and intact; it is read only when its size is right."""
     if not place.is_file() or place.is_symlink():
         return False
     if file.size is not None and place.stat().st_size != file.size:
@@ -243,10 +242,6 @@ def _is_here(place: Path, file: _File) -> bool:
     return hash_file(place) == file.sha512
 
 
-def _put(session: Session, name: str, content: bytes) -> None:
-    path = session.folder / name
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise explain(error, path) from error
-    session.commit(name)
+def _refuse_disk_in_use(place: Path) -> None:
+    """Refuse to replace the disk of a running machine: what it writes from then on would be lost."""
+    imagelocks.refuse_if_in_use(place, changing=True)

@@ -1,9 +1,9 @@
 """A target behind rsync: a daemon (``rsync://``), or a machine that ssh reaches (``host:path``).
 
 rsync writes each file under a hidden temporary name and renames it, so that
-readers never see half of one. What a broken run sent is kept in a hidden folder
-there and continued by the next. How ssh is called is rsync's own matter: its
-configuration, ``RSYNC_RSH`` and ``RSYNC_PASSWORD`` hold.
+readers never see half of one. What an interrupted run sent is kept in a hidden
+folder there and continued by the next. rsync itself calls ssh: its
+configuration, ``RSYNC_RSH`` and ``RSYNC_PASSWORD`` apply.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _LISTED = re.compile(r"(?P<kind>.)\S+ +(?P<size>[0-9]+) \S+ \S+ (?P<name>.+)")
 _SENT = re.compile(r"(?:<f|>f|cf)\S* (?P<name>.+)")
 _PARTIAL = 23
 _REASONS = {
-    5: "the server refused to begin: is the module's name right?",
+    5: "the server refused to start: check the name of the module",
     10: "the server cannot be reached",
-    12: "the connection broke, or the other side has no rsync",
-    30: "the other side was silent for too long",
+    12: "the connection broke, or rsync is not installed on the other side",
+    30: "no data arrived for too long",
     35: "the server did not answer",
-    127: "the other side has no rsync",
+    127: "rsync is not installed on the other side",
     255: "ssh could not reach the machine or log in",
 }
 
@@ -77,7 +77,7 @@ class RsyncTarget:
         if not names:
             return ()
         on_event(Step(f"Uploading to {self._where}: {', '.join(names)}"))
-        # Size and time say enough of a file whose name has its digest. Two indexes may be alike in both.
+        # Size and time identify a file whose name has its digest. Two indexes may have both in common.
         by_content = any(stem_of_published(name) is None for name in names)
         done = self._rsync(
             *(["--checksum"] if by_content else []),
@@ -119,14 +119,14 @@ class RsyncTarget:
 
     def _failure(self, done: Completed) -> UploadError:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        said = without_secrets(lines[0] if lines else "it gave no reason")
+        said = without_secrets(lines[0] if lines else "no reason given")
         reason = _REASONS.get(done.status, "")
-        hint = reason or "try again; what was sent is kept, and what is served there is as it was"
+        hint = reason or "try again; what was sent is kept, and what is served there has not changed"
         if done.status == _PARTIAL and "No such file" in done.stderr:
-            hint = "create the folder there first"
+            hint = "create the folder on the other side first"
         return UploadError(f"{self._where}: rsync ended with status {done.status}: {said}", hint=hint)
 
 
 def _own_variables() -> dict[str, str]:
-    """Return the variables that are rsync's, among them its password, which no other program gets."""
+    """Return rsync's own variables, among them its password, which no other program gets."""
     return {name: value for name, value in os.environ.items() if name.startswith("RSYNC_")}

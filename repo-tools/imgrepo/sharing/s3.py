@@ -1,8 +1,8 @@
 """A target in an S3 bucket, through boto3: the one module that imports it.
 
-An object appears when it is complete, and never before. Each one carries its
-SHA-512, by which the next run sees that it need not be sent again. Credentials
-and region are boto3's own matter: its configuration and environment hold.
+An object appears when it is complete. Each one carries its SHA-512, so that the
+next run need not send it again. Credentials and region come from boto3's
+configuration and environment.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PIECE = 1000
 
 
 def content_type(name: str) -> str:
-    """Return what a web browser is told about a published file."""
+    """Return the Content-Type of a published file."""
     ending = name[name.rindex(".") :] if "." in name.rpartition("/")[2] else ""
     return _TYPES.get(ending) or page_type(name)
 
@@ -42,11 +42,11 @@ class S3Target:
 
     Args:
         place: Bucket and prefix.
-        endpoint: Address of a server that is not Amazon's; None for Amazon's.
+        endpoint: URL of a server other than Amazon's; None for Amazon's.
 
     Raises:
         ToolError: boto3 is not installed.
-        UploadError: Its configuration cannot be used.
+        UploadError: boto3's configuration cannot be used.
     """
 
     def __init__(self, place: Place, endpoint: str | None = None) -> None:
@@ -102,7 +102,7 @@ class S3Target:
         return tuple(sent)
 
     def _digest_of(self, name: str) -> str | None:
-        """Return what an object says of itself; None when it is missing or says nothing."""
+        """Return the digest in an object's metadata; None when the object or the digest is missing."""
         try:
             facts = self._client.head_object(Bucket=self._place.bucket, Key=self._key(name))
         except self._client.exceptions.ClientError as error:
@@ -162,5 +162,5 @@ class S3Target:
         return UploadError(
             f"{self._place.text} {what}: {without_secrets(str(error))}",
             hint="check bucket, credentials and region (see boto3's AWS_PROFILE, AWS_ACCESS_KEY_ID, "
-            "AWS_DEFAULT_REGION), and --endpoint-url for servers that are not Amazon's",
+            "AWS_DEFAULT_REGION), and --endpoint-url for servers other than Amazon's",
         )

@@ -1,10 +1,10 @@
-"""A small web server for a published folder: for trying things out, and for a LAN.
+"""A small web server for a published folder: to try it, and for a LAN.
 
-It answers GET and HEAD, one range of bytes at a time (RFC 9110 section 14), so
-that broken downloads go on. It tells caches what is true of our files: the
-index may change at any moment, a file with its digest in its name never does.
-Hidden files, which are the publisher's own, are not there. A catalogue is shown:
-its pages have their types, and a folder means its ``index.html``.
+It answers GET and HEAD, with one range of bytes (RFC 9110 section 14), so that
+downloads can be resumed. Its headers let caches keep a file with its digest in
+its name for ever, and make them ask for the index each time. Hidden files, which
+are the publisher's own, are not found. Pages of a catalogue have their types, and
+a folder is its ``index.html``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from imgrepo.webroot.signing import SIGNED_INDEX
 _PIECE = 1 << 18
 _RANGE = re.compile(r"bytes=(?:(\d{1,19})-(\d{0,19})|-(\d{1,19}))")
 _IDLE = 60.0
-"""Seconds after which a client that says nothing is hung up on."""
+"""Seconds after which the connection of a silent client is closed."""
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -39,7 +39,7 @@ _TYPES = {
     ".png": "image/png",
     ".xml": "application/atom+xml; charset=utf-8",
 }
-"""What the pages of a catalogue are; all else is only fetched, and has no type that a browser would open."""
+"""Types of a catalogue's files; any other file gets a type that browsers do not open."""
 _START = "index.html"
 
 FOREVER = "public, max-age=31536000, immutable"
@@ -48,11 +48,11 @@ REVALIDATE = "no-cache"
 
 @dataclass(frozen=True)
 class Part:
-    """Which bytes to send.
+    """The bytes to send.
 
     Attributes:
         start: The first one.
-        end: One behind the last one.
+        end: The position after the last one.
     """
 
     start: int
@@ -67,8 +67,8 @@ def wanted_part(header: str | None, size: int) -> Part | None:
         size: Bytes of the file.
 
     Returns:
-        The part; all of it when there is no header, or none that we understand, as the standard wants;
-        None when it lies outside of the file.
+        The part; the whole file when there is no header, or one that we do not understand, as the
+        standard requires; None when it lies outside the file.
     """
     match = _RANGE.fullmatch(header.strip()) if header else None
     if match is None:
@@ -83,12 +83,12 @@ def wanted_part(header: str | None, size: int) -> Part | None:
 
 
 def content_type(name: str) -> str:
-    """Return what a browser is told about a file of a catalogue."""
+    """Return the Content-Type of a file of a catalogue."""
     return _TYPES.get(os.path.splitext(name)[1], "application/octet-stream")  # noqa: PTH122 - no path
 
 
 def cache_rule(name: str) -> str:
-    """Return what caches are told about a file."""
+    """Return the Cache-Control of a file."""
     return REVALIDATE if stem_of_published(name) is None else FOREVER
 
 
@@ -97,20 +97,20 @@ class PublishedFolderServer(ThreadingHTTPServer):
 
     Args:
         folder: The folder.
-        address: Where to listen: host and port; port 0 takes any.
-        tell: Hears a line about each request.
+        address: Host and port to listen on; port 0 for any free one.
+        on_request: Called with a line about each request.
 
     Raises:
-        WorkspaceError: Nothing can listen there.
+        WorkspaceError: It cannot listen there.
     """
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, folder: Path, address: tuple[str, int], tell: Callable[[str], object]) -> None:
+    def __init__(self, folder: Path, address: tuple[str, int], on_request: Callable[[str], object]) -> None:
         if not (folder / SIGNED_INDEX).is_file():
             raise UsageError(f"nothing is published in {folder}", hint="see: pybuilder-repo publish --help")
-        self.folder, self.tell = folder.absolute(), tell
+        self.folder, self.on_request = folder.absolute(), on_request
         try:
             super().__init__(address, _Handler)
         except OSError as error:
@@ -121,7 +121,7 @@ class PublishedFolderServer(ThreadingHTTPServer):
 
     def handle_error(self, _request: object, client_address: object) -> None:
         """Report a client that went away, which is not an error of ours."""
-        self.tell(f"{client_address}: the connection broke")
+        self.on_request(f"{client_address}: the connection broke")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        self.server.tell(f"{self.client_address[0]}: {format % args}")
+        self.server.on_request(f"{self.client_address[0]}: {format % args}")
 
     def _answer(self, *, body: bool) -> None:
         if self._is_folder():
@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(file, part)
 
     def _open(self) -> BinaryIO | None:
-        """Open the file that the path names; nothing hidden, no link, nothing outside of the folder."""
+        """Open the file that the path names, unless it is hidden, a link or outside the folder."""
         parts = self._parts()
         if not parts or any(part.startswith(".") or "\0" in part for part in parts):
             return None
@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         return [part for part in unquote(urlsplit(self.path).path).split("/") if part]
 
     def _is_folder(self) -> bool:
-        """Tell whether the path names a folder with a page, and lacks the slash that its links need."""
+        """Return whether the path names a folder with a page, without the slash that its links need."""
         parts = self._parts()
         if not parts or urlsplit(self.path).path.endswith("/"):
             return False
@@ -220,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         return since is not None and int(modified) <= since
 
     def _range_counts(self, etag: str, modified: float) -> bool:
-        """Tell whether ``If-Range`` means the file as it is now."""
+        """Return whether ``If-Range`` names the file as it is now."""
         condition = self.headers.get("If-Range")
         return condition is None or condition.strip() == etag or _time(condition) == int(modified)
 

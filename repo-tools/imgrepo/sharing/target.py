@@ -1,4 +1,4 @@
-"""What a place on another machine must be able to do, and how its address is read."""
+"""The interface of upload targets, and their addresses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _S3 = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<pref
 
 
 class UploadError(PybuilderError):
-    """A file could not be brought to another machine; what is served there is as valid as before."""
+    """An upload failed; what is served at the target is as valid as before."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Place:
     """The address of a target.
 
     Attributes:
-        text: As it was given, without a slash at its end.
+        text: As given, without a slash at its end.
         bucket: Of an S3 address, the bucket; empty for rsync.
-        prefix: Of an S3 address, what stands before each name: empty, or ending in a slash.
+        prefix: Of an S3 address, the start of each object's name: empty, or ending in a slash.
     """
 
     text: str
@@ -45,13 +45,13 @@ class Place:
 
 
 class Target(Protocol):
-    """A folder on another machine that is served."""
+    """A served folder on another machine."""
 
     def sizes(self) -> dict[str, int]:
-        """Return the files directly in it, by name, with their sizes in bytes.
+        """Return the sizes in bytes of the files directly in it, by name.
 
         Raises:
-            UploadError: It cannot be reached.
+            UploadError: The target cannot be reached.
         """
         ...
 
@@ -59,31 +59,31 @@ class Target(Protocol):
         """Return a small file of it.
 
         Raises:
-            UploadError: It cannot be read, or has more than ``limit`` bytes.
+            UploadError: It cannot be read, or is larger than ``limit`` bytes.
         """
         ...
 
     def put(self, folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
-        """Bring files there, each of which appears whole under its name, or not at all.
+        """Send files; each appears whole under its name, or not at all.
 
         Args:
-            folder: Where they are.
-            names: Their paths in it; those that are there already, unchanged, are not sent.
+            folder: The folder that holds them.
+            names: Their paths in it; files that are unchanged at the target are not sent.
             on_event: Called with each event.
 
         Returns:
-            The names of those that were sent.
+            The names of the files that were sent.
 
         Raises:
-            UploadError: One of them did not arrive; others may have.
+            UploadError: A file did not arrive; others may have.
         """
         ...
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete files of it; those that are gone already do no harm.
+        """Delete files, if they exist.
 
         Raises:
-            UploadError: They could not be deleted.
+            UploadError: A file could not be deleted.
         """
         ...
 
@@ -95,7 +95,7 @@ def read_place(text: str) -> Place:
         text: ``s3://bucket/prefix``, ``rsync://host/module/path``, or ``host:path`` for rsync over ssh.
 
     Raises:
-        UsageError: It is none of these, or has characters that a remote shell would give a meaning.
+        UsageError: It is none of these, or has characters that are special to a remote shell.
     """
     plain = text.rstrip("/") if not text.endswith(":/") else text
     s3 = _S3.fullmatch(plain)
@@ -107,7 +107,7 @@ def read_place(text: str) -> Place:
         return Place(plain)
     shown = without_secrets(text) if "://" in text else text.rpartition("@")[2]
     raise UsageError(
-        f"{shown!r} is no target that can be uploaded to",
-        hint="give s3://bucket/prefix, rsync://host/module/path, or host:path for rsync over ssh; passwords "
-        "stay outside of it: RSYNC_PASSWORD, keys of ssh, the configuration of AWS",
+        f"{shown!r} is not an upload target",
+        hint="give s3://bucket/prefix, rsync://host/module/path, or host:path for rsync over ssh; pass "
+        "passwords in RSYNC_PASSWORD, ssh keys, or the configuration of AWS",
     )

@@ -1,9 +1,10 @@
-"""Bringing a published folder to another machine, in an order in which nothing can go wrong.
+"""Uploads a published folder to another machine.
 
-First the template files, under names that no old index mentions; then the
-index; then, when their time has come, old files go; last comes the catalogue. Broken off at any step,
-what is served there is the old index or the new one, with every file that it
-names (``docs/threat-model.md`` R1, R9), and the next run goes on.
+The order matters: first the template files, under names that no old index
+mentions; then the index; then old files are deleted when their grace time is
+over; then the catalogue. Interrupted at any step, the target serves the old
+index or the new one, with every file that it names (``docs/threat-model.md``
+R1, R9), and the next run continues.
 """
 
 from __future__ import annotations
@@ -22,27 +23,30 @@ from imgindex.gpg import trusted_keys_from_file
 from imgindex.model import Index
 from imgindex.parse import parse_index
 from imgindex.trust import VerifiedText
+from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named
 from imgrepo.services import Services
-from imgrepo.sharing.catalogue import bring_catalogue
-from imgrepo.sharing.target import Place, Target
+from imgrepo.sharing.target import Place, Target, UploadError
 from imgrepo.webroot.entries import files_of
 from imgrepo.webroot.retired import GRACE, ServedFiles, retire
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_served
 from imgrepo.webroot.transaction import open_session
 
 _INDEX_LIMIT = 5_000_000
+_CATALOGUE = "catalogue"
+"""Where ``pybuilder-repo catalogue`` puts the site in the served folder."""
+_PAGES_LAST = ("atom.xml", "index.html", MEMORY_NAME)
 
 
 @dataclass(frozen=True)
 class UploadRequest:
-    """What goes where.
+    """A folder to upload, and where to.
 
     Attributes:
         folder: The published folder.
-        place: Where it goes.
-        prune: Whether files there that the index does not name any more go after the grace time.
+        place: The address of the target.
+        prune: Whether files there that the index no longer names are deleted after the grace time.
         grace: How long they stay.
-        force: Replace an index there that is not by the same keys, or newer.
+        force: Replace an index there that is newer, or signed by other keys.
     """
 
     folder: Path
@@ -54,7 +58,7 @@ class UploadRequest:
 
 @dataclass(frozen=True)
 class UploadResult:
-    """What was done.
+    """The outcome of an upload.
 
     Attributes:
         sent: Names of the files that were sent.
@@ -68,22 +72,21 @@ class UploadResult:
 def upload(
     request: UploadRequest, services: Services, open_target: Callable[[Place], Target], on_event: Reporter
 ) -> UploadResult:
-    """Bring a published folder to its target.
+    """Upload a published folder.
 
     Args:
-        request: What goes where.
+        request: The folder and its target.
         services: Verifier, key files and clock.
         open_target: Opens the target.
         on_event: Called with each event.
 
     Raises:
         UsageError: Nothing is published in the folder.
-        TrustError: What is published is not by the key beside it; or what is served there is by another
-            key, or newer.
+        TrustError: The index is not by the key next to it; or the one there is newer, or by another key.
         RepositoryError: A file that the index names is missing or incomplete.
         UploadError: The target cannot be reached or written.
     """
-    read_served(request.folder, services)  # before anything is made in a folder that is none of ours
+    read_served(request.folder, services)  # before anything is made in a folder that is not ours
     with open_session(request.folder):
         served, signed = read_served(request.folder, services)
         needed = _complete(request.folder, served.index)
@@ -91,7 +94,7 @@ def upload(
         there = target.sizes()
         before = _index_there(request, target, there, signed, services)
         sent = list(target.put(request.folder, needed, on_event))
-        # Only the last one counts for clients; the others are for people.
+        # Clients read only the last one; the others are for people.
         for name in (PUBLIC_KEY, PLAIN_INDEX, SIGNED_INDEX):
             sent += target.put(request.folder, [name], on_event)
         deleted = retire(
@@ -102,13 +105,13 @@ def upload(
             on_event=on_event,
             grace=request.grace if request.prune else None,
         )
-        pages, gone = bring_catalogue(request.folder, target, on_event)
+        pages, gone = _upload_catalogue(request.folder, target, on_event)
         sent, deleted = [*sent, *pages], (*deleted, *gone)
     return UploadResult(tuple(sent), deleted)
 
 
 def _complete(folder: Path, index: Index) -> list[str]:
-    """Return the files that an index names, each once; all must be here."""
+    """Return the files that an index names, each once, after a check that all are here."""
     names = dict.fromkeys(name for entry in index.entries for name in files_of(entry))
     sizes = {entry.file: entry.compressed_size for entry in index.entries}
     sizes |= {entry.zstd.file: entry.zstd.compressed_size for entry in index.entries if entry.zstd}
@@ -129,7 +132,7 @@ def _index_there(
     ours: VerifiedText,
     services: Services,
 ) -> Index:
-    """Read what is served there now, and refuse to replace what is not ours, or newer."""
+    """Read the index there, and refuse to replace one that is newer or signed by other keys."""
     if SIGNED_INDEX not in there:
         return Index()
     where = f"{request.place.shown}/{SIGNED_INDEX}"
@@ -139,9 +142,10 @@ def _index_there(
         signed = services.verifier.verify(target.read(SIGNED_INDEX, _INDEX_LIMIT), tolerant, where=where)
         if signed.signed_at > ours.signed_at:
             raise RolledBackError(
-                f"{where} was signed at {show(signed.signed_at)}, and {request.folder} is older, of "
-                f"{show(ours.signed_at)}: clients would take it for an attack",
-                hint="somebody else published there: publish again, from his state, or use --force",
+                f"{where} was signed at {show(signed.signed_at)}, and the local index "
+                f"({show(ours.signed_at)}) is older; clients would reject it as a rollback",
+                hint="the target has a newer index than your folder; mirror it and publish again, or "
+                "overwrite it with --force",
             )
         return parse_index(signed, where=where)
     except TrustError as error:
@@ -150,7 +154,7 @@ def _index_there(
         hint = (
             error.hint
             if isinstance(error, RolledBackError)
-            else ("find out who wrote it; to replace it all the same, use --force")
+            else "find out who wrote it; to replace it anyway, use --force"
         )
         raise type(error)(error.message, hint=hint) from error
 
@@ -166,3 +170,36 @@ def _files_of_target(request: UploadRequest, target: Target, there: dict[str, in
 def record_name(place: Place) -> str:
     """Return the name of the file that remembers what is old at a target."""
     return f".pybuilder-repo-there-{hashlib.sha256(place.text.encode()).hexdigest()[:16]}.json"
+
+
+def _upload_catalogue(
+    folder: Path, target: Target, on_event: Reporter
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Upload the catalogue of a served folder, if there is one; return the names of sent and deleted files.
+
+    Pages come after what they link to, the list comes last. Files of the old catalogue there that the new
+    one has not are deleted: a withdrawn template must not stay on show.
+    """
+    memory = folder / _CATALOGUE / MEMORY_NAME
+    if not memory.is_file():
+        return (), ()
+    names = files_named(memory.read_bytes())
+    there = _catalogue_there(target)
+    first = [name for name in names if name not in _PAGES_LAST]
+    parts = [name for name in first if not name.endswith(".html")]
+    pages = [name for name in first if name.endswith(".html")]
+    sent: list[str] = []
+    for group in (parts, pages, *([name] for name in _PAGES_LAST if name in names)):
+        sent += target.put(folder, [f"{_CATALOGUE}/{name}" for name in group], on_event)
+    gone = tuple(f"{_CATALOGUE}/{name}" for name in there if name not in set(names))
+    target.delete(gone)
+    return tuple(sent), gone
+
+
+def _catalogue_there(target: Target) -> tuple[str, ...]:
+    """Return the files of the catalogue there; none if there is none yet."""
+    try:
+        return files_named(target.read(f"{_CATALOGUE}/{MEMORY_NAME}", LARGEST))
+    except UploadError:
+        # The target has answered before, so the file is missing there; if it is broken, old pages stay
+        return ()

@@ -1,5 +1,5 @@
-"""How often templates were downloaded, from the web server's own logs; no telemetry, no cookies.
+"""Counts downloads of templates in the web server's logs; there is no telemetry, and no cookies.
 
-``logs`` reads lines, ``count`` adds them up, ``plot`` draws. Addresses of clients are only counted, and
-neither kept nor printed.
+``logs`` reads lines, ``count`` adds them up, ``plot`` draws. Addresses of clients are counted, but not
+kept or printed.
 """

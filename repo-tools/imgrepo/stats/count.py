@@ -1,4 +1,4 @@
-"""Adding up requests to downloads. Pure, but for the requests that come in."""
+"""Adds up requests to downloads."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from imgrepo.stats.logs import Request
 
 _GOOD = {200, 206}
 _WHOLE = 0.99
-"""Share of a file's bytes that counts as all of it: some logs leave out what was sent last."""
+"""Share of a file's bytes that counts as the whole file: some logs omit the bytes that were sent last."""
 
 
 @dataclass
 class Count:
-    """What was downloaded of one file.
+    """The downloads of one file.
 
     Attributes:
-        name: Template and architecture; the path of a file that the index does not name (any more).
+        name: Template and architecture; the path of a file that the index does not name.
         is_known: Whether the index names it.
         downloads: Complete downloads; those in several ranges count once.
         partial: Clients that got less than the whole file on a day.
@@ -40,7 +40,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the logs say.
+    """The downloads found in logs.
 
     Attributes:
         counts: By file, most downloads first.
@@ -70,7 +70,7 @@ class Statistics:
 
 
 def files_of(index: Index) -> dict[str, tuple[str, int | None]]:
-    """Return what the index offers: file name to template and size in bytes."""
+    """Return the files of an index: name to template and size in bytes."""
     files: dict[str, tuple[str, int | None]] = {}
     for entry in index.entries:
         label = f"{entry.os_version} ({entry.arch})"
@@ -85,12 +85,12 @@ def count_downloads(
 ) -> Statistics:
     """Count the downloads of templates.
 
-    What one client (address and program) got of one file on one day is added up: as often as that makes the
-    whole file, it was downloaded. So a download in ranges, or one that was resumed, counts once.
+    The bytes of one file that one client (address and program) got on one day are added up and divided by the
+    size of the file. So a download in ranges, or one that was resumed, counts once.
 
     Args:
         requests: The requests, in any order; None for lines that were not understood.
-        files: What the index offers, see ``files_of``. The log's paths may have folders before the name.
+        files: The files of the index, see ``files_of``. The log's paths may have folders before the name.
     """
     lines = skipped = 0
     got: defaultdict[tuple[str, tuple[str, str], date], int] = defaultdict(int)
@@ -126,9 +126,9 @@ def count_downloads(
     for label, count in counts.items():
         count.clients = len(clients[label])
     ordered = sorted(counts.values(), key=lambda count: (not count.is_known, -count.downloads, count.name))
-    everybody = set().union(*clients.values()) if clients else set()
+    all_clients = set().union(*clients.values()) if clients else set()
     return Statistics(
-        tuple(ordered), len(everybody), lines, skipped, min(days, default=None), max(days, default=None)
+        tuple(ordered), len(all_clients), lines, skipped, min(days, default=None), max(days, default=None)
     )
 
 

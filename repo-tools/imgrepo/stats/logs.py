@@ -1,4 +1,4 @@
-"""Reading access logs of nginx and Apache: the common and the combined format, plain or gzip."""
+"""Reads access logs of nginx and Apache: the common and the combined format, plain or gzip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imgbuilder.errors import UsageError
 from imgindex.files import open_given
 
 LONGEST_LINE = 64 * 1024
-"""Bytes; a longer line is none that a web server wrote."""
+"""Bytes; web servers write no longer lines."""
 # Apache's vhost_combined begins with "host:port "; a client is an address, or a name.
 _LINE = re.compile(
     r"(?:\S+:\d+ )?(?P<client>\S+) \S+ (?:\S+|\S.{0,200}?) "
@@ -36,7 +36,7 @@ class Request:
     """One request.
 
     Attributes:
-        client: Address or name of who asked, with the program's name: what makes one client.
+        client: Address or name, and the name of the program: both together are one client.
         moment: When, in UTC.
         method: Such as ``GET``.
         path: Path of the address, percent signs decoded, without query.
@@ -53,7 +53,7 @@ class Request:
 
 
 def parse_line(line: str) -> Request | None:
-    """Read one line of a log; None when it is none that we know."""
+    """Read one line of a log; None when its format is unknown."""
     found = _LINE.match(line)
     if found is None or found["month"] not in _MONTHS:
         return None

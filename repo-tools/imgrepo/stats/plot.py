@@ -1,4 +1,4 @@
-"""Bars of downloads by day, as an SVG picture that loads nothing and needs no script."""
+"""Draws downloads by day as an SVG bar chart that loads nothing and needs no script."""
 
 from __future__ import annotations
 

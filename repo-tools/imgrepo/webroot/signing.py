@@ -159,11 +159,11 @@ class IndexSigner:
             time.sleep(1 - time.time() % 1)
         plain = folder / PLAIN_INDEX
         if self.was_edited(folder, old):
-            self._put(_BACKUP, plain.read_bytes())
-        self._put(PUBLIC_KEY, (self._session.folder / PUBLIC_KEY).read_bytes())
-        self._put(PLAIN_INDEX, signed.text.encode())
+            self._session.write(_BACKUP, plain.read_bytes())
+        self._session.write(PUBLIC_KEY, (self._session.folder / PUBLIC_KEY).read_bytes())
+        self._session.write(PLAIN_INDEX, signed.text.encode())
         # Only this one counts for clients, and so it comes last.
-        self._put(SIGNED_INDEX, data)
+        self._session.write(SIGNED_INDEX, data)
 
     def _check(self, data: bytes, new: Index, old: PublishedIndex) -> VerifiedText:
         """Read a signed index as a client does; return what clients get.
@@ -184,14 +184,6 @@ class IndexSigner:
                 hint="set the clock, then publish again",
             )
         return signed
-
-    def _put(self, name: str, content: bytes) -> None:
-        staged = self._session.folder / name
-        try:
-            staged.write_bytes(content)
-        except OSError as error:
-            raise explain(error, staged) from error
-        self._session.commit(name)
 
     def was_edited(self, folder: Path, published: PublishedIndex) -> bool:
         """Tell whether the copy for people differs from the signed index: somebody may have edited it."""

@@ -54,6 +54,15 @@ class Session:
         except OSError as error:
             raise explain(error, final) from error
 
+    def write(self, name: str, content: bytes) -> None:
+        """Put a small file in its place; see ``commit``."""
+        path = self.folder / name
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise explain(error, path) from error
+        self.commit(name)
+
 
 @contextlib.contextmanager
 def open_session(target: Path) -> Iterator[Session]:

@@ -370,7 +370,7 @@ def test_an_index_of_somebody_else_or_a_newer_one_is_not_replaced(
     bring(published, remote)
     for name, data in older.items():
         (published.web / name).write_bytes(data)
-    with pytest.raises(RolledBackError, match="is older") as refused:
+    with pytest.raises(RolledBackError, match="older; clients would reject it as a rollback") as refused:
         bring(published, remote)
     assert "publish again" in (refused.value.hint or "")
 
@@ -426,7 +426,7 @@ def test_rsyncs_failures_are_told(published: Repository, daemon: FolderRemote, m
     daemon.text += "/none"
     with pytest.raises(UploadError, match="status 23") as refused:
         bring(published, daemon)
-    assert refused.value.hint == "create the folder there first"
+    assert refused.value.hint == "create the folder on the other side first"
     daemon.text = daemon.text.replace("/images/none", "/nothing")
     with pytest.raises(UploadError, match="nothing"):
         bring(published, daemon)
