@@ -1,4 +1,4 @@
-"""The Atom feed (RFC 4287): a template's revision is an entry, known by an id that never changes."""
+"""The Atom feed (RFC 4287): each revision of a template is an entry, with an id that never changes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def write_feed(site: Site, site_url: str) -> str:
 
     Args:
         site: The catalogue.
-        site_url: Address of the site, with a slash at its end; empty when not known. Then links are relative
-            to the feed's own address, as RFC 4287 allows (section 2).
+        site_url: URL of the site, with a slash at its end; empty when not known. Then links are relative
+            to the feed's URL, as RFC 4287 allows (section 2).
     """
     feed = ET.Element("feed", xmlns=_ATOM)
     _add(feed, "id", site.identity)
@@ -49,8 +49,8 @@ def _entry(feed: ET.Element, page: Page, site: Site, site_url: str) -> None:
     _add(entry, "link", rel="alternate", type="text/html", href=f"{site_url}{address(page.path)}")
     for tag in page.tags:
         _add(entry, "category", term=tag)
-    told = page.description or next((part for language, part in page.notes if not language), ())
-    words = " ".join(told) or page.title
+    paragraphs = page.description or next((part for language, part in page.notes if not language), ())
+    words = " ".join(paragraphs) or page.title
     if page.changes is not None:
         words += f" Packages changed since revision {page.changes.revision}: {len(page.changes.packages)}."
     _add(entry, "summary", line(words, 2000), type="text")

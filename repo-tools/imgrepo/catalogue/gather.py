@@ -1,4 +1,4 @@
-"""Gathering what the catalogue shows: the signed index says what there is, the entries tell more of it."""
+"""Gathers the content of the catalogue: the signed index decides what is shown, entries add details."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from imgindex.model import Entry
 from imgindex.trust import VerifiedText
 from imgrepo.catalogue import memory, text
 from imgrepo.catalogue.model import (
+    CalendarDay,
     CatalogueRequest,
     Change,
     Changes,
     Copied,
-    Door,
     Downloads,
     Page,
     Site,
@@ -38,19 +38,19 @@ from imgrepo.stats.plot import bar_chart
 from imgrepo.webroot.signing import SIGNED_INDEX, read_served
 from imgrepo.webroot.state import read_state
 
-Years = tuple[tuple[int, tuple[Door, ...]], ...]
+Years = tuple[tuple[int, tuple[CalendarDay, ...]], ...]
 _SPACE = uuid.UUID("8f0d3f4e-6f55-5b0e-9a5c-3d0c1c2b7a11")
-"""Names of feeds are made in this space (RFC 9562, section 5.5)."""
+"""Namespace of the identifiers of feeds (RFC 9562, section 5.5)."""
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What was read.
+    """The content of the catalogue, and more.
 
     Attributes:
-        site: What the pages show.
-        files: What is copied, by its path in the site.
-        remembered: What the next run must know.
+        site: The content of the pages.
+        files: Files to copy, by path in the site.
+        remembered: The memory for the next run.
     """
 
     site: Site
@@ -61,18 +61,18 @@ class Gathered:
 def gather(
     request: CatalogueRequest, services: Services, on_event: Reporter, statistics: Statistics | None = None
 ) -> Gathered:
-    """Read the index, the entries, and what the former catalogue knew.
+    """Read the index, the entries, and the memory of the last run.
 
     Args:
-        request: What is wanted.
+        request: The catalogue to make.
         services: Verifier, key files and clock.
-        on_event: Reports what is not shown, and why.
+        on_event: Called with a warning for each part that is not shown.
         statistics: Downloads, if logs were given.
 
     Raises:
         UsageError: Nothing is published in the folder, or the library or the reviewers' keys cannot be read.
         TrustError: The index is not by a key of the key file beside it.
-        RepositoryError: A record, or the former catalogue, cannot be read.
+        RepositoryError: A record or the old catalogue cannot be read.
     """
     now = services.clock()
     published, signed = read_served(request.webroot, services)
@@ -80,14 +80,14 @@ def gather(
     before = memory.read_memory(request.output)
     identity = f"urn:uuid:{uuid.uuid5(_SPACE, signed.primary_fingerprint)}"
     if before is not None:
-        identity = before.identity  # of whatever key: readers of the feed must not see all of it as new
+        identity = before.identity  # even if the key changed: feed readers must not see every entry as new
     reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
     maker = _Maker(request, signed, on_event, statistics, before)
     state = read_state(request.library)
     for entry in published.index.entries:
         key = (entry.os_version, entry.arch)
         known = {name: item for name, item in state.items() if (item.entry, item.arch) == key}
-        # A template may have got another name than its image: the publisher remembers.
+        # A template may have a different name from its image; the publisher's state knows.
         names = [entry.os_version, *(PurePosixPath(name).stem for name in known)]
         folder, described, words = next(
             (folders[name] for name in names if name in folders), (None, None, "")
@@ -98,7 +98,7 @@ def gather(
         review = None
         if folder is not None and reviewers is not None:
             review = _review(folder, reviewers, words, images, on_event)
-            if review is None:  # what nobody approved is not for the world
+            if review is None:  # content without approval is not shown
                 folder, described = None, None
         maker.add(entry, folder, described, images, review)
     years = None
@@ -106,7 +106,7 @@ def gather(
         days = [
             described.not_before for _folder, described, _words in folders.values() if described.not_before
         ]
-        years = doors(days, maker.pages, now)
+        years = calendar(days, maker.pages, now)
     site = Site(
         title=text.line(request.title) or "Disk images",
         identity=identity,
@@ -128,16 +128,16 @@ def _review(
     try:
         return approval_of(folder, reviewers, on_event, metadata_digest=digest, published=images)
     except PybuilderError as error:
-        warn(on_event, f"{folder.name} is shown as the index has it, without its folder: {error.message}")
+        warn(on_event, f"{folder.name} is shown without its folder, only as in the index: {error.message}")
         return None
 
 
 def _read_entries(
     library: Path, on_event: Reporter
 ) -> Iterator[tuple[str, tuple[EntryFolder, Description, str]]]:
-    """Read what contributors say; one that cannot be read keeps no other (T24).
+    """Read the entries; one that cannot be read does not stop the others (T24).
 
-    Its template is shown as the index has it, without its folder: nobody knows whether that may be seen yet.
+    Its template is then shown without its folder, because its day may not have come yet.
     """
     for folder in find_entries(library):
         try:
@@ -146,37 +146,37 @@ def _read_entries(
             warn(on_event, f"the entry {folder.name} is left out: {error.message}")
 
 
-def doors(days: list[datetime], pages: list[Page], now: datetime) -> Years:
-    """Lay out the calendar. A pure function.
+def calendar(days: list[datetime], pages: list[Page], now: datetime) -> Years:
+    """Lay out the calendar.
 
     Args:
-        days: For when entries are held back.
-        pages: What is shown.
-        now: Doors of later moments are closed.
+        days: The moments that entries wait for.
+        pages: The pages of the site.
+        now: Later days are closed.
 
     Returns:
-        Years, newest first, with their doors in order.
+        Years, newest first, each with its days in order.
     """
-    behind: dict[date, list[Page]] = {moment.date(): [] for moment in days}
-    # Of a day whose entries wait for different hours, those that may be seen are.
+    by_day: dict[date, list[Page]] = {moment.date(): [] for moment in days}
+    # Of a day whose entries wait for different hours, those that are due are shown.
     for page in pages:
         if page.day is not None:
-            behind.setdefault(page.day, []).append(page)
+            by_day.setdefault(page.day, []).append(page)
     open_days = {moment.date() for moment in days if moment <= now}
-    made: dict[int, list[Door]] = {}
-    for day in sorted(behind):
-        made.setdefault(day.year, []).append(Door(day, tuple(behind[day]) if day in open_days else ()))
+    made: dict[int, list[CalendarDay]] = {}
+    for day in sorted(by_day):
+        made.setdefault(day.year, []).append(CalendarDay(day, tuple(by_day[day]) if day in open_days else ()))
     return tuple((year, tuple(made[year])) for year in sorted(made, reverse=True))
 
 
 def _current(years: Years | None, this: int) -> int | None:
     """Return the newest year that has begun; else the next one."""
-    known = [year for year, _doors in years or ()]
+    known = [year for year, _days in years or ()]
     return max((year for year in known if year <= this), default=min(known, default=None))
 
 
 class _Maker:
-    """Makes pages, one after the other, and knows which files they need."""
+    """Makes pages one by one, and collects the files that they need."""
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ class _Maker:
             return page
         notes = page.notes
         if described.description or described.hints:
-            # publish makes the notes of these two.
+            # publish makes the notes from these two.
             notes = tuple(note for note in notes if note[0])
         return dataclasses.replace(
             page,
@@ -298,7 +298,7 @@ class _Maker:
 
 
 def _fit(changes: Changes | None) -> Changes | None:
-    """Make the words of a former catalogue fit: it may be older than our rules."""
+    """Clean the text of an old catalogue, which may be older than our rules."""
     if changes is None:
         return None
     return Changes(

@@ -1,4 +1,4 @@
-"""The whole way: gather, render, put."""
+"""Makes the catalogue: gather, render, put in place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imgrepo.stats.count import Statistics
 
 @dataclass(frozen=True)
 class CatalogueResult:
-    """What was done.
+    """The outcome of a run.
 
     Attributes:
         templates: How many templates are shown.
@@ -34,7 +34,7 @@ def make_catalogue(
     """Make the catalogue of a published folder.
 
     Args:
-        request: What is wanted.
+        request: The catalogue to make.
         services: Verifier, key files and clock.
         on_event: Called with each event.
         statistics: Downloads, if logs were given.
@@ -53,6 +53,6 @@ def make_catalogue(
     site_url = f"{site.base_url}{address(name)}/" if site.base_url and site.home else ""
     made = render(site, site_url)
     names = {*made, *gathered.files, MEMORY_NAME}
-    made[MEMORY_NAME] = memory_text(gathered.remembered, names).encode()
+    made[MEMORY_NAME] = memory_text(gathered.remembered, names)
     changed = put_site(request.output, made, gathered.files)
     return CatalogueResult(len(site.pages), changed)

@@ -1,10 +1,9 @@
-"""What one run of the catalogue tells the next: ``catalogue.json``, a file of the site itself.
+"""The memory of the catalogue between two runs: ``catalogue.json``, a file of the site itself.
 
-Of each template: the revision that is shown, when it was first shown, its
-packages, and how it differs from the revision before. So the pages can tell
-what changed, and the feed keeps its dates, while the library holds only what
-is. It marks the folder as a catalogue, too, and names its files. It is served,
-so programs may read the packages there.
+For each template it holds the revision that is shown, when it was first shown,
+its packages, and how it differs from the revision before, so that pages can show
+changes and the feed keeps its dates. It also marks the folder as a catalogue and
+lists its files. It is served, so that programs can read the packages there.
 """
 
 from __future__ import annotations
@@ -13,20 +12,20 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from imgbuilder.errors import RepositoryError
-from imgindex.files import open_file
+from pydantic import AfterValidator
+
 from imgrepo.catalogue.model import Change, Changes
 from imgrepo.contents.diff import pair_up
 from imgrepo.library.records import Package
+from imgrepo.recordfile import Many, Moment, RecordFile
 
 MEMORY_NAME = "catalogue.json"
-_VERSION = 1
 LARGEST = 256 << 20
-_Versions = tuple[tuple[str, str], ...]
+_Versions = Many[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -37,23 +36,23 @@ class Shown:
         revision: Its revision.
         sha512: SHA-512 of its file, empty when not known.
         published: When this revision was first shown, in UTC.
-        packages: Name and version; None when nobody looked.
+        packages: Name and version; None when they are not known.
         changes: How it differs from the revision before.
     """
 
     revision: int
     sha512: str
-    published: datetime
+    published: Moment
     packages: _Versions | None = None
     changes: Changes | None = None
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a former run knew.
+    """The memory of a run.
 
     Attributes:
-        identity: What the feed is known by, ``urn:uuid:...``.
+        identity: Identifier of the feed, ``urn:uuid:...``.
         shown: By name and architecture.
     """
 
@@ -61,8 +60,33 @@ class Memory:
     shown: Mapping[tuple[str, str], Shown]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Template(Shown):
+    name: str
+    arch: str
+
+    def as_shown(self) -> Shown:
+        return Shown(self.revision, self.sha512, self.published, self.packages, self.changes)
+
+
+def _identity(text: str) -> str:
+    return f"urn:uuid:{uuid.UUID(text)}"
+
+
+@dataclass(frozen=True)
+class _Record:
+    identity: Annotated[str, AfterValidator(_identity)]
+    templates: Many[_Template]
+    files: Many[str] = ()
+
+
+_RECORD = RecordFile(
+    _Record, limit=LARGEST, hint="remove the old catalogue; the next one then shows no changes"
+)
+
+
 def versions_of(packages: Iterable[Package]) -> _Versions:
-    """Return names and versions. A package that is there for several architectures has them in its name."""
+    """Return names and versions; a package for several architectures has them in its name."""
     known = sorted({(one.name, one.arch, one.version) for one in packages})
     archs: dict[str, set[str]] = {}
     for name, arch, _version in known:
@@ -73,7 +97,7 @@ def versions_of(packages: Iterable[Package]) -> _Versions:
 
 
 def compare(before: _Versions, after: _Versions) -> tuple[Change, ...]:
-    """Tell which packages came, went, or have another version; kernels may be there several times."""
+    """Return the packages that were added, removed or changed; several versions of one are one line."""
     old, new = ((((name,), version, version) for name, version in versions) for versions in (before, after))
     return tuple(
         Change(name, ", ".join(was), ", ".join(now)) for (name,), was, now in pair_up(old, new) if was != now
@@ -83,10 +107,10 @@ def compare(before: _Versions, after: _Versions) -> tuple[Change, ...]:
 def next_shown(
     before: Shown | None, revision: int, sha512: str, signed_at: datetime, packages: _Versions | None
 ) -> Shown:
-    """Work out what to show of a template now. A pure function.
+    """Return what to show of a template now.
 
     Args:
-        before: What was shown last.
+        before: What was shown by the last run.
         revision: Its revision now.
         sha512: SHA-512 of its file now.
         signed_at: When the index was signed.
@@ -98,85 +122,35 @@ def next_shown(
         both = before.packages is not None and packages is not None
         changes = Changes(before.revision, compare(before.packages or (), packages or ())) if both else None
         return Shown(revision, sha512, signed_at, packages, changes)
-    # The same file: who looked into it only now must not lose what was known before.
+    # The same file: what was known before stays, even if its packages are listed only now.
     known = before.packages if packages is None else packages
     return Shown(revision, sha512, before.published, known, before.changes)
 
 
-def memory_text(memory: Memory, files: Iterable[str]) -> str:
-    """Write it down; ``files`` are the names of all files of the site."""
-    templates = [
-        {
-            "name": name,
-            "arch": arch,
-            "revision": one.revision,
-            "sha512": one.sha512,
-            "published": one.published.astimezone(UTC).isoformat(),
-            "packages": one.packages,
-            "changes": None
-            if one.changes is None
-            else {
-                "revision": one.changes.revision,
-                "packages": [[item.name, item.before, item.after] for item in one.changes.packages],
-            },
-        }
-        for (name, arch), one in sorted(memory.shown.items())
-    ]
-    record = {
-        "version": _VERSION,
-        "identity": memory.identity,
-        "templates": templates,
-        "files": sorted(files),
-    }
-    return json.dumps(record, indent=1) + "\n"
+def memory_text(memory: Memory, files: Iterable[str]) -> bytes:
+    """Return the content of ``catalogue.json``; ``files`` are the names of all files of the site."""
+    templates = tuple(
+        _Template(name=name, arch=arch, **vars(one)) for (name, arch), one in sorted(memory.shown.items())
+    )
+    return _RECORD.text(_Record(memory.identity, templates, tuple(sorted(files))))
 
 
 def read_memory(folder: Path) -> Memory | None:
-    """Read what the former run wrote; None when the folder has none.
+    """Read the memory of the last run; None when the folder has none.
 
     Raises:
         RepositoryError: It cannot be read.
     """
-    path = folder / MEMORY_NAME
-    try:
-        with open_file(path) as file:
-            record = json.loads(file.read(LARGEST))
-        if record["version"] != _VERSION:
-            raise RepositoryError(
-                f"{path} was written by another version of this program",
-                hint=f"remove {folder}; the next catalogue then tells of no changes",
-            )
-        shown = {(str(one["name"]), str(one["arch"])): _shown(one) for one in record["templates"]}
-        return Memory(f"urn:uuid:{uuid.UUID(record['identity'])}", shown)
-    except (FileNotFoundError, NotADirectoryError):
+    record = _RECORD.read(folder / MEMORY_NAME)
+    if record is None:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RepositoryError(
-            f"{path} cannot be read: {error}",
-            hint=f"remove {folder}; the next catalogue then tells of no changes",
-        ) from error
-
-
-def _shown(one: Any) -> Shown:  # noqa: ANN401 - json's own
-    packages, changes = one["packages"], one["changes"]
-    return Shown(
-        int(one["revision"]),
-        str(one["sha512"]),
-        datetime.fromisoformat(one["published"]).astimezone(UTC),
-        None if packages is None else tuple((str(name), str(version)) for name, version in packages),
-        None
-        if changes is None
-        else Changes(
-            int(changes["revision"]),
-            tuple(Change(str(name), str(old), str(new)) for name, old, new in changes["packages"]),
-        ),
-    )
+    return Memory(record.identity, {(one.name, one.arch): one.as_shown() for one in record.templates})
 
 
 def files_named(data: bytes) -> tuple[str, ...]:
     """Return the files that a ``catalogue.json`` names; none when it is not one.
 
-    Names that could not be of our making are left out: somebody else may have written it.
+    Names that we would not make are left out: the file may come from a stranger.
     """
     try:
         names = json.loads(data)["files"]

@@ -1,18 +1,20 @@
-"""What the catalogue shows: plain, frozen data, already fit for a page."""
+"""The content of the catalogue: frozen data, already cleaned for a page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from imgrepo.library.approval import Approval
 from imgrepo.library.records import BootRecord, Package, SourceGap
+from imgrepo.recordfile import Many
 
 
 @dataclass(frozen=True)
 class CatalogueRequest:
-    """What is wanted.
+    """The catalogue to make.
 
     Attributes:
         library: The folder that ``publish`` was given.
@@ -38,8 +40,8 @@ class Copied:
     """A file that is copied as it is.
 
     Attributes:
-        path: Where it is.
-        sha512: What its digest must be; None for any.
+        path: Its path.
+        sha512: The digest that it must have; None for any.
     """
 
     path: Path
@@ -61,12 +63,11 @@ class Picture:
     height: int
 
 
-@dataclass(frozen=True)
-class Change:
-    """A package that is another one since the last revision.
+class Change(NamedTuple):
+    """A package that changed since the last revision.
 
     Attributes:
-        name: Its name, with its architecture where it is not the only one.
+        name: Its name, with its architecture where there are several.
         before: Its version then; empty when it is new.
         after: Its version now; empty when it is gone.
     """
@@ -78,26 +79,26 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is another since the last revision.
+    """The packages that changed since the last revision.
 
     Attributes:
-        revision: The former one.
+        revision: That revision.
         packages: By name.
     """
 
     revision: int
-    packages: tuple[Change, ...]
+    packages: Many[Change]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the sources are.
+    """The source packages of a template.
 
     Attributes:
         path: Path of the archive in the site; empty when there is none.
         size: Bytes of it.
         sha512: SHA-512 of it.
-        covered: How many source packages it has.
+        covered: Number of source packages in it.
         gaps: Source packages that were not found.
     """
 
@@ -199,12 +200,12 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Door:
+class CalendarDay:
     """A day of the calendar.
 
     Attributes:
-        day: The day.
-        pages: What is behind it; nothing while it is closed.
+        day: The date.
+        pages: The entries of that day; none while it is closed.
     """
 
     day: date
@@ -217,13 +218,13 @@ class Site:
 
     Attributes:
         title: Its title.
-        identity: What its feed is known by, an IRI that never changes.
+        identity: Identifier of its feed, an IRI that never changes.
         base_url: Address of the served folder, with a slash at its end; empty when not known.
         home: Path from the site to the served folder, such as ``../``; empty when it is elsewhere.
         signer: Fingerprint of the key that signed the index.
         signed_at: When, in UTC.
         pages: In the order of the index.
-        years: Doors by year, newest year first; None without a calendar.
+        years: Days by year, newest year first; None without a calendar.
         year: The year that the calendar opens with; None without one.
         downloads: Of all templates.
     """
@@ -235,6 +236,6 @@ class Site:
     signer: str
     signed_at: datetime
     pages: tuple[Page, ...]
-    years: tuple[tuple[int, tuple[Door, ...]], ...] | None = None
+    years: tuple[tuple[int, tuple[CalendarDay, ...]], ...] | None = None
     year: int | None = None
     downloads: Downloads | None = None

@@ -1,6 +1,6 @@
-"""Bringing the site to its place: made beside it, then exchanged with it in one step.
+"""Puts the site in place: made next to the old one, then exchanged with it in one step.
 
-A reader sees the old site or the new one. Only what differs is written, so
+A reader sees the old site or the new one. Only files that differ are written, so
 that uploads and caches have nothing to do when nothing changed.
 """
 
@@ -26,19 +26,19 @@ _AT_FDCWD = -100
 
 
 def put_site(output: Path, made: Mapping[str, bytes], copied: Mapping[str, Copied]) -> bool:
-    """Replace a site, if the new one differs; files that no catalogue put there stay.
+    """Replace a site if the new one differs; files that are not part of a catalogue stay.
 
     Args:
         output: Its folder.
-        made: Files by path.
-        copied: Files that are taken from elsewhere, by path.
+        made: Contents by path.
+        copied: Files to copy, by path.
 
     Returns:
         Whether anything differed.
 
     Raises:
-        UsageError: The folder holds something that is no catalogue.
-        RepositoryError: A file that is copied is not what its record says.
+        UsageError: The folder is not a catalogue.
+        RepositoryError: A file to copy has a different digest from its record.
         WorkspaceError: It cannot be written.
     """
     check_place(output)
@@ -70,16 +70,16 @@ def put_site(output: Path, made: Mapping[str, bytes], copied: Mapping[str, Copie
 
 
 def check_place(output: Path) -> None:
-    """See that a folder may be replaced.
+    """Check that a folder may be replaced.
 
     Raises:
-        UsageError: It holds something that is no catalogue, or cannot be made.
+        UsageError: It is not a catalogue, or cannot be made.
     """
     if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise UsageError(f"{output} is no folder", hint="choose another one with --output")
+        raise UsageError(f"{output} is not a folder", hint="choose another one with --output")
     if output.is_dir() and not (output / MEMORY_NAME).is_file() and any(output.iterdir()):
         raise UsageError(
-            f"{output} holds something that is no catalogue, and would be replaced",
+            f"{output} would be replaced, but is not a catalogue",
             hint="choose an empty or new folder with --output",
         )
     if not output.absolute().parent.is_dir():
@@ -87,14 +87,14 @@ def check_place(output: Path) -> None:
 
 
 def _write(new: Path, old: Path, content: bytes) -> bool:
-    """Write a file, or keep the old one if it is the same; tell whether it differs."""
+    """Write a file, or keep the old one if it is the same; return whether it differs."""
     new.parent.mkdir(parents=True, exist_ok=True)
     try:
         if not old.is_symlink() and old.read_bytes() == content:
             _take(old, new)
             return False
     except OSError:
-        pass  # there is no old one, or none that is a file: the new one is written
+        pass  # there is no old file: the new one is written
     with new.open("wb") as file:
         file.write(content)
         file.flush()
@@ -107,7 +107,7 @@ def _copy(new: Path, old: Path, item: Copied) -> bool:
     digest = hash_file(item.path)
     if item.sha512 is not None and digest != item.sha512:
         raise RepositoryError(
-            f"{item.path} is not the file that its record names", hint="collect the sources anew"
+            f"{item.path} is not the file that its record names", hint="collect the sources again"
         )
     new.parent.mkdir(parents=True, exist_ok=True)
     if old.is_file() and not old.is_symlink() and hash_file(old) == digest:
@@ -118,12 +118,12 @@ def _copy(new: Path, old: Path, item: Copied) -> bool:
         os.fsync(file.fileno())
     new.chmod(0o644)
     if hash_file(new) != digest:
-        raise RepositoryError(f"{item.path} was written to while it was copied", hint="try again")
+        raise RepositoryError(f"{item.path} changed while it was copied", hint="try again")
     return True
 
 
 def _take(old: Path, new: Path) -> None:
-    """Give an old file a place in the new site; its time stays, and caches see that it is the same."""
+    """Link an old file into the new site; its time stays, so that caches see that it is the same."""
     try:
         os.link(old, new, follow_symlinks=False)
     except OSError as error:
@@ -137,7 +137,7 @@ def _files(folder: Path) -> set[str]:
 
 
 def _others(site: Path) -> set[str]:
-    """Return the files that somebody else put into a site: its memory does not name them."""
+    """Return the files of a site that its memory does not name, which are not ours."""
     try:
         with open_file(site / MEMORY_NAME) as file:
             return _files(site).difference(files_named(file.read(LARGEST)))
@@ -152,7 +152,7 @@ def _open_to_readers(folder: Path) -> None:
 
 
 def _exchange(new: Path, target: Path, old: Path) -> None:
-    """Exchange two folders in one step; where the filesystem cannot, there is a moment without the site."""
+    """Exchange two folders in one step; if the filesystem cannot, the site is gone for a moment."""
     libc = ctypes.CDLL(None, use_errno=True)
     rename = getattr(libc, "renameat2", None)
     if rename is not None:

@@ -1,4 +1,4 @@
-"""What lies beside a published image: pictures and records, each only if it is of that very image."""
+"""Reads the pictures and records of a published image, each only if it is of that image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SCREEN, _THUMBNAIL = "screen.png", "thumbnail.png"
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture to copy: where it is, and how large in pixels."""
+    """A picture to copy, and its size in pixels."""
 
     path: Path
     width: int
@@ -33,13 +33,13 @@ class Shot:
 
 @dataclass(frozen=True)
 class EntryParts:
-    """What an entry has.
+    """The parts of an entry that are shown.
 
     Attributes:
-        boot: What the boot check saw.
-        contents: Packages.
-        sources: Source packages.
-        archive: The archive of those.
+        boot: The boot check.
+        contents: The packages.
+        sources: The source packages.
+        archive: Their archive.
         screen: A screenshot.
         thumbnail: The same, small.
     """
@@ -60,18 +60,18 @@ class EntryParts:
         )
 
     def files(self, base: str) -> dict[str, Path]:
-        """Return what is copied for the pictures: path in the site, and where it comes from."""
+        """Return the pictures to copy: path in the site, and the file."""
         shots = ((f"{base}.png", self.screen), (f"{base}.small.png", self.thumbnail))
         return {name: shot.path for name, shot in shots if shot is not None}
 
 
-def read_parts(folder: EntryFolder, published: Collection[str], tell: Callable[[str], None]) -> EntryParts:
-    """Read what an entry has of the image that was published.
+def read_parts(folder: EntryFolder, published: Collection[str], report: Callable[[str], None]) -> EntryParts:
+    """Read the parts of an entry that belong to the published image.
 
     Args:
         folder: The entry.
-        published: SHA-512 of the image that was published, as the publisher remembers it.
-        tell: Hears of what is not shown, and why.
+        published: SHA-512 of the published images, from the publisher's state.
+        report: Called with a message for each part that is not shown.
 
     Raises:
         RepositoryError: A record cannot be read.
@@ -82,38 +82,44 @@ def read_parts(folder: EntryFolder, published: Collection[str], tell: Callable[[
         read_sources(folder.sources),
     )
     if boot is not None and boot.image.sha512 not in published:
-        tell(f"{folder.name}: the boot check was of another image than the published one, and is not shown")
+        report(
+            f"{folder.name}: the boot check is of a different image from the published one, and is not shown"
+        )
         boot = None
     if contents is not None and contents.image.sha512 not in published:
-        tell(f"{folder.name}: the packages are of another image than the published one, and are not shown")
+        report(
+            f"{folder.name}: the packages are of a different image from the published one, and are not shown"
+        )
         contents = None
     if sources is not None and sources.image.sha512 not in published:
-        tell(f"{folder.name}: the sources are of another image than the published one, and are not shown")
+        report(
+            f"{folder.name}: the sources are of a different image from the published one, and are not shown"
+        )
         sources = None
-    own = _shot(folder.screenshot, folder, tell)
+    own = _shot(folder.screenshot, folder, report)
     seen = boot is not None and boot.pictures
-    screen = own or (_shot(folder.boot / _SCREEN, folder, tell) if seen else None)
-    small = _shot(folder.boot / _THUMBNAIL, folder, tell) if seen and own is None else None
-    return EntryParts(boot, contents, sources, _archive(folder, sources, tell), screen, small)
+    screen = own or (_shot(folder.boot / _SCREEN, folder, report) if seen else None)
+    small = _shot(folder.boot / _THUMBNAIL, folder, report) if seen and own is None else None
+    return EntryParts(boot, contents, sources, _archive(folder, sources, report), screen, small)
 
 
-def _shot(path: Path, folder: EntryFolder, tell: Callable[[str], None]) -> Shot | None:
+def _shot(path: Path, folder: EntryFolder, report: Callable[[str], None]) -> Shot | None:
     found = png_size(path)
     if isinstance(found, str):
-        tell(f"{folder.name}: {path.name} is not shown: {found}")
+        report(f"{folder.name}: {path.name} is not shown: {found}")
         return None
     return None if found is None else Shot(path, *found)
 
 
-def _archive(folder: EntryFolder, record: SourcesRecord | None, tell: Callable[[str], None]) -> Path | None:
+def _archive(folder: EntryFolder, record: SourcesRecord | None, report: Callable[[str], None]) -> Path | None:
     if record is None or not record.archive:
         return None
     path = folder.sources / record.archive
-    # The record may come from a contributor: its name must not lead anywhere else.
+    # The record may come from a contributor: its name must not lead out of the folder.
     if segment(record.archive) != record.archive or path.is_symlink() or not path.is_file():
-        tell(f"{folder.name}: the sources {record.archive!r} are missing, and are not linked")
+        report(f"{folder.name}: the sources {record.archive!r} are missing, and are not linked")
         return None
     if path.stat().st_size != record.size:
-        tell(f"{folder.name}: the sources have another size than their record says, and are not linked")
+        report(f"{folder.name}: the sources have a different size from their record, and are not linked")
         return None
     return path

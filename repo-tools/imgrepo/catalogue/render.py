@@ -1,4 +1,4 @@
-"""Pages from templates. The only module that knows jinja2; it escapes whatever it is given, always."""
+"""Renders the pages with jinja2, which escapes everything it is given."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ START = "index.html"
 
 
 def _fit(value: object) -> object:
-    """Return what an expression of a page gives without characters that mislead, whoever wrote it."""
+    """Return the value of an expression without misleading characters."""
     if isinstance(value, Markup):
         return Markup(text.fit(value))  # noqa: S704 - it was markup before
     return text.fit(value) if isinstance(value, str) else value
 
 
 def render(site: Site, site_url: str = "") -> dict[str, bytes]:
-    """Return the files of the site by their paths, without those that are only copied.
+    """Return the files of the site by path, except files that are copied.
 
     Args:
-        site: What to show.
+        site: The content.
         site_url: Address of the site, with a slash at its end; empty when not known.
     """
     environment = Environment(
@@ -58,12 +58,12 @@ def render(site: Site, site_url: str = "") -> dict[str, bytes]:
     for one in site.pages:
         page(one.path, "template.html", page=one)
     if site.years is not None:
-        for year, doors in site.years:
-            page(f"calendar/{year}.html", "calendar.html", year=year, doors=doors)
+        for year, days in site.years:
+            page(f"calendar/{year}.html", "calendar.html", year=year, days=days)
             if year == site.year:
-                page("calendar/index.html", "calendar.html", year=year, doors=doors)
+                page("calendar/index.html", "calendar.html", year=year, days=days)
         if not site.years:
-            page("calendar/index.html", "calendar.html", year=None, doors=())
+            page("calendar/index.html", "calendar.html", year=None, days=())
     made[FEED_NAME] = write_feed(site, site_url).encode()
     page(START, "index.html", choices=_choices(site))
     return made
@@ -74,7 +74,7 @@ def _static(name: str) -> bytes:
 
 
 def _choices(site: Site) -> dict[str, list[str]]:
-    """Return what each filter of the list offers."""
+    """Return the choices of each filter of the list."""
     return {
         "arch": sorted({page.arch for page in site.pages}),
         "tag": sorted({tag for page in site.pages for tag in page.tags}),
@@ -102,5 +102,5 @@ _MONTHS = (
 
 
 def _chart(downloads: Downloads) -> Markup:
-    """The chart is made by ``imgrepo.stats.plot`` with a writer of XML, which has escaped its words."""
+    """Return the chart as markup: ``imgrepo.stats.plot`` made it with an XML writer, which has escaped it."""
     return Markup(downloads.chart)  # noqa: S704

@@ -1,8 +1,8 @@
-"""Words of strangers, made fit for a page. Pure functions.
+"""Cleans text from strangers for a page.
 
-Markup is kept out by the templates, which escape everything. What is left are
-characters that escape nothing but still mislead: controls, and marks that turn
-the direction of what is read (Unicode Technical Report 36, section 2).
+The templates escape all markup. These functions replace what remains: control
+characters, and marks that change the direction of reading (Unicode Technical
+Report 36, section 2).
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from imgindex.lexer import MISLEADING
 _ODD = "\ufffd"
 _LINK = re.compile(r"https?://[A-Za-z0-9\[][^\s<>\"'`\\]{0,1000}")
 LONGEST_LINE, LONGEST_TEXT = 200, 20_000
-"""Characters that a page shows of a line, and of a text; the index may have millions."""
+"""Most characters that a page shows of a line, and of a text; the index may have millions."""
 
 
 def fit(text: str) -> str:
-    """Return a text without characters that mislead."""
+    """Return a text without misleading characters."""
     return MISLEADING.sub(_ODD, text)
 
 
 def line(text: str | None, limit: int = LONGEST_LINE) -> str:
-    """Return a text as one line without characters that mislead, cut to ``limit`` characters."""
+    """Return a text as one line without misleading characters, cut to ``limit`` characters."""
     words = " ".join(fit(text or "").split())
     return words if len(words) <= limit else f"{words[: limit - 1]}…"
 
 
 def paragraphs(text: str | None) -> tuple[str, ...]:
-    """Return the paragraphs of a plain text; within one, lines stay lines."""
+    """Return the paragraphs of a plain text, with their line breaks."""
     whole = fit((text or "").replace("\r\n", "\n").replace("\r", "\n"))
     if len(whole) > LONGEST_TEXT:
         whole = f"{whole[: LONGEST_TEXT - 1]}…"
@@ -38,15 +38,15 @@ def paragraphs(text: str | None) -> tuple[str, ...]:
 
 
 def link(address: str | None) -> str | None:
-    """Return an address if it is one that a page may link to: http or https, and nothing else."""
+    """Return a URL if it is http or https; None for any other."""
     text = (address or "").strip()
     return text if _LINK.fullmatch(text) and not MISLEADING.search(text) else None
 
 
 def segment(name: str) -> str:
-    """Return a name as one part of a path of a file: letters, digits, ``.``, ``_``, ``-``; else ``~HEX``.
+    """Return a name as one part of a file path: letters, digits, ``.``, ``_``, ``-``; else ``~HEX~``.
 
-    Different names stay different; none is hidden, or leads out of its folder.
+    Different names stay different; no name is hidden or leads out of its folder.
     """
     made = "".join(
         one if one.isascii() and (one.isalnum() or one in "._-") else f"~{ord(one):x}~" for one in name
@@ -55,7 +55,7 @@ def segment(name: str) -> str:
 
 
 def address(path: str) -> str:
-    """Return a path of a file as the path of an address."""
+    """Return a file path as the path of a URL."""
     return quote(path, safe="/-._~")
 
 

@@ -171,7 +171,7 @@ def test_changes_since_the_last_revision_stay_until_the_next(library: Repository
     assert "3 packages changed" in words
     assert "Did not boot: no login prompt in 120 seconds" in words
     library.publish()
-    library.rewrite(library.read())  # signed anew: no new revision
+    library.rewrite(library.read())  # signed again: no new revision
     make_site(library)
     assert "3 packages changed" in words_of(library, WEB)
     told = {one["name"]: one for one in json.loads(site_files(library)["catalogue.json"])["templates"]}
@@ -200,7 +200,7 @@ def test_records_of_another_image_are_not_shown(library: Repository) -> None:
 
 
 def test_a_broken_entry_keeps_no_other(library: Repository) -> None:
-    """T24: its template is shown as the index has it, and nothing of its folder."""
+    """Its template is shown as in the index, without its folder."""
     make_site(library)
     assert any(
         name.startswith("templates/ascii-snake/") and name.endswith(".png") for name in site_files(library)
@@ -273,7 +273,7 @@ def test_a_folder_with_something_else_is_not_replaced(library: Repository) -> No
         make_site(library, output=library.base / "no" / "such")
     link = library.base / "link"
     link.symlink_to(library.web)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         make_site(library, output=link)
 
 
@@ -451,4 +451,4 @@ def test_reviewers_are_shown_as_long_as_their_word_holds(
     words = words_of(library, WEB)
     assert "Reviewed by" not in words
     assert [one for one in ("Mallory", "Booted in", "4 packages") if one in words] == []
-    assert "debian-web is shown as the index has it, without its folder: the approval" in said()
+    assert "debian-web is shown without its folder, only as in the index: the approval" in said()

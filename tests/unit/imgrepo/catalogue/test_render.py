@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from imgbuilder.host.hashing import Fingerprint
 from imgrepo.catalogue import text
 from imgrepo.catalogue.feed import write_feed
-from imgrepo.catalogue.model import Change, Changes, Door, Downloads, Page, Picture, Site, Sources
+from imgrepo.catalogue.model import CalendarDay, Change, Changes, Downloads, Page, Picture, Site, Sources
 from imgrepo.catalogue.render import render
 from imgrepo.library.records import BootRecord, ImageMark, Package, SourceGap, Verdict
 from imgrepo.stats.plot import bar_chart
@@ -68,10 +68,10 @@ _FIELDS = len(Fingerprint._fields)
 
 
 def site_of(*pages: Page, title: str = "Images") -> Site:
-    doors = (Door(date(2026, 11, 24), pages), Door(date(2026, 12, 24)))
+    days = (CalendarDay(date(2026, 11, 24), pages), CalendarDay(date(2026, 12, 24)))
     return Site(
         title, f"urn:uuid:{uuid.UUID(int=7)}", "http://images.example.org/", "../", "AB" * 20, NOW, pages,
-        ((2026, doors),), 2026,
+        ((2026, days),), 2026,
     )  # fmt: skip
 
 
