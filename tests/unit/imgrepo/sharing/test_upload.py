@@ -509,8 +509,8 @@ def test_without_boto3_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> 
      "rsync://-oProxyCommand=x/m", "-oProxyCommand=x:/srv", "host::module", "host:/a b", "host:/a;id",
      "host:$(id)", "host:/a\nb", "ssh://host/x", "https://host/x", "user@-x:/srv", "host:'a'", "h:/ü"],
 )  # fmt: skip
-def test_what_is_no_target_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="no target"):
+def test_what_is_not_a_target_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="not an upload target"):
         read_place(text)
 
 
