@@ -14,10 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AfterValidator
-
+from imgbuilder.errors import RepositoryError
 from imgrepo.catalogue.model import Change, Changes
 from imgrepo.contents.diff import pair_up
 from imgrepo.library.records import Package
@@ -25,7 +23,7 @@ from imgrepo.recordfile import Many, Moment, RecordFile
 
 MEMORY_NAME = "catalogue.json"
 LARGEST = 256 << 20
-_Versions = Many[tuple[str, str]]
+_Versions = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -69,20 +67,15 @@ class _Template(Shown):
         return Shown(self.revision, self.sha512, self.published, self.packages, self.changes)
 
 
-def _identity(text: str) -> str:
-    return f"urn:uuid:{uuid.UUID(text)}"
-
-
 @dataclass(frozen=True)
 class _Record:
-    identity: Annotated[str, AfterValidator(_identity)]
+    identity: str
     templates: Many[_Template]
     files: Many[str] = ()
 
 
-_RECORD = RecordFile(
-    _Record, limit=LARGEST, hint="remove the old catalogue; the next one then shows no changes"
-)
+_HINT = "remove the old catalogue; the next one then shows no changes"
+_RECORD = RecordFile(_Record, limit=LARGEST, hint=_HINT)
 
 
 def versions_of(packages: Iterable[Package]) -> _Versions:
@@ -141,10 +134,15 @@ def read_memory(folder: Path) -> Memory | None:
     Raises:
         RepositoryError: It cannot be read.
     """
-    record = _RECORD.read(folder / MEMORY_NAME)
+    path = folder / MEMORY_NAME
+    record = _RECORD.read(path)
     if record is None:
         return None
-    return Memory(record.identity, {(one.name, one.arch): one.as_shown() for one in record.templates})
+    try:
+        identity = uuid.UUID(record.identity).urn
+    except ValueError as error:
+        raise RepositoryError(f"{path} cannot be read: {error}", hint=_HINT) from error
+    return Memory(identity, {(one.name, one.arch): one.as_shown() for one in record.templates})
 
 
 def files_named(data: bytes) -> tuple[str, ...]:

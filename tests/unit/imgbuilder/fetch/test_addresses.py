@@ -113,7 +113,7 @@ def test_errors_about_addresses_do_not_show_them(address: str) -> None:
 
 @pytest.mark.parametrize("target", ["rsync://me:qwxzjk@h/m", "me:qwxzjk@h:/srv", "s3://AKIA:qwx/zjk@bucket"])
 def test_an_upload_target_with_a_password_is_refused_without_showing_it(target: str) -> None:
-    with pytest.raises(UsageError, match="no target") as failed:
+    with pytest.raises(UsageError, match="not an upload target") as failed:
         read_place(target)
     assert not re.search("qwx|zjk", failed.value.message)
 
