@@ -58,9 +58,10 @@ def test_manual_pages_and_help_agree(command: click.Command, page: str) -> None:
     assert long - known == set(), "options that only the manual page knows"
 
 
-def test_manual_page_is_made_from_the_registry() -> None:
+@pytest.mark.parametrize("script", ["manual", "completions"])
+def test_generated_files_are_up_to_date(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts/manual", "--check"], capture_output=True, text=True
+        [sys.executable, ROOT / "scripts" / script, "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 

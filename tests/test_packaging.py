@@ -60,6 +60,8 @@ def test_commands_manual_pages_and_licence(wheel: zipfile.ZipFile) -> None:
     assert {"pybuilder.1", "pybuilder-customize.1", "pybuilder-repo.1"} <= {
         name.rpartition("/")[2] for name in names
     }
+    for place in ("bash-completion/completions/", "zsh/site-functions/_", "fish/vendor_completions.d/"):
+        assert sum(f"share/{place}pybuilder" in name for name in names) == 3, place
     assert any(name.endswith("LICENSE") for name in names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from imgbuilder.cli.recipes import with_recipe
 from imgbuilder.cli.requests import Call, settings_of
 from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.events import ignore, warn
+from imgbuilder.host.text import printable
 from imgbuilder.services import Services
 from imgbuilder.terminal.console import CAPABILITIES, ConsoleReporter, json_lines, open_stream
 from imgindex import __version__
@@ -40,6 +42,8 @@ pybuilder builds bootable disk images from signed templates. To begin:
   pybuilder --help                                all verbs and options
 """
 
+_HARMLESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*")
+
 Mode = Callable[[Call], int | None]
 
 
@@ -51,10 +55,10 @@ def _names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
     try:
         settings = settings_of({**ctx.find_root().params, **ctx.params, "offline": True})
         for entry in Services(settings).catalog(ignore).entries:
-            if not entry.hidden:
-                found += [
-                    CompletionItem(name, help=entry.name) for name in (entry.os_version, *entry.aliases)
-                ]
+            title = printable(entry.name or "")
+            names = () if entry.hidden else (entry.os_version, *entry.aliases)
+            # What else a publisher writes there could mean something to a shell.
+            found += [CompletionItem(name, help=title) for name in names if _HARMLESS.fullmatch(name)]
     except PybuilderError:  # completion shows no messages; what was asked for will
         pass
     return [item for item in found if item.value.startswith(incomplete)]
