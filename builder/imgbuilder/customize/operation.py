@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.passwords import PasswordSelector
@@ -36,43 +36,16 @@ class Phase(enum.Enum):
     """At the very end: SELinux labels, removal of the log."""
 
 
-class Operation(Protocol):
-    """One customization, ready to be applied."""
-
-    keyword: ClassVar[str]
-    """The option's name without dashes."""
-
-    @property
-    def passwords(self) -> tuple[PasswordSelector, ...]:
-        """The passwords that it sets."""
-        ...
-
-    def describe(self) -> str:
-        """Return the progress text, without secrets."""
-        ...
-
-    def check_host(self) -> None:
-        """Check before any work, for example that programs are installed; raises ``PybuilderError``."""
-        ...
-
-    def check_guest(self, context: GuestContext) -> None:
-        """Check before the guest is changed; raises ``OperationError`` if it cannot work in this guest."""
-        ...
-
-    def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Change the guest; raises ``OperationError`` or ``GuestCallError`` if that fails."""
-        ...
-
-
 @dataclass(frozen=True)
-class OperationBase(ABC):
-    """Base of the operations: checks each field by the rule in its metadata.
+class Operation(ABC):
+    """One customization; its fields are checked by the rules in their metadata.
 
     A field's metadata may have ``rule``, a function that returns the value to keep or raises ``UsageError``,
     and ``raw``, true where bytes that are not UTF-8 (surrogate escapes in Python) are allowed, as in content.
     """
 
     keyword: ClassVar[str] = ""
+    """The option's name without dashes."""
     progress: ClassVar[str] = ""
     """Progress text with the names of fields in braces; set by ``registry.operation``."""
 
@@ -98,17 +71,17 @@ class OperationBase(ABC):
         return self.progress.format(**shown)
 
     def check_host(self) -> None:  # noqa: B027 - most operations need nothing of the host
-        """Check the host; the default needs nothing of it."""
+        """Check before any work, for example that programs are installed; raises ``PybuilderError``."""
 
     def check_guest(self, context: GuestContext) -> None:  # noqa: B027 - most operations fit every guest
-        """Check that the operation fits the guest; the default fits all."""
+        """Check before the guest is changed; raises ``OperationError`` if it cannot work in this guest."""
 
     @abstractmethod
     def apply(self, guest: Guest, context: GuestContext) -> None:
-        """Change the guest."""
+        """Change the guest; raises ``OperationError`` or ``GuestCallError`` if that fails."""
 
 
-class SettingOperation(OperationBase):
+class SettingOperation(Operation):
     """Base of the operations that only change how others work."""
 
     def apply(self, guest: Guest, context: GuestContext) -> None:
@@ -186,19 +159,19 @@ def read_if_present(guest: Guest, path: str) -> bytes:
     return guest.read(path) if guest.is_file(path) else b""
 
 
-def require_existing(guest: Guest, path: str, operation: OperationBase) -> None:
+def require_existing(guest: Guest, path: str, operation: Operation) -> None:
     """Check that a path exists in the guest and is not a dangling link."""
     if not guest.exists(path):
         raise OperationError(f"--{operation.keyword}: {path} does not exist in the guest")
 
 
-def require_file(guest: Guest, path: str, operation: OperationBase) -> None:
+def require_file(guest: Guest, path: str, operation: Operation) -> None:
     """Check that a path of the guest is a regular file (links followed)."""
     require_existing(guest, path, operation)
     require_no_special(guest, path, operation)
 
 
-def require_no_special(guest: Guest, path: str, operation: OperationBase) -> None:
+def require_no_special(guest: Guest, path: str, operation: Operation) -> None:
     """Check that a path of the guest is a regular file or does not exist (links followed).
 
     Content written to a device or a pipe would not be in the image.
@@ -207,7 +180,7 @@ def require_no_special(guest: Guest, path: str, operation: OperationBase) -> Non
         raise OperationError(f"--{operation.keyword}: {path} is not a regular file in the guest")
 
 
-def require_directory(guest: Guest, path: str, operation: OperationBase) -> None:
+def require_directory(guest: Guest, path: str, operation: Operation) -> None:
     """Check that a path that ends with a slash is a directory, as the user expects."""
     if path.endswith("/") and not guest.is_dir(path):
         raise OperationError(
@@ -216,7 +189,7 @@ def require_directory(guest: Guest, path: str, operation: OperationBase) -> None
         )
 
 
-def warn_of_volatile(guest: Guest, path: str, operation: OperationBase, on_event: Reporter) -> None:
+def warn_of_volatile(guest: Guest, path: str, operation: Operation, on_event: Reporter) -> None:
     """Warn if a path that was just written is hidden in the running guest (links followed)."""
     real = guest.realpath(path)
     if f"{real}/".startswith(_VOLATILE):

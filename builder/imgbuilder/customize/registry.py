@@ -12,10 +12,10 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from imgbuilder.customize.argforms import ArgumentForm, ArgumentPart, Raw
-from imgbuilder.customize.operation import FieldError, Operation, OperationBase, Phase, name_option
+from imgbuilder.customize.operation import FieldError, Operation, Phase, name_option
 from imgbuilder.errors import UsageError
 
 _MODULES = (
@@ -32,7 +32,7 @@ _MODULES = (
 
 _registered: dict[str, Spec] = {}
 
-_Class = TypeVar("_Class", bound=OperationBase)
+_Class = TypeVar("_Class", bound=Operation)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Spec:
     Attributes:
         keyword: The option's name without dashes.
         cls: The class of the operation.
-        form: The shape of its argument.
+        form: The form of its argument.
         help: One line for ``--help``.
         long_help: More for the manual; may be empty.
         phase: When it is applied.
@@ -52,7 +52,7 @@ class Spec:
     """
 
     keyword: str
-    cls: type[OperationBase]
+    cls: type[Operation]
     form: ArgumentForm
     help: str
     long_help: str
@@ -97,9 +97,8 @@ class Spec:
                     values[name] = part.convert(given)
                 except UsageError as error:
                     raise name_option(self.keyword, error, name) from error
-        make = cast("Callable[..., Operation]", self.cls)
         try:
-            return make(**values)
+            return self.cls(**values)
         except UsageError as error:
             raise name_option(self.keyword, error) from error
 

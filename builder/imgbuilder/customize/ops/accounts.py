@@ -16,7 +16,7 @@ from imgbuilder.customize.accountfiles import (
     use_shadow,
 )
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.operation import OperationBase, Phase, read_if_present
+from imgbuilder.customize.operation import Operation, Phase, read_if_present
 from imgbuilder.customize.passwordhash import Crypto
 from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
@@ -38,7 +38,7 @@ _SELECTOR = argforms.ArgumentPart(
 )
 
 
-class PasswordOperation(OperationBase):
+class PasswordOperation(Operation):
     """Base of the two options for passwords."""
 
     selector: PasswordSelector
@@ -170,7 +170,7 @@ class RootPassword(PasswordOperation):
     ),
 )
 @dataclass(frozen=True)
-class SshInject(OperationBase):
+class SshInject(Operation):
     """Let the owner of an ssh key log in as a user of the guest.
 
     SELECTOR is file:PATH or string:KEY; the default is the newest ~/.ssh/id*.pub of this host. The keys are

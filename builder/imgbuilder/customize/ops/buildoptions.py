@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imgbuilder.customize import aptsettings, argforms, passwords, secrecy, values
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.operation import OperationBase, Phase, SettingOperation
+from imgbuilder.customize.operation import Operation, Phase, SettingOperation
 from imgbuilder.customize.passwordhash import Crypto
 from imgbuilder.customize.passwords import parse_crypto
 from imgbuilder.customize.registry import operation
@@ -124,7 +124,7 @@ class PackageCache(SettingOperation):
 
 @operation("no-logfile", progress="Scrubbing the log file", form=argforms.flag(), phase=Phase.LAST)
 @dataclass(frozen=True)
-class NoLogfile(OperationBase):
+class NoLogfile(Operation):
     """Remove the log file of the customization from the guest.
 
     Without this option, the output of commands stays in /tmp/builder.log in the guest.

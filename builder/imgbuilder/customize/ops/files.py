@@ -14,7 +14,7 @@ from pathlib import Path
 
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.operation import OperationBase, require_file, require_no_special, warn_of_volatile
+from imgbuilder.customize.operation import Operation, require_file, require_no_special, warn_of_volatile
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError, ToolError, UsageError, WorkspaceError
 from imgbuilder.guests.ports import Guest
@@ -93,7 +93,7 @@ def for_guest(path: Path) -> Iterator[tuple[Path, str | None]]:
 
 @operation("append-line", progress="Appending line to {path}", form=argforms.pair("FILE", "LINE"))
 @dataclass(frozen=True)
-class AppendLine(OperationBase):
+class AppendLine(Operation):
     """Append a line to a file of the guest.
 
     The file is created if it is missing. If it does not end with a newline, one is added first, in the
@@ -129,7 +129,7 @@ class AppendLine(OperationBase):
     form=argforms.pair(argforms.local("LOCALPATH"), "REMOTEDIR"),
 )
 @dataclass(frozen=True)
-class CopyIn(OperationBase):
+class CopyIn(Operation):
     """Copy local files or directories into a directory of the guest.
 
     REMOTEDIR must exist; --mkdir can make it. Modes, times, links, file capabilities and extended attributes
@@ -158,7 +158,7 @@ class CopyIn(OperationBase):
 
 @operation("scrub", progress="Scrubbing: {path}", form=argforms.single("FILE"))
 @dataclass(frozen=True)
-class Scrub(OperationBase):
+class Scrub(Operation):
     """Scrub a file of the guest: overwrite it, then remove it.
 
     The file must be a regular one. Links are followed, and the link itself stays. Copies of the content
@@ -183,7 +183,7 @@ class Scrub(OperationBase):
     form=argforms.pair(argforms.local("TARFILE"), "REMOTEDIR"),
 )
 @dataclass(frozen=True)
-class TarIn(OperationBase):
+class TarIn(Operation):
     """Unpack a local tar file into a directory of the guest.
 
     REMOTEDIR must exist; --mkdir can make it. The tar file may be compressed with gzip, bzip2, xz or zstd.
@@ -212,7 +212,7 @@ class TarIn(OperationBase):
 
 @operation("touch", progress="Running touch: {path}", form=argforms.single("FILE"))
 @dataclass(frozen=True)
-class Touch(OperationBase):
+class Touch(Operation):
     """Touch a file of the guest.
 
     The file is created if it is missing; otherwise its times are set to now.
@@ -229,7 +229,7 @@ class Touch(OperationBase):
 
 @operation("truncate", progress="Truncating: {path}", form=argforms.single("FILE"))
 @dataclass(frozen=True)
-class Truncate(OperationBase):
+class Truncate(Operation):
     """Make a file of the guest empty.
 
     The file must exist; it keeps its owner and permissions.
@@ -247,7 +247,7 @@ class Truncate(OperationBase):
 
 @operation("truncate-recursive", progress="Recursively truncating: {path}", form=argforms.single("DIR"))
 @dataclass(frozen=True)
-class TruncateRecursive(OperationBase):
+class TruncateRecursive(Operation):
     """Make all files below a directory of the guest empty.
 
     Only regular files are emptied; links are not followed, except DIR itself.
@@ -272,7 +272,7 @@ class TruncateRecursive(OperationBase):
     form=argforms.pair(argforms.local("FILE"), "DEST"),
 )
 @dataclass(frozen=True)
-class Upload(OperationBase):
+class Upload(Operation):
     """Upload a local file into the guest.
 
     If DEST is a directory, the file keeps its name there. The file keeps its permissions, capabilities and
@@ -308,7 +308,7 @@ class Upload(OperationBase):
 
 @operation("write", progress="Writing: {path}", form=argforms.pair("FILE", "CONTENT"))
 @dataclass(frozen=True)
-class Write(OperationBase):
+class Write(Operation):
     """Write a file in the guest.
 
     CONTENT is written as it is, without a newline at the end. An existing file is overwritten and keeps its

@@ -13,7 +13,7 @@ from imgbuilder.customize.accountfiles import find_account, find_number, set_sha
 from imgbuilder.customize.argforms import ArgumentForm, ArgumentPart, Kind, Raw
 from imgbuilder.customize.commands import run_in_guest
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.operation import OperationBase, Phase, read_if_present
+from imgbuilder.customize.operation import Operation, Phase, read_if_present
 from imgbuilder.customize.ops.accounts import SshInject, set_password, today
 from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
@@ -136,7 +136,7 @@ fi
     secret=True,
 )
 @dataclass(frozen=True)
-class User(OperationBase):
+class User(Operation):
     """Add a user to the guest.
 
     The user gets a home directory and the guest's bash, or sh. sudo allows everything by sudo: with the
@@ -255,7 +255,7 @@ def _reads_folder(sudoers: bytes) -> bool:
     form=argforms.local_files("USER-DATA", "META-DATA", "NETWORK-CONFIG"),
 )
 @dataclass(frozen=True)
-class CloudInit(OperationBase):
+class CloudInit(Operation):
     r"""Put a seed for cloud-init into the guest.
 
     The local files become the seed of cloud-init's NoCloud source in /var/lib/cloud/seed/nocloud, readable by
@@ -302,7 +302,7 @@ class CloudInit(OperationBase):
     phase=Phase.LAST,
 )
 @dataclass(frozen=True)
-class Sysprep(OperationBase):
+class Sysprep(Operation):
     """Remove files that are unique to this machine, so that the image can be copied.
 
     Done at the very end, wherever the option is. The tasks are machine-id (emptied; made again at boot),

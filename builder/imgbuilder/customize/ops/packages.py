@@ -15,7 +15,7 @@ from imgbuilder.customize import aptsettings, argforms, values
 from imgbuilder.customize.commands import NO_NETWORK_HINT, picked_since, run_in_guest
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import GuestFacts, PackageManager
-from imgbuilder.customize.operation import OperationBase
+from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn
@@ -256,7 +256,7 @@ def _script(template: str, names: str = "") -> str:
     runs_in_guest=True,
 )
 @dataclass(frozen=True)
-class Install(OperationBase):
+class Install(Operation):
     """Install packages.
 
     They come from the guest's repositories, by its package manager, without questions. Packages are separated
@@ -284,7 +284,7 @@ class Install(OperationBase):
     runs_in_guest=True,
 )
 @dataclass(frozen=True)
-class Uninstall(OperationBase):
+class Uninstall(Operation):
     """Uninstall packages.
 
     Packages are separated by commas.
@@ -305,7 +305,7 @@ class Uninstall(OperationBase):
 
 @operation("update", progress="Updating packages", form=argforms.flag(), network=True, runs_in_guest=True)
 @dataclass(frozen=True)
-class Update(OperationBase):
+class Update(Operation):
     """Update all packages.
 
     Does what the guest's package manager calls an upgrade, without questions; new packages that the updated

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import find_number
 from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.operation import OperationBase, read_if_present, require_directory, require_existing
+from imgbuilder.customize.operation import Operation, read_if_present, require_directory, require_existing
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 from imgbuilder.guests.ports import Guest
@@ -21,7 +21,7 @@ from imgbuilder.guests.ports import Guest
     form=argforms.pair(argforms.ArgumentPart("PERM", values.octal_mode), "FILE"),
 )
 @dataclass(frozen=True)
-class Chmod(OperationBase):
+class Chmod(Operation):
     """Change the permissions of a file of the guest.
 
     PERM is always octal, with or without a leading 0 (virt-builder reads 755 as a decimal number).
@@ -55,7 +55,7 @@ class Chmod(OperationBase):
     ),
 )
 @dataclass(frozen=True)
-class Chown(OperationBase):
+class Chown(Operation):
     """Change the owner and group of a file of the guest.
 
     UID and GID are numbers, or names of users and groups of the guest at that moment. A directory's content
@@ -100,7 +100,7 @@ class Chown(OperationBase):
     "copy", progress="Copying (in image): {source} to {destination}", form=argforms.pair("SOURCE", "DEST")
 )
 @dataclass(frozen=True)
-class Copy(OperationBase):
+class Copy(Operation):
     """Copy files or directories inside the guest.
 
     Works like cp -a; wildcards are not expanded. A file that is copied to a link goes to the link's target.
@@ -123,7 +123,7 @@ class Copy(OperationBase):
 
 @operation("delete", progress="Deleting: {pattern}", form=argforms.single("PATH"))
 @dataclass(frozen=True)
-class Delete(OperationBase):
+class Delete(Operation):
     """Delete a file or directory of the guest.
 
     PATH may contain wildcards, which are expanded in the guest (quote them for your shell). Directories are
@@ -145,7 +145,7 @@ class Delete(OperationBase):
 
 @operation("link", form=argforms.links("TARGET", "LINK"))
 @dataclass(frozen=True)
-class Link(OperationBase):
+class Link(Operation):
     """Make symbolic links in the guest.
 
     Each LINK points to TARGET. An existing file or link of that name is replaced; in an existing directory
@@ -173,7 +173,7 @@ class Link(OperationBase):
 
 @operation("mkdir", progress="Making directory: {path}", form=argforms.single("DIR"))
 @dataclass(frozen=True)
-class Mkdir(OperationBase):
+class Mkdir(Operation):
     """Make a directory in the guest.
 
     Missing parents are made as well; it is not an error if the directory exists.
@@ -190,7 +190,7 @@ class Mkdir(OperationBase):
 
 @operation("move", progress="Moving: {source} -> {destination}", form=argforms.pair("SOURCE", "DEST"))
 @dataclass(frozen=True)
-class Move(OperationBase):
+class Move(Operation):
     """Move files or directories inside the guest.
 
     Works like mv; wildcards are not expanded.

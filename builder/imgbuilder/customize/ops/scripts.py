@@ -11,7 +11,7 @@ from imgbuilder.customize import argforms, values
 from imgbuilder.customize.commands import NO_NETWORK_HINT, private_folder, run_in_guest
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.firstboot import install_firstboot
-from imgbuilder.customize.operation import OperationBase, require_file
+from imgbuilder.customize.operation import Operation, require_file
 from imgbuilder.customize.ops import packages
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError, ToolError, UsageError
@@ -73,7 +73,7 @@ _EDIT_LIMIT = 60.0
     "run", progress="Running: {script}", form=argforms.single(argforms.local("SCRIPT")), runs_in_guest=True
 )
 @dataclass(frozen=True)
-class Run(OperationBase):
+class Run(Operation):
     """Run a local script or program in the guest.
 
     SCRIPT is copied into the guest, run there as root and removed. It may be a program, or a script in any
@@ -105,7 +105,7 @@ class Run(OperationBase):
 
 @operation("run-command", progress="Running: {command}", form=argforms.single("CMD+ARGS"), runs_in_guest=True)
 @dataclass(frozen=True)
-class RunCommand(OperationBase):
+class RunCommand(Operation):
     """Run a command in the guest.
 
     The guest's /bin/sh runs it as root. Its output goes to the log file in the guest; the end of it is shown
@@ -127,7 +127,7 @@ class RunCommand(OperationBase):
 
 @operation("edit", progress="Editing: {path}", form=argforms.pair("FILE", "EXPR"))
 @dataclass(frozen=True)
-class Edit(OperationBase):
+class Edit(Operation):
     """Edit a file of the guest with a Perl expression.
 
     EXPR is evaluated once per line of the file, by the perl of this host and with your rights: $_ is the line
@@ -177,7 +177,7 @@ def _run_hint(context: GuestContext) -> str | None:
     form=argforms.single(argforms.local("SCRIPT")),
 )
 @dataclass(frozen=True)
-class Firstboot(OperationBase):
+class Firstboot(Operation):
     """Install a local script that runs at the guest's first boot.
 
     It runs once, as root, late in the boot and when the network is up. Several scripts run in the order in
@@ -208,7 +208,7 @@ class Firstboot(OperationBase):
     "firstboot-command", progress="Installing firstboot command: {command}", form=argforms.single("CMD+ARGS")
 )
 @dataclass(frozen=True)
-class FirstbootCommand(OperationBase):
+class FirstbootCommand(Operation):
     """Run a command at the guest's first boot.
 
     The guest's /bin/sh runs it; see --firstboot.
@@ -229,7 +229,7 @@ class FirstbootCommand(OperationBase):
     form=argforms.items("PKG,PKG..."),
 )
 @dataclass(frozen=True)
-class FirstbootInstall(OperationBase):
+class FirstbootInstall(Operation):
     """Install packages at the guest's first boot.
 
     They are fetched over the guest's network when it boots, not during the build; see --firstboot and

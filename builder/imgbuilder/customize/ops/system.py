@@ -10,7 +10,7 @@ from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import rename_host
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.facts import Family
-from imgbuilder.customize.operation import OperationBase, Phase, SettingOperation, read_if_present
+from imgbuilder.customize.operation import Operation, Phase, SettingOperation, read_if_present
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn
@@ -36,7 +36,7 @@ _SYSTEMD_SINCE = {Family.FEDORA: 18, Family.RHEL: 7}
 
 @operation("hostname", progress="Setting the hostname: {name}", form=argforms.single("HOSTNAME"))
 @dataclass(frozen=True)
-class Hostname(OperationBase):
+class Hostname(Operation):
     """Set the hostname of the guest.
 
     HOSTNAME may have a domain. On Debian and its derivatives the old name in /etc/hosts is replaced as well.
@@ -76,7 +76,7 @@ class Hostname(OperationBase):
 
 @operation("timezone", progress="Setting the timezone: {name}", form=argforms.single("TIMEZONE"))
 @dataclass(frozen=True)
-class Timezone(OperationBase):
+class Timezone(Operation):
     """Set the time zone of the guest.
 
     TIMEZONE is a name such as Europe/Berlin; the guest must have its time zone data installed.
@@ -143,7 +143,7 @@ class NoSelinuxRelabel(SettingOperation):
 
 @operation("selinux-relabel", progress="SELinux relabelling", form=argforms.flag(), phase=Phase.LAST)
 @dataclass(frozen=True)
-class SelinuxRelabel(OperationBase):
+class SelinuxRelabel(Operation):
     """Relabel files in an SELinux guest.
 
     This is the default. The labels are set in the appliance if it has setfiles. Otherwise, or if the guest's

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from imgbuilder.customize import argforms
-from imgbuilder.customize.operation import Operation, OperationBase, Phase
+from imgbuilder.customize.operation import Operation, Phase
 from imgbuilder.customize.ops.files import Write
 from imgbuilder.customize.passwordhash import Crypto
 from imgbuilder.customize.registry import all_operations, operation
@@ -223,7 +223,7 @@ def test_a_second_operation_of_the_same_name_fails_at_import() -> None:
 
 def test_an_operation_without_help_fails_at_import() -> None:
     @dataclass(frozen=True)
-    class Silent(OperationBase):
+    class Silent(Operation):
         def describe(self) -> str:
             return ""
 
