@@ -1,4 +1,4 @@
-"""Sizes as users write and read them (``virt-builder.md`` 0.4)."""
+"""Sizes as users write and read them, and numbers from other programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from imgbuilder.errors import UsageError
 _UNITS = {"b": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"([.0-9]{1,40})([bKMGT])")
 _LARGEST = (1 << 63) - 1
-"""Files on Linux are no larger: ``off_t`` is a signed 64-bit number."""
+"""The largest file on Linux: ``off_t`` is a signed 64-bit number."""
 _MOST_DIGITS = 40
 
 
@@ -17,7 +17,8 @@ def parse_size(text: str) -> int:
     """Read a size such as ``20G`` or ``1.5G``.
 
     A number, which may have a fraction, and one of the letters ``b`` (bytes), ``K``, ``M``, ``G`` or ``T``
-    (powers of 1024). The letter is required, so that nobody gets 20 bytes who meant 20 gigabytes.
+    (powers of 1024). The letter is required, so that 20 is not taken for 20 bytes where 20 gigabytes were
+    meant.
 
     Returns:
         Bytes; a fraction of a byte is cut off.
@@ -41,15 +42,15 @@ def parse_size(text: str) -> int:
 
 
 def whole_number(text: str | bytes, most: int) -> int | None:
-    """Read a number that a guest, an image or another program wrote.
+    """Parse a number that a guest, an image or another program wrote.
 
     Args:
-        text: Decimal digits, and nothing else.
-        most: The largest number that makes sense.
+        text: Decimal digits.
+        most: The largest valid number.
 
     Returns:
-        The number; None when it is none, or larger. int() itself takes signs, blanks, underscores and digits
-        of all scripts, and stumbles over more than 4300 of them.
+        The number; None when it is not one, or larger. int() would accept signs, blanks, underscores and
+        digits of all scripts, and fail on more than 4300 of them.
     """
     if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
         return None
@@ -70,5 +71,5 @@ def human_size(size: int) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a number with its noun, in the plural where it is not one: ``1 template``, ``2 templates``."""
+    """Write a number with its noun, in the plural except for 1: ``1 template``, ``2 templates``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

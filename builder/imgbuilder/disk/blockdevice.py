@@ -1,4 +1,4 @@
-"""Block devices of the host as places for images (``virt-builder.md`` 6.1, 6.2; ``threat-model.md`` B13)."""
+"""Block devices of the host as output for images (``docs/threat-model.md`` B13)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class BlockDevice:
-    """A block device that nobody else uses.
+    """A block device that is not in use.
 
     Attributes:
         path: Its node, links resolved.
         size: Bytes.
-        is_partition: Whether it is a partition of another device.
+        is_partition: True for a partition of another device.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class BlockDevice:
 
 
 def look_at(path: Path) -> BlockDevice:
-    """Find out whether a block device can be written to; nothing is written.
+    """Check that a block device can be written to, without writing; return its facts.
 
     Raises:
         WorkspaceError: It is in use, not writable, or has no size.
@@ -57,10 +57,10 @@ def look_at(path: Path) -> BlockDevice:
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[int]:
-    """Hold a block device so that nobody can mount it or put it to another use meanwhile.
+    """Hold a block device so that it cannot be mounted or used otherwise meanwhile.
 
-    The kernel refuses the claim when it, or a partition of it, is mounted or part of something. Machines
-    that have it as their disk do not claim it, but lock it.
+    The kernel refuses this when the device, or a partition of it, is mounted or in use. Machines that have it
+    as their disk do not claim it, but lock it.
 
     Yields:
         A descriptor open for reading and writing; ``imagelocks.release`` it before a program writes there.

@@ -1,4 +1,4 @@
-"""What a disk or a partition holds, by the marks at its start. Nothing else of it is parsed on the host."""
+"""Recognises the content of a disk or partition by the marks at its start; the host parses nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXT_NEEDS_RECOVERY = 0x4
 
 
 class Content(enum.StrEnum):
-    """What we recognise; the values are libblkid's names, as the appliance uses them too."""
+    """Known content; the values are libblkid's names, which the appliance uses as well."""
 
     EXT = "ext"
     XFS = "xfs"
@@ -51,7 +51,7 @@ _MARKS: tuple[tuple[int, bytes, Content], ...] = (
 
 
 def recognise(head: bytes) -> Content | None:
-    """Return what the first bytes of a disk or partition show; None when they show nothing we know."""
+    """Return the content that the first bytes of a disk or partition show; None when it is not known."""
     for place, mark, meaning in _MARKS:
         if head[place : place + len(mark)] == mark:
             return meaning
@@ -64,7 +64,7 @@ def recognise(head: bytes) -> Content | None:
 
 
 def at(image: Path, image_format: DiskFormat, start: int, end: int) -> Content | None:
-    """Return what a part of an image holds.
+    """Return the content of a part of an image.
 
     Args:
         image: The image.
@@ -76,15 +76,15 @@ def at(image: Path, image_format: DiskFormat, start: int, end: int) -> Content |
 
 
 def read_head(image: Path, image_format: DiskFormat, start: int, end: int) -> bytes:
-    """Return the bytes of a part of an image in which the marks lie."""
+    """Return the bytes of a part of an image that contain the marks."""
     length = max(0, min(HEAD, (end - start) // 512 * 512))
     return diskimage.read_range(image, image_format, start, length) if length else b""
 
 
 def ext_asks_for_check(head: bytes) -> bool:
-    """Tell whether an ext2/3/4 superblock says that the filesystem must be checked before it grows.
+    """Tell whether an ext2/3/4 filesystem must be checked before it grows, by its superblock.
 
-    A journal that was not replayed is no reason: mounting replays it.
+    An unreplayed journal does not need a check: mounting replays it.
     """
     (state,) = struct.unpack_from("<H", head, _EXT + 58)
     (incompatible,) = struct.unpack_from("<I", head, _EXT + 96)

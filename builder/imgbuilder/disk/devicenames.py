@@ -1,7 +1,6 @@
-"""Names of disks, partitions and logical volumes, and which of them mean the same. Pure.
+"""Names of disks, partitions and logical volumes, and their comparison.
 
-A name that means another disk than the first is never taken for the first one's, whatever the
-partition's number.
+A name of a second disk never counts as the first disk's, whatever the partition's number.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from dataclasses import dataclass
 
 _LETTERED = re.compile(r"/dev/(hd|sd|vd|xvd|dasd)([a-z]{1,3})([1-9][0-9]{0,3})?")
 _NUMBERED = re.compile(r"/dev/(?:(nvme)([0-9]{1,4})n1|(mmcblk)([0-9]{1,4}))(?:p([1-9][0-9]{0,3}))?")
-"""Further namespaces of an NVMe controller are disks whose place in the order no name shows."""
+"""Further namespaces of an NVMe controller are left out: their names do not show their order."""
 
 
 @dataclass(frozen=True)
 class DeviceName:
-    """What the kernel's name of a disk or partition says.
+    """The parts of the kernel's name of a disk or partition.
 
     Attributes:
         scheme: The kind of disk, such as ``sd`` or ``nvme``.
-        disk: Which disk of that kind, from 0.
+        disk: Number of the disk among those of that kind, from 0.
         number: The partition's number; None for the whole disk.
     """
 
@@ -31,7 +30,7 @@ class DeviceName:
 
 
 def parse_device_name(device: str) -> DeviceName | None:
-    """Read a name such as ``/dev/sda2`` or ``/dev/nvme0n1``; None when it is none of these."""
+    """Read a name such as ``/dev/sda2`` or ``/dev/nvme0n1``; None for other names."""
     found = _LETTERED.fullmatch(device)
     if found is not None:
         scheme, letters, number = found.groups()
@@ -47,7 +46,7 @@ def parse_device_name(device: str) -> DeviceName | None:
 
 
 def appliance_disk(index: int) -> str:
-    """Return what the appliance calls the disk at a place from 0: ``/dev/sda``."""
+    """Return the appliance's name of the disk with an index from 0, such as ``/dev/sda``."""
     letters = ""
     index += 1
     while index:
@@ -57,10 +56,10 @@ def appliance_disk(index: int) -> str:
 
 
 def on_only_disk(device: str, disk: str = "/dev/sda") -> str | None:
-    """Return what the appliance calls a disk, partition or volume of a guest that has one disk.
+    """Return the appliance's name of a disk, partition or volume of a guest that has one disk.
 
     Args:
-        device: Any name; an index, for one, may say ``/dev/vda2``.
+        device: Any name; an index may have ``/dev/vda2``, for example.
         disk: The appliance's name of the guest's disk.
 
     Returns:

@@ -1,8 +1,7 @@
 """Disk image files, through qemu-img and qemu-io. The format is always given, never probed.
 
-No image comes here before ``imgbuilder.disk.imageheader`` has looked at its header
-(design decision 7). Names are made absolute, because ``json:x`` and ``a:b``
-would be taken for protocols (``docs/threat-model.md`` F13, X21).
+``imgbuilder.disk.imageheader`` checks the header of every image first. Names are made absolute, because QEMU
+takes ``json:x`` and ``a:b`` for protocols (``docs/threat-model.md`` F13, X21).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class DiskFormat(enum.StrEnum):
 
 
 class OutputFormat(enum.StrEnum):
-    """Formats of finished images; those that are not in ``DiskFormat`` are written at the end."""
+    """Formats of finished images; formats that are not in ``DiskFormat`` are written at the end."""
 
     RAW = "raw"
     QCOW2 = "qcow2"
@@ -39,7 +38,7 @@ class OutputFormat(enum.StrEnum):
 
     @property
     def working(self) -> DiskFormat | None:
-        """The same format for an image that is worked on; None when nobody works on such images."""
+        """The same format for an image in progress; None for formats that are only written at the end."""
         return DiskFormat(self.value) if self.value in set(DiskFormat) else None
 
 
@@ -47,7 +46,7 @@ def parse_output_format(text: str) -> OutputFormat:
     """Return the format that ``--format`` names for an image.
 
     Raises:
-        UsageError: It is none that we know.
+        UsageError: The format is not known.
     """
     try:
         return OutputFormat(text)
@@ -60,7 +59,7 @@ def parse_format(text: str) -> DiskFormat:
     """Return the format that an option or an index names.
 
     Raises:
-        UsageError: It is none that we know.
+        UsageError: The format is not known.
     """
     try:
         return DiskFormat(text)
@@ -83,7 +82,7 @@ def create_overlay(overlay: Path, disk: Path, disk_format: DiskFormat, size: int
 
     Args:
         overlay: The new image.
-        disk: The other disk, which must stay as it is while the overlay lives.
+        disk: The other disk, which must not change while the overlay is used.
         disk_format: Its format.
         size: Virtual size in bytes, at least that of the other disk.
 
@@ -104,7 +103,7 @@ def write_image(source: Path, target: Path, target_format: OutputFormat, *, comp
         source: The image.
         target: A file, which is replaced, or a block device that is large enough.
         target_format: The format to write.
-        compressed: Whether clusters are compressed; for qcow2 only.
+        compressed: Compress clusters; for qcow2 only.
 
     Raises:
         DiskError: There is no space, or qemu-img failed.
@@ -113,12 +112,12 @@ def write_image(source: Path, target: Path, target_format: OutputFormat, *, comp
     if compressed:
         words.append("-c")
     if target.is_block_device() and target_format is OutputFormat.RAW:
-        words.append("-n")  # it is there, and zeroes must be written over what it holds
+        words.append("-n")  # it exists, and zeroes must overwrite its content
     _qemu_img("convert", *words, source.absolute(), target.absolute())
 
 
 def measure(source: Path, source_format: DiskFormat, target_format: OutputFormat) -> int:
-    """Return how many bytes a file of ``target_format`` with the content of ``source`` would have.
+    """Return the size in bytes that a file of ``target_format`` with the content of ``source`` would have.
 
     Raises:
         DiskError: qemu-img failed.
@@ -132,15 +131,15 @@ def measure(source: Path, source_format: DiskFormat, target_format: OutputFormat
 
 
 def number_in(answer: bytes, key: str, problem: str) -> int:
-    """Return a number of bytes out of an answer in JSON.
+    """Return a number of bytes from a JSON answer.
 
     Args:
         answer: The answer.
-        key: Its name in it.
-        problem: What an error says.
+        key: Key of the number.
+        problem: Begin of the error message.
 
     Raises:
-        DiskError: It is not there, or makes no sense.
+        DiskError: It is missing or not a number.
     """
     try:
         number = whole_number(str(json.loads(answer)[key]), _LARGEST)
@@ -217,7 +216,7 @@ def write_range(image: Path, image_format: DiskFormat, start: int, content: byte
         return
     with tempfile.TemporaryDirectory(prefix="pybuilder-") as folder:
         Path(folder, "part").write_bytes(content)
-        # qemu-io splits its orders at blanks and knows no quotes, so no folder may stand in them.
+        # qemu-io splits its commands at blanks and knows no quotes, so they must not contain a folder.
         order = f"write -q -s part {start} {len(content)}"
         try:
             answer = process.run(

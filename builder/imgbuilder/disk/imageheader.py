@@ -21,7 +21,7 @@ from imgbuilder.host import imagelocks
 from imgindex.files import open_regular
 
 UNNAMED = "auto"
-"""Format of an image whose source does not name one."""
+"""Format of an image whose source names none."""
 
 _ENDINGS = frozenset({"xz", "gz", "zst", "bz2", "lz4", "lzma", "zstd"})
 _VMDK = struct.Struct("<4sII QQQQ")
@@ -55,19 +55,19 @@ def check_image(path: Path, image_format: str, size: int) -> None:
 def check_own(
     path: Path, image_format: str | None, role: Role, *, backing: Sequence[Path] = ()
 ) -> tuple[str, tuple[Path, ...]]:
-    """Judge an image of the reader's own, and name what is no disk image by what it is.
+    """Check an image of the user, and name other kinds of files in the error.
 
     Args:
         path: The image.
-        image_format: ``raw`` or ``qcow2``, as it was named; None to decide it by the header.
-        role: What the image is to the reader.
-        backing: Images that the reader has named, which this one may lie over.
+        image_format: ``raw`` or ``qcow2``, as the user named it; None to decide it by the header.
+        role: Relation of the image to the user.
+        backing: Backing files that the user allows.
 
     Returns:
-        The format, and those of ``backing`` that the image lies over.
+        The format, and the images of ``backing`` that this image depends on.
 
     Raises:
-        DiskError: It is packed, read-only, refers to files that were not named, or might be something else.
+        DiskError: It is packed, read-only, refers to files that were not named, or its format is ambiguous.
     """
     head, _size = _open(path, magic.LENGTH)
     qcow2 = head.startswith(QCOW2_MAGIC)
@@ -89,7 +89,7 @@ def check_own(
 
 
 def refuse_packed(path: Path) -> None:
-    """Refuse an archive or a compressed file in the place of a disk image.
+    """Refuse an archive or a compressed file in place of a disk image.
 
     Raises:
         DiskError: It is one; the hint is how to unpack it.
@@ -109,26 +109,26 @@ def refuse_packed(path: Path) -> None:
 
 
 def _check_chain(path: Path, allowed: Sequence[Path], role: Role) -> tuple[Path, ...]:
-    """Judge a qcow2 image and all that it lies over; return that."""
+    """Check a qcow2 image and all its backing files; return these."""
     chain: list[Path] = []
     while True:
         facts = check_qcow2(path, role=role, overlay=True)
         if facts.backing is None:
             return tuple(chain)
-        # What qemu opens: relative names count from the folder of the image as it is called.
+        # As QEMU opens it: relative names count from the folder in the image's name.
         below = path.parent / facts.backing
         if ":" in facts.backing.partition("/")[0]:
-            raise DiskError(f"{path} lies over {facts.backing!r}, which is no local file")
+            raise DiskError(f"{path} has the backing file {facts.backing!r}, which is not a local file")
         named = next((item for item in allowed if _is_same(item, below)), None)
         if named is None or named in chain:
             raise DiskError(
-                f"{path} is an overlay: it is nothing without its backing file, {below}",
+                f"{path} is an overlay: it needs its backing file, {below}",
                 hint=role.advice(str(path), overlay=str(below)),
             )
         if facts.backing_format not in ("raw", "qcow2"):
             raise DiskError(
-                f"{path} does not say the format of {below}, which it lies over",
-                hint="say it, if you know it: qemu-img rebase -u -f qcow2 -F FORMAT "
+                f"{path} does not name the format of its backing file, {below}",
+                hint="name it, if you know it: qemu-img rebase -u -f qcow2 -F FORMAT "
                 f"-b {shlex.quote(facts.backing)} {shlex.quote(str(path))}",
             )
         _open(below, 0)
@@ -147,21 +147,21 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def find_format(path: Path, size: int | None = None, *, role: Role = Role.OWN) -> str:
-    """Decide the format of an image of which nobody says it, without probing (design decision 7).
+    """Decide the format of an image whose source names none, without probing.
 
-    A file that begins like qcow2 must be a harmless one. Any other file is a raw disk, unless it looks like
-    a format that is not supported: where two answers are possible, none is given.
+    A file that begins like qcow2 must be a harmless qcow2 image. Any other file is a raw disk, unless it
+    looks like a format that is not supported: where two formats are possible, the image is refused.
 
     Args:
         path: The image.
         size: Virtual size in bytes that it must have; None when unknown.
-        role: What the image is to the reader.
+        role: Relation of the image to the user.
 
     Returns:
         ``raw`` or ``qcow2``.
 
     Raises:
-        DiskError: It is neither, or might be something else.
+        DiskError: It is neither, or its format is ambiguous.
     """
     head, real = _open(path, magic.LENGTH)
     looks = magic.foreign_format(head)
@@ -171,7 +171,7 @@ def find_format(path: Path, size: int | None = None, *, role: Role = Role.OWN) -
     if looks is not None:
         own = f"convert it: qemu-img convert -f {looks} -O qcow2 {shlex.quote(str(path))} disk.qcow2"
         raise DiskError(
-            f"{path}: nothing says its format, and it looks like {looks}",
+            f"{path}: its format is not given, and it looks like {looks}",
             hint="only raw and qcow2 are supported; if it is a raw disk, its format must be named"
             + ("" if role is Role.TEMPLATE or looks == "luks" else f"; else {own}"),
         )
@@ -187,7 +187,7 @@ def check_raw(path: Path, size: int) -> None:
         size: Size of the disk in bytes.
 
     Raises:
-        DiskError: It is no ordinary file, or has another size.
+        DiskError: It is not a regular file, or has a different size.
     """
     _first_bytes, real = _open(path, 0)
     if real != size:
@@ -201,12 +201,12 @@ def check_qcow2(
 
     Args:
         path: The image.
-        expected_size: Virtual size in bytes that it must have (``threat-model.md`` X18); None when unknown.
-        role: What the image is to the reader.
-        overlay: Whether it may lie over another image, which the caller then judges.
+        expected_size: Virtual size in bytes that it must have ; None when unknown.
+        role: Relation of the image to the user.
+        overlay: Allow a backing file, which the caller then checks.
 
     Returns:
-        What its header says.
+        The facts in its header.
 
     Raises:
         DiskError: It is not, with the reason.
@@ -228,11 +228,11 @@ def check_other(path: Path, image_format: str) -> None:
         image_format: ``vmdk``, ``vdi`` or ``vhdx``.
 
     Raises:
-        DiskError: It is something else, or a VMDK image that is only a part of one.
+        DiskError: It has another format, or is a VMDK image that refers to other files.
     """
     head, _size = _open(path, _LARGEST_DESCRIPTOR)
     if magic.foreign_format(head[: magic.LENGTH]) != image_format:
-        raise DiskError(f"{path} is no {image_format} image", hint="name the format that it has")
+        raise DiskError(f"{path} is not a {image_format} image", hint="name its real format")
     if image_format != "vmdk":
         return
     if not head.startswith(_VMDK_MAGIC) or len(head) < _VMDK.size:
@@ -240,7 +240,7 @@ def check_other(path: Path, image_format: str) -> None:
     _magic, _version, _flags, _capacity, _grain, start, length = _VMDK.unpack_from(head)
     end = (start + length) * _SECTOR
     if not start or not length or end > _LARGEST_DESCRIPTOR:
-        raise DiskError(f"{path}: refused as a vmdk image: it has no descriptor that can be looked at")
+        raise DiskError(f"{path}: refused as a vmdk image: it has no readable descriptor")
     if b"parentfilenamehint" in head[start * _SECTOR : end].lower():
         raise DiskError(f"{path}: refused as a vmdk image: it has a parent")
 

@@ -1,14 +1,14 @@
-"""What kind of file a disk image is, or is in place of one, by its first bytes. Pure.
+"""Signatures of file formats: the kind of a file by its first bytes.
 
-This decides no format: it finds files that are not what they are said to be
-(``docs/threat-model.md`` T13, X12, X17). The signatures are those of qemu's block
-drivers, since these are what a probing program would open the file as.
+No format is decided by them: they find files that are not what their name or source claims
+(``docs/threat-model.md`` T13, X12, X17). The signatures are those of QEMU's block drivers, since a probing
+program would open the file by these.
 """
 
 from __future__ import annotations
 
 LENGTH = 33 << 10
-"""Bytes of a file's start that are looked at: ISO images have theirs behind 32 KiB."""
+"""Bytes of a file's start that are read: the signature of ISO images is behind 32 KiB."""
 
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"QFI\xfb", "qcow2"),
@@ -29,18 +29,18 @@ _DESCRIPTOR = b"# Disk DescriptorFile"
 
 
 def foreign_format(head: bytes) -> str | None:
-    """Name the format that a file looks like.
+    """Return the format that a file looks like.
 
     Args:
         head: Its first ``LENGTH`` bytes, or all of them when it is shorter.
 
     Returns:
-        qemu's name of the format; None when nothing speaks against a raw disk.
+        QEMU's name of the format; None when it may be a raw disk.
     """
     for offset, signature, name in _SIGNATURES:
         if head[offset : offset + len(signature)] == signature:
             return name
-    # Before a VMDK descriptor, qemu passes over blank lines and comments.
+    # Before a VMDK descriptor, QEMU skips blank lines and comments.
     lines = head.lstrip(b" \t\r\n")
     return "vmdk" if lines[: len(_DESCRIPTOR)].lower() == _DESCRIPTOR.lower() else None
 
@@ -68,7 +68,7 @@ UNPACKING = {
     "tar": "tar -xf {file}",
     "lzma": "xz --format=lzma -dc {file} >{disk}",
 }
-"""How people unpack what ``packing_of`` names."""
+"""Commands that unpack the formats that ``packing_of`` names."""
 
 _READ_ONLY = (
     (0, b"hsqs", "a squashfs file system"),
@@ -80,7 +80,7 @@ _READ_ONLY = (
 
 
 def packing_of(head: bytes) -> str | None:
-    """Name the archive or compression format of a file by its first 512 bytes; None for a plain file."""
+    """Return the archive or compression format of a file by its first 512 bytes; None for a plain file."""
     for offset, signature, name in _PACKINGS:
         if head[offset:].startswith(signature):
             return name
@@ -93,7 +93,7 @@ def packing_of(head: bytes) -> str | None:
 
 
 def read_only(head: bytes) -> str | None:
-    """Name what a file is when nothing can be written into it; None for all else."""
+    """Return the name of a read-only format; None for any other file."""
     for offset, signature, name in _READ_ONLY:
         if head[offset : offset + len(signature)] == signature:
             return name

@@ -1,4 +1,4 @@
-"""Partition tables on the host: what is in them. Read by sfdisk, which works on image files without root."""
+"""Reads partition tables on the host, with sfdisk, which works on image files without root."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Partition:
 
     @property
     def is_container(self) -> bool:
-        """Whether it is the extended partition of an MBR, which holds the logical ones."""
+        """True for the extended partition of an MBR, which holds the logical ones."""
         return self.kind in _CONTAINERS
 
 
@@ -64,7 +64,7 @@ class PartitionTable:
     """A partition table.
 
     Attributes:
-        label: ``gpt`` or ``dos``; others are known to sfdisk, but not to us.
+        label: ``gpt`` or ``dos``; sfdisk knows others, which are not supported.
         sector_size: Bytes per sector.
         first_lba: First sector that partitions may use; for ``dos``, 0.
         last_lba: Last sector that partitions may use; for ``dos``, 0.
@@ -78,7 +78,7 @@ class PartitionTable:
     partitions: tuple[Partition, ...]
 
     def last_on_disk(self) -> Partition | None:
-        """Return the partition that ends last; never an extended one, which only holds others."""
+        """Return the partition that ends last; never an extended one."""
         return max(
             (part for part in self.partitions if not part.is_container),
             key=lambda part: part.end,
@@ -96,7 +96,7 @@ class PartitionTable:
         return next((item for item in self.partitions if item.is_container), None)
 
     def in_the_way(self, part: Partition) -> Partition | None:
-        """Return the first partition that lies behind ``part``, or in the same place."""
+        """Return the first partition that is behind ``part``, or overlaps it."""
         holder = self.container(part)
         others = (item for item in self.partitions if item not in (part, holder) and item.end > part.start)
         return min(others, key=lambda item: item.start, default=None)
@@ -107,7 +107,7 @@ def virtual_size(image: Path, image_format: DiskFormat) -> int:
     if image_format is DiskFormat.RAW:
         return image.stat().st_size
     answer = _run(["qemu-img", "info", "--output=json", "-f", image_format, image.absolute()])
-    return diskimage.number_in(answer.stdout, "virtual-size", f"qemu-img cannot tell the size of {image}")
+    return diskimage.number_in(answer.stdout, "virtual-size", f"qemu-img cannot read the size of {image}")
 
 
 def read_table(image: Path, image_format: DiskFormat) -> PartitionTable | None:
@@ -141,9 +141,9 @@ def _read_table(image: Path, image_format: DiskFormat, sector_size: int) -> Part
 
 
 def sector_size(image: Path, image_format: DiskFormat) -> int:
-    """Return the size in bytes of a sector, in which the partition table of an image counts.
+    """Return the sector size in bytes that the partition table of an image uses.
 
-    512 when there is no table that can be read. sfdisk is asked only about an MBR, where no field tells.
+    512 when there is no readable table. sfdisk is used only for an MBR, which has no field for it.
 
     Raises:
         DiskError: The image cannot be read.
@@ -156,7 +156,7 @@ def sector_size(image: Path, image_format: DiskFormat) -> int:
     try:
         table = read_table(image, image_format)
     except DiskError:
-        return SECTOR  # a guest without growth may do without the table that sfdisk cannot read
+        return SECTOR  # a guest that does not grow may not need the table
     return SECTOR if table is None else table.sector_size
 
 
@@ -166,7 +166,7 @@ def read_raw(disk: Path, sector_size: int, name: str) -> PartitionTable | None:
     Args:
         disk: The raw disk.
         sector_size: Bytes per sector.
-        name: What errors call the disk.
+        name: The disk's name in errors.
 
     Raises:
         DiskError: The table is damaged.
@@ -187,13 +187,13 @@ def _understood(parse: Callable[[], PartitionTable], name: str) -> PartitionTabl
         return parse()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DiskError(
-            f"the partition table of {name} is damaged: a field of it makes no sense ({error!r:.200})",
-            hint=f"look at it yourself: sfdisk --dump {name}",
+            f"the partition table of {name} is damaged: it has an invalid field ({error!r:.200})",
+            hint=f"see: sfdisk --dump {name}",
         ) from error
 
 
 def _parse_json(answer: bytes, sector_size: int) -> PartitionTable:
-    # Of some tables, sfdisk has something to say before it writes JSON. The file's name is in it, as it is.
+    # For some tables, sfdisk prints a message before the JSON. The file's name is in it, unquoted.
     text = answer[max(0, answer.find(b"{\n")) :].decode(errors="surrogateescape")
     facts: dict[str, Any] = json.loads(text)["partitiontable"]
     node = len(facts["device"])
@@ -219,14 +219,14 @@ def _number(value: str | int) -> int:
     """Return a number of a table; sectors and partitions are counted in no more than 64 bits."""
     number = whole_number(str(value), _MOST_SECTORS)
     if number is None:
-        raise ValueError(f"{str(value)[:40]} is no number of sectors")
+        raise ValueError(f"{str(value)[:40]} is not a number of sectors")
     return number
 
 
 def dump_script(disk: Path, sector_size: int) -> str:
     """Return the GPT of a raw disk with large sectors as an sfdisk script.
 
-    sfdisk takes all files for disks with sectors of 512 bytes; fdisk can be told, and writes the same
+    sfdisk assumes sectors of 512 bytes for all files; fdisk has an option for it, and writes the same
     scripts.
 
     Raises:
@@ -237,7 +237,7 @@ def dump_script(disk: Path, sector_size: int) -> str:
     answer = _run(
         ["fdisk", "--sector-size", str(sector_size), disk.name],
         stdin=f"O\n{script.name}\nq\n".encode(),
-        cwd=disk.parent,  # a folder could have a name that fdisk does not read as one
+        cwd=disk.parent,  # fdisk does not read every folder's name as such
     )
     if not script.exists():
         raise DiskError(f"fdisk cannot read the partition table: {answer.stderr.strip()}")
@@ -281,7 +281,7 @@ def _is_gpt(disk: Path, sector_size: int) -> bool:
 def _has_large_sectors(image: Path, image_format: DiskFormat, table: PartitionTable) -> bool:
     """Tell whether an MBR counts in sectors of 4096 bytes.
 
-    No field of it says so: only what is found where the partitions would start.
+    It has no field for that: only the content at the start of the partitions shows it.
     """
     total = virtual_size(image, image_format)
     for part in table.partitions:

@@ -1,8 +1,7 @@
 """A sparse raw disk that has only the partition table of an image.
 
-sfdisk works on raw disks only, and makes all of a file durable when it has
-written, which on an image would mean waiting for the copied template. So it
-works on such a skeleton, and what it changed is carried over.
+sfdisk works only on raw disks, and syncs all of a file after writing, which would mean waiting for the copied
+template. So it works on such a skeleton, and its changes are copied to the image.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _MOST_LOGICAL = 256
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a disk counts.
+    """Sector size and size of a disk.
 
     Attributes:
         sector_size: Bytes per sector.
@@ -55,10 +54,10 @@ class Skeleton:
         path: The raw disk.
         geometry: The image's.
         scale: Bytes per sector of the skeleton. An MBR holds numbers of sectors and nothing that depends
-            on their size, so for sfdisk it may as well be one with sectors of 512 bytes.
+            on their size, so the skeleton of an MBR always has sectors of 512 bytes.
         head: Bytes from the start that were copied, when the table is a GPT.
         table_sectors: The sectors of an MBR and its extended boot records; empty for a GPT.
-        is_hybrid: Whether a GPT has real partitions in its MBR, not only the one that protects it.
+        is_hybrid: True for a GPT with real partitions in its MBR, not only the protective one.
     """
 
     path: Path
@@ -75,11 +74,11 @@ def make(image: Path, image_format: DiskFormat, geometry: Geometry, folder: Path
     Args:
         image: The image.
         image_format: Its format.
-        geometry: How its partition table counts.
-        folder: Where to make it.
+        geometry: Sector size of its partition table, and size of the disk.
+        folder: Folder of the new skeleton.
 
     Raises:
-        DiskError: The table says nonsense.
+        DiskError: The table is damaged.
     """
     path = folder / "disk"
 
@@ -100,14 +99,14 @@ def make(image: Path, image_format: DiskFormat, geometry: Geometry, folder: Path
             for sector, record in records.items():
                 file.seek(sector * SECTOR)
                 file.write(record)
-    # A table that reaches beyond the disk would not be believed.
+    # sfdisk refuses a table that reaches beyond the disk.
     diskimage.extend(path, DiskFormat.RAW, geometry.sectors * scale)
     used = {first[entry + 4] for entry in range(_ENTRIES, _ENTRIES + 64, 16)} - {0}
     return Skeleton(path, geometry, scale, head, sectors, is_hybrid=not sectors and used != {_PROTECTIVE})
 
 
 def gpt_entry_sectors(copy: Skeleton) -> int:
-    """Return how many sectors the entries of a GPT take."""
+    """Return the number of sectors that the entries of a GPT use."""
     with copy.path.open("rb") as file:
         file.seek(copy.geometry.sector_size)
         count, length = struct.unpack_from("<II", file.read(SECTOR), 80)
@@ -115,11 +114,11 @@ def gpt_entry_sectors(copy: Skeleton) -> int:
 
 
 def _head_length(header: bytes, geometry: Geometry) -> int:
-    """Return how many bytes hold the GPT; its entries nearly always follow the header at once."""
+    """Return the number of bytes that contain the GPT; its entries nearly always follow the header."""
     entries, count, length = struct.unpack_from("<QII", header, 72)
     needed = entries * geometry.sector_size + count * length
     if needed > _LARGEST_HEAD:
-        raise DiskError("the partition table is damaged: its entries lie far from its header")
+        raise DiskError("the partition table is damaged: its entries are far from its header")
     return int(max(_HEAD, -(-needed // SECTOR) * SECTOR))
 
 
@@ -140,7 +139,7 @@ def _boot_records(first: bytes, geometry: Geometry, read: _Reader) -> dict[int, 
 
 
 def _next_record(record: bytes) -> int | None:
-    """Return where an extended partition starts that a boot record names; counted from the first of them."""
+    """Return the start of the extended partition in a boot record, counted from the first boot record."""
     if len(record) < SECTOR or record[510:512] != b"\x55\xaa":
         return None
     for entry in range(_ENTRIES, _ENTRIES + 64, 16):

@@ -1,8 +1,7 @@
-"""Letting a partition reach to the end of a disk that was extended, in place.
+"""Enlarges a partition in place, to the end of a disk that was extended.
 
-No partition is moved or renumbered (design decision 5). sfdisk writes: it keeps
-names, GUIDs, attributes, a hybrid MBR and the boot code. What it wrote is read
-back and compared before anything of it reaches the image.
+No partition is moved or renumbered. sfdisk writes the table: it keeps names, GUIDs, attributes, a hybrid MBR
+and the boot code. The new table is read back and compared before any of it is written to the image.
 """
 
 from __future__ import annotations
@@ -27,23 +26,23 @@ _LARGEST_TAIL = 16 * 1024 * 1024
 
 
 def largest_size(table: PartitionTable) -> int | None:
-    """Return how many bytes a disk may have so that the table reaches to its end; None for no limit."""
+    """Return the largest size of a disk that the table can describe; None for no limit."""
     return MBR_SECTORS * table.sector_size if table.label == MBR else None
 
 
 def grow_partition(image: Path, image_format: DiskFormat, table: PartitionTable, number: int) -> None:
-    """Let a partition reach to the disk's end, after the image was extended.
+    """Enlarge a partition to the disk's end, after the image was extended.
 
-    An extended partition that holds it grows as well.
+    An extended partition that contains it grows as well.
 
     Args:
         image: The image, changed in place.
         image_format: Its format.
-        table: What its table was before.
-        number: The partition's number; nothing may lie behind it on the disk.
+        table: Its table before.
+        number: The partition's number; no other may be behind it on the disk.
 
     Raises:
-        DiskError: sfdisk refused or failed; the image's table is what it was.
+        DiskError: sfdisk refused or failed; the image's table is unchanged.
     """
     part = table.find(number)
     if part is None or table.in_the_way(part) is not None:
@@ -54,7 +53,7 @@ def grow_partition(image: Path, image_format: DiskFormat, table: PartitionTable,
         if table.label == MBR:
             _grow_mbr(copy, table, part)
         elif geometry.sector_size == SECTOR:
-            # Whenever sfdisk writes a GPT, the backup goes to the end of the disk, the usable area with it.
+            # sfdisk always writes the backup GPT to the end of the disk, and extends the usable area.
             _sfdisk(copy, number, ",+")
         else:
             _rewrite_gpt(copy, part)
@@ -67,7 +66,7 @@ def grow_partition(image: Path, image_format: DiskFormat, table: PartitionTable,
 
 
 def _grow_mbr(copy: Skeleton, table: PartitionTable, part: Partition) -> None:
-    # "+" would do, were it not that sfdisk counts round at 2 TiB.
+    # Not "+": sfdisk's numbers overflow at 2 TiB.
     end = min(copy.geometry.sectors, MBR_SECTORS)
     for item in (table.container(part), part):
         if item is not None:
@@ -80,7 +79,7 @@ def _sfdisk(copy: Skeleton, number: int, order: str) -> None:
 
 
 def _rewrite_gpt(copy: Skeleton, part: Partition) -> None:
-    """Grow a partition of a GPT with large sectors: fdisk writes the table anew, with one size changed."""
+    """Grow a partition of a GPT with large sectors: fdisk rewrites the table, with one size changed."""
     sector_size = copy.geometry.sector_size
     text = partition.dump_script(copy.path, sector_size)
     # Without last-lba, the usable area reaches as far as the disk allows. "size=+" would round down to a MiB.
@@ -116,7 +115,7 @@ def _compare(old: PartitionTable, new: PartitionTable | None, part: Partition, g
 
 
 def _gpt_regions(copy: Skeleton, grown: PartitionTable) -> Iterator[tuple[int, bytes]]:
-    """Return what lies before the first and behind the last usable sector: header, entries, boot code."""
+    """Yield the regions before the first and behind the last usable sector: header, entries, boot code."""
     head = min(grown.first_lba * grown.sector_size, copy.head)
     tail = (grown.last_lba + 1) * grown.sector_size
     if copy.geometry.size - tail > _LARGEST_TAIL:
@@ -131,7 +130,7 @@ def _gpt_regions(copy: Skeleton, grown: PartitionTable) -> Iterator[tuple[int, b
 
 
 def _mbr_regions(copy: Skeleton) -> Iterator[tuple[int, bytes]]:
-    """Return the boot records."""
+    """Yield the boot records."""
     with copy.path.open("rb") as file:
         for sector in copy.table_sectors:
             file.seek(sector * copy.scale)

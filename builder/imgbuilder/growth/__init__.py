@@ -1,1 +1,1 @@
-"""Growth in place: the partition table on the host, what the partition holds in the appliance."""
+"""Growth in place: of the partition table on the host, of the partition's content in the appliance."""

@@ -1,8 +1,7 @@
-"""What grows when a disk is larger than its template: decided before anything is written.
+"""Decides what grows when a disk is larger than its template, before anything is written.
 
-Only what is last on the disk can grow in place; no partition is ever moved or
-renumbered (design decision 5). What cannot grow is refused here, where the
-template has not even been copied.
+Only the last partition or volume on the disk can grow in place; no partition is ever moved or renumbered.
+A template that cannot grow is refused here, before it is copied.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ GROWABLE = frozenset(
         Content.LUKS,
     }
 )
-"""What can grow."""
+"""Content that can grow."""
 _LAYERS = frozenset({Content.LVM, Content.LUKS})
-"""What holds logical volumes, or may."""
+"""Content that holds logical volumes, or may."""
 _ROOTS = GROWABLE - {Content.SWAP}
-"""What can be, or hold, the root of a system."""
+"""Content that can be, or contain, the root of a system."""
 _WORDS = {
     Content.EXT: "an ext2/3/4 filesystem",
     Content.LVM: "an LVM physical volume",
@@ -47,22 +46,22 @@ _WORDS = {
     Content.F2FS: "an F2FS filesystem",
     Content.NTFS: "an NTFS filesystem",
     Content.FAT: "a FAT filesystem",
-    Content.HIBERNATED: "the memory of a system that sleeps",
+    Content.HIBERNATED: "the memory of a hibernated system",
 }
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What grows.
+    """The partition or disk that grows, and its content.
 
     Attributes:
         table: The partition table of the template; None when it has none.
         number: The partition that grows; None for the whole disk.
-        content: What it holds.
+        content: Its content.
         volume: The logical volume that grows with it, as the index names it.
-        is_named: Whether the index names it; otherwise the root must turn out to be there.
-        needs_check: Whether the filesystem must be checked before it grows.
-        disk: What the appliance calls the disk.
+        is_named: True if the index names it; otherwise it must contain the root.
+        needs_check: True if the filesystem must be checked before it grows.
+        disk: The appliance's name of the disk.
     """
 
     table: PartitionTable | None
@@ -75,7 +74,7 @@ class Growth:
 
     @property
     def device(self) -> str:
-        """What the appliance calls it."""
+        """The appliance's name of it."""
         return f"{self.disk}{self.number or ''}"
 
 
@@ -88,19 +87,19 @@ def check_growable(
     *,
     has_keys: bool = False,
 ) -> Growth:
-    """Find out what of a template grows, before anything is written.
+    """Decide what of a template grows, before anything is written.
 
     Args:
         disk: The template's disk.
         disk_format: Its format.
-        expand: The partition or disk that the index lets grow; None to take what is last on the disk.
-        lvexpand: The logical volume that the index lets grow.
+        expand: The partition or disk that grows according to the index; None for the last on the disk.
+        lvexpand: The logical volume that grows according to the index.
         size: The new size in bytes.
-        has_keys: Whether the user gave keys of encrypted devices.
+        has_keys: True if the user gave keys of encrypted devices.
 
     Raises:
-        NotYetError: Its layout or content is one that cannot grow.
-        GuestError: The index names a partition that is not there.
+        NotYetError: Its layout or content cannot grow.
+        GuestError: The index names a partition that does not exist.
     """
     table = partition.read_table(disk, disk_format)
     number = _number(table, expand)
@@ -118,7 +117,7 @@ def check_growable(
     found = _check_content(name, head, expand)
     if lvexpand is not None and found not in _LAYERS:
         raise NotYetError(
-            f"the index lets the logical volume {lvexpand} grow, but {name}, the last on the disk, "
+            f"the index says that the logical volume {lvexpand} grows, but {name}, the last on the disk, "
             f"holds {_WORDS[found]}",
             hint=_PUBLISHER,
         )
@@ -135,12 +134,12 @@ def check_growable(
 
 
 def grow_table(image: Path, image_format: DiskFormat, growth: Growth) -> None:
-    """Let the partition reach to the end of an image that was extended.
+    """Enlarge the partition to the end of an image that was extended.
 
     Args:
         image: The image, changed in place.
         image_format: Its format.
-        growth: What grows.
+        growth: The decision of ``check_growable``.
 
     Raises:
         DiskError: The table could not be changed.
@@ -150,7 +149,7 @@ def grow_table(image: Path, image_format: DiskFormat, growth: Growth) -> None:
 
 
 def _number(table: PartitionTable | None, expand: str | None) -> int | None:
-    """Return the number of the partition that shall grow; None for the whole disk."""
+    """Return the number of the partition that grows; None for the whole disk."""
     if expand is None:
         last = table.last_on_disk() if table is not None else None
         if table is not None and last is None:
@@ -174,7 +173,7 @@ def _number(table: PartitionTable | None, expand: str | None) -> int | None:
 
 
 def _check_place(table: PartitionTable, number: int, size: int) -> Partition:
-    """Return a partition that can reach to the end of the disk."""
+    """Return the partition, if it can grow to the end of the disk."""
     if table.label not in {GPT, MBR}:
         raise NotYetError(
             f"growing a disk with a {table.label} partition table is not supported", hint=ADVICE
@@ -186,13 +185,13 @@ def _check_place(table: PartitionTable, number: int, size: int) -> Partition:
         )
     if part.is_container:
         raise NotYetError(
-            f"partition {number} is an extended one, which only holds others; it grows with the last of them",
+            f"partition {number} is an extended partition; it grows with the last logical one in it",
             hint=_PUBLISHER,
         )
     other = table.in_the_way(part)
     if other is not None:
         raise NotYetError(
-            f"partition {number} cannot grow: partition {other.number} lies behind it and is never moved",
+            f"partition {number} cannot grow: partition {other.number} is behind it and is never moved",
             hint=ADVICE,
         )
     limit = tablegrowth.largest_size(table)
@@ -208,11 +207,11 @@ def _check_content(name: str, head: bytes, expand: str | None) -> Content:
     found = content.recognise(head)
     if found is not None and found in (GROWABLE if expand is not None else _ROOTS):
         return found
-    what = "nothing that is known" if found is None else _WORDS[found]
+    what = "unknown content" if found is None else _WORDS[found]
     if expand is None:
         raise NotYetError(
             f"the index does not say what grows (expand=), and {name}, the last on the disk, holds {what}",
             hint=_PUBLISHER,
         )
     known = ", ".join(sorted(_WORDS[item] for item in GROWABLE))
-    raise NotYetError(f"{name} holds {what}, which cannot grow; what can: {known}", hint=ADVICE)
+    raise NotYetError(f"{name} holds {what}, which cannot grow; these can: {known}", hint=ADVICE)

@@ -1,8 +1,8 @@
-"""Growing what is on the disk, in the appliance session that customizes the guest.
+"""Grows the content of the partition, in the appliance session that customizes the guest.
 
-The host let the partition grow before the appliance started. Here its content
-follows, layer by layer: LUKS container, LVM, filesystem. ext2/3/4, XFS and btrfs
-grow while they are mounted, which needs no check first; the others before.
+The host enlarged the partition before the appliance started. Here its content follows, layer by layer: LUKS
+container, LVM, filesystem. ext2/3/4, XFS and btrfs grow while they are mounted, which needs no check first;
+the others grow before.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _FEATURES = {
     "ntfs": ("ntfsprogs", "ntfs-3g"),
     "LVM2_member": ("lvm2", "lvm2"),
 }
-"""libguestfs's feature group for what we grow, and the Debian package that brings it to the appliance."""
+"""libguestfs's feature group for each content, and the Debian package that adds it to the appliance."""
 _WHILE_MOUNTED = _EXT | {"xfs", "btrfs"}
 _GROWABLE = _WHILE_MOUNTED | {"f2fs", "ntfs", "swap"}
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """What grows once the guest is mounted.
+    """A filesystem or volume that grows once the guest is mounted.
 
     Attributes:
         device: A filesystem, or the physical volume whose group has new space.
-        kind: What it holds, as libblkid calls it.
+        kind: Its content, as libblkid calls it.
     """
 
     device: str
@@ -59,16 +59,16 @@ def open_guest(
     on_event: Reporter,
     role: Role = Role.TEMPLATE,
 ) -> str:
-    """Open the guest's encrypted parts, let what is last on the disk grow, and mount the guest.
+    """Open the guest's encrypted parts, grow the last content on the disk, and mount the guest.
 
     Args:
         appliance: A launched appliance with nothing mounted.
-        expand: The partition that the index lets grow, which nearly always is the root.
-        lvexpand: The logical volume that the index lets grow.
-        growth: What grows; None when the disk is as large as the template's.
+        expand: The partition that grows according to the index, which nearly always is the root.
+        lvexpand: The logical volume that grows according to the index.
+        growth: The growth; None when the disk is as large as the template's.
         keys: Keys of encrypted devices.
-        on_event: Reports what was found.
-        role: What the disk is to the reader of messages.
+        on_event: Called with each event.
+        role: Relation of the disk to the user.
 
     Returns:
         The root's device.
@@ -101,7 +101,7 @@ def open_guest(
 
 
 def _grow_unmounted(appliance: Appliance, growth: Growth, opened: dict[str, str]) -> _Pending | None:
-    """Grow all that must not be mounted; return what is left."""
+    """Grow all content that must not be mounted; return the rest."""
     device, kind = growth.device, str(growth.content)
     if kind == Content.LUKS:
         if device not in opened:
@@ -120,7 +120,7 @@ def _grow_unmounted(appliance: Appliance, growth: Growth, opened: dict[str, str]
     if kind == Content.EXT:
         kind = "ext4"
     if kind not in _GROWABLE:
-        raise GuestError(f"{device} holds {kind or 'nothing that is known'}, which cannot grow", hint=ADVICE)
+        raise GuestError(f"{device} holds {kind or 'unknown content'}, which cannot grow", hint=ADVICE)
     _require(appliance, kind)
     if kind in _EXT and growth.needs_check:
         _check_and_grow(appliance, device)
@@ -135,9 +135,9 @@ def _grow_unmounted(appliance: Appliance, growth: Growth, opened: dict[str, str]
 
 
 def _refuse_hibernated(appliance: Appliance, device: str) -> None:
-    """Refuse an NTFS whose Windows sleeps: it would wake up with a memory of the smaller one (B20).
+    """Refuse an NTFS whose Windows is hibernated: it would resume with the old size in its memory.
 
-    ntfsresize looks only at the mark of an unclean end.
+    ntfsresize checks only the mark of an unclean shutdown.
     """
     _call(lambda name: appliance.mount(name, "/", options="ro"), device)
     names = [name for name in appliance.ls("/") if name.lower() == "hiberfil.sys"]
@@ -151,10 +151,10 @@ def _refuse_hibernated(appliance: Appliance, device: str) -> None:
 
 
 def _grow_volume(appliance: Appliance, device: str, kind: str, volume: str) -> tuple[str, str]:
-    """Grow a physical volume and the logical volume that the index names; return it and what it holds."""
+    """Grow a physical volume and the logical volume in the index; return the latter and its content."""
     if kind != Content.LVM:
         raise GuestError(
-            f"the index lets the logical volume {volume} grow, but {device} is no physical volume",
+            f"the index lets the logical volume {volume} grow, but {device} is not a physical volume",
             hint=f"tell the publisher of the template, or {ADVICE}",
         )
     _require(appliance, kind)
@@ -163,7 +163,7 @@ def _grow_volume(appliance: Appliance, device: str, kind: str, volume: str) -> t
         held = appliance.filesystem_type(canonical)
         if not appliance.volume_uses(canonical, device):
             raise GuestError(
-                f"the logical volume {volume} does not lie on {device}, which is the last on the disk",
+                f"the logical volume {volume} is not on {device}, which is the last on the disk",
                 hint=f"tell the publisher of the template, or {ADVICE}",
             )
     except GuestCallError as error:
@@ -173,7 +173,7 @@ def _grow_volume(appliance: Appliance, device: str, kind: str, volume: str) -> t
             hint=f"tell the publisher of the template, or {ADVICE}",
         ) from error
     if held not in _GROWABLE:
-        raise GuestError(f"{volume} holds {held or 'nothing that is known'}, which cannot grow", hint=ADVICE)
+        raise GuestError(f"{volume} holds {held or 'unknown content'}, which cannot grow", hint=ADVICE)
     _call(appliance.grow_physical_volume, device)
     _call(appliance.grow_volume, canonical)
     return canonical, held
@@ -182,7 +182,7 @@ def _grow_volume(appliance: Appliance, device: str, kind: str, volume: str) -> t
 def _grow_roots_volume(
     appliance: Appliance, growth: Growth, device: str, root: str, on_event: Reporter
 ) -> _Pending | None:
-    """Give the space of a grown physical volume to the root's logical volume, which no index named."""
+    """Give the space of a grown physical volume to the root's logical volume, without a name in the index."""
     volume = _volume_on(appliance, root, device)
     if volume is None:
         warn(
@@ -198,16 +198,16 @@ def _grow_roots_volume(
 
 
 def _volume_on(appliance: Appliance, root: str, device: str) -> str | None:
-    """Return the root's logical volume, if it lies on a physical volume; None otherwise."""
+    """Return the root's logical volume, if it is on a physical volume; None otherwise."""
     try:
         volume = appliance.canonical_volume(root)
         return volume if appliance.volume_uses(volume, device) else None
     except GuestCallError:
-        return None  # the root is no logical volume
+        return None  # the root is not a logical volume
 
 
 def _check_root(appliance: Appliance, growth: Growth, pending: _Pending, root: str) -> None:
-    """Refuse growth that the index does not ask for, of anything but the root."""
+    """Refuse growth without a name in the index of anything but the root."""
     if pending.kind == Content.LVM:
         is_there = _volume_on(appliance, root, pending.device) is not None
     else:
@@ -215,7 +215,7 @@ def _check_root(appliance: Appliance, growth: Growth, pending: _Pending, root: s
     if not is_there:
         raise GuestError(
             f"the index does not say what grows (expand=), and the system is on {root}, "
-            f"which does not lie last on the disk: {growth.device} does",
+            f"which is not the last on the disk: {growth.device} is",
             hint=f"tell the publisher of the template, or {ADVICE}",
         )
 
@@ -224,13 +224,13 @@ def _grow_mounted(appliance: Appliance, pending: _Pending, root: str) -> bool:
     """Grow a filesystem of the mounted guest.
 
     Returns:
-        True; False when the guest had to be unmounted for it, and still is.
+        False when the guest had to be unmounted for it, and still is.
     """
     if not pending.kind:
         return True
     path = _mount_point(appliance, pending.device, root)
     elsewhere = path is None
-    if path is None:  # it does not belong to what the guest mounts by itself
+    if path is None:  # the guest does not mount it itself
         appliance.unmount_all()
         path = "/"
         _call(lambda device: appliance.mount(device, "/"), pending.device)
@@ -238,7 +238,7 @@ def _grow_mounted(appliance: Appliance, pending: _Pending, root: str) -> bool:
         try:
             appliance.grow_ext(pending.device)
         except GuestCallError:
-            # Not all can grow while mounted: not with errors, nor without room for descriptors.
+            # Some cannot grow while mounted: those with errors, or without room for descriptors.
             appliance.unmount_all()
             _check_and_grow(appliance, pending.device)
             return False
@@ -253,7 +253,7 @@ def _grow_mounted(appliance: Appliance, pending: _Pending, root: str) -> bool:
 
 def _mount_point(appliance: Appliance, device: str, root: str) -> str | None:
     if same_device(partition_of(root), device):
-        return "/"  # one request less in nearly every build
+        return "/"  # saves a request in nearly every build
     return next((path for item, path in appliance.mounted().items() if same_device(item, device)), None)
 
 
@@ -263,7 +263,7 @@ def _check_and_grow(appliance: Appliance, device: str) -> None:
 
 
 def _require(appliance: Appliance, kind: str) -> None:
-    """Refuse what the appliance has no program for."""
+    """Refuse content for which the appliance has no program."""
     if kind not in _FEATURES:
         return
     feature, package = _FEATURES[kind]

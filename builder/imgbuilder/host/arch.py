@@ -1,4 +1,4 @@
-"""Names of CPU architectures: the same machine has several (``virt-builder.md`` 0.5)."""
+"""Names of CPU architectures: the same architecture has several (docs/compatibility.md)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def host_arch() -> str:
 
 
 def can_run(host: str, guest: str) -> bool:
-    """Say whether a host's CPU runs a guest's commands without emulating another CPU.
+    """Tell whether a host's CPU runs a guest's commands without emulation.
 
     Args:
         host: Architecture of the machine that builds, in any spelling.

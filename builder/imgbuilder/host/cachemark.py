@@ -1,7 +1,7 @@
-"""Lock files that mark a folder as ours: nothing is removed from a folder without one.
+"""Lock files that mark a folder as a cache: files are only removed from folders with a mark.
 
-A folder may hold files of others that bear names of ours; a lock file with our line in it does not come
-there by itself. Those of earlier versions are empty.
+Other files may have the names of a cache's files, but not a lock file with this content. Lock files of
+earlier versions are empty.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _MARK = b"pybuilder: this folder is a cache, and what pybuilder put here can be 
 
 
 class Marker(enum.Enum):
-    """What an open lock file says about its folder."""
+    """State of a folder according to its lock file."""
 
     OURS = enum.auto()
     EMPTY = enum.auto()
-    """The lock file was just made, or an earlier version made it."""
+    """The lock file is new, or of an earlier version."""
     FOREIGN = enum.auto()
 
 
@@ -36,7 +36,7 @@ def read(descriptor: int) -> Marker:
 
 
 def mark(descriptor: int) -> None:
-    """Make an open lock file, and with it its folder, ours.
+    """Mark the folder of an open lock file as a cache.
 
     Raises:
         OSError: It cannot be written.

@@ -1,4 +1,4 @@
-"""Digests of files and streams, as lower-case hex digits, and fingerprints by which a change shows."""
+"""Digests of files and streams, as lower-case hex digits, and fingerprints that show a change."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Disks that another program uses: they are neither changed nor copied.
+"""Locks on disks that another program uses, which are neither changed nor copied.
 
-QEMU's programs lock ranges of one byte of an image (``block/file-posix.c`` there):
-100 + n while they use a permission, 200 + n while they grant it to nobody else.
-Those locks belong to open files, so that ours end when the descriptor is closed.
-As QEMU does, we take ours first and look for those of others then: of two
-programs that start at once, at least one sees the other.
+QEMU's programs lock single bytes of an image (``block/file-posix.c`` there): 100 + n while they use a
+permission, 200 + n while they deny it to others. The locks belong to open files, so that ours end when the
+descriptor is closed. As in QEMU, a lock is taken first and then compared with others: of two programs that
+start at once, at least one sees the other.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ _LOOPS = Path("/sys/block")
 
 
 def refuse_if_in_use(path: Path, *, changing: bool) -> None:
-    """Refuse a disk that another program uses; one that is not there, or not readable, is nobody's.
+    """Refuse a disk that another program uses; a missing or unreadable disk counts as unused.
 
     Args:
         path: An image file or a block device.
-        changing: Whether it is to be changed or replaced, not only read.
+        changing: The disk will be changed or replaced, not only read.
 
     Raises:
         DiskError: A running machine, a mount or another program uses it.
@@ -46,11 +45,11 @@ def refuse_if_in_use(path: Path, *, changing: bool) -> None:
 
 
 def refuse_if_locked(path: Path, *, changing: bool) -> None:
-    """Refuse a disk that another program has locked, also where we have claimed the device ourselves.
+    """Refuse a disk that another program has locked, even if this process has claimed the device.
 
     Args:
         path: An image file or a block device.
-        changing: Whether it is to be changed or replaced, not only read.
+        changing: The disk will be changed or replaced, not only read.
 
     Raises:
         DiskError: Another program uses it.
@@ -67,11 +66,11 @@ def refuse_if_locked(path: Path, *, changing: bool) -> None:
 def held(path: Path, *, changing: bool = False) -> Iterator[None]:
     """Keep other programs from writing to a disk until the block ends; refuse one that is in use.
 
-    QEMU's programs can still read it. A block device can not be mounted.
+    QEMU's programs can still read it. A block device cannot be mounted.
 
     Args:
         path: An image file or a block device.
-        changing: Whether it is to be changed or replaced, not only read.
+        changing: The disk will be changed or replaced, not only read.
 
     Raises:
         DiskError: A running machine, a mount or another program uses it.
@@ -88,7 +87,7 @@ def held(path: Path, *, changing: bool = False) -> Iterator[None]:
 
 
 def _open(path: Path, *, claiming: bool = True) -> int | None:
-    """Open a disk; None for what is no disk, or not ours to open: the program that needs it says so."""
+    """Open a disk; None if it is not a disk or cannot be opened: the program that needs it reports that."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         mode = path.stat().st_mode
@@ -116,7 +115,7 @@ def hold(descriptor: int, path: Path, *, changing: bool = False) -> None:
     Args:
         descriptor: The disk, open for reading.
         path: Its name, for messages.
-        changing: Whether it is to be changed or replaced, not only read.
+        changing: The disk will be changed or replaced, not only read.
 
     Raises:
         DiskError: Another program uses it.
@@ -132,18 +131,18 @@ def hold(descriptor: int, path: Path, *, changing: bool = False) -> None:
 
 
 def release(descriptor: int) -> None:
-    """Give up what ``hold`` holds, before a program of ours opens the disk to write to it."""
+    """Release the locks of ``hold``, before a program started by us writes to the disk."""
     with contextlib.suppress(OSError):
         _lock(descriptor, fcntl.F_UNLCK, _USED, _QEMU_END - _USED)
 
 
 def check(descriptor: int, path: Path, *, changing: bool) -> None:
-    """Refuse an open disk that another program uses, and hold nothing.
+    """Refuse an open disk that another program uses, without locking it.
 
     Args:
         descriptor: The disk.
         path: Its name, for messages.
-        changing: Whether it is to be changed or replaced, not only read.
+        changing: The disk will be changed or replaced, not only read.
 
     Raises:
         DiskError: Another program uses it.
@@ -163,16 +162,16 @@ def check(descriptor: int, path: Path, *, changing: bool) -> None:
 
 
 def is_locked(descriptor: int, *, changing: bool) -> bool:
-    """Say whether another program has locked an open disk; False on a filesystem without such locks.
+    """Tell whether another program has locked an open disk; False on a filesystem without such locks.
 
     Args:
         descriptor: The disk.
-        changing: Whether it is to be changed or replaced, not only read.
+        changing: The disk will be changed or replaced, not only read.
     """
     bytes_in_use = [_USED + _WRITE, _USED + _RESIZE, _KEPT + _READ]
     if changing:
         bytes_in_use += [_KEPT + _WRITE, _KEPT + _RESIZE]
-    # Beside those of QEMU, locks as virtlockd takes them: at the beginning of the file.
+    # virtlockd locks the beginning of the file.
     kind = fcntl.F_WRLCK if changing else fcntl.F_RDLCK
     others = [(kind, 0, _USED), (kind, _QEMU_END, 0)]
     return any(
@@ -185,7 +184,7 @@ def _lock(descriptor: int, kind: int, start: int, length: int) -> None:
 
 
 def _is_taken(descriptor: int, kind: int, start: int, length: int) -> bool:
-    """Say whether a lock of somebody else is in the way of one of ours."""
+    """Tell whether a lock of another program conflicts with this one."""
     wanted = struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0)
     try:
         found = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, wanted))
@@ -195,7 +194,7 @@ def _is_taken(descriptor: int, kind: int, start: int, length: int) -> bool:
 
 
 def _users(descriptor: int) -> str:
-    """Name the processes that have a file open, as far as we may look: " (NAME, pid N)"."""
+    """Return the processes that have a file open, as far as they can be seen: " (NAME, pid N)"."""
     wanted, names = os.fstat(descriptor), []
     for process in Path("/proc").glob("[0-9]*"):
         if process.name == str(os.getpid()):
@@ -213,7 +212,7 @@ def _is_same(link: Path, wanted: os.stat_result) -> bool:
 
 
 def _loop_device(descriptor: int, *, changing: bool) -> Path | None:
-    """Return the loop device that a file is attached to; one that is read-only counts for changes only."""
+    """Return the loop device that uses a file; a read-only one counts for changes only."""
     wanted = os.fstat(descriptor)
     if not stat.S_ISREG(wanted.st_mode):
         return None

@@ -1,14 +1,12 @@
-"""Signals as an exception that no error handler catches, and a certain end.
+"""Signals as an exception that no error handler catches.
 
-Python would turn SIGINT alone into ``KeyboardInterrupt`` and die of the other
-three. Here SIGINT, SIGTERM, SIGHUP and SIGQUIT all raise ``Interrupted``, so
-that every ``finally`` runs. It is raised once, and never in the middle of
-cleaning up. It always leaves the block that it was raised in: code that loses
-it on the way, in a destructor or by another error of a ``finally``, cannot turn
-it into success.
+Python turns only SIGINT into ``KeyboardInterrupt`` and dies of the other three. Here SIGINT, SIGTERM, SIGHUP
+and SIGQUIT all raise ``Interrupted``, so that every ``finally`` runs. It is raised once, and never during
+cleanup. It always leaves the ``interruptible`` block: code that swallows it, in a destructor or by another
+error of a ``finally``, cannot turn it into success.
 
-A second signal, some seconds after the first, ends the program at once, even
-where Python runs no signal handler, such as in the resolver of the C library.
+A second signal, some seconds after the first, ends the program at once, even where Python runs no signal
+handler, such as in the resolver of the C library.
 """
 
 from __future__ import annotations
@@ -30,21 +28,21 @@ if TYPE_CHECKING:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _GRACE = 2.0
-"""Seconds of cleaning up in which further signals are ignored: people press Ctrl-C twice."""
+"""Seconds of cleanup in which further signals are ignored: users press Ctrl-C twice."""
 _PATIENCE = 4.0
-"""Seconds that the main thread may be stuck in a call of the system before a signal ends it there."""
+"""Seconds that the main thread may be stuck in a system call before a signal ends it there."""
 
 
 class Interrupted(BaseException):
-    """A signal asked us to stop. It is not an error: another source, image or file does not follow it.
+    """A signal asked the program to stop. It is not an error after which the next source or file is tried.
 
     Args:
         signal_number: The signal.
 
     Attributes:
-        message: The signal's name, in a sentence.
-        hint: What to do next, such as running the command again; None for nothing.
-        exit_code: 128 plus the number of the signal, as shells have it.
+        message: A sentence with the signal's name.
+        hint: The next step, such as running the command again; None for none.
+        exit_code: 128 plus the number of the signal, as in shells.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -56,7 +54,7 @@ class Interrupted(BaseException):
 
 
 class _State:
-    """What the handler knows; one per process, as signal handlers are."""
+    """State of the signal handler, one per process."""
 
     def __init__(self) -> None:
         self.raised: Interrupted | None = None
@@ -89,14 +87,14 @@ def interruptible(*, ends_program: bool = False) -> Iterator[None]:
     """Turn the four signals into ``Interrupted`` while the block runs. Main thread only.
 
     Args:
-        ends_program: The program ends with the block: a first signal is the last that is raised, and a
-            second one ends the program at once.
+        ends_program: The program ends with the block: only the first signal is raised, and a second one
+            ends the program at once.
 
     Raises:
-        Interrupted: A signal came, whatever the block made of it.
+        Interrupted: A signal came, even if the block swallowed it.
     """
     _state.reset()
-    # A signal that our caller ignores, as nohup does with SIGHUP, stays ignored.
+    # A signal that the caller ignores, as nohup does with SIGHUP, stays ignored.
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -106,7 +104,8 @@ def interruptible(*, ends_program: bool = False) -> Iterator[None]:
         yield
     finally:
         if watched is not None and _state.raised is not None:
-            # The handler and the thread stay. At its end, Python would put back what kills with another code.
+            # The handler and the thread stay: at exit, Python would restore handlers that exit with another
+            # code.
             atexit.register(_ignore)
         else:
             for number, handler in before.items():
@@ -125,7 +124,7 @@ def _ignore() -> None:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold signals back while the block runs; one that came is raised at its end, however it ends."""
+    """Delay signals while the block runs; a delayed signal is raised at its end, however it ends."""
     _state.shields += 1
     try:
         yield
@@ -136,7 +135,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def _watch_for_the_second() -> int:
-    """Start the thread that sees signals while the main thread does not; it ends with the returned pipe."""
+    """Start a thread that sees signals while the main thread does not; it ends with the returned pipe."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     os.set_blocking(reader, True)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -149,7 +148,7 @@ def _watch(reader: int) -> None:
     first: float | None = None
     earliest = 0
     while True:
-        # Once a signal has come, the main thread has some time to notice it.
+        # After a signal, the main thread has some time to handle it.
         ready, _, _ = select.select([reader], [], [], None if first is None else _PATIENCE)
         if ready:
             received = os.read(reader, 1)
@@ -167,13 +166,13 @@ def _watch(reader: int) -> None:
 
 
 def _end_at_once(number: int) -> None:
-    """End the program and those that it started, as SIGKILL would: the next run removes what is left."""
+    """End the program and its children, as SIGKILL would: the next run removes leftover files."""
     with contextlib.suppress(OSError):
         for task in Path("/proc/self/task").iterdir():
             for child in (task / "children").read_text().split():
                 _kill(int(child))
     with contextlib.suppress(OSError):
-        os.write(2, b"stopped at once; what was unfinished is removed by the next run\n")
+        os.write(2, b"stopped at once; unfinished files are removed by the next run\n")
     os._exit(128 + number)
 
 

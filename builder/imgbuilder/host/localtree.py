@@ -1,8 +1,7 @@
 """Local files and trees that are copied into a guest, as tar files.
 
-What another machine can understand goes along: modes, times, links (hard ones,
-too), file capabilities and the user's extended attributes. Owners and ACLs do
-not: they name accounts of this host.
+Modes, times, links (also hard links), file capabilities and the user's extended attributes are copied. Owners
+and ACLs are not: they name accounts of this host.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from imgbuilder.errors import UsageError, WorkspaceError
 
 
 def name_of(local: Path) -> str:
-    """Return the name that a file or tree gets in the guest: the one that was given, also of a link."""
+    """Return the name of a file or tree in the guest: the given one, also for a link."""
     return local.name if local.name not in ("", "..") else local.resolve().name
 
 
@@ -45,23 +44,23 @@ def _check_folder(folder: str) -> None:
             elif stat.S_ISSOCK(mode):
                 raise UsageError(
                     f"{entry.path} is a socket, which cannot be copied",
-                    hint="sockets belong to running programs: remove it, or copy the folders beside it",
+                    hint="sockets belong to running programs: remove it, or copy the folders next to it",
                 )
             elif stat.S_ISREG(mode) and not os.access(entry.path, os.R_OK):
                 raise UsageError(f"{entry.path} may not be read", hint=f"ls -l {entry.path}")
 
 
 def pack(local: Path, archive: Path, name: str) -> None:
-    """Write a file or tree to a new tar file, under a name of its own.
+    """Write a file or tree to a new tar file, under the given name.
 
     Raises:
-        WorkspaceError: It cannot be read, or the tar file not be written.
+        WorkspaceError: It cannot be read, or the tar file cannot be written.
     """
-    # What a link names is copied, and not the link: that was checked, and that is what the user sees.
+    # The target of a link is copied, not the link: the target was checked.
     root = os.path.realpath(local)
 
     def for_guest(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        # The host's user numbers mean nothing in the guest, or worse, somebody else.
+        # The host's user numbers mean other users in the guest, or none.
         member.uid = member.gid = 0
         member.uname = member.gname = "root"
         inner = member.name[len(name) :]

@@ -1,4 +1,4 @@
-"""Waiting for other processes of ours: flock(2), which the kernel frees when a process dies."""
+"""Locks between processes of pybuilder: flock(2), which the kernel releases when a process dies."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _POLL = 0.1
-"""Seconds between two looks; a signal ends the wait at once."""
+"""Seconds between two attempts; a signal ends the wait at once."""
 _HELD = r"[0-9]+: FLOCK +\S+ +\S+ +([0-9]+) ([0-9a-f]+):([0-9a-f]+):([0-9]+) "
-"""A held lock in /proc/locks (proc_locks(5)): its process, and the device and the inode of its file."""
+"""A held lock in /proc/locks (proc_locks(5)): its process, and the device and inode of its file."""
 
 
 def holders(status: os.stat_result) -> list[int]:
-    """Return which other processes hold a lock on a file, as far as the kernel tells us.
+    """Return the other processes that hold a lock on a file with this status, as far as the kernel shows.
 
-    Lock files themselves say nothing, so that one of a dead process cannot mislead (``threat-model.md`` C10).
-
-    Args:
-        status: The file's.
+    The lock file has no process in it, so that a dead process's cannot mislead.
     """
     try:
         lines = Path("/proc/locks").read_text().splitlines()
@@ -36,29 +33,22 @@ def holders(status: os.stat_result) -> list[int]:
     here = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     found: dict[int, str] = {}
     for line in lines:
-        match = re.match(_HELD, line)  # compiled here: mostly nobody waits
+        match = re.match(_HELD, line)  # compiled here: waiting is rare
         if match and int(match[4]) == status.st_ino and int(match[1]) not in (0, os.getpid()):
             found[int(match[1])] = f"{int(match[2], 16)}:{int(match[3], 16)}"
-    # On overlayfs and btrfs the kernel calls the device here by another name than there.
+    # On overlayfs and btrfs, /proc/locks has a different device from stat(2).
     return sorted([pid for pid, device in found.items() if device == here] or found)
 
 
 def _waiting(purpose: str, status: os.stat_result) -> str:
-    """Say for whom we wait (C11)."""
+    """Return the message of a wait, with the processes that hold the lock."""
     pids = ", ".join(map(str, holders(status)))
     return f"waiting for {f'pid {pids}, ' if pids else ''}another pybuilder that {purpose}"
 
 
 @contextlib.contextmanager
 def exclusive_if_free(path: Path) -> Iterator[bool]:
-    """Hold a lock file, unless somebody else does.
-
-    Yields:
-        False when somebody does.
-
-    Raises:
-        OSError: The lock cannot be taken, for another reason than that somebody holds it.
-    """
+    """Hold a lock file, or yield False if another process holds it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path, mode=0o600)
@@ -79,11 +69,8 @@ def exclusive(path: Path, purpose: str, on_event: Reporter = ignore) -> Iterator
 
     Args:
         path: The file.
-        purpose: What the user is told that the holder does, when somebody else holds it.
+        purpose: Description of the holder's work, for the message of a wait.
         on_event: Called with each event.
-
-    Raises:
-        OSError: The lock cannot be taken, for another reason than that somebody holds it.
     """
     from filelock import FileLock, Timeout  # late: listings need no locks
 
@@ -106,8 +93,8 @@ def lock_open_file(
 
     Args:
         descriptor: The file.
-        shared: Whether others may hold it shared at the same time.
-        purpose: What the user is told that the holder does, when somebody else holds it.
+        shared: Other processes may hold it shared at the same time.
+        purpose: Description of the holder's work, for the message of a wait.
         on_event: Called with each event.
         limit: Most seconds to wait; None for no limit.
 
@@ -119,14 +106,14 @@ def lock_open_file(
     """
     how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     started = time.monotonic()
-    told = False
+    announced = False
     while True:
         try:
             fcntl.flock(descriptor, how)
         except BlockingIOError:
-            if not told:
+            if not announced:
                 info(on_event, _waiting(purpose, os.fstat(descriptor)))
-                told = True
+                announced = True
         else:
             return True
         if limit is not None and time.monotonic() - started >= limit:
@@ -135,12 +122,12 @@ def lock_open_file(
 
 
 def try_exclusive(descriptor: int) -> bool:
-    """Lock an open file for us alone, if nobody else holds it in any way.
+    """Lock an open file exclusively, if no other process holds it.
 
-    A lock that we hold ourselves is lost when this fails.
+    A lock that this process holds is lost when this fails.
 
     Returns:
-        False when somebody holds it, or the filesystem has no locks.
+        False when another process holds it, or the filesystem has no locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,10 +137,10 @@ def try_exclusive(descriptor: int) -> bool:
 
 
 def try_shared(descriptor: int) -> bool:
-    """Lock an open file together with others, until it is closed.
+    """Lock an open file shared, until it is closed.
 
     Returns:
-        False when somebody holds it alone. On a filesystem without locks nobody does.
+        False when another process holds it exclusively. On a filesystem without locks none does.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

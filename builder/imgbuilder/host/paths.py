@@ -1,11 +1,10 @@
-"""Where our files live, by the XDG Base Directory rules.
+"""Folders for configuration, cache and state, by the XDG Base Directory rules. Nothing is created here.
 
-An empty variable counts as unset and a relative one as invalid, as that
-specification asks; virt-builder takes an empty ``XDG_CONFIG_HOME`` for the
-working directory (``virt-builder.md`` SE-3). Nothing is created here.
+An empty variable counts as unset and a relative one as invalid, as that specification asks; virt-builder uses
+the working directory for an empty ``XDG_CONFIG_HOME`` (docs/compatibility.md).
 
-Root never takes a user's folders for its own, as it would by ``sudo -E`` and
-``su``: what it wrote there, the user could neither read nor write afterwards.
+Root never uses a user's folders, as it would after ``sudo -E`` and ``su``: the user could neither read nor
+write root's files there afterwards.
 """
 
 from __future__ import annotations
@@ -21,32 +20,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping
 
 STOCK_SOURCES = Path(__file__).parents[1] / "stock"
-"""Configuration files of the sources that everybody has who does not switch them off."""
+"""Configuration files of the sources that come with the package."""
 
 _OURS = "pybuilder"
 _THEIRS = "virt-builder"
 _NO_HOME = "/nonexistent"
-"""The home of users that have none, as Debian has it: nothing is found there, and nothing written."""
+"""The home of users that have none, as in Debian: nothing is read or written there."""
 
 
 def settle_home(environ: MutableMapping[str, str]) -> Iterator[str]:
-    """Set ``HOME`` where it is not set, to what passwd says; for root, too, where it is a user's.
+    """Set ``HOME`` to the home in passwd if it is not set, and for root also if it is a user's.
 
     Args:
-        environ: The variables, ``os.environ``; changed. Programs that are started see the same.
+        environ: The variables, ``os.environ``; changed. Started programs see the same.
 
     Yields:
-        What people should know of it.
+        Warnings for the user.
     """
     root = os.geteuid() == 0
     home = environ.get("HOME", "")
     foreign = root and os.path.isabs(home) and _is_a_users(home)  # noqa: PTH117
     if not os.path.isabs(home) or foreign:  # noqa: PTH117 - pathlib would be slower, for every list
-        import pwd  # late: it is seldom needed
+        import pwd  # late: rarely needed
 
         try:
             environ["HOME"] = pwd.getpwuid(os.geteuid()).pw_dir or _NO_HOME
-        except KeyError:  # a number without a name, as containers have it
+        except KeyError:  # a number without a name, as in containers
             environ["HOME"] = _NO_HOME
     if foreign:
         yield f"HOME is {home}, which belongs to a user: root uses {environ['HOME']} instead"
@@ -56,7 +55,7 @@ def settle_home(environ: MutableMapping[str, str]) -> Iterator[str]:
 
 
 def _is_a_users(folder: str) -> bool:
-    """Tell whether a folder, or the nearest above it that is there, belongs to another user than root."""
+    """Tell whether a folder, or the nearest existing one above it, belongs to a user other than root."""
     while True:
         try:
             return os.stat(folder).st_uid != 0  # noqa: PTH116 - as above
@@ -70,21 +69,21 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the folder of downloaded and unpacked templates.
 
     Raises:
-        UsageError: Neither ``XDG_CACHE_HOME`` nor ``HOME`` says where.
+        UsageError: Neither ``XDG_CACHE_HOME`` nor ``HOME`` is set.
     """
     return _required("XDG_CACHE_HOME", ".cache", "--cache DIR", environ) / _OURS
 
 
 def shared_caches(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
-    """Return the folders of further caches, only to be read, that ``PYBUILDER_CACHE_PATH`` names."""
+    """Return the folders of further, read-only caches in ``PYBUILDER_CACHE_PATH``."""
     return tuple(Path(part) for part in environ.get("PYBUILDER_CACHE_PATH", "").split(":") if part)
 
 
 def cache_size(environ: Mapping[str, str] = os.environ) -> int | None:
-    """Return the limit of the cache in bytes that ``PYBUILDER_CACHE_SIZE`` names; None without one.
+    """Return the limit of the cache in bytes in ``PYBUILDER_CACHE_SIZE``; None without one.
 
     Raises:
-        UsageError: It names no size.
+        UsageError: It is not a size.
     """
     text = environ.get("PYBUILDER_CACHE_SIZE", "")
     try:
@@ -94,10 +93,10 @@ def cache_size(environ: Mapping[str, str] = os.environ) -> int | None:
 
 
 def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of what must outlive the cache, such as the newest signature seen per source.
+    """Return the folder of data that must outlive the cache, such as the newest signature of each source.
 
     Raises:
-        UsageError: Neither ``XDG_STATE_HOME`` nor ``HOME`` says where.
+        UsageError: Neither ``XDG_STATE_HOME`` nor ``HOME`` is set.
     """
     return _required("XDG_STATE_HOME", ".local/state", "XDG_STATE_HOME", environ) / _OURS
 
@@ -105,8 +104,8 @@ def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
 def config_dirs(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """Return the folders of source configuration files, the most important first.
 
-    The user's own before the system's, and in each place ours before virt-builder's; at the end what comes
-    with the package. A user without a home has no own. ``VIRT_BUILDER_DIRS`` stands for all but the user's.
+    The user's folders come before the system's, and in each place ours before virt-builder's; the package's
+    folder is last. ``VIRT_BUILDER_DIRS`` replaces all but the user's.
     """
     places = _config_places(environ)
     folders = tuple(place / name / "repos.d" for place in places for name in (_OURS, _THEIRS))
@@ -114,7 +113,7 @@ def config_dirs(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
 
 
 def configuration_files(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
-    """Return where files with our settings may be, the most important first, in the places of the sources."""
+    """Return the possible paths of our configuration file, the most important first."""
     return tuple(place / _OURS / "pybuilder.toml" for place in _config_places(environ))
 
 
@@ -125,16 +124,16 @@ def _config_places(environ: Mapping[str, str]) -> list[Path]:
 
 
 def user_sources(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the user's own folder of source configuration files.
+    """Return the user's folder of source configuration files.
 
     Raises:
-        UsageError: Neither ``XDG_CONFIG_HOME`` nor ``HOME`` says where.
+        UsageError: Neither ``XDG_CONFIG_HOME`` nor ``HOME`` is set.
     """
     return _required("XDG_CONFIG_HOME", ".config", "XDG_CONFIG_HOME", environ) / _OURS / "repos.d"
 
 
 def can_be_written(folder: Path) -> bool:
-    """Tell whether files can be made in a folder, which is made for that if it is missing."""
+    """Tell whether files can be made in a folder, or the folder itself if it is missing."""
     while not os.path.lexists(folder):
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

@@ -31,7 +31,7 @@ def private_folder(base: Path = SHORT) -> Iterator[Path]:
         new, holder = _new_folder(base)
         folder = base / f"{_FOLDER}{new.name.removeprefix(_NEW_FOLDER)}"
         try:
-            new.rename(folder)  # only under this name does a sweep remove what is in it, and now it is locked
+            new.rename(folder)  # a sweep removes the content only under this name, and now it is locked
         except OSError:
             os.close(holder)
             new.rmdir()
@@ -42,13 +42,13 @@ def private_folder(base: Path = SHORT) -> Iterator[Path]:
         yield folder
     finally:
         with uninterrupted():
-            with contextlib.suppress(OSError):  # what could not be removed is left to the next run
+            with contextlib.suppress(OSError):  # the next run removes the rest
                 remove_with_claims(folder, patience=RELEASE_LIMIT)
             os.close(holder)
 
 
 def _new_folder(base: Path) -> tuple[Path, int]:
-    """Make an empty folder and lock it; one that another run swept before it was locked is made again."""
+    """Make an empty folder and lock it; if another run sweeps it before it is locked, make another."""
     while True:
         new = Path(tempfile.mkdtemp(prefix=_NEW_FOLDER, dir=base))
         try:

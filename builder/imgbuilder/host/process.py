@@ -1,9 +1,8 @@
-"""The one place of the client that starts programs of the system.
+"""Starts programs of the system; no other module of the client does.
 
-Programs get an argument list, never a shell; a plain locale, so that their
-words can be read; and a session of their own, so that Ctrl-C on the terminal
-reaches only us and we decide when they end. Whatever way a call is left, its
-program is gone afterwards.
+Programs get an argument list, never a shell; a plain locale, so that their output can be parsed; and a
+separate session, so that Ctrl-C on the terminal reaches only pybuilder, which decides when they end. However
+a call ends, its program has ended as well.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ _PACKAGES = {
     "perl": "perl",
     "ssh-keygen": "openssh-client",
 }
-"""Debian package of each program that we start."""
+"""Debian package of each program that is started."""
 
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-"""Folders that an ordinary user's PATH lacks on Debian, although sfdisk lives there."""
+"""Folders that are missing from a user's PATH on Debian; sfdisk is in one of them."""
 
 PIPE = subprocess.PIPE
 """For ``start``: a pipe that the caller reads and closes."""
@@ -51,17 +50,17 @@ Popen = subprocess.Popen
 """A running program; for annotations elsewhere, since only this module starts programs."""
 
 _STDERR_TAIL = 4096
-"""How much of a failed program's words an error quotes, in bytes."""
+"""Bytes of a failed program's output that an error quotes."""
 
 
 @dataclass(frozen=True)
 class Completed:
-    """How a program ended.
+    """The end of a program.
 
     Attributes:
         status: Its exit status; negative is minus the number of the signal that ended it.
-        stdout: What it printed on standard output.
-        stderr: What it printed on standard error.
+        stdout: Its standard output.
+        stderr: Its standard error.
     """
 
     status: int
@@ -70,7 +69,7 @@ class Completed:
 
 
 def find_program(name: str) -> str | None:
-    """Return the full path of a program, or None; the system's folders are searched too."""
+    """Return the full path of a program, or None; the system's folders are searched as well."""
     path = os.environ.get("PATH", os.defpath)
     return shutil.which(name, path=os.pathsep.join([path, *_SYSTEM_FOLDERS]))
 
@@ -96,7 +95,7 @@ def end_group(process: subprocess.Popen[bytes], *, grace: float = 0.0) -> None:
         grace: Seconds between asking (SIGTERM) and killing; 0 kills at once.
     """
     if process.poll() is not None:
-        return  # reaped already: its number may belong to somebody else by now
+        return  # reaped already: its number may belong to another process by now
     if grace > 0:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -133,7 +132,7 @@ def run(
 
     Args:
         argv: Program name and arguments.
-        check: Whether a status other than 0 is an error.
+        check: A status other than 0 is an error.
         stdin: Bytes for its standard input; None for an empty one.
         env: Variables to add to ``plain_environment()``.
         cwd: Folder to run it in.
@@ -143,13 +142,13 @@ def run(
         Its status and output.
 
     Raises:
-        ToolError: It is missing, took too long, or (with ``check``) failed; the message quotes its words.
+        ToolError: It is missing, took too long, or (with ``check``) failed; the message quotes its output.
     """
     name = os.fspath(argv[0])
     program = require_program(name)
     process: subprocess.Popen[bytes] | None = None
     try:
-        with uninterrupted():  # a signal must not come between the start and knowing what was started
+        with uninterrupted():  # a signal must not come between the start and the assignment
             process = subprocess.Popen(
                 [program, *[os.fspath(word) for word in argv[1:]]],
                 stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
@@ -184,9 +183,9 @@ def failure(name: str, result: Completed) -> ToolError:
         number = signal.Signals(-result.status).name
     except ValueError:  # a real-time signal has no name
         number = f"signal {-result.status}"
-    # Nobody but the kernel kills like this without being asked to.
-    hint = "perhaps memory ran out (see: dmesg)" if result.status == -signal.SIGKILL else None
-    return ProgramKilledError(f"{name} was ended by {number}{ending}", hint=hint)
+    # A SIGKILL that was not sent by us comes from the kernel.
+    hint = "probably out of memory (see: dmesg)" if result.status == -signal.SIGKILL else None
+    return ProgramKilledError(f"{name} was killed by {number}{ending}", hint=hint)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""Folders elsewhere that belong to a private folder, and are removed with it.
+"""Socket folders of libguestfs that belong to a private folder, and are removed with it.
 
-For root, libguestfs makes the folder of its sockets in /tmp whatever it is
-told, and removes it only when its handle is closed. A worker that is ended by
-force never comes to that, so our private folder keeps a note. It is written
-when the hypervisor is started, for the case that we are killed (B3), and before
-we end a worker, which may not have come so far (``docs/threat-model.md`` F16).
+For root, libguestfs always makes the folder of its sockets in /tmp, and removes it only when its handle is
+closed. A killed worker never does that, so the private folder has a list of them. It is written when the
+hypervisor is started, in case pybuilder is killed, and before a worker is killed (``docs/threat-model.md``
+B3, F16).
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ import time
 from pathlib import Path
 
 SHORT = Path("/tmp")  # noqa: S108 - folders in it are made by mkdtemp
-"""Where sockets go, whatever ``TMPDIR`` says: a socket's path holds 107 bytes at most."""
+"""Folder for sockets, even if ``TMPDIR`` is set: a socket's path has at most 107 bytes."""
 CLAIMS = "elsewhere"
-"""File of a private folder that names the other folders, one a line."""
+"""File of a private folder with the paths of its socket folders, one per line."""
 RELEASE_LIMIT = 5.0
-"""Seconds to wait until killed processes have let go of their sockets; it takes some milliseconds."""
+"""Seconds to wait until killed processes have closed their sockets; it takes some milliseconds."""
 _CLAIMABLE = re.compile(r"libguestfs[A-Za-z0-9]{6}")
 
 
 def remove_with_claims(folder: Path, *, patience: float) -> None:
-    """Remove a private folder, and before it what it claims; nothing of it while a claimed one is in use.
+    """Remove the socket folders of a private folder, then the folder; stop if one of them is in use.
 
     Args:
         folder: The private folder.
-        patience: Seconds to wait for a claimed folder that is in use.
+        patience: Seconds to wait for a socket folder in use.
 
     Raises:
         OSError: Something cannot be removed.
@@ -47,14 +46,14 @@ def remove_with_claims(folder: Path, *, patience: float) -> None:
 
 
 def claim_sockets(folder: Path, pid: int) -> None:
-    """Let a private folder claim the folders in which a process has sockets, as far as they can be claimed.
+    """Add the folders in which a process has sockets to the list of a private folder.
 
     Args:
         folder: The private folder.
         pid: The process; it may be gone.
     """
     held = set()
-    with contextlib.suppress(OSError):  # then it may be noted already, or it has no such folder
+    with contextlib.suppress(OSError):  # then it may be listed already, or have no such folder
         for path in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
                 held.add(str(path.readlink()))
@@ -66,7 +65,7 @@ def claim_sockets(folder: Path, pid: int) -> None:
 
 
 def _claims(folder: Path) -> list[Path]:
-    """Return the folders that a private folder claims and that are really there, ours, and no links."""
+    """Return the listed folders that exist, belong to this user, and are not links."""
     try:
         lines = (folder / CLAIMS).read_text().splitlines()
     except (OSError, ValueError):
@@ -75,7 +74,7 @@ def _claims(folder: Path) -> list[Path]:
     for path in map(Path, dict.fromkeys(lines)):
         with contextlib.suppress(OSError, ValueError):
             if path.parent == SHORT and _CLAIMABLE.fullmatch(path.name):
-                # Others cannot replace it after this look: in /tmp only the owner of a name may remove it.
+                # It cannot be replaced after this check: in /tmp only the owner of a name may remove it.
                 facts = path.lstat()
                 if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid():
                     found.append(path)
@@ -83,7 +82,7 @@ def _claims(folder: Path) -> list[Path]:
 
 
 def _has_live_sockets(folder: Path) -> bool:
-    """Tell whether a process has a socket with a name in this folder; False where the kernel does not say."""
+    """Tell whether a process has a socket in this folder; False if the kernel does not show it."""
     try:
         return f" {folder}/" in Path("/proc/net/unix").read_text(errors="replace")
     except OSError:

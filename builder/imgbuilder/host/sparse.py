@@ -1,8 +1,7 @@
-"""Copying disk images without their holes.
+"""Copies disk images without their holes.
 
-A disk of 20 GiB holds a few hundred megabytes; writing its zeros would cost
-minutes and space (``docs/threat-model.md`` X22). A clone of the file's extents is
-tried first, then its data is copied inside the kernel, then by hand.
+A disk of 20 GiB may contain a few hundred megabytes; writing its zeros would cost minutes and space. A clone
+of the file's extents is tried first, then a copy inside the kernel, then reading and writing.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from imgbuilder.sizes import human_size
 from imgindex.files import open_empty
 
 BLOCK = 1 << 16
-"""Granularity of holes in bytes: what a run of zeros must fill to become one."""
+"""Granularity of holes in bytes: only a whole aligned block of zeros becomes a hole."""
 
 _FICLONE = 0x40049409
 """``FICLONE`` of linux/fs.h: share the extents of a whole file."""
@@ -46,7 +45,7 @@ class SparseWriter:
 
     Args:
         descriptor: An empty ordinary file, open for writing.
-        offset: Where the next bytes go.
+        offset: Position of the next bytes.
     """
 
     def __init__(self, descriptor: int, offset: int = 0) -> None:
@@ -81,7 +80,7 @@ class SparseWriter:
 
 
 def copy_sparse(source: Path, destination: Path, on_event: Reporter = ignore, *, label: str = "") -> None:
-    """Copy an image to another file of the same size and content, sharing or skipping what can be.
+    """Copy an image to another file of the same size and content, with shared extents or holes if possible.
 
     A new file has mode 0600. The copy is complete but not synced. It is removed when copying fails.
 
@@ -164,7 +163,7 @@ def copy_and_hash(source: int, destination: int, on_event: Reporter = ignore, *,
 
 
 def _check_size(source: int, size: int) -> None:
-    if os.fstat(source).st_size != size:  # what is beyond the end of a file looks like a hole
+    if os.fstat(source).st_size != size:  # beyond its end, a file seems to have a hole
         raise OSError(errno.EIO, "the file changed its size while it was copied")
 
 
@@ -212,7 +211,7 @@ def _copy_range(
             if error.errno not in _NO_KERNEL_COPY:
                 raise
             count = 0
-        if count == 0:  # not here: some filesystems copy only within themselves
+        if count == 0:  # some filesystems copy only within themselves
             _copy_by_hand(source, destination, position, end, on_event, label, size)
             return
         position += count
@@ -241,7 +240,7 @@ def _copy_by_hand(
 
 
 def disk_usage(path: Path) -> int:
-    """Return the bytes that a file takes on disk, holes not counted.
+    """Return the number of bytes that a file uses on disk, without holes.
 
     Raises:
         OSError: There is no such file.

@@ -1,8 +1,8 @@
-"""Temporary files that are certainly gone afterwards, and results that appear whole or not at all.
+"""Output files that appear complete or not at all, and checks of their place.
 
-A finished file is made under a hidden name beside its final place, made
-durable, and renamed (``docs/threat-model.md`` F17, B15, B16). What a killed run left
-behind is recognised by its name and swept by the next one.
+A file is made under a hidden name in the folder of its final place, synced, and renamed
+(``docs/threat-model.md`` F17, B15, B16). The files of killed runs are found by their names and removed by the
+next run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from imgindex.files import sync_folder
 
 HIDDEN_PREFIX = ".pybuilder-"
 HIDDEN_SUFFIX = ".part"
-"""How the names of unfinished images begin and end."""
+"""Prefix and suffix of the names of unfinished images."""
 _NEXT_TO_NOTHING = 2 << 20
 """Bytes of free space at which a disk counts as full: clusters and journals are written in pieces."""
 _MOST_LINKS = 40
@@ -32,7 +32,7 @@ _MOST_LINKS = 40
 
 
 def explain(error: OSError, path: Path) -> WorkspaceError:
-    """Turn a system error about ``path`` into ours, with what to do about it."""
+    """Make the error of the workspace for a system error about ``path``, with a hint."""
     hints = {
         errno.ENOSPC: f"free some space on the filesystem of {path.parent}, or choose another place",
         errno.EDQUOT: "your disk quota is used up: free some space, or choose another place",
@@ -45,11 +45,11 @@ def explain(error: OSError, path: Path) -> WorkspaceError:
 
 
 def follow(path: Path) -> Path:
-    """Return an absolute path without links, as ``Path.resolve`` does, but follow no link of a stranger.
+    """Return an absolute path without links, as ``Path.resolve`` does, but refuse links of other users.
 
     Raises:
         WorkspaceError: A link on the way belongs to another user, in a folder where everybody may write.
-        OSError: The links lead in a circle, or a folder cannot be looked into.
+        OSError: The links lead in a circle, or a folder cannot be read.
     """
     done, rest, links = Path("/"), list(reversed(path.absolute().parts[1:])), 0
     while rest:
@@ -82,21 +82,21 @@ def follow(path: Path) -> Path:
 
 
 def is_strange(facts: os.stat_result, folder: Path) -> bool:
-    """Tell whether a name in a folder for everybody was given by somebody who is neither us nor its owner."""
+    """Tell whether a file in a world-writable folder belongs to neither this user nor the folder's owner."""
     above = folder.stat()
     return bool(above.st_mode & stat.S_IWOTH) and facts.st_uid not in (os.geteuid(), above.st_uid)
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Find out before any work whether there is room (``docs/threat-model.md`` C5).
+    """Check for free space before any work.
 
     Args:
-        folder: Where the bytes will go.
-        needed: How many there will be.
-        what: What needs them, for the message.
+        folder: The folder that will get the bytes.
+        needed: Their number.
+        what: Their purpose, for the message.
 
     Raises:
-        WorkspaceError: There is too little.
+        WorkspaceError: There is not enough space.
     """
     facts = os.statvfs(folder)
     free = facts.f_bavail * facts.f_frsize
@@ -108,7 +108,7 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 
 
 def is_full(folder: Path, error: BaseException | None = None) -> bool:
-    """Say whether there is no space left for us: on the filesystem, or by what an error says of a quota."""
+    """Tell whether there is no space left on the filesystem, or in the quota according to an error."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -119,7 +119,7 @@ def is_full(folder: Path, error: BaseException | None = None) -> bool:
 
 @contextlib.contextmanager
 def blaming_full_disk(folder: Path) -> Iterator[None]:
-    """When the block fails and the disk is full, say that instead: it is where the error came from (B15).
+    """When the block fails and the disk is full, raise an error about that: it is the cause.
 
     Raises:
         WorkspaceError: The block failed, and there is no space left.
@@ -142,16 +142,16 @@ def new_file(
 
     Args:
         final: The final place; an existing file there stays until the very end.
-        keep_on_failure: Tells, when the block has failed, whether to leave what there is at ``final``
+        keep_on_failure: Called when the block has failed; True moves the unfinished file to ``final``
             instead of removing it.
-        sync: Whether the file is made durable first.
+        sync: Sync the file first.
 
     Yields:
         The hidden temporary name to write to; it exists, empty, with mode 0600.
 
     Raises:
         WorkspaceError: It cannot be created or renamed.
-        DiskError: The file there is a disk that a running machine or another program uses.
+        DiskError: The existing file is a disk that a running machine or another program uses.
     """
     try:
         target = follow(final.parent) / final.name
@@ -179,7 +179,7 @@ def new_file(
 
 
 def try_folder(final: Path) -> None:
-    """Find out whether a file can be made at a place; nothing is left there.
+    """Check that a file can be made at a path, without leaving one.
 
     Raises:
         WorkspaceError: It cannot.
@@ -195,7 +195,7 @@ def try_folder(final: Path) -> None:
 
 
 def hold_shared(descriptor: int) -> None:
-    """Lock what is ours; where the filesystem has no locks, no other run can take one to sweep it either."""
+    """Lock a temporary file or folder; on a filesystem without locks, no other run can lock it either."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     except OSError as error:
@@ -204,10 +204,10 @@ def hold_shared(descriptor: int) -> None:
 
 
 def _locked_file(target: Path) -> tuple[Path, int]:
-    """Create an unfinished file that is locked from the moment it can be seen: no other run sweeps it.
+    """Create an unfinished file that is locked before it is visible, so that no other run removes it.
 
     Returns:
-        Its name beside its final place, and the descriptor that holds the lock.
+        Its path in the folder of its final place, and the descriptor that holds the lock.
     """
     path = target.parent / f"{HIDDEN_PREFIX}{target.name[:40]}.{secrets.token_hex(6)}{HIDDEN_SUFFIX}"
     holder = _unnamed_file(target.parent)
@@ -225,7 +225,7 @@ def _locked_file(target: Path) -> tuple[Path, int]:
 
 
 def _unnamed_file(folder: Path) -> int | None:
-    """Create a file without a name, and lock it; None on filesystems that have none, such as NFS."""
+    """Create an unnamed file and lock it; None on filesystems without such files, such as NFS."""
     try:
         holder = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -239,11 +239,11 @@ def _unnamed_file(folder: Path) -> int | None:
 def finish(temporary: Path, final: Path, *, sync: bool = True) -> None:
     """Give a complete file its final name, durably: fsync, rename, fsync of the folder.
 
-    It gets the mode of the file that it replaces, and its owner where that is allowed; a new file gets what
-    the umask leaves of 0666.
+    It gets the mode of the file that it replaces, and its owner if allowed; the mode of a new file is 0666
+    without the bits of the umask.
 
     Raises:
-        WorkspaceError: Any of it failed; then ``final`` is as it was, unless only the last step failed.
+        WorkspaceError: Any of it failed; ``final`` is unchanged, unless only the last step failed.
     """
     try:
         _take_over_mode(temporary, final)
@@ -268,7 +268,7 @@ def _take_over_mode(temporary: Path, final: Path) -> None:
         old = final.lstat()
     except FileNotFoundError:
         old = None
-    if old is None or not stat.S_ISREG(old.st_mode):  # what a link points to is not replaced
+    if old is None or not stat.S_ISREG(old.st_mode):  # the target of a link is not replaced
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)

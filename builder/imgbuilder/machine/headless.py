@@ -1,4 +1,4 @@
-"""The same machine for a check: a program reads its serial console and looks at its screen."""
+"""The machine for a boot check: a program reads its serial console and its screen."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SCREEN_MEMORY = 64 << 20
 
 @dataclass(frozen=True)
 class Headless:
-    """What a machine without people gets beside its own description.
+    """Further settings of a machine that a program watches.
 
     Attributes:
         accelerator: ``kvm`` or ``tcg``.
-        monitor: Where the hypervisor makes a socket for orders (QMP).
+        monitor: Path of the hypervisor's socket for commands (QMP).
         ports: TCP ports of the guest that this host can reach, on ports of its loopback interface that the
             hypervisor chooses.
         firmware: UEFI firmware's code, and a copy of its variables that may be written to; None for a BIOS.
@@ -32,7 +32,7 @@ class Headless:
 
 
 def find_firmware(machine: Machine) -> tuple[Path, Path] | None:
-    """Find the firmware's code and empty variables of a machine; None when it is a BIOS, which QEMU has.
+    """Find the firmware's code and empty variables of a machine; None for a BIOS, which QEMU has.
 
     Raises:
         ToolError: It is not installed.
@@ -52,14 +52,14 @@ def find_firmware(machine: Machine) -> tuple[Path, Path] | None:
 def headless_command(machine: Machine, check: Headless) -> list[str]:
     """Return the program and its arguments; the serial console is standard output.
 
-    The image is only read: what the guest writes goes to a file without a name in TMPDIR. The network leads
-    nowhere: ``restrict`` lets only the ports through that are forwarded. The hypervisor may not start
-    programs. A PC's BIOS writes to the serial console, too (``graphics=off``), which is where a check can
-    read that there is nothing to boot, and the network card has no ROM to boot from.
+    The image is only read: the guest's changes go to an unnamed file in TMPDIR. The network is closed except
+    for the forwarded ports (``restrict``). The hypervisor may not start programs. A PC's BIOS also writes to
+    the serial console (``graphics=off``), where a check can read that there is nothing to boot, and the
+    network card has no ROM to boot from.
 
     Args:
-        machine: What to run; the image must be absolute.
-        check: The rest.
+        machine: The machine; the image must be absolute.
+        check: Further settings.
 
     Raises:
         UsageError: The architecture is not known.
@@ -91,5 +91,5 @@ def headless_command(machine: Machine, check: Headless) -> list[str]:
 
 
 def _word(path: Path) -> str:
-    """QEMU takes a comma for the end of a name, unless there are two."""
+    """Double the commas, which end a name for QEMU otherwise."""
     return str(path).replace(",", ",,")

@@ -13,7 +13,7 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.+-]+")
 
 
 def domain_name(machine: Machine) -> str:
-    """Return a name that libvirt and people's shells take."""
+    """Return a name that libvirt and shells accept."""
     return _NOT_IN_NAMES.sub("-", machine.name).strip("-.") or "guest"
 
 
@@ -23,8 +23,8 @@ def libvirt_xml(machine: Machine, *, kvm: bool = True) -> str:
     Ports are not forwarded: guests of libvirt have addresses of their own.
 
     Args:
-        machine: What to run; the image must be absolute.
-        kvm: Whether the host's processor runs the guest; else it is emulated.
+        machine: The machine; the image must be absolute.
+        kvm: The host's processor runs the guest; otherwise it is emulated.
 
     Raises:
         UsageError: The architecture is not known, or the image's name has characters that XML cannot hold.

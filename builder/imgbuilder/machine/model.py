@@ -1,4 +1,4 @@
-"""What a machine is."""
+"""The description of a virtual machine, and of the boards that QEMU emulates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORWARD = re.compile(r"(?:(?P<host>[0-9]{1,5}):)?(?P<guest>[0-9]{1,5})(?:/(?P<k
 
 
 class Firmware(enum.Enum):
-    """What starts the system on the disk."""
+    """The firmware that starts the system on the disk."""
 
     BIOS = "bios"
     UEFI = "uefi"
@@ -28,7 +28,7 @@ class Firmware(enum.Enum):
 
 @dataclass(frozen=True)
 class Forward:
-    """A port of the guest that can be reached from the host, from nowhere else.
+    """A port of the guest that can be reached from the host only.
 
     Attributes:
         host: Port on the host's loopback interface.
@@ -51,25 +51,25 @@ class Forward:
         guest = int(found["guest"]) if found else 0
         host = int(found["host"]) if found and found["host"] else guest + 8000 * (guest < 1024)
         if found is None or not 0 < guest < 65536 or not 0 < host < 65536:
-            raise UsageError(f"--forward {text!r} is no port", hint="such as 80, 8080:80 or 5353:53/udp")
+            raise UsageError(f"--forward {text!r} is not a port", hint="such as 80, 8080:80 or 5353:53/udp")
         return cls(host, guest, found["kind"] or "tcp")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """All that is needed to run an image.
+    """A machine that runs an image.
 
     Attributes:
         name: A short name, for windows and domains.
-        image: The image; absolute, or relative to where the script will lie.
+        image: The image; absolute, or relative to the folder of the script.
         format: Its format.
         arch: Processor architecture, as QEMU calls it.
-        firmware: What starts the system.
+        firmware: Its firmware.
         memory: MiB.
         processors: Their number.
-        graphic: Whether the guest has a screen; else its serial console is the terminal.
+        graphic: The guest has a screen; otherwise its serial console is the terminal.
         forwards: Ports that can be reached from the host.
-        hints: What a person should know, shown before the start; lines of text.
+        hints: Lines of text for the user, shown before the start.
         tested: Version of QEMU that the image was tested with, such as ``7.2``; None for none.
     """
 
@@ -88,7 +88,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Board:
-    """How QEMU and libvirt call the machine of an architecture.
+    """QEMU's and libvirt's names for the machine of an architecture.
 
     Attributes:
         machine: QEMU's machine type; a changing alias, so that a script outlives the versions of QEMU.
@@ -124,7 +124,7 @@ BOARDS = {
         "ttyS0",
         "qemu-system-i386",
         (
-            # It could check signatures, and does not, since its empty variables have no keys.
+            # It could check signatures, but its empty variables have no keys.
             (f"{_OVMF[0]}/OVMF32_CODE_4M.secboot.fd", f"{_OVMF[0]}/OVMF32_VARS_4M.fd"),
             ("/usr/share/edk2/ovmf-ia32/OVMF_CODE.fd", "/usr/share/edk2/ovmf-ia32/OVMF_VARS.fd"),
         ),
@@ -148,7 +148,7 @@ BOARDS = {
 
 
 def board(arch: str) -> Board:
-    """Return what QEMU calls the machine of an architecture.
+    """Return QEMU's names for the machine of an architecture.
 
     Raises:
         UsageError: It is not known here.

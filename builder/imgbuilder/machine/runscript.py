@@ -16,7 +16,7 @@ _PACKAGES = {"x86_64": "qemu-system-x86", "i686": "qemu-system-x86", "aarch64": 
 _SCRIPT = """\
 #!/bin/sh
 # Runs @COMMENT@ with QEMU; made by pybuilder @VERSION@.
-# The image is only read, unless --write is given, and may lie anywhere that the lines below say.
+# The image is only read, unless --write is given. Its path is in the lines below.
 set -eu
 
 name=@NAME@
@@ -39,7 +39,7 @@ fail() {
 usage() {
     cat <<END
 Usage: $0 [OPTION]... [-- OPTION-OF-QEMU...]
-  --write        keep what the guest writes [default: forget it at the end]
+  --write        keep the guest's changes to the disk [default: discard them]
   --graphic      give the guest a screen in a window
   --console      give the guest this terminal
   --memory MIB   memory of the guest [default: $memory]
@@ -74,13 +74,13 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-case $memory in '' | *[!0-9]*) fail "--memory $memory is no number of MiB" ;; esac
+case $memory in '' | *[!0-9]*) fail "--memory $memory is not a number of MiB" ;; esac
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 case $image in /*) ;; *) image=$here/$image ;; esac
-[ -f "$image" ] || [ -b "$image" ] || fail "$image is not there; it belongs beside this script"
+[ -f "$image" ] || [ -b "$image" ] || fail "$image is missing; it must be next to this script"
 [ -r "$image" ] || fail "$image cannot be read"
-command -v "$qemu" >/dev/null 2>&1 || fail "there is no $qemu; on Debian: apt-get install @PACKAGE@"
+command -v "$qemu" >/dev/null 2>&1 || fail "$qemu is not installed; on Debian: apt-get install @PACKAGE@"
 
 version=$("$qemu" --version | sed -n '1s/.*version \\([0-9][0-9.]*\\).*/\\1/p')
 older=$(printf '%s\\n%s\\n' "$version" "$tested" | sort -t . -k 1,1n -k 2,2n | head -n 1)
@@ -93,7 +93,7 @@ trap '[ -z "$temporary" ] || rm -rf "$temporary"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# QEMU takes a comma for the end of a name, unless there are two.
+# For QEMU a comma ends a name, unless it is doubled.
 file=$(printf '%s' "$image" | sed 's/,/,,/g')
 if [ "$write" = yes ]; then snapshot=off; else snapshot=on; fi
 set -- -drive "if=none,id=disk0,file=$file,format=$image_format,snapshot=$snapshot" \\
@@ -105,7 +105,7 @@ set -- -drive "if=none,id=disk0,file=$file,format=$image_format,snapshot=$snapsh
 else
     set -- -display none -serial mon:stdio "$@"
 fi
-# On some hosts, inside other machines most of all, KVM is there and fails.
+# On some hosts, mostly virtual machines, KVM exists but fails.
 accelerator=tcg
 if [ -w /dev/kvm ] && echo quit | timeout 10 "$qemu" -machine @MACHINE@ -accel kvm -cpu max -m 64 \\
     -nodefaults -display none -monitor stdio >/dev/null 2>&1; then
@@ -155,7 +155,7 @@ def run_script(machine: Machine) -> str:
     """Write the script.
 
     Args:
-        machine: What to run. A relative image lies beside the script, wherever that is moved.
+        machine: The machine. A relative image is next to the script, wherever that is moved.
 
     Returns:
         The text of a POSIX shell script.
@@ -166,7 +166,7 @@ def run_script(machine: Machine) -> str:
     facts = board(machine.arch)
     network = ["user", "model=virtio-net-pci"]
     network += [f"hostfwd={item.kind}:127.0.0.1:{item.host}-:{item.guest}" for item in machine.forwards]
-    lines = [*machine.hints, *(_told(item.host, item.guest, item.kind) for item in machine.forwards)]
+    lines = [*machine.hints, *(_forwarded(item.host, item.guest, item.kind) for item in machine.forwards)]
     values = {
         "COMMENT": _one_line(machine.name),
         "VERSION": __version__,
@@ -190,14 +190,14 @@ def run_script(machine: Machine) -> str:
         text = text.replace("@FIRMWARE@", _UEFI)
         values["PAIRS"] = " ".join(f"{code}:{variables}" for code, variables in facts.firmware)
         values["EFI_PACKAGE"] = board(machine.arch).package
-    # One pass: what a person wrote is never read for placeholders.
+    # One pass: text of users is never searched for placeholders.
     return _PLACEHOLDER.sub(lambda found: values[found.group(1)], text)
 
 
-def _told(host: int, guest: int, kind: str) -> str:
+def _forwarded(host: int, guest: int, kind: str) -> str:
     return f"{kind} port {host} of this machine is port {guest} of the guest"
 
 
 def _one_line(text: str) -> str:
-    """Return text that neither ends a comment nor drives a terminal."""
+    """Return text that neither ends a comment nor controls a terminal."""
     return printable(text).replace("\n", " ").replace("\r", " ")

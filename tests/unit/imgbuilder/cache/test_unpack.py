@@ -262,7 +262,7 @@ def test_a_decompressor_that_was_killed_is_not_the_publisher_s_fault(tmp_path: P
             killed.append(child.pid)
             child.kill()
 
-    with pytest.raises(ToolError, match=r"x of s: .*xz was ended by SIGKILL") as caught:
+    with pytest.raises(ToolError, match=r"x of s: .*xz was killed by SIGKILL") as caught:
         source = tmp_path / "source"
         source.write_bytes(xz(DISK))
         with source.open("rb", buffering=0) as file:

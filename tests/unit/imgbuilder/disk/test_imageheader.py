@@ -256,7 +256,7 @@ def test_any_head_has_an_answer(head: bytes) -> None:
         ("vmdk", ["-o", "subformat=monolithicFlat"], "only describes other files"),
         ("vmdk", ["-o", "subformat=twoGbMaxExtentSparse"], "only describes other files"),
         ("vmdk", ["-b", "PARENT", "-F", "vmdk"], "has a parent"),
-        ("qcow2", [], "is no vmdk image"),
+        ("qcow2", [], "is not a vmdk image"),
     ],
 )
 def test_images_that_only_qemu_reads_name_no_other_files(

@@ -74,17 +74,15 @@ def test_a_disk_without_a_table_grows_as_a_whole(tmp_path: Path, expand: str | N
 
 @pytest.mark.row("B23")
 def test_a_partition_in_the_way_is_named(disk: Path, tmp_path: Path) -> None:
-    assert "partition 2 lies behind it" in refuse(disk, "/dev/sda1")
+    assert "partition 2 is behind it" in refuse(disk, "/dev/sda1")
     cloud = make_disk(
         tmp_path / "cloud.raw", "label: gpt\n1: start=2048, size=20480\n15: start=24576, size=2048\n"
     )
     add_ext(cloud, MIB, 10 * MIB)
-    assert "partition 15 lies behind it" in refuse(cloud, "/dev/sda1")
+    assert "partition 15 is behind it" in refuse(cloud, "/dev/sda1")
     mbr = make_disk(tmp_path / "mbr.raw", "label: dos\nsize=8M\ntype=5\nsize=4M\nsize=4M\n")
-    assert "partition 5 lies behind it" in refuse(mbr, "/dev/sda1") or "partition 2" in refuse(
-        mbr, "/dev/sda1"
-    )
-    assert "partition 6 lies behind it" in refuse(mbr, "/dev/sda5")
+    assert "partition 5 is behind it" in refuse(mbr, "/dev/sda1") or "partition 2" in refuse(mbr, "/dev/sda1")
+    assert "partition 6 is behind it" in refuse(mbr, "/dev/sda5")
     assert "extended" in refuse(mbr, "/dev/sda2")
 
 
@@ -99,15 +97,15 @@ def test_what_the_index_gets_wrong(disk: Path, tmp_path: Path) -> None:
     nothing.write_bytes(bytes(MIB))
     assert "no partition table" in refuse(nothing, "/dev/sda1")
     assert "does not say what grows" in refuse(nothing, None)
-    assert "nothing that is known" in refuse(nothing, "/dev/sda")
+    assert "unknown content" in refuse(nothing, "/dev/sda")
 
 
 @pytest.mark.row("B23")
 def test_content_that_cannot_grow(disk: Path) -> None:
     for place, text, word in (
         (54, b"FAT16", "FAT"),
-        (4086, b"S1SUSPEND", "sleeps"),
-        (0, b"no filesystem", "nothing that is known"),
+        (4086, b"S1SUSPEND", "hibernated"),
+        (0, b"no filesystem", "unknown content"),
     ):
         mark(disk, 2 * MIB, place, text)
         assert word in refuse(disk, "/dev/sda2")

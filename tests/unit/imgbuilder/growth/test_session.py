@@ -219,7 +219,7 @@ def test_a_root_elsewhere_leaves_the_group_with_free_space_and_says_so() -> None
     ("volume", "words"),
     [
         ("/dev/vg/missing", "has no such volume"),
-        ("/dev/other/root", "does not lie on /dev/sda2"),
+        ("/dev/other/root", "is not on /dev/sda2"),
     ],
 )
 def test_a_volume_that_is_not_there(volume: str, words: str) -> None:
@@ -295,7 +295,7 @@ def test_an_encrypted_partition_without_what_the_index_names() -> None:
     inside = made.appliance._disks["/dev/sda"].filesystems[2].inside
     assert inside is not None
     inside.kind = "zfs_member"
-    with pytest.raises(GuestError, match="no physical volume"):
+    with pytest.raises(GuestError, match="not a physical volume"):
         made.open(replace(GROWTH, content=Content.LUKS, volume="/dev/vg/root"), keys=(KEY,))
     with pytest.raises(GuestError, match="zfs_member, which cannot grow"):
         made.open(replace(GROWTH, content=Content.LUKS), keys=(KEY,))

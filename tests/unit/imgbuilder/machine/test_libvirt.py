@@ -115,7 +115,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run(["machine", "virt-install", str(foreign), "--format", "vmdk"]) == 0
     assert "format=vmdk" in capsys.readouterr().out
     assert run(["machine", "virt-install", str(image), "--format", "vmdk"]) == 1
-    assert "is no vmdk image" in capsys.readouterr().err
+    assert "is not a vmdk image" in capsys.readouterr().err
 
 
 def test_the_image_is_not_replaced_by_its_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,7 @@ class TestDescription:
             ("arch = 'vax'", "known are"),
             ("homepage = 'javascript:alert(1)'", "homepage: "),
             ("[machine]\nfirmware = 'coreboot'", "machine.firmware: "),
-            ("[machine]\nports = ['x']", "is no port"),
+            ("[machine]\nports = ['x']", "is not a port"),
             ("[machine]\nports = 80", "it is a list"),
             ("[machine]\nmemory = 1", "machine.memory: "),
             ("[boot]\nmarker = '('", "no regular expression"),
