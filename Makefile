@@ -1,13 +1,14 @@
 # The supported targets; "make help" lists them.
 .DEFAULT_GOAL := help
 BIN := .venv/bin
-QUICK := tests/unit tests/attack tests/fault tests/conformance tests/test_layering.py tests/test_docs.py tests/test_packaging.py
+UNIT := tests/unit tests/test_layering.py tests/test_docs.py tests/test_packaging.py
+ROWS := tests/attack tests/fault tests/conformance
 # Guest tests look for what a build leaves behind, by its user: two at once need two users, which only root can make.
 GUEST_WORKERS := $(shell [ "$$(id -u)" -eq 0 ] && echo 2 || echo 1)
 FUZZ := tests/attack/test_mutation.py tests/unit/imgbuilder/catalog/test_simplestreams.py \
 	$(addprefix tests/unit/imgindex/test_,parse.py write.py clearsign.py)
 
-.PHONY: help setup demo test test-long picture check lint quick guest bench fuzz format clean
+.PHONY: help setup demo test test-long picture check lint unit rows guest bench fuzz format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,12 +19,12 @@ setup:  ## install what is missing: Debian packages (as root) and the virtual en
 demo: setup  ## make, publish and sign a Debian template, and build an image with nginx from it
 	@examples/demo
 
-test: check guest  ## set up and run all tests; the guest tests take minutes under emulation
+test: check rows guest  ## set up and run all tests; the guest tests take minutes under emulation
 
 test-long:  ## the slow and rare tests too: all templates and examples, SELinux, kills at every system call; hours under emulation
 	PYBUILDER_TEST_LONG=1 $(MAKE) test
 
-check: lint quick  ## lint, types, layering, documentation, and the quick tests
+check: lint unit  ## lint, types, layering, documentation, and the unit tests
 
 lint: setup
 	$(BIN)/ruff check .
@@ -32,8 +33,11 @@ lint: setup
 	$(BIN)/lint-imports
 	#scripts/plain-english
 
-quick: setup
-	$(BIN)/pytest -n 2 --dist loadgroup -q --durations=10 $(QUICK)
+unit: setup
+	$(BIN)/pytest -n 2 --dist loadgroup -q --durations=10 $(UNIT)
+
+rows: setup  ## only the attacks, the faults, and the comparisons with virt-builder
+	$(BIN)/pytest -n 2 --dist loadgroup -q --durations=10 $(ROWS)
 
 guest: setup  ## only the tests with a real appliance and a real Debian guest
 	$(BIN)/pytest -v --durations=25 -n $(GUEST_WORKERS) --dist loadfile tests/guest
