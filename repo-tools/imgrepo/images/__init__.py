@@ -1,1 +1,1 @@
-"""Disk images of a publisher: finding, copying, reading and compressing them."""
+"""The disk images of a publisher: finding, examining and packing them."""

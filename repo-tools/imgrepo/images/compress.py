@@ -1,4 +1,8 @@
-"""Packing an image for publication: by xz in blocks that clients unpack in parallel, by zstd, or as it is."""
+"""Packs an image for publication: by xz in blocks that clients unpack in parallel, by zstd, or not at all.
+
+Before that, an image may be copied, so that free space in its filesystems can be
+given back. The image itself is never written to.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +27,15 @@ PRESETS = tuple(f"{level}{extreme}" for level in range(10) for extreme in ("", "
 """Values of xz's compression presets, see xz(1)."""
 
 _BLOCK_SIZE = 16 << 20
-"""Bytes of the disk per block; virt-builder expects the same, and unpacks one block per processor."""
+"""Bytes of the disk per block; virt-builder expects this size and unpacks one block per processor."""
 
 ZSTD_LEVELS = range(1, 20)
-"""Levels of zstd whose files clients unpack without more memory than they allow."""
+"""Levels of zstd whose files clients unpack within their memory limit."""
 
 _PIECE = 1 << 20
 
 _DIGESTS: dict[SourceImage, str] = {}
-"""SHA-512 of images, by path and fingerprint: several records may ask for that of one image."""
+"""SHA-512 of images, by path and fingerprint: several records need that of one image."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,8 @@ def check_preset(preset: str) -> None:
 
 
 def xz_arguments(preset: str) -> list[str]:
-    """Return the command line of xz: from standard input to standard output.
-
-    Args:
-        preset: How hard it tries, ``0`` to ``9``, with ``e`` for even harder.
-    """
-    # A dictionary larger than a block would only cost memory, there and here.
+    """Return the command line of xz, from standard input to standard output, with one of ``PRESETS``."""
+    # A dictionary larger than a block would only cost memory, here and at the clients.
     return [
         "xz", "--compress", "--stdout", "--format=xz", "--check=crc64", "--threads=0",
         f"--block-size={_BLOCK_SIZE}", f"--lzma2=preset={preset},dict={_BLOCK_SIZE}",
@@ -77,20 +77,15 @@ def xz_arguments(preset: str) -> list[str]:
 
 
 def zstd_arguments(level: int) -> list[str]:
-    """Return the command line of zstd: from standard input to standard output.
-
-    Args:
-        level: How hard it tries, see ``ZSTD_LEVELS``.
-    """
+    """Return the command line of zstd, from standard input to standard output; see ``ZSTD_LEVELS``."""
     return ["zstd", "--compress", "--stdout", "--quiet", "--check", "-T0", f"-{level}"]
 
 
 def hash_image(image: SourceImage, on_event: Reporter) -> str:
-    """Return the SHA-512 of an image as lower-case hex; what did not change is read once in a run.
+    """Return the SHA-512 of an image as lower-case hex; an unchanged image is read once in a run.
 
     Raises:
         DiskError: It changed meanwhile, or another program uses it.
-        WorkspaceError: It cannot be read.
     """
     if image in _DIGESTS:
         check_unchanged(image)
@@ -117,18 +112,16 @@ def compress(
     Args:
         image: The image.
         target: The file to make; must not exist.
-        command: The program that packs, see ``xz_arguments``; None to take the bytes as they are.
-        on_event: Reports how much was read.
+        command: The packing program, see ``xz_arguments``; None to copy the bytes unchanged.
+        on_event: Called with progress events.
         content: A copy of the image to read instead, with the free space of its filesystems given back.
 
     Returns:
-        The new file, with the digests of the bytes that really were read and written.
+        The new file, with the digests of the bytes that were read and written.
 
     Raises:
-        DiskError: The image changed meanwhile, or another program uses it; what was written is of no use
+        DiskError: The image changed meanwhile, or another program uses it; the new file is useless
             (``docs/threat-model.md`` R6).
-        ToolError: The program is missing or failed.
-        WorkspaceError: A file cannot be read or written, for example because no space is left.
     """
     path = content or image.path
     total = image.fingerprint.size if content is None else path.stat().st_size
@@ -234,9 +227,6 @@ class _Feed:
                 self._input.close()
 
 
-# copies: Private copies of images, on which the free space of their filesystems may be given back.
-
-
 @dataclass(frozen=True)
 class ImageCopy:
     """A copy of an image.
@@ -251,11 +241,7 @@ class ImageCopy:
 
 
 def space_needed(images: Iterable[SourceImage]) -> int:
-    """Return how many bytes copies of these images take.
-
-    Raises:
-        WorkspaceError: One of them is gone.
-    """
+    """Return how many bytes copies of these images take."""
     try:
         return sum(disk_usage(image.path) for image in images)
     except OSError as error:
@@ -263,16 +249,15 @@ def space_needed(images: Iterable[SourceImage]) -> int:
 
 
 def copy_image(image: SourceImage, folder: Path, on_event: Reporter) -> ImageCopy:
-    """ImageCopy an image into a folder, holes left out.
+    """Copy an image into a folder, without its holes.
 
     Args:
         image: The image.
         folder: A private folder without a file of the image's name.
-        on_event: Reports how much was copied.
+        on_event: Called with progress events.
 
     Raises:
-        DiskError: The image changed meanwhile (``docs/threat-model.md`` R6), or another program uses it.
-        WorkspaceError: It cannot be read, or the copy cannot be written.
+        DiskError: The image changed meanwhile, or another program uses it.
     """
     target = folder / image.name
     try:

@@ -1,16 +1,15 @@
-"""What the index must say about an image, found out in the appliance.
+"""Finds out in the appliance the facts that an index states about an image.
 
-All new images are looked at in one launch, which costs far more than the look:
-the root is the filesystem that has an os-release file, the architecture stands
-in the header of its shell. Only an image where this finds nothing is inspected
-by libguestfs, in an appliance of its own, since inspection mixes up disks; and
-so are images with logical volumes when there are several, whose volume groups
-may bear the same name.
+One launch serves all new images, since it costs far more than a look at each:
+the root is the filesystem with an os-release file, and the header of its shell
+has the architecture. libguestfs inspects only images where this finds nothing,
+each in a separate appliance, since inspection mixes up disks. The same is done
+with images with logical volumes if there are several, as their volume groups may
+have one name.
 
-Where the disks are copies that may be written to, the free space of their
-filesystems is given back in the same launch. They are mounted read-only for
-that all the same: then no superblock changes, and the same image comes out as
-the same bytes the next time.
+Copies of images may be written to: free space in their filesystems is given back
+in the same launch. Even then they are mounted read-only, so that no superblock
+changes and the next run makes the same bytes of the same image.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ _LOGICAL_VOLUME = re.compile(r"/dev/(?!mapper/|md|sd)[A-Za-z0-9_.+-]+/[A-Za-z0-9
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What an image holds.
+    """The facts of an image.
 
     Attributes:
         arch: Its architecture, as an index names it.
-        name: What its system calls itself.
+        name: The name that its system gives itself.
         osinfo: libosinfo's short id; None when unknown.
         expand: The partition to grow; None when the root is not in the last partition.
         lvexpand: The logical volume to grow with it; None when the root is not in one.
-        system: Whether a system was found, or only its publisher says what it is.
+        system: Whether a system was found; otherwise the facts are the publisher's.
     """
 
     arch: str
@@ -75,20 +74,17 @@ def examine(
     *,
     copies: Mapping[str, ImageCopy] | None = None,
 ) -> dict[str, ImageFacts | PybuilderError]:
-    """Find out about images; what is wrong with one of them does not keep the others (T24).
+    """Find out the facts of images; a fault of one of them does not affect the others.
 
     Args:
-        images: The images; their headers were judged before.
+        images: The images; their headers were checked before.
         open_appliance: Starts an appliance.
         options: What shapes it.
         on_event: Called with each event.
-        copies: Copies to look into instead, by the image's file name; free space in them is given back.
+        copies: Copies to examine instead, by the image's file name; free space in them is given back.
 
     Returns:
-        For each image's file name its facts, or why there are none.
-
-    Raises:
-        ApplianceError: No appliance can be started.
+        The facts, or the error, by the image's file name.
     """
     found: dict[str, ImageFacts | PybuilderError] = {}
     disks = [_disk(image, (copies or {}).get(image.name)) for image in images]
@@ -107,12 +103,12 @@ def examine(
 
 
 class _NoRootError(GuestError):
-    """The quick look found no root; inspection may."""
+    """The quick look found no root; inspection may find one."""
 
 
 @dataclass(frozen=True)
 class _Disk:
-    """An image, and the file that the appliance gets for it."""
+    """An image, and the file that the appliance uses for it."""
 
     image: SourceImage
     attachment: Attachment
@@ -124,19 +120,20 @@ def _disk(image: SourceImage, copy: ImageCopy | None) -> _Disk:
 
 
 def _disk_letters(position: int) -> str:
-    """Return what follows ``/dev/sd`` for the disk at a position from 0."""
+    """Return the letters after ``/dev/sd`` for the disk at a position from 0."""
     return _letters(appliance_disk(position))
 
 
 def _by_disk(appliance: Appliance) -> dict[str, list[str]]:
     """Sort the devices that can hold files by the letters of their disk.
 
-    A logical volume belongs to the disk that has all of its group; images with copies of one group have none.
+    A logical volume belongs to the disk with all of its group. If several disks have copies of one group,
+    it belongs to none.
     """
     disks: dict[str, list[str]] = {}
     filesystems = sorted(appliance.filesystems().items())
     has_volumes = any(_LOGICAL_VOLUME.fullmatch(device) for device, _kind in filesystems)
-    # A physical volume is no filesystem, and not among them.
+    # The appliance does not list physical volumes as filesystems.
     physical = _physical_volumes(appliance) if has_volumes else []
     for device, kind in filesystems:
         if kind in NO_FILES:
@@ -154,7 +151,7 @@ def _uses(appliance: Appliance, volume: str, device: str) -> bool:
     try:
         return appliance.volume_uses(volume, device)
     except GuestCallError:
-        return True  # of groups of one name nothing is certain
+        return True  # nothing is certain about groups of one name
 
 
 def _letters(device: str) -> str:
@@ -179,7 +176,7 @@ def _look(appliance: Appliance, disk: _Disk, devices: list[str], on_event: Repor
         try:
             with mounted_read_only(appliance, device):
                 if not disk.attachment.readonly:
-                    _give_back(appliance, image, device, on_event)
+                    give_back(appliance, image, device, on_event)
                 if has_os_release(appliance):
                     roots[device] = _read_facts(appliance, image, device)
         except GuestCallError as error:
@@ -189,8 +186,8 @@ def _look(appliance: Appliance, disk: _Disk, devices: list[str], on_event: Repor
     return _only_root(image, list(roots.values()))
 
 
-def _give_back(appliance: Appliance, image: SourceImage, device: str, on_event: Reporter) -> None:
-    """Discard the free blocks of a mounted filesystem; where that does not work the copy is only larger."""
+def give_back(appliance: Appliance, image: SourceImage, device: str, on_event: Reporter) -> None:
+    """Discard the free blocks of a mounted filesystem of a copy; if that fails, the copy is only larger."""
     try:
         appliance.trim("/")
     except GuestCallError as error:
@@ -207,7 +204,7 @@ def _read_facts(appliance: Appliance, image: SourceImage, device: str) -> ImageF
     release = read_os_release(appliance)
     arch = next(_architectures(appliance), None)
     if arch is None:
-        raise _NoRootError(f"{image.name}: none of {', '.join(_PROGRAMS)} tells the architecture")
+        raise _NoRootError(f"{image.name}: none of {', '.join(_PROGRAMS)} has a known architecture")
     volume = device if _LOGICAL_VOLUME.fullmatch(device) else None
     holder = _physical_volume(appliance, volume) if volume else device
     return ImageFacts(
@@ -228,7 +225,7 @@ def _architectures(appliance: Appliance) -> Iterator[str]:
 
 
 def _partition_to_grow(image: SourceImage, device: str) -> str | None:
-    """Return the root's partition as an index names it, if nothing lies behind it on the disk."""
+    """Return the root's partition as an index names it, if it is the last on the disk."""
     name = parse_device_name(device)
     number = name.number if name is not None else None
     table = read_table(image.path, image.format) if number is not None else None
@@ -252,8 +249,7 @@ def _inspect(
             if not roots:
                 raise NoSystemError(
                     f"{image.name} holds no operating system that libguestfs knows",
-                    hint="to publish it all the same, write its entry by hand, with its architecture: "
-                    "see pybuilder-repo(1)",
+                    hint="to publish it anyway, write an entry with its architecture: see pybuilder-repo(1)",
                 )
             return _only_root(image, [_inspected(appliance, image, root) for root in roots])
         except ApplianceError:
@@ -286,6 +282,6 @@ def _physical_volumes(appliance: Appliance) -> list[str]:
 
 
 def _physical_volume(appliance: Appliance, volume: str) -> str | None:
-    """Return the only one of a logical volume's group; None when there are several, or none."""
+    """Return the only physical volume of a logical volume's group; None unless there is exactly one."""
     found = [device for device in _physical_volumes(appliance) if _uses(appliance, volume, device)]
     return found[0] if len(found) == 1 else None

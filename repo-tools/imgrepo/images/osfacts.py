@@ -1,7 +1,7 @@
-"""What a guest's own files say about it: os-release(5) and the header of a program. Pure functions.
+"""Name, libosinfo id and architecture of a guest, from its own files. Pure functions.
 
-All of it was written by the template's author and may be hostile: whatever
-is returned fits into one line of an index (``docs/threat-model.md`` R15, T15).
+The template's author wrote them and may be hostile: each result fits into one
+line of an index (``docs/threat-model.md`` R15, T15).
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _OSINFO_PREFIXES = {
     "rocky": "rocky",
     "ubuntu": "ubuntu",
 }
-"""How libosinfo's short ids begin, by the ID of os-release."""
+"""First part of libosinfo's short id, by the ID of os-release."""
 
 _OSINFO_PARTS = {"almalinux": 1, "rocky": 1, "alpine": 2}
-"""How many parts of a version belong to the short id, where not all do."""
+"""Number of version parts in the short id, where it is not all of them."""
 
 _OSINFO_ROLLING = {"arch": "archlinux", "opensuse-tumbleweed": "opensusetumbleweed", "gentoo": "gentoo"}
 
 
 def display_name(text: str) -> str | None:
-    """Make one short printable line of a name that a guest gives itself; None when nothing is left."""
+    """Return a guest's own name as one short printable line; None when nothing is left."""
     return one_line(text, _LONGEST_NAME) or None
 
 

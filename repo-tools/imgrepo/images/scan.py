@@ -1,7 +1,7 @@
-"""Which files of a folder are disk images to publish.
+"""Finds the disk images in a folder that are to be published.
 
-Nothing is opened by qemu or libguestfs before its header was judged by
-``imgbuilder.disk.imageheader`` (``docs/threat-model.md`` R11, R14, T24).
+qemu and libguestfs open no image before ``imgbuilder.disk.imageheader`` has
+checked its header (``docs/threat-model.md`` R11, R14, T24).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from imgbuilder.host.hashing import Fingerprint
 from imgindex.files import open_file
 
 FORMATS = {".img": DiskFormat.RAW, ".raw": DiskFormat.RAW, ".qcow2": DiskFormat.QCOW2}
-"""What a file's name says about its format; the content is never asked."""
+"""Format by the ending of the file's name; the content never decides it."""
 
 _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-"""Names that are template names as well, short enough for the published file's name."""
+"""Names that are valid for templates as well, and short enough for the published file's name."""
 
 _SECTOR = 512
 
@@ -40,7 +40,7 @@ class SourceImage:
         path: The file.
         stem: Its name without the ending, from which the template gets its name.
         format: Its format, by its ending.
-        fingerprint: What it looked like when it was found.
+        fingerprint: Its fingerprint when it was found.
     """
 
     path: Path
@@ -62,17 +62,17 @@ class Skipped(NamedTuple):
 
 
 def is_stem(name: str) -> bool:
-    """Tell whether a name can be an image's without its ending, and a template's."""
+    """Check whether a name is valid for a template and for an image without its ending."""
     return _STEM.fullmatch(name) is not None
 
 
 def scan(folder: Path) -> tuple[tuple[SourceImage, ...], tuple[Skipped, ...]]:
     """Find the images directly in a folder, in the order of their names.
 
-    Hidden files, which temporary files are, and files with other endings are not mentioned.
+    Hidden files, as temporary ones are, and files with other endings are ignored.
 
     Returns:
-        The images, and the files that look like images by their name but cannot be published.
+        The images, and files with the name of an image that cannot be published.
 
     Raises:
         UsageError: The folder cannot be read.
@@ -101,20 +101,20 @@ def scan(folder: Path) -> tuple[tuple[SourceImage, ...], tuple[Skipped, ...]]:
 
 
 def measure(image: SourceImage) -> int:
-    """Check that nobody uses an image, judge its header, then return the size of its disk.
+    """Check that no program uses an image, check its header, and return the size of its disk.
 
     Returns:
         Bytes, a multiple of 512.
 
     Raises:
-        DiskError: The image refers to other files, is damaged, is not what its name says, or belongs to a
-            running machine.
+        DiskError: The image refers to other files, is damaged, has a different format from its name, or
+            belongs to a running machine.
     """
     imagelocks.refuse_if_in_use(image.path, changing=False)
     if image.format is DiskFormat.QCOW2:
         size = check_qcow2(image.path).virtual_size
         if virtual_size(image.path, image.format) != size:
-            raise DiskError(f"{image.path}: qemu-img reads another disk size than its header says")
+            raise DiskError(f"{image.path}: qemu-img reads a different disk size from the one in its header")
     else:
         size = image.fingerprint.size
         check_raw(image.path, size)
@@ -130,7 +130,7 @@ def measure(image: SourceImage) -> int:
             )
     if size == 0 or size % _SECTOR:
         raise DiskError(
-            f"{image.path}: the disk size {size} is no whole number of sectors",
+            f"{image.path}: the disk size {size} is not a whole number of sectors",
             hint="a raw image can be rounded up with truncate --size=%512 FILE",
         )
     return size

@@ -1,1 +1,1 @@
-"""Publishing a folder of images: what is eligible, packing, the new index."""
+"""Publishing a folder of images: scan, look inside, pack, sign; and the status of a published folder."""

@@ -21,13 +21,13 @@ _BEST_ZSTD = 19
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image that is new or was written to.
+    """An image that is new or changed.
 
     Attributes:
         image: The image.
         size: Size of its disk in bytes.
         name: Name of its template.
-        facts: What it holds; None before it was examined.
+        facts: Its facts; None before it was examined.
         old: The template that it replaces; None for a new one.
         copy: A copy of it with free space given back; None when the image itself is packed.
     """
@@ -92,7 +92,7 @@ class Packer:
         return entry, published
 
     def _second_file(self, candidate: Candidate) -> ZstdFile | None:
-        """Pack the same disk with zstd, if that is wanted or was offered before."""
+        """Pack the same disk with zstd, if that is requested or was offered before."""
         old = candidate.old.zstd if candidate.old else None
         if self._request.zstd_level is None and old is None:
             return None

@@ -1,7 +1,8 @@
-"""What ``--interactive`` asks about a new image: what virt-builder-repository asks, in its order.
+"""The request of ``publish``, and the questions of ``--interactive``.
 
-So the answers for that tool can be piped in here. An empty answer takes what was
-found; ``-`` takes nothing, as that tool's manual promises.
+The questions are those of virt-builder-repository, in its order, so that the
+answers for that tool can be piped in. An empty answer accepts the fact that was
+found; ``-`` leaves the field out, as that tool's manual promises.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ class Question:
     """A question to the publisher.
 
     Attributes:
-        text: What is asked, such as ``debian-12.img: architecture``.
-        default: What an empty answer means; None when there must be one.
-        pattern: What the answer must look like.
+        text: The question, such as ``debian-12.img: architecture``.
+        default: The meaning of an empty answer; None if an answer is required.
+        pattern: The form of the answer.
         optional: Whether ``-`` is an answer.
     """
 
@@ -46,7 +47,7 @@ class Question:
 
 
 Ask = Callable[[Question], str]
-"""Asks until the answer fits the pattern; returns it, or the default."""
+"""Asks until the answer matches the pattern; returns it, or the default."""
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ARCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,31}")
@@ -60,13 +61,13 @@ def ask_about(
 
     Args:
         image: Its file's name.
-        identifier: Its template's name, unless the publisher says otherwise.
-        facts: What was found in it; None for an image without a system.
-        old: Its entry; what that says is not asked.
+        identifier: The default for its template's name.
+        facts: The facts that were found; None for an image without a system.
+        old: Its entry; no question is asked about its fields.
         ask: Asks.
 
     Returns:
-        The name of the template and what to publish about it.
+        The name of the template, and its facts.
     """
     found = facts or ImageFacts("", None, None, None, system=False)
 
@@ -88,7 +89,7 @@ def ask_about(
     osinfo = (old.osinfo if old else None) or answer("libosinfo id", found.osinfo, _LINE)
     expand = (old.expand if old else None) or answer("partition to expand", found.expand, _DEVICE)
     lvexpand = old.lvexpand if old else None
-    if found.lvexpand is not None:  # where there are volumes
+    if found.lvexpand is not None:  # only for images with volumes
         lvexpand = lvexpand or answer("volume to expand", found.lvexpand, _DEVICE)
     assert name is not None
     assert arch is not None
@@ -97,31 +98,28 @@ def ask_about(
     )
 
 
-# request: What ``publish`` is asked for: its steps read it, each what concerns it.
-
-
 @dataclass(frozen=True)
 class PublishRequest:
-    """What to publish.
+    """The images to publish, and how.
 
     Attributes:
-        folder: Where the images are.
-        output: The folder that is served; the same one, or another.
+        folder: The folder of the images.
+        output: The folder that is served; it may be the same one.
         signing: The keys, and how long the signature stays valid.
         preset: xz's compression preset.
         appliance: Options of the appliance.
-        compress: False to publish the disks as they are, in place of ``.xz`` files.
-        zstd_level: Level of a second file, for clients that know it; None for none, unless the template
-            has one already.
-        trim: Whether free space inside the filesystems is given back first, on a copy.
-        prune: Whether templates whose image is gone, and files that nothing names, go after the grace time.
+        compress: Whether to publish ``.xz`` files instead of the disks themselves.
+        zstd_level: Level of a second file, for clients that support it; None for no such file, unless the
+            template has one already.
+        trim: Whether to give back free space in the filesystems first, on a copy.
+        prune: Whether to delete old files, and templates whose image is gone, after the grace time.
         grace: How long they stay.
-        dry_run: Only find out what would be different.
-        force: Build on a published index that is not signed by these keys.
-        remove_images: Delete the images that were published, at the very end.
-        ask: Asks what to publish about new images; None to take what was found.
-        require: What images must have been through; others are refused, and published templates stay.
-        reviewers: File of the public keys whose approvals count, for what must be signed.
+        dry_run: Whether to report the differences only.
+        force: Whether to build on a published index that is not signed by these keys.
+        remove_images: Whether to delete the published images, at the very end.
+        ask: Asks about new images; None to use the facts that were found.
+        require: Proof that images must have; others are refused, and published templates stay.
+        reviewers: File of the public keys whose approvals count, where approval is required.
     """
 
     folder: Path
@@ -150,12 +148,12 @@ class PublishRequest:
             if folder.is_file():
                 raise UsageError(
                     f"{folder} is a file, not a folder",
-                    hint="put the image into a folder of its own, and give that",
+                    hint="put the image into a folder, and give that",
                 )
             if not folder.is_dir():
                 raise UsageError(f"{folder} is not a folder", hint=f"create it first: mkdir -p {folder}")
         if not self.compress and self.folder.samefile(self.output):
             raise UsageError(
-                "without compression the published disks would lie among the images, and be taken for some",
+                "without compression the published disks would be among the images, and look like them",
                 hint="publish them into another folder: --output WEBROOT",
             )

@@ -1,4 +1,4 @@
-"""How a published folder is doing: what ends soon, what is missing, what changed. Only looks."""
+"""Reports the state of a published folder: what ends soon, what is missing, what changed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ from imgrepo.webroot.retired import Retired, find_retired, served_files
 from imgrepo.webroot.signing import PUBLIC_KEY, read_served
 from imgrepo.webroot.state import read_state
 
-_PIECE = 1 << 20
-
 
 @dataclass(frozen=True)
 class KeyStatus:
-    """A key that clients are told to trust.
+    """A key in the key file for clients.
 
     Attributes:
-        fingerprint: Of the primary key or subkey.
+        fingerprint: Fingerprint of the primary key or subkey.
         expires_at: When it expires, in UTC; None when it does not.
     """
 
@@ -37,18 +35,18 @@ class KeyStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """How a published folder is doing.
+    """The state of a published folder.
 
     Attributes:
-        templates: How many templates the index names.
+        templates: Number of templates in the index.
         size: Bytes of all files that it names.
         signed_at: When it was signed.
         signer: Fingerprint of the primary key that signed it.
         expires_at: When its signature expires; None when it does not.
         keys: The keys in the key file.
-        retired: Files that nothing names any more.
-        changes: What a run of publish would find in the folder of images.
-        problems: What must be done something about, one line each.
+        retired: Files that no index names any more.
+        changes: Changes in the folder of images that a run of publish would find, one line each.
+        problems: Problems that need attention, one line each.
     """
 
     templates: int
@@ -71,15 +69,15 @@ def status_of(
     within: timedelta,
     verify: bool = False,
 ) -> Status:
-    """Look at a published folder.
+    """Check a published folder; nothing is changed.
 
     Args:
         folder: The folder that is served.
-        services: Verifier, key files, and the clock.
-        on_event: Reports how much was read.
-        images: The folder of images, to tell what changed there.
-        within: Ends that are nearer than this are problems.
-        verify: Whether all files are read, and their digests compared.
+        services: Verifier and clock.
+        on_event: Called with progress events.
+        images: The folder of images, to find changes there.
+        within: Expiry times that are nearer than this are problems.
+        verify: Whether to read all files and compare their digests.
 
     Raises:
         UsageError: Nothing is published there.
@@ -116,7 +114,7 @@ def _ends(
     for key in keys:
         if key.expires_at is not None and key.expires_at - now <= within:
             yield (
-                f"the key {key.fingerprint} {_end(key.expires_at, now)}: prolong it with gpg "
+                f"the key {key.fingerprint} {_end(key.expires_at, now)}: extend it with gpg "
                 "--quick-set-expire, publish, and give clients the new key file"
             )
 
@@ -139,7 +137,7 @@ def _files(folder: Path, index: Index, on_event: Reporter, *, verify: bool) -> I
             if not path.is_file():
                 yield f"{name} of the template {entry.os_version} is missing: publish again"
             elif size is not None and path.stat().st_size != size:
-                yield f"{name} has {path.stat().st_size} bytes, and the index says {size}: publish again"
+                yield f"{name} has {path.stat().st_size} bytes instead of {size}: publish again"
             elif not path.stat().st_mode & 0o004:
                 yield f"{name} cannot be read by a web server: chmod o+r {path}"
             elif (
@@ -147,7 +145,7 @@ def _files(folder: Path, index: Index, on_event: Reporter, *, verify: bool) -> I
                 and digest is not None
                 and digest != hash_file(path, on_event=on_event, label=f"reading {path.name}")
             ):
-                yield f"{name} is damaged, its digest is another one: remove it and publish again"
+                yield f"{name} is damaged (its digest is wrong): remove it and publish again"
 
 
 def _deprecations(index: Index, now: datetime) -> Iterator[str]:
@@ -156,12 +154,12 @@ def _deprecations(index: Index, now: datetime) -> Iterator[str]:
         if end is not None and end.until is not None and end.until < now.date():
             yield (
                 f"the template {entry.os_version} was deprecated until {end.until}: "
-                "withdraw it, or deprecate it anew"
+                "withdraw it, or deprecate it again"
             )
 
 
 def _changes(images: Path, index: Index, now: datetime) -> Iterator[str]:
-    """Compare the folder of images with what is remembered of it, without reading them."""
+    """Compare the images with the record of the last run, without reading them."""
     library = find_images(images)
     remembered = read_state(images)
     published = {(entry.os_version, entry.arch) for entry in index.entries if entry.arch != UNKNOWN_ARCH}

@@ -147,7 +147,7 @@ class PublishRun:
         return True
 
     def _is_there(self, entry: Entry) -> bool:
-        """Tell whether all files of an entry are in place, as far as their sizes tell."""
+        """Check by their sizes whether all files of an entry are in place."""
         sizes = {entry.file: entry.compressed_size}
         if entry.zstd is not None:
             sizes[entry.zstd.file] = entry.zstd.compressed_size
@@ -168,7 +168,7 @@ class PublishRun:
 
     @contextlib.contextmanager
     def copies_of(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, ImageCopy]]:
-        """Make copies to give free space back on, by image; none where that is not wanted."""
+        """Make the copies on which free space is given back, by image; none with ``--no-trim``."""
         if not candidates or self._request.dry_run or not self._request.trim:
             yield {}
             return
@@ -183,7 +183,7 @@ class PublishRun:
             yield copies
 
     def examine(self, candidates: Sequence[Candidate], copies: Mapping[str, ImageCopy]) -> list[Candidate]:
-        """Find out what the changed images hold, in one appliance for all of them."""
+        """Find out the facts of the changed images, in one appliance for all of them."""
         images = [one.image for one in candidates if one.image.name not in self.refused]
         if not images:
             return []
@@ -205,9 +205,9 @@ class PublishRun:
         arch = facts.arch if isinstance(facts, ImageFacts) else None
         last = self.state.get(image.name)
         old = old_entry(self._old, image.stem, last, arch)
-        lost = last is not None and last.system  # it held one before: then it is broken, not special
+        lost = last is not None and last.system  # it had one before: then it is broken, not special
         if nothing and not lost and old is not None and old.arch != UNKNOWN_ARCH:
-            warn(self._on_event, f"no system was found in {image.name}: only its entry says what it is")
+            warn(self._on_event, f"no system was found in {image.name}: using the architecture of its entry")
             facts = ImageFacts(old.arch, None, None, None, system=False)
         name = old.os_version if old else image.stem
         if ask is not None and (nothing or isinstance(facts, ImageFacts)):
@@ -262,8 +262,8 @@ class PublishRun:
             elif entry.sha512 is None or entry.arch == UNKNOWN_ARCH:
                 warn(
                     self._on_event,
-                    f"the template {entry.os_version} is dropped: there is no image for its hand-written "
-                    "entry, and no digest of its file in it",
+                    f"the template {entry.os_version} is dropped: its hand-written entry has neither image "
+                    "nor digest",
                 )
             else:
                 kept.append(entry)

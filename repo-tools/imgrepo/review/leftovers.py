@@ -24,6 +24,7 @@ from imgbuilder.guests.ports import Appliance, Guest
 from imgbuilder.guests.roots import NO_FILES, mounted_read_only
 from imgbuilder.host.text import printable
 from imgrepo.contents.mounting import mount_by_inspection, mount_root, read_text
+from imgrepo.images.facts import give_back
 from imgrepo.images.scan import SourceImage
 from imgrepo.library.records import Inside, Leftover, Seen
 from imgrepo.review.passwords import HOME, homes, judge_passwords, read_passwords
@@ -320,6 +321,6 @@ def _trim(appliance: Appliance, image: SourceImage, on_event: Reporter) -> None:
             continue
         try:
             with mounted_read_only(appliance, device):
-                appliance.trim("/")
+                give_back(appliance, image, device, on_event)
         except GuestCallError as error:
             debug(on_event, f"{image.name}: {device} is not trimmed: {error.message}")

@@ -1,1 +1,1 @@
-"""The published folder: reading, checking and changing its files and index."""
+"""The published folder: reading, checking and changing the index and the files that it names."""

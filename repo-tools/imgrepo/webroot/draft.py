@@ -1,9 +1,8 @@
-"""An index that somebody wrote by hand, or that virt-builder's own tool left unsigned.
+"""Unsigned indexes: written by hand, or left unsigned by virt-builder's own tool.
 
-Nothing in it is believed: what it says of files is taken from the files. It
-tells names, notes, aliases and the architecture of images that hold no system.
-The least that an entry needs is ``[NAME]`` and ``file=``, as in
-virt-builder-repository(1).
+Nothing in them is trusted: facts about files come from the files. They give
+names, notes, aliases, and the architecture of images without a system. An entry
+needs at least ``[NAME]`` and ``file=``, as in virt-builder-repository(1).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def read_draft(path: Path) -> Index | None:
         path: The file.
 
     Returns:
-        Its entries. A digest that the file beside it does not have is left out.
+        Its entries. A digest that differs from that of its file is left out.
 
     Raises:
         UsageError: It cannot be read.
@@ -61,7 +60,7 @@ def read_draft(path: Path) -> Index | None:
 
 
 def _completed(text: str, where: str) -> str:
-    """Add to each section the fields that are not known before its image was looked into."""
+    """Add to each section the fields that are not known before its image is examined."""
     lines = text.split("\n")
     for section in reversed(parse_document(text, where=where).sections):
         given = {(item.key, item.subkey) for item in section.fields}
@@ -77,27 +76,21 @@ def _sha512(path: Path) -> str | None:
         return None
 
 
-# An image's entry in a file of its own beside it: ``NAME.entry`` for ``NAME.img``.
-#
-# It says what cannot be found out from the image: another name, notes, aliases,
-# the architecture of an image without a system. It is read when the template is
-# published for the first time; from then on the published index is what counts.
-
-
 SUFFIX = ".entry"
+"""Ending of the file next to an image with its entry; it is read before its template is first published."""
 
 
 def sidecar_of(image: Path) -> Path:
-    """Return where the entry of an image is, if it has one."""
+    """Return the path of the entry of an image."""
     return image.with_name(f"{image.stem}{SUFFIX}")
 
 
 def sidecar_entries(images: Iterable[SourceImage], index: Index) -> tuple[Entry, ...]:
-    """Read the entries beside images, of templates that an index does not have yet.
+    """Read the entries next to images, for templates that are not in an index yet.
 
     Args:
         images: The images.
-        index: What is published.
+        index: The published index.
 
     Raises:
         UsageError: A file cannot be read.

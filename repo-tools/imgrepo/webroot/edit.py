@@ -1,6 +1,6 @@
-"""Changing a published index without any image: read, change, sign, put in place.
+"""Changes a published index without any image: read, change, sign, put in place.
 
-The changes themselves are pure functions from index to index.
+The changes are pure functions from index to index.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def edit(
     *,
     again: bool = False,
 ) -> Edited:
-    """Change the published index, and sign it.
+    """Change the published index and sign it.
 
     Args:
         folder: The folder that is served.
-        signing: How to sign; one of the keys must have signed what is there.
+        signing: How to sign; one of the keys must have signed the present index.
         services: The ports.
-        change: From the old index to the new one.
+        change: Makes the new index of the old one.
         on_event: Called with each event.
-        again: Whether to sign again even if nothing changes.
+        again: Whether to sign even if nothing changes.
 
     Raises:
         UsageError: Nothing is published there, or ``change`` refuses.
@@ -80,10 +80,10 @@ def refresh(
 
     Args:
         folder: The folder that is served.
-        signing: How to sign; without a time of its own, the signature is valid as long as the last one.
+        signing: How to sign; by default the signature is valid as long as the last one.
         services: The ports.
         on_event: Called with each event.
-        within: Do it only if the present signature expires so soon; None for always.
+        within: Sign only if the present signature expires within this time; None for always.
 
     Returns:
         Whether it was signed.
@@ -117,11 +117,11 @@ def rotate(
     Args:
         folder: The folder that is served.
         old_key: The key that clients know.
-        new_key: The key that they shall know.
+        new_key: The new signing key.
         signing: How to sign otherwise.
         services: The ports.
         on_event: Called with each event.
-        finish: End the time in which both sign: from now on the new one alone.
+        finish: Whether only the new key signs from now on; otherwise both do.
 
     Raises:
         UsageError: Both are the same key, or nothing is published there.
@@ -138,7 +138,7 @@ def rotate(
 
 
 def _without_warnings(on_event: Reporter, *, off: bool) -> Reporter:
-    """Leave out the warning about the other key: to be rid of it is what ``--finish`` is for."""
+    """Leave out the warning about the other key, which ``--finish`` drops on purpose."""
     if not off:
         return on_event
     return lambda event: (
@@ -150,9 +150,9 @@ def withdraw(
     folder: Path, signing: Signing, services: Services, names: Sequence[str], arch: str | None,
     on_event: Reporter, *, undo: bool,
 ) -> None:  # fmt: skip
-    """Take templates out of the index, or allow them again.
+    """Remove templates from the index, or allow them again.
 
-    Withdrawing remembers them first, so that a run of ``publish`` does not bring them back.
+    Withdrawn templates are remembered first, so that ``publish`` does not add them again.
 
     Raises:
         UsageError: There is no such template.
@@ -182,10 +182,10 @@ def withdraw(
 
 
 def deprecate(index: Index, name: str, arch: str | None, end: Deprecation | None) -> Index:
-    """Say that a template should not be used any more, or take that back.
+    """Deprecate a template, or end its deprecation.
 
     Raises:
-        UsageError: There is no such template, or none that should replace it.
+        UsageError: There is no such template, or its replacement is missing.
     """
     if end is not None and end.replaced_by is not None:
         find(index, end.replaced_by, arch)
@@ -195,7 +195,7 @@ def deprecate(index: Index, name: str, arch: str | None, end: Deprecation | None
 
 
 def add_aliases(index: Index, name: str, arch: str | None, aliases: Sequence[str]) -> Index:
-    """Give a template further names; another template of the same architecture loses them.
+    """Give a template further names; other templates of the same architecture lose them.
 
     Raises:
         UsageError: There is no such template, or an alias is the name of one.
@@ -217,7 +217,7 @@ def add_aliases(index: Index, name: str, arch: str | None, aliases: Sequence[str
 
 
 def remove_aliases(index: Index, name: str, arch: str | None, aliases: Sequence[str]) -> Index:
-    """Take names from a template.
+    """Remove names from a template.
 
     Raises:
         UsageError: There is no such template, or it has no such alias.
@@ -263,7 +263,7 @@ def find(index: Index, name: str, arch: str | None) -> tuple[Entry, ...]:
 
 
 def same_arch(one: str, other: str) -> bool:
-    """Tell whether two names mean the same architecture."""
+    """Check whether two names mean the same architecture."""
     return normalise(one) == normalise(other)
 
 

@@ -1,7 +1,7 @@
-"""From old index, facts and compressed files to the new index. Pure functions.
+"""Makes the new index of old index, facts and packed files, and compares indexes. Pure functions.
 
-What a person wrote into the index stays: names, notes, aliases, comments,
-unknown fields. What follows from the image is taken from the image.
+Names, notes, aliases, comments and unknown fields, which people write, stay.
+Facts about an image come from the image.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from imgrepo.images.scan import SourceImage
 from imgrepo.webroot.state import Published
 
 _DIGITS = 16
-"""How much of a file's SHA-512 is in its name, in hex digits."""
+"""Hex digits of a file's SHA-512 in its name."""
 
 UNKNOWN_ARCH = "unknown"
-"""Architecture of a hand-written entry that leaves it to us."""
+"""Architecture of a hand-written entry without one."""
 
 _PUBLISHED = re.compile(
     rf"(?P<stem>[A-Za-z0-9][A-Za-z0-9._-]*)-[0-9a-f]{{{_DIGITS}}}\.(?:xz|zst|img|raw|qcow2)"
@@ -34,18 +34,19 @@ _PUBLISHED = re.compile(
 def published_name(stem: str, sha512: str, ending: str = "xz") -> str:
     """Return the name of a published file.
 
-    It names the content, so that clients with the old index never meet a new file (``threat-model.md`` R9).
+    It depends on the content, so that clients with the old index never get a new file
+    (``docs/threat-model.md`` R9).
 
     Args:
         stem: The image's name without its ending.
         sha512: SHA-512 of the file.
-        ending: What the file is: ``xz``, ``zst``, or the image's own ending.
+        ending: ``xz``, ``zst``, or the image's own ending.
     """
     return f"{stem}-{sha512[:_DIGITS]}.{ending}"
 
 
 def stem_of_published(name: str) -> str | None:
-    """Return the image's stem if a file has a name as ``published_name`` makes them, else None."""
+    """Return the image's stem if a file has a name made by ``published_name``, else None."""
     match = _PUBLISHED.fullmatch(name)
     return match["stem"] if match else None
 
@@ -57,9 +58,9 @@ def files_of(entry: Entry) -> tuple[str, ...]:
 
 
 def origin_of(entry: Entry) -> str:
-    """Return the stem of the image that an entry's file was made from, as far as its name tells.
+    """Return the stem of the image that an entry's file was made from, by the file's name.
 
-    Files named by virt-builder's own tool (``NAME.img.xz``) are understood as well.
+    Names by virt-builder's own tool (``NAME.img.xz``) are understood as well.
     """
     match = re.fullmatch(
         rf"(?:.*/)?(.+?)(?:-[0-9a-f]{{{_DIGITS}}})?(?:\.(?:img|raw|qcow2))?(?:\.(?:xz|zst))?", entry.file
@@ -73,8 +74,8 @@ def old_entry(index: Index, stem: str, remembered: Published | None, arch: str |
     Args:
         index: The published index.
         stem: The image's name without its ending.
-        remembered: What the state says of it.
-        arch: The image's architecture, if it is known already.
+        remembered: Its record of the last run.
+        arch: The image's architecture, if it is known.
     """
     fitting = [
         entry
@@ -106,7 +107,7 @@ def new_entry(
     Args:
         image: The image.
         size: Size of its disk in bytes.
-        facts: What it holds.
+        facts: Its facts.
         compressed: The file to publish.
         old: The entry that it replaces; None for a new template.
         ending: Ending of the file's name.
@@ -172,9 +173,6 @@ def merge(old: Index, replaced: Mapping[tuple[str, str], Entry], added: Sequence
                 hint="rename one of the images",
             )
     return dataclasses.replace(old, entries=tuple(entries))
-
-
-# diff: What is different between two indexes, as lines for people. Pure functions.
 
 
 def differences(old: Index, new: Index) -> Iterator[str]:

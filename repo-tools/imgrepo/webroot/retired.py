@@ -2,8 +2,8 @@
 
 A client that read the old index a moment ago still asks for the old files, and
 caches on the way may serve the old index for hours (``docs/threat-model.md``
-R9). So they stay for a grace time, counted from when a publisher first saw that
-nothing names them. A record in the served folder remembers that.
+R9). So they stay for a grace time, counted from the first run that
+finds them. A record in the served folder remembers that time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from imgrepo.webroot.entries import files_of, stem_of_published
 
 RECORD_NAME = ".pybuilder-repo-retired.json"
 GRACE = timedelta(days=7)
-"""How long a retired file stays by default."""
+"""Time that a retired file stays by default."""
 
 _PACKED = (".xz", ".zst")
 
@@ -35,7 +35,7 @@ class Retired:
 
     Attributes:
         name: Its name in the served folder.
-        since: When a publisher first saw that, in UTC.
+        since: When a run first noticed that, in UTC.
         size: Bytes.
     """
 

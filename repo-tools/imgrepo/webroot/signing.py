@@ -1,4 +1,4 @@
-"""The index of a published folder: reading it back, signing a new one, putting it in place."""
+"""Reads the index of a published folder, signs a new one, and puts it in place."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ PLAIN_INDEX = "index"
 PUBLIC_KEY = "index.gpg"
 _BACKUP = "index.bak"
 _LARGEST_INDEX = 5_000_000
-"""Bytes; no client reads more (rule V1 of ``docs/threat-model.md``)."""
+"""Bytes; no client reads more."""
 
 
 @dataclass(frozen=True)
 class PublishedIndex:
-    """The index that clients see.
+    """The index that clients get.
 
     Attributes:
-        index: Its templates; none when nothing is published yet.
+        index: Its templates; none if nothing is published yet.
         text: Its text; None when nothing is published yet.
         signed_at: When it was signed; None when nothing is published yet.
         expires_at: When its signature expires; None when it does not.
@@ -46,12 +46,7 @@ class PublishedIndex:
 
 
 def read_index_file(path: Path) -> bytes | None:
-    """Return the bytes of an index; None when there is none.
-
-    Raises:
-        BadSignatureError: It is larger than any client reads.
-        WorkspaceError: It cannot be read.
-    """
+    """Return the bytes of an index; None when there is none."""
     try:
         with open_file(path) as file:
             data = file.read(_LARGEST_INDEX + 1)
@@ -65,15 +60,15 @@ def read_index_file(path: Path) -> bytes | None:
 
 
 class IndexSigner:
-    """Signs indexes, and believes only what a client would believe.
+    """Signs indexes, and trusts only what a client would trust.
 
     Args:
-        services: The publisher's gpg, and the clients' verifier.
+        services: The publisher's gpg and the clients' verifier.
         signing: The keys, and how long signatures stay valid.
         session: Where files are made.
 
     Raises:
-        SigningError: A key is missing, ambiguous, expired or locked (``docs/threat-model.md`` R3).
+        SigningError: A key is missing, ambiguous, expired or locked.
     """
 
     def __init__(self, services: Services, signing: Signing, session: Session) -> None:
@@ -90,21 +85,21 @@ class IndexSigner:
         self._probe()
 
     def _probe(self) -> None:
-        """Sign something that nobody keeps: a locked key shows now, not after an hour of compressing."""
+        """Sign a text that is thrown away: a locked key is found now, not after an hour of compressing."""
         self._keys.clearsign("probe\n", self._fingerprint, self._also)
 
     def read(self, folder: Path, *, force: bool = False, on_event: Reporter = ignore) -> PublishedIndex:
-        """Read the signed index of a folder, by the clients' own rules.
+        """Read the signed index of a folder by the rules of clients.
 
-        It may be signed by further keys, and its signature may have expired: this is who signs it anew.
+        It may be signed by further keys, and its signature may have expired: it is about to be signed again.
 
         Args:
             folder: The folder that is served.
-            force: Believe an index that is not signed by this key.
-            on_event: Reports keys that have signed it and would not sign the next one.
+            force: Whether to trust an index that is not signed by this key.
+            on_event: Reports keys that have signed it and will not sign the next one.
 
         Raises:
-            TrustError: It is not signed by this key: nothing may be built on it (R17).
+            TrustError: It is not signed by this key, so nothing may be built on it.
             RepositoryError: Its text breaks the format.
         """
         path = folder / SIGNED_INDEX
@@ -119,15 +114,15 @@ class IndexSigner:
             signed = self._verifier.verify(data, pin, where=str(path))
         except TrustError as error:
             hint = (
-                f"find out who wrote {path}; to build on it all the same, use --force; to start anew, "
-                "without its notes and revisions, move it away"
+                f"find out who wrote {path}; to build on it anyway, use --force; to start again without its "
+                "notes and revisions, move it away"
             )
             raise type(error)(error.message, hint=hint) from error
         if split(data, where=str(path)).signatures > 1 + len(self._also):
             warn(
                 on_event,
-                f"{path} is signed by more keys than you gave: clients that know only the other one will "
-                "refuse the next index; give all of them with -K while clients move from one to the next",
+                f"{path} is signed by more keys than you gave: clients that know only the other key will "
+                "refuse the next index; give all keys with -K while clients move from one to the next",
             )
         return PublishedIndex(
             parse_index(signed, where=str(path)), signed.text, signed.signed_at, signed.expires_at
@@ -138,16 +133,16 @@ class IndexSigner:
 
         Args:
             folder: The folder that is served; all files that the index names are there already.
-            old: What is published there.
-            new: What shall be.
+            old: The published index.
+            new: The new index.
 
         Raises:
-            SigningError: It cannot be signed, or would be refused by clients (R5, R19).
-            RepositoryError: The format has no way to say it.
+            SigningError: It cannot be signed, or clients would refuse it.
+            RepositoryError: The format cannot express it.
         """
         keys = self._keys
         if self._signing.valid_for is None and old.expires_at is not None and old.signed_at is not None:
-            # Whoever once promised an end must not lose it by forgetting an option.
+            # A signature that expires must not lose that because an option is forgotten.
             as_before = replace(self._signing, valid_for=old.expires_at - old.signed_at)
             keys = self._services.make_keys(as_before)
         while True:
@@ -155,20 +150,20 @@ class IndexSigner:
             signed = self._check(data, new, old)
             if signed.signed_at != old.signed_at:
                 break
-            # Signatures know whole seconds, and clients refuse two texts of the same one (S34).
+            # Signatures have whole seconds, and clients refuse two texts of the same second.
             time.sleep(1 - time.time() % 1)
         plain = folder / PLAIN_INDEX
         if self.was_edited(folder, old):
             self._session.write(_BACKUP, plain.read_bytes())
         self._session.write(PUBLIC_KEY, (self._session.folder / PUBLIC_KEY).read_bytes())
         self._session.write(PLAIN_INDEX, signed.text.encode())
-        # Only this one counts for clients, and so it comes last.
+        # Clients read only this one, so it comes last.
         self._session.write(SIGNED_INDEX, data)
 
     def _check(self, data: bytes, new: Index, old: PublishedIndex) -> VerifiedText:
-        """Read a signed index as a client does; return what clients get.
+        """Read a signed index as a client does; return the text that clients get.
 
-        Its text can differ from what was signed: clear-signing cuts blanks at line ends (F9).
+        It can differ from the signed text: clear-signing cuts blanks at line ends.
         """
         try:
             signed = self._verifier.verify(data, self._pin, where="the new index")
@@ -176,17 +171,17 @@ class IndexSigner:
         except TrustError as error:
             raise SigningError(f"clients would refuse the new index: {error.message}") from error
         if understood != new:
-            raise SigningError("clients would read another index than the one that was written")
+            raise SigningError("clients would read a different index from the one that was written")
         if old.signed_at is not None and signed.signed_at < old.signed_at:
             raise SigningError(
                 f"the published index was signed at {old.signed_at:%Y-%m-%d %H:%M:%S} UTC, which this "
-                "machine's clock has not reached yet: clients would take the new one for an older one",
+                "machine's clock has not reached yet: clients would reject the new one as older",
                 hint="set the clock, then publish again",
             )
         return signed
 
     def was_edited(self, folder: Path, published: PublishedIndex) -> bool:
-        """Tell whether the copy for people differs from the signed index: somebody may have edited it."""
+        """Check whether the unsigned copy differs from the signed index: it may have been edited."""
         try:
             with open_file(folder / PLAIN_INDEX) as file:
                 return file.read(_LARGEST_INDEX) != (published.text or "").encode()
@@ -195,9 +190,9 @@ class IndexSigner:
 
 
 def read_served(folder: Path, services: Services) -> tuple[PublishedIndex, VerifiedText]:
-    """Read a served index by the key file beside it, without any secret key.
+    """Read a served index by the key file next to it, without any secret key.
 
-    Its signature may have expired. What is proved is only that both belong together.
+    Its signature may have expired. This only proves that both belong together.
 
     Raises:
         UsageError: Nothing is published there.

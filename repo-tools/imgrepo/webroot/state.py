@@ -1,4 +1,4 @@
-"""What the publisher remembers between runs: the images of a folder, and the withdrawn templates of a site.
+"""The records between runs: the images of a folder, and the withdrawn templates of a site.
 
 The record of images is a convenience: without it images are compressed again
 and come out as the same files. It is not published, and nothing in it is trusted

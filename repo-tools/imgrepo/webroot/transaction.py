@@ -1,8 +1,8 @@
-"""Changes a folder that is being served, so that its readers never meet half of a change.
+"""Changes a folder that is being served, so that its readers never see half of a change.
 
-New files come first and under names that no old index mentions; the index
-follows by one rename. Killed at any moment, the folder holds the old index or
-the new one, and every file that it names (``docs/threat-model.md`` R1, F17).
+New files come first, under names that no old index has; one rename puts the
+index in place. Whenever the program is killed, the folder holds the old index or
+the new one, and all files that it names (``docs/threat-model.md`` R1, F17).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Session:
             name: Name of the file, in both folders.
 
         Raises:
-            WorkspaceError: It cannot be moved; then its place is as it was.
+            WorkspaceError: It cannot be moved; then its place is unchanged.
         """
         staged, final = self.folder / name, self._target / name
         try:

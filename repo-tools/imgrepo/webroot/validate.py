@@ -1,8 +1,8 @@
-"""Checking an index before it is published: its grammar, and with ``full`` all that it promises.
+"""Checks an index before it is published: its grammar, and with ``full`` also its signature and files.
 
 The grammar and the two compatibility checks give the verdicts of
-virt-index-validate, except that the OpenPGP frame must be one that our clients
-accept, and that nothing crashes. All that is wrong is found, not only the first.
+virt-index-validate, except that our clients must accept the OpenPGP frame, and
+that nothing crashes. All problems are found, not only the first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BEGIN = b"-----BEGIN PGP SIGNED MESSAGE-----"
 
 
 class Compatibility(enum.Enum):
-    """Which old virt-builder must be able to read the index, too."""
+    """The old version of virt-builder that must also be able to read the index."""
 
     NONE = "none"
     VERSION_1_24_1 = "1.24.1"
@@ -49,13 +49,13 @@ class Compatibility(enum.Enum):
 
 @dataclass(frozen=True)
 class ValidateRequest:
-    """What to check.
+    """The index to check, and how.
 
     Attributes:
         path: The index, signed or not.
         compatibility: Which old clients must be able to read it.
-        full: Check its meaning, its signature and the files beside it, too.
-        key: File with the public keys that may have signed it; None for ``index.gpg`` beside it.
+        full: Whether to check its meaning, its signature and its files as well.
+        key: File with the public keys that may have signed it; None for ``index.gpg`` next to it.
     """
 
     path: Path
@@ -70,10 +70,10 @@ def validate(request: ValidateRequest, services: Services, on_event: Reporter) -
     Args:
         request: What to check.
         services: The clients' accept rule.
-        on_event: Reports by whom and until when the index is signed, and of the progress of reading files.
+        on_event: Called with progress events, and with signer and expiry of the index.
 
     Returns:
-        All that is wrong, in the order of the file; empty when it is valid.
+        All problems, in the order of the file; empty when it is valid.
 
     Raises:
         PybuilderError: The file cannot be read.
@@ -102,7 +102,7 @@ def validate(request: ValidateRequest, services: Services, on_event: Reporter) -
 
 
 def _signature_check(request: ValidateRequest, services: Services) -> CheckSignature | None:
-    """Return what judges the signatures of templates; None without a usable key, of which others tell."""
+    """Return the check of signatures of templates; None without a usable key, which is reported elsewhere."""
     try:
         pin = _pin(request)
     except PybuilderError:
@@ -124,22 +124,22 @@ def _read(path: Path) -> bytes:
 def _pin(request: ValidateRequest) -> TrustedKeys:
     if request.key is not None:
         return trusted_keys_from_file(request.key, where=str(request.path))
-    beside = request.path.parent / PUBLIC_KEY
-    if not beside.exists():
+    default = request.path.parent / PUBLIC_KEY
+    if not default.exists():
         raise PybuilderError(
-            f"{request.path}: the signature cannot be checked: there is no {PUBLIC_KEY} beside the index",
+            f"{request.path}: the signature cannot be checked: there is no {PUBLIC_KEY} next to the index",
             hint="name the file with the public key: --gpgkey FILE",
         )
-    return trusted_keys_from_file(beside, where=str(request.path))
+    return trusted_keys_from_file(default, where=str(request.path))
 
 
 def _judge(
     data: bytes, text: UnverifiedText, request: ValidateRequest, services: Services, on_event: Reporter
 ) -> Examined:
-    """Read an index; a signed one by the rule of a client that has never seen it before."""
+    """Read an index; a signed one as a client does that has never seen it."""
     where = str(request.path)
     if not data.startswith(_BEGIN):
-        warn(on_event, f"{where} is not signed: clients refuse it, unless they are told to trust anybody")
+        warn(on_event, f"{where} is not signed: clients refuse it unless configured with unsigned=yes")
         return examine_index(text, where=where)
     rule = AcceptPolicy(_pin(request), last=None, max_age=None, where=where, forget_hint="")
     accepted = accept(data, rule, examine_index, verifier=services.verifier, now=datetime.now(UTC))
@@ -152,7 +152,7 @@ def _judge(
 def _incompatible(
     document: Document, text: UnverifiedText, wanted: Compatibility, where: str
 ) -> Iterator[PybuilderError]:
-    """Find what old versions of virt-builder could not read."""
+    """Find the parts that old versions of virt-builder cannot read."""
     if wanted is Compatibility.NONE:
         return
     for number, line in enumerate(text.text.split("\n"), text.first_line):
@@ -174,24 +174,21 @@ def _too_new(where: str, line: int, problem: str, version: Compatibility) -> Rep
     return IndexSyntaxError(where, line, f"{problem}, which virt-builder {version.value} cannot read")
 
 
-# filecheck: Are the files beside an index those that it names? Digest, size, signature, and the disk inside.
-
-
 _PIECE = 1 << 20
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _LARGEST_HEADER = 2 << 20
-"""Bytes: the largest cluster of a qcow2 image, which holds its header."""
+"""Bytes of the largest cluster of a qcow2 image, which holds its header."""
 _LARGEST_SIGNATURE = 16 << 10
 """Bytes of a detached signature."""
 _MEMORY = 256 << 20
-"""Bytes that unpacking the header may use, as much as for clients."""
+"""Bytes that unpacking the header may use, the same as for clients."""
 
 
 CheckSignature = Callable[[Path, bytes, str], None]
 """Raises a ``TrustError`` unless a file has that detached signature by a key of the publisher.
 
-The third argument is what messages begin with.
+The third argument begins the messages.
 """
 
 
@@ -201,15 +198,15 @@ def check_files(
     """Check the files that an entry names.
 
     Args:
-        entry: The entry, right by itself.
-        folder: Where its index is.
-        on_event: Reports how far the reading is.
-        check_signature: Judges the signature of a template (``sig``), which virt-builder asks for where there
-            is no digest; None when there is no key to judge by.
+        entry: The entry, already checked by itself.
+        folder: The folder of its index.
+        on_event: Called with progress events.
+        check_signature: Checks the signature of a template (``sig``), which virt-builder requires without a
+            digest; None without a key.
 
     Yields:
-        What is wrong: a file that is missing or has another size or digest, a disk of another size, a
-        second file that does not hold the same disk, or a signature by nobody known.
+        Problems: a missing file, a wrong size, digest or disk size, a second file with a different disk, or
+        a signature by an unknown key.
     """
     what = f"template {entry.os_version}"
     problems = list(_check(folder / entry.file, what, entry.compressed_size, entry.sha512, entry, on_event))
@@ -225,7 +222,7 @@ def check_files(
 def _check_second(
     entry: Entry, folder: Path, what: str, on_event: Reporter, *, first_is_good: bool
 ) -> list[PybuilderError]:
-    """Unpack the zstd file as clients do, and the other one if it is good, and compare the disks."""
+    """Unpack the zstd file as clients do, and the other file if it is good; compare the disks."""
     assert entry.zstd is not None
     paths = [folder / entry.zstd.file]
     if first_is_good:
@@ -252,7 +249,7 @@ def _check_signature(
     try:
         with open_file(signature) as opened:
             data = opened.read(_LARGEST_SIGNATURE + 1)
-        if check is not None and file.is_file():  # one that is missing was told
+        if check is not None and file.is_file():  # a missing one was reported
             check(file, data, f"{what}: {signature}")
     except OSError as error:
         yield RepositoryError(f"{what}: cannot read the signature {signature}: {error.strerror}")
@@ -267,12 +264,12 @@ def _check(
         with open_file(path) as file:
             found = os.fstat(file.fileno()).st_size
             if size is not None and found != size:
-                yield RepositoryError(f"{what}: {path} has {found} bytes, where the index says {size}")
+                yield RepositoryError(f"{what}: {path} has {found} bytes instead of {size}")
             elif (
                 sha512 is not None
                 and hash_stream(file, on_event=on_event, label=f"Reading {path.name}", total=found) != sha512
             ):
-                yield RepositoryError(f"{what}: {path} has another SHA-512 than the index says")
+                yield RepositoryError(f"{what}: {path} has a different SHA-512 from the one in the index")
             elif disk is not None:
                 _check_disk(path, file, disk, what)
     except OSError as error:
@@ -282,11 +279,10 @@ def _check(
 
 
 def _check_disk(path: Path, file: BinaryIO, entry: Entry, what: str) -> None:
-    """Compare the disk inside a file with the index, as far as that takes no unpacking.
+    """Compare the disk inside a file with the index, as far as possible without unpacking.
 
     Raises:
-        RepositoryError: It is another one.
-        ToolError: The program ``xz`` is missing.
+        RepositoryError: It is a different one.
     """
     file.seek(0)
     head = file.read(len(_XZ_MAGIC))
@@ -296,7 +292,7 @@ def _check_disk(path: Path, file: BinaryIO, entry: Entry, what: str) -> None:
             size = _unpacked_size(path)
             start = _unpacked_start(file) if entry.format == "qcow2" else b""
         elif head.startswith(_ZSTD_MAGIC):
-            return  # frames need not say how large they are
+            return  # frames may leave the size out
         else:
             size = os.fstat(file.fileno()).st_size
             start = file.read(_LARGEST_HEADER)
@@ -305,9 +301,7 @@ def _check_disk(path: Path, file: BinaryIO, entry: Entry, what: str) -> None:
     except (lzma.LZMAError, EOFError, DiskError, ValueError) as error:
         raise RepositoryError(f"{what}: {path} does not hold a disk: {error}") from error
     if size != entry.size:
-        raise RepositoryError(
-            f"{what}: the disk in {path} has {size} bytes, where the index says {entry.size}"
-        )
+        raise RepositoryError(f"{what}: the disk in {path} has {size} bytes instead of {entry.size}")
 
 
 def _unpacked_size(path: Path) -> int:

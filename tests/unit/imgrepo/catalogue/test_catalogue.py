@@ -242,9 +242,9 @@ def test_a_record_cannot_lead_elsewhere(library: Repository, name: str) -> None:
     ("content", "shown"),
     [
         (png(5, 7), (5, 7)),
-        (b"", "it is no PNG"),
-        (b"<svg onload='alert(1)'>" + b" " * 50, "it is no PNG"),
-        (png(5, 7)[:20], "it is no PNG"),
+        (b"", "it is not a PNG file"),
+        (b"<svg onload='alert(1)'>" + b" " * 50, "it is not a PNG file"),
+        (png(5, 7)[:20], "it is not a PNG file"),
         (png(9000, 1), "it has 9000 x 1 pixels"),
         (png(5, 7) + bytes(9 << 20), "it is larger than 8 MiB"),
     ],
@@ -258,7 +258,7 @@ def test_pictures_are_looked_at(tmp_path: Path, content: bytes, shown: object) -
     link.symlink_to(path)
     assert isinstance(png_size(link), str)
     os.mkfifo(tmp_path / "pipe.png")
-    assert png_size(tmp_path / "pipe.png") == "it is no file"
+    assert png_size(tmp_path / "pipe.png") == "it is not a regular file"
     assert png_size(tmp_path / "none.png") is None
 
 

@@ -578,7 +578,7 @@ class TestScreenshot:
         path.write_bytes(whole[: len(whole) // 2])
         assert "cannot be read" in (screenshot_problem(path) or "")
         path.write_bytes(b"GIF89a" + whole)
-        assert screenshot_problem(path) == "it is no PNG"
+        assert screenshot_problem(path) == "it is not a PNG file"
         path.unlink()
         assert screenshot_problem(path) == "it is gone"
         path.symlink_to("/etc/passwd")

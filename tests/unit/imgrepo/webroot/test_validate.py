@@ -112,7 +112,7 @@ def test_disks_of_every_kind(web: Web, data: bytes, disk_format: str | None) -> 
     web.put(dataclasses.replace(entry, size=len(DISK) + 512))
     (problem,) = web.problems()
     assert f"the disk in {web.folder / 'x'} has {len(DISK)} bytes" in problem
-    assert problem.endswith(f"where the index says {len(DISK) + 512}")
+    assert problem.endswith(f"instead of {len(DISK) + 512}")
 
 
 @pytest.mark.parametrize("disk_format", ["raw", "qcow2"])
@@ -146,8 +146,8 @@ def test_files_that_are_missing_or_other_ones(web: Web) -> None:
     (web.folder / "d.zst").write_bytes(b"ZSTD")
     (web.folder / "d.xz").write_bytes(data + b"x")
     first, second = web.problems()
-    assert f"has {len(data) + 1} bytes, where the index says {len(data)}" in first
-    assert "d.zst has another SHA-512" in second
+    assert f"has {len(data) + 1} bytes instead of {len(data)}" in first
+    assert "d.zst has a different SHA-512" in second
     (web.folder / "d.xz").unlink()
     (web.folder / "d.xz").mkdir()
     assert "Is a directory" in web.problems()[0]
