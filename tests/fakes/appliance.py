@@ -72,10 +72,10 @@ class FakeDisk:
 
 
 class FakeAppliance(FakeGuest):
-    """An in-memory ``Appliance``; ``log`` records what was done to disks, in order.
+    """An in-memory ``Appliance``; ``log`` records actions on disks, in order.
 
-    ``fails`` says which of those fail, and with what words, each once; ``secrets`` are the keys of LUKS
-    containers by device. Opening one makes a device of what ``FakeDisk.inside`` says.
+    ``fails`` has the actions that fail once, with their messages; ``secrets`` are the keys of LUKS
+    containers by device. Opening one adds the device in ``FakeDisk.inside``.
     """
 
     def __init__(self, disks: Sequence[FakeDisk], attached: Sequence[int] = ()) -> None:

@@ -82,8 +82,8 @@ def _check_crowd(node: Node, path: str) -> None:
 class FakeGuest:
     """An in-memory ``Guest``.
 
-    ``scripts`` records what ``sh`` was asked; ``on_sh`` says what it answers. A script that nothing was said
-    about succeeds silently, but ``mktemp -d`` makes a folder. ``calls`` records changes, in order.
+    ``scripts`` records the scripts of ``sh``; ``on_sh`` adds answers. A script without an answer succeeds
+    silently, except that ``mktemp -d`` makes a folder. ``calls`` records changes, in order.
     """
 
     def __init__(self) -> None:
@@ -99,38 +99,38 @@ class FakeGuest:
     def add(
         self, path: str, content: bytes | str = b"", *, mode: int = 0o644, uid: int = 0, gid: int = 0
     ) -> None:
-        """Put a regular file there, with its parents."""
+        """Add a regular file and its parents."""
         data = content.encode() if isinstance(content, str) else content
         parent, name = self._make_parents(path)
         parent.children[name] = Node(stat.S_IFREG | mode, uid, gid, data)
 
     def add_dir(self, path: str, *, mode: int = 0o755, uid: int = 0, gid: int = 0) -> None:
-        """Put a directory there, with its parents."""
+        """Add a directory and its parents."""
         parent, name = self._make_parents(path)
         parent.children[name] = Node(stat.S_IFDIR | mode, uid, gid)
 
     def add_sparse(self, path: str, size: int, content: bytes = b"") -> None:
-        """Put a file there whose content is followed by a hole, up to ``size`` bytes."""
+        """Add a file whose content is followed by a hole, up to ``size`` bytes."""
         self.add(path, content)
         self._file(path).hole = size - len(content)
 
     def add_crowd(self, path: str) -> None:
-        """Put a directory there that has more names than any program lists."""
+        """Add a directory with more names than any program lists."""
         self.add_dir(path)
         self._find(path).crowded = True
 
     def add_link(self, path: str, target: str) -> None:
-        """Put a symbolic link there, with its parents."""
+        """Add a symbolic link and its parents."""
         parent, name = self._make_parents(path)
         parent.children[name] = Node(stat.S_IFLNK | 0o777, target=target)
 
     def add_fifo(self, path: str) -> None:
-        """Put a named pipe there, with its parents."""
+        """Add a named pipe and its parents."""
         parent, name = self._make_parents(path)
         parent.children[name] = Node(stat.S_IFIFO | 0o644)
 
     def on_sh(self, pattern: str, answer: Answer) -> None:
-        """Answer scripts in which ``pattern`` (a regular expression) is found; the last one said wins."""
+        """Answer scripts that match ``pattern`` (a regular expression); the last pattern added wins."""
         self._answers.insert(0, (re.compile(pattern), answer))
 
     def text(self, path: str) -> str:
@@ -153,7 +153,7 @@ class FakeGuest:
 
         return dict(walk(self.root, ""))
 
-    # Guest: questions
+    # Reading
 
     def exists(self, path: str) -> bool:
         return self._lookup(path) is not None
@@ -216,7 +216,7 @@ class FakeGuest:
         node = self._file(path)
         return node.part(max(0, node.size - size), node.size)
 
-    # Guest: changes
+    # Changing
 
     def write(self, path: str, content: bytes) -> None:
         self.calls.append(("write", path))
@@ -305,7 +305,7 @@ class FakeGuest:
             node = self._lookup(done)
             if node is None:
                 parent, last = self._parent(done)
-                if last in parent.children:  # a link that leads nowhere
+                if last in parent.children:  # a dangling link
                     raise _fail(errno.EEXIST, done)
                 parent.children[last] = Node(stat.S_IFDIR | 0o755)
             elif not node.is_dir:
@@ -471,7 +471,7 @@ class FakeGuest:
         return node, name
 
     def _create(self, path: str) -> Node:
-        """Find a file or make it, through links as open(2) does."""
+        """Find a file or create it, through links as open(2) does."""
         parent, name = self._parent(path, follow_last=True)
         node = parent.children.setdefault(name, Node(stat.S_IFREG | 0o644))
         if node.is_dir:

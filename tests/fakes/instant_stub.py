@@ -1,9 +1,9 @@
 """A libguestfs binding and a hypervisor that go together, for tests of resuming an appliance.
 
 The binding starts the "hypervisor" as libguestfs does: with the command line
-of its direct backend, and a socket at which the daemon is awaited. The
-hypervisor is a script that says the daemon's first word when it boots, and
-nothing when it resumes. What the appliance answers is in files of the folder.
+of its direct backend, and a socket on which it waits for the daemon. The
+hypervisor is a script that sends the daemon's first message when it boots, and
+nothing when it resumes. The appliance's answers are in files of the folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ time.sleep(600)
 
 
 class GuestFS:
-    """A handle whose appliance answers what files say."""
+    """A handle whose appliance's answers are in files."""
 
     def __init__(self, **_options: Any) -> None:
         self._hypervisor = ""
@@ -82,7 +82,7 @@ class GuestFS:
                     raise RuntimeError("guestfs_launch failed.") from None
         assert self._channel.recv(4) == b"\xf5\xf5\x5f\xf5"
         while child.poll() is None and _starts() == before:
-            time.sleep(0.01)  # so that what was started is on record before it can be ended
+            time.sleep(0.01)  # so that the start is recorded before the process can be ended
 
     def debug_upload(self, local: str, path: str, mode: int) -> None:
         with (HERE / "calls").open("a") as log:
@@ -126,7 +126,7 @@ def command_line(folder: Path, sock: str, disks: list[str]) -> list[str]:
 
 
 def install(folder: Path) -> tuple[Path, Path]:
-    """Put the binding, the hypervisor and the appliance's files there; return interpreter and hypervisor."""
+    """Write the binding, the hypervisor and the appliance's files; return interpreter and hypervisor."""
     (folder / "guestfs.py").write_text(Path(__file__).read_text())
     interpreter = folder / "python"
     interpreter.write_text(

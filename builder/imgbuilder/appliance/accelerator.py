@@ -79,7 +79,7 @@ def emulation_forced() -> bool:
 def chosen_accelerator(state: Path, on_event: Reporter) -> KvmVerdict:
     """Return whether to use KVM, and report if not; see ``kvm_verdict`` for the arguments."""
     if emulation_forced():
-        return KvmVerdict(usable=False, reason="LIBGUESTFS_BACKEND_SETTINGS says force_tcg", proved=True)
+        return KvmVerdict(usable=False, reason="LIBGUESTFS_BACKEND_SETTINGS has force_tcg", proved=True)
     verdict = kvm_verdict(state, on_event)
     if not verdict.usable:
         announce(verdict, on_event)

@@ -1,6 +1,6 @@
 """Finds the Python interpreter that can load libguestfs.
 
-The binding is not on PyPI: distributions build it for their own interpreter.
+The binding is not on PyPI: each distribution builds it for its Python.
 Only the worker process loads it, so pybuilder itself may run under any other
 interpreter, such as that of a virtual environment.
 """

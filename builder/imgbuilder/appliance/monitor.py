@@ -58,7 +58,7 @@ def network_table(monitor: Path, *, limit: float) -> str:
     Raises:
         ApplianceError: It failed.
     """
-    # QMP has no command of its own for this.
+    # QMP has no command for this, only the monitor for people has one.
     order: dict[str, object] = {"command-line": "info usernet"}
     return str(_run(_execute(monitor, "human-monitor-command", order), limit))
 

@@ -1,4 +1,4 @@
-"""What an appliance is started with: options of the machine, and its disks."""
+"""Options and disks of an appliance."""
 
 from __future__ import annotations
 

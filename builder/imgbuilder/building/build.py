@@ -62,7 +62,7 @@ def build(request: BuildRequest, services: Services, on_event: Reporter) -> Buil
 
     Raises:
         PybuilderError: It could not be built; an older file at the output's place is still there,
-            unless ``delete_on_failure`` is off or ``on_error`` says to keep the image.
+            unless ``delete_on_failure`` is off or ``on_error`` keeps the image.
     """
     on_event = customization.mask(request.operations, host_proxies(os.environ)).reporter(on_event)
     prepared = prepare(request, services, on_event)

@@ -243,8 +243,8 @@ def mismatch(mount: Mount, device: BlockDevice, root: str) -> str:
         return f"{root} is the root"
     if _TAG.fullmatch(mount.spec):
         return ""
-    said, is_there = (_FAMILIES.get(kind, kind) for kind in (mount.kind, device.kind))
-    if said != is_there and {said, is_there} <= _COMPARED:
+    written, found = (_FAMILIES.get(kind, kind) for kind in (mount.kind, device.kind))
+    if written != found and {written, found} <= _COMPARED:
         return f"{device.name} holds {device.kind}, not {mount.kind}"
     return ""
 

@@ -186,7 +186,7 @@ def find_mount_points(appliance: Appliance, root: str) -> list[MountPoint | Miss
 def inspect_mount_points(appliance: Appliance, root: str) -> list[MountPoint | Missing]:
     """Return the filesystems that a system mounts at boot; inspection found it, and its root is mounted.
 
-    Without a Linux /etc/fstab, inspection says which partitions belong to the system.
+    Without a Linux /etc/fstab, inspection finds the partitions of the system.
     """
     if appliance.inspect_facts(root)["type"] == "linux" and appliance.is_file("/etc/fstab"):
         return find_mount_points(appliance, root)

@@ -1,4 +1,4 @@
-"""A guest's os-release(5): what system it is, in its own words."""
+"""Reads a guest's os-release(5), which names its system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening the encrypted parts of a guest's disk with the user's keys, before anything is looked for on it."""
+"""Opens the encrypted devices of a guest with the user's keys (``--key``)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _LUKS = "crypto_LUKS"
 
 
 def unlock(appliance: Appliance, keys: Sequence[DiskKey], on_event: Reporter) -> dict[str, str]:
-    """Open the LUKS containers of the guest that keys are given for.
+    """Open the LUKS containers of the guest for which there are keys.
 
-    Without keys the appliance is asked nothing.
+    Without keys there is no request to the appliance.
 
     Args:
         appliance: A launched appliance with nothing mounted.
         keys: The user's keys, tried in their order.
-        on_event: Reports what was opened, and of keys without a container. Never of a key itself.
+        on_event: Receives the opened containers and warnings about unused keys; never a key itself.
 
     Returns:
-        For each container's device, the device of what it holds.
+        For each container's device, the device of its content.
 
     Raises:
-        GuestError: None of the keys meant for a container opens it.
+        GuestError: None of the keys for a container opens it.
     """
     opened: dict[str, str] = {}
     if not keys:
@@ -54,7 +54,7 @@ def unlock(appliance: Appliance, keys: Sequence[DiskKey], on_event: Reporter) ->
 
 def encrypted_devices(appliance: Appliance) -> list[str]:
     """Return the LUKS containers on partitions, logical volumes, and disks without partitions."""
-    # Not by list_filesystems, which leaves out what only holds others, and looks for minutes at the rest.
+    # Not by list_filesystems, which leaves out devices that hold others, and takes minutes.
     partitions = appliance.partitions()
     with_partitions = {name.rstrip(string.digits) for name in partitions}
     whole = [disk for disk in appliance.disks() if disk not in with_partitions]
@@ -79,9 +79,6 @@ def _open(appliance: Appliance, device: str, uuid: str, keys: Sequence[DiskKey])
     ) from last
 
 
-# Keys of encrypted disks, as ``--key`` gives them (libguestfs's syntax, ``virt-builder.md`` 0.1).
-
-
 ALL = "all"
 _LARGEST = 1 << 20
 _SYNTAX = "write --key ID:file:FILE or --key ID:key:TEXT; ID is a device such as /dev/sda2, a UUID, or all"
@@ -89,23 +86,23 @@ _SYNTAX = "write --key ID:file:FILE or --key ID:key:TEXT; ID is a device such as
 
 @dataclass(frozen=True)
 class DiskKey:
-    """A key, and what it opens.
+    """A key, and the device that it opens.
 
     Attributes:
         identity: A device, the UUID of a LUKS container, or ``all``.
-        secret: The passphrase; it never shows when the object is printed.
+        secret: The passphrase; it is not part of the object's text.
     """
 
     identity: str
     secret: str = field(repr=False)
 
     def fits(self, device: str, uuid: str) -> bool:
-        """Tell whether it is meant for a container.
+        """Return whether it is for a container.
 
         Args:
-            device: Its device in the appliance, such as ``/dev/sda2`` or ``/dev/GROUP/VOLUME``; names of
-                another kind mean the same disk and partition, or volume.
-            uuid: Its UUID.
+            device: The container's device in the appliance, such as ``/dev/sda2`` or ``/dev/GROUP/VOLUME``;
+                other names of the same disk and partition, such as ``/dev/vda2``, match as well.
+            uuid: The container's UUID.
         """
         if self.identity in {ALL, device}:
             return True
@@ -115,24 +112,24 @@ class DiskKey:
 
 
 def parse_key(text: str) -> DiskKey:
-    """Read a key selector; a key file is read at once, so that what is wrong with it shows early.
+    """Parse a key selector in libguestfs's syntax; a key file is read at once, to report errors early.
 
     Args:
-        text: ``ID:key:TEXT``, or ``ID:file:FILE``, whose first line is the key. Both may have colons.
+        text: ``ID:key:TEXT``, or ``ID:file:FILE`` with the key in its first line; both may have colons.
 
     Raises:
-        UsageError: It is none, or its file cannot be read. The message never quotes a key.
+        UsageError: It is not valid, or its file cannot be read. The message never quotes a key.
     """
     identity, _, rest = text.partition(":")
     kind, colon, value = rest.partition(":")
     if identity and kind == "clevis" and not colon:
         raise UsageError("keys from a network (clevis) are not supported", hint=_SYNTAX)
     if not identity or kind not in {"key", "file"} or not value:
-        raise UsageError("a --key is not understood", hint=_SYNTAX)
+        raise UsageError("invalid value of --key", hint=_SYNTAX)
     secret = value if kind == "key" else _first_line(Path(value))
     if not secret or "\0" in secret:
         where = f"the file {value}" if kind == "file" else f"--key {identity}:key:"
-        raise UsageError(f"{where} holds no key that can be used", hint="its first line is the key")
+        raise UsageError(f"{where} has no usable key", hint="the first line must be the key, without a NUL")
     return DiskKey(identity, secret)
 
 
@@ -144,4 +141,4 @@ def _first_line(path: Path) -> str:
     except OSError as error:
         raise UsageError(f"the key file {path} cannot be read: {error.strerror}", hint=_SYNTAX) from error
     except ValueError as error:
-        raise UsageError(f"the key file {path} holds no text", hint="a key is one line of UTF-8") from error
+        raise UsageError(f"the key file {path} is not text", hint="a key is one line of UTF-8") from error

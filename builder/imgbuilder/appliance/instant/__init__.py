@@ -1,7 +1,7 @@
-"""The instant appliance: a booted appliance is saved once, and resumed from then on.
+"""The instant appliance: a booted appliance is saved once and resumed afterwards.
 
-``program`` decides where the hypervisor's command line is known, ``store``
-keeps the states, ``save`` makes one, ``resume`` opens an appliance from one,
-``guestside`` says what runs in the appliance meanwhile, above all how a resumed
-one gets random numbers of its own (``docs/adr/0004``).
+``program`` runs in place of the hypervisor and decides, ``store`` keeps the
+states, ``save`` makes one, ``resume`` opens an appliance from one, and
+``guestside`` has the scripts that run in the appliance, which above all give a
+resumed appliance fresh random numbers.
 """

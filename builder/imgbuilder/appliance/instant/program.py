@@ -360,7 +360,7 @@ class Program:
 
     def _make(self, key: str) -> None:
         if key != self._job["key"]:
-            self._end({"failed": "the machine changed meanwhile"})
+            self._end({"failed": "the machine changed in between"})
         self._report({"making": True})
         self._become(saved_arguments(self._arguments, self._job["overlay"], self._job["monitor"]))
 

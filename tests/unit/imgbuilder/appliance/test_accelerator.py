@@ -1,4 +1,4 @@
-"""Whether KVM works is found by trying, and remembered."""
+"""The test of KVM, and the remembered verdict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgbuilder.events import ignore
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host with a device, a kernel and a hypervisor of the test's own."""
+    """A fake host with a device, a kernel and a hypervisor."""
     device, kernel = tmp_path / "kvm", tmp_path / "vmlinuz-6.1.0-1"
     device.touch()
     kernel.touch()
@@ -46,8 +46,8 @@ GOOD = "echo '[    0.0] Linux version 6.1.0'"
         (GOOD, True),
         ("echo 'qemu: failed to set MSR' >&2; kill -ABRT $$", False),
         ("exit 1", False),
-        ("echo Booting from ROM; sleep 60", False),  # design decision 6: opens, then hangs for ever
-        ("exit 0", False),  # it ended well, but no kernel ever spoke
+        ("echo Booting from ROM; sleep 60", False),  # KVM opens, then hangs forever
+        ("exit 0", False),  # status 0 without any output of a kernel
     ],
 )
 def test_verdict(host: Path, body: str, usable: bool) -> None:
@@ -83,7 +83,7 @@ def test_forgetting_and_remembering(host: Path) -> None:
 
 
 @pytest.mark.parametrize("junk", ["", "{", "[]", '{"key": 1}', '{"key": {}, "verdict": {"x": 1}}'])
-def test_a_damaged_record_is_made_anew(host: Path, junk: str) -> None:
+def test_a_damaged_record_is_replaced(host: Path, junk: str) -> None:
     hypervisor(host, GOOD)
     state = host / "state"
     state.mkdir()

@@ -1,4 +1,4 @@
-"""Hiding and showing attached disks: the scripts, run by a real shell on a kernel's folder that is none."""
+"""Hiding and showing attached disks: the scripts, run by a real shell on a fake /sys."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Kernel:
         (self.sys / "class/scsi_host/host2").mkdir(parents=True)
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a script; udevadm settle does what the kernel would have done meanwhile."""
+        """Run a script; udevadm settle does the kernel's part."""
         settle = (
             f'udevadm() {{ for file in {self.devices}/*/delete; do [ ! -e "$file" ] || '
             'rm -r "${file%/delete}"; done; }\n'
@@ -45,9 +45,9 @@ def test_disks_are_hidden_by_their_place_whatever_the_kernel_calls_them(tmp_path
 
 
 @pytest.mark.parametrize("names", [{0: "sda"}, {0: "sda", 1: "sdb/x", 2: "sdc"}])
-def test_what_is_not_found_is_not_passed_over(names: dict[int, str], tmp_path: Path) -> None:
+def test_a_disk_that_is_not_found_is_an_error(names: dict[int, str], tmp_path: Path) -> None:
     kernel = Kernel(tmp_path, {target: name for target, name in names.items() if "/" not in name})
-    if len(names) > 1:  # a disk that stays, since nobody follows the order to delete it
+    if len(names) > 1:  # a disk that stays, because nothing deletes it
         (kernel.devices / "2:0:1:0/block/sdb").mkdir(parents=True)
         (kernel.devices / "2:0:1:0/delete").mkdir()
     done = kernel.run(hide_script([1]))
@@ -90,7 +90,7 @@ class Worker:
         return "place 2 0 1 0 sdb\n" if "delete" in script else ""
 
 
-def test_the_appliance_hides_and_shows_only_what_is_attached(tmp_path: Path) -> None:
+def test_the_appliance_hides_and_shows_only_attached_disks(tmp_path: Path) -> None:
     worker = Worker()
     opened = LibguestfsAppliance(worker, tmp_path, [1])  # type: ignore[arg-type]
     for _twice in range(2):

@@ -1,4 +1,4 @@
-"""The worker process and its certain end: the real worker, a stand-in for the binding."""
+"""The worker process and its end: the real worker with a stand-in for the binding."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.fakes import guestfs_stub
 
 
 @pytest.fixture
-def heard() -> list[Event]:
+def events() -> list[Event]:
     return []
 
 
 @pytest.fixture
-def connection(tmp_path: Path, heard: list[Event]) -> Iterator[Connection]:
-    made = Connection(guestfs_stub.install(tmp_path), tmp_path, heard.append)
+def connection(tmp_path: Path, events: list[Event]) -> Iterator[Connection]:
+    made = Connection(guestfs_stub.install(tmp_path), tmp_path, events.append)
     yield made
     made.close()
 
@@ -70,7 +70,7 @@ def test_unknown_calls_are_refused(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (("chown", 99999999999, 0, "/x"), "greater"),
         (("surprise",), "MemoryError"),
@@ -78,9 +78,9 @@ def test_unknown_calls_are_refused(connection: Connection) -> None:
     ],
 )
 def test_whatever_a_call_meets_is_an_answer(
-    connection: Connection, call: tuple[str | int, ...], words: str
+    connection: Connection, call: tuple[str | int, ...], message: str
 ) -> None:
-    with pytest.raises(GuestCallError, match=words):
+    with pytest.raises(GuestCallError, match=message):
         connection.call(*call)  # type: ignore[arg-type]
     assert connection.call("echo", "still there") == "still there"
 
@@ -94,14 +94,14 @@ def test_no_file_on_this_host_grows_beyond_its_limit(connection: Connection, tmp
     assert local.stat().st_size == 5000
 
 
-def test_long_words_of_a_guest_are_cut(connection: Connection) -> None:
+def test_long_errors_of_a_guest_are_cut(connection: Connection) -> None:
     with pytest.raises(GuestCallError) as caught:
         connection.call("blame", 1 << 20)
     assert len(caught.value.message) < 5000
     assert caught.value.errno_name == "ENOENT"
 
 
-def test_a_guest_that_prints_for_ever_is_not_alive(connection: Connection, tmp_path: Path) -> None:
+def test_endless_output_of_a_guest_does_not_count_as_alive(connection: Connection, tmp_path: Path) -> None:
     with pytest.raises(ApplianceError, match="no sign of life"):
         connection.call("chatter", limit=0.5)
     assert workers(tmp_path) == []
@@ -114,11 +114,11 @@ def test_a_dead_appliance_is_not_a_refusal(connection: Connection, call: str) ->
         connection.call(call)
 
 
-def test_console_and_progress_are_reported(connection: Connection, heard: list[Event]) -> None:
+def test_console_and_progress_are_reported(connection: Connection, events: list[Event]) -> None:
     assert connection.call("talk", label="moving") == "said"
-    assert [event.text for event in heard if isinstance(event, Notice)] == ["first line", "second half"]
-    assert Progress("moving", 5, 10) in heard
-    assert heard[-1] == ProgressEnd()
+    assert [event.text for event in events if isinstance(event, Notice)] == ["first line", "second half"]
+    assert Progress("moving", 5, 10) in events
+    assert events[-1] == ProgressEnd()
     assert connection.console_tail() == "first line\nsecond half"
 
 
@@ -137,7 +137,7 @@ def test_death_is_explained(connection: Connection, tmp_path: Path) -> None:
 
 
 def test_a_signal_ends_a_blocked_call(connection: Connection, tmp_path: Path) -> None:
-    """F16: while libguestfs blocks, signals must still work."""
+    """While libguestfs blocks, signals must still work."""
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted), interruptible():
         timer.start()
@@ -148,7 +148,7 @@ def test_a_signal_ends_a_blocked_call(connection: Connection, tmp_path: Path) ->
     assert workers(tmp_path) == []
 
 
-def test_no_binding_is_said(tmp_path: Path) -> None:
+def test_a_missing_binding_is_reported(tmp_path: Path) -> None:
     interpreter = guestfs_stub.install(tmp_path)
     (tmp_path / "guestfs.py").write_text("raise ImportError('broken binding')")
     with pytest.raises(ApplianceError, match="broken binding"):
@@ -157,7 +157,7 @@ def test_no_binding_is_said(tmp_path: Path) -> None:
 
 
 def test_the_worker_dies_with_us(tmp_path: Path) -> None:
-    """docs/threat-model.md B3: SIGKILL of pybuilder leaves no worker."""
+    """SIGKILL of pybuilder leaves no worker."""
     interpreter = guestfs_stub.install(tmp_path)
     program = (
         "import sys; from pathlib import Path; from imgbuilder.appliance.connection import Connection\n"
@@ -178,7 +178,7 @@ def test_the_worker_dies_with_us(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_call_is_the_last(connection: Connection, tmp_path: Path) -> None:
-    """The next call would get the answer of this one; cleaning up must not hide the signal either."""
+    """The next call would get the answer of this one, and cleanup must not hide the signal."""
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted), interruptible():
         timer.start()

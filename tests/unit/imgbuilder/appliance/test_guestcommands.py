@@ -1,4 +1,4 @@
-"""The shell text around a guest's commands, run by a real shell in place of the guest's."""
+"""The script around a guest's commands, run by a real shell in place of the guest's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_signal_is_a_status(tmp_path: Path, limit: float | None) -> None:
 
 
 class LyingShell(HostShell):
-    """Answers what a shell of the guest wants to, within the size of a message."""
+    """A guest's shell with an arbitrary answer, within the size of a message."""
 
     def __init__(self, answer: str) -> None:
         super().__init__()
@@ -63,20 +63,20 @@ class LyingShell(HostShell):
     ["", "no status", "\n", "\n none", "\n-1 none", "\n256 none", "\n+0 none", "\n1_0 none", "\n\u0663 none",
      f"\n{'9' * 5000} none", "\n0x1 none", "\0\n\0 none", "\n0 none\n", "\ufffd" * 4_000_000],
 )  # fmt: skip
-def test_a_shell_that_prints_no_status_is_an_error_in_words(tmp_path: Path, answer: str) -> None:
+def test_a_shell_that_prints_no_status_is_a_readable_error(tmp_path: Path, answer: str) -> None:
     with pytest.raises(GuestCallError, match="unexpected answer of the guest's shell") as raised:
         commands(LyingShell(answer), tmp_path).sh("true")
     assert len(raised.value.message) < 1000
     assert raised.value.message.isprintable()
 
 
-def test_of_what_a_shell_prints_only_the_end_is_kept(tmp_path: Path) -> None:
+def test_only_the_end_of_the_output_is_kept(tmp_path: Path) -> None:
     done = commands(LyingShell("a" * 4_000_000 + "z\n7 none"), tmp_path).sh("true")
     assert (done.status, done.output[-1], len(done.output)) == (7, "z", 64 * 1024)
 
 
 @pytest.mark.row("B8")
-def test_what_takes_too_long_is_stopped_with_its_children(tmp_path: Path) -> None:
+def test_a_command_beyond_its_limit_is_stopped_with_its_children(tmp_path: Path) -> None:
     shell = HostShell()
     started = time.monotonic()
     pids = tmp_path / "pids"
@@ -84,7 +84,7 @@ def test_what_takes_too_long_is_stopped_with_its_children(tmp_path: Path) -> Non
     assert done.status == 124
     assert done.output == "begun\n"
     assert time.monotonic() - started < 60
-    with contextlib.suppress(psutil.NoSuchProcess):  # or nobody has asked how it ended yet
+    with contextlib.suppress(psutil.NoSuchProcess):  # or it is still a zombie
         assert psutil.Process(int(pids.read_text())).status() == psutil.STATUS_ZOMBIE
     assert shell.limits == [60.9]
 
@@ -114,10 +114,10 @@ OWN = "search example.org\n"
         ("rm /etc/resolv.conf", None),
     ],
 )
-def test_what_a_command_does_to_the_resolvers_file_stays(
+def test_changes_of_resolv_conf_stay(
     tmp_path: Path, network: bool, own: str | None, script: str, result: str | None
 ) -> None:
-    """libguestfs lends commands a file of its own while they run, and takes it back with all changes."""
+    """libguestfs replaces the file while commands run, and drops all changes afterwards."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "run").mkdir()
     file = tmp_path / "etc/resolv.conf"

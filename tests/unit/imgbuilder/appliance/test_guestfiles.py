@@ -1,4 +1,4 @@
-"""Files of the guest over libguestfs's calls: nothing goes where a link of the guest leads out of it."""
+"""Files of the guest over libguestfs's calls: no link in the guest leads out of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A guest's root; its links to /out lead to a folder of the host, too."""
+    """A guest's root; its links to /out also exist on the host."""
     made = tmp_path / "sysroot"
     for folder in ("etc", "opt/dir", "root", "tree"):
         (made / folder).mkdir(parents=True)
@@ -54,7 +54,7 @@ def guest(root: Path, scratch: Path) -> GuestFiles:
 def test_a_copy_goes_through_a_link_inside_the_guest(
     guest: GuestFiles, root: Path, outside: Path, link: str
 ) -> None:
-    """Absolute links lead cp to the host's file of that name, where it would say that all is well."""
+    """cp follows an absolute link to the host's file of that name and would report success."""
     target = f"{outside}/file"
     (root / target.lstrip("/")).parent.mkdir(parents=True)
     (root / target.lstrip("/")).write_text("guest's")
@@ -65,9 +65,7 @@ def test_a_copy_goes_through_a_link_inside_the_guest(
     assert (outside / "file").read_text() == "host's"
 
 
-def test_a_copy_through_a_link_that_leads_nowhere_is_an_error(
-    guest: GuestFiles, root: Path, outside: Path
-) -> None:
+def test_a_copy_through_a_dangling_link_is_an_error(guest: GuestFiles, root: Path, outside: Path) -> None:
     (root / "opt/one").symlink_to(outside)  # a folder of the host, nothing in the guest
     with pytest.raises(GuestCallError, match="/opt/one is a link"):
         guest.copy("/root/new", "/opt/one")
@@ -77,7 +75,7 @@ def test_a_copy_through_a_link_that_leads_nowhere_is_an_error(
 
 
 def test_a_link_is_there_when_it_leads_somewhere(guest: GuestFiles, root: Path, outside: Path) -> None:
-    """libguestfs's own answer does not follow it."""
+    """libguestfs itself does not follow the link."""
     (root / "opt/one").symlink_to("/etc/issue")
     (root / "opt/out").symlink_to(outside)
     assert [guest.exists(path) for path in ("/opt", "/opt/one", "/opt/out", "/none")] == [
@@ -132,7 +130,7 @@ def test_a_move_replaces_a_link_and_follows_none(
     assert names(outside) == ["file"]
 
 
-def test_a_move_that_cannot_be_is_an_error(guest: GuestFiles, root: Path) -> None:
+def test_an_impossible_move_is_an_error(guest: GuestFiles, root: Path) -> None:
     (root / "opt/dir/new/full").mkdir(parents=True)
     for source, destination in (("/root/new", "/opt/dir"), ("/opt", "/opt/dir"), ("/opt", "/opt")):
         with pytest.raises(GuestCallError):
@@ -161,13 +159,13 @@ def test_a_link_is_made_where_it_was_asked_for(guest: GuestFiles, root: Path, ou
     assert names(outside) == ["file"]
 
 
-def test_what_replaces_a_file_is_seen_by_all_its_names(guest: GuestFiles, root: Path) -> None:
+def test_all_names_of_a_replaced_file_show_the_new_content(guest: GuestFiles, root: Path) -> None:
     os.link(root / "etc/issue", root / "opt/issue")
     guest.replace("/etc/issue", b"changed")
     assert (root / "opt/issue").read_text() == "changed"
 
 
-def test_a_link_of_the_host_is_copied_as_what_it_names(guest: GuestFiles, root: Path, tmp_path: Path) -> None:
+def test_a_link_of_the_host_is_followed(guest: GuestFiles, root: Path, tmp_path: Path) -> None:
     (tmp_path / "release-1").mkdir()
     (tmp_path / "release-1/page").write_text("page")
     (tmp_path / "release-1/same").hardlink_to(tmp_path / "release-1/page")
@@ -188,7 +186,7 @@ def test_a_link_of_the_host_is_copied_as_what_it_names(guest: GuestFiles, root: 
 def test_capabilities_and_attributes_are_copied(
     guest: GuestFiles, root: Path, tmp_path: Path, link: bool
 ) -> None:
-    """Also where the archive is written anew, because a folder is a link in the guest."""
+    """Also if a new archive is written because a folder is a link in the guest."""
     (tmp_path / "bin/sub").mkdir(parents=True)
     tool = tmp_path / "bin/sub/tool"
     tool.write_text("tool")
@@ -208,9 +206,7 @@ def test_capabilities_and_attributes_are_copied(
 
 
 @pytest.mark.parametrize("form", ["gnu", "pax"])
-def test_holes_stay_holes_when_an_archive_is_written_anew(
-    guest: GuestFiles, root: Path, tmp_path: Path, form: str
-) -> None:
+def test_holes_stay_holes_in_a_new_archive(guest: GuestFiles, root: Path, tmp_path: Path, form: str) -> None:
     with (tmp_path / "holes").open("wb") as file:
         file.write(b"begin")
         file.seek(300_000)
@@ -240,7 +236,7 @@ def test_nothing_is_unpacked_through_a_link_to_nowhere(
 def test_folders_of_the_guest_keep_their_modes_when_a_tree_is_laid_over_them(
     guest: GuestFiles, root: Path, tmp_path: Path, link: bool
 ) -> None:
-    """A tree of somebody with umask 077 must not close the guest's /etc to everybody."""
+    """A tree of a user with umask 077 must not close the guest's /etc."""
     (tmp_path / "opt/dir/new/deep").mkdir(parents=True)
     (tmp_path / "opt/dir/file").write_text("x")
     for folder in ("opt", "opt/dir", "opt/dir/new", "opt/dir/new/deep"):

@@ -35,7 +35,7 @@ def test_the_wrapper_is_where_it_can_be_started(
         assert str(folders.runtime / "elsewhere") in wrapper.read_text(), "claims stay in the short folder"
 
 
-def test_other_names_for_what_libguestfs_refuses(tmp_path: Path) -> None:
+def test_links_for_paths_that_libguestfs_refuses(tmp_path: Path) -> None:
     for number, name in enumerate((b"a:b", b"caf\xe9")):
         disk = tmp_path / os.fsdecode(name)
         disk.touch()

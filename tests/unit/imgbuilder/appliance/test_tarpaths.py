@@ -1,4 +1,4 @@
-"""Tar members and the links of a guest (F19, Z5): where they go, and that nothing is lost."""
+"""Tar members and the links of a guest: their destinations, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_members_go_where_the_guests_links_lead(name: str, folder: bool, place: 
 
 @pytest.mark.row("F19")
 @pytest.mark.parametrize(("name", "folder"), [("srv/nowhere/x", False), ("srv/nowhere", True)])
-def test_a_folder_that_is_a_link_to_nowhere_is_refused(name: str, folder: bool) -> None:
-    """tar would follow it into the appliance, if there is something of that name."""
+def test_a_folder_that_is_a_dangling_link_is_refused(name: str, folder: bool) -> None:
+    """tar would follow it into the appliance, if that path exists there."""
     with pytest.raises(WorkspaceError, match="leads to no directory"):
         Placer(guest(), "/").place(name, folder=folder)
 
@@ -81,7 +81,7 @@ def test_a_place_never_passes_through_a_link_to_a_directory(parts: list[str]) ->
 
 
 @pytest.mark.row("F19")
-def test_an_archive_is_written_anew_only_when_needed(tmp_path: Path) -> None:
+def test_a_new_archive_is_written_only_if_needed(tmp_path: Path) -> None:
     plain = archive(tmp_path / "plain.tar", ("usr", "dir"), ("usr/x", "text"))
     assert not redirect(plain, "/", guest(), tmp_path / "out")
     assert not (tmp_path / "out").exists()

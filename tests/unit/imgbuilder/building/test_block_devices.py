@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_refused_first(services: Services, device: Path) ->
 
 
 class Filling(Marking):
-    """These write more than the device has room for."""
+    """Appliances that write more than the device can hold."""
 
     def _disk(self, path: Path) -> FakeDisk:
         found = super()._disk(path)
@@ -205,7 +205,7 @@ def test_a_file_behind_a_loop_device_is_refused(device: Path) -> None:
     assert f"losetup -d {device}" in (caught.value.hint or "")
 
 
-def test_a_machine_cannot_start_with_a_device_that_is_built_for(services: Services, device: Path) -> None:
+def test_a_machine_cannot_start_with_a_device_while_it_is_written(services: Services, device: Path) -> None:
     class Starting(Marking):
         def _disk(self, path: Path) -> FakeDisk:
             words: list[str | Path] = ["qemu-io", "-f", "raw", "-c", "write 0 512", device]
@@ -246,7 +246,7 @@ def test_a_partition_is_warned_of(services: Services, device: Path, monkeypatch:
     if not node.exists():
         pytest.skip("this kernel makes no partitions of loop devices")
     made = not part.exists()
-    if made:  # nobody makes device nodes here
+    if made:  # no udev makes device nodes here
         major, minor = (int(number) for number in node.read_text().split(":"))
         os.mknod(part, 0o60600, os.makedev(major, minor))
     try:

@@ -57,7 +57,7 @@ WAYS = [
 
 
 def compare(image: Path, image_format: str, other: Path, other_format: str = "raw") -> None:
-    """The judge of what an image holds is qemu-img."""
+    """Compare two images by qemu-img."""
     subprocess.run(
         ["qemu-img", "compare", "-f", image_format, "-F", other_format, image.absolute(), other.absolute()],
         check=True, capture_output=True,
@@ -101,7 +101,7 @@ def test_every_way(
     (disks,) = appliances.launches
     assert [disk.format for disk in disks] == [output.value if way in WAYS[:2] else "qcow2"]
     assert [path for path in (tmp_path / "home/pybuilder/disks").iterdir() if path.suffix != ".json"]
-    # What it holds.
+    # The content.
     raw = tmp_path / "raw"
     subprocess.run(["qemu-img", "convert", "-f", output, "-O", "raw", result.path, raw], check=True)
     assert raw.stat().st_size == result.size
@@ -136,7 +136,7 @@ def test_compressed_is_smaller(services: Services, site: Site) -> None:
 
 
 class WritingAppliances(TinyAppliances):
-    """As a real appliance does, these leave their mark on the disk."""
+    """Appliances that change the disk, as real ones do."""
 
     MARK = b"changed!" * 64
 
@@ -147,7 +147,7 @@ class WritingAppliances(TinyAppliances):
 
 
 @pytest.mark.parametrize("output", [OutputFormat.VMDK, OutputFormat.VDI, OutputFormat.VHDX])
-def test_what_the_appliance_changed_is_written(
+def test_changes_of_the_appliance_are_written(
     services: Services, tmp_path: Path, output: OutputFormat
 ) -> None:
     services = replace(services, open_appliance=WritingAppliances())
@@ -232,7 +232,7 @@ def test_customized_and_reported(services: Services, appliances: TinyAppliances)
     assert "Free space: 512.0M (50%)" in text
 
 
-def test_a_name_that_says_another_format_is_doubted(services: Services) -> None:
+def test_a_name_of_a_different_format_gives_a_warning(services: Services) -> None:
     def warnings(name: str, kind: OutputFormat) -> int:
         events: list[Event] = []
         prepare(request(output=Path(name), format=kind), services, events.append)
@@ -261,8 +261,8 @@ def test_plans(services: Services) -> None:
     ]  # fmt: skip
     assert not prepared.network
     text = prepared.plan.describe()
-    for words in ("tiny.xz", "64.0M", "/dev/sda2", "tiny.img", "without network"):
-        assert words in text
+    for expected in ("tiny.xz", "64.0M", "/dev/sda2", "tiny.img", "without network"):
+        assert expected in text
     assert list(Path().iterdir()) == []
     build(request(output=Path("x.img")), services, lambda _event: None)
     again = prepare(request(format=OutputFormat.QCOW2), services, lambda _event: None)
@@ -320,7 +320,7 @@ def test_layouts_that_cannot_grow_are_refused_before_anything_is_written(
         Path("fine.img").unlink()
 
 
-def test_what_is_last_grows_when_the_index_names_nothing(
+def test_the_last_partition_grows_if_the_index_names_none(
     services: Services, site: Site, appliances: TinyAppliances
 ) -> None:
     site.sign(replace(site.entry, expand=None))
@@ -336,7 +336,7 @@ def test_what_is_last_grows_when_the_index_names_nothing(
     assert "/dev/sda2" in error.message
 
 
-def test_digest_that_does_not_fit(services: Services, site: Site, tmp_path: Path) -> None:
+def test_a_wrong_digest_is_refused(services: Services, site: Site, tmp_path: Path) -> None:
     site.sign(replace(site.entry, sha512="0" * 128))
     refuse(request(), services, DigestMismatchError)
     for layer in ("templates", "disks"):
@@ -370,7 +370,7 @@ def test_existing_output_survives_until_the_end(services: Services, appliances: 
     assert output.stat().st_size == SIZE
 
 
-def test_a_shutdown_that_fails_is_no_success(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_shutdown_fails_the_build(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_self: object) -> None:
         raise GuestCallError("shutdown: input/output error")
 

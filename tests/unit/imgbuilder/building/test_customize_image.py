@@ -1,4 +1,4 @@
-"""pybuilder-customize without an appliance: which disks, what is checked before, what failures leave."""
+"""pybuilder-customize without an appliance: disks, checks before any change, and failures."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Setup:
         for pattern, answer in self.answers.items():
             appliance.on_sh(pattern, answer)
 
-    def run(self, *words: str | Path, program: ModuleType = cli) -> int:
+    def run(self, *arguments: str | Path, program: ModuleType = cli) -> int:
         services = partial(Services, open_appliance=self.appliances)
-        code: int = program.run([str(word) for word in words], services)
+        code: int = program.run([str(word) for word in arguments], services)
         return code
 
     @property
@@ -94,7 +94,7 @@ def test_dry_run_opens_disks_read_only(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ([], "no disk was given"),
         (["-a", "{image}", "--format", "raw"], "--format must come before"),
@@ -114,10 +114,10 @@ def test_dry_run_opens_disks_read_only(setup: Setup) -> None:
     ],
 )  # fmt: skip
 def test_mistakes_are_found_before_a_launch(
-    words: list[str], message: str, setup: Setup, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = setup.image.read_bytes()
-    assert setup.run(*[word.format(image=setup.image) for word in words]) in {1, 2}
+    assert setup.run(*[word.format(image=setup.image) for word in arguments]) in {1, 2}
     assert message in capsys.readouterr().err
     assert setup.appliances.launches == []
     assert setup.image.read_bytes() == before
@@ -135,7 +135,7 @@ def test_a_backing_file_is_refused(setup: Setup, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.row("Z24")
-def test_what_does_not_fit_the_guest_is_found_before_it_is_changed(
+def test_operations_that_do_not_fit_the_guest_are_refused_before_a_change(
     setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = setup.guest.tree()
@@ -168,7 +168,7 @@ def test_nothing_is_written_while_the_guest_is_examined(
     assert mounted == ["ro,noload", ""]
 
 
-def test_a_later_failure_leaves_the_disk_consistent_and_says_so(
+def test_a_later_failure_leaves_the_disk_consistent_and_is_reported(
     setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
     setup.answers["make me"] = CommandResult(4, "no rule\n")
@@ -205,7 +205,9 @@ def test_a_copy_replaces_the_disk_only_on_success(setup: Setup, monkeypatch: pyt
     assert sorted(path.name for path in setup.folder.iterdir()) == ["disk.img", "link.img", "state"]
 
 
-def test_check_lists_what_identifies_the_machine(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_lists_files_that_identify_the_machine(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert setup.run("-q", "-a", setup.image, "--check") == 0
     assert capsys.readouterr().out == ""
     setup.guest.add("/etc/machine-id", "0123\n")
@@ -225,8 +227,8 @@ def test_help_has_the_customizations(setup: Setup, capsys: pytest.CaptureFixture
 
 
 def test_the_first_boot_of_an_image(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
-    def shown(*words: str) -> tuple[int, str]:
-        code = setup.run("-q", "firstboot-log", setup.image, *words, program=pybuilder)
+    def shown(*arguments: str) -> tuple[int, str]:
+        code = setup.run("-q", "firstboot-log", setup.image, *arguments, program=pybuilder)
         return code, capsys.readouterr().out
 
     assert shown() == (0, "no first-boot scripts\n")
@@ -265,21 +267,21 @@ def encrypted(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--key", "/dev/sda2:key:right"], ["--keys-from-stdin"], ["--key", "all:key:right"]]
+    "arguments", [["--key", "/dev/sda2:key:right"], ["--keys-from-stdin"], ["--key", "all:key:right"]]
 )
 def test_an_encrypted_guest_is_opened_by_its_key(
-    words: list[str], setup: Setup, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encrypted(setup, monkeypatch)
     monkeypatch.setattr("sys.stdin", io.StringIO("wrong\nright\n"))
-    assert setup.run("-a", setup.image, *words, "--write", "/etc/a:1") == 0
+    assert setup.run("-a", setup.image, *arguments, "--write", "/etc/a:1") == 0
     assert setup.guest.read("/etc/a") == b"1"
     monkeypatch.setattr("sys.stdin", io.StringIO("right"))
-    assert setup.run("-a", setup.image, *words, "--check") in {0, 1}
+    assert setup.run("-a", setup.image, *arguments, "--check") in {0, 1}
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("arguments", "expected"),
     [
         ([], "give the key: --key /dev/sda2:file:FILE"),
         (["--key", "all:key:canary"], "no key given with --key opens /dev/sda2"),
@@ -289,23 +291,23 @@ def test_an_encrypted_guest_is_opened_by_its_key(
     ],
 )
 def test_without_the_right_key_nothing_is_changed(
-    words: list[str],
-    says: str,
+    arguments: list[str],
+    expected: str,
     setup: Setup,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     encrypted(setup, monkeypatch)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert setup.run("-a", setup.image, *words, "--write", "/etc/a:1") in {1, 2}
+    assert setup.run("-a", setup.image, *arguments, "--write", "/etc/a:1") in {1, 2}
     shown = capsys.readouterr().err
-    assert says in shown
+    assert expected in shown
     assert "canary" not in shown
     assert not setup.guest.exists("/etc/a")
 
 
 def test_the_appliances_options_arrive(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also for --check, which starts one as well."""
+    """--check starts an appliance as well."""
     seen: list[ApplianceOptions] = []
     plain = setup.appliances
 
@@ -315,7 +317,7 @@ def test_the_appliances_options_arrive(setup: Setup, monkeypatch: pytest.MonkeyP
         return plain(disks, options, on_event)
 
     monkeypatch.setattr(setup, "appliances", opened)
-    words = [
+    arguments = [
         "--no-instant",
         "--cache",
         f"{setup.folder}/c",
@@ -327,8 +329,8 @@ def test_the_appliances_options_arrive(setup: Setup, monkeypatch: pytest.MonkeyP
         "9",
         "-x",
     ]
-    assert setup.run("-a", setup.image, *words, "--touch", "/x") == 0
-    assert setup.run("-a", setup.image, *words, "--check") in {0, 1}
+    assert setup.run("-a", setup.image, *arguments, "--touch", "/x") == 0
+    assert setup.run("-a", setup.image, *arguments, "--check") in {0, 1}
     assert setup.run("-a", setup.image, "--run-command", "true") == 0
     assert setup.run("-a", setup.image, "--no-network", "--run-command", "true") == 0
     expected = ApplianceOptions(
@@ -338,7 +340,7 @@ def test_the_appliances_options_arrive(setup: Setup, monkeypatch: pytest.MonkeyP
 
 
 def test_the_command_line_of_virt_customize_is_known() -> None:
-    """Every option but those for Red Hat's subscriptions, as the installed one lists them."""
+    """All options that the installed virt-customize lists, except those for Red Hat's subscriptions."""
     try:
         done = subprocess.run(
             ["virt-customize", "--long-options"], capture_output=True, text=True, check=True
@@ -365,7 +367,7 @@ def test_operations_of_a_recipe(setup: Setup) -> None:
 
 
 class TwoDisks:
-    """A guest, and another image of the same template."""
+    """A guest, and a second image of the same template."""
 
     def __init__(self, setup: Setup, monkeypatch: pytest.MonkeyPatch, kind: str = "ext4") -> None:
         self.other = setup.folder / "other.img"
@@ -397,20 +399,26 @@ def test_an_attached_sibling_is_never_customized(setup: Setup, monkeypatch: pyte
     )
 
 
-@pytest.mark.parametrize(("kind", "says"), [("ext4", "have this name"), ("btrfs", "copies of each other")])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("ext4", "have this name"), ("btrfs", "copies of each other")]
+)
 def test_two_copies_of_one_disk_are_refused_before_a_change(
-    kind: str, says: str, setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    expected: str,
+    setup: Setup,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     two = TwoDisks(setup, monkeypatch, kind)
     assert setup.run("-a", setup.image, "-a", two.other, "--write", "/etc/mark:M") == 1
     shown = capsys.readouterr().err
-    assert says in shown
+    assert expected in shown
     assert "nothing was changed" in shown
     assert not any(guest.exists("/etc/mark") for guest in two.guests.values())
 
 
 @pytest.mark.parametrize("options", ["defaults", "nofail"])
-def test_a_disk_that_is_not_there(options: str, setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_disk_of_the_guest(options: str, setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
     setup.guest.add("/etc/fstab", f"/dev/vdb3 /data ext4 {options} 0 2\n")
     setup.guest.add_dir("/data")
     code = setup.run("-q", "-a", setup.image, "--write", "/data/hello:DATA")
@@ -449,13 +457,13 @@ def test_a_qcow2_image_on_a_block_device_may_not_name_files_of_this_host(
     assert len(setup.appliances.launches) == 1
 
 
-def test_an_overlay_is_worked_on_when_what_it_lies_over_was_named(
+def test_an_overlay_is_customized_if_its_backing_image_is_named(
     setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
     below, over, link = (setup.folder / name for name in ("below.img", "vm.qcow2", "links/vm"))
     below.write_bytes(bytes(4096))
-    words = ["-F", "raw", "-b", "below.img", str(over)]
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *words], check=True)
+    arguments = ["-F", "raw", "-b", "below.img", str(over)]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *arguments], check=True)
     assert setup.run("-a", over, "--write", "/etc/a:1") == 1
     error = capsys.readouterr().err
     assert f"--backing {below}" in error
@@ -464,7 +472,7 @@ def test_an_overlay_is_worked_on_when_what_it_lies_over_was_named(
     assert setup.appliances.launches == []
     link.parent.mkdir()
     link.symlink_to(over)
-    # Relative names count from the folder of the name that QEMU gets, so that is not the link's.
+    # QEMU resolves relative names from the folder of the image, so it does not get the name of the link.
     for name in (over, link):
         assert setup.run("-a", name, "--backing", below, "--write", "/etc/a:1") == 0
         assert [disk.path for disk in setup.appliances.launches[-1]] == [over]
@@ -473,14 +481,14 @@ def test_an_overlay_is_worked_on_when_what_it_lies_over_was_named(
 def test_packed_and_read_only_files_start_no_appliance(
     setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for content, words in ((b"\xfd7zXZ\x00", "xz -dc"), (b"hsqs", "squashfs"), (b"\x1f\x8b", "gzip -dc")):
+    for content, arguments in ((b"\xfd7zXZ\x00", "xz -dc"), (b"hsqs", "squashfs"), (b"\x1f\x8b", "gzip -dc")):
         setup.image.write_bytes(content + bytes(4092))
         assert setup.run("-a", setup.image, "--write", "/etc/a:1") == 1
-        assert words in capsys.readouterr().err
+        assert arguments in capsys.readouterr().err
     assert setup.appliances.launches == []
 
 
-def test_a_root_that_cannot_be_changed_is_named(
+def test_a_read_only_root_is_refused(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     disk = FakeDisk({1: FakeFilesystem("squashfs", tiny_guest())}, {"/dev/sda1": LINUX})
@@ -490,7 +498,7 @@ def test_a_root_that_cannot_be_changed_is_named(
 
 
 @pytest.mark.parametrize("options", ["defaults", "nofail"])
-def test_what_can_only_be_read_is_found_before_a_change(
+def test_read_only_filesystems_are_found_before_a_change(
     options: str, setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     setup.guest.add("/etc/fstab", f"/dev/sda2 / ext4\n/dev/sda1 /data vfat {options} 0 2\n")

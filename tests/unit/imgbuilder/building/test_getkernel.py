@@ -1,4 +1,4 @@
-"""Which kernel and which initrd are copied, and where to."""
+"""The choice of the kernel and initrd, and their destinations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def guest(*names: str) -> FakeGuest:
         (["vmlinuz-1.2²", "vmlinuz-1.2"], ["vmlinuz-1.2²"]),
     ],
 )  # fmt: skip
-def test_the_newest_kernel_and_its_own_initrd(names: list[str], chosen: list[str]) -> None:
+def test_the_newest_kernel_and_its_initrd(names: list[str], chosen: list[str]) -> None:
     assert choose_files(guest(*names)) == tuple(f"/boot/{name}" for name in chosen)
 
 

@@ -1,4 +1,4 @@
-"""Plans of all combinations, in memory: which way is taken, what it takes, and what is refused."""
+"""Plans of all combinations, in memory: steps, space, and refusals."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def test_every_combination_takes_the_shortest_way(place: str, output: tuple[Outp
         expected = [*expected, StepKind.CUSTOMIZE] + ([] if direct else [StepKind.WRITE])
         assert got == expected, (template_format, size, cached)
         assert made.size == (30 * GIB if fills else -(-(size or SIZE) // 512) * 512)
-        # One copy of the disk at most, besides what the cache keeps: never a temporary one.
-        beside = [space for space in made.space if "image" in space.where]
-        assert len(beside) == (1 if place == "new file" else 0)
+        # At most one copy of the disk outside the cache, and never a temporary one.
+        copies = [space for space in made.space if "image" in space.where]
+        assert len(copies) == (1 if place == "new file" else 0)
         assert all(space.size <= SIZE for space in made.space)
         assert (
             sum("in the cache" in space.where for space in made.space)

@@ -1,4 +1,4 @@
-"""What may stand where an image will be (B12, B14)."""
+"""Outputs that may be written or replaced, and others that are refused."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from imgbuilder.errors import WorkspaceError
 from imgbuilder.host.workspace import new_file
 
 
-def refused(place: Path, words: str) -> WorkspaceError:
-    with pytest.raises(WorkspaceError, match=words) as caught:
+def refused(place: Path, message: str) -> WorkspaceError:
+    with pytest.raises(WorkspaceError, match=message) as caught:
         find_target(place)
     assert caught.value.hint
     return caught.value
 
 
 @pytest.mark.row("B12")
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_outputs_that_are_not_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
@@ -79,7 +79,7 @@ def test_any_name_is_a_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(tmp_path.iterdir()) == []
 
 
-STRANGER = 4711
+OTHER_USER = 4711
 
 
 @pytest.fixture
@@ -95,34 +95,34 @@ def shared(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("mode", [0o1777, 0o777])
 @pytest.mark.parametrize("target", ["../precious", "../new"])
-def test_a_strangers_link_in_a_folder_for_everybody_is_not_followed(
+def test_a_other_users_link_in_a_folder_for_everyone_is_not_followed(
     tmp_path: Path, shared: Path, mode: int, target: str
 ) -> None:
     (tmp_path / "precious").write_text("precious")
     shared.chmod(mode)
     link = shared / "disk.img"
     link.symlink_to(target)
-    os.lchown(link, STRANGER, STRANGER)
+    os.lchown(link, OTHER_USER, OTHER_USER)
     refused(link, "the link .* belongs to another user")
     os.lchown(link, 0, 0)
     assert find_target(link).path == (tmp_path / target.removeprefix("../"))
 
 
-def test_a_strangers_link_to_a_folder_or_behind_another_link_is_not_followed_either(
+def test_a_other_users_link_to_a_folder_or_behind_another_link_is_not_followed_either(
     tmp_path: Path, shared: Path
 ) -> None:
     (tmp_path / "folder").mkdir()
     (shared / "way").symlink_to(tmp_path / "folder")
-    os.lchown(shared / "way", STRANGER, STRANGER)
+    os.lchown(shared / "way", OTHER_USER, OTHER_USER)
     (tmp_path / "mine").symlink_to("shared/way/disk.img")
     refused(shared / "way/disk.img", "the link .*way belongs to another user")
     refused(tmp_path / "mine", "the link .*way belongs to another user")
 
 
-def test_a_strangers_file_in_a_folder_for_everybody_is_not_replaced(shared: Path) -> None:
-    """The image would belong to the stranger, as the file did that it replaces."""
+def test_a_other_users_file_in_a_folder_for_everyone_is_not_replaced(shared: Path) -> None:
+    """The image would belong to the other user, as the replaced file did."""
     (shared / "disk.img").touch()
-    os.chown(shared / "disk.img", STRANGER, STRANGER)
+    os.chown(shared / "disk.img", OTHER_USER, OTHER_USER)
     refused(shared / "disk.img", "belongs to another user, in a folder where everyone may write")
     os.chown(shared / "disk.img", 0, 0)
     assert find_target(shared / "disk.img").path == shared / "disk.img"
@@ -132,16 +132,16 @@ def test_the_owner_of_a_folder_may_have_links_in_it(tmp_path: Path, shared: Path
     (tmp_path / "file").touch()
     (shared / "disk.img").symlink_to("../file")
     for path in (shared, shared / "disk.img"):
-        os.lchown(path, STRANGER, STRANGER)
+        os.lchown(path, OTHER_USER, OTHER_USER)
     assert find_target(shared / "disk.img").path == tmp_path / "file"
 
 
-def test_no_file_of_ours_goes_through_a_strangers_link_to_a_folder(tmp_path: Path, shared: Path) -> None:
+def test_no_file_is_written_through_a_other_users_link_to_a_folder(tmp_path: Path, shared: Path) -> None:
     (tmp_path / "folder").mkdir()
     (shared / "way").symlink_to(tmp_path / "folder")
     with new_file(shared / "way/kernel") as file:
         file.write_text("mine")
-    os.lchown(shared / "way", STRANGER, STRANGER)
+    os.lchown(shared / "way", OTHER_USER, OTHER_USER)
     with pytest.raises(WorkspaceError, match="belongs to another user"), new_file(shared / "way/initrd"):
         pass
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["kernel"]

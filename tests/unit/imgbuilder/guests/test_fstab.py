@@ -99,7 +99,7 @@ OWN = (
         ("UUID=u-btrfs", "/dev/sda4"), ("UUID=u-copy", None), ("/dev/dm-0", None), ("/dev/root", None),
     ],
 )  # fmt: skip
-def test_what_names_mean(spec: str, expected: str | None) -> None:
+def test_names_of_devices(spec: str, expected: str | None) -> None:
     crypttab = (
         "# name source\nsecret UUID=u-luks none luks\nloop /dev/mapper/loop\nelsewhere /dev/vdb2 none\n"
         "closed PARTUUID=abcd-01 none\n"
@@ -128,7 +128,7 @@ def test_what_names_mean(spec: str, expected: str | None) -> None:
         ("UUID=1 / ext4\n", "/dev/sda3", 1, {}),
     ],
 )  # fmt: skip
-def test_which_disks_the_kernels_names_mean(
+def test_the_disks_of_kernel_names(
     text: str, root: str, disks: int, expected: dict[tuple[str, int], int]
 ) -> None:
     names = ["/dev/sda", "/dev/sdb"][:disks]
@@ -139,7 +139,7 @@ SCHEMES = st.sampled_from(["sd", "vd", "hd", "xvd"])
 
 
 @given(SCHEMES, st.integers(1, 25), st.integers(1, 4), st.sampled_from([1, 3]), SCHEMES, st.booleans())
-def test_no_name_of_another_disk_means_the_guests_own(
+def test_names_of_other_disks_match_no_disk_of_the_guest(
     scheme: str, place: int, number: int, root: int, roots_scheme: str, by_uuid: bool
 ) -> None:
     """Of a guest with one disk, which has a partition of each number."""
@@ -157,7 +157,7 @@ def test_no_name_of_another_disk_means_the_guests_own(
 
 
 @given(st.text(), st.lists(st.sampled_from(OWN)))
-def test_what_is_found_is_the_guests_own(spec: str, devices: list[BlockDevice]) -> None:
+def test_only_devices_of_the_guest_are_found(spec: str, devices: list[BlockDevice]) -> None:
     found = find_device(spec, GuestDevices(tuple(devices), {("vd", 0): "/dev/sda"}))
     assert found.device is None or found.device in devices
 
@@ -173,5 +173,5 @@ def test_what_is_found_is_the_guests_own(spec: str, devices: list[BlockDevice]) 
         (Mount("UUID=1", "/boot", "xfs", ""), BlockDevice("/dev/sda1", "ext4", "1"), True),
     ],
 )  # fmt: skip
-def test_a_name_that_cannot_mean_what_is_there(mount: Mount, device: BlockDevice, fits: bool) -> None:
+def test_a_name_that_cannot_mean_the_device_found(mount: Mount, device: BlockDevice, fits: bool) -> None:
     assert (mismatch(mount, device, "/dev/sda3") == "") is fits

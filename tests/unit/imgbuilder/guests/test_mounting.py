@@ -1,4 +1,4 @@
-"""Finding the root: a quick look first, inspection as the fallback; and what belongs to it."""
+"""Finding the root: a quick check first, inspection as the fallback; and mounting its filesystems."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_index_names_the_root(expand: str) -> None:
     assert opened.is_file("/etc/os-release")
 
 
-def test_an_index_that_names_another_disk_names_nothing() -> None:
+def test_a_device_of_another_disk_in_the_index_is_ignored() -> None:
     opened = appliance(tiny_guest(), {"/dev/sda2": {}})
     root = open_guest(opened, expand="/dev/sdb1", lvexpand=None, growth=None, keys=[], on_event=ignore)
     assert root == "/dev/sda2"
@@ -92,7 +92,7 @@ def test_names_need_no_inspection(spec: str, hint: str | None) -> None:
     "spec", ["/dev/vdb1", "/dev/sdb2", "/dev/nvme1n1p1", "UUID=elsewhere", "/dev/disk/by-path/pci-1-part1"]
 )
 @pytest.mark.parametrize("options", ["defaults", "defaults,nofail"])
-def test_what_is_on_another_disk_is_not_mounted(spec: str, options: str, hint: str | None) -> None:
+def test_filesystems_of_other_disks_are_not_mounted(spec: str, options: str, hint: str | None) -> None:
     guest = guest_with(f"UUID=1 / ext4 defaults 0 1\n{spec} /data auto {options} 0 2\n")
     disk = FakeDisk({1: FakeFilesystem("ext4"), 2: FakeFilesystem("ext4", guest)}, {"/dev/sda2": {}})
     opened = FakeAppliance([disk])
@@ -133,7 +133,7 @@ def test_several_systems_are_refused() -> None:
 
 
 def test_an_attached_sibling_is_not_looked_at() -> None:
-    """It has the same labels, and a system of its own."""
+    """It has the same labels and also a system."""
     guest = guest_with("LABEL=boot /boot ext4 defaults 0 2\n")
     disks = [
         FakeDisk(
@@ -171,16 +171,16 @@ FIRST, SECOND, AT, OLD = (
         ([OLD, AT], "UUID=1 / btrfs subvol=/@ 0 0\n", "", AT),
     ],
 )
-def test_of_a_system_and_its_snapshots_one_is_taken(
+def test_of_a_system_and_its_snapshots_one_is_chosen(
     roots: list[str], fstab: str, default: str, expected: str
 ) -> None:
     events: list[Event] = []
     assert mount_guest(snapshots(roots, fstab, default), None, events.append) == expected
-    (said,) = [
+    (warning,) = [
         event.text for event in events if isinstance(event, Notice) and event.severity is Severity.WARNING
     ]
     (other,) = {*roots} - {expected, "/dev/sda2"}
-    assert said.endswith(f"left alone: {other}")
+    assert warning.endswith(f"left alone: {other}")
 
 
 def test_two_systems_on_one_btrfs_are_two() -> None:

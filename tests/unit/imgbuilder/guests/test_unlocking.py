@@ -1,4 +1,4 @@
-"""Keys of encrypted disks: how they are written, what they open, and that they never show."""
+"""Keys of encrypted disks: their syntax, the devices that they open, and their secrecy."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_key_may_come_through_a_pipe() -> None:
     "text",
     ["", "all", "all:", "all:key", "all:key:", ":key:canary", "all:canary", "all:clevis", "all:KEY:canary"],
 )
-def test_what_is_no_selector_is_refused_without_quoting_it(text: str) -> None:
+def test_an_invalid_selector_is_refused_without_quoting_it(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_key(text)
     assert "canary" not in caught.value.message
@@ -79,7 +79,7 @@ def test_key_files_that_cannot_be_used(tmp_path: Path) -> None:
         ("/dev/sdb2", False), ("/dev/vdb2", False), ("/dev/nvme1n1p2", False), ("/dev/nvme0n1p2", True),
     ],
 )  # fmt: skip
-def test_what_a_key_opens(identity: str, fits: bool) -> None:
+def test_devices_that_a_key_opens(identity: str, fits: bool) -> None:
     assert DiskKey(identity, "x").fits("/dev/sda2", UUID.lower()) is fits
 
 

@@ -1,4 +1,4 @@
-"""What is run in the appliance, and what its answers may be."""
+"""The scripts for the appliance, and their valid output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imgbuilder.errors import ApplianceError
 A, B, C = ("ab" * 32, "cd" * 32, "ef" * 32)
 
 
-def test_greeting_is_a_script_that_renews_before_all_else() -> None:
+def test_the_greeting_reseeds_first() -> None:
     script = guestside.greeting_script(1234.5)
     subprocess.run(["sh", "-n"], input=script, text=True, check=True)
     assert script.index("0x5207") < script.index("sysread") < script.index("date -s @1234.500")
@@ -49,12 +49,12 @@ def test_wrong_answers_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("draws", "words"),
+    ("draws", "message"),
     [((A, C), "repeats"), ((B, C), "repeats"), ((C, B), "repeats"), ((C, C), "no random"),
      ((C,), "no random"), ((), "no random")],
 )  # fmt: skip
-def test_draws_that_are_not_fresh_are_refused(draws: tuple[str, ...], words: str) -> None:
-    with pytest.raises(ApplianceError, match=words):
+def test_draws_that_are_not_fresh_are_refused(draws: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ApplianceError, match=message):
         check_draws(Answer(draws, (), ()), frozenset({A, B}))
 
 

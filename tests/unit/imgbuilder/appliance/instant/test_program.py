@@ -1,4 +1,4 @@
-"""Which machines are resumed, from which state, and which are booted."""
+"""The decision to resume a machine from a state, or to boot it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def machine(tmp_path: Path) -> list[str]:
     return command_line(tmp_path, "/tmp/x/guestfsd.sock", ["/disk.img"])
 
 
-def key(tmp_path: Path, words: list[str], recipe: str = "r") -> str:
-    return program.state_key(program.read_shape(words), str(tmp_path / "hypervisor"), recipe)
+def key(tmp_path: Path, args: list[str], recipe: str = "r") -> str:
+    return program.state_key(program.read_shape(args), str(tmp_path / "hypervisor"), recipe)
 
 
-def replaced(words: list[str], old: str, new: str) -> list[str]:
-    assert any(old in word for word in words)
-    return [word.replace(old, new) for word in words]
+def replaced(args: list[str], old: str, new: str) -> list[str]:
+    assert any(old in word for word in args)
+    return [word.replace(old, new) for word in args]
 
 
 def test_shape_of_libguestfs_is_recognised(tmp_path: Path, machine: list[str]) -> None:
@@ -48,31 +48,31 @@ def test_shape_of_libguestfs_is_recognised(tmp_path: Path, machine: list[str]) -
 
 
 def test_read_only_disks_are_recognised(machine: list[str]) -> None:
-    """libguestfs puts a writable file of its own before them."""
+    """libguestfs puts a writable overlay over them."""
     drive = "file.file.filename=/tmp/y/overlay1.qcow2,file.driver=qcow2,file.backing.file.locking=off"
-    words = replaced(machine, "file=/disk.img,cache=unsafe,format=raw,discard=unmap", f"{drive},cache=unsafe")
-    assert program.read_shape(words).disks == 1
+    args = replaced(machine, "file=/disk.img,cache=unsafe,format=raw,discard=unmap", f"{drive},cache=unsafe")
+    assert program.read_shape(args).disks == 1
 
 
 def test_shape_with_verbose_is_recognised(machine: list[str]) -> None:
-    """libguestfs then moves the firmware's words to the serial line."""
+    """libguestfs then sends the firmware's output to the serial line."""
     assert program.read_shape(replaced(machine, "accel=tcg", "accel=tcg,graphics=off")).disks == 1
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda words: [*words, "-smp", "2"],
-        lambda words: [*words, "-netdev", "stream,id=usernet,server=off,addr.type=unix,addr.path=/x"],
-        lambda words: [*words, "-device", "scsi-hd,drive=hd1,logical_block_size=4096"],
-        lambda words: replaced(words, "scsi-hd,drive=hd0", "scsi-hd,drive=hd0,physical_block_size=4096"),
-        lambda words: replaced(words, "accel=tcg", "accel=hvf"),
-        lambda words: replaced(words, "snapshot=on,id=appliance", "id=appliance"),
-        lambda words: [*words, "-incoming", "tcp:0:1"],
-        lambda words: [*words, "-kernel", "/other"],
-        lambda words: words[:-1],
-        lambda words: [*words, "--"],
-        lambda words: words[words.index("-kernel") + 2 :],
+        lambda args: [*args, "-smp", "2"],
+        lambda args: [*args, "-netdev", "stream,id=usernet,server=off,addr.type=unix,addr.path=/x"],
+        lambda args: [*args, "-device", "scsi-hd,drive=hd1,logical_block_size=4096"],
+        lambda args: replaced(args, "scsi-hd,drive=hd0", "scsi-hd,drive=hd0,physical_block_size=4096"),
+        lambda args: replaced(args, "accel=tcg", "accel=hvf"),
+        lambda args: replaced(args, "snapshot=on,id=appliance", "id=appliance"),
+        lambda args: [*args, "-incoming", "tcp:0:1"],
+        lambda args: [*args, "-kernel", "/other"],
+        lambda args: args[:-1],
+        lambda args: [*args, "--"],
+        lambda args: args[args.index("-kernel") + 2 :],
     ],
 )
 def test_other_shapes_are_booted(machine: list[str], change: Callable[[list[str]], list[str]]) -> None:
@@ -82,32 +82,32 @@ def test_other_shapes_are_booted(machine: list[str], change: Callable[[list[str]
 
 @pytest.mark.parametrize(("count", "fits"), [(0, False), (1, True), (4, True), (5, False)])
 def test_number_of_disks(tmp_path: Path, count: int, fits: bool) -> None:
-    words = command_line(tmp_path, "/s", [f"/d{number}" for number in range(count)])
+    args = command_line(tmp_path, "/s", [f"/d{number}" for number in range(count)])
     if fits:
-        assert program.read_shape(words).disks == count
+        assert program.read_shape(args).disks == count
     else:
         with pytest.raises(UnfitError, match="disks"):
-            program.read_shape(words)
+            program.read_shape(args)
 
 
 @given(st.lists(st.text(max_size=40), max_size=30))
-def test_any_command_line_is_known_or_unfit(words: list[str]) -> None:
+def test_any_command_line_is_known_or_unfit(args: list[str]) -> None:
     with pytest.raises(UnfitError):
-        program.read_shape(words)
+        program.read_shape(args)
 
 
 @given(st.data())
 def test_a_shape_with_one_word_more_or_less_is_never_misread(data: st.DataObject) -> None:
-    words = command_line(Path("/a"), "/s", ["/d"])
-    at = data.draw(st.integers(0, len(words) - 1))
-    extra = data.draw(st.sampled_from(["", "-smp", "2", "-drive", "-kernel", "x", "-device", words[at]]))
-    changed = [*words[:at], extra, *words[at:]] if data.draw(st.booleans()) else words[:at] + words[at + 1 :]
+    args = command_line(Path("/a"), "/s", ["/d"])
+    at = data.draw(st.integers(0, len(args) - 1))
+    extra = data.draw(st.sampled_from(["", "-smp", "2", "-drive", "-kernel", "x", "-device", args[at]]))
+    changed = [*args[:at], extra, *args[at:]] if data.draw(st.booleans()) else args[:at] + args[at + 1 :]
     try:
         shape = program.read_shape(changed)
     except UnfitError:
         return
     assert shape.kernel == "/a/kernel"
-    assert shape.lines != program.read_shape(words).lines or changed == words or shape.root == "/a/root"
+    assert shape.lines != program.read_shape(args).lines or changed == args or shape.root == "/a/root"
 
 
 def test_key_ignores_what_differs_between_launches(tmp_path: Path, machine: list[str]) -> None:
@@ -122,11 +122,11 @@ def test_key_ignores_what_differs_between_launches(tmp_path: Path, machine: list
 @pytest.mark.parametrize(
     "change",
     [
-        lambda words: replaced(words, "1280", "1281"),
-        lambda words: replaced(words, "la57=off", "la57=on"),
-        lambda words: replaced(words, "root=UUID=1", "root=UUID=2"),
-        lambda words: replaced(words, " quiet", " guestfs_verbose=1"),
-        lambda words: [*words, *NETWORK],
+        lambda args: replaced(args, "1280", "1281"),
+        lambda args: replaced(args, "la57=off", "la57=on"),
+        lambda args: replaced(args, "root=UUID=1", "root=UUID=2"),
+        lambda args: replaced(args, " quiet", " guestfs_verbose=1"),
+        lambda args: [*args, *NETWORK],
     ],
 )
 def test_key_differs_with_the_machine(
@@ -235,7 +235,7 @@ def test_folder_that_others_may_enter_does_not_open(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 @pytest.mark.parametrize("name", ["", MEMORY, RECORD])
-def test_state_of_somebody_else_does_not_open(tmp_path: Path, name: str) -> None:
+def test_state_of_another_user_does_not_open(tmp_path: Path, name: str) -> None:
     folder = make_state(tmp_path / "s")
     os.chown(folder / name, 12345, -1)
     with pytest.raises(UnfitError, match="private"):
@@ -270,15 +270,15 @@ def test_mark_counts_for_a_day(tmp_path: Path) -> None:
 
 
 def test_runs_alone_under_an_isolated_interpreter(tmp_path: Path, machine: list[str]) -> None:
-    """As it is started: no package of ours can be found, no site-packages either."""
+    """Without our packages and site-packages, as it is started."""
     job = tmp_path / "job"
     facts = {"mode": "resume", "hypervisor": "/bin/echo", "starter": ["/usr/bin/env"]}
     facts |= {"states": str(tmp_path), "recipe": "r", "report": str(tmp_path / "report")}
     job.write_text(json.dumps(facts))
-    words = [sys.executable, "-I", "-S", str(program.__file__), str(job)]
-    unknown = subprocess.run([*words, *machine, "-smp", "2"], capture_output=True, text=True, check=True)
+    args = [sys.executable, "-I", "-S", str(program.__file__), str(job)]
+    unknown = subprocess.run([*args, *machine, "-smp", "2"], capture_output=True, text=True, check=True)
     assert unknown.stdout.split()[-2:] == ["-smp", "2"], "booted just as libguestfs wanted"
     assert "-smp" in json.loads((tmp_path / "report").read_text())["booted"]
-    missing = subprocess.run([*words, *machine], capture_output=True, text=True, check=False)
+    missing = subprocess.run([*args, *machine], capture_output=True, text=True, check=False)
     assert (missing.returncode, missing.stdout, missing.stderr) == (1, "", "")
     assert json.loads((tmp_path / "report").read_text())["missing"] is True

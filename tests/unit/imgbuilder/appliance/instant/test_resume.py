@@ -38,7 +38,7 @@ class Setup:
         self.store = StateStore(self.cache / "instant")
         self.disk = folder / "disk.img"
         self.disk.write_bytes(bytes(DISK_SIZE))
-        self.told: list[Event] = []
+        self.events: list[Event] = []
         self.answer(f"draw {FRESH}\ndraw {OTHER}\nsize {DISK_SIZE // 512}\n")
 
     def answer(self, text: str) -> None:
@@ -49,7 +49,7 @@ class Setup:
         return program.state_key(program.read_shape(words), str(self.hypervisor), resume.recipe("1.2.3"))
 
     def save(self) -> Path:
-        """Put a state there, as if one had been made."""
+        """Write a state, as if it had been saved."""
         self.store.open()
         with self.store.making() as new:
             assert new is not None
@@ -63,10 +63,10 @@ class Setup:
         return self.store.root / self.key()
 
     def open(self, **options: bool) -> list[str]:
-        """Open and leave an appliance; return how the hypervisor was started for it."""
+        """Open and leave an appliance; return the starts of the hypervisor."""
         starts, before = self.folder / "starts", len(self.starts())
         wanted = ApplianceOptions(cache=self.cache, **options)
-        with launching.open_appliance([Attachment(self.disk, "raw")], wanted, self.told.append):
+        with launching.open_appliance([Attachment(self.disk, "raw")], wanted, self.events.append):
             pass
         assert starts.exists()
         return self.starts()[before:]
@@ -80,7 +80,7 @@ class Setup:
         return path.read_text().splitlines() if path.exists() else []
 
     def debug_lines(self) -> list[str]:
-        return [event.text for event in self.told if isinstance(event, Notice) and "applian" in event.text]
+        return [event.text for event in self.events if isinstance(event, Notice) and "applian" in event.text]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_resumes_and_gives_entropy_before_anything_is_executed(setup: Setup) -> 
 
 
 def dropped(setup: Setup, starts: list[str]) -> None:
-    """See that the appliance was booted in the end, once, with one line, and the state is gone."""
+    """Check that the appliance was booted once, with one debug line, and that the state is gone."""
     assert setup.open() == [*starts, "booted"]
     (line,) = setup.debug_lines()
     assert "dropped" in line
@@ -197,12 +197,12 @@ def test_root_replaced_while_it_resumes_ends_in_a_boot(setup: Setup, monkeypatch
 
 
 def test_machine_that_cannot_be_saved_is_booted_and_that_is_remembered(setup: Setup) -> None:
-    """This hypervisor takes no orders; the second time nothing is tried."""
+    """This hypervisor has no monitor; the second time saving is not tried."""
     assert setup.open() == ["booted", "booted"]
-    assert [event for event in setup.told if isinstance(event, Step)]
+    assert [event for event in setup.events if isinstance(event, Step)]
     assert "cannot be saved" in setup.debug_lines()[-1]
     assert sorted(path.name for path in setup.store.root.iterdir()) == [f"{setup.key()}.given-up", "lock"]
-    setup.told.clear()
+    setup.events.clear()
     assert setup.open() == ["booted"]
     assert "could not be saved the last time" in setup.debug_lines()[0]
 
@@ -251,7 +251,7 @@ def test_with_kvm_it_boots_unless_asked(setup: Setup, monkeypatch: pytest.Monkey
 
 
 def test_resumes_where_kvm_turns_out_not_to_work(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing had spoken against KVM, and then the boot failed: emulation takes over, and that is resumed."""
+    """KVM was expected to work, but the boot fails: emulation is used, and resumed."""
     setup.save()
     usable = KvmVerdict(usable=True, reason="not tried", proved=False)
     broken = KvmVerdict(usable=False, reason="broken", proved=True)
@@ -274,7 +274,7 @@ def test_folder_that_is_not_private_is_not_used(setup: Setup) -> None:
     assert "private" in setup.debug_lines()[0]
 
 
-def test_boot_that_fails_is_an_error_as_ever(setup: Setup) -> None:
+def test_a_failed_boot_is_an_error_as_usual(setup: Setup) -> None:
     setup.save()
     setup.hypervisor.write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(ApplianceError, match="could not be started"):
@@ -291,12 +291,12 @@ def test_answers_about_the_hypervisor_are_kept_for_the_next_launch(setup: Setup,
     first = seen(tmp_path / "run1")
     assert seen(tmp_path / "run2") == first
     setup.hypervisor.write_text("#!/bin/sh\nexit 0\n")
-    assert seen(tmp_path / "run3")[1] != first[1], "another hypervisor is asked anew"
+    assert seen(tmp_path / "run3")[1] != first[1], "another hypervisor is queried again"
 
 
 @pytest.mark.row("B3")
 def test_the_folder_of_root_s_sockets_is_claimed(setup: Setup, tmp_path: Path) -> None:
-    """As libguestfs 1.48 calls its hypervisor: what it can do, and then the machine."""
+    """The calls of libguestfs 1.48: first for the hypervisor's capabilities, then for the machine."""
     runtime = tmp_path / "it's"
     runtime.mkdir()
     setup.hypervisor.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')

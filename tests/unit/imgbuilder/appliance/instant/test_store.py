@@ -1,4 +1,4 @@
-"""Where saved appliances are kept."""
+"""The store of saved appliances."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_folder_of_somebody_else_is_refused(store: StateStore) -> None:
+def test_folder_of_another_user_is_refused(store: StateStore) -> None:
     os.chown(store.root, 12345, -1)
     with pytest.raises(UnfitError, match="private"):
         store.open()
@@ -74,7 +74,7 @@ def test_folder_of_somebody_else_is_refused(store: StateStore) -> None:
 def test_folder_that_others_can_replace_is_refused(
     store: StateStore, tmp_path: Path, above: str, owner: int, mode: int
 ) -> None:
-    """They could do so while QEMU opens a file in it by its name."""
+    """They could replace it while QEMU opens a file in it by name."""
     if os.geteuid() != 0:
         pytest.skip("only root can give a folder away")
     folder = tmp_path / above
@@ -88,7 +88,7 @@ def test_folder_that_others_can_replace_is_refused(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
-def test_folder_behind_the_link_of_somebody_else_is_refused(store: StateStore, tmp_path: Path) -> None:
+def test_folder_behind_the_link_of_another_user_is_refused(store: StateStore, tmp_path: Path) -> None:
     (tmp_path / "way").symlink_to(store.root.parent)
     os.lchown(tmp_path / "way", 12345, -1)
     with pytest.raises(UnfitError, match="replace"):
@@ -141,7 +141,7 @@ def test_one_maker_at_a_time(store: StateStore) -> None:
         assert third is not None
 
 
-def test_what_a_killed_maker_left_goes(store: StateStore, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_writer_are_removed(store: StateStore, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     code = (
         "import sys, time; from pathlib import Path\n"
