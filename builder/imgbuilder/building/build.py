@@ -12,8 +12,7 @@ from imgbuilder.building.plan import BuildPlan
 from imgbuilder.building.preflight import Prepared, prepare
 from imgbuilder.building.request import BuildRequest
 from imgbuilder.customize import run as customization
-from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.facts import read_facts
+from imgbuilder.customize.context import GuestContext, read_facts
 from imgbuilder.customize.failure import FailureHandler
 from imgbuilder.customize.network import guest_proxies, host_proxies
 from imgbuilder.disk import imageheader, partition

@@ -13,8 +13,7 @@ from imgbuilder.building.localdisk import check_disk
 from imgbuilder.building.target import find_file_target
 from imgbuilder.customize import run as customization
 from imgbuilder.customize import sysprep
-from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.facts import read_facts
+from imgbuilder.customize.context import GuestContext, read_facts
 from imgbuilder.customize.failure import FailureHandler, OnError
 from imgbuilder.customize.firstboot import FirstbootReport, read_firstboot
 from imgbuilder.customize.network import guest_proxies, host_proxies

@@ -15,8 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.facts import PackageManager
+from imgbuilder.customize.context import GuestContext, PackageManager
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.events import debug, warn
 from imgbuilder.guests.ports import Guest

@@ -10,8 +10,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.facts import Family
+from imgbuilder.customize.context import Family, GuestContext
 from imgbuilder.events import warn
 from imgbuilder.guests.ports import Guest
 

@@ -32,7 +32,7 @@ _LOGIN_NAME_MAX = 32
 """Longest user name, useradd(8)."""
 _NAME_MAX = 255
 _PATH_MAX = 4096
-_ID_MAX = 2**32 - 2
+LAST_ID = 2**32 - 2
 """Largest user or group number; the one above means "no change" to chown(2)."""
 
 
@@ -168,7 +168,7 @@ def octal_mode(text: str) -> int:
 
 def owner_number(number: int) -> int:
     """Accept the number of a user or group."""
-    if not 0 <= number <= _ID_MAX:
+    if not 0 <= number <= LAST_ID:
         raise UsageError(f"{number} is not a user or group number")
     return number
 

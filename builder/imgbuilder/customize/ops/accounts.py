@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from imgbuilder.customize import argforms, passwords, values
 from imgbuilder.customize.accountfiles import (
     PasswdEntry,
+    add_keys,
     expiry_day,
     find_account,
+    parse_key_selector,
+    public_keys,
     set_shadow_field,
     use_shadow,
 )
@@ -20,7 +23,6 @@ from imgbuilder.customize.operation import Operation, Phase, read_if_present
 from imgbuilder.customize.passwordhash import Crypto
 from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
-from imgbuilder.customize.sshkeys import add_keys, parse_key_selector, public_keys
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn
 from imgbuilder.guests.ports import Guest

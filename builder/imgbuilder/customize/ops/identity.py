@@ -9,7 +9,13 @@ from pathlib import Path
 from uuid import uuid4
 
 from imgbuilder.customize import argforms, passwords, sysprep, values
-from imgbuilder.customize.accountfiles import find_account, find_number, set_shadow_field
+from imgbuilder.customize.accountfiles import (
+    find_account,
+    find_number,
+    optional_keys,
+    parse_key_selector,
+    set_shadow_field,
+)
 from imgbuilder.customize.argforms import ArgumentForm, ArgumentPart, Kind, Raw
 from imgbuilder.customize.commands import run_in_guest
 from imgbuilder.customize.context import GuestContext
@@ -17,7 +23,6 @@ from imgbuilder.customize.operation import Operation, Phase, read_if_present
 from imgbuilder.customize.ops.accounts import SshInject, set_password, today
 from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
-from imgbuilder.customize.sshkeys import optional_keys, parse_key_selector
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import warn
 from imgbuilder.guests.ports import Guest

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 
 from imgbuilder.customize import aptsettings, argforms, values
 from imgbuilder.customize.commands import NO_NETWORK_HINT, picked_since, run_in_guest
-from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.facts import GuestFacts, PackageManager
+from imgbuilder.customize.context import GuestContext, GuestFacts, PackageManager
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError

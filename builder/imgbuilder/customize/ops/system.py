@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 from imgbuilder.customize import argforms, values
 from imgbuilder.customize.accountfiles import rename_host
-from imgbuilder.customize.context import GuestContext
-from imgbuilder.customize.facts import Family
+from imgbuilder.customize.context import Family, GuestContext
 from imgbuilder.customize.operation import Operation, Phase, SettingOperation, read_if_present
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError

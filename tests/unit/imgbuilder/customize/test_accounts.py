@@ -10,11 +10,10 @@ import pytest
 from passlib.hash import sha256_crypt, sha512_crypt
 
 from imgbuilder.customize import passwordhash, passwords
-from imgbuilder.customize.accountfiles import find_account, find_number, set_shadow_field
+from imgbuilder.customize.accountfiles import add_keys, find_account, find_number, set_shadow_field
 from imgbuilder.customize.passwordhash import Crypto
 from imgbuilder.customize.passwords import parse_selector
 from imgbuilder.customize.run import customize, validate
-from imgbuilder.customize.sshkeys import add_keys
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Event, Notice, Severity
 from tests.fakes.debianguest import KEY, OTHER_KEY, SHADOW, apply, context_of, debian_guest

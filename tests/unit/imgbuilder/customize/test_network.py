@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.customize.facts import Family, PackageManager, read_facts
+from imgbuilder.customize.context import Family, PackageManager, read_facts
 from imgbuilder.customize.network import check_network, first_apt_host
 from imgbuilder.errors import OperationError
 from imgbuilder.guests.osrelease import parse_os_release

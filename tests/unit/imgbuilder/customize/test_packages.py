@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.customize.commands import NO_NETWORK_HINT
-from imgbuilder.customize.facts import Family, GuestFacts, PackageManager
+from imgbuilder.customize.context import Family, GuestFacts, PackageManager
 from imgbuilder.customize.ops import packages
 from imgbuilder.errors import OperationError
 from imgbuilder.events import Event, Notice, Severity
