@@ -87,10 +87,10 @@ class Builder:
     """Builds and customizes disk images.
 
     Its methods raise ``PybuilderError``, and nothing else because of what they are given or of what happens.
-    Nothing is printed: what goes on is told to the reporter.
+    Nothing is printed: ``on_event`` receives what happens.
 
     Args:
-        settings: Which sources and which cache; by default those of the command ``pybuilder``.
+        settings: The sources and the cache; by default those of the command ``pybuilder``.
         on_event: Called with each event.
         services: The ports to the outside, for programs that replace one; made of the settings by default.
     """

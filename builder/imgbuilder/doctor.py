@@ -1,4 +1,4 @@
-"""Finding out why a build would not work here, with the exact remedy for each cause (``peers.md`` B1)."""
+"""Checks of everything that a build needs on this machine, with the exact remedy for each problem."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _PROGRAMS = (
 
 
 class Health(enum.Enum):
-    """How a check ended."""
+    """The result of a check."""
 
     GOOD = "ok"
     WORSE = "warning"
@@ -52,12 +52,12 @@ class Health(enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The finding of one check.
 
     Attributes:
-        health: How it ended.
-        subject: What was checked.
-        fact: What was found.
+        health: Its result.
+        subject: The thing that was checked.
+        fact: Its state.
         remedy: The exact next step; empty when all is well.
     """
 
@@ -89,7 +89,7 @@ def examine(
     yield kernel
     hypervisor = _program(hypervisor_name(), "--version", "running the appliance")
     yield hypervisor
-    forget(paths.state_dir())  # who asks the doctor wants KVM to be tried again
+    forget(paths.state_dir())  # a user who runs the doctor wants KVM to be tried again
     yield _kvm(on_event)
     for name, argument, purpose in _PROGRAMS:
         yield _program(name, argument, purpose)
@@ -97,7 +97,7 @@ def examine(
     yield from _folders(cache)
     yield _guarded("saved appliances", lambda: _saved(cache))
     if Health.BAD in {binding.health, kernel.health, hypervisor.health}:
-        yield Finding(Health.BAD, "appliance", "not tried", "first mend what is wrong above")
+        yield Finding(Health.BAD, "appliance", "skipped", "fix the problems above first")
         return
     on_event(Step("Starting the appliance, which takes up to a minute under emulation"))
     yield from _appliance(source_uris, open_appliance, on_event)
@@ -160,8 +160,8 @@ def _program(name: str, argument: str, purpose: str) -> Finding:
         answer = process.run([name, argument], check=False, timeout=30)
     except PybuilderError as error:
         return Finding(Health.BAD, name, f"{error.message}; it is needed for {purpose}", error.hint or "")
-    words = answer.stdout.decode(errors="replace") or answer.stderr
-    version = _VERSION.search(words)
+    text = answer.stdout.decode(errors="replace") or answer.stderr
+    version = _VERSION.search(text)
     return Finding(Health.GOOD, name, f"version {version.group() if version else 'unknown'}")
 
 

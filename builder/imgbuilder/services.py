@@ -62,7 +62,7 @@ def _no_shell(guest: Guest, context: GuestContext, error: OperationError) -> boo
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says about sources and the cache.
+    """The sources and the cache that a command line names.
 
     Attributes:
         sources: Addresses given with ``--source``.
@@ -91,7 +91,7 @@ class Settings:
         """Return the folder of the cache; None for a run without cache.
 
         Raises:
-            UsageError: Nothing says where it should be.
+            UsageError: There is no home folder, and no variable names one.
         """
         if not self.use_cache:
             return None
@@ -101,7 +101,7 @@ class Settings:
         """Return the same for work that can be done without a cache (``docs/threat-model.md`` C15).
 
         Args:
-            on_event: Receives a warning when nothing says where it should be.
+            on_event: Receives a warning when it has no place.
         """
         try:
             return self.cache_folder()
@@ -174,12 +174,12 @@ class Services:
     """The ports of a build.
 
     Attributes:
-        settings: Which sources and which cache.
+        settings: The sources and the cache.
         fetcher: Fetches indexes and templates.
         verifier: Makes what judges signatures, when it is needed.
         open_appliance: Starts an appliance.
         guest_shell: Lets the user look into a guest whose customization failed.
-        clock: Tells the time in UTC, by which the age of indexes is judged.
+        clock: Returns the time in UTC, by which the age of indexes is judged.
     """
 
     settings: Settings
@@ -199,7 +199,7 @@ class Services:
         """Return the memory of what was accepted of each source.
 
         Raises:
-            UsageError: Nothing says where it should be.
+            UsageError: There is no home folder, and no variable names one.
         """
         folder = paths.state_dir() / "sources"
         return SourceStates(folder, writable=paths.can_be_written(folder))
@@ -208,7 +208,7 @@ class Services:
         """Return the memory of what simplestreams sources do not say of their images.
 
         Raises:
-            UsageError: Nothing says where it should be.
+            UsageError: There is no home folder, and no variable names one.
         """
         return KnownImages(paths.state_dir() / "images")
 
@@ -220,7 +220,7 @@ class Services:
             fallback: Whether the last accepted index is used for a source that cannot be reached.
 
         Raises:
-            UsageError: Nothing says where the memory of accepted indexes should be.
+            UsageError: There is no place for the memory of accepted indexes.
         """
         states = self.states()
         if not states.writable:
@@ -276,7 +276,7 @@ class Services:
         """Choose a template for a build: the same, with format and size of the disk in any case.
 
         Raises:
-            PybuilderError: As ``select``; or the image cannot be looked at, or is none that is used.
+            PybuilderError: As ``select``; or the image cannot be read, or has a format that is not used.
         """
         chosen = self.select(name, arch, on_event)
         if chosen.entry.size != UNKNOWN_SIZE:
@@ -302,7 +302,7 @@ class Services:
         )
 
     def template_disk(self, cache: TemplateCache, chosen: Selection, on_event: Reporter) -> Path:
-        """Return the unpacked disk of a template, fetched and checked when the cache lacks it.
+        """Return the unpacked disk of a template, fetched and checked when it is not in the cache.
 
         Raises:
             PybuilderError: It cannot be had, or is not what the index promises.
@@ -314,7 +314,7 @@ class Services:
         return disk
 
     def template_file(self, cache: TemplateCache, chosen: Selection, on_event: Reporter) -> Path:
-        """Return a template's file as published, fetched and checked when the cache lacks it.
+        """Return a template's file as published, fetched and checked when it is not in the cache.
 
         Raises:
             PybuilderError: It cannot be had, or is not what the index promises.

@@ -29,7 +29,7 @@ from imgindex.files import open_regular
 
 
 def print_cache(call: Call) -> None:
-    """Print which templates are in the cache; with ``--verbose``, the saved appliances too."""
+    """Print which templates are in the cache; with ``--verbose``, also the saved appliances."""
     call.no_name()
     folder = call.settings.cache_folder()
     if folder is None:
@@ -63,10 +63,10 @@ def delete_cache(call: Call) -> None:
 
 
 def cache_all(call: Call) -> int:
-    """Download the templates of all sources, hidden ones too.
+    """Download the templates of all sources, including hidden ones.
 
     Returns:
-        The exit code: 0, or the worst of those that could not be had.
+        The exit code: 0, or the worst code of the templates that could not be had.
     """
     call.no_name()
     services, reporter = call.services, call.reporter
@@ -85,7 +85,7 @@ def cache_all(call: Call) -> int:
                 name, source = offer.entry.os_version, offer.source.name
                 warn(
                     reporter,
-                    f"{name}: source {source} gives no checksum of it, so that no copy could be trusted: it "
+                    f"{name}: source {source} gives no checksum for it, so that no copy can be trusted: it "
                     "is downloaded for each build",
                 )
                 codes.append(1)
@@ -151,8 +151,8 @@ def cache_export(call: Call) -> None:
     signed = source.check and settings.check_signature and source.format is SourceFormat.NATIVE
     if not signed or last is None or index is None:
         raise UsageError(
-            f"source {source.name} cannot be bundled: it has no signed index of its own",
-            hint="only what can be verified again is worth carrying to another machine",
+            f"source {source.name} cannot be bundled: it has no signed index",
+            hint="configure the source with its key: a bundle must be verified again on the other machine",
         )
     with services.open_cache(path.absolute().parent, reporter) as cache:
         packed = [
@@ -164,7 +164,7 @@ def cache_export(call: Call) -> None:
     reporter.close()
     held = ", ".join(item.entry.os_version for item in chosen)
     click.echo(printable(f"{path}: {human_size(size)}, with {held}"))
-    click.echo("To use it there, compare the fingerprint with the publisher's own word:")
+    click.echo("To use it there, check the fingerprint against one that the publisher gives elsewhere:")
     click.echo(printable(f"pybuilder --source {path.name} --fingerprint {last.signer} {names[0]}"))
 
 
@@ -202,8 +202,8 @@ def _opened(call: Call) -> Iterator[TemplateCache]:
 
 
 def _unknown(file: str, offers: Sequence[Offer]) -> RepositoryError:
-    """Say why a file is not taken: by its name it may be meant to be one that a source offers."""
-    only = "only bytes that the index of a source names are taken (see: pybuilder source list)"
+    """Return the error for a file that no index names; by its name it may be one that a source offers."""
+    only = "only files whose digest an index names are accepted (see: pybuilder source list)"
     for offer in offers:
         entry = offer.entry
         if Path(entry.file).name == Path(file).name:
@@ -214,7 +214,7 @@ def _unknown(file: str, offers: Sequence[Offer]) -> RepositoryError:
                 hint=f"it may be cut off, damaged, or another version: copy it again; {only}",
             )
     return RepositoryError(
-        f"{file} is no template of a configured source, or is damaged",
+        f"{file} is not a template of a configured source, or is damaged",
         hint=only,
     )
 

@@ -28,9 +28,9 @@ COMMANDS_FILE = "commands-from-file"
 RECIPE = "recipe"
 _KEY = "imgbuilder.operations"
 ATTACHED = "imgbuilder.attached"
-"""Where the context keeps the disks of ``--attach``, each with the format named last before it."""
+"""Key in the context of the disks of ``--attach``, each with the format named last before it."""
 NAMES = "imgbuilder.names"
-"""Where the context keeps the names of all options given, in the order of the command line."""
+"""Key in the context of the names of all options given, in the order of the command line."""
 _ORDER = "imgbuilder.order"
 _OPERATIONS = "imgbuilder.made"
 _READ = "imgbuilder.recipe"
@@ -50,7 +50,7 @@ def _refuse(_ctx: click.Context, param: click.Parameter, value: object) -> None:
     option = param.opts[0]
     if option.startswith("--sm-"):
         raise UsageError(
-            f"{option} is no longer an option of virt-builder, nor one of pybuilder",
+            f"{option} is not an option of pybuilder, and no longer one of virt-builder",
             hint="use the guest's own program: --run-command 'subscription-manager ...'",
         )
     raise UsageError(f"{option} is for Windows", hint="only Linux guests can be customized")
@@ -157,7 +157,7 @@ class SectionedCommand(VirtBuilderCommand):
 def given_operations(ctx: click.Context) -> tuple[Operation, ...]:
     """Return the operations of the command line, in the user's order.
 
-    Files that they name are read once, whoever asks: they may be pipes.
+    Files that they name are read once: they may be pipes.
 
     Raises:
         UsageError: An argument does not fit its operation, or a commands file or recipe cannot be read.

@@ -1,9 +1,9 @@
 """The program ``pybuilder``: lists take a shortcut, all else goes to ``cli.main``.
 
 Loading click and the declarations of all options takes longer than listing a
-local source. So a command line that only lists, in words that need no thought,
-is read here; anything else, mistakes and abbreviations too, is left to click,
-which reads these words in the same way (``tests/unit/imgbuilder/cli/test_entry.py``).
+local source. So a command line that only lists, in unabbreviated words, is read
+here; anything else, including mistakes, is left to click, which reads these
+words in the same way (``tests/unit/imgbuilder/cli/test_entry.py``).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class PlainList(NamedTuple):
     """A command line that only lists all templates.
 
     Attributes:
-        settings: Which sources.
-        request: How to list.
+        settings: The sources.
+        request: The templates and the format of the list.
         quiet: Show no progress.
     """
 
@@ -45,7 +45,7 @@ def plain_list(arguments: list[str]) -> PlainList | None:
         arguments: The command line without the program's name.
 
     Returns:
-        What it asks for; None for any other command line, right or wrong.
+        The request; None for any other command line, right or wrong.
     """
     from imgbuilder.cli.list_mode import STYLES, ListRequest
     from imgbuilder.host.arch import host_arch  # late, as all that follows: see main

@@ -19,13 +19,13 @@ STYLES = ("short", "long", "json", "full")
 
 
 class ListRequest(NamedTuple):
-    """What to list.
+    """A request for a list.
 
     Attributes:
-        name: Only this template, or those that fit this shell pattern; None for all.
+        name: The only template, or a shell pattern; None for all.
         arch: The architecture of ``name``.
         style: One of ``STYLES``.
-        word: Only templates that have it somewhere; None for all.
+        word: A word that the templates must have somewhere; None for all.
     """
 
     name: str | None
@@ -71,7 +71,7 @@ def list_templates(services: Services, reporter: ConsoleReporter, request: ListR
 
 
 def message_locale() -> str:
-    """Return the locale for messages; one that this machine does not have counts as C, as in virt-builder."""
+    """Return the locale for messages; as in virt-builder, a locale that is missing here counts as C."""
     import locale  # late: only notes have languages
 
     try:
@@ -83,5 +83,5 @@ def message_locale() -> str:
 
 
 def show(text: str) -> None:
-    """Print a result. Line by line printable: names and notes come from publishers (T15, P16)."""
+    """Print a result line by line, made printable: names and notes come from publishers."""
     sys.stdout.write("\n".join(printable(line) for line in text.split("\n")))

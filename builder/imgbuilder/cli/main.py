@@ -57,7 +57,7 @@ def _names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
         for entry in Services(settings).catalog(ignore).entries:
             title = printable(entry.name or "")
             names = () if entry.hidden else (entry.os_version, *entry.aliases)
-            # What else a publisher writes there could mean something to a shell.
+            # Other characters of an alias could mean something to a shell.
             found += [CompletionItem(name, help=title) for name in names if _HARMLESS.fullmatch(name)]
     except PybuilderError:  # completion shows no messages; what was asked for will
         pass
@@ -290,7 +290,7 @@ VERBS = (
         options=[*declared.KERNEL, declared.FOLDER, *_IMAGE, *declared.LAUNCHING],
     ),
 )  # fmt: skip
-"""What is ours, in the order of the help."""
+"""Our verbs, in the order of the help."""
 
 pybuilder = _Program(
     "pybuilder",

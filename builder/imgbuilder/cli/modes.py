@@ -1,4 +1,4 @@
-"""What ``pybuilder`` can do with templates and images, a function each; results go to standard output."""
+"""Modes of ``pybuilder`` about templates and images, a function each; results go to standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the words of a command line to the objects that the modes work with."""
+"""The objects that the modes work with, made from the values of a command line."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class Call:
         """Return the only word that is not an option.
 
         Args:
-            what: What it is.
-            hint: The advice where there is none or more.
+            what: Its name in messages.
+            hint: The advice when there is no such word, or more than one.
 
         Raises:
             UsageError: There is none, or more than one.

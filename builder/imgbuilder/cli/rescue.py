@@ -1,7 +1,7 @@
 """The shell that ``--on-error=shell`` opens in a guest whose customization failed.
 
 libguestfs carries no terminal into the guest, so it works line by line: each
-line is a shell of its own, in the folder where the last one ended, and its
+line runs in a new shell, in the folder where the last one ended, and its
 output is shown when it has ended.
 """
 

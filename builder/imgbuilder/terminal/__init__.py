@@ -1,1 +1,1 @@
-"""What only programs use: messages, configuration, exit codes."""
+"""Messages, configuration and exit codes: modules for programs only."""

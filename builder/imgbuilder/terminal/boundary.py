@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
-"""What a shell says of virt-builder, head's other victims, and all that die of the signal."""
+"""The code that a shell reports for programs that died of this signal, such as virt-builder."""
 
 
 def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool) -> int:
@@ -41,9 +41,9 @@ def run_command(body: Callable[[], object], console: ConsoleReporter, *, verbose
     _open_standard_streams()
     try:
         return _run(body, console, verbose=verbose)
-    except OutputLostError as error:  # perhaps while another error was shown
+    except OutputLostError as error:  # possibly while another error was shown
         _write_no_more()
-        # Whoever read our output has had enough, as in `pybuilder --list | head -1`.
+        # The reader of our output has ended, as in `pybuilder list | head -1`.
         if error.errno == errno.EPIPE:
             return _BROKEN_PIPE
         console.machine = None
@@ -66,7 +66,7 @@ def _run(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool)
         console.error(error.message, error.hint)
         if isinstance(error, OperationError) and error.log_tail:
             sys.stderr.write("\n".join(printable(line) for line in error.log_tail.split("\n")) + "\n")
-        if verbose and not isinstance(error, UsageError):  # a wrong word is nobody's code
+        if verbose and not isinstance(error, UsageError):  # a traceback says nothing about a wrong word
             import traceback  # late: most runs end well
 
             sys.stderr.write(printable(without_secrets(traceback.format_exc())))
@@ -77,11 +77,11 @@ def _run(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool)
 
 
 def _open_standard_streams() -> None:
-    """Make the three standard streams such that nothing which is printed can break the command.
+    """Prepare the three standard streams so that printing cannot break the command.
 
-    /dev/null comes where our caller closed one (``threat-model.md`` B24). Otherwise the next file that is
-    opened would become standard output, for us and for the programs that we start, and receive what was
-    meant for people. What standard error does not take is dropped: there is nowhere to say it.
+    /dev/null replaces a stream that our caller closed (``docs/threat-model.md`` B24). Otherwise the next file
+    that is opened would become standard output, also for the programs that we start, and receive messages.
+    What standard error does not accept is dropped: there is no other place to report it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -98,7 +98,7 @@ def _open_standard_streams() -> None:
 
 
 def _is_real(stream: TextIO, number: int) -> bool:
-    """Tell whether a stream is the process's own, and not what a caller of ours has put in its place."""
+    """Return whether a stream is the process's, and not a replacement by our caller."""
     try:
         return isinstance(stream, io.TextIOWrapper) and stream.fileno() == number
     except (OSError, ValueError):

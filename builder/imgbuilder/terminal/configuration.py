@@ -18,7 +18,7 @@ from imgbuilder.host import paths
 from imgindex.files import check_writers, open_file
 
 _LARGEST = 64 * 1024
-"""Bytes of a file that are read at most."""
+"""Most bytes that are read of a file."""
 
 
 def apply_configuration(environ: MutableMapping[str, str]) -> None:
@@ -28,7 +28,7 @@ def apply_configuration(environ: MutableMapping[str, str]) -> None:
         environ: The variables, ``os.environ``; changed.
 
     Raises:
-        UsageError: A file cannot be read, is no TOML, or has a key or value that is not known.
+        UsageError: A file cannot be read, is not TOML, or has an unknown key or value.
     """
     for path in paths.configuration_files(environ):
         for variable, value in _read(path).items():
@@ -47,11 +47,11 @@ def _read(path: Path) -> dict[str, str]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) > _LARGEST:
-        raise UsageError(f"{path} has more than {_LARGEST} bytes, which no configuration needs")
+        raise UsageError(f"{path} is larger than the limit of {_LARGEST} bytes")
     try:
         table = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} is no TOML file: {error}", hint="see FILES in pybuilder(1)") from error
+        raise UsageError(f"{path} is not a TOML file: {error}", hint="see FILES in pybuilder(1)") from error
     return dict(_variable(path, key, value) for key, value in table.items())
 
 
@@ -102,4 +102,4 @@ KEYS: Mapping[str, tuple[str, str, Callable[[Any], str | None]]] = {
     "hypervisor": ("LIBGUESTFS_HV", "the name of a program", _program),
     "guestfs-python": ("PYBUILDER_GUESTFS_PYTHON", "the name of a program", _program),
 }
-"""The variable of each key, what it takes, and how that is written there; None for what does not fit."""
+"""For each key its variable, the values it takes, and a function that returns a value's text or None."""

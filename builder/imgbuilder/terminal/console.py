@@ -2,7 +2,7 @@
 
 Lines for steps look like virt-builder's, ``[   1.2] Downloading: URL``, on
 standard output. Progress bars go to standard error, and only to a terminal;
-elsewhere a long transfer says a line every ten seconds.
+elsewhere a long transfer prints a line every ten seconds.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ConsoleReporter:
         self.wrap = False
         """Whether notices and errors are wrapped as virt-builder's are."""
         self.machine: Callable[[str, str], None] | None = None
-        """Told the kind (message, info, warning, error) and text of what is shown, before it is."""
+        """Called with kind (message, info, warning, error) and text of each message before it is shown."""
 
     @property
     def _out(self) -> TextIO:
@@ -126,7 +126,7 @@ class ConsoleReporter:
                 self._line(self._err, f"{self._program}: warning: ", text, _BLUE)
 
     def _line(self, stream: TextIO, prefix: str, text: str, colour: str) -> None:
-        shown = printable(without_secrets(text))  # whoever wrote it, whatever it quotes
+        shown = printable(without_secrets(text))  # it may quote a publisher or a guest
         if self.wrap and colour != _GREEN:
             shown = _wrapped(prefix, shown)
         if colour and (self.colour or _likes_colours(stream)):
@@ -152,7 +152,7 @@ class ConsoleReporter:
             self._bar = tqdm(
                 desc=printable(event.label), total=event.total, unit="B", unit_scale=True, unit_divisor=1024,
                 file=self._err, leave=False, miniters=0, **_width(self._err),
-                initial=event.done,  # what was there before did not come now: it is no speed
+                initial=event.done,  # bytes of an earlier run do not count for the speed
             )  # fmt: skip
         self._bar.update(event.done - self._bar.n)
 
@@ -170,7 +170,7 @@ class ConsoleReporter:
 
 
 def _likes_colours(stream: TextIO) -> bool:
-    """Tell whether colours are wanted where nothing was said (no-color.org)."""
+    """Return whether a stream gets colours by default (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -184,7 +184,7 @@ def _wrapped(prefix: str, text: str) -> str:
 
 
 def _width(terminal: TextIO) -> dict[str, Any]:
-    """Tell tqdm how wide a bar is: on a terminal without a size, as serial ones are, it would show none."""
+    """Return tqdm's arguments for the width: without a size, as on a serial line, it would show no bar."""
     try:
         known = os.get_terminal_size(terminal.fileno()).columns > 0
     except (OSError, ValueError):
@@ -193,10 +193,10 @@ def _width(terminal: TextIO) -> dict[str, Any]:
 
 
 def transfer_line(event: Progress, seconds: float, before: int) -> str:
-    """Say in one line how far a transfer is, how quick, and how long it will still take.
+    """Return one line about a transfer: bytes done, speed and time left.
 
     Args:
-        event: What is there now.
+        event: The bytes done now.
         seconds: Time since the transfer began, or was continued.
         before: Bytes that were there then.
     """
@@ -213,11 +213,11 @@ def transfer_line(event: Progress, seconds: float, before: int) -> str:
     return words
 
 
-# ``--machine-readable``: messages once more as JSON lines, for programs (``virt-builder.md`` 0.3).
+# ``--machine-readable``: messages also as JSON lines, for programs (``docs/compatibility.md``).
 
 
 CAPABILITIES = ("virt-builder", "arch", "config-file", "customize", "json-list", "pxzcat")
-"""What virt-builder says that it can do, and what programs that start it look for."""
+"""virt-builder's list of its capabilities, which programs that start it look for."""
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
@@ -264,9 +264,9 @@ def _new_file(name: str) -> int:
 
 
 def json_lines(stream: TextIO) -> Callable[[str, str], None]:
-    """Return what writes a message's kind and text as a line of JSON, with the time, at once."""
+    """Return a function that writes a message's kind and text as a line of JSON, with the time, at once."""
 
-    def tell(kind: str, text: str) -> None:
+    def write(kind: str, text: str) -> None:
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         local = time.localtime(seconds)
         zone = time.strftime("%z", local)
@@ -274,4 +274,4 @@ def json_lines(stream: TextIO) -> Callable[[str, str], None]:
         stream.write(f"{json.dumps({'message': text, 'timestamp': moment, 'type': kind})}\n")
         stream.flush()
 
-    return tell
+    return write

@@ -22,11 +22,11 @@ _ESCAPES = "imgbuilder.escapes"
 class OutputLostError(BaseException):
     """Standard output, or another stream of messages, cannot be written to: the command ends.
 
-    Like a signal it is no error of the source or file that was worked on: nothing goes on with the next.
+    Like a signal, and unlike an error of a source or file, it ends the command at once.
 
     Args:
-        name: What the stream is called.
-        cause: What the system said.
+        name: Name of the stream.
+        cause: The system's error.
     """
 
     def __init__(self, name: str, cause: OSError) -> None:
@@ -38,8 +38,8 @@ def text_output(descriptor: int, name: str, *, like: TextIO | None = None, neede
     """Return a stream of text over an open descriptor, which stays open when the stream is closed.
 
     Args:
-        descriptor: Where it writes.
-        name: What errors call it.
+        descriptor: The descriptor it writes to.
+        name: Its name in errors.
         like: A stream whose encoding and buffering it gets; without one it is UTF-8, and flushed by lines.
         needed: False if what cannot be written is dropped without a word.
     """
@@ -61,7 +61,7 @@ class _Output(io.FileIO):
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
-            # Whoever shares the descriptor with us may have made it one that does not wait.
+            # Another process that shares the descriptor may have made it non-blocking.
             while (count := super().write(data)) is None:
                 select.select([], [self.fileno()], [])
         except OSError as error:

@@ -129,7 +129,7 @@ def test_cache_add(
     stick.write_bytes(b"x")
     ran = Ran(capsys, "cache", "add", str(stick))
     assert ran.code == 1
-    assert "no template of a configured source" in ran.err
+    assert "not a template of a configured source" in ran.err
     assert Ran(capsys, "cache", "add", str(tmp_path)).code == 1
     assert Ran(capsys, "cache", "add").code == 2
 

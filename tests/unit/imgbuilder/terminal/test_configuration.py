@@ -75,9 +75,9 @@ def test_variables_come_before_the_users_file_and_that_before_the_systems(tmp_pa
         ("cache-path = [1]", "cache-path"),
         ("cache-size = [1]", "a size"),
         ('hypervisor = "a\\u0000b"', "hypervisor"),
-        ("instant = ", "no TOML"),
-        (b"\xff", "no TOML"),
-        ("# " + "x" * 70_000, "more than"),
+        ("instant = ", "not a TOML file"),
+        (b"\xff", "not a TOML file"),
+        ("# " + "x" * 70_000, "larger than"),
         ("instant = " + "[" * 50_000, "TOML"),
     ],
 )
