@@ -71,7 +71,7 @@ def gather(
 
     Raises:
         UsageError: Nothing is published in the folder, or the library or the reviewers' keys cannot be read.
-        TrustError: The index is not by a key of the key file beside it.
+        TrustError: The index is not by a key of the key file next to it.
         RepositoryError: A record or the old catalogue cannot be read.
     """
     now = services.clock()
@@ -265,15 +265,15 @@ class _Maker:
             day=described.not_before.date() if described.not_before else None,
         )
 
-    def _warn(self, words: str) -> None:
-        warn(self._report, words)
+    def _warn(self, message: str) -> None:
+        warn(self._report, message)
 
     def _command(self, entry: Entry) -> str:
         lines = [f"pybuilder {shlex.quote(entry.os_version)} --arch {shlex.quote(entry.arch)}"]
         if self._request.base_url:
             lines.append(f"--source {shlex.quote(self._request.base_url + SIGNED_INDEX)}")
             lines.append(f"--fingerprint {self._signed.primary_fingerprint}")
-        return " \\\n    ".join(text.line(words, 2000) for words in lines)
+        return " \\\n    ".join(text.line(one, 2000) for one in lines)
 
     def _sources(self, parts: EntryParts) -> Sources | None:
         if parts.sources is None:

@@ -41,7 +41,7 @@ def make_catalogue(
 
     Raises:
         UsageError: Nothing is published there, or the output holds something else.
-        TrustError: The index is not by a key of the key file beside it.
+        TrustError: The index is not by a key of the key file next to it.
         RepositoryError: An entry, a record, or the former catalogue cannot be read.
         WorkspaceError: The site cannot be written.
     """

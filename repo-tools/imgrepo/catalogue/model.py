@@ -111,7 +111,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Downloads:
-    """How often something was downloaded.
+    """The downloads of a template, or of all.
 
     Attributes:
         number: Complete downloads.
@@ -138,31 +138,31 @@ class Page:
         path: Path of its page in the site.
         title: One line for people.
         size: Bytes of the disk.
-        compressed_size: Bytes of the file; None when the index does not say.
-        sha512: SHA-512 of the file; None when the index does not say.
+        compressed_size: Bytes of the file; None when the index does not contain it.
+        sha512: SHA-512 of the file; None when the index does not contain it.
         revision: Its revision.
         file: Address of the file, relative to the site.
         published: When this revision was first shown, in UTC.
-        command: What to type to build from it.
+        command: The command that builds an image.
         description: Paragraphs.
         notes: Language and paragraphs; of the default one, the language is empty.
         hints: Paragraphs.
-        licence: Of the whole; empty when nobody says.
-        contributor: Who made it.
+        licence: Of the whole; empty when not known.
+        contributor: The person who made it.
         homepage: A link; None when there is none.
-        offer: Where to ask for sources; text.
-        tags: Words to find it by.
+        offer: Contact for sources; text.
+        tags: Words for searching.
         system: Name of the system; empty when not known.
         aliases: Other names.
-        notice: What to say about its end; empty for one in good standing.
-        day: The day that it was held back for; None for none.
+        notice: The deprecation notice; empty without one.
+        day: The day that it was held back for, or None.
         picture: A screenshot.
         thumbnail: The same, small.
-        packages: None when nobody looked.
-        changes: None when there is no former revision to compare with, or no packages.
-        boot: What the boot check saw; None when there was none.
-        sources: None when nobody collected them.
-        review: By whom it was approved as it is shown; None when nobody asked, or nobody did.
+        packages: None when they are not known.
+        changes: None when there is no older revision, or packages are not known.
+        boot: The boot check; None without one.
+        sources: None when they were not collected.
+        review: The approval of what is shown; None without one, or without reviewers.
         downloads: None when no logs were given.
     """
 

@@ -52,8 +52,8 @@ def render(site: Site, site_url: str = "") -> dict[str, bytes]:
 
     def page(path: str, template: str, **values: object) -> None:
         root = "../" * path.count("/")
-        words = environment.get_template(template).render(site=site, root=root, here=path, **values)
-        made[path] = words.encode()
+        html = environment.get_template(template).render(site=site, root=root, here=path, **values)
+        made[path] = html.encode()
 
     for one in site.pages:
         page(one.path, "template.html", page=one)

@@ -48,7 +48,7 @@ def option_group(parameter: str, make: Callable[..., object], *options: _Decorat
 
 
 def _flag(*names: str, sets: str, text: str) -> _Decorator:
-    """Return an option that sets a field of the ``Publisher`` and is no parameter of the command."""
+    """Return an option that sets a field of the ``Publisher``, and is not a parameter of the command."""
 
     def store(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
         publisher = ctx.find_object(Publisher)

@@ -1,4 +1,4 @@
-"""What every command works with: the services, the console, and the printing of results."""
+"""The object that every command works with, and the printing of results."""
 
 from __future__ import annotations
 

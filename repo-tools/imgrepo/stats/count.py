@@ -133,7 +133,7 @@ def count_downloads(
 
 
 def _known(path: str, files: Mapping[str, tuple[str, int | None]]) -> str | None:
-    """Return the file that a path means; a template that was withdrawn or replaced goes by its own name."""
+    """Return the file that a path means; a withdrawn or replaced template is counted by its file name."""
     parts = path.lstrip("/").split("/")
     for start in range(len(parts)):
         name = "/".join(parts[start:])
