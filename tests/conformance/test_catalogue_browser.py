@@ -207,7 +207,7 @@ def test_the_first_stop_of_the_keyboard_skips_to_the_content(browser: Browser, s
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
-def test_nobody_is_kept_out(browser: Browser, site: Site, width: int, dark: bool) -> None:
+def test_pages_are_accessible(browser: Browser, site: Site, width: int, dark: bool) -> None:
     browser.screen(width, dark=dark)
     for path in PAGES:
         browser.driver.get(f"{site.url}{path}")

@@ -174,10 +174,10 @@ def test_changes_since_the_last_revision_stay_until_the_next(library: Repository
     library.rewrite(library.read())  # signed again: no new revision
     make_site(library)
     assert "3 packages changed" in words_of(library, WEB)
-    told = {one["name"]: one for one in json.loads(site_files(library)["catalogue.json"])["templates"]}
+    shown = {one["name"]: one for one in json.loads(site_files(library)["catalogue.json"])["templates"]}
     before = {one["name"]: one for one in first["templates"]}
-    assert told["plain"]["published"] == before["plain"]["published"]
-    assert told["debian-web"]["published"] > before["debian-web"]["published"]
+    assert shown["plain"]["published"] == before["plain"]["published"]
+    assert shown["debian-web"]["published"] > before["debian-web"]["published"]
 
 
 def test_records_of_another_image_are_not_shown(library: Repository) -> None:
@@ -195,7 +195,7 @@ def test_records_of_another_image_are_not_shown(library: Repository) -> None:
     ]
     assert len(warned) == 3
     assert all("a different image" in text for text in warned)
-    # Packages of the published image are not forgotten because somebody looked into the next one.
+    # Packages of the published image are not forgotten when the next one is examined.
     assert "debian-web/x86_64.png" not in "".join(site_files(library))
 
 
@@ -291,14 +291,14 @@ def test_files_that_others_put_into_the_site_stay(library: Repository) -> None:
     assert "CNAME" not in json.loads((site / "catalogue.json").read_text())["files"]
 
 
-def test_a_damaged_memory_is_told(library: Repository) -> None:
+def test_a_damaged_memory_is_reported(library: Repository) -> None:
     make_site(library)
     (library.web / "catalogue/catalogue.json").write_text('{"version": 1, "templates": 7}')
     with pytest.raises(RepositoryError, match="cannot be read"):
         make_site(library)
 
 
-def test_an_index_of_somebody_else_is_not_shown(library: Repository) -> None:
+def test_an_index_by_another_key_is_not_shown(library: Repository) -> None:
     index = library.web / "index.asc"
     index.write_bytes(index.read_bytes().replace(b"debian-web", b"debian-wed"))
     with pytest.raises(TrustError):
@@ -378,7 +378,7 @@ def test_publishing_and_pruning_leave_it_alone(library: Repository) -> None:
     assert run(["prune", str(library.web), "--grace", "0"], library.services()) == 0
     assert site_files(library) == before
     assert {entry.os_version for entry in library.read().entries} == {"ascii-snake", "debian-web", "plain"}
-    # Where the library is served itself, too.
+    # Also where the library itself is served.
     make_site(library, output=library.images / "catalogue")
     library.publish()
     assert len(library.read().entries) == 3

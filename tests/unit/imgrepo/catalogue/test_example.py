@@ -33,17 +33,17 @@ def test_three_entries_on_three_days() -> None:
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_an_entry_tells_all_that_people_need(entry: object) -> None:
     folder = next(one for one in ENTRIES if one == entry)
-    told = folder.read()
+    shown = folder.read()
     for words in (
-        told.title,
-        told.description,
-        told.hints,
-        told.licence,
-        told.contributor,
-        told.source_offer,
+        shown.title,
+        shown.description,
+        shown.hints,
+        shown.licence,
+        shown.contributor,
+        shown.source_offer,
     ):
         assert words
-    assert re.search(told.boot.marker, f"{folder.name} login: player (automatic login)")
+    assert re.search(shown.boot.marker, f"{folder.name} login: player (automatic login)")
     recipe = read_recipe(folder.path / "recipe.toml")
     validate(recipe.make_operations())
     assert recipe.request().template == "debian-12"
@@ -74,7 +74,7 @@ def test_every_command_of_the_readme_exists() -> None:
 
 
 def test_the_commands_of_the_readme_make_the_calendar(repository: Repository) -> None:
-    """All but those that boot something; images are in memory."""
+    """All except commands that boot something; images are in memory."""
     make_example(repository, EXAMPLE)
     site = repository.web / "catalogue"
     files = {str(path.relative_to(site)): path.read_bytes() for path in site.rglob("*") if path.is_file()}
@@ -83,10 +83,10 @@ def test_the_commands_of_the_readme_make_the_calendar(repository: Repository) ->
     assert "Guess my number" in pages["calendar/index.html"].words
     assert "The game of life" in pages["calendar/2025.html"].words
     assert b"bleak" not in b"".join(files.values()) + (repository.web / "index").read_bytes()
-    told = " ".join(pages["templates/guess/x86_64.html"].words.split())
+    shown = " ".join(pages["templates/guess/x86_64.html"].words.split())
     for words in (
         "Seven guesses are always enough.",
         "Booted in 42 seconds",
         "4 packages",
     ):
-        assert told.count(words) == 1, words
+        assert shown.count(words) == 1, words

@@ -131,7 +131,7 @@ def test_a_mirror_for_building_is_not_left_in_the_guest(
         ("--frobnicate", "frobnicate"),
     ],
 )
-def test_wrong_usage_is_told_on_standard_error_with_exit_code_2(
+def test_wrong_usage_is_reported_on_standard_error_with_exit_code_2(
     repository: Repository, capsys: pytest.CaptureFixture[str], words: str, problem: str
 ) -> None:
     assert run(words.split(), repository.services()) == 2
@@ -270,6 +270,6 @@ def test_wrong_words_are_answered_with_the_help_that_fits(
     assert "see: pybuilder-repo --help" in capsys.readouterr().err
     image = repository.add("a.img")
     assert run(["publish", str(image), "-K", repository.key], services) == 2
-    told = capsys.readouterr().err
-    assert "is a file, not a folder" in told
-    assert "mkdir" not in told
+    shown = capsys.readouterr().err
+    assert "is a file, not a folder" in shown
+    assert "mkdir" not in shown

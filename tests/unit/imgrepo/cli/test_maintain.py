@@ -146,7 +146,7 @@ def test_hidden_templates_can_be_shown_again(operator: Operator) -> None:
     assert not operator.repository.entry("a").hidden
 
 
-def test_prune_keeps_what_it_is_told_to_and_shows_before(operator: Operator) -> None:
+def test_prune_shows_and_keeps_as_the_options_say(operator: Operator) -> None:
     repository = operator.repository
     old = []
     for fill in (b"1", b"2", b"3"):
@@ -176,7 +176,7 @@ def test_a_key_is_rotated_without_a_client_noticing(operator: Operator, keys: Ke
     between = trusted_keys_from_file(repository.web / "index.gpg", where="web")
     for pin in (replace(first_key_file, extra_signatures=True), between):
         verifier.verify(index.read_bytes(), pin, where="web")
-    # Whoever forgets one of the keys hears of it.
+    # Signing with only one of the keys gives a warning.
     operator.type("hide WEB a -K KEY")
     assert "signed by more keys" in operator.err
     operator.type(f"rotate-key WEB --from KEY --to {new}")
@@ -273,7 +273,7 @@ def test_an_index_of_another_key_is_not_signed_again(operator: Operator, keys: K
     operator.type(f"refresh WEB -K {other}", 3)
 
 
-def test_nothing_is_withdrawn_or_brought_back_beside_another_publisher(
+def test_nothing_is_withdrawn_or_brought_back_while_another_publisher_works(
     repository: Repository,
 ) -> None:
     repository.add("a.img")

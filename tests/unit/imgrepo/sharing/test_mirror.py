@@ -150,7 +150,7 @@ def test_the_disk_of_a_running_machine_is_not_replaced(site: Site, tmp_path: Pat
     assert copy(site, folder).fetched == (name,)
 
 
-def test_an_index_by_somebody_else_is_not_copied(site: Site, tmp_path: Path, keys: KeyMaker) -> None:
+def test_an_index_by_another_key_is_not_copied(site: Site, tmp_path: Path, keys: KeyMaker) -> None:
     stranger = keys.make("Stranger <s@example.org>")
     text = (site.repository.web / "index").read_bytes()
     (site.repository.web / "index.asc").write_bytes(keys.sign(text, stranger))

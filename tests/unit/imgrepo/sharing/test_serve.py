@@ -104,7 +104,7 @@ def test_places_where_nothing_can_be_served(site: Site, tmp_path: Path) -> None:
         PublishedFolderServer(site.repository.web, ("127.0.0.1", site.server.server_port), print)
 
 
-def test_the_command_serves_until_it_is_told_to_stop(repository: Repository) -> None:
+def test_the_command_serves_until_it_is_stopped(repository: Repository) -> None:
     repository.add("a.img")
     repository.publish()
     command = [sys.executable, "-m", "imgrepo", "serve", str(repository.web), "--port", "0"]

@@ -355,7 +355,7 @@ def test_a_damaged_file_there_is_sent_again(published: Repository, remote: Remot
     assert index_of(published, remote.files()) == published.read()
 
 
-def test_an_index_of_somebody_else_or_a_newer_one_is_not_replaced(
+def test_an_index_by_another_key_or_a_newer_one_is_not_replaced(
     published: Repository, remote: Remote, keys: KeyMaker
 ) -> None:
     stranger = keys.make("Somebody <s@example.org>")
@@ -422,7 +422,9 @@ def test_ssh_is_called_as_rsync_calls_it(published: Repository, machine: FolderR
     assert all(line.startswith("-l publisher web.example.org rsync --server") for line in log.splitlines())
 
 
-def test_rsyncs_failures_are_told(published: Repository, daemon: FolderRemote, machine: FolderRemote) -> None:
+def test_failures_of_rsync_are_reported(
+    published: Repository, daemon: FolderRemote, machine: FolderRemote
+) -> None:
     daemon.text += "/none"
     with pytest.raises(UploadError, match="status 23") as refused:
         bring(published, daemon)
@@ -442,17 +444,17 @@ def test_objects_say_what_they_are_and_how_long_caches_may_keep_them(
     bring(published, bucket)
     entry = published.entry("a")
     assert entry.zstd is not None
-    told = {
+    shown = {
         name: bucket.head(name) for name in (entry.file, entry.zstd.file, "index.asc", "index.gpg", "index")
     }
-    kinds = [facts["ContentType"] for facts in told.values()]
+    kinds = [facts["ContentType"] for facts in shown.values()]
     assert kinds == [
         "application/x-xz", "application/zstd", "text/plain; charset=utf-8", "application/pgp-keys",
         "text/plain; charset=utf-8",
     ]  # fmt: skip
-    rules = [facts["CacheControl"] for facts in told.values()]
+    rules = [facts["CacheControl"] for facts in shown.values()]
     assert rules == ["public, max-age=31536000, immutable"] * 2 + ["no-cache"] * 3
-    assert told[entry.file]["Metadata"]["sha512"] == entry.sha512
+    assert shown[entry.file]["Metadata"]["sha512"] == entry.sha512
     assert content_type("a.b/c") == "text/plain; charset=utf-8"
 
 
@@ -475,7 +477,7 @@ def test_large_files_arrive_in_parts(bucket: BucketRemote, tmp_path: Path) -> No
 
 
 @pytest.mark.row("S3")
-def test_failures_of_are_told(
+def test_failures_of_s3_are_reported(
     published: Repository, bucket: BucketRemote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket.text = "s3://no-such-bucket/x"

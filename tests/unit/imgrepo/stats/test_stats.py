@@ -153,5 +153,5 @@ def test_bars(last: date) -> None:
     assert chart.get("aria-label") == "Downloads of <x> & y"
     heights = [float(bar.get("height", "")) for bar in bars]
     assert max(heights) == 148
-    told = [str(bar.findtext(f"{space}title")) for bar in bars]
-    assert sum(int(text.rpartition(": ")[2]) for text in told) == (7 if first == last else 10)
+    shown = [str(bar.findtext(f"{space}title")) for bar in bars]
+    assert sum(int(text.rpartition(": ")[2]) for text in shown) == (7 if first == last else 10)
