@@ -1,9 +1,9 @@
-"""Approvals: a reviewer signs what an entry is, and ``publish`` believes reviewers whom its operator knows.
+"""Approvals: a reviewer signs an entry's files, and ``publish`` accepts the listed reviewers.
 
-    LIBRARY/NAME/approval.asc        the clear-signed manifest of the files that people get
+    LIBRARY/NAME/approval.asc        the clear-signed manifest of the files that users get
 
-What the tools find out again at any time (what a boot looked like, which packages there are) is not part of
-it: those records name their image themselves. See decision record 0038.
+Records that the tools can make again at any time (boot check, packages) are not part of it: they name their
+image themselves (ADR 0038).
 """
 
 from __future__ import annotations
@@ -32,16 +32,15 @@ from imgrepo.library.records import read_boot, read_contents, read_sources
 from imgrepo.services import Services, Signing
 
 _LARGEST_PICTURE = 64 << 20
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Reviewers:
-    """Whose approvals count.
+    """The reviewers whose approvals count.
 
     Attributes:
         pin: Their keys.
-        verifier: The rule for signatures, the one that clients apply to indexes.
+        verifier: The rule for signatures; clients apply the same to indexes.
     """
 
     pin: TrustedKeys
@@ -50,12 +49,12 @@ class Reviewers:
 
 @dataclass(frozen=True)
 class Approval:
-    """An approval that holds.
+    """A valid approval.
 
     Attributes:
-        fingerprint: Of the reviewer's primary key, in full.
-        signed_at: When, in UTC, as the signature says.
-        note: What the reviewer adds.
+        fingerprint: Full fingerprint of the reviewer's primary key.
+        signed_at: Time of the signature, in UTC.
+        note: The reviewer's note.
     """
 
     fingerprint: str
@@ -64,23 +63,23 @@ class Approval:
 
 
 def read_reviewers(path: Path, services: Services) -> Reviewers:
-    """Read a file with the public keys of those whose approvals count.
+    """Read a file with the public keys of reviewers.
 
     Raises:
-        UsageError: It has no usable key, or a secret one, or everybody may write it.
+        UsageError: It has no usable key, or a secret one, or all users may write it.
     """
     return Reviewers(trusted_keys_from_file(path, where="--reviewers"), services.verifier)
 
 
 def check_reviewers(reviewers: Path | None, *, signed: bool) -> None:
-    """Refuse to ask for signatures when nobody says whose count.
+    """Refuse to require approvals without reviewers.
 
     Raises:
-        UsageError: Signatures are asked for, and no reviewers are given.
+        UsageError: Approvals are required, and no reviewers are given.
     """
     if signed and reviewers is None:
         raise UsageError(
-            "nobody is known whose signature would count",
+            "no reviewers given",
             hint="give the file of the reviewers' public keys: --reviewers FILE",
         )
 
@@ -88,22 +87,22 @@ def check_reviewers(reviewers: Path | None, *, signed: bool) -> None:
 def approve(
     folder: EntryFolder, signing: Signing, note: str, services: Services, on_event: Reporter
 ) -> Manifest:
-    """Sign what an entry is now.
+    """Sign an entry as it is now.
 
     Args:
         folder: The entry.
         signing: The reviewer's key.
-        note: What to add, one line.
+        note: A note in one line.
         services: The reviewer's gpg.
         on_event: Reports how much of the image was read.
 
     Returns:
-        What was signed. It is in ``approval.asc``, in place of a former one.
+        The manifest that was signed. ``approval.asc`` is replaced.
 
     Raises:
         SigningError: The key cannot sign.
         RepositoryError: The entry has no image, or its description is wrong.
-        UsageError: The note or a file's name cannot be told.
+        UsageError: The note or a file's name has characters that are not allowed.
         WorkspaceError: A file cannot be read or written.
     """
     keys = services.make_keys(signing)
@@ -123,10 +122,10 @@ def approve(
 
 
 def _check(data: bytes, manifest: Manifest, public_key: bytes, services: Services) -> None:
-    """Read a new approval as ``publish`` does.
+    """Verify a new approval as ``publish`` does.
 
     Raises:
-        SigningError: Nobody would believe it.
+        SigningError: It does not verify.
     """
     where = "the new approval"
     with private_folder() as scratch:
@@ -139,9 +138,9 @@ def _check(data: bytes, manifest: Manifest, public_key: bytes, services: Service
     try:
         signed = services.verifier.verify(data, pin, where=where, limit=LARGEST)
     except TrustError as error:
-        raise SigningError(f"nobody would believe {where}: {error.message}") from error
+        raise SigningError(f"{where} does not verify: {error.message}") from error
     if read_manifest(signed.text, where=where) != manifest:
-        raise SigningError("gpg signed another approval than it was given")
+        raise SigningError("gpg signed a different text from the approval that it was given")
 
 
 def approval_of(
@@ -153,7 +152,7 @@ def approval_of(
     from_records: bool = False,
     published: Collection[str] = (),
 ) -> Approval:
-    """Find who approved an entry as it is now.
+    """Return the approval of an entry as it is now.
 
     Args:
         folder: The entry.
@@ -161,20 +160,20 @@ def approval_of(
         on_event: Reports how much of the image was read.
         metadata_digest: SHA-512 of the ``entry.toml`` that the caller has read, which could be exchanged
             meanwhile; None to read it now.
-        from_records: Believe what an earlier reading of the untouched image found, which whoever may write
-            into the folder could have made up: for what is only looked at.
-        published: SHA-512 of the image that was published, as the publisher remembers it: an approval of that
-            one holds, and nothing is read.
+        from_records: Use the digest of an untouched image in its records, which everyone who may write into
+            the folder could have made up: only for display.
+        published: SHA-512 of the published image, from the publisher's record: an approval of it is valid,
+            and no image is read.
 
     Raises:
-        RepositoryError: Nobody approved it, or it was changed since.
+        RepositoryError: It is not approved, or was changed since.
         TrustError: The approval is not by one of the reviewers.
         WorkspaceError: A file cannot be read.
     """
     hint = f"let a reviewer look at it: pybuilder-repo entry sign {folder.name}"
     signed = _read(folder.approval, reviewers, hint)
     if signed is None:
-        raise RepositoryError(f"nobody approved {folder.name}", hint=hint)
+        raise RepositoryError(f"{folder.name} is not approved", hint=hint)
     manifest = read_manifest(signed.text, where=str(folder.approval))
     image = folder.image()
 
@@ -218,7 +217,7 @@ def _files(
     image_digest: Callable[[], str],
     metadata_digest: str | None = None,
 ) -> dict[str, str]:
-    """Return what people get of an entry: SHA-512 by path in its folder."""
+    """Return the files of an entry that users get: SHA-512 by path in its folder."""
     files = {DESCRIPTION_NAME: metadata_digest or read_with_digest(folder.description)[1]}
     if folder.screenshot.is_symlink() or folder.screenshot.exists():
         files[folder.screenshot.name] = _hash(folder.screenshot, _LARGEST_PICTURE)
@@ -240,29 +239,26 @@ def _hash(path: Path, largest: int) -> str:
         raise explain(error, path) from error
 
 
-# What a reviewer signs: the files of an entry, each by its SHA-512. A pure module.
-#
-# The lines are those of sha512sum(1), which takes the others for comments: people can check an entry by hand.
-# ``approval`` has the files and the keys.
-
+# The manifest has the lines of sha512sum(1), so that users can check an entry by hand.
 
 LARGEST = 64 << 10
-"""Bytes that a signed manifest may have; one has some hundred."""
+"""Size limit of a signed manifest in bytes; a real one has some hundred."""
 _FIRST = "# approved entry of a library, version 1"
 _NAME = "# entry: "
 _NOTE = "# note: "
 _LONGEST_NOTE = 200
+_SIGN_AGAIN = "have a reviewer sign it again: pybuilder-repo entry sign"
 _LINE = re.compile(r"([0-9a-f]{128})  ([A-Za-z0-9][A-Za-z0-9._+~-]*(?:/[A-Za-z0-9][A-Za-z0-9._+~-]*)?)")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is approved.
+    """The files of an entry that a reviewer approves.
 
     Attributes:
         name: The entry's.
         files: SHA-512 in hex of each file, by its path in the entry's folder.
-        note: What the reviewer adds, as ``check_note`` returns it.
+        note: The reviewer's note, as ``check_note`` returns it.
     """
 
     name: str
@@ -271,10 +267,10 @@ class Manifest:
 
 
 def check_note(note: str) -> str:
-    """Return what a reviewer adds, without blanks around it.
+    """Return a reviewer's note without blanks around it.
 
     Raises:
-        UsageError: It is more than a line, too long, or would drive a terminal.
+        UsageError: It has several lines, is too long, or has control characters.
     """
     note = note.strip()
     if not is_one_line(note) or len(note) > _LONGEST_NOTE:
@@ -283,57 +279,57 @@ def check_note(note: str) -> str:
 
 
 def write_manifest(manifest: Manifest) -> str:
-    """Write the text that is signed.
+    """Return the text that is signed.
 
     Raises:
-        UsageError: A file's name cannot be said in it.
+        UsageError: A file's name has characters that are not allowed.
     """
     lines = [_FIRST, f"{_NAME}{manifest.name}", *([f"{_NOTE}{manifest.note}"] if manifest.note else [])]
     for path, digest in sorted(manifest.files.items()):
         line = f"{digest}  {path}"
         if not _LINE.fullmatch(line):
-            raise UsageError(f"{path!r} cannot be approved by its name", hint="rename it")
+            raise UsageError(f"{path!r} has a name that cannot be approved", hint="rename it")
         lines.append(line)
     return "\n".join(lines) + "\n"
 
 
 def read_manifest(text: str, *, where: str) -> Manifest:
-    """Read what ``write_manifest`` wrote, and nothing else.
+    """Read the text that ``write_manifest`` returns, and nothing else.
 
     Args:
         text: The text that was signed.
-        where: Names the file in messages.
+        where: The file, for messages.
 
     Raises:
-        RepositoryError: It is no such text.
+        RepositoryError: It is not such a text.
     """
     lines = text.removesuffix("\n").split("\n")
     if len(lines) < 3 or lines[0] != _FIRST or not lines[1].startswith(_NAME):
-        raise RepositoryError(f"{where} is signed, but no approval of an entry", hint="let it be made anew")
+        raise RepositoryError(f"{where} is signed, but it is not an approval of an entry", hint=_SIGN_AGAIN)
     note = lines.pop(2).removeprefix(_NOTE) if lines[2].startswith(_NOTE) else ""
     files: dict[str, str] = {}
     for line in lines[2:]:
         match = _LINE.fullmatch(line)
         if match is None or match[2] in files:
-            raise RepositoryError(f"{where} has a line that no approval has", hint="let it be made anew")
+            raise RepositoryError(f"{where} has an invalid line", hint=_SIGN_AGAIN)
         files[match[2]] = match[1]
     if not files or not is_one_line(note):
-        raise RepositoryError(f"{where} approves nothing that can be told", hint="let it be made anew")
+        raise RepositoryError(f"{where} lists no files, or has an invalid note", hint=_SIGN_AGAIN)
     return Manifest(lines[1].removeprefix(_NAME), files, note)
 
 
 def difference(approved: Manifest, name: str, files: Mapping[str, str]) -> str | None:
-    """Say how an entry differs from what was approved; None when it does not. A pure function.
+    """Return how an entry differs from an approval; None when it does not. A pure function.
 
     Args:
-        approved: What was signed.
+        approved: The signed manifest.
         name: The entry's name now.
         files: Its files now, as in a manifest.
     """
     if approved.name != name:
-        return f"it is of another entry, {approved.name}"
+        return f"it is of a different entry, {approved.name}"
     changes = [
-        *(f"{path} is not the one that was approved" for path in sorted(files.keys() & approved.files.keys())
+        *(f"{path} differs from the approved one" for path in sorted(files.keys() & approved.files.keys())
           if files[path] != approved.files[path]),
         *(f"{path} was added since" for path in sorted(files.keys() - approved.files.keys())),
         *(f"{path} is gone since" for path in sorted(approved.files.keys() - files.keys())),

@@ -1,4 +1,4 @@
-"""What a contributor writes about an entry: ``entry.toml``."""
+"""The description of an entry that its contributor writes: ``entry.toml``."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _LINK = re.compile(r"https?://[^\s<>\"'`\\]+")
 
 
 def _clean(value: object) -> object:
-    """Refuse characters that drive terminals, or that turn the direction of what is read."""
+    """Refuse characters that control terminals or change the direction of text."""
     if isinstance(value, str) and MISLEADING.search(value):
-        raise ValueError("it has control characters, or such as nobody sees")
+        raise ValueError("it has control characters or invisible ones")
     return value.strip() if isinstance(value, str) else value
 
 
 def _one_line(value: object) -> object:
     if isinstance(value, str) and "\n" in value.strip():
-        raise ValueError("it is one line")
+        raise ValueError("it must be one line")
     return _clean(value)
 
 
@@ -50,7 +50,7 @@ def _moment(value: object) -> object:
         return value if value.tzinfo else value.replace(tzinfo=UTC)
     if isinstance(value, date):
         return datetime.combine(value, time(), UTC)
-    raise ValueError("it is a day or a time, without quotes: not-before = 2026-12-01")
+    raise ValueError("it must be a day or a time, without quotes: not-before = 2026-12-01")
 
 
 Text = Annotated[str, BeforeValidator(_clean), Field(max_length=20_000)]
@@ -73,8 +73,8 @@ class MachineTable(_Table):
     Attributes:
         memory: MiB.
         processors: Their number.
-        firmware: What starts the system; None to find out from the image.
-        graphic: Whether the guest has a screen; else its serial console is what people use.
+        firmware: The firmware; None to detect it from the image.
+        graphic: Whether users see the guest's screen; otherwise its serial console.
         ports: Ports of the guest that the ``run`` script forwards, as ``--forward`` takes them.
     """
 
@@ -88,7 +88,7 @@ class MachineTable(_Table):
     @classmethod
     def _ports(cls, value: object) -> tuple[Forward, ...]:
         if not isinstance(value, list | tuple):
-            raise ValueError('it is a list: ports = ["8080:80"]')  # noqa: TRY004 - pydantic's rule
+            raise ValueError('it must be a list: ports = ["8080:80"]')  # noqa: TRY004 - pydantic's rule
         try:
             return tuple(item if isinstance(item, Forward) else Forward.parse(str(item)) for item in value)
         except UsageError as error:
@@ -96,12 +96,12 @@ class MachineTable(_Table):
 
 
 class BootTable(_Table):
-    """``[boot]``: how a boot check sees that the image has booted.
+    """``[boot]``: settings of the boot check.
 
     Attributes:
-        marker: A regular expression that the serial console shows then.
-        seconds: How long a host with KVM may take; an emulated one gets more.
-        ports: Ports of the guest that must answer then.
+        marker: A regular expression found on the serial console when the image has booted.
+        seconds: Time limit with KVM; it is longer with emulation.
+        ports: Ports of the guest that must answer afterwards.
     """
 
     marker: Line = "login:"
@@ -114,27 +114,27 @@ class BootTable(_Table):
         try:
             re.compile(value)
         except re.error as error:
-            raise ValueError(f"it is no regular expression: {error}") from error
+            raise ValueError(f"it is not a valid regular expression: {error}") from error
         return value
 
 
 class Description(_Table):
-    """What ``entry.toml`` says.
+    """The fields of ``entry.toml``.
 
     Attributes:
-        title: One line for people.
-        description: What it is; paragraphs of plain text.
-        hints: What a person needs to know to use it: who logs in, what to try.
-        licence: Of the whole, an SPDX expression.
+        title: One line.
+        description: Paragraphs of plain text.
+        hints: Directions for users: who logs in, what to try.
+        licence: Of the whole image, an SPDX expression.
         contributor: Who made it.
-        homepage: Where more is told.
+        homepage: Address of a page about it.
         tags: Words to find it by.
         arch: Architecture, as virt-builder names it.
         not_before: When it is published at the earliest, in UTC; None for at once.
-        size_budget: Bytes that the compressed image may have; None for any number.
-        source_offer: Where people ask for sources that are not beside the image: a mail or web address.
-        machine: What it needs to run.
-        boot: How a boot check sees that it has booted.
+        size_budget: Size limit of the compressed image in bytes; None for any size.
+        source_offer: Mail or web address for sources that are not published with the image.
+        machine: The machine that it needs.
+        boot: Settings of the boot check.
     """
 
     title: Line = ""
@@ -155,14 +155,14 @@ class Description(_Table):
     @classmethod
     def _arch(cls, value: str) -> str:
         if value not in BOARDS:
-            raise ValueError(f"known are {', '.join(BOARDS)}")
+            raise ValueError(f"it must be one of {', '.join(BOARDS)}")
         return value
 
     @field_validator("homepage")
     @classmethod
     def _homepage(cls, value: str) -> str:
         if value and not _LINK.fullmatch(value):
-            raise ValueError("it is no http:// or https:// address")
+            raise ValueError("it must be an http:// or https:// address")
         return value
 
 
@@ -171,16 +171,16 @@ def parse_description(text: str, *, where: str) -> Description:
 
     Args:
         text: The text.
-        where: Names the file in messages.
+        where: The file, for messages.
 
     Raises:
-        RepositoryError: It is no TOML, or says what cannot be; every wrong key is named.
+        RepositoryError: It is not valid TOML, or has wrong values; all of them are listed.
     """
     try:
         data: dict[str, Any] = tomllib.loads(text)
         return Description.model_validate(data)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RepositoryError(f"{where} is no TOML: {error}") from error
+        raise RepositoryError(f"{where} is not valid TOML: {error}") from error
     except ValidationError as error:
         wrong = "; ".join(describe_error(one) for one in error.errors())
         raise RepositoryError(f"{where}: {wrong}", hint="see entry.toml in pybuilder-repo(1)") from error
@@ -190,7 +190,7 @@ def read_description(path: Path) -> Description:
     """Read an ``entry.toml``.
 
     Raises:
-        RepositoryError: It cannot be read, or is wrong.
+        RepositoryError: It cannot be read, or has wrong values.
     """
     return read_with_digest(path)[0]
 
@@ -199,13 +199,13 @@ def read_with_digest(path: Path) -> tuple[Description, str]:
     """Read an ``entry.toml``; return also the SHA-512 of its bytes, in hex.
 
     Raises:
-        RepositoryError: It cannot be read, or is wrong.
+        RepositoryError: It cannot be read, or has wrong values.
     """
     data = _bytes(path)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise RepositoryError(f"{path} is no text in UTF-8") from error
+        raise RepositoryError(f"{path} is not UTF-8 text") from error
     return parse_description(text, where=str(path)), hashlib.sha512(data).hexdigest()
 
 
@@ -218,9 +218,6 @@ def _bytes(path: Path) -> bytes:
     if len(data) > _LARGEST:
         raise RepositoryError(f"{path} is larger than {_LARGEST} bytes")
     return data
-
-
-# Whether a licence is named so that programs understand it: as an SPDX expression.
 
 
 _LONGEST = 200
@@ -236,24 +233,24 @@ def _licensing() -> Any:  # noqa: ANN401 - a library without types
 
 
 def licence_problem(text: str) -> str | None:
-    """Say why a text is no SPDX licence expression; None when it is one.
+    """Return why a text is not an SPDX licence expression; None when it is one.
 
     ``LicenseRef-`` identifiers are allowed: for what is not in SPDX's list (SPDX 2.3, annex D).
     """
     if len(text) > _LONGEST:
         return f"it is longer than {_LONGEST} characters"
     licensing = _licensing()
-    words = text.replace("(", " ( ").replace(")", " ) ").split()
-    names = [word for word in words if word not in _OPERATORS and not word.startswith("LicenseRef-")]
-    # The library takes nicknames such as "GPL", too, which say too little.
+    tokens = text.replace("(", " ( ").replace(")", " ) ").split()
+    names = [word for word in tokens if word not in _OPERATORS and not word.startswith("LicenseRef-")]
+    # The library accepts ambiguous names such as "GPL" as well.
     unknown = [name for name in names if name not in licensing.known_symbols]
     if unknown:
         return f"SPDX has no licence {', '.join(unknown)}"
     try:
         # A known licence in the place of each private one, for the grammar.
-        plain = " ".join("MIT" if word.startswith("LicenseRef-") else word for word in words)
-        # It reports errors of the grammar, but fails with AttributeError on some errors of its own parser.
-        found = licensing.validate(plain) if words else None
+        plain = " ".join("MIT" if word.startswith("LicenseRef-") else word for word in tokens)
+        # It reports errors of the grammar, but its parser raises AttributeError on some of them.
+        found = licensing.validate(plain) if tokens else None
     except (ValueError, TypeError, AttributeError, RecursionError):
         found = None
-    return None if found is not None and not found.errors else f"it is no SPDX expression, {_EXAMPLE}"
+    return None if found is not None and not found.errors else f"it is not an SPDX expression, {_EXAMPLE}"

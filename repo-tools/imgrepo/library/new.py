@@ -1,4 +1,4 @@
-"""``entry new``: the folder of an entry, with all that its contributor has to fill in."""
+"""Makes the folder of a new entry, with a description for its contributor to complete."""
 
 from __future__ import annotations
 
@@ -22,76 +22,77 @@ from imgrepo.library.description import licence_problem, parse_description
 from imgrepo.library.folder import EntryFolder
 
 _SKELETON = """\
-# The entry @NAME@ of a library: what people are told of it, and what it needs to run.
+# The entry @NAME@ of a library: its description, and the machine that it needs.
 #
-# What belongs into this folder:
+# Files of this folder that you provide:
 #   @NAME@.qcow2 (or .img, .raw)   the image
-#   screenshot.png   a picture of it, 320x240 or larger; the one of boot-check does as well
-# What the tools make:
+#   screenshot.png   a picture of it, 320x240 or larger; boot-check can take one
+# Files that the tools make:
 #   contents/        its packages             pybuilder-repo sbom FOLDER
 #   sources/         their sources            pybuilder-repo sources FOLDER
-#   boot/            what a boot looked like  pybuilder-repo boot-check
+#   boot/            result of a boot check   pybuilder-repo boot-check
 #   run              starts it with QEMU      pybuilder-repo entry run-script @NAME@
-# What a reviewer makes:
-#   approval.asc     says that this is fit    pybuilder-repo entry sign @NAME@ -K KEY
-# What is missing tells: pybuilder-repo entry check @NAME@
+# File that a reviewer makes:
+#   approval.asc     approves the entry       pybuilder-repo entry sign @NAME@ -K KEY
+# To see what is missing: pybuilder-repo entry check @NAME@
 
-# One line: what it is.
+# One line that says what it is.
 title = @TITLE@
-# A few sentences, plain text; an empty line makes a paragraph.
+# A few sentences of plain text; an empty line starts a paragraph.
 description = \"""
 \"""
 # How to use it: who logs in with which password, what to try.
 hints = \"""
 \"""
-# Of the whole, as an SPDX expression (https://spdx.org/licenses), such as "GPL-2.0-or-later AND MIT".
+# Licence of the whole image, as an SPDX expression (https://spdx.org/licenses):
+# "GPL-2.0-or-later AND MIT".
 licence = @LICENCE@
 # Who made it.
 contributor = ""
-# Where more is told: http:// or https://
+# Address of a page about it: http:// or https://
 homepage = ""
 # Words to find it by: ["web", "demo"]
 tags = []
 # One of: @ARCHES@.
 arch = "x86_64"
-# It is not published before this day, or time, in UTC.
+# It is not published before this day or time, in UTC.
 # not-before = 2026-12-01
-# How large the compressed image may be.
+# Size limit of the compressed image.
 size-budget = "100M"
-# Where people ask for sources that are not beside the image: a mail or web address.
+# Mail or web address for sources that are not published with the image.
 source-offer = ""
 
 [machine]
-# MiB, and a number.
+# MiB of memory, and number of processors.
 memory = 1024
 processors = 1
-# "bios" or "uefi"; without this line it is found out from the image.
+# "bios" or "uefi"; without this line it is detected from the image.
 # firmware = "bios"
-# true: people use its screen; false: its serial console.
+# true: users see its screen; false: its serial console.
 graphic = false
 # Ports of the guest that can be reached when it runs, HOST:GUEST: ["8080:80", "5353:53/udp"]
 ports = []
 
 [boot]
-# A regular expression that the serial console shows when it has booted.
+# A regular expression that is found on the serial console when it has booted.
 marker = "login:"
-# How long that may take with KVM.
+# Time limit with KVM.
 seconds = 120
-# Ports of the guest that answer then: [80]
+# Ports of the guest that answer afterwards: [80]
 ports = []
 """
 
 
 @dataclass(frozen=True)
 class NewEntry:
-    """What to make.
+    """A request for a new entry.
 
     Attributes:
         library: The folder of all entries.
         name: Name of the entry.
-        image: An image to take in; None for none yet.
-        move: Take it away from where it is, in place of copying it.
-        title: One line for people.
+        image: Its image; None for none yet.
+        move: Move the image instead of copying it.
+        title: One line.
         licence: An SPDX expression.
     """
 
@@ -104,30 +105,30 @@ class NewEntry:
 
 
 def skeleton(name: str, *, title: str = "", licence: str = "") -> str:
-    """Write an ``entry.toml`` with every key, valid as it stands.
+    """Return an ``entry.toml`` with every key, valid as it is.
 
     Raises:
-        UsageError: The licence is no SPDX expression.
-        RepositoryError: The title has characters that it cannot have.
+        UsageError: The licence is not an SPDX expression.
+        RepositoryError: The title has characters that are not allowed.
     """
     problem = licence_problem(licence) if licence else None
     if problem is not None:
         raise UsageError(f"--licence {licence}: {problem}", hint="see https://spdx.org/licenses")
     # JSON's strings are TOML's, if nothing but control characters is escaped; and those are refused below.
-    words = {
+    values = {
         "@NAME@": name,
         "@TITLE@": json.dumps(title, ensure_ascii=False),
         "@LICENCE@": json.dumps(licence, ensure_ascii=False),
         "@ARCHES@": ", ".join(BOARDS),
     }
-    text = "".join(_filled(line, words) for line in _SKELETON.splitlines(keepends=True))
+    text = "".join(_filled(line, values) for line in _SKELETON.splitlines(keepends=True))
     parse_description(text, where="the new entry")
     return text
 
 
-def _filled(line: str, words: dict[str, str]) -> str:
-    """Fill in a line; what was filled in is not looked at again."""
-    for key, value in words.items():
+def _filled(line: str, values: dict[str, str]) -> str:
+    """Fill in a line once; the value itself is not searched for placeholders."""
+    for key, value in values.items():
         if key in line:
             return value.join(line.split(key))
     return line
@@ -137,12 +138,12 @@ def make_entry(request: NewEntry, on_event: Reporter) -> EntryFolder:
     """Make the folder of a new entry.
 
     Args:
-        request: What to make.
+        request: The entry.
         on_event: Reports how much of the image was copied.
 
     Raises:
-        UsageError: The name or a value cannot be, there is such an entry, or no such image.
-        DiskError: The image is damaged, or not what its name says; nothing was made.
+        UsageError: The name or a value is not allowed, the entry exists, or the image does not.
+        DiskError: The image is damaged, or its format differs from its name; nothing was made.
         WorkspaceError: A file cannot be written.
     """
     folder = EntryFolder(request.library / request.name)
@@ -159,7 +160,7 @@ def make_entry(request: NewEntry, on_event: Reporter) -> EntryFolder:
         hint = "edit the file entry.toml in it" if folder.description.is_file() else "choose another name"
         raise UsageError(f"{folder.path} exists already", hint=hint)
     if request.move and request.image is None:
-        raise UsageError("--move is of use only with --image")
+        raise UsageError("--move needs --image")
     text = skeleton(request.name, title=request.title, licence=request.licence)
     image = None if request.image is None else _image_at(request.image)
     if image is not None:
@@ -173,7 +174,7 @@ def make_entry(request: NewEntry, on_event: Reporter) -> EntryFolder:
     except OSError as error:
         raise explain(error, folder.path) from error
     finally:
-        shutil.rmtree(temporary.path, ignore_errors=True)  # gone by its name when all went well
+        shutil.rmtree(temporary.path, ignore_errors=True)  # renamed if all went well
     if image is not None and request.move:
         _move(image, folder.path / f"{request.name}{image.path.suffix}", on_event)
     return folder
@@ -187,15 +188,17 @@ def _fill(folder: EntryFolder, text: str) -> None:
 
 
 def _image_at(path: Path) -> SourceImage:
-    """Judge the image that is to be taken in."""
+    """Check the image of the new entry."""
     if path.suffix not in FORMATS:
         raise UsageError(
-            f"{path} is no image by its name",
-            hint=f"the endings of images are {', '.join(FORMATS)}; others are converted by: "
+            f"{path} does not have the name of an image",
+            hint=f"images end in {', '.join(FORMATS)}; convert others with: "
             "qemu-img convert -O qcow2 OLD NAME.qcow2",
         )
     if not path.is_file():
-        raise UsageError(f"there is no image {path}" if not path.exists() else f"{path} is no regular file")
+        raise UsageError(
+            f"there is no image {path}" if not path.exists() else f"{path} is not a regular file"
+        )
     try:
         image = SourceImage(path.resolve(), path.stem, FORMATS[path.suffix], Fingerprint.of(path.stat()))
         measure(image)

@@ -1,6 +1,6 @@
-"""What the tools found out about an entry's image, each in a JSON file beside it.
+"""Records that the tools make of an entry's image, each in a JSON file in the entry's folder.
 
-A record is of one image, by its SHA-512: of another image it says nothing.
+A record holds for one image, by its SHA-512.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from imgrepo.recordfile import Many, Moment, RecordFile
 
 @dataclass(frozen=True)
 class ImageMark:
-    """Which image a record is of.
+    """The image that a record is of.
 
     Attributes:
         sha512: SHA-512 of the file, in hex.
-        fingerprint: What it looked like then; if it still does, nothing is read.
+        fingerprint: Its fingerprint then; if it is the same, the image is not read.
     """
 
     sha512: str
@@ -31,16 +31,16 @@ class ImageMark:
 
     @classmethod
     def of(cls, image: SourceImage, on_event: Reporter) -> ImageMark:
-        """Read the image."""
+        """Read an image and return its mark."""
         return cls(hash_image(image, on_event), image.fingerprint)
 
     def fits(self, image: SourceImage, on_event: Reporter) -> bool:
-        """Tell whether an image is the one; it is read only when it was touched."""
+        """Whether an image is the marked one; it is read only if it was touched."""
         return self.fingerprint == image.fingerprint or self.sha512 == hash_image(image, on_event)
 
 
 class Verdict(enum.Enum):
-    """What a boot check says."""
+    """The result of a boot check."""
 
     BOOTED = "booted"
     FAILED = "failed"
@@ -48,17 +48,17 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class BootRecord:
-    """``boot/boot.json``. Beside it: ``serial.log``, ``screen.png`` and ``thumbnail.png`` (320x240).
+    """``boot/boot.json``. Next to it: ``serial.log``, ``screen.png`` and ``thumbnail.png`` (320x240).
 
     Attributes:
-        image: Which image was booted.
+        image: The image that was booted.
         verdict: Whether it booted.
-        reason: Why not, in one line; empty when it did.
+        reason: Why not, in one line; empty if it did.
         qemu: Version of QEMU, such as ``7.2.11``.
         accelerator: ``kvm`` or ``tcg``.
-        started: When, in UTC.
+        started: The time of the start, in UTC.
         seconds: From the start to the marker, or to the end when it failed.
-        concerns: Lines of the kernel and of services that somebody should look at.
+        concerns: Warnings of the kernel and of services.
         ports: Ports of the guest that answered.
         pictures: Whether there are pictures.
     """
@@ -85,8 +85,8 @@ class Package:
         arch: Its architecture, as the package manager calls it.
         source: The source package that it was built from.
         source_version: Version of that.
-        licences: SPDX identifiers or the words of the package's copyright file; empty when not known.
-        copyleft: Whether a licence asks for sources; None when not known.
+        licences: SPDX identifiers or names from the package's copyright file; empty when not known.
+        copyleft: Whether a licence requires sources; None when not known.
         built_using: Other source packages that parts of it were taken from, name and version.
     """
 
@@ -102,10 +102,10 @@ class Package:
 
 @dataclass(frozen=True)
 class ContentsRecord:
-    """``contents/contents.json``. Beside it: ``contents.cdx.json`` and ``contents.spdx.json``.
+    """``contents/contents.json``. Next to it: ``contents.cdx.json`` and ``contents.spdx.json``.
 
     Attributes:
-        image: Which image was looked into.
+        image: The image that was inspected.
         system: Name of the system, for people.
         distribution: Its ID in os-release, such as ``debian``.
         release: Its VERSION_ID; empty for rolling ones.
@@ -132,15 +132,15 @@ class SourceGap:
 
 @dataclass(frozen=True)
 class SourcesRecord:
-    """``sources/sources.json``. Beside it: the archive, one tar file of source packages and the offer's text.
+    """``sources/sources.json``. Next to it: the archive, a tar file of source packages and the offer's text.
 
     Attributes:
-        image: Whose packages they are.
-        archive: Name of the tar file; empty when nothing is in it.
+        image: The image whose packages they are.
+        archive: Name of the tar file; empty for none.
         sha512: SHA-512 of that.
         size: Bytes of that.
         covered: Source packages in it, name and version.
-        gaps: Those that were not found.
+        gaps: Source packages that were not found.
     """
 
     image: ImageMark
@@ -152,7 +152,7 @@ class SourcesRecord:
 
 
 class Leftover(enum.Enum):
-    """What was seen in an image."""
+    """A kind of leftover in an image."""
 
     MACHINE_ID = "machine-id"
     SSH_HOST_KEY = "ssh-hostkeys"
@@ -177,11 +177,11 @@ class Leftover(enum.Enum):
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of a kind.
+    """The leftovers of a kind.
 
     Attributes:
         trace: The kind.
-        paths: Where in the image, the first ones; control characters are made visible.
+        paths: Paths in the image, the first ones, with control characters escaped.
         count: How many there are.
     """
 
@@ -191,7 +191,7 @@ class Seen:
 
 
 class PasswordState(enum.Enum):
-    """What is known of the password of an account that can be logged into with one."""
+    """The judgement of an account's password."""
 
     EMPTY = "empty"
     TOLD = "told"
@@ -206,8 +206,8 @@ class Account:
 
     Attributes:
         name: Its name.
-        password: What is known of it: told by the hints, among the first that anybody would try, or neither;
-            or it was not tried, since its hash is of an unknown kind or takes too long.
+        password: Whether it is in the hints, easily guessed, or neither; or untried, since its hash is of an
+            unknown kind or too slow.
     """
 
     name: str
@@ -216,14 +216,14 @@ class Account:
 
 @dataclass(frozen=True)
 class Inside:
-    """What was seen in an image.
+    """The leftovers and passwords in an image.
 
     Attributes:
-        system: Whether a system was found whose places are known.
+        system: Whether it holds a known kind of system.
         reason: Why not.
-        seen: What there was.
+        seen: The leftovers.
         accounts: Accounts with a password, or with none at all.
-        hints: SHA-256 of the hints in which passwords were looked for.
+        hints: SHA-256 of the hints that the passwords were compared with.
     """
 
     system: bool
@@ -234,12 +234,12 @@ class Inside:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """How large the image becomes, in bytes, with the free space of its filesystems given back.
+class CompressedSize:
+    """The compressed size of an image in bytes, after trimming its filesystems.
 
     Attributes:
-        zstd: By zstd, quickly.
-        xz: As ``publish`` does it; None when zstd's was enough to know.
+        zstd: With zstd at a fast level.
+        xz: With xz as ``publish`` does it; None when zstd's size was enough to decide.
     """
 
     zstd: int
@@ -248,11 +248,11 @@ class Packed:
 
 @dataclass(frozen=True)
 class RunTrial:
-    """How the script ``run`` fared.
+    """A trial of the script ``run``.
 
     Attributes:
         script: SHA-256 of its text.
-        problem: What went wrong; empty when it went well.
+        problem: What went wrong; empty if nothing did.
     """
 
     script: str
@@ -261,19 +261,21 @@ class RunTrial:
 
 @dataclass(frozen=True)
 class CheckRecord:
-    """What takes long, of one image.
+    """``check/check.json``: the results of checks that take long, of one image (ADR 0036).
+
+    It does not say that an entry is checked: that is worked out each time.
 
     Attributes:
         image: The image.
-        inside: What was seen in it; None when nobody looked.
-        packed: How large it becomes; None when nobody tried.
-        run: How the script fared; None when nobody tried.
-        archive: The archive of sources whose digest was taken last; None for none.
+        inside: Its leftovers and passwords; None if it was not inspected.
+        packed: Its compressed size; None if it was not compressed.
+        run: The trial of its script; None if it was not tried.
+        archive: The archive of sources that was hashed last; None for none.
     """
 
     image: ImageMark
     inside: Inside | None = None
-    packed: Packed | None = None
+    packed: CompressedSize | None = None
     run: RunTrial | None = None
     archive: ImageMark | None = None
 

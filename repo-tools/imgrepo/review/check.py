@@ -21,8 +21,8 @@ from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import (
     CheckRecord,
+    CompressedSize,
     ImageMark,
-    Packed,
     PasswordState,
     RunTrial,
     Verdict,
@@ -223,13 +223,13 @@ class _SlowFacts:
         with scratch_folder(needed=2 * space_needed([image])) as folder:
             yield copy_image(image, folder, self._report).path
 
-    def _pack(self, image: SourceImage, copy: Path, budget: int) -> Packed:
+    def _pack(self, image: SourceImage, copy: Path, budget: int) -> CompressedSize:
         """Pack with zstd, which is quick, and with xz as publish does only if that does not decide."""
         self._report(Step(f"Packing {image.name}"))
         quick = self._packed_size(image, copy, zstd_arguments(_QUICK_LEVEL))
-        if fits_budget(Packed(quick, None), budget) is not None:
-            return Packed(quick, None)
-        return Packed(quick, self._packed_size(image, copy, xz_arguments(_PRESET)))
+        if fits_budget(CompressedSize(quick, None), budget) is not None:
+            return CompressedSize(quick, None)
+        return CompressedSize(quick, self._packed_size(image, copy, xz_arguments(_PRESET)))
 
     def _packed_size(self, image: SourceImage, copy: Path, arguments: list[str]) -> int:
         made = compress(image, copy.with_name("packed"), arguments, self._report, content=copy)

@@ -11,10 +11,10 @@ from imgbuilder.sizes import counted, human_size
 from imgrepo.contents.licences import required_sources
 from imgrepo.library.description import DESCRIPTION_NAME, Description, licence_problem
 from imgrepo.library.records import (
+    CompressedSize,
     ContentsRecord,
     Inside,
     Leftover,
-    Packed,
     PasswordState,
     RunTrial,
     Seen,
@@ -104,7 +104,7 @@ def _of(key: str, found: _Found | Issue, judge: Callable[[_Found], CheckResult])
     return CheckResult.of(key, found) if isinstance(found, Issue) else judge(found)
 
 
-def fits_budget(packed: Packed, budget: int) -> bool | None:
+def fits_budget(packed: CompressedSize, budget: int) -> bool | None:
     """Whether an image becomes small enough; None when xz has to be tried for that.
 
     Args:

@@ -26,10 +26,10 @@ from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import (
     CheckRecord,
+    CompressedSize,
     ContentsRecord,
     ImageMark,
     Inside,
-    Packed,
     RunTrial,
     SourcesRecord,
     read_boot,
@@ -68,7 +68,7 @@ class EntryFacts:
     screenshot: str | Issue
     contents: ContentsRecord | Issue
     sources: SourcesRecord | Issue
-    packed: Packed | Issue
+    packed: CompressedSize | Issue
     inside: Inside | Issue
     run: RunTrial | Issue
 

@@ -1,7 +1,7 @@
-"""Accounts of a guest, and whether its hints tell their passwords.
+"""Accounts of a guest, and whether their passwords are in its hints.
 
-A password that the hints tell is no secret. One that they do not tell may be
-its contributor's own, and whoever has the image can guess at its hash in peace.
+A password in the hints is not a secret. Any other may be one that its contributor uses
+elsewhere, and everyone who has the image can attack its hash offline.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ COMMON = (
     "user", "demo", "vagrant", "debian", "ubuntu", "fedora", "centos", "alpine", "linux", "live", "player",
     "pi", "raspberry", "1234", "12345", "123456", "12345678", "qwerty", "letmein", "live123",
 )  # fmt: skip
-"""What anybody would try first."""
+"""Passwords that attackers try first."""
 _MOST_WORDS = 200
 _MOST_HASHES = 20
 _MOST_ACCOUNTS = 40
 _LONGEST = 128
 _SECONDS = 60.0
-"""Time for all tries of one image; hashes are made to take time."""
+"""Time for all tries of one image: hashes are slow on purpose."""
 _QUOTED = re.compile(
     r"\"([^\"\n]{1,128})\"|'([^'\n]{1,128})'|`([^`\n]{1,128})`"
     "|\N{LEFT DOUBLE QUOTATION MARK}([^\N{RIGHT DOUBLE QUOTATION MARK}\n]{1,128})"
@@ -36,14 +36,14 @@ HOME = re.compile(r"/(?:[A-Za-z0-9._-]+/)*[A-Za-z0-9._-]+")
 
 
 class Hashed(NamedTuple):
-    """The password of an account, as the guest has it; empty for none at all."""
+    """An account and its password hash; empty for no password."""
 
     name: str
     hashed: str
 
 
 def hint_words(hints: str) -> tuple[str, ...]:
-    """Return what may be a password in the hints, what is quoted first, each once."""
+    """Return possible passwords in the hints, quoted ones first, each once."""
     words = [text for found in _QUOTED.findall(hints) for text in found if text]
     for word in hints.split():
         plain = word.strip(_EDGES)
@@ -61,7 +61,7 @@ def read_passwords(passwd: str, shadow: str) -> tuple[Hashed, ...]:
     found: dict[str, str] = {}
     for line in passwd.split("\n"):
         fields = line.split(":")
-        if len(fields) == 7 and fields[1] != "x":  # then shadow is not asked
+        if len(fields) == 7 and fields[1] != "x":  # then shadow(5) is not used
             found[fields[0]] = fields[1]
     for line in shadow.split("\n"):
         fields = line.split(":")
@@ -73,7 +73,7 @@ def read_passwords(passwd: str, shadow: str) -> tuple[Hashed, ...]:
 
 
 def homes(passwd: str) -> tuple[str, ...]:
-    """Return the folders of people who may log in, passwd(5), each once; ``/root`` is always one."""
+    """Return the home folders of accounts that may log in, by passwd(5), each once, and ``/root``."""
     found = ["/root"]
     for line in passwd.split("\n"):
         fields = line.split(":")
@@ -83,11 +83,11 @@ def homes(passwd: str) -> tuple[str, ...]:
 
 
 def judge_passwords(found: tuple[Hashed, ...], hints: str) -> tuple[Account, ...]:
-    """Tell of each account what is known of its password.
+    """Judge the password of each account.
 
     Args:
         found: The accounts.
-        hints: What its contributor tells people.
+        hints: The hints of its entry.
     """
     words, end = hint_words(hints), time.monotonic() + _SECONDS
     accounts: list[Account] = []

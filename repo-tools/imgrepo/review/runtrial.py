@@ -1,7 +1,7 @@
-"""Trying the script ``run`` of an entry: does it start QEMU from another folder, and only read the image?
+"""Tries the script ``run`` of an entry: it must start QEMU from another folder, and only read the image.
 
-The machine is never let run (``-S``), so that nothing of a stranger's image
-does: that it boots is what a boot check tells.
+The machine is never started (``-S``), so that nothing in a stranger's image runs: whether it
+boots is for the boot check.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from imgbuilder.machine.model import Machine, board
 from imgrepo.images.scan import SourceImage, check_unchanged
 
 _START = 60.0
-"""Seconds in which QEMU has to take orders; the script itself waits 10 for KVM."""
+"""Seconds until QEMU must accept commands; the script itself waits 10 for KVM."""
 _LIMIT = 15.0
-"""Seconds for an order, and for the end."""
+"""Seconds for a command, and for the end."""
 _PAUSE = 0.1
-_WORDS = 4096
+_MOST_MESSAGES = 4096
 _ELSEWHERE = "another folder"
-"""With a space: that is what breaks scripts."""
+"""With a space, which often breaks scripts."""
 _HOST = ("host forwarding rule", "set up guest memory", "allocate memory")
-"""What QEMU says when this host, now, cannot run a machine that others can."""
+"""Messages of QEMU when the host cannot run the machine now."""
 
 
 def try_script(script: str, machine: Machine, image: SourceImage, on_event: Reporter) -> str:
-    """Try a script beside a link to its image in another folder.
+    """Try a script next to a link to its image, in another folder.
 
     Args:
         script: Its text.
-        machine: What it starts.
-        image: The image; its header was judged before.
+        machine: The machine that it starts.
+        image: The image; its header was checked before.
         on_event: Called with each event.
 
     Returns:
-        What went wrong; nothing when it went well.
+        What went wrong; empty if nothing did.
 
     Raises:
         ToolError: This host has no QEMU for the machine, or no firmware; or a port or the memory for it is
             not free now.
-        WorkspaceError: There is no room for temporary files.
+        WorkspaceError: Temporary files cannot be written.
     """
     ports = [(forward.host, forward.kind) for forward in machine.forwards]
     if len(set(ports)) < len(ports):
@@ -77,25 +77,25 @@ def try_script(script: str, machine: Machine, image: SourceImage, on_event: Repo
 
 
 def _read_by_shell(script: Path) -> str:
-    words = process.run(["sh", "-n", script], check=False, timeout=_LIMIT)
-    return "" if words.status == 0 else f"it is no shell script: {_told(words.stderr, script.parent)}"
+    done = process.run(["sh", "-n", script], check=False, timeout=_LIMIT)
+    return "" if done.status == 0 else f"it is not a shell script: {_message(done.stderr, script.parent)}"
 
 
 def _start(folder: Path, image: SourceImage) -> str:
-    orders, number, words = folder / "orders", folder / "number", folder / "words"
+    orders, number, messages = folder / "orders", folder / "number", folder / "messages"
     command = [
-        # When we are killed, the kernel ends timeout, which ends nobody else; but QEMU has no orders, and a
-        # time limit of its own.
+        # If we are killed, the kernel ends timeout, which does not end QEMU then; but QEMU runs nothing, and
+        # it has a time limit.
         "setpriv", "--pdeathsig", "TERM", "--",
         "timeout", "--kill-after=5", f"{_START + 4 * _LIMIT:.0f}",
         "env", "--chdir=/", f"{folder / _ELSEWHERE / 'run'}", "--",
         "-S", "-display", "none", "-pidfile", f"{number}", "-qmp", f"unix:{orders},server=on,wait=off",
     ]  # fmt: skip
-    # What QEMU and the script write goes with our folder.
+    # Files of QEMU and the script are removed with our folder.
     environment = {"QEMU": "", "TMPDIR": str(folder)}
     running: Popen[bytes] | None = None
     try:
-        with words.open("wb") as errors:
+        with messages.open("wb") as errors:
             with uninterrupted():
                 running = process.start(command, stderr=errors, env=environment)
             problem = _watch(running, orders, number, image)
@@ -104,23 +104,25 @@ def _start(folder: Path, image: SourceImage) -> str:
         with uninterrupted():
             if running is not None:
                 process.end_group(running, grace=_LIMIT)
-    said = _told(words.read_bytes()[-_WORDS:].decode("utf-8", "replace"), folder / _ELSEWHERE)
+    with messages.open("rb") as file:
+        file.seek(max(0, messages.stat().st_size - _MOST_MESSAGES))
+        said = _message(file.read(_MOST_MESSAGES).decode("utf-8", "replace"), folder / _ELSEWHERE)
     if any(sign in said for sign in _HOST):
-        raise ToolError(f"QEMU cannot start here: {said}", hint="end what takes the port or the memory")
+        raise ToolError(f"QEMU cannot start here: {said}", hint="free the port or the memory")
     if problem:
         return f"{problem}: {said}" if said else problem
     return "" if status == 0 else f"it ended with status {status}: {said}"
 
 
 def _watch(running: Popen[bytes], orders: Path, number: Path, image: SourceImage) -> str:
-    """Wait until QEMU takes orders, look at it, and end it."""
+    """Wait until QEMU accepts commands, look at it, and end it."""
     end, reason = time.monotonic() + _START, ""
     seen: list[str] = []
-    while not seen:  # once it was looked at, it is told to end, and may be gone before it says that it will
+    while not seen:  # it ends after that, possibly before it confirms so
         if running.poll() is not None:
-            return f"it ended with status {running.returncode} before QEMU took orders"
+            return f"it ended with status {running.returncode} before QEMU accepted commands"
         if time.monotonic() > end:
-            return f"QEMU did not take orders within {_START:.0f} seconds{reason}"
+            return f"QEMU did not accept commands within {_START:.0f} seconds{reason}"
         time.sleep(_PAUSE)
         try:
             if orders.exists():
@@ -131,7 +133,7 @@ def _watch(running: Popen[bytes], orders: Path, number: Path, image: SourceImage
 
 
 def _how_opened(number: Path, image: SourceImage) -> str:
-    """Say how QEMU has the image open, if not for reading alone, by proc(5)."""
+    """Return how QEMU opened the image, by proc(5), unless it is for reading only."""
     modes = set()
     try:
         own = Path("/proc") / number.read_text().strip()
@@ -143,9 +145,9 @@ def _how_opened(number: Path, image: SourceImage) -> str:
     except (OSError, ValueError, IndexError) as error:
         return f"how QEMU opens the image cannot be seen: {error}"
     if not modes:
-        return "QEMU does not open the image that lies beside it"
+        return "QEMU does not open the image next to it"
     return "" if modes == {os.O_RDONLY} else "QEMU opens the image for writing"
 
 
-def _told(words: str, place: Path) -> str:
-    return printable(" ".join(words.split()).replace(f"{place}/", ""))
+def _message(text: str, place: Path) -> str:
+    return printable(" ".join(text.split()).replace(f"{place}/", ""))

@@ -17,12 +17,12 @@ from imgrepo.library.records import (
     Account,
     BootRecord,
     CheckRecord,
+    CompressedSize,
     ContentsRecord,
     ImageMark,
     Inside,
     Leftover,
     Package,
-    Packed,
     PasswordState,
     RunTrial,
     Seen,
@@ -48,7 +48,7 @@ CHECK = CheckRecord(
     Inside(
         True, "", (Seen(Leftover.LOG, ("/var/log/a",), 3),), (Account("root", PasswordState.COMMON),), "cd"
     ),
-    Packed(10, None),
+    CompressedSize(10, None),
     RunTrial("ef", ""),
     MARK,
 )

@@ -444,7 +444,9 @@ def test_reviewers_are_shown_as_long_as_their_word_holds(
     assert f"Reviewed by {alice}" in words
     assert ": read <b>all</b> of it" in words
     assert b"<b>all" not in site_files(library)[WEB]
-    assert "ascii-snake is shown without its folder, only as in the index: " in said()
+    assert (
+        "ascii-snake is shown without its folder, only as in the index: ascii-snake is not approved" in said()
+    )
     approved = folder.description.read_text()
     folder.description.write_text(approved.replace("Grace Example", "Mallory"))
     make_site(library, reviewers=reviewers)

@@ -34,12 +34,12 @@ from imgrepo.library.records import (
     Account,
     BootRecord,
     CheckRecord,
+    CompressedSize,
     ContentsRecord,
     ImageMark,
     Inside,
     Leftover,
     Package,
-    Packed,
     PasswordState,
     RunTrial,
     Seen,
@@ -470,7 +470,7 @@ class TestRunScript:
         [
             ("write", "QEMU opens the image for writing"),
             ("nothing", "does not open the image"),
-            ("die", "status 1 before QEMU took orders: qemu: \\x1b[2Jno such device"),
+            ("die", "status 1 before QEMU accepted commands: qemu: \\x1b[2Jno such device"),
             ("odd", "it ended with status 3"),
             ("change", "the image changed while it ran"),
         ],
@@ -604,7 +604,7 @@ def test_any_record_raises_only_our_errors(
         seen=(Seen(Leftover.LOG, ("/a",), 1),),
         accounts=(Account("a", PasswordState.EMPTY),),
     )
-    record = CheckRecord(mark, inside, Packed(1, None), RunTrial("0", ""), mark)
+    record = CheckRecord(mark, inside, CompressedSize(1, None), RunTrial("0", ""), mark)
     write_check(folder, record)
     assert read_check(folder) == record
     path = folder / "check.json"

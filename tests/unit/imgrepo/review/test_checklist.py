@@ -11,12 +11,12 @@ from imgbuilder.host.hashing import Fingerprint
 from imgrepo.library.description import Description, parse_description
 from imgrepo.library.records import (
     Account,
+    CompressedSize,
     ContentsRecord,
     ImageMark,
     Inside,
     Leftover,
     Package,
-    Packed,
     PasswordState,
     RunTrial,
     Seen,
@@ -70,7 +70,7 @@ def facts(**changes: Any) -> EntryFacts:
             screenshot="screenshot.png",
             contents=contents(GPL, MIT),
             sources=sources(("bash", "5")),
-            packed=Packed(1000, 900),
+            packed=CompressedSize(1000, 900),
             inside=inside(),
             run=RunTrial("0", ""),
         ),
@@ -131,14 +131,14 @@ def test_what_is_not_known_is_told(key: str) -> None:
 @pytest.mark.parametrize(
     ("packed", "state", "words"),
     [
-        (Packed(2 << 20, 1 << 20), Status.OK, "1024.0K packed, of 1024.0K"),
-        (Packed(2 << 20, (1 << 20) + 1), Status.WRONG, "packed, of"),
-        (Packed(1 << 19, None), Status.OK, "at most 512.0K"),
-        (Packed(2 << 20, None), Status.WRONG, "about 2.0M"),
-        (Packed(1 << 20, None), Status.UNKNOWN, "changed since"),
+        (CompressedSize(2 << 20, 1 << 20), Status.OK, "1024.0K packed, of 1024.0K"),
+        (CompressedSize(2 << 20, (1 << 20) + 1), Status.WRONG, "packed, of"),
+        (CompressedSize(1 << 19, None), Status.OK, "at most 512.0K"),
+        (CompressedSize(2 << 20, None), Status.WRONG, "about 2.0M"),
+        (CompressedSize(1 << 20, None), Status.UNKNOWN, "changed since"),
     ],
 )
-def test_sizes(packed: Packed, state: Status, words: str) -> None:
+def test_sizes(packed: CompressedSize, state: Status, words: str) -> None:
     found = item("size", packed=packed)
     assert (found.status, words in found.detail.replace("1.0M", "1024.0K")) == (state, True), found
 
@@ -149,7 +149,7 @@ def test_without_a_budget_any_size_will_do() -> None:
 
 
 def test_xz_is_tried_only_when_zstd_leaves_it_open() -> None:
-    asked = {zstd: fits_budget(Packed(zstd, None), 1000) for zstd in (980, 981, 1500, 1501)}
+    asked = {zstd: fits_budget(CompressedSize(zstd, None), 1000) for zstd in (980, 981, 1500, 1501)}
     assert asked == {980: True, 981: None, 1500: None, 1501: False}
 
 
