@@ -106,7 +106,7 @@ class Settings:
         try:
             return self.cache_folder()
         except UsageError as error:
-            warn(on_event, f"working without a cache: {error.message} ({error.hint})")
+            warn(on_event, f"working without a cache: {error.in_one_line}")
             return None
 
     def cache_limit(self) -> int | None:
@@ -143,7 +143,7 @@ class Settings:
         given = sources_from_command_line(self.sources, self.fingerprints, check=self.check_signature)
         found = read_sources(paths.config_dirs(), check=self.check_signature)
         for problem in found.problems:
-            warn(on_event, problem.message + (f" ({problem.hint})" if problem.hint else ""))
+            warn(on_event, problem.in_one_line)
         return replace(found, sources=_no_place_twice(given + found.sources))
 
 

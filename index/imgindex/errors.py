@@ -41,6 +41,11 @@ class PybuilderError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def in_one_line(self) -> str:
+        """The message, and the hint in parentheses if there is one."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
 
 class UsageError(PybuilderError):
     """The command line, or a configuration file of the user, asks for something impossible."""

@@ -261,8 +261,7 @@ def load_catalog(
     if not loaded:
         raise _all_failed(failed)
     for item in failed:
-        advice = f" ({item.error.hint})" if item.error.hint else ""
-        warn(loader.on_event, f"source {item.source.name} is left out: {item.error.message}{advice}")
+        warn(loader.on_event, f"source {item.source.name} is left out: {item.error.in_one_line}")
     return Catalog(tuple(loaded), tuple(failed))
 
 

@@ -1,10 +1,9 @@
 """Reading ``repos.d/*.conf``: from the text of a configuration file to its sources.
 
-The files are those of virt-builder (``virt-builder.md`` section 2), read more
-strictly: a source that says neither which key signs it nor ``unsigned=yes`` is
-not used (T6), and neither is one whose key would have to be downloaded. The
-order is fixed: folders as given, in each the file names sorted, in each file
-as written; the first source that offers a template wins (design.md decision 3).
+The files are those of virt-builder (``docs/compatibility.md``), read more
+strictly: a source needs either ``gpgkey`` or ``unsigned=yes`` (T6), and its key
+is never downloaded. The order is fixed: folders as given, in each the file names
+sorted, in each file as written. The first source that offers a template wins.
 """
 
 from __future__ import annotations
@@ -29,20 +28,21 @@ if TYPE_CHECKING:
     from imgindex.lexer import Field, Section
 
 _LARGEST_FILE = 1 << 20
-"""Bytes of a configuration file that are read at most."""
+"""Most bytes of a configuration file."""
 
 _NEXT_URI = re.compile(r",\s*(?=[A-Za-z][A-Za-z0-9+.-]*://|/|$)")
 _FORMATS = {item.value: item for item in SourceFormat}
+_FLAGS = {"yes": True, "true": True, "no": False, "false": False}
 _DAYS = re.compile(r"[1-9][0-9]{0,4}")
 
 
 @dataclass(frozen=True)
 class SourcesResult:
-    """What the configuration files hold.
+    """The content of the configuration files.
 
     Attributes:
         sources: Usable sources, the most important first.
-        problems: Why others are not used; each names its file, and the line if there is one.
+        problems: Reasons why others are not used; each names its file, and the line if there is one.
         disabled: Name and file of each source that is switched off.
     """
 
@@ -54,12 +54,12 @@ class SourcesResult:
 def read_sources(dirs: Iterable[Path], *, check: bool = True) -> SourcesResult:
     """Read all ``*.conf`` files of some folders.
 
-    A file hides those of the same name in later folders, even when it is empty, which is how a user switches
-    a system's file off; one that cannot be read hides nothing. A source hides those of the same name in
-    later files, also when it says ``enabled=no``. Within one file the last of the same name counts.
+    A file hides those of the same name in later folders, even when it is empty: so a user switches off a
+    file of the system. A file that cannot be read hides nothing. A source hides those of the same name in
+    later files, even with ``enabled=no``. Within one file, the last of the same name counts.
 
     Args:
-        dirs: ``repos.d`` folders, the most important first; missing ones are no problem.
+        dirs: ``repos.d`` folders, the most important first; missing ones are skipped.
         check: Whether signatures are checked in this run.
     """
     problems: list[PybuilderError] = []
@@ -77,7 +77,7 @@ def read_sources(dirs: Iterable[Path], *, check: bool = True) -> SourcesResult:
                 problems.append(error)
                 continue
             seen_files.add(path.name)
-            # A source with a fault hides its namesakes as well: it was meant to replace them.
+            # A faulty source hides those of the same name as well: it was meant to replace them.
             fresh = [section for section in sections if section.name not in seen_names]
             seen_names.update(section.name for section in fresh)
             for section in fresh:
@@ -120,79 +120,95 @@ def _sections(path: Path, problems: list[PybuilderError]) -> list[Section]:
     return list(by_name.values())
 
 
-def _source(section: Section, path: Path, *, check: bool) -> Source | None:
-    """Read one section; None when it is switched off."""
-    fields: dict[str, Field] = {}
-    uris: list[str] = []
+class _Fields:
+    """The fields of one section; each error names the source, the file and the line.
 
-    def refuse(problem: str, line: int | None = None, hint: str | None = None) -> IndexSyntaxError:
-        text = f"source {section.name} is not used: {problem}"
-        return IndexSyntaxError(str(path), line or section.line, text, hint=hint)
+    Raises:
+        IndexSyntaxError: A key is given twice.
+    """
 
-    for item in section.fields:
-        # virt-builder cannot read a file with hyphens in keys, but passes over keys that it does not know.
-        name = item.key.replace("_", "-")
-        if item.subkey is None and fields.setdefault(name, item) is not item and name != "uri":
-            raise refuse(f"{item.key} is given twice", item.line)
-        if item.subkey is None and item.key == "uri" and "\n" not in item.value:
-            uris += [uri for uri in _split_uris(item.value) if uri not in uris]
+    def __init__(self, section: Section, path: Path) -> None:
+        self._section = section
+        self._path = path
+        self._fields: dict[str, Field] = {}
+        self._uris: list[str] = []
+        for item in section.fields:
+            if item.subkey is not None:
+                continue
+            # virt-builder cannot read a file with hyphens in keys, but skips keys that it does not know.
+            name = item.key.replace("_", "-")
+            if self._fields.setdefault(name, item) is not item and name != "uri":
+                raise self._error_at(item.line, f"{item.key} is given twice")
+            if item.key == "uri" and "\n" not in item.value:
+                self._uris += _split_uris(item.value)
 
-    def value(key: str, otherwise: str = "") -> str:
-        found = fields.get(key)
-        if found is not None and "\n" in found.value:
-            raise refuse(f"{key} has more than one line", found.line)
-        return found.value.strip() if found is not None else otherwise
+    def _error_at(self, line: int, problem: str, hint: str | None = None) -> IndexSyntaxError:
+        text = f"source {self._section.name} is not used: {problem}"
+        return IndexSyntaxError(str(self._path), line, text, hint=hint)
 
-    def line(key: str) -> int:
-        return fields[key].line
+    def error(self, problem: str, key: str = "", hint: str | None = None) -> IndexSyntaxError:
+        """Make the error for a key, or for the whole section."""
+        found = self._fields.get(key)
+        return self._error_at(self._section.line if found is None else found.line, problem, hint)
 
-    def flag(key: str, otherwise: str = "no") -> bool:
-        chosen = _yes_or_no(value(key, otherwise))
+    def value(self, key: str, default: str = "") -> str:
+        found = self._fields.get(key)
+        if found is None:
+            return default
+        if "\n" in found.value:
+            raise self.error(f"{key} has more than one line", key)
+        return found.value.strip()
+
+    def flag(self, key: str, default: str = "no") -> bool:
+        chosen = _FLAGS.get(self.value(key, default).lower())
         if chosen is None:
-            raise refuse(f"{key} is neither yes nor no", line(key))
+            raise self.error(f"{key} is neither yes nor no", key)
         return chosen
 
-    if not flag("enabled", "yes"):
-        return None  # before anything else, which then need not be there
-    kind = value("format") or "native"
-    if kind not in _FORMATS:
-        raise refuse(f"unknown format {kind!r}", line("format"), f"known ones: {', '.join(_FORMATS)}")
-    value("uri")
-    if not uris:
-        meant = fields.get("url")
-        raise refuse(
-            "it has no uri" + (", but a url, which means nothing here" if meant else ""),
-            meant.line if meant else None,
-            "write uri= instead of url=" if meant else "add a line such as uri=https://example.com/index.asc",
-        )
-    if any(scheme_of(uri) is None and not uri.startswith("/") for uri in uris):
-        raise refuse("its uri is a relative path", line("uri"), "write an absolute path or a URL")
-    written = ""
-    if _FORMATS[kind] is SourceFormat.SIMPLESTREAMS:
-        written = uris[0]
-        uris = list(dict.fromkeys(stream_base(uri) for uri in uris))
-    unsigned = flag("unsigned")
+    def format(self) -> SourceFormat:
+        kind = self.value("format") or "native"
+        if kind not in _FORMATS:
+            raise self.error(f"unknown format {kind!r}", "format", f"known ones: {', '.join(_FORMATS)}")
+        return _FORMATS[kind]
+
+    def uris(self) -> list[str]:
+        self.value("uri")  # refuses one of several lines
+        if not self._uris and "url" in self._fields:
+            problem = "it has no uri, but a url, which means nothing here"
+            raise self.error(problem, "url", "write uri= instead of url=")
+        if not self._uris:
+            hint = "add a line such as uri=https://example.com/index.asc"
+            raise self.error("it has no uri", hint=hint)
+        if any(scheme_of(uri) is None and not uri.startswith("/") for uri in self._uris):
+            raise self.error("its uri is a relative path", "uri", "write an absolute path or a URL")
+        return list(dict.fromkeys(self._uris))
+
+
+def _source(section: Section, path: Path, *, check: bool) -> Source | None:
+    """Read one section; None when it is switched off."""
+    fields = _Fields(section, path)
+    if not fields.flag("enabled", "yes"):
+        return None  # before anything else, which may be missing then
+    kind, uris, written = fields.format(), fields.uris(), ""
+    if kind is SourceFormat.SIMPLESTREAMS:
+        written, uris = uris[0], list(dict.fromkeys(stream_base(uri) for uri in uris))
+    unsigned = fields.flag("unsigned")
     try:
         for uri in uris:
             check_uri(uri)
-        key = _key(value("gpgkey"), path.parent) if value("gpgkey") else None
-        proxy = _proxy(value("proxy"))
-        only = fingerprints(value("fingerprint")) if value("fingerprint") else ()
-        max_age = _max_age(value("max-age"))
+        key = _key(fields.value("gpgkey"), path.parent)
+        proxy = _proxy(fields.value("proxy"))
+        only = fingerprints(fields.value("fingerprint")) if fields.value("fingerprint") else ()
+        max_age = _max_age(fields.value("max-age"))
     except UsageError as error:
-        raise refuse(error.message, hint=error.hint) from error
-    if unsigned and key is not None:
-        raise refuse("it says both gpgkey and unsigned=yes", line("unsigned"), "keep only one of them")
+        raise fields.error(error.message, hint=error.hint) from error
     if check and key is None and not unsigned:
-        raise refuse(
-            "it has no gpgkey, so nothing of it could be trusted",
-            hint="add gpgkey=file:///path/to/key.gpg or gpgkey=<full fingerprint>",
-        )
+        hint = "add gpgkey=file:///path/to/key.gpg or gpgkey=<full fingerprint>"
+        raise fields.error("it has no gpgkey, so nothing of it could be trusted", hint=hint)
+    if unsigned:
+        _check_unsigned(fields, key)
     if only and not isinstance(key, Path):
-        raise refuse("fingerprint says which keys of a gpgkey file count", line("fingerprint"))
-    for needless in ("max-age", "allow-extra-signatures"):
-        if unsigned and value(needless):
-            raise refuse(f"{needless} needs a signature, but it says unsigned=yes", line(needless))
+        raise fields.error("fingerprint says which keys of a gpgkey file count", "fingerprint")
     return Source(
         section.name,
         uris[0],
@@ -203,16 +219,25 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
         check=check and not unsigned,
         mirrors=tuple(uris[1:]),
         max_age=max_age,
-        extra_signatures=flag("allow-extra-signatures"),
+        extra_signatures=fields.flag("allow-extra-signatures"),
         only=only,
-        format=_FORMATS[kind],
-        optional=flag("optional"),
+        format=kind,
+        optional=fields.flag("optional"),
         written=written,
     )
 
 
+def _check_unsigned(fields: _Fields, key: Key) -> None:
+    """Refuse an unsigned source with settings that need a signature."""
+    if key is not None:
+        raise fields.error("it has both gpgkey and unsigned=yes", "unsigned", "keep only one of them")
+    for name in ("max-age", "allow-extra-signatures"):
+        if fields.value(name):
+            raise fields.error(f"{name} needs a signature, but the source has unsigned=yes", name)
+
+
 def _split_uris(text: str) -> list[str]:
-    """Split at commas that begin another address; one inside an address belongs to it."""
+    """Split at commas that begin another address; a comma inside an address belongs to it."""
     return [part.strip() for part in _NEXT_URI.split(text) if part.strip()]
 
 
@@ -224,11 +249,9 @@ def _max_age(text: str) -> timedelta | None:
     return timedelta(days=int(text))
 
 
-def _yes_or_no(text: str) -> bool | None:
-    return {"yes": True, "true": True, "no": False, "false": False}.get(text.lower())
-
-
 def _key(text: str, folder: Path) -> Key:
+    if not text:
+        return None
     scheme = scheme_of(text)
     if scheme == "file":
         return local_path(text)
@@ -239,14 +262,12 @@ def _key(text: str, folder: Path) -> Key:
         )
     if text.startswith("/"):
         return Path(text)
-    if text.startswith(
-        "./"
-    ):  # beside the configuration file; never the working directory, as in virt-builder
+    if text.startswith("./"):  # next to the configuration file, not in the working directory as virt-builder
         return folder / text
     if re.search(r"[^0-9A-Fa-fxX,\s]", text):
         raise UsageError(
             f"gpgkey={text} is neither an absolute path nor a full fingerprint",
-            hint="write gpgkey=file:///path/to/key.gpg, or ./key.gpg for a file beside this one",
+            hint="write gpgkey=file:///path/to/key.gpg, or ./key.gpg for a file next to this one",
         )
     return fingerprints(text)
 
@@ -258,7 +279,7 @@ def _proxy(text: str) -> str:
         return SYSTEM_PROXY
     if scheme_of(text) not in ("http", "https", "socks5", "socks5h"):
         raise UsageError(
-            f"proxy={Address(text)} is not understood",
+            f"unknown value proxy={Address(text)}",
             hint="write proxy=no, proxy=system, proxy=http://host:port or proxy=socks5h://host:port",
         )
     check_uri(f"http://{text.partition('://')[2]}")

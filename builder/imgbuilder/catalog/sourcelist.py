@@ -54,7 +54,7 @@ def _facts(source: Source, states: SourceStates) -> Iterator[tuple[str, str]]:
     try:
         last = states.newest(source.index_addresses)
     except SourceStateError as error:
-        yield "State:", f"{error.message} ({error.hint})"
+        yield "State:", error.in_one_line
         return
     if last is None:
         yield "State:", "not signed (unsigned=yes)" if source.unsigned else "never used"

@@ -94,7 +94,7 @@ def cache_all(call: Call) -> int:
                 url = template_url(offer.source.uri, offer.entry.file)
                 services.template_file(cache, Selection(offer.source, offer.entry, url), reporter)
             except PybuilderError as error:  # the next one may be smaller, or come from another source
-                warn(reporter, error.message + (f" ({error.hint})" if error.hint else ""))
+                warn(reporter, error.in_one_line)
                 codes.append(error.exit_code)
     if codes:
         warn(reporter, f"{len(codes)} of {len(offers)} templates could not be had")

@@ -31,7 +31,7 @@ def list_sources(call: Call) -> int:
             loaded = services.loader(reporter, fallback=False).load(source)
         except PybuilderError as error:
             failed = True
-            answers.append(f"not usable: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+            answers.append(f"not usable: {error.in_one_line}")
         else:
             count = len(loaded.index.entries)
             answers.append(f"good, with {count} template{'' if count == 1 else 's'}")

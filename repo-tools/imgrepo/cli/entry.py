@@ -134,7 +134,7 @@ def sign_command(publisher: Publisher, *, name: str, library: Path, signing: Sig
     """Sign the entry."""
     folder, reporter = find_entry(library, name), publisher.reporter
     for problem in problems_before_signing(folder, reporter):
-        warn(reporter, printable(problem.message + (f" ({problem.hint})" if problem.hint else "")))
+        warn(reporter, printable(problem.in_one_line))
     manifest = approve(folder, signing, note, publisher.services, reporter)
     show(f"{digest[:16]}...  {path}" for path, digest in sorted(manifest.files.items()))
     info(reporter, printable(f"approved: {folder.approval}"))

@@ -224,4 +224,4 @@ def _report(result: PublishResult, on_event: Reporter, *, dry_run: bool) -> None
     elif result.changed:
         info(on_event, f"published: {', '.join(result.changed)}")
     for name, error in result.refused.items():
-        warn(on_event, f"{name} was refused: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+        warn(on_event, f"{name} was refused: {error.in_one_line}")

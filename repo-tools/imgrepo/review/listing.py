@@ -122,7 +122,7 @@ def _read_served(request: ListRequest, services: Services) -> _Served:
 
 
 def _in_one_line(error: PybuilderError) -> str:
-    return f"{error.message} ({error.hint})" if error.hint else error.message
+    return error.in_one_line
 
 
 class _Lister:
