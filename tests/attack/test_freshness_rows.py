@@ -333,7 +333,7 @@ def test_the_last_accepted_index_is_judged_anew(world: World) -> None:
     stranger = world.keys.sign(text("evil"), world.keys.make("stranger"))
     for bad in (b"", good.replace(b"x.xz", b"y.xz"), world.signed(1), stranger, good * 2):
         kept.write_bytes(bad)
-        assert "last accepted index is of no use" in world.refuse(FetchError)
+        assert "last accepted index cannot be used" in world.refuse(FetchError)
     kept.write_bytes(good)
     assert world.use() == "x.xz"
     world.now = DAY0 + (lasting + 3) * DAY

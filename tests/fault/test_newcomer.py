@@ -109,7 +109,7 @@ def test_offline_pretends_no_download(place: Place) -> None:
         for words in (["--dry-run", "tiny"], ["tiny"], ["--cache-all-templates"]):
             done = place.run("--offline", *words)
             assert done.returncode == 1
-            assert "tiny is not here" in done.stderr
+            assert "tiny is not on this machine" in done.stderr
             assert "cache add FILE" in done.stderr
             assert re.search(r"signed (less than a|[0-9]+) minutes? ago", done.stderr)
             assert "ownload" not in done.stdout
@@ -211,7 +211,7 @@ def test_ctrl_c_keeps_the_download_and_says_so(place: Place) -> None:
         words_ = said.decode()
         assert status == 128 + signal.SIGINT, words_
         assert "stopped by SIGINT" in words_
-        assert "the download goes on where it was stopped" in words_
+        assert "the download continues where it was stopped" in words_
         server.behave([by_files(place, honest(whole))])
         done = place.run("--cache-all-templates")
         assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""Writing a new source into the user's configuration, once its index has passed every rule."""
+"""Writing a new source into the user's configuration, once its index was accepted."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _FINGERPRINT = re.compile(r"(?:0[xX])?[0-9A-Fa-f]{8,}")
 
 @dataclass(frozen=True)
 class NewSource:
-    """A source that is to be configured.
+    """A source to configure.
 
     Attributes:
-        source: What will be in the configuration, its key still where the user has it.
+        source: The content of the configuration, with the key where the user has it.
         path: The configuration file to write.
-        key_path: Where the key file is copied to; None for a key of the user's keyring.
+        key_path: The copy of the key file; None for a key of the user's keyring.
     """
 
     source: Source
@@ -36,7 +36,7 @@ class NewSource:
 
 
 def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder: Path) -> NewSource:
-    """Judge what a user wants to add, without looking at the source.
+    """Check a source that the user wants to add, without asking the source.
 
     Args:
         name: Its name, which also becomes that of its file.
@@ -46,16 +46,16 @@ def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder
         folder: The user's ``repos.d``.
 
     Raises:
-        UsageError: Something of that is missing or malformed.
+        UsageError: An argument is missing or malformed.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no name for a source: it has letters, digits, '.', '_' and '-' only",
+            f"{name!r} is not a name for a source: use only letters, digits, '.', '_' and '-'",
             hint="pybuilder source add NAME URL --gpgkey FILE",
         )
     check_uri(uri)
     if "\n" in uri or uri != uri.strip():
-        raise UsageError(f"{str(Address(uri))!r} is no address for a configuration file")
+        raise UsageError(f"{str(Address(uri))!r} is not an address for a configuration file")
     if scheme_of(uri) is None:
         uri = str(Path(uri).absolute())
     if "," in uri and local_path(uri) is not None:
@@ -70,7 +70,9 @@ def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder
     pinned = tuple(fingerprint for text in only for fingerprint in fingerprints(text))
     if _FINGERPRINT.fullmatch("".join(key.replace(",", "").split())) and not Path(key).exists():
         if pinned:
-            raise UsageError("--fingerprint narrows a --gpgkey file, but --gpgkey is a fingerprint itself")
+            raise UsageError(
+                "--fingerprint selects keys of a --gpgkey file, but --gpgkey is a fingerprint here"
+            )
         return NewSource(replace(source, key=fingerprints(key)), folder / f"{name}.conf", None)
     if scheme_of(key) not in (None, "file"):
         raise UsageError(
@@ -79,29 +81,27 @@ def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder
         )
     file = local_path(key)
     if file is None or not file.is_file():
-        raise UsageError(
-            f"--gpgkey {key}: there is no such file", hint="give a key file, or a full fingerprint"
-        )
+        raise UsageError(f"--gpgkey {key}: no such file", hint="give a key file, or a full fingerprint")
     return NewSource(
         replace(source, key=file.absolute(), only=pinned), folder / f"{name}.conf", folder / f"{name}.gpg"
     )
 
 
 def check_new(new: NewSource, configured: Iterable[tuple[str, Path | None]]) -> None:
-    """Refuse to take the place of anything that is there.
+    """Refuse a source whose name or files exist already.
 
     Args:
         new: The source.
-        configured: Name and file of each configured source, those that are switched off too.
+        configured: Name and file of each configured source, including those that are switched off.
 
     Raises:
-        UsageError: There is a source or a file of that name.
+        UsageError: A source or a file of that name exists.
     """
     for name, origin in configured:
         if name == new.source.name and origin is not None:
             raise UsageError(
                 f"there is a source {name} already, in {origin}",
-                hint="choose another name, or take it out of that file first",
+                hint="choose another name, or remove it from that file first",
             )
     for path in (new.path, new.key_path):
         if path is not None and os.path.lexists(path):
@@ -109,10 +109,10 @@ def check_new(new: NewSource, configured: Iterable[tuple[str, Path | None]]) -> 
 
 
 def write_source(new: NewSource) -> None:
-    """Write the key file and then the configuration file, each as a whole or not at all.
+    """Write the key file and then the configuration file, each whole or not at all.
 
     Raises:
-        UsageError: There is a file of that name by now, or the key file cannot be read any more.
+        UsageError: A file of that name exists by now, or the key file can no longer be read.
         WorkspaceError: They cannot be written.
     """
     folder = new.path.parent

@@ -1,7 +1,4 @@
-"""Bundles on the side of trust: which keys they bring along, and how one is made.
-
-See ``imgbuilder.fetch.bundle`` for what a bundle is.
-"""
+"""Keys in bundles, and the making of bundles; their format is in ``imgbuilder.fetch.bundle``."""
 
 from __future__ import annotations
 
@@ -27,11 +24,11 @@ _RESERVED = (BUNDLE_INDEX, KEY, FINGERPRINTS)
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A template of a bundle to be made.
+class BundledTemplate:
+    """A template for a new bundle.
 
     Attributes:
-        name: Name of its file, as the index says.
+        name: Name of its file in the index.
         path: The verified file.
     """
 
@@ -40,14 +37,14 @@ class Packed:
 
 
 def bundled_key(path: Path, fingerprint: str) -> TrustedKeys | None:
-    """Find a key in a bundle. It is the user who names it by its full fingerprint, not the bundle.
+    """Find a key in a bundle; the user names it by its full fingerprint.
 
     Args:
-        path: Where a source lies.
+        path: The path of a source.
         fingerprint: Full fingerprint of the key.
 
     Returns:
-        None when it is no bundle, or does not have that key.
+        None when it is not a bundle, or the key is not in it.
 
     Raises:
         FetchError: The bundle is missing or damaged.
@@ -65,17 +62,17 @@ def bundled_key(path: Path, fingerprint: str) -> TrustedKeys | None:
             file.flush()
             trusted = trusted_keys_from_file(Path(file.name), where=str(path))
         except (FileMissingError, UsageError):
-            return None  # what the user's keyring lacks is the better error
+            return None  # that the key is not in the user's keyring is the better error
     if fingerprint not in trusted.fingerprints:
         return None
     return replace(trusted, fingerprints=frozenset({fingerprint}))
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name that no bundle can have.
+    """Refuse a name that a bundle cannot have.
 
     Raises:
-        UsageError: It does not end as it must.
+        UsageError: It does not end in ``.pybundle``.
     """
     if not path.name.endswith(BUNDLE_SUFFIX) or path.name == BUNDLE_SUFFIX:
         raise UsageError(
@@ -85,22 +82,26 @@ def check_name(path: Path) -> None:
 
 
 def write_bundle(
-    path: Path, index: bytes, trusted: TrustedKeys, templates: Sequence[Packed], on_event: Reporter = ignore
+    path: Path,
+    index: bytes,
+    trusted: TrustedKeys,
+    templates: Sequence[BundledTemplate],
+    on_event: Reporter = ignore,
 ) -> int:
-    """Make a bundle, whole or not at all; what had its name before is replaced.
+    """Make a bundle, whole or not at all, in place of any earlier file of that name.
 
     Args:
         path: Its name.
         index: The index, as it was signed.
-        trusted: The keys that it was accepted by.
-        templates: What it holds.
+        trusted: The keys that it was verified with.
+        templates: Its templates.
         on_event: Called with each event.
 
     Returns:
-        How many bytes it has.
+        Its size in bytes.
 
     Raises:
-        UsageError: The name is no bundle's, or a template has a name that bundles use themselves.
+        UsageError: The name is not that of a bundle, or a template has a reserved name.
         WorkspaceError: It cannot be written, or there is no space for it.
     """
     check_name(path)
@@ -128,7 +129,7 @@ def write_bundle(
                         on_event(Progress(f"Packing {packed.name}", done, total))
                         archive.addfile(_member(packed.name, size), template)
                         done += size
-            os.fchmod(descriptor, 0o644)  # it goes to others
+            os.fchmod(descriptor, 0o644)  # it is for other users
             publish(descriptor, temporary, folder / path.name)
             return os.fstat(descriptor).st_size
     except OSError as error:
@@ -138,7 +139,7 @@ def write_bundle(
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
-    """Describe a file without telling about this machine: no owner, no time."""
+    """Describe a file without facts about this machine: no owner, no time."""
     member = tarfile.TarInfo(name)
     member.size = size
     return member

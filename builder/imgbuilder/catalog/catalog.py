@@ -1,9 +1,8 @@
-"""From sources to one catalogue, and from a name to one template.
+"""The catalogue of all sources, and the choice of a template by its name.
 
-Each source is fetched, verified and parsed on its own. One that is dead or bad
-is left out with a warning, and takes nothing from the others; only when no
-source is left is that an error. An earlier source always wins over a later one
-(design.md decision 3, ``docs/threat-model.md`` T8).
+Each source is fetched, verified and parsed separately. A dead or bad source is
+left out with a warning; it is an error only when no source remains. An earlier
+source always wins over a later one (``docs/threat-model.md`` T8).
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ class Offer(NamedTuple):
 
 
 class FailedSource(NamedTuple):
-    """A source that is left out, and why.
+    """A source that is left out.
 
     Attributes:
         source: The source.
-        error: What is wrong.
-        position: How many usable sources come before it.
+        error: The reason.
+        position: Number of usable sources before it.
     """
 
     source: Source
@@ -50,8 +49,8 @@ class Selection:
     """The template that a build starts from.
 
     Attributes:
-        source: Who offers it.
-        entry: What the index says about it.
+        source: The source that offers it.
+        entry: Its entry in the index.
         url: Address of its file.
     """
 
@@ -81,17 +80,17 @@ class Catalog(NamedTuple):
 
     @property
     def offers(self) -> tuple[Offer, ...]:
-        """What can be selected, in the order of the sources: hidden templates too, shadowed ones not."""
+        """The templates that can be selected, hidden ones included, in the order of the sources."""
         return tuple(offer for offer, shadowed in self._marked() if not shadowed)
 
     @property
     def every_offer(self) -> tuple[Offer, ...]:
-        """All templates of all usable sources, shadowed ones too."""
+        """All templates of all usable sources, including shadowed ones."""
         return tuple(offer for offer, _shadowed in self._marked())
 
     @property
     def shadowed(self) -> tuple[Offer, ...]:
-        """What an earlier source offers under the same name and architecture."""
+        """Templates that an earlier source offers under the same name and architecture."""
         return tuple(offer for offer, shadowed in self._marked() if shadowed)
 
     @property
@@ -109,23 +108,23 @@ class Catalog(NamedTuple):
     def select(self, name: str, arch: str, *, only_shown: bool = False) -> Selection:
         """Choose a template.
 
-        The first source that knows the name for the architecture is taken; within one source a template's
-        name counts before another's alias (``docs/threat-model.md`` P17).
+        The first source that has the name for the architecture is used; within one source a template's
+        name counts before another template's alias (``docs/threat-model.md`` P17).
 
         Args:
-            name: Name or alias of the template; hidden ones can be named too.
+            name: Name or alias of the template, which may be hidden.
             arch: Architecture in any spelling.
-            only_shown: Nothing is made of it, so that a source that failed may be passed over.
+            only_shown: The template is only shown, so that a failed source may be skipped.
 
         Raises:
-            UsageError: No usable source offers it; the hint names what comes near.
-            RepositoryError: The index gives it an address outside the source, or a source before the one
-                that offers it offers it as well, and wrongly.
+            UsageError: No usable source offers it; the hint names similar templates.
+            RepositoryError: The index gives it an address outside the source, or an earlier source offers it
+                in a broken entry.
             PybuilderError: A source before the one that offers it failed, and is not optional.
         """
         wanted = normalise(arch)
         for position, item in enumerate(self.loaded):
-            entry = _answer(item, name, wanted)
+            entry = _entry_named(item, name, wanted)
             if entry is not None:
                 if not only_shown:
                     self._check_before(position, item.source, name)
@@ -135,13 +134,13 @@ class Catalog(NamedTuple):
         )
 
     def _check_before(self, position: int, found: Source, name: str) -> None:
-        """Refuse to let a source stand in for one before it: whoever can break that one would choose."""
+        """Refuse a template if an earlier source has failed: breaking that must not choose this one."""
         for failed in self.failed:
             if failed.position <= position and not failed.source.optional:
                 error = PybuilderError(
                     f"source {failed.source.name}, which comes before {found.name}, may offer {name} and "
                     f"cannot be used: {failed.error.message}",
-                    hint="try again later; if others may stand in for it, write optional=yes in its section "
+                    hint="try again later; or allow other sources to replace it: optional=yes in its section "
                     f"in {failed.source.origin}; or choose a source with --source",
                 )
                 error.exit_code = failed.error.exit_code
@@ -172,11 +171,11 @@ class Catalog(NamedTuple):
         return "; ".join([*advice, "--list shows all templates"])
 
 
-def _answer(loaded: LoadedSource, name: str, arch: str) -> Entry | None:
-    """Return what a source answers to a name, for a normalised architecture.
+def _entry_named(loaded: LoadedSource, name: str, arch: str) -> Entry | None:
+    """Return the entry of a source for a name and a normalised architecture.
 
     Raises:
-        RepositoryError: What it would answer with breaks a rule.
+        RepositoryError: The entry breaks a rule.
     """
     entry = _find(loaded.index.entries, name, arch)
     if entry is not None and entry.os_version == name:
@@ -184,17 +183,17 @@ def _answer(loaded: LoadedSource, name: str, arch: str) -> Entry | None:
     for item in loaded.index.refused:
         if name in item.names and (item.arch is None or normalise(item.arch) == arch):
             raise RepositoryError(
-                f"source {loaded.source.name} offers {name}, but wrongly: {item.problem.message}",
+                f"source {loaded.source.name} offers {name} in a broken entry: {item.problem.message}",
                 hint="tell the publisher, or name another source with --source",
             )
     return entry
 
 
 def _named(entries: Iterable[Entry], name: str) -> list[Entry]:
-    """Return the entries of one index that a name means, for all architectures, the best first.
+    """Return the entries of one index for a name, for all architectures, the best first.
 
-    Those with that name; only if there are none, those with that alias, and then their namesakes for other
-    architectures, which need not repeat it.
+    Those with that name; only if there are none, those with that alias, followed by the entries of the same
+    names for other architectures, which need not repeat the alias.
     """
     entries = list(entries)
     exact = [entry for entry in entries if entry.os_version == name]
@@ -211,7 +210,7 @@ def _find(entries: Iterable[Entry], name: str, arch: str) -> Entry | None:
 
 def _is_known(loaded: LoadedSource, name: str, arch: str) -> bool:
     try:
-        return _answer(loaded, name, arch) is not None
+        return _entry_named(loaded, name, arch) is not None
     except RepositoryError:
         return True
 
@@ -223,15 +222,15 @@ def load_catalog(
 
     Args:
         sources: The sources, the most important first.
-        loader: Gets and judges each of them; its reporter is warned of each source that is left out.
-        until: Name and architecture of a template: sources behind the first that offers it are not asked,
-            since they could not change what is selected.
-        unused: How many others are configured, but wrongly, or switched off.
+        loader: Fetches and verifies each of them; it reports each source that is left out.
+        until: Name and architecture of a template: sources after the first that offers it are not read,
+            since they could not change the selection.
+        unused: Number of other configured sources, which are switched off or have mistakes.
 
     Raises:
         UsageError: There are no sources.
-        PybuilderError: No source could be used, or one of the command line could not.
-        TrustError: A source before the one that offers ``until`` is not proved to come from its publisher.
+        PybuilderError: No source could be used, or a source of the command line could not.
+        TrustError: A source before that with ``until`` is not proved to come from its publisher.
     """
     loaded: list[LoadedSource] = []
     failed: list[FailedSource] = []
@@ -240,9 +239,9 @@ def load_catalog(
             loaded.append(loader.load(source))
         except PybuilderError as error:
             if source.origin is None:
-                raise  # named for this very run: another source's template is not what was meant
+                raise  # named for this run: the user did not mean the template of another source
             if until is not None and isinstance(error, TrustError):
-                # Whoever broke it must not be able to choose which source is used instead.
+                # An attacker who breaks it must not choose the source that is used instead.
                 raise _placed(error, source) from error
             failed.append(FailedSource(source, error, len(loaded)))
             continue
@@ -266,14 +265,14 @@ def load_catalog(
 
 
 def _placed(error: PybuilderError, source: Source) -> PybuilderError:
-    """Add where the user finds the source of which an error tells, beside its address."""
+    """Add the name and the file of a source to the hint of its error."""
     place = f"this is the source {source.name} of {source.origin}"
     error.hint = f"{error.hint}; {place}" if error.hint else place
     return error
 
 
 def _all_failed(failed: list[FailedSource]) -> PybuilderError:
-    """Choose the error that stands for all: the gravest, by its exit code."""
+    """Make one error of all; its exit code and hint are those of the gravest."""
     worst = max(failed, key=lambda item: item.error.exit_code)
     gravest = worst.error
     if len(failed) == 1:

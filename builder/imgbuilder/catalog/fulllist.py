@@ -1,7 +1,7 @@
-"""The text of ``--list-format full``: JSON for programs, with all that is known of templates and sources.
+"""The text of ``--list-format full``: JSON for programs, with everything about templates and sources.
 
 The short, long and json lists are virt-builder's, byte for byte, and so cannot
-say who signed an index; this one is ours, and has version 2.
+name the signer of an index; this one is ours, and has version 2.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def full_list(catalog: Catalog, entries: Collection[Entry], now: datetime) -> st
     """Return a list as JSON.
 
     Args:
-        catalog: All sources, those that could not be used too.
-        entries: Those of its entries that are wanted, the very objects.
-        now: The time, in UTC, from which ages are counted.
+        catalog: All sources, including unusable ones.
+        entries: The entries to list: objects of the catalogue itself.
+        now: The time, in UTC, for ages.
     """
     wanted = {id(entry) for entry in entries}
     shadowed = {id(offer.entry) for offer in catalog.shadowed}
@@ -42,7 +42,7 @@ def full_list(catalog: Catalog, entries: Collection[Entry], now: datetime) -> st
         "unusable-sources": [_failed(item) for item in catalog.failed],
         "templates": templates,
     }
-    return json.dumps(fields, indent=2) + "\n"  # pure ASCII: nothing in it can steer a terminal
+    return json.dumps(fields, indent=2) + "\n"  # pure ASCII: nothing in it can control a terminal
 
 
 def _loaded(item: LoadedSource, now: datetime) -> Fields:

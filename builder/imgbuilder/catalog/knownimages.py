@@ -1,10 +1,9 @@
-"""What was found out about images whose source does not say it: SHA-512, format and virtual size.
+"""Remembered facts about images that their source does not give: SHA-512, format and virtual size.
 
-Simplestreams sources mostly name images by SHA-256. The cache knows them by
-SHA-512, which is taken while an image is downloaded and its SHA-256 checked.
-All three are facts about those very bytes for ever, and so are remembered by
-that SHA-256, which the source's signature covers; or by the SHA-512, where it
-names only that.
+Simplestreams sources mostly name images by SHA-256. The cache names them by
+SHA-512, which is computed while an image is downloaded and its SHA-256 checked.
+All three describe those bytes for ever, and so are remembered by the SHA-256,
+which the source's signature covers; or by the SHA-512, where it has only that.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ _SHA512 = re.compile(r"[0-9a-f]{128}")
 
 
 class KnownImages(NamedTuple):
-    """What was found out about images, by their SHA-256.
+    """Facts about images, by their SHA-256.
 
     Attributes:
-        folder: Where it is kept; made when the first image becomes known.
+        folder: Folder of the records; made when the first one is written.
     """
 
     folder: Path
 
     def completed(self, index: Index) -> Index:
-        """Return an index with all that is known of its images."""
+        """Return an index with all known facts about its images."""
         return replace(index, entries=tuple(self._completed(entry) for entry in index.entries))
 
     def remember(self, entry: Entry, on_event: Reporter = ignore) -> None:
-        """Keep the facts of an image that was downloaded and verified.
+        """Record the facts of an image that was downloaded and verified.
 
         Args:
-            entry: What its source says, and now its SHA-512, format and size as well.
-            on_event: Reports when that does not work, which costs no more than finding out again.
+            entry: Its entry, completed with SHA-512, format and size.
+            on_event: Reports a failure, which only costs time: the facts are found out again.
         """
         key = _key(entry)
         if key is None or entry.sha512 is None or entry.size == UNKNOWN_SIZE:
@@ -64,7 +63,7 @@ class KnownImages(NamedTuple):
         return self.folder / f"{key}.json"
 
     def _facts(self, key: str) -> tuple[str, str, int] | None:
-        # Whatever is wrong with a record, it is as if there were none.
+        # A broken record counts as a missing one.
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             return _parse(read_json(self._path(key), version=_VERSION, limit=_LARGEST))
         return None

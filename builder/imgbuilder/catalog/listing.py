@@ -1,7 +1,7 @@
 """The texts of ``--list`` and ``--notes``, byte for byte as virt-builder prints them.
 
-The formats are described in ``virt-builder.md`` 5.1 and 5.2. Programs read
-them, so nothing may be added but where that page allows it.
+Programs read them, so that nothing may be added where ``docs/compatibility.md``
+does not allow it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ESCAPES = {
     **{code: f"\\u{code:04x}" for code in (*range(0x20), *range(0x7F, 0xA0), *range(0xDC80, 0xDD00))},
     **str.maketrans({'"': '\\"', "\\": "\\\\", "\b": "\\b", "\n": "\\n", "\r": "\\r", "\t": "\\t"}),
 }
-"""What cannot stand in JSON, or would not be printed as it is; the last are bytes that are no UTF-8."""
+"""Characters that JSON or a terminal does not take as they are; the last range is bytes outside UTF-8."""
 
 
 def short_list(entries: Iterable[Entry]) -> str:
@@ -44,7 +44,7 @@ def long_list(sources: Iterable[Source], entries: Iterable[Entry], languages: Se
     """Return the text of ``--list --long``: the sources, then the facts of each visible template.
 
     Args:
-        sources: Those to show; none when one template was asked for.
+        sources: The sources to show; none in the list of one template.
         entries: The templates.
         languages: Preferred languages of the notes, as from ``preferred_languages``.
     """
@@ -81,12 +81,12 @@ def _facts(entry: Entry, languages: Sequence[str]) -> list[str]:
 
 
 def is_pattern(name: str) -> bool:
-    """Say whether a name is a shell pattern: templates' names have no such characters."""
+    """Report whether a name is a shell pattern: names of templates have no such characters."""
     return not {"*", "?", "["}.isdisjoint(name)
 
 
 def matching(entries: Iterable[Entry], pattern: str) -> tuple[Entry, ...]:
-    """Return the visible templates whose name or alias fits a shell pattern."""
+    """Return the visible templates whose name or alias matches a shell pattern."""
     return tuple(
         entry
         for entry in entries
@@ -109,7 +109,7 @@ def _texts(entry: Entry) -> Iterator[str]:
 
 
 def json_list(sources: Iterable[Source], entries: Iterable[Entry]) -> str:
-    """Return the text of ``--list --list-format json``: hidden templates are in it too."""
+    """Return the text of ``--list --list-format json``, which includes hidden templates."""
     return (
         _json(
             {
@@ -153,7 +153,7 @@ def _json_entry(entry: Entry) -> dict[str, object]:
 
 
 def _json(value: object, indent: str = "") -> str:
-    # The json module escapes more than virt-builder does, and prints empty containers otherwise.
+    # The json module escapes more than virt-builder does, and prints empty containers differently.
     deeper = indent + "  "
     if isinstance(value, bool):
         return "true" if value else "false"

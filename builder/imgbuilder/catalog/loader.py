@@ -1,8 +1,8 @@
-"""From one source to its accepted index: the accept rule V1 to V9 of ``docs/threat-model.md``, in its order.
+"""Fetches and accepts the index of one source: rules V1 to V9 of ``docs/threat-model.md``, in order.
 
-It is the same for every source and every way, first fetch, refresh, mirror, web
-or local file, last accepted copy: bounded fetch (V1), verdict on the signature (V2 to V6), freshness
-(V8), parse (V7), and only then the memory of what was accepted (V9).
+They are the same for a first fetch, a refresh, a mirror, a local file and the last
+accepted copy: bounded fetch (V1), verdict on the signature (V2 to V6), freshness (V8),
+parse (V7), and only then the record of the accepted index (V9).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 _MOST_WARNINGS = 10
-"""Entries of a source that are left out one line each: an index may have a hundred thousand."""
+"""Most entries of a source that are reported one by one: an index may have a hundred thousand."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LoadedSource:
     Attributes:
         source: The source.
         index: Its templates.
-        signed: What was verified, by whom and when; None for a source that is not checked.
+        signed: The verified text, its signer and time; None for a source that is not checked.
     """
 
     source: Source
@@ -68,7 +68,7 @@ _T = TypeVar("_T")
 
 
 class _Document(NamedTuple, Generic[_T]):
-    """A file that was accepted, and the source with the address that it came from."""
+    """An accepted file, and the source with the address that it came from."""
 
     source: Source
     content: _T
@@ -76,19 +76,19 @@ class _Document(NamedTuple, Generic[_T]):
 
 
 class Loader(NamedTuple):
-    """Gets the index of one source, and accepts it or not, by ``imgindex.accept``.
+    """Fetches the index of one source, and accepts or refuses it by ``imgindex.accept``.
 
     Attributes:
-        fetcher: Gets the bytes.
+        fetcher: Fetches the bytes.
         verifier: Judges their signature.
         states: Remembers the newest index of each source.
-        clock: Tells the time, in UTC.
-        check: Whether signatures are checked in this run.
+        clock: Returns the time, in UTC.
+        check: Signatures are checked in this run.
         on_event: Called with each event.
         pin_of: Finds the keys of a source; by default those of its ``key``.
-        images: Knows what simplestreams sources do not say.
-        fallback: Whether the last accepted index is used for a source that cannot be reached.
-        offline: Whether no server may be asked, so that it is used at once.
+        images: Facts about images that simplestreams sources do not give.
+        fallback: The last accepted index is used for a source that cannot be reached.
+        offline: No server may be asked, so that it is used at once.
     """
 
     fetcher: Fetcher
@@ -118,11 +118,11 @@ class Loader(NamedTuple):
             loaded = LoadedSource(found.source, found.content, found.signed)
         if loaded.signed is None:
             why = (
-                "its configuration says unsigned=yes"
+                "its configuration has unsigned=yes"
                 if source.unsigned
                 else "signature checks are switched off"
             )
-            warn(self.on_event, f"source {source.name}: nothing proves who made these templates: {why}")
+            warn(self.on_event, f"source {source.name}: the origin of these templates is not verified: {why}")
         refused = loaded.index.refused
         for item in refused[:_MOST_WARNINGS]:
             warn(self.on_event, f"source {source.name}: {item.problem.message}; it is left out")
@@ -133,8 +133,8 @@ class Loader(NamedTuple):
     def _check_not_lost(self, source: Source) -> None:
         """Refuse an unsigned source that was signed before (``docs/threat-model.md`` T6).
 
-        Only a source that its configuration calls unsigned can have lost its signature. Whoever switches the
-        check off for one run decides with open eyes, and changes nothing for the next.
+        Only a source with ``unsigned=yes`` can have lost its signature. Switching the check off for one run
+        is the user's explicit decision, and changes nothing for the next run.
         """
         if source.check or not self.check:
             return
@@ -142,13 +142,13 @@ class Loader(NamedTuple):
         if last is not None:
             raise SignatureLostError(
                 f"{source.shown_uri}: an index signed by {last.signer} at {show(last.signed_at)} was "
-                f"accepted before; now the configuration of {source.name} says unsigned=yes",
-                hint="configure its gpgkey again; if its publisher has really given up signing, forget the "
+                f"accepted before; now the configuration of {source.name} has unsigned=yes",
+                hint="configure its gpgkey again; if its publisher no longer signs, forget the "
                 f"signature: {forget_command(source.index_addresses[0])}",
             )
 
     def _load_streams(self, source: Source) -> LoadedSource:
-        """Read a simplestreams source: an index, and the files that it names, each judged by all rules."""
+        """Read a simplestreams source: an index, and the files that it names, each accepted by all rules."""
         from imgbuilder.catalog.simplestreams import joined, parse_products, parse_stream_index  # late: rare
 
         end = monotonic() + source.patience * len(source.addresses)
@@ -157,7 +157,7 @@ class Loader(NamedTuple):
         used = source = _begun_with(source, index_file, found.source)
         files = []
         for content_id, path in found.content.files:
-            # It is looked for first where the last one came from: an address that fails costs its time once.
+            # First from the address of the last file: an address that fails costs its time only once.
             wanted = used.at(path)
             file = self._document(wanted, partial(parse_products, content_id=content_id), end - monotonic())
             files.append(file.content)
@@ -169,21 +169,20 @@ class Loader(NamedTuple):
         )
 
     def _document(self, source: Source, parse: Parse[_T], seconds: float = math.inf) -> _Document[_T]:
-        """Get one file of a source at its addresses, and accept it by all rules or not at all.
+        """Fetch one file of a source from its addresses, and accept it by all rules or not at all.
 
         Args:
             source: The source, with the addresses of the file.
             parse: Reads the file.
-            seconds: Time that is left for it at each address, if less than a file of the source may take.
+            seconds: Remaining time for it at each address, if less than a file of the source may take.
         """
         if not (self.check and source.check):
             return self._unchecked_document(source, parse, seconds)
         last = self.states.newest(source.addresses)
         if self.offline and all(local_path(uri) is None for uri in source.addresses):
             missing = OfflineError(
-                f"no index from {source.shown_uri} was ever accepted here, and with --offline it is "
-                "not asked",
-                hint="run pybuilder --list once without --offline, or bring a bundle along: --source BUNDLE",
+                f"no index from {source.shown_uri} was ever accepted here, and --offline forbids asking it",
+                hint="run pybuilder --list once without --offline, or use a bundle: --source BUNDLE",
             )
             return self._last_accepted(source, last, missing, parse, "is not asked (--offline)")
         failures: list[FetchError | TrustError] = []
@@ -215,7 +214,7 @@ class Loader(NamedTuple):
             loaded, accepted = self._accept(source, data, last, parse)
         except TrustError as refused:
             raise FetchError(
-                f"source {source.name} {why}; its last accepted index is of no use: {refused.message}",
+                f"source {source.name} {why}; its last accepted index cannot be used: {refused.message}",
                 hint=refused.hint,
             ) from refused
         warn(
@@ -265,7 +264,7 @@ class Loader(NamedTuple):
         return _Document(used, read, None)
 
     def _fetch_unchecked(self, source: Source, seconds: float) -> tuple[Source, bytes]:
-        """Get a file that nothing proves; or the copy that was kept of it, which is proved no less."""
+        """Fetch a file without a signature, or return the copy that was kept of it."""
         error: FetchError | None = None
         for mirror in _one_by_one(source):
             try:
@@ -278,33 +277,33 @@ class Loader(NamedTuple):
         kept = self.states.last_unsigned(source.uri) if self.fallback and source.unsigned else None
         if kept is None:
             if isinstance(error, OfflineError) and not source.unsigned:
-                error.hint = "only what was verified is kept: run once with neither of the two options"
+                error.hint = "only verified indexes are kept: run once without the two options"
             raise error
         why = "is not asked (--offline)" if self.offline else f"cannot be reached: {error.message}"
-        warn(self.on_event, f"source {source.name} {why}; the index that it had last is used")
+        warn(self.on_event, f"source {source.name} {why}; its last index is used")
         return source, kept
 
 
 def _begun_with(source: Source, asked: Source, used: Source) -> Source:
-    """Return a source whose first address is the one at which a file of it was found.
+    """Return a source whose first address is that from which one of its files came.
 
     Args:
         source: The source.
         asked: The same with the addresses of the file.
-        used: The same with the address that was of use first.
+        used: The same with the address that worked first.
     """
     return list(_one_by_one(source))[asked.addresses.index(used.uri)]
 
 
 def _one_by_one(source: Source) -> Iterator[Source]:
-    """Return the source once per address, with that address as its own: templates come from there too."""
+    """Return the source once per address, with that address first: templates come from there as well."""
     for uri in source.addresses:
         others = tuple(address for address in source.addresses if address != uri)
         yield replace(source, uri=uri, mirrors=others)
 
 
 def age(time: timedelta) -> str:
-    """Say roughly how long something is ago."""
+    """Return an age in words: days, hours or minutes."""
     for size, unit in (
         (timedelta(days=1), "day"),
         (timedelta(hours=1), "hour"),

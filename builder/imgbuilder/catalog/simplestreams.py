@@ -1,14 +1,12 @@
-"""Reading simplestreams: what cloud images and LXD images are published with. Pure: text in, data out.
+"""Reading simplestreams, the format of cloud images and LXD images. Pure: text in, data out.
 
 A source is a base address. ``streams/v1/index.json`` (``.sjson`` when it is signed) names files of
-products; a product has versions, and a version has items, of which one may be a disk image. Section 11
-of ``virt-builder.md`` says what virt-builder makes of that. Ours differs where that goes wrong: versions
-are compared as versions, and an item's ``size``, that of the download, is not taken for the disk's.
+products; a product has versions, and a version has items, of which one may be a disk image. Unlike
+virt-builder (``docs/compatibility.md``), we compare versions as versions, and do not take an item's
+``size``, that of the download, for the size of the disk.
 
-The text may be hostile even when it is signed, so that everything that is used
-is checked; what is not used is passed over, since others put much there. What is
-wrong with a product takes only that product away; what is no file of the format,
-or not the file that was promised, is refused whole.
+The text may be hostile even when it is signed: everything that is used is checked, and the rest is
+skipped. A faulty product is left out; a faulty file, or a different one than announced, is refused whole.
 """
 
 from __future__ import annotations
@@ -29,10 +27,10 @@ from imgindex.model import UNKNOWN_SIZE, Entry, ExtraField, Index, Refused
 from imgindex.trust import UnverifiedText, VerifiedText
 
 MOST_PRODUCT_FILES = 32
-"""Files of products that one index may name, each of which costs a download and a signature check."""
+"""Most files of products in one index: each costs a download and a signature check."""
 
 _MOST_VALUES = 1_500_000
-"""Values that a file may hold: each takes far more memory than the byte or two that it takes in the file."""
+"""Most values in a file: each takes far more memory than its one or two bytes in the file."""
 
 _INDEX_FORMAT, _PRODUCTS_FORMAT, _DOWNLOADS = "index:1.0", "products:1.0", "image-downloads"
 _DISKS = ("disk.img", "disk1.img", "disk.qcow2", "disk-kvm.img")
@@ -53,9 +51,9 @@ class ProductFile(NamedTuple):
     """A file of products that the index names.
 
     Attributes:
-        content_id: What the file must say that it holds. All files of a source bear the same key's signature,
-            so that one could be served in place of another.
-        path: Where it is, below the base address.
+        content_id: The identifier that the file must contain. The same key signs all files of a source, so
+            that one of them could be served in place of another.
+        path: Its path below the base address.
     """
 
     content_id: str
@@ -67,7 +65,7 @@ class StreamIndex(NamedTuple):
 
     Attributes:
         files: The files that name downloadable images, in their order.
-        refused: What it says of others, and cannot be used.
+        refused: Its unusable parts.
     """
 
     files: tuple[ProductFile, ...]
@@ -82,9 +80,9 @@ def parse_stream_index(text: VerifiedText | UnverifiedText, *, where: str) -> St
         where: The file, for error messages.
 
     Raises:
-        IndexSyntaxError: It is not such an index.
+        IndexSyntaxError: It is not an index of this format.
     """
-    reader = _Reader(where)
+    reader = _JsonReader(where)
     members = reader.object(reader.document(text.text, _INDEX_FORMAT), "index", "the index")
     files: list[ProductFile] = []
     refused: list[Refused] = []
@@ -107,19 +105,19 @@ def parse_products(text: VerifiedText | UnverifiedText, *, where: str, content_i
 
     Args:
         text: The file, or the text inside its signature. An image that a signed file names without SHA-256
-            or SHA-512 could be exchanged, and is passed over.
+            or SHA-512 could be exchanged, and is skipped.
         where: The file, for error messages.
-        content_id: What the index calls it; a signed one must say the same.
+        content_id: Its identifier in the index, which a signed file must repeat.
 
     Raises:
-        IndexSyntaxError: It is not such a file.
+        IndexSyntaxError: It is not a file of this format.
     """
-    reader = _Reader(where)
+    reader = _JsonReader(where)
     document = reader.document(text.text, _PRODUCTS_FORMAT)
     signed = isinstance(text, VerifiedText)
     if signed and reader.get(document, "content_id", "the file") != content_id:
         found = _shown(document.get("content_id"))
-        raise reader.error(f"this is {found}, where the index promises {shorten(content_id)}")
+        raise reader.error(f"this is {found}, but the index announces {shorten(content_id)}")
     products = reader.object(document, "products", "the file")
     entries: list[Entry] = []
     refused: list[Refused] = []
@@ -145,12 +143,7 @@ def _refusal(error: IndexSyntaxError, name: str, product: object) -> Refused:
 def joined(files: Iterable[Index], *, where: str) -> Index:
     """Make one index of several files of products.
 
-    A product that two files name for one architecture is left out, and an alias that two products for one
-    architecture claim is nobody's.
-
-    Args:
-        files: What the files offer, in their order.
-        where: The source, for error messages.
+    A product that two files name for one architecture is left out, and so is an alias of two products.
     """
     files = tuple(files)
     entries = [entry for file in files for entry in file.entries]
@@ -194,7 +187,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int | str:
-    """Read a number; one that is longer than any of use stays text, since int() refuses very long ones."""
+    """Read a number; one that is too long to be of use stays text, since int() refuses very long ones."""
     return int(digits) if len(digits) < 20 else digits
 
 
@@ -209,8 +202,8 @@ def _shown(value: object) -> str:
     return shorten(value if isinstance(value, str) else str(value))
 
 
-class _Reader:
-    """Looks into one JSON file, and names it in every error."""
+class _JsonReader:
+    """Reads values of one JSON file, and names the file in every error."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -235,13 +228,13 @@ class _Reader:
         return document
 
     def get(self, parent: dict[str, Any], key: str, what: str) -> Any:  # noqa: ANN401 - it is JSON
-        """Return a member of an object; None when there is none."""
+        """Return a member of an object; None when it is missing."""
         if isinstance(parent, _Ambiguous) and key in parent.twice:
             raise self.error(f"the key {shorten(key)} of {what} is given twice")
         return parent.get(key)
 
     def object(self, parent: dict[str, Any], key: str, what: str) -> dict[str, Any]:
-        """Return a member that must be an object itself."""
+        """Return a member that must be an object."""
         found = self.get(parent, key, what)
         if not isinstance(found, dict):
             raise self.error(f"{what} has no object {shorten(key)}")
@@ -282,9 +275,9 @@ class _Reader:
 
 
 class _Product:
-    """One product, and the way to its newest disk image."""
+    """One product; finds its newest disk image."""
 
-    def __init__(self, reader: _Reader, name: str, product: dict[str, Any]) -> None:
+    def __init__(self, reader: _JsonReader, name: str, product: dict[str, Any]) -> None:
         self._reader = reader
         self._product = product
         self._name = name
@@ -293,10 +286,10 @@ class _Product:
     def entry(self, *, digest_required: bool) -> Entry | None:
         """Return the entry; None when no version has a usable disk image.
 
-        What is wrong with a version that is not the newest does not matter.
+        Faults of versions other than the newest do not matter.
 
         Raises:
-            IndexSyntaxError: It cannot be said what the newest version is, or that one is malformed.
+            IndexSyntaxError: The newest version cannot be determined, or is malformed.
         """
         reader = self._reader
         versions = reader.object(self._product, "versions", self._what)
@@ -322,7 +315,7 @@ class _Product:
         return made
 
     def _version(self, versions: dict[str, Any], version: str, *, digest_required: bool) -> Entry | None:
-        """Return the entry that a version would be; None when it has no usable disk image."""
+        """Return the entry of a version; None when it has no usable disk image."""
         reader, what = self._reader, f"version {shorten(version)} of {self._what}"
         fields = reader.object(versions, version, self._what)
         if "items" not in fields:
@@ -362,7 +355,7 @@ class _Product:
         )
 
     def _title(self) -> str | None:
-        """Make a name for people from what LXD's servers say."""
+        """Make a display name from the fields of LXD's servers."""
         reader, product, what = self._reader, self._product, self._what
         words = [
             reader.text(product, "os", what),
@@ -372,33 +365,30 @@ class _Product:
         return " ".join(word for word in words if word) or None
 
     def _aliases(self, published: str | None) -> Iterator[str]:
-        """Find other names: that of the publication, as in virt-builder, and those of the product."""
+        """Return the aliases: the name of the publication, as in virt-builder, and those of the product."""
         names = [published or "", *(self._reader.text(self._product, "aliases", self._what) or "").split(",")]
         for name in dict.fromkeys(name.strip() for name in names):
-            # Odd ones are no reason to lose the image.
+            # A malformed alias is not a reason to lose the image.
             if _ALIAS.fullmatch(name) and name != self._name:
                 yield name
 
 
 def _revision(version: str) -> int:
-    """Take a version that is one number for the revision; others have none."""
+    """Return a version that is one number as the revision; else 1."""
     if re.fullmatch(r"[0-9]{1,18}", version) and int(version) <= MAX_REVISION:
         return int(version)
     return 1
 
 
-# Which of two versions is the newer one. Pure.
-
-
 def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
-    """Return what versions are compared by: numbers as numbers, and ``~`` before the end, as in Debian.
+    """Return the sort key of a version: numbers as numbers, and ``~`` before the end, as in Debian.
 
     So ``9`` comes before ``10``, ``20240101`` before ``20240101.1``, and ``1.0~rc1`` before ``1.0``.
     """
     key: list[tuple[int, int, str]] = []
     for part in re.findall(r"[0-9]+|[A-Za-z]+|.", version, re.DOTALL):
         if part[0] in "0123456789":
-            digits = part.lstrip("0")  # compared without int(), which refuses very long ones
+            digits = part.lstrip("0")  # without int(), which refuses very long ones
             key.append((3, len(digits), digits))
         elif part == "~":
             key.append((0, 0, ""))

@@ -1,4 +1,4 @@
-"""The text of ``pybuilder source list``: each source, and what is remembered of it."""
+"""The text of ``pybuilder source list``: each source, and the record of its last accepted index."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def source_list(found: SourcesResult, states: SourceStates, answers: Sequence[st
 
     Args:
         found: The sources.
-        states: What was accepted of them.
-        answers: What became of asking each of them now; none when they were not asked.
+        states: The records of accepted indexes.
+        answers: The result of asking each of them now; none when they were not asked.
     """
     paragraphs = [list(_facts(source, states)) for source in found.sources]
     for paragraph, answer in zip(paragraphs, answers, strict=False):
@@ -59,7 +59,7 @@ def _facts(source: Source, states: SourceStates) -> Iterator[tuple[str, str]]:
     if last is None:
         yield "State:", "not signed (unsigned=yes)" if source.unsigned else "never used"
         return
-    yield "State:", "was signed before, is not used with unsigned=yes" if source.unsigned else "signed"
+    yield "State:", "was signed before; refused with unsigned=yes" if source.unsigned else "signed"
     yield "Signed by:", last.signer
     yield "Signed at:", show(last.signed_at)
     yield "Expires:", "never" if last.expires_at is None else show(last.expires_at)

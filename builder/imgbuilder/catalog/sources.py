@@ -1,4 +1,4 @@
-"""What a source of templates is, and those that the command line names.
+"""Sources of templates, those that the command line names, and their trusted keys.
 
 The configuration files are read in ``imgbuilder.catalog.sourcefiles``.
 """
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from imgindex.keys import KeyMemory
 
 Key = Path | tuple[str, ...] | None
-"""A file of public keys; or full fingerprints of keys in the user's own keyring; or no key at all."""
+"""A file of public keys; or full fingerprints of keys in the user's keyring; or no key at all."""
 
 
 STREAMS = "streams/v1/"
-"""Where the index of a simplestreams source lies below its address."""
+"""Folder of the index of a simplestreams source, below its address."""
 
 _STREAM_INDEXES = ("index.json", "index.sjson")
 
 
 class SourceFormat(enum.Enum):
-    """How a source says what it offers."""
+    """Format of the index of a source."""
 
     NATIVE = "native"
     """One index in virt-builder's format."""
@@ -48,25 +48,24 @@ class SourceFormat(enum.Enum):
 
 @dataclass(frozen=True)
 class Source:
-    """One place that offers templates.
+    """A repository that offers templates.
 
     Attributes:
         name: Section name in the configuration, or the address of a ``--source``.
         uri: Address of the index.
-        key: Who signs the index. An empty tuple is a ``--source`` of a run that checks no signatures.
-        unsigned: The configuration says that there is no signature.
+        key: The keys that sign the index. Empty tuple: ``--source`` in a run that checks no signatures.
+        unsigned: The configuration has ``unsigned=yes``.
         proxy: ``SYSTEM_PROXY``, ``NO_PROXY``, or the URL of a proxy.
         origin: The configuration file; None for the command line.
-        check: Whether its signature is checked in this run.
-        mirrors: Further addresses of the same index, tried in order when ``uri`` is of no use.
-        max_age: Longest time since the index was signed; None for any.
-        extra_signatures: Unknown keys may have signed as well, while the publisher moves from one key to
-            the next (``docs/threat-model.md`` S15).
-        only: Of the keys in the file, only these full fingerprints count; all of them when empty.
-        format: How it says what it offers. With simplestreams, ``uri`` is the base address, with a slash
-            at its end.
-        optional: While it cannot be used, a build may take a later source's template of the same name.
-        written: The first address as the configuration has it; empty where that is ``uri``.
+        check: Its signature is checked in this run.
+        mirrors: Further addresses of the same index, tried in order when ``uri`` fails.
+        max_age: Longest time since the index was signed; None for no limit.
+        extra_signatures: Unknown keys may have signed as well, while the publisher moves to a new key
+            (``docs/threat-model.md`` S15).
+        only: Full fingerprints of the keys in the file that count; all of them when empty.
+        format: Format of its index. With simplestreams, ``uri`` is the base address, with a slash at its end.
+        optional: While it cannot be used, a build may use a later source's template of the same name.
+        written: The first address as configured; empty where that is ``uri``.
     """
 
     name: str
@@ -111,7 +110,7 @@ class Source:
         """Return the same with the addresses of its index.
 
         Args:
-            signed: Whether its signature counts; simplestreams has two files.
+            signed: Its signature counts; simplestreams has two files.
         """
         if self.format is SourceFormat.NATIVE:
             return self
@@ -133,14 +132,14 @@ class Source:
 
     @property
     def listed_uri(self) -> str:
-        """The same as it was written, with or without a slash at the end: so virt-builder lists it."""
+        """The address as it was configured, with or without a slash at the end, as virt-builder lists it."""
         if self.written and stream_base(self.written) == self.uri:
             return self.written
         return self.shown_uri
 
 
 def index_format(uri: str) -> tuple[Address, SourceFormat]:
-    """Tell the format of a source by the name of its index.
+    """Return address and format of a source, by the name of its index.
 
     Returns:
         The address that the source has in that format, and the format.
@@ -151,7 +150,7 @@ def index_format(uri: str) -> tuple[Address, SourceFormat]:
 
 
 def stream_base(uri: str) -> Address:
-    """Return the base address of a simplestreams source, also for one who named its index or its folder."""
+    """Return the base address of a simplestreams source, given that, its folder or its index."""
     return Address(uri).derive(_stream_base)
 
 
@@ -174,12 +173,12 @@ def fingerprints(text: str) -> tuple[str, ...]:
 def sources_from_command_line(
     urls: Sequence[str], keys: Sequence[str], *, check: bool = True
 ) -> tuple[Source, ...]:
-    """Make the sources of ``--source`` and ``--fingerprint`` options (``virt-builder.md`` 2.3).
+    """Make the sources of ``--source`` and ``--fingerprint`` options (``docs/compatibility.md``).
 
     Args:
         urls: The sources in order.
         keys: One fingerprint for all of them, or one for each by position.
-        check: Whether signatures are checked; if not, fingerprints are ignored.
+        check: Signatures are checked; if not, fingerprints are ignored.
 
     Raises:
         UsageError: The numbers do not fit, or an address or fingerprint is malformed.
@@ -211,12 +210,12 @@ def trusted_keys(
 
     Args:
         source: The source.
-        memory: Knows keys that gpg has looked into before.
+        memory: Remembers keys that gpg has read before.
         gpg: The gpg that has the user's keyring, and options for it.
 
     Raises:
         UsageError: The source has no key.
-        PybuilderError: The key file or the user's keyring does not hold them.
+        PybuilderError: They are missing in the key file or the user's keyring.
     """
     from imgindex.gpg import trusted_keys_from_file
 
@@ -229,7 +228,7 @@ def trusted_keys(
 
 
 def _named_key(fingerprint: str, source: Source, memory: KeyMemory | None, gpg: Sequence[str]) -> TrustedKeys:
-    """Find a key in the user's keyring; or in a bundle, where only the one with this fingerprint counts."""
+    """Find a key in the user's keyring, or else in a bundle, where only this fingerprint counts."""
     from imgindex.gpg import trusted_keys_from_keyring
 
     try:
@@ -247,7 +246,7 @@ def _named_key(fingerprint: str, source: Source, memory: KeyMemory | None, gpg: 
 
 
 def _restricted(trusted: TrustedKeys, source: Source, where: str) -> TrustedKeys:
-    """Let only some keys of a file count, if its configuration says so."""
+    """Keep only some keys of a file, if its configuration selects them."""
     if not source.only:
         return trusted
     missing = [fingerprint for fingerprint in source.only if fingerprint not in trusted.fingerprints]

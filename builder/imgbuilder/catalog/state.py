@@ -1,13 +1,13 @@
-"""What is remembered about each signed source: the newest index that was accepted (rule V9).
+"""The record of each signed source: the newest index that was accepted (rule V9).
 
 One record per address lies in the state folder, not in the cache, so that
-``--delete-cache`` does not forget it (``docs/threat-model.md`` T4). A record is
-written only after an index was accepted, as a whole or not at all, and never
-replaced by an older one. One that cannot be read is an error and not a first
-use (S37): whoever can damage it must not gain by that.
+deleting the cache does not forget it (``docs/threat-model.md`` T4). A record is
+written only after an index was accepted, whole or not at all, and never replaced
+by an older one. A record that cannot be read is an error and not a first use
+(S37): an attacker must not gain by damaging it.
 
-Beside the record lies the index itself, as it was signed, for times when the
-source cannot be reached. It is no more believed than a downloaded one.
+Next to the record lies the index itself, as it was signed, for times when the
+source cannot be reached. It is verified again like a downloaded one.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ _VERSION = 1
 _LARGEST = 16 << 10
 _INDEX = ".asc"
 _UNSIGNED = ".unsigned"
-"""An index of a source without signatures: apart, so that it is never taken for one that was accepted."""
+"""Suffix of an index without signature: a different one, so that it never passes for an accepted index."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SIGNER = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
 _RENEWAL = timedelta(days=1)
-"""How old ``accepted_at`` may become before it is written anew; listings need not write each time."""
+"""Age of ``accepted_at`` at which it is written again; listings need not write each time."""
 
 
 class SourceStates(NamedTuple):
     """The records of all sources.
 
     Attributes:
-        folder: Where they are; made when the first one is written.
-        writable: False if nothing can be remembered there: what is known counts, and nothing is added.
+        folder: Their folder; made when the first one is written.
+        writable: False if nothing can be written there: existing records count, and none is added.
     """
 
     folder: Path
     writable: bool = True
 
     def read(self, uri: str) -> Accepted | None:
-        """Return what was last accepted of a source; None when it was never seen.
+        """Return the record of a source; None when it was never accepted.
 
         Args:
-            uri: Address of its index; user name and password in it do not count.
+            uri: Address of its index; user name and password do not count.
 
         Raises:
-            SourceStateError: There is a record, but it cannot be read.
+            SourceStateError: The record cannot be read.
         """
         path = self._path(uri, ".json")
         try:
@@ -73,7 +73,7 @@ class SourceStates(NamedTuple):
             return None
         except PermissionError as error:
             raise SourceStateError(
-                f"{Address(uri)}: what is remembered of this source belongs to another user: {path}",
+                f"{Address(uri)}: the record of this source belongs to another user: {path}",
                 hint="make it yours again: "
                 f"sudo chown -R {os.geteuid()} {shlex.quote(str(self.folder.parent))}",
             ) from error
@@ -83,7 +83,7 @@ class SourceStates(NamedTuple):
             raise _unreadable(uri, path, "it is damaged") from error
 
     def newest(self, uris: Sequence[str]) -> Accepted | None:
-        """Return what was last accepted of an index with several addresses, under any of them.
+        """Return the newest record of an index with several addresses.
 
         Raises:
             SourceStateError: One of the records cannot be read.
@@ -92,7 +92,7 @@ class SourceStates(NamedTuple):
         return max(found, key=lambda record: record.signed_at, default=None)
 
     def below(self, uri: str) -> tuple[str, ...]:
-        """Return the addresses below one of which something is remembered; unreadable records are none."""
+        """Return the addresses with a record below an address; unreadable records are skipped."""
         base, found = identity(uri), []
         for path in sorted(self.folder.glob("*.json")):
             with contextlib.suppress(OSError, ValueError):
@@ -102,14 +102,14 @@ class SourceStates(NamedTuple):
         return tuple(found)
 
     def last_index(self, uris: Sequence[str]) -> bytes | None:
-        """Return the signed index that was last accepted, to be judged anew; None when there is none.
+        """Return the signed index that was last accepted, to be verified again; None when there is none.
 
         Raises:
             SourceStateError: One of the records cannot be read.
         """
         newest = self.newest(uris)
         for uri in uris:
-            # It only helps when the source cannot be reached, and that is reported.
+            # Without the copy there is only no fallback, and an unreachable source is reported anyway.
             with contextlib.suppress(OSError), open_file(self._path(uri, _INDEX), os.O_NOFOLLOW) as file:
                 if self.read(uri) == newest:
                     return file.read(PRODUCTS_LIMIT + 1)
@@ -120,12 +120,12 @@ class SourceStates(NamedTuple):
 
         Args:
             uri: Address of the index.
-            accepted: What ``imgindex.freshness.judge_freshness`` returned for it.
+            accepted: The result of ``imgindex.freshness.judge_freshness``.
             data: The index as it was downloaded, with its signature.
             on_event: Reports a wait for another process.
 
         Raises:
-            ConflictingIndexError: Meanwhile another text of the same second was accepted.
+            ConflictingIndexError: Meanwhile a different text of the same second was accepted.
             SourceStateError: The record cannot be read or written.
         """
         if not _is_news(accepted, self.read(uri)) or not self.writable:
@@ -139,22 +139,22 @@ class SourceStates(NamedTuple):
                     raise ConflictingIndexError(
                         f"{Address(uri)}: two different indexes signed at "
                         f"{show(accepted.signed_at)} came at the same time",
-                        hint="try again; if it stays so, tell the publisher",
+                        hint="try again; if the error stays, tell the publisher",
                     )
                 if _is_news(accepted, last):
-                    # In this order: an index that is newer than its record passes, an older one would not.
+                    # In this order: an index that is newer than its record is accepted, an older one is not.
                     write_file(self._path(uri, _INDEX), data)
                     write_json(path, _fields(uri, accepted), version=_VERSION, durable=True)
         except OSError as error:
             raise SourceStateError(
                 f"{Address(uri)}: cannot remember the accepted index in {path}: {error.strerror}",
-                hint="make that folder writable for you, or set XDG_STATE_HOME to another one",
+                hint="make that folder writable, or set XDG_STATE_HOME to a different one",
             ) from error
 
     def keep_unsigned(self, uri: str, data: bytes, on_event: Reporter = ignore) -> None:
-        """Keep an index that nothing proves, for times when its source cannot be asked.
+        """Keep an unsigned index for times when its source cannot be reached.
 
-        Without it there is only less comfort then, so that a full or read-only disk is no error.
+        It is only a convenience, so that a full or read-only disk is not an error.
         """
         with contextlib.suppress(OSError):
             if self.last_unsigned(uri) != data:
@@ -163,7 +163,7 @@ class SourceStates(NamedTuple):
                     write_file(self._path(uri, _UNSIGNED), data)
 
     def last_unsigned(self, uri: str) -> bytes | None:
-        """Return what ``keep_unsigned`` kept; None when there is nothing, or it cannot be read."""
+        """Return the index that ``keep_unsigned`` kept; None when it is missing or cannot be read."""
         try:
             with open_file(self._path(uri, _UNSIGNED), os.O_NOFOLLOW) as file:
                 return file.read(PRODUCTS_LIMIT + 1)
@@ -174,7 +174,7 @@ class SourceStates(NamedTuple):
         """Remove the record of a source, readable or not.
 
         Returns:
-            Whether there was one.
+            True if there was one.
 
         Raises:
             SourceStateError: It cannot be removed.
@@ -197,12 +197,12 @@ class SourceStates(NamedTuple):
 
     @contextlib.contextmanager
     def _locked(self, uri: str, on_event: Reporter) -> Iterator[None]:
-        """Keep other processes from writing about the same source; the file of the lock stays."""
+        """Keep other processes from writing the same record; the lock file stays."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         path = self._path(uri, ".lock")
         try:
             descriptor = os.open(path, flags, 0o600)
-        except PermissionError:  # left by root in this user's folder: nobody but root can hold it
+        except PermissionError:  # left by root in this user's folder: only root can hold it
             path.unlink()
             descriptor = os.open(path, flags, 0o600)
         try:
@@ -214,13 +214,13 @@ class SourceStates(NamedTuple):
 
 
 def identity(uri: str) -> str:
-    """Return what makes an address the same source: no user name or password, and one form for a path."""
+    """Return the identity of a source: its address without user name and password, in one form for a path."""
     path = local_path(uri)
     if path is not None:
         return f"file://{os.path.abspath(path)}"  # noqa: PTH100 - links are followed when it is read
     address = Address(uri)
     parts, whole = urlsplit(address), urlsplit(address.reveal())
-    # What is hidden of the query may be all that tells two sources apart.
+    # The hidden part of the query may be the only difference between two sources.
     secret = "" if parts.query == whole.query else hashlib.sha256(whole.query.encode()).hexdigest()[:16]
     return urlunsplit((parts.scheme.lower(), parts.netloc.lower(), parts.path, parts.query, secret))
 
@@ -252,7 +252,7 @@ def _fields(uri: str, accepted: Accepted) -> dict[str, str | None]:
 
 
 def _parse(fields: dict[str, Any], uri: str) -> Accepted:
-    """Read a record; ValueError, TypeError or KeyError when it is anything but what we write."""
+    """Read a record; ValueError, TypeError or KeyError unless it is as we write it."""
     if fields["uri"] != identity(uri):
         raise ValueError("of a different source")
     if not _DIGEST.fullmatch(fields["digest"]) or not _SIGNER.fullmatch(fields["signer"]):
@@ -276,7 +276,7 @@ def _time(text: str) -> datetime:
 
 def _unreadable(uri: str, path: Path, problem: str) -> SourceStateError:
     return SourceStateError(
-        f"{Address(uri)}: what is remembered of this source cannot be read: {path}: {problem}",
+        f"{Address(uri)}: the record of this source cannot be read: {path}: {problem}",
         hint=f"restore the file, or forget the source and with it the protection against an older index: "
         f"{forget_command(uri)}",
     )

@@ -13,7 +13,7 @@ from imgbuilder.appliance.instant.settings import state_folder
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.templates import files_of, for_everybody
-from imgbuilder.catalog.bundles import Packed, check_name, write_bundle
+from imgbuilder.catalog.bundles import BundledTemplate, check_name, write_bundle
 from imgbuilder.catalog.catalog import Offer, Selection
 from imgbuilder.catalog.sources import SourceFormat, trusted_keys
 from imgbuilder.cli.list_mode import show
@@ -156,7 +156,7 @@ def cache_export(call: Call) -> None:
         )
     with services.open_cache(path.absolute().parent, reporter) as cache:
         packed = [
-            Packed(item.entry.file, services.template_file(cache, for_everybody(item), reporter))
+            BundledTemplate(item.entry.file, services.template_file(cache, for_everybody(item), reporter))
             for item in chosen
         ]
         reporter(Step(f"Writing: {path}"))

@@ -13,7 +13,7 @@ from imgbuilder.fetch.urls import Address, origin
 _TELL = "check the source's uri; if it is right, tell the publisher"
 
 
-class Request:
+class WebRequest:
     """The request for one file: its current address, after redirects, and the credentials of the first.
 
     Args:

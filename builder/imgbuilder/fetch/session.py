@@ -26,7 +26,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from imgbuilder.errors import NoAnswerError, TransferCutError
 from imgbuilder.fetch.headers import Headers
-from imgbuilder.fetch.redirect import Request
+from imgbuilder.fetch.redirect import WebRequest
 from imgbuilder.fetch.stalltimer import StallTimer
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, Limits
 from imgbuilder.fetch.urls import Address, without_secrets
@@ -122,7 +122,7 @@ class WebSession:
     _limits: Limits
     _trusted: str | bool
 
-    def get(self, request: Request, proxy: Address, extra: Mapping[str, str]) -> Response:
+    def get(self, request: WebRequest, proxy: Address, extra: Mapping[str, str]) -> Response:
         """Send a request once.
 
         Args:

@@ -1,8 +1,8 @@
 """Addresses of sources and templates: web URLs, ``file://`` URIs and plain paths.
 
-The rules are virt-builder's (``virt-builder.md`` 4.1 and 1.4) where they are
-safe, and stricter where they are not: a template always lies below the folder
-of its index (``docs/threat-model.md`` T7).
+The rules are virt-builder's (``docs/compatibility.md``) where they are safe, and
+stricter where they are not: a template always lies below the folder of its index
+(``docs/threat-model.md`` T7).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BEGIN = r"://|\b(?:https?|ftps?|rsync|s3|s?ftp|ssh):/"
-"""How an address begins; as the path of a file, it has one slash less."""
+"""Beginning of an address; as the path of a file, it has one slash less."""
 _PASSWORDS = tuple(
     re.compile(rf"({name}){rest}", re.IGNORECASE | re.DOTALL)
     for name, rest in (
         (_BEGIN, r"[^/?#\s]*@"),
-        # A password with a slash makes the address malformed: what looks like a port is no number.
+        # A password with a slash makes the address malformed: its apparent port is not a number.
         (_BEGIN, r"(?!\[)[^\s/?#@:]{0,512}:(?!\d+(?:[/?#\s]|$))\S{0,512}@"),
         (
             r"[?&;][^=&;#\s]{0,64}(?:sig|token|secret|key|pass|pwd|auth|cred|session|jwt|policy)[^=&;#\s]{0,64}=",
@@ -34,23 +34,23 @@ _PASSWORDS = tuple(
         (r"[?&;][^=&;#\s]{0,64}=", r"[A-Za-z0-9_.~%+/=-]{32,}"),
     )
 )
-"""What is hidden of an address: user name and password, and values of its query that give access.
+"""Hidden parts of an address: user name and password, and values of its query that give access.
 
-Addresses that are signed beforehand, as S3 and other stores make them, give access to whoever has them.
+Presigned addresses of S3 and other stores give access to everyone who has them.
 """
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
-"""Blanks, control characters and backslashes, which programs disagree about inside a URL."""
+"""Blanks, control characters and backslashes, which programs treat differently inside a URL."""
 
 _WEB_SCHEMES = ("http", "https")
 
 BUNDLE_SUFFIX = ".pybundle"
-"""How the name of a bundle ends, see ``imgbuilder.fetch.bundle``."""
+"""End of the name of a bundle, see ``imgbuilder.fetch.bundle``."""
 
 INSIDE = "!/"
-"""Stands between the path of a bundle and that of a file in it."""
+"""Separator between the path of a bundle and that of a file in it."""
 
 BUNDLE_INDEX = "index.asc"
-"""The file that the path of a bundle alone means."""
+"""The file meant by the path of a bundle alone."""
 
 
 def scheme_of(uri: str) -> str | None:
@@ -60,17 +60,17 @@ def scheme_of(uri: str) -> str | None:
 
 
 class Address(str):
-    """An address that never shows its password, nor anything else that gives access (T22, threat-model.md).
+    """An address that never shows its password, nor anything else that gives access (T22).
 
-    As a text, in messages, JSON and everywhere else, it is what people may see. The whole address is asked
-    for by those alone who need it: who sends the request, and who derives or writes down another address.
+    As a string, in messages, JSON and everywhere else, it is what people may see. ``reveal`` returns the
+    whole address, for sending the request, and for deriving or storing an address.
     """
 
     __slots__ = ("_whole",)
     _whole: str
 
     def __new__(cls, text: str) -> Address:
-        """Keep the whole of an address, and show what people may see."""
+        """Keep the whole address, and show what people may see."""
         if isinstance(text, Address):
             return text
         shown = without_secrets(text)
@@ -85,7 +85,7 @@ class Address(str):
         return self._whole
 
     def derive(self, change: Callable[[str], str]) -> Address:
-        """Return the address that comes of a change to the whole of this one."""
+        """Return the address that a change to the whole of this one results in."""
         return Address(change(self._whole))
 
     def below(self, path: str) -> Address:
@@ -94,12 +94,12 @@ class Address(str):
 
     @property
     def has_secret(self) -> bool:
-        """Whether there is anything in it that is not shown."""
+        """True if a part of it is not shown."""
         return self._whole != self
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with addresses in it without what gives access to them (``docs/threat-model.md`` T22)."""
+    """Return a text without the secrets of the addresses in it (``docs/threat-model.md`` T22)."""
     userinfo, malformed, *query = _PASSWORDS
     for pattern in (userinfo, malformed):
         text = pattern.sub(r"\1", text)
@@ -114,7 +114,7 @@ def without_slash(uri: str) -> Address:
 
 
 def hide_in(record: object, *fields: str) -> None:
-    """Make addresses of the texts in a frozen dataclass, for its ``__post_init__``: it never shows them."""
+    """Turn strings of a frozen dataclass into addresses, in its ``__post_init__``."""
     for name in fields:
         value = getattr(record, name)
         hidden = Address(value) if isinstance(value, str) else tuple(map(Address, value))
@@ -122,13 +122,13 @@ def hide_in(record: object, *fields: str) -> None:
 
 
 def check_uri(uri: str) -> None:
-    """Refuse what cannot be a source.
+    """Refuse an address that cannot be that of a source.
 
     Args:
         uri: A web URL, a ``file://`` URI or a plain path.
 
     Raises:
-        UsageError: Another scheme, or a malformed URL.
+        UsageError: An unsupported scheme, or a malformed URL.
     """
     address, uri = Address(uri), Address(uri).reveal()
     scheme = scheme_of(uri)
@@ -163,7 +163,7 @@ def _check_web(address: Address) -> None:
     if parts.path.endswith(BUNDLE_SUFFIX):
         raise UsageError(
             f"{address}: a bundle is a file of this machine",
-            hint="download it, and give its path",
+            hint="download it and give its path",
         )
 
 
@@ -183,7 +183,7 @@ def local_path(uri: str) -> Path | None:
     path = unquote(slash + rest)
     if host not in ("", "localhost") or not slash or "\0" in path:
         raise UsageError(
-            f"{uri!r} names no file of this machine", hint="write three slashes: file:///absolute/path"
+            f"{uri!r} does not name a file of this machine", hint="write three slashes: file:///absolute/path"
         )
     return Path(path)
 
@@ -205,8 +205,8 @@ def template_url(source_uri: str, file: str) -> Address:
         file: The entry's ``file``, relative to it.
 
     Raises:
-        RepositoryError: ``file`` would lead out of that folder, or means different things to different
-            programs (``docs/threat-model.md`` T7).
+        RepositoryError: ``file`` leads out of that folder, or programs read it differently
+            (``docs/threat-model.md`` T7).
     """
     parts = file.split("/")
     if _UNSAFE.search(file) or re.search(r"[%?#]|://", file) or not {"", ".", ".."}.isdisjoint(parts):
@@ -232,7 +232,7 @@ def template_url(source_uri: str, file: str) -> Address:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port of a web URL, by which two URLs are the same server or not.
+    """Return scheme, host and port of a web URL, which identify the server.
 
     Raises:
         ValueError: The URL is malformed.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from imgbuilder.errors import FetchError, FileMissingError, NoAnswerError, TransferCutError, WrongSizeError
 from imgbuilder.events import debug
 from imgbuilder.fetch import headers
-from imgbuilder.fetch.redirect import Request
+from imgbuilder.fetch.redirect import WebRequest
 from imgbuilder.fetch.session import Response, WebSession, trusted_authorities, web_session
 from imgbuilder.fetch.stalltimer import StallTimer
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetched, Limits, MinimumSpeed, store
@@ -108,7 +108,7 @@ class RequestsFetcher:
         """Try once to get the missing bytes; None if the file must be requested without a range."""
         shown = transfer.url
         try:
-            request = Request(transfer.url, digest_known=transfer.download.digest_known)
+            request = WebRequest(transfer.url, digest_known=transfer.download.digest_known)
         except ValueError:
             raise FetchError(
                 f"{shown} is not a valid URL", hint="check the source's uri"
@@ -131,7 +131,7 @@ class RequestsFetcher:
         )
 
     def _response(
-        self, session: WebSession, request: Request, timer: StallTimer, transfer: _Transfer, held: int
+        self, session: WebSession, request: WebRequest, timer: StallTimer, transfer: _Transfer, held: int
     ) -> Response:
         """Send the request, more than once if needed, until there is a response to judge."""
         waits = self._waits()

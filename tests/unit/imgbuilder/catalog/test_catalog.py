@@ -210,7 +210,7 @@ def test_an_odd_entry_takes_only_itself_away_and_nothing_stands_in_for_it() -> N
     assert "template odd: " in warning
     assert "left out" in warning
     for name in ("odd", "other"):
-        with pytest.raises(RepositoryError, match=f"source a offers {name}, but wrongly"):
+        with pytest.raises(RepositoryError, match=f"source a offers {name} in a broken entry"):
             catalog.select(name, "x86_64")
         asked, _events = load(files, source("a"), source("b"), until=(name, "x86_64"))
         assert len(asked.loaded) == 1  # the next cannot change that

@@ -291,7 +291,7 @@ def test_bad_files(content: object, words: str) -> None:
 
 def test_a_signed_file_cannot_stand_for_another() -> None:
     """All files of a source bear the same key's signature."""
-    with pytest.raises(IndexSyntaxError, match="promises"):
+    with pytest.raises(IndexSyntaxError, match="announces"):
         read(document(product(), content_id="another"))
     assert read(document(product(), content_id="another"), sign=False).entries
 

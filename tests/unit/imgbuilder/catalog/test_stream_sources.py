@@ -148,7 +148,7 @@ def test_unsigned_sources_are_asked_for_other_files(
     ran = Ran(capsys, "--list")
     assert ran.code == 0, ran.err
     assert NAME in ran.out
-    assert (ran.out + ran.err).count("nothing proves who made these templates") == 1
+    assert (ran.out + ran.err).count("the origin of these templates is not verified") == 1
     assert web.paths == ["/streams/v1/index.json", f"/streams/v1/{PRODUCTS}.json"]
 
 
@@ -210,7 +210,7 @@ def test_one_file_cannot_be_served_for_another(
     ran = Ran(capsys, "--list")
     assert ran.code == 1
     assert "daily" in ran.err
-    assert "where the index promises" in ran.err
+    assert "but the index announces" in ran.err
 
 
 def test_another_image_than_the_source_names_is_refused(
@@ -256,7 +256,7 @@ def test_a_header_that_lies_fails_the_build(
     monkeypatch.setattr(Services, "template_disk", honest_again)
     ran = Ran(capsys, "noble", "--root-password", "disabled")
     assert ran.code == 1
-    assert f"{SIZE} bytes where the index promises {SIZE // 2}" in ran.err
+    assert f"{SIZE} bytes but the index announces {SIZE // 2}" in ran.err
     assert list(Path().iterdir()) == []
     assert list(home.glob("pybuilder/images/*")) == []
     monkeypatch.undo()

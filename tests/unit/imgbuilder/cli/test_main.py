@@ -471,7 +471,7 @@ def test_list_sources(site: Site, home: Path, capsys: pytest.CaptureFixture[str]
     assert "Expires:                 never\n" in after
     assert "Last accepted:           20" in after
     site.configure(home, gpgkey="", unsigned="yes")
-    assert "is not used with unsigned=yes" in Ran(capsys, "source", "list").out
+    assert "refused with unsigned=yes" in Ran(capsys, "source", "list").out
     record.write_text("junk")
     assert "source forget" in Ran(capsys, "source", "list").out
 

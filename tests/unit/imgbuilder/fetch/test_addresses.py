@@ -13,7 +13,7 @@ from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source, sources_from_command_line
 from imgbuilder.catalog.state import identity
 from imgbuilder.errors import NoAnswerError, PybuilderError, UsageError
-from imgbuilder.fetch.redirect import Request
+from imgbuilder.fetch.redirect import WebRequest
 from imgbuilder.fetch.session import web_session
 from imgbuilder.fetch.stalltimer import StallTimer
 from imgbuilder.fetch.transfer import Limits
@@ -156,7 +156,7 @@ def test_what_the_libraries_raise_is_not_in_our_errors(
         web_session(timer, limits, trusted=True) as session,
         pytest.raises(NoAnswerError) as failed,
     ):
-        session.get(Request(url, digest_known=False), Address(proxy), {})
+        session.get(WebRequest(url, digest_known=False), Address(proxy), {})
     chain: list[BaseException] = []
     error: BaseException | None = failed.value
     while error is not None:
@@ -167,7 +167,7 @@ def test_what_the_libraries_raise_is_not_in_our_errors(
 
 
 def test_a_malformed_redirect_is_not_quoted() -> None:
-    request = Request("http://me:qwxzjk@h/x", digest_known=False)
+    request = WebRequest("http://me:qwxzjk@h/x", digest_known=False)
     for location in ("http://me:qwx/zjk@h/y", "https://me:qwxzjk@h/y", "http://h:qwxzjk/y", "//x?sig=qwxzjk"):
         with pytest.raises(PybuilderError) as failed:
             request.follow([location])

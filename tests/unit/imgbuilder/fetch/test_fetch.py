@@ -15,7 +15,7 @@ from pytest_httpserver import HTTPServer
 
 from imgbuilder.errors import FetchError
 from imgbuilder.events import Event, Progress, ProgressEnd
-from imgbuilder.fetch.redirect import Request
+from imgbuilder.fetch.redirect import WebRequest
 from imgbuilder.fetch.session import trusted_authorities
 from imgbuilder.fetch.transfer import Download, Limits
 from imgbuilder.fetch.web import RequestsFetcher
@@ -384,7 +384,7 @@ def test_refused_redirects(location: str, digest_known: bool) -> None:
 
 
 def follow(first: str, location: str, *, digest_known: bool = False) -> Request:
-    request = Request(first, digest_known=digest_known)
+    request = WebRequest(first, digest_known=digest_known)
     request.follow([location])
     return request
 
@@ -428,7 +428,7 @@ def test_https() -> None:
 @pytest.mark.row("D30", "T22")
 def test_credentials_go_to_their_server_only() -> None:
     """D30."""
-    request = Request("http://me:p%40ss@h/x", digest_known=True)
+    request = WebRequest("http://me:p%40ss@h/x", digest_known=True)
     assert request.auth == ("me", "p@ss")
     assert request.url == "http://h/x"
     request.follow(["/y"])
