@@ -256,7 +256,7 @@ def test_a_header_that_lies_fails_the_build(
     monkeypatch.setattr(Services, "template_disk", honest_again)
     ran = Ran(capsys, "noble", "--root-password", "disabled")
     assert ran.code == 1
-    assert f"{SIZE} bytes but the index announces {SIZE // 2}" in ran.err
+    assert f"{SIZE} bytes where the index promises {SIZE // 2}" in ran.err
     assert list(Path().iterdir()) == []
     assert list(home.glob("pybuilder/images/*")) == []
     monkeypatch.undo()

@@ -383,7 +383,7 @@ def test_refused_redirects(location: str, digest_known: bool) -> None:
     assert len(server.requests) == 1
 
 
-def follow(first: str, location: str, *, digest_known: bool = False) -> Request:
+def follow(first: str, location: str, *, digest_known: bool = False) -> WebRequest:
     request = WebRequest(first, digest_known=digest_known)
     request.follow([location])
     return request
