@@ -135,7 +135,7 @@ def make_sbom(
     contents = list_packages(target.image, services.open_appliance, options, on_event)
     make_folder(target.contents)
     for chosen in formats:
-        _write(target.contents / _NAMES[chosen], _document(chosen, contents, target.name, made))
+        write_text(target.contents / _NAMES[chosen], _document(chosen, contents, target.name, made))
     for other in set(Format) - set(formats):  # a document of an earlier image would contradict the record
         (target.contents / _NAMES[other]).unlink(missing_ok=True)
     write_contents(target.contents, contents)
@@ -162,7 +162,8 @@ def contents_of(
     return list_packages(target.image, services.open_appliance, options, on_event)
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file of results, whole or not at all."""
     with new_file(path) as temporary:
         try:
             temporary.write_text(text, encoding="utf-8")

@@ -1,1 +1,1 @@
-"""The source packages of an image's binaries: found in signed archives, fetched, checked, packed."""
+"""The source packages of an image: found in signed archives, fetched, checked and packed."""

@@ -1,4 +1,10 @@
-"""What a source package is, and how its description is read: lists of an archive and ``.dsc`` files alike."""
+"""Source packages, and the signed lists of archives of Debian's kind that name them.
+
+``InRelease`` is checked by the accept rule of indexes; it has the digest of
+``Sources.xz``, which has the digests of the files. Only verified text is parsed.
+The age of a list does not matter: one exact version is looked for, and its
+signature stays valid.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +30,7 @@ _FOLDER = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.+_~-]*/)*[A-Za-z0-9][A-Za-z0-9.+
 _ROW = re.compile(r"([0-9a-f]{64})[ \t]+([0-9]{1,15})[ \t]+(\S+)")
 _MOST_FILES = 100
 _LARGEST_FILE = 8 << 30
-"""Bytes; tar's plain format and Debian's archive know no larger file."""
+"""Bytes; tar's plain format and Debian's archive have no larger files."""
 
 SourceId = tuple[str, str]
 """Name and version of a source package."""
@@ -38,8 +44,8 @@ class SourceFile:
         name: Its name, without any folder.
         size: Bytes.
         sha256: SHA-256, in lower-case hex.
-        root: Address of the archive that it is in, without a slash at the end.
-        path: Where it is there, quoted as in an address.
+        root: Address of the archive, without a slash at the end.
+        path: Its path there, quoted as in an address.
     """
 
     name: str
@@ -53,19 +59,19 @@ class SourceFile:
 
     @property
     def url(self) -> Address:
-        """Where it is."""
+        """Its address."""
         return Address(self.root).below(self.path)
 
 
 @dataclass(frozen=True)
 class SourcePackage:
-    """A source package that an archive has.
+    """A source package in an archive.
 
     Attributes:
         name: Its name.
         version: Its version, with epoch.
-        files: The ``.dsc`` and what it names.
-        proof: Who vouches for the files.
+        files: The ``.dsc`` and the files that it names.
+        proof: The list and the key that vouch for the files.
     """
 
     name: str
@@ -80,7 +86,7 @@ class SourcePackage:
 
     @property
     def folder(self) -> str:
-        """Name of its folder in an archive; as apt does, a colon is written %3a."""
+        """Name of its folder in an archive; a colon is written %3a, as apt does."""
         return f"{self.name}_{self.version.replace(':', '%3a')}"
 
 
@@ -94,7 +100,7 @@ def source_files(rows: str, root: str, folder: str, *, where: str) -> tuple[Sour
         where: Names it in messages.
 
     Raises:
-        RepositoryError: It is damaged, or names a file that would lie elsewhere.
+        RepositoryError: It is damaged, or names a file in a different folder.
     """
     found: dict[str, SourceFile] = {}
     for row in filter(None, map(str.strip, rows.split("\n"))):
@@ -107,7 +113,7 @@ def source_files(rows: str, root: str, folder: str, *, where: str) -> tuple[Sour
         path = quote(f"{folder}/{match[3]}", safe="/+~:")
         found[match[3]] = SourceFile(match[3], size, match[1], root, path)
     if not 0 < len(found) <= _MOST_FILES:
-        raise RepositoryError(f"{where}: a source package with {len(found)} files cannot be")
+        raise RepositoryError(f"{where}: a source package cannot have {len(found)} files")
     return tuple(sorted(found.values(), key=lambda file: file.name))
 
 
@@ -117,23 +123,20 @@ def source_package(fields: Mapping[str, str], root: str, *, proof: str, where: s
     Args:
         fields: The paragraph.
         root: The archive's address.
-        proof: Who vouches for it.
+        proof: The list and the key that vouch for it.
         where: Names the list in messages.
 
     Raises:
-        RepositoryError: It is damaged, or leads out of the archive.
+        RepositoryError: It is damaged, or its folder is outside of the archive.
     """
     name, version, folder = (fields.get(key, "").strip() for key in ("Package", "Version", "Directory"))
     if not is_package_name(name) or not is_version(version) or not _FOLDER.fullmatch(folder):
-        raise RepositoryError(f"{where}: {name[:60]!r} {version[:60]!r} in {folder[:120]!r} cannot be")
+        raise RepositoryError(f"{where}: {name[:60]!r} {version[:60]!r} in {folder[:120]!r} is impossible")
     place = f"{name} {version} in {where}"
     files = source_files(fields.get("Checksums-Sha256", ""), root, folder, where=place)
     if sum(file.name.endswith(".dsc") for file in files) != 1:
         raise RepositoryError(f"{place} has no .dsc file")
     return SourcePackage(name, version, files, proof)
-
-
-# archive
 
 
 RELEASE_LIMIT = 8 << 20
@@ -171,11 +174,11 @@ class Suite:
 
 @dataclass
 class ArchivedSources:
-    """What archives have of what was wanted.
+    """The result of a search in archives.
 
     Attributes:
         packages: The source packages that were found.
-        others: Which other versions there are, by name.
+        others: The other versions in the archives, by name.
     """
 
     packages: dict[SourceId, SourcePackage]
@@ -201,17 +204,17 @@ class SourceLists:
     def find(
         self, suites: Iterable[Suite], wanted: frozenset[SourceId], *, some_missing: bool = False
     ) -> ArchivedSources:
-        """Look for source packages.
+        """Search for source packages.
 
         Args:
-            suites: Where; the first that has one wins.
+            suites: The suites to search; the first with a package wins.
             wanted: Names and versions.
-            some_missing: Whether a suite may be missing, but not all of them.
+            some_missing: Whether some suites may be missing, but not all.
 
         Raises:
-            TrustError: A list is not what the archive's keys signed.
-            RepositoryError: A signed list cannot be understood, or is that of another suite.
-            FetchError: One cannot be had.
+            TrustError: A list is not signed by the archive's keys.
+            RepositoryError: A signed list cannot be understood, or belongs to a different suite.
+            FetchError: A list cannot be fetched.
         """
         found = ArchivedSources({}, {})
         names = {name for name, _version in wanted}
@@ -252,14 +255,14 @@ class SourceLists:
         except FileMissingError as error:
             raise FileMissingError(
                 f"there is no suite {suite}: {error.message}",
-                hint="give the address of an archive, which has a folder dists, and a suite that it has",
+                hint="give the address of an archive, with a folder dists, and one of its suites",
             ) from error
         return self.verify(body.getvalue(), where)
 
     def _fetch_list(self, suite: Suite, component: str, release: Mapping[str, str]) -> Path:
-        """Fetch a component's ``Sources.xz``, and check it.
+        """Fetch a component's ``Sources.xz`` and check it.
 
-        By its digest first: under its own name it may be of another moment than ``InRelease``.
+        The address by digest comes first: the file under the plain name may be newer than ``InRelease``.
         """
         name = f"{component}/source/Sources.xz"
         digest, size = _row_of(release, name, suite)
@@ -291,8 +294,8 @@ class SourceLists:
             except OSError as error:
                 raise explain(error, path) from error
         raise DigestMismatchError(
-            f"{places[-1]} is not the file that InRelease is about",
-            hint="the mirror may be in the middle of an update: try again, or take another mirror",
+            f"{places[-1]} is not the file in InRelease",
+            hint="the mirror may be in the middle of an update: try again, or use another mirror",
         )
 
 
@@ -303,7 +306,7 @@ def _release_fields(text: str, suite: Suite, where: str) -> Mapping[str, str]:
         said = " or ".join(sorted(names - {""})) or "nothing"
         raise RepositoryError(
             f"{where} is signed, but calls itself {said}, not {suite.name}",
-            hint="look up the suite's code name; or the mirror serves one suite for another",
+            hint="look up the suite's code name; or the mirror serves the wrong suite",
         )
     return fields
 
@@ -316,12 +319,12 @@ def _row_of(release: Mapping[str, str], name: str, suite: Suite) -> tuple[str, i
             return match[1], int(match[2])
     raise RepositoryError(
         f"{suite} has no list of sources {name}",
-        hint="its components are: " + release.get("Components", "not told").strip()[:200],
+        hint="its components are: " + release.get("Components", "not known").strip()[:200],
     )
 
 
 def read_sources(path: Path, names: set[str], *, where: str) -> Iterator[Mapping[str, str]]:
-    """Read the paragraphs of some source packages from a ``Sources.xz``; the others are not even parsed.
+    """Read the paragraphs of some source packages from a ``Sources.xz``; others are not parsed.
 
     Args:
         path: The file.

@@ -1,7 +1,7 @@
-"""``sources``: from the packages of an image to the archive of their sources, and to what is missing in it.
+"""Collects the sources of an image (``sources``): licences, lists, downloads, archive, record.
 
-What was fetched stays in a hidden folder until the archive is complete, so
-that a broken run is continued; the archive appears whole or not at all.
+Fetched files stay in a hidden folder until the archive is complete, so that a
+run can go on after an interruption. The archive appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from imgbuilder.fetch.urls import without_slash
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.locks import exclusive
 from imgbuilder.host.privatefolder import private_folder
-from imgbuilder.host.workspace import check_space, explain, new_file
+from imgbuilder.host.workspace import check_space, explain
 from imgrepo.contents.licences import required_sources, select_sources
-from imgrepo.contents.sbom import ImageTarget, contents_of, make_folder
+from imgrepo.contents.sbom import ImageTarget, contents_of, make_folder, write_text
 from imgrepo.library.records import ContentsRecord, SourceGap, SourcesRecord, read_sources, write_sources
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
@@ -31,17 +31,17 @@ from imgrepo.sourcepackages.tarball import OFFER_NAME, list_text, offer_text, pa
 _WORK = ".pybuilder-sources"
 _LEFT_OUT = "left out by --only"
 _NOT_THERE = (FileMissingError, WrongSizeError, DigestMismatchError)
-"""A place has no such file, or another one: the rest can be had all the same."""
+"""A server has no such file, or a different one; the other files can still be fetched."""
 
 
 @dataclass(frozen=True)
 class SourcesRequest:
-    """What to collect, and from where.
+    """The sources to collect, and the archives to search.
 
     Attributes:
         places: The archives.
         only: Names of source or binary packages; empty for all.
-        dry_run: Whether to stop when it is known what would be fetched.
+        dry_run: Whether to stop before anything is fetched.
     """
 
     places: SourceArchives
@@ -51,16 +51,16 @@ class SourcesRequest:
 
 @dataclass(frozen=True)
 class Collected:
-    """What came of it.
+    """The result for one image.
 
     Attributes:
         target: The image.
-        wanted: How many source packages are asked for.
-        packages: Those that were found.
-        gaps: Those that were not, and why.
-        to_fetch: Bytes that were not here before.
-        size: Bytes of all their files.
-        record: What is in the archive; None when nothing was made.
+        wanted: Number of source packages to collect.
+        packages: The source packages that were found.
+        gaps: The source packages that were not found, with the reason.
+        to_fetch: Bytes to fetch, without the files of earlier runs.
+        size: Bytes of all files.
+        record: The content of the archive; None when none was made.
     """
 
     target: ImageTarget
@@ -82,20 +82,15 @@ def collect(
     """Collect the sources of one image.
 
     Args:
-        target: The image, and where the results go.
-        request: What to collect, and from where.
-        services: Fetcher, verifier, appliance.
-        options: What shapes the appliance, if the image must be looked into.
+        target: The image, and the folders for the results.
+        request: The sources to collect, and the archives to search.
+        services: The ports.
+        options: Options of the appliance, in case the packages are not listed yet.
         on_event: Called with each event.
 
-    Returns:
-        What was found and packed, and the gaps.
-
     Raises:
-        TrustError: An archive's lists are not signed as they must be; nothing of it was used.
-        FetchError: The network or a server failed; what came is kept for the next run.
-        WorkspaceError: There is no room, or something cannot be written.
-        PybuilderError: The image cannot be looked into.
+        TrustError: The lists of an archive are not signed by its keys; nothing of it was used.
+        FetchError: The network or a server failed; fetched files are kept for the next run.
     """
     contents = contents_of(target, services, options, on_event, keep=not request.dry_run)
     every = required_sources(contents)
@@ -151,7 +146,7 @@ def _make(
         on_event(Step(f"Packing {archive}"))
         name = archive.name
         digest, size = pack(archive, packages, files, offer, on_event)
-    _write_offer(target.sources / OFFER_NAME, offer)
+    write_text(target.sources / OFFER_NAME, offer)
     record = SourcesRecord(contents.image, name, digest, size, tuple(one.id for one in packages), noted)
     write_sources(target.sources, record)
     if not packages:
@@ -167,7 +162,7 @@ def _fetch_all(
     services: Services,
     on_event: Reporter,
 ) -> tuple[tuple[SourcePackage, ...], list[SourceGap]]:
-    """Fetch what is missing; a package of which a file is not there, or another one, becomes a gap."""
+    """Fetch what is missing; a package with a file that no server has becomes a gap."""
     whole, gaps = [], []
     for package in packages:
         try:
@@ -183,7 +178,7 @@ def _fetch_all(
 def _fetch_anywhere(
     file: SourceFile, files: Path, snapshots: tuple[str, ...], services: Services, on_event: Reporter
 ) -> None:
-    """Fetch a file; its digest is known, so that a snapshot archive may give it where the mirror does not."""
+    """Fetch a file from the mirror, or from a snapshot archive, since its digest is known."""
     try:
         _fetch(file, files, services, on_event)
     except _NOT_THERE:
@@ -204,13 +199,13 @@ def _fetch(file: SourceFile, files: Path, services: Services, on_event: Reporter
         on_event,
         limit=file.size,
         expected=file.size,
-        blame="is not the file that the signed list is about",
+        blame="is not the file in the signed list",
     ) as part:
         part.path.replace(files / file.sha256)
 
 
 def _missing(packages: tuple[SourcePackage, ...], files: Path) -> list[SourceFile]:
-    """Return the files that are not here yet, each once; packing checks the digests of the others."""
+    """Return the files to fetch, each once; packing checks the digests of the files that are here."""
     wanted = {file.sha256: file for package in packages for file in package.files}
     return [file for digest, file in wanted.items() if not (files / digest).is_file()]
 
@@ -220,7 +215,7 @@ def _bytes(packages: tuple[SourcePackage, ...]) -> int:
 
 
 def _texts(planned: Collected) -> int:
-    """Return more bytes than the texts in the archive will have."""
+    """Return an upper bound of the bytes of the texts in the archive."""
     offer = offer_text(planned.target.name, planned.target.offer, planned.gaps)
     return len(offer.encode()) + len(list_text(planned.packages).encode()) + 400 * planned.wanted
 
@@ -232,7 +227,7 @@ def _done_before(
     wanted: frozenset[tuple[str, str]],
     on_event: Reporter,
 ) -> Collected | None:
-    """Return an earlier result, if it is of this image, without gaps, and its archive is still the same."""
+    """Return an earlier result if it is for this image, has no gaps, and its archive is unchanged."""
     record = read_sources(target.sources)
     if record is None or record.gaps or request.only or record.image.sha512 != contents.image.sha512:
         return None
@@ -251,11 +246,3 @@ def _done_before(
     except OSError as error:
         raise explain(error, archive) from error
     return Collected(target, len(wanted), (), (), 0, record.size, record)
-
-
-def _write_offer(path: Path, text: str) -> None:
-    with new_file(path) as temporary:
-        try:
-            temporary.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise explain(error, path) from error

@@ -1,8 +1,9 @@
-"""Source packages that no signed list names any more: proved by the signature of their maintainer.
+"""Finds the source packages of an image in archives, and the reasons why some are missing.
 
-The pool of a snapshot archive has every version there was. Its ``.dsc`` file is
-signed by whoever uploaded it; Debian's package debian-keyring has the keys.
-Any key in it counts for any package, as for Debian's archive itself.
+Signed lists come first. The pool of a snapshot archive has every version that
+there was, but no signed list of them: there, the uploader's signature of the
+``.dsc`` file counts, by the keys in Debian's package debian-keyring. Any of these
+keys counts for any package, as for Debian's archive itself.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from imgrepo.template.recipes import (
 )
 
 MAINTAINER_KEYRING = Path("/usr/share/keyrings/debian-keyring.gpg")
-"""Where Debian's package debian-keyring puts the keys of its developers."""
+"""The keys of Debian's developers, from its package debian-keyring."""
 
 _LIMIT = 1 << 20
 _BEGIN = b"-----BEGIN PGP SIGNATURE-----"
@@ -74,7 +75,7 @@ class Pool:
     def find(
         self, source: SourceId, verifier: Verifier, fetcher: Fetcher, on_event: Reporter
     ) -> SourcePackage | str:
-        """Look for a source package.
+        """Search for a source package.
 
         Args:
             source: Name and version.
@@ -83,7 +84,7 @@ class Pool:
             on_event: Called with each event.
 
         Returns:
-            The package, or why it cannot be taken.
+            The package, or why it cannot be used.
 
         Raises:
             FetchError: The server failed.
@@ -141,12 +142,12 @@ def read_dsc(
         where: Names it in messages.
 
     Raises:
-        RepositoryError: It is of another package, damaged, or names files elsewhere.
+        RepositoryError: It belongs to a different package, is damaged, or names files elsewhere.
     """
     fields = next(iter(paragraphs(signed.text, where=where)), {})
     said = fields.get("Source", "").strip(), fields.get("Version", "").strip()
     if said != source:
-        raise RepositoryError(f"it is that of {said[0][:60]!r} {said[1][:60]!r}")
+        raise RepositoryError(f"it belongs to {said[0][:60]!r} {said[1][:60]!r}")
     files = source_files(fields.get("Checksums-Sha256", ""), root, folder, where=where)
     name = f"{source[0]}_{source[1].partition(':')[2] or source[1]}.dsc"
     if any(file.name.endswith(".dsc") for file in files):
@@ -158,13 +159,13 @@ def read_dsc(
 
 
 def issuer_fingerprint(packets: bytes) -> str | None:
-    """Find the fingerprint of the key that made the first signature; it only says which key to try.
+    """Find the fingerprint of the key that made the first signature; this only selects the key to try.
 
     Args:
         packets: Signature packets (RFC 9580 section 5.2.3).
 
     Returns:
-        40 or 64 hex digits; None when the signature does not say.
+        40 or 64 hex digits; None if the signature has none.
     """
     body = _first_body(packets)
     if len(body) < 6 or body[0] != 4:
@@ -183,7 +184,7 @@ def issuer_fingerprint(packets: bytes) -> str | None:
 
 
 def _first_body(packets: bytes) -> bytes:
-    """Return the content of the first packet; how packets are framed was judged before."""
+    """Return the content of the first packet; the frame of packets was checked before."""
     header = packets[0] if packets else 0
     if header & 0x40:
         first = int.from_bytes(packets[1:2])
@@ -197,9 +198,6 @@ def _first_body(packets: bytes) -> bytes:
     return packets[1 + width : 1 + width + int.from_bytes(packets[1 : 1 + width])]
 
 
-# finding: Where the sources of an image are looked for, and why some are not found.
-
-
 _OTHERS_SHOWN = 3
 
 
@@ -210,9 +208,9 @@ class SourceArchives:
     Attributes:
         mirror: Address of the archive.
         security: Address of the archive with security updates.
-        suites: Suites of ``mirror`` alone to look into; empty for those of the guest's Debian.
-        components: Components of each.
-        snapshots: Archives as they were once, asked for what the others no longer have.
+        suites: Suites of ``mirror`` only; empty for the suites of the guest's Debian.
+        components: Components of each suite.
+        snapshots: Archives of earlier states, for packages that the others no longer have.
         keyring: Public keys that may have signed the lists.
         maintainers: Public keys that may have signed a ``.dsc`` in the pool of a snapshot.
     """
@@ -231,10 +229,10 @@ class SourceArchives:
             check_mirror(url)
 
     def of(self, contents: ContentsRecord) -> tuple[Suite, ...]:
-        """Return the suites to look into for an image.
+        """Return the suites to search for an image.
 
         Raises:
-            UsageError: None are given, and its system is no Debian that is known.
+            UsageError: No suites are given, and its system is not a known Debian.
         """
         if self.suites:
             return tuple(Suite(without_slash(self.mirror), name, self.components) for name in self.suites)
@@ -255,7 +253,7 @@ class SourceArchives:
 
 @dataclass(frozen=True)
 class FoundPackages:
-    """Source packages that archives have, and those that none has."""
+    """The source packages that were found, and those that no archive has."""
 
     packages: tuple[SourcePackage, ...]
     gaps: tuple[SourceGap, ...]
@@ -269,28 +267,28 @@ def find_packages(
     scratch: Path,
     on_event: Reporter,
 ) -> FoundPackages:
-    """Look for source packages in all places.
+    """Search for source packages in all archives.
 
     Args:
-        contents: Whose they are.
-        wanted: Names and versions.
-        places: Where to look.
+        contents: The packages of the image.
+        wanted: Names and versions of source packages.
+        places: The archives.
         services: Fetcher and verifier.
         scratch: A private folder.
         on_event: Called with each event.
 
     Raises:
-        TrustError: A list is not what the archive's keys signed.
-        FetchError: A list cannot be had.
-        UsageError: It is not known where to look, or the keys cannot be used.
+        TrustError: A list is not signed by the archive's keys.
+        FetchError: A list cannot be fetched.
+        UsageError: The suites are not known, or the keys cannot be used.
     """
     if not wanted:
         return FoundPackages((), ())
     if contents.manager != "dpkg":
-        reason = f"source packages of {contents.manager} cannot be verified yet, and are not taken unverified"
+        reason = f"source packages of {contents.manager} cannot be verified yet and are never used unverified"
         return FoundPackages((), _gaps(wanted, lambda _source: reason))
     suites = places.of(contents)
-    # Distributions sign with an old and a new key side by side for years; one that is known is enough.
+    # Distributions sign with an old and a new key side by side for years; one known key is enough.
     pin = replace(trusted_keys_from_file(places.keyring, where="--keyring"), extra_signatures=True)
     lists = SourceLists(_verifier(services, pin), services.fetcher, scratch, on_event)
     found = lists.find(suites, wanted)
@@ -301,7 +299,7 @@ def find_packages(
             try:
                 older = lists.find(dict.fromkeys(then), rest, some_missing=True)
             except FileMissingError as error:
-                debug(on_event, error.message)  # a pool alone, which is asked below
+                debug(on_event, error.message)  # it is only a pool, which is searched below
                 continue
             found.packages.update(older.packages)
     reasons: dict[SourceId, str] = {}

@@ -1,4 +1,4 @@
-"""One tar archive of source packages with the offer's text, the same bytes for the same content."""
+"""The tar archive of source packages: the same bytes for the same content."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _BLOCK = 512
 
 
 def offer_text(name: str, contact: str, gaps: Sequence[SourceGap], *, left_out: int = 0) -> str:
-    """Write what people who got the image are told about its sources.
+    """Return the text about its sources for people who received the image.
 
     Args:
         name: The image's name.
-        contact: Where they ask for more; empty when nobody says.
+        contact: The contact for further requests; may be empty.
         gaps: Source packages that are missing.
-        left_out: How many more were left out on purpose.
+        left_out: Number of packages that were left out on purpose.
     """
     lines = [
         f"Source code of {name}",
@@ -54,19 +54,14 @@ def offer_text(name: str, contact: str, gaps: Sequence[SourceGap], *, left_out: 
 
 
 def tar_size(packages: Sequence[SourcePackage], texts: int) -> int:
-    """Return about how many bytes the archive will have, never less than it has.
-
-    Args:
-        packages: What goes into it.
-        texts: Bytes of the texts in it.
-    """
+    """Return an upper bound of the archive's bytes; ``texts`` is the size of the texts in it."""
     files = [file.size for package in packages for file in package.files]
     blocks = sum(-(-size // _BLOCK) + 1 for size in (*files, texts, 0, 0))
     return blocks * _BLOCK + 2 * _RECORD
 
 
 def list_text(packages: Sequence[SourcePackage]) -> str:
-    """Write the list of all files, one a line: source, version, file, size, SHA-256, who vouches for it."""
+    """Return the list of all files, one a line: source, version, file, size, SHA-256, proof."""
     rows = ["# source\tversion\tfile\tsize\tsha256\tfound in"]
     rows += [
         "\t".join((package.name, package.version, file.name, str(file.size), file.sha256, package.proof))
@@ -83,16 +78,16 @@ def pack(
 
     Args:
         final: Where it appears.
-        packages: What goes into it; sorted here.
+        packages: The source packages, in any order.
         files: Folder of the files, each named by its SHA-256.
         offer: The offer's text.
-        on_event: Reports the progress.
+        on_event: Called with progress events.
 
     Returns:
-        SHA-512 in hex, and bytes.
+        SHA-512 in hex, and size in bytes.
 
     Raises:
-        WorkspaceError: The archive cannot be written; or a file was changed since it was fetched.
+        WorkspaceError: The archive cannot be written, or a file was changed since it was fetched.
     """
     ordered = sorted(packages, key=lambda package: package.id)
     total = sum(file.size for package in ordered for file in package.files)
@@ -126,7 +121,7 @@ def _add(tar: tarfile.TarFile, name: str, file: SourceFile, path: Path) -> None:
         if not sound or hashing.digest.hexdigest() != file.sha256:
             path.unlink()
             raise WorkspaceError(
-                f"{path} was changed since it was fetched", hint="run the command again to fetch it anew"
+                f"{path} was changed since it was fetched", hint="run the command again to fetch it again"
             )
 
 
@@ -152,15 +147,12 @@ class _Hashing:
 
 
 def unpack_known(archive: Path, wanted: dict[str, int], files: Path) -> None:
-    """Take files out of an earlier archive, so that they need not be fetched again.
+    """Extract files from an earlier archive, so that they need not be fetched again.
 
     Args:
-        archive: The archive; a damaged one gives what it has.
+        archive: The archive; of a damaged one, the readable part is used.
         wanted: SHA-256 and size of the files.
-        files: Where they go, each named by its SHA-256.
-
-    Raises:
-        OSError: They cannot be written.
+        files: The folder for them, each named by its SHA-256.
     """
     sizes = set(wanted.values())
     try:

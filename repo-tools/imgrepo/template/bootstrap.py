@@ -1,7 +1,7 @@
-"""A distribution's packages installed into a tar archive, by mmdebstrap.
+"""Installs a distribution's packages into a tar archive, by mmdebstrap.
 
-No root is needed: mmdebstrap becomes root in a user namespace of its own. The
-archive's signatures are always checked, against the keyring of the recipe.
+No root is needed: mmdebstrap becomes root in a user namespace. The archive's
+signatures are always checked against the keyring of the recipe.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ _CHROOT_SPACE = 1536 << 20
 """Bytes that the installed system, its packages and their lists take while they are installed."""
 
 _NUMBERS = 65536
-"""User numbers that a guest's system uses."""
+"""Number of uids that a guest uses."""
 
 _RANGES = (Path("/etc/subuid"), Path("/etc/subgid"))
 
-_SCRIPT = "/var/tmp/pybuilder-script"  # noqa: S108 - in a system that nobody else is in
-"""Where the publisher's own program is while it runs."""
+_SCRIPT = "/var/tmp/pybuilder-script"  # noqa: S108 - in a system without other users
+"""Path of the publisher's own program in the new system."""
 
-_WORDS_KEPT = 15
+_LINES_KEPT = 15
 """Lines of mmdebstrap's messages that an error quotes."""
 
 
 class Mode(enum.Enum):
-    """How mmdebstrap gets the rights that installing packages needs, see mmdebstrap(1)."""
+    """The way that mmdebstrap gets the rights for installing packages, see mmdebstrap(1)."""
 
     AUTO = "auto"
     UNSHARE = "unshare"
@@ -69,23 +69,23 @@ class Mode(enum.Enum):
 
 @dataclass(frozen=True)
 class BootstrapRequest:
-    """What to install.
+    """The system to install.
 
     Attributes:
         recipe: The template.
         kernel: Flavour of its kernel.
         include: Further packages.
         build_from: The mirrors to install from.
-        guest_uses: The mirrors that the guest will use.
+        guest_uses: The mirrors for the guest's own configuration.
         keyring: Keys that may sign the archive; None for those of the recipe.
-        mode: How to get the rights.
+        mode: The way to get the rights.
         arch: Architecture of the system.
-        layout: How the disk will be laid out, on which packages depend.
+        layout: The layout of the disk, which requires some packages.
         locale: The guest's locale.
-        script: A program that is run in the new system, before it is finished; None for none.
-        epoch: The time of everything new, in seconds since 1970, so that the same packages give the same
-            archive (``SOURCE_DATE_EPOCH``); None for now.
-        valid_until: Whether an archive whose lists have expired is refused, as apt does.
+        script: A program to run in the new system before it is finished.
+        epoch: The time of new files in seconds since 1970 (``SOURCE_DATE_EPOCH``), so that the same packages
+            give the same archive; None for now.
+        valid_until: Whether to refuse an archive whose lists have expired, as apt does.
     """
 
     recipe: TemplateRecipe
@@ -107,7 +107,7 @@ class BootstrapRequest:
         for mirror in (self.guest_uses.mirror, self.guest_uses.security):
             if Address(mirror).has_secret:
                 raise UsageError(
-                    f"everybody who has the template could read the password of the mirror {mirror}",
+                    f"the password of the mirror {mirror} would be readable in the template",
                     hint="leave --keep-mirror out",
                 )
         check_locale(self.locale)
@@ -125,18 +125,20 @@ class BootstrapRequest:
 
 
 def check_bootstrap(request: BootstrapRequest) -> tuple[Mode, Path]:
-    """Find out, before anything is downloaded, whether the request can work here.
+    """Check, before anything is downloaded, that the request can work on this machine.
 
     Returns:
         The mode to use, never ``AUTO``, and the keyring's absolute path.
 
     Raises:
         ToolError: A program or a right is missing; the hint says what to install.
-        UsageError: The keyring is missing or its path is one that apt would misread.
+        UsageError: The keyring is missing, or apt would misread its path.
     """
     process.require_program("mmdebstrap")
     if request.arch.value != _own_arch():
-        process.require_program("arch-test")  # with which mmdebstrap finds out whether it can be run here
+        process.require_program(
+            "arch-test"
+        )  # mmdebstrap checks with it whether this machine can run the architecture
     return _usable_mode(request.mode), _usable_keyring(request)
 
 
@@ -147,10 +149,10 @@ def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, on_event:
         request: What to install.
         archive: The tar archive to write.
         scratch: A private folder for small files.
-        on_event: Receives mmdebstrap's messages, as debug lines.
+        on_event: Called with mmdebstrap's messages, as debug lines.
 
     Raises:
-        ToolError: mmdebstrap is missing, may not work here, or failed; the message quotes its last words.
+        ToolError: mmdebstrap is missing, cannot work here, or failed; the error quotes its last lines.
     """
     mode, keyring = check_bootstrap(request)
     overlay = scratch / "overlay.tar"
@@ -158,17 +160,17 @@ def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, on_event:
     with _chroot_space(mode) as space, open(archive, "xb") as output:
         argv = bootstrap_arguments(request, mode=mode, overlay=overlay)
         debug(on_event, f"running: {shlex.join(argv)}")
-        words: collections.deque[str] = collections.deque(maxlen=_WORDS_KEPT)
+        lines: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
         sources = build_sources(request.recipe, request.build_from, keyring)
         with _running(argv, sources, output, space, request.epoch) as (running, messages):
             for line in messages:
-                words.append(without_secrets(line.rstrip()))
-                debug(on_event, f"mmdebstrap: {words[-1]}")
+                lines.append(without_secrets(line.rstrip()))
+                debug(on_event, f"mmdebstrap: {lines[-1]}")
             status = running.wait()
         if status != 0:
             raise ToolError(
-                f"mmdebstrap failed with status {status}: " + "\n".join(words),
-                hint="with --verbose all its messages are shown",
+                f"mmdebstrap failed with status {status}: " + "\n".join(lines),
+                hint="run again with --verbose to see all its messages",
             )
 
 
@@ -176,7 +178,7 @@ def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, on_event:
 def _running(
     argv: Sequence[str], sources: Sequence[str], output: IO[bytes], space: Path, epoch: int | None
 ) -> Iterator[tuple[Popen[bytes], IO[str]]]:
-    """Run mmdebstrap; however the block is left, it is gone afterwards and has cleaned up."""
+    """Run mmdebstrap; after the block it has ended and cleaned up."""
     # apt needs the proxies, also those whose addresses hold a password.
     env = host_proxies(os.environ) | {"TMPDIR": os.fspath(space)}
     env |= {} if epoch is None else {"SOURCE_DATE_EPOCH": str(epoch)}
@@ -187,7 +189,7 @@ def _running(
         given.seek(0)
         try:
             try:
-                with uninterrupted():  # a signal must not come between its start and our knowing of it
+                with uninterrupted():  # a signal must not come between its start and the assignment
                     running = process.start(argv, stdin=given, stdout=output, stderr=writing, env=env)
             finally:
                 os.close(writing)
@@ -201,13 +203,13 @@ def _running(
 def bootstrap_arguments(request: BootstrapRequest, *, mode: Mode, overlay: Path) -> Sequence[str]:
     """Return the command line that writes the system to standard output as a tar archive.
 
-    It reads the sources of packages from standard input: their addresses may hold a password, and everybody
-    on this machine sees the arguments of a program.
+    mmdebstrap reads the sources of packages from standard input: their addresses may contain a password, and
+    all users of this machine see the arguments of a program.
 
     Args:
         request: What to install.
-        mode: How to get the rights.
-        overlay: Absolute path of the tar archive with our own files.
+        mode: The way to get the rights.
+        overlay: Absolute path of the tar archive with our files.
     """
     recipe = request.recipe
     return [
@@ -219,7 +221,7 @@ def bootstrap_arguments(request: BootstrapRequest, *, mode: Mode, overlay: Path)
         "--format=tar",
         f"--include={','.join(request.packages)}",
         *_script_hooks(request.script),
-        # Special hooks read the archive outside of the namespace, as us; the other one runs inside.
+        # Special hooks such as tar-in read the archive outside of the namespace, as this user.
         f"--customize-hook=tar-in {shlex.quote(os.fspath(overlay))} /",
         f'--customize-hook=chroot "$1" /bin/sh -euc {shlex.quote(finish_script(request.locale))}',
         recipe.suite,
@@ -229,13 +231,13 @@ def bootstrap_arguments(request: BootstrapRequest, *, mode: Mode, overlay: Path)
 
 
 def _own_arch() -> str:
-    """Return Debian's name of this machine's architecture, as far as it is one of ours; else the kernel's."""
+    """Return Debian's name of this machine's architecture, if it is one of ours; otherwise the kernel's."""
     machine = os.uname().machine
     return {"x86_64": Arch.AMD64.value, "i686": Arch.I386.value}.get(machine, machine)
 
 
 def _script_hooks(script: Path | None) -> list[str]:
-    """Return the hooks that run a program in the new system, while it still has this machine's resolver."""
+    """Return the hooks that run a program in the new system, which still uses this machine's resolver."""
     if script is None:
         return []
     commands = f"chmod 755 {_SCRIPT}; {_SCRIPT}; rm -f {_SCRIPT}"
@@ -268,7 +270,7 @@ def _usable_mode(mode: Mode) -> Mode:
         user = _user_name()
         if process.find_program("newuidmap") is None:
             raise ToolError(
-                "installing packages without root needs the program newuidmap, which is not installed",
+                "installing packages without root needs the program newuidmap, which is missing",
                 hint="on Debian: apt-get install uidmap",
             )
         for table in _RANGES:
@@ -288,12 +290,12 @@ def _user_name() -> str:
         raise ToolError(
             f"installing packages without root needs a user with a name, but number {os.getuid()} "
             "is not in /etc/passwd",
-            hint="run it as a user who is, or as root",
+            hint="run it as a user with an entry there, or as root",
         ) from error
 
 
 def _has_range(table: Path, user: str) -> bool:
-    """Tell whether subuid(5) or subgid(5) gives a user enough numbers for a system."""
+    """Check whether subuid(5) or subgid(5) gives a user enough numbers for a system."""
     names = {user, str(os.geteuid())}
     try:
         rows = [line.split(":") for line in table.read_text(errors="replace").split("\n")]
@@ -305,10 +307,10 @@ def _has_range(table: Path, user: str) -> bool:
 
 @contextlib.contextmanager
 def _chroot_space(mode: Mode) -> Iterator[Path]:
-    """Make a folder for mmdebstrap's own temporary tree, and see that it is gone afterwards.
+    """Make a folder for mmdebstrap's temporary tree and remove it afterwards.
 
-    In a user namespace the tree belongs to numbers other than ours: the folder must let them
-    pass, and what a killed mmdebstrap leaves behind can be removed only from such a namespace.
+    In a user namespace the tree belongs to other uids than ours: the folder must let them pass, and only such
+    a namespace can remove the files of a killed mmdebstrap.
     """
 
     def empty(space: Path) -> None:

@@ -1,4 +1,4 @@
-"""How the disk of a template is laid out. Pure.
+"""The disk of a template: its layout, and a bootable system on it from a tar archive.
 
 The root is always last on the disk, so that it can grow in place. With LVM the
 root is a logical volume that has the whole last partition.
@@ -21,7 +21,7 @@ _LINUX_LVM = "E6D6D379-F507-44C2-A23C-238F2A3DF928"
 _SECTOR = 512
 _ALIGNMENT = (1 << 20) // _SECTOR
 _EFI_SECTORS = 64 * _ALIGNMENT
-"""FAT32 needs more than GRUB does, and other loaders may come."""
+"""More than GRUB needs: FAT32 requires it, and other boot loaders may follow."""
 
 GROUP, VOLUME = "system", "root"
 """Names of the volume group and the logical volume, with LVM."""
@@ -65,7 +65,7 @@ class Layout:
     lvm: bool = False
 
     def table(self, size: int) -> tuple[tuple[int, int, str], ...]:
-        """Give the partitions as (first sector, last sector, type): GRUB's own, perhaps EFI's, the root's.
+        """Return the partitions as (first sector, last sector, type): GRUB's, EFI's if any, the root's.
 
         One MiB stays free behind the root for the second copy of the partition table.
 
@@ -92,18 +92,15 @@ class Layout:
 
     @property
     def overhead(self) -> int:
-        """Bytes of the disk that are not the root's, beside the first and the last MiB."""
+        """Bytes of the disk that are not the root's, besides the first and the last MiB."""
         return (_EFI_SECTORS * _SECTOR if self.uefi else 0) + ((4 << 20) if self.lvm else 0)
 
 
-# disk: A bootable disk from a system in a tar archive, made in one session of the appliance.
-
-
 SMALLEST_DISK = 1 << 30
-"""Bytes; a smaller disk does not hold the smallest system and what its packages need to be upgraded."""
+"""Bytes; a smaller disk has no room for the smallest system and the upgrade of its packages."""
 
 _ROOM = 96 << 20
-"""Bytes that the filesystem's own tables, its journal and GRUB take beside the archive."""
+"""Bytes that the filesystem's own tables, its journal and GRUB take besides the archive."""
 
 _MACHINES = {"amd64": "x86_64-efi", "i386": "i386-efi"}
 """GRUB's name of UEFI on each architecture."""
@@ -117,11 +114,11 @@ disk=$(lsblk -nrpso NAME,TYPE "$(findmnt -nvo SOURCE /)" | sed -n 's/ disk$//p' 
 def grub_script(layout: Layout, arch: str) -> str:
     """Return the commands that make a system start; they run inside it.
 
-    GRUB comes from the guest itself, so that its version fits the modules that later upgrades bring. For
-    UEFI it gets the name that firmware looks for where nobody told it another one.
+    GRUB comes from the guest itself, so that its version fits the modules of later upgrades. For UEFI it gets
+    the default name that firmware looks for.
 
     Args:
-        layout: How the disk is laid out.
+        layout: The layout of the disk.
         arch: Debian's name of the architecture.
     """
     modules = f"part_gpt {'lvm ' if layout.lvm else ''}{layout.root.grub_module}"
@@ -135,13 +132,13 @@ def grub_script(layout: Layout, arch: str) -> str:
 
 
 def check_size(size: int) -> None:
-    """Refuse a disk size that cannot work, before anything is downloaded.
+    """Check the disk size before anything is downloaded.
 
     Args:
         size: Bytes.
 
     Raises:
-        UsageError: It is too small, or no whole number of MiB.
+        UsageError: It is too small, or not a whole number of MiB.
     """
     if size < SMALLEST_DISK:
         raise UsageError(
@@ -149,7 +146,9 @@ def check_size(size: int) -> None:
             hint=f"the smallest is {human_size(SMALLEST_DISK)}",
         )
     if size % (1 << 20):
-        raise UsageError(f"the disk size {size} is no whole number of MiB", hint="give for example --size 2G")
+        raise UsageError(
+            f"the disk size {size} is not a whole number of MiB", hint="give for example --size 2G"
+        )
 
 
 def check_room(archive: Path, size: int, layout: Layout) -> None:
@@ -172,7 +171,7 @@ def install_system(appliance: Appliance, archive: Path, layout: Layout, arch: st
     Args:
         appliance: A launched appliance with the disk; shut down when this returns.
         archive: The system as a tar archive.
-        layout: How the disk is laid out.
+        layout: The layout of the disk.
         arch: Debian's name of the system's architecture.
 
     Raises:

@@ -1,7 +1,7 @@
-"""The files of ours in a new template, and the commands that finish it.
+"""Our files in a new template, and the commands that finish it.
 
-Both are put in by mmdebstrap's hooks, so that they run at the machine's own
-speed and not in an emulated appliance.
+mmdebstrap's hooks apply both, at the speed of this machine and not of an
+emulated appliance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from imgbuilder.fetch.urls import Address
 from imgrepo.template.recipes import GUEST_KEYRING, Mirrors, TemplateRecipe
 
 PLAIN_LOCALE = "C.UTF-8"
-"""What every system has without the package locales."""
+"""The locale of every system without the package locales."""
 
 _LOCALE = re.compile(r"C\.UTF-8|[a-z]{2,3}_[A-Z]{2}\.UTF-8(?:@[a-z]+)?")
 
@@ -52,7 +52,7 @@ GRUB_DISABLE_OS_PROBER=true
 """
 
 _NETWORK = """\
-# Every wired interface, whatever the hypervisor calls it, asks for an address.
+# Every wired interface, under any name that the hypervisor gives it, asks for an address.
 [Match]
 Type=ether
 Name=en* eth*
@@ -61,7 +61,7 @@ Name=en* eth*
 DHCP=yes
 
 [DHCPv4]
-# A machine made anew from the template keeps the address that its MAC address had.
+# A machine that is made again from the template keeps the address for its MAC address.
 ClientIdentifier=mac
 """
 
@@ -72,8 +72,8 @@ ExecStart=
 ExecStart=/lib/systemd/systemd-networkd-wait-online --any --timeout=30
 """
 
-# A plain file, although systemd-resolved would rather have a link into /run: that link leads nowhere
-# whenever the guest's disk is looked at without its system running.
+# A plain file, although systemd-resolved prefers a link into /run: without the running system, as in the
+# appliance, that link points to nothing.
 _RESOLV_CONF = """\
 # systemd-resolved answers here with the servers that DHCP named; see: resolvectl status
 nameserver 127.0.0.53
@@ -112,7 +112,7 @@ def check_locale(name: str) -> None:
     """Check the name of a locale before it stands in the guest's files.
 
     Raises:
-        UsageError: It is none, or not in UTF-8.
+        UsageError: It is not a locale in UTF-8.
     """
     if not _LOCALE.fullmatch(name):
         raise UsageError(
@@ -121,7 +121,7 @@ def check_locale(name: str) -> None:
 
 
 def finish_script(locale: str = PLAIN_LOCALE) -> str:
-    """Return the shell commands that finish a new system from inside it; any failure fails the whole."""
+    """Return the shell commands that finish a new system from inside it; any failing command fails all."""
     return _FINISH if locale == PLAIN_LOCALE else f"locale-gen\n{_FINISH}"
 
 

@@ -1,4 +1,9 @@
-"""Making a template, from the archive's packages to the bootable disk image."""
+"""Makes a template, from the archive's packages to the bootable disk image and its manifest.
+
+Two runs with the same inputs, the same state of the archive and the same
+``SOURCE_DATE_EPOCH`` make the same system: ``system_sha512`` in the manifest is
+that of its tar archive. The disk around it differs in the points of ``varies``.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +34,7 @@ class TemplateRequest:
     """A template to make.
 
     Attributes:
-        bootstrap: What is installed.
+        bootstrap: The system to install.
         output: The raw disk image to write.
         size: Size of its disk in bytes.
         appliance: Options of the appliance.
@@ -45,16 +50,7 @@ class TemplateRequest:
 
 
 def make_template(request: TemplateRequest, services: Services, on_event: Reporter) -> None:
-    """Make a template; the image appears when it is complete, or not at all.
-
-    Args:
-        request: What to make.
-        services: How to start an appliance.
-        on_event: Called with each event.
-
-    Raises:
-        PybuilderError: It cannot be made; nothing is left behind.
-    """
+    """Make a template; the image appears when it is complete, or not at all."""
     output = find_file_target(request.output)
     check_bootstrap(request.bootstrap)
     with scratch_folder(needed=_ARCHIVE_SPACE) as scratch:
@@ -76,9 +72,6 @@ def make_template(request: TemplateRequest, services: Services, on_event: Report
             write_manifest(manifest_of(request.bootstrap, request.size, archive), output)
 
 
-# manifest: What a template was made of, in a JSON file beside it.
-
-
 _VARIES = (
     "UUIDs of filesystems and partitions",
     "times of creation and change of inodes",
@@ -92,9 +85,9 @@ def manifest_of(request: BootstrapRequest, size: int, archive: Path) -> dict[str
     """Describe a template.
 
     Args:
-        request: What was asked for.
+        request: The request.
         size: Size of the disk in bytes.
-        archive: The system that was installed, as a tar archive.
+        archive: The installed system as a tar archive.
     """
     return {
         "version": 1,
@@ -139,11 +132,7 @@ def _read_status(text: str) -> dict[str, str]:
 
 
 def write_manifest(manifest: dict[str, Any], image: Path) -> None:
-    """Write it beside the image, as ``NAME.json``.
-
-    Raises:
-        WorkspaceError: It cannot be written.
-    """
+    """Write a manifest next to the image, as ``NAME.json``."""
     path = image.with_suffix(".json")
     with new_file(path) as temporary:
         try:

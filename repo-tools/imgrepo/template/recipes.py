@@ -1,4 +1,4 @@
-"""What each template is made of: suite, archive key, packages, sources.
+"""The recipe of each template: suite, archive key, packages, mirrors.
 
 A recipe is data; ``bootstrap.py`` installs it into a folder and ``disk.py``
 puts that folder on a bootable disk.
@@ -20,7 +20,7 @@ DEBIAN_MIRROR = "http://deb.debian.org/debian"
 DEBIAN_SECURITY_MIRROR = "http://deb.debian.org/debian-security"
 
 GUEST_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-"""Where the package debian-archive-keyring puts the keys, here as in the guest."""
+"""Keys from the package debian-archive-keyring, on this machine as in the guest."""
 
 _PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")  # Debian Policy 5.6.1
 
@@ -29,10 +29,10 @@ class Kernel(enum.Enum):
     """Flavour of the guest's kernel."""
 
     CLOUD = "cloud"
-    """Small and quick to boot; has virtio drivers but none for real hardware."""
+    """Small and quick to boot; has drivers for virtio but not for real hardware."""
 
     GENERIC = "generic"
-    """Drivers for real hardware too, such as SATA controllers."""
+    """Has drivers for real hardware as well, such as SATA controllers."""
 
 
 class Arch(enum.Enum):
@@ -85,12 +85,12 @@ class TemplateRecipe:
     """One kind of template.
 
     Attributes:
-        name: What users ask for, and the guest's host name.
+        name: Name for users, and the guest's host name.
         suite: Code name of the release in the archive.
-        packages: What is installed beside the release's essential and required packages.
+        packages: Packages besides the release's essential and required ones.
         arches: The architectures that have a kernel.
-        rolling: Whether it is no release, and has no suites for updates and security.
-        old_grub: Whether its GRUB and kernel cannot read an XFS as it is made today.
+        rolling: Whether it is a rolling suite, without suites for updates and security.
+        old_grub: Whether its GRUB and kernel cannot read an XFS of today.
         keyring: The keys that may sign the archive.
         keyring_package: The Debian package that brings ``keyring``.
     """
@@ -138,7 +138,7 @@ def check_mirror(url: str) -> None:
     """Check a mirror's URL before it becomes a line of apt's configuration.
 
     Raises:
-        UsageError: It is no http, https or file URL, or has blanks or brackets, which apt gives a meaning.
+        UsageError: It is not a http, https or file URL, or has blanks or brackets, which apt interprets.
     """
     address, url = Address(url), Address(url).reveal()
     try:
@@ -154,7 +154,7 @@ def check_mirror(url: str) -> None:
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Where packages come from.
+    """The mirrors that packages come from.
 
     Attributes:
         mirror: URL of the archive with the suite and its updates.
@@ -175,11 +175,7 @@ DEBIAN = Mirrors()
 
 
 def recipe_named(name: str) -> TemplateRecipe:
-    """Return the recipe with this name.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """Return the recipe with a name; a UsageError lists the known ones."""
     try:
         return RECIPES[name]
     except KeyError:
@@ -189,7 +185,7 @@ def recipe_named(name: str) -> TemplateRecipe:
 
 
 def check_packages(names: tuple[str, ...]) -> None:
-    """Check package names before they are given to mmdebstrap.
+    """Check package names before they go to mmdebstrap.
 
     Raises:
         UsageError: One of them cannot be a package's name (Debian Policy 5.6.1).
@@ -200,7 +196,7 @@ def check_packages(names: tuple[str, ...]) -> None:
 
 
 def check_combination(recipe: TemplateRecipe, arch: Arch, layout: Layout) -> None:
-    """Refuse what cannot start, before anything is downloaded.
+    """Refuse a combination that cannot start, before anything is downloaded.
 
     Raises:
         UsageError: The release has no kernel for the architecture, or cannot read the filesystem.
@@ -212,7 +208,7 @@ def check_combination(recipe: TemplateRecipe, arch: Arch, layout: Layout) -> Non
         )
     if recipe.old_grub and layout.root is RootKind.XFS:
         raise UsageError(
-            f"the GRUB of {recipe.name} cannot read an XFS as it is made today",
+            f"the GRUB of {recipe.name} cannot read an XFS of today",
             hint="give --root ext4 or --root btrfs",
         )
 

@@ -113,7 +113,7 @@ def test_the_dsc_of_another_version(bench: Bench, old: Old, keys: KeyMaker) -> N
     text = old.archive.dsc("bash", "5.2.15-1", {"bash_5.2.15.orig.tar.xz": b"old"})
     old.dsc.write_bytes(keys.sign(text, old.maintainer))
     assert run(bench, old) == 1
-    assert "it is that of 'bash' '5.2.15-1'" in reason(bench)
+    assert "it belongs to 'bash' '5.2.15-1'" in reason(bench)
 
 
 @pytest.mark.parametrize("name", ["../../x.tar.xz", "/etc/passwd", "a/b", ".x", "bash_5.2.15-2.dsc"])

@@ -72,7 +72,7 @@ def test_a_changed_file_is_a_gap_and_not_in_the_archive(
     path = bench.archive.root / "pool/main/b/bash" / file
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     assert bench.run() == 1
-    assert f"{file} is not the file that the signed list is about" in capsys.readouterr().err
+    assert f"{file} is not the file in the signed list" in capsys.readouterr().err
     record = bench.record()
     assert [gap["source"] for gap in record["gaps"]] == ["bash"]
     assert "bash" not in [name for name, _version in record["covered"]]
