@@ -39,7 +39,7 @@ class CustomizeRequest:
 
     Attributes:
         disks: The disks of the guest, in its order.
-        attached: Further disks that commands in the guest may read.
+        attachments: Further disks that commands in the guest may read.
         backing: Images that the disks may lie over; they are only read.
         operations: Customizations in the user's order.
         keys: Keys of encrypted devices.
@@ -48,11 +48,11 @@ class CustomizeRequest:
         network: Whether the guest reaches the network.
         dry_run: Whether the disks stay as they are: changes go to a layer that is dropped.
         on_copy: Whether a copy is customized, which replaces the disk after success.
-        on_error: What happens when a customization fails.
+        on_error: The reaction to a customization that fails.
     """
 
     disks: tuple[Attachment, ...]
-    attached: tuple[Attachment, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
     backing: tuple[Path, ...] = ()
     operations: tuple[Operation, ...] = ()
     keys: tuple[DiskKey, ...] = ()
@@ -146,7 +146,7 @@ def _check_disks(request: CustomizeRequest, *, readonly: bool) -> tuple[list[Att
     ]
     attached = [
         check_disk(replace(disk, readonly=True, attached=True), backing=request.backing)
-        for disk in request.attached
+        for disk in request.attachments
     ]
     used = {path for disk in (*disks, *attached) for path in disk.backing}
     for path in request.backing:

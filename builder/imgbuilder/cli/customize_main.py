@@ -187,7 +187,7 @@ def _request(ctx: click.Context, options: dict[str, Any]) -> CustomizeRequest:
         raise UsageError("--work-on-copy and --on-error=keep contradict each other")
     return CustomizeRequest(
         disks=disks,
-        attached=_disks(given_options(ctx, "attach", "attach-format"), "attach-format"),
+        attachments=_disks(given_options(ctx, "attach", "attach-format"), "attach-format"),
         backing=tuple(Path(name) for name in options["backing"]),
         operations=given_operations(ctx),
         keys=_keys(options),
