@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -33,8 +32,6 @@ from tests.fakes.fuzz import examples
 from tests.fakes.operations import read_commands_file
 
 ROOT = Path(__file__).parents[4]
-SCHEMA = json.loads((ROOT / "docs/recipe.schema.json").read_text())
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 # Arguments of the command line, for every operation; {local}, {tar}, {key} and {pw} are files.
 ARGUMENTS = {
@@ -134,7 +131,7 @@ def test_every_operation_has_its_arguments_here() -> None:
     ("keyword", "text"), CASES, ids=[f"{keyword}-{n}" for n, (keyword, _) in enumerate(CASES)]
 )
 def test_four_doors_make_equal_operations(
-    keyword: str, text: str, files: dict[str, str], tmp_path: Path
+    keyword: str, text: str, files: dict[str, str], tmp_path: Path, validator: jsonschema.Draft202012Validator
 ) -> None:
     text = argument(text, files)
     (operation,) = from_command_line(keyword, text)
@@ -146,7 +143,7 @@ def test_four_doors_make_equal_operations(
             assert read_commands_file(commands) == [operation]
     path = tmp_path / "r.toml"
     path.write_bytes(written_recipe(keyword, text, path).encode())
-    VALIDATOR.validate(tomllib.loads(path.read_bytes().decode()))
+    validator.validate(tomllib.loads(path.read_bytes().decode()))
     assert read_recipe(Path("r.toml")).make_operations() == (operation,)
     # The API: the class, by the names of its fields.
     spec = all_operations()[keyword]
@@ -225,12 +222,14 @@ def known_again(raw: Raw, part: ArgumentPart) -> Raw:
 @given(st.lists(written(), max_size=4))
 @settings(max_examples=examples(150), deadline=None)
 def test_whatever_is_written_is_read(
-    tmp_path_factory: pytest.TempPathFactory, operations: list[Written]
+    tmp_path_factory: pytest.TempPathFactory,
+    validator: jsonschema.Draft202012Validator,
+    operations: list[Written],
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.toml"
     text = recipe_text(Recipe({}, tuple(operations)), None)
     path.write_bytes(text.encode())
-    VALIDATOR.validate(tomllib.loads(text))
+    validator.validate(tomllib.loads(text))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path.parent)
         found = read_recipe(Path(path.name)).operations
@@ -252,11 +251,11 @@ def test_secrets_are_not_written_to_a_recipe(keyword: str, text: str) -> None:
     assert "canary" not in f"{caught.value.message}{caught.value.hint}"
 
 
-def test_the_published_schema_is_the_one_of_the_registry() -> None:
-    assert recipe_schema() == SCHEMA
+def test_the_published_schema_is_the_one_of_the_registry(schema: Any) -> None:
+    assert recipe_schema() == schema
     done = subprocess.run([sys.executable, ROOT / "scripts/recipe-schema", "--check"], capture_output=True)
     assert done.returncode == 0, done.stderr
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.Draft202012Validator.check_schema(schema)
 
 
 @pytest.mark.parametrize(
@@ -266,12 +265,14 @@ def test_the_published_schema_is_the_one_of_the_registry() -> None:
      {"operation": [{"user": "a", "password": "x", "selector": "y"}]}, {"source": [{"url": "x"}]},
      {"variables": {"a b": "x"}}, {"variables": {"a": 1}}, {"format": "qcow"}],
 )  # fmt: skip
-def test_the_schema_refuses_what_the_reader_refuses(data: dict[str, Any]) -> None:
-    assert not VALIDATOR.is_valid(data)
+def test_the_schema_refuses_what_the_reader_refuses(
+    data: dict[str, Any], validator: jsonschema.Draft202012Validator
+) -> None:
+    assert not validator.is_valid(data)
 
 
-def test_a_table_that_two_operations_could_mean_is_one() -> None:
-    assert VALIDATOR.is_valid(
+def test_a_table_that_two_operations_could_mean_is_one(validator: jsonschema.Draft202012Validator) -> None:
+    assert validator.is_valid(
         {"operation": [{"user": "a", "password": "locked"}, {"password": "a", "selector": "x"}]}
     )
 

@@ -9,10 +9,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from imgbuilder.customize.run import validate
 from imgbuilder.recipe.reader import read_recipe
-from tests.unit.imgbuilder.recipe.test_doors import VALIDATOR
 
 ROOT = Path(__file__).parents[4]
 RECIPES = sorted((ROOT / "examples").glob("*/recipe.toml"))
@@ -36,8 +36,8 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
-def test_an_example_is_valid_and_plain(path: Path) -> None:
-    VALIDATOR.validate(tomllib.loads(path.read_text()))
+def test_an_example_is_valid_and_plain(path: Path, validator: Draft202012Validator) -> None:
+    validator.validate(tomllib.loads(path.read_text()))
     recipe = read_recipe(path)
     operations = recipe.make_operations()
     validate(operations)
@@ -59,8 +59,8 @@ def test_scripts_are_correct_shell(path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", BLOCKS, ids=range(len(BLOCKS)))
-def test_recipes_of_the_page_are_valid(text: str, tmp_path: Path) -> None:
-    VALIDATOR.validate(tomllib.loads(text))
+def test_recipes_of_the_page_are_valid(text: str, tmp_path: Path, validator: Draft202012Validator) -> None:
+    validator.validate(tomllib.loads(text))
     for name in ("base.toml", "../common/users.toml", "tools.iso"):
         (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "x" / name).write_text("")

@@ -64,28 +64,32 @@ z = -1.5e3
 '''.replace("Q", "'")
 
 
+PLACES = [
+    (("quoted key", 'other "key"', "bare"), '"quoted key"', 0),
+    (("a",), "a =", 0),
+    (("c",), "c =", 0),
+    (("d",), "d =", 0),
+    (("dates", 2), "1979-05-27T", 0),
+    (("inline", "y z", "deep"), "inline", 0),
+    (("table", "key", 0), '"one"', 0),
+    (("table", "key", 1, 1, "three"), "['two'", 0),
+    (("many", 1, "name"), "name", 1),
+    (("many", 0, "inside", "x"), "x = 1", 0),
+    (("many", 0, "below", 1, "y"), "y = 2", 0),
+    (("many", 1, "below", 0, "y"), "y = 3", 0),
+    (("table", "more", "z"), "z =", 0),
+]
+"""Paths to values, the start of their lines, and which line of that start it is."""
+
+
 def test_everything_is_found_in_a_hard_text() -> None:
-    data = tomllib.loads(HARD)
-    lines = find_lines(HARD)
-    assert set(lines) == set(ways(data))
-    text = HARD.split("\n")
+    assert set(find_lines(HARD)) == set(ways(tomllib.loads(HARD)))
 
-    def line_of(start: str, nth: int = 0) -> int:
-        return [number for number, line in enumerate(text, 1) if line.strip().startswith(start)][nth]
 
-    assert lines["quoted key", 'other "key"', "bare"] == line_of('"quoted key"')
-    assert lines["a",] == line_of("a =")
-    assert lines["c",] == line_of("c =")
-    assert lines["d",] == line_of("d =")
-    assert lines["dates", 2] == line_of("1979-05-27T")
-    assert lines["inline", "y z", "deep"] == line_of("inline")
-    assert lines["table", "key", 0] == line_of('"one"')
-    assert lines["table", "key", 1, 1, "three"] == line_of("['two'")
-    assert lines["many", 1, "name"] == line_of("name", 1)
-    assert lines["many", 0, "inside", "x"] == line_of("x = 1")
-    assert lines["many", 0, "below", 1, "y"] == line_of("y = 2")
-    assert lines["many", 1, "below", 0, "y"] == line_of("y = 3")
-    assert lines["table", "more", "z"] == line_of("z =")
+@pytest.mark.parametrize(("way", "start", "nth"), PLACES)
+def test_lines_of_a_hard_text(way: Key, start: str, nth: int) -> None:
+    numbers = [number for number, line in enumerate(HARD.split("\n"), 1) if line.strip().startswith(start)]
+    assert find_lines(HARD)[way] == numbers[nth]
 
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
