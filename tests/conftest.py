@@ -40,3 +40,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def nothing_withheld(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin each test as a new process: a secret of another one may have been in HOME."""
     monkeypatch.setattr(environment, "_withheld", set())
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the proxies of the environment."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)

@@ -1,4 +1,4 @@
-"""Rows C1, C2, C4 and C10 of ``threat-model.md``: killed, or lied to, at each system call that touches files.
+"""The cache, killed or given an error at each system call that touches files.
 
 strace kills a run before a call takes effect, or makes the call fail. Whatever
 happens, the next run must be right, wait for no other process and leave nothing behind.

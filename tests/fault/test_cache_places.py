@@ -1,4 +1,4 @@
-"""Rows C3, C5, C6, C11, C15, C16 and C19 of ``threat-model.md``: power cuts, full disks, odd filesystems."""
+"""The cache with power cuts, full disks and unusual filesystems."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def make_ext4(path: Path) -> Path:
 
 @pytest.mark.row("C3")
 def test_power_cut_at_each_step(workers: Workers, tmp_path: Path) -> None:
-    """Recipe F17: the backing file of a mounted filesystem is what a disk holds when the power fails.
+    """The backing file of a mounted filesystem is what a disk holds when the power fails.
 
     At each sync, rename and removal, before and after, a copy of it is looked at: an entry is absent, or is
     right. The options are such that the filesystem does nothing that was not asked of it.

@@ -1,4 +1,4 @@
-"""Values of the rows C5, C14, C15, C17 and C20 of ``docs/threat-model.md``, through the real command."""
+"""Faults of the cache, through the real command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows C7 and C9 of ``threat-model.md`` over many rounds: one cold template, and many templates side by side.
+"""One cold template, and many templates in parallel, over many rounds.
 
 A few rounds in the daily run; with ``PYBUILDER_TEST_LONG=1`` the 50 rounds and the ten minutes of a release.
 """
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.cacheworkers import DISK, PACKED, WORKERS, Place, kill
 from tests.fakes.faultserver import FaultServer, Pause, Reply, honest
-from tests.unit.imgbuilder.cache.test_processes import DISK, PACKED, WORKERS, Place, kill
 
 LONG = bool(os.environ.get("PYBUILDER_TEST_LONG"))
 ROUNDS = 50 if LONG else 3

@@ -34,11 +34,7 @@ NOW = datetime(2024, 1, 1, 12, tzinfo=UTC)
 IMPATIENT = Limits(timeout=0.4, connect=0.4, backoff=0.0)
 
 
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+pytestmark = pytest.mark.usefixtures("no_proxies")
 
 
 def fetcher(waits: list[float], limits: Limits | None = None, **options: Any) -> RequestsFetcher:

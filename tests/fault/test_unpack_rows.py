@@ -1,4 +1,4 @@
-"""Rows X2, X3, X8 and X11 of ``threat-model.md``: memory, bombs, and files that contradict themselves."""
+"""Unpacking: memory limits, bombs, and files that contradict themselves."""
 
 from __future__ import annotations
 

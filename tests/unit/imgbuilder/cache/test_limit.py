@@ -22,7 +22,7 @@ from imgbuilder.errors import FetchError, UsageError, WorkspaceError
 from imgbuilder.fetch.router import SourceFetcher
 from imgbuilder.host import paths
 from imgindex.model import Entry
-from tests.unit.imgbuilder.cache.test_store import HeldLock
+from tests.fakes.cached import HeldLock
 
 pytestmark = pytest.mark.skipif(shutil.which("xz") is None, reason="the program xz is not installed")
 NOISE = 100_000
@@ -44,11 +44,6 @@ def templates(tmp_path: Path) -> list[Selection]:
     return [make_template(tmp_path, name) for name in ("old", "middle", "new")]
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
 def opened(root: Path, most: int | None = None) -> TemplateCache:
     cache = TemplateCache(root, limit=most)
     cache.open()
@@ -56,7 +51,7 @@ def opened(root: Path, most: int | None = None) -> TemplateCache:
 
 
 def save_appliance(root: Path, age: int) -> StateStore:
-    """Put a saved appliance of a megabyte beside the templates, used that many seconds ago."""
+    """Put a saved appliance of a megabyte next to the templates, used that many seconds ago."""
     store = StateStore(state_folder(root))
     store.open()
     with store.making() as new:

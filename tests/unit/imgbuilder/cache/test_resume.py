@@ -1,4 +1,4 @@
-"""Rows D1, D2, D8 and D10 to D15 of ``docs/threat-model.md``: broken downloads go on where they ended."""
+"""Broken downloads continue where they ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,18 +36,7 @@ SHA = hashlib.sha512(BODY).hexdigest()
 ENTRY = Entry("debian-12", "d.xz", "x86_64", 1 << 20, sha512=SHA, format="raw", compressed_size=SIZE)
 
 
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[TemplateCache]:
-    with TemplateCache(tmp_path / "cache") as opened:
-        opened.open()
-        yield opened
+pytestmark = pytest.mark.usefixtures("no_proxies")
 
 
 def part_of(cache: TemplateCache) -> Path:
@@ -406,11 +394,11 @@ def test_a_mirror_continues_what_another_began(cache: TemplateCache) -> None:
     assert [len(server.requests) for server in (first, second, third)] == [1, 1, 1]
     assert b"Range: bytes=%d-\r\n" % HALF in third.requests[0]
     assert b"If-Range" not in third.requests[0], "its tag is not that of the first"
-    told = [
+    notices = [
         event.text for event in events if isinstance(event, Notice) and event.severity is Severity.WARNING
     ]
-    assert len(told) == 2
-    assert all("next address" in text for text in told)
+    assert len(notices) == 2
+    assert all("next address" in text for text in notices)
     assert leftovers(cache) == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from imgbuilder.cache.store import TemplateCache, open_cache
 from imgbuilder.events import Event, Notice, Step
 from imgbuilder.host import paths
-from tests.unit.imgbuilder.cache.test_store import DISK, ENTRY, PACKED, SHA, FakeFetcher, selection
+from tests.fakes.cached import DISK, ENTRY, PACKED, SHA, FakeFetcher, selection
 
 pytestmark = pytest.mark.skipif(shutil.which("xz") is None, reason="the program xz is not installed")
 

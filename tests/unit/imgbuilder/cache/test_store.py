@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import hashlib
 import json
-import lzma
 import os
-import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,66 +12,20 @@ import pytest
 
 from imgbuilder.cache import templates as templates_module
 from imgbuilder.cache.store import TemplateCache, open_cache
-from imgbuilder.catalog.catalog import Selection
-from imgbuilder.catalog.sources import Source
 from imgbuilder.cli import main as cli
 from imgbuilder.errors import (
     DigestMismatchError,
     DiskError,
     FetchError,
-    PybuilderError,
     RepositoryError,
     WorkspaceError,
 )
 from imgbuilder.events import Event, Notice, Severity, Step
 from imgbuilder.fetch.router import SourceFetcher
-from imgbuilder.fetch.transfer import Download, Fetched
 from imgbuilder.fetch.urls import Address
 from imgbuilder.host.locks import holders
 from imgbuilder.host.sparse import disk_usage
-from imgindex.model import Entry
-
-DISK = b"boot".ljust(1 << 20, b"\0") + b"end".ljust(512, b"\0")
-PACKED = lzma.compress(DISK, preset=0)
-SHA = hashlib.sha512(PACKED).hexdigest()
-ENTRY = Entry("debian-12", "d.xz", "x86_64", len(DISK), sha512=SHA, format="raw", compressed_size=len(PACKED))
-URL = "https://u:canary@h/d.xz"
-
-needs_xz = pytest.mark.skipif(shutil.which("xz") is None, reason="the program xz is not installed")
-
-
-class FakeFetcher:
-    """Serves one file after the other; the last one for ever."""
-
-    def __init__(self, *bodies: bytes | PybuilderError | OSError) -> None:
-        self.bodies = list(bodies) or [PACKED]
-        self.calls: list[Download] = []
-
-    def fetch(self, download: Download) -> Fetched:
-        self.calls.append(download)
-        destination = download.destination
-        body = self.bodies.pop(0) if len(self.bodies) > 1 else self.bodies[0]
-        if isinstance(body, Exception):
-            destination.write(b"half")
-            raise body
-        destination.writelines(body[start : start + 1000] for start in range(0, len(body), 1000))
-        return Fetched(download.url, len(body))
-
-
-def selection(entry: Entry = ENTRY, url: str = URL) -> Selection:
-    return Selection(Source("s", "https://u:canary@h/index", ("F" * 40,), proxy="http://p"), entry, url)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "deep" / "cache"
-
-
-@pytest.fixture
-def cache(root: Path) -> Iterator[TemplateCache]:
-    with TemplateCache(root) as opened:
-        opened.open()
-        yield opened
+from tests.fakes.cached import DISK, ENTRY, PACKED, SHA, URL, FakeFetcher, HeldLock, needs_xz, selection
 
 
 def files(root: Path) -> set[str]:
@@ -115,8 +65,8 @@ def test_record_is_for_people_too_and_has_no_password(cache: TemplateCache, root
     assert "canary" not in text
 
 
+@pytest.mark.row("T9")
 def test_wrong_bytes_are_never_stored(cache: TemplateCache, root: Path) -> None:
-    """T9."""
     other = bytes(len(PACKED))
     with pytest.raises(DigestMismatchError) as caught:
         cache.get_template(selection(), FakeFetcher(other))
@@ -173,10 +123,9 @@ def damage(path: Path, how: str) -> None:
 DAMAGES = ["flip-start", "flip-middle", "flip-end", "truncated", "extended", "empty", "replaced", "hole"]
 
 
-@pytest.mark.row("C12")
+@pytest.mark.row("C12", "T17")
 @pytest.mark.parametrize("how", DAMAGES)
 def test_damaged_template_is_fetched_again(cache: TemplateCache, how: str) -> None:
-    """T17."""
     fetcher = FakeFetcher()
     events: list[Event] = []
     path = cache.get_template(selection(), fetcher)
@@ -485,7 +434,7 @@ def test_delete_removes_the_folder_when_it_is_all_ours(root: Path) -> None:
         cache.get_template(selection(), FakeFetcher())
     TemplateCache(root).delete()
     assert not root.exists()
-    TemplateCache(root).delete()  # nothing to do is no error
+    TemplateCache(root).delete()  # nothing to do: not an error
 
 
 @pytest.mark.row("C17")
@@ -597,26 +546,10 @@ def test_deleting_names_who_uses_the_cache(cache: TemplateCache, root: Path) -> 
         assert holders((root / "lock").stat()) == []
 
 
-class HeldLock:
-    """Holds a lock file as another process would."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        import fcntl
-
-        self.file = self.path.open("w")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_error: object) -> None:
-        self.file.close()
-
-
 @pytest.mark.row("C8", "C10")
 @needs_xz
 def test_the_lock_of_a_dead_process_is_free(cache: TemplateCache, root: Path) -> None:
-    """C10 as well: the file itself says nothing."""
+    """The content of the lock file has no effect."""
     (root / "locks" / f"{SHA}.lock").write_text("12345\n")
     assert cache.get_disk(selection(), FakeFetcher()).read_bytes() == DISK
 

@@ -1,4 +1,4 @@
-"""Row C18 of ``docs/threat-model.md``: what killed runs left is swept, and nothing that is alive."""
+"""The sweep of unfinished files: those of killed runs are removed, those in use stay."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def run(
     source, image = tmp_path / "source", tmp_path / "image"
     source.write_bytes(packed)
     with source.open("rb", buffering=0) as file:
-        file.read(100)  # whoever had the file before may have read from it
+        file.read(100)  # its position does not matter
         on_event = events.append if events is not None else (lambda _event: None)
         unpack.unpack(file, image, wanted or entry(), on_event, where="x of s")
     return image

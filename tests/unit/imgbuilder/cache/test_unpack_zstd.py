@@ -1,4 +1,4 @@
-"""zstd templates: rows X1 to X10 of ``docs/threat-model.md`` in zstd's terms, against the real program."""
+"""Unpacking of hostile and damaged zstd templates, with the real program."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(tmp_path: Path, packed: bytes, events: list[Event] | None = None) -> Pat
     source, image = tmp_path / "source", tmp_path / "image"
     source.write_bytes(packed)
     with source.open("rb", buffering=0) as file:
-        file.read(100)  # whoever had the file before may have read from it
+        file.read(100)  # its position does not matter
         on_event = events.append if events is not None else (lambda _event: None)
         unpack.unpack(file, image, ENTRY, on_event, where="x of s")
     return image

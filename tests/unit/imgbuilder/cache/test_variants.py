@@ -8,7 +8,6 @@ import lzma
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,13 +58,6 @@ def offered(source: Path) -> Selection:
     return Selection(Source("s", index), entry, str(source / "d.xz"))
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[TemplateCache]:
-    with TemplateCache(tmp_path / "cache") as opened:
-        opened.open()
-        yield opened
-
-
 def taken(cache: TemplateCache, offered: Selection) -> tuple[list[str], list[str]]:
     """Get the disk; return the addresses that were asked, and the notices."""
     events: list[Event] = []
@@ -113,10 +105,10 @@ def test_a_file_that_the_source_lacks_is_replaced_by_the_other(
     cache: TemplateCache, offered: Selection, source: Path
 ) -> None:
     (source / "d.zst").unlink()
-    asked, told = taken(cache, offered)
+    asked, notices = taken(cache, offered)
     assert asked == ["d.zst", "d.xz"]
-    assert len(told) == 1
-    assert "d.xz is used instead" in told[0]
+    assert len(notices) == 1
+    assert "d.xz is used instead" in notices[0]
     (source / "d.xz").unlink()
     cache.delete()
     cache.open()
@@ -126,7 +118,7 @@ def test_a_file_that_the_source_lacks_is_replaced_by_the_other(
 
 @pytest.mark.row("T9")
 def test_wrong_bytes_are_no_missing_file(cache: TemplateCache, offered: Selection, source: Path) -> None:
-    """Nobody may choose which of the files is used by breaking one."""
+    """Breaking one of the files must not decide which one is used."""
     file = source / "d.zst"
     file.write_bytes(bytes(file.stat().st_size))
     with pytest.raises(DigestMismatchError):
@@ -197,7 +189,7 @@ def test_a_disk_whose_bytes_changed_is_unpacked_again(cache: TemplateCache, offe
 
 
 def test_verify_looks_at_the_bytes_of_disks(cache: TemplateCache, offered: Selection) -> None:
-    """Bytes that changed below the filesystem, so that no time tells of it."""
+    """Bytes that changed below the filesystem, so that no time changes."""
     path = cache.get_disk(offered, SourceFetcher())
     assert cache.verify() == ([], 2)
     record = path.with_name(f"{path.name}.json")

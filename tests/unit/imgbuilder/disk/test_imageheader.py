@@ -75,6 +75,7 @@ def extension(kind: int, body: bytes) -> bytes:
     return struct.pack(">II", kind, len(body)) + body + bytes(-len(body) % 8)
 
 
+@pytest.mark.row("X13", "X14", "X15", "X16")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -126,7 +127,6 @@ def extension(kind: int, body: bytes) -> bytes:
     ],
 )
 def test_refused_headers(changes: dict[str, object], words: str) -> None:
-    """X13 to X16."""
     with pytest.raises(DiskError, match=words):
         parse(header(**changes))  # type: ignore[arg-type]
 

@@ -124,7 +124,7 @@ def test_a_chain_is_used_when_all_of_it_was_named(tmp_path: Path) -> None:
 
 
 def test_a_chain_may_hide_nothing(tmp_path: Path) -> None:
-    """Every member is judged as an image that somebody sent."""
+    """Every member is checked like an image from another person."""
     low = overlay(tmp_path / "low.qcow2", "/etc/hostname", "raw")
     top = overlay(tmp_path / "top.qcow2", "low.qcow2")
     with pytest.raises(DiskError, match="/etc/hostname"):

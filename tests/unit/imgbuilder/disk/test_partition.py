@@ -63,8 +63,9 @@ def test_a_disk_without_a_table(tmp_path: Path) -> None:
     assert partition.read_table(image, DiskFormat.RAW) is None
 
 
+@pytest.mark.row("X21")
 def test_names_that_look_like_protocols(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """X21: a relative name such as json:x must not reach qemu-img as it is."""
+    """A relative name such as json:x must not reach qemu-img unchanged."""
     monkeypatch.chdir(tmp_path)
     table = partition.read_table(disk, DiskFormat.RAW)
     assert table is not None

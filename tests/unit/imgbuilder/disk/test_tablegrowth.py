@@ -155,7 +155,7 @@ def test_logical_partition_grows_with_its_extended_one(tmp_path: Path, kind: Dis
 @pytest.mark.row("B22")
 @pytest.mark.parametrize("kind", list(DiskFormat))
 def test_gpt_with_large_sectors(tmp_path: Path, kind: DiskFormat) -> None:
-    """B22: 4096-byte sectors, sparse numbers, a name, an attribute; the backup moves to the new end."""
+    """4096-byte sectors, sparse numbers, a name, an attribute; the backup moves to the new end."""
     script = (
         "label: gpt\nlabel-id: 12345678-1234-1234-1234-123456789ABC\n"
         f"14 : start=256, size=256, type={BIOS}\n"
@@ -212,7 +212,7 @@ def test_a_hybrid_mbr_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.row("B22")
 def test_the_largest_mbr(tmp_path: Path) -> None:
-    """B22: sfdisk counts round at 2 TiB, so that a partition would become smaller."""
+    """sfdisk's numbers overflow at 2 TiB, so that a partition would become smaller."""
     disk = make_disk(tmp_path / "disk.raw", "label: dos\nstart=2048\n")
     table = partition.read_table(disk, DiskFormat.RAW)
     assert table is not None

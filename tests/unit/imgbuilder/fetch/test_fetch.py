@@ -36,11 +36,7 @@ class Patient:
         self.waits.append(seconds)
 
 
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+pytestmark = pytest.mark.usefixtures("no_proxies")
 
 
 def get(url: str, *, limits: Limits = LIMITS, sleep: Patient | None = None, **options: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""What grows, and what is refused before anything is written: real partition tables, marks of filesystems."""
+"""The decision on growth, with real partition tables and marks of filesystems."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_other_kinds_of_tables_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_when_a_superblock_asks_for_a_check(disk: Path, state: int, incompatible: int, check: bool) -> None:
-    """A dirty journal is replayed by mounting; errors, or dirt without a journal, are not mended by it."""
+    """A dirty journal is replayed by mounting; it does not fix errors, or dirt without a journal."""
     put(disk, 2 * MIB + 1024 + 58, state.to_bytes(2, "little"))
     put(disk, 2 * MIB + 1024 + 96, incompatible.to_bytes(4, "little"))
     assert decide.check_growable(disk, DiskFormat.RAW, "/dev/sda2", None, SIZE).needs_check is check

@@ -71,7 +71,7 @@ def run(body: str, signals: list[int], *, pause: float) -> tuple[int, str]:
         f"def body():\n{body}\n"
         "sys.exit(run_command(body, ConsoleReporter('it'), verbose=False))\n"
     )
-    # Those who run tests in the background ignore some of the signals, and the program would do so, too.
+    # Tests in the background ignore some of the signals, and the program would inherit that.
     words = ["env", "--default-signal=HUP,INT,QUIT,TERM", sys.executable, "-c", program]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

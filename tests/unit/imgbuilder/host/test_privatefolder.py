@@ -72,7 +72,7 @@ def test_what_a_run_left_that_was_killed_at_once_is_swept(tmp_path: Path) -> Non
 def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
     tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another run takes it for a dead one's; whoever puts one of that name there gets nothing of ours."""
+    """Another run takes it for a dead one's; a folder of the same name that appears then is not used."""
     first: list[Path] = []
 
     def sweep(folder: Path) -> None:

@@ -46,8 +46,9 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     assert hidden(tmp_path) == []
 
 
-def test_a_name_that_cannot_be_made_durable_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """B16: after the rename there is no way back to the old file, and the new one is whole."""
+@pytest.mark.row("B16")
+def test_a_name_that_cannot_be_synced_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the rename there is no way back to the old file, and the new one is complete."""
 
     def broken(_folder: Path) -> None:
         raise OSError(5, "Input/output error")

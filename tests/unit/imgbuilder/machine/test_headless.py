@@ -1,4 +1,4 @@
-"""What a boot check starts: read-only, without a way out, virtio throughout."""
+"""The machine of a boot check: read-only, without network access, virtio throughout."""
 
 from __future__ import annotations
 
