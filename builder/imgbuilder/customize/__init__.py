@@ -1,6 +1,5 @@
-"""Changing the guest: operations, each declared once, and the run that applies them in the user's order.
+"""Changes a guest: operations, each declared once, applied in the user's order.
 
-Read ``operation.py`` for what an operation is, ``registry.py`` for how one is
-declared and parsed, ``ops/`` for the operations by area, and ``run.py`` for
-the order in which a guest is customized.
+``operation`` has their base, ``registry`` declares and parses them, ``ops/`` has the operations by area, and
+``run`` customizes a guest with them.
 """
