@@ -91,6 +91,27 @@ def test_readme_links_and_commands_exist() -> None:
         assert name in known, name
 
 
+def test_commands_of_all_pages_exist_with_their_options() -> None:
+    programs = {
+        "pybuilder": pybuilder, "pybuilder-customize": pybuilder_customize, "pybuilder-repo": pybuilder_repo,
+    }  # fmt: skip
+    seen = 0
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]:
+        for program, rest in re.findall(
+            r"(?<![\w/.-])(pybuilder(?:-customize|-repo)?)((?: +[^\s`|>#;)]+)*)", page.read_text()
+        ):
+            command: click.Command = programs[program]
+            for word in rest.split():
+                if isinstance(command, click.Group):
+                    command = command.commands.get(word, command)
+            known = {name for param in command.get_params(click.Context(command)) for name in param.opts}
+            known |= {name for param in command.params for name in param.secondary_opts}
+            for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
+                assert option in known, f"{page.relative_to(ROOT)}: {program}{rest}"
+                seen += 1
+    assert seen > 50
+
+
 def test_links_of_all_pages_lead_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
     for page in [*pages, *(ROOT / "tests").rglob("*.md")]:

@@ -74,6 +74,13 @@ class Option(click.Option):
         super().__init__(names, **attributes)
         self.section = section
 
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return names and help; of many names that would not fit into a line, the first ones."""
+        record = super().get_help_record(ctx)
+        if record is None or len(record[0]) < 76 or not self.secondary_opts:
+            return record
+        return f"{self.opts[0]} / {self.secondary_opts[0]}", record[1]
+
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Propose what the metavar names: words as in ``raw|qcow2``, a file or a folder."""
         return super().shell_complete(ctx, incomplete) or proposals(self.metavar or "", incomplete)
@@ -132,6 +139,11 @@ class GetoptGroup(GetoptCommand, click.Group):
     """A group of verbs. The options of a verb may stand before it: ``pybuilder -v cache --offline list``."""
 
     allow_interspersed_args = True
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, verb.get_short_help_str(62)) for name, verb in self.commands.items()])
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Return the verbs in the order of the help."""

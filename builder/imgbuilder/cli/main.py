@@ -29,7 +29,7 @@ from imgindex import __version__
 _STARTED = time.monotonic()
 _EPILOG = """\b
 Customizations are carried out in the order of the command line.
-pybuilder VERB --help explains a verb, and the manual page pybuilder(1) everything."""
+pybuilder VERB --help explains a verb, the manual page pybuilder(1) all options."""
 _FIRST_STEPS = """\
 pybuilder builds bootable disk images from signed templates. To begin:
 

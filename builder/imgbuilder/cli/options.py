@@ -167,7 +167,7 @@ SOURCE_OPTIONS = (
 )
 
 CACHE_FOLDER = Option(CACHE, "--cache", metavar="DIR", help="Keep templates in DIR.")
-NO_CACHE = Option(CACHE, "--no-cache", is_flag=True, help="Keep nothing.")
+NO_CACHE = Option(CACHE, "--no-cache", is_flag=True, help="Use no cache.")
 CACHE_OPTIONS = (
     CACHE_FOLDER,
     Option(

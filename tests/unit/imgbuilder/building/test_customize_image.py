@@ -223,6 +223,7 @@ def test_help_has_the_customizations(setup: Setup, capsys: pytest.CaptureFixture
     assert setup.run("--help") == 0
     shown = capsys.readouterr().out
     assert "--append-line FILE:LINE" in shown
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
     assert shown.index("Build:") < shown.index("Customize:") < shown.index("Appliance:")
 
 

@@ -26,9 +26,10 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert Ran(capsys, "--version").out.startswith("pybuilder ")
     text = Ran(capsys, "--help").out
     assert "--run-command" in text
-    sections = ["Commands", "Most used", "Build", "Customize", "Sources", "Cache", "Appliance", "Other"]
+    sections = ["Verbs", "Most used", "Build", "Customize", "Sources", "Cache", "Appliance", "Other"]
     places = [text.index(f"\n{name}:\n") for name in sections]
     assert places == sorted(places)
+    assert [line for line in text.splitlines() if len(line) > 80] == []
     assert len(text[places[1] : places[2]].split("\n  -")) == 11, "the ten most used options"
 
 
