@@ -29,7 +29,7 @@ from imgindex import __version__
 _STARTED = time.monotonic()
 _EPILOG = """\b
 Customizations are carried out in the order of the command line.
-pybuilder VERB --help explains a verb, the manual page pybuilder(1) all options."""
+pybuilder VERB --help explains a verb; the manual page is pybuilder(1)."""
 _FIRST_STEPS = """\
 pybuilder builds bootable disk images from signed templates. To begin:
 
@@ -232,7 +232,7 @@ VERBS = (
             options=CACHE_OPTIONS,
         ),
         _verb(
-            "export", "Pack templates into a FILE.pybundle for machines without network.",
+            "export", "Pack templates into a FILE.pybundle, for offline machines.",
             "cache_modes:cache_export", "FILE OS-VERSION...", options=[declared.ARCH, *_STORE],
         ),
         _verb("delete", "Delete the cache.", "cache_modes:delete_cache", options=CACHE_OPTIONS),
@@ -248,14 +248,14 @@ VERBS = (
             options=[declared.ASK, *SOURCE_OPTIONS],
         ),
         _verb(
-            "forget", "Forget which index of a source was accepted last; an older one is accepted then.",
+            "forget", "Forget the last index of a source, so that an older one counts.",
             "source_modes:forget_source", "NAME|URL", options=SOURCE_OPTIONS,
         ),
     ),
     _group(
         "recipe", "Command lines that are kept in files.",
         _verb(
-            "write", "Write the command line of a build down as a recipe; - prints it.",
+            "write", "Write the command line of a build as a recipe; - prints it.",
             "recipes:write_recipe", "FILE.toml|- OS-VERSION", options=_PLANNING, builds=True,
         ),
         _verb("schema", "Print the JSON Schema of recipes, for editors.", "recipes:print_schema"),
