@@ -61,7 +61,7 @@ class ConsoleReporter:
         self.quiet = quiet
         self.verbose = verbose
         self._started = time.monotonic() if started is None else started
-        self._given_out, self._given_err = out, err
+        self.out, self._given_err = out, err
         self._bar: tqdm[NoReturn] | None = None
         self._label = ""
         self._last_line = 0.0
@@ -75,7 +75,7 @@ class ConsoleReporter:
 
     @property
     def _out(self) -> TextIO:
-        return self._given_out or sys.stdout  # which may be opened after this object was made
+        return self.out or sys.stdout  # which may be opened after this object was made
 
     @property
     def _err(self) -> TextIO:

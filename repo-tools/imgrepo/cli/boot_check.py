@@ -104,7 +104,7 @@ def boot_check_command(
     keep_screenshot: bool,
 ) -> int:
     """Boot images; return 1 when one does not boot."""
-    line = _LastLine(quiet=publisher.quiet or publisher.as_json)
+    line = _LastLine(quiet=publisher.reporter.quiet)
     found = _find(targets, overrides, library, output)
 
     def boot(target: BootTarget) -> dict[str, Any]:

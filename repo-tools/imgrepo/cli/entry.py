@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Any
@@ -164,7 +163,7 @@ def check_command(
     publisher: Publisher, *, names: tuple[str, ...], library: Path, quick: bool, appliance: ApplianceOptions
 ) -> int:
     """Check entries; return 1 when something is missing or wrong."""
-    publisher.out = sys.stderr  # standard output is for the results
+    publisher.keep_output_clean()
     chosen = chosen_entries(library, names)
 
     def check(item: tuple[str, EntryFolder | RepositoryError]) -> Checked:

@@ -90,11 +90,11 @@ def run(arguments: list[str], services: Services) -> int:
     Returns:
         The exit code, see ``imgbuilder.terminal.boundary``.
     """
-    publisher = Publisher(services)
+    reporter = ConsoleReporter(PROGRAM)
     try:
-        return run_program(group, arguments, ConsoleReporter(PROGRAM), publisher)
+        return run_program(group, arguments, reporter, Publisher(services, reporter))
     finally:
-        publisher.close()
+        reporter.close()
 
 
 if __name__ == "__main__":

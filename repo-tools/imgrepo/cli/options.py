@@ -47,29 +47,46 @@ def option_group(parameter: str, make: Callable[..., object], *options: _Decorat
     return decorate
 
 
-def _flag(*names: str, sets: str, text: str) -> _Decorator:
-    """Return an option that sets a field of the ``Publisher``, and is not a parameter of the command."""
+def _flag(*names: str, apply: Callable[[Publisher], None], text: str) -> _Decorator:
+    """Return an option that changes the ``Publisher``, and is not a parameter of the command."""
 
     def store(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
         publisher = ctx.find_object(Publisher)
         if given and publisher is not None:
-            setattr(publisher, sets, True)
+            apply(publisher)
 
-    return click.option(*names, sets, is_flag=True, expose_value=False, callback=store, help=text)
+    return click.option(*names, is_flag=True, expose_value=False, callback=store, help=text)
+
+
+def _be_quiet(publisher: Publisher) -> None:
+    publisher.reporter.quiet = True
+
+
+def _be_verbose(publisher: Publisher) -> None:
+    publisher.reporter.verbose = publisher.verbose = True
+
+
+def _trace(publisher: Publisher) -> None:
+    publisher.reporter.verbose = publisher.trace = True
+
+
+def _print_json(publisher: Publisher) -> None:
+    publisher.as_json = publisher.reporter.quiet = True
+    publisher.keep_output_clean()
 
 
 def quiet_option(text: str = "Show no progress.") -> _Decorator:
     """Return the option -q."""
-    return _flag("-q", "--quiet", sets="quiet", text=text)
+    return _flag("-q", "--quiet", apply=_be_quiet, text=text)
 
 
 def verbose_option(text: str = "Show the appliance's messages and other details.") -> _Decorator:
     """Return the option -v."""
-    return _flag("-v", "--verbose", sets="verbose", text=text)
+    return _flag("-v", "--verbose", apply=_be_verbose, text=text)
 
 
-trace_option = _flag("-x", sets="trace", text="Show every libguestfs call.")
-json_option = _flag("--json", sets="as_json", text="Print JSON.")
+trace_option = _flag("-x", apply=_trace, text="Show every libguestfs call.")
+json_option = _flag("--json", apply=_print_json, text="Print JSON.")
 
 webroot_argument = click.argument("webroot", type=PATH)
 library_option = click.option(

@@ -206,11 +206,11 @@ def publish_command(
     wrap: bool,
 ) -> int:
     """Publish the images; return 1 when an image was refused."""
+    reporter = publisher.reporter
+    reporter.colour, reporter.wrap = colour, wrap
     request = PublishRequest(
         directory, output or directory, signing, appliance=appliance, **packing, **policy, **cleanup
     )
-    reporter = publisher.reporter
-    reporter.colour, reporter.wrap = colour, wrap
     result = publish(request, publisher.services, reporter)
     _report(result, reporter, dry_run=request.dry_run)
     for place in places if result.has_index and not request.dry_run else ():

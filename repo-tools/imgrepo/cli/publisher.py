@@ -6,8 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -23,33 +22,25 @@ _Result = TypeVar("_Result")
 
 @dataclass
 class Publisher:
-    """The object on click's context; options set its fields before the command runs.
+    """The object on click's context.
 
     Attributes:
         services: The outside world.
-        quiet: Show no progress.
-        verbose: Show details.
+        reporter: The console; options such as --quiet set it before the command runs.
+        verbose: Show the appliance's messages.
         trace: Show every libguestfs call.
-        as_json: Print the result as JSON; then everything else goes to standard error.
-        out: Where steps and notices go; standard output by default.
+        as_json: Print the result as JSON.
     """
 
     services: Services
-    quiet: bool = False
+    reporter: ConsoleReporter
     verbose: bool = False
     trace: bool = False
     as_json: bool = False
-    out: TextIO | None = None
 
-    @cached_property
-    def reporter(self) -> ConsoleReporter:
-        """The console, as the options want it."""
-        return ConsoleReporter(
-            PROGRAM,
-            quiet=self.quiet or self.as_json,
-            verbose=self.verbose or self.trace,
-            out=sys.stderr if self.as_json else self.out,
-        )
+    def keep_output_clean(self) -> None:
+        """Send steps and notices to standard error: standard output is for the result."""
+        self.reporter.out = sys.stderr
 
     def emit(self, record: Mapping[str, Any], lines: Iterable[str] = ()) -> None:
         """Print a result: the record as JSON if that is wanted, else the lines."""
@@ -57,11 +48,6 @@ class Publisher:
             click.echo(json.dumps(record, indent=2))
         else:
             show(lines)
-
-    def close(self) -> None:
-        """Remove a progress bar that is still shown."""
-        if "reporter" in self.__dict__:
-            self.reporter.close()
 
 
 pass_publisher = click.make_pass_decorator(Publisher)

@@ -43,7 +43,7 @@ def serve_command(publisher: Publisher, *, webroot: Path, bind: str, port: int) 
     """Serve the folder."""
 
     def on_request(line: str) -> None:
-        if not publisher.quiet:
+        if not publisher.reporter.quiet:
             click.echo(printable(line), err=True)
 
     with PublishedFolderServer(webroot, (bind, port), on_request) as server:

@@ -273,3 +273,11 @@ def test_wrong_words_are_answered_with_the_help_that_fits(
     shown = capsys.readouterr().err
     assert "is a file, not a folder" in shown
     assert "mkdir" not in shown
+
+
+def test_errors_are_wrapped_like_notices(repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = repository.base / " ".join(["a folder that is not there"] * 5)
+    assert run(["publish", str(folder), "-K", "k", "--wrap"], repository.services()) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 2
+    assert all(len(line) <= 76 for line in lines if "/" not in line), "a path stays whole"
