@@ -186,7 +186,7 @@ class Connection:
         """End the worker and everything that it started."""
         self._socket.close()
         if self._process is not None:
-            socketdirs.claim_sockets(self._runtime, self._process.pid)
+            socketdirs.add_socket_dirs(self._runtime, self._process.pid)
             process.end_group(self._process)
         if self._hypervisor is not None:
             # It ends shortly after the worker, and until then the disks are in use.

@@ -183,18 +183,18 @@ def _hypervisor(folders: _Folders, interpreter: Path, job: Job | None) -> Path |
     if job is not None:
         words = shlex.join(map(str, [interpreter, "-I", "-S", PROGRAM, job.file]))
         text = f'case " $* " in *" -kernel "*) exec {words} "$@";; esac\n{text}'
-    wrapper.write_text(f"#!/bin/sh\n{_claim_sockets(folders.runtime)}{text}")
+    wrapper.write_text(f"#!/bin/sh\n{_list_socket_dirs(folders.runtime)}{text}")
     wrapper.chmod(0o700)
     _keep_answers(wrapper, program)
     return wrapper
 
 
-def _claim_sockets(runtime: Path) -> str:
-    """Return shell code that claims the folder of the sockets in the hypervisor's arguments."""
+def _list_socket_dirs(runtime: Path) -> str:
+    """Return shell code that lists the folder of the sockets in the hypervisor's arguments."""
     return (
         f"for word; do case $word in *path={socketdirs.SHORT}/libguestfs??????/guestfsd.sock*)\n"
         "word=${word#*path=}\n"
-        f"printf '%s\\n' \"${{word%%/guestfsd.sock*}}\" >>{shlex.quote(str(runtime / socketdirs.CLAIMS))};;\n"
+        f"printf '%s\\n' \"${{word%%/guestfsd.sock*}}\" >>{shlex.quote(str(runtime / socketdirs.LIST))};;\n"
         "esac; done\n"
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.paths import temporary_dir
-from imgbuilder.host.socketdirs import RELEASE_LIMIT, SHORT, remove_with_claims
+from imgbuilder.host.socketdirs import RELEASE_LIMIT, SHORT, remove_with_socket_dirs
 from imgbuilder.host.workspace import check_space, explain, hold_shared
 
 _FOLDER = ".pybuilder-run-"
@@ -43,7 +43,7 @@ def private_folder(base: Path = SHORT) -> Iterator[Path]:
     finally:
         with uninterrupted():
             with contextlib.suppress(OSError):  # the next run removes the rest
-                remove_with_claims(folder, patience=RELEASE_LIMIT)
+                remove_with_socket_dirs(folder, patience=RELEASE_LIMIT)
             os.close(holder)
 
 
@@ -92,7 +92,7 @@ def scratch_folder(
 
 def _sweep_folders(base: Path) -> None:
     for path in base.glob(f"{_FOLDER}*"):
-        _remove_if_dead(path, lambda dead: remove_with_claims(dead, patience=0))
+        _remove_if_dead(path, lambda dead: remove_with_socket_dirs(dead, patience=0))
     for path in base.glob(f"{_NEW_FOLDER}*"):  # of runs that were killed before they had the lock
         _remove_if_dead(path, Path.rmdir)
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 SHORT = Path("/tmp")  # noqa: S108 - folders in it are made by mkdtemp
 """Folder for sockets, even if ``TMPDIR`` is set: a socket's path has at most 107 bytes."""
-CLAIMS = "elsewhere"
+LIST = "elsewhere"
 """File of a private folder with the paths of its socket folders, one per line."""
 RELEASE_LIMIT = 5.0
 """Seconds to wait until killed processes have closed their sockets; it takes some milliseconds."""
-_CLAIMABLE = re.compile(r"libguestfs[A-Za-z0-9]{6}")
+_SOCKET_DIR = re.compile(r"libguestfs[A-Za-z0-9]{6}")
 
 
-def remove_with_claims(folder: Path, *, patience: float) -> None:
+def remove_with_socket_dirs(folder: Path, *, patience: float) -> None:
     """Remove the socket folders of a private folder, then the folder; stop if one of them is in use.
 
     Args:
@@ -36,16 +36,16 @@ def remove_with_claims(folder: Path, *, patience: float) -> None:
         OSError: Something cannot be removed.
     """
     end = time.monotonic() + patience
-    for claimed in _claims(folder):
-        while _has_live_sockets(claimed):
+    for listed in _socket_dirs(folder):
+        while _has_live_sockets(listed):
             if time.monotonic() >= end:
                 return
             time.sleep(0.02)
-        shutil.rmtree(claimed)
+        shutil.rmtree(listed)
     shutil.rmtree(folder)
 
 
-def claim_sockets(folder: Path, pid: int) -> None:
+def add_socket_dirs(folder: Path, pid: int) -> None:
     """Add the folders in which a process has sockets to the list of a private folder.
 
     Args:
@@ -60,20 +60,20 @@ def claim_sockets(folder: Path, pid: int) -> None:
         lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()
         fields = [line.split(maxsplit=7) for line in lines]
         bound = [Path(field[7]) for field in fields if len(field) == 8 and f"socket:[{field[6]}]" in held]
-        with (folder / CLAIMS).open("a") as file:
-            file.writelines(f"{path.parent}\n" for path in bound if _CLAIMABLE.fullmatch(path.parent.name))
+        with (folder / LIST).open("a") as file:
+            file.writelines(f"{path.parent}\n" for path in bound if _SOCKET_DIR.fullmatch(path.parent.name))
 
 
-def _claims(folder: Path) -> list[Path]:
+def _socket_dirs(folder: Path) -> list[Path]:
     """Return the listed folders that exist, belong to this user, and are not links."""
     try:
-        lines = (folder / CLAIMS).read_text().splitlines()
+        lines = (folder / LIST).read_text().splitlines()
     except (OSError, ValueError):
         return []
     found = []
     for path in map(Path, dict.fromkeys(lines)):
         with contextlib.suppress(OSError, ValueError):
-            if path.parent == SHORT and _CLAIMABLE.fullmatch(path.name):
+            if path.parent == SHORT and _SOCKET_DIR.fullmatch(path.name):
                 # It cannot be replaced after this check: in /tmp only the owner of a name may remove it.
                 facts = path.lstat()
                 if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid():

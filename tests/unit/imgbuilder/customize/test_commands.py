@@ -19,7 +19,6 @@ from imgbuilder.customize.network import host_proxies
 from imgbuilder.customize.ops.scripts import Run, RunCommand
 from imgbuilder.errors import GuestCallError, OperationError
 from imgbuilder.guests.ports import CommandResult
-from imgbuilder.host.text import without_controls
 from tests.fakes.debianguest import apply, context_of, debian_guest
 from tests.fakes.guest import FakeGuest
 from tests.fakes.hostguest import HostGuest
@@ -226,11 +225,6 @@ def test_a_planted_log_file_is_not_used(kind: str) -> None:
     assert chosen != choose_log_file(guest)
     assert chosen.startswith("/tmp/builder-")
     assert not guest.exists(chosen)
-
-
-@pytest.mark.row("T15")
-def test_control_characters_are_not_shown() -> None:
-    assert without_controls("a\tb\r\nc\rd\x1b[0m\x9b\x00\u202e") == "a\tb\nc\nd?[0m???"
 
 
 def test_the_temporary_folder_is_private() -> None:

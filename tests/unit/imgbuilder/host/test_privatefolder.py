@@ -129,7 +129,7 @@ def sockets() -> Iterator[Path]:
 
 
 def claim(folder: Path, *paths: Path | str) -> None:
-    (folder / socketdirs.CLAIMS).write_text("".join(f"{path}\n" for path in paths))
+    (folder / socketdirs.LIST).write_text("".join(f"{path}\n" for path in paths))
 
 
 def test_what_a_private_folder_claims_goes_with_it(sockets: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Event, Progress, ProgressEnd
-from imgbuilder.host.sparse import BLOCK, SparseWriter, copy_sparse, data_ranges, disk_usage
+from imgbuilder.host.sparse import BLOCK, SparseWriter, copy_and_hash, copy_sparse, data_ranges, disk_usage
 
 MIB = 1 << 20
 
@@ -164,3 +165,21 @@ def test_sparse_writer_writes_what_it_is_given(
             writer.write(piece)
         writer.finish()
     assert path.read_bytes() == b"".join(pieces)
+
+
+@pytest.mark.parametrize("content", ["image", "all holes", "empty"])
+def test_a_copy_with_its_digest(tmp_path: Path, content: str) -> None:
+    image = tmp_path / "image"
+    if content == "image":
+        make_image(image)
+    else:
+        image.touch()
+        os.truncate(image, 3 * MIB + 7 if content == "all holes" else 0)
+    copy = tmp_path / "copy"
+    events: list[Event] = []
+    with image.open("rb") as source, copy.open("xb") as output:
+        digest = copy_and_hash(source.fileno(), output.fileno(), events.append, label="copying")
+    assert digest == hashlib.sha512(image.read_bytes()).hexdigest()
+    assert same_content(image, copy)
+    assert disk_usage(copy) <= disk_usage(image)
+    assert events[-1] == ProgressEnd()

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from imgbuilder.events import Progress, ProgressEnd, Step, debug, info, warn
-from imgbuilder.host.text import printable
 from imgbuilder.terminal.console import ConsoleReporter
 
 
@@ -81,36 +77,6 @@ def test_a_bar_on_a_terminal_is_taken_away_again() -> None:
     assert "\x1b[0;32mmeanwhile\x1b[0m" in out.getvalue()
     assert err.getvalue().rstrip(" \r").endswith(("\r", "")), "no bar is left"
     show.close()
-
-
-def test_names_that_are_no_utf8_can_be_written() -> None:
-    shown = printable(os.fsdecode(b"a\xffb") + "\ud800")
-    assert shown == "a\\xffb\\ud800"
-
-
-@pytest.mark.row("P16")
-@given(st.text(st.characters()))
-def test_no_control_character_reaches_a_terminal(text: str) -> None:
-    """T15, P16."""
-    shown = printable(text)
-    shown.encode()
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
-    if text.isprintable():
-        assert shown == text
-
-
-MISLEADING = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0x200B, 0x2010), 0x2028, 0x2029, 0xFEFF,
-              *range(0xE0020, 0xE0080), *range(0x80, 0xA0), 0xAD, 0x61C, 0x180E, 0x2060]  # fmt: skip
-
-
-def test_what_turns_or_hides_words_is_shown_as_what_it_is() -> None:
-    for code in MISLEADING:
-        shown = printable(f"Debian {chr(code)}12")
-        assert shown.isascii()
-        assert f"{code:x}12" in shown
-    assert printable("\u202e \U000e0041") == "\\u202e \\U000e0041"
-    for words in ("größe 日本 שלום مرحبا", "a\tb\nc", "\U0001f600"):
-        assert printable(words) == words
 
 
 def test_colours_when_asked_and_not_where_they_are_unwelcome(monkeypatch: pytest.MonkeyPatch) -> None:
