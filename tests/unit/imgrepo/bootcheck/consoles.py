@@ -61,4 +61,4 @@ UEFI_SHELL = (
 )
 LOOP = b"".join(_BIOS + b"GRUB loading.\r\n" for _ in range(6))
 SPLIT_BY_PLACES = b"\x1b[05;02Hgrub r\x1b[05;08H\x1b[05;09Hescue> "
-"""A BIOS that shows its screen on the serial console tells places in the middle of words."""
+"""A BIOS that shows its screen on the serial console moves the cursor in the middle of words."""

@@ -64,7 +64,7 @@ def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_boot_is_written_down_with_its_pictures(
+def test_a_boot_is_recorded_with_its_pictures(
     stub: Stub, entry: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     stub.set(consoles.DEBIAN + b"\r\n[   66.0] I/O error, dev vda, sector 1\r\n")
@@ -100,11 +100,11 @@ def test_a_failed_boot_replaces_an_older_record(
     assert "root was not found" in record.reason
     assert not record.pictures
     assert files(entry / "boot") == {"boot.json", "serial.log"}
-    told = capfd.readouterr().err
-    assert "does not boot" in told
-    assert "(initramfs)" in told
-    assert "/etc/fstab" in told
-    assert "picture" in told
+    printed = capfd.readouterr().err
+    assert "does not boot" in printed
+    assert "(initramfs)" in printed
+    assert "/etc/fstab" in printed
+    assert "picture" in printed
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_every_bad_end_has_its_reason(
     assert not psutil.pid_exists(stub.process())
 
 
-def test_an_image_alone_has_its_record_beside_it_or_elsewhere(
+def test_the_record_of_an_image_alone_is_next_to_it_or_elsewhere(
     stub: Stub, entry: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     stub.set(b"ready 7\r\n")
@@ -142,12 +142,12 @@ def test_an_image_alone_has_its_record_beside_it_or_elsewhere(
     assert "64" in json.loads((stub.folder / "calls").read_text())
     capfd.readouterr()
     assert boot_check(alone, "--marker", "^ready", "--output", tmp_path / "out", "--json") == 0
-    told = json.loads(capfd.readouterr().out)
-    assert [one["verdict"] for one in told["checks"]] == ["booted"]
+    printed = json.loads(capfd.readouterr().out)
+    assert [one["verdict"] for one in printed["checks"]] == ["booted"]
     assert read_boot(tmp_path / "out" / "alone" / "boot") is not None
 
 
-def test_what_refers_to_other_files_is_never_booted(
+def test_an_image_that_refers_to_other_files_is_never_booted(
     stub: Stub, entry: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (entry / "web.img").rename(entry / "base.raw.kept")
@@ -162,7 +162,7 @@ def test_what_refers_to_other_files_is_never_booted(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("nosuch",), "there is no entry nosuch"),
         (("./nosuch.img",), "there is no image"),
@@ -171,13 +171,13 @@ def test_what_refers_to_other_files_is_never_booted(
     ],
 )
 def test_wrong_targets_are_named(
-    words: tuple[str, ...], told: str, capfd: pytest.CaptureFixture[str]
+    words: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert boot_check(*words) == 2
-    assert told in capfd.readouterr().err
+    assert message in capfd.readouterr().err
 
 
-def test_a_marker_that_takes_for_ever_is_no_verdict(
+def test_a_marker_that_takes_forever_is_an_error(
     stub: Stub, entry: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     stub.set(b"a" * 4000 + b"b\r\n")
@@ -382,7 +382,7 @@ def test_pictures_of_any_shape_fit_the_thumbnail(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "printed"),
     [
         (b"", "cannot be read"),
         (b"P6\n", "cannot be read"),
@@ -392,9 +392,9 @@ def test_pictures_of_any_shape_fit_the_thumbnail(tmp_path: Path) -> None:
         (b"GIF89a", "cannot be read"),
     ],
 )
-def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes, told: str) -> None:
+def test_a_file_that_is_not_a_picture_is_refused(tmp_path: Path, data: bytes, printed: str) -> None:
     (tmp_path / "in.ppm").write_bytes(data)
-    with pytest.raises(DiskError, match=told):
+    with pytest.raises(DiskError, match=printed):
         write_pictures(tmp_path / "in.ppm", tmp_path / "a.png", tmp_path / "b.png")
 
 

@@ -163,7 +163,7 @@ def test_a_raw_image_of_this_machine_is_imported_too(distribution: Distribution)
     assert str(distribution.folder) not in text
 
 
-def test_what_was_imported_is_published_with_what_its_entry_says(distribution: Distribution) -> None:
+def test_an_imported_image_is_published_with_its_entry(distribution: Distribution) -> None:
     repository = distribution.repository
     distribution.take(name="nova")
     repository.appliances.disks["nova.qcow2"] = debian()
@@ -199,7 +199,7 @@ def test_the_next_image_of_the_distribution_replaces_the_last_one(distribution: 
     assert repository.entry("nova").revision == 2
 
 
-def test_the_key_may_be_a_fingerprint_of_ones_own_keyring(
+def test_the_key_may_be_a_fingerprint_in_the_users_keyring(
     distribution: Distribution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = distribution.keys.home
@@ -219,7 +219,7 @@ def test_the_key_may_be_a_fingerprint_of_ones_own_keyring(
         distribution.take(str(distribution.folder / "none.qcow2"))
 
 
-def test_a_digest_by_hand_asks_nobody(distribution: Distribution) -> None:
+def test_a_digest_by_hand_needs_no_server(distribution: Distribution) -> None:
     assert distribution.take(checksum=digest(distribution.image).upper()).new
     assert [path for _method, path in distribution.web.asked] == [f"/{NAME}"]
 
@@ -230,7 +230,7 @@ def test_a_sha256_by_hand_is_enough(distribution: Distribution) -> None:
         distribution.take(name="other", checksum="0" * 64)
 
 
-def test_unsigned_checksums_are_believed_when_that_is_said_and_never_quietly(
+def test_unsigned_checksums_need_an_option_and_give_a_warning(
     distribution: Distribution,
 ) -> None:
     (distribution.folder / "SHA512SUMS.sign").unlink()
@@ -259,7 +259,7 @@ def test_what_a_stopped_import_fetched_is_used_by_the_next(distribution: Distrib
         assert b"Range: bytes=" in server.requests[-1]
 
 
-def test_beginnings_that_nobody_came_back_for_go(distribution: Distribution) -> None:
+def test_old_partial_downloads_are_removed(distribution: Distribution) -> None:
     data = distribution.image
     scripts = [honest(data, upto=len(data) // 2)], [answer(b"", status="403 No")]
     with FaultServer(*scripts) as server, pytest.raises(FetchError):
@@ -273,7 +273,7 @@ def test_beginnings_that_nobody_came_back_for_go(distribution: Distribution) -> 
         assert len(list(parts.glob("sha512-*"))) == left
 
 
-def test_a_beginning_of_another_file_is_not_mixed_with_the_right_one(distribution: Distribution) -> None:
+def test_a_partial_download_of_another_file_is_not_used(distribution: Distribution) -> None:
     data = distribution.image
     wrong = bytes(reversed(data))
     with FaultServer([honest(wrong, upto=len(data) // 2)], [honest(data)]) as server:
@@ -558,7 +558,7 @@ def test_addresses_without_a_plain_name_are_refused(distribution: Distribution, 
         distribution.take(address, unsigned=True)
 
 
-def test_evidence_that_says_nothing_or_two_things_is_refused() -> None:
+def test_missing_or_contradictory_options_are_refused() -> None:
     for given in ({}, {"key": "k", "unsigned": True}, {"checksum": "0", "key": "k"}):
         with pytest.raises(UsageError):
             TrustOptions(**given)
@@ -567,7 +567,7 @@ def test_evidence_that_says_nothing_or_two_things_is_refused() -> None:
             digest_by_hand(text)
 
 
-def test_an_image_of_ones_own_is_never_replaced(distribution: Distribution) -> None:
+def test_an_image_that_was_not_imported_is_never_replaced(distribution: Distribution) -> None:
     mine = distribution.repository.add("nova.img")
     with pytest.raises(UsageError, match="was not imported"):
         distribution.take(name="nova")
@@ -607,25 +607,25 @@ def test_places() -> None:
 
 def test_the_command_as_it_is_typed(distribution: Distribution, capsys: pytest.CaptureFixture[str]) -> None:
     services, images = distribution.repository.services(), str(distribution.repository.images)
-    words = ["import", distribution.url, images]
-    assert run(words, services) == 2
+    command = ["import", distribution.url, images]
+    assert run(command, services) == 2
     assert "--unsigned" in capsys.readouterr().err
     key = str(distribution.folder.parent / "distribution.gpg")
-    assert run([*words, "--key", key, "--name", "nova"], services) == 0
+    assert run([*command, "--key", key, "--name", "nova"], services) == 0
     out = capsys.readouterr().out
     assert "nova.qcow2 imported" in out
     assert f"signed by {distribution.key}" in out
-    assert run([*words, "--key", key, "--name", "nova"], services) == 0
+    assert run([*command, "--key", key, "--name", "nova"], services) == 0
     assert "is already here" in capsys.readouterr().out
-    assert run([*words, "--key", key, "--name", "../x"], services) == 2
+    assert run([*command, "--key", key, "--name", "../x"], services) == 2
     assert run(["import", distribution.url, f"{images}/none", "--key", key], services) == 2
     (distribution.folder / "SHA512SUMS.sign").unlink()
-    assert run([*words, "--key", key, "--name", "other"], services) == 3
-    assert run([*words, "--key", f"{images}/none"], services) == 2
+    assert run([*command, "--key", key, "--name", "other"], services) == 3
+    assert run([*command, "--key", f"{images}/none"], services) == 2
 
 
 @pytest.mark.parametrize("text", ["[a]\nfile=b.img\n", "[a]\nfile=a.img\n[b]\nfile=a.img\n", "nonsense\n"])
-def test_an_entry_beside_an_image_is_about_it_alone(repository: Repository, text: str) -> None:
+def test_a_sidecar_is_about_its_image_only(repository: Repository, text: str) -> None:
     repository.add("a.img")
     (repository.images / "a.entry").write_text(text)
     with pytest.raises(RepositoryError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from imgbuilder.events import ignore
+from imgbuilder.events import Notice, ignore
 from imgrepo.library import records
 from imgrepo.library.folder import EntryFolder
+from imgrepo.publishing.publish import PublishResult
 from tests.unit.imgrepo.repository import Repository, debian, image
 
 TEXT = 'title = "A demo"\ndescription = "It serves.\\n\\nA page."\nhints = "log in as root"\n'
@@ -30,3 +31,18 @@ def boot(folder: EntryFolder, verdict: records.Verdict = records.Verdict.BOOTED)
     mark = records.ImageMark.of(folder.image(), ignore)
     now = datetime.now(UTC)
     records.write_boot(folder.boot, records.BootRecord(mark, verdict, "panic", "7.2.11", "tcg", now, 1.0))
+
+
+def notices(repository: Repository) -> str:
+    """Return the notices of all commands, one a line."""
+    return "\n".join(event.text for event in repository.events if isinstance(event, Notice))
+
+
+def names(repository: Repository) -> list[str]:
+    """Return the names of the templates in the index."""
+    return [entry.os_version for entry in repository.read().entries]
+
+
+def reasons(result: PublishResult) -> str:
+    """Return why images were refused, one a line."""
+    return "\n".join(f"{name}: {error.message} ({error.hint})" for name, error in result.refused.items())

@@ -33,8 +33,7 @@ from imgrepo.publishing.publish import PublishResult
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.review.results import Requirement
 from tests.fakes.keys import KeyMaker
-from tests.unit.imgrepo.library.entries import TEXT, add, boot
-from tests.unit.imgrepo.library.test_publishing import names, reasons
+from tests.unit.imgrepo.library.entries import TEXT, add, boot, names, reasons
 from tests.unit.imgrepo.repository import Repository, image
 
 DIGESTS = st.text("0123456789abcdef", min_size=128, max_size=128)
@@ -90,7 +89,7 @@ class TestManifest:
     @pytest.mark.parametrize(
         "path", ["a b", "../x", "/etc/passwd", "a/b/c", "-x", ".x", "a\nb", "", "sources/"]
     )
-    def test_paths_that_nobody_approves(self, path: str) -> None:
+    def test_paths_that_cannot_be_approved(self, path: str) -> None:
         with pytest.raises(UsageError, match="has a name that cannot be approved"):
             write_manifest(Manifest("demo", {path: ONE}))
         with pytest.raises(RepositoryError):
@@ -102,7 +101,7 @@ class TestManifest:
             check_note(note)
 
     @pytest.mark.parametrize(
-        ("name", "files", "told"),
+        ("name", "files", "printed"),
         [
             ("demo", {"a": ONE, "b": ONE}, None),
             ("other", {"a": ONE, "b": ONE}, "it is of a different entry, demo"),
@@ -113,12 +112,14 @@ class TestManifest:
              "b differs from the approved one; c was added since; a is gone since"),
         ],
     )  # fmt: skip
-    def test_differences(self, name: str, files: dict[str, str], told: str | None) -> None:
-        assert difference(Manifest("demo", {"a": ONE, "b": ONE}), name, files) == told
+    def test_differences(self, name: str, files: dict[str, str], printed: str | None) -> None:
+        assert difference(Manifest("demo", {"a": ONE, "b": ONE}), name, files) == printed
 
 
 class TestApproval:
-    def test_it_tells_who_and_what(self, repository: Repository, reviewer: str, reviewers: Path) -> None:
+    def test_it_names_reviewer_and_files(
+        self, repository: Repository, reviewer: str, reviewers: Path
+    ) -> None:
         folder = add(repository)
         image(folder.screenshot, size=5000)
         sign(repository, folder, reviewer, "booted it")
@@ -128,7 +129,7 @@ class TestApproval:
         assert folder.approval.stat().st_mode & 0o777 == 0o644
         assert not [name for name in folder.path.iterdir() if name.name.startswith(".")]
 
-    def test_people_can_check_it_by_hand(self, repository: Repository, reviewer: str, keys: KeyMaker) -> None:
+    def test_sha512sum_can_check_it(self, repository: Repository, reviewer: str, keys: KeyMaker) -> None:
         folder = add(repository)
         sign(repository, folder, reviewer, "by hand")
         text = keys.gpg("--decrypt", str(folder.approval))
@@ -154,13 +155,13 @@ class TestApproval:
         boot(folder)
         found(repository, folder, reviewers)
 
-    @pytest.mark.parametrize("what", ["image", "words", "screenshot", "entry", "text"])
+    @pytest.mark.parametrize("what", ["image", "description", "screenshot", "entry", "text"])
     def test_changes_end_it(self, repository: Repository, reviewer: str, reviewers: Path, what: str) -> None:
         folder = add(repository)
         sign(repository, folder, reviewer)
         if what == "image":
             image(folder.image().path, b"y")
-        elif what == "words":
+        elif what == "description":
             folder.description.write_text(f"{TEXT}# more\n")
         elif what == "screenshot":
             folder.screenshot.write_bytes(b"x")
@@ -193,7 +194,7 @@ class TestApproval:
         with pytest.raises(TrustError, match="revoked"):
             found(repository, folder, file)
 
-    def test_what_a_contributor_recorded_is_not_believed(
+    def test_a_contributors_records_are_not_trusted(
         self, repository: Repository, reviewer: str, reviewers: Path
     ) -> None:
         folder = add(repository)
@@ -260,7 +261,7 @@ class TestPublish:
         sign(repository, EntryFolder(repository.images / "demo"), reviewer)
         assert publish(repository, reviewers).changed == ("demo",)
 
-    def test_unapproved_words_do_not_get_out(
+    def test_an_unapproved_description_is_not_published(
         self, repository: Repository, reviewer: str, reviewers: Path
     ) -> None:
         folder = add(repository)
@@ -314,13 +315,13 @@ class TestPublish:
 
 
 class TestCommand:
-    def test_a_reviewer_is_told_what_is_signed_and_what_lacks(
+    def test_a_reviewer_sees_the_files_and_what_is_missing(
         self, repository: Repository, reviewer: str, reviewers: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         folder = add(repository)
         library = ["--library", str(repository.images)]
-        words = ["entry", "sign", "demo", *library, "-K", reviewer, "--note", "looked at it"]
-        assert run(words, repository.services()) == 0
+        command = ["entry", "sign", "demo", *library, "-K", reviewer, "--note", "looked at it"]
+        assert run(command, repository.services()) == 0
         said = capsys.readouterr()
         assert "demo was not booted" in said.err
         digest = found(repository, folder, reviewers)
@@ -328,7 +329,7 @@ class TestCommand:
         assert "...  demo.img\n" in said.out
         assert "...  entry.toml\n" in said.out
         boot(folder)
-        assert run(words, repository.services()) == 0
+        assert run(command, repository.services()) == 0
         assert "booted" not in capsys.readouterr().err
         publishing = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key]
         publishing += ["--require", "signed", "--require", "booted", "--xz-preset", "0"]
@@ -337,29 +338,29 @@ class TestCommand:
         assert run([*publishing, "--reviewers", str(reviewers)], repository.services()) == 0
         assert names(repository) == ["demo"]
 
-    def test_the_list_tells_of_it(
+    def test_the_list_shows_it(
         self, repository: Repository, reviewer: str, reviewers: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         folder = add(repository)
-        words = ["entry", "list", "--library", str(repository.images), "--long"]
-        assert run([*words, "--require", "signed"], repository.services()) == 2
+        command = ["entry", "list", "--library", str(repository.images), "--long"]
+        assert run([*command, "--require", "signed"], repository.services()) == 2
         assert "--reviewers FILE" in capsys.readouterr().err
-        words += ["--reviewers", str(reviewers)]
-        assert run(words, repository.services()) == 0
+        command += ["--reviewers", str(reviewers)]
+        assert run(command, repository.services()) == 0
         assert "demo is not approved" in capsys.readouterr().out
         sign(repository, folder, reviewer)
-        assert run(words, repository.services()) == 0
-        told = capsys.readouterr().out
-        assert told.startswith("demo  signed  -  A demo\n")
-        assert "approved" not in told
+        assert run(command, repository.services()) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith("demo  signed  -  A demo\n")
+        assert "approved" not in printed
         folder.description.write_text(f"{TEXT}# more\n")
-        assert run(words, repository.services()) == 0
-        told = capsys.readouterr().out
-        assert told.startswith("demo  draft")
-        assert "entry.toml differs from the approved one" in told
+        assert run(command, repository.services()) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith("demo  draft")
+        assert "entry.toml differs from the approved one" in printed
 
     @pytest.mark.parametrize(
-        ("words", "told"),
+        ("command", "message"),
         [
             (["none", "-K", "KEY"], "there is no entry none"),
             (["demo"], "--gpg-key"),
@@ -368,13 +369,13 @@ class TestCommand:
             (["../demo", "-K", "KEY"], "there is no entry"),
         ],
     )
-    def test_wrong_words(
-        self, repository: Repository, reviewer: str, capsys: pytest.CaptureFixture[str], words: list[str],
-        told: str,
+    def test_wrong_arguments(
+        self, repository: Repository, reviewer: str, capsys: pytest.CaptureFixture[str], command: list[str],
+        message: str,
     ) -> None:  # fmt: skip
         folder = add(repository)
-        words = [reviewer if word == "KEY" else word for word in words]
-        code = run(["entry", "sign", *words, "--library", str(repository.images)], repository.services())
+        given = [reviewer if word == "KEY" else word for word in command]
+        code = run(["entry", "sign", *given, "--library", str(repository.images)], repository.services())
         assert code in {1, 2, 5, 6}
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
         assert not folder.approval.exists()

@@ -95,7 +95,7 @@ class TestDescription:
             parse_description(text, where="entry.toml")
         assert word in caught.value.message
 
-    def test_all_wrong_keys_are_told_at_once(self) -> None:
+    def test_all_wrong_keys_are_named_at_once(self) -> None:
         with pytest.raises(RepositoryError) as caught:
             parse_description("titel = 1\nlicence = 2", where="x")
         assert "titel" in caught.value.message
@@ -158,7 +158,7 @@ class TestFolder:
     def test_folders_that_cannot_be_looked_into(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A filesystem's ``lost+found`` keeps nobody, and a contributor's folder is told of."""
+        """A filesystem's ``lost+found`` is ignored, and a contributor's folder is reported."""
         for name in ("lost+found", "theirs", "ours"):
             entry(tmp_path, name, image="x.img")
         plain = Path.stat
@@ -229,7 +229,7 @@ class TestRecords:
         assert records.read_boot(tmp_path) is None
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', "\xff", "[" * 5000, '{"version": 2}'])
-    def test_damaged_ones_are_told(self, tmp_path: Path, text: str) -> None:
+    def test_damaged_ones_are_errors(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "boot.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(RepositoryError, match=r"boot\.json"):
             records.read_boot(tmp_path)

@@ -53,7 +53,7 @@ class TestSkeleton:
             for name in table.model_fields:
                 assert re.search(rf"(?m)^(# )?{name.replace('_', '-')} = |^\[{name}\]", text), name
 
-    def test_what_is_commented_out_is_right_too(self) -> None:
+    def test_commented_lines_are_valid(self) -> None:
         text = re.sub(r"(?m)^# (?=[a-z-]+ = )", "", skeleton("demo"))
         read = parse_description(text, where="x")
         assert read.not_before == datetime(2026, 12, 1, tzinfo=UTC)
@@ -145,12 +145,12 @@ class TestNew:
         assert folder.image().path.read_bytes() == content
 
     @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "-x", "a b", "x" * 81])
-    def test_names_that_cannot_be(self, tmp_path: Path, name: str) -> None:
+    def test_names_that_are_refused(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(UsageError, match="cannot be the name"):
             make_entry(NewEntry(tmp_path, name), ignore)
         assert not list(tmp_path.iterdir())
 
-    def test_what_is_there_stays(self, tmp_path: Path) -> None:
+    def test_existing_files_are_kept(self, tmp_path: Path) -> None:
         make_entry(NewEntry(tmp_path, "demo", title="mine"), ignore)
         (tmp_path / "link").symlink_to("nowhere")
         (tmp_path / "empty").mkdir()
@@ -225,7 +225,7 @@ class TestCommands:
         assert capsys.readouterr().out.startswith("virt-install --import --name A-demo")
         assert run(["entry", "run-script", "nobody"], services) == 2
 
-    def test_the_script_works_from_anywhere_with_an_image_that_nobody_may_write(self, tmp_path: Path) -> None:
+    def test_the_script_works_from_anywhere_with_a_read_only_image(self, tmp_path: Path) -> None:
         qemu = tmp_path / "qemu"
         qemu.write_text("#!/bin/sh\necho QEMU emulator version 8.0\n")
         qemu.chmod(0o755)

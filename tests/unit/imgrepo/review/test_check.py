@@ -60,7 +60,7 @@ from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeF
 from tests.fakes.guest import FakeGuest
 from tests.fakes.qemu_stub import QemuStub
 from tests.unit.imgrepo.repository import image
-from tests.unit.imgrepo.review.test_leftovers import guest
+from tests.unit.imgrepo.review.guests import guest
 
 TEXT = """
 title = "A demo"
@@ -91,7 +91,7 @@ class Library:
     appliances: FakeAppliances = field(default_factory=FakeAppliances)
 
     def add(self, name: str = "demo", text: str = TEXT, holds: FakeGuest | None = None) -> EntryFolder:
-        """Make an entry that lacks nothing."""
+        """Make an entry with which nothing is wrong."""
         folder = EntryFolder(self.path / name)
         folder.path.mkdir()
         folder.description.write_text(text)
@@ -150,9 +150,9 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return Library(tmp_path / "library", qemu, capsys)
 
 
-def test_an_entry_that_lacks_nothing(library: Library) -> None:
+def test_an_entry_with_nothing_missing(library: Library) -> None:
     folder = library.add()
-    assert unmet(CHECKED, folder, ignore) is not None, "nobody has looked yet"
+    assert unmet(CHECKED, folder, ignore) is not None, "it was not checked yet"
     assert library.items()["checked"] is True
     assert unmet(CHECKED, folder, ignore) is None
     assert library.type()[0].startswith("demo: checked\n  ok       entry.toml   it can be read\n")
@@ -208,7 +208,7 @@ def test_packages_without_sources(library: Library) -> None:
 
 
 @pytest.mark.parametrize("content", [b"SOURCE", b"shorter", None])
-def test_an_archive_that_is_not_the_one(library: Library, content: bytes | None) -> None:
+def test_an_archive_that_was_replaced(library: Library, content: bytes | None) -> None:
     folder = library.add()
     library.type()
     archive = folder.sources / "demo-sources.tar"
@@ -227,7 +227,7 @@ def test_an_archive_is_read_once(library: Library, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["../../secret", ".hidden", "/etc/passwd", "a\0b"])
-def test_a_record_of_sources_leads_nowhere_else(library: Library, name: str) -> None:
+def test_a_record_of_sources_cannot_leave_its_folder(library: Library, name: str) -> None:
     folder = library.add()
     (library.path.parent / "secret").write_bytes(b"source")
     path = folder.sources / "sources.json"
@@ -261,7 +261,7 @@ def test_what_is_in_the_image_is_named(library: Library) -> None:
     assert "demo.img --sysprep all\n" in out
 
 
-def test_other_hints_have_the_passwords_tried_again(library: Library) -> None:
+def test_changed_hints_cause_the_passwords_to_be_tried_again(library: Library) -> None:
     made = guest()
     made.add("/etc/shadow", f"root:{md5_crypt.hash('k3ssel')}:1::::::\n")
     folder = library.add(holds=made)
@@ -330,7 +330,7 @@ def test_without_a_budget_nothing_is_packed_or_copied(library: Library) -> None:
     assert (attachment.path, attachment.readonly) == (folder.image().path, True)
 
 
-def test_without_an_appliance_the_rest_is_told(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_checks_need_no_appliance(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = library.add()
 
     def fail(_appliance: FakeAppliance) -> None:
@@ -384,7 +384,7 @@ def test_an_empty_library(library: Library) -> None:
     assert json.loads(library.type("--json")[0]) == {"version": 1, "entries": []}
 
 
-def test_progress_is_not_among_the_points(library: Library) -> None:
+def test_progress_is_not_on_standard_output(library: Library) -> None:
     library.add()
     out, err = library.type()
     assert all(line.startswith(("demo: ", "  ")) for line in out.splitlines())
@@ -401,7 +401,7 @@ def test_names_that_drive_terminals(library: Library) -> None:
     assert "1 of 1 source package missing: bash 5 (gone\\x1b[2J really)\n" in out
 
 
-def test_a_record_that_cannot_be_read_is_made_anew(library: Library) -> None:
+def test_a_record_that_cannot_be_read_is_made_again(library: Library) -> None:
     folder = library.add()
     folder.check.mkdir()
     for text in ("", "[]", '{"version": 1}', '{"version": 2}'):
@@ -417,7 +417,7 @@ def test_a_library_that_cannot_be_written(library: Library) -> None:
     assert "the results are not kept" in err
 
 
-def test_the_image_that_is_not_there_or_no_image(library: Library) -> None:
+def test_a_missing_or_wrong_image(library: Library) -> None:
     folder = library.add()
     path = folder.image().path
     path.rename(path.with_suffix(".qcow2"))
@@ -475,20 +475,20 @@ class TestRunScript:
             ("change", "the image changed while it ran"),
         ],
     )
-    def test_what_goes_wrong_is_told(self, library: Library, how: str, words: str) -> None:
+    def test_failures_have_their_reason(self, library: Library, how: str, words: str) -> None:
         library.add()
         library.qemu.set(how)
-        if how == "change":  # which is told at once: it is no longer the image that was looked into
+        if how == "change":  # which is printed at once: it is no longer the image that was looked into
             assert "changed" in library.type(code=1)[0]
             return
         found = library.items(code=1)["run"]
         assert (found["state"], words in found["detail"]) == ("wrong", True), found
 
-    def test_two_ports_that_would_be_one(self, library: Library) -> None:
+    def test_two_forwards_of_one_port(self, library: Library) -> None:
         library.add(text=f'{TEXT}\n[machine]\nports = ["8080:80", "8080:81"]\n')
         assert library.bad() == {"run": "wrong"}
 
-    def test_a_hypervisor_that_takes_no_orders(
+    def test_a_hypervisor_that_accepts_no_commands(
         self, library: Library, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(runtrial, "_START", 1.0)
@@ -496,7 +496,7 @@ class TestRunScript:
         library.qemu.set("deaf")
         assert "within 1 seconds" in library.items(code=1)["run"]["detail"]
 
-    def test_what_is_this_hosts_trouble_is_not_known(
+    def test_a_problem_of_the_host_is_unknown(
         self, library: Library, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder = library.add()
@@ -571,7 +571,7 @@ class TestScreenshot:
         problem = screenshot_problem(tmp_path / "a.png")
         assert problem is None if words is None else words in (problem or "")
 
-    def test_what_is_no_picture(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_not_a_picture(self, tmp_path: Path) -> None:
         path = tmp_path / "a.png"
         Image.effect_noise((400, 300), 50).save(path)
         whole = path.read_bytes()

@@ -40,7 +40,7 @@ source-offer = "ann@example.org"
 GPL = Package("bash", "5-1", "amd64", "bash", "5", ("GPL-3",), copyleft=True)
 MIT = Package("zlib", "1-1", "amd64", "zlib", "1", ("MIT",), copyleft=False)
 UNKNOWN = Package("odd", "1-1", "amd64", "odd-source", "1", (), copyleft=None)
-ISSUE = Issue(Status.UNKNOWN, "nobody looked", "look")
+ISSUE = Issue(Status.UNKNOWN, "it was not checked", "look")
 
 
 def described(text: str = TEXT) -> Description:
@@ -95,7 +95,7 @@ def test_an_entry_with_all_it_needs() -> None:
 
 
 @pytest.mark.parametrize("key", ["title", "description", "hints", "contributor", "licence"])
-def test_what_nobody_wrote_is_missing(key: str) -> None:
+def test_empty_fields_are_missing(key: str) -> None:
     lines = [line for line in TEXT.splitlines() if not line.startswith(f"{key} =")]
     items = judge_entry(facts(description=described("\n".join(lines)), inside=inside(hints="")))
     missing = [one for one in items if one.status is not Status.OK]
@@ -110,7 +110,7 @@ def test_a_licence_that_spdx_does_not_know_is_wrong() -> None:
     assert "no licence GPL" in found.detail
 
 
-def test_an_unreadable_description_hides_no_other_point() -> None:
+def test_an_unreadable_description_hides_no_other_check() -> None:
     items = judge_entry(facts(description=Issue(Status.WRONG, "no TOML")))
     assert [(one.key, one.status) for one in items if one.status is not Status.OK] == [
         ("entry.toml", Status.WRONG),
@@ -119,7 +119,7 @@ def test_an_unreadable_description_hides_no_other_point() -> None:
 
 
 @pytest.mark.parametrize("key", ["image_summary", "screenshot", "contents", "packed", "inside", "run"])
-def test_what_is_not_known_is_told(key: str) -> None:
+def test_unknown_facts_are_unknown_results(key: str) -> None:
     items = judge_entry(facts(**{key: ISSUE}))
     keys = {"image_summary": ["image"], "packed": ["size"], "inside": ["identity", "secrets"]}
     unknown = keys.get(key, [key]) + (["sources"] if key == "contents" else [])
@@ -161,7 +161,7 @@ def test_sources_that_are_missing_are_named_with_their_reasons() -> None:
     assert found.hint == "collect them: pybuilder-repo sources lib/demo"
 
 
-def test_another_version_covers_nothing() -> None:
+def test_a_different_version_covers_nothing() -> None:
     assert item("sources", sources=sources(("bash", "4"))).status is Status.WRONG
 
 
@@ -175,7 +175,7 @@ def test_many_missing_sources_are_counted() -> None:
     assert item("sources", contents=contents(*many), sources=sources()).detail.endswith("; and 4 more")
 
 
-def test_no_sources_are_needed_where_no_licence_asks() -> None:
+def test_no_sources_are_needed_if_no_licence_requires_them() -> None:
     found = item("sources", contents=contents(MIT), sources=Issue(Status.MISSING, "none"))
     assert found.status is Status.OK
 
@@ -198,7 +198,7 @@ SECRET_NOTES = [Leftover.MADE_KEY, Leftover.TOOL_MEMORY]
 
 
 @pytest.mark.parametrize("trace", Leftover)
-def test_each_trace_concerns_one_point(trace: Leftover) -> None:
+def test_each_leftover_concerns_one_check(trace: Leftover) -> None:
     seen = inside(Seen(trace, ("/a b", "/c", "/d", "/e"), 7))
     identity, secrets = item("identity", inside=seen), item("secrets", inside=seen)
     states = {
@@ -211,8 +211,8 @@ def test_each_trace_concerns_one_point(trace: Leftover) -> None:
     assert (identity.status, secrets.status) == states[trace]
     assert len(identity.notes) == (trace in IDENTITY_NOTES)
     assert len(secrets.notes) == (trace in SECRET_NOTES)
-    told = " ".join([identity.detail, secrets.detail, *identity.notes, *secrets.notes])
-    assert "/a b, /c, /d and 4 more" in told
+    printed = " ".join([identity.detail, secrets.detail, *identity.notes, *secrets.notes])
+    assert "/a b, /c, /d and 4 more" in printed
 
 
 def test_the_remedy_is_a_command_with_quoted_paths() -> None:
@@ -248,13 +248,13 @@ def test_passwords(password: PasswordState, state: Status, notes: int) -> None:
 
 
 @pytest.mark.parametrize("password", PasswordState)
-def test_other_hints_may_tell_other_passwords(password: PasswordState) -> None:
+def test_changed_hints_may_have_other_passwords(password: PasswordState) -> None:
     seen = inside(accounts=(Account("ann", password),), hints="of another day")
-    told = {PasswordState.TOLD, PasswordState.UNTOLD, PasswordState.UNTRIED}
-    assert (item("secrets", inside=seen).status is Status.UNKNOWN) == (password in told)
+    printed = {PasswordState.TOLD, PasswordState.UNTOLD, PasswordState.UNTRIED}
+    assert (item("secrets", inside=seen).status is Status.UNKNOWN) == (password in printed)
 
 
-def test_a_system_that_is_not_known_is_for_a_person() -> None:
+def test_an_unknown_system_is_for_a_person() -> None:
     seen = inside(system=False, reason="no operating system")
     for key in ("identity", "secrets"):
         found = item(key, inside=seen)

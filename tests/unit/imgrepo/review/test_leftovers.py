@@ -19,27 +19,9 @@ from imgrepo.review.leftovers import look_inside
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgrepo.repository import image
+from tests.unit.imgrepo.review.guests import guest
 
-PASSWD = """\
-root:x:0:0:root:/root:/bin/bash
-git:x:990:990::/srv/git:/bin/sh
-www:x:33:33::/var/www:/usr/sbin/nologin
-"""
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"
-
-
-def guest() -> FakeGuest:
-    """Return a guest in which nothing is anybody's."""
-    made = FakeGuest()
-    made.add("/etc/os-release", "ID=debian\n")
-    made.add("/etc/passwd", PASSWD)
-    made.add("/etc/shadow", "root:*:19000:0:99999:7:::\n")
-    made.add("/etc/machine-id", "uninitialized\n")
-    made.add("/etc/hostname", "localhost\n")
-    made.add_dir("/root")
-    made.add_dir("/home/ann")
-    made.add_dir("/srv/git")
-    return made
 
 
 def look(folder: Path, made: FakeGuest, appliances: FakeAppliances | None = None) -> Inside:
@@ -77,7 +59,7 @@ IDENTITY = {
 
 
 @pytest.mark.parametrize("trace", IDENTITY)
-def test_traces_of_one_machine(tmp_path: Path, trace: Leftover) -> None:
+def test_leftovers_of_one_machine(tmp_path: Path, trace: Leftover) -> None:
     made = guest()
     for path in IDENTITY[trace]:
         made.add(path, "0123456789abcdef0123456789abcdef\n")
@@ -150,22 +132,22 @@ def test_secrets(tmp_path: Path, trace: Leftover, path: str, content: str) -> No
     [
         ("/root/.ssh/id_ed25519.pub", "ssh-ed25519 AAAA ann\n"),
         ("/root/.ssh/known_hosts", "example.org ssh-ed25519 AAAA\n"),
-        ("/root/.ssh/authorized_keys", "\n# nobody\n"),
+        ("/root/.ssh/authorized_keys", "\n# none\n"),
         ("/root/.bash_history", ""),
         ("/root/.bashrc", "alias ll='ls -l'\n"),
         ("/home/ann/.docker/config.json", '{"auths": {"example.org": {"auth": ""}}}'),
         ("/etc/NetworkManager/system-connections/wired.nmconnection", "[ipv4]\nmethod=auto\n"),
         ("/etc/wpa_supplicant/functions.sh", "psk=\n"),
-        ("/var/www/.bash_history", "of nobody who can log in\n"),
+        ("/var/www/.bash_history", "of an account that cannot log in\n"),
     ],
 )
-def test_what_is_no_secret(tmp_path: Path, path: str, content: str) -> None:
+def test_files_that_are_not_secrets(tmp_path: Path, path: str, content: str) -> None:
     made = guest()
     made.add(path, content)
     assert seen(look(tmp_path, made)) == {}
 
 
-def test_links_and_odd_files_are_no_trouble(tmp_path: Path) -> None:
+def test_links_and_odd_files(tmp_path: Path) -> None:
     made = guest()
     made.add_link("/root/.bash_history", "/dev/null")
     made.add_link("/root/.netrc", "/nowhere")
@@ -182,13 +164,13 @@ def test_a_password_file_behind_a_link_is_read_in_the_guest(tmp_path: Path) -> N
     assert [one.name for one in look(tmp_path, made).accounts] == ["root"]
 
 
-def test_what_is_too_large_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_large_file_is_not_skipped(tmp_path: Path) -> None:
     made = guest()
     made.add("/etc/shadow", "x" * (2 << 20))
     assert seen(look(tmp_path, made)) == {Leftover.UNREADABLE: ("/etc/shadow",)}
 
 
-def test_secrets_behind_what_is_read_are_not_passed_over(
+def test_secrets_after_the_part_that_is_read_are_not_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leftovers, "_LARGEST", 1000)
@@ -197,7 +179,7 @@ def test_secrets_behind_what_is_read_are_not_passed_over(
     assert seen(look(tmp_path, made)) == {Leftover.UNREADABLE: ("/root/.netrc",)}
 
 
-def test_keys_beyond_the_files_that_are_looked_at_are_not_passed_over(
+def test_keys_beyond_the_files_that_are_read_are_not_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leftovers, "_MOST_FILES", 3)
@@ -231,7 +213,7 @@ def test_many_files_are_counted_and_the_first_named(tmp_path: Path) -> None:
     assert (found.count, len(found.paths)) == (40, 10)
 
 
-def test_a_list_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_is_too_long_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = FakeAppliance.glob
 
     def glob(self: FakeAppliance, pattern: str) -> list[str]:
@@ -256,7 +238,7 @@ def test_a_guest_with_no_end_of_files(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [(one.trace, one.count > 20) for one in found.seen] == [(Leftover.UNREADABLE, True)]
 
 
-def test_a_person_too_many(tmp_path: Path) -> None:
+def test_too_many_home_folders(tmp_path: Path) -> None:
     made = guest()
     made.add("/etc/passwd", "".join(f"a{n}:x:{n}:{n}::/srv/{n:03}:/bin/sh\n" for n in range(150)))
     made.add("/srv/149/.bash_history", "x")
@@ -305,7 +287,7 @@ def test_a_root_on_a_logical_volume(tmp_path: Path) -> None:
     assert seen(inside) == {Leftover.SHELL_HISTORY: ("/root/.bash_history",)}
 
 
-def test_free_space_is_given_back_on_the_copy_alone(tmp_path: Path) -> None:
+def test_only_the_copy_is_trimmed(tmp_path: Path) -> None:
     image(tmp_path / "a.img")
     copy = image(tmp_path / "copy.img")
     appliances = FakeAppliances({"copy.img": FakeDisk({1: FakeFilesystem("ext4", guest())})})

@@ -1,4 +1,4 @@
-"""``entry list``: states of real entries beside a real signed index."""
+"""``entry list``: states of real entries with a real signed index."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_scheduled_entry(repository: Repository, listing: Listing) -> None:
     assert "publish it, on 2999-12-01 18:00 UTC or later: " in str(listing.row().hint)
 
 
-def test_what_is_live_keeps_its_state_when_words_change(repository: Repository, listing: Listing) -> None:
+def test_a_live_entry_stays_live_with_a_new_description(repository: Repository, listing: Listing) -> None:
     folder = add(repository)
     repository.publish()
     folder.description.write_text('title = "Better"\n')
@@ -154,9 +154,7 @@ def test_a_withdrawn_entry(repository: Repository, listing: Listing) -> None:
     assert listing.state() is State.CHECKED
 
 
-def test_what_another_publisher_made_of_it_is_not_taken_for_this_image(
-    repository: Repository, listing: Listing
-) -> None:
+def test_a_template_of_another_publisher_is_not_this_image(repository: Repository, listing: Listing) -> None:
     """The record of this folder says that the image was published, and the index names another file."""
     add(repository)
     repository.publish()
@@ -195,7 +193,7 @@ def test_images_are_read_once_and_only_when_they_were_touched(
     assert listing.read() == 1
 
 
-def test_broken_entries_keep_nobody(repository: Repository, listing: Listing) -> None:
+def test_broken_entries_do_not_hide_others(repository: Repository, listing: Listing) -> None:
     add(repository)
     add(repository, "text", text="titel = 1\n", fill=b"y")
     add(repository, "two", fill=b"z")
@@ -220,7 +218,7 @@ def test_broken_entries_keep_nobody(repository: Repository, listing: Listing) ->
     assert "text     broken  -  " in text
 
 
-def test_a_damaged_memory_of_the_publisher(repository: Repository, listing: Listing) -> None:
+def test_a_damaged_record_of_the_publisher(repository: Repository, listing: Listing) -> None:
     add(repository)
     repository.publish()
     (repository.images / ".pybuilder-repo.json").write_text("[")
@@ -263,7 +261,7 @@ class TestCommand:
         assert "draft" in listing.type()
         assert "live" in listing.type("--webroot", web, "--require", "booted")
 
-    def test_wrong_words(self, repository: Repository, listing: Listing) -> None:
+    def test_wrong_arguments(self, repository: Repository, listing: Listing) -> None:
         assert "no entries in" in listing.type()
         assert listing.json() == {}
         add(repository)
@@ -281,7 +279,7 @@ class TestCommand:
         assert "index.asc" in listing.type("--webroot", str(repository.web), code=3)
 
 
-def test_it_only_looks(repository: Repository, listing: Listing) -> None:
+def test_listing_writes_nothing(repository: Repository, listing: Listing) -> None:
     boot(add(repository))
     repository.publish()
     before = {path: path.stat().st_mtime_ns for path in repository.base.rglob("*")}
@@ -289,7 +287,7 @@ def test_it_only_looks(repository: Repository, listing: Listing) -> None:
     assert {path: path.stat().st_mtime_ns for path in repository.base.rglob("*")} == before
 
 
-def test_by_default_proofs_are_looked_for_as_publish_does(repository: Repository) -> None:
+def test_by_default_requirements_are_checked_as_by_publish(repository: Repository) -> None:
     boot(add(repository))
     request = ListRequest(repository.images)
     (row,) = list_entries(request, repository.services(), ignore)

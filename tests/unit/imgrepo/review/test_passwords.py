@@ -1,4 +1,4 @@
-"""Passwords of guests: which accounts have one, and whether the hints tell it."""
+"""Passwords of guests: accounts that have one, and whether it is in the hints."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def judged(password: str, hints: str = "", name: str = "ann") -> PasswordState:
         "ann, `k3ss!el`",
     ],
 )
-def test_passwords_that_hints_tell(hints: str) -> None:
+def test_passwords_in_the_hints(hints: str) -> None:
     assert judged("k3ss!el", hints) is PasswordState.TOLD
 
 
@@ -47,7 +47,7 @@ def test_passwords_of_several_words_are_quoted() -> None:
     assert judged("correct horse", "say correct horse to it") is PasswordState.UNTOLD
 
 
-def test_passwords_that_hints_do_not_tell() -> None:
+def test_passwords_that_are_not_in_the_hints() -> None:
     assert judged("k3ss!el", "ask ann") is PasswordState.UNTOLD
     assert judged("toor", "ask ann") is PasswordState.COMMON
     assert judged("ann", "log in") is PasswordState.COMMON, "the account's own name"
@@ -87,12 +87,12 @@ def test_hashes_that_ask_for_too_much_or_are_none(hashed: str) -> None:
     assert time.monotonic() - began < 1
 
 
-def test_there_is_an_end_of_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tries_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passwords, "_SECONDS", -1.0)
     assert judged("k3ss!el") is PasswordState.UNTRIED
 
 
-def test_many_accounts_hide_nothing() -> None:
+def test_many_accounts_hide_none_without_a_password() -> None:
     empty = tuple(Hashed(f"e{number}", "") for number in range(100))
     found = judge_passwords((*empty, Hashed("ann", QUICK.hash("k3ss!el"))), "")
     assert Account("ann", PasswordState.UNTOLD) in found
@@ -127,7 +127,7 @@ def test_a_password_in_passwd_counts_before_that_in_shadow() -> None:
     )
 
 
-def test_folders_of_people() -> None:
+def test_home_folders() -> None:
     passwd = (
         "root:x:0:0::/root:/bin/bash\nann:x:1:1::/home/ann:/bin/sh\nwww:x:2:2::/var/www:/usr/sbin/nologin\n"
         "bad:x:3:3::/srv/*:/bin/sh\nup:x:4:4::/a/../../b:/bin/sh\nshort:x\nann2:x:5:5::/home/ann:/bin/zsh\n"

@@ -27,7 +27,7 @@ def missing(*requirements: Requirement) -> dict[Requirement, Issue]:
 
 
 def progress(*met: Requirement, unmet: dict[Requirement, Issue] | None = None, **more: object) -> StateFacts:
-    """An image that meets some requirements; the others were looked at, too, unless ``unmet`` names them."""
+    """An image that meets some requirements, and not the others that were looked at."""
     if unmet is None:
         unmet = missing(*(one for one in Requirement if one not in met))
     plain = StateFacts(NOW, issues={**unmet, **dict.fromkeys(met)})
@@ -41,7 +41,7 @@ def progress(*met: Requirement, unmet: dict[Requirement, Issue] | None = None, *
         (progress(C), State.CHECKED, B),
         (progress(C, B), State.BOOTED, S),
         (progress(C, B, S), State.SIGNED, Step.PUBLISH),
-        # A library without reviewers, or without a machine to boot on: what nobody looks for lacks nowhere.
+        # A library without reviewers, or without a machine to boot on: what is not looked at is not missing.
         (progress(C, B, unmet={}), State.BOOTED, Step.PUBLISH),
         (progress(C, unmet={}), State.CHECKED, Step.PUBLISH),
         (progress(unmet=missing(B)), State.DRAFT, B),
@@ -114,7 +114,7 @@ def test_the_state_and_what_comes_next(
         ),
     ],
 )
-def test_what_else_is_told(known: StateFacts, remarks: tuple[str, ...]) -> None:
+def test_the_remarks(known: StateFacts, remarks: tuple[str, ...]) -> None:
     assert judge(known).remarks == remarks
 
 
@@ -135,7 +135,7 @@ def everything() -> list[StateFacts]:
     ]
 
 
-def test_the_rules_hold_for_all_that_can_be_known() -> None:
+def test_the_rules_hold_for_all_facts() -> None:
     for known in everything():
         found = judge(known)
         reached = {State(one.value) for one in known.met}

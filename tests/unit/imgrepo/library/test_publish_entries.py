@@ -13,33 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgbuilder.errors import RepositoryError, UsageError
-from imgbuilder.events import Notice, ignore
+from imgbuilder.events import ignore
 from imgindex.model import Entry, Index, Note
 from imgindex.write import write_index
 from imgrepo.cli.main import run
 from imgrepo.library import records
 from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder, described, find_images
-from imgrepo.publishing.publish import PublishResult
 from imgrepo.publishing.status import status_of
 from imgrepo.review.results import Requirement
-from tests.unit.imgrepo.library.entries import TEXT, add, boot
+from tests.unit.imgrepo.library.entries import TEXT, add, boot, names, notices, reasons
 from tests.unit.imgrepo.repository import Repository, image
 
 
-def told(repository: Repository) -> str:
-    return "\n".join(event.text for event in repository.events if isinstance(event, Notice))
-
-
-def names(repository: Repository) -> list[str]:
-    return [entry.os_version for entry in repository.read().entries]
-
-
-def reasons(result: PublishResult) -> str:
-    return "\n".join(f"{name}: {error.message} ({error.hint})" for name, error in result.refused.items())
-
-
-def test_an_entry_is_published_with_what_its_contributor_says(repository: Repository) -> None:
+def test_an_entry_is_published_with_its_description(repository: Repository) -> None:
     folder = add(repository)
     repository.add("loose.img", b"y")
     repository.publish()
@@ -53,7 +40,7 @@ def test_an_entry_is_published_with_what_its_contributor_says(repository: Reposi
     assert repository.snapshot() == before
 
 
-def test_a_later_word_follows_without_a_new_revision(repository: Repository) -> None:
+def test_a_later_description_is_published_without_a_new_revision(repository: Repository) -> None:
     folder = add(repository)
     repository.publish()
     first = repository.entry("demo")
@@ -64,7 +51,7 @@ def test_a_later_word_follows_without_a_new_revision(repository: Repository) -> 
     assert len(repository.appliances.launches) == 1
 
 
-def test_what_others_wrote_into_the_index_stays(repository: Repository) -> None:
+def test_other_fields_of_the_index_are_kept(repository: Repository) -> None:
     add(repository)
     repository.publish()
     entry = dataclasses.replace(
@@ -84,7 +71,7 @@ def test_an_entry_waits_for_its_day(repository: Repository) -> None:
     result = repository.publish()
     assert names(repository) == ["other"]
     assert not result.refused
-    assert f"demo.img is held back until {day:%Y-%m-%d %H:%M} UTC" in told(repository)
+    assert f"demo.img is held back until {day:%Y-%m-%d %H:%M} UTC" in notices(repository)
     assert not list(repository.web.glob("*demo*"))
     assert "[demo]" not in repository.entry_texts()
     status = status_of(
@@ -104,10 +91,10 @@ class TestBeforeTheFirstDay:
     ) -> None:
         add(repository, text=f"{TEXT}not-before = 2999-12-01\n")
         elsewhere = repository.base / "elsewhere"
-        words = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key]
-        words += ["--to", f"host:{elsewhere}"]
+        command = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key]
+        command += ["--to", f"host:{elsewhere}"]
         for more in ([], ["--dry-run"], []):
-            assert run([*words, *more], repository.services()) == 0
+            assert run([*command, *more], repository.services()) == 0
             said = capsys.readouterr().out
             assert "demo.img is held back until 2999-12-01 00:00 UTC" in said
             assert f"{repository.web} stays without an index" in said
@@ -145,12 +132,12 @@ def test_a_live_template_stays_as_it_is_while_its_next_one_waits(repository: Rep
     assert (repository.entry("demo").name, repository.entry("demo").revision) == ("The next", 2)
 
 
-def test_a_dry_run_publishes_nothing_and_tells_of_all(repository: Repository) -> None:
+def test_a_dry_run_publishes_nothing_and_reports_everything(repository: Repository) -> None:
     add(repository)
     add(repository, "later", text="not-before = 2999-01-01", fill=b"y")
     result = repository.publish(dry_run=True)
     assert [entry.name for entry in result.index.entries] == ["A demo"]
-    assert "later.img is held back until 2999-01-01 00:00 UTC" in told(repository)
+    assert "later.img is held back until 2999-01-01 00:00 UTC" in notices(repository)
     assert not list(repository.web.glob("[!.]*"))
 
 
@@ -161,7 +148,7 @@ def test_images_of_entries_are_removed_and_not_missed(repository: Repository) ->
     repository.events.clear()
     repository.publish(prune=True, grace=timedelta())
     assert names(repository) == ["demo"]
-    assert "gone" not in told(repository)
+    assert "gone" not in notices(repository)
 
 
 def test_a_removed_image_is_missed_like_a_loose_one(repository: Repository) -> None:
@@ -169,11 +156,11 @@ def test_a_removed_image_is_missed_like_a_loose_one(repository: Repository) -> N
     repository.publish()
     folder.image().path.unlink()
     repository.publish()
-    assert "the image demo.img of the template demo is gone" in told(repository)
+    assert "the image demo.img of the template demo is gone" in notices(repository)
     assert names(repository) == ["demo"]
 
 
-def test_a_broken_entry_keeps_nobody_else_and_its_template_stays(repository: Repository) -> None:
+def test_a_broken_entry_stops_no_other_and_its_template_stays(repository: Repository) -> None:
     folder = add(repository)
     repository.publish()
     folder.description.write_text("titel = 1\n")
@@ -184,7 +171,7 @@ def test_a_broken_entry_keeps_nobody_else_and_its_template_stays(repository: Rep
     assert names(repository) == ["demo", "other"]
     assert "there is no such key" in reasons(result)
     assert "more than one image" in reasons(result)
-    assert "gone" not in told(repository)
+    assert "gone" not in notices(repository)
     status = status_of(
         repository.web, repository.services(), ignore, images=repository.images, within=timedelta(1)
     )
@@ -192,17 +179,17 @@ def test_a_broken_entry_keeps_nobody_else_and_its_template_stays(repository: Rep
 
 
 @pytest.mark.parametrize("name", ["my demo", "x" * 81, "a\nb\x1b[2J", os.fsdecode(b"demo\xff")])
-def test_a_folder_of_an_odd_name_keeps_nobody_else(
+@pytest.mark.row("T24")
+def test_a_folder_of_an_odd_name_stops_no_other_entry(
     repository: Repository, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """T24: what one contributor hands in does not touch the others."""
     odd = repository.images / name
     odd.mkdir()
     (odd / "entry.toml").write_text(TEXT)
     image(odd / "demo.img")
     add(repository, "other", fill=b"y")
-    words = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key, "-q"]
-    assert run(words, repository.services()) == 1
+    command = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key, "-q"]
+    assert run(command, repository.services()) == 1
     assert names(repository) == ["other"]
     said = capsys.readouterr().err
     assert "has a name that an entry cannot have" in said
@@ -213,12 +200,12 @@ def test_a_folder_of_an_odd_name_keeps_nobody_else(
     assert any("has a name that an entry cannot have" in change for change in status.changes)
 
 
-def test_a_folder_without_an_image_is_told(repository: Repository) -> None:
+def test_a_folder_without_an_image_is_reported(repository: Repository) -> None:
     add(repository)
     (repository.images / "empty").mkdir()
     (repository.images / "empty" / "entry.toml").write_text("")
     assert not repository.publish().refused
-    assert "empty is not published: there is no image in its folder yet" in told(repository)
+    assert "empty is not published: there is no image in its folder yet" in notices(repository)
 
 
 def test_a_withdrawn_entry_stays_away(repository: Repository) -> None:
@@ -282,11 +269,11 @@ class TestRequire:
 
     def test_by_the_command(self, repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
         add(repository)
-        words = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key]
+        command = ["publish", str(repository.images), "-o", str(repository.web), "-K", repository.key]
         services = repository.services()
-        assert run([*words, "--require", "booted"], services) != 0
+        assert run([*command, "--require", "booted"], services) != 0
         assert "demo was not booted" in capsys.readouterr().err
-        assert run([*words, "--require", "liked"], services) == 2
+        assert run([*command, "--require", "liked"], services) == 2
 
 
 @settings(deadline=None)
@@ -295,18 +282,19 @@ class TestRequire:
     | st.sampled_from(["x" * 9000, "[a]", "a\n\n[b]\nfile=x", " \n", "a \n b\t\n", "ä" * 5000 + " y" * 3000]),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=60),
 )
-def test_whatever_a_contributor_says_can_be_written(description: str, title: str) -> None:
+def test_any_description_can_be_written(description: str, title: str) -> None:
     try:
-        words = Description.model_validate({"title": title, "description": description, "hints": description})
+        fields = {"title": title, "description": description, "hints": description}
+        contributed = Description.model_validate(fields)
     except ValueError:
         return
     entry = Entry(os_version="a", file="a.xz", arch="x86_64", size=512, sha512="a" * 128)
-    new = described(entry, words)
+    new = described(entry, contributed)
     write_index(Index(entries=(new,)))
-    assert described(new, words) is new
+    assert described(new, contributed) is new
 
 
-def test_links_to_folders_are_no_entries(tmp_path: Path) -> None:
+def test_links_to_folders_are_not_entries(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "demo").mkdir(parents=True)
     (tmp_path / "elsewhere" / "demo" / "entry.toml").write_text("")
     library = tmp_path / "library"

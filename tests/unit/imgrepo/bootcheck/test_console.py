@@ -56,7 +56,7 @@ def test_a_login_prompt_without_an_end_is_seen() -> None:
         (consoles.SPLIT_BY_PLACES, "GRUB does not find its files (rescue mode)"),
     ],
 )
-def test_what_does_not_boot_is_told_at_once_with_its_reason(console: bytes, reason: str) -> None:
+def test_a_failure_is_seen_at_once_with_its_reason(console: bytes, reason: str) -> None:
     judgement = watched(console).judgement
     assert (judgement.state, judgement.reason) == (BootState.FAILED, reason)
 
@@ -73,7 +73,7 @@ def test_the_first_verdict_stays() -> None:
     assert any("Call Trace" in line for line in watcher.concerns)
 
 
-def test_a_few_restarts_are_no_loop() -> None:
+def test_a_few_restarts_are_allowed() -> None:
     assert (
         watched(consoles.LOOP[: len(consoles.LOOP) // 6 * 3] + b"x login: ").judgement.state
         is BootState.BOOTED
@@ -137,7 +137,7 @@ def test_the_log_keeps_the_beginning_and_the_end() -> None:
     ]  # fmt: skip
 
 
-def test_orders_for_the_terminal_are_not_kept() -> None:
+def test_control_sequences_are_not_kept() -> None:
     watcher = watched(b"a\x1b]0;title\x07b\x1b[31mc\x1b[?1049h\x1bPq\x1b\\d\x9b5n\x07\x00e\xe2\x80\xaef\n")
     assert watcher.log.text() == "abcd\ufffd5nef\n"
 
@@ -160,7 +160,7 @@ def test_orders_for_the_terminal_are_not_kept() -> None:
         "[   12.1] systemd[1]: nginx.service: Failed with result 'exit-code'.",
     ],
 )
-def test_lines_of_concern(line: str) -> None:
+def test_warnings(line: str) -> None:
     assert concern_in(line) == line
 
 
@@ -174,12 +174,12 @@ def test_lines_of_concern(line: str) -> None:
         "[    2.1] systemd[1]: Starting kmod-static-nodes.service",
     ],
 )
-def test_other_lines_are_of_no_concern(line: str) -> None:
+def test_other_lines_are_not_warnings(line: str) -> None:
     assert concern_in(line) == ""
     assert failure_in(line) == ""
 
 
-def test_concerns_are_told_once_and_not_without_end() -> None:
+def test_warnings_are_kept_once_and_limited() -> None:
     watcher = watched(b"".join(b"[ %4d.1] I/O error, dev vda\n" % number for number in range(500)))
     assert len(watcher.concerns) == 1
     watcher.feed(b"".join(b"Oops %d\n" % number for number in range(500)))
@@ -194,7 +194,7 @@ def test_a_marker_that_backtracks_without_end_is_stopped() -> None:
     assert "took more than" in str(caught.value)
 
 
-def test_what_is_no_expression_is_refused() -> None:
+def test_an_invalid_expression_is_refused() -> None:
     with pytest.raises(RepositoryError, match="not a valid regular expression"):
         Marker("(", where="--marker")
 
