@@ -13,7 +13,7 @@ from tests.fakes.appliance import FakeAppliances
 
 
 class Ran:
-    """How a command ended."""
+    """A finished command: its exit code and its output."""
 
     make_services: Callable[..., Services] = Services
 
