@@ -12,7 +12,7 @@ import pytest
 
 from imgbuilder.cli.customize_main import pybuilder_customize
 from imgbuilder.cli.getopt import GetoptCommand
-from imgbuilder.cli.main import pybuilder
+from imgbuilder.cli.main import pybuilder, run
 from imgrepo.cli.publish import publish_command
 
 PROGRAMS = {
@@ -82,6 +82,17 @@ def test_short_options(program: str) -> None:
     command = PROGRAMS[program]
     known = {name for param in command.get_params(click.Context(command)) for name in param.opts}
     assert set(asked(program, "--short-options")) <= known
+
+
+@pytest.mark.parametrize("option", ["--short-options", "--long-options"])
+def test_the_lists_of_options_are_answered_alike(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = asked("virt-builder", option)
+    capsys.readouterr()
+    assert run([option]) == 0
+    ours = capsys.readouterr().out.splitlines()
+    assert set(theirs) <= set(ours)
+    assert len(ours) == len(set(ours))
+    assert {name.startswith("--") for name in ours} == {option == "--long-options"}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -248,7 +248,7 @@ VERBS = (
             options=[declared.ASK, *SOURCE_OPTIONS],
         ),
         _verb(
-            "forget", "Forget the last index of a source, so that an older one counts.",
+            "forget", "Forget the newest index that was accepted of a source.",
             "source_modes:forget_source", "NAME|URL", options=SOURCE_OPTIONS,
         ),
     ),
