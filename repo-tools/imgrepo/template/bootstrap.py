@@ -136,9 +136,8 @@ def check_bootstrap(request: BootstrapRequest) -> tuple[Mode, Path]:
     """
     process.require_program("mmdebstrap")
     if request.arch.value != _own_arch():
-        process.require_program(
-            "arch-test"
-        )  # mmdebstrap checks with it whether this machine can run the architecture
+        # mmdebstrap needs it to see whether this machine can run the architecture.
+        process.require_program("arch-test")
     return _usable_mode(request.mode), _usable_keyring(request)
 
 

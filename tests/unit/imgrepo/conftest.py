@@ -22,3 +22,12 @@ def signing_key(keys: KeyMaker) -> str:
 def repository(tmp_path: Path, keys: KeyMaker, signing_key: str) -> Repository:
     """Return an empty repository with a folder for images and another one that is served."""
     return Repository(tmp_path, keys.home, keys.pin(signing_key), signing_key)
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder that is used for temporary files."""
+    folder = tmp_path / "space"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder

@@ -5,10 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import lzma
+import os
+import shutil
 import struct
+import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from imgbuilder.events import Event
 from imgindex.gpg import GpgVerifier
@@ -26,6 +31,9 @@ from tests.fakes.guest import FakeGuest
 ELF_X86_64 = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 3, 62) + bytes(44)
 OS_RELEASE = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n'
 SIZE = 1 << 20
+TABLE = (
+    b"label: gpt\nstart=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649\nstart=4096, size=4096\n"
+)
 
 
 def debian(*, release: str = OS_RELEASE, shell: bytes = ELF_X86_64) -> FakeDisk:
@@ -46,6 +54,25 @@ def image(path: Path, fill: bytes = b"x", size: int = SIZE) -> Path:
         file.truncate(size)
         file.write(fill * 4096)
     return path
+
+
+def partitioned(path: Path, table: bytes = TABLE) -> Path:
+    """Write a raw image with a partition table."""
+    image(path, size=8 << 20)
+    subprocess.run(["/usr/sbin/sfdisk", "--quiet", path], input=table, check=True)
+    return path
+
+
+def stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, *, program: str = "mmdebstrap"
+) -> None:
+    """Put a shell script in front of the real program."""
+    folder = tmp_path / "bin"
+    folder.mkdir(exist_ok=True)
+    path = folder / program
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 @dataclass
@@ -148,3 +175,15 @@ class Repository:
             for path in self.web.iterdir()
             if path.is_file()
         }
+
+    def copy(self, base: Path) -> Repository:
+        """Copy both folders, so that each killed publisher starts from the same state."""
+        base.mkdir()
+        copy = Repository(base, self.gpg_home, self.pin, self.key, self.appliances)
+        for name in ("images", "web"):
+            shutil.copytree(self.base / name, base / name, dirs_exist_ok=True)
+        return copy
+
+    def served(self) -> Index | None:
+        """Return the index that a client accepts; None while nothing is published."""
+        return self.read() if (self.web / "index.asc").exists() else None

@@ -1,9 +1,32 @@
-"""Small guests with package databases that look like real ones."""
+"""Small guests with package databases like real ones, a record of contents, and the commands about them."""
 
 from __future__ import annotations
 
-from tests.fakes.appliance import FakeDisk, FakeFilesystem
+from datetime import UTC, datetime
+from pathlib import Path
+
+from imgbuilder.appliance import ApplianceOptions
+from imgbuilder.host.hashing import Fingerprint
+from imgrepo.cli.main import run
+from imgrepo.contents.packages import list_packages
+from imgrepo.contents.sbom import find_target
+from imgrepo.library.records import ContentsRecord, ImageMark, Package
+from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
+from tests.unit.imgrepo.repository import Repository, image
+
+WHEN = datetime(2026, 11, 25, 4, 0, 0, tzinfo=UTC)
+MARK = ImageMark("ab" * 64, Fingerprint(1, 2, 3, 4))
+PACKAGES = (
+    Package("bash", "5.2.15-2+b7", "amd64", "bash", "5.2.15-2", ("GPL-3", "GPL 3"), copyleft=True),
+    Package(
+        "bison", "2:3.8", "amd64", "bison", "2:3.8", ("GPL-3.0-or-later WITH Bison-exception-2.2", "MIT")
+    ),
+    Package("libc6", "2.36-9", "amd64", "glibc", "2.36-9", ("LGPL-2.1-or-later",), copyleft=True),
+    Package("libc6", "2.36-9", "i386", "glibc", "2.36-9", ("LGPL-2.1-or-later",), copyleft=True),
+    Package("libstdc++6", "12.2.0-14", "amd64", "gcc-12", "12.2.0-14"),
+)
+CONTENTS = ContentsRecord(MARK, "Debian GNU/Linux 12 (bookworm)", "debian", "12", "dpkg", PACKAGES)
 
 STATUS = """\
 Package: bash
@@ -44,7 +67,7 @@ Package: libz
 Status: install ok installed
 Architecture: all
 Version: 1.0-1
-Description: nobody says its licence
+Description: without a known licence
 """
 
 DEP5 = """\
@@ -52,11 +75,11 @@ Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: busybox
 
 Files: *
-Copyright: Somebody
+Copyright: The Author
 License: GPL-2
 
 Files: x/*
-Copyright: Somebody
+Copyright: The Author
 License: BSD-3-clause and Expat
  text of it
  .
@@ -92,3 +115,13 @@ def debian_guest(status: str = STATUS) -> FakeGuest:
 
 def disk_of(guest: FakeGuest) -> FakeDisk:
     return FakeDisk({1: FakeFilesystem("vfat"), 2: FakeFilesystem("ext4", guest)})
+
+
+def look(folder: Path, disk: FakeDisk, appliances: FakeAppliances | None = None) -> ContentsRecord:
+    path = image(folder / "a.img")
+    appliances = appliances or FakeAppliances({"a.img": disk})
+    return list_packages(find_target(path).image, appliances, ApplianceOptions(), lambda _event: None)
+
+
+def sbom(repository: Repository, *words: str | Path) -> int:
+    return run(["sbom", *[str(word) for word in words], "--quiet"], repository.services())

@@ -16,8 +16,7 @@ from imgrepo.contents.databases import parse_apk, parse_rpm, read_apk, read_rpm
 from imgrepo.library.records import Package
 from tests.fakes.appliance import FakeAppliance, FakeAppliances
 from tests.fakes.guest import FakeGuest
-from tests.unit.imgrepo.contents.guests import disk_of
-from tests.unit.imgrepo.contents.test_packages import look
+from tests.unit.imgrepo.contents.guests import disk_of, look
 
 LIST = (
     "bash\t\t5.2.26\t3.fc40\tx86_64\tbash-5.2.26-3.fc40.src.rpm\tGPL-3.0-or-later\n"
@@ -40,7 +39,7 @@ T:Size optimized toolbox of many common UNIX utilities
 U:https://busybox.net/
 L:GPL-2.0-only
 o:busybox
-m:Somebody <somebody@example.org>
+m:Maintainer <maintainer@example.org>
 F:bin
 R:busybox
 a:0:0:755

@@ -1,4 +1,4 @@
-"""What changed between two lists of packages."""
+"""Differences of two lists of packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgbuilder.errors import PybuilderError
 from imgrepo.contents.diff import Listed, compare_lists, parse_list, read_list
 from imgrepo.contents.documents import as_cyclonedx
 from imgrepo.library.records import Package, write_contents
-from tests.unit.imgrepo.contents.test_documents import CONTENTS, PACKAGES, WHEN, sbom
+from tests.unit.imgrepo.contents.guests import CONTENTS, PACKAGES, WHEN, sbom
 from tests.unit.imgrepo.repository import Repository
 
 NEW = replace(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,28 +14,13 @@ from hypothesis import strategies as st
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
-from imgbuilder.host.hashing import Fingerprint
-from imgrepo.cli.main import run
 from imgrepo.contents.documents import as_cyclonedx, as_spdx
 from imgrepo.contents.licences import of_expression
 from imgrepo.images.osfacts import display_name
-from imgrepo.library.records import ContentsRecord, ImageMark, Package, read_contents
+from imgrepo.library.records import ContentsRecord, Package, read_contents
 from tests.fakes.appliance import FakeAppliances
-from tests.unit.imgrepo.contents.guests import debian_guest, disk_of
+from tests.unit.imgrepo.contents.guests import CONTENTS, MARK, PACKAGES, WHEN, debian_guest, disk_of, sbom
 from tests.unit.imgrepo.repository import Repository, image
-
-WHEN = datetime(2026, 11, 25, 4, 0, 0, tzinfo=UTC)
-MARK = ImageMark("ab" * 64, Fingerprint(1, 2, 3, 4))
-PACKAGES = (
-    Package("bash", "5.2.15-2+b7", "amd64", "bash", "5.2.15-2", ("GPL-3", "GPL 3"), copyleft=True),
-    Package(
-        "bison", "2:3.8", "amd64", "bison", "2:3.8", ("GPL-3.0-or-later WITH Bison-exception-2.2", "MIT")
-    ),
-    Package("libc6", "2.36-9", "amd64", "glibc", "2.36-9", ("LGPL-2.1-or-later",), copyleft=True),
-    Package("libc6", "2.36-9", "i386", "glibc", "2.36-9", ("LGPL-2.1-or-later",), copyleft=True),
-    Package("libstdc++6", "12.2.0-14", "amd64", "gcc-12", "12.2.0-14"),
-)
-CONTENTS = ContentsRecord(MARK, "Debian GNU/Linux 12 (bookworm)", "debian", "12", "dpkg", PACKAGES)
 
 
 def test_cyclonedx_is_valid_and_says_it_all() -> None:
@@ -118,10 +102,6 @@ def test_whatever_a_guest_calls_its_licences(
     path.write_text(as_spdx(contents, "demo", WHEN))
     messages = validate_full_spdx_document(parse_file(str(path)))
     assert [message.validation_message for message in messages] == []
-
-
-def sbom(repository: Repository, *words: str | Path) -> int:
-    return run(["sbom", *[str(word) for word in words], "--quiet"], repository.services())
 
 
 def with_guest(repository: Repository) -> Path:

@@ -1,4 +1,4 @@
-"""What is read from licence fields and copyright files."""
+"""Licences in licence fields and copyright files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_words_of_free_text_do_not_pretend_to_know_the_version() -> None:
 
 
 def test_what_says_nothing_stays_unknown() -> None:
-    assert of_copyright("Written by somebody.\n", where="x") == UNKNOWN
+    assert of_copyright("Written by an author.\n", where="x") == UNKNOWN
 
 
 def test_a_file_that_only_speaks_of_the_format_is_read_by_its_words() -> None:

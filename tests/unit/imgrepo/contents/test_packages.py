@@ -1,4 +1,4 @@
-"""Packages of a guest: dpkg's database, and where it is looked for."""
+"""Packages of a guest: finding the database, and reading that of dpkg."""
 
 from __future__ import annotations
 
@@ -15,17 +15,10 @@ from imgrepo.contents.databases import parse_status, read_dpkg
 from imgrepo.contents.licences import UNKNOWN
 from imgrepo.contents.packages import list_packages
 from imgrepo.contents.sbom import find_target
-from imgrepo.library.records import ContentsRecord, Package, read_contents, write_contents
+from imgrepo.library.records import Package, read_contents, write_contents
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
-from tests.unit.imgrepo.contents.guests import STATUS, debian_guest, disk_of
-from tests.unit.imgrepo.repository import image
-
-
-def look(folder: Path, disk: FakeDisk, appliances: FakeAppliances | None = None) -> ContentsRecord:
-    path = image(folder / "a.img")
-    appliances = appliances or FakeAppliances({"a.img": disk})
-    return list_packages(find_target(path).image, appliances, ApplianceOptions(), lambda _event: None)
+from tests.unit.imgrepo.contents.guests import STATUS, debian_guest, disk_of, look
 
 
 def test_packages_of_dpkg(tmp_path: Path) -> None:

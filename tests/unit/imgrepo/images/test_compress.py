@@ -15,8 +15,7 @@ from imgbuilder.events import Event, Progress, ProgressEnd
 from imgbuilder.host.interrupts import Interrupted
 from imgrepo.images.compress import check_preset, compress, hash_image, xz_arguments
 from imgrepo.images.scan import SourceImage, scan
-from tests.unit.imgrepo.repository import image
-from tests.unit.imgrepo.template.test_bootstrap import stand_in
+from tests.unit.imgrepo.repository import image, stand_in
 
 
 def silent(_event: Event) -> None:

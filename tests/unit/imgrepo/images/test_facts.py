@@ -1,8 +1,7 @@
-"""What is found out about images in the appliance."""
+"""The facts of images, as the appliance finds them."""
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,23 +12,12 @@ from imgrepo.images.facts import ImageFacts, examine
 from imgrepo.images.scan import scan
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
-from tests.unit.imgrepo.repository import ELF_X86_64, debian, image
-
-TABLE = (
-    b"label: gpt\nstart=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649\nstart=4096, size=4096\n"
-)
+from tests.unit.imgrepo.repository import ELF_X86_64, TABLE, debian, image, partitioned
 
 
 def look(folder: Path, appliances: FakeAppliances) -> dict[str, ImageFacts | PybuilderError]:
     images, _skipped = scan(folder)
     return examine(images, appliances, ApplianceOptions(), lambda _event: None)
-
-
-def partitioned(path: Path, table: bytes = TABLE) -> Path:
-    """Write a raw image with a partition table."""
-    image(path, size=8 << 20)
-    subprocess.run(["/usr/sbin/sfdisk", "--quiet", path], input=table, check=True)
-    return path
 
 
 def inspected(**facts: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a guest's files say about it."""
+"""Name, libosinfo id and architecture in a guest's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files are images, and what their headers may say."""
+"""Finding images by name, and checking their headers."""
 
 from __future__ import annotations
 

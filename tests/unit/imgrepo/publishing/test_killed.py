@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from imgindex.model import Index
 from tests.unit.imgrepo.repository import Repository
 
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.truncate", "os.link"}
@@ -66,20 +65,6 @@ def _run_child(repository: Repository, at: int) -> None:
         os._exit(code)
 
 
-def copy_of(repository: Repository, base: Path) -> Repository:
-    """Copy both folders, so that each killed publisher starts from the same state."""
-    base.mkdir()
-    copy = Repository(base, repository.gpg_home, repository.pin, repository.key, repository.appliances)
-    for name in ("images", "web"):
-        shutil.copytree(repository.base / name, base / name, dirs_exist_ok=True)
-    return copy
-
-
-def served(repository: Repository) -> Index | None:
-    """Return what a client accepts; None while nothing is published."""
-    return repository.read() if (repository.web / "index.asc").exists() else None
-
-
 @pytest.mark.row("R1")
 @pytest.mark.parametrize("published_before", [False, True])
 def test_killed_at_every_change(tmp_path: Path, repository: Repository, published_before: bool) -> None:
@@ -87,17 +72,17 @@ def test_killed_at_every_change(tmp_path: Path, repository: Repository, publishe
         repository.add("a.img", b"a")
         repository.add("b.img", b"b")
         repository.publish()
-    old = served(repository)
+    old = repository.served()
     repository.add("b.img", b"B")
     repository.add("c.img", b"c")
-    wanted = copy_of(repository, tmp_path / "wanted")
+    wanted = repository.copy(tmp_path / "wanted")
     wanted.publish()
-    new = served(wanted)
+    new = wanted.served()
     outcomes = []
     for at in itertools.count(1):
-        copy = copy_of(repository, tmp_path / str(at))
+        copy = repository.copy(tmp_path / str(at))
         died = publish_and_die(copy, at)
-        now = served(copy)
+        now = copy.served()
         assert now in (old, new), f"killed before change {at}"
         outcomes.append(now == new)
         if now == new:  # the copy for people is never behind
@@ -106,7 +91,7 @@ def test_killed_at_every_change(tmp_path: Path, repository: Repository, publishe
             break
         if at % _MENDED_EVERY == 0:
             copy.publish()
-            assert served(copy) == new, f"not mended after a kill before change {at}"
+            assert copy.served() == new, f"not repaired after a kill before change {at}"
             assert [path for path in copy.web.iterdir() if path.is_dir()] == []
         shutil.rmtree(copy.base)
     assert outcomes == sorted(outcomes)
@@ -119,14 +104,14 @@ def test_killed_at_every_change(tmp_path: Path, repository: Repository, publishe
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("left", [0, 4096, 16384, 65536])
 def test_killed_with_the_disk_really_full(tmp_path: Path, repository: Repository, left: int) -> None:
-    """What is served has a filesystem of its own, filled up; the publisher fails, or is killed."""
+    """The served folder is on a small filesystem that fills up; the publisher fails or is killed."""
     repository.add("a.img", b"a")
     repository.publish()
-    old = served(repository)
+    old = repository.served()
     repository.add("b.img", random.Random(1).randbytes(16))
-    wanted = copy_of(repository, tmp_path / "wanted")
+    wanted = repository.copy(tmp_path / "wanted")
     wanted.publish()
-    new = served(wanted)
+    new = wanted.served()
     small = tmp_path / "small"
     (small / "web").mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small / "web")]
@@ -144,10 +129,10 @@ def test_killed_with_the_disk_really_full(tmp_path: Path, repository: Repository
             os.waitpid(child, 0)
             (copy.web / "filler").unlink()
             if left == 0:
-                assert served(copy) == old
-            assert served(copy) in (old, new), f"{left} bytes left, killed before change {at}"
+                assert copy.served() == old
+            assert copy.served() in (old, new), f"{left} bytes left, killed before change {at}"
         copy.publish()
-        assert served(copy) == new
+        assert copy.served() == new
         assert [path for path in copy.web.iterdir() if path.is_dir()] == []
     finally:
         subprocess.run(["umount", small / "web"], check=True)

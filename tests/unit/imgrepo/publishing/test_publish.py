@@ -220,7 +220,7 @@ def test_a_second_publisher_is_refused(repository: Repository) -> None:
 
 
 @pytest.mark.row("R3")
-@pytest.mark.parametrize("key", ["nobody@example.org", "-x", ""])
+@pytest.mark.parametrize("key", ["unknown@example.org", "-x", ""])
 def test_a_key_that_cannot_sign_is_refused_before_compressing(repository: Repository, key: str) -> None:
     repository.add("debian-12.img")
     with pytest.raises(SigningError):
@@ -387,7 +387,7 @@ def test_a_bad_new_version_leaves_the_old_template(repository: Repository) -> No
     result = repository.publish()
     assert "a.img" in result.refused
     assert repository.read() == old
-    repository.add("a.img", b"mended")
+    repository.add("a.img", b"fixed")
     repository.publish()
     assert repository.entry("a").revision == 2
 

@@ -39,11 +39,8 @@ def _run_child(repository: Repository, reached: Path, output: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("published_before", [False, True], ids=["first run", "later run"])
 def test_a_signal_during_trim_leaves_the_site_as_it_was(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch, number: int, published_before: bool
+    repository: Repository, space: Path, number: int, published_before: bool
 ) -> None:
-    space = repository.base / "space"
-    space.mkdir()
-    monkeypatch.setenv("TMPDIR", str(space))
     originals = {}
     repository.add("a.img", b"a")
     if published_before:

@@ -19,7 +19,6 @@ import pytest
 
 from imgindex.gpg import GpgVerifier
 from imgindex.parse import parse_index
-from tests.unit.imgrepo.publishing.test_killed import copy_of, served
 from tests.unit.imgrepo.repository import Repository
 
 ROOT = Path(__file__).parents[4]
@@ -62,7 +61,7 @@ class Poller:
                 for entry in parse_index(signed, where="web").entries:
                     size = (self._web / entry.file).stat().st_size
                     assert size == entry.compressed_size, entry.file
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told below
+            except Exception as error:  # noqa: BLE001 - any error is reported below
                 self.wrong.append(repr(error))
                 return
 
@@ -83,28 +82,28 @@ def test_killed_at_system_calls_while_a_client_polls(tmp_path: Path, repository:
     repository.publish()
     key_file = tmp_path / "key.gpg"
     key_file.write_bytes((repository.web / "index.gpg").read_bytes())
-    old = served(repository)
+    old = repository.served()
     repository.add("b.img", b"B")
     repository.add("c.img", b"c")
     calls = tmp_path / "calls"
     # In the same second a publisher signs twice (S34), and then makes more calls than those that are killed.
     time.sleep(1)
-    wanted = copy_of(repository, tmp_path / "wanted")
+    wanted = repository.copy(tmp_path / "wanted")
     if traced(wanted, calls, key_file) != 0 or not calls.exists():
         pytest.skip("strace may not trace here")
-    new = served(wanted)
+    new = wanted.served()
     assert new != old
     moments = own_calls(calls)
     assert len(moments) > _KILLS
     outcomes = []
     for number in range(_KILLS + 1):
         name, at = moments[number * (len(moments) - 1) // _KILLS]  # the first, the last, some between them
-        copy = copy_of(repository, tmp_path / f"copy-{number}")
+        copy = repository.copy(tmp_path / f"copy-{number}")
         poller = Poller(copy)
         try:
             kill = f"inject={name}:signal=SIGKILL:when={at}"
             assert traced(copy, tmp_path / "log", key_file, "-e", kill) != 0
-            now = served(copy)
+            now = copy.served()
         finally:
             poller.close()
         assert now in (old, new), f"killed at {name} number {at}"
@@ -132,20 +131,20 @@ def test_a_full_disk_at_any_moment(tmp_path: Path, repository: Repository, call:
     repository.publish()
     key_file = tmp_path / "key.gpg"
     key_file.write_bytes((repository.web / "index.gpg").read_bytes())
-    old = served(repository)
+    old = repository.served()
     repository.add("b.img", b"b")
-    wanted = copy_of(repository, tmp_path / "wanted")
+    wanted = repository.copy(tmp_path / "wanted")
     wanted.publish()
-    new, log = served(wanted), tmp_path / "log"
+    new, log = wanted.served(), tmp_path / "log"
     for at in (1, 3, 8):
-        copy = copy_of(repository, tmp_path / f"{call}-{at}")
+        copy = repository.copy(tmp_path / f"{call}-{at}")
         before = copy.snapshot()
         options = ["-e", f"trace={call}", "-e", f"inject={call}:error=ENOSPC:when={at}+"]
         if traced(copy, log, key_file, *options) == 0:
             assert at > 1  # fewer calls than that
             continue
         assert "INJECTED" in log.read_text()
-        now = served(copy)
+        now = copy.served()
         assert now == old or (
             at > 1 and now == new
         )  # what fails after the index is in place leaves the new one

@@ -24,8 +24,7 @@ from imgrepo.webroot.state import read_state, remember_withdrawn
 from tests.fakes.appliance import FakeAppliance, FakeDisk, FakeFilesystem
 from tests.fakes.keys import KeyMaker
 from tests.fakes.machine import locked
-from tests.unit.imgrepo.images.test_facts import partitioned
-from tests.unit.imgrepo.repository import Repository, debian
+from tests.unit.imgrepo.repository import Repository, debian, partitioned
 
 
 def notices(repository: Repository) -> str:
@@ -135,11 +134,8 @@ def test_without_trim_the_image_itself_is_read_and_nothing_copied(repository: Re
 
 
 def test_copies_are_gone_afterwards_and_need_space(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space = repository.base / "space"
-    space.mkdir()
-    monkeypatch.setenv("TMPDIR", str(space))
     repository.add("a.img")
     repository.publish()
     assert list(space.iterdir()) == []
@@ -354,7 +350,7 @@ def test_images_are_removed_only_when_wanted_and_published(repository: Repositor
     assert kept.exists()
     assert not source.exists()
     repository.events.clear()
-    repository.publish(prune=True)  # nobody misses it
+    repository.publish(prune=True)
     assert [entry.os_version for entry in repository.read().entries] == ["a"]
     assert "is gone" not in notices(repository)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,15 @@ from tests.fakes.keys import KeyMaker
 from tests.fakes.webfolder import WebFolder
 from tests.unit.imgrepo.contents.guests import debian_guest, disk_of
 from tests.unit.imgrepo.repository import Repository, image
+
+COVERED = [
+    ["bash", "5.2.15-2"],
+    ["busybox", "1:1.35.0-4"],
+    ["glibc", "2.36-9"],
+    ["libxcrypt", "1:4.4.33-2"],
+    ["libz", "1.0-1"],
+]
+"""Copyleft ones, that with an unknown licence, and what busybox-static was built using; not openssl."""
 
 SUITES = ("bookworm", "bookworm-updates", "bookworm-security")
 
@@ -53,6 +63,17 @@ class Bench:
     def record(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / "sources.json").read_text())
         return found
+
+
+def members(archive: Path) -> dict[str, bytes]:
+    with tarfile.open(archive) as tar:
+        found = {}
+        for member in tar:
+            assert (member.uid, member.gid, member.mtime, member.mode) == (0, 0, 946684800, 0o644)
+            content = tar.extractfile(member)
+            assert content is not None
+            found[member.name] = content.read()
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What only a snapshot's pool has: taken by the signature of a maintainer that is known, or not at all."""
+"""Packages that only the pool of a snapshot has: used by a known maintainer's signature, or not at all."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from imgrepo.sourcepackages.finding import issuer_fingerprint, read_dsc
 from tests.fakes.debarchive import DebArchive
 from tests.fakes.keys import KeyMaker, signature_packets
 from tests.fakes.webfolder import WebFolder
-from tests.unit.imgrepo.sourcepackages.conftest import Bench
-from tests.unit.imgrepo.sourcepackages.test_collect import COVERED, members
+from tests.unit.imgrepo.sourcepackages.conftest import COVERED, Bench, members
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Whoever is between the archive and us: at each step a change is noticed, and nothing is taken."""
+"""An attacker between the archive and us: a change at any step is found, and nothing is used."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from imgrepo.template.bootstrap import (
     check_bootstrap,
 )
 from imgrepo.template.recipes import Arch, Mirrors, recipe_named
+from tests.unit.imgrepo.repository import stand_in
 
 
 @pytest.fixture
@@ -40,25 +41,9 @@ def request_(keyring: Path) -> BootstrapRequest:
     return BootstrapRequest(recipe_named("debian-12"), keyring=keyring, mode=Mode.ROOT)
 
 
-@pytest.fixture
-def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "space"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
+@pytest.fixture(autouse=True)
+def little_space(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHROOT_SPACE", 0)
-    return folder
-
-
-def stand_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, *, program: str = "mmdebstrap"
-) -> None:
-    """Put a shell script in front of the real program."""
-    folder = tmp_path / "bin"
-    folder.mkdir(exist_ok=True)
-    path = folder / program
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 def arguments(request: BootstrapRequest, overlay: str = "/x/overlay.tar") -> list[str]:

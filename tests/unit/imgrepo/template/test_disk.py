@@ -22,7 +22,7 @@ from imgrepo.template.disk import Layout, RootKind, check_room, check_size, grub
 from imgrepo.template.make import TemplateRequest, installed_packages, make_template
 from imgrepo.template.recipes import recipe_named
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk
-from tests.unit.imgrepo.template.test_bootstrap import stand_in
+from tests.unit.imgrepo.repository import stand_in
 
 GIB = 1 << 30
 UUID = "11111111-2222-3333-4444-555555555555"

@@ -1,4 +1,4 @@
-"""Pure rules of the new index, and what is remembered of images."""
+"""Rules of the new index, and the record of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pybuilder-repo validate``: what is wrong with an index, and all of it."""
+"""``pybuilder-repo validate`` reports all problems of an index."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_second_file_is_unpacked_and_compared(web: Web) -> None:
     (problem,) = web.problems()
     assert "d.zst" in problem
     assert str(len(DISK) - 512) in problem
-    # A first file that is wrong is told once, and the second is looked at by itself.
+    # A wrong first file is reported once, and the second file is checked by itself.
     good = zstd_file(web, DISK)
     web.put(dataclasses.replace(web.entry, zstd=good, size=len(DISK) - 512))
     assert [("d.xz" in problem, "d.zst" in problem) for problem in web.problems()] == [
