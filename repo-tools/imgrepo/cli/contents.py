@@ -232,10 +232,7 @@ _places_options = option_group(
 @_targets_argument
 @_places_options
 @click.option(
-    "--only",
-    multiple=True,
-    metavar="NAME",
-    help="Only the sources of this package, to try; repeatable.",
+    "--only", multiple=True, metavar="NAME", help="Only the sources of this package, to try; repeatable."
 )
 @click.option("--output", type=PATH, metavar="DIR", help="Use DIR/NAME/sources instead.")
 @click.option("--dry-run", is_flag=True, help="Only show how many there are, and how many bytes.")

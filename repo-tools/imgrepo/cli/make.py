@@ -12,14 +12,7 @@ from imgbuilder.errors import UsageError
 from imgbuilder.events import info
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size, parse_size
-from imgrepo.cli.options import (
-    PATH,
-    appliance_options,
-    examples,
-    option_group,
-    quiet_option,
-    verbose_option,
-)
+from imgrepo.cli.options import PATH, appliance_options, examples, option_group, quiet_option, verbose_option
 from imgrepo.cli.publisher import Publisher, pass_publisher
 from imgrepo.intake.import_image import ImportRequest, import_image
 from imgrepo.intake.proof import TrustOptions
@@ -142,9 +135,7 @@ _bootstrap_options = option_group(
         help="Install security updates from this mirror.",
     ),
     click.option(
-        "--snapshot",
-        is_flag=True,
-        help="The mirrors are snapshots: accept package lists that have expired.",
+        "--snapshot", is_flag=True, help="The mirrors are snapshots: accept package lists that have expired."
     ),
     click.option(
         "--keep-mirror", is_flag=True, help="Use these mirrors in the guest as well, instead of Debian's."
@@ -175,20 +166,15 @@ _bootstrap_options = option_group(
     "password. A file next to it, named like OUTPUT but ending in .json, lists what it was made of.",
     epilog=examples("pybuilder-repo make-template debian-12 images/debian-12.img --include vim"),
 )
+@click.option("--size", default="2G", show_default=True, metavar="SIZE", help="Size of the disk.")
 @_bootstrap_options
 @click.argument("output", type=PATH)
-@click.option("--size", default="2G", show_default=True, metavar="SIZE", help="Size of the disk.")
 @appliance_options
 @quiet_option()
 @verbose_option("Show all messages of mmdebstrap and the appliance.")
 @pass_publisher
 def make_template_command(
-    publisher: Publisher,
-    *,
-    bootstrap: BootstrapRequest,
-    output: Path,
-    size: str,
-    appliance: ApplianceOptions,
+    publisher: Publisher, *, bootstrap: BootstrapRequest, output: Path, size: str, appliance: ApplianceOptions
 ) -> None:
     """Make the template."""
     request = TemplateRequest(bootstrap=bootstrap, output=output, size=parse_size(size), appliance=appliance)

@@ -97,10 +97,7 @@ library_option = click.option(
     help="The folder of the entries [default: the current one].",
 )
 reviewers_option = click.option(
-    "--reviewers",
-    type=PATH,
-    metavar="FILE",
-    help="Public keys of the reviewers whose approvals count.",
+    "--reviewers", type=PATH, metavar="FILE", help="Public keys of the reviewers whose approvals count."
 )
 
 
@@ -163,11 +160,7 @@ appliance_options = option_group(
     "appliance",
     _appliance,
     click.option(
-        "-m",
-        "--memsize",
-        type=click.IntRange(256, 1 << 20),
-        metavar="MB",
-        help="Memory of the appliance.",
+        "-m", "--memsize", type=click.IntRange(256, 1 << 20), metavar="MB", help="Memory of the appliance."
     ),
     click.option("--no-instant", is_flag=True, help="Boot the appliance instead of resuming a saved one."),
     click.option("--cache", type=PATH, metavar="DIR", help="Keep the saved appliance in this cache folder."),

@@ -58,10 +58,7 @@ class _Packing(TypedDict):
 
 def _packing(*, preset: str, zstd: bool, zstd_level: int, no_compression: bool, no_trim: bool) -> _Packing:
     return _Packing(
-        preset=preset,
-        zstd_level=zstd_level if zstd else None,
-        compress=not no_compression,
-        trim=not no_trim,
+        preset=preset, zstd_level=zstd_level if zstd else None, compress=not no_compression, trim=not no_trim
     )
 
 
@@ -164,11 +161,7 @@ _places_options = option_group(
 @click.argument("directory", type=PATH)
 @signing_options
 @click.option(
-    "-o",
-    "--output",
-    type=PATH,
-    metavar="WEBROOT",
-    help="Put the results here [default: next to the images].",
+    "-o", "--output", type=PATH, metavar="WEBROOT", help="Put the results here [default: next to the images]."
 )
 @_places_options
 @endpoint_option

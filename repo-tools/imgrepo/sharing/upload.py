@@ -126,11 +126,7 @@ def _complete(folder: Path, index: Index) -> list[str]:
 
 
 def _index_there(
-    request: UploadRequest,
-    target: Target,
-    there: dict[str, int],
-    ours: VerifiedText,
-    services: Services,
+    request: UploadRequest, target: Target, there: dict[str, int], ours: VerifiedText, services: Services
 ) -> Index:
     """Read the index there, and refuse to replace one that is newer or signed by other keys."""
     if SIGNED_INDEX not in there:

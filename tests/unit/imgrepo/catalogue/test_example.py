@@ -84,9 +84,5 @@ def test_the_commands_of_the_readme_make_the_calendar(repository: Repository) ->
     assert "The game of life" in pages["calendar/2025.html"].words
     assert b"bleak" not in b"".join(files.values()) + (repository.web / "index").read_bytes()
     shown = " ".join(pages["templates/guess/x86_64.html"].words.split())
-    for words in (
-        "Seven guesses are always enough.",
-        "Booted in 42 seconds",
-        "4 packages",
-    ):
+    for words in ("Seven guesses are always enough.", "Booted in 42 seconds", "4 packages"):
         assert shown.count(words) == 1, words

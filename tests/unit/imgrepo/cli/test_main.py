@@ -142,8 +142,7 @@ def test_wrong_usage_is_reported_on_standard_error_with_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
-    [(SigningError("m", hint="h"), 1), (Interrupted(2), 130), (Interrupted(15), 143)],
+    ("error", "code"), [(SigningError("m", hint="h"), 1), (Interrupted(2), 130), (Interrupted(15), 143)]
 )
 def test_errors_become_words_and_exit_codes(
     monkeypatch: pytest.MonkeyPatch,

@@ -273,9 +273,7 @@ def test_an_index_of_another_key_is_not_signed_again(operator: Operator, keys: K
     operator.type(f"refresh WEB -K {other}", 3)
 
 
-def test_nothing_is_withdrawn_or_brought_back_while_another_publisher_works(
-    repository: Repository,
-) -> None:
+def test_nothing_is_withdrawn_or_brought_back_while_another_publisher_works(repository: Repository) -> None:
     repository.add("a.img")
     repository.add("b.img", b"b")
     repository.publish()

@@ -14,10 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.errors import (
-    UsageError,
-    WorkspaceError,
-)
+from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.host.interrupts import Interrupted, interruptible
 from imgrepo.sharing.serve import Part, PublishedFolderServer, wanted_part
 from tests.unit.imgrepo.repository import Repository
