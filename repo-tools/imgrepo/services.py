@@ -1,4 +1,4 @@
-"""What the publisher's commands use of the outside world, in one object, so that tests can replace a part."""
+"""The outside world of the publisher's commands in one object, so that tests can replace parts of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OpenAppliance = Callable[
 
 @dataclass(frozen=True)
 class Signing:
-    """How an index is signed.
+    """The keys and options for signing an index.
 
     Attributes:
         key: The signing key, as gpg takes it.
@@ -48,7 +48,7 @@ def _open_keyring(signing: Signing) -> GpgSigner:
 
 @dataclass(frozen=True)
 class Services:
-    """The real services by default.
+    """The outside world; the real one by default.
 
     Attributes:
         open_appliance: Starts an appliance with disks and ends it when the block is left.
@@ -56,7 +56,7 @@ class Services:
         verifier: Checks signatures as clients do.
         clock: Returns the time, in UTC.
         fetcher: Downloads files of other repositories.
-        pin_from_keyring: Trusts one key of the publisher's keyring, named by its full fingerprint.
+        trusted_keys_from_keyring: Returns one key of the publisher's keyring, given its full fingerprint.
     """
 
     open_appliance: OpenAppliance = open_appliance
@@ -64,4 +64,4 @@ class Services:
     verifier: GpgVerifier = field(default_factory=GpgVerifier)
     clock: Callable[[], datetime] = _now
     fetcher: Fetcher = field(default_factory=SourceFetcher)
-    pin_from_keyring: Callable[[str], TrustedKeys] = trusted_keys_from_keyring
+    trusted_keys_from_keyring: Callable[[str], TrustedKeys] = trusted_keys_from_keyring

@@ -130,7 +130,7 @@ def keys_of(key: str, services: Services) -> TrustedKeys:
     """
     path = Path(key)
     if not path.exists() and _HEX.fullmatch(key):
-        return services.pin_from_keyring(full_fingerprint(key))
+        return services.trusted_keys_from_keyring(full_fingerprint(key))
     if not path.is_file():
         raise UsageError(
             f"--key: {key} is neither a file nor a full fingerprint",

@@ -115,10 +115,10 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_even
         FetchError: A download failed; what has arrived is kept for the next run.
         WorkspaceError: The copy cannot be written.
     """
-    pin = trusted_keys_from_file(request.key_file, where=str(request.key_file))
+    trusted = trusted_keys_from_file(request.key_file, where=str(request.key_file))
     with open_session(request.folder) as session:
-        data, signed, index = _fetch_index(request, pin, services, fetcher, on_event)
-        old = _old_index(request, pin, services)
+        data, signed, index = _fetch_index(request, trusted, services, fetcher, on_event)
+        old = _old_index(request, trusted, services)
         if old is not None and old.signed_at > signed.signed_at:
             raise RolledBackError(
                 f"{request.index_url} was signed at {show(signed.signed_at)}, and the copy "
@@ -144,13 +144,13 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_even
 
 
 def _fetch_index(
-    request: MirrorRequest, pin: TrustedKeys, services: Services, fetcher: Fetcher, on_event: Reporter
+    request: MirrorRequest, trusted: TrustedKeys, services: Services, fetcher: Fetcher, on_event: Reporter
 ) -> tuple[bytes, VerifiedText, Index]:
     where = str(request.index_url)
     on_event(Step(f"Fetching {where}"))
     body = io.BytesIO()
     fetcher.fetch(Download(request.index_url, body, limit=INDEX_LIMIT, on_event=on_event, label="index"))
-    rule = AcceptPolicy(pin, last=None, max_age=None, where=where, forget_hint="")
+    rule = AcceptPolicy(trusted, last=None, max_age=None, where=where, forget_hint="")
     accepted = accept(body.getvalue(), rule, parse_usable, verifier=services.verifier, now=services.clock())
     refused = accepted.content.refused
     if refused:
@@ -162,13 +162,13 @@ def _fetch_index(
     return body.getvalue(), accepted.signed, accepted.content
 
 
-def _old_index(request: MirrorRequest, pin: TrustedKeys, services: Services) -> VerifiedText | None:
+def _old_index(request: MirrorRequest, trusted: TrustedKeys, services: Services) -> VerifiedText | None:
     """Return the verified index of the copy; None when there is none yet."""
     path = request.folder / SIGNED_INDEX
     data = read_index_file(path)
     if data is None:
         return None
-    tolerant = dataclasses.replace(pin, extra_signatures=True, expired_signatures=True)
+    tolerant = dataclasses.replace(trusted, extra_signatures=True, expired_signatures=True)
     return services.verifier.verify(data, tolerant, where=str(path))
 
 

@@ -132,8 +132,8 @@ def _index_there(
     if SIGNED_INDEX not in there:
         return Index()
     where = f"{request.place.shown}/{SIGNED_INDEX}"
-    pin = trusted_keys_from_file(request.folder / PUBLIC_KEY, where=str(request.folder))
-    tolerant = dataclasses.replace(pin, extra_signatures=True, expired_signatures=True)
+    trusted = trusted_keys_from_file(request.folder / PUBLIC_KEY, where=str(request.folder))
+    tolerant = dataclasses.replace(trusted, extra_signatures=True, expired_signatures=True)
     try:
         signed = services.verifier.verify(target.read(SIGNED_INDEX, _INDEX_LIMIT), tolerant, where=where)
         if signed.signed_at > ours.signed_at:

@@ -205,7 +205,7 @@ def test_the_key_may_be_a_fingerprint_in_the_users_keyring(
     home = distribution.keys.home
     services = dataclasses.replace(
         distribution.repository.services(),
-        pin_from_keyring=lambda key: trusted_keys_from_keyring(key, gpg_home=home),
+        trusted_keys_from_keyring=lambda key: trusted_keys_from_keyring(key, gpg_home=home),
     )
     monkeypatch.setattr(type(distribution.repository), "services", lambda _self: services)
     assert distribution.take(key=distribution.key.lower()).new
