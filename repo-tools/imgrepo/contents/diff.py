@@ -214,10 +214,6 @@ def read_list(path: Path) -> tuple[Listed, ...]:
     Args:
         path: A ``contents.json``, a CycloneDX file in JSON, the folder of an entry or of its contents, or an
             image after ``sbom``.
-
-    Raises:
-        UsageError: There is no such file.
-        RepositoryError: It is not a list of packages.
     """
     if path.suffix in FORMATS:
         path = path.with_name(f"{path.stem}.contents")  # the result of sbom
@@ -250,9 +246,6 @@ def parse_list(data: bytes, *, where: str) -> tuple[Listed, ...]:
     Args:
         data: The bytes.
         where: Names them in messages.
-
-    Raises:
-        RepositoryError: They are not a list of packages.
     """
     try:
         fields = json.loads(data)

@@ -244,9 +244,6 @@ def select_sources(
     Args:
         required: The result of ``required_sources``.
         names: Names of source or binary packages; empty for all.
-
-    Raises:
-        UsageError: There is no package of one of the names.
     """
     for name in names:
         if not any(name in (source[0], *binaries) for source, binaries in required.items()):

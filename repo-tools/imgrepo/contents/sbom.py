@@ -47,10 +47,6 @@ def find_target(path: Path, output: Path | None = None) -> ImageTarget:
         path: An entry's folder, or an image.
         output: The folder for the results, in a folder of the image's name; None for the entry's folders, or
             ``NAME.contents`` and ``NAME.sources`` next to an image.
-
-    Raises:
-        UsageError: There is no such entry or image.
-        RepositoryError: The entry has no image, or its description is wrong.
     """
     if path.is_dir():
         entry = entry_at(path, hint=_TAKEN)
@@ -101,11 +97,7 @@ def _document(chosen: Format, contents: ContentsRecord, name: str, made: datetim
 
 
 def document_time(now: datetime) -> datetime:
-    """Return the time for documents, to the second: ``SOURCE_DATE_EPOCH`` if it is set.
-
-    Raises:
-        UsageError: It is not a number of seconds since 1970.
-    """
+    """Return the time for documents, to the second: ``SOURCE_DATE_EPOCH`` if it is set."""
     text = os.environ.get(_EPOCH)
     if text is None:
         return now.astimezone(UTC).replace(microsecond=0)

@@ -56,11 +56,7 @@ class Compressed:
 
 
 def check_preset(preset: str) -> None:
-    """Check a preset before anything is done.
-
-    Raises:
-        UsageError: xz has no such preset.
-    """
+    """Check a preset before anything is done."""
     if preset not in PRESETS:
         raise UsageError(
             f"xz has no preset {preset!r}", hint="give a digit from 0 to 9, or one followed by e"

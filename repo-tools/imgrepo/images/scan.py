@@ -73,9 +73,6 @@ def scan(folder: Path) -> tuple[tuple[SourceImage, ...], tuple[Skipped, ...]]:
 
     Returns:
         The images, and files with the name of an image that cannot be published.
-
-    Raises:
-        UsageError: The folder cannot be read.
     """
     images, skipped = [], []
     try:

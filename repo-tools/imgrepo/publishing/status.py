@@ -78,10 +78,6 @@ def status_of(
         images: The folder of images, to find changes there.
         within: Expiry times that are nearer than this are problems.
         verify: Whether to read all files and compare their digests.
-
-    Raises:
-        UsageError: Nothing is published there.
-        TrustError: The index is not by a key of its key file.
     """
     published, signed = read_served(folder, services)
     now, index = services.clock(), published.index

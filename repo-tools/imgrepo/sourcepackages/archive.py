@@ -98,9 +98,6 @@ def source_files(rows: str, root: str, folder: str, *, where: str) -> tuple[Sour
         root: The archive's address.
         folder: The folder in it that the files are in, without a slash at the end.
         where: Names it in messages.
-
-    Raises:
-        RepositoryError: It is damaged, or names a file in a different folder.
     """
     found: dict[str, SourceFile] = {}
     for row in filter(None, map(str.strip, rows.split("\n"))):
@@ -125,9 +122,6 @@ def source_package(fields: Mapping[str, str], root: str, *, proof: str, where: s
         root: The archive's address.
         proof: The list and the key that vouch for it.
         where: Names the list in messages.
-
-    Raises:
-        RepositoryError: It is damaged, or its folder is outside of the archive.
     """
     name, version, folder = (fields.get(key, "").strip() for key in ("Package", "Version", "Directory"))
     if not is_package_name(name) or not is_version(version) or not _FOLDER.fullmatch(folder):
@@ -330,9 +324,6 @@ def read_sources(path: Path, names: set[str], *, where: str) -> Iterator[Mapping
         path: The file.
         names: Names of the packages.
         where: Names the list in messages.
-
-    Raises:
-        RepositoryError: It is damaged.
     """
     try:
         with lzma.open(path) as file:

@@ -229,11 +229,7 @@ class SourceArchives:
             check_mirror(url)
 
     def of(self, contents: ContentsRecord) -> tuple[Suite, ...]:
-        """Return the suites to search for an image.
-
-        Raises:
-            UsageError: No suites are given, and its system is not a known Debian.
-        """
+        """Return the suites to search for an image."""
         if self.suites:
             return tuple(Suite(without_slash(self.mirror), name, self.components) for name in self.suites)
         recipe = RECIPES.get(f"{contents.distribution}-{contents.release or 'sid'}")
@@ -276,11 +272,6 @@ def find_packages(
         services: Fetcher and verifier.
         scratch: A private folder.
         on_event: Called with each event.
-
-    Raises:
-        TrustError: A list is not signed by the archive's keys.
-        FetchError: A list cannot be fetched.
-        UsageError: The suites are not known, or the keys cannot be used.
     """
     if not wanted:
         return FoundPackages((), ())

@@ -149,9 +149,6 @@ def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, on_event:
         archive: The tar archive to write.
         scratch: A private folder for small files.
         on_event: Called with mmdebstrap's messages, as debug lines.
-
-    Raises:
-        ToolError: mmdebstrap is missing, cannot work here, or failed; the error quotes its last lines.
     """
     mode, keyring = check_bootstrap(request)
     overlay = scratch / "overlay.tar"

@@ -136,9 +136,6 @@ def check_size(size: int) -> None:
 
     Args:
         size: Bytes.
-
-    Raises:
-        UsageError: It is too small, or not a whole number of MiB.
     """
     if size < SMALLEST_DISK:
         raise UsageError(
@@ -152,11 +149,7 @@ def check_size(size: int) -> None:
 
 
 def check_room(archive: Path, size: int, layout: Layout) -> None:
-    """Check that a system fits on a disk.
-
-    Raises:
-        UsageError: It does not.
-    """
+    """Check that a system fits on a disk."""
     needed = archive.stat().st_size + _ROOM + layout.overhead
     if needed > size:
         raise UsageError(
@@ -173,9 +166,6 @@ def install_system(appliance: Appliance, archive: Path, layout: Layout, arch: st
         archive: The system as a tar archive.
         layout: The layout of the disk.
         arch: Debian's name of the system's architecture.
-
-    Raises:
-        GuestError: A step failed.
     """
     appliance.make_gpt("/dev/sda", layout.table(appliance.device_size("/dev/sda")))
     root = layout.last_partition

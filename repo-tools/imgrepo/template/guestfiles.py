@@ -109,11 +109,7 @@ find /var/log -type f -exec truncate --size=0 {} +
 
 
 def check_locale(name: str) -> None:
-    """Check the name of a locale before it stands in the guest's files.
-
-    Raises:
-        UsageError: It is not a locale in UTF-8.
-    """
+    """Check the name of a locale before it stands in the guest's files."""
     if not _LOCALE.fullmatch(name):
         raise UsageError(
             f"{name!r} is not the name of a locale in UTF-8", hint="give one such as --locale de_DE.UTF-8"

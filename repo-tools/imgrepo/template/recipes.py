@@ -135,11 +135,7 @@ RECIPES = {
 
 
 def check_mirror(url: str) -> None:
-    """Check a mirror's URL before it becomes a line of apt's configuration.
-
-    Raises:
-        UsageError: It is not a http, https or file URL, or has blanks or brackets, which apt interprets.
-    """
+    """Check a mirror's URL before it becomes a line of apt's configuration."""
     address, url = Address(url), Address(url).reveal()
     try:
         parts = urlsplit(url)
@@ -185,22 +181,14 @@ def recipe_named(name: str) -> TemplateRecipe:
 
 
 def check_packages(names: tuple[str, ...]) -> None:
-    """Check package names before they go to mmdebstrap.
-
-    Raises:
-        UsageError: One of them cannot be a package's name (Debian Policy 5.6.1).
-    """
+    """Check package names before they go to mmdebstrap."""
     for name in names:
         if not _PACKAGE_NAME.fullmatch(name):
             raise UsageError(f"{name!r} is not the name of a package")
 
 
 def check_combination(recipe: TemplateRecipe, arch: Arch, layout: Layout) -> None:
-    """Refuse a combination that cannot start, before anything is downloaded.
-
-    Raises:
-        UsageError: The release has no kernel for the architecture, or cannot read the filesystem.
-    """
+    """Refuse a combination that cannot start, before anything is downloaded."""
     if arch not in recipe.arches:
         raise UsageError(
             f"{recipe.name} has no kernel for {arch.value}",

@@ -91,10 +91,6 @@ def sidecar_entries(images: Iterable[SourceImage], index: Index) -> tuple[Entry,
     Args:
         images: The images.
         index: The published index.
-
-    Raises:
-        UsageError: A file cannot be read.
-        RepositoryError: It breaks the format, or is not about its image alone.
     """
     found = []
     for image in images:

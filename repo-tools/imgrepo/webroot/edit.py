@@ -87,11 +87,6 @@ def refresh(
 
     Returns:
         Whether it was signed.
-
-    Raises:
-        UsageError: Nothing is published there.
-        SigningError: The key cannot sign.
-        TrustError: The published index is not by this key.
     """
     _check_folder(folder)
     with open_session(folder) as session:
@@ -122,11 +117,6 @@ def rotate(
         services: The ports.
         on_event: Called with each event.
         finish: Whether only the new key signs from now on; otherwise both do.
-
-    Raises:
-        UsageError: Both are the same key, or nothing is published there.
-        SigningError: A key cannot sign.
-        TrustError: The published index is not by these keys.
     """
     keys = services.make_keys(signing)
     if keys.check_key(old_key) == keys.check_key(new_key):
@@ -153,10 +143,6 @@ def withdraw(
     """Remove templates from the index, or allow them again.
 
     Withdrawn templates are remembered first, so that ``publish`` does not add them again.
-
-    Raises:
-        UsageError: There is no such template.
-        PybuilderError: As for ``edit``.
     """
     _check_folder(folder)
     if undo:
@@ -182,11 +168,7 @@ def withdraw(
 
 
 def deprecate(index: Index, name: str, arch: str | None, end: Deprecation | None) -> Index:
-    """Deprecate a template, or end its deprecation.
-
-    Raises:
-        UsageError: There is no such template, or its replacement is missing.
-    """
+    """Deprecate a template, or end its deprecation."""
     if end is not None and end.replaced_by is not None:
         find(index, end.replaced_by, arch)
         if end.replaced_by == name:
@@ -195,11 +177,7 @@ def deprecate(index: Index, name: str, arch: str | None, end: Deprecation | None
 
 
 def add_aliases(index: Index, name: str, arch: str | None, aliases: Sequence[str]) -> Index:
-    """Give a template further names; other templates of the same architecture lose them.
-
-    Raises:
-        UsageError: There is no such template, or an alias is the name of one.
-    """
+    """Give a template further names; other templates of the same architecture lose them."""
     wanted = find(index, name, arch)
     for alias in aliases:
         if any(entry.os_version == alias for entry in index.entries):
@@ -217,11 +195,7 @@ def add_aliases(index: Index, name: str, arch: str | None, aliases: Sequence[str
 
 
 def remove_aliases(index: Index, name: str, arch: str | None, aliases: Sequence[str]) -> Index:
-    """Remove names from a template.
-
-    Raises:
-        UsageError: There is no such template, or it has no such alias.
-    """
+    """Remove names from a template."""
     wanted = find(index, name, arch)
     missing = [alias for alias in aliases if not any(alias in entry.aliases for entry in wanted)]
     if missing:
@@ -236,20 +210,12 @@ def remove_aliases(index: Index, name: str, arch: str | None, aliases: Sequence[
 
 
 def hide(index: Index, name: str, arch: str | None, *, hidden: bool) -> Index:
-    """Leave a template out of listings, or show it again; it can be built from either way.
-
-    Raises:
-        UsageError: There is no such template.
-    """
+    """Leave a template out of listings, or show it again; it can be built from either way."""
     return _each(index, find(index, name, arch), lambda entry: dataclasses.replace(entry, hidden=hidden))
 
 
 def find(index: Index, name: str, arch: str | None) -> tuple[Entry, ...]:
-    """Return the templates of a name, of one architecture or all.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """Return the templates of a name, of one architecture or all."""
     found = tuple(
         entry
         for entry in index.entries

@@ -152,11 +152,7 @@ def choose(
 
 
 def delete(files: ServedFiles, retired: Iterable[Retired], chosen: Iterable[Retired]) -> tuple[str, ...]:
-    """Delete the chosen ones of all retired files, remember the others, return the names of the deleted.
-
-    Raises:
-        WorkspaceError: A file cannot be deleted, or the record cannot be written.
-    """
+    """Delete the chosen ones of all retired files, remember the others, return the names of the deleted."""
     names = [item.name for item in chosen]
     deleted = tuple(files.delete(names)) if names else ()
     _remember(files.record, [item for item in retired if item.name not in deleted])

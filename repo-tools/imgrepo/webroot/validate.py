@@ -74,9 +74,6 @@ def validate(request: ValidateRequest, services: Services, on_event: Reporter) -
 
     Returns:
         All problems, in the order of the file; empty when it is valid.
-
-    Raises:
-        PybuilderError: The file cannot be read.
     """
     path, where = request.path, str(request.path)
     data = _read(path)
