@@ -165,13 +165,13 @@ _RPM_FORMAT = r"%{NAME}\t%|EPOCH?{%{EPOCH}}|\t%{VERSION}\t%{RELEASE}\t%{ARCH}\t%
 _RPM_SCRIPT = f"""\
 export LC_ALL=C HOME={_MEMORY}
 ask() {{
-    rpm "$@" -qa --nodigest --nosignature --queryformat '{_RPM_FORMAT}' >{_LIST} 2>{_MEMORY}/words
+    rpm "$@" -qa --nodigest --nosignature --queryformat '{_RPM_FORMAT}' >{_LIST} 2>{_MEMORY}/errors
     [ "$?" = 0 ] && [ -s {_LIST} ]
 }}
 ask --dbpath DATABASE && exit 0
 # Some formats want to write even to read.
 cp -r DATABASE {_MEMORY}/database && ask --dbpath {_MEMORY}/database && exit 0
-tail -n 3 {_MEMORY}/words
+tail -n 3 {_MEMORY}/errors
 exit 1
 """
 _PSEUDO = "gpg-pubkey"

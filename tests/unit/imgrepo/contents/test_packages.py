@@ -198,3 +198,15 @@ def test_any_status_file_raises_only_our_errors(text: str, after: bool) -> None:
     except PybuilderError:
         return
     assert all(package.name.isascii() and package.version.isprintable() for package in packages)
+
+
+@pytest.mark.row("T14")
+def test_a_package_built_from_too_many_others_is_refused(tmp_path: Path) -> None:
+    guest = debian_guest()
+    relations = ", ".join(["gcc-12 (= 12.2.0-14)"] * 20_000)
+    guest.add(
+        "/var/lib/dpkg/status",
+        f"{STATUS}\nPackage: x\nVersion: 1\nArchitecture: amd64\nBuilt-Using: {relations}\n",
+    )
+    with pytest.raises(GuestError, match="names more than 10000 packages"):
+        look(tmp_path, disk_of(guest))
