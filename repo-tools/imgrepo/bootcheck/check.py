@@ -70,7 +70,7 @@ def check(
     """
     description = target.description
     marker = Marker(description.boot.marker, where=target.marker_from)
-    machine = machine_of(target.image, description, beside=False)
+    machine = machine_of(target.image, description, relative=False)
     version = hypervisor_version(machine)
     trial = Trial(machine, marker, description.boot.seconds, exact, description.boot.ports)
     with _folder_for(target), scratch_folder() as scratch:

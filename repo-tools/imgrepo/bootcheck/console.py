@@ -135,9 +135,6 @@ class Marker:
         expression: The expression.
         where: Its origin, for messages.
 
-    Raises:
-        RepositoryError: It is not a valid regular expression.
-
     Attributes:
         expression: As it was given.
     """
@@ -154,7 +151,7 @@ class Marker:
             ) from error
 
     def found_in(self, line: str) -> bool:
-        """Whether a line matches.
+        """Return whether a line matches.
 
         Raises:
             RepositoryError: It takes too long.
@@ -256,11 +253,7 @@ class Watcher:
         self._last = ""
 
     def feed(self, piece: bytes) -> None:
-        """Add bytes from the console; only complete lines are judged.
-
-        Raises:
-            RepositoryError: The marker takes too long to look for.
-        """
+        """Add bytes from the console; only complete lines are judged."""
         for line in self._lines.feed(piece):
             self.log.add(line)
             self._last = line
@@ -268,11 +261,7 @@ class Watcher:
             self._judge(line)
 
     def pause(self) -> None:
-        """Judge the unfinished line, after a pause: prompts have no line end.
-
-        Raises:
-            RepositoryError: The marker takes too long to look for.
-        """
+        """Judge the unfinished line, after a pause: prompts have no line end."""
         for line in self._lines.unfinished():
             self._judge(line)
 

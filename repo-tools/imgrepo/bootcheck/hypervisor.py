@@ -57,11 +57,7 @@ _MOST_PIXELS = 16 << 20
 
 
 def hypervisor_version(machine: Machine) -> str:
-    """Return the version of the QEMU that runs a machine, such as ``7.2.11``.
-
-    Raises:
-        ToolError: It is not installed, or prints no version.
-    """
+    """Return the version of the QEMU that runs a machine, such as ``7.2.11``."""
     program = board(machine.arch).program
     found = _VERSION.search(process.run([program, "--version"], timeout=_VERSION_LIMIT).stdout)
     if found is None:
@@ -72,9 +68,9 @@ def hypervisor_version(machine: Machine) -> str:
 class Running:
     """A running machine; made by ``running``."""
 
-    def __init__(self, hypervisor: Popen[bytes], orders: Path, folder: Path) -> None:
+    def __init__(self, hypervisor: Popen[bytes], commands: Path, folder: Path) -> None:
         self._hypervisor = hypervisor
-        self._orders = orders
+        self._commands = commands
         self._folder = folder
         self._messages = b""
         self._open = selectors.DefaultSelector()
@@ -114,11 +110,11 @@ class Running:
             ApplianceError: The hypervisor failed to write it.
         """
         picture = self._folder / "screen.ppm"
-        monitor.write_screen(self._orders, picture, limit=_MONITOR_LIMIT)
+        monitor.write_screen(self._commands, picture, limit=_MONITOR_LIMIT)
         return picture
 
     def answers(self, port: int) -> bool:
-        """Whether a port of the guest accepts connections.
+        """Return whether a port of the guest accepts connections.
 
         QEMU's user network accepts every connection at once, before it asks the guest; so either the guest
         sends something, or QEMU says that the guest has accepted (ADR 0037).
@@ -144,7 +140,7 @@ class Running:
             return False
 
     def _table(self) -> list[re.Match[str]]:
-        return list(_CONNECTION.finditer(monitor.network_table(self._orders, limit=_MONITOR_LIMIT)))
+        return list(_CONNECTION.finditer(monitor.network_table(self._commands, limit=_MONITOR_LIMIT)))
 
     def _forwarded(self) -> dict[int, int]:
         return {
@@ -160,10 +156,6 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
         machine: What to run; nothing is written to its image.
         accelerator: ``kvm`` or ``tcg``.
         ports: TCP ports of the guest that will be tried.
-
-    Raises:
-        ToolError: QEMU, its firmware or util-linux is not installed.
-        WorkspaceError: There is no room for temporary files.
     """
     found = find_firmware(machine)
     with private_folder() as folder:
@@ -174,8 +166,8 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
                 shutil.copyfile(found[1], firmware[1])
             except OSError as error:
                 raise explain(error, firmware[1]) from error
-        orders = folder / "monitor"
-        command = headless_command(machine, Headless(accelerator, orders, ports, firmware))
+        commands = folder / "monitor"
+        command = headless_command(machine, Headless(accelerator, commands, ports, firmware))
         command[0] = process.require_program(command[0])
         limit = ["prlimit", f"--fsize={_write_limit()}", "--core=0", "--"]
         hypervisor: Popen[bytes] | None = None
@@ -187,7 +179,7 @@ def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Itera
                     stdout=process.PIPE,
                     stderr=process.PIPE,
                 )
-            yield Running(hypervisor, orders, folder)
+            yield Running(hypervisor, commands, folder)
         finally:
             with uninterrupted():
                 if hypervisor is not None:

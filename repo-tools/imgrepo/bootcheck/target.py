@@ -64,10 +64,6 @@ def find_target(word: str, overrides: Overrides, *, library: Path, output: Path 
         library: The folder of entries.
         output: Where the record goes, in a folder of the target's name; None for the entry's own folder, or
             ``NAME.boot`` next to an image.
-
-    Raises:
-        UsageError: There is no such entry or image.
-        RepositoryError: The entry has no image, or its description is wrong.
     """
     entry = _entry(word, library)
     if entry is not None:
@@ -89,9 +85,9 @@ def _entry(word: str, library: Path) -> EntryFolder | None:
     if path.is_dir():
         return entry_at(path, hint=_HINT)
     if path.suffix in FORMATS or "/" in word or path.exists():
-        beside = EntryFolder(path.absolute().parent)
-        inside = beside.name == path.stem and beside.description.is_file()
-        return beside if inside else None
+        around = EntryFolder(path.absolute().parent)
+        inside = around.name == path.stem and around.description.is_file()
+        return around if inside else None
     return find_entry(library, word)
 
 

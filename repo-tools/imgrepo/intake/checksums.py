@@ -34,11 +34,7 @@ _FEDORA = re.compile(
 
 
 def name_in(address: str) -> str:
-    """Return the file name at the end of an address.
-
-    Raises:
-        UsageError: The address cannot be used, or does not end in a plain name.
-    """
+    """Return the file name at the end of an address."""
     check_uri(address)
     if scheme_of(address) is None:
         name = os.path.basename(address)  # noqa: PTH119 - keeps what Path would tidy up
@@ -114,11 +110,7 @@ class Digests:
 
 
 def digest_by_hand(text: str) -> Digests:
-    """Read a digest given by the user.
-
-    Raises:
-        UsageError: It is neither a SHA-512 nor a SHA-256.
-    """
+    """Read a digest given by the user."""
     digits = text.strip().lower()
     kind = _DIGITS.get(len(digits))
     if kind is None or not _BARE.fullmatch(digits):
@@ -139,10 +131,6 @@ def find_digests(text: str, name: str, *, where: str) -> Digests:
 
     Returns:
         Its SHA-512, its SHA-256, or both.
-
-    Raises:
-        RepositoryError: It does not name the image, contradicts itself about it, or has only digests too
-            weak to trust; or it is not a checksum file.
     """
     if _CONTROL.search(text):
         raise RepositoryError(f"{where} is not a checksum file: it contains control characters")

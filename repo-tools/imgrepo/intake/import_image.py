@@ -35,7 +35,7 @@ _LARGEST = 64 << 30
 """Size limit of a download in bytes: a server must not fill the disk."""
 
 _KEPT = timedelta(days=14)
-"""How long a partial download is kept for the next run."""
+"""Time that a partial download is kept for the next run."""
 
 _PARTS = ".pybuilder-import"
 _HEAD = 512
@@ -175,11 +175,7 @@ def _sweep(parts: Path, before: datetime) -> None:
 
 
 def _already_here(request: ImportRequest) -> Path | None:
-    """Find an image that has the name already.
-
-    Raises:
-        UsageError: It was not imported.
-    """
+    """Find an image that has the name already."""
     for ending in FORMATS:
         path = request.folder / f"{request.stem}{ending}"
         if path.is_symlink() or path.exists():
@@ -209,10 +205,6 @@ def _judge(path: Path, where: str) -> tuple[str, int]:
     """Return the suffix for an image's format, and the size of its disk in bytes.
 
     Names such as Ubuntu's ``.img`` do not show the format.
-
-    Raises:
-        DiskError: It is hostile, or has an unsupported format.
-        RepositoryError: It is compressed, or not an image.
     """
     with open_file(path) as file:
         head = file.read(_HEAD)

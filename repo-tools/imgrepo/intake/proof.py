@@ -123,11 +123,7 @@ def prove(
 
 
 def keys_of(key: str, services: Services) -> TrustedKeys:
-    """Pin the keys that ``--key`` names.
-
-    Raises:
-        UsageError: There is no such file or key.
-    """
+    """Return the keys that ``--key`` names."""
     path = Path(key)
     if not path.exists() and _HEX.fullmatch(key):
         return services.trusted_keys_from_keyring(full_fingerprint(key))
@@ -182,8 +178,8 @@ def _signed_text(
         return services.verifier.verify(data, tolerant, where=where, limit=SUMS_LIMIT)
     for ending in SIGNATURE_ENDINGS:
         try:
-            beside = address.derive(partial(_with_ending, ending=ending))
-            signature = _get(beside, _SIGNATURE_LIMIT, fetcher, lambda _event: None)
+            next_to = address.derive(partial(_with_ending, ending=ending))
+            signature = _get(next_to, _SIGNATURE_LIMIT, fetcher, lambda _event: None)
         except FileMissingError:
             continue
         return services.verifier.verify_detached(data, signature, tolerant, where=where)

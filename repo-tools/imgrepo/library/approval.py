@@ -63,20 +63,12 @@ class Approval:
 
 
 def read_reviewers(path: Path, services: Services) -> Reviewers:
-    """Read a file with the public keys of reviewers.
-
-    Raises:
-        UsageError: It has no usable key, or a secret one, or all users may write it.
-    """
+    """Read a file with the public keys of reviewers."""
     return Reviewers(trusted_keys_from_file(path, where="--reviewers"), services.verifier)
 
 
 def check_reviewers(reviewers: Path | None, *, signed: bool) -> None:
-    """Refuse to require approvals without reviewers.
-
-    Raises:
-        UsageError: Approvals are required, and no reviewers are given.
-    """
+    """Refuse to require approvals without reviewers."""
     if signed and reviewers is None:
         raise UsageError(
             "no reviewers given",
@@ -98,12 +90,6 @@ def approve(
 
     Returns:
         The manifest that was signed. ``approval.asc`` is replaced.
-
-    Raises:
-        SigningError: The key cannot sign.
-        RepositoryError: The entry has no image, or its description is wrong.
-        UsageError: The note or a file's name has characters that are not allowed.
-        WorkspaceError: A file cannot be read or written.
     """
     keys = services.make_keys(signing)
     fingerprint = keys.check_key(signing.key)
@@ -122,11 +108,7 @@ def approve(
 
 
 def _check(data: bytes, manifest: Manifest, public_key: bytes, services: Services) -> None:
-    """Verify a new approval as ``publish`` does.
-
-    Raises:
-        SigningError: It does not verify.
-    """
+    """Verify a new approval as ``publish`` does."""
     where = "the new approval"
     with private_folder() as scratch:
         file = scratch / "key"
@@ -267,11 +249,7 @@ class Manifest:
 
 
 def check_note(note: str) -> str:
-    """Return a reviewer's note without blanks around it.
-
-    Raises:
-        UsageError: It has several lines, is too long, or has control characters.
-    """
+    """Return a reviewer's note without blanks around it."""
     note = note.strip()
     if not is_one_line(note) or len(note) > _LONGEST_NOTE:
         raise UsageError(f"the note is not one line of at most {_LONGEST_NOTE} plain characters")
@@ -279,11 +257,7 @@ def check_note(note: str) -> str:
 
 
 def write_manifest(manifest: Manifest) -> str:
-    """Return the text that is signed.
-
-    Raises:
-        UsageError: A file's name has characters that are not allowed.
-    """
+    """Return the text that is signed."""
     lines = [_FIRST, f"{_NAME}{manifest.name}", *([f"{_NOTE}{manifest.note}"] if manifest.note else [])]
     for path, digest in sorted(manifest.files.items()):
         line = f"{digest}  {path}"

@@ -127,19 +127,12 @@ def find_entries(library: Path) -> tuple[EntryFolder, ...]:
 
     Folders without an ``entry.toml`` are ignored, and so are hidden ones, symbolic links, and the folders
     that ``broken_folders`` returns.
-
-    Raises:
-        UsageError: The folder cannot be read.
     """
     return tuple(folder for folder, problem in _folders(library) if problem is None)
 
 
 def broken_folders(library: Path) -> dict[str, RepositoryError]:
-    """Return the errors of folders that cannot be entries, by their names: one must not stop the others.
-
-    Raises:
-        UsageError: The library cannot be read.
-    """
+    """Return the errors of folders that cannot be entries, by their names: one must not stop the others."""
     return {folder.name: problem for folder, problem in _folders(library) if problem is not None}
 
 
@@ -179,9 +172,6 @@ def entry_at(path: Path, *, hint: str) -> EntryFolder:
     Args:
         path: The folder, which exists.
         hint: What the command accepts.
-
-    Raises:
-        UsageError: It is not an entry.
     """
     folder = EntryFolder(path.absolute())
     if not is_stem(folder.name) or not folder.description.is_file():
@@ -195,10 +185,6 @@ def image_at(path: Path, *, hint: str) -> SourceImage:
     Args:
         path: The image.
         hint: What the command accepts.
-
-    Raises:
-        UsageError: There is none, or its name is not that of an image.
-        RepositoryError: It is not a regular file, or its name cannot be published.
     """
     if not path.exists():
         raise UsageError(f"there is no image {path}", hint=hint)
@@ -214,11 +200,7 @@ def image_at(path: Path, *, hint: str) -> SourceImage:
 
 
 def find_entry(library: Path, name: str) -> EntryFolder:
-    """Return the entry of a name; a slash at its end, as shells complete it, does not matter.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """Return the entry of a name; a slash at its end, as shells complete it, does not matter."""
     name = name.rstrip("/")
     folder = EntryFolder(library / name)
     if not is_stem(name) or not folder.description.is_file():

@@ -105,12 +105,7 @@ class NewEntry:
 
 
 def skeleton(name: str, *, title: str = "", licence: str = "") -> str:
-    """Return an ``entry.toml`` with every key, valid as it is.
-
-    Raises:
-        UsageError: The licence is not an SPDX expression.
-        RepositoryError: The title has characters that are not allowed.
-    """
+    """Return an ``entry.toml`` with every key, valid as it is."""
     problem = licence_problem(licence) if licence else None
     if problem is not None:
         raise UsageError(f"--licence {licence}: {problem}", hint="see https://spdx.org/licenses")

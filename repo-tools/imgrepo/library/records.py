@@ -35,7 +35,7 @@ class ImageMark:
         return cls(hash_image(image, on_event), image.fingerprint)
 
     def fits(self, image: SourceImage, on_event: Reporter) -> bool:
-        """Whether an image is the marked one; it is read only if it was touched."""
+        """Return whether an image is the marked one; it is read only if it was touched."""
         return self.fingerprint == image.fingerprint or self.sha512 == hash_image(image, on_event)
 
 
@@ -194,9 +194,9 @@ class PasswordState(enum.Enum):
     """The judgement of an account's password."""
 
     EMPTY = "empty"
-    TOLD = "told"
+    IN_HINTS = "told"  # plain-english: off
     COMMON = "common"
-    UNTOLD = "untold"
+    NOT_IN_HINTS = "untold"
     UNTRIED = "untried"
 
 

@@ -35,12 +35,6 @@ def write_run_script(folder: EntryFolder, on_event: Reporter) -> Path:
 
     Returns:
         The script.
-
-    Raises:
-        RepositoryError: The entry has no image, or its description is wrong.
-        DiskError: The image is damaged.
-        UsageError: Its architecture has no machine.
-        WorkspaceError: The script cannot be written.
     """
     text = run_script(script_machine(folder, on_event))
     with new_file(folder.run_script) as temporary:
@@ -57,21 +51,13 @@ def write_run_script(folder: EntryFolder, on_event: Reporter) -> Path:
 
 
 def script_machine(folder: EntryFolder, on_event: Reporter) -> Machine:
-    """Return the machine that the script starts; its image is in the script's folder.
-
-    Raises:
-        PybuilderError: As ``write_run_script`` does.
-    """
+    """Return the machine that the script starts; its image is in the script's folder."""
     return machine_of(folder.image(), folder.read(), tested=_tested(folder, on_event))
 
 
 def machine_text(folder: EntryFolder, form: Form, on_event: Reporter) -> str:
-    """Return the input for libvirt; the image's path in it is absolute.
-
-    Raises:
-        PybuilderError: As ``write_run_script`` does.
-    """
-    machine = machine_of(folder.image(), folder.read(), tested=_tested(folder, on_event), beside=False)
+    """Return the input for libvirt; the image's path in it is absolute."""
+    machine = machine_of(folder.image(), folder.read(), tested=_tested(folder, on_event), relative=False)
     return libvirt_xml(machine) if form is Form.XML else virt_install_command(machine)
 
 
@@ -87,7 +73,7 @@ def _tested(folder: EntryFolder, on_event: Reporter) -> str | None:
 
 
 def machine_of(
-    image: SourceImage, description: Description, *, tested: str | None = None, beside: bool = True
+    image: SourceImage, description: Description, *, tested: str | None = None, relative: bool = True
 ) -> Machine:
     """Return the machine that an entry runs on.
 
@@ -95,17 +81,14 @@ def machine_of(
         image: The entry's image.
         description: Its description.
         tested: Version of QEMU that the image was booted with.
-        beside: Whether the image is in the script's folder; otherwise its path is absolute.
-
-    Raises:
-        DiskError: The image is damaged, or its format differs from its name.
+        relative: Whether the image is in the script's folder; otherwise its path is absolute.
     """
     measure(image)
     table = description.machine
     firmware = table.firmware or firmware_of(image.path, image.format, description.arch)
     return Machine(
         name=description.title or image.stem,
-        image=Path(image.name) if beside else image.path.absolute(),
+        image=Path(image.name) if relative else image.path.absolute(),
         format=OutputFormat.QCOW2 if image.format is DiskFormat.QCOW2 else OutputFormat.RAW,
         arch=description.arch,
         firmware=firmware,

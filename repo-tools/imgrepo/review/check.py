@@ -55,12 +55,12 @@ class Checked:
 
     @property
     def checked(self) -> bool:
-        """Whether nothing is missing, wrong or unknown."""
+        """Return whether nothing is missing, wrong or unknown."""
         return is_proven(self.results)
 
     @property
     def fails(self) -> bool:
-        """Whether something is missing or wrong."""
+        """Return whether something is missing or wrong."""
         return any(result.fails for result in self.results)
 
 
@@ -269,9 +269,9 @@ class _SlowFacts:
 
 
 def _is_stale(record: CheckRecord, hints: str) -> bool:
-    """Whether an image has to be inspected: never done, or changed hints may name other passwords."""
+    """Return whether an image has to be inspected: never done, or changed hints may name other passwords."""
     inside = record.inside
     if inside is None or not inside.system:  # which may have had another reason
         return True
-    asked = {PasswordState.TOLD, PasswordState.UNTOLD}
+    asked = {PasswordState.IN_HINTS, PasswordState.NOT_IN_HINTS}
     return inside.hints != hints and any(one.password in asked for one in inside.accounts)

@@ -53,7 +53,7 @@ def judge_entry(facts: EntryFacts) -> tuple[CheckResult, ...]:
 
 
 def is_proven(results: tuple[CheckResult, ...]) -> bool:
-    """Whether an entry is checked: what is unknown is not proven."""
+    """Return whether an entry is checked: what is unknown is not proven."""
     return all(result.status is Status.OK for result in results)
 
 
@@ -105,7 +105,7 @@ def _of(key: str, found: _Found | Issue, judge: Callable[[_Found], CheckResult])
 
 
 def fits_budget(packed: CompressedSize, budget: int) -> bool | None:
-    """Whether an image becomes small enough; None when xz has to be tried for that.
+    """Return whether an image becomes small enough; None when xz has to be tried for that.
 
     Args:
         packed: Its packed size.
@@ -218,7 +218,7 @@ _SECRET_NOTES = {
     Leftover.TOOL_MEMORY: "history files of programs",
 }
 _PASSWORDS = {
-    PasswordState.UNTOLD: "with a password that is not in the hints",
+    PasswordState.NOT_IN_HINTS: "with a password that is not in the hints",
     PasswordState.UNTRIED: "with a password hash that was not tried",
     PasswordState.COMMON: "with a password that is easily guessed and not in the hints",
     PasswordState.EMPTY: "without any password",
@@ -274,16 +274,18 @@ def secrets_result(inside: Inside, image: str, hints: str) -> CheckResult:
         accounts[state] for state in (PasswordState.COMMON, PasswordState.EMPTY) if state in accounts
     )
     found = [one for one in inside.seen if one.trace in _SECRETS]
-    asked = inside.hints == hints or not (by_state[PasswordState.TOLD] or by_state[PasswordState.UNTOLD])
+    asked = inside.hints == hints or not (
+        by_state[PasswordState.IN_HINTS] or by_state[PasswordState.NOT_IN_HINTS]
+    )
     wrong = [_described(one, _SECRETS) for one in found]
-    if asked and PasswordState.UNTOLD in accounts:
-        wrong.append(accounts[PasswordState.UNTOLD])
+    if asked and PasswordState.NOT_IN_HINTS in accounts:
+        wrong.append(accounts[PasswordState.NOT_IN_HINTS])
     if wrong:
         remedies = []
         if found:
             paths = [path for one in found if one.trace not in _BY_SYSPREP for path in one.paths]
             remedies.append(f"remove it: {_remedy((), paths, image)}")
-        if asked and PasswordState.UNTOLD in accounts:
+        if asked and PasswordState.NOT_IN_HINTS in accounts:
             remedies.append("give the password in the hints, or lock it: --password NAME:locked")
         return CheckResult("secrets", Status.WRONG, "; ".join(wrong), "; ".join(remedies), notes)
     if not asked:

@@ -152,9 +152,12 @@ class LeftoverSearch:
             if content is not None and content.strip() not in _UNSET:
                 self._add(Leftover.MACHINE_ID, [path])
         name = self._start("/etc/hostname", 256, Leftover.UNREADABLE_IDENTITY)
-        told = (name or b"").decode("utf-8", "replace").strip()
-        if told not in _ANY_MACHINE and told.partition(".")[0] == socket.gethostname().partition(".")[0]:
-            self._add(Leftover.HOSTNAME, [f"/etc/hostname ({told})"])
+        hostname = (name or b"").decode("utf-8", "replace").strip()
+        if (
+            hostname not in _ANY_MACHINE
+            and hostname.partition(".")[0] == socket.gethostname().partition(".")[0]
+        ):
+            self._add(Leftover.HOSTNAME, [f"/etc/hostname ({hostname})"])
         self._look_at_logs()
 
     def _look_at_logs(self) -> None:

@@ -93,11 +93,6 @@ def list_entries(
         services: Verifier, key files, and the clock.
         on_event: Reports how much of an image was read, if it was touched since it was checked.
         find_unmet: Finds why an entry does not meet a requirement.
-
-    Raises:
-        UsageError: A folder or the reviewers' keys cannot be read, or there is no entry of a name.
-        TrustError: The index is not signed by a key of the key file next to it.
-        RepositoryError: The record of withdrawn templates cannot be read.
     """
     chosen = chosen_entries(request.library, request.names)
     served = _read_served(request, services)

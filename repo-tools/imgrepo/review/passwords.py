@@ -104,7 +104,7 @@ def _judge(one: Hashed, words: tuple[str, ...], end: float) -> PasswordState:
     if not can_try(one.hashed):
         return PasswordState.UNTRIED
     own = (one.name, f"{one.name}{one.name}", f"{one.name}123")
-    for state, tried in ((PasswordState.TOLD, words), (PasswordState.COMMON, (*own, *COMMON))):
+    for state, tried in ((PasswordState.IN_HINTS, words), (PasswordState.COMMON, (*own, *COMMON))):
         for word in tried:
             if time.monotonic() > end:
                 return PasswordState.UNTRIED
@@ -113,4 +113,4 @@ def _judge(one: Hashed, words: tuple[str, ...], end: float) -> PasswordState:
                 return PasswordState.UNTRIED
             if answer:
                 return state
-    return PasswordState.UNTOLD
+    return PasswordState.NOT_IN_HINTS

@@ -10,7 +10,7 @@ from imgbuilder.errors import PybuilderError
 
 
 class Requirement(enum.Enum):
-    """What ``publish`` can require of an entry, in the order in which it is reached; users type its value."""
+    """A requirement of ``publish``, in the order in which entries meet them; users type its value."""
 
     CHECKED = "checked"
     BOOTED = "booted"
@@ -70,5 +70,5 @@ class CheckResult:
 
     @property
     def fails(self) -> bool:
-        """Whether the contributor has to do something."""
+        """Return whether the contributor has to do something."""
         return self.status in {Status.MISSING, Status.WRONG}

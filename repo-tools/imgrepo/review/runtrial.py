@@ -82,14 +82,14 @@ def _read_by_shell(script: Path) -> str:
 
 
 def _start(folder: Path, image: SourceImage) -> str:
-    orders, number, messages = folder / "orders", folder / "number", folder / "messages"
+    socket, number, messages = folder / "socket", folder / "number", folder / "messages"
     command = [
         # If we are killed, the kernel ends timeout, which does not end QEMU then; but QEMU runs nothing, and
         # it has a time limit.
         "setpriv", "--pdeathsig", "TERM", "--",
         "timeout", "--kill-after=5", f"{_START + 4 * _LIMIT:.0f}",
         "env", "--chdir=/", f"{folder / _ELSEWHERE / 'run'}", "--",
-        "-S", "-display", "none", "-pidfile", f"{number}", "-qmp", f"unix:{orders},server=on,wait=off",
+        "-S", "-display", "none", "-pidfile", f"{number}", "-qmp", f"unix:{socket},server=on,wait=off",
     ]  # fmt: skip
     # Files of QEMU and the script are removed with our folder.
     environment = {"QEMU": "", "TMPDIR": str(folder)}
@@ -98,7 +98,7 @@ def _start(folder: Path, image: SourceImage) -> str:
         with messages.open("wb") as errors:
             with uninterrupted():
                 running = process.start(command, stderr=errors, env=environment)
-            problem = _watch(running, orders, number, image)
+            problem = _watch(running, socket, number, image)
             status = process.last_status(running, patience=_LIMIT) if not problem else running.poll()
     finally:
         with uninterrupted():
@@ -114,7 +114,7 @@ def _start(folder: Path, image: SourceImage) -> str:
     return "" if status == 0 else f"it ended with status {status}: {said}"
 
 
-def _watch(running: Popen[bytes], orders: Path, number: Path, image: SourceImage) -> str:
+def _watch(running: Popen[bytes], socket: Path, number: Path, image: SourceImage) -> str:
     """Wait until QEMU accepts commands, look at it, and end it."""
     end, reason = time.monotonic() + _START, ""
     seen: list[str] = []
@@ -125,8 +125,8 @@ def _watch(running: Popen[bytes], orders: Path, number: Path, image: SourceImage
             return f"QEMU did not accept commands within {_START:.0f} seconds{reason}"
         time.sleep(_PAUSE)
         try:
-            if orders.exists():
-                monitor.end_machine(orders, lambda: seen.append(_how_opened(number, image)), limit=_LIMIT)
+            if socket.exists():
+                monitor.end_machine(socket, lambda: seen.append(_how_opened(number, image)), limit=_LIMIT)
         except ApplianceError as error:
             reason = f": {error.message}"
     return seen[0]

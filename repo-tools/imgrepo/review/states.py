@@ -12,7 +12,7 @@ from imgrepo.review.results import Issue, Requirement
 
 
 class State(enum.Enum):
-    """How far an entry has come, in order but for the last; users read its value.
+    """The state of an entry, in order but for the last; users read its value.
 
     Between the first and the last three, an entry has the state of the last requirement that it meets.
     """
@@ -27,7 +27,7 @@ class State(enum.Enum):
 
 
 class Template(enum.Enum):
-    """What the signed index has for an entry."""
+    """The template that the signed index has for an entry."""
 
     UNKNOWN = "no served folder given"
     NONE = "nothing"
@@ -46,7 +46,7 @@ class Step(enum.Enum):
 
 @dataclass(frozen=True)
 class StateFacts:
-    """What an entry's state depends on.
+    """The facts that an entry's state depends on.
 
     Attributes:
         now: The time.
@@ -70,7 +70,7 @@ class StateFacts:
 
     @property
     def waits(self) -> bool:
-        """Whether its day is still to come."""
+        """Return whether its day is still to come."""
         return self.not_before is not None and self.not_before > self.now
 
     @property

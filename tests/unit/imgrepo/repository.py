@@ -123,7 +123,7 @@ class Repository:
         )
 
     def signing(self, key: str | None = None, **changes: object) -> Signing:
-        """How this publisher signs."""
+        """Return the options for signing as this publisher."""
         return dataclasses.replace(Signing(self.key if key is None else key), **changes)  # type: ignore[arg-type]
 
     def publish(self, **changes: object) -> PublishResult:

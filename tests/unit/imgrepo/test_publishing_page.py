@@ -1,4 +1,4 @@
-"""docs/publishing.md, typed from top to bottom: what is told there works, in that order."""
+"""docs/publishing.md, typed from top to bottom: all its commands work in that order."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def type_all(
                     image(folder / "images" / "debian-12.img", b"new")
                 assert run(rest, services) == 0, words
             case _:
-                raise AssertionError(f"nobody knows how to type {words}")
+                raise AssertionError(f"unknown kind of command: {words}")
         done.append(" ".join(words[:2]))
     return done
 

@@ -1,4 +1,4 @@
-"""What serial consoles of real guests sent, shortened."""
+"""Output of real guests on their serial consoles, shortened."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ class TestFolder:
         assert machine.image == Path("a.img")
         assert (machine.memory, machine.firmware, machine.tested) == (512, Firmware.UEFI, "7.2")
         assert machine.hints == ("log in as root", "the password is: pybuilder")
-        assert machine_of(folder.image(), folder.read(), beside=False).image == folder.path / "a.img"
+        assert machine_of(folder.image(), folder.read(), relative=False).image == folder.path / "a.img"
 
 
 class TestRecords:

@@ -223,7 +223,7 @@ class TestCommands:
         assert f'file="{folder.image().path.absolute()}"' in capsys.readouterr().out
         assert run(["entry", "run-script", "demo", "--form", "virt-install"], services) == 0
         assert capsys.readouterr().out.startswith("virt-install --import --name A-demo")
-        assert run(["entry", "run-script", "nobody"], services) == 2
+        assert run(["entry", "run-script", "missing"], services) == 2
 
     def test_the_script_works_from_anywhere_with_a_read_only_image(self, tmp_path: Path) -> None:
         qemu = tmp_path / "qemu"

@@ -112,7 +112,7 @@ class TestBeforeTheFirstDay:
         assert not list(repository.web.glob("[!.]*"))
 
     def test_an_empty_index_is_one(self, repository: Repository) -> None:
-        """What was published stays signed, although nothing is in it."""
+        """The published index stays signed, although it is empty."""
         repository.rewrite(Index())
         add(repository, text="not-before = 2999-12-01\n")
         before = repository.snapshot()

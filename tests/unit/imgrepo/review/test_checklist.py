@@ -234,10 +234,10 @@ def test_the_remedy_is_a_command_with_quoted_paths() -> None:
 @pytest.mark.parametrize(
     ("password", "state", "notes"),
     [
-        (PasswordState.TOLD, Status.OK, 0),
+        (PasswordState.IN_HINTS, Status.OK, 0),
         (PasswordState.EMPTY, Status.OK, 1),
         (PasswordState.COMMON, Status.OK, 1),
-        (PasswordState.UNTOLD, Status.WRONG, 0),
+        (PasswordState.NOT_IN_HINTS, Status.WRONG, 0),
         (PasswordState.UNTRIED, Status.UNKNOWN, 0),
     ],
 )
@@ -250,7 +250,7 @@ def test_passwords(password: PasswordState, state: Status, notes: int) -> None:
 @pytest.mark.parametrize("password", PasswordState)
 def test_changed_hints_may_have_other_passwords(password: PasswordState) -> None:
     seen = inside(accounts=(Account("ann", password),), hints="of another day")
-    printed = {PasswordState.TOLD, PasswordState.UNTOLD, PasswordState.UNTRIED}
+    printed = {PasswordState.IN_HINTS, PasswordState.NOT_IN_HINTS, PasswordState.UNTRIED}
     assert (item("secrets", inside=seen).status is Status.UNKNOWN) == (password in printed)
 
 

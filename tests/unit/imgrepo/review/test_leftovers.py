@@ -1,4 +1,4 @@
-"""What is seen in a guest: its identity, and secrets."""
+"""Leftovers in a guest: its identity, and secrets."""
 
 from __future__ import annotations
 

@@ -39,16 +39,16 @@ def judged(password: str, hints: str = "", name: str = "ann") -> PasswordState:
     ],
 )
 def test_passwords_in_the_hints(hints: str) -> None:
-    assert judged("k3ss!el", hints) is PasswordState.TOLD
+    assert judged("k3ss!el", hints) is PasswordState.IN_HINTS
 
 
 def test_passwords_of_several_words_are_quoted() -> None:
-    assert judged("correct horse", 'say "correct horse" to it') is PasswordState.TOLD
-    assert judged("correct horse", "say correct horse to it") is PasswordState.UNTOLD
+    assert judged("correct horse", 'say "correct horse" to it') is PasswordState.IN_HINTS
+    assert judged("correct horse", "say correct horse to it") is PasswordState.NOT_IN_HINTS
 
 
 def test_passwords_that_are_not_in_the_hints() -> None:
-    assert judged("k3ss!el", "ask ann") is PasswordState.UNTOLD
+    assert judged("k3ss!el", "ask ann") is PasswordState.NOT_IN_HINTS
     assert judged("toor", "ask ann") is PasswordState.COMMON
     assert judged("ann", "log in") is PasswordState.COMMON, "the account's own name"
 
@@ -95,7 +95,7 @@ def test_tries_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_many_accounts_hide_none_without_a_password() -> None:
     empty = tuple(Hashed(f"e{number}", "") for number in range(100))
     found = judge_passwords((*empty, Hashed("ann", QUICK.hash("k3ss!el"))), "")
-    assert Account("ann", PasswordState.UNTOLD) in found
+    assert Account("ann", PasswordState.NOT_IN_HINTS) in found
     assert len(found) == 40
     many = tuple(Hashed(f"a{number}", QUICK.hash("root")) for number in range(22))
     states = [one.password for one in judge_passwords(many, "")]

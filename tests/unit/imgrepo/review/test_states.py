@@ -1,4 +1,4 @@
-"""How far an entry has come, for everything that can be known of it."""
+"""The state of an entry, for all possible facts."""
 
 from __future__ import annotations
 
