@@ -9,9 +9,10 @@ import pytest
 from hypothesis import settings
 
 from imgindex import environment
+from tests.fakes.fuzz import examples
 
 # The time of an example depends on what else the machine does, so it is not a reason to fail.
-settings.register_profile("untimed", parent=settings.default, deadline=None)
+settings.register_profile("untimed", parent=settings.default, deadline=None, max_examples=examples(40))
 settings.load_profile("untimed")
 
 # Without this, a test that looks for templates would ask the public repository that comes with the package.

@@ -210,7 +210,7 @@ PIECES = st.sampled_from(
 
 
 @pytest.mark.timeout(7200)
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.one_of(st.binary(), st.lists(PIECES, max_size=20).map(lambda pieces: "".join(pieces).encode())))
 def test_any_bytes_are_a_message_or_a_trust_error(data: bytes) -> None:
     for file in (data, BEGIN.encode() + b"\nHash: SHA512\n\n" + data):

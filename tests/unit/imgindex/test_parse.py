@@ -461,7 +461,7 @@ FRAGMENTS = st.sampled_from(
 
 @pytest.mark.row("P19")
 @pytest.mark.timeout(7200)
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.one_of(st.text(), st.lists(FRAGMENTS, max_size=40).map("".join)))
 def test_any_text_is_an_index_or_a_syntax_error(text: str) -> None:
     for source in (verified(text), UnverifiedText(text)):
@@ -631,7 +631,7 @@ def test_what_is_no_index_at_all_is_refused_whole(text: str) -> None:
 
 
 @pytest.mark.timeout(7200)
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.sampled_from([*ODD.values(), section("x"), section("y"), section("z", aliases="x y")])))
 def test_users_and_publishers_read_the_same(sections: list[str]) -> None:
     """What is left is the very index of the right entries alone, and nothing left out is not named."""

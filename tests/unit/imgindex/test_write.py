@@ -251,7 +251,7 @@ INDEXES = st.lists(ENTRIES, max_size=3, unique_by=lambda entry: (entry.os_versio
 
 
 @pytest.mark.row("P19")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(INDEXES)
 def test_reading_what_was_written(index: Index) -> None:
     check_read_and_write(index)
@@ -269,7 +269,7 @@ def comment_lines(text: str) -> list[str]:
     return sorted(line for line in text.split("\n") if line.startswith("#"))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(INDEXES, st.randoms(use_true_random=False), st.lists(ONE_LINE.map("#{}".format), max_size=6))
 def test_an_edited_index_survives_a_read_and_write(index: Index, rng: Random, comments: list[str]) -> None:
     check_edited(index, rng, comments)
@@ -280,7 +280,7 @@ def test_an_edited_index_survives_a_read_and_write(index: Index, rng: Random, co
 @pytest.mark.parametrize("chunk", range(10))
 def test_random_indexes(chunk: int) -> None:
     """The same as both tests above, so often as hypothesis has neither the time nor the memory for."""
-    for number in range(examples(300) // 10):
+    for number in range(examples(100) // 10):
         seed = f"{chunk}/{number}"
         rng = Random(seed)
         index = random_index(rng)

@@ -389,7 +389,7 @@ FULL = document(
 
 
 @pytest.mark.timeout(7200)
-@settings(max_examples=examples(400), deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.sampled_from(places(FULL)), JSON, st.booleans())
 def test_any_value_anywhere_gives_an_index_or_our_error(
     path: tuple[str, ...], value: object, sign: bool
@@ -425,7 +425,7 @@ BITS = st.sampled_from(
 
 
 @pytest.mark.timeout(7200)
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.text(max_size=200) | JSON.map(json.dumps) | st.lists(BITS, max_size=40).map("".join))
 def test_any_text_gives_an_index_or_our_error(text: str) -> None:
     for reader in (lambda: read(text), lambda: parse_stream_index(UnverifiedText(text), where="w")):

@@ -45,7 +45,7 @@ def read_in_full(words: list[str], patch: pytest.MonkeyPatch) -> tuple[Settings,
     return seen[0] if seen else None
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(WORDS, max_size=5))
 def test_both_read_the_same(words: list[str]) -> None:
     plain = plain_list(words)

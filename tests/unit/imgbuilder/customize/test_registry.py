@@ -247,7 +247,7 @@ def _parse(keyword: str, text: str) -> Operation | UsageError:
         return error
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(keyword=st.sampled_from(sorted(CASES)), text=st.text(max_size=60))
 @example("root-password", "file:\0")
 @example("run", "\0")
@@ -268,7 +268,7 @@ def test_any_argument_gives_an_operation_or_a_usage_error_that_names_the_option(
         assert result.describe()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     keyword=st.sampled_from(sorted(CASES)),
     parts=st.lists(

@@ -220,7 +220,7 @@ def known_again(raw: Raw, part: ArgumentPart) -> Raw:
 
 
 @given(st.lists(written(), max_size=4))
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_whatever_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory,
     validator: jsonschema.Draft202012Validator,

@@ -103,7 +103,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(TEXTS, VALUES, max_size=5), st.booleans())
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_the_walk_finds_what_tomllib_reads(data: dict[str, object], many: bool) -> None:
     text = tomli_w.dumps(data, multiline_strings=many)
     assert set(find_lines(text)) == set(ways(tomllib.loads(text)))
@@ -115,7 +115,7 @@ def test_the_walk_finds_what_tomllib_reads(data: dict[str, object], many: bool) 
         max_size=6,
     )
 )
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_lines_are_those_of_the_text(pairs: list[tuple[str, str]]) -> None:
     text, expected = "", {}
     for number, (value, shape) in enumerate(pairs):

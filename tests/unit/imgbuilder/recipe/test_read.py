@@ -305,7 +305,7 @@ def test_the_order_of_keys_does_not_matter(folder: Path) -> None:
 
 
 @given(st.text(), st.text())
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_escaped_texts_stay_as_they_are(text: str, other: str) -> None:
     assert substitute(escape(text), lambda _name: other) == text
 
@@ -318,7 +318,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=12).map("\n".join) | st.binary(max_size=60) | st.text(max_size=60))
 @settings(
-    max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_hostile_input_is_only_ever_refused(folder: Path, content: str | bytes) -> None:
     path = folder / "r.toml"
