@@ -42,11 +42,7 @@ class CacheFolder:
         self._lock: int | None = None
 
     def open(self, on_event: Reporter = ignore) -> None:
-        """Make the folder if needed, check that it is safe to use, and protect it from deletion.
-
-        Raises:
-            WorkspaceError: It cannot be used.
-        """
+        """Make the folder if needed, check that it is safe to use, and protect it from deletion."""
         try:
             make_folder(self.root)
             self._check_owner()

@@ -69,11 +69,7 @@ class TemplateCache:
         self.close()
 
     def open(self, on_event: Reporter = ignore) -> None:
-        """Make and lock the folder.
-
-        Raises:
-            WorkspaceError: It cannot be used.
-        """
+        """Make and lock the folder."""
         self._folder.open(on_event)
 
     def close(self) -> None:

@@ -69,11 +69,7 @@ def parse_format(text: str) -> DiskFormat:
 
 
 def convert(source: Path, source_format: DiskFormat, target: Path, target_format: DiskFormat) -> None:
-    """Write ``source`` to a new image ``target`` in another format, leaving out zeroes.
-
-    Raises:
-        DiskError: qemu-img failed, for example because there is no space left.
-    """
+    """Write ``source`` to a new image ``target`` in another format, leaving out zeroes."""
     _qemu_img("convert", "-f", source_format, "-O", target_format, source.absolute(), target.absolute())
 
 
@@ -85,9 +81,6 @@ def create_overlay(overlay: Path, disk: Path, disk_format: DiskFormat, size: int
         disk: The other disk, which must not change while the overlay is used.
         disk_format: Its format.
         size: Virtual size in bytes, at least that of the other disk.
-
-    Raises:
-        DiskError: qemu-img failed.
     """
     # An absolute name begins with a slash, and so is never taken for a protocol.
     _qemu_img(
@@ -104,9 +97,6 @@ def write_image(source: Path, target: Path, target_format: OutputFormat, *, comp
         target: A file, which is replaced, or a block device that is large enough.
         target_format: The format to write.
         compressed: Compress clusters; for qcow2 only.
-
-    Raises:
-        DiskError: There is no space, or qemu-img failed.
     """
     words: list[str | Path] = ["-f", DiskFormat.QCOW2, "-O", target_format]
     if compressed:
@@ -117,11 +107,7 @@ def write_image(source: Path, target: Path, target_format: OutputFormat, *, comp
 
 
 def measure(source: Path, source_format: DiskFormat, target_format: OutputFormat) -> int:
-    """Return the size in bytes that a file of ``target_format`` with the content of ``source`` would have.
-
-    Raises:
-        DiskError: qemu-img failed.
-    """
+    """Return the size in bytes that a file of ``target_format`` with the content of ``source`` would have."""
     words = ["-f", source_format, "-O", target_format, "--output=json"]
     try:
         answer = process.run(["qemu-img", "measure", *words, source.absolute()])
@@ -157,9 +143,6 @@ def extend(image: Path, image_format: DiskFormat, size: int) -> None:
         image: The image, changed in place.
         image_format: Its format.
         size: The new virtual size in bytes, at least the old one.
-
-    Raises:
-        DiskError: There is no space, or qemu-img failed.
     """
     if image_format is DiskFormat.RAW:
         try:
@@ -178,9 +161,6 @@ def read_range(image: Path, image_format: DiskFormat, start: int, length: int) -
         image_format: Its format.
         start: First byte, a multiple of 512.
         length: Number of bytes, a multiple of 512.
-
-    Raises:
-        DiskError: It cannot be read.
     """
     if image_format is DiskFormat.RAW:
         with image.open("rb") as file:
@@ -205,9 +185,6 @@ def write_range(image: Path, image_format: DiskFormat, start: int, content: byte
         image_format: Its format.
         start: First byte, a multiple of 512.
         content: A multiple of 512 bytes.
-
-    Raises:
-        DiskError: It cannot be written.
     """
     if image_format is DiskFormat.RAW:
         with image.open("r+b") as file:

@@ -144,9 +144,6 @@ def sector_size(image: Path, image_format: DiskFormat) -> int:
     """Return the sector size in bytes that the partition table of an image uses.
 
     512 when there is no readable table. sfdisk is used only for an MBR, which has no field for it.
-
-    Raises:
-        DiskError: The image cannot be read.
     """
     head = diskimage.read_range(image, image_format, 0, 2 * _LARGE_SECTOR)
     if head[SECTOR:].startswith(_GPT_HEADER) or head[510:512] != b"\x55\xaa":
@@ -228,9 +225,6 @@ def dump_script(disk: Path, sector_size: int) -> str:
 
     sfdisk assumes sectors of 512 bytes for all files; fdisk has an option for it, and writes the same
     scripts.
-
-    Raises:
-        DiskError: fdisk failed.
     """
     script = disk.with_name(f"{disk.name}.script")
     script.unlink(missing_ok=True)

@@ -127,7 +127,7 @@ def parse_qcow2(
         file_size: Size of the whole file in bytes.
         where: The file, for messages.
         role: Relation of the image to the reader.
-        overlay: Whether it may have a backing file.
+        overlay: Allow a backing file.
 
     Raises:
         DiskError: The header is malformed, refers to other files, or needs an unknown feature.

@@ -24,11 +24,7 @@ class Marker(enum.Enum):
 
 
 def read(descriptor: int) -> Marker:
-    """Read an open lock file, once: another process may mark it at any moment.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Read an open lock file, once: another process may mark it at any moment."""
     content = os.pread(descriptor, len(_MARK) + 1, 0)
     if content == _MARK:
         return Marker.OURS
@@ -36,10 +32,6 @@ def read(descriptor: int) -> Marker:
 
 
 def mark(descriptor: int) -> None:
-    """Mark the folder of an open lock file as a cache.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Mark the folder of an open lock file as a cache."""
     if read(descriptor) is not Marker.OURS:
         os.pwrite(descriptor, _MARK, 0)

@@ -267,9 +267,6 @@ def start(
 
     Call it under ``uninterrupted()``, inside the ``try`` whose ``finally`` ends the program: otherwise a
     signal between the start and the assignment would leave it running.
-
-    Raises:
-        ToolError: It is missing.
     """
     program = require_program(os.fspath(argv[0]))
     return subprocess.Popen(

@@ -31,9 +31,6 @@ def remove_with_socket_dirs(folder: Path, *, patience: float) -> None:
     Args:
         folder: The private folder.
         patience: Seconds to wait for a socket folder in use.
-
-    Raises:
-        OSError: Something cannot be removed.
     """
     end = time.monotonic() + patience
     for listed in _socket_dirs(folder):

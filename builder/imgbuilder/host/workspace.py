@@ -179,11 +179,7 @@ def new_file(
 
 
 def try_folder(final: Path) -> None:
-    """Check that a file can be made at a path, without leaving one.
-
-    Raises:
-        WorkspaceError: It cannot.
-    """
+    """Check that a file can be made at a path, without leaving one."""
     try:
         holder = _unnamed_file(final.parent)
         if holder is None:
