@@ -17,9 +17,17 @@ from pathlib import Path
 from imgbuilder.cache.records import SUFFIX, record_path
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, debug, ignore, warn
-from imgbuilder.host import cachemark
-from imgbuilder.host.cachemark import Marker
-from imgbuilder.host.locks import exclusive, exclusive_if_free, holders, lock_open_file, try_exclusive
+from imgbuilder.host.locks import (
+    LOCK_NAME,
+    Marker,
+    exclusive,
+    exclusive_if_free,
+    holders,
+    lock_open_file,
+    mark_folder,
+    read_marker,
+    try_exclusive,
+)
 from imgindex.files import TEMPORARY_PREFIX, make_folder
 
 _SUBFOLDERS = ("templates", "disks", "partial", "locks")
@@ -110,7 +118,7 @@ class CacheFolder:
             for folder in (self.templates, self.disks, self.partial, self.locks):
                 _empty(folder)
             if not any(os.path.lexists(self.root / name) for name in _SUBFOLDERS):
-                (self.root / cachemark.LOCK_NAME).unlink()  # otherwise it marks the rest as ours
+                (self.root / LOCK_NAME).unlink()  # otherwise it marks the rest as ours
             with contextlib.suppress(OSError):  # other files are in it
                 self.root.rmdir()
         except OSError as error:
@@ -179,11 +187,11 @@ class CacheFolder:
         An empty lock file belongs to a run that is just starting, was killed then, or is of an earlier
         version.
         """
-        marker = cachemark.read(lock)
+        marker = read_marker(lock)
         if marker is Marker.OURS:
             return
         if marker is Marker.EMPTY and all(_is_own_or_missing(self.root / name) for name in _SUBFOLDERS):
-            cachemark.mark(lock)
+            mark_folder(lock)
             return
         raise WorkspaceError(
             f"{self.root} is not a cache of pybuilder, but contains files with the names of one",
@@ -192,7 +200,7 @@ class CacheFolder:
 
     def _is_ours(self, lock: int) -> bool:
         """Tell whether the folder is certainly a cache, by its mark or the content of earlier versions."""
-        marker = cachemark.read(lock)
+        marker = read_marker(lock)
         if marker is not Marker.EMPTY:
             return marker is Marker.OURS
         folders = (self.templates, self.disks, self.partial, self.locks)
@@ -211,9 +219,7 @@ class CacheFolder:
             )
 
     def _open_lock(self, flags: int) -> int:
-        return os.open(
-            self.root / cachemark.LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600
-        )
+        return os.open(self.root / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
 
     def _error(self, error: OSError) -> WorkspaceError:
         return WorkspaceError(

@@ -29,8 +29,7 @@ from imgbuilder.appliance.instant.program import (
     check_private,
     read_mark,
 )
-from imgbuilder.host import cachemark
-from imgbuilder.host.cachemark import Marker
+from imgbuilder.host.locks import LOCK_NAME, Marker, mark_folder, read_marker
 from imgbuilder.sizes import human_size
 from imgindex.files import make_folder, sync_folder, temporary_file
 
@@ -80,7 +79,7 @@ class StateStore:
         with self._lock(os.O_CREAT) as lock:
             if not self._is_ours(lock):
                 raise UnfitError(f"{self.root} holds files that are not saved appliances")
-            cachemark.mark(lock)
+            mark_folder(lock)
 
     def states(self) -> list[KeptState]:
         """Return the states, least recently used first; none if the folder is not ours."""
@@ -195,7 +194,7 @@ class StateStore:
             OSError: A file cannot be removed.
         """
         entries = self._entries()
-        for path in sorted(entries, key=lambda path: path.name == cachemark.LOCK_NAME):  # the lock goes last
+        for path in sorted(entries, key=lambda path: path.name == LOCK_NAME):  # the lock goes last
             if _KEY.fullmatch(path.name):
                 self.drop(path.name)
             elif path.is_dir():
@@ -228,7 +227,7 @@ class StateStore:
     def _lock(self, flags: int = 0) -> Iterator[int]:
         """Open the lock file, which marks the folder as ours."""
         flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self.root / cachemark.LOCK_NAME, flags, 0o600)
+        descriptor = os.open(self.root / LOCK_NAME, flags, 0o600)
         try:
             yield descriptor
         finally:
@@ -236,7 +235,7 @@ class StateStore:
 
     def _is_ours(self, lock: int) -> bool:
         """Return whether the folder is ours, by its mark or by the names of its files."""
-        marker = cachemark.read(lock)
+        marker = read_marker(lock)
         if marker is not Marker.EMPTY:
             return marker is Marker.OURS
         return all(_OURS.fullmatch(path.name) for path in self.root.iterdir())
