@@ -65,7 +65,7 @@ def gather(
 
     Args:
         request: The catalogue to make.
-        services: Verifier, key files and clock.
+        services: Verifier and clock.
         on_event: Called with a warning for each part that is not shown.
         statistics: Downloads, if logs were given.
 

@@ -35,7 +35,7 @@ def make_catalogue(
 
     Args:
         request: The catalogue to make.
-        services: Verifier, key files and clock.
+        services: Verifier and clock.
         on_event: Called with each event.
         statistics: Downloads, if logs were given.
 

@@ -1,4 +1,4 @@
-"""Getting one file whose digest is known beforehand: continued where it broke off, checked as a whole."""
+"""Downloads a file whose digest is known: resumed where it stopped, verified as a whole."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def verified_download(
 
     Raises:
         DigestMismatchError: The file is a different one; nothing of it is kept.
-        FetchError: It cannot be had; what came of it is kept for the next run.
+        FetchError: The download failed; what has arrived is kept for the next run.
         WorkspaceError: It cannot be written.
     """
     where = str(Address(url))

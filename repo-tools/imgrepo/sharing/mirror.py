@@ -105,14 +105,15 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_even
     """Bring a copy up to date.
 
     Args:
-        request: What to copy.
-        services: Verifier, key files and clock.
+        request: The repository and its copy.
+        services: Verifier and clock.
         fetcher: Moves the bytes.
         on_event: Called with each event.
 
     Raises:
         TrustError: The index is not by the publisher or is older than the copy; or a file is a different one.
         FetchError: A download failed; what has arrived is kept for the next run.
+        DiskError: A damaged file of the copy is the disk of a running machine.
         WorkspaceError: The copy cannot be written.
     """
     trusted = trusted_keys_from_file(request.key_file, where=str(request.key_file))

@@ -76,7 +76,7 @@ def upload(
 
     Args:
         request: The folder and its target.
-        services: Verifier, key files and clock.
+        services: Verifier and clock.
         open_target: Opens the target.
         on_event: Called with each event.
 
