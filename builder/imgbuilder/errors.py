@@ -11,11 +11,11 @@
         TransferCutError    a response broke off or stalled
       DiskError         a disk image or the space for it
       WorkspaceError    local files: no space, no permission
-      ToolError         see imgindex.errors; of ours is:
+      ToolError         see imgindex.errors; here:
         ProgramKilledError  a signal ended a program that we had started
-      TrustError        see imgindex.errors; of ours are:
-        SourceStateError    what is remembered about a source cannot be read or written
-        SignatureLostError  a source that was signed no longer is
+      TrustError        see imgindex.errors; here:
+        SourceStateError    the record of a source cannot be read or written
+        SignatureLostError  a source that was signed is no longer
       GuestError        the appliance or the guest's disk
         ApplianceError    the appliance cannot be started or died
           ApplianceSilentError  it did not answer in time
@@ -85,7 +85,7 @@ __all__ = [
 
 
 class FetchError(PybuilderError):
-    """A file of a source could not be had: the network, the server, or a local path."""
+    """A file of a source could not be fetched: the network, the server, or a local path failed."""
 
 
 class FileMissingError(FetchError):
@@ -125,11 +125,11 @@ class WorkspaceError(PybuilderError):
 
 
 class ProgramKilledError(ToolError):
-    """A signal ended a program that we had started: what it was working on is not to blame."""
+    """A signal ended a program that we had started; its input is not to blame."""
 
 
 class SourceStateError(TrustError):
-    """What is remembered about a source cannot be read or written, so that no rollback could be noticed."""
+    """The record of a source cannot be read or written, so that a rollback would go unnoticed."""
 
 
 class SignatureLostError(NotSignedError):
@@ -145,16 +145,16 @@ class ApplianceError(GuestError):
 
 
 class ApplianceSilentError(ApplianceError):
-    """The appliance gave no sign of life for too long, and was stopped."""
+    """The appliance did not respond for too long, and was stopped."""
 
 
 class GuestCallError(GuestError):
     """One request to the appliance failed.
 
     Args:
-        message: The appliance's own words.
+        message: The error message of the appliance.
         errno_name: Name of the system error such as ``ENOENT``; empty when there is none.
-        hint: What to do next.
+        hint: The next step.
     """
 
     def __init__(self, message: str, *, errno_name: str = "", hint: str | None = None) -> None:
@@ -170,10 +170,10 @@ class OperationError(PybuilderError):
     """A customization failed.
 
     Args:
-        message: Which operation failed, and how.
-        log_tail: The last lines of what the guest printed; empty when it printed nothing.
-        log_file: Where in the guest all of it is; empty when nothing was run.
-        hint: What to do next.
+        message: The operation that failed, and the reason.
+        log_tail: The last lines of the guest's output; empty when there is none.
+        log_file: Path of the whole output in the guest; empty when nothing was run.
+        hint: The next step.
     """
 
     def __init__(

@@ -1,11 +1,10 @@
-"""The accept rule, V1 to V9 of ``docs/threat-model.md``: one function, and where each of its rules is.
+"""The accept rule, V1 to V9 of ``docs/threat-model.md``: one function, and where its parts are.
 
-Whatever the bytes are, a first fetch, a refresh, another try, a mirror's answer, the kept copy of a source
-that cannot be reached or a local file, they come through here before anything is made of them. Each rule
-refuses with an error of its own, so that the error's class and words say which one it was:
+All bytes pass through here before they are used: of a first fetch, a refresh, a retry, a mirror, the
+kept copy of an unreachable source, or a local file. Each rule has a different error:
 
 ====  ===================================================  ====================  ========================
-rule  what must be true                                    where                 refused with
+rule  condition                                            where                 refused with
 ====  ===================================================  ====================  ========================
 V1    no more was read than an index may have              fetcher, clearsign    Fetch-, BadSignatureError
 V2    the frame is the plain form of a clear signature     clearsign.split       NotSigned-, BadSignature-
@@ -37,20 +36,20 @@ _Content = TypeVar("_Content", covariant=True)
 
 
 class Parse(Protocol[_Content]):
-    """Reads a file whose signature was judged, or that has none."""
+    """Reads a file whose signature was verified, or that has none."""
 
     def __call__(self, text: VerifiedText | UnverifiedText, *, where: str) -> _Content:
-        """Return what the file says."""
+        """Return the content of the file."""
         ...
 
 
 class AcceptPolicy(NamedTuple):
-    """What a source is judged by.
+    """The conditions for an index of a source.
 
     Attributes:
         trusted: The keys that may have signed.
-        last: The newest index that was accepted of it before; None at first use.
-        max_age: Longest time since signing that the user allows; None for any.
+        last: The newest accepted index of the source; None at first use.
+        max_age: Longest time since signing that the user allows; None for no limit.
         where: The source, for error messages.
         forget_hint: The command that forgets ``last``, for hints.
         limit: Most bytes that the file may have.
@@ -68,9 +67,9 @@ class Acceptance(NamedTuple, Generic[_T]):
     """A file that was accepted.
 
     Attributes:
-        content: What it says.
-        signed: The signed text, and by whom.
-        record: What to remember of it (V9).
+        content: Its content.
+        signed: The signed text, its signer and time.
+        record: The facts to remember (V9).
     """
 
     content: _T
@@ -85,14 +84,14 @@ def accept(
 
     Args:
         data: The file, whole.
-        policy: What its source is judged by.
-        parse: Reads it, when it is proved and current.
+        policy: The conditions.
+        parse: Reads it, once it is verified and current.
         verifier: Judges the signature.
         now: This machine's time, in UTC.
 
     Raises:
         TrustError: It is not proved to be the publisher's current file.
-        RepositoryError: It is, but cannot be read.
+        RepositoryError: It is the current file, but cannot be read.
         ToolError: gpgv is missing or failed.
     """
     signed = verifier.verify(data, policy.trusted, where=policy.where, limit=policy.limit)

@@ -1,9 +1,10 @@
-"""Our own strict reading of a clear-signed file (RFC 9580 section 7; ``docs/threat-model.md`` V2).
+"""Strict reading of clear-signed files and detached signatures (RFC 9580 sections 6, 7 and 10.4).
 
-gpg forgives much: text around the frame, other headers, lines of which it
-signs only the beginning. Each of these has been an attack on a reader that saw
-another text than gpg did (F2, F3). Here the frame is exact or the file is
-refused, and the text found here must later equal gpgv's (V6).
+gpg forgives much (``docs/threat-model.md`` V2): text around the frame, other headers, lines of which
+it signs only the beginning. Each of these was an attack on readers that saw a different text than gpg
+did (F2, F3). Here the frame is exact or the file is refused, and the text found here must later equal
+that of gpgv (V6). A signature file holds signature packets and nothing else: gpgv would also take a
+message with a text in it, and verify that text instead of the file.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from imgindex.lexer import LEAST_BYTES_PER_LINE, MAX_TEXT_SIZE, decode_text, sho
 from imgindex.trust import UnverifiedText
 
 MAX_FILE_SIZE = MAX_TEXT_SIZE
-"""Largest file in bytes that is looked at (V1); fetch no more than this plus one byte."""
+"""Largest file in bytes that is read (V1); fetch no more than this plus one byte."""
 
 MAX_LINE_SIZE = 19_900
-"""Longest line in bytes; gpg signs only the first 19,995 bytes of a line, or a few less (F3)."""
+"""Longest line in bytes; gpg signs only the first 19,995 bytes of a line, or a few fewer (F3)."""
 
 MAX_ARMOR_SIZE = 16 * 1024
 """Largest signature block in bytes."""
@@ -52,12 +53,12 @@ _ARMOR = re.compile(
 
 
 class SignedMessage(NamedTuple):
-    """What is inside the frame; not yet verified.
+    """The content of the frame; not yet verified.
 
     Attributes:
-        text: The text that the signature is about: dashes unescaped, blanks at line ends cut.
-        signatures: How many signatures there are.
-        first_line: In which line of the file the text begins.
+        text: The signed text: dashes unescaped, blanks at line ends cut.
+        signatures: Number of signatures.
+        first_line: Line of the file in which the text begins.
     """
 
     text: str
@@ -74,11 +75,11 @@ def split(data: bytes, *, where: str, limit: int = MAX_FILE_SIZE) -> SignedMessa
         limit: Most bytes that it may have.
 
     Returns:
-        The text and the number of signatures; whether they are good is gpgv's to say.
+        The text and the number of signatures; gpgv decides if they are good.
 
     Raises:
-        NotSignedError: The file is no clear-signed message at all.
-        BadSignatureError: It is one, but not exactly as the standard's plain form wants it.
+        NotSignedError: The file is not a clear-signed message.
+        BadSignatureError: It is one, but not exactly in the plain form of the standard.
     """
     if len(data) > limit:
         raise BadSignatureError(f"{where}: the signed index is larger than {limit:,} bytes")
@@ -97,7 +98,7 @@ def split(data: bytes, *, where: str, limit: int = MAX_FILE_SIZE) -> SignedMessa
 
 
 def unverified_text(data: bytes, *, where: str, limit: int = MAX_FILE_SIZE) -> UnverifiedText:
-    """Read a file that nobody vouches for; a signature on it is taken off unread.
+    """Read a file without verification; a signature on it is removed unread.
 
     Args:
         data: The whole file: a plain index, or a clear-signed one.
@@ -132,7 +133,7 @@ def _check_bytes(data: bytes, where: str) -> None:
 
 
 class _Splitter:
-    """Walks the lines of one clear-signed file from top to bottom."""
+    """Reads the lines of one clear-signed file from top to bottom."""
 
     def __init__(self, lines: list[str], where: str) -> None:
         self._lines = lines
@@ -195,7 +196,7 @@ class _Splitter:
                     raise self._malformed(f"a dash at the start of a line is not escaped: {shorten(line)}")
                 if plain.startswith(_LIKE_A_MESSAGE):
                     raise self._malformed(f"a line looks like that of an OpenPGP message: {shorten(line)}")
-            # Blanks at the end are not signed (RFC 9580 section 7.2), and gpgv cuts them too.
+            # Blanks at the end are not signed (RFC 9580 section 7.2), and gpgv cuts them as well.
             text.append(plain.rstrip(" \t"))
         return "".join(f"{line}\n" for line in text)
 
@@ -228,18 +229,18 @@ class _Splitter:
 
 
 def signature_packets(data: bytes, *, where: str) -> bytes:
-    """Take the signatures out of a signature file, armored or binary.
+    """Return the signatures of a signature file, armored or binary.
 
     Args:
         data: The whole file.
-        where: What it signs, for error messages.
+        where: The signed file, for error messages.
 
     Returns:
-        One to four signature packets; whether they are good is gpgv's to say.
+        One to four signature packets; gpgv decides if they are good.
 
     Raises:
         NotSignedError: The file is empty.
-        BadSignatureError: It is too large, or holds something else than signatures.
+        BadSignatureError: It is too large, or holds anything but signatures.
     """
     if not data.strip():
         raise NotSignedError(f"{where}: its signature file is empty")
@@ -261,7 +262,7 @@ def signature_packets(data: bytes, *, where: str) -> bytes:
 
 
 def count_signatures(packets: bytes) -> int | None:
-    """Count OpenPGP signature packets (RFC 9580 section 4.2); None if there is anything else."""
+    """Count OpenPGP signature packets (RFC 9580 section 4.2); None if there are other packets."""
     count = position = 0
     while position < len(packets):
         header = packets[position]
@@ -295,7 +296,7 @@ def count_signatures(packets: bytes) -> int | None:
 
 
 def _why_not_signed(data: bytes, where: str) -> TrustError:
-    """Say what a file is that does not begin like a signed index."""
+    """Make the error for a file that does not begin like a signed index."""
     begin = data.lstrip()[:512].lower()
     hint = "use the address of the signed index, which is usually named index.asc"
     if re.search(rb"^-----BEGIN PGP SIGNED MESSAGE-----", data, re.MULTILINE):

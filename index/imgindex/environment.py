@@ -1,4 +1,4 @@
-"""What programs of the system get to see of our environment: not the secrets in it."""
+"""The environment for programs that we start: ours without its secrets."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 _CREDENTIALS = frozenset(
     {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RSYNC_PASSWORD"}
 )
-"""Variables by which our commands are given credentials."""
+"""Variables with credentials for our commands."""
 
 _ADDRESS_WITH_USER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*@", re.DOTALL)
-"""How the value of a variable begins that is an address with a user name."""
+"""Beginning of a value that is an address with a user name."""
 
 _withheld: set[str] = set()
 
 
 def withhold(variable: str) -> None:
-    """Keep a variable that holds a secret out of the environment of all programs started from now on."""
+    """Keep a variable with a secret out of the environment of all programs started from now on."""
     _withheld.add(variable)
 
 
@@ -29,7 +29,7 @@ def plain_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return our environment with an untranslated locale and without secrets.
 
     Args:
-        extra: Variables to add, also those that would be left out: the program needs them.
+        extra: Variables to add, even secret ones: the program needs them.
     """
     own = {name: value for name, value in os.environ.items() if not _is_secret(name, value)}
     return {**own, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(extra or {})}
@@ -38,4 +38,4 @@ def plain_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def _is_secret(name: str, value: str) -> bool:
     if name in _withheld or name in _CREDENTIALS or _ADDRESS_WITH_USER.match(value):
         return True
-    return name.lower().endswith("_proxy") and "@" in value  # which may be without its scheme
+    return name.lower().endswith("_proxy") and "@" in value  # an address without its scheme counts as well

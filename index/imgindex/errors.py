@@ -11,13 +11,13 @@ The tree, by whose fault it is::
       TrustError                 exit code 3: something is not proved to come from the publisher
         NotSignedError           no OpenPGP signature where one is required
         BadSignatureError        a signature that does not fit its text, or is too weak, expired, revoked
-        WrongKeyError            signed, but by no key that this source may use
-        DigestMismatchError      bytes that are not those that the signed index names
+        WrongKeyError            signed, but not by a key of this source
+        DigestMismatchError      bytes whose digest is not that in the signed index
         StaleIndexError          signed by the right key, but not the index to use now
           RolledBackError        older than one that was accepted before
           ConflictingIndexError  as old as one that was accepted before, and different
           ExpiredIndexError      too old by its own signature or by the user's configuration
-          FutureIndexError       signed at a time that has not come yet
+          FutureIndexError       signed in the future
           ClockError             this machine's clock has gone back
       SigningError               the publisher's key cannot sign
       ToolError                  a program of the system is missing or failed
@@ -30,8 +30,8 @@ class PybuilderError(Exception):
     """Base of all errors that are shown to the user without a traceback.
 
     Args:
-        message: What happened, naming the file or source. One sentence, no final period needed.
-        hint: What to do next: the exact option, command or path. Never advice to switch a check off.
+        message: What happened, naming the file or source. One sentence, without a final period.
+        hint: The next step: the exact option, command or path. Never advice to switch off a check.
     """
 
     exit_code: int = 1
@@ -63,8 +63,8 @@ class IndexSyntaxError(RepositoryError):
     Args:
         where: The file or source, for the message.
         line: 1-based number of the offending line, or None when the whole text is meant.
-        problem: What is wrong with it.
-        hint: What to do next.
+        problem: The fault.
+        hint: The next step.
     """
 
     def __init__(self, where: str, line: int | None, problem: str, *, hint: str | None = None) -> None:
@@ -90,11 +90,11 @@ class BadSignatureError(TrustError):
 
 
 class WrongKeyError(TrustError):
-    """The text is signed, but by no key that this source may use."""
+    """The text is signed, but not by a key of this source."""
 
 
 class DigestMismatchError(TrustError):
-    """Bytes differ from those that the signed index names."""
+    """The digest of a file is not that in the signed index."""
 
 
 class StaleIndexError(TrustError):

@@ -1,4 +1,8 @@
-"""The meaning of one section of an index: every rule of ``docs/threat-model.md`` P2 to P14 on its fields."""
+"""The fields of one template: rules P2 to P14 of ``docs/threat-model.md``, and the layout as text.
+
+Fields are written in the order of virt-builder's own tool (virt-builder-repository);
+ours and unknown ones come last.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ MAX_REVISION = 2**63 - 1
 """Largest ``revision`` (P9)."""
 
 DISK_FORMATS = ("raw", "qcow2")
-"""What ``format`` may be (P10)."""
+"""Values of ``format`` (P10)."""
 
 _SECTOR = 512
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -59,7 +63,7 @@ def read_entry(section: Section, *, checksum_required: bool, where: str) -> Entr
 
     Args:
         section: Its section.
-        checksum_required: Whether an entry without SHA-512 breaks a rule (P2).
+        checksum_required: An entry without SHA-512 breaks a rule (P2).
         where: The source, for error messages.
 
     Raises:
@@ -69,19 +73,19 @@ def read_entry(section: Section, *, checksum_required: bool, where: str) -> Entr
 
 
 def strip_line_ends(text: str) -> str:
-    """Cut what clear-signing does not keep: blanks at the ends of lines, and empty lines at the end."""
+    """Cut the blanks at line ends and the empty lines at the end, which clear-signing does not keep."""
     return "\n".join(line.rstrip(" \t") for line in text.split("\n")).rstrip("\n")
 
 
 def is_known_field(key: str, subkey: str | None) -> bool:
-    """Tell whether a field is one that ``Entry`` has a place for."""
+    """Report whether ``Entry`` has an attribute for a field."""
     if subkey is None:
         return key == "notes" or key in _PLAIN_KEYS
     return key == "notes" or (key, subkey) == ("checksum", "sha512") or (key, subkey) in _ZSTD_KEYS
 
 
 class _Fields:
-    """The fields of one section, taken out one by one."""
+    """The fields of one section, read one by one."""
 
     def __init__(self, section: Section, where: str) -> None:
         self._section = section
@@ -197,7 +201,7 @@ class _Fields:
         return item.value.lower()
 
     def _zstd(self) -> ZstdFile | None:
-        """Read the second file; what is known of half of it would be half a check (design decision 8)."""
+        """Read the second file; with half of its fields it could only be half checked."""
         file = self._path("file", "zstd")
         sha512 = self._digest(self._single_line("checksum", "zstd.sha512"))
         size = self._number("compressed_size", 1, MAX_DISK_SIZE, "zstd")
@@ -248,14 +252,14 @@ def _label(item: Field) -> str:
 
 
 def _is_safe_path(path: str) -> bool:
-    """Tell whether a path stays below its base, both as a file name and in an address (P7, T7)."""
+    """Report whether a path stays below its base, both as a file name and in an address (P7, T7)."""
     if len(path) > _MAX_PATH:
         return False
     return all(_PATH_SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in path.split("/"))
 
 
 def field_label(key: str, subkey: str | None) -> str:
-    """Return what stands before the ``=`` of a field."""
+    """Return the part of a field before its ``=``."""
     return key if subkey is None else f"{key}[{subkey}]"
 
 
@@ -293,14 +297,10 @@ def _optional(label: str, value: str | int | None) -> Iterator[tuple[str, str]]:
 
 
 def settle_comments(entry: Entry) -> Entry:
-    """Bring the comments of an entry into the form in which they are compared and written.
+    """Return an entry with its comments in the form in which they are compared and written.
 
-    Args:
-        entry: An entry whose comments are in any order, perhaps several or for fields that it lacks.
-
-    Returns:
-        The same entry with one comment for each field, sorted by label. A comment on a field that is not
-        written (``hidden=false``, or one that the entry no longer has) stands before the header instead.
+    There is one comment for each field, sorted by label. A comment on a field that is not written
+    (``hidden=false``, or a removed one) stands before the header instead.
     """
     if not entry.comments:
         return entry

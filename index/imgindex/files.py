@@ -28,7 +28,7 @@ TEMPORARY_PREFIX = ".part-"
 _NAMESPACES = Path("/proc/self/uid_map")
 _ALL_USERS = ["0", "0", "4294967295"]
 _UNKNOWN_USER = 65534
-"""The owner of all files whose owner has no number in our user namespace."""
+"""Owner of all files whose real owner has no number in our user namespace."""
 
 _DESCRIPTOR = re.compile(r"/dev/(?:(stdin)|fd/([0-9]{1,6}))|/proc/self/fd/([0-9]{1,6})")
 
@@ -193,35 +193,35 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_writers(path: Path, status: os.stat_result) -> None:
-    """Refuse a file that says what is trusted, or what is started, if strangers may change it.
+    """Refuse a file that decides about trust, or about programs to start, if other users may change it.
 
-    That is everybody but the user and root; for root by sudo, the user who called it is none either.
-    Groups may write: many systems give each user one of his own.
+    Only the user and root may; for root by sudo, also the user who called it. Groups may write: on many
+    systems, each user has a private group.
 
     Args:
         path: The file.
-        status: What ``os.fstat`` said of it when it was opened.
+        status: The result of ``os.fstat`` for the open file.
 
     Raises:
-        UsageError: Others may change the file, or put another one in its place.
+        UsageError: Other users may change the file, or replace it.
     """
     if status.st_mode & stat.S_IWOTH:
         raise UsageError(
-            f"everybody may change {path}, and so what is trusted",
-            hint=f"check what is in it, then run: chmod o-w {shlex.quote(str(path))}",
+            f"every user may change {path}, and so what is trusted",
+            hint=f"check its content, then run: chmod o-w {shlex.quote(str(path))}",
         )
     if status.st_uid not in _trusted_users():
         raise UsageError(
             f"{path} belongs to user {status.st_uid}, neither you nor root, who may change what is trusted",
-            hint="check what is in it, then make it your own, or root's: see chown(1)",
+            hint="check its content, then make yourself or root its owner: see chown(1)",
         )
     for folder in {*Path(os.path.realpath(path)).parents, *Path(os.path.realpath(path.parent)).parents,
                    Path(os.path.realpath(path.parent))}:  # fmt: skip
         mode = folder.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise UsageError(
-                f"everybody may put another file in the place of {path}, and so change what is trusted",
-                hint=f"check what is in it, then run: chmod o-w {shlex.quote(str(folder))}",
+                f"every user may replace {path}, and so change what is trusted",
+                hint=f"check its content, then run: chmod o-w {shlex.quote(str(folder))}",
             )
 
 
@@ -231,7 +231,7 @@ def _trusted_users() -> set[int]:
     if os.geteuid() == 0 and caller.isdecimal():
         trusted.add(int(caller))
     try:
-        if _NAMESPACES.read_text().split() != _ALL_USERS:  # root's own files look like nobody's there
+        if _NAMESPACES.read_text().split() != _ALL_USERS:  # root's files appear with this owner there
             trusted.add(_UNKNOWN_USER)
     except OSError:
         pass  # a system without /proc has no user namespaces

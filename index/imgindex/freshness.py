@@ -1,9 +1,8 @@
-"""Is a properly signed index also a current one? Rule V8 of ``docs/threat-model.md``, as a pure function.
+"""Refuses a signed index that is expired, rolled back or too old: rule V8 of ``docs/threat-model.md``.
 
-A mirror without the publisher's key can still serve an old index with known
-holes (rollback, T4), or the same one for ever (freeze, T5). The signature's
-own creation time is signed, and so may be its expiry, so that both can be
-noticed by a client that remembers the newest index it has accepted.
+A mirror without the publisher's key can still serve an old index with known holes (rollback, T4), or
+the same one for ever (freeze, T5). The creation time of a signature is signed, and so is its expiry if
+it has one. A client that remembers the newest accepted index can therefore notice both. Pure functions.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ if TYPE_CHECKING:
     from imgindex.trust import VerifiedText
 
 CLOCK_TOLERANCE = timedelta(hours=24)
-"""How far clocks may differ: that of the publisher and ours, or ours then and now."""
+"""Most difference between clocks: that of the publisher and ours, or ours then and now."""
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """The newest index that was accepted of a source.
+    """The newest accepted index of a source.
 
     Attributes:
-        signed_at: When it was signed, in UTC.
+        signed_at: Time of the signature, in UTC.
         digest: SHA-256 of the signed text, lower-case hex.
         signer: Full fingerprint of the primary key that signed it.
-        expires_at: When the signature expires, in UTC; None when it does not.
-        accepted_at: When it was last accepted, by this machine's clock, in UTC.
+        expires_at: Time when the signature expires, in UTC; None when it does not.
+        accepted_at: Time when it was last accepted, by this machine's clock, in UTC.
     """
 
     signed_at: datetime
@@ -62,20 +61,20 @@ def judge_freshness(
 
     Args:
         signed: The index, its signature already accepted.
-        last: The newest one accepted before; None at first use, when no rollback can be noticed.
+        last: The newest accepted index; None at first use, when no rollback can be noticed.
         now: This machine's time, in UTC.
-        max_age: Longest time since signing that the user allows; None for any.
+        max_age: Longest time since signing that the user allows; None for no limit.
         where: The source, for error messages.
         forget_hint: The command that forgets ``last``, for hints.
 
     Returns:
-        What to remember.
+        The facts to remember.
 
     Raises:
-        ClockError: ``last`` was accepted at a time that has not come yet (S37).
+        ClockError: ``last`` was accepted in the future (S37).
         FutureIndexError: It is signed more than a day ahead of ``now`` (S35).
         RolledBackError: It is older than ``last`` (S33).
-        ConflictingIndexError: It is as old as ``last``, but says something else (S34).
+        ConflictingIndexError: It is as old as ``last``, but different (S34).
         ExpiredIndexError: Its signature has expired (S8), or it is older than ``max_age`` (S36).
     """
     if last is not None:
@@ -84,7 +83,7 @@ def judge_freshness(
         raise FutureIndexError(
             f"{where}: the index was signed at {show(signed.signed_at)}, but this machine's clock says "
             f"{show(now)}",
-            hint="set the clock if it is wrong (see: timedatectl); else tell the publisher that his is",
+            hint="set the clock if it is wrong (see: timedatectl); else tell the publisher that theirs is",
         )
     digest = text_digest(signed.text)
     if last is not None:
@@ -99,7 +98,7 @@ def text_digest(text: str) -> str:
 
 
 def show(time: datetime) -> str:
-    """Write a UTC time for messages; to the second, which is what signatures know."""
+    """Format a UTC time for messages, to the second as in signatures."""
     return f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -109,12 +108,12 @@ def _check_clock(last: Accepted, now: datetime, where: str, forget_hint: str) ->
         raise ClockError(
             f"{where}: this machine's clock says {show(now)}, but an index was accepted when it said "
             f"{show(last.accepted_at)}: it is, or was, wrong",
-            hint=f"set the clock (see: timedatectl); if it is right now, and was wrong then: {forget_hint}",
+            hint=f"set the clock (see: timedatectl); if it is right now and was wrong then: {forget_hint}",
         )
 
 
 def _check_not_older(signed: VerifiedText, digest: str, last: Accepted, where: str) -> None:
-    hint = "try again later or from another network; if it stays so, tell the publisher"
+    hint = "try again later or from a different network; if the error stays, tell the publisher"
     if signed.signed_at < last.signed_at:
         raise RolledBackError(
             f"{where}: the index was rolled back: it was signed at {show(signed.signed_at)}, but one signed "
@@ -131,8 +130,8 @@ def _check_not_older(signed: VerifiedText, digest: str, last: Accepted, where: s
 
 def _check_age(signed: VerifiedText, now: datetime, max_age: timedelta | None, where: str) -> None:
     hint = (
-        "the server may hold back a newer index: try again later or from another network; "
-        "check this machine's clock, too (see: timedatectl)"
+        "the server may hold back a newer index: try again later or from a different network; "
+        "also check this machine's clock (see: timedatectl)"
     )
     if signed.expires_at is not None and now >= signed.expires_at:
         raise ExpiredIndexError(

@@ -1,9 +1,9 @@
-"""The one place of this package that starts gpg and gpgv; ``signer`` uses python-gnupg.
+"""Runs gpg and gpgv; the only module of this package that does (``signer`` uses python-gnupg).
 
-gpgv decides about signatures. It is
-told exactly which keys exist: it never sees the user's own keyring (S4), and its
-words count only as ``imgindex.verdict`` reads them. Nothing it writes is looked
-at before that: it writes the text of bad signatures too (F6).
+gpgv decides about signatures. It gets exactly the keys that count and never sees the
+user's keyring (S4), and its answer counts only as ``imgindex.verdict`` reads it. The
+text that it writes is used only after that: it writes the text of bad signatures as
+well (F6).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LIMIT = 30
 """Seconds that one gpg or gpgv may take (V3)."""
 
 _SLOWEST = 10_000_000
-"""Bytes per second that gpgv reads at least, of a file that is not small."""
+"""Bytes per second that gpgv reads at least of a large file."""
 
 _PACKAGES = {"gpg": "gpg", "gpgv": "gpgv"}
 
@@ -49,7 +49,7 @@ class GpgVerifier:
 
         Raises:
             TrustError: The bytes are not accepted.
-            ToolError: gpgv is missing, was killed or took too long, which accepts nothing either.
+            ToolError: gpgv is missing, was killed or took too long; nothing is accepted then.
         """
         message = split(data, where=where, limit=limit)
         with _private_folder() as folder:
@@ -60,7 +60,7 @@ class GpgVerifier:
             )
             signed = output.read_bytes() if output.is_file() else None
         if signed != message.text.encode("utf-8"):
-            raise BadSignatureError(f"{where}: gpgv read another text in the signed index than we do")
+            raise BadSignatureError(f"{where}: gpgv read a different text in the signed index than we do")
         return VerifiedText(
             text=message.text,
             fingerprint=signature.fingerprint,
@@ -73,19 +73,16 @@ class GpgVerifier:
     def verify_detached(
         self, data: bytes, signature: bytes, trusted: TrustedKeys, *, where: str
     ) -> VerifiedText:
-        """Check a text whose signature is a file of its own, such as ``SHA256SUMS`` and ``SHA256SUMS.gpg``.
+        """Verify a text with a detached signature, such as ``SHA256SUMS`` and ``SHA256SUMS.gpg``.
 
         Args:
             data: The text, whole.
             signature: The signature, armored or binary.
             trusted: The keys that may have signed it.
-            where: The text's source, for error messages.
-
-        Returns:
-            The text.
+            where: The source of the text, for error messages.
 
         Raises:
-            TrustError: It is not signed by one of the keys, by the same verdict as for an index.
+            TrustError: It is not signed by one of the keys, by the same rules as for an index.
             ToolError: gpgv is missing, was killed or took too long.
         """
         packets = signature_packets(signature, where=where)
@@ -104,16 +101,16 @@ class GpgVerifier:
         )
 
     def verify_file(self, file: Path, signature: bytes, trusted: TrustedKeys, *, where: str) -> None:
-        """Check the detached signature of a file of any size, such as that of a template (``sig=``).
+        """Verify the detached signature of a file of any size, such as that of a template (``sig=``).
 
         Args:
-            file: The file. It is read where it is, so that this is for one's own files alone.
+            file: The file. It is read in place, so that only a file of our own can be verified.
             signature: The signature, armored or binary.
             trusted: The keys that may have signed it.
             where: The signature, for error messages.
 
         Raises:
-            TrustError: It is not signed by one of the keys, by the same verdict as for an index.
+            TrustError: It is not signed by one of the keys, by the same rules as for an index.
             ToolError: gpgv is missing, was killed or took too long.
             OSError: The file is missing.
         """
@@ -134,16 +131,15 @@ def _ask_gpgv(
     detached: bool = False,
     more_time: int = 0,
 ) -> AcceptedSignature:
-    """Let gpgv look at files in a private folder (V3), and judge what it says.
+    """Run gpgv on files in a private folder (V3), and judge its answer.
 
     Raises:
-        TrustError: No pinned key signed them.
+        TrustError: No trusted key signed them.
         ToolError: gpgv is missing, was killed or took too long.
     """
     (folder / "keyring.gpg").write_bytes(trusted.keyring)
-    # SHA-1 is refused here for keys, and in the verdict for the signature itself. A key that
-    # has only SHA-1 self-signatures, such as libguestfs.org's of 2011, is pinned by its
-    # fingerprint, so that these prove nothing that is not known.
+    # SHA-1 is refused here for keys, and in the verdict for the signature itself. A key with only SHA-1
+    # self-signatures, such as that of libguestfs.org of 2011, is trusted by its fingerprint alone.
     weak = [] if trusted.sha1_self_signatures else ["--weak-digest", "SHA1"]
     with (folder / "status").open("w+b") as status:
         descriptor = status.fileno()
@@ -151,39 +147,36 @@ def _ask_gpgv(
         arguments += ["--keyring", str(folder / "keyring.gpg"), *words]
         done = _run("gpgv", arguments, pass_fds=(descriptor,), more_time=more_time)
         status.seek(0)
-        on_event = status.read().decode("utf-8", "replace")
+        answer = status.read().decode("utf-8", "replace")
     if done.returncode < 0:
         raise ToolError(f"{where}: gpgv was ended by signal {-done.returncode}", hint="try again")
-    return judge(on_event, done.returncode, trusted, where=where, detached=detached)
+    return judge(answer, done.returncode, trusted, where=where, detached=detached)
 
 
 def trusted_keys_from_file(path: Path, *, where: str, memory: KeyMemory | None = None) -> TrustedKeys:
-    """Pin all keys of a key file, armored or binary.
+    """Trust all keys of a key file, armored or binary: primary keys and signing subkeys.
 
     Args:
         path: The file.
         where: The source that names it, for error messages.
-        memory: Knows files that gpg has looked into before.
-
-    Returns:
-        A pin of every primary key and every signing subkey in the file.
+        memory: Remembers files that gpg has read before.
 
     Raises:
-        UsageError: The file is missing, empty, writable for everybody, holds a secret key, or no key
-            at all. A source is never taken for unsigned because of it (S30).
+        UsageError: The file is missing, empty, writable for every user, holds a secret key, or no key.
+            The source never counts as unsigned because of that (S30).
         ToolError: gpg is missing or failed.
     """
     data = read_key_file(path, where)
     keyring, keys = _inspect(data, memory)
     if any(key.secret for key in keys) or b"PRIVATE KEY BLOCK" in data:
         raise UsageError(
-            f"{where}: the key file {path} holds a secret key, which belongs to the publisher alone",
+            f"{where}: the key file {path} holds a secret key, which only the publisher may have",
             hint=f"export the public key: gpg --armor --export KEY >{path}",
         )
     if not keys or not keyring:
         raise UsageError(
             f"{where}: there is no usable OpenPGP public key in {path}",
-            hint="get the publisher's key file again; gpg --show-keys FILE shows what is in one",
+            hint="get the publisher's key file again; gpg --show-keys FILE lists its keys",
         )
     pinned = frozenset(key.fingerprint for key in keys if key.is_primary or key.can_sign)
     return make_trusted_keys(pinned, keyring, keys)
@@ -193,7 +186,7 @@ def keys_in_file(path: Path, *, where: str) -> tuple[ListedKey, ...]:
     """List the keys of a key file, armored or binary.
 
     Raises:
-        UsageError: The file is missing, empty, or writable for everybody.
+        UsageError: The file is missing, empty, or writable for every user.
         ToolError: gpg is missing or failed.
     """
     return tuple(_ask_gpg(read_key_file(path, where))[1])
@@ -206,12 +199,12 @@ def trusted_keys_from_keyring(
     memory: KeyMemory | None = None,
     command: Sequence[str] = ("gpg",),
 ) -> TrustedKeys:
-    """Pin one key of the user's own keyring, as ``--fingerprint`` of virt-builder does.
+    """Trust one key of the user's keyring, as ``--fingerprint`` of virt-builder does.
 
     Args:
         fingerprint: Full fingerprint of a primary key, or of a subkey, which then alone counts (S10).
-        gpg_home: Where the keyring is; None for gpg's own choice.
-        memory: Knows keys that gpg has looked into before.
+        gpg_home: Folder of the keyring; None for the default of gpg.
+        memory: Remembers keys that gpg has read before.
         command: The gpg that has the keyring, and options for it.
 
     Raises:
@@ -233,7 +226,7 @@ def trusted_keys_from_keyring(
 
 
 def _inspect(data: bytes, memory: KeyMemory | None) -> tuple[bytes, list[ListedKey]]:
-    """Return what gpg finds in a key file, now or when it was last asked about the same bytes."""
+    """Return the keys that gpg finds in a key file, now or when it last read the same bytes."""
     known = None if memory is None else memory.recall(data)
     if known is not None:
         return known
@@ -247,7 +240,7 @@ def _ask_gpg(data: bytes) -> tuple[bytes, list[ListedKey]]:
     """Let gpg read keys, armored or not, without keeping them and without starting an agent.
 
     Returns:
-        The public keys as a binary keyring, empty if gpg finds none, and what they are.
+        The public keys as a binary keyring, empty if gpg finds none, and their listing.
     """
     with _private_folder() as folder:
         (folder / "keys").write_bytes(data)
@@ -263,7 +256,7 @@ def _ask_gpg(data: bytes) -> tuple[bytes, list[ListedKey]]:
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
-    """A new folder with mode 0700 that is gone afterwards."""
+    """Make a folder with mode 0700 that is removed afterwards."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="imgindex.", ignore_cleanup_errors=True)
     except OSError as error:
@@ -293,7 +286,7 @@ def find_gpg(name: str) -> str:
 def _run(
     name: str, arguments: list[str], *, pass_fds: tuple[int, ...] = (), more_time: int = 0
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run gpg or gpgv to its end; how it ended is for the caller to judge."""
+    """Run gpg or gpgv to its end; the caller checks the exit status."""
     limit = _LIMIT + more_time
     try:
         return subprocess.run(

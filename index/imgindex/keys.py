@@ -57,11 +57,11 @@ def read_key_file(path: Path, where: str) -> bytes:
         where: The source that names it, for error messages.
 
     Returns:
-        What is in it, which is not empty; whether that is a key is gpg's to say.
+        Its content, which is not empty; gpg decides if that is a key.
 
     Raises:
-        UsageError: It is missing, unreadable, empty, too large, no regular file, or everybody may
-            change it, or put another one in its place.
+        UsageError: It is missing, unreadable, empty, too large or not a regular file, or every user may
+            change or replace it.
     """
     hint = "put the publisher's public key there, or correct the path in the source's configuration"
     try:
@@ -93,7 +93,7 @@ class ListedKey:
         bits: Length of the key.
         capabilities: Letters such as ``sc``; lower case are those of this key itself.
         validity: ``r`` for revoked, ``e`` for expired, and others.
-        expires: When it expires, in seconds since 1970; None when it does not.
+        expires: Time when it expires, in seconds since 1970; None when it does not.
         self_digests: Numbers of the digests of its self-signatures or binding signatures.
     """
 
@@ -109,21 +109,21 @@ class ListedKey:
 
     @property
     def is_primary(self) -> bool:
-        """Whether it is a primary key."""
+        """True for a primary key."""
         return self.fingerprint == self.primary_fingerprint
 
     @property
     def can_sign(self) -> bool:
-        """Whether this key itself, not only one of its subkeys, is for signing."""
+        """True if this key itself, not only one of its subkeys, is for signing."""
         return "s" in self.capabilities
 
     @property
     def only_sha1(self) -> bool:
-        """Whether nothing better than SHA-1 ties this key to its owner."""
+        """True if only SHA-1 signatures bind this key to its owner."""
         return bool(self.self_digests) and self.self_digests <= _BROKEN_DIGESTS
 
     def unusable_because(self) -> str | None:
-        """Say why signatures by this key must be refused; None when they need not (S6, S14)."""
+        """Return the reason why signatures by this key must be refused, or None (S6, S14)."""
         if self.validity == "r":
             return "revoked"
         if self.kind in _RSA and self.bits < _MIN_RSA_BITS:
@@ -139,10 +139,10 @@ def read_key_list(listing: str) -> list[ListedKey]:
     """Read a listing made with ``--with-colons`` and, for the digests, ``--with-sig-list``.
 
     Args:
-        listing: What gpg printed.
+        listing: Output of gpg.
 
     Returns:
-        All primary keys and subkeys in order, whatever their state.
+        All primary keys and subkeys in order, in any state.
     """
     keys: list[ListedKey] = []
     pending: list[str] | None = None
@@ -183,11 +183,11 @@ def _is_self_signature(fields: list[str], primary: str) -> bool:
 
 
 def make_trusted_keys(fingerprints: frozenset[str], keyring: bytes, keys: Iterable[ListedKey]) -> TrustedKeys:
-    """Make a pin, noting which keys of the keyring can never be accepted.
+    """Make the trusted keys of a source, noting those of the keyring that can never be accepted.
 
     Args:
         fingerprints: The keys that count.
-        keyring: Binary keyring that holds them.
+        keyring: Binary keyring with them.
         keys: The listing of that keyring.
     """
     signing = [key for key in keys if key.is_primary or key.can_sign]
@@ -205,11 +205,11 @@ def choose_signing_key(entry: dict[str, Any], wanted: str, *, exact: bool) -> tu
 
     Args:
         entry: A key as python-gnupg lists it.
-        wanted: What the user wrote, as hex digits; a subkey's fingerprint or id there leaves no choice.
-        exact: Nor does that of the primary key (gpg's ``!`` after it).
+        wanted: The user's input as hex digits; the fingerprint or id of a subkey selects that one.
+        exact: That of the primary key selects it as well (gpg's ``!`` after it).
 
     Returns:
-        Its fingerprint, or None and what is wrong with the key.
+        Its fingerprint, or None and the fault of the key.
     """
     if flaw := _STATES.get("d" if "D" in entry["cap"] else entry["trust"]):
         return None, flaw
@@ -229,7 +229,7 @@ def choose_signing_key(entry: dict[str, Any], wanted: str, *, exact: bool) -> tu
 
 
 def _signing_flaw(candidate: dict[str, Any]) -> str | None:
-    """Say why one primary key or subkey cannot sign; None if it can."""
+    """Return the reason why one primary key or subkey cannot sign; None if it can."""
     if "s" not in candidate["cap"]:
         return _NOT_FOR_SIGNING
     if candidate["trust"] in _STATES:
@@ -240,21 +240,21 @@ def _signing_flaw(candidate: dict[str, Any]) -> str | None:
 
 
 class KeyMemory(NamedTuple):
-    """The records.
+    """The records of key files.
 
     Attributes:
-        folder: Where they are; made when the first one is written.
+        folder: Their folder; made when the first one is written.
     """
 
     folder: Path
 
     def recall(self, data: bytes) -> tuple[bytes, list[ListedKey]] | None:
-        """Return keyring and keys of a key file; None when they are not known.
+        """Return keyring and keys of a key file; None when there is no record.
 
         Args:
             data: The key file.
         """
-        # Whatever is wrong with a record, gpg can be asked again.
+        # For a missing or broken record, gpg is asked again.
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             path = self._path(data)
             if abs(time.time() - path.lstat().st_mtime) < _RECORD_LIFETIME:
@@ -266,7 +266,7 @@ class KeyMemory(NamedTuple):
     def keep(self, data: bytes, keyring: bytes, keys: list[ListedKey]) -> None:
         """Remember keyring and keys of a key file, unless a secret key is among them.
 
-        A folder that cannot be written is no error: the next run asks gpg again.
+        A folder that cannot be written is not an error: the next run asks gpg again.
         """
         if any(key.secret for key in keys):
             return

@@ -2,7 +2,7 @@
 
 Both kinds of file have one grammar (virt-builder(1), "Creating and signing
 the index file"). It is read as the newest virt-builder reads it: comments and
-empty lines may stand anywhere. One thing is ours: empty lines *between* the
+empty lines may stand anywhere. Unlike there, empty lines *between* the
 lines of one value belong to the value. Clear-signing cuts the blanks at the
 ends of lines, and with them the single blank that marks an empty line of a
 note, so that nothing else of that empty line is left in a signed text.
@@ -11,8 +11,8 @@ A comment belongs to the section header or field that follows it, wherever it
 stands; only those above the first section that an empty line ends, and those
 below the last field, belong to the file.
 
-Lines end at a newline and nowhere else (``docs/threat-model.md`` V7): what Python
-calls a line would let other characters start one.
+Lines end only at a newline (``docs/threat-model.md`` V7): for Python's own splitting,
+other characters would end a line as well.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ MAX_TEXT_SIZE = 5_000_000
 """Longest text that is read, in bytes of UTF-8 (V1, P15)."""
 
 LEAST_BYTES_PER_LINE = 10
-"""A largest text has no more lines than if each had so many bytes: short ones cost far more memory (P15)."""
+"""Least average bytes per line of a largest text: many short lines cost far more memory (P15)."""
 
 MAX_LINES = MAX_TEXT_SIZE // LEAST_BYTES_PER_LINE
-"""Most lines of a text, and so most fields."""
+"""Most lines, and so most fields, of a text."""
 
 _SECTION = re.compile(r"\[([A-Za-z0-9._-]+)\][ \t]*")
 _FIELD = re.compile(r"([A-Za-z0-9_.]+)(?:\[([A-Za-z0-9_,.]+)\])?=(.*)")
@@ -42,11 +42,11 @@ MISLEADING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
     "\ufeff\ufff0-\ufffb\ufffe\uffff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
-"""Characters that drive a terminal, or by which what is seen is not what is there: controls but newline and
-tab, those that turn the direction of what is read, and those that cannot be seen (Unicode TR 36)."""
+"""Characters that control a terminal or mislead a reader: control characters except newline and tab,
+those that change the direction of text, and invisible ones (Unicode TR 36)."""
 
 _FORBIDDEN_ANYWHERE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
-"""Those of them that no frame of a signed text may hold either, so that the whole text is in doubt."""
+"""Those of them that the frame of a signed text may not hold either: the whole text is refused."""
 
 
 class Field(NamedTuple):
@@ -84,7 +84,7 @@ class Section(NamedTuple):
 
 
 class Document(NamedTuple):
-    """All of a text.
+    """A whole text.
 
     Attributes:
         sections: The sections in order, repeated names included.
@@ -122,14 +122,14 @@ def parse_sections(text: str, *, where: str, hyphens: bool = False) -> list[Sect
     Args:
         text: The text of an index, without any OpenPGP frame, or of a source configuration file.
         where: The file or source, for error messages.
-        hyphens: Allow them in keys; virt-builder does not, so never for an index.
+        hyphens: Allow hyphens in keys; never for an index, since virt-builder does not.
 
     Returns:
         The sections in order, repeated names included. An empty text has none.
 
     Raises:
-        IndexSyntaxError: A line is none of: comment, empty line, section, field, continuation; or a
-            character is not allowed, or the last line does not end (virt-builder refuses it too).
+        IndexSyntaxError: A line is not a comment, empty line, section, field or continuation; or a
+            character is not allowed; or the last line does not end (as virt-builder).
     """
     return list(parse_document(text, where=where, hyphens=hyphens).sections)
 
@@ -137,10 +137,10 @@ def parse_sections(text: str, *, where: str, hyphens: bool = False) -> list[Sect
 def parse_document(
     text: str, *, where: str, hyphens: bool = False, first_line: int = 1, strict: bool = True
 ) -> Document:
-    """Do what ``parse_sections`` does, and return the comments of the file too.
+    """Parse sections as ``parse_sections`` does, and the comments of the file.
 
-    ``first_line`` is the number of the text's first line in the file that it was taken from. Without
-    ``strict``, what only a terminal could stumble over is left to ``check_values``, section by section.
+    ``first_line`` is the number of the text's first line in its file. Without ``strict``, characters that
+    are only dangerous to a terminal are left to ``check_values``, section by section.
     """
     _check_characters(text, where, first_line, _FORBIDDEN if strict else _FORBIDDEN_ANYWHERE)
     if not text:
@@ -156,10 +156,10 @@ def parse_document(
 
 
 def check_values(section: Section, where: str) -> None:
-    """Refuse a section with characters that no value may have.
+    """Refuse a section with a forbidden character in a value.
 
     Raises:
-        IndexSyntaxError: There is one; the line is that of its field.
+        IndexSyntaxError: There is one, in the field of that line.
     """
     for field in section.fields:
         found = None if field.value.isascii() else _FORBIDDEN.search(field.value)
@@ -168,7 +168,7 @@ def check_values(section: Section, where: str) -> None:
 
 
 class _Grouper:
-    """The state while the lines of one text are walked."""
+    """Groups the lines of one text."""
 
     def __init__(self, where: str, pattern: re.Pattern[str]) -> None:
         self._where = where
@@ -284,7 +284,7 @@ def _explain(line: str) -> str:
 
 
 def shorten(value: str) -> str:
-    """Quote a piece of foreign text for a message: escaped, and at most about 60 characters."""
+    """Quote a piece of foreign text for a message, escaped and cut to about 60 characters."""
     if len(value) <= 60:
         return ascii(value)
     return ascii(value[:57]) + "..."

@@ -1,8 +1,8 @@
-"""The end of a template's life, as fields that virt-builder skips: pure functions over an ``Entry``.
+"""Deprecation of templates, in fields that virt-builder skips: pure functions over an ``Entry``.
 
-``deprecated=true`` says that a template should not be used for new machines,
-``deprecated_until=2027-01-31`` how long it stays, ``replaced_by=debian-13`` what
-to use instead. Field names have no hyphens, because the format allows none.
+``deprecated=true``: the template should not be used for new machines.
+``deprecated_until=2027-01-31``: it may be withdrawn after that day.
+``replaced_by=debian-13``: the template to use instead. The format allows no hyphens in names.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ _KEYS = (_DEPRECATED, _UNTIL, _REPLACED_BY)
 
 @dataclass(frozen=True)
 class Deprecation:
-    """A template that should not be used any more.
+    """The deprecation of a template.
 
     Attributes:
-        until: The day on which its publisher means to withdraw it; None when the index does not say, or
-            says it in a way that is no date.
-        replaced_by: Name of the template to use instead; None when the index does not say.
+        until: The planned day of its withdrawal; None when the index gives no valid date.
+        replaced_by: Name of the template to use instead, or None.
     """
 
     until: date | None = None
@@ -34,7 +33,7 @@ class Deprecation:
 
 
 def deprecation(entry: Entry) -> Deprecation | None:
-    """Return what an entry says about its end; None for a template in good standing."""
+    """Return the deprecation of an entry; None for a template that is not deprecated."""
     fields = {item.key: item.value for item in entry.extra if item.subkey is None and item.key in _KEYS}
     if fields.get(_DEPRECATED) != "true":
         return None
@@ -46,7 +45,7 @@ def deprecation(entry: Entry) -> Deprecation | None:
 
 
 def with_deprecation(entry: Entry, end: Deprecation | None) -> Entry:
-    """Return an entry that says this about its end, and nothing else about it."""
+    """Return an entry with this deprecation, in place of any earlier one."""
     kept = [item for item in entry.extra if item.subkey is not None or item.key not in _KEYS]
     if end is not None:
         kept.append(ExtraField(_DEPRECATED, None, "true"))
@@ -58,7 +57,7 @@ def with_deprecation(entry: Entry, end: Deprecation | None) -> Entry:
 
 
 def deprecation_notice(entry: Entry) -> str | None:
-    """Return one line for people who use a template, None when there is nothing to say."""
+    """Return one line for users of a deprecated template; None for others."""
     end = deprecation(entry)
     if end is None:
         return None

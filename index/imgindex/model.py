@@ -1,4 +1,4 @@
-"""What an index says: plain, frozen data.
+"""The content of an index: plain, frozen data.
 
 The fields and their defaults are those of virt-builder's index format
 (``docs/threat-model.md`` P1-P11 for what is refused, virt-builder(1), section
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from imgindex.errors import IndexSyntaxError
 
 UNKNOWN_SIZE = 0
-"""``Entry.size`` of a source that says how large the download is, but not how large the disk."""
+"""``Entry.size`` of a source that gives the size of the download, but not that of the disk."""
 
 
 class ExtraField(NamedTuple):
@@ -47,7 +47,7 @@ class Comment(NamedTuple):
     """Comment lines of a template.
 
     Attributes:
-        before: Label of the field that they stand before, such as ``notes[de]``; empty: the section header.
+        before: Label of the following field, such as ``notes[de]``; empty for the section header.
         text: The lines, each with its ``#``, separated by newlines; never empty.
     """
 
@@ -57,7 +57,7 @@ class Comment(NamedTuple):
 
 @dataclass(frozen=True)
 class ZstdFile:
-    """The same disk once more, compressed with zstd: unpacked several times faster than ``.xz``.
+    """The same disk compressed with zstd, which is unpacked several times faster than ``.xz``.
 
     Its keys (``file[zstd]``, ``checksum[zstd.sha512]``, ``compressed_size[zstd]``) have subkeys that
     virt-builder does not know and therefore skips.
@@ -82,12 +82,12 @@ class Entry:
         file: Path of the template file relative to the index.
         arch: Architecture as the publisher wrote it (compare with ``imgbuilder.host.arch.normalise``).
         size: Virtual size of the disk in bytes; also the smallest size of a built image. ``UNKNOWN_SIZE``
-            where the source does not say, which never comes from an index of this format.
+            where the source does not give it, never in an index of this format.
         name: Display name.
         osinfo: libosinfo short id.
         sha512: SHA-512 of ``file`` as 128 lower-case hex digits.
         revision: Positive integer that grows with each change of the template.
-        format: Disk format after decompression, ``raw`` or ``qcow2``; None when the index does not say.
+        format: Disk format after decompression, ``raw`` or ``qcow2``; None when the index does not give it.
         compressed_size: Size of ``file`` in bytes.
         expand: Device of the partition that grows with the disk, for example ``/dev/sda2``.
         lvexpand: Device of the logical volume that grows with it.
@@ -96,9 +96,9 @@ class Entry:
         aliases: Other names of the template.
         sig: Path of a detached signature of ``file``, relative to the index.
         zstd: The same disk as a zstd file; None when the publisher offers none.
-        sha256: SHA-256 of ``file`` as 64 lower-case hex digits, from sources of another format than this.
+        sha256: SHA-256 of ``file`` as 64 lower-case hex digits, from sources of other formats.
         extra: Fields that this version does not know.
-        comments: At most one for each field, sorted by its label (``layout.settle_comments``).
+        comments: At most one for each field, sorted by its label (``fields.settle_comments``).
         line: 1-based line of the section header in the text that was parsed; 0 when not parsed.
     """
 
@@ -126,12 +126,12 @@ class Entry:
 
 
 class Refused(NamedTuple):
-    """What an index says and cannot be used, although the rest of it can.
+    """An unusable entry of an index whose other entries can be used.
 
     Attributes:
-        problem: What is wrong with it.
-        names: What it would have answered to; nothing else may answer in its place unasked.
-        arch: Its architecture; None where that cannot be read, and any may have been meant.
+        problem: Its fault.
+        names: Its names; no other entry may be selected by them instead.
+        arch: Its architecture; None where that cannot be read, so that it may be any.
     """
 
     problem: IndexSyntaxError
@@ -147,7 +147,7 @@ class Index:
         entries: The templates, in the order of the index.
         head: Comment lines about the whole index, at its top, each with its ``#``.
         tail: Comment lines at its end; only where there are templates.
-        refused: What else it holds, and cannot be used.
+        refused: Its unusable entries.
     """
 
     entries: tuple[Entry, ...] = ()

@@ -1,8 +1,8 @@
-"""From the text of an index to its meaning; every rule of ``docs/threat-model.md`` P1-P17.
+"""Parsing of an index, with every rule of ``docs/threat-model.md`` P1-P17.
 
 There are two readers of one format. For publishers one bad entry makes the whole
-index bad: they want to know of a mistake. For users it takes only itself away,
-and the names that it would have had: nothing else may answer to them instead.
+index bad: they want to know about a mistake. For users only that entry is left out,
+with its names: no other entry may be selected by them instead.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ def parse_index(text: VerifiedText | UnverifiedText, *, where: str) -> Index:
 
 
 def parse_usable(text: VerifiedText | UnverifiedText, *, where: str) -> Index:
-    """Read an index for its users: entries that break a rule are left out, and named with the reason.
+    """Read an index for its users: entries that break a rule are left out, and listed with the reason.
 
-    An entry that is given twice is left out as a whole, and an alias that two templates claim is nobody's:
-    which was meant cannot be known.
+    Entries of the same name and architecture are all left out, and an alias of two templates is dropped:
+    it is not known which one was meant.
 
     Args:
         text: As for ``parse_index``.
         where: The source, for error messages.
 
     Raises:
-        IndexSyntaxError: The lines are no index at all.
+        IndexSyntaxError: The text is not an index.
     """
     document = parse_document(text.text, where=where, first_line=text.first_line, strict=False)
     required = isinstance(text, VerifiedText)
@@ -84,10 +84,10 @@ def _refusal(error: IndexSyntaxError, section: Section) -> Refused:
 
 
 def _unambiguous(entries: list[Entry], where: str, refused: list[Refused]) -> Iterator[Entry]:
-    """Leave out what would answer to the same request as something else, and take note of it (P1, P17)."""
+    """Leave out entries and aliases that clash with others, and record them (P1, P17)."""
     clashes: dict[tuple[str, str | None], Refused] = {}
     for clash in _clashes(entries, where):
-        clashes.setdefault((clash.names[0], clash.arch), clash)  # one for all, of which there may be many
+        clashes.setdefault((clash.names[0], clash.arch), clash)  # one for all of the same kind
     names = Counter((entry.os_version, entry.arch) for entry in entries)
     lost: dict[tuple[str, str], list[str]] = {}
     owners: dict[tuple[str, str], str] = {}
@@ -108,22 +108,22 @@ def _unambiguous(entries: list[Entry], where: str, refused: list[Refused]) -> It
 
 
 Examined = tuple[tuple[Entry, ...], tuple[IndexSyntaxError, ...]]
-"""The right entries of an index, and what is wrong with the others."""
+"""The good entries of an index, and the faults of the others."""
 
 
 def examine_index(text: VerifiedText | UnverifiedText, *, where: str) -> Examined:
-    """Read an index for its author: find every entry that ``parse_index`` would refuse, not only the first.
+    """Read an index for its author: report every entry that ``parse_index`` would refuse, not only the first.
 
     Args:
         text: The text of the index.
         where: The file, for error messages.
 
     Returns:
-        The entries that are right each by itself, and what is wrong with the others or between them, by
-        line. A missing SHA-512 is always wrong, since the index is to be signed.
+        The entries that are good by themselves, and the faults of the others or between them, by line. A
+        missing SHA-512 is always a fault, since the index is to be signed.
 
     Raises:
-        IndexSyntaxError: The lines are no index at all.
+        IndexSyntaxError: The text is not an index.
     """
     entries: list[Entry] = []
     problems: list[IndexSyntaxError] = []
@@ -137,7 +137,7 @@ def examine_index(text: VerifiedText | UnverifiedText, *, where: str) -> Examine
 
 
 def _clashes(entries: Iterable[Entry], where: str) -> Iterator[Refused]:
-    """Find two entries that answer to the same request (P1, P17)."""
+    """Find pairs of entries with the same name or alias (P1, P17)."""
     by_name: dict[tuple[str, str], Entry] = {}
     by_alias: dict[tuple[str, str], Entry] = {}
     for entry in entries:

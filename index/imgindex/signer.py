@@ -19,11 +19,11 @@ class GpgSigner:
     """Implements ``imgindex.trust.Signer`` with the publisher's own gpg and gpg-agent.
 
     Args:
-        gpg_home: Where the secret keys are; None for gpg's own choice.
-        ask: Whether gpg-agent may ask for a passphrase; None for: if standard input is a terminal. When
-            it may not, a key that needs one is an error at once, never a wait (R4).
-        valid_for: How long signatures stay valid; None for ever.
-        command: The gpg to use, and options that every call of it gets.
+        gpg_home: Folder of the secret keys; None for the default of gpg.
+        ask: True if gpg-agent may ask for a passphrase; None: if standard input is a terminal. Otherwise a
+            key that needs one is an error at once, never a wait (R4).
+        valid_for: Validity of signatures; None for ever.
+        command: The gpg to use, with options for every call.
 
     Raises:
         ToolError: gpg is missing or does not work.
@@ -37,7 +37,7 @@ class GpgSigner:
         valid_for: timedelta | None = None,
         command: Sequence[str] = ("gpg",),
     ) -> None:
-        import gnupg  # late: those who only verify do without it
+        import gnupg  # late: verification does not need it
 
         may_ask = sys.stdin.isatty() if ask is None else ask
         self._valid_for = valid_for
@@ -63,13 +63,13 @@ class GpgSigner:
 
         Args:
             key: Fingerprint, key id or part of a user id, as gpg takes them; ``!`` after a fingerprint
-                forbids to take one of its subkeys.
+                excludes its subkeys.
 
         Returns:
             Full fingerprint of the signing key: a subkey if the key has one for signing.
 
         Raises:
-            SigningError: No secret key fits, or several do, or none of them is usable.
+            SigningError: No secret key matches, or several do, or none of them is usable.
         """
         wanted = key.strip().removesuffix("!")
         if not wanted or wanted.startswith("-") or "\n" in wanted:
@@ -94,7 +94,7 @@ class GpgSigner:
         if not usable:
             raise SigningError(
                 f"no usable signing key for {wanted!r}: {'; '.join(problems)}",
-                hint="prolong the key with gpg --quick-set-expire, or use another one",
+                hint="extend the key with gpg --quick-set-expire, or use a different one",
             )
         if len(usable) > 1:
             raise SigningError(
@@ -133,7 +133,7 @@ class GpgSigner:
             f"{line.rstrip(chr(32) + chr(9))}\n" for line in text.removesuffix("\n").split("\n")
         )
         if message.text != expected or message.signatures != len(signers):
-            raise SigningError("gpg signed another text than it was given")
+            raise SigningError("gpg signed a different text than requested")
         return signed
 
     def export_public_key(self, key: str) -> bytes:
@@ -143,7 +143,7 @@ class GpgSigner:
             SigningError: As for ``check_key``.
         """
         fingerprint = self.check_key(key)
-        # Without "!", so that the primary key and its other subkeys are there too.
+        # Without "!", so that the primary key and its other subkeys are included.
         armored = self._gpg.export_keys(fingerprint, armor=True)
         if not armored:
             raise SigningError(f"gpg cannot export the public key {fingerprint}")

@@ -1,8 +1,8 @@
-"""Verified is a type: what may be parsed, and who may make it.
+"""Types of trust: trusted keys, verified and unverified texts, and the ports that make them.
 
-An index is parsed only from a ``VerifiedText``, which only a ``Verifier``
-makes and which holds exactly the bytes that gpgv said were signed; or from an
-``UnverifiedText``, the one way round, which has a name that shows in review.
+An index is parsed only from a ``VerifiedText``, which only a ``Verifier`` makes and
+which holds exactly the bytes that gpgv reported as signed; or from an
+``UnverifiedText``, the only exception, whose name is conspicuous in a review.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def full_fingerprint(text: str) -> str:
         The digits in upper case without blanks.
 
     Raises:
-        UsageError: The text is anything else, such as a short key id, which could name a forged key.
+        UsageError: The text is not one, for example a short key id, which could name a forged key.
     """
     digits = "".join(text.split()).upper()
     digits = digits.removeprefix("0X")
@@ -49,14 +49,14 @@ class TrustedKeys:
     Attributes:
         fingerprints: Full fingerprints of primary keys or subkeys, upper case.
         keyring: The public keys as a binary OpenPGP keyring (gpgv does not read armored ones).
-        unusable: Fingerprint and reason of each key in ``keyring`` that is too weak or revoked, found when
-            the pin was made; a signature by one is refused whatever gpgv says of it.
-        sha1_self_signatures: A key vouches for itself with SHA-1 only, as old keys do (that of
-            libguestfs.org among them). gpgv calls such a key bad when it is told to reject SHA-1.
-        extra_signatures: Whether unknown keys may have signed as well, besides one of these, while a
-            publisher moves from one key to the next (``docs/threat-model.md`` S15).
-        expired_signatures: Whether a signature counts after its own expiry: for the publisher alone, who
-            reads his index to sign it anew.
+        unusable: Fingerprint and reason of each key in ``keyring`` that is too weak or revoked; a signature
+            by such a key is refused whatever gpgv reports.
+        sha1_self_signatures: A key has only SHA-1 self-signatures, as old keys do (for example that of
+            libguestfs.org). gpgv rejects such a key when SHA-1 is forbidden.
+        extra_signatures: Unknown keys may have signed as well, besides one of these, while a publisher
+            moves to a new key (``docs/threat-model.md`` S15).
+        expired_signatures: A signature counts after its expiry: only for publishers, who read their index
+            to sign it again.
     """
 
     fingerprints: frozenset[str]
@@ -69,15 +69,15 @@ class TrustedKeys:
 
 @dataclass(frozen=True)
 class VerifiedText:
-    """Exactly the text that was signed, and by whom. Made only by a ``Verifier``.
+    """Exactly the text that was signed, and its signer. Made only by a ``Verifier``.
 
     Attributes:
         text: The signed text.
         fingerprint: Full fingerprint of the key that signed it.
         primary_fingerprint: Full fingerprint of that key's primary key.
-        signed_at: When it was signed, in UTC, as the signature says.
-        expires_at: When the signature expires, in UTC; None when it does not.
-        first_line: In which line of the signed file the text begins, for error messages.
+        signed_at: Time of the signature in UTC, as the signature gives it.
+        expires_at: Time when the signature expires, in UTC; None when it does not.
+        first_line: Line of the signed file in which the text begins, for error messages.
     """
 
     text: str
@@ -90,11 +90,11 @@ class VerifiedText:
 
 @dataclass(frozen=True)
 class UnverifiedText:
-    """Text that nobody vouches for: from a source that its configuration calls unsigned, or a local draft.
+    """Text without verification: of a source with ``unsigned=yes``, or of a local draft.
 
     Attributes:
         text: The text, without any OpenPGP frame.
-        first_line: In which line of its file the text begins, for error messages.
+        first_line: Line of its file in which the text begins, for error messages.
     """
 
     text: str
@@ -102,7 +102,7 @@ class UnverifiedText:
 
 
 class Verifier(Protocol):
-    """Decides whether downloaded bytes are a signed text of a pinned key."""
+    """Decides whether downloaded bytes are a text that a trusted key signed."""
 
     def verify(self, data: bytes, trusted: TrustedKeys, *, where: str, limit: int = ...) -> VerifiedText:
         """Apply the accept rule to ``data``.
@@ -111,13 +111,13 @@ class Verifier(Protocol):
             data: The downloaded file, whole.
             trusted: The keys that may have signed it.
             where: The source, for error messages.
-            limit: Most bytes that it may have; by default, what an index may have.
+            limit: Most bytes that it may have; by default those of an index.
 
         Returns:
             The signed text.
 
         Raises:
-            TrustError: The bytes are not accepted, for whatever reason.
+            TrustError: The bytes are not accepted.
         """
         ...
 

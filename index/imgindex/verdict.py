@@ -1,8 +1,8 @@
-"""What gpgv's status lines mean: rules V4 and V5 of ``docs/threat-model.md``, as a pure function.
+"""The verdict on gpgv's status lines: rules V4 and V5 of ``docs/threat-model.md``, as a pure function.
 
-gpg and gpgv end with status 0 and print VALIDSIG for revoked keys, expired
-keys and weak digests (F1), so neither proves anything alone. Here each
-signature is judged by all its lines together. The format is that of
+gpg and gpgv end with status 0 and print VALIDSIG even for revoked keys, expired
+keys and weak digests (F1), so neither proves anything alone. Here each signature
+is judged by all its lines together. The format is that of
 doc/DETAILS in GnuPG, section "Format of the --status-fd output".
 """
 
@@ -23,7 +23,7 @@ _STRONG_DIGESTS = frozenset({"8", "9", "10"})
 """SHA-256, SHA-384 and SHA-512 (RFC 9580 section 9.5)."""
 _DIGEST_NAMES = {"1": "MD5", "2": "SHA-1", "3": "RIPEMD-160", "11": "SHA-224"}
 _KEY_KINDS = frozenset({"1", "19", "22", "27", "28"})
-"""RSA, ECDSA, EdDSA, Ed25519 and Ed448 (RFC 9580 section 9.1); their lengths are judged by the pin (S14)."""
+"""RSA, ECDSA, EdDSA, Ed25519 and Ed448 (RFC 9580 section 9.1); ``keys`` checks their lengths (S14)."""
 _CANONICAL_TEXT = "01"
 _BINARY = "00"
 _NO_PUBLIC_KEY = "9"
@@ -44,8 +44,8 @@ class AcceptedSignature(NamedTuple):
     Attributes:
         fingerprint: Full fingerprint of the key that made it.
         primary_fingerprint: Full fingerprint of that key's primary key.
-        signed_at: When it was made, in UTC.
-        expires_at: When it expires, in UTC; None when it does not.
+        signed_at: Time of the signature, in UTC.
+        expires_at: Time when it expires, in UTC; None when it does not.
     """
 
     fingerprint: str
@@ -60,30 +60,30 @@ class _Line(NamedTuple):
 
 
 class _UnknownKeyError(Exception):
-    """The signature is by a key that is not pinned; its text names the key."""
+    """The signature is by a key that is not trusted; its text names the key."""
 
 
 def judge(
     status: str, exit_code: int, trusted: TrustedKeys, *, where: str, detached: bool = False
 ) -> AcceptedSignature:
-    """Decide whether gpgv's answer proves that a pinned key signed the text.
+    """Decide whether gpgv's answer proves that a trusted key signed the text.
 
     Args:
-        status: Everything that gpgv wrote to its status descriptor.
-        exit_code: How gpgv ended.
-        trusted: The keys that count, and whether further signatures by unknown keys do no harm. A bad
-            signature refuses in any case.
+        status: All output of gpgv on its status descriptor.
+        exit_code: Exit status of gpgv.
+        trusted: The keys that count, and whether further signatures by unknown keys are allowed. A bad
+            signature is refused in any case.
         where: The source, for error messages.
-        detached: Whether the signature is a file of its own, over the bytes of another; else it is that of
-            a clear-signed text. Only a signature of the right kind counts.
+        detached: The signature is detached, over the bytes of another file; else it is that of a
+            clear-signed text. Only a signature of the right kind counts.
 
     Returns:
         The newest accepted signature.
 
     Raises:
         NotSignedError: gpgv saw no signature.
-        WrongKeyError: A signature is by a key that is not pinned.
-        BadSignatureError: Anything else; the message says what.
+        WrongKeyError: A signature is by a key that is not trusted.
+        BadSignatureError: The signature is bad for another reason, which the message gives.
     """
     groups, failure = _group(status, where)
     _refuse_altered(groups, where)
@@ -133,11 +133,11 @@ def _group(status: str, where: str) -> tuple[list[list[_Line]], str | None]:
 
 
 def _refuse_altered(groups: list[list[_Line]], where: str) -> None:
-    """Refuse if any signature does not fit the text, before anything else is said (V5)."""
+    """Refuse if any signature does not fit the text, before all other errors (V5)."""
     if any(line.keyword == "BADSIG" for group in groups for line in group):
         raise BadSignatureError(
             f"{where}: the signature does not fit the text: it was altered after signing",
-            hint="try again; if it stays so, tell the publisher, and use nothing from this source until then",
+            hint="try again; if the error stays, tell the publisher; use nothing from this source until then",
         )
 
 
@@ -208,8 +208,8 @@ def _expired_or_revoked(verdict: str, key_id: str, valid: list[list[str]], where
             when = f", signed at {show(signed_at)} for use until {show(expired_at)}"
         return BadSignatureError(
             f"{where}: the signature by key {key_id} has expired: the index is too old{when}",
-            hint="the server may hold back a newer index: try again later or from another network; "
-            "check this machine's clock, too (see: timedatectl)",
+            hint="the server may hold back a newer index: try again later or from a different network; "
+            "also check this machine's clock (see: timedatectl)",
         )
     what = "expired" if verdict == "EXPKEYSIG" else "been revoked"
     return BadSignatureError(f"{where}: the signing key {key_id} has {what}", hint=_ASK_FOR_NEW)
@@ -245,7 +245,7 @@ def _wrong_key(unknown: list[str], trusted: TrustedKeys, where: str, *, also_goo
     also = "also " if also_good else ""
     return WrongKeyError(
         f"{where}: it is {also}signed by key {', '.join(unknown)}; the keys of this source are {pinned}",
-        hint="if the publisher has announced a new key, get it from him by a safe way and configure it",
+        hint="if the publisher has announced a new key, get it by a safe way and configure it",
     )
 
 

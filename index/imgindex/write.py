@@ -1,8 +1,8 @@
-"""From the meaning of an index to its text, in the order that virt-builder's own tool uses.
+"""Writing an index, with fields in the order that virt-builder's own tool uses.
 
 Each section is followed by exactly one empty line and has none inside, because
-older virt-builders give empty lines a meaning. What is written is read back
-before it is handed out, so that nothing is published that says something else.
+empty lines have a meaning for older virt-builders. The text is read back before it
+is returned, so that nothing is published that means something else.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText
 
 LONGEST_LINE = 8192
-"""Bytes of the longest line that is written: more is read, but not by every client that there is."""
+"""Most bytes of a line that is written: we read longer ones, but not every client does."""
 
 
 def tidy_note(text: str) -> str:
     """Make a text fit for a note, a name or an unknown field.
 
     Clear-signing cuts blanks at the ends of lines (RFC 9580 section 7.2), and an index cannot hold empty
-    lines at the end of a value; ``write_index`` refuses both instead of changing what it was given.
+    lines at the end of a value; ``write_index`` refuses both instead of changing its input.
 
     Args:
         text: Any text without control characters; newlines and tabs are kept.
@@ -39,7 +39,7 @@ def write_index(index: Index) -> str:
     """Write an index.
 
     Args:
-        index: What to write. Texts must be as ``tidy_note`` returns them.
+        index: The index. Its texts must be as ``tidy_note`` returns them.
 
     Returns:
         The text, ready to be clear-signed; reading it returns an equal index.
@@ -66,7 +66,7 @@ def _check_entry(entry: Entry) -> None:
     for key, subkey, _value in entry.extra:
         if is_known_field(key, subkey):
             raise RepositoryError(
-                f"template {entry.os_version}: {key} is a field of its own and cannot be an extra field"
+                f"template {entry.os_version}: {key} is a known field and cannot be an extra field"
             )
     what = f"template {entry.os_version}"
     for label, value in _texts(entry):
@@ -106,7 +106,7 @@ def _texts(entry: Entry) -> Iterator[tuple[str, str]]:
 def _index_lines(index: Index) -> Iterator[str]:
     if index.head:
         yield from _lines(index.head)
-        yield ""  # it parts the comment from that on the first template
+        yield ""  # separates the comment from that on the first template
     for entry in index.entries:
         yield from _entry_lines(entry)
     yield from _lines(index.tail)

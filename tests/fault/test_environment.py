@@ -316,16 +316,16 @@ def test_configuration_that_others_may_change(place: Place) -> None:
     settings.chmod(0o646)
     done = place.run("--print-cache")
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"everybody may change {settings}" in done.stderr
+    assert f"every user may change {settings}" in done.stderr
     settings.unlink()
     (source,) = (folder / "repos.d").glob("*.conf")
     source.chmod(0o646)
     done = place.run("--list")
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"warning: everybody may change {source}" in done.stderr
+    assert f"warning: every user may change {source}" in done.stderr
     source.chmod(0o644)
     (folder / "repos.d").chmod(0o777)
-    assert "may put another file in the place of" in place.run("--list").stderr
+    assert "every user may replace" in place.run("--list").stderr
     (folder / "repos.d").chmod(0o755)
     assert place.run("--list").stderr == ""
 

@@ -234,7 +234,7 @@ def test_missing_unreadable_or_no_file(tmp_path: Path) -> None:
 def test_world_writable(keys: KeyMaker, key: str, tmp_path: Path) -> None:
     path = write(tmp_path / "k", keys.export(key))
     path.chmod(0o646)
-    with pytest.raises(UsageError, match="everybody may change"):
+    with pytest.raises(UsageError, match="every user may change"):
         trusted_keys_from_file(path, where="test")
 
 
