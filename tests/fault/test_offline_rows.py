@@ -158,7 +158,7 @@ def test_what_has_no_checksum_is_not_cached_and_named(world: World) -> None:
     (folder / "s.conf").write_text(f"[s]\nuri={world.site}/index\nunsigned=yes\n")
     assert cli.run(["--cache-all-templates"]) == 1
     err = world.capture.readouterr().err
-    assert "bare: source s gives no checksum of it" in err
+    assert "bare: source s gives no checksum for it" in err
     assert "1 of 2 templates could not be had" in err
     assert cli.run(["--print-cache"]) == 0
     assert [line.split()[::2] for line in world.capture.readouterr().out.splitlines()[1:]] == [
