@@ -127,7 +127,7 @@ def _check_bytes(data: bytes, where: str) -> None:
     line = data.count(b"\n", 0, found.start()) + 1
     what = "a carriage return" if found[0] == b"\r" else f"the control byte 0x{found[0][0]:02x}"
     raise BadSignatureError(
-        f"{where}: line {line}: there is {what}, which no signed index may have, whoever put it there",
+        f"{where}: line {line}: there is {what}, which a signed index may not have",
         hint="if you publish it: pybuilder-repo validate finds this before it is signed",
     )
 
@@ -301,7 +301,7 @@ def _why_not_signed(data: bytes, where: str) -> TrustError:
     hint = "use the address of the signed index, which is usually named index.asc"
     if re.search(rb"^-----BEGIN PGP SIGNED MESSAGE-----", data, re.MULTILINE):
         return BadSignatureError(
-            f"{where}: there is text before the signed message, which nobody signed; the file is refused"
+            f"{where}: there is unsigned text before the signed message; the file is refused"
         )
     if not begin:
         what = "an empty file"

@@ -6,7 +6,7 @@ kept. A record is named by the SHA-256 of the key file, so that gpg is asked abo
 changed file, and about any file again after a month, since a newer gpg may find more
 in it. Nothing in a record depends on the time: gpgv judges each time whether a key
 has expired. The records lie next to those of accepted indexes, in a folder that only
-its user may write: whoever can write there could also configure a different key.
+its user may write: a user who can write there could also configure a different key.
 """
 
 from __future__ import annotations

@@ -208,7 +208,9 @@ def _source(section: Section, path: Path, *, check: bool) -> Source | None:
     if unsigned:
         _check_unsigned(fields, key)
     if only and not isinstance(key, Path):
-        raise fields.error("fingerprint says which keys of a gpgkey file count", "fingerprint")
+        raise fields.error(
+            "fingerprint selects keys of a gpgkey file, but gpgkey is not a file", "fingerprint"
+        )
     return Source(
         section.name,
         uris[0],

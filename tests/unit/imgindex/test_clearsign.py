@@ -89,10 +89,10 @@ def test_four_signatures_are_the_most() -> None:
         (signed().replace(BEGIN, BEGIN + " "), "first line"),
         (signed().replace("\n", "\r\n"), "CR LF"),
         # gpg signs control bytes as well, so that nobody need have changed the file.
-        (signed("a\rb\n"), "line 4: there is a carriage return, which no"),
-        (signed("a\r\nb\r\n"), "line 4: there is a carriage return, which no"),
+        (signed("a\rb\n"), "line 4: there is a carriage return, which a signed"),
+        (signed("a\r\nb\r\n"), "line 4: there is a carriage return, which a signed"),
         (signed("x\n" * 501_100), "more than 501,000 lines"),
-        (signed("a\x0bb\n"), "0x0b, which no signed index may have"),
+        (signed("a\x0bb\n"), "0x0b, which a signed index may not have"),
         (signed("a\x0cb\n"), "0x0c"),
         (signed("a\x1cb\n"), "0x1c"),
         (signed("a\x00b\n"), "0x00"),
