@@ -119,6 +119,32 @@ def test_links_of_all_pages_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
 
 
+def test_pages_name_modules_and_files_that_exist() -> None:
+    rooms = re.findall(
+        r"^\| (`[^|]+/`(?:, `[^|]+/`)*) \| (.*) \|$",
+        (ROOT / "docs/architecture.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(rooms) > 20
+    for names, job in rooms:
+        folders = [
+            folder
+            for name in re.findall(r"`([\w/-]+)/`", names)
+            for top in (".", "builder/imgbuilder", "repo-tools/imgrepo")
+            if (folder := ROOT / top / name).is_dir()
+        ]
+        for module in re.findall(r"`([a-z_0-9]+)`", job):
+            if module not in {"imgindex", "imgbuilder", "imgrepo", "pybuilder"}:
+                found = any(
+                    (folder / f"{module}.py").exists() or (folder / module).is_dir() for folder in folders
+                )
+                assert found, f"{names}: {module}"
+    for path in re.findall(
+        r"`((?:index|builder|repo-tools|tests|docs)/[\w/.-]+)`", (ROOT / "CONTRIBUTING.md").read_text()
+    ):
+        assert (ROOT / path).exists(), path
+
+
 def test_decision_records_are_listed() -> None:
     folder = ROOT / "docs/adr"
     listed = set(re.findall(r"\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text()))

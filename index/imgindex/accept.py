@@ -9,12 +9,13 @@ rule  condition                                            where                
 V1    no more was read than an index may have              fetcher, clearsign    Fetch-, BadSignatureError
 V2    the frame is the plain form of a clear signature     clearsign.split       NotSigned-, BadSignature-
 V3    gpgv alone judges, with this source's own keys       gpg.GpgVerifier       ToolError
-V4    a pinned, strong and valid key signed well           verdict.judge         WrongKey-, BadSignature-
+V4    a pinned, strong and valid key signed well, and the  verdict.judge         WrongKey-, BadSignature-
+      signature has not expired
 V5    no signature is bad, and none unknown unasked        verdict.judge         BadSignature-, WrongKey-
 V6    gpgv read the very text that we read                 gpg.GpgVerifier       BadSignatureError
 V7    that text, and nothing else, is read as an index     parse.parse_index     IndexSyntaxError
-V8    it is neither older than a known one, nor expired,   judge_freshness       StaleIndexError and its
-      nor of tomorrow                                                            subclasses
+V8    it is neither older than a known one, nor older      judge_freshness       StaleIndexError and its
+      than ``max-age`` allows, nor of tomorrow                                   subclasses
 V9    only then is it remembered                           the caller            SourceStateError
 ====  ===================================================  ====================  ========================
 """

@@ -101,7 +101,8 @@ def open_output(
                 if keep_on_failure() and writer.path.exists():
                     _keep_unfinished(writer, on_event)
                 raise
-            writer.finish()
+            with workspace.blaming_full_disk(path.parent):
+                writer.finish()
 
 
 def _keep_unfinished(writer: OutputWriter, on_event: Reporter) -> None:

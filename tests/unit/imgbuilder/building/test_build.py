@@ -22,6 +22,7 @@ from imgbuilder.disk import diskimage, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import (
     DigestMismatchError,
+    DiskError,
     GuestCallError,
     GuestError,
     NotYetError,
@@ -117,6 +118,23 @@ def test_every_way(
     assert (table.partitions[1].size * 512 > 6 * MIB) is (size == 64 * MIB)
     check = subprocess.run(["qemu-img", "check", "-q", "-f", output, result.path], check=False)
     assert check.returncode in {0, 63}  # 63: nothing to check in this format
+
+
+@pytest.mark.row("B15")
+def test_a_disk_that_fills_while_the_image_is_written_is_named(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs(".")
+
+    def write_image(*_arguments: object, **_named: object) -> None:
+        full = os.statvfs_result((real.f_bsize, 1, 0, 0, 0, *real[5:]))
+        monkeypatch.setattr(os, "statvfs", lambda _path: full)
+        raise DiskError("qemu-img failed")
+
+    monkeypatch.setattr(diskimage, "write_image", write_image)
+    with pytest.raises(WorkspaceError, match=r"no space left in .*: qemu-img failed"):
+        build(request(format=OutputFormat.VMDK), services, lambda _event: None)
+    assert list(Path().iterdir()) == []
 
 
 def test_compressed_is_smaller(services: Services, site: Site) -> None:
