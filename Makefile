@@ -31,7 +31,7 @@ lint: setup
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	#scripts/plain-english
+	scripts/plain-english
 
 unit: setup
 	$(BIN)/pytest -n 2 --dist loadgroup -q --durations=10 $(UNIT)

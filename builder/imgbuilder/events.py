@@ -1,4 +1,4 @@
-"""What happens during a build, told as plain data to whoever wants to show it.
+"""Events of a build, as plain data for a program that shows them.
 
 Nothing below ``cli/`` prints: it reports events, and a reporter (a progress
 bar, plain lines, or a test's ``list.append``) decides what to do with them.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 
 class Severity(enum.Enum):
-    """How much a notice matters."""
+    """Importance of a notice."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -48,7 +48,7 @@ class ProgressEnd:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that the user may want to know beside the steps."""
+    """Something that the user may want to know besides the steps."""
 
     severity: Severity
     text: str
@@ -59,7 +59,7 @@ Reporter = Callable[[Event], None]
 
 
 def ignore(_event: Event) -> None:
-    """Report to nobody: the default of the library."""
+    """Drop an event: the default of the library."""
 
 
 def debug(on_event: Reporter, text: str) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from io import BufferedReader
 
 TEMPORARY_PREFIX = ".part-"
-"""How the names of unfinished files begin."""
+"""Prefix of the names of unfinished files."""
 
 _NAMESPACES = Path("/proc/self/uid_map")
 _ALL_USERS = ["0", "0", "4294967295"]

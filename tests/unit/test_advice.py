@@ -1,4 +1,4 @@
-"""What errors advise exists: programs, their commands and options, in all hints of the source."""
+"""Advice in errors names things that exist: programs, their commands and options, in all hints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ THEIRS = (
     "virt-install", "virsh", "lvchange", "umount", "cryptsetup", "modprobe", "usermod", "curl", "blockdev",
 )  # fmt: skip
 MAY_BE_MISSING = {"7z", "lz4", "unzip", "virsh", "virt-install", "sudo", "lvchange", "cryptsetup", "curl"}
-"""What a user has who has such a file; a builder does not need it."""
+"""Programs that a user of such a file has; a builder does not need them."""
 
 
 def text_of(node: ast.AST) -> Iterator[str]:

@@ -76,7 +76,7 @@ def build(request: BuildRequest, services: Services, on_event: Reporter) -> Buil
             keep_on_failure=lambda: handler.keep or not request.delete_on_failure,
             sync=request.sync,
         ) as output,
-        # Innermost, to look at the disk before temporary files are removed.
+        # Innermost: it measures the free space, and the outer blocks free some by removing temporary files.
         workspace.blaming_full_disk(scratch),
     ):
         disk = services.template_disk(cache, prepared.selection, on_event)

@@ -1,8 +1,8 @@
 """The plan of a build: a pure decision about the steps, which ``--dry-run`` prints.
 
-There is never more than one copy of the disk. The unpacked disk in the cache is where every build begins; raw
-and qcow2 files are copied or converted from it and worked on in place, everything else is worked on as an
-overlay and written at the end (``imgbuilder.building.output``). The disk grows in place.
+Every build starts from the unpacked disk in the cache. Plain raw and qcow2 files are copied and edited
+in place. Other formats, compressed images and block devices are edited as an overlay and written at the end
+(``imgbuilder.building.output``). The disk grows in place.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class BuildPlan:
     def describe(self) -> str:
         """Return the text of the plan for ``--dry-run``."""
         template, image = self.template, self.image
-        kind = template.format or "format not named"
+        kind = template.format or "format not given"
         lines = [
             f"template: {template.name} ({human_size(template.size)}, {kind})",
             f"output:   {image.path} ({human_size(self.size)}, {image.format})",

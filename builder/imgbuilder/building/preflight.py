@@ -1,4 +1,4 @@
-"""Checks before a build: it is decided here, and refused if it cannot work, before anything is downloaded."""
+"""Decides how to build, and refuses what cannot work, before anything is downloaded."""
 
 from __future__ import annotations
 

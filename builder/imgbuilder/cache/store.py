@@ -45,8 +45,8 @@ class TemplateCache:
 
     Args:
         root: Its folder.
-        private: It is temporary: removed when closed, and templates are removed once they are unpacked.
-        limit: Bytes that it may hold besides the entry in use; None for a share of the disk.
+        private: True for a temporary cache: removed on close, each template as soon as it is unpacked.
+        limit: Most bytes that the cache may hold; None for a share of the disk. The one in use stays.
         shared: Other caches, which are only read; their templates are verified when they are copied.
     """
 
@@ -110,7 +110,7 @@ class TemplateCache:
         return self._in_order(selection)[0]
 
     def identify(self, selection: Selection, fetcher: Fetcher, on_event: Reporter = ignore) -> Selection:
-        """Return a template with its SHA-512, found by downloading it each time if its source names none.
+        """Add the SHA-512 to a template; if its source names none, download the template to compute it.
 
         Args:
             selection: The template; if it has a SHA-256, the download must match it.
@@ -126,7 +126,7 @@ class TemplateCache:
         Raises:
             FetchError: It cannot be fetched.
             DigestMismatchError: The source sent different bytes from those that the index names.
-            WorkspaceError: The cache cannot be written, has no space, or has another file in that place.
+            WorkspaceError: The cache cannot be written, has no space, or its path holds something else.
         """
 
         def get(chosen: Selection) -> Path:
@@ -154,7 +154,7 @@ class TemplateCache:
             DiskError: Another entry with the same digest promises a different size.
             FetchError: It cannot be fetched.
             DigestMismatchError: The source sent different bytes from those that the index names.
-            WorkspaceError: The cache cannot be written, has no space, or has another file in that place.
+            WorkspaceError: The cache cannot be written, has no space, or its path holds something else.
         """
 
         def get(chosen: Selection) -> Path:
@@ -210,7 +210,7 @@ class TemplateCache:
             return sum(item.size for item in kept_files(self._folder)) + states.used_bytes()
 
     def _keep_limit(self, on_event: Reporter) -> None:
-        """Keep the limit after a file was added; the entry in use is locked and stays."""
+        """Remove old files after one was added, until the limit is met; the entry in use stays."""
         if self.private:
             return
         for name, size in shrink(self._folder, self.limit):
@@ -254,7 +254,7 @@ class TemplateCache:
 
 
 def _first_there(choices: Sequence[Selection], get: Callable[[Selection], Path], on_event: Reporter) -> Path:
-    """Get the first of the files that its source has."""
+    """Try the files in order; return the first that the source has."""
     for chosen, other in pairwise(choices):
         try:
             return get(chosen)

@@ -1,1 +1,1 @@
-"""Where templates come from: sources, their indexes, and one catalogue of them."""
+"""Sources of templates: their configuration, their indexes, and one catalogue of them."""

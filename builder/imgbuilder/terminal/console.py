@@ -67,9 +67,9 @@ class ConsoleReporter:
         self._last_line = 0.0
         self._first = (0.0, 0)
         self.colour = False
-        """Whether colours are written even where there is no terminal."""
+        """True: colours are written even where there is no terminal."""
         self.wrap = False
-        """Whether notices and errors are wrapped as virt-builder's are."""
+        """True: notices and errors are wrapped as virt-builder's are."""
         self.machine: Callable[[str, str], None] | None = None
         """Called with kind (message, info, warning, error) and text of each message before it is shown."""
 

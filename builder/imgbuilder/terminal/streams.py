@@ -1,7 +1,7 @@
 r"""Streams for text that show everything, and fail as what they are.
 
 A terminal's encoding may have no sign for what a publisher, a guest or a file
-name says: that is shown as ``\uXXXX``, which is right in JSON, too. And a full
+name says: that is shown as ``\uXXXX``, which is also right in JSON. And a full
 disk behind standard output is not an error of the file, the source or the cache
 that was worked on when something was printed: it ends the command as ``OutputLostError``.
 """

@@ -33,7 +33,7 @@ from imgrepo.webroot.transaction import open_session
 
 _INDEX_LIMIT = 5_000_000
 _CATALOGUE = "catalogue"
-"""Where ``pybuilder-repo catalogue`` puts the site in the served folder."""
+"""Folder in which ``pybuilder-repo catalogue`` puts the site in the served folder."""
 _PAGES_LAST = ("atom.xml", "index.html", MEMORY_NAME)
 
 

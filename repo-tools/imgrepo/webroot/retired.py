@@ -58,7 +58,7 @@ class ServedFiles:
 
     Attributes:
         sizes: Their sizes in bytes, by name.
-        record: The local file that remembers since when a file is not named.
+        record: The local record of when each file was first missing from the index.
         delete: Deletes files by name; returns the names that are gone now.
     """
 
@@ -110,8 +110,8 @@ def retire(
 def find_retired(files: ServedFiles, index: Index, before: Index, *, now: datetime) -> tuple[Retired, ...]:
     """Find the files that were published once and that the index does not name.
 
-    Only packed files with names that the publisher makes and files that an index named count: other files in
-    the folder are not ours. An image may have such a name, and lie in the same folder.
+    Two kinds count: packed files with generated names, and files that an index once named. All other files
+    stay. A source image may have a generated name as well, so the suffix must be that of a packed file.
 
     Args:
         files: The served folder.
@@ -139,7 +139,7 @@ def choose(
         retired: All of them.
         now: The time, in UTC.
         grace: How long each stays at least.
-        keep: How many of each image stay whatever their age, the ones retired last.
+        keep: Number of the newest retired files of each image that stay at any age.
     """
     by_image: dict[str, list[Retired]] = {}
     for item in retired:

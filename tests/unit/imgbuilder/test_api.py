@@ -26,7 +26,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def appliances(monkeypatch: pytest.MonkeyPatch) -> TinyAppliances:
-    """In the place of the appliance, for whoever uses the default services."""
+    """In the place of the appliance, for users of the default services."""
     made = TinyAppliances()
     made.guest.add("/usr/bin/apt-get", b"")
     made.guest.add_dir("/var/www/html")  # as nginx would

@@ -72,7 +72,7 @@ def test_text_is_unescaped_and_without_blanks_at_line_ends(body: str, text: str)
     ],
 )
 def test_good_frames(text: str) -> None:
-    """V2: what is no attack is read."""
+    """Harmless variants are read."""
     message = split(text.encode(), where="test")
     assert (message.text, message.signatures) == ("[a]\nx=1\n", 1)
 
@@ -88,7 +88,7 @@ def test_four_signatures_are_the_most() -> None:
     [
         (signed().replace(BEGIN, BEGIN + " "), "first line"),
         (signed().replace("\n", "\r\n"), "CR LF"),
-        # gpg signs control bytes as well, so that nobody need have changed the file.
+        # gpg signs control bytes as well, so the file need not have been changed.
         (signed("a\rb\n"), "line 4: there is a carriage return, which a signed"),
         (signed("a\r\nb\r\n"), "line 4: there is a carriage return, which a signed"),
         (signed("x\n" * 501_100), "more than 501,000 lines"),

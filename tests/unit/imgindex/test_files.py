@@ -84,7 +84,7 @@ OWN_FILES = {
     "repo-tools/imgrepo/bootcheck/picture.py": "a picture of its own",
     "repo-tools/imgrepo/review/runtrial.py": "messages of a program that it started",
 }
-"""Modules that open files for reading in another way than by ``imgindex.files``, and what those are."""
+"""Modules that open files for reading without ``imgindex.files``, and which files."""
 
 
 def test_files_of_others_are_opened_in_one_way() -> None:

@@ -80,7 +80,7 @@ def test_check_key_by_other_names(key: str, signer: GpgSigner, name: str) -> Non
 
 
 @pytest.mark.row("R3")
-@pytest.mark.parametrize("name", ["", "nobody@example.org", "0" * 40, "--list-keys", "a\nb"])
+@pytest.mark.parametrize("name", ["", "missing@example.org", "0" * 40, "--list-keys", "a\nb"])
 def test_missing_key(signer: GpgSigner, name: str) -> None:
     with pytest.raises(SigningError) as caught:
         signer.check_key(name)

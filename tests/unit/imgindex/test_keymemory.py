@@ -1,4 +1,4 @@
-"""What is remembered of key files, and that it never says more than gpg did."""
+"""The memory of key files, which never says more than gpg did."""
 
 from __future__ import annotations
 

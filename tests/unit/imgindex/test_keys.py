@@ -29,7 +29,7 @@ def self_signature(digest: int, kind: str = "13x", key: str = PRIMARY) -> str:
 def listing(*, digest: int = 10, sub_digest: int = 10, **sub: Any) -> str:
     return (
         record("pub", PRIMARY, caps="cSC")
-        + "uid:-::::1::X::Somebody <a@example.org>::::::::::0:\n"
+        + "uid:-::::1::X::Alice <a@example.org>::::::::::0:\n"
         + self_signature(digest)
         + record("sub", SUB, **{"caps": "s", **sub})
         + self_signature(sub_digest, "18x")

@@ -1,4 +1,4 @@
-"""What an entry says about its end."""
+"""End of life and replacement of an entry."""
 
 from __future__ import annotations
 

@@ -485,7 +485,7 @@ ZSTD: dict[str, str | None] = {
 def test_zstd_file() -> None:
     assert only(section(**ZSTD)).zstd == ZstdFile("a.zst", SHA512, 80)
     assert only(section()).zstd is None
-    # It is a second file beside the first, never instead of it.
+    # It is a second file next to the first, never instead of it.
     refuse(section(file=None, **ZSTD), "file missing")
     refuse(section(checksum__sha512=None, **ZSTD), "checksum[sha512] is missing")
 
@@ -634,7 +634,7 @@ def test_what_is_no_index_at_all_is_refused_whole(text: str) -> None:
 @settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.sampled_from([*ODD.values(), section("x"), section("y"), section("z", aliases="x y")])))
 def test_users_and_publishers_read_the_same(sections: list[str]) -> None:
-    """What is left is the very index of the right entries alone, and nothing left out is not named."""
+    """The rest is the very index of the right entries alone, and nothing left out is not named."""
     text = "".join(sections)
     index = parse_usable(verified(text), where="test")
     try:

@@ -1,4 +1,4 @@
-"""What gpgv's status lines mean: the verdict table of row S38, with canned scripts."""
+"""Meaning of gpgv's status lines: the verdict table of row S38, with canned scripts."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_extra_signatures() -> None:
         judged(lines, 2)
     assert judged(lines, 2, extra=True).fingerprint == KEY
     assert judged(("NEWSIG", *unknown(), *GOOD), 2, extra=True).fingerprint == KEY
-    # A key that gpgv knows but the source does not pin is no better than an unknown one.
+    # A key that gpgv knows but the source does not pin counts as an unknown one.
     known = (*GOOD, "NEWSIG", good(OTHER), valid(OTHER))
     with pytest.raises(WrongKeyError):
         judged(known)

@@ -292,7 +292,7 @@ def test_random_indexes(chunk: int) -> None:
 
 
 def check_edited(index: Index, rng: Random, comments: list[str]) -> None:
-    """Somebody writes comments and empty lines anywhere, and changes the order of fields."""
+    """An editor writes comments and empty lines anywhere, and changes the order of fields."""
     lines = write_index(index).split("\n")[:-1]
     for comment in [*comments, *[""] * rng.randrange(4)]:
         lines.insert(rng.randrange(len(lines) + 1), comment)

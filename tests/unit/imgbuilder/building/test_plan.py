@@ -146,7 +146,7 @@ def test_the_text_of_a_plan() -> None:
         "     up to 2.0G in /out for the image"
     )
     text = plan(facts(None, "disk"), target(output=(OutputFormat.QCOW2, True))).describe()
-    assert "format not named" in text
+    assert "format not given" in text
     assert "write the image as x.img (compressed qcow2)" in text
     assert "up to 490.0M in /out" in text
     text = plan(facts(None, "disk"), target("device")).describe()

@@ -169,7 +169,7 @@ def test_one_bad_source_is_left_out_with_a_warning(content: bytes | PybuilderErr
     "failure", [FetchError("https://a/index: no connection within 10 seconds"), b"signed:[broken"]
 )
 def test_no_later_source_stands_in_for_one_that_failed(failure: bytes | PybuilderError) -> None:
-    """Whoever drops the packets to the first source would choose whose template is built."""
+    """An attacker who drops the packets to the first source would choose whose template is built."""
     files: dict[str, bytes | PybuilderError] = {"a": failure, "b": b"signed:" + index_text("x")}
     catalog, events = load(files, source("a"), source("b"), until=("x", "x86_64"))
     with pytest.raises(PybuilderError, match="source a, which comes before b, may offer x") as caught:

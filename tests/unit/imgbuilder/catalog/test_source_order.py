@@ -1,4 +1,4 @@
-"""Which servers a command talks to: real ones, which count what they are asked for."""
+"""Servers that a command talks to: real ones, which count what they are asked for."""
 
 from __future__ import annotations
 

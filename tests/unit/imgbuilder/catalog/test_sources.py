@@ -96,7 +96,7 @@ def test_a_source_hides_its_namesakes(tmp_path: Path) -> None:
     write(user, "a.conf", f"[one]\nuri=/mine\n{KEYED}\n[two]\nuri=/mine2\n")
     write(system, "b.conf", f"[one]\nuri=/theirs\n{KEYED}\n[two]\nuri=/theirs2\n{KEYED}")
     result = read_sources([user, system])
-    # [two] of the user lacks a key: it is not used, but the system's does not take its place either.
+    # The key of [two] of the user is missing; the system's does not take its place.
     assert [source.uri for source in result.sources] == ["/mine"]
     assert len(result.problems) == 1
 

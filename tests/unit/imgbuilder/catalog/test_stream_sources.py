@@ -242,7 +242,7 @@ def test_a_header_that_lies_fails_the_build(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first bytes come before the digest: whoever alters only them gains nothing."""
+    """The first bytes come before the digest: an attacker who alters only them gains nothing."""
     configure(home, tree, web.url)
     path = tree.folder / FILE[1:]
     good = path.read_bytes()

@@ -34,7 +34,7 @@ WORDS = st.sampled_from(
 
 
 def read_in_full(words: list[str], patch: pytest.MonkeyPatch) -> tuple[Settings, ListRequest] | None:
-    """What the full command line makes of the words, when it lists."""
+    """Reading by the full command line of the words, when it lists."""
     seen: list[tuple[Settings, ListRequest]] = []
 
     def list_templates(services: Services, _on_event: ConsoleReporter, request: ListRequest) -> None:

@@ -77,10 +77,10 @@ def test_cache_modes(
     states.open()
     states.give_up("a" * 40, "too slow")
     assert Ran(capsys, "--print-cache").out == shown
-    told = Ran(capsys, "--print-cache", "-v").out
-    assert told == f"{shown}an appliance that could not be saved (too slow)\n"
+    printed = Ran(capsys, "--print-cache", "-v").out
+    assert printed == f"{shown}an appliance that could not be saved (too slow)\n"
     assert Ran(capsys, "--delete-cache").code == 0
-    assert not states.root.exists(), "saved appliances, too"
+    assert not states.root.exists(), "also saved appliances"
     assert "no" in Ran(capsys, "--print-cache").out.split("\n")[1]
 
 
@@ -186,7 +186,7 @@ def test_quiet_says_only_the_password(
 
 
 def test_gpg_with_options_finds_the_keyring(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    """As virt-builder has it: ``--gpg 'gpg --homedir DIR'``; --curl is known, and told to have no effect."""
+    """As virt-builder has it: ``--gpg 'gpg --homedir DIR'``; --curl is known, and has no effect."""
     words = ["--source", str(site.index), "--fingerprint", site.key, "--list"]
     assert "not in your keyring" in Ran(capsys, *words).err
     ran = Ran(capsys, *words, "--gpg", f"gpg --homedir {site.keys.home}", "--curl", "curl --insecure")
@@ -278,11 +278,11 @@ def test_machine_readable_messages(
         assert cli.run([f"--machine-readable={where}", "tiny", "--size", "1M"]) == 2
         error = capfd.readouterr().err
     lines = error.splitlines()[:1] if place == "stream:stderr" else log.read_text().splitlines()
-    (told,) = [json.loads(line) for line in lines]
-    assert told["type"] == "error"
-    assert "shrunk" in told["message"]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}[+-]\d\d:\d\d", told["timestamp"])
-    assert f"error: {told['message']}" in error
+    (printed,) = [json.loads(line) for line in lines]
+    assert printed["type"] == "error"
+    assert "shrunk" in printed["message"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}[+-]\d\d:\d\d", printed["timestamp"])
+    assert f"error: {printed['message']}" in error
 
 
 def test_machine_readable_steps(
@@ -290,9 +290,9 @@ def test_machine_readable_steps(
 ) -> None:
     ran = Ran(capsys, "--machine-readable", "tiny")
     assert ran.code == 0, ran.err
-    told = [json.loads(line) for line in ran.out.splitlines() if line.startswith("{")]
-    assert {line["type"] for line in told} >= {"message"}
-    assert any(line["message"] == "Finishing off" for line in told)
+    printed = [json.loads(line) for line in ran.out.splitlines() if line.startswith("{")]
+    assert {line["type"] for line in printed} >= {"message"}
+    assert any(line["message"] == "Finishing off" for line in printed)
 
 
 @pytest.mark.parametrize(
@@ -413,9 +413,9 @@ def test_forget_source_mends_a_damaged_record(
     assert failed.code == 3
     assert "source forget" in failed.err
     wanted = {"name": "test", "url": str(site.index), "file url": f"file://{site.index}"}[by]
-    mended = Ran(capsys, "source", "forget", wanted)
-    assert (mended.code, mended.err) == (0, "")
-    assert "will not be noticed" in mended.out
+    repaired = Ran(capsys, "source", "forget", wanted)
+    assert (repaired.code, repaired.err) == (0, "")
+    assert "will not be noticed" in repaired.out
     assert Ran(capsys, "--list").code == 0
     assert record.exists()
 
@@ -502,7 +502,7 @@ def test_list_sources_may_ask_them(site: Site, home: Path, capsys: pytest.Captur
     assert ran.code == 1
     assert "Answer now:              not usable: cannot read /nowhere/index" in ran.out
     assert "Proxy:                   http://p:1\n" in ran.out
-    site.index.unlink()  # what was accepted before is no answer
+    site.index.unlink()  # what was accepted before does not count
     assert Ran(capsys, "source", "list", "--long").out.count("not usable") == 2
     assert Ran(capsys, "source", "list").code == 0
 

@@ -136,8 +136,8 @@ def test_alone_it_prints_what_to_type_first(home: Path, capsys: pytest.CaptureFi
 def test_machine_readable_messages_of_a_verb(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(capsys, "cache", "all", "--machine-readable")
     assert ran.code == 0, ran.err
-    told = [json.loads(line) for line in ran.out.splitlines() if line.startswith("{")]
-    assert any(line["type"] == "message" for line in told)
+    printed = [json.loads(line) for line in ran.out.splitlines() if line.startswith("{")]
+    assert any(line["type"] == "message" for line in printed)
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_hiding_takes_no_time_on_hostile_texts() -> None:
 
 REVEALED_IN = {
     "builder/imgbuilder/catalog/addsource.py": "writes the configuration that the user asked for",
-    "builder/imgbuilder/catalog/state.py": "tells sources apart by a digest",
+    "builder/imgbuilder/catalog/state.py": "distinguishes sources by a digest",
     "builder/imgbuilder/fetch/redirect.py": "the request",
     "builder/imgbuilder/fetch/session.py": "sends the request, by the proxy",
     "builder/imgbuilder/fetch/urls.py": "derives other addresses",

@@ -1,4 +1,4 @@
-"""What people see."""
+"""Output on a terminal and elsewhere."""
 
 from __future__ import annotations
 

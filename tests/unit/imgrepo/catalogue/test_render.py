@@ -1,4 +1,4 @@
-"""Pages from words of anybody: well-formed, without markup of strangers, without other hosts."""
+"""Pages from hostile text: well-formed, without markup of strangers, without other hosts."""
 
 from __future__ import annotations
 

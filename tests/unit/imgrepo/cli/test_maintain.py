@@ -261,7 +261,9 @@ def test_a_folder_where_nothing_is_published_is_wrong_usage(operator: Operator, 
     operator.type(command.replace("NO", f"{images}/none").replace("IMAGES", images), 2)
 
 
-@pytest.mark.parametrize("command", ["hide WEB a -K nobody@example.org", "refresh WEB -K nobody@example.org"])
+@pytest.mark.parametrize(
+    "command", ["hide WEB a -K missing@example.org", "refresh WEB -K missing@example.org"]
+)
 def test_a_key_that_is_not_there_changes_nothing(operator: Operator, command: str) -> None:
     before = operator.repository.snapshot()
     operator.type(command, 1)

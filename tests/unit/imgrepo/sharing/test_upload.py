@@ -323,7 +323,7 @@ def test_broken_off_at_any_step_what_is_served_is_whole(
 def test_old_files_go_after_the_grace_time_and_only_on_request(published: Repository, remote: Remote) -> None:
     bring(published, remote)
     old = {published.entry("a").file, published.entry("a").zstd.file}  # type: ignore[union-attr]
-    remote.write("somebody-elses.xz", b"x")
+    remote.write("foreign.xz", b"x")
     published.add("a.img", b"new")
     published.publish(zstd_level=1)
     assert bring(published, remote, prune=True).deleted == ()
@@ -334,7 +334,7 @@ def test_old_files_go_after_the_grace_time_and_only_on_request(published: Reposi
     assert old <= set(remote.files())
     assert set(bring(published, remote, prune=True).deleted) == old
     assert not old & set(remote.files())
-    assert "somebody-elses.xz" in remote.files()
+    assert "foreign.xz" in remote.files()
     assert index_of(published, remote.files()) == published.read()
     assert bring(published, remote, prune=True).deleted == ()
 
@@ -358,7 +358,7 @@ def test_a_damaged_file_there_is_sent_again(published: Repository, remote: Remot
 def test_an_index_by_another_key_or_a_newer_one_is_not_replaced(
     published: Repository, remote: Remote, keys: KeyMaker
 ) -> None:
-    stranger = keys.make("Somebody <s@example.org>")
+    stranger = keys.make("Stranger <s@example.org>")
     remote.write("index.asc", keys.sign((published.web / "index").read_bytes(), stranger))
     with pytest.raises(TrustError):
         bring(published, remote)
