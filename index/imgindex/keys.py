@@ -60,7 +60,7 @@ def read_key_file(path: Path, where: str) -> bytes:
         Its content, which is not empty; gpg decides if that is a key.
 
     Raises:
-        UsageError: It is missing, unreadable, empty as well large or not a regular file, or every user may
+        UsageError: It is missing, unreadable, empty, too large or not a regular file, or every user may
             change or replace it.
     """
     hint = "put the publisher's public key there, or correct the path in the source's configuration"
