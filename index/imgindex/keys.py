@@ -20,8 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgindex.errors import UsageError
-from imgindex.files import check_writers, make_folder, open_file
-from imgindex.jsonfile import read_json, write_json
+from imgindex.files import check_writers, make_folder, open_file, read_json, write_json
 from imgindex.trust import TrustedKeys
 
 if TYPE_CHECKING:

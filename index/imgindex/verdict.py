@@ -12,8 +12,8 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from imgindex.accept import show
 from imgindex.errors import BadSignatureError, NotSignedError, TrustError, WrongKeyError
-from imgindex.freshness import show
 
 if TYPE_CHECKING:
     from imgindex.trust import TrustedKeys

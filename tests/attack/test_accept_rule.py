@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imgindex.accept import AcceptPolicy, accept
+from imgindex.accept import Accepted, AcceptPolicy, accept
 from imgindex.errors import (
     BadSignatureError,
     ConflictingIndexError,
@@ -19,7 +19,6 @@ from imgindex.errors import (
     RolledBackError,
     WrongKeyError,
 )
-from imgindex.freshness import Accepted
 from imgindex.gpg import GpgVerifier
 from imgindex.parse import parse_index
 from imgindex.trust import TrustedKeys

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from imgindex.lifecycle import Deprecation, with_deprecation
+from imgindex.fields import Deprecation, with_deprecation
 from imgindex.model import Comment, ExtraField, Index, Note
 from imgrepo.webroot import edit
 from tests.fakes.keys import KeyMaker

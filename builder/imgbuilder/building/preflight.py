@@ -21,7 +21,7 @@ from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.router import offline_error, will_ask
 from imgbuilder.host import arch, paths, sparse, workspace
 from imgbuilder.services import Services
-from imgindex.lifecycle import deprecation_notice
+from imgindex.fields import deprecation_notice
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from pathlib import Path
 from imgbuilder.cache.digest import content_digest
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.host.hashing import Fingerprint
-from imgindex.files import open_regular
-from imgindex.jsonfile import read_json, write_json
+from imgindex.files import open_regular, read_json, write_json
 
 _VERSION = 1
 _LARGEST = 64 << 10

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgbuilder.events import Reporter, debug, ignore
 from imgindex.fields import DISK_FORMATS, MAX_DISK_SIZE
-from imgindex.files import make_folder
-from imgindex.jsonfile import read_json, write_json
+from imgindex.files import make_folder, read_json, write_json
 from imgindex.model import UNKNOWN_SIZE, Entry, Index
 
 if TYPE_CHECKING:

@@ -27,9 +27,8 @@ from imgbuilder.errors import (
 from imgbuilder.events import Reporter, debug, ignore, warn
 from imgbuilder.fetch.transfer import Download
 from imgbuilder.fetch.urls import local_path
-from imgindex.accept import AcceptPolicy, Parse, accept
+from imgindex.accept import AcceptPolicy, Parse, accept, show
 from imgindex.clearsign import unverified_text
-from imgindex.freshness import show
 from imgindex.model import Index
 from imgindex.parse import parse_usable
 
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from imgbuilder.catalog.sources import Source
     from imgbuilder.catalog.state import SourceStates
     from imgbuilder.fetch.transfer import Fetcher
-    from imgindex.freshness import Accepted
+    from imgindex.accept import Accepted
     from imgindex.trust import TrustedKeys, VerifiedText, Verifier
 
 

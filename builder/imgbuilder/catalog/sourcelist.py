@@ -11,7 +11,7 @@ from imgbuilder.catalog.sources import Source, SourceFormat
 from imgbuilder.catalog.state import SourceStates
 from imgbuilder.errors import SourceStateError
 from imgbuilder.fetch.transfer import SYSTEM_PROXY
-from imgindex.freshness import show
+from imgindex.accept import show
 
 
 def source_list(found: SourcesResult, states: SourceStates, answers: Sequence[str] = ()) -> str:

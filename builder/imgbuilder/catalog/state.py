@@ -26,9 +26,8 @@ from imgbuilder.events import Reporter, ignore
 from imgbuilder.fetch.transfer import PRODUCTS_LIMIT
 from imgbuilder.fetch.urls import Address, local_path
 from imgbuilder.host.locks import lock_open_file
-from imgindex.files import make_folder, open_file, write_file
-from imgindex.freshness import Accepted, show
-from imgindex.jsonfile import read_json, write_json
+from imgindex.accept import Accepted, show
+from imgindex.files import make_folder, open_file, read_json, write_file, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -120,7 +119,7 @@ class SourceStates(NamedTuple):
 
         Args:
             uri: Address of the index.
-            accepted: The result of ``imgindex.freshness.judge_freshness``.
+            accepted: The result of ``imgindex.accept.judge_freshness``.
             data: The index as it was downloaded, with its signature.
             on_event: Reports a wait for another process.
 

@@ -13,7 +13,7 @@ from imgbuilder.events import warn
 from imgbuilder.fetch.urls import Address, check_uri
 from imgbuilder.host import paths
 from imgbuilder.services import Settings
-from imgindex.freshness import show as show_time
+from imgindex.accept import show as show_time
 
 
 def list_sources(call: Call) -> int:

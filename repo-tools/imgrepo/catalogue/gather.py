@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from imgbuilder.errors import PybuilderError, RepositoryError
 from imgbuilder.events import Reporter, warn
-from imgindex.lifecycle import deprecation_notice
+from imgindex.fields import deprecation_notice
 from imgindex.model import Entry
 from imgindex.trust import VerifiedText
 from imgrepo.catalogue import memory, text

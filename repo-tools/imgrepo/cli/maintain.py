@@ -10,7 +10,7 @@ import click
 
 from imgbuilder.events import info
 from imgbuilder.sizes import human_size
-from imgindex.lifecycle import Deprecation
+from imgindex.fields import Deprecation
 from imgindex.model import Index
 from imgrepo.cli.options import (
     days_option,

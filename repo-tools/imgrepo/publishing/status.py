@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from imgbuilder.events import Reporter
 from imgbuilder.host.hashing import hash_file
+from imgindex.fields import deprecation
 from imgindex.gpg import keys_in_file
-from imgindex.lifecycle import deprecation
 from imgindex.model import Entry, Index
 from imgrepo.library.folder import find_images
 from imgrepo.services import Services

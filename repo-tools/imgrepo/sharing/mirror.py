@@ -23,10 +23,9 @@ from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, templ
 from imgbuilder.host import imagelocks
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.workspace import check_space, explain
-from imgindex.accept import AcceptPolicy, accept
+from imgindex.accept import AcceptPolicy, accept, show
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.files import open_file, sync_folder
-from imgindex.freshness import show
 from imgindex.gpg import trusted_keys_from_file
 from imgindex.model import Entry, Index
 from imgindex.parse import parse_usable

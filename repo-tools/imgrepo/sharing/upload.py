@@ -18,7 +18,7 @@ from pathlib import Path
 
 from imgbuilder.errors import RepositoryError, RolledBackError, TrustError
 from imgbuilder.events import Reporter
-from imgindex.freshness import show
+from imgindex.accept import show
 from imgindex.gpg import trusted_keys_from_file
 from imgindex.model import Index
 from imgindex.parse import parse_index

@@ -15,8 +15,7 @@ from imgbuilder.errors import UsageError
 from imgbuilder.events import Notice, Reporter, Severity, Step, info
 from imgbuilder.host.arch import normalise
 from imgbuilder.sizes import counted
-from imgindex.fields import settle_comments
-from imgindex.lifecycle import Deprecation, with_deprecation
+from imgindex.fields import Deprecation, settle_comments, with_deprecation
 from imgindex.model import Entry, Index
 from imgrepo.services import Services, Signing
 from imgrepo.webroot.retired import retire, served_files

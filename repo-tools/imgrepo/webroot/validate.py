@@ -23,11 +23,10 @@ from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host import process
 from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.privatefolder import scratch_folder
-from imgindex.accept import AcceptPolicy, accept
+from imgindex.accept import AcceptPolicy, accept, show
 from imgindex.clearsign import MAX_FILE_SIZE, unverified_text
 from imgindex.errors import IndexSyntaxError
 from imgindex.files import open_file
-from imgindex.freshness import show
 from imgindex.gpg import trusted_keys_from_file
 from imgindex.lexer import Document, parse_document
 from imgindex.model import Entry

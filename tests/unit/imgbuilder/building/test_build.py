@@ -35,7 +35,7 @@ from imgbuilder.events import Event, Notice, Step
 from imgbuilder.guests.ports import CommandResult
 from imgbuilder.host import workspace
 from imgbuilder.services import Services, Settings
-from imgindex.lifecycle import Deprecation, with_deprecation
+from imgindex.fields import Deprecation, with_deprecation
 from tests.fakes.appliance import FakeDisk
 from tests.fakes.keys import KeyMaker
 from tests.fakes.operations import parse_operation

@@ -14,7 +14,7 @@ import pytest
 from imgbuilder.catalog import state
 from imgbuilder.catalog.state import SourceStates, identity
 from imgbuilder.errors import ConflictingIndexError, SourceStateError
-from imgindex.freshness import Accepted
+from imgindex.accept import Accepted
 
 URI = "https://example.org/index.asc"
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.errors import TrustError, WorkspaceError
+from imgindex.fields import Deprecation, deprecation
 from imgindex.gpg import GpgVerifier, trusted_keys_from_file
-from imgindex.lifecycle import Deprecation, deprecation
 from imgrepo.cli.main import run
 from imgrepo.webroot import edit
 from imgrepo.webroot.transaction import open_session

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex.lifecycle import Deprecation, deprecation, deprecation_notice, with_deprecation
+from imgindex.fields import Deprecation, deprecation, deprecation_notice, with_deprecation
 from imgindex.model import Entry, ExtraField, Index
 from imgindex.parse import parse_index
 from imgindex.trust import UnverifiedText

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgindex.accept import CLOCK_TOLERANCE, Accepted, judge_freshness
 from imgindex.errors import (
     ClockError,
     ConflictingIndexError,
@@ -15,7 +16,6 @@ from imgindex.errors import (
     RolledBackError,
     StaleIndexError,
 )
-from imgindex.freshness import CLOCK_TOLERANCE, Accepted, judge_freshness
 from imgindex.trust import VerifiedText
 
 KEY = "A" * 40
