@@ -6,11 +6,14 @@ Their automatic redirects, decoding, cookies, netrc and retries are switched off
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
 from http.cookiejar import DefaultCookiePolicy
@@ -25,11 +28,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from imgbuilder.errors import NoAnswerError, TransferCutError
-from imgbuilder.fetch.headers import Headers
-from imgbuilder.fetch.redirect import WebRequest
-from imgbuilder.fetch.stalltimer import StallTimer
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, Limits
 from imgbuilder.fetch.urls import Address, without_secrets
+from imgbuilder.fetch.webrules import Headers, WebRequest
 from imgindex import __version__
 
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
@@ -47,6 +48,77 @@ _TLS_HINTS = (
     ("unable to get", _OWN_AUTHORITY),
 )
 """Hints for a failed TLS handshake, by a word of OpenSSL's reason (``docs/threat-model.md`` D23)."""
+
+
+class StallTimer:
+    """Breaks a connection off when one response or one read takes too long in all.
+
+    The timeout of a socket bounds only the gap between two bytes, so that headers sent one byte per
+    second would hold us for days (``docs/threat-model.md`` D7).
+
+    Args:
+        limit: Seconds for one response, or one read.
+        total: Seconds for all of them.
+    """
+
+    def __init__(self, limit: float, total: float = math.inf) -> None:
+        self._limit = limit
+        self._end = time.monotonic() + total
+        self._over = threading.Event()
+        self._socket: socket.socket | None = None
+        self._deadline = 0.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.fired = False
+
+    def attach(self, connection: socket.socket) -> None:
+        """Guard this connection from now on."""
+        self._socket = connection
+        self.progress()
+
+    def detach(self) -> None:
+        """End this connection, and guard nothing until the next."""
+        self._break()
+        self._socket = None
+
+    def progress(self) -> None:
+        """Start the time limit again."""
+        now = time.monotonic()
+        self._deadline = min(now + self._limit, self._end)
+        if now >= self._end and self._socket is not None:
+            self.fired = True
+            self._break()
+
+    def pause(self) -> None:
+        """Stop the timer while nothing is expected from the server, such as during a write to a slow disk."""
+        self._deadline = math.inf
+
+    def __enter__(self) -> StallTimer:
+        self.progress()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._break()  # a response that could not even be parsed keeps its connection open
+
+    def _run(self) -> None:
+        while not self._over.wait(min(self._limit, max(0.01, self._deadline - time.monotonic()))):
+            if time.monotonic() < self._deadline:
+                continue
+            if self._socket is None:  # still connecting, which has its own limit
+                self.progress()
+                continue
+            self.fired = True
+            self._break()
+            return
+
+    def _break(self) -> None:
+        connection = self._socket
+        if connection is not None:
+            with suppress(OSError):  # closed already
+                # Past the TLS layer, whose state belongs to the reading thread.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 @dataclass(frozen=True)
@@ -159,60 +231,36 @@ class WebSession:
         return Response(request.url, response.status_code, body.headers, body, self._timer, self._limits)
 
 
-def _timed_pools(timer: StallTimer) -> dict[str, type[HTTPConnectionPool]]:
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            return _attached(timer, super()._new_conn())
+class _Timed(HTTPConnection):
+    """A connection that a ``StallTimer`` guards: at once, since a proxy could drip its answer to CONNECT."""
 
-        def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
-            timer.attach(self.sock)
-            return super().getresponse()
+    timer: StallTimer
 
-    class Secure(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return _attached(timer, super()._new_conn())
+    def _new_conn(self) -> socket.socket:
+        connection = super()._new_conn()
+        self.timer.attach(connection)
+        return connection
 
-        def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
-            timer.attach(self.sock)
-            return super().getresponse()
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
+        self.timer.attach(self.sock)
+        return super().getresponse()
 
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
 
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
+def _timed_pools(
+    timer: StallTimer, plain: type[HTTPConnection], secure: type[HTTPSConnection]
+) -> dict[str, type[HTTPConnectionPool]]:
+    """Return pools of such connections, by scheme."""
+    bases = {"http": (HTTPConnectionPool, plain), "https": (HTTPSConnectionPool, secure)}
+    return {
+        scheme: type("Pool", (pool,), {"ConnectionCls": type("Timed", (_Timed, base), {"timer": timer})})
+        for scheme, (pool, base) in bases.items()
+    }
 
 
 def _socks_pools(timer: StallTimer) -> dict[str, type[HTTPConnectionPool]]:
-    """Return the same for connections through a SOCKS proxy, which urllib3 opens with PySocks."""
-    from urllib3.contrib.socks import SOCKSConnection, SOCKSHTTPSConnection
+    from urllib3.contrib.socks import SOCKSConnection, SOCKSHTTPSConnection  # needs PySocks
 
-    class Plain(SOCKSConnection):
-        def _new_conn(self) -> socket.socket:
-            return _attached(timer, super()._new_conn())
-
-    class Secure(SOCKSHTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return _attached(timer, super()._new_conn())
-
-        def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
-            timer.attach(self.sock)
-            return super().getresponse()
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
-
-
-def _attached(timer: StallTimer, connection: socket.socket) -> socket.socket:
-    timer.attach(connection)  # at once: a proxy could drip its answer to CONNECT
-    return connection
+    return _timed_pools(timer, SOCKSConnection, SOCKSHTTPSConnection)
 
 
 class _Adapter(HTTPAdapter):
@@ -220,7 +268,7 @@ class _Adapter(HTTPAdapter):
 
     def __init__(self, timer: StallTimer) -> None:
         self._timer = timer
-        self._pools = _timed_pools(timer)
+        self._pools = _timed_pools(timer, HTTPConnection, HTTPSConnection)
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

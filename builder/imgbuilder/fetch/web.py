@@ -19,12 +19,11 @@ from dataclasses import dataclass
 
 from imgbuilder.errors import FetchError, FileMissingError, NoAnswerError, TransferCutError, WrongSizeError
 from imgbuilder.events import debug
-from imgbuilder.fetch import headers
-from imgbuilder.fetch.redirect import WebRequest
-from imgbuilder.fetch.session import Response, WebSession, trusted_authorities, web_session
-from imgbuilder.fetch.stalltimer import StallTimer
+from imgbuilder.fetch import webrules
+from imgbuilder.fetch.session import Response, StallTimer, WebSession, trusted_authorities, web_session
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetched, Limits, MinimumSpeed, store
 from imgbuilder.fetch.urls import Address
+from imgbuilder.fetch.webrules import WebRequest
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORTH_RETRYING = frozenset({408, 429, 500, 502, 503, 504})
@@ -146,7 +145,7 @@ class RequestsFetcher:
                 if response.status not in _WORTH_RETRYING or not tries_left:
                     return response
                 reason = f"{request.url}: HTTP status code {response.status}"
-                pause = headers.retry_after(response.headers, self._wall_clock(), next(waits))
+                pause = webrules.retry_after(response.headers, self._wall_clock(), next(waits))
                 if pause > min(self._limits.longest_wait, transfer.end - self._clock()):
                     return response
                 response.close()
@@ -160,24 +159,24 @@ class RequestsFetcher:
         fields, resume = response.headers, transfer.download.resume
         if held and resume is not None:
             if response.status == 206:
-                if not headers.is_rest(fields, held, transfer.download.expected, resume.validator):
+                if not webrules.is_rest(fields, held, transfer.download.expected, resume.validator):
                     return None
                 resume.splice()
                 return Fetched(response.url, self._body(response, transfer.download, held))
             if response.status == 416:
-                return Fetched(response.url, held) if headers.whole_size(fields) == held else None
+                return Fetched(response.url, held) if webrules.whole_size(fields) == held else None
         if response.status != 200:
             raise _bad_status(response, self._wall_clock(), named=transfer.download.expected is not None)
         if resume is not None:
-            resume.restart(headers.validator(fields))
+            resume.restart(webrules.validator(fields))
         return Fetched(response.url, self._body(response, transfer.download, 0))
 
     def _body(self, response: Response, download: Download, start: int) -> int:
         url, expected, limit = response.url, download.expected, download.limit
-        labelled = headers.is_labelled(response.headers)
+        labelled = webrules.is_labelled(response.headers)
         if labelled and not download.digest_known:
             raise _encoded(url)
-        promised = headers.body_length(response.headers, url)
+        promised = webrules.body_length(response.headers, url)
         if promised is not None:
             promised += start
         known = expected if expected is not None else promised
@@ -222,7 +221,7 @@ def _bad_status(response: Response, now: float, *, named: bool) -> FetchError:
     hint = hints.get(response.status, "try again later")
     if named and response.status in (404, 410):
         hint = BETWEEN_TWO_VERSIONS
-    asked = headers.retry_after(response.headers, now, 0)
+    asked = webrules.retry_after(response.headers, now, 0)
     if response.status in _WORTH_RETRYING and asked:
         hint = f"rate limited; retry in {asked:.0f} seconds"
     if response.status in (404, 410):

@@ -13,11 +13,10 @@ from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source, sources_from_command_line
 from imgbuilder.catalog.state import identity
 from imgbuilder.errors import NoAnswerError, PybuilderError, UsageError
-from imgbuilder.fetch.redirect import WebRequest
-from imgbuilder.fetch.session import web_session
-from imgbuilder.fetch.stalltimer import StallTimer
+from imgbuilder.fetch.session import StallTimer, web_session
 from imgbuilder.fetch.transfer import Limits
 from imgbuilder.fetch.urls import Address, check_uri, template_url, without_secrets, without_slash
+from imgbuilder.fetch.webrules import WebRequest
 from imgbuilder.services import Settings
 from imgindex.model import Entry
 from imgrepo.intake.import_image import ImportRequest
@@ -184,9 +183,9 @@ def test_hiding_takes_no_time_on_hostile_texts() -> None:
 REVEALED_IN = {
     "builder/imgbuilder/catalog/addsource.py": "writes the configuration that the user asked for",
     "builder/imgbuilder/catalog/state.py": "distinguishes sources by a digest",
-    "builder/imgbuilder/fetch/redirect.py": "the request",
     "builder/imgbuilder/fetch/session.py": "sends the request, by the proxy",
     "builder/imgbuilder/fetch/urls.py": "derives other addresses",
+    "builder/imgbuilder/fetch/webrules.py": "the request",
     "repo-tools/imgrepo/intake/checksums.py": "derives other addresses",
     "repo-tools/imgrepo/template/guestfiles.py": "apt's sources in the guest, for addresses without secret",
     "repo-tools/imgrepo/template/recipes.py": "apt's sources for mmdebstrap, on its standard input",

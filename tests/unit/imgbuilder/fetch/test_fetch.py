@@ -15,10 +15,10 @@ from pytest_httpserver import HTTPServer
 
 from imgbuilder.errors import FetchError
 from imgbuilder.events import Event, Progress, ProgressEnd
-from imgbuilder.fetch.redirect import WebRequest
 from imgbuilder.fetch.session import trusted_authorities
 from imgbuilder.fetch.transfer import Download, Limits
 from imgbuilder.fetch.web import RequestsFetcher
+from imgbuilder.fetch.webrules import WebRequest
 from tests.fakes.faultserver import Drip, Endless, FaultServer, Hang, Pause, Reset, Step, answer
 
 BODY = bytes(range(256)) * 40

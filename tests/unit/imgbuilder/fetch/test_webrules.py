@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imgbuilder.errors import FetchError
-from imgbuilder.fetch import headers
+from imgbuilder.fetch import webrules
 
 
 @dataclass(frozen=True)
@@ -46,46 +46,46 @@ NOW = 1_704_067_200.0  # Mon, 01 Jan 2024 00:00:00 GMT
     ],
 )
 def test_retry_after(text: str, seconds: float) -> None:
-    assert headers.retry_after(fields(Retry_After=text), NOW, 0.5) == seconds
+    assert webrules.retry_after(fields(Retry_After=text), NOW, 0.5) == seconds
 
 
 @pytest.mark.row("D17")
 @given(st.text())
 def test_garbage_as_retry_after(text: str) -> None:
-    assert headers.retry_after(fields(Retry_After=text), NOW, 0.5) >= 0
+    assert webrules.retry_after(fields(Retry_After=text), NOW, 0.5) >= 0
 
 
 @given(st.text(), st.text(), st.text())
 def test_garbage_as_validator_is_never_passed_on(tag: str, modified: str, date: str) -> None:
-    found = headers.validator(Fields((("ETag", tag), ("Last-Modified", modified), ("Date", date))))
+    found = webrules.validator(Fields((("ETag", tag), ("Last-Modified", modified), ("Date", date))))
     assert found == "" or found == tag.strip()
-    found = headers.validator(Fields((("Last-Modified", modified), ("Date", date))))
+    found = webrules.validator(Fields((("Last-Modified", modified), ("Date", date))))
     assert not set(found) & set("\r\n\0")
 
 
 @given(st.text())
 def test_garbage_as_content_range(text: str) -> None:
-    assert not headers.is_rest(fields(Content_Range=text), 5, 10, "") or text.strip() == "bytes 5-9/10"
-    assert headers.whole_size(fields(Content_Range=f"{text}!")) is None
+    assert not webrules.is_rest(fields(Content_Range=text), 5, 10, "") or text.strip() == "bytes 5-9/10"
+    assert webrules.whole_size(fields(Content_Range=f"{text}!")) is None
 
 
 @pytest.mark.row("D11")
 @example(held=5, first=5, last=4, total=5)
 @given(st.integers(1, 99), st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
 def test_only_the_exact_rest_fits(held: int, first: int, last: int, total: int) -> None:
-    fits = headers.is_rest(fields(Content_Range=f"bytes {first}-{last}/{total}"), held, None, "")
+    fits = webrules.is_rest(fields(Content_Range=f"bytes {first}-{last}/{total}"), held, None, "")
     assert fits == (first == held and last == total - 1 and total > held)
 
 
 def test_a_rest_of_unknown_total_fits_when_its_end_does() -> None:
     answer = fields(Content_Range="bytes 5-9/*")
-    assert headers.is_rest(answer, 5, 10, "")
-    assert not headers.is_rest(answer, 5, 11, "")
+    assert webrules.is_rest(answer, 5, 10, "")
+    assert not webrules.is_rest(answer, 5, 11, "")
 
 
 @pytest.mark.row("D5")
 def test_contradictions_about_the_length() -> None:
     with pytest.raises(FetchError, match="invalid Content-Length"):
-        headers.body_length(fields(Content_Length="5", Transfer_Encoding="chunked"), "u")
-    assert headers.body_length(fields(Content_Length="5"), "u") == 5
-    assert headers.body_length(fields(), "u") is None
+        webrules.body_length(fields(Content_Length="5", Transfer_Encoding="chunked"), "u")
+    assert webrules.body_length(fields(Content_Length="5"), "u") == 5
+    assert webrules.body_length(fields(), "u") is None
