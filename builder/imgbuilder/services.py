@@ -13,11 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from imgbuilder.catalog.catalog import Catalog, Selection, load_catalog
-from imgbuilder.catalog.knownimages import KnownImages
 from imgbuilder.catalog.loader import Loader
 from imgbuilder.catalog.sourcefiles import SourcesResult, read_sources
 from imgbuilder.catalog.sources import SourceFormat, sources_from_command_line, trusted_keys
-from imgbuilder.catalog.state import SourceStates, identity
+from imgbuilder.catalog.state import KnownImages, SourceStates, identity
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, ignore, warn
 from imgbuilder.fetch.router import SourceFetcher

@@ -1,26 +1,41 @@
-"""The texts of ``--list`` and ``--notes``, byte for byte as virt-builder prints them.
+"""The texts of ``--list`` and ``--notes``, byte for byte as virt-builder prints them; and lists of our own.
 
 Programs read them, so that nothing may be added where ``docs/compatibility.md``
-does not allow it.
+does not allow it. Those lists cannot name the signer of an index;
+``--list-format full`` is ours, and has version 2.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imgbuilder.catalog.sources import SourceFormat
+from imgbuilder.errors import SourceStateError
+from imgbuilder.fetch.transfer import SYSTEM_PROXY
+from imgbuilder.fetch.urls import template_url
 from imgbuilder.sizes import human_size
+from imgindex.accept import show
 from imgindex.lexer import MISLEADING
 from imgindex.model import UNKNOWN_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from datetime import datetime
 
+    from imgbuilder.catalog.catalog import Catalog, FailedSource, Offer
+    from imgbuilder.catalog.loader import LoadedSource
+    from imgbuilder.catalog.sourcefiles import SourcesResult
     from imgbuilder.catalog.sources import Source
+    from imgbuilder.catalog.state import SourceStates
     from imgindex.model import Entry
+    from imgindex.trust import VerifiedText
+
+Fields = dict[str, object]
 
 _LOCALE = r"([a-z]+)(_[a-z]+)?(\.[a-z0-9-]+)?(@[a-z]+)?"
 
@@ -192,3 +207,151 @@ def preferred_languages(locale: str) -> tuple[str, ...]:
         return ("",)
     language, territory = match[1], match[2] or ""
     return (language + territory, language, "") if territory else (language, "")
+
+
+def full_list(catalog: Catalog, entries: Collection[Entry], now: datetime) -> str:
+    """Return the text of ``--list-format full``: everything about templates and sources, as JSON.
+
+    Args:
+        catalog: All sources, including unusable ones.
+        entries: The entries to list: objects of the catalogue itself.
+        now: The time, in UTC, for ages.
+    """
+    wanted = {id(entry) for entry in entries}
+    shadowed = {id(offer.entry) for offer in catalog.shadowed}
+    templates = [
+        _full_template(offer, shadowed=id(offer.entry) in shadowed)
+        for offer in catalog.every_offer
+        if id(offer.entry) in wanted
+    ]
+    fields = {
+        "version": 2,
+        "sources": [_loaded(item, now) for item in catalog.loaded],
+        "unusable-sources": [_failed(item) for item in catalog.failed],
+        "templates": templates,
+    }
+    return json.dumps(fields, indent=2) + "\n"  # pure ASCII: nothing in it can control a terminal
+
+
+def _loaded(item: LoadedSource, now: datetime) -> Fields:
+    return _full_source(item.source) | {
+        "signed": None if item.signed is None else _signature(item.signed, now)
+    }
+
+
+def _failed(item: FailedSource) -> Fields:
+    return _full_source(item.source) | {"error": item.error.message, "hint": item.error.hint}
+
+
+def _full_source(source: Source) -> Fields:
+    return {
+        "name": source.name,
+        "uri": source.shown_uri,
+        "mirrors": list(source.mirrors),
+        "configuration": _path(source.origin),
+        "format": source.format.value,
+        "key": str(source.key) if source.key is not None and not isinstance(source.key, tuple) else None,
+        "fingerprints": list(source.key if isinstance(source.key, tuple) else source.only),
+    }
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _signature(signed: VerifiedText, now: datetime) -> Fields:
+    return {
+        "by": signed.primary_fingerprint,
+        "with": signed.fingerprint,
+        "at": signed.signed_at.isoformat(),
+        "age": max(0, int((now - signed.signed_at).total_seconds())),
+        "expires": None if signed.expires_at is None else signed.expires_at.isoformat(),
+    }
+
+
+def _full_template(offer: Offer, *, shadowed: bool) -> Fields:
+    entry, source = offer.entry, offer.source
+    zstd = entry.zstd
+    return {
+        "os-version": entry.os_version,
+        "source": source.name,
+        "shadowed": shadowed,
+        "full-name": entry.name,
+        "arch": entry.arch,
+        "osinfo": entry.osinfo,
+        "aliases": list(entry.aliases),
+        "hidden": entry.hidden,
+        "revision": entry.revision if source.format is SourceFormat.NATIVE else None,
+        "size": None if entry.size == UNKNOWN_SIZE else entry.size,
+        "format": entry.format,
+        "url": template_url(source.uri, entry.file),
+        "compressed-size": entry.compressed_size,
+        "sha512": entry.sha512,
+        "sha256": entry.sha256,
+        "zstd": None
+        if zstd is None
+        else {
+            "url": template_url(source.uri, zstd.file),
+            "compressed-size": zstd.compressed_size,
+            "sha512": zstd.sha512,
+        },
+        "expand": entry.expand,
+        "lvexpand": entry.lvexpand,
+        "notes": {note.language: note.text for note in entry.notes},
+        "other": {
+            item.key if item.subkey is None else f"{item.key}[{item.subkey}]": item.value
+            for item in entry.extra
+        },
+    }
+
+
+def source_list(found: SourcesResult, states: SourceStates, answers: Sequence[str] = ()) -> str:
+    """Return the text of ``pybuilder source list``: a paragraph for each source, the most important first.
+
+    Args:
+        found: The sources.
+        states: The records of accepted indexes.
+        answers: The result of asking each of them now; none when they were not asked.
+    """
+    paragraphs = [list(_source_facts(source, states)) for source in found.sources]
+    for paragraph, answer in zip(paragraphs, answers, strict=False):
+        paragraph.append(("Answer now:", answer))
+    paragraphs += [
+        [("Source:", name), ("Configuration:", str(origin)), ("State:", "switched off by enabled=no")]
+        for name, origin in found.disabled
+    ]
+    return "".join(
+        "".join(f"{label:<24} {value}\n" for label, value in paragraph) + "\n" for paragraph in paragraphs
+    )
+
+
+def _source_facts(source: Source, states: SourceStates) -> Iterator[tuple[str, str]]:
+    yield "Source:", source.name
+    for uri in source.addresses:
+        yield "URI:", uri
+    if source.format is not SourceFormat.NATIVE:
+        yield "Format:", source.format.value
+    yield "Configuration:", "command line" if source.origin is None else str(source.origin)
+    if isinstance(source.key, Path):
+        yield "Key:", str(source.key)
+        if source.only:
+            yield "Fingerprint:", ",".join(source.only)
+    elif source.key:
+        yield "Fingerprint:", ",".join(source.key)
+    if source.proxy != SYSTEM_PROXY:
+        yield "Proxy:", source.proxy
+    if source.max_age is not None:
+        yield "Oldest allowed:", f"{source.max_age // timedelta(days=1)} days"
+    try:
+        last = states.newest(source.index_addresses)
+    except SourceStateError as error:
+        yield "State:", error.in_one_line
+        return
+    if last is None:
+        yield "State:", "not signed (unsigned=yes)" if source.unsigned else "never used"
+        return
+    yield "State:", "was signed before; refused with unsigned=yes" if source.unsigned else "signed"
+    yield "Signed by:", last.signer
+    yield "Signed at:", show(last.signed_at)
+    yield "Expires:", "never" if last.expires_at is None else show(last.expires_at)
+    yield "Last accepted:", show(last.accepted_at)

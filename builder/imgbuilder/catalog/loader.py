@@ -36,9 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
-    from imgbuilder.catalog.knownimages import KnownImages
     from imgbuilder.catalog.sources import Source
-    from imgbuilder.catalog.state import SourceStates
+    from imgbuilder.catalog.state import KnownImages, SourceStates
     from imgbuilder.fetch.transfer import Fetcher
     from imgindex.accept import Accepted
     from imgindex.trust import TrustedKeys, VerifiedText, Verifier

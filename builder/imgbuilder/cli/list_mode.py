@@ -58,9 +58,7 @@ def list_templates(services: Services, reporter: ConsoleReporter, request: ListR
     reporter.close()
     match request.style:
         case "full":
-            from imgbuilder.catalog.fulllist import full_list  # late: other lists stay quick
-
-            text = full_list(catalog, entries, services.clock())
+            text = listing.full_list(catalog, entries, services.clock())
         case "json":
             text = listing.json_list(sources, entries)
         case "long":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from imgbuilder.catalog import sourcelist
 from imgbuilder.catalog.addsource import check_new, new_source, write_source
+from imgbuilder.catalog.listing import source_list
 from imgbuilder.catalog.sources import Source, SourceFormat, trusted_keys
 from imgbuilder.catalog.state import SourceStates
 from imgbuilder.cli.list_mode import show
@@ -35,7 +35,7 @@ def list_sources(call: Call) -> int:
         else:
             count = len(loaded.index.entries)
             answers.append(f"good, with {count} template{'' if count == 1 else 's'}")
-    text = sourcelist.source_list(found, services.states(), answers)
+    text = source_list(found, services.states(), answers)
     reporter.close()
     if not text:
         warn(

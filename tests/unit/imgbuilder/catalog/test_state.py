@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.catalog import state
-from imgbuilder.catalog.state import SourceStates, identity
+from imgbuilder.catalog.state import KnownImages, SourceStates, identity
 from imgbuilder.errors import ConflictingIndexError, SourceStateError
+from imgbuilder.events import Event
 from imgindex.accept import Accepted
+from imgindex.model import UNKNOWN_SIZE, Entry, Index
 
 URI = "https://example.org/index.asc"
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
@@ -268,3 +270,46 @@ def test_the_index_is_written_before_its_record(
     monkeypatch.setattr(state, "write_json", lambda path, *_fields, **_options: written.append(path.suffix))
     states.remember(URI, replace(FIRST, signed_at=NOW), b"newer")
     assert written == [".asc", ".json"]
+
+
+BARE = Entry("x", "x.img", "amd64", UNKNOWN_SIZE, sha256="ab" * 32, compressed_size=9)
+FULL = replace(BARE, sha512="cd" * 64, format="qcow2", size=1 << 20)
+
+
+def test_facts_come_back_for_the_same_bytes_only(tmp_path: Path) -> None:
+    images = KnownImages(tmp_path / "images")
+    other = replace(BARE, sha256="00" * 32)
+    assert images.completed(Index((BARE,))).entries == (BARE,)
+    images.remember(FULL)
+    renamed = replace(BARE, os_version="y", file="z")
+    assert images.completed(Index((BARE, other, renamed))).entries == (
+        FULL,
+        other,
+        replace(renamed, sha512=FULL.sha512, format="qcow2", size=1 << 20),
+    )
+    contradicting = replace(BARE, sha512="ee" * 64)
+    assert images.completed(Index((contradicting,))).entries == (contradicting,)
+
+
+def test_what_is_not_complete_is_not_remembered(tmp_path: Path) -> None:
+    images = KnownImages(tmp_path / "images")
+    for entry in (
+        BARE,
+        replace(FULL, size=UNKNOWN_SIZE),
+        replace(FULL, sha512=None),
+        replace(FULL, sha256=None, sha512=None),
+    ):
+        images.remember(entry)
+    assert not images.folder.exists()
+    only_512 = replace(FULL, sha256=None)
+    images.remember(only_512)
+    assert images.completed(Index((replace(only_512, format=None, size=UNKNOWN_SIZE),))).entries == (
+        only_512,
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    events: list[Event] = []
+    KnownImages(tmp_path / "file" / "images").remember(FULL, events.append)
+    assert len(events) == 1
