@@ -15,7 +15,7 @@ ONLY_IN = {
     "gnupg": {"imgindex/signer.py"},
     "subprocess": {"imgbuilder/host/process.py", "imgindex/gpg.py"},
     "tqdm": {"imgbuilder/terminal/console.py"},
-    "passlib": {"imgbuilder/customize/passwordhash.py"},
+    "passlib": {"imgbuilder/customize/passwords.py"},
     "boto3": {"imgrepo/sharing/s3.py"},
     "botocore": {"imgrepo/sharing/s3.py"},
     "jinja2": {"imgrepo/catalogue/render.py"},

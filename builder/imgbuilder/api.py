@@ -44,8 +44,7 @@ from imgbuilder.customize.ops.system import (
     SelinuxRelabelExclude,
     Timezone,
 )
-from imgbuilder.customize.passwordhash import Crypto
-from imgbuilder.customize.passwords import PasswordSelector, parse_selector
+from imgbuilder.customize.passwords import Crypto, PasswordSelector, parse_selector
 from imgbuilder.customize.sysprep import IdentityFile
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import (

@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.appliance.accelerator import forget, hypervisor_name, kvm_verdict, readable_kernels
 from imgbuilder.appliance.binding import find_binding
-from imgbuilder.appliance.instant.settings import VARIABLE, InstantMode, instant_mode, state_folder
-from imgbuilder.appliance.instant.store import StateStore
+from imgbuilder.appliance.instant.store import VARIABLE, InstantMode, StateStore, instant_mode, state_folder
 from imgbuilder.errors import ApplianceError, PybuilderError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host import paths, process

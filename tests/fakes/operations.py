@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imgbuilder.customize.commands_file import written_commands
 from imgbuilder.customize.operation import Operation
-from imgbuilder.customize.registry import written_argument
+from imgbuilder.customize.registry import written_argument, written_commands
 
 
 def parse_operation(keyword: str, text: str = "") -> Operation:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
-from imgbuilder.appliance.instant import guestside, resume, save
+from imgbuilder.appliance.instant import resume, save
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.events import Event, Notice
 from tests.guest.conftest import Person
@@ -107,8 +107,8 @@ def test_repeated_numbers_are_noticed(
     appliances: Appliances, template: Path, monkeypatch: pytest.MonkeyPatch, entropy: bool
 ) -> None:
     """The same appliance without its new random numbers: the check must see it, and it is booted."""
-    script = guestside.greeting_script
-    monkeypatch.setattr(guestside, "greeting_script", lambda now: script(now).replace(guestside._RESEED, ""))
+    script = save.greeting_script
+    monkeypatch.setattr(save, "greeting_script", lambda now: script(now).replace(save._RESEED, ""))
     if not entropy:
         monkeypatch.setattr(resume, "_RANDOM_DEVICE", "/dev/null")
     kept: list[str] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgbuilder.appliance import tarpaths
-from imgbuilder.appliance.calls import LONG, Calls
+from imgbuilder.appliance.connection import LONG, Calls
 from imgbuilder.errors import GuestCallError
 from imgbuilder.guests.ports import LARGEST_TEXT, FileStatus
 from imgbuilder.host import localtree

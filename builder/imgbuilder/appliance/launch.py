@@ -19,16 +19,13 @@ from imgbuilder.appliance.accelerator import (
     hypervisor_name,
     remember_broken,
 )
-from imgbuilder.appliance.attached import ScsiAddress, hide_script, read_places, show_script
 from imgbuilder.appliance.binding import Binding, find_binding
-from imgbuilder.appliance.calls import LONG, is_utf8
-from imgbuilder.appliance.connection import Connection
+from imgbuilder.appliance.connection import LONG, Connection, is_utf8
 from imgbuilder.appliance.guestcommands import GuestCommands
 from imgbuilder.appliance.instant.resume import PROGRAM, Instant, Job
-from imgbuilder.appliance.instant.settings import InstantMode, instant_mode, state_folder
-from imgbuilder.appliance.instant.store import StateStore
+from imgbuilder.appliance.instant.store import InstantMode, StateStore, instant_mode, state_folder
 from imgbuilder.appliance.options import ApplianceOptions, Attachment
-from imgbuilder.appliance.storage import Storage
+from imgbuilder.appliance.storage import ScsiAddress, Storage, hide_script, read_places, show_script
 from imgbuilder.errors import (
     ApplianceError,
     ApplianceSilentError,
@@ -37,7 +34,7 @@ from imgbuilder.errors import (
     UsageError,
 )
 from imgbuilder.events import Reporter, debug, ignore
-from imgbuilder.host import imagelocks, paths, process, socketdirs
+from imgbuilder.host import imagelocks, paths, privatefolder, process
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.privatefolder import private_folder, scratch_folder
 
@@ -166,7 +163,7 @@ def _hypervisor_program() -> str | None:
 def _hypervisor(folders: _Folders, interpreter: Path, job: Job | None) -> Path | None:
     """Write a wrapper that lets the kernel end the hypervisor with the worker (docs/threat-model.md, F16).
 
-    It also claims the folder of root's sockets (``imgbuilder.host.socketdirs``).
+    It also claims the folder of root's sockets (``imgbuilder.host.privatefolder``).
 
     With a job, the command that starts the machine goes to the program that may resume it instead. All other
     commands only query the hypervisor's capabilities.
@@ -191,10 +188,11 @@ def _hypervisor(folders: _Folders, interpreter: Path, job: Job | None) -> Path |
 
 def _list_socket_dirs(runtime: Path) -> str:
     """Return shell code that lists the folder of the sockets in the hypervisor's arguments."""
+    listed = shlex.quote(str(runtime / privatefolder.LIST))
     return (
-        f"for word; do case $word in *path={socketdirs.SHORT}/libguestfs??????/guestfsd.sock*)\n"
+        f"for word; do case $word in *path={privatefolder.SHORT}/libguestfs??????/guestfsd.sock*)\n"
         "word=${word#*path=}\n"
-        f"printf '%s\\n' \"${{word%%/guestfsd.sock*}}\" >>{shlex.quote(str(runtime / socketdirs.LIST))};;\n"
+        f"printf '%s\\n' \"${{word%%/guestfsd.sock*}}\" >>{listed};;\n"
         "esac; done\n"
     )
 

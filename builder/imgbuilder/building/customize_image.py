@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
-from imgbuilder.building.localdisk import check_disk
+from imgbuilder.building import target
+from imgbuilder.building.preflight import check_disk
 from imgbuilder.building.target import find_file_target
 from imgbuilder.customize import run as customization
 from imgbuilder.customize import sysprep
@@ -18,7 +19,6 @@ from imgbuilder.customize.failure import FailureHandler, OnError
 from imgbuilder.customize.firstboot import FirstbootReport, read_firstboot
 from imgbuilder.customize.network import guest_proxies, host_proxies
 from imgbuilder.customize.operation import Operation
-from imgbuilder.disk import blockdevice
 from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import GuestError, OperationError, UsageError
 from imgbuilder.events import Reporter, Step
@@ -162,7 +162,7 @@ def _claim_device(disk: Attachment, stack: contextlib.ExitStack) -> None:
     if disk.readonly:
         stack.enter_context(imagelocks.held(disk.path))
     else:
-        imagelocks.release(stack.enter_context(blockdevice.claim(disk.path)))  # the appliance writes to it
+        imagelocks.release(stack.enter_context(target.claim(disk.path)))  # the appliance writes to it
 
 
 @contextlib.contextmanager

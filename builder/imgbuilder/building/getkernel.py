@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
-from imgbuilder.building.localdisk import check_disk
+from imgbuilder.building.preflight import check_disk
 from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import GuestError, UsageError
 from imgbuilder.events import Reporter, debug

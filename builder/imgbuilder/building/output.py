@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from imgbuilder.building import target
 from imgbuilder.building.plan import BuildPlan, OutputImage
-from imgbuilder.disk import blockdevice, diskimage, partition
+from imgbuilder.disk import diskimage, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.errors import DiskError, PybuilderError
 from imgbuilder.events import Reporter, Step, debug
@@ -78,7 +79,7 @@ def open_output(
     image = plan.image
     if image.target.device is not None:
         with (
-            blockdevice.claim(image.target.path) as device,
+            target.claim(image.target.path) as device,
             private_folder(scratch_folder(image)) as folder,
         ):
             device_writer = _DeviceWriter(image, folder / "overlay.qcow2", on_event)

@@ -1,13 +1,20 @@
-"""Decides how to build, and refuses what cannot work, before anything is downloaded."""
+"""Decides how to build, and refuses what cannot work, before anything is downloaded.
+
+A disk that the user names is judged like a template before QEMU sees it: an image from another person can
+name files of this host just as well (``docs/threat-model.md`` T13).
+"""
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from errno import ENOENT
 from pathlib import Path
 
 from imgbuilder.appliance import Attachment
-from imgbuilder.appliance.instant.settings import instant_mode
-from imgbuilder.building.localdisk import check_disk
+from imgbuilder.appliance.instant.store import instant_mode
 from imgbuilder.building.plan import BuildPlan, OutputImage, TemplateFacts, make_plan
 from imgbuilder.building.request import BuildRequest, NetworkMode
 from imgbuilder.building.target import find_target
@@ -15,11 +22,13 @@ from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.templates import files_of, usable
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.customize import run as customization
-from imgbuilder.disk.diskimage import OutputFormat, parse_format
-from imgbuilder.errors import UsageError
+from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
+from imgbuilder.disk.imageheader import check_own
+from imgbuilder.disk.qcow2 import Role
+from imgbuilder.errors import DiskError, UsageError
 from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.router import offline_error, will_ask
-from imgbuilder.host import arch, paths, sparse, workspace
+from imgbuilder.host import arch, imagelocks, paths, sparse, workspace
 from imgbuilder.services import Services
 from imgindex.fields import deprecation_notice
 
@@ -151,3 +160,62 @@ def _check_image_space(image: OutputImage, facts: TemplateFacts) -> None:
     packed = min((facts.compressed_size or 0) * 9 // 10, facts.size)
     needed = packed if facts.used is None else facts.used
     workspace.check_space(image.target.path.parent, needed, "the image")
+
+
+_SECTOR = 512
+
+
+def check_disk(
+    disk: Attachment, role: Role = Role.OWN, *, backing: Sequence[Path] = (), in_use: bool = True
+) -> Attachment:
+    """Check a disk and its header; return it with its format and the images that it lies over.
+
+    Args:
+        disk: The disk. Without a format, the header decides it; a block device is raw.
+        role: ``Role.GUEST`` for a disk of the guest, ``Role.OWN`` for any other.
+        backing: Images that it may lie over.
+        in_use: Whether to refuse a disk that another program uses. That is not needed where only the
+            header is read.
+
+    Raises:
+        UsageError: It does not exist, may not be opened, or is not a disk.
+        DiskError: It refers to other files, is damaged, its format is ambiguous, or another program uses it.
+    """
+    status = _status(disk)
+    block = stat.S_ISBLK(status.st_mode)
+    # QEMU looks for a backing file with a relative name next to the name that it opens, not next to a link.
+    path = disk.path.absolute() if block else disk.path.resolve()
+    if in_use:
+        imagelocks.refuse_if_in_use(path, changing=not disk.readonly)
+    found, below = check_own(path, disk.format, role, backing=backing)
+    if block and disk.format is None and found != DiskFormat.RAW:
+        raise DiskError(
+            f"{path} is a block device that holds a {found} image",
+            hint=f"name the format: {found}, or raw if the disk itself is meant",
+        )
+    size = status.st_size
+    is_raw = disk.format is None and found == DiskFormat.RAW and not block
+    if role is Role.OWN and is_raw and (size % _SECTOR or not size):
+        raise UsageError(
+            f"{path} is not a disk image: its size of {size} bytes is not a multiple of {_SECTOR}",
+            hint="give a disk image; if it is a raw one that was cut off, name its format",
+        )
+    for image in below:
+        imagelocks.refuse_if_in_use(image, changing=False)
+    return replace(disk, path=path, format=DiskFormat(found), backing=below)
+
+
+def _status(disk: Attachment) -> os.stat_result:
+    path = disk.path
+    try:
+        status = path.stat()
+    except OSError as error:
+        hint = "check its name, or build it: pybuilder TEMPLATE -o IMAGE" if error.errno == ENOENT else None
+        raise UsageError(f"{path}: {error.strerror}", hint=hint) from error
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+        raise UsageError(f"{path} is not a disk image: it is neither a file nor a block device")
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"{path} cannot be read", hint="check its permissions")
+    if not disk.readonly and not os.access(path, os.W_OK):
+        raise UsageError(f"{path} cannot be written", hint="check its permissions, or use --dry-run")
+    return status

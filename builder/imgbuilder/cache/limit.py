@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgbuilder.appliance.instant.settings import state_folder
-from imgbuilder.appliance.instant.store import KeptState, StateStore
+from imgbuilder.appliance.instant.store import KeptState, StateStore, state_folder
 from imgbuilder.cache.folder import CacheFolder, is_digest
 from imgbuilder.cache.records import has_content, open_own, read_record, record_path
 from imgbuilder.errors import WorkspaceError

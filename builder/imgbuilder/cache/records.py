@@ -10,9 +10,8 @@ import contextlib
 import os
 from pathlib import Path
 
-from imgbuilder.cache.digest import content_digest
 from imgbuilder.errors import WorkspaceError
-from imgbuilder.host.hashing import Fingerprint
+from imgbuilder.host.hashing import Fingerprint, content_digest
 from imgindex.files import open_regular, read_json, write_json
 
 _VERSION = 1

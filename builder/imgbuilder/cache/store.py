@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from imgbuilder.appliance.instant.settings import state_folder
-from imgbuilder.appliance.instant.store import StateStore
+from imgbuilder.appliance.instant.store import StateStore, state_folder
 from imgbuilder.cache.disks import Disks
 from imgbuilder.cache.folder import CacheFolder
 from imgbuilder.cache.limit import default_limit, free_space, kept_files, remove_file, shrink, verify

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from imgbuilder.cache.digest import HashingFile
 from imgbuilder.cache.folder import CacheFolder
 from imgbuilder.cache.limit import remove_file
 from imgbuilder.cache.partial import PartialFile, discard, partial_file
@@ -25,7 +24,7 @@ from imgbuilder.fetch.local import fetch_local
 from imgbuilder.fetch.router import will_ask
 from imgbuilder.fetch.transfer import BETWEEN_TWO_VERSIONS, Download, Fetcher, download_verified
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, INSIDE, template_url
-from imgbuilder.host.hashing import hash_stream
+from imgbuilder.host.hashing import HashingFile, hash_stream
 from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.host.process import find_program
 from imgbuilder.sizes import human_size

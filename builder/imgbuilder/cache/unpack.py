@@ -15,12 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
-from imgbuilder.cache.digest import PIECE, ContentDigest
 from imgbuilder.disk.imageheader import UNNAMED, check_image
 from imgbuilder.disk.magic import packing_of
 from imgbuilder.errors import DiskError, ProgramKilledError, RepositoryError, ToolError, WorkspaceError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, ignore
 from imgbuilder.host import process
+from imgbuilder.host.hashing import PIECE, ContentDigest
 from imgbuilder.host.sparse import SparseWriter
 from imgbuilder.sizes import human_size
 from imgindex.files import open_empty

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import click
 
-from imgbuilder.appliance.instant.settings import state_folder
-from imgbuilder.appliance.instant.store import StateStore
+from imgbuilder.appliance.instant.store import StateStore, state_folder
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.templates import files_of, for_everybody
 from imgbuilder.catalog.bundles import BundledTemplate, check_name, write_bundle

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgbuilder.cli.getopt import OTHER, GetoptCommand, Option
-from imgbuilder.customize.commands_file import written_commands
 from imgbuilder.customize.operation import Operation
-from imgbuilder.customize.registry import Written, all_operations, written_argument
+from imgbuilder.customize.registry import Written, all_operations, written_argument, written_commands
 from imgbuilder.errors import UsageError
 
 if TYPE_CHECKING:

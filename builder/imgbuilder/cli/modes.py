@@ -167,7 +167,7 @@ def _image_and_target(call: Call) -> tuple[Path, Path | None]:
 
 def _machine(call: Call, image: Path, place: Path) -> Machine:
     from imgbuilder.appliance import Attachment
-    from imgbuilder.building.localdisk import check_disk
+    from imgbuilder.building.preflight import check_disk
     from imgbuilder.disk.imageheader import check_other
 
     options, wanted = call.options, call.values.format

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imgbuilder.customize.passwordhash import Crypto
+from imgbuilder.customize.passwords import Crypto
 from imgbuilder.customize.secrecy import Mask, proxy_passwords
 from imgbuilder.events import Reporter, ignore
-from imgbuilder.guests.osrelease import read_os_release
 from imgbuilder.guests.ports import Guest
+from imgbuilder.guests.roots import read_os_release
 from imgbuilder.host.text import one_line, without_controls
 
 _LONGEST_NAME = 100

@@ -2,6 +2,11 @@
 
 A row of the table makes the command-line option, the command of commands files, the operation in recipes, the
 help and the manual's section.
+
+A commands file (``--commands-from-file``) has virt-builder's format: each line is a customization option
+without its dashes, and its argument. The first space separates; blanks at the end belong to the argument.
+A backslash at the end of a line joins it with the next one, and the line break stays in the argument. Empty
+lines and those that begin with ``#`` do not count, and Windows line ends are accepted.
 """
 
 from __future__ import annotations
@@ -9,13 +14,15 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
 from imgbuilder.customize.argforms import ArgumentForm, ArgumentPart, Raw
 from imgbuilder.customize.operation import FieldError, Operation, Phase, name_option
+from imgbuilder.customize.values import read_given
 from imgbuilder.errors import UsageError
 
 _MODULES = (
@@ -199,3 +206,47 @@ def written_argument(keyword: str, text: str, where: str = "") -> Written:
 def at_place(where: str, error: UsageError) -> UsageError:
     """Return the error with a place in front."""
     return UsageError(f"{where}: {error.message}" if where else error.message, hint=error.hint)
+
+
+KEYWORD = "commands-from-file"
+
+_LARGEST = 4 * 1024 * 1024
+"""Largest commands file in bytes."""
+
+
+def written_commands(path: Path) -> list[Written]:
+    """Read a commands file, without reading the files that it names; errors name file and line."""
+    content = read_given(path, f"--{KEYWORD}:", lambda file: file.read(_LARGEST + 1))
+    if len(content) > _LARGEST:
+        raise UsageError(f"--{KEYWORD}: {path} is larger than {_LARGEST} bytes")
+    text = content.decode(errors="surrogateescape")
+    return [_parse(path, number, line) for number, line in _logical_lines(text)]
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the joined lines that count, each with the 1-based number of its first line."""
+    joined: list[str] = []
+    start = 1
+    lines = text.split("\n")
+    for number, raw in enumerate(lines, start=1):
+        line = raw.removesuffix("\r")
+        if not joined:
+            start = number
+        if line.endswith("\\") and number < len(lines):
+            joined.append(line[:-1])
+            continue
+        logical = "\n".join([*joined, line]).lstrip()
+        joined = []
+        if logical and not logical.startswith("#"):
+            yield start, logical
+
+
+def _parse(path: Path, number: int, line: str) -> Written:
+    keyword, _space, argument = line.partition(" ")
+    where = f"{path}: line {number}"
+    if keyword == KEYWORD:
+        raise UsageError(f"{where}: a commands file cannot include another one")
+    if keyword not in all_operations():
+        hint = "write it without dashes" if keyword.startswith("--") else "use customization options only"
+        raise UsageError(f"{where}: command {keyword[:80]!r} not valid", hint=hint)
+    return written_argument(keyword, argument, where)

@@ -18,8 +18,7 @@ from imgbuilder.customize.ops.system import (
     SelinuxRelabelExclude,
     has_selinux,
 )
-from imgbuilder.customize.passwordhash import Crypto
-from imgbuilder.customize.passwords import PasswordSelector, PasswordSource, random_password
+from imgbuilder.customize.passwords import Crypto, PasswordSelector, PasswordSource, random_password
 from imgbuilder.customize.registry import spec_of
 from imgbuilder.customize.secrecy import Mask, proxy_passwords
 from imgbuilder.customize.sysprep import set_machine_id, set_random_seed

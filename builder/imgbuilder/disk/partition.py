@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgbuilder.disk import content, diskimage, skeleton
+from imgbuilder.disk import diskimage, magic, skeleton
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.skeleton import SECTOR, Geometry
 from imgbuilder.errors import DiskError, ToolError
@@ -120,11 +120,11 @@ def read_table(image: Path, image_format: DiskFormat) -> PartitionTable | None:
         DiskError: sfdisk is missing, or the table is damaged.
     """
     head = diskimage.read_range(image, image_format, 0, 4 * _LARGE_SECTOR)
-    if content.recognise(head) is content.Content.NTFS:
+    if magic.recognise(head) is magic.Content.NTFS:
         return None  # its first sector looks like an empty MBR
     large = head[_LARGE_SECTOR:].startswith(_GPT_HEADER) and not head[SECTOR:].startswith(_GPT_HEADER)
     table = _read_table(image, image_format, _LARGE_SECTOR if large else SECTOR)
-    if table is None or (not table.partitions and content.recognise(head) is not None):
+    if table is None or (not table.partitions and magic.recognise(head) is not None):
         return None
     if table.label == MBR and _has_large_sectors(image, image_format, table):
         return _read_table(image, image_format, _LARGE_SECTOR)
@@ -287,7 +287,7 @@ def _has_large_sectors(image: Path, image_format: DiskFormat, table: PartitionTa
                 record = diskimage.read_range(image, image_format, place, SECTOR)
                 found = record[-2:] == b"\x55\xaa"
             else:
-                found = content.at(image, image_format, place, part.end * size) is not None
+                found = magic.content_at(image, image_format, place, part.end * size) is not None
             if found:
                 return size == _LARGE_SECTOR
     return False

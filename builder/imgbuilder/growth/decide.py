@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgbuilder.disk import content, partition, tablegrowth
-from imgbuilder.disk.content import Content
+from imgbuilder.disk import magic, partition, tablegrowth
 from imgbuilder.disk.devicenames import parse_device_name
 from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk.magic import Content
 from imgbuilder.disk.partition import GPT, MBR, Partition, PartitionTable
 from imgbuilder.errors import GuestError, NotYetError
 from imgbuilder.sizes import human_size
@@ -113,7 +113,7 @@ def check_growable(
         name = f"partition {number}"
         if end > total:
             raise GuestError(f"{name} reaches beyond the end of the template's disk", hint=_PUBLISHER)
-    head = content.read_head(disk, disk_format, start, end)
+    head = magic.read_head(disk, disk_format, start, end)
     found = _check_content(name, head, expand)
     if lvexpand is not None and found not in _LAYERS:
         raise NotYetError(
@@ -129,7 +129,7 @@ def check_growable(
         found,
         lvexpand,
         is_named=expand is not None or lvexpand is not None,
-        needs_check=found is Content.EXT and content.ext_asks_for_check(head),
+        needs_check=found is Content.EXT and magic.ext_asks_for_check(head),
     )
 
 
@@ -204,7 +204,7 @@ def _check_place(table: PartitionTable, number: int, size: int) -> Partition:
 
 
 def _check_content(name: str, head: bytes, expand: str | None) -> Content:
-    found = content.recognise(head)
+    found = magic.recognise(head)
     if found is not None and found in (GROWABLE if expand is not None else _ROOTS):
         return found
     what = "unknown content" if found is None else _WORDS[found]

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from imgbuilder.disk.content import Content
 from imgbuilder.disk.devicenames import on_only_disk, same_device
+from imgbuilder.disk.magic import Content
 from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Reporter, warn

@@ -9,9 +9,8 @@ from __future__ import annotations
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Reporter, Step, debug
 from imgbuilder.guests.mounting import Missing, inspect_mount_points
-from imgbuilder.guests.osrelease import has_os_release
 from imgbuilder.guests.ports import Appliance, Guest
-from imgbuilder.guests.roots import NO_FILES, mounted_read_only
+from imgbuilder.guests.roots import NO_FILES, has_os_release, mounted_read_only
 from imgbuilder.guests.unlocking import encrypted_devices
 from imgrepo.images.scan import SourceImage
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.errors import GuestError
 from imgbuilder.events import Reporter, Step
-from imgbuilder.guests.osrelease import read_os_release
 from imgbuilder.guests.ports import Appliance, Guest
+from imgbuilder.guests.roots import read_os_release
 from imgrepo.contents import databases
 from imgrepo.contents.mounting import mount_by_inspection, mount_root
 from imgrepo.images.osfacts import display_name

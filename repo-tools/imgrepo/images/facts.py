@@ -24,9 +24,8 @@ from imgbuilder.disk.devicenames import appliance_disk, parse_device_name
 from imgbuilder.disk.partition import read_table
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError, PybuilderError
 from imgbuilder.events import Reporter, Step, debug
-from imgbuilder.guests.osrelease import has_os_release, read_os_release
 from imgbuilder.guests.ports import Appliance
-from imgbuilder.guests.roots import NO_FILES, mounted_read_only
+from imgbuilder.guests.roots import NO_FILES, has_os_release, mounted_read_only, read_os_release
 from imgrepo.images.compress import ImageCopy
 from imgrepo.images.osfacts import display_name, elf_arch, osinfo_id
 from imgrepo.images.scan import SourceImage

@@ -19,9 +19,8 @@ from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.customize import sysprep
 from imgbuilder.errors import ApplianceError, GuestCallError, GuestError
 from imgbuilder.events import Reporter, Step, debug
-from imgbuilder.guests.osrelease import has_os_release
 from imgbuilder.guests.ports import Appliance, Guest
-from imgbuilder.guests.roots import NO_FILES, mounted_read_only
+from imgbuilder.guests.roots import NO_FILES, has_os_release, mounted_read_only
 from imgbuilder.host.text import printable
 from imgrepo.contents.mounting import mount_by_inspection, mount_root, read_text
 from imgrepo.images.facts import give_back

@@ -10,7 +10,7 @@ import re
 import time
 from typing import NamedTuple
 
-from imgbuilder.customize.passwordhash import can_try, matches
+from imgbuilder.customize.passwords import can_try, matches
 from imgbuilder.host.text import printable
 from imgrepo.library.records import Account, PasswordState
 

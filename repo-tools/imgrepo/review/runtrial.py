@@ -20,8 +20,8 @@ from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.process import Popen
 from imgbuilder.host.text import printable
 from imgbuilder.host.workspace import explain
-from imgbuilder.machine.headless import find_firmware
 from imgbuilder.machine.model import Machine, board
+from imgrepo.bootcheck.hypervisor import find_firmware
 from imgrepo.images.scan import SourceImage, check_unchanged
 
 _START = 60.0

@@ -65,7 +65,7 @@ tested."""
 _ROOT = re.compile(r"file=(?P<path>/[^,]+),snapshot=on,id=appliance,cache=unsafe,if=none,format=raw")
 _DISK = re.compile(r"(?=.*,id=hd\d+,if=none$)(?=.*,cache=(unsafe|writeback),).*")
 _MACHINES = ("x86_64", "aarch64")
-"""Architectures with a known number of the ioctl that renews the random numbers (``guestside``)."""
+"""Architectures with a known number of the ioctl that renews the random numbers (``save``)."""
 
 
 class Shape(NamedTuple):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from imgbuilder.appliance.connection import Connection
-from imgbuilder.appliance.instant import guestside, program, save
+from imgbuilder.appliance.instant import program, save
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.appliance.options import Attachment
 from imgbuilder.errors import ApplianceError, PybuilderError
@@ -128,7 +128,7 @@ class Instant:
     def _greet(self, connection: Connection, key: str, disks: Sequence[Attachment]) -> None:
         """Give a resumed appliance fresh random numbers, the time and its disks, and check them."""
         recorded = frozenset((self.store.root / key / program.DRAWS).read_text().split())
-        if len(recorded) != guestside.CHAIN:
+        if len(recorded) != save.CHAIN:
             raise ApplianceError("its recorded random numbers are damaged")
         entropy = self.runtime / "entropy"
         entropy.touch(mode=0o600)
@@ -138,10 +138,10 @@ class Instant:
             connection.call("debug_upload", str(entropy), _RANDOM_DEVICE, 0o600, limit=_ANSWER_LIMIT)
         finally:
             entropy.unlink()
-        text = connection.call("debug", "sh", [guestside.greeting_script(time.time())], limit=_ANSWER_LIMIT)
-        answer = guestside.read_answer(str(text))
-        guestside.check_draws(answer, recorded)
-        guestside.check_sizes(answer, [_virtual_size(disk) for disk in disks])
+        text = connection.call("debug", "sh", [save.greeting_script(time.time())], limit=_ANSWER_LIMIT)
+        answer = save.read_answer(str(text))
+        save.check_draws(answer, recorded)
+        save.check_sizes(answer, [_virtual_size(disk) for disk in disks])
         # The hypervisor opened the overlay by name after the program had checked it, so check again.
         memory, _record = program.open_state(str(self.store.root / key))
         os.close(memory)

@@ -4,12 +4,14 @@ A state appears complete or not at all: it is written under a temporary name,
 made durable, and renamed. After that it is never changed, and it is renamed
 before it is removed. So readers need no lock: at worst a state disappears
 while they use it, and they boot. Writers hold a lock: there is only one at a
-time, and leftovers of a killed writer can be recognized.
+time, and leftovers of a killed writer can be recognized. ``PYBUILDER_INSTANT`` sets when
+states are used.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import fcntl
 import os
 import re
@@ -17,7 +19,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,8 @@ from imgbuilder.appliance.instant.program import (
     check_private,
     read_mark,
 )
+from imgbuilder.errors import UsageError
+from imgbuilder.host import paths
 from imgbuilder.host.locks import LOCK_NAME, Marker, mark_folder, read_marker
 from imgbuilder.sizes import human_size
 from imgindex.files import make_folder, sync_folder, temporary_file
@@ -239,3 +243,44 @@ class StateStore:
         if marker is not Marker.EMPTY:
             return marker is Marker.OURS
         return all(_OURS.fullmatch(path.name) for path in self.root.iterdir())
+
+
+VARIABLE = "PYBUILDER_INSTANT"
+"""Environment variable that sets the mode."""
+
+
+class InstantMode(enum.Enum):
+    """When appliances are resumed."""
+
+    NEVER = "no"
+    EMULATED = "auto"
+    """Only under emulation, where a boot is slow; long tests were run there."""
+    ALWAYS = "yes"
+    """Also with KVM."""
+
+
+def instant_mode(environ: Mapping[str, str] = os.environ) -> InstantMode:
+    """Return the mode that the environment sets; by default, emulated appliances are resumed.
+
+    Raises:
+        UsageError: The value is not yes, no or auto.
+    """
+    text = environ.get(VARIABLE, "") or InstantMode.EMULATED.value
+    try:
+        return InstantMode(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{VARIABLE}={text} is not a valid value", hint="set it to yes, no or auto"
+        ) from error
+
+
+def state_folder(cache: Path | None) -> Path:
+    """Return the folder of the states.
+
+    Args:
+        cache: The private cache; None for the usual one. Shared caches are not used.
+
+    Raises:
+        UsageError: The usual cache has no known folder.
+    """
+    return (cache if cache is not None else paths.cache_dir()) / FOLDER

@@ -20,8 +20,7 @@ from imgbuilder.customize.accountfiles import (
 )
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.operation import Operation, Phase, read_if_present
-from imgbuilder.customize.passwordhash import Crypto
-from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
+from imgbuilder.customize.passwords import Crypto, PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError
 from imgbuilder.events import warn

@@ -10,8 +10,7 @@ from pathlib import Path
 from imgbuilder.customize import aptsettings, argforms, passwords, secrecy, values
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.operation import Operation, Phase, SettingOperation
-from imgbuilder.customize.passwordhash import Crypto
-from imgbuilder.customize.passwords import parse_crypto
+from imgbuilder.customize.passwords import Crypto, parse_crypto
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import GuestCallError, UsageError
 from imgbuilder.guests.ports import Guest

@@ -1,10 +1,16 @@
-"""The kernel's messages about lost writes; all were seen on real kernels."""
+"""The kernel's messages about lost writes, and the scripts that hide and show attached disks."""
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from imgbuilder.appliance.storage import lost_writes
+from imgbuilder.appliance.launch import LibguestfsAppliance
+from imgbuilder.appliance.storage import ScsiAddress, hide_script, lost_writes, read_places, show_script
+from imgbuilder.errors import GuestCallError, GuestError
 
 LOST = [
     "[   25.6] critical space allocation error, dev sda, sector 45186 op 0x1:(WRITE) flags 0x4000",
@@ -36,3 +42,98 @@ def test_harmless() -> None:
     for line in HARMLESS:
         assert lost_writes(line) is None
     assert lost_writes("\n".join(HARMLESS)) is None
+
+
+class Kernel:
+    """A folder that looks like /sys, with one SCSI host and some disks."""
+
+    def __init__(self, folder: Path, names: dict[int, str]) -> None:
+        self.sys = folder / "sys"
+        self.devices = self.sys / "bus/scsi/devices"
+        for target, name in names.items():
+            (self.devices / f"2:0:{target}:0/block" / name).mkdir(parents=True)
+        (self.sys / "class/scsi_host/host2").mkdir(parents=True)
+
+    def run(self, script: str) -> subprocess.CompletedProcess[str]:
+        """Run a script; udevadm settle does the kernel's part."""
+        settle = (
+            f'udevadm() {{ for file in {self.devices}/*/delete; do [ ! -e "$file" ] || '
+            'rm -r "${file%/delete}"; done; }\n'
+            "lvm() { :; }; mdadm() { :; }; btrfs() { :; }; ldmtool() { :; }\n"
+        )
+        return subprocess.run(
+            ["sh", "-c", settle + script.replace("/sys/", f"{self.sys}/")], capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+
+
+def test_disks_are_hidden_by_their_place_whatever_the_kernel_calls_them(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, {0: "sdb", 1: "sda", 2: "sdd", 3: "sdc"})
+    done = kernel.run(hide_script([1, 2]))
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in kernel.devices.iterdir()) == ["2:0:0:0", "2:0:3:0"]
+    assert read_places(done.stdout, 2) == [ScsiAddress("2", "0 1 0", "sda"), ScsiAddress("2", "0 2 0", "sdd")]
+
+
+@pytest.mark.parametrize("names", [{0: "sda"}, {0: "sda", 1: "sdb/x", 2: "sdc"}])
+def test_a_disk_that_is_not_found_is_an_error(names: dict[int, str], tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, {target: name for target, name in names.items() if "/" not in name})
+    if len(names) > 1:  # a disk that stays, because nothing deletes it
+        (kernel.devices / "2:0:1:0/block/sdb").mkdir(parents=True)
+        (kernel.devices / "2:0:1:0/delete").mkdir()
+    done = kernel.run(hide_script([1]))
+    assert done.returncode != 0
+
+
+def test_disks_come_back_in_the_order_of_their_names(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, {0: "sda"})
+    places = [ScsiAddress("2", "0 1 0", "sdaa"), ScsiAddress("2", "0 2 0", "sdb")]
+    script = show_script(places)
+    assert script.index("0 2 0") < script.index("0 1 0")
+    assert kernel.run(script).returncode != 0, "none came"
+    for target, name in ((1, "sdaa"), (2, "sdb")):
+        (kernel.devices / f"2:0:{target}:0/block" / name).mkdir(parents=True)
+    done = kernel.run(script)
+    assert done.returncode == 0, done.stderr
+    assert (kernel.sys / "class/scsi_host/host2/scan").read_text() == "0 1 0\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "place 2 0 1 0 sda\nplace 2 0 2 0 sdb\n", "place 2 0 1 0 sda;x\n", "no\n"]
+)
+def test_other_answers_are_refused(text: str) -> None:
+    with pytest.raises(GuestError):
+        read_places(text, 1)
+
+
+class Worker:
+    """Answers scripts."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.fails = False
+
+    def call(self, method: str, *args: Any, **_kwargs: Any) -> str:
+        if self.fails:
+            raise GuestCallError("sh: no")
+        script = args[1][0]
+        self.asked.append("hide" if "delete" in script else "show")
+        return "place 2 0 1 0 sdb\n" if "delete" in script else ""
+
+
+def test_the_appliance_hides_and_shows_only_attached_disks(tmp_path: Path) -> None:
+    worker = Worker()
+    opened = LibguestfsAppliance(worker, tmp_path, [1])  # type: ignore[arg-type]
+    for _twice in range(2):
+        opened.hide_attached()
+        opened.hide_attached()
+        opened.show_attached()
+        opened.show_attached()
+    assert worker.asked == ["hide", "show", "hide", "show"]
+    worker.fails = True
+    with pytest.raises(GuestError, match="cannot be hidden") as caught:
+        opened.hide_attached()
+    assert "--attach" in (caught.value.hint or "")
+    none = LibguestfsAppliance(worker, tmp_path)  # type: ignore[arg-type]
+    none.hide_attached()
+    none.show_attached()

@@ -16,8 +16,7 @@ from imgbuilder.building.plan import (
     final_size,
     make_plan,
 )
-from imgbuilder.building.target import OutputTarget
-from imgbuilder.disk.blockdevice import BlockDevice
+from imgbuilder.building.target import BlockDevice, OutputTarget
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_output_format
 from imgbuilder.errors import UsageError
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.appliance.instant.settings import state_folder
-from imgbuilder.appliance.instant.store import StateStore
+from imgbuilder.appliance.instant.store import StateStore, state_folder
 from imgbuilder.cache import records
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgbuilder.cache import templates
-from imgbuilder.cache.digest import PIECE, ContentDigest, content_digest
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
 from imgbuilder.errors import DigestMismatchError, FetchError, FileMissingError
 from imgbuilder.events import Event, Notice, Step
 from imgbuilder.fetch.router import SourceFetcher
+from imgbuilder.host.hashing import PIECE, ContentDigest, content_digest
 from imgindex.model import Entry, ZstdFile
 
 DISK = (b"boot" + os.urandom(50_000)).ljust(3 << 20, b"\0") + b"end".ljust(512, b"\0")

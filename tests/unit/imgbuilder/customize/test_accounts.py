@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from passlib.hash import sha256_crypt, sha512_crypt
 
-from imgbuilder.customize import passwordhash, passwords
+from imgbuilder.customize import passwords
 from imgbuilder.customize.accountfiles import add_keys, find_account, find_number, set_shadow_field
-from imgbuilder.customize.passwordhash import Crypto
-from imgbuilder.customize.passwords import parse_selector
+from imgbuilder.customize.passwords import Crypto, parse_selector
 from imgbuilder.customize.run import customize, validate
 from imgbuilder.errors import OperationError, UsageError
 from imgbuilder.events import Event, Notice, Severity
@@ -50,19 +49,19 @@ def test_the_chosen_hash_is_used() -> None:
     assert sha256_crypt.verify("x", _field(guest.text("/etc/shadow"), "root"))
 
 
-@pytest.mark.skipif(not passwordhash.yescrypt_available(), reason="libcrypt of this host has no yescrypt")
+@pytest.mark.skipif(not passwords.yescrypt_available(), reason="libcrypt of this host has no yescrypt")
 def test_yescrypt_of_the_hosts_libcrypt() -> None:
-    first, second = (passwordhash.hash_password("x", Crypto.YESCRYPT) for _ in range(2))
+    first, second = (passwords.hash_password("x", Crypto.YESCRYPT) for _ in range(2))
     assert first.startswith("$y$")
     assert first != second
-    library = passwordhash._library()
+    library = passwords._library()
     assert library is not None
     assert library.crypt(b"x", first.encode()) == first.encode()
     assert library.crypt(b"y", first.encode()) != first.encode()
 
 
 def test_yescrypt_without_a_library_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passwordhash, "_library", lambda: None)
+    monkeypatch.setattr(passwords, "_library", lambda: None)
     with pytest.raises(UsageError, match="cannot make yescrypt") as caught:
         passwords.parse_crypto("yescrypt")
     assert caught.value.hint == "use sha512"
@@ -146,7 +145,7 @@ def test_other_selectors_are_refused(text: str) -> None:
 
 
 def test_passwords_that_are_not_utf8_are_hashed_as_bytes() -> None:
-    assert sha512_crypt.verify(b"\xff", passwordhash.hash_password("\udcff", Crypto.SHA512))
+    assert sha512_crypt.verify(b"\xff", passwords.hash_password("\udcff", Crypto.SHA512))
 
 
 @pytest.mark.row("Z17")
@@ -341,7 +340,7 @@ def test_a_password_is_looked_for_where_it_was_put(field: str) -> None:
     assert guest.text("/etc/passwd") == passwd
 
 
-@pytest.mark.skipif(not passwordhash.yescrypt_available(), reason="libcrypt of this host has no yescrypt")
+@pytest.mark.skipif(not passwords.yescrypt_available(), reason="libcrypt of this host has no yescrypt")
 @pytest.mark.parametrize(
     ("path", "content", "known"),
     [

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from imgbuilder.customize.context import Family, PackageManager, read_facts
 from imgbuilder.customize.network import check_network, first_apt_host
 from imgbuilder.errors import OperationError
-from imgbuilder.guests.osrelease import parse_os_release
 from imgbuilder.guests.ports import CommandResult
+from imgbuilder.guests.roots import parse_os_release
 from tests.fakes.debianguest import context_of, debian_guest
 from tests.fakes.guest import FakeGuest
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.disk import diskimage
-from imgbuilder.disk.content import HEAD, Content, recognise
 from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk.magic import HEAD, Content, recognise
 from imgbuilder.errors import PybuilderError
 from imgbuilder.growth import decide
 from tests.unit.imgbuilder.disks import BIOS, MIB, add_ext, as_format, by_parted, make_disk, put

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from imgbuilder.disk.content import Content
+from imgbuilder.disk.magic import Content
 from imgbuilder.errors import GuestCallError, GuestError
 from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.growth.decide import Growth

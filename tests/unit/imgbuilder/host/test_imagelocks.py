@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
-from imgbuilder.building.localdisk import check_disk
+from imgbuilder.building.preflight import check_disk
 from imgbuilder.building.target import find_target
 from imgbuilder.cli import customize_main
 from imgbuilder.errors import DiskError, PybuilderError

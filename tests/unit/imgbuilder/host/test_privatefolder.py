@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.errors import WorkspaceError
-from imgbuilder.host import socketdirs
+from imgbuilder.host import privatefolder
 from imgbuilder.host.privatefolder import private_folder, scratch_folder
 
 _HOLD = """
@@ -129,7 +129,7 @@ def sockets() -> Iterator[Path]:
 
 
 def claim(folder: Path, *paths: Path | str) -> None:
-    (folder / socketdirs.LIST).write_text("".join(f"{path}\n" for path in paths))
+    (folder / privatefolder.LIST).write_text("".join(f"{path}\n" for path in paths))
 
 
 def test_what_a_private_folder_claims_goes_with_it(sockets: Path) -> None:

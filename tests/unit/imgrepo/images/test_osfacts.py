@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.guests.osrelease import parse_os_release
+from imgbuilder.guests.roots import parse_os_release
 from imgrepo.images.osfacts import display_name, elf_arch, osinfo_id
 
 

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from passlib.hash import des_crypt, md5_crypt, sha256_crypt, sha512_crypt
 
-from imgbuilder.customize import passwordhash
-from imgbuilder.customize.passwordhash import can_try, matches
+from imgbuilder.customize.passwords import Crypto, can_try, hash_password, matches, yescrypt_available
 from imgrepo.library.records import Account, PasswordState
 from imgrepo.review import passwords
 from imgrepo.review.passwords import Hashed, hint_words, homes, judge_passwords, read_passwords
@@ -56,13 +55,13 @@ def test_passwords_that_are_not_in_the_hints() -> None:
 def test_every_kind_of_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = [sha256_crypt.using(rounds=1000), QUICK, md5_crypt, des_crypt]
     hashes = [(kind.hash("word"), "word") for kind in kinds] + [(BCRYPT, "U*U")]
-    if passwordhash.yescrypt_available():
-        hashes.append((passwordhash.hash_password("word", passwordhash.Crypto.YESCRYPT), "word"))
+    if yescrypt_available():
+        hashes.append((hash_password("word", Crypto.YESCRYPT), "word"))
     for hashed, word in hashes:
         assert matches(word, hashed) is True, hashed
         assert matches("other", hashed) is False, hashed
     # Where the system's libcrypt is another one, passlib knows the commonest.
-    monkeypatch.setattr(passwordhash, "_crypt", lambda _secret, _setting: None)
+    monkeypatch.setattr("imgbuilder.customize.passwords._crypt", lambda _secret, _setting: None)
     assert [matches("word", kind.hash("word")) for kind in kinds] == [True, True, True, None]
     assert matches("other", md5_crypt.hash("word")) is False
 

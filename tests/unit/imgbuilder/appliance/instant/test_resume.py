@@ -14,9 +14,8 @@ from imgbuilder.appliance import ApplianceOptions, Attachment, accelerator
 from imgbuilder.appliance import launch as launching
 from imgbuilder.appliance.accelerator import KvmVerdict
 from imgbuilder.appliance.binding import Binding
-from imgbuilder.appliance.instant import guestside, program, resume, save
-from imgbuilder.appliance.instant.settings import VARIABLE, InstantMode, instant_mode
-from imgbuilder.appliance.instant.store import StateStore
+from imgbuilder.appliance.instant import program, resume, save
+from imgbuilder.appliance.instant.store import VARIABLE, InstantMode, StateStore, instant_mode
 from imgbuilder.errors import ApplianceError, UsageError
 from imgbuilder.events import Event, Notice, Step
 from imgbuilder.host.interrupts import Interrupted
@@ -25,7 +24,7 @@ from tests.fakes import instant_stub
 DISK_SIZE = 8192
 FRESH = "ab" * 32
 OTHER = "cd" * 32
-RECORDED = [f"{number:064x}" for number in range(guestside.CHAIN)]
+RECORDED = [f"{number:064x}" for number in range(save.CHAIN)]
 
 
 class Setup:

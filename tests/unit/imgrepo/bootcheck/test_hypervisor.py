@@ -9,8 +9,8 @@ import pytest
 
 from imgbuilder.disk.diskimage import OutputFormat
 from imgbuilder.errors import ToolError, UsageError
-from imgbuilder.machine.headless import Headless, find_firmware, headless_command
 from imgbuilder.machine.model import BOARDS, Firmware, Machine
+from imgrepo.bootcheck.hypervisor import Headless, find_firmware, headless_command
 
 MACHINE = Machine("web", Path("/images/web, new.qcow2"), OutputFormat.QCOW2, memory=512, processors=2)
 CHECK = Headless("tcg", Path("/run/monitor"))

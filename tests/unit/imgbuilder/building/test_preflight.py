@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance import Attachment
-from imgbuilder.building.localdisk import check_disk
+from imgbuilder.building.preflight import check_disk
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import DiskError, UsageError

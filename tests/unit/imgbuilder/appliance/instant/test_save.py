@@ -1,4 +1,4 @@
-"""The scripts for the appliance, and their valid output."""
+"""The scripts that run in an appliance when it is saved or resumed, and their valid output."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuilder.appliance.instant import guestside
-from imgbuilder.appliance.instant.guestside import Answer, check_draws, check_sizes, read_answer
-from imgbuilder.appliance.instant.save import reseed_interval
+from imgbuilder.appliance.instant import save
+from imgbuilder.appliance.instant.save import Answer, check_draws, check_sizes, read_answer, reseed_interval
 from imgbuilder.errors import ApplianceError
 
 A, B, C = ("ab" * 32, "cd" * 32, "ef" * 32)
 
 
 def test_the_greeting_reseeds_first() -> None:
-    script = guestside.greeting_script(1234.5)
+    script = save.greeting_script(1234.5)
     subprocess.run(["sh", "-n"], input=script, text=True, check=True)
     assert script.index("0x5207") < script.index("sysread") < script.index("date -s @1234.500")
     assert script.splitlines()[:1] == ["set -e"]
-    assert script.splitlines()[1].startswith(guestside.PERL), "nothing else runs before"
+    assert script.splitlines()[1].startswith(save.PERL), "nothing else runs before"
 
 
-@pytest.mark.parametrize("script", [guestside.renew_script(), guestside.record_script()])
+@pytest.mark.parametrize("script", [save.renew_script(), save.record_script()])
 def test_scripts_are_perl(script: str) -> None:
     program = script.partition("'")[2].rstrip("'")
     subprocess.run(["perl", "-c", "-e", program], check=True, capture_output=True)
