@@ -15,7 +15,6 @@ from imgbuilder.cache.templates import files_of, for_everybody
 from imgbuilder.catalog.bundles import BundledTemplate, check_name, write_bundle
 from imgbuilder.catalog.catalog import Offer, Selection
 from imgbuilder.catalog.sources import SourceFormat, trusted_keys
-from imgbuilder.cli.list_mode import show
 from imgbuilder.cli.requests import Call
 from imgbuilder.errors import FetchError, PybuilderError, RepositoryError, UsageError, WorkspaceError
 from imgbuilder.events import Step, warn
@@ -24,6 +23,7 @@ from imgbuilder.host import paths
 from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size
+from imgbuilder.terminal.streams import show
 from imgindex.files import open_regular
 
 

@@ -19,12 +19,12 @@ from imgbuilder.cli.customizing import (
     given_operations,
     given_options,
     refuse_operations,
+    shell_with,
 )
 from imgbuilder.cli.getopt import OTHER, VIRT_CUSTOMIZE, Option, standard, version_option
 from imgbuilder.cli.options import APPLIANCE, BUILD
 from imgbuilder.cli.program import Tools, run_program
 from imgbuilder.cli.requests import appliance_options
-from imgbuilder.cli.rescue import shell_with
 from imgbuilder.customize.failure import OnError
 from imgbuilder.disk.diskimage import DiskFormat, parse_format
 from imgbuilder.errors import UsageError

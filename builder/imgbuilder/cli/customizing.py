@@ -1,4 +1,4 @@
-"""Customization options for click: made from the registry, their order kept.
+"""Customization on the command line: options for click made from the registry, and the shell for failures.
 
 click gathers the values of a repeated option and forgets how options of
 different names followed each other; a guest must be changed in the order that
@@ -7,6 +7,8 @@ the user wrote. So the parser is asked for that order before click uses it.
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +16,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgbuilder.cli.getopt import OTHER, GetoptCommand, Option
+from imgbuilder.customize.commands import preamble_for_shell
+from imgbuilder.customize.context import GuestContext
+from imgbuilder.customize.failure import GuestShell
 from imgbuilder.customize.operation import Operation
 from imgbuilder.customize.registry import Written, all_operations, written_argument, written_commands
-from imgbuilder.errors import UsageError
+from imgbuilder.errors import GuestCallError, OperationError, UsageError
+from imgbuilder.guests.ports import Guest
+from imgbuilder.host.text import printable
+from imgbuilder.terminal.console import ConsoleReporter
 
 if TYPE_CHECKING:
     from imgbuilder.recipe.recipe import Recipe  # few command lines have one
+
 
 CUSTOMIZE = "Customize"
 """Section of the help."""
@@ -257,3 +266,60 @@ def _in_order(values: dict[str, Any], order: list[click.Parameter]) -> Iterator[
             yield name, "", ours
         else:
             yield name, next(queues.setdefault(param.name, iter(values[param.name]))), ours
+
+
+_MARK = "@pybuilder-folder@"
+_WELCOME = """\
+A shell in the guest, as the failed operation left it. Each line runs on its own, without input.
+  exit    end, and remove the image
+  keep    end, and keep the image as it is now"""
+
+
+def shell_with(console: ConsoleReporter) -> GuestShell:
+    """Return the shell that ``--on-error=shell`` opens in a guest whose customization failed.
+
+    libguestfs carries no terminal into the guest, so it works line by line: each line runs in a new shell, in
+    the folder where the last one ended, and its output is shown when it has ended.
+    """
+
+    def shell(guest: Guest, context: GuestContext, error: OperationError) -> bool:
+        console.close()
+        click.echo(printable(error.message), err=True)
+        for line in error.log_tail.split("\n"):
+            click.echo(printable(line), err=True)
+        click.echo(_WELCOME, err=True)
+        return _shell_loop(guest, context)
+
+    return shell
+
+
+def _shell_loop(guest: Guest, context: GuestContext) -> bool:
+    folder = "/"
+    while True:
+        click.echo(printable(f"guest:{folder}# "), nl=False, err=True)
+        line = sys.stdin.readline()
+        word = line.strip()
+        if not line or word == "exit":
+            return False
+        if word == "keep":
+            return True
+        if not word:
+            continue
+        script = f"{preamble_for_shell(context)}cd {shlex.quote(folder)} || cd /\n{line}\n"
+        try:
+            result = guest.sh(
+                f"trap 'status=$?; echo; echo \"{_MARK}$(pwd)\"; exit $status' EXIT\n{script}", patience=None
+            )
+        except GuestCallError as error:
+            click.echo(printable(error.message), err=True)
+            continue
+        output, mark, place = result.output.rpartition(f"\n{_MARK}")
+        if mark:
+            folder = place.strip("\n") or "/"
+        else:
+            output = result.output
+        shown = context.mask.text(output).rstrip("\n")
+        if shown:
+            click.echo("\n".join(printable(part) for part in shown.split("\n")))
+        if result.status != 0:
+            click.echo(f"exit status {result.status}", err=True)

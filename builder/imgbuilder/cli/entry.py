@@ -16,12 +16,33 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgbuilder.cli.list_mode import ListRequest
-    from imgbuilder.services import Settings
+    from imgbuilder.services import Services, Settings
+    from imgbuilder.terminal.console import ConsoleReporter
+    from imgindex.model import Entry
 
 _STARTED = time.monotonic()
 _FLAGS = frozenset({"-l", "--list", "--long", "-q", "--quiet", "--no-check-signature"})
 _OPTIONS = frozenset({"--list-format", "--source", "--fingerprint"})
+
+
+STYLES = ("short", "long", "json", "full")
+"""Values of ``--list-format``."""
+
+
+class ListRequest(NamedTuple):
+    """A request for a list.
+
+    Attributes:
+        name: The only template, or a shell pattern; None for all.
+        arch: The architecture of ``name``.
+        style: One of ``STYLES``.
+        word: A word that the templates must have somewhere; None for all.
+    """
+
+    name: str | None
+    arch: str
+    style: str
+    word: str | None = None
 
 
 class PlainList(NamedTuple):
@@ -47,7 +68,6 @@ def plain_list(arguments: list[str]) -> PlainList | None:
     Returns:
         The request; None for any other command line, right or wrong.
     """
-    from imgbuilder.cli.list_mode import STYLES, ListRequest
     from imgbuilder.host.arch import host_arch  # late, as all that follows: see main
     from imgbuilder.services import Settings
 
@@ -79,6 +99,56 @@ def plain_list(arguments: list[str]) -> PlainList | None:
         check_signature="--no-check-signature" not in flags,
     )
     return PlainList(settings, ListRequest(None, host_arch(), style), bool(flags & {"-q", "--quiet"}))
+
+
+def list_templates(services: Services, reporter: ConsoleReporter, request: ListRequest) -> None:
+    """Print the templates."""
+    from imgbuilder.catalog import listing  # late, as all that is imported here: see main
+    from imgbuilder.errors import UsageError
+    from imgbuilder.terminal.streams import show
+
+    name = request.name
+    if name is not None and not listing.is_pattern(name):
+        catalog = services.catalog(reporter, until=(name, request.arch))
+        entries: tuple[Entry, ...] = (catalog.select(name, request.arch, only_shown=True).entry,)
+    else:
+        catalog = services.catalog(reporter)
+        # Only there can be seen which is which.
+        offers = catalog.every_offer if request.style == "full" else catalog.offers
+        entries = tuple(offer.entry for offer in offers)
+        if name is not None:
+            entries = listing.matching(entries, name)
+        elif request.word is not None:
+            entries = listing.search(entries, request.word)
+        if not entries and (name, request.word) != (None, None):
+            raise UsageError(
+                f"no template fits {name or request.word!r}", hint="to see all templates: pybuilder list"
+            )
+    # As in virt-builder, what was chosen is listed without its source.
+    sources = catalog.sources if (name, request.word) == (None, None) else ()
+    reporter.close()
+    match request.style:
+        case "full":
+            text = listing.full_list(catalog, entries, services.clock())
+        case "json":
+            text = listing.json_list(sources, entries)
+        case "long":
+            text = listing.long_list(sources, entries, listing.preferred_languages(message_locale()))
+        case _:
+            text = listing.short_list(entries)
+    show(text)
+
+
+def message_locale() -> str:
+    """Return the locale for messages; as in virt-builder, a locale that is missing here counts as C."""
+    import locale  # late: only notes have languages
+
+    try:
+        return locale.setlocale(locale.LC_MESSAGES, "")
+    except locale.Error:
+        return "C"
+    finally:
+        locale.setlocale(locale.LC_MESSAGES, "C")  # our own messages, and the system's in them, are English
 
 
 def main() -> None:
@@ -128,7 +198,6 @@ def run(arguments: list[str]) -> int:
 
         gc.enable()
         return full.run(arguments)
-    from imgbuilder.cli.list_mode import list_templates
     from imgbuilder.services import Services
     from imgbuilder.terminal.boundary import run_command
     from imgbuilder.terminal.console import ConsoleReporter

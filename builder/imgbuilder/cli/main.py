@@ -240,16 +240,16 @@ VERBS = (
     _group(
         "source", "Where templates come from.",
         _verb(
-            "add", "Verify a source and add it to your configuration.", "source_modes:add_source", "NAME URL",
+            "add", "Verify a source and add it to your configuration.", "modes:add_source", "NAME URL",
             options=[declared.GPGKEY, *SOURCE_OPTIONS],
         ),
         _verb(
-            "list", "List the sources: who signed each, and when.", "source_modes:list_sources",
+            "list", "List the sources: who signed each, and when.", "modes:list_sources",
             options=[declared.ASK, *SOURCE_OPTIONS],
         ),
         _verb(
             "forget", "Forget the newest index that was accepted of a source.",
-            "source_modes:forget_source", "NAME|URL", options=SOURCE_OPTIONS,
+            "modes:forget_source", "NAME|URL", options=SOURCE_OPTIONS,
         ),
     ),
     _group(

@@ -10,8 +10,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from imgbuilder.cli.entry import STYLES
 from imgbuilder.cli.getopt import OTHER, Option, proposals
-from imgbuilder.cli.list_mode import STYLES
 from imgbuilder.customize.failure import OnError
 from imgbuilder.errors import UsageError
 

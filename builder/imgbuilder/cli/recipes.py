@@ -10,12 +10,12 @@ import click
 from click.core import ParameterSource
 
 from imgbuilder.cli.customizing import ATTACHED, given_options, given_recipe, has_recipe, written_operations
-from imgbuilder.cli.list_mode import show
 from imgbuilder.cli.modes import plan_image
 from imgbuilder.cli.requests import Call
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.fetch.urls import Address
 from imgbuilder.host.workspace import follow
+from imgbuilder.terminal.streams import show
 
 _VALUES = {
     "arch": "arch_", "output": "output", "format": "format_", "compress": "compress", "size": "size",

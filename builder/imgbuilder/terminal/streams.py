@@ -11,7 +11,10 @@ from __future__ import annotations
 import codecs
 import io
 import select
+import sys
 from typing import TYPE_CHECKING, TextIO
+
+from imgbuilder.host.text import printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -51,6 +54,11 @@ def text_output(descriptor: int, name: str, *, like: TextIO | None = None, neede
         newline="\n",
         line_buffering=like.line_buffering if isinstance(like, io.TextIOWrapper) else True,
     )
+
+
+def show(text: str) -> None:
+    """Print a result line by line, made printable: names and notes come from publishers."""
+    sys.stdout.write("\n".join(printable(line) for line in text.split("\n")))
 
 
 class _Output(io.FileIO):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.catalog import addsource
-from imgbuilder.cli import source_modes
+from imgbuilder.cli import modes
 from tests.fakes.commands import Ran
 from tests.fakes.keys import KeyMaker
 from tests.fakes.streams import lxd_tree
@@ -243,7 +243,7 @@ def test_nothing_is_left_of_a_failed_write(
         taken.write_text("[theirs]\n")
         true_write(new)
 
-    monkeypatch.setattr(source_modes, "write_source", late)
+    monkeypatch.setattr(modes, "write_source", late)
     ran = Ran(capsys, "source", "add", "ours", f"{web.url}/index.asc", "--gpgkey", "pub.gpg")
     assert ran.code == 2
     assert files(home) == {"ours.conf": "[theirs]\n"}

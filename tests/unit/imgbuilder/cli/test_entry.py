@@ -12,10 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imgbuilder.cli import entry, list_mode, modes
+from imgbuilder.cli import entry, modes
 from imgbuilder.cli import main as full
-from imgbuilder.cli.entry import plain_list
-from imgbuilder.cli.list_mode import ListRequest
+from imgbuilder.cli.entry import ListRequest, plain_list
 from imgbuilder.services import Services, Settings
 from imgbuilder.terminal.console import ConsoleReporter
 
@@ -124,7 +123,7 @@ def test_the_collector_of_cycles_is_off_for_lists_alone(monkeypatch: pytest.Monk
         return 3
 
     monkeypatch.setattr(full, "run", lambda _words: note("other"))
-    monkeypatch.setattr(list_mode, "list_templates", lambda *_given: note("list"))
+    monkeypatch.setattr(entry, "list_templates", lambda *_given: note("list"))
     try:
         for words in (["doctor"], ["--list", "--no-check-signature"]):
             monkeypatch.setattr(sys, "argv", ["pybuilder", *words])

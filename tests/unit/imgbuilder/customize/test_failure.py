@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from imgbuilder.building.build import build
-from imgbuilder.cli.rescue import shell_with
+from imgbuilder.cli.customizing import shell_with
 from imgbuilder.customize.failure import OnError, keep_log
 from imgbuilder.errors import OperationError
 from imgbuilder.guests.ports import CommandResult, FilesystemUse
