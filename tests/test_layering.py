@@ -35,7 +35,6 @@ ONLY_IN = {
         "imgrepo/library/description.py",
         "imgbuilder/terminal/configuration.py",
         "imgbuilder/recipe/document.py",
-        "imgbuilder/recipe/locate.py",
     },
 }
 """Foreign module -> the files that may import it (for typing alone, any may)."""

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 from imgbuilder.customize.argforms import ArgumentPart, Kind, Raw
 from imgbuilder.customize.registry import Written, all_operations
 from imgbuilder.errors import UsageError
-from imgbuilder.recipe.document import RecipeDocument, nearest
-from imgbuilder.recipe.locate import Key
+from imgbuilder.recipe.document import Key, RecipeDocument, nearest
 from imgbuilder.recipe.recipe import SETTINGS, Recipe, Setting, SettingKind
 from imgbuilder.recipe.variables import NAME, ValueReader, Variable, next_to, resolve
 

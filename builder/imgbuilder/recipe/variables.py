@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgbuilder.errors import UsageError
-from imgbuilder.recipe.document import RecipeDocument, nearest
-from imgbuilder.recipe.locate import Key
+from imgbuilder.recipe.document import Key, RecipeDocument, nearest
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _MARK = re.compile(r"\$\$\{\{|\$\{\{((?:(?!\}\}).)*)(\}\})?", re.DOTALL)

@@ -10,7 +10,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgbuilder.recipe.locate import Key, find_lines
+from imgbuilder.recipe.document import Key, find_lines
 from tests.fakes.fuzz import examples
 
 
