@@ -27,8 +27,7 @@ from imgrepo.library.records import (
     write_contents,
     write_sources,
 )
-from imgrepo.stats.count import Statistics, count_downloads, files_of
-from imgrepo.stats.logs import Request
+from imgrepo.stats import Request, Statistics, count_downloads, files_of
 from imgrepo.webroot.state import read_state
 from tests.unit.imgrepo.repository import Repository, debian, image
 

@@ -16,8 +16,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from imgbuilder.appliance import ApplianceOptions, open_appliance
 from imgbuilder.errors import GuestError
-from imgrepo.contents.packages import list_packages
-from imgrepo.contents.sbom import find_target
+from imgrepo.contents.packages import find_target, list_packages
 from imgrepo.library.records import Package
 from tests.guest.conftest import Person
 

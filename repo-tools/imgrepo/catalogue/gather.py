@@ -33,8 +33,7 @@ from imgrepo.library.approval import Approval, Reviewers, approval_of, read_revi
 from imgrepo.library.description import Description, read_with_digest
 from imgrepo.library.folder import EntryFolder, find_entries
 from imgrepo.services import Services
-from imgrepo.stats.count import Statistics
-from imgrepo.stats.plot import bar_chart
+from imgrepo.stats import Statistics, bar_chart
 from imgrepo.webroot.signing import SIGNED_INDEX, read_served
 from imgrepo.webroot.state import read_state
 

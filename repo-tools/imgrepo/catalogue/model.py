@@ -118,7 +118,7 @@ class Downloads:
         clients: Different clients.
         first: First day of the logs.
         last: Last day of the logs.
-        chart: SVG that ``imgrepo.stats.plot`` drew.
+        chart: SVG that ``imgrepo.stats`` drew.
     """
 
     number: int

@@ -13,18 +13,20 @@ import click
 from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import BOARDS, Firmware
-from imgrepo.bootcheck.check import Checked, check
-from imgrepo.bootcheck.target import BootTarget, Overrides, find_target
+from imgrepo.bootcheck.check import BootTarget, Checked, Overrides, check, find_target
 from imgrepo.cli.options import (
     PATH,
+    Publisher,
+    each,
     examples,
     json_option,
     library_option,
     option_group,
+    pass_publisher,
     quiet_option,
+    show,
     verbose_option,
 )
-from imgrepo.cli.publisher import Publisher, each, pass_publisher, show
 from imgrepo.library.records import Verdict
 
 

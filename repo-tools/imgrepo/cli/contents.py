@@ -14,16 +14,18 @@ from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size
 from imgrepo.cli.options import (
     PATH,
+    Publisher,
     appliance_options,
+    each,
     examples,
     json_option,
     option_group,
+    pass_publisher,
     quiet_option,
     verbose_option,
 )
-from imgrepo.cli.publisher import Publisher, each, pass_publisher
 from imgrepo.contents.diff import compare_lists, read_list
-from imgrepo.contents.sbom import Format, ImageTarget, find_targets, make_sbom
+from imgrepo.contents.packages import Format, ImageTarget, find_targets, make_sbom
 from imgrepo.library.records import ContentsRecord
 from imgrepo.sourcepackages.collect import Collected, SourcesRequest, collect
 from imgrepo.sourcepackages.finding import MAINTAINER_KEYRING, SourceArchives

@@ -15,17 +15,20 @@ from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted
 from imgrepo.cli.options import (
     PATH,
+    Publisher,
     appliance_options,
+    each,
     examples,
     json_option,
     library_option,
+    pass_publisher,
     quiet_option,
     require_option,
     reviewer_options,
     reviewers_option,
+    show,
     verbose_option,
 )
-from imgrepo.cli.publisher import Publisher, each, pass_publisher, show
 from imgrepo.library.approval import approve
 from imgrepo.library.description import DESCRIPTION_NAME
 from imgrepo.library.folder import EntryFolder, chosen_entries, find_entry

@@ -11,7 +11,7 @@ from imgbuilder.errors import UsageError
 from imgbuilder.terminal.console import ConsoleReporter
 from imgindex import __version__
 from imgrepo.cli import boot_check, contents, entry, maintain, make, publish, share, show
-from imgrepo.cli.publisher import PROGRAM, Publisher
+from imgrepo.cli.options import PROGRAM, Publisher
 from imgrepo.services import Services
 
 _SECTIONS: dict[str, tuple[click.Command, ...]] = {

@@ -13,14 +13,16 @@ from imgbuilder.sizes import human_size
 from imgindex.fields import Deprecation
 from imgindex.model import Index
 from imgrepo.cli.options import (
+    Publisher,
     days_option,
     examples,
     grace_option,
+    pass_publisher,
     rotation_options,
+    show,
     signing_options,
     webroot_argument,
 )
-from imgrepo.cli.publisher import Publisher, pass_publisher, show
 from imgrepo.services import Signing
 from imgrepo.webroot import edit, retired
 from imgrepo.webroot.entries import differences

@@ -12,8 +12,16 @@ from imgbuilder.errors import UsageError
 from imgbuilder.events import info
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size, parse_size
-from imgrepo.cli.options import PATH, appliance_options, examples, option_group, quiet_option, verbose_option
-from imgrepo.cli.publisher import Publisher, pass_publisher
+from imgrepo.cli.options import (
+    PATH,
+    Publisher,
+    appliance_options,
+    examples,
+    option_group,
+    pass_publisher,
+    quiet_option,
+    verbose_option,
+)
 from imgrepo.intake.import_image import ImportRequest, import_image
 from imgrepo.intake.proof import TrustOptions
 from imgrepo.template.bootstrap import BootstrapRequest, Mode

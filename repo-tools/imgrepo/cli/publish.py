@@ -14,28 +14,30 @@ from imgbuilder.terminal.console import open_stream
 from imgindex import __version__
 from imgrepo.cli.options import (
     PATH,
+    PROGRAM,
     Cleanup,
+    Publisher,
     appliance_options,
     ask,
     cleanup_options,
     examples,
     option_group,
+    pass_publisher,
     quiet_option,
     require_option,
     reviewers_option,
+    show,
     signing_options,
     trace_option,
     verbose_option,
 )
-from imgrepo.cli.publisher import PROGRAM, Publisher, pass_publisher, show
 from imgrepo.cli.share import endpoint_option, send
 from imgrepo.images.compress import PRESETS
 from imgrepo.publishing.publish import PublishResult, publish
 from imgrepo.publishing.request import Ask, PublishRequest
 from imgrepo.review.results import Requirement
 from imgrepo.services import Signing
-from imgrepo.sharing.target import Place, read_place
-from imgrepo.sharing.upload import UploadRequest
+from imgrepo.sharing.upload import Place, UploadRequest, read_place
 from imgrepo.webroot.entries import differences
 
 _CAPABILITIES = ("virt-builder-repository", "pybuilder-repo", "zstd", "expire", "dry-run")

@@ -9,14 +9,21 @@ import click
 from imgbuilder.events import info
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted
-from imgrepo.cli.options import PATH, Cleanup, cleanup_options, examples, quiet_option, webroot_argument
-from imgrepo.cli.publisher import Publisher, pass_publisher
+from imgrepo.cli.options import (
+    PATH,
+    Cleanup,
+    Publisher,
+    cleanup_options,
+    examples,
+    pass_publisher,
+    quiet_option,
+    webroot_argument,
+)
 from imgrepo.sharing.mirror import MirrorRequest, mirror
 from imgrepo.sharing.rsync import RsyncTarget
 from imgrepo.sharing.s3 import S3Target
 from imgrepo.sharing.serve import PublishedFolderServer
-from imgrepo.sharing.target import Place, Target, read_place
-from imgrepo.sharing.upload import UploadRequest, upload
+from imgrepo.sharing.upload import Place, Target, UploadRequest, read_place, upload
 
 
 @click.command(

@@ -22,20 +22,20 @@ from imgrepo.catalogue.model import CatalogueRequest
 from imgrepo.catalogue.text import link
 from imgrepo.cli.options import (
     PATH,
+    Publisher,
     days_option,
     examples,
     json_option,
+    pass_publisher,
     quiet_option,
     reviewers_option,
+    show,
     verbose_option,
     webroot_argument,
 )
-from imgrepo.cli.publisher import Publisher, pass_publisher, show
 from imgrepo.publishing.status import Status, status_of
 from imgrepo.services import Services
-from imgrepo.stats.count import Statistics, count_downloads, files_of
-from imgrepo.stats.logs import read_log
-from imgrepo.stats.plot import bar_chart
+from imgrepo.stats import Statistics, bar_chart, count_downloads, files_of, read_log
 from imgrepo.webroot.signing import read_served
 from imgrepo.webroot.validate import Compatibility, ValidateRequest, validate
 

@@ -1,8 +1,13 @@
-"""Compares two lists of packages: our own, or any CycloneDX document."""
+"""Compares two lists of packages: our own, or any CycloneDX document.
+
+Versions are compared by the rule of the package manager.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +15,7 @@ from typing import Any, TypeVar
 
 from imgbuilder.errors import RepositoryError, UsageError
 from imgindex.files import open_file
-from imgrepo.contents.versions import compare
+from imgrepo.contents.debcontrol import compare_versions
 from imgrepo.images.scan import FORMATS
 from imgrepo.library.records import CONTENTS_NAME
 
@@ -43,12 +48,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class ChangedPackage:
-    """A package whose version or licences changed.
-
-    Attributes:
-        package: The package now.
-        before: The package before.
-    """
+    """A package whose version or licences changed: as it is now, and as it was before."""
 
     package: Listed
     before: Listed
@@ -74,15 +74,14 @@ class Difference:
     changed: tuple[ChangedPackage, ...] = ()
     licences: tuple[ChangedPackage, ...] = ()
 
+    def _versions(self) -> tuple[tuple[str, tuple[ChangedPackage, ...]], ...]:
+        return ("upgraded", self.upgraded), ("downgraded", self.downgraded), ("changed", self.changed)
+
     def as_lines(self) -> list[str]:
         """Return the differences for people, one package a line."""
         lines = [f"+ {one.name} {one.version}{_of(one)}" for one in self.added]
         lines += [f"- {one.name} {one.version}{_of(one)}" for one in self.removed]
-        for title, changes in (
-            ("upgraded", self.upgraded),
-            ("downgraded", self.downgraded),
-            ("changed", self.changed),
-        ):
+        for title, changes in self._versions():
             lines += [
                 f"{title}: {one.package.name} {one.before.version} -> {one.package.version}{_of(one.package)}"
                 for one in changes
@@ -94,9 +93,7 @@ class Difference:
         counts = (
             (len(self.added), "added"),
             (len(self.removed), "removed"),
-            (len(self.upgraded), "upgraded"),
-            (len(self.downgraded), "downgraded"),
-            (len(self.changed), "changed"),
+            *((len(changes), title) for title, changes in self._versions()),
             (len(self.licences), "with other licences"),
         )
         summary = ", ".join(f"{count} {word}" for count, word in counts if count)
@@ -113,11 +110,7 @@ class Difference:
                     _named(one.package) | {"from": one.before.version, "to": one.package.version}
                     for one in changes
                 ]
-                for title, changes in (
-                    ("upgraded", self.upgraded),
-                    ("downgraded", self.downgraded),
-                    ("changed", self.changed),
-                )
+                for title, changes in self._versions()
             },
             "licences": [
                 _named(one.package) | {"from": list(one.before.licences), "to": list(one.package.licences)}
@@ -241,12 +234,7 @@ def read_list(path: Path) -> tuple[Listed, ...]:
 
 
 def parse_list(data: bytes, *, where: str) -> tuple[Listed, ...]:
-    """Read the bytes of a list of packages.
-
-    Args:
-        data: The bytes.
-        where: Names them in messages.
-    """
+    """Read the bytes of a list of packages; ``where`` names them in messages."""
     try:
         fields = json.loads(data)
         if fields.get("bomFormat") == "CycloneDX":
@@ -294,3 +282,104 @@ def _licences(items: Any) -> Iterator[str]:  # noqa: ANN401 - json's own
         name = item.get("expression") or licence.get("id") or licence.get("name")
         if name:
             yield str(name)
+
+
+_RPM_PIECES = re.compile(r"[0-9]+|[A-Za-z]+|~|\^")
+_APK = re.compile(
+    r"(?P<numbers>[0-9]+(?:\.[0-9]+)*)(?P<letter>[a-z]?)(?P<suffixes>(?:_[a-z]+[0-9]*)*)"
+    r"(?:~(?P<hash>[0-9a-f]+))?(?:-r(?P<revision>[0-9]+))?"
+)
+_APK_SUFFIXES = {"alpha": -4, "beta": -3, "pre": -2, "rc": -1, "cvs": 1, "svn": 2, "git": 3, "hg": 4, "p": 5}
+
+
+def compare(manager: str, left: str, right: str) -> int:
+    """Compare two versions by the rule of ``dpkg``, ``rpm`` or ``apk``; return less than 0, 0, or more.
+
+    Raises:
+        RepositoryError: One of them is not a version, or the manager is not known.
+    """
+    match manager:
+        case "dpkg":
+            return compare_versions(left, right)
+        case "rpm":
+            return _compare_rpm(left, right)
+        case "apk":
+            return _compare_apk(left, right)
+    raise RepositoryError(f"the order of versions of {manager} is not known")
+
+
+def _compare_rpm(left: str, right: str) -> int:
+    """Compare ``EPOCH:VERSION-RELEASE`` (rpm-version(7)); no epoch is 0."""
+    for first, second in zip(_evr(left), _evr(right), strict=True):
+        order = rpmvercmp(first, second)
+        if order:
+            return order
+    return 0
+
+
+def _evr(text: str) -> tuple[str, str, str]:
+    epoch, colon, rest = text.partition(":")
+    if not colon or not epoch.isdigit():
+        epoch, rest = "0", text
+    version, dash, release = rest.rpartition("-")
+    return epoch, (version if dash else rest), (release if dash else "")
+
+
+def rpmvercmp(left: str, right: str) -> int:
+    """Compare two parts of a version as rpm does (rpm-version(7)).
+
+    Pieces of digits and of letters are compared in turn. Other characters only separate them, except that a
+    tilde sorts before the end, and a caret after the end but before everything else.
+    """
+    for first, second in itertools.zip_longest(_RPM_PIECES.findall(left), _RPM_PIECES.findall(right)):
+        if first == second:
+            continue
+        order = _compare_pieces(first, second)
+        if order:
+            return order
+    return 0
+
+
+def _compare_pieces(first: str | None, second: str | None) -> int:
+    for mark, sign in (("~", -1), ("^", 1)):
+        if first == mark or second == mark:
+            if mark == "^" and None not in (first, second):
+                sign = -1  # a caret is newer than the end, and older than any further piece
+            return sign if first == mark else -sign
+    if first is None or second is None:
+        return -1 if first is None else 1
+    if first.isdigit() != second.isdigit():
+        return 1 if first.isdigit() else -1
+    if first.isdigit():
+        one, two = _number(first), _number(second)
+        return (one > two) - (one < two)
+    return (first > second) - (first < second)
+
+
+def _number(digits: str) -> tuple[int, str]:
+    """Return the sort key of a number, without int(), which refuses very long ones."""
+    plain = digits.lstrip("0")
+    return len(plain), plain
+
+
+def _compare_apk(left: str, right: str) -> int:
+    first, second = _apk_key(left), _apk_key(right)
+    return (first > second) - (first < second)
+
+
+def _apk_key(text: str) -> tuple[object, ...]:
+    """Return the sort key of a version of Alpine (apk-package(5))."""
+    match = _APK.fullmatch(text)
+    if match is None:
+        raise RepositoryError(f"{text[:60]!r} is not a version of a package of Alpine")
+    first, *others = match["numbers"].split(".")
+    # After the first, a number with a leading zero is compared as a fraction, and before the others.
+    parts = [(1, _number(first))]
+    parts += [(0, (0, one)) if one[0] == "0" and one != "0" else (1, _number(one)) for one in others]
+    suffixes = []
+    for name, number in re.findall(r"_([a-z]+)([0-9]*)", match["suffixes"]):
+        if name not in _APK_SUFFIXES:
+            raise RepositoryError(f"{text[:60]!r} is not a version of a package of Alpine")
+        suffixes.append((_APK_SUFFIXES[name], _number(number)))
+    # The end sorts after _rc, and before _p.
+    return tuple(parts), match["letter"], (*suffixes, (0, (0, ""))), _number(match["revision"] or "")

@@ -25,11 +25,10 @@ from imgbuilder.host.locks import exclusive
 from imgbuilder.host.workspace import explain, new_file
 from imgindex.files import open_file, sync_folder
 from imgrepo.images.scan import FORMATS, SourceImage, is_stem, measure
-from imgrepo.intake.checksums import Digests, name_in, template_name
-from imgrepo.intake.proof import ImageProof, TrustOptions, prove
+from imgrepo.intake.proof import Digests, ImageProof, TrustOptions, name_in, prove, template_name
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
-from imgrepo.webroot.draft import sidecar_of
+from imgrepo.webroot.entries import sidecar_of
 
 _LARGEST = 64 << 30
 """Size limit of a download in bytes: a server must not fill the disk."""

@@ -21,7 +21,7 @@ from imgrepo.library.folder import image_path
 from imgrepo.publishing.request import PublishRequest
 from imgrepo.publishing.steps import PublishRun
 from imgrepo.services import Services
-from imgrepo.webroot.draft import read_draft
+from imgrepo.webroot.entries import read_draft
 from imgrepo.webroot.retired import retire, served_files
 from imgrepo.webroot.signing import PLAIN_INDEX, SIGNED_INDEX, IndexSigner, PublishedIndex
 from imgrepo.webroot.state import Published, write_state

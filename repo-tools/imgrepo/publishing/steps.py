@@ -15,13 +15,13 @@ from imgindex.model import Entry, Index
 from imgrepo.images.compress import ImageCopy, copy_image, hash_image, space_needed
 from imgrepo.images.facts import ImageFacts, NoSystemError, examine
 from imgrepo.images.scan import SourceImage, measure
-from imgrepo.library.approval import read_reviewers
-from imgrepo.publishing.eligibility import Eligibility
+from imgrepo.library.approval import Reviewers, read_reviewers
+from imgrepo.library.folder import described, find_images
 from imgrepo.publishing.pack import Candidate, Packer, planned_entry
 from imgrepo.publishing.request import PublishRequest, ask_about
+from imgrepo.review.check import not_an_entry, unmet
 from imgrepo.services import Services
-from imgrepo.webroot.draft import sidecar_entries
-from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, merge, old_entry
+from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, merge, old_entry, sidecar_entries
 from imgrepo.webroot.state import Published, read_state, withdrawn_templates
 from imgrepo.webroot.transaction import Session
 
@@ -273,3 +273,82 @@ class PublishRun:
         """Update a template with the present description of its image."""
         name = self._owners.get((entry.os_version, entry.arch), "")
         return entry if name in self.refused else self._eligibility.updated(entry, name)
+
+
+class Eligibility:
+    """Decides which images of one run may be published.
+
+    Args:
+        request: Where they are, and what is required of them.
+        now: Entries of later days are held back.
+        refused: Receives the reason why an image is refused, by the name of its file.
+        on_event: Reports images that are held back.
+        reviewers: Whose approvals count; None when none are required.
+
+    Attributes:
+        found: All images and entries.
+        waiting: Messages about the images whose day has not come.
+
+    Raises:
+        UsageError: The folder cannot be read, or the published files would lie among the entries.
+    """
+
+    def __init__(
+        self,
+        request: PublishRequest,
+        now: datetime,
+        refused: dict[str, PybuilderError],
+        on_event: Reporter,
+        reviewers: Reviewers | None = None,
+    ) -> None:
+        self._request, self._now, self._refused, self._on_event = request, now, refused, on_event
+        self._reviewers = reviewers
+        self._proven: dict[str, bool] = {}
+        self.found = find_images(request.folder)
+        self.waiting: list[str] = []
+        if (self.found.entries or self.found.broken) and request.output.samefile(request.folder):
+            raise UsageError(  # they hold files that must not be served, or not yet
+                f"the folders of the entries in {request.folder} would be served with the published files",
+                hint="publish into another folder: --output WEBROOT",
+            )
+
+    def is_eligible(self, image: SourceImage) -> bool:
+        """Check whether a new or changed image may be published; if not, its old template stays as it is."""
+        entry = self.found.entries.get(image.name)
+        until = None if entry is None else entry.held_until(self._now)
+        if until is not None:
+            self.waiting.append(f"{image.name} is held back until {until:%Y-%m-%d %H:%M} UTC")
+            info(self._on_event, self.waiting[-1])
+        return until is None and self._has_proof(image.name)
+
+    def updated(self, entry: Entry, name: str) -> Entry:
+        """Update a template with the present description of its image, if that may be published.
+
+        It may when the entry's day has come. A description without required proof is refused like an image.
+        """
+        found = self.found.entries.get(name)
+        if found is None or found.held_until(self._now) is not None:
+            return entry
+        new = described(entry, found.description)
+        return entry if new is entry or not self._has_proof(name) else new
+
+    def _has_proof(self, name: str) -> bool:
+        """Check whether an image has all required proof; it is read once at most."""
+        if name not in self._proven:
+            problem = self._missing(name) if self._request.require else None
+            if problem is not None:
+                self._refused[name] = problem
+            self._proven[name] = problem is None
+        return self._proven[name]
+
+    def _missing(self, name: str) -> PybuilderError | None:
+        entry = self.found.entries.get(name)
+        if entry is None:
+            return not_an_entry(name, self._request.require)
+        return unmet(
+            self._request.require,
+            entry.folder,
+            self._on_event,
+            reviewers=self._reviewers,
+            metadata_digest=entry.metadata_digest,
+        )

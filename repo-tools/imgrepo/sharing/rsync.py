@@ -18,7 +18,7 @@ from imgbuilder.events import Reporter, Step
 from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host import process
 from imgbuilder.host.process import Completed
-from imgrepo.sharing.target import Place, UploadError
+from imgrepo.sharing.upload import Place, UploadError
 from imgrepo.webroot.entries import stem_of_published
 
 _PATIENCE = 120

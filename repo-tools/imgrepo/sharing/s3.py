@@ -17,7 +17,7 @@ from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host.hashing import hash_file
 from imgrepo.sharing.serve import cache_rule
 from imgrepo.sharing.serve import content_type as page_type
-from imgrepo.sharing.target import Place, UploadError
+from imgrepo.sharing.upload import Place, UploadError
 
 _DIGEST = "sha512"
 _TYPES = {

@@ -20,7 +20,7 @@ from imgbuilder.host.locks import exclusive
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.workspace import check_space, explain
 from imgrepo.contents.licences import required_sources, select_sources
-from imgrepo.contents.sbom import ImageTarget, contents_of, make_folder, write_text
+from imgrepo.contents.packages import ImageTarget, contents_of, make_folder, write_text
 from imgrepo.library.records import ContentsRecord, SourceGap, SourcesRecord, read_sources, write_sources
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download

@@ -15,8 +15,8 @@ from imgbuilder.terminal.configuration import apply_configuration
 from imgindex.gpg import keys_in_file, trusted_keys_from_file
 from imgrepo.contents.diff import read_list
 from imgrepo.library.description import read_description
-from imgrepo.stats.logs import read_log
-from imgrepo.webroot.draft import read_draft
+from imgrepo.stats import read_log
+from imgrepo.webroot.entries import read_draft
 from tests.fakes.operations import parse_operation, read_commands_file
 
 OPERATIONS = {

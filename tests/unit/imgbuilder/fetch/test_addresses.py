@@ -22,7 +22,7 @@ from imgindex.model import Entry
 from imgrepo.intake.import_image import ImportRequest
 from imgrepo.intake.proof import TrustOptions
 from imgrepo.sharing.mirror import MirrorRequest
-from imgrepo.sharing.target import read_place
+from imgrepo.sharing.upload import read_place
 from imgrepo.sourcepackages.archive import Suite
 from imgrepo.template.bootstrap import BootstrapRequest
 from imgrepo.template.recipes import Mirrors, recipe_named
@@ -186,7 +186,7 @@ REVEALED_IN = {
     "builder/imgbuilder/fetch/session.py": "sends the request, by the proxy",
     "builder/imgbuilder/fetch/urls.py": "derives other addresses",
     "builder/imgbuilder/fetch/webrules.py": "the request",
-    "repo-tools/imgrepo/intake/checksums.py": "derives other addresses",
+    "repo-tools/imgrepo/intake/proof.py": "derives other addresses",
     "repo-tools/imgrepo/template/guestfiles.py": "apt's sources in the guest, for addresses without secret",
     "repo-tools/imgrepo/template/recipes.py": "apt's sources for mmdebstrap, on its standard input",
 }

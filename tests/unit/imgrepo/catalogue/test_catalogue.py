@@ -13,7 +13,7 @@ import pytest
 
 from imgbuilder.errors import RepositoryError, TrustError, UsageError, WorkspaceError
 from imgbuilder.events import Notice, Severity, ignore
-from imgrepo.catalogue import put as put_module
+from imgrepo.catalogue import make as make_module
 from imgrepo.catalogue.memory import Shown, compare, files_named, next_shown, versions_of
 from imgrepo.catalogue.model import Change
 from imgrepo.cli.main import run
@@ -310,7 +310,7 @@ def test_a_reader_never_sees_half_a_site(
     library: Repository, can_exchange: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not can_exchange:
-        monkeypatch.setattr("imgrepo.catalogue.put.ctypes.CDLL", lambda *_words, **_more: object())
+        monkeypatch.setattr("imgrepo.catalogue.make.ctypes.CDLL", lambda *_words, **_more: object())
     make_site(library, title="one")
     start, seen, done = library.web / "catalogue/index.html", set(), threading.Event()
 
@@ -338,7 +338,7 @@ def test_a_failure_leaves_the_old_site(library: Repository, monkeypatch: pytest.
     def fail(_folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(put_module, "_open_to_readers", fail)
+    monkeypatch.setattr(make_module, "_open_to_readers", fail)
     with pytest.raises(WorkspaceError, match="No space left"):
         make_site(library, title="new")
     assert site_files(library) == before

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from imgbuilder.host.hashing import Fingerprint
 from imgrepo.catalogue import text
-from imgrepo.catalogue.feed import write_feed
 from imgrepo.catalogue.model import CalendarDay, Change, Changes, Downloads, Page, Picture, Site, Sources
-from imgrepo.catalogue.render import render
+from imgrepo.catalogue.render import render, write_feed
 from imgrepo.library.records import BootRecord, ImageMark, Package, SourceGap, Verdict
-from imgrepo.stats.plot import bar_chart
+from imgrepo.stats import bar_chart
 from tests.unit.imgrepo.catalogue.pages import inside, pages_of
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -8,8 +8,7 @@ from pathlib import Path
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.host.hashing import Fingerprint
 from imgrepo.cli.main import run
-from imgrepo.contents.packages import list_packages
-from imgrepo.contents.sbom import find_target
+from imgrepo.contents.packages import find_target, list_packages
 from imgrepo.library.records import ContentsRecord, ImageMark, Package
 from tests.fakes.appliance import FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest

@@ -16,7 +16,7 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 
 from imgrepo.contents.documents import as_cyclonedx, as_spdx
 from imgrepo.contents.licences import of_expression
-from imgrepo.images.osfacts import display_name
+from imgrepo.images.facts import display_name
 from imgrepo.library.records import ContentsRecord, Package, read_contents
 from tests.fakes.appliance import FakeAppliances
 from tests.unit.imgrepo.contents.guests import CONTENTS, MARK, PACKAGES, WHEN, debian_guest, disk_of, sbom

@@ -13,8 +13,7 @@ from imgbuilder.errors import ApplianceError, DiskError, GuestError, PybuilderEr
 from imgbuilder.guests.ports import LARGEST_TEXT
 from imgrepo.contents.databases import parse_status, read_dpkg
 from imgrepo.contents.licences import UNKNOWN
-from imgrepo.contents.packages import list_packages
-from imgrepo.contents.sbom import find_target
+from imgrepo.contents.packages import find_target, list_packages
 from imgrepo.library.records import Package, read_contents, write_contents
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest

@@ -26,8 +26,10 @@ from imgbuilder.errors import (
 from imgbuilder.events import Notice
 from imgindex.gpg import trusted_keys_from_keyring
 from imgrepo.cli.main import run
-from imgrepo.intake.checksums import (
+from imgrepo.intake.import_image import Imported, ImportRequest, import_image
+from imgrepo.intake.proof import (
     Digests,
+    TrustOptions,
     digest_by_hand,
     find_digests,
     likely_sums,
@@ -35,8 +37,6 @@ from imgrepo.intake.checksums import (
     sibling,
     template_name,
 )
-from imgrepo.intake.import_image import Imported, ImportRequest, import_image
-from imgrepo.intake.proof import TrustOptions
 from tests.fakes.faultserver import FaultServer, answer, honest
 from tests.fakes.keys import KeyMaker, signature_packets, with_packets
 from tests.fakes.webfolder import WebFolder

@@ -18,8 +18,7 @@ from imgindex.model import Index, Note
 from imgrepo.images.facts import ImageFacts
 from imgrepo.publishing import steps
 from imgrepo.publishing.request import Question, ask_about
-from imgrepo.webroot.draft import read_draft
-from imgrepo.webroot.entries import differences
+from imgrepo.webroot.entries import differences, read_draft
 from imgrepo.webroot.state import read_state, remember_withdrawn
 from tests.fakes.appliance import FakeAppliance, FakeDisk, FakeFilesystem
 from tests.fakes.keys import KeyMaker

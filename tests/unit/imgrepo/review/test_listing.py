@@ -16,9 +16,8 @@ from imgrepo.cli.main import run
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import Verdict
 from imgrepo.review.check import unmet
-from imgrepo.review.listing import ListRequest, Row, list_entries
+from imgrepo.review.listing import ListRequest, Row, State, list_entries
 from imgrepo.review.results import Requirement
-from imgrepo.review.states import State
 from tests.unit.imgrepo.library.entries import TEXT, add, boot
 from tests.unit.imgrepo.repository import Repository, image
 

@@ -25,8 +25,7 @@ from imgindex.parse import parse_index
 from imgrepo.cli.main import run
 from imgrepo.sharing.rsync import RsyncTarget
 from imgrepo.sharing.s3 import S3Target, content_type
-from imgrepo.sharing.target import Place, Target, UploadError, read_place
-from imgrepo.sharing.upload import UploadRequest, UploadResult, upload
+from imgrepo.sharing.upload import Place, Target, UploadError, UploadRequest, UploadResult, read_place, upload
 from imgrepo.webroot import edit
 from tests.fakes.catalogues import make_library, make_site
 from tests.fakes.keys import KeyMaker

@@ -13,9 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.errors import UsageError
-from imgrepo.stats.count import Count, count_downloads
-from imgrepo.stats.logs import LONGEST_LINE, Request, parse_line, read_log
-from imgrepo.stats.plot import bar_chart
+from imgrepo.stats import LONGEST_LINE, Count, Request, bar_chart, count_downloads, parse_line, read_log
 
 FILES: dict[str, tuple[str, int | None]] = {
     "debian-12-r2.xz": ("debian-12 (x86_64)", 1000),

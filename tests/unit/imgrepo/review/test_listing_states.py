@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgrepo.review.listing import State, StateFacts, Step, Template, judge
 from imgrepo.review.results import Issue, Requirement, Status
-from imgrepo.review.states import State, StateFacts, Step, Template, judge
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 LATER = datetime(2026, 12, 1, tzinfo=UTC)
