@@ -86,11 +86,7 @@ class RecordFile(Generic[_Record]):
         return self.parse(data, where=str(path))
 
     def parse(self, data: bytes, *, where: str) -> _Record:
-        """Return the record in the content of a file.
-
-        Raises:
-            RepositoryError: The content is not such a record.
-        """
+        """Return the record in the content of a file."""
         if len(data) > self._limit:
             raise RepositoryError(f"{where} is larger than {self._limit} bytes", hint=self._hint)
         try:

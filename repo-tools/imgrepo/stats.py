@@ -89,9 +89,6 @@ def read_log(path: Path) -> Iterator[Request | None]:
 
     Args:
         path: A log, or one that logrotate compressed with gzip; ``-`` is standard input.
-
-    Raises:
-        UsageError: It cannot be read, or is damaged.
     """
     try:
         with _opened(path) as file:

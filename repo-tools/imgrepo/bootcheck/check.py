@@ -129,13 +129,7 @@ LOG, SCREEN, THUMBNAIL = "serial.log", "screen.png", "thumbnail.png"
 
 @dataclass(frozen=True)
 class Checked:
-    """A boot check that was made.
-
-    Attributes:
-        target: Its target.
-        record: Its record.
-        tail: The last lines of the console.
-    """
+    """A boot check that was made; ``tail`` has the last lines of the console."""
 
     target: BootTarget
     record: BootRecord

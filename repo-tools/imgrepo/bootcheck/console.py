@@ -151,11 +151,7 @@ class Marker:
             ) from error
 
     def found_in(self, line: str) -> bool:
-        """Return whether a line matches.
-
-        Raises:
-            RepositoryError: It takes too long.
-        """
+        """Return whether a line matches; a RepositoryError if that takes too long."""
         try:
             before = time.thread_time()
             found = self._pattern.search(line, timeout=_SECONDS) is not None
@@ -221,12 +217,7 @@ class BootState(enum.Enum):
 
 @dataclass(frozen=True)
 class BootJudgement:
-    """The outcome of a boot.
-
-    Attributes:
-        state: The state.
-        reason: Why it failed, in one line; empty otherwise.
-    """
+    """The outcome of a boot; of a failure also the reason, in one line."""
 
     state: BootState
     reason: str = ""

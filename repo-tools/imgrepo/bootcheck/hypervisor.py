@@ -289,11 +289,6 @@ def _write_limit() -> int:
 def write_pictures(screen: Path, whole: Path, thumbnail: Path) -> None:
     """Write a picture in PPM as PNG, and as a small PNG with black borders where its shape differs.
 
-    Args:
-        screen: The file that the hypervisor wrote.
-        whole: The file to write, in the same size.
-        thumbnail: The small file to write.
-
     Raises:
         DiskError: It is not a picture, is too large, or cannot be written.
     """

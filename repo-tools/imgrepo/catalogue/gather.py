@@ -44,13 +44,7 @@ _SPACE = uuid.UUID("8f0d3f4e-6f55-5b0e-9a5c-3d0c1c2b7a11")
 
 @dataclass(frozen=True)
 class Gathered:
-    """The content of the catalogue, and more.
-
-    Attributes:
-        site: The content of the pages.
-        files: Files to copy, by path in the site.
-        remembered: The memory for the next run.
-    """
+    """The content of the pages, the files to copy by path in the site, and the memory for the next run."""
 
     site: Site
     files: Mapping[str, Copied]
@@ -60,19 +54,7 @@ class Gathered:
 def gather(
     request: CatalogueRequest, services: Services, on_event: Reporter, statistics: Statistics | None = None
 ) -> Gathered:
-    """Read the index, the entries, and the memory of the last run.
-
-    Args:
-        request: The catalogue to make.
-        services: Verifier and clock.
-        on_event: Called with a warning for each part that is not shown.
-        statistics: Downloads, if logs were given.
-
-    Raises:
-        UsageError: Nothing is published in the folder, or the library or the reviewers' keys cannot be read.
-        TrustError: The index is not by a key of the key file next to it.
-        RepositoryError: A record or the old catalogue cannot be read.
-    """
+    """Read the index, the entries, and the memory of the last run."""
     now = services.clock()
     published, signed = read_served(request.webroot, services)
     folders = dict(_read_entries(request.library, on_event))
@@ -146,16 +128,7 @@ def _read_entries(
 
 
 def calendar(days: list[datetime], pages: list[Page], now: datetime) -> Years:
-    """Lay out the calendar.
-
-    Args:
-        days: The moments that entries wait for.
-        pages: The pages of the site.
-        now: Later days are closed.
-
-    Returns:
-        Years, newest first, each with its days in order.
-    """
+    """Lay out the calendar: years, newest first, with their days in order; days after ``now`` are closed."""
     by_day: dict[date, list[Page]] = {moment.date(): [] for moment in days}
     # Of a day whose entries wait for different hours, those that are due are shown.
     for page in pages:

@@ -32,12 +32,7 @@ from imgrepo.stats import Statistics
 
 @dataclass(frozen=True)
 class CatalogueResult:
-    """The outcome of a run.
-
-    Attributes:
-        templates: How many templates are shown.
-        changed: Whether anything was written.
-    """
+    """The outcome of a run: how many templates are shown, and whether anything was written."""
 
     templates: int
     changed: bool
@@ -46,20 +41,7 @@ class CatalogueResult:
 def make_catalogue(
     request: CatalogueRequest, services: Services, on_event: Reporter, statistics: Statistics | None = None
 ) -> CatalogueResult:
-    """Make the catalogue of a published folder.
-
-    Args:
-        request: The catalogue to make.
-        services: Verifier and clock.
-        on_event: Called with each event.
-        statistics: Downloads, if logs were given.
-
-    Raises:
-        UsageError: Nothing is published there, or the output holds something else.
-        TrustError: The index is not by a key of the key file next to it.
-        RepositoryError: An entry, a record, or the former catalogue cannot be read.
-        WorkspaceError: The site cannot be written.
-    """
+    """Make the catalogue of a published folder."""
     check_place(request.output)
     on_event(Step(f"Making the catalogue {request.output}"))
     gathered = gather(request, services, on_event, statistics)
@@ -78,21 +60,7 @@ _AT_FDCWD = -100
 
 
 def put_site(output: Path, made: Mapping[str, bytes], copied: Mapping[str, Copied]) -> bool:
-    """Replace a site if the new one differs; files that are not part of a catalogue stay.
-
-    Args:
-        output: Its folder.
-        made: Contents by path.
-        copied: Files to copy, by path.
-
-    Returns:
-        Whether anything differed.
-
-    Raises:
-        UsageError: The folder is not a catalogue.
-        RepositoryError: A file to copy has a different digest from its record.
-        WorkspaceError: It cannot be written.
-    """
+    """Replace a site if the new one differs, and return whether it does; files that are not ours stay."""
     check_place(output)
     target = output.absolute()
     try:
@@ -122,11 +90,7 @@ def put_site(output: Path, made: Mapping[str, bytes], copied: Mapping[str, Copie
 
 
 def check_place(output: Path) -> None:
-    """Check that a folder may be replaced.
-
-    Raises:
-        UsageError: It is not a catalogue, or cannot be made.
-    """
+    """Refuse to replace a folder that is not a catalogue, or cannot be made."""
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UsageError(f"{output} is not a folder", hint="choose another one with --output")
     if output.is_dir() and not (output / MEMORY_NAME).is_file() and any(output.iterdir()):

@@ -47,12 +47,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory of a run.
-
-    Attributes:
-        identity: Identifier of the feed, ``urn:uuid:...``.
-        shown: By name and architecture.
-    """
+    """The memory of a run: the feed's identifier, and what was shown by name and architecture."""
 
     identity: str
     shown: Mapping[tuple[str, str], Shown]
@@ -100,15 +95,7 @@ def compare(before: _Versions, after: _Versions) -> tuple[Change, ...]:
 def next_shown(
     before: Shown | None, revision: int, sha512: str, signed_at: datetime, packages: _Versions | None
 ) -> Shown:
-    """Return what to show of a template now.
-
-    Args:
-        before: What was shown by the last run.
-        revision: Its revision now.
-        sha512: SHA-512 of its file now.
-        signed_at: When the index was signed.
-        packages: Its packages now.
-    """
+    """Return what to show of a template now; ``before`` is what the last run showed of it."""
     if before is None:
         return Shown(revision, sha512, signed_at, packages)
     if (before.revision, before.sha512) != (revision, sha512):
@@ -129,11 +116,7 @@ def memory_text(memory: Memory, files: Iterable[str]) -> bytes:
 
 
 def read_memory(folder: Path) -> Memory | None:
-    """Read the memory of the last run; None when the folder has none.
-
-    Raises:
-        RepositoryError: It cannot be read.
-    """
+    """Read the memory of the last run; None when the folder has none."""
     path = folder / MEMORY_NAME
     record = _RECORD.read(path)
     if record is None:

@@ -37,12 +37,7 @@ class CatalogueRequest:
 
 @dataclass(frozen=True)
 class Copied:
-    """A file that is copied as it is.
-
-    Attributes:
-        path: Its path.
-        sha512: The digest that it must have; None for any.
-    """
+    """A file that is copied as it is; ``sha512`` is the digest that it must have, None for any."""
 
     path: Path
     sha512: str | None = None
@@ -50,13 +45,7 @@ class Copied:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the site.
-
-    Attributes:
-        path: Its path in the site.
-        width: Pixels.
-        height: Pixels.
-    """
+    """A picture of the site: its path there, and its size in pixels."""
 
     path: str
     width: int
@@ -79,12 +68,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Changes:
-    """The packages that changed since the last revision.
-
-    Attributes:
-        revision: That revision.
-        packages: By name.
-    """
+    """The packages that changed since a revision, by name."""
 
     revision: int
     packages: Many[Change]
@@ -111,15 +95,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Downloads:
-    """The downloads of a template, or of all.
-
-    Attributes:
-        number: Complete downloads.
-        clients: Different clients.
-        first: First day of the logs.
-        last: Last day of the logs.
-        chart: SVG that ``imgrepo.stats`` drew.
-    """
+    """The downloads of a template, or of all; ``chart`` is SVG that ``imgrepo.stats`` drew."""
 
     number: int
     clients: int
@@ -201,12 +177,7 @@ class Page:
 
 @dataclass(frozen=True)
 class CalendarDay:
-    """A day of the calendar.
-
-    Attributes:
-        day: The date.
-        pages: The entries of that day; none while it is closed.
-    """
+    """A day of the calendar, with its entries; none while it is closed."""
 
     day: date
     pages: tuple[Page, ...] = ()

@@ -33,16 +33,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class EntryParts:
-    """The parts of an entry that are shown.
-
-    Attributes:
-        boot: The boot check.
-        contents: The packages.
-        sources: The source packages.
-        archive: Their archive.
-        screen: A screenshot.
-        thumbnail: The same, small.
-    """
+    """The parts of an entry that are shown, and the archive of its sources."""
 
     boot: BootRecord | None = None
     contents: ContentsRecord | None = None
@@ -66,16 +57,7 @@ class EntryParts:
 
 
 def read_parts(folder: EntryFolder, published: Collection[str], report: Callable[[str], None]) -> EntryParts:
-    """Read the parts of an entry that belong to the published image.
-
-    Args:
-        folder: The entry.
-        published: SHA-512 of the published images, from the publisher's state.
-        report: Called with a message for each part that is not shown.
-
-    Raises:
-        RepositoryError: A record cannot be read.
-    """
+    """Read the parts of an entry that belong to one of the published images, which are given by SHA-512."""
     boot, contents, sources = (
         read_boot(folder.boot),
         read_contents(folder.contents),

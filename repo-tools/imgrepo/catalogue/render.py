@@ -27,12 +27,7 @@ def _fit(value: object) -> object:
 
 
 def render(site: Site, site_url: str = "") -> dict[str, bytes]:
-    """Return the files of the site by path, except files that are copied.
-
-    Args:
-        site: The content.
-        site_url: Address of the site, with a slash at its end; empty when not known.
-    """
+    """Return the files of the site by path, except files that are copied."""
     environment = Environment(
         loader=PackageLoader("imgrepo.catalogue"),
         autoescape=True,
@@ -114,13 +109,7 @@ FEED_NAME = "atom.xml"
 
 
 def write_feed(site: Site, site_url: str) -> str:
-    """Write the feed.
-
-    Args:
-        site: The catalogue.
-        site_url: URL of the site, with a slash at its end; empty when not known. Then links are relative
-            to the feed's URL, as RFC 4287 allows (section 2).
-    """
+    """Write the feed; without ``site_url``, its links are relative, as RFC 4287 allows (section 2)."""
     feed = ET.Element("feed", xmlns=_ATOM)
     _add(feed, "id", site.identity)
     _add(feed, "title", site.title)

@@ -209,11 +209,7 @@ def _as_data(checked: Checked) -> dict[str, Any]:
 
 
 class _LastLine:
-    """The console's last line, at the foot of a terminal.
-
-    Args:
-        quiet: Show nothing.
-    """
+    """The console's last line, at the foot of a terminal."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._shown = not quiet and sys.stderr.isatty()

@@ -81,15 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str], services: Services) -> int:
-    """Run a command.
-
-    Args:
-        arguments: The command line without the program's name.
-        services: The outside world.
-
-    Returns:
-        The exit code, see ``imgbuilder.terminal.boundary``.
-    """
+    """Run a command and return its exit code, see ``imgbuilder.terminal.boundary``."""
     reporter = ConsoleReporter(PROGRAM)
     try:
         return run_program(group, arguments, reporter, Publisher(services, reporter))

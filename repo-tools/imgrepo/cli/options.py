@@ -75,13 +75,7 @@ def each(
     action: Callable[[_Target], _Result],
     on_error: Callable[[_Target, PybuilderError], _Result],
 ) -> list[_Result]:
-    """Run an action on each target; an error of one does not stop the others (T24).
-
-    Args:
-        targets: The targets, in order.
-        action: Returns the result of one.
-        on_error: Returns the result of one that failed, or raises the error to stop.
-    """
+    """Run an action on each target; an error does not stop the others unless ``on_error`` raises it (T24)."""
     results = []
     for target in targets:
         try:
@@ -296,11 +290,7 @@ rotation_options = option_group(
 
 
 def ask(question: Question) -> str:
-    """Ask at the terminal until the answer fits.
-
-    Raises:
-        UsageError: Standard input has ended.
-    """
+    """Ask at the terminal until the answer fits; a UsageError when standard input has ended."""
     while True:
         try:
             answer = click.prompt(question.text, default=question.default, err=True, type=str)

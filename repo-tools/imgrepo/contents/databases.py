@@ -55,11 +55,7 @@ def _lines_of(text: str) -> Iterator[str]:
 
 
 def _limited(packages: Iterator[Package]) -> Iterator[Package]:
-    """Yield packages.
-
-    Raises:
-        GuestError: There are more of them than any guest has, or they take too much memory.
-    """
+    """Yield packages; refuse more of them than any guest has, and those that take too much memory."""
     memory = 0
     for count, package in enumerate(packages, 1):
         names = [*package.licences, *(name for pair in package.built_using for name in pair)]

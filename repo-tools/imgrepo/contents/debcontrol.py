@@ -37,10 +37,6 @@ def is_version(version: str) -> bool:
 def paragraphs(text: str, *, where: str) -> Iterator[Mapping[str, str]]:
     """Read the paragraphs of a control file; the names of fields are found in any case.
 
-    Args:
-        text: Its content.
-        where: Names it in messages.
-
     Raises:
         RepositoryError: It cannot be understood.
     """
@@ -87,14 +83,7 @@ def exact_relations(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def compare_versions(left: str, right: str) -> int:
-    """Compare two versions by Debian's rule (Debian Policy 5.6.12).
-
-    Returns:
-        Less than 0, 0, or more than 0.
-
-    Raises:
-        RepositoryError: One of them is not a version.
-    """
+    """Compare two versions by Debian's rule (Debian Policy 5.6.12); return less than 0, 0, or more."""
     from debian.debian_support import NativeVersion
 
     try:

@@ -167,15 +167,7 @@ def compare_lists(old: Iterable[Listed], new: Iterable[Listed]) -> Difference:
 def pair_up(
     old: Iterable[tuple[_Key, str, _Item]], new: Iterable[tuple[_Key, str, _Item]]
 ) -> Iterator[tuple[_Key, dict[str, _Item], dict[str, _Item]]]:
-    """Pair the packages of two lists by a key.
-
-    Args:
-        old: Key, version and package of all in one list.
-        new: The same of the other list.
-
-    Yields:
-        Each key, in order, with the packages of both lists by version.
-    """
+    """Pair two lists of key, version and package: each key, in order, with both packages by version."""
     before, after = _by_key(old), _by_key(new)
     for key in sorted({*before, *after}):
         yield key, before.get(key, {}), after.get(key, {})

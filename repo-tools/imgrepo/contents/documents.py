@@ -73,11 +73,7 @@ class PackageId:
 
 
 def parse_url(text: str) -> PackageId:
-    """Read a package URL.
-
-    Raises:
-        RepositoryError: It is not a package URL.
-    """
+    """Read a package URL."""
     try:
         url = PackageURL.from_string(text)
         values = url.qualifiers if isinstance(url.qualifiers, dict) else {}
@@ -102,13 +98,7 @@ def serial_of(contents: ContentsRecord, name: str) -> uuid.UUID:
 
 
 def as_cyclonedx(contents: ContentsRecord, name: str, made: datetime) -> str:
-    """Write the packages of an image as CycloneDX 1.6 in JSON.
-
-    Args:
-        contents: The packages.
-        name: The image's name, without its ending.
-        made: The document's time.
-    """
+    """Write the packages of an image as CycloneDX 1.6 in JSON."""
     root = Component(
         name=name,
         type=ComponentType.OPERATING_SYSTEM,

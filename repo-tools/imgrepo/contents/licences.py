@@ -92,12 +92,7 @@ UNKNOWN = Licences()
 
 
 def of_copyright(text: str, *, where: str) -> Licences:
-    """Read a copyright file of Debian: its machine-readable format, or the phrases in it.
-
-    Args:
-        text: Its content.
-        where: Names it in messages.
-    """
+    """Read a copyright file of Debian: its machine-readable format, or the phrases in it."""
     try:
         found = _machine_readable(text, where)
     except RepositoryError:

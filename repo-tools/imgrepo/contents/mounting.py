@@ -36,17 +36,7 @@ _LARGEST_FSTAB = 64 << 10
 
 
 def mount_root(appliance: Appliance, image: SourceImage, places: tuple[str, ...], on_event: Reporter) -> bool:
-    """Mount the only root, if all places that matter are on it.
-
-    Args:
-        appliance: An appliance with the image's disk and nothing mounted.
-        image: The image.
-        places: Folders that matter.
-        on_event: Called with details.
-
-    Returns:
-        Whether it is mounted; if not, nothing is.
-    """
+    """Mount the only root and return True, if all places that matter are on it; else nothing is mounted."""
     roots = []
     for device, kind in sorted(_filesystems(appliance).items()):
         if kind in NO_FILES:
@@ -70,17 +60,7 @@ def mount_root(appliance: Appliance, image: SourceImage, places: tuple[str, ...]
 def mount_by_inspection(
     appliance: Appliance, image: SourceImage, places: tuple[str, ...], on_event: Reporter
 ) -> None:
-    """Find the system by libguestfs's inspection and mount all of it.
-
-    Args:
-        appliance: An appliance with the image's disk and nothing mounted.
-        image: The image.
-        places: Folders that must be mounted; others may be missing.
-        on_event: Called with the step and details.
-
-    Raises:
-        GuestError: There is no system, or more than one, or one of the places cannot be mounted.
-    """
+    """Find the only system by libguestfs's inspection and mount it, with all filesystems at ``places``."""
     on_event(Step(f"Inspecting {image.name}"))
     roots = appliance.inspect_roots()
     if len(roots) != 1:

@@ -52,11 +52,7 @@ _MANAGERS = (
 def list_packages(
     image: SourceImage, open_appliance: OpenAppliance, options: ApplianceOptions, on_event: Reporter
 ) -> ContentsRecord:
-    """List the packages that are installed in an image.
-
-    Raises:
-        GuestError: The image has no system, or no package database that can be read.
-    """
+    """List the packages that are installed in an image."""
     measure(image)
     on_event(Step(f"Looking into {image.name}"))
     attachment = Attachment(image.path.absolute(), image.format.value, readonly=True)
@@ -239,15 +235,7 @@ def make_sbom(
 def contents_of(
     target: ImageTarget, services: Services, options: ApplianceOptions, on_event: Reporter, *, keep: bool
 ) -> ContentsRecord:
-    """Return the packages of an image: the record of this very image if there is one, or a new list.
-
-    Args:
-        target: The image, and the folders for its results.
-        services: The ports.
-        options: What shapes the appliance.
-        on_event: Called with each event.
-        keep: Whether to write a new list down.
-    """
+    """Return the packages by the record of this very image, or by a new list, which ``keep`` writes down."""
     known = read_contents(target.contents)
     if known is not None and known.image.fits(target.image, on_event):
         return known

@@ -225,12 +225,7 @@ class _Feed:
 
 @dataclass(frozen=True)
 class ImageCopy:
-    """A copy of an image.
-
-    Attributes:
-        path: The file; it keeps the image's name.
-        source_sha512: SHA-512 of the image that was read.
-    """
+    """A copy of an image under the image's name, and the SHA-512 of the image that was read."""
 
     path: Path
     source_sha512: str
@@ -245,12 +240,7 @@ def space_needed(images: Iterable[SourceImage]) -> int:
 
 
 def copy_image(image: SourceImage, folder: Path, on_event: Reporter) -> ImageCopy:
-    """Copy an image into a folder, without its holes.
-
-    Args:
-        image: The image.
-        folder: A private folder without a file of the image's name.
-        on_event: Called with progress events.
+    """Copy an image into a private folder, without its holes.
 
     Raises:
         DiskError: The image changed meanwhile, or another program uses it.

@@ -333,11 +333,7 @@ def display_name(text: str) -> str | None:
 
 
 def osinfo_id(release: dict[str, str]) -> str | None:
-    """Return libosinfo's short id for a system, such as ``debian12``; None when unknown.
-
-    Args:
-        release: The values of its os-release file.
-    """
+    """Return libosinfo's short id by the values of os-release, such as ``debian12``; None when unknown."""
     kind, version = release.get("ID", ""), release.get("VERSION_ID", "")
     if kind in _OSINFO_ROLLING:
         return _OSINFO_ROLLING[kind]
@@ -348,11 +344,7 @@ def osinfo_id(release: dict[str, str]) -> str | None:
 
 
 def elf_arch(header: bytes) -> str | None:
-    """Return the architecture that a program was made for, as an index names it; None when unknown.
-
-    Args:
-        header: The program's first bytes, at least 20.
-    """
+    """Return the architecture of a program by its first 20 bytes, as an index names it; None when unknown."""
     if len(header) < 20 or header[:4] != b"\x7fELF":
         return None
     order = {1: "<", 2: ">"}.get(header[5], "<")

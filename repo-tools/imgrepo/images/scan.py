@@ -70,9 +70,6 @@ def scan(folder: Path) -> tuple[tuple[SourceImage, ...], tuple[Skipped, ...]]:
     """Find the images directly in a folder, in the order of their names.
 
     Hidden files, as temporary ones are, and files with other endings are ignored.
-
-    Returns:
-        The images, and files with the name of an image that cannot be published.
     """
     images, skipped = [], []
     try:

@@ -104,21 +104,8 @@ def import_image(
 ) -> Imported:
     """Import an image.
 
-    Args:
-        request: The image, and how to check it.
-        services: Verifier and key files.
-        fetcher: Downloads files.
-        on_event: Called with each event.
-
     Returns:
         The image; an earlier import of the same name is replaced.
-
-    Raises:
-        TrustError: It is not the distribution's.
-        FetchError: A download failed; a partial image is kept for the next run.
-        DiskError: The image cannot be published: it refers to other files, or has an unsupported format; or
-            a running machine uses the image that it would replace.
-        UsageError: There is another image of this name.
     """
     proof = prove(request.address, request.file, request.trust, services, fetcher, on_event)
     parts = request.folder / _PARTS

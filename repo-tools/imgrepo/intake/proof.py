@@ -89,14 +89,6 @@ def prove(
 ) -> ImageProof:
     """Find the digest that an image must have.
 
-    Args:
-        image: Its address.
-        name: Its file name.
-        trust: The publisher's options.
-        services: Verifier and key files.
-        fetcher: Gets the small files.
-        on_event: Called with each event.
-
     Raises:
         TrustError: The checksum file is not signed as it must be.
         RepositoryError: It does not list the image.
@@ -273,12 +265,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Digests:
-    """The expected digests of a file.
-
-    Attributes:
-        sha512: SHA-512 in lower-case hex digits; None when only the other one is known.
-        sha256: SHA-256, likewise.
-    """
+    """The expected digests of a file, in lower-case hex digits; at most one of them is None."""
 
     sha512: str | None = None
     sha256: str | None = None
@@ -300,16 +287,7 @@ def digest_by_hand(text: str) -> Digests:
 
 
 def find_digests(text: str, name: str, *, where: str) -> Digests:
-    """Find the digests of one image in a checksum file.
-
-    Args:
-        text: The file, without any OpenPGP frame.
-        name: The image's file name.
-        where: The checksum file, for messages.
-
-    Returns:
-        Its SHA-512, its SHA-256, or both.
-    """
+    """Find the SHA-512, the SHA-256, or both of an image in the text of a checksum file."""
     if _CONTROL.search(text):
         raise RepositoryError(f"{where} is not a checksum file: it contains control characters")
     found: dict[str, str] = {}

@@ -36,12 +36,7 @@ _LARGEST_PICTURE = 64 << 20
 
 @dataclass(frozen=True)
 class Reviewers:
-    """The reviewers whose approvals count.
-
-    Attributes:
-        pin: Their keys.
-        verifier: The rule for signatures; clients apply the same to indexes.
-    """
+    """The keys of the reviewers whose approvals count, and the clients' rule for signatures."""
 
     pin: TrustedKeys
     verifier: Verifier
@@ -49,13 +44,7 @@ class Reviewers:
 
 @dataclass(frozen=True)
 class Approval:
-    """A valid approval.
-
-    Attributes:
-        fingerprint: Full fingerprint of the reviewer's primary key.
-        signed_at: Time of the signature, in UTC.
-        note: The reviewer's note.
-    """
+    """A valid approval: fingerprint of the reviewer's primary key, time in UTC, and the reviewer's note."""
 
     fingerprint: str
     signed_at: datetime
@@ -79,18 +68,7 @@ def check_reviewers(reviewers: Path | None, *, signed: bool) -> None:
 def approve(
     folder: EntryFolder, signing: Signing, note: str, services: Services, on_event: Reporter
 ) -> Manifest:
-    """Sign an entry as it is now.
-
-    Args:
-        folder: The entry.
-        signing: The reviewer's key.
-        note: A note in one line.
-        services: The reviewer's gpg.
-        on_event: Reports how much of the image was read.
-
-    Returns:
-        The manifest that was signed. ``approval.asc`` is replaced.
-    """
+    """Sign an entry as it is now, replace ``approval.asc``, and return the manifest that was signed."""
     keys = services.make_keys(signing)
     fingerprint = keys.check_key(signing.key)
     image = folder.image()
@@ -268,15 +246,7 @@ def write_manifest(manifest: Manifest) -> str:
 
 
 def read_manifest(text: str, *, where: str) -> Manifest:
-    """Read the text that ``write_manifest`` returns, and nothing else.
-
-    Args:
-        text: The text that was signed.
-        where: The file, for messages.
-
-    Raises:
-        RepositoryError: It is not such a text.
-    """
+    """Read the text that ``write_manifest`` returns, and nothing else."""
     lines = text.removesuffix("\n").split("\n")
     if len(lines) < 3 or lines[0] != _FIRST or not lines[1].startswith(_NAME):
         raise RepositoryError(f"{where} is signed, but it is not an approval of an entry", hint=_SIGN_AGAIN)
@@ -293,13 +263,7 @@ def read_manifest(text: str, *, where: str) -> Manifest:
 
 
 def difference(approved: Manifest, name: str, files: Mapping[str, str]) -> str | None:
-    """Return how an entry differs from an approval; None when it does not. A pure function.
-
-    Args:
-        approved: The signed manifest.
-        name: The entry's name now.
-        files: Its files now, as in a manifest.
-    """
+    """Return how an entry differs from an approval; None when it does not. A pure function."""
     if approved.name != name:
         return f"it is of a different entry, {approved.name}"
     changes = [

@@ -167,15 +167,7 @@ class Description(_Table):
 
 
 def parse_description(text: str, *, where: str) -> Description:
-    """Read the text of an ``entry.toml``.
-
-    Args:
-        text: The text.
-        where: The file, for messages.
-
-    Raises:
-        RepositoryError: It is not valid TOML, or has wrong values; all of them are listed.
-    """
+    """Read the text of an ``entry.toml``; the error lists all wrong values."""
     try:
         data: dict[str, Any] = tomllib.loads(text)
         return Description.model_validate(data)
@@ -187,20 +179,12 @@ def parse_description(text: str, *, where: str) -> Description:
 
 
 def read_description(path: Path) -> Description:
-    """Read an ``entry.toml``.
-
-    Raises:
-        RepositoryError: It cannot be read, or has wrong values.
-    """
+    """Read an ``entry.toml``."""
     return read_with_digest(path)[0]
 
 
 def read_with_digest(path: Path) -> tuple[Description, str]:
-    """Read an ``entry.toml``; return also the SHA-512 of its bytes, in hex.
-
-    Raises:
-        RepositoryError: It cannot be read, or has wrong values.
-    """
+    """Read an ``entry.toml``; return also the SHA-512 of its bytes, in hex."""
     data = _bytes(path)
     try:
         text = data.decode()

@@ -37,11 +37,7 @@ _LONGEST_LINE = 2000
 
 @dataclass(frozen=True)
 class EntryFolder:
-    """An entry's folder.
-
-    Attributes:
-        path: The folder; its name is the entry's.
-    """
+    """An entry's folder, whose name is the entry's."""
 
     path: Path
 
@@ -91,11 +87,7 @@ class EntryFolder:
         return self.path / "approval.asc"
 
     def read(self) -> Description:
-        """Read its description.
-
-        Raises:
-            RepositoryError: It cannot be read, or is wrong.
-        """
+        """Read its description."""
         return read_description(self.description)
 
     def image(self) -> SourceImage:
@@ -167,12 +159,7 @@ def _folders(library: Path) -> Iterator[tuple[EntryFolder, RepositoryError | Non
 
 
 def entry_at(path: Path, *, hint: str) -> EntryFolder:
-    """Return the entry whose folder a command was given.
-
-    Args:
-        path: The folder, which exists.
-        hint: What the command accepts.
-    """
+    """Return the entry whose folder a command was given; ``hint`` has what the command accepts."""
     folder = EntryFolder(path.absolute())
     if not is_stem(folder.name) or not folder.description.is_file():
         raise UsageError(f"{path} is not an entry: it has no {DESCRIPTION_NAME}", hint=hint)
@@ -180,12 +167,7 @@ def entry_at(path: Path, *, hint: str) -> EntryFolder:
 
 
 def image_at(path: Path, *, hint: str) -> SourceImage:
-    """Return the image that a command was given.
-
-    Args:
-        path: The image.
-        hint: What the command accepts.
-    """
+    """Return the image that a command was given; ``hint`` has what the command accepts."""
     if not path.exists():
         raise UsageError(f"there is no image {path}", hint=hint)
     if path.suffix not in FORMATS:
@@ -214,15 +196,7 @@ def find_entry(library: Path, name: str) -> EntryFolder:
 
 
 def chosen_entries(library: Path, names: Collection[str]) -> dict[str, EntryFolder | RepositoryError]:
-    """Return the entries of these names, or all, in order; a broken one is represented by its error.
-
-    Args:
-        library: The folder of the entries.
-        names: Their names; none for all.
-
-    Raises:
-        UsageError: The folder cannot be read, or there is no entry of a name.
-    """
+    """Return the entries of these names, or all, in order; a broken one is represented by its error."""
     found: dict[str, EntryFolder | RepositoryError] = {one.name: one for one in find_entries(library)}
     found |= broken_folders(library)
     if names:
@@ -271,11 +245,7 @@ class Found:
 
 
 def find_images(library: Path) -> Found:
-    """Find the images of a folder: loose ones, and one for each entry.
-
-    Raises:
-        UsageError: The folder cannot be read.
-    """
+    """Find the images of a folder: loose ones, and one for each entry."""
     images, skipped = scan(library)
     all_images = {image.name: image for image in images}
     entries: dict[str, FoundEntry] = {}

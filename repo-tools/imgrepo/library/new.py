@@ -130,17 +130,7 @@ def _filled(line: str, values: dict[str, str]) -> str:
 
 
 def make_entry(request: NewEntry, on_event: Reporter) -> EntryFolder:
-    """Make the folder of a new entry.
-
-    Args:
-        request: The entry.
-        on_event: Reports how much of the image was copied.
-
-    Raises:
-        UsageError: The name or a value is not allowed, the entry exists, or the image does not.
-        DiskError: The image is damaged, or its format differs from its name; nothing was made.
-        WorkspaceError: A file cannot be written.
-    """
+    """Make the folder of a new entry."""
     folder = EntryFolder(request.library / request.name)
     if not is_stem(request.name):
         raise UsageError(

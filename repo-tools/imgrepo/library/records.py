@@ -248,12 +248,7 @@ class CompressedSize:
 
 @dataclass(frozen=True)
 class RunTrial:
-    """A trial of the script ``run``.
-
-    Attributes:
-        script: SHA-256 of its text.
-        problem: What went wrong; empty if nothing did.
-    """
+    """A trial of the script ``run``: SHA-256 of its text, and what went wrong; empty if nothing did."""
 
     script: str
     problem: str

@@ -25,16 +25,9 @@ class Form(enum.Enum):
 
 
 def write_run_script(folder: EntryFolder, on_event: Reporter) -> Path:
-    """Write the script ``run`` of an entry, for the machine in its ``entry.toml``.
+    """Write the script ``run`` of an entry, for the machine in its ``entry.toml``, and return its path.
 
     The script warns about a QEMU older than the one of the boot check.
-
-    Args:
-        folder: The entry.
-        on_event: Reports how much of the image was read, to compare it with the boot check's.
-
-    Returns:
-        The script.
     """
     text = run_script(script_machine(folder, on_event))
     with new_file(folder.run_script) as temporary:

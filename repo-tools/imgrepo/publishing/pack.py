@@ -43,11 +43,6 @@ class Candidate:
 class Packer:
     """Packs images into the folder of a session.
 
-    Args:
-        request: How.
-        session: The session.
-        on_event: Called with each event.
-
     Attributes:
         files: Names of the packed files in that folder.
     """

@@ -50,11 +50,6 @@ class PublishResult:
 def publish(request: PublishRequest, services: Services, on_event: Reporter) -> PublishResult:
     """Publish the images of a folder.
 
-    Args:
-        request: What to publish.
-        services: Keys, verifier and appliance.
-        on_event: Called with each event.
-
     Returns:
         The outcome. Images that were refused do not keep the others from being published; their old
         templates, if any, stay.

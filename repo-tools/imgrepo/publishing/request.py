@@ -57,18 +57,7 @@ _LINE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 def ask_about(
     image: str, identifier: str, facts: ImageFacts | None, old: Entry | None, ask: Ask
 ) -> tuple[str, ImageFacts]:
-    """Ask about an image.
-
-    Args:
-        image: Its file's name.
-        identifier: The default for its template's name.
-        facts: The facts that were found; None for an image without a system.
-        old: Its entry; no question is asked about its fields.
-        ask: Asks.
-
-    Returns:
-        The name of the template, and its facts.
-    """
+    """Ask about an image; return its template's name and facts. Nothing is asked about what ``old`` has."""
     found = facts or ImageFacts("", None, None, None, system=False)
 
     def answer(label: str, default: str | None, pattern: re.Pattern[str]) -> str | None:

@@ -22,12 +22,7 @@ from imgrepo.webroot.state import read_state
 
 @dataclass(frozen=True)
 class KeyStatus:
-    """A key in the key file for clients.
-
-    Attributes:
-        fingerprint: Fingerprint of the primary key or subkey.
-        expires_at: When it expires, in UTC; None when it does not.
-    """
+    """A key in the key file for clients, and when it expires, in UTC; None when it does not."""
 
     fingerprint: str
     expires_at: datetime | None

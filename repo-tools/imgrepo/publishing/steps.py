@@ -29,13 +29,6 @@ from imgrepo.webroot.transaction import Session
 class PublishRun:
     """The state of a run between its steps.
 
-    Args:
-        request: What to publish.
-        services: Appliance and clock.
-        session: Where files are made.
-        old: The published index.
-        on_event: Called with each event.
-
     Attributes:
         refused: Why images are not published, by the name of the file.
         state: The record of each image, for the next run.
@@ -288,9 +281,6 @@ class Eligibility:
     Attributes:
         found: All images and entries.
         waiting: Messages about the images whose day has not come.
-
-    Raises:
-        UsageError: The folder cannot be read, or the published files would lie among the entries.
     """
 
     def __init__(

@@ -43,12 +43,7 @@ _QUICK_LEVEL = 3
 
 @dataclass(frozen=True)
 class Checked:
-    """An entry that was checked.
-
-    Attributes:
-        name: Its name.
-        results: The result of each check.
-    """
+    """An entry that was checked, and the result of each check."""
 
     name: str
     results: tuple[CheckResult, ...]
@@ -67,18 +62,7 @@ class Checked:
 def check_entry(
     folder: EntryFolder, services: Services, options: ApplianceOptions, on_event: Reporter, *, quick: bool
 ) -> Checked:
-    """Check an entry.
-
-    Args:
-        folder: The entry.
-        services: The appliance.
-        options: Options of the appliance.
-        on_event: Called with each event.
-        quick: Do nothing that takes long; what an earlier check found in this image counts.
-
-    Raises:
-        DiskError: The image changed meanwhile.
-    """
+    """Check an entry; with ``quick``, what an earlier check found in this image counts."""
     facts = FactCollector(folder, on_event)
     issues = {} if quick else _SlowFacts(facts, services, options, on_event).collect()
     return Checked(folder.name, judge_entry(facts.facts(issues)))
@@ -125,12 +109,7 @@ def unmet(
 
 
 def problems_before_signing(folder: EntryFolder, on_event: Reporter) -> tuple[PybuilderError, ...]:
-    """Return which requirements other than an approval an entry does not meet: for its reviewer.
-
-    Args:
-        folder: The entry.
-        on_event: Reports how much of the image was read, if it was touched since.
-    """
+    """Return which requirements other than an approval an entry does not meet: for its reviewer."""
     tools = [requirement for requirement in Requirement if requirement is not Requirement.SIGNED]
     problems = (unmet([requirement], folder, on_event) for requirement in tools)
     return tuple(problem for problem in problems if problem is not None)

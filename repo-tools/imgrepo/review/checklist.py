@@ -105,12 +105,7 @@ def _of(key: str, found: _Found | Issue, judge: Callable[[_Found], CheckResult])
 
 
 def fits_budget(packed: CompressedSize, budget: int) -> bool | None:
-    """Return whether an image becomes small enough; None when xz has to be tried for that.
-
-    Args:
-        packed: Its packed size.
-        budget: The largest size allowed, in bytes.
-    """
+    """Return whether an image becomes small enough; None when xz has to be tried for that."""
     if packed.xz is not None:
         return packed.xz <= budget
     if packed.zstd <= budget * _SURE:
@@ -230,12 +225,7 @@ _MOST_PATHS = 3
 
 
 def identity_result(inside: Inside, image: str) -> CheckResult:
-    """Check that no machine's identity is left in an image.
-
-    Args:
-        inside: What was seen in it.
-        image: The image, quoted for a command.
-    """
+    """Check that no machine's identity is left in an image."""
     notes = tuple(_described(one, _IDENTITY_NOTES) for one in inside.seen if one.trace in _IDENTITY_NOTES)
     found = [one for one in inside.seen if one.trace in _IDENTITY]
     if not inside.system:
@@ -251,13 +241,7 @@ def identity_result(inside: Inside, image: str) -> CheckResult:
 
 
 def secrets_result(inside: Inside, image: str, hints: str) -> CheckResult:
-    """Check that no secrets are left in an image.
-
-    Args:
-        inside: What was seen in it.
-        image: The image, quoted for a command.
-        hints: SHA-256 of the present hints.
-    """
+    """Check that no secrets are left in an image."""
     if not inside.system:
         return CheckResult("secrets", Status.UNKNOWN, inside.reason, _BY_HAND)
     by_state = {

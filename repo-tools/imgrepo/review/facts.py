@@ -74,12 +74,7 @@ class EntryFacts:
 
 
 class FactCollector:
-    """Collects the facts about one entry, each of them once.
-
-    Args:
-        folder: The entry.
-        on_event: Reports how much of a file was read, if it was touched since it was recorded.
-    """
+    """Collects the facts about one entry, each of them once."""
 
     def __init__(self, folder: EntryFolder, on_event: Reporter) -> None:
         self.folder = folder

@@ -231,14 +231,7 @@ def list_entries(
     on_event: Reporter,
     find_unmet: FindUnmet = unmet,
 ) -> tuple[Row, ...]:
-    """Return the entries with their states, in the order of their names.
-
-    Args:
-        request: Which entries.
-        services: Verifier, key files, and the clock.
-        on_event: Reports how much of an image was read, if it was touched since it was checked.
-        find_unmet: Finds why an entry does not meet a requirement.
-    """
+    """Return the entries with their states, in the order of their names."""
     chosen = chosen_entries(request.library, request.names)
     served = _read_served(request, services)
     reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)

@@ -52,12 +52,7 @@ def hint_words(hints: str) -> tuple[str, ...]:
 
 
 def read_passwords(passwd: str, shadow: str) -> tuple[Hashed, ...]:
-    """Read the passwords of accounts that are not locked, passwd(5) and shadow(5).
-
-    Args:
-        passwd: The text of ``/etc/passwd``.
-        shadow: The text of ``/etc/shadow``.
-    """
+    """Read the passwords of accounts that are not locked, passwd(5) and shadow(5)."""
     found: dict[str, str] = {}
     for line in passwd.split("\n"):
         fields = line.split(":")
@@ -83,12 +78,7 @@ def homes(passwd: str) -> tuple[str, ...]:
 
 
 def judge_passwords(found: tuple[Hashed, ...], hints: str) -> tuple[Account, ...]:
-    """Judge the password of each account.
-
-    Args:
-        found: The accounts.
-        hints: The hints of its entry.
-    """
+    """Judge the password of each account by the hints of its entry."""
     words, end = hint_words(hints), time.monotonic() + _SECONDS
     accounts: list[Account] = []
     for one in sorted(found, key=lambda account: not account.hashed)[:_MOST_ACCOUNTS]:

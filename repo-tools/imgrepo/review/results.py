@@ -27,13 +27,7 @@ class Status(enum.Enum):
 
 
 class Issue(NamedTuple):
-    """A check that failed, or whose outcome is unknown.
-
-    Attributes:
-        status: The outcome.
-        message: The reason.
-        hint: What to do about it.
-    """
+    """A check that failed or whose outcome is unknown, the reason, and what to do about it."""
 
     status: Status
     message: str

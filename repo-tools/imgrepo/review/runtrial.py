@@ -37,16 +37,7 @@ _HOST = ("host forwarding rule", "set up guest memory", "allocate memory")
 
 
 def try_script(script: str, machine: Machine, image: SourceImage, on_event: Reporter) -> str:
-    """Try a script next to a link to its image, in another folder.
-
-    Args:
-        script: Its text.
-        machine: The machine that it starts.
-        image: The image; its header was checked before.
-        on_event: Called with each event.
-
-    Returns:
-        What went wrong; empty if nothing did.
+    """Try a script next to a link to its image, in another folder; return what went wrong, if anything did.
 
     Raises:
         ToolError: This host has no QEMU for the machine, or no firmware; or a port or the memory for it is

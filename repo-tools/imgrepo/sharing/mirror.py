@@ -80,12 +80,7 @@ def _index_of(source: str) -> str:
 
 @dataclass(frozen=True)
 class MirrorResult:
-    """The outcome of a run.
-
-    Attributes:
-        fetched: Names of the files that are new in the copy.
-        templates: How many templates the copy has.
-    """
+    """The outcome of a run: names of the files that are new in the copy, and the number of its templates."""
 
     fetched: tuple[str, ...]
     templates: int
@@ -101,20 +96,7 @@ class _File:
 
 
 def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_event: Reporter) -> MirrorResult:
-    """Bring a copy up to date.
-
-    Args:
-        request: The repository and its copy.
-        services: Verifier and clock.
-        fetcher: Moves the bytes.
-        on_event: Called with each event.
-
-    Raises:
-        TrustError: The index is not by the publisher or is older than the copy; or a file is a different one.
-        FetchError: A download failed; what has arrived is kept for the next run.
-        DiskError: A damaged file of the copy is the disk of a running machine.
-        WorkspaceError: The copy cannot be written.
-    """
+    """Bring a copy up to date."""
     trusted = trusted_keys_from_file(request.key_file, where=str(request.key_file))
     with open_session(request.folder) as session:
         data, signed, index = _fetch_index(request, trusted, services, fetcher, on_event)

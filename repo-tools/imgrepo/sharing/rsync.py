@@ -39,14 +39,7 @@ _REASONS = {
 
 
 class RsyncTarget:
-    """Implements ``Target`` with the program rsync.
-
-    Args:
-        place: Its address.
-
-    Raises:
-        ToolError: rsync is missing.
-    """
+    """Implements ``Target`` with the program rsync."""
 
     def __init__(self, place: Place) -> None:
         process.require_program("rsync")

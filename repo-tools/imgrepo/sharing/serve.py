@@ -48,12 +48,7 @@ REVALIDATE = "no-cache"
 
 @dataclass(frozen=True)
 class Part:
-    """The bytes to send.
-
-    Attributes:
-        start: The first one.
-        end: The position after the last one.
-    """
+    """The bytes to send: the position of the first one, and that after the last one."""
 
     start: int
     end: int
@@ -99,9 +94,6 @@ class PublishedFolderServer(ThreadingHTTPServer):
         folder: The folder.
         address: Host and port to listen on; port 0 for any free one.
         on_request: Called with a line about each request.
-
-    Raises:
-        WorkspaceError: It cannot listen there.
     """
 
     daemon_threads = True

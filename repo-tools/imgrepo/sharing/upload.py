@@ -69,11 +69,7 @@ class Target(Protocol):
     """A served folder on another machine."""
 
     def sizes(self) -> dict[str, int]:
-        """Return the sizes in bytes of the files directly in it, by name.
-
-        Raises:
-            UploadError: The target cannot be reached.
-        """
+        """Return the sizes in bytes of the files directly in it, by name."""
         ...
 
     def read(self, name: str, limit: int) -> bytes:
@@ -85,15 +81,7 @@ class Target(Protocol):
         ...
 
     def put(self, folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
-        """Send files; each appears whole under its name, or not at all.
-
-        Args:
-            folder: The folder that holds them.
-            names: Their paths in it; files that are unchanged at the target are not sent.
-            on_event: Called with each event.
-
-        Returns:
-            The names of the files that were sent.
+        """Send the files that are new or changed, each whole or not at all; return their names.
 
         Raises:
             UploadError: A file did not arrive; others may have.
@@ -101,11 +89,7 @@ class Target(Protocol):
         ...
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete files, if they exist.
-
-        Raises:
-            UploadError: A file could not be deleted.
-        """
+        """Delete files, if they exist."""
         ...
 
 
@@ -161,12 +145,7 @@ class UploadRequest:
 
 @dataclass(frozen=True)
 class UploadResult:
-    """The outcome of an upload.
-
-    Attributes:
-        sent: Names of the files that were sent.
-        deleted: Names of the files that were deleted there.
-    """
+    """The names of the files that were sent, and of those that were deleted there."""
 
     sent: tuple[str, ...]
     deleted: tuple[str, ...]
@@ -175,20 +154,7 @@ class UploadResult:
 def upload(
     request: UploadRequest, services: Services, open_target: Callable[[Place], Target], on_event: Reporter
 ) -> UploadResult:
-    """Upload a published folder.
-
-    Args:
-        request: The folder and its target.
-        services: Verifier and clock.
-        open_target: Opens the target.
-        on_event: Called with each event.
-
-    Raises:
-        UsageError: Nothing is published in the folder.
-        TrustError: The index is not by the key next to it; or the one there is newer, or by another key.
-        RepositoryError: A file that the index names is missing or incomplete.
-        UploadError: The target cannot be reached or written.
-    """
+    """Upload a published folder."""
     read_served(request.folder, services)  # before anything is made in a folder that is not ours
     with open_session(request.folder):
         served, signed = read_served(request.folder, services)

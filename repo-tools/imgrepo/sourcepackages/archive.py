@@ -115,14 +115,7 @@ def source_files(rows: str, root: str, folder: str, *, where: str) -> tuple[Sour
 
 
 def source_package(fields: Mapping[str, str], root: str, *, proof: str, where: str) -> SourcePackage:
-    """Read a paragraph of an archive's ``Sources``.
-
-    Args:
-        fields: The paragraph.
-        root: The archive's address.
-        proof: The list and the key that vouch for it.
-        where: Names the list in messages.
-    """
+    """Read a paragraph of an archive's ``Sources``."""
     name, version, folder = (fields.get(key, "").strip() for key in ("Package", "Version", "Directory"))
     if not is_package_name(name) or not is_version(version) or not _FOLDER.fullmatch(folder):
         raise RepositoryError(f"{where}: {name[:60]!r} {version[:60]!r} in {folder[:120]!r} is impossible")
@@ -168,12 +161,7 @@ class Suite:
 
 @dataclass
 class ArchivedSources:
-    """The result of a search in archives.
-
-    Attributes:
-        packages: The source packages that were found.
-        others: The other versions in the archives, by name.
-    """
+    """The source packages that were found in archives, and by name the other versions that they have."""
 
     packages: dict[SourceId, SourcePackage]
     others: dict[str, set[str]]
@@ -318,13 +306,7 @@ def _row_of(release: Mapping[str, str], name: str, suite: Suite) -> tuple[str, i
 
 
 def read_sources(path: Path, names: set[str], *, where: str) -> Iterator[Mapping[str, str]]:
-    """Read the paragraphs of some source packages from a ``Sources.xz``; others are not parsed.
-
-    Args:
-        path: The file.
-        names: Names of the packages.
-        where: Names the list in messages.
-    """
+    """Read the paragraphs of some source packages from a ``Sources.xz``; others are not parsed."""
     try:
         with lzma.open(path) as file:
             for chunk in _chunks(file, where):

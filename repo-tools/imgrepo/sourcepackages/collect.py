@@ -79,19 +79,7 @@ def collect(
     options: ApplianceOptions,
     on_event: Reporter,
 ) -> Collected:
-    """Collect the sources of one image.
-
-    Args:
-        target: The image, and the folders for the results.
-        request: The sources to collect, and the archives to search.
-        services: The ports.
-        options: Options of the appliance, in case the packages are not listed yet.
-        on_event: Called with each event.
-
-    Raises:
-        TrustError: The lists of an archive are not signed by its keys; nothing of it was used.
-        FetchError: The network or a server failed; fetched files are kept for the next run.
-    """
+    """Collect the sources of one image."""
     contents = contents_of(target, services, options, on_event, keep=not request.dry_run)
     every = required_sources(contents)
     wanted = select_sources(every, request.only)

@@ -75,16 +75,7 @@ class Pool:
     def find(
         self, source: SourceId, verifier: Verifier, fetcher: Fetcher, on_event: Reporter
     ) -> SourcePackage | str:
-        """Search for a source package.
-
-        Args:
-            source: Name and version.
-            verifier: Applies the accept rule.
-            fetcher: Moves the bytes.
-            on_event: Called with each event.
-
-        Returns:
-            The package, or why it cannot be used.
+        """Search for a source package; return it, or the reason why it cannot be used.
 
         Raises:
             FetchError: The server failed.
@@ -159,14 +150,7 @@ def read_dsc(
 
 
 def issuer_fingerprint(packets: bytes) -> str | None:
-    """Find the fingerprint of the key that made the first signature; this only selects the key to try.
-
-    Args:
-        packets: Signature packets (RFC 9580 section 5.2.3).
-
-    Returns:
-        40 or 64 hex digits; None if the signature has none.
-    """
+    """Find the fingerprint of the key that made the first signature; this only selects the key to try."""
     body = _first_body(packets)
     if len(body) < 6 or body[0] != 4:
         return None
@@ -263,16 +247,7 @@ def find_packages(
     scratch: Path,
     on_event: Reporter,
 ) -> FoundPackages:
-    """Search for source packages in all archives.
-
-    Args:
-        contents: The packages of the image.
-        wanted: Names and versions of source packages.
-        places: The archives.
-        services: Fetcher and verifier.
-        scratch: A private folder.
-        on_event: Called with each event.
-    """
+    """Search for source packages in all archives."""
     if not wanted:
         return FoundPackages((), ())
     if contents.manager != "dpkg":

@@ -26,14 +26,7 @@ _BLOCK = 512
 
 
 def offer_text(name: str, contact: str, gaps: Sequence[SourceGap], *, left_out: int = 0) -> str:
-    """Return the text about its sources for people who received the image.
-
-    Args:
-        name: The image's name.
-        contact: The contact for further requests; may be empty.
-        gaps: Source packages that are missing.
-        left_out: Number of packages that were left out on purpose.
-    """
+    """Return the text about its sources for people who received the image."""
     lines = [
         f"Source code of {name}",
         "",

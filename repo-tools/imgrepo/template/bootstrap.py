@@ -142,14 +142,7 @@ def check_bootstrap(request: BootstrapRequest) -> tuple[Mode, Path]:
 
 
 def bootstrap(request: BootstrapRequest, archive: Path, scratch: Path, on_event: Reporter) -> None:
-    """Install a system and write it as a tar archive.
-
-    Args:
-        request: What to install.
-        archive: The tar archive to write.
-        scratch: A private folder for small files.
-        on_event: Called with mmdebstrap's messages, as debug lines.
-    """
+    """Install a system and write it as a tar archive."""
     mode, keyring = check_bootstrap(request)
     overlay = scratch / "overlay.tar"
     write_overlay(guest_files(request.recipe, request.guest_uses, request.locale), overlay, request.epoch)

@@ -68,9 +68,6 @@ class Layout:
         """Return the partitions as (first sector, last sector, type): GRUB's, EFI's if any, the root's.
 
         One MiB stays free behind the root for the second copy of the partition table.
-
-        Args:
-            size: Size of the disk in bytes.
         """
         first = 2 * _ALIGNMENT
         found = [(_ALIGNMENT, first - 1, _BIOS_BOOT)]
@@ -116,10 +113,6 @@ def grub_script(layout: Layout, arch: str) -> str:
 
     GRUB comes from the guest itself, so that its version fits the modules of later upgrades. For UEFI it gets
     the default name that firmware looks for.
-
-    Args:
-        layout: The layout of the disk.
-        arch: Debian's name of the architecture.
     """
     modules = f"part_gpt {'lvm ' if layout.lvm else ''}{layout.root.grub_module}"
     lines = [_FIND_DISK, f"grub-install --target=i386-pc --no-floppy --modules='{modules}' \"$disk\""]
@@ -132,11 +125,7 @@ def grub_script(layout: Layout, arch: str) -> str:
 
 
 def check_size(size: int) -> None:
-    """Check the disk size before anything is downloaded.
-
-    Args:
-        size: Bytes.
-    """
+    """Check the disk size before anything is downloaded."""
     if size < SMALLEST_DISK:
         raise UsageError(
             f"a disk of {human_size(size)} is too small for a template",
@@ -159,14 +148,7 @@ def check_room(archive: Path, size: int, layout: Layout) -> None:
 
 
 def install_system(appliance: Appliance, archive: Path, layout: Layout, arch: str) -> None:
-    """Partition the appliance's empty first disk, unpack a system onto it and make it bootable.
-
-    Args:
-        appliance: A launched appliance with the disk; shut down when this returns.
-        archive: The system as a tar archive.
-        layout: The layout of the disk.
-        arch: Debian's name of the system's architecture.
-    """
+    """Partition the appliance's empty first disk, unpack a system onto it and make it bootable."""
     appliance.make_gpt("/dev/sda", layout.table(appliance.device_size("/dev/sda")))
     root = layout.last_partition
     if layout.lvm:

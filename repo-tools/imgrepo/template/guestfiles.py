@@ -25,13 +25,7 @@ _LOCALE = re.compile(r"C\.UTF-8|[a-z]{2,3}_[A-Z]{2}\.UTF-8(?:@[a-z]+)?")
 
 @dataclass(frozen=True)
 class GuestFile:
-    """One file in the guest, owned by root.
-
-    Attributes:
-        path: Absolute path in the guest.
-        content: Its text.
-        mode: Permission bits.
-    """
+    """One file in the guest, owned by root."""
 
     path: str
     content: str
@@ -124,13 +118,7 @@ def finish_script(locale: str = PLAIN_LOCALE) -> str:
 def guest_files(
     recipe: TemplateRecipe, sources: Mirrors, locale: str = PLAIN_LOCALE
 ) -> tuple[GuestFile, ...]:
-    """Return our files for a template.
-
-    Args:
-        recipe: The template.
-        sources: The mirrors that the guest will use.
-        locale: The guest's locale.
-    """
+    """Return our files for a template."""
     generated = () if locale == PLAIN_LOCALE else (GuestFile("/etc/locale.gen", f"{locale} UTF-8\n"),)
     return (
         *generated,
@@ -165,13 +153,7 @@ def _hosts(name: str) -> str:
 
 
 def write_overlay(files: tuple[GuestFile, ...], archive: Path, epoch: int | None = None) -> None:
-    """Write the files into a tar archive, owned by root, with their folders.
-
-    Args:
-        files: The files.
-        archive: The archive to make.
-        epoch: Their time, in seconds since 1970; None for now.
-    """
+    """Write files and their folders into a tar archive, owned by root; without ``epoch``, of now."""
     folders: set[str] = set()
     now = int(time.time()) if epoch is None else epoch
     with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:

@@ -31,14 +31,7 @@ _ARCHIVE_SPACE = 512 << 20
 
 @dataclass(frozen=True)
 class TemplateRequest:
-    """A template to make.
-
-    Attributes:
-        bootstrap: The system to install.
-        output: The raw disk image to write.
-        size: Size of its disk in bytes.
-        appliance: Options of the appliance.
-    """
+    """A template to make: the system, the raw disk image to write, and its size in bytes."""
 
     bootstrap: BootstrapRequest
     output: Path
@@ -82,13 +75,7 @@ _LARGEST_STATUS = 64 << 20
 
 
 def manifest_of(request: BootstrapRequest, size: int, archive: Path) -> dict[str, Any]:
-    """Describe a template.
-
-    Args:
-        request: The request.
-        size: Size of the disk in bytes.
-        archive: The installed system as a tar archive.
-    """
+    """Describe a template, whose system is in a tar archive."""
     return {
         "version": 1,
         "recipe": request.recipe.name,

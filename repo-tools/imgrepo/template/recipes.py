@@ -150,12 +150,7 @@ def check_mirror(url: str) -> None:
 
 @dataclass(frozen=True)
 class Mirrors:
-    """The mirrors that packages come from.
-
-    Attributes:
-        mirror: URL of the archive with the suite and its updates.
-        security: URL of the archive with security updates.
-    """
+    """The mirrors of the archive with the suite and its updates, and of the one with security updates."""
 
     mirror: str = DEBIAN_MIRROR
     security: str = DEBIAN_SECURITY_MIRROR
@@ -219,13 +214,7 @@ def packages_of(
 
 
 def build_sources(recipe: TemplateRecipe, sources: Mirrors, keyring: Path) -> tuple[str, ...]:
-    """Return the lines of apt's sources for making the template; each names the keys that may sign it.
-
-    Args:
-        recipe: The template.
-        sources: The mirrors to use.
-        keyring: Absolute path of the keys on this machine.
-    """
+    """Return the lines of apt's sources for making the template; each names the keys that may sign it."""
     return tuple(
         f"deb [signed-by={keyring}] {Address(url).reveal()} {suite} main"
         for url, suites in recipe.suites(sources)

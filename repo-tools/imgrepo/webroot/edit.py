@@ -106,17 +106,7 @@ def rotate(
     folder: Path, old_key: str, new_key: str, signing: Signing, services: Services, on_event: Reporter,
     *, finish: bool,
 ) -> None:  # fmt: skip
-    """Move from one signing key to the next.
-
-    Args:
-        folder: The folder that is served.
-        old_key: The key that clients know.
-        new_key: The new signing key.
-        signing: How to sign otherwise.
-        services: The ports.
-        on_event: Called with each event.
-        finish: Whether only the new key signs from now on; otherwise both do.
-    """
+    """Move from one signing key to the next: both sign, or with ``finish`` only the new one."""
     keys = services.make_keys(signing)
     if keys.check_key(old_key) == keys.check_key(new_key):
         raise UsageError(f"{old_key} and {new_key} are the same key")

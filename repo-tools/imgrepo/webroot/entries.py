@@ -75,14 +75,7 @@ def origin_of(entry: Entry) -> str:
 
 
 def old_entry(index: Index, stem: str, remembered: Published | None, arch: str | None = None) -> Entry | None:
-    """Find the entry that an image was published as.
-
-    Args:
-        index: The published index.
-        stem: The image's name without its ending.
-        remembered: Its record of the last run.
-        arch: The image's architecture, if it is known.
-    """
+    """Find the entry that an image was published as."""
     fitting = [
         entry
         for entry in index.entries
@@ -108,19 +101,7 @@ def new_entry(
     *,
     ending: str = "xz",
 ) -> Entry:
-    """Describe a new or changed image.
-
-    Args:
-        image: The image.
-        size: Size of its disk in bytes.
-        facts: Its facts.
-        compressed: The file to publish.
-        old: The entry that it replaces; None for a new template.
-        ending: Ending of the file's name.
-
-    Returns:
-        The entry; with the old revision if the published file stays the same, else with the next one.
-    """
+    """Describe a new or changed image; the revision stays the same if the published file does."""
     found = Entry(
         os_version=image.stem,
         file=published_name(image.stem, compressed.sha512, ending),
@@ -160,11 +141,6 @@ def new_entry(
 def merge(old: Index, replaced: Mapping[tuple[str, str], Entry], added: Sequence[Entry]) -> Index:
     """Make the new index, in the old order, with new templates at the end.
 
-    Args:
-        old: The published index.
-        replaced: New entries by name and architecture of the old one.
-        added: New templates.
-
     Raises:
         RepositoryError: Two images are to become the same template (``docs/threat-model.md`` R16).
     """
@@ -182,12 +158,7 @@ def merge(old: Index, replaced: Mapping[tuple[str, str], Entry], added: Sequence
 
 
 def differences(old: Index, new: Index) -> Iterator[str]:
-    """Yield a line per template that is new, gone or changed, and below it a line per field.
-
-    Args:
-        old: The index before.
-        new: The index afterwards.
-    """
+    """Yield a line per template that is new, gone or changed, and below it a line per field."""
     before = {(entry.os_version, entry.arch): entry for entry in old.entries}
     after = {(entry.os_version, entry.arch): entry for entry in new.entries}
     for key, entry in before.items():
@@ -233,18 +204,7 @@ _PIECE = 1 << 20
 
 
 def read_draft(path: Path) -> Index | None:
-    """Read an unsigned index; None when there is none.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its entries. A digest that differs from that of its file is left out.
-
-    Raises:
-        UsageError: It cannot be read.
-        IndexSyntaxError: It breaks the format.
-    """
+    """Read an unsigned index, without digests that differ from its files'; None when there is none."""
     try:
         with open_file(path) as file:
             data = file.read(_LARGEST + 1)
@@ -290,12 +250,7 @@ def sidecar_of(image: Path) -> Path:
 
 
 def sidecar_entries(images: Iterable[SourceImage], index: Index) -> tuple[Entry, ...]:
-    """Read the entries next to images, for templates that are not in an index yet.
-
-    Args:
-        images: The images.
-        index: The published index.
-    """
+    """Read the entries next to images, for templates that are not in an index yet."""
     found = []
     for image in images:
         path = image.path.with_name(f"{image.stem}{SUFFIX}")

@@ -112,12 +112,6 @@ def find_retired(files: ServedFiles, index: Index, before: Index, *, now: dateti
 
     Two kinds count: packed files with generated names, and files that an index once named. All other files
     stay. A source image may have a generated name as well, so the suffix must be that of a packed file.
-
-    Args:
-        files: The served folder.
-        index: What is published now.
-        before: What was published before.
-        now: The time, in UTC.
     """
     known = _remembered(files.record)
     named = {path for entry in index.entries for path in files_of(entry)}

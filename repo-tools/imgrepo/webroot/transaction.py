@@ -36,14 +36,7 @@ class Session:
         self.folder = folder
 
     def commit(self, name: str) -> None:
-        """Move a complete file to its place, durably and readable by the web server.
-
-        Args:
-            name: Name of the file, in both folders.
-
-        Raises:
-            WorkspaceError: It cannot be moved; then its place is unchanged.
-        """
+        """Move a complete file to its place, durably and readable by the web server."""
         staged, final = self.folder / name, self._target / name
         try:
             with staged.open("rb") as file:
@@ -67,9 +60,6 @@ class Session:
 @contextlib.contextmanager
 def open_session(target: Path) -> Iterator[Session]:
     """Lock a folder against other publishers and make a private folder in it.
-
-    Args:
-        target: The folder that is being served.
 
     Raises:
         WorkspaceError: Another publisher is at work there, or the folder cannot be written.

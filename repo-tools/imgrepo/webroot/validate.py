@@ -64,16 +64,7 @@ class ValidateRequest:
 
 
 def validate(request: ValidateRequest, services: Services, on_event: Reporter) -> tuple[PybuilderError, ...]:
-    """Check an index.
-
-    Args:
-        request: What to check.
-        services: The clients' accept rule.
-        on_event: Called with progress events, and with signer and expiry of the index.
-
-    Returns:
-        All problems, in the order of the file; empty when it is valid.
-    """
+    """Check an index; return all problems, in the order of the file."""
     path, where = request.path, str(request.path)
     data = _read(path)
     try:
@@ -275,11 +266,7 @@ def _check(
 
 
 def _check_disk(path: Path, file: BinaryIO, entry: Entry, what: str) -> None:
-    """Compare the disk inside a file with the index, as far as possible without unpacking.
-
-    Raises:
-        RepositoryError: It is a different one.
-    """
+    """Compare the disk inside a file with the index, as far as possible without unpacking."""
     file.seek(0)
     head = file.read(len(_XZ_MAGIC))
     file.seek(0)
