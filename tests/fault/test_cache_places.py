@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from imgbuilder.cache.records import has_content
+from imgbuilder.cache.folder import has_content
 from tests.fakes.faultserver import FaultServer, Hang, Step, honest
 from tests.fault.worker import CLEAN_ERROR, DISK, PACKED, SHA, Workers
 

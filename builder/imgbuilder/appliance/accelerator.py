@@ -46,12 +46,7 @@ class KvmVerdict:
 
 
 def kvm_verdict(state: Path, on_event: Reporter) -> KvmVerdict:
-    """Return the remembered verdict, or test KVM now and remember the result.
-
-    Args:
-        state: Folder for the remembered verdict; created if missing.
-        on_event: Called with debug lines.
-    """
+    """Return the remembered verdict, or test KVM now and remember the result."""
     if not _DEVICE.exists():
         return KvmVerdict(usable=False, reason=f"{_DEVICE} does not exist", proved=True)
     if not os.access(_DEVICE, os.R_OK | os.W_OK):

@@ -84,9 +84,6 @@ class Connection:
         interpreter: The Python that can load libguestfs.
         runtime: Private folder with a short path, for the worker's sockets and temporary files.
         on_event: Called with debug lines and the progress of long transfers.
-
-    Raises:
-        ApplianceError: The worker could not be started.
     """
 
     def __init__(self, interpreter: Path, runtime: Path, on_event: Reporter) -> None:
@@ -145,9 +142,6 @@ class Connection:
             most: Most bytes of a file on this host that the call may write; None for no limit.
             label: Name of the transfer in progress reports; None for no reports.
             kwargs: Its optional arguments.
-
-        Returns:
-            The result of the method.
 
         Raises:
             GuestCallError: libguestfs refused or failed.
@@ -304,12 +298,7 @@ def is_utf8(path: Path) -> bool:
 
 
 class Calls:
-    """Requests to a launched appliance.
-
-    Args:
-        connection: The worker that holds the launched handle.
-        scratch: Private local folder for temporary files.
-    """
+    """Requests to a launched appliance."""
 
     def __init__(self, connection: Connection, scratch: Path) -> None:
         self._connection = connection

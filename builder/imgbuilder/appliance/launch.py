@@ -288,13 +288,7 @@ _LIMIT = 300.0
 
 
 class LibguestfsAppliance(GuestCommands, Storage):
-    """A launched appliance. Made by ``open_appliance``.
-
-    Args:
-        connection: The worker that holds the launched handle.
-        scratch: Private local folder for temporary files.
-        attached: The positions of the attached disks, from 0.
-    """
+    """A launched appliance. Made by ``open_appliance``."""
 
     def __init__(self, connection: Connection, scratch: Path, attached: Sequence[int] = ()) -> None:
         super().__init__(connection, scratch)
@@ -341,12 +335,6 @@ def check_build_folder(environ: Mapping[str, str]) -> None:
 
     libguestfs itself ignores a wrong LIBGUESTFS_CACHEDIR silently and uses the default; for another user's
     appliance it only reports that it is "not owned".
-
-    Args:
-        environ: The environment of the appliance.
-
-    Raises:
-        ApplianceError: It is not a folder, not writable, or belongs to another user.
     """
     chosen = environ.get(VARIABLE)
     if not chosen or environ.get("LIBGUESTFS_PATH"):  # the latter is a ready appliance

@@ -27,9 +27,6 @@ def write_memory(monitor: Path, memory: int, then: Callable[[], None], *, limit:
         memory: Descriptor of the file, open for writing.
         then: Called when everything is written and the machine and its disks are paused.
         limit: Seconds until it fails.
-
-    Raises:
-        ApplianceError: It failed.
     """
     _run(_write_memory(monitor, memory, then), limit)
 
@@ -41,23 +38,12 @@ def write_screen(monitor: Path, picture: Path, *, limit: float) -> None:
         monitor: The hypervisor's socket.
         picture: Absolute path of the file, which the hypervisor writes.
         limit: Seconds until it fails.
-
-    Raises:
-        ApplianceError: It failed.
     """
     _run(_execute(monitor, "screendump", {"filename": os.fspath(picture)}), limit)
 
 
 def network_table(monitor: Path, *, limit: float) -> str:
-    """Return the connections of a machine's user network, as the text of ``info usernet``.
-
-    Args:
-        monitor: The hypervisor's socket.
-        limit: Seconds until it fails.
-
-    Raises:
-        ApplianceError: It failed.
-    """
+    """Return the connections of a machine's user network, as the text of ``info usernet``."""
     # QMP has no command for this, only the monitor for people has one.
     order: dict[str, object] = {"command-line": "info usernet"}
     return str(_run(_execute(monitor, "human-monitor-command", order), limit))
@@ -70,9 +56,6 @@ def end_machine(monitor: Path, then: Callable[[], None], *, limit: float) -> Non
         monitor: The hypervisor's socket.
         then: Called when the hypervisor answers; by then it has opened all disks.
         limit: Seconds until it fails.
-
-    Raises:
-        ApplianceError: It failed.
     """
     _run(_end_machine(monitor, then), limit)
 

@@ -36,12 +36,7 @@ class Links(Protocol):
 
 
 class Placer:
-    """Resolves the path of each member; asks the guest once per folder.
-
-    Args:
-        guest: The guest.
-        directory: The directory to unpack to, without links.
-    """
+    """Resolves the path of each member; asks the guest once per folder."""
 
     def __init__(self, guest: Links, directory: str) -> None:
         self._guest = guest

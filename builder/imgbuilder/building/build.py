@@ -51,11 +51,6 @@ class BuildResult:
 def build(request: BuildRequest, services: Services, on_event: Reporter) -> BuildResult:
     """Build an image.
 
-    Args:
-        request: The template, the output and the customizations.
-        services: The ports to the outside.
-        on_event: Called with each event.
-
     Returns:
         Facts about the finished image, which is durable at its final place.
 

@@ -70,11 +70,6 @@ def customize_disks(request: CustomizeRequest, services: Services, on_event: Rep
     First the guests are checked, with their filesystems mounted read-only. Until that has succeeded, nothing
     on the disks is changed.
 
-    Args:
-        request: The disks and the operations.
-        services: The ports to the outside.
-        on_event: Called with each event.
-
     Raises:
         PybuilderError: It failed. The hint says whether the disks were changed.
     """
@@ -104,11 +99,7 @@ def customize_disks(request: CustomizeRequest, services: Services, on_event: Rep
 def find_identity(
     request: CustomizeRequest, services: Services, on_event: Reporter
 ) -> list[sysprep.IdentityFile]:
-    """Return the files that identify this one machine; the disks are only read.
-
-    Raises:
-        PybuilderError: The guest could not be examined.
-    """
+    """Return the files that identify this one machine; the disks are only read."""
     disks, _attached = _check_disks(request, readonly=True)
     on_event(Step("Examining the guest ..."))
     found = []
@@ -122,11 +113,7 @@ def find_identity(
 
 
 def firstboot_report(request: CustomizeRequest, services: Services, on_event: Reporter) -> FirstbootReport:
-    """Return the results of the first boot of the first operating system; the disks are only read.
-
-    Raises:
-        PybuilderError: The guest could not be examined.
-    """
+    """Return the results of the first boot of the first operating system; the disks are only read."""
     disks, _attached = _check_disks(request, readonly=True)
     on_event(Step("Examining the guest ..."))
     with services.open_appliance(disks, _options(request, services), on_event) as appliance:

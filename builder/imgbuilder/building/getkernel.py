@@ -65,9 +65,6 @@ def get_kernel(request: KernelRequest, services: Services, on_event: Reporter) -
 
     Returns:
         The written file for each file of the guest.
-
-    Raises:
-        PybuilderError: The image holds no kernel, or a file cannot be read or written.
     """
     if not request.folder.is_dir():
         raise UsageError(
@@ -101,11 +98,7 @@ def get_kernel(request: KernelRequest, services: Services, on_event: Reporter) -
 
 
 def choose_files(guest: Guest) -> tuple[str, ...]:
-    """Return the paths of the newest kernel and its initrd.
-
-    Raises:
-        GuestError: There is no kernel.
-    """
+    """Return the paths of the newest kernel and its initrd."""
     kernels = _files(guest, _KERNELS)
     if not kernels:
         raise GuestError(

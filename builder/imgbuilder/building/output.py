@@ -38,18 +38,10 @@ class OutputWriter(Protocol):
         """The format of that file."""
 
     def fill(self, disk: Path, disk_format: DiskFormat, size: int) -> None:
-        """Write the template's disk, extended to ``size`` bytes.
-
-        Raises:
-            PybuilderError: There is no space, or a program failed.
-        """
+        """Write the template's disk, extended to ``size`` bytes."""
 
     def finish(self) -> None:
-        """Write the finished image.
-
-        Raises:
-            PybuilderError: There is no space, or a program failed.
-        """
+        """Write the finished image."""
 
 
 def scratch_folder(image: OutputImage) -> Path:

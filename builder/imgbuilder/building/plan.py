@@ -203,12 +203,6 @@ def make_plan(
 ) -> BuildPlan:
     """Decide how to build an image.
 
-    Args:
-        template: The template.
-        image: The image.
-        operations: Descriptions of the customizations, in order.
-        network: Whether the guest reaches the network.
-
     Raises:
         UsageError: The image would be smaller than the template or larger than its device, or its format
             does not fit.

@@ -136,11 +136,7 @@ def _output_image(request: BuildRequest, chosen: Selection, on_event: Reporter) 
 
 
 def _check_reachable(chosen: Selection, services: Services) -> None:
-    """Refuse a download that ``--offline`` forbids, also for ``--dry-run``.
-
-    Raises:
-        OfflineError: The template is not on this machine.
-    """
+    """Refuse a download that ``--offline`` forbids, also for ``--dry-run``."""
     urls = [chosen.url, *chosen.source.mirrors]
     digests = [str(file.sha512) for file in files_of(chosen.entry)]
     shared = [root / "templates" / digest for root in paths.shared_caches() for digest in digests]
@@ -149,11 +145,7 @@ def _check_reachable(chosen: Selection, services: Services) -> None:
 
 
 def _check_image_space(image: OutputImage, facts: TemplateFacts) -> None:
-    """Check before a download that there is room for the least that the image can take.
-
-    Raises:
-        WorkspaceError: There is not.
-    """
+    """Check before a download that there is room for the least that the image can take."""
     if image.target.device is not None or image.compressed:
         return
     # How much the disk holds is not known until it is unpacked, but hardly less than the compressed size.

@@ -74,10 +74,6 @@ def claim(path: Path) -> Iterator[int]:
 
     Yields:
         A descriptor open for reading and writing; ``imagelocks.release`` it before a program writes there.
-
-    Raises:
-        WorkspaceError: It is in use, or cannot be written to.
-        DiskError: A running machine uses it.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -167,12 +163,7 @@ def _mode_of(path: Path) -> int:
 
 
 def find_file_target(output: Path) -> Path:
-    """Check that a file can be written, and return its path; a block device is refused.
-
-    Raises:
-        WorkspaceError: It cannot be written, or is a block device.
-        DiskError: It is the disk of a running machine, or another program uses it.
-    """
+    """Check that a file can be written, and return its path; a block device is refused."""
     target = find_target(output)
     if target.device is not None:
         raise WorkspaceError(f"the output {output} is a block device", hint="name a file")

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from imgbuilder.cache.folder import CacheFolder
-from imgbuilder.cache.records import (
+from imgbuilder.cache.folder import (
+    CacheFolder,
     has_content,
     is_unchanged,
     open_own,
@@ -30,11 +30,7 @@ _KEPT = frozenset({"template", "arch", "source", "content"})
 
 
 class Disks:
-    """The files in ``ROOT/disks``, and locks on those in use.
-
-    Args:
-        folder: The cache.
-    """
+    """The files in ``ROOT/disks``, and locks on those in use."""
 
     def __init__(self, folder: CacheFolder) -> None:
         self._folder = folder

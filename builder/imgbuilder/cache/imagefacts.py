@@ -79,12 +79,7 @@ def with_disk_facts(selection: Selection, fetcher: Fetcher, on_event: Reporter =
 
 
 def of_verified_file(entry: Entry, path: Path) -> Entry:
-    """Return an entry with format and virtual size of its image, read from the verified file itself.
-
-    Raises:
-        RepositoryError: It is not a disk image.
-        DiskError: It is a qcow2 image that is refused.
-    """
+    """Return an entry with format and virtual size of its image, read from the verified file itself."""
     with open_file(path) as file:
         image_format, size = _judge(file.read(_HEAD), os.fstat(file.fileno()).st_size, str(path))
     return replace(entry, format=image_format, size=size)

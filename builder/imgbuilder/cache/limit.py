@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgbuilder.appliance.instant.store import KeptState, StateStore, state_folder
-from imgbuilder.cache.folder import CacheFolder, is_digest
-from imgbuilder.cache.records import has_content, open_own, read_record, record_path
+from imgbuilder.cache.folder import CacheFolder, has_content, is_digest, open_own, read_record, record_path
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, ignore, warn
 from imgbuilder.host import imagelocks

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgbuilder.cache.records import read_record, record_path, store_record
+from imgbuilder.cache.folder import read_record, record_path, store_record
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.host.hashing import HashingFile
 from imgbuilder.host.workspace import is_full

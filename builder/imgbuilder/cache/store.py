@@ -5,7 +5,7 @@
     ROOT/templates/SHA512            as published, compressed
     ROOT/disks/SHA512.FORMAT         unpacked: sparse, read-only
     ROOT/partial/SHA512              incomplete, see imgbuilder.cache.partial
-    ROOT/.../*.json                  their records, see imgbuilder.cache.records
+    ROOT/.../*.json                  their records, see imgbuilder.cache.folder
     ROOT/locks, ROOT/lock            see imgbuilder.cache.folder
 
 The digest is the one that the signed index names, so that a name never means different bytes, whichever
@@ -81,15 +81,7 @@ class TemplateCache:
         owned.close()
 
     def delete(self, on_event: Reporter = ignore, *, limit: float = 10.0) -> None:
-        """Remove the cache's files from the folder, and no others.
-
-        Args:
-            on_event: Called when it waits.
-            limit: Seconds to wait for builds that use the cache.
-
-        Raises:
-            WorkspaceError: A build still uses it, or a file cannot be removed.
-        """
+        """Remove the cache's files from the folder, and no others."""
         self._folder.delete(on_event, limit=limit)
 
     def is_cached(self, entry: Entry) -> bool:
@@ -101,21 +93,11 @@ class TemplateCache:
         return next((self._disks.path(file) for file in files_of(entry) if self._disks.has(file)), None)
 
     def preferred(self, selection: Selection) -> Selection:
-        """Choose the file of a template that a build will start from, if the source has it.
-
-        Raises:
-            RepositoryError: The index gives a file an address outside the source.
-        """
+        """Choose the file of a template that a build will start from, if the source has it."""
         return self._in_order(selection)[0]
 
     def identify(self, selection: Selection, fetcher: Fetcher, on_event: Reporter = ignore) -> Selection:
-        """Add the SHA-512 to a template; if its source names none, download the template to compute it.
-
-        Args:
-            selection: The template; if it has a SHA-256, the download must match it.
-            fetcher: Downloads it.
-            on_event: Called with each event.
-        """
+        """Add the SHA-512 to a template; if its source names none, download the template to compute it."""
         with self._explained(selection.entry):
             return self._templates.identify(selection, fetcher, on_event)
 
@@ -216,11 +198,7 @@ class TemplateCache:
             debug(on_event, f"removed from the cache to keep its limit: {name}, {human_size(size)}")
 
     def _make_room(self, needed: int, on_event: Reporter) -> None:
-        """Make room for a template; if it cannot fit, nothing is removed.
-
-        Raises:
-            WorkspaceError: There is not enough space, whatever is removed.
-        """
+        """Make room for a template; if it cannot fit, nothing is removed."""
         free = shutil.disk_usage(self._folder.templates).free
         if free >= needed:
             return

@@ -13,10 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from imgbuilder.cache.folder import CacheFolder
+from imgbuilder.cache.folder import CacheFolder, is_unchanged, open_own, touch_record, write_record
 from imgbuilder.cache.limit import remove_file
 from imgbuilder.cache.partial import PartialFile, discard, partial_file
-from imgbuilder.cache.records import is_unchanged, open_own, touch_record, write_record
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.errors import DigestMismatchError, FetchError, OfflineError, WorkspaceError
 from imgbuilder.events import Reporter, Step, info, warn
@@ -72,9 +71,6 @@ class Templates:
         """Open a template, added first if it is missing or damaged.
 
         The caller reads the open file, which was verified: its name may come to mean another file.
-
-        Raises:
-            WorkspaceError: The cache entry is not a regular file, or cannot be written.
         """
         path = self.path(selection.entry)
         file = self._open_if_good(path, selection.entry, on_event)

@@ -62,12 +62,6 @@ def set_shadow_field(shadow: bytes, user: str, value: str, today: int) -> bytes 
 
     With the day of the old password the new one might count as expired.
 
-    Args:
-        shadow: The content.
-        user: The user.
-        value: The new field.
-        today: Days since 1970.
-
     Returns:
         The new content, or None if the user has no line in it.
     """

@@ -224,11 +224,7 @@ def check_manager(context: GuestContext, keyword: str) -> None:
 
 
 def usable_folder(path: Path) -> Path:
-    """Accept a local folder that can be written, making it if it is missing.
-
-    Raises:
-        OSError: It cannot be made or written.
-    """
+    """Accept a local folder that can be written, making it if it is missing."""
     path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(13, "Permission denied", str(path))

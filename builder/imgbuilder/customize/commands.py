@@ -60,9 +60,6 @@ def run_in_guest(
 
     Returns:
         The offset in the log at which its output begins.
-
-    Raises:
-        OperationError: It ended with a status other than 0.
     """
     before = guest.stat(context.log_file).size if guest.is_file(context.log_file) else 0
     follow = _output(context) if context.follow else None
@@ -161,9 +158,6 @@ def private_folder(guest: Guest, *parents: str) -> Iterator[str]:
     Args:
         guest: The guest.
         parents: Folders to make it in; the first one that exists is used.
-
-    Raises:
-        OperationError: None of them exists and is writable.
     """
     result = guest.sh(_MAKE_FOLDER.format(parents=" ".join(parents)))
     folder = result.output.strip()

@@ -161,12 +161,6 @@ def install_firstboot(guest: Guest, context: GuestContext, name: str, content: b
     """Install a script that runs at first boot, after the scripts installed before it.
 
     A guest with an unknown init system gets the script and a warning, not an error.
-
-    Args:
-        guest: The guest.
-        context: Its facts.
-        name: The script's name or command, for its file name.
-        content: The script; without ``#!`` the guest's ``/bin/sh`` runs it.
     """
     scripts = f"{BASE}/scripts"
     guest.mkdir_p(scripts)

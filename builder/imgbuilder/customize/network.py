@@ -44,9 +44,6 @@ def check_network(guest: Guest, context: GuestContext) -> None:
     There is no check where it would prove nothing: without a network in the appliance (the failing command's
     error then has a hint), behind a proxy (which resolves names), with a mirror, for other package managers,
     or with sources that need no network.
-
-    Raises:
-        OperationError: The name does not resolve.
     """
     if (
         not context.network

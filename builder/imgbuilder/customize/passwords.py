@@ -48,11 +48,7 @@ class Crypto(enum.Enum):
 
 
 def hash_password(password: str, crypto: Crypto) -> str:
-    """Hash a password with a fresh random salt.
-
-    Raises:
-        ToolError: The host's libcrypt cannot make yescrypt hashes.
-    """
+    """Hash a password with a fresh random salt."""
     secret = password.encode(errors="surrogateescape")
     if crypto is Crypto.YESCRYPT:
         return _yescrypt(secret)
@@ -184,12 +180,7 @@ class PasswordSelector:
             _check_password(self.text)
 
     def shadow_field(self, password: str | None, crypto: Crypto) -> str:
-        """Return the second field of the account's line in ``/etc/shadow``, shadow(5).
-
-        Args:
-            password: The password to hash; None if the account gets none.
-            crypto: The kind of hash.
-        """
+        """Return the second field of the account's line in ``/etc/shadow``, shadow(5)."""
         value = "*" if password is None else hash_password(password, crypto)
         return f"!!{value}" if self.locked else value
 
@@ -199,14 +190,7 @@ class PasswordSelector:
             info(on_event, f"Setting random password of {user} to {password}")
 
     def password(self, secrets: Mapping[str, str]) -> str | None:
-        """Return the password, generated now if it is a random one; None if the account gets none.
-
-        Args:
-            secrets: The values of secrets by their names.
-
-        Raises:
-            UsageError: The secret is not given, or cannot be a password.
-        """
+        """Return the password, generated now if it is a random one; None if the account gets none."""
         if self.source is PasswordSource.RANDOM:
             return random_password()
         if self.source is PasswordSource.SECRET:

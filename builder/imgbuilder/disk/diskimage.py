@@ -43,11 +43,7 @@ class OutputFormat(enum.StrEnum):
 
 
 def parse_output_format(text: str) -> OutputFormat:
-    """Return the format that ``--format`` names for an image.
-
-    Raises:
-        UsageError: The format is not known.
-    """
+    """Return the format that ``--format`` names for an image."""
     try:
         return OutputFormat(text)
     except ValueError:
@@ -56,11 +52,7 @@ def parse_output_format(text: str) -> OutputFormat:
 
 
 def parse_format(text: str) -> DiskFormat:
-    """Return the format that an option or an index names.
-
-    Raises:
-        UsageError: The format is not known.
-    """
+    """Return the format that an option or an index names."""
     try:
         return DiskFormat(text)
     except ValueError:
@@ -117,16 +109,7 @@ def measure(source: Path, source_format: DiskFormat, target_format: OutputFormat
 
 
 def number_in(answer: bytes, key: str, problem: str) -> int:
-    """Return a number of bytes from a JSON answer.
-
-    Args:
-        answer: The answer.
-        key: Key of the number.
-        problem: Begin of the error message.
-
-    Raises:
-        DiskError: It is missing or not a number.
-    """
+    """Return a number of bytes from a JSON answer."""
     try:
         number = whole_number(str(json.loads(answer)[key]), _LARGEST)
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -137,13 +120,7 @@ def number_in(answer: bytes, key: str, problem: str) -> int:
 
 
 def extend(image: Path, image_format: DiskFormat, size: int) -> None:
-    """Make an image larger; the new part reads as zeroes.
-
-    Args:
-        image: The image, changed in place.
-        image_format: Its format.
-        size: The new virtual size in bytes, at least the old one.
-    """
+    """Make an image larger; the new part reads as zeroes."""
     if image_format is DiskFormat.RAW:
         try:
             os.truncate(image, size)

@@ -38,9 +38,6 @@ def check_image(path: Path, image_format: str, size: int) -> None:
         path: The image.
         image_format: ``raw``, ``qcow2`` or ``UNNAMED``.
         size: Virtual size in bytes.
-
-    Raises:
-        DiskError: It is not, with the reason.
     """
     if image_format == UNNAMED:
         find_format(path, size, role=Role.TEMPLATE)
@@ -157,9 +154,6 @@ def find_format(path: Path, size: int | None = None, *, role: Role = Role.OWN) -
         size: Virtual size in bytes that it must have; None when unknown.
         role: Relation of the image to the user.
 
-    Returns:
-        ``raw`` or ``qcow2``.
-
     Raises:
         DiskError: It is neither, or its format is ambiguous.
     """
@@ -180,15 +174,7 @@ def find_format(path: Path, size: int | None = None, *, role: Role = Role.OWN) -
 
 
 def check_raw(path: Path, size: int) -> None:
-    """Check that a file is a raw disk of one size (``docs/threat-model.md`` X4, X17).
-
-    Args:
-        path: The image.
-        size: Size of the disk in bytes.
-
-    Raises:
-        DiskError: It is not a regular file, or has a different size.
-    """
+    """Check that a file is a raw disk of one size (``docs/threat-model.md`` X4, X17)."""
     _first_bytes, real = _open(path, 0)
     if real != size:
         raise DiskError(f"{path}: has {real} bytes where the index promises {size}")
@@ -204,12 +190,6 @@ def check_qcow2(
         expected_size: Virtual size in bytes that it must have ; None when unknown.
         role: Relation of the image to the user.
         overlay: Allow a backing file, which the caller then checks.
-
-    Returns:
-        The facts in its header.
-
-    Raises:
-        DiskError: It is not, with the reason.
     """
     data, file_size = _open(path, LARGEST_CLUSTER)
     facts = parse_qcow2(data, file_size, where=str(path), role=role, overlay=overlay)
@@ -226,9 +206,6 @@ def check_other(path: Path, image_format: str) -> None:
     Args:
         path: The image.
         image_format: ``vmdk``, ``vdi`` or ``vhdx``.
-
-    Raises:
-        DiskError: It has another format, or is a VMDK image that refers to other files.
     """
     head, _size = _open(path, _LARGEST_DESCRIPTOR)
     if magic.foreign_format(head[: magic.LENGTH]) != image_format:

@@ -158,16 +158,7 @@ def sector_size(image: Path, image_format: DiskFormat) -> int:
 
 
 def read_raw(disk: Path, sector_size: int, name: str) -> PartitionTable | None:
-    """Read the partition table of a raw disk.
-
-    Args:
-        disk: The raw disk.
-        sector_size: Bytes per sector.
-        name: The disk's name in errors.
-
-    Raises:
-        DiskError: The table is damaged.
-    """
+    """Read the partition table of a raw disk."""
     if sector_size != SECTOR and _is_gpt(disk, sector_size):
         script = dump_script(disk, sector_size)
         return _understood(lambda: _parse_script(script), name)

@@ -78,12 +78,7 @@ class Role(enum.Enum):
     """A publisher's image, which the reader can only report."""
 
     def advice(self, where: str, *, overlay: str | None = None) -> str:
-        """Return the hint about an image that refers to other files, or is not plain.
-
-        Args:
-            where: The image.
-            overlay: Its backing file; None when that is not the reason.
-        """
+        """Return the hint about an image that refers to other files, or is not plain."""
         if self is Role.TEMPLATE:
             return "the publisher should flatten it with qemu-img"
         plain = f"make a plain image of it: qemu-img convert -O qcow2 {shlex.quote(where)} plain.qcow2"

@@ -76,9 +76,6 @@ def make(image: Path, image_format: DiskFormat, geometry: Geometry, folder: Path
         image_format: Its format.
         geometry: Sector size of its partition table, and size of the disk.
         folder: Folder of the new skeleton.
-
-    Raises:
-        DiskError: The table is damaged.
     """
     path = folder / "disk"
 

@@ -134,16 +134,7 @@ def check_growable(
 
 
 def grow_table(image: Path, image_format: DiskFormat, growth: Growth) -> None:
-    """Enlarge the partition to the end of an image that was extended.
-
-    Args:
-        image: The image, changed in place.
-        image_format: Its format.
-        growth: The decision of ``check_growable``.
-
-    Raises:
-        DiskError: The table could not be changed.
-    """
+    """Enlarge the partition to the end of an image that was extended."""
     if growth.table is not None and growth.number is not None:
         tablegrowth.grow_partition(image, image_format, growth.table, growth.number)
 

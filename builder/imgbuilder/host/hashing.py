@@ -36,15 +36,7 @@ def hash_stream(
     label: str = "",
     total: int | None = None,
 ) -> str:
-    """Return the digest of the rest of a stream.
-
-    Args:
-        stream: The stream.
-        algorithm: Name of the hash function, as hashlib knows it.
-        on_event: Called with progress events.
-        label: Text of the progress bar.
-        total: Expected number of bytes, for progress.
-    """
+    """Return the digest of the rest of a stream."""
     digest, done = hashlib.new(algorithm), 0
     try:
         while piece := stream.read(PIECE):
@@ -60,13 +52,6 @@ def hash_file(
     path: Path, algorithm: str = "sha512", on_event: Reporter = ignore, *, label: str = "", flags: int = 0
 ) -> str:
     """Return the digest of a regular file.
-
-    Args:
-        path: The file.
-        algorithm: Name of the hash function, as hashlib knows it.
-        on_event: Called with progress events.
-        label: Text of the progress bar.
-        flags: Further flags of open(2), such as ``os.O_NOFOLLOW``.
 
     Raises:
         OSError: It cannot be read, or is not a regular file.

@@ -45,15 +45,7 @@ def refuse_if_in_use(path: Path, *, changing: bool) -> None:
 
 
 def refuse_if_locked(path: Path, *, changing: bool) -> None:
-    """Refuse a disk that another program has locked, even if this process has claimed the device.
-
-    Args:
-        path: An image file or a block device.
-        changing: The disk will be changed or replaced, not only read.
-
-    Raises:
-        DiskError: Another program uses it.
-    """
+    """Refuse a disk that another program has locked, even if this process has claimed the device."""
     descriptor = _open(path, claiming=False)
     if descriptor is not None:
         try:
@@ -67,13 +59,6 @@ def held(path: Path, *, changing: bool = False) -> Iterator[None]:
     """Keep other programs from writing to a disk until the block ends; refuse one that is in use.
 
     QEMU's programs can still read it. A block device cannot be mounted.
-
-    Args:
-        path: An image file or a block device.
-        changing: The disk will be changed or replaced, not only read.
-
-    Raises:
-        DiskError: A running machine, a mount or another program uses it.
     """
     descriptor = _open(path)
     if descriptor is None:
@@ -110,16 +95,7 @@ def _open(path: Path, *, claiming: bool = True) -> int | None:
 
 
 def hold(descriptor: int, path: Path, *, changing: bool = False) -> None:
-    """Keep other programs from writing to an open disk until it is closed; refuse one that is in use.
-
-    Args:
-        descriptor: The disk, open for reading.
-        path: Its name, for messages.
-        changing: The disk will be changed or replaced, not only read.
-
-    Raises:
-        DiskError: Another program uses it.
-    """
+    """Keep other programs from writing to an open disk until it is closed; refuse one that is in use."""
     for byte in (_USED + _READ, _KEPT + _WRITE, _KEPT + _RESIZE):
         with contextlib.suppress(OSError):  # a filesystem without such locks
             _lock(descriptor, fcntl.F_RDLCK, byte, 1)
@@ -137,16 +113,7 @@ def release(descriptor: int) -> None:
 
 
 def check(descriptor: int, path: Path, *, changing: bool) -> None:
-    """Refuse an open disk that another program uses, without locking it.
-
-    Args:
-        descriptor: The disk.
-        path: Its name, for messages.
-        changing: The disk will be changed or replaced, not only read.
-
-    Raises:
-        DiskError: Another program uses it.
-    """
+    """Refuse an open disk that another program uses, without locking it."""
     if is_locked(descriptor, changing=changing):
         raise DiskError(
             f"{path} is used by another program{_users(descriptor)}",
@@ -162,12 +129,7 @@ def check(descriptor: int, path: Path, *, changing: bool) -> None:
 
 
 def is_locked(descriptor: int, *, changing: bool) -> bool:
-    """Tell whether another program has locked an open disk; False on a filesystem without such locks.
-
-    Args:
-        descriptor: The disk.
-        changing: The disk will be changed or replaced, not only read.
-    """
+    """Tell whether another program has locked an open disk; False on a filesystem without such locks."""
     bytes_in_use = [_USED + _WRITE, _USED + _RESIZE, _KEPT + _READ]
     if changing:
         bytes_in_use += [_KEPT + _WRITE, _KEPT + _RESIZE]

@@ -36,9 +36,6 @@ _PATIENCE = 4.0
 class Interrupted(BaseException):
     """A signal asked the program to stop. It is not an error after which the next source or file is tried.
 
-    Args:
-        signal_number: The signal.
-
     Attributes:
         message: A sentence with the signal's name.
         hint: The next step, such as running the command again; None for none.

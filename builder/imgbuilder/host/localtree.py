@@ -51,11 +51,7 @@ def _check_folder(folder: str) -> None:
 
 
 def pack(local: Path, archive: Path, name: str) -> None:
-    """Write a file or tree to a new tar file, under the given name.
-
-    Raises:
-        WorkspaceError: It cannot be read, or the tar file cannot be written.
-    """
+    """Write a file or tree to a new tar file, under the given name."""
     # The target of a link is copied, not the link: the target was checked.
     root = os.path.realpath(local)
 

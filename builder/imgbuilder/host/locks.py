@@ -66,13 +66,7 @@ def exclusive_if_free(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def exclusive(path: Path, purpose: str, on_event: Reporter = ignore) -> Iterator[None]:
-    """Hold a lock file, which is made if needed and stays.
-
-    Args:
-        path: The file.
-        purpose: Description of the holder's work, for the message of a wait.
-        on_event: Called with each event.
-    """
+    """Hold a lock file, which is made if needed and stays."""
     from filelock import FileLock, Timeout  # late: listings need no locks
 
     lock = FileLock(path, mode=0o600)
@@ -101,9 +95,6 @@ def lock_open_file(
 
     Returns:
         False when the limit was reached.
-
-    Raises:
-        OSError: The filesystem has no locks.
     """
     how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     started = time.monotonic()

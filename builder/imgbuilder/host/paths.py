@@ -66,11 +66,7 @@ def _is_a_users(folder: str) -> bool:
 
 
 def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of downloaded and unpacked templates.
-
-    Raises:
-        UsageError: Neither ``XDG_CACHE_HOME`` nor ``HOME`` is set.
-    """
+    """Return the folder of downloaded and unpacked templates."""
     return _required("XDG_CACHE_HOME", ".cache", "--cache DIR", environ) / _OURS
 
 
@@ -80,11 +76,7 @@ def shared_caches(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
 
 
 def cache_size(environ: Mapping[str, str] = os.environ) -> int | None:
-    """Return the limit of the cache in bytes in ``PYBUILDER_CACHE_SIZE``; None without one.
-
-    Raises:
-        UsageError: It is not a size.
-    """
+    """Return the limit of the cache in bytes in ``PYBUILDER_CACHE_SIZE``; None without one."""
     text = environ.get("PYBUILDER_CACHE_SIZE", "")
     try:
         return parse_size(text) if text else None
@@ -93,11 +85,7 @@ def cache_size(environ: Mapping[str, str] = os.environ) -> int | None:
 
 
 def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of data that must outlive the cache, such as the newest signature of each source.
-
-    Raises:
-        UsageError: Neither ``XDG_STATE_HOME`` nor ``HOME`` is set.
-    """
+    """Return the folder of data that must outlive the cache, such as the newest signature of each source."""
     return _required("XDG_STATE_HOME", ".local/state", "XDG_STATE_HOME", environ) / _OURS
 
 
@@ -124,11 +112,7 @@ def _config_places(environ: Mapping[str, str]) -> list[Path]:
 
 
 def user_sources(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the user's folder of source configuration files.
-
-    Raises:
-        UsageError: Neither ``XDG_CONFIG_HOME`` nor ``HOME`` is set.
-    """
+    """Return the user's folder of source configuration files."""
     return _required("XDG_CONFIG_HOME", ".config", "XDG_CONFIG_HOME", environ) / _OURS / "repos.d"
 
 

@@ -107,12 +107,7 @@ def end_group(process: subprocess.Popen[bytes], *, grace: float = 0.0) -> None:
 
 
 def last_status(process: subprocess.Popen[bytes], *, patience: float) -> int:
-    """Return the exit status of a program that is about to end; negative is minus a signal's number.
-
-    Args:
-        process: The program.
-        patience: Seconds until it is killed.
-    """
+    """Return the exit status of a program that is about to end; negative is minus a signal's number."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(timeout=patience)
     end_group(process)

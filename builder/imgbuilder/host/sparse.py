@@ -53,11 +53,7 @@ class SparseWriter:
         self.offset = offset
 
     def write(self, data: bytes | bytearray) -> None:
-        """Append bytes; pieces that are a multiple of ``BLOCK`` keep the holes aligned.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
+        """Append bytes; pieces that are a multiple of ``BLOCK`` keep the holes aligned."""
         view = memoryview(data)
         start = 0
         for position in range(0, len(data), BLOCK):
@@ -121,12 +117,6 @@ def _copy_error(source: Path, destination: Path, error: OSError) -> WorkspaceErr
 def copy_descriptor(source: int, destination: int, on_event: Reporter = ignore, *, label: str = "") -> None:
     """Copy one open image to another open, empty, ordinary file.
 
-    Args:
-        source: Descriptor open for reading.
-        destination: Descriptor open for reading and writing.
-        on_event: Reports progress in bytes of the disk.
-        label: Name of the copy for progress bars.
-
     Raises:
         OSError: Reading or writing failed, or the source changed its size meanwhile.
     """
@@ -143,11 +133,7 @@ def copy_descriptor(source: int, destination: int, on_event: Reporter = ignore, 
 
 
 def copy_and_hash(source: int, destination: int, on_event: Reporter = ignore, *, label: str = "") -> str:
-    """Copy as ``copy_descriptor`` does, and return the SHA-512 of the bytes that were read.
-
-    Raises:
-        OSError: Reading or writing failed, or the source changed its size meanwhile.
-    """
+    """Copy as ``copy_descriptor`` does, and return the SHA-512 of the bytes that were read."""
     size, done, digest = os.fstat(source).st_size, 0, hashlib.sha512()
     try:
         os.ftruncate(destination, size)
@@ -240,9 +226,5 @@ def _copy_by_hand(
 
 
 def disk_usage(path: Path) -> int:
-    """Return the number of bytes that a file uses on disk, without holes.
-
-    Raises:
-        OSError: There is no such file.
-    """
+    """Return the number of bytes that a file uses on disk, without holes."""
     return path.stat().st_blocks * 512  # st_blocks counts in 512 bytes everywhere on Linux, see stat(2)

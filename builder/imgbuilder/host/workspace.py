@@ -94,9 +94,6 @@ def check_space(folder: Path, needed: int, what: str) -> None:
         folder: The folder that will get the bytes.
         needed: Their number.
         what: Their purpose, for the message.
-
-    Raises:
-        WorkspaceError: There is not enough space.
     """
     facts = os.statvfs(folder)
     free = facts.f_bavail * facts.f_frsize
@@ -119,11 +116,7 @@ def is_full(folder: Path, error: BaseException | None = None) -> bool:
 
 @contextlib.contextmanager
 def blaming_full_disk(folder: Path) -> Iterator[None]:
-    """When the block fails and the disk is full, raise an error about that: it is the cause.
-
-    Raises:
-        WorkspaceError: The block failed, and there is no space left.
-    """
+    """When the block fails and the disk is full, raise an error about that: it is the cause."""
     try:
         yield
     except (DiskError, GuestError, OperationError) as error:

@@ -42,11 +42,7 @@ class Forward:
 
     @classmethod
     def parse(cls, text: str) -> Forward:
-        """Read ``GUEST``, ``HOST:GUEST`` or ``HOST:GUEST/udp``; ports below 1024 get 8000 more on the host.
-
-        Raises:
-            UsageError: It is something else.
-        """
+        """Read ``GUEST``, ``HOST:GUEST`` or ``HOST:GUEST/udp``; the host adds 8000 to ports below 1024."""
         found = _FORWARD.fullmatch(text)
         guest = int(found["guest"]) if found else 0
         host = int(found["host"]) if found and found["host"] else guest + 8000 * (guest < 1024)
@@ -148,11 +144,7 @@ BOARDS = {
 
 
 def board(arch: str) -> Board:
-    """Return QEMU's names for the machine of an architecture.
-
-    Raises:
-        UsageError: It is not known here.
-    """
+    """Return QEMU's names for the machine of an architecture."""
     if arch not in BOARDS:
         raise UsageError(
             f"machines of the architecture {arch} cannot be described", hint=f"known are {', '.join(BOARDS)}"
@@ -167,9 +159,6 @@ def firmware_of(image: Path, image_format: DiskFormat, arch: str) -> Firmware:
         image: An image whose header was checked.
         image_format: Its format.
         arch: Its architecture; only PCs have a BIOS.
-
-    Raises:
-        DiskError: Its partition table cannot be read.
     """
     if arch not in {"x86_64", "i686"}:
         return Firmware.UEFI

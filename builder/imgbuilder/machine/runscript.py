@@ -156,12 +156,6 @@ def run_script(machine: Machine) -> str:
 
     Args:
         machine: The machine. A relative image is next to the script, wherever that is moved.
-
-    Returns:
-        The text of a POSIX shell script.
-
-    Raises:
-        UsageError: The architecture is not known.
     """
     facts = board(machine.arch)
     network = ["user", "model=virtio-net-pci"]

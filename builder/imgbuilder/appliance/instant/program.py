@@ -236,9 +236,6 @@ def check_private(folder: str) -> None:
 
     A user who may write to a folder above it could replace it between this check and the moment when QEMU
     opens a file in it by name.
-
-    Raises:
-        UnfitError: It is not private, or other users can replace it.
     """
     facts = os.lstat(folder)
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:

@@ -82,9 +82,6 @@ def greeting_script(now: float) -> str:
 
     In this order: reseed the generator, draw numbers for the check, set the clock, and rescan the disks,
     which were others when the appliance was saved.
-
-    Args:
-        now: The time, in seconds since 1970.
     """
     return "\n".join(
         [
@@ -106,11 +103,7 @@ def greeting_script(now: float) -> str:
 
 
 def read_answer(text: str) -> Answer:
-    """Parse the output of the scripts.
-
-    Raises:
-        ApplianceError: It has an unexpected line.
-    """
+    """Parse the output of the scripts."""
     draws: list[str] = []
     sizes: list[int] = []
     uptimes: list[float] = []
@@ -128,11 +121,7 @@ def read_answer(text: str) -> Answer:
 
 
 def check_draws(answer: Answer, recorded: frozenset[str]) -> None:
-    """Check that a resumed appliance does not repeat the random numbers of the saved one.
-
-    Raises:
-        ApplianceError: It does, or drew nothing.
-    """
+    """Check that a resumed appliance does not repeat the random numbers of the saved one."""
     if len(answer.draws) != 2 or answer.draws[0] == answer.draws[1]:
         raise ApplianceError("the resumed appliance drew no random numbers")
     if recorded.intersection(answer.draws):
@@ -140,15 +129,7 @@ def check_draws(answer: Answer, recorded: frozenset[str]) -> None:
 
 
 def check_sizes(answer: Answer, expected: Sequence[int | None]) -> None:
-    """Check the sizes of the disks that a resumed appliance sees.
-
-    Args:
-        answer: The output of the greeting.
-        expected: The sizes in bytes; None if unknown.
-
-    Raises:
-        ApplianceError: They differ.
-    """
+    """Check the sizes of the disks that a resumed appliance sees."""
     if len(answer.sizes) != len(expected):
         raise ApplianceError(f"the resumed appliance sees {len(answer.sizes)} disks, not {len(expected)}")
     # The kernel may order the disks differently; libguestfs tracks which is which.
@@ -170,11 +151,7 @@ _LINKED = re.compile(r"^\s+(?:(?P<name>\S+) => )?(?P<path>/\S+) \(0x[0-9a-f]+\)$
 
 
 def new_overlay(root: str, new: Path) -> Path:
-    """Create the overlay of the appliance's root; return its path.
-
-    Raises:
-        ToolError: qemu-img failed.
-    """
+    """Create the overlay of the appliance's root; return its path."""
     overlay = new / BOOTING
     process.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", root, overlay])
     overlay.chmod(0o600)
@@ -182,11 +159,7 @@ def new_overlay(root: str, new: Path) -> Path:
 
 
 def prepare(connection: Connection) -> None:
-    """Copy the programs for resuming into the booted appliance, and run them once.
-
-    Raises:
-        PybuilderError: A program or library is missing on the host or in the appliance.
-    """
+    """Copy the programs for resuming into the booted appliance, and run them once."""
     perl = os.path.realpath(process.require_program("perl"))
     libraries = [match["path"] for match in _LINKED.finditer(process.run(["ldd", perl]).stdout.decode())]
     quoted = " ".join(map(shlex.quote, libraries))

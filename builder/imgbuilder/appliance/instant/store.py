@@ -62,11 +62,7 @@ class KeptState:
 
 
 class StateStore:
-    """The states in one folder, which is not touched before ``open``.
-
-    Args:
-        root: The folder.
-    """
+    """The states in one folder, which is not touched before ``open``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -101,11 +97,7 @@ class StateStore:
 
     @contextlib.contextmanager
     def making(self) -> Iterator[Path | None]:
-        """Hold the writers' lock and create a folder for a new state; None while another process writes one.
-
-        Raises:
-            OSError: The folder cannot be used.
-        """
+        """Hold the writers' lock and make a folder for a new state; None while another process writes one."""
         with self._lock() as holder:
             try:
                 fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,15 +113,7 @@ class StateStore:
                 shutil.rmtree(new, ignore_errors=True)
 
     def publish(self, new: Path, key: str) -> None:
-        """Give a new state its name, durably, and drop states above the limit.
-
-        Args:
-            new: Its folder, from ``making``.
-            key: Its name.
-
-        Raises:
-            OSError: That failed; the state does not exist.
-        """
+        """Give a new state its name, durably, and drop states above the limit."""
         for path in new.iterdir():
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -144,11 +128,7 @@ class StateStore:
             self.drop(state.path.name)
 
     def drop(self, key: str) -> None:
-        """Remove a state if it exists.
-
-        Raises:
-            OSError: It cannot be removed.
-        """
+        """Remove a state if it exists."""
         gone = self.root / f"{_PART}{secrets.token_hex(8)}"
         try:
             (self.root / key).rename(gone)
@@ -162,21 +142,13 @@ class StateStore:
             os.utime(self.root / key / RECORD)
 
     def give_up(self, key: str, why: str) -> None:
-        """Record that no state can be made for a machine, so that the next builds do not try.
-
-        Raises:
-            OSError: It cannot be recorded.
-        """
+        """Record that no state can be made for a machine, so that the next builds do not try."""
         with temporary_file(self.root) as (descriptor, temporary):
             os.write(descriptor, f"{why[:400]}\n".encode())
             temporary.replace(self.root / f"{key}{GIVEN_UP}")
 
     def make_room(self, state: KeptState) -> None:
-        """Drop a state to make room; one in daily use is not made again at once.
-
-        Raises:
-            OSError: It cannot be removed.
-        """
+        """Drop a state to make room; one in daily use is not made again at once."""
         self.drop(state.path.name)
         if time.time_ns() - state.used < RETRY_AFTER * 1e9:
             self.give_up(state.path.name, "the cache had no room for it")
@@ -192,11 +164,7 @@ class StateStore:
         return lines
 
     def delete(self) -> None:
-        """Remove all our files, and the folder if it is empty then.
-
-        Raises:
-            OSError: A file cannot be removed.
-        """
+        """Remove all our files, and the folder if it is empty then."""
         entries = self._entries()
         for path in sorted(entries, key=lambda path: path.name == LOCK_NAME):  # the lock goes last
             if _KEY.fullmatch(path.name):
@@ -260,11 +228,7 @@ class InstantMode(enum.Enum):
 
 
 def instant_mode(environ: Mapping[str, str] = os.environ) -> InstantMode:
-    """Return the mode that the environment sets; by default, emulated appliances are resumed.
-
-    Raises:
-        UsageError: The value is not yes, no or auto.
-    """
+    """Return the mode that the environment sets; by default, emulated appliances are resumed."""
     text = environ.get(VARIABLE, "") or InstantMode.EMULATED.value
     try:
         return InstantMode(text)
@@ -279,8 +243,5 @@ def state_folder(cache: Path | None) -> Path:
 
     Args:
         cache: The private cache; None for the usual one. Shared caches are not used.
-
-    Raises:
-        UsageError: The usual cache has no known folder.
     """
     return (cache if cache is not None else paths.cache_dir()) / FOLDER

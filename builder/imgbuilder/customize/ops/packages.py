@@ -135,9 +135,6 @@ def install_script(facts: GuestFacts, names: Sequence[str], *, at_boot: bool = F
         facts: Facts about the guest.
         names: The packages.
         at_boot: Whether it runs in the booted guest, where daemons are to be started.
-
-    Raises:
-        OperationError: The guest has no known package manager, or it accepts no such name.
     """
     commands = _commands(facts)
     template = commands.install
@@ -323,7 +320,7 @@ def _run(
     guest: Guest, context: GuestContext, script: str, display: str, packages: tuple[str, ...] | None
 ) -> None:
     """Run a script that fetches packages, after uploading those that are in the host's folder."""
-    hint = _network_hint(context)
+    hint = None if context.network else NO_NETWORK_HINT
     if context.package_cache is not None and context.memory:
         listing = f"{aptsettings.FOLDER}/wanted"
         asked = fetched_script(context.facts, packages, listing)
@@ -338,7 +335,3 @@ def _run(
         raise OperationError(f"{display}: the guest's package manager has no package {' '.join(missing)}")
     for sentence in deviations(printed):
         warn(context.on_event, f"{display}: {sentence}")
-
-
-def _network_hint(context: GuestContext) -> str | None:
-    return None if context.network else NO_NETWORK_HINT

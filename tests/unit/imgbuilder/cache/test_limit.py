@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance.instant.store import StateStore, state_folder
-from imgbuilder.cache import records
+from imgbuilder.cache import folder
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.catalog.sources import Source
@@ -210,7 +210,7 @@ def test_a_disk_that_is_removed_while_it_is_opened_is_made_anew(
 ) -> None:
     fill(root, templates)
     disk = root / "disks" / f"{templates[0].entry.sha512}.raw"
-    real = records.open_own
+    real = folder.open_own
 
     def too_late(path: Path) -> int | None:
         descriptor = real(path)
