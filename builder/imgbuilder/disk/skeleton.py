@@ -30,12 +30,7 @@ _MOST_LOGICAL = 256
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sector size and size of a disk.
-
-    Attributes:
-        sector_size: Bytes per sector.
-        size: Bytes of the disk.
-    """
+    """Sector size and size of a disk."""
 
     sector_size: int
     size: int

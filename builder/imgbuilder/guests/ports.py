@@ -31,14 +31,7 @@ LARGEST_TEXT = 4 << 20
 
 @dataclass(frozen=True)
 class FileStatus:
-    """Facts about a file in the guest.
-
-    Attributes:
-        mode: File type and permission bits, as in ``st_mode``.
-        uid: Owner, as a number.
-        gid: Group, as a number.
-        size: Size in bytes.
-    """
+    """Facts about a file in the guest."""
 
     mode: int
     uid: int

@@ -41,12 +41,7 @@ _DUMMY = 64 * 1024**2
 
 @dataclass(frozen=True)
 class Job:
-    """A request to ``program``.
-
-    Attributes:
-        file: The file with the request.
-        result: The file for its report.
-    """
+    """A request to ``program``."""
 
     file: Path
     result: Path
@@ -223,12 +218,7 @@ class Instant:
 
 @dataclass(frozen=True)
 class _Missing:
-    """The result if there is no state for a machine.
-
-    Attributes:
-        key: Name of the state.
-        root: Path of the appliance's root.
-    """
+    """The result if there is no state for a machine."""
 
     key: str
     root: str
