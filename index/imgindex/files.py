@@ -46,9 +46,6 @@ def open_given(path: Path) -> BufferedReader:
 
     It is an ordinary file, or one of our own open descriptors, of any kind: ``/dev/stdin``, and
     ``/dev/fd/63``, which the shell makes of ``<(command)``. There, waiting is what the user wants.
-
-    Raises:
-        OSError: It cannot be opened, or is neither.
     """
     own = _DESCRIPTOR.fullmatch(str(path))
     if own is None:
@@ -64,9 +61,6 @@ def open_regular(path: Path, flags: int = 0) -> int:
     Args:
         path: The file.
         flags: Further flags of open(2), such as ``os.O_NOFOLLOW``.
-
-    Raises:
-        OSError: It cannot be opened, or is not an ordinary file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
@@ -85,9 +79,6 @@ def open_empty(path: Path) -> int:
     """Open a new or empty file for reading and writing and return its descriptor.
 
     Links are not followed, and nothing that has content is touched. A new file has mode 0600.
-
-    Raises:
-        OSError: It cannot be made or opened, is not an ordinary file, or is not empty.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
@@ -107,9 +98,6 @@ def make_folder(folder: Path, mode: int = 0o700) -> None:
     Args:
         folder: The folder; an existing one stays as it is.
         mode: Its mode if it is made; the umask can only take from it.
-
-    Raises:
-        OSError: It cannot be made, or is not a folder.
     """
     try:
         folder.mkdir(mode)
@@ -169,9 +157,6 @@ def write_file(path: Path, data: bytes, *, durable: bool = True, owner: str = ""
         data: Its content.
         durable: False where a file that is lost or torn by a power failure costs no more than time.
         owner: As for ``temporary_file``.
-
-    Raises:
-        OSError: It cannot be written.
     """
     with temporary_file(path.parent, owner) as (descriptor, temporary):
         with os.fdopen(os.dup(descriptor), "wb") as file:
@@ -183,11 +168,7 @@ def write_file(path: Path, data: bytes, *, durable: bool = True, owner: str = ""
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk.
-
-    Raises:
-        OSError: That failed.
-    """
+    """Bring the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -204,9 +185,6 @@ def check_writers(path: Path, status: os.stat_result) -> None:
     Args:
         path: The file.
         status: The result of ``os.fstat`` for the open file.
-
-    Raises:
-        UsageError: Other users may change the file, or replace it.
     """
     if status.st_mode & stat.S_IWOTH:
         raise UsageError(
@@ -283,9 +261,6 @@ def write_json(
         version: Value of the field ``version``; None for none.
         durable: As for ``write_file``.
         owner: As for ``temporary_file``.
-
-    Raises:
-        OSError: It cannot be written.
     """
     whole = fields if version is None else {"version": version, **fields}
     write_file(path, (json.dumps(whole, indent=2) + "\n").encode(), durable=durable, owner=owner)

@@ -131,12 +131,7 @@ def _ask_gpgv(
     detached: bool = False,
     more_time: int = 0,
 ) -> AcceptedSignature:
-    """Run gpgv on files in a private folder (V3), and judge its answer.
-
-    Raises:
-        TrustError: No trusted key signed them.
-        ToolError: gpgv is missing, was killed or took too long.
-    """
+    """Run gpgv on files in a private folder (V3), and judge its answer."""
     (folder / "keyring.gpg").write_bytes(trusted.keyring)
     # SHA-1 is refused here for keys, and in the verdict for the signature itself. A key with only SHA-1
     # self-signatures, such as that of libguestfs.org of 2011, is trusted by its fingerprint alone.
@@ -183,12 +178,7 @@ def trusted_keys_from_file(path: Path, *, where: str, memory: KeyMemory | None =
 
 
 def keys_in_file(path: Path, *, where: str) -> tuple[ListedKey, ...]:
-    """List the keys of a key file, armored or binary.
-
-    Raises:
-        UsageError: The file is missing, empty, or writable for every user.
-        ToolError: gpg is missing or failed.
-    """
+    """List the keys of a key file, armored or binary."""
     return tuple(_ask_gpg(read_key_file(path, where))[1])
 
 
@@ -206,10 +196,6 @@ def trusted_keys_from_keyring(
         gpg_home: Folder of the keyring; None for the default of gpg.
         memory: Remembers keys that gpg has read before.
         command: The gpg that has the keyring, and options for it.
-
-    Raises:
-        UsageError: The fingerprint is not a full one, or the keyring has no such key.
-        ToolError: gpg is missing or failed.
     """
     wanted = full_fingerprint(fingerprint)
     arguments = [*command[1:], *([] if gpg_home is None else ["--homedir", str(gpg_home)])]
@@ -269,11 +255,7 @@ def _private_folder() -> Iterator[Path]:
 
 
 def find_gpg(name: str) -> str:
-    """Return the path of gpg or gpgv.
-
-    Raises:
-        ToolError: It is not installed.
-    """
+    """Return the path of gpg or gpgv."""
     found = shutil.which(name)
     if found is None:
         raise ToolError(

@@ -182,13 +182,7 @@ def _is_self_signature(fields: list[str], primary: str) -> bool:
 
 
 def make_trusted_keys(fingerprints: frozenset[str], keyring: bytes, keys: Iterable[ListedKey]) -> TrustedKeys:
-    """Make the trusted keys of a source, noting those of the keyring that can never be accepted.
-
-    Args:
-        fingerprints: The keys that count.
-        keyring: Binary keyring with them.
-        keys: The listing of that keyring.
-    """
+    """Make the trusted keys of a source, noting those of the keyring that can never be accepted."""
     signing = [key for key in keys if key.is_primary or key.can_sign]
     reasons = [(key.fingerprint, key.unusable_because()) for key in signing]
     return TrustedKeys(
@@ -248,11 +242,7 @@ class KeyMemory(NamedTuple):
     folder: Path
 
     def recall(self, data: bytes) -> tuple[bytes, list[ListedKey]] | None:
-        """Return keyring and keys of a key file; None when there is no record.
-
-        Args:
-            data: The key file.
-        """
+        """Return keyring and keys of a key file; None when there is no record."""
         # For a missing or broken record, gpg is asked again.
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             path = self._path(data)

@@ -156,11 +156,7 @@ def parse_document(
 
 
 def check_values(section: Section, where: str) -> None:
-    """Refuse a section with a forbidden character in a value.
-
-    Raises:
-        IndexSyntaxError: There is one, in the field of that line.
-    """
+    """Refuse a section with a forbidden character in a value."""
     for field in section.fields:
         found = None if field.value.isascii() else _FORBIDDEN.search(field.value)
         if found is not None:

@@ -137,11 +137,7 @@ class GpgSigner:
         return signed
 
     def export_public_key(self, key: str) -> bytes:
-        """Return the public key that belongs to a signing key, armored, for the clients' key files.
-
-        Raises:
-            SigningError: As for ``check_key``.
-        """
+        """Return the public key that belongs to a signing key, armored, for the clients' key files."""
         fingerprint = self.check_key(key)
         # Without "!", so that the primary key and its other subkeys are included.
         armored = self._gpg.export_keys(fingerprint, armor=True)

@@ -39,14 +39,7 @@ _EXIT_MISSING_KEY = 2
 
 
 class AcceptedSignature(NamedTuple):
-    """A signature that satisfies the accept rule.
-
-    Attributes:
-        fingerprint: Full fingerprint of the key that made it.
-        primary_fingerprint: Full fingerprint of that key's primary key.
-        signed_at: Time of the signature, in UTC.
-        expires_at: Time when it expires, in UTC; None when it does not.
-    """
+    """A signature that satisfies the accept rule."""
 
     fingerprint: str
     primary_fingerprint: str

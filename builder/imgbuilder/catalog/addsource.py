@@ -44,9 +44,6 @@ def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder
         key: A key file, or full fingerprints of keys in the user's keyring.
         only: Full fingerprints that narrow a key file.
         folder: The user's ``repos.d``.
-
-    Raises:
-        UsageError: An argument is missing or malformed.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
@@ -93,9 +90,6 @@ def check_new(new: NewSource, configured: Iterable[tuple[str, Path | None]]) -> 
     Args:
         new: The source.
         configured: Name and file of each configured source, including those that are switched off.
-
-    Raises:
-        UsageError: A source or a file of that name exists.
     """
     for name, origin in configured:
         if name == new.source.name and origin is not None:
@@ -109,12 +103,7 @@ def check_new(new: NewSource, configured: Iterable[tuple[str, Path | None]]) -> 
 
 
 def write_source(new: NewSource) -> None:
-    """Write the key file and then the configuration file, each whole or not at all.
-
-    Raises:
-        UsageError: A file of that name exists by now, or the key file can no longer be read.
-        WorkspaceError: They cannot be written.
-    """
+    """Write the key file and then the configuration file, each whole or not at all."""
     folder = new.path.parent
     with contextlib.ExitStack() as undo:
         try:

@@ -39,16 +39,8 @@ class BundledTemplate:
 def bundled_key(path: Path, fingerprint: str) -> TrustedKeys | None:
     """Find a key in a bundle; the user names it by its full fingerprint.
 
-    Args:
-        path: The path of a source.
-        fingerprint: Full fingerprint of the key.
-
     Returns:
         None when it is not a bundle, or the key is not in it.
-
-    Raises:
-        FetchError: The bundle is missing or damaged.
-        ToolError: gpg is missing or failed.
     """
     from imgindex.gpg import trusted_keys_from_file
 
@@ -69,11 +61,7 @@ def bundled_key(path: Path, fingerprint: str) -> TrustedKeys | None:
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name that a bundle cannot have.
-
-    Raises:
-        UsageError: It does not end in ``.pybundle``.
-    """
+    """Refuse a name that a bundle cannot have."""
     if not path.name.endswith(BUNDLE_SUFFIX) or path.name == BUNDLE_SUFFIX:
         raise UsageError(
             f"the name of a bundle ends in {BUNDLE_SUFFIX}, unlike {path}",
@@ -90,19 +78,8 @@ def write_bundle(
 ) -> int:
     """Make a bundle, whole or not at all, in place of any earlier file of that name.
 
-    Args:
-        path: Its name.
-        index: The index, as it was signed.
-        trusted: The keys that it was verified with.
-        templates: Its templates.
-        on_event: Called with each event.
-
     Returns:
         Its size in bytes.
-
-    Raises:
-        UsageError: The name is not that of a bundle, or a template has a reserved name.
-        WorkspaceError: It cannot be written, or there is no space for it.
     """
     check_name(path)
     for packed in templates:

@@ -121,11 +121,7 @@ def _sections(path: Path, problems: list[PybuilderError]) -> list[Section]:
 
 
 class _Fields:
-    """The fields of one section; each error names the source, the file and the line.
-
-    Raises:
-        IndexSyntaxError: A key is given twice.
-    """
+    """The fields of one section; each error names the source, the file and the line."""
 
     def __init__(self, section: Section, path: Path) -> None:
         self._section = section

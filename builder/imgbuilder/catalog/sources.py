@@ -162,11 +162,7 @@ def _stream_base(uri: str) -> str:
 
 
 def fingerprints(text: str) -> tuple[str, ...]:
-    """Read one or more full fingerprints, separated by commas.
-
-    Raises:
-        UsageError: One of them is not a full fingerprint.
-    """
+    """Read one or more full fingerprints, separated by commas."""
     return tuple(full_fingerprint(part) for part in text.split(","))
 
 
@@ -179,9 +175,6 @@ def sources_from_command_line(
         urls: The sources in order.
         keys: One fingerprint for all of them, or one for each by position.
         check: Signatures are checked; if not, fingerprints are ignored.
-
-    Raises:
-        UsageError: The numbers do not fit, or an address or fingerprint is malformed.
     """
     for url in urls:
         check_uri(url)
@@ -212,10 +205,6 @@ def trusted_keys(
         source: The source.
         memory: Remembers keys that gpg has read before.
         gpg: The gpg that has the user's keyring, and options for it.
-
-    Raises:
-        UsageError: The source has no key.
-        PybuilderError: They are missing in the key file or the user's keyring.
     """
     from imgindex.gpg import trusted_keys_from_file
 

@@ -107,11 +107,7 @@ class SourceStates(NamedTuple):
         return tuple(found)
 
     def last_index(self, uris: Sequence[str]) -> bytes | None:
-        """Return the signed index that was last accepted, to be verified again; None when there is none.
-
-        Raises:
-            SourceStateError: One of the records cannot be read.
-        """
+        """Return the signed index that was last accepted, to be verified again; None when there is none."""
         newest = self.newest(uris)
         for uri in uris:
             # Without the copy there is only no fallback, and an unreachable source is reported anyway.
@@ -180,9 +176,6 @@ class SourceStates(NamedTuple):
 
         Returns:
             True if there was one.
-
-        Raises:
-            SourceStateError: It cannot be removed.
         """
         path = self._path(uri, ".json")
         try:

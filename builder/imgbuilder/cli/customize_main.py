@@ -239,21 +239,11 @@ def _check(request: CustomizeRequest, services: Services, reporter: ConsoleRepor
     return 1 if found else 0
 
 
-def main() -> None:
-    """Run the command and exit."""
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(arguments: Sequence[str], make_services: Callable[..., Services] = Services) -> int:
-    """Run the command and return its exit code, see ``imgbuilder.terminal.boundary``.
-
-    Args:
-        arguments: The command line without the program's name.
-        make_services: Makes the ports to the outside.
-    """
+    """Run the command and return its exit code, see ``imgbuilder.terminal.boundary``."""
     console = ConsoleReporter("pybuilder-customize", started=_STARTED)
     return run_program(pybuilder_customize, arguments, console, Tools(console, make_services))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(sys.argv[1:]))

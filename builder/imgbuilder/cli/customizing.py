@@ -166,9 +166,6 @@ def given_operations(ctx: click.Context) -> tuple[Operation, ...]:
     """Return the operations of the command line, in the user's order.
 
     Files that they name are read once: they may be pipes.
-
-    Raises:
-        UsageError: An argument does not fit its operation, or a commands file or recipe cannot be read.
     """
     if _OPERATIONS not in ctx.meta:
         ctx.meta[_OPERATIONS] = tuple(written.make() for written in written_operations(ctx))
@@ -177,11 +174,7 @@ def given_operations(ctx: click.Context) -> tuple[Operation, ...]:
 
 
 def written_operations(ctx: click.Context) -> tuple[Written, ...]:
-    """Return the same as they are written; the local files that they name are not read.
-
-    Raises:
-        UsageError: A part of an argument is missing, or a commands file or recipe cannot be read.
-    """
+    """Return the same as they are written; the local files that they name are not read."""
     operations: list[Written] = []
     for keyword, text in ctx.meta[_KEY]:
         if keyword == COMMANDS_FILE:
@@ -200,11 +193,7 @@ def has_recipe(ctx: click.Context) -> bool:
 
 
 def given_recipe(ctx: click.Context) -> Recipe:
-    """Return the recipe of the command line, read once; an empty one when it names none.
-
-    Raises:
-        UsageError: It is wrong, or there are two, or ``--set`` without one.
-    """
+    """Return the recipe of the command line, read once; an empty one when it names none."""
     if _READ not in ctx.meta:
         from imgbuilder.recipe.reader import read_recipe
         from imgbuilder.recipe.recipe import Recipe  # late: few command lines have one
@@ -224,11 +213,7 @@ def given_recipe(ctx: click.Context) -> Recipe:
 
 
 def refuse_operations(ctx: click.Context, mode: str) -> None:
-    """Refuse customizations where nothing is built.
-
-    Raises:
-        UsageError: There is one.
-    """
+    """Refuse customizations where nothing is built."""
     if ctx.meta[_KEY]:
         raise UsageError(f"--{ctx.meta[_KEY][0][0]} has no meaning together with {mode}")
 

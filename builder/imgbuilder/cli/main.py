@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -142,16 +141,7 @@ def _verb(
     options: Sequence[click.Parameter] = (),
     builds: bool = False,
 ) -> click.Command:
-    """Make the command of a verb.
-
-    Args:
-        name: The verb.
-        help_text: Its help.
-        mode: Module and name of the function.
-        operands: Its words that are not options, for the help.
-        options: Its options, besides those about messages.
-        builds: Whether it takes customizations.
-    """
+    """Make the command of a verb."""
 
     @click.pass_context
     def start(ctx: click.Context, /, **values: Any) -> None:
@@ -314,21 +304,7 @@ pybuilder = _Program(
 )
 
 
-def main() -> None:
-    """Run the command and exit."""
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(arguments: Sequence[str], make_services: Callable[..., Services] = Services) -> int:
-    """Run the command and return its exit code, see ``imgbuilder.terminal.boundary``.
-
-    Args:
-        arguments: The command line without the program's name.
-        make_services: Makes the ports to the outside.
-    """
+    """Run the command and return its exit code, see ``imgbuilder.terminal.boundary``."""
     console = ConsoleReporter("pybuilder", started=_STARTED)
     return run_program(pybuilder, arguments, console, Tools(console, make_services))
-
-
-if __name__ == "__main__":
-    main()

@@ -30,14 +30,7 @@ class Tools(NamedTuple):
 def run_program(
     command: click.Command, arguments: Sequence[str], console: ConsoleReporter, obj: object
 ) -> int:
-    """Run a program and return its exit code, see ``imgbuilder.terminal.boundary``.
-
-    Args:
-        command: The program; its name is the one that users type.
-        arguments: The command line without the program's name.
-        console: Shows errors.
-        obj: The object of click's context.
-    """
+    """Run a program and return its exit code, see ``imgbuilder.terminal.boundary``."""
 
     def body() -> object:
         apply_configuration(os.environ)

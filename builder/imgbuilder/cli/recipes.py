@@ -30,9 +30,6 @@ def with_recipe(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     Args:
         ctx: The parsed command line; the disks to attach are put there.
         options: The options' values.
-
-    Raises:
-        UsageError: The recipe is wrong.
     """
     if not has_recipe(ctx):
         return options
@@ -52,12 +49,7 @@ def with_recipe(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_recipe(call: Call) -> None:
-    """Write the command line of a build down as a recipe, and show its plan when the recipe goes to a file.
-
-    Raises:
-        UsageError: Something cannot stand in a recipe.
-        WorkspaceError: The file is there already, or cannot be written.
-    """
+    """Write the command line of a build down as a recipe; show its plan when the recipe goes to a file."""
     from imgbuilder.recipe.recipe import Recipe
     from imgbuilder.recipe.writer import recipe_text
 
@@ -105,11 +97,7 @@ def print_schema(call: Call) -> None:
 
 
 def check_recipes(call: Call) -> None:
-    """Read recipes with all that they include, and check their operations.
-
-    Raises:
-        UsageError: There is a mistake in one.
-    """
+    """Read recipes with all that they include, and check their operations."""
     from imgbuilder.recipe.reader import read_recipe
     from imgbuilder.recipe.variables import parse_settings
 

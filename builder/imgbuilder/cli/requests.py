@@ -67,11 +67,7 @@ class Call:
         return self.options["arch_"] or arch.host_arch()
 
     def no_name(self) -> None:
-        """Refuse words that are not options.
-
-        Raises:
-            UsageError: There is one.
-        """
+        """Refuse words that are not options."""
         if self.names:
             raise UsageError(f"{self.label} takes no OS-VERSION, but {self.names[0]!r} was given")
 
@@ -81,9 +77,6 @@ class Call:
         Args:
             what: Its name in messages.
             hint: The advice when there is no such word, or more than one.
-
-        Raises:
-            UsageError: There is none, or more than one.
         """
         if len(self.names) == 1:
             return self.names[0]
@@ -92,11 +85,7 @@ class Call:
 
 
 def settings_of(options: dict[str, Any]) -> Settings:
-    """Return the sources and the cache of a command line.
-
-    Raises:
-        UsageError: A value cannot be read.
-    """
+    """Return the sources and the cache of a command line."""
     return Settings(
         sources=options["sources"],
         fingerprints=options["fingerprints"],
@@ -144,11 +133,7 @@ class Values:
 
 
 def read_values(ctx: click.Context, options: dict[str, Any]) -> Values:
-    """Read the values of the options.
-
-    Raises:
-        UsageError: One of them cannot be read.
-    """
+    """Read the values of the options."""
     for kind in options["attach_format"]:
         _attached_format(kind)
     return Values(
@@ -180,11 +165,7 @@ def appliance_options(options: Mapping[str, Any]) -> ApplianceOptions:
 
 
 def kernel_request(image: str, options: dict[str, Any], values: Values) -> KernelRequest:
-    """Return the request to copy the kernel of a disk image.
-
-    Raises:
-        UsageError: The format is not supported, or the prefix is not a part of a file name.
-    """
+    """Return the request to copy the kernel of a disk image."""
     return KernelRequest(
         image=Attachment(Path(image), None if values.format is None else parse_format(values.format)),
         folder=Path(options["output"] or "."),
@@ -196,11 +177,7 @@ def kernel_request(image: str, options: dict[str, Any], values: Values) -> Kerne
 
 
 def build_request(name: str, arch: str, options: dict[str, Any], values: Values) -> BuildRequest:
-    """Return the request to build an image from the template of a name and an architecture.
-
-    Raises:
-        UsageError: The format is ``auto``.
-    """
+    """Return the request to build an image from the template of a name and an architecture."""
     network = {None: NetworkMode.AUTOMATIC, True: NetworkMode.ON, False: NetworkMode.OFF}[options["network"]]
     return BuildRequest(
         template=name,

@@ -58,22 +58,7 @@ def _hold(descriptor: int, path: Path) -> None:
 
 
 def copy_open(file: BinaryIO, download: Download, *, start: int, size: int, where: str) -> int:
-    """Copy a part of an open file of this machine under the limits of a download.
-
-    Args:
-        file: The file, unbuffered.
-        download: The limits and the destination.
-        start: Position of the part.
-        size: Its number of bytes.
-        where: Its name for messages.
-
-    Returns:
-        Its number of bytes.
-
-    Raises:
-        WrongSizeError: It has a different size.
-        FetchError: It cannot be read, or changed meanwhile.
-    """
+    """Copy a part of an open file of this machine under the limits of a download."""
     if download.expected is not None and size != download.expected:
         raise WrongSizeError(
             f"{where} has {size} bytes; the index promises {download.expected}", hint=BETWEEN_TWO_VERSIONS

@@ -9,11 +9,7 @@ from imgbuilder.fetch.urls import Address, inside, local_path
 
 
 class SourceFetcher:
-    """Fetches from web servers and local folders alike; implements ``Fetcher``.
-
-    Args:
-        limits: Its time limits and numbers of retries.
-    """
+    """Fetches from web servers and local folders alike; implements ``Fetcher``."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
@@ -39,11 +35,7 @@ class SourceFetcher:
 
 
 class OfflineFetcher:
-    """Fetches from local folders and bundles only, for ``--offline``; implements ``Fetcher``.
-
-    Args:
-        fetcher: Fetches what is local.
-    """
+    """Fetches from local folders and bundles only, for ``--offline``; implements ``Fetcher``."""
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher

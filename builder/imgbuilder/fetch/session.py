@@ -174,13 +174,7 @@ class Response:
 
 @contextmanager
 def web_session(timer: StallTimer, limits: Limits, trusted: str | bool) -> Iterator[WebSession]:
-    """Open a session and close it with all its connections.
-
-    Args:
-        timer: Guards its connections.
-        limits: Its time limits.
-        trusted: The result of ``trusted_authorities``.
-    """
+    """Open a session and close it with all its connections."""
     with _Session(timer) as session:
         yield WebSession(session, timer, limits, trusted)
 
@@ -196,11 +190,6 @@ class WebSession:
 
     def get(self, request: WebRequest, proxy: Address, extra: Mapping[str, str]) -> Response:
         """Send a request once.
-
-        Args:
-            request: The address and the credentials.
-            proxy: As in ``imgbuilder.fetch.transfer.Download``.
-            extra: Further headers.
 
         Raises:
             NoAnswerError: There was no readable response.

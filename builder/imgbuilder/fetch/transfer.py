@@ -201,12 +201,7 @@ def download_verified(fetcher: Fetcher, download: Download, check: Callable[[], 
 
 
 class MinimumSpeed:
-    """Gives up on a transfer that drips (T11); the timeout of a socket bounds only each gap.
-
-    Args:
-        limits: The window and the rate.
-        clock: Seconds from any fixed point.
-    """
+    """Gives up on a transfer that drips (T11); the timeout of a socket bounds only each gap."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
@@ -215,11 +210,7 @@ class MinimumSpeed:
         self._moved = 0
 
     def progress(self, count: int, where: str) -> None:
-        """Count bytes that arrived.
-
-        Raises:
-            FetchError: Too few arrived during the window that just ended.
-        """
+        """Count bytes that arrived."""
         self._moved += count
         now = self._clock()
         seconds = now - self._start

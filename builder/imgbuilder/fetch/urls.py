@@ -126,9 +126,6 @@ def check_uri(uri: str) -> None:
 
     Args:
         uri: A web URL, a ``file://`` URI or a plain path.
-
-    Raises:
-        UsageError: An unsupported scheme, or a malformed URL.
     """
     address, uri = Address(uri), Address(uri).reveal()
     scheme = scheme_of(uri)
@@ -168,11 +165,7 @@ def _check_web(address: Address) -> None:
 
 
 def local_path(uri: str) -> Path | None:
-    """Return the path that a ``file://`` URI or a plain path means; None for anything else.
-
-    Raises:
-        UsageError: A ``file://`` URI of another host, or without an absolute path.
-    """
+    """Return the path that a ``file://`` URI or a plain path means; None for anything else."""
     uri = Address(uri).reveal()
     scheme = scheme_of(uri)
     if scheme is None:
@@ -199,10 +192,6 @@ def inside(path: Path) -> tuple[Path, str] | None:
 
 def template_url(source_uri: str, file: str) -> Address:
     """Return the address of a template's file: below the folder that holds the index.
-
-    Args:
-        source_uri: Address of the index.
-        file: The entry's ``file``, relative to it.
 
     Raises:
         RepositoryError: ``file`` leads out of that folder, or programs read it differently

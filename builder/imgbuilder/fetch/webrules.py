@@ -53,9 +53,6 @@ class WebRequest:
 
         Args:
             locations: All ``Location`` headers of the response.
-
-        Raises:
-            FetchError: The redirect is refused.
         """
         if len(locations) != 1 or not locations[0] or re.search(r"[\x00-\x20\x7f]", locations[0]):
             raise FetchError(f"{self.url}: the server redirects without a usable address", hint=_TELL)

@@ -41,14 +41,7 @@ _SCALAR = re.compile(r"[^,\]}#\n]+")
 
 
 class RecipeDocument:
-    """A parsed recipe file.
-
-    Args:
-        path: The file.
-
-    Raises:
-        UsageError: It cannot be read, is too large, or is not TOML.
-    """
+    """A parsed recipe file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -101,11 +101,7 @@ def unknown(name: str, known: Mapping[str, object]) -> UsageError:
 
 
 def substitute(text: str, value_of: Callable[[str], str]) -> str:
-    """Replace each ``${{ name }}`` by ``value_of(name)``, and ``$${{`` by a literal ``${{``.
-
-    Raises:
-        UsageError: A mark is not closed or contains no name, or the text becomes too long.
-    """
+    """Replace each ``${{ name }}`` by ``value_of(name)``, and ``$${{`` by a literal ``${{``."""
 
     def one(match: re.Match[str]) -> str:
         if match[1] is None:
@@ -136,12 +132,7 @@ _SELECTED_FILE = re.compile(r"((?:lock(?:ed)?:)*file:|[^:]+:file:)(.*)", re.DOTA
 
 
 class ValueReader:
-    """Reads values of one file; errors name file and line.
-
-    Args:
-        document: The file.
-        variables: Values of the variables.
-    """
+    """Reads values of one file; errors name file and line."""
 
     def __init__(self, document: RecipeDocument, variables: Mapping[str, str]) -> None:
         self._document = document

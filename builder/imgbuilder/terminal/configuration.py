@@ -22,14 +22,7 @@ _LARGEST = 64 * 1024
 
 
 def apply_configuration(environ: MutableMapping[str, str]) -> None:
-    """Give variables that are not set the values of the configuration files.
-
-    Args:
-        environ: The variables, ``os.environ``; changed.
-
-    Raises:
-        UsageError: A file cannot be read, is not TOML, or has an unknown key or value.
-    """
+    """Give variables that are not set the values of the configuration files."""
     for path in paths.configuration_files(environ):
         for variable, value in _read(path).items():
             if not environ.get(variable):

@@ -227,10 +227,6 @@ def open_stream(where: str) -> TextIO:
 
     Args:
         where: Empty for standard output, or ``file:NAME``, ``stream:stdout``, ``stream:stderr``, ``fd:N``.
-
-    Raises:
-        UsageError: It is something else.
-        WorkspaceError: The file or descriptor cannot be written to.
     """
     kind, _, value = where.partition(":")
     try:

@@ -26,10 +26,6 @@ class OutputLostError(BaseException):
     """Standard output, or another stream of messages, cannot be written to: the command ends.
 
     Like a signal, and unlike an error of a source or file, it ends the command at once.
-
-    Args:
-        name: Name of the stream.
-        cause: The system's error.
     """
 
     def __init__(self, name: str, cause: OSError) -> None:
