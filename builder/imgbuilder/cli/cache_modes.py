@@ -23,7 +23,7 @@ from imgbuilder.host import paths
 from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import human_size
-from imgbuilder.terminal.streams import show
+from imgbuilder.terminal.console import show
 from imgindex.files import open_regular
 
 

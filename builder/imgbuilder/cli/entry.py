@@ -105,7 +105,7 @@ def list_templates(services: Services, reporter: ConsoleReporter, request: ListR
     """Print the templates."""
     from imgbuilder.catalog import listing  # late, as all that is imported here: see main
     from imgbuilder.errors import UsageError
-    from imgbuilder.terminal.streams import show
+    from imgbuilder.terminal.console import show
 
     name = request.name
     if name is not None and not listing.is_pattern(name):

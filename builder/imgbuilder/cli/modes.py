@@ -23,7 +23,7 @@ from imgbuilder.host import arch, paths
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine, firmware_of
 from imgbuilder.services import Settings
-from imgbuilder.terminal.streams import show
+from imgbuilder.terminal.console import show
 from imgindex.accept import show as show_time
 
 

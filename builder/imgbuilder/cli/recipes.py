@@ -15,7 +15,7 @@ from imgbuilder.cli.requests import Call
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.fetch.urls import Address
 from imgbuilder.host.workspace import follow
-from imgbuilder.terminal.streams import show
+from imgbuilder.terminal.console import show
 
 _VALUES = {
     "arch": "arch_", "output": "output", "format": "format_", "compress": "compress", "size": "size",

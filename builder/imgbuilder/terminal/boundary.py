@@ -15,7 +15,7 @@ from imgbuilder.fetch.urls import without_secrets
 from imgbuilder.host import paths
 from imgbuilder.host.interrupts import Interrupted, interruptible
 from imgbuilder.host.text import printable
-from imgbuilder.terminal.streams import OutputLostError, text_output
+from imgbuilder.terminal.console import OutputLostError, text_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
