@@ -180,16 +180,11 @@ def judge_freshness(
             f"{show(now)}",
             hint="set the clock if it is wrong (see: timedatectl); else tell the publisher that theirs is",
         )
-    digest = text_digest(signed.text)
+    digest = hashlib.sha256(signed.text.encode()).hexdigest()
     if last is not None:
         _check_not_older(signed, digest, last, where)
     _check_age(signed, now, max_age, where)
     return Accepted(signed.signed_at, digest, signed.primary_fingerprint, signed.expires_at, now)
-
-
-def text_digest(text: str) -> str:
-    """Return the SHA-256 of a signed text in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def show(time: datetime) -> str:

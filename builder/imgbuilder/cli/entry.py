@@ -60,14 +60,7 @@ class PlainList(NamedTuple):
 
 
 def plain_list(arguments: list[str]) -> PlainList | None:
-    """Read a command line if it only lists all templates, in plain words.
-
-    Args:
-        arguments: The command line without the program's name.
-
-    Returns:
-        The request; None for any other command line, right or wrong.
-    """
+    """Read a command line if it only lists all templates, in plain words; else None, also if it is wrong."""
     from imgbuilder.host.arch import host_arch  # late, as all that follows: see main
     from imgbuilder.services import Settings
 
@@ -184,14 +177,7 @@ def run_quietly(program: Callable[[list[str]], int]) -> int:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        arguments: The command line without the program's name.
-
-    Returns:
-        The exit code, see ``imgbuilder.terminal.boundary``.
-    """
+    """Run the command and return its exit code, see ``imgbuilder.terminal.boundary``."""
     plain = plain_list(arguments)
     if plain is None:
         from imgbuilder.cli import main as full  # late: that is the point of this module

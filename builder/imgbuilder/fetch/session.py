@@ -246,12 +246,6 @@ def _timed_pools(
     }
 
 
-def _socks_pools(timer: StallTimer) -> dict[str, type[HTTPConnectionPool]]:
-    from urllib3.contrib.socks import SOCKSConnection, SOCKSHTTPSConnection  # needs PySocks
-
-    return _timed_pools(timer, SOCKSConnection, SOCKSHTTPSConnection)
-
-
 class _Adapter(HTTPAdapter):
     """Opens connections that a ``StallTimer`` guards."""
 
@@ -266,8 +260,12 @@ class _Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> urllib3.ProxyManager:
         manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **kwargs)
-        socks = proxy.lower().startswith("socks")
-        manager.pool_classes_by_scheme = _socks_pools(self._timer) if socks else self._pools
+        pools = self._pools
+        if proxy.lower().startswith("socks"):
+            from urllib3.contrib.socks import SOCKSConnection, SOCKSHTTPSConnection  # needs PySocks
+
+            pools = _timed_pools(self._timer, SOCKSConnection, SOCKSHTTPSConnection)
+        manager.pool_classes_by_scheme = pools
         return manager
 
 
