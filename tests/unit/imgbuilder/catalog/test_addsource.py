@@ -18,15 +18,6 @@ from tests.fakes.webfolder import WebFolder
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
-        monkeypatch.setenv(variable, str(tmp_path / "home"))
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "home"
-
-
-@pytest.fixture
 def site(tmp_path: Path, home: Path, publisher_keys: KeyMaker) -> Site:
     folder = tmp_path / "site"
     folder.mkdir()
@@ -104,7 +95,7 @@ def test_relative_paths_and_simplestreams(
     Path("lxd.gpg").write_bytes(site.keys.export(tree.key))
     ran = Ran(capsys, "source", "add", "lxd", "../tree/streams/v1/index.sjson", "--gpgkey", "lxd.gpg")
     assert ran.code == 0, ran.err
-    text = f"[lxd]\nuri={tmp_path / 'work'}/../tree/\nformat=simplestreams\ngpgkey=./lxd.gpg\n"
+    text = f"[lxd]\nuri={tmp_path / 'out'}/../tree/\nformat=simplestreams\ngpgkey=./lxd.gpg\n"
     assert files(home)["lxd.conf"] == text
     ran = Ran(
         capsys,

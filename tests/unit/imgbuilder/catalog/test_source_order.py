@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imgindex.model import Entry
-from tests.fakes.commands import Ran, use_appliances
+from tests.fakes.commands import Ran
 from tests.fakes.keys import KeyMaker
 from tests.fakes.template import Site, TinyAppliances, make_site
 from tests.fakes.webfolder import WebFolder
@@ -17,21 +17,9 @@ BUILD = ("tiny", "--root-password", "disabled")
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
-        monkeypatch.setenv(variable, str(tmp_path / "home"))
-    for variable in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(variable, raising=False)
-        monkeypatch.delenv(variable.upper(), raising=False)
-    (tmp_path / "out").mkdir()
-    monkeypatch.chdir(tmp_path / "out")
-    appliances = TinyAppliances()
-    use_appliances(monkeypatch, appliances)
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def site(tmp_path: Path, home: Path, publisher_keys: KeyMaker) -> Site:
+def site(
+    tmp_path: Path, home: Path, appliances: TinyAppliances, no_proxies: None, publisher_keys: KeyMaker
+) -> Site:
     folder = tmp_path / "site"
     folder.mkdir()
     made = make_site(folder, publisher_keys)

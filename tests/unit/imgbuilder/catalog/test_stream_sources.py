@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.services import Services
-from tests.fakes.commands import Ran, use_appliances
+from tests.fakes.commands import Ran
 from tests.fakes.keys import KeyMaker
 from tests.fakes.streams import StreamTree, digests, lxd_tree, ubuntu_tree
 from tests.fakes.template import SIZE, TinyAppliances, make_disk
@@ -35,20 +35,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "VIRT_BUILDER_DIRS"):
-        monkeypatch.setenv(variable, str(tmp_path / "home"))
-    (tmp_path / "out").mkdir()
-    monkeypatch.chdir(tmp_path / "out")
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def appliances(monkeypatch: pytest.MonkeyPatch) -> TinyAppliances:
-    made = TinyAppliances()
-    made.roots = {"/dev/sda2": {"/": "/dev/sda2"}}
-    use_appliances(monkeypatch, made)
-    return made
+def appliances(appliances: TinyAppliances) -> TinyAppliances:
+    appliances.roots = {"/dev/sda2": {"/": "/dev/sda2"}}
+    return appliances
 
 
 @pytest.fixture
