@@ -26,12 +26,12 @@ from imgrepo.intake.import_image import ImportRequest, import_image
 from imgrepo.intake.proof import TrustOptions
 from imgrepo.template.bootstrap import BootstrapRequest, Mode
 from imgrepo.template.disk import Layout, RootKind
-from imgrepo.template.guestfiles import PLAIN_LOCALE
 from imgrepo.template.make import TemplateRequest, make_template
 from imgrepo.template.recipes import (
     DEBIAN,
     DEBIAN_MIRROR,
     DEBIAN_SECURITY_MIRROR,
+    PLAIN_LOCALE,
     RECIPES,
     Arch,
     Kernel,

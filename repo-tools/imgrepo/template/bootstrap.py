@@ -27,17 +27,21 @@ from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.privatefolder import scratch_folder
 from imgbuilder.host.process import Popen
 from imgrepo.template.disk import Layout
-from imgrepo.template.guestfiles import PLAIN_LOCALE, check_locale, finish_script, guest_files, write_overlay
 from imgrepo.template.recipes import (
     DEBIAN,
+    PLAIN_LOCALE,
     Arch,
     Kernel,
     Mirrors,
     TemplateRecipe,
     build_sources,
     check_combination,
+    check_locale,
     check_packages,
+    finish_script,
+    guest_files,
     packages_of,
+    write_overlay,
 )
 
 _GRACE = 30.0

@@ -187,8 +187,8 @@ REVEALED_IN = {
     "builder/imgbuilder/fetch/urls.py": "derives other addresses",
     "builder/imgbuilder/fetch/webrules.py": "the request",
     "repo-tools/imgrepo/intake/proof.py": "derives other addresses",
-    "repo-tools/imgrepo/template/guestfiles.py": "apt's sources in the guest, for addresses without secret",
-    "repo-tools/imgrepo/template/recipes.py": "apt's sources for mmdebstrap, on its standard input",
+    "repo-tools/imgrepo/template/recipes.py": "apt's sources: in the guest for addresses without secret, and "
+    "for mmdebstrap on its standard input",
 }
 
 

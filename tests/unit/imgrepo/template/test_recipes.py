@@ -10,7 +10,6 @@ import pytest
 
 from imgbuilder.errors import UsageError
 from imgrepo.template.disk import Layout, RootKind
-from imgrepo.template.guestfiles import check_locale, finish_script, guest_files, write_overlay
 from imgrepo.template.recipes import (
     DEBIAN,
     DEBIAN_MIRROR,
@@ -20,9 +19,13 @@ from imgrepo.template.recipes import (
     Mirrors,
     build_sources,
     check_combination,
+    check_locale,
     check_packages,
+    finish_script,
+    guest_files,
     packages_of,
     recipe_named,
+    write_overlay,
 )
 
 BOOKWORM = recipe_named("debian-12")
