@@ -83,8 +83,7 @@ OWN_FILES = {
     "repo-tools/imgrepo/images/compress.py": "images, looked at before",
     "repo-tools/imgrepo/webroot/transaction.py": "a temporary file",
     "repo-tools/imgrepo/images/pictures.py": "a picture, looked at before",
-    "repo-tools/imgrepo/bootcheck/picture.py": "a picture of its own",
-    "repo-tools/imgrepo/review/runtrial.py": "messages of a program that it started",
+    "repo-tools/imgrepo/review/check.py": "messages of a program that it started",
 }
 """Modules that open files for reading without ``imgindex.files``, and which files."""
 

@@ -52,7 +52,7 @@ from imgrepo.library.records import (
     write_sources,
 )
 from imgrepo.library.running import write_run_script
-from imgrepo.review import check, runtrial
+from imgrepo.review import check
 from imgrepo.review.check import unmet
 from imgrepo.review.results import Requirement
 from imgrepo.services import Services
@@ -491,7 +491,7 @@ class TestRunScript:
     def test_a_hypervisor_that_accepts_no_commands(
         self, library: Library, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(runtrial, "_START", 1.0)
+        monkeypatch.setattr(check, "_START", 1.0)
         library.add()
         library.qemu.set("deaf")
         assert "within 1 seconds" in library.items(code=1)["run"]["detail"]
@@ -525,7 +525,7 @@ class TestRunScript:
                 places.append(folder)
                 yield folder
 
-        monkeypatch.setattr(runtrial, "private_folder", noted)
+        monkeypatch.setattr(check, "private_folder", noted)
         library.add()
         library.qemu.set("write")
         library.type(code=1)
