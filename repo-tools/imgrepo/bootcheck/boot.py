@@ -85,9 +85,6 @@ def boot(trial: Trial, folder: Path, on_event: Reporter, show: ShowLine) -> Outc
         folder: Gets ``screen.png`` and ``thumbnail.png``.
         on_event: Called with notices.
         show: Called with the console's last line whenever it changes.
-
-    Raises:
-        PybuilderError: It could not be tried: a program is missing, the disk is full, the marker is invalid.
     """
     verdict = _accelerator(trial.machine, on_event)
     if verdict is None or not verdict.usable:

@@ -157,10 +157,6 @@ def check(
         clock: Returns the time, in UTC.
         exact: Whether the time limit is that for emulation as well.
         keep_screenshot: Whether an entry without a screenshot gets the picture of the screen.
-
-    Raises:
-        PybuilderError: It could not be tried: the image is refused or changed meanwhile, a program is
-            missing, the marker is invalid, or the record cannot be written.
     """
     description = target.description
     marker = Marker(description.boot.marker, where=target.marker_from)

@@ -226,9 +226,6 @@ class BootJudgement:
 class Watcher:
     """Reads a console.
 
-    Args:
-        marker: Shows that the system has booted.
-
     Attributes:
         judgement: The outcome; final as soon as it is not BOOTING.
         log: The lines of the console.

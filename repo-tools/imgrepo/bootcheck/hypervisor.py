@@ -237,13 +237,7 @@ class Running:
 
 @contextmanager
 def running(machine: Machine, accelerator: str, ports: tuple[int, ...]) -> Iterator[Running]:
-    """Start a machine, and end it when the block ends.
-
-    Args:
-        machine: What to run; nothing is written to its image.
-        accelerator: ``kvm`` or ``tcg``.
-        ports: TCP ports of the guest that will be tried.
-    """
+    """Start a machine, and end it when the block ends."""
     found = find_firmware(machine)
     with private_folder() as folder:
         firmware = None

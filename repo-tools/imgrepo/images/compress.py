@@ -112,9 +112,6 @@ def compress(
         on_event: Called with progress events.
         content: A copy of the image to read instead, with the free space of its filesystems given back.
 
-    Returns:
-        The new file, with the digests of the bytes that were read and written.
-
     Raises:
         DiskError: The image changed meanwhile, or another program uses it; the new file is useless
             (``docs/threat-model.md`` R6).

@@ -102,11 +102,7 @@ class Imported:
 def import_image(
     request: ImportRequest, services: Services, fetcher: Fetcher, on_event: Reporter
 ) -> Imported:
-    """Import an image.
-
-    Returns:
-        The image; an earlier import of the same name is replaced.
-    """
+    """Import an image, which replaces an earlier import of the same name."""
     proof = prove(request.address, request.file, request.trust, services, fetcher, on_event)
     parts = request.folder / _PARTS
     try:

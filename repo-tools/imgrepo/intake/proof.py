@@ -87,14 +87,7 @@ class ImageProof:
 def prove(
     image: str, name: str, trust: TrustOptions, services: Services, fetcher: Fetcher, on_event: Reporter
 ) -> ImageProof:
-    """Find the digest that an image must have.
-
-    Raises:
-        TrustError: The checksum file is not signed as it must be.
-        RepositoryError: It does not list the image.
-        FetchError: It cannot be fetched.
-        UsageError: There is none, or the key cannot be used.
-    """
+    """Find the digest that an image must have."""
     if trust.checksum is not None:
         return ImageProof(digest_by_hand(trust.checksum))
     pin = None if trust.key is None else keys_of(trust.key, services)

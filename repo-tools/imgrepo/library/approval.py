@@ -124,11 +124,6 @@ def approval_of(
             the folder could have made up: only for display.
         published: SHA-512 of the published image, from the publisher's record: an approval of it is valid,
             and no image is read.
-
-    Raises:
-        RepositoryError: It is not approved, or was changed since.
-        TrustError: The approval is not by one of the reviewers.
-        WorkspaceError: A file cannot be read.
     """
     hint = f"let a reviewer look at it: pybuilder-repo entry sign {folder.name}"
     signed = _read(folder.approval, reviewers, hint)

@@ -283,9 +283,6 @@ def look_inside(
 
     Returns:
         The leftovers; ``hints`` is left empty.
-
-    Raises:
-        ApplianceError: No appliance can be started, or it died.
     """
     on_event(Step(f"Looking into {image.name}"))
     attachment = Attachment((copy or image.path).absolute(), image.format.value, readonly=copy is None)

@@ -98,13 +98,7 @@ class StateFacts:
 
 
 class Judgement(NamedTuple):
-    """The state of an entry.
-
-    Attributes:
-        state: How far it has come.
-        remarks: What else its contributor should know, one line each.
-        next: The next step; None when there is nothing to do.
-    """
+    """An entry's state, remarks for its contributor (a line each), and the next step, if there is one."""
 
     state: State
     remarks: tuple[str, ...]

@@ -57,10 +57,6 @@ class Part:
 def wanted_part(header: str | None, size: int) -> Part | None:
     """Read a ``Range`` header. A pure function.
 
-    Args:
-        header: Its value.
-        size: Bytes of the file.
-
     Returns:
         The part; the whole file when there is no header, or one that we do not understand, as the
         standard requires; None when it lies outside the file.

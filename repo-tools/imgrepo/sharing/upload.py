@@ -98,9 +98,6 @@ def read_place(text: str) -> Place:
 
     Args:
         text: ``s3://bucket/prefix``, ``rsync://host/module/path``, or ``host:path`` for rsync over ssh.
-
-    Raises:
-        UsageError: It is none of these, or has characters that are special to a remote shell.
     """
     plain = text.rstrip("/") if not text.endswith(":/") else text
     s3 = _S3.fullmatch(plain)

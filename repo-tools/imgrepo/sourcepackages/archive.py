@@ -91,14 +91,7 @@ class SourcePackage:
 
 
 def source_files(rows: str, root: str, folder: str, *, where: str) -> tuple[SourceFile, ...]:
-    """Read a field ``Checksums-Sha256`` (deb-src-control(5)).
-
-    Args:
-        rows: Its value.
-        root: The archive's address.
-        folder: The folder in it that the files are in, without a slash at the end.
-        where: Names it in messages.
-    """
+    """Read a field ``Checksums-Sha256`` (deb-src-control(5))."""
     found: dict[str, SourceFile] = {}
     for row in filter(None, map(str.strip, rows.split("\n"))):
         match = _ROW.fullmatch(row)

@@ -36,13 +36,7 @@ _NOT_THERE = (FileMissingError, WrongSizeError, DigestMismatchError)
 
 @dataclass(frozen=True)
 class SourcesRequest:
-    """The sources to collect, and the archives to search.
-
-    Attributes:
-        places: The archives.
-        only: Names of source or binary packages; empty for all.
-        dry_run: Whether to stop before anything is fetched.
-    """
+    """The archives to search, the packages to collect (none for all), and whether only to plan."""
 
     places: SourceArchives
     only: tuple[str, ...] = ()

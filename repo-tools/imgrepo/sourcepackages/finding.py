@@ -124,14 +124,6 @@ def read_dsc(
 ) -> SourcePackage:
     """Read a verified ``.dsc`` file (dsc(5)).
 
-    Args:
-        signed: Its signed text.
-        data: The file, which becomes a part of the package itself.
-        source: Which package it must be of.
-        root: The archive's address.
-        folder: Its folder there.
-        where: Names it in messages.
-
     Raises:
         RepositoryError: It belongs to a different package, is damaged, or names files elsewhere.
     """

@@ -67,17 +67,7 @@ def list_text(packages: Sequence[SourcePackage]) -> str:
 def pack(
     final: Path, packages: Sequence[SourcePackage], files: Path, offer: str, on_event: Reporter
 ) -> tuple[str, int]:
-    """Write the archive; it appears when it is complete.
-
-    Args:
-        final: Where it appears.
-        packages: The source packages, in any order.
-        files: Folder of the files, each named by its SHA-256.
-        offer: The offer's text.
-        on_event: Called with progress events.
-
-    Returns:
-        SHA-512 in hex, and size in bytes.
+    """Write the archive, which appears when it is complete; return its SHA-512 and its size in bytes.
 
     Raises:
         WorkspaceError: The archive cannot be written, or a file was changed since it was fetched.

@@ -50,11 +50,6 @@ def edit(
         change: Makes the new index of the old one.
         on_event: Called with each event.
         again: Whether to sign even if nothing changes.
-
-    Raises:
-        UsageError: Nothing is published there, or ``change`` refuses.
-        SigningError: The key cannot sign.
-        TrustError: The published index is not by this key.
     """
     _check_folder(folder)
     with open_session(folder) as session:

@@ -127,14 +127,7 @@ def find_retired(files: ServedFiles, index: Index, before: Index, *, now: dateti
 def choose(
     retired: Iterable[Retired], *, now: datetime, grace: timedelta, keep: int = 0
 ) -> tuple[Retired, ...]:
-    """Choose which retired files may be deleted. A pure function.
-
-    Args:
-        retired: All of them.
-        now: The time, in UTC.
-        grace: How long each stays at least.
-        keep: Number of the newest retired files of each image that stay at any age.
-    """
+    """Choose which retired files may be deleted; the newest ``keep`` files of each image stay at any age."""
     by_image: dict[str, list[Retired]] = {}
     for item in retired:
         by_image.setdefault(stem_of_published(item.name) or item.name, []).append(item)

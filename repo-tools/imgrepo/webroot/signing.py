@@ -62,11 +62,6 @@ def read_index_file(path: Path) -> bytes | None:
 class IndexSigner:
     """Signs indexes, and trusts only what a client would trust.
 
-    Args:
-        services: The publisher's gpg and the clients' verifier.
-        signing: The keys, and how long signatures stay valid.
-        session: Where files are made.
-
     Raises:
         SigningError: A key is missing, ambiguous, expired or locked.
     """
@@ -130,11 +125,6 @@ class IndexSigner:
 
     def replace(self, folder: Path, old: PublishedIndex, new: Index) -> None:
         """Sign a new index, read it back as a client does, and put it in place of the old one.
-
-        Args:
-            folder: The folder that is served; all files that the index names are there already.
-            old: The published index.
-            new: The new index.
 
         Raises:
             SigningError: It cannot be signed, or clients would refuse it.
