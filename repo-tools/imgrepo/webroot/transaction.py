@@ -64,17 +64,7 @@ def open_session(target: Path) -> Iterator[Session]:
     Raises:
         WorkspaceError: Another publisher is at work there, or the folder cannot be written.
     """
-    try:
-        lock = os.open(target / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise explain(error, target / LOCK_NAME) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WorkspaceError(
-                f"another publisher is at work in {target}", hint="wait until it is done, then publish again"
-            ) from error
+    with _locked(target):
         try:
             _remove_dead(target)
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target))
@@ -85,8 +75,36 @@ def open_session(target: Path) -> Iterator[Session]:
         finally:
             with uninterrupted():
                 shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    path = target / LOCK_NAME
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise explain(error, path) from error
+    try:
+        if not _lock(lock, path):
+            raise WorkspaceError(
+                f"another publisher is at work in {target}", hint="wait until it is done, then publish again"
+            )
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # an empty file that stays does no harm
+                path.unlink()
     finally:
         os.close(lock)
+
+
+def _lock(lock: int, path: Path) -> bool:
+    """Lock an open file; False when another program holds it, or has removed it at its end."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock), path.lstat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _remove_dead(target: Path) -> None:

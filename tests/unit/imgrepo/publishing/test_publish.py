@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import stat
 import subprocess
@@ -28,6 +29,7 @@ from imgrepo.publishing import pack as pack_module
 from imgrepo.publishing import publish as module
 from imgrepo.publishing import steps
 from imgrepo.publishing.request import PublishRequest
+from imgrepo.webroot.transaction import LOCK_NAME, open_session
 from tests.fakes.appliance import FakeDisk
 from tests.fakes.keys import KeyMaker
 from tests.unit.imgrepo.repository import Repository, debian
@@ -217,6 +219,23 @@ def test_a_second_publisher_is_refused(repository: Repository) -> None:
     repository.publish()
     assert len(refused) == 1
     assert len(repository.read().entries) == 1
+    assert not (repository.web / LOCK_NAME).exists()
+
+
+@pytest.mark.row("R2")
+def test_a_lock_that_its_publisher_removed_locks_nothing(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other publisher ends between our opening of the lock file and our locking of it."""
+    flock = fcntl.flock
+
+    def late(lock: int, how: int) -> None:
+        (repository.web / LOCK_NAME).unlink()
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(WorkspaceError, match="another publisher"), open_session(repository.web):
+        pass
 
 
 @pytest.mark.row("R3")
@@ -226,7 +245,7 @@ def test_a_key_that_cannot_sign_is_refused_before_compressing(repository: Reposi
     with pytest.raises(SigningError):
         repository.publish(signing=repository.signing(key))
     assert repository.appliances.launches == []
-    assert [path.name for path in repository.web.iterdir()] == [".pybuilder-repo.lock"]
+    assert list(repository.web.iterdir()) == []
 
 
 @pytest.mark.row("R3", "R4")
@@ -436,7 +455,7 @@ def test_an_appliance_that_does_not_start_leaves_nothing(repository: Repository)
     repository.appliances._prepare = fails
     with pytest.raises(ApplianceError):
         repository.publish()
-    assert [path.name for path in repository.web.iterdir()] == [".pybuilder-repo.lock"]
+    assert list(repository.web.iterdir()) == []
 
 
 def test_an_edited_but_unsigned_index_is_told_and_kept_aside(repository: Repository) -> None:
