@@ -40,6 +40,7 @@ class Interrupted(BaseException):
         message: A sentence with the signal's name.
         hint: The next step, such as running the command again; None for none.
         exit_code: 128 plus the number of the signal, as in shells.
+        quiet: Whether a signal is the normal end, which is not reported.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -47,6 +48,7 @@ class Interrupted(BaseException):
         self.message = f"stopped by {signal.Signals(signal_number).name}"
         self.hint: str | None = None
         self.exit_code = 128 + signal_number
+        self.quiet = False
         super().__init__(self.message)
 
 

@@ -60,7 +60,8 @@ def _run(body: Callable[[], object], console: ConsoleReporter, *, verbose: bool)
             sys.stdout.flush()
             return code if isinstance(code, int) else 0
     except Interrupted as stop:
-        console.error(stop.message, stop.hint)
+        if not stop.quiet:
+            console.error(stop.message, stop.hint)
         return stop.exit_code
     except PybuilderError as error:
         console.error(error.message, error.hint)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from imgbuilder.events import info
+from imgbuilder.host.interrupts import Interrupted
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted
 from imgrepo.cli.options import (
@@ -56,7 +57,11 @@ def serve_command(publisher: Publisher, *, webroot: Path, bind: str, port: int) 
     with PublishedFolderServer(webroot, (bind, port), on_request) as server:
         host = f"[{bind}]" if ":" in bind else bind
         click.echo(f"serving {webroot} at http://{host}:{server.server_port}/index.asc")
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        except Interrupted as stop:
+            stop.quiet = True
+            raise
 
 
 endpoint_option = click.option(

@@ -121,6 +121,7 @@ def test_the_command_serves_until_it_is_stopped(repository: Repository) -> None:
     assert running.returncode == 143
     assert "GET /index.asc" in err
     assert "Traceback" not in err
+    assert "error" not in err, "a signal is the normal end of the server"
 
 
 def test_a_signal_in_the_middle_of_a_request_ends_the_serving(repository: Repository) -> None:
