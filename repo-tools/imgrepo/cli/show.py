@@ -80,11 +80,18 @@ def _status_lines(status: Status) -> list[str]:
         f"expires:     {_when(status.expires_at)}",
     ]
     lines += [f"key:         {key.fingerprint}, expires {_when(key.expires_at)}" for key in status.keys]
-    old = human_size(sum(item.size for item in status.retired))
-    lines.append(f"old files:   {len(status.retired)}, {old}")
+    if status.retired:
+        old = human_size(sum(item.size for item in status.retired))
+        lines.append(f"old files:   {len(status.retired)}, {old}")
     lines += [f"changed:     {change}" for change in status.changes]
-    lines += [f"PROBLEM:     {problem}" for problem in status.problems] or ["all is well"]
+    lines += [f"PROBLEM:     {problem}" for problem in status.problems] or [_no_problems(status)]
     return lines
+
+
+def _no_problems(status: Status) -> str:
+    if not status.templates:
+        return "the index is empty: clients find no template here"
+    return "all is well"
 
 
 def _when(moment: datetime | None) -> str:

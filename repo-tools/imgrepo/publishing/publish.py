@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from imgbuilder.errors import DiskError, PybuilderError, RepositoryError
-from imgbuilder.events import Reporter, Step, info, warn
+from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host import imagelocks
 from imgbuilder.host.hashing import Fingerprint
 from imgbuilder.host.workspace import explain
@@ -23,7 +23,7 @@ from imgrepo.publishing.steps import PublishRun
 from imgrepo.services import Services
 from imgrepo.webroot.entries import read_draft
 from imgrepo.webroot.retired import retire, served_files
-from imgrepo.webroot.signing import PLAIN_INDEX, SIGNED_INDEX, IndexSigner, PublishedIndex
+from imgrepo.webroot.signing import PLAIN_INDEX, SIGNED_INDEX, IndexSigner, PublishedIndex, signing_step
 from imgrepo.webroot.state import Published, write_state
 from imgrepo.webroot.transaction import Session, open_session
 
@@ -119,7 +119,7 @@ def _commit(
         session.commit(name)
     now = services.clock()
     if new != old.index or old.signed_at is None or _is_due(request, old, now):
-        on_event(Step(f"Signing the index of {counted(len(new.entries), 'template')}"))
+        on_event(signing_step(new))
         signer.replace(request.output, old, new)
     elif not run.files:
         info(on_event, "nothing new to publish")

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from imgbuilder.events import Reporter
 from imgbuilder.host.hashing import hash_file
+from imgindex.accept import CLOCK_TOLERANCE
 from imgindex.fields import deprecation
 from imgindex.gpg import keys_in_file
 from imgindex.model import Entry, Index
@@ -81,7 +82,11 @@ def status_of(
         for key in keys_in_file(folder / PUBLIC_KEY, where="the published key")
         if key.is_primary or key.can_sign
     )
-    problems = [*_ends(signed.expires_at, keys, now, within), *_files(folder, index, on_event, verify=verify)]
+    problems = [*_starts(signed.signed_at, now)]
+    problems += [
+        *_ends(signed.expires_at, keys, now, within),
+        *_files(folder, index, on_event, verify=verify),
+    ]
     problems += _deprecations(index, now)
     sizes = [size for entry in index.entries for _name, size, _digest in _named(entry) if size is not None]
     return Status(
@@ -95,6 +100,14 @@ def status_of(
         changes=() if images is None else tuple(_changes(images, index, now)),
         problems=tuple(problems),
     )
+
+
+def _starts(signed_at: datetime, now: datetime) -> Iterator[str]:
+    if signed_at > now + CLOCK_TOLERANCE:
+        yield (
+            f"the index is signed in the future, at {signed_at:%Y-%m-%d %H:%M} UTC, and clients refuse it: "
+            "check this machine's clock (see: timedatectl)"
+        )
 
 
 def _ends(

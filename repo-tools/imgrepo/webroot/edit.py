@@ -12,14 +12,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from imgbuilder.errors import UsageError
-from imgbuilder.events import Notice, Reporter, Severity, Step, info
+from imgbuilder.events import Notice, Reporter, Severity, info
 from imgbuilder.host.arch import normalise
-from imgbuilder.sizes import counted
 from imgindex.fields import Deprecation, settle_comments, with_deprecation
 from imgindex.model import Entry, Index
 from imgrepo.services import Services, Signing
 from imgrepo.webroot.retired import retire, served_files
-from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner
+from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner, signing_step
 from imgrepo.webroot.state import remember_withdrawn, withdrawn_templates
 from imgrepo.webroot.transaction import open_session
 
@@ -61,7 +60,7 @@ def edit(
         if new == old.index and not again:
             info(on_event, "nothing to change")
         else:
-            on_event(Step(f"Signing the index of {counted(len(new.entries), 'template')}"))
+            on_event(signing_step(new))
             signer.replace(folder, old, new)
         retire(served_files(folder, on_event), new, old.index, now=services.clock(), on_event=on_event)
     return Edited(old.index, new)
@@ -89,10 +88,13 @@ def refresh(
         if old.text is None:
             raise UsageError(f"nothing is published in {folder}", hint="see: pybuilder-repo publish --help")
         if within is not None and (old.expires_at is None or old.expires_at - services.clock() > within):
-            end = "never" if old.expires_at is None else f"at {old.expires_at:%Y-%m-%d %H:%M} UTC"
-            info(on_event, f"the signature expires {end}: it is not renewed yet")
+            if old.expires_at is None:
+                info(on_event, "the signature does not expire; nothing to renew")
+            else:
+                end = f"{old.expires_at:%Y-%m-%d %H:%M} UTC"
+                info(on_event, f"the signature expires at {end}: it is not renewed yet")
             return False
-        on_event(Step(f"Signing the index of {counted(len(old.index.entries), 'template')}"))
+        on_event(signing_step(old.index))
         signer.replace(folder, old, old.index)
     return True
 
@@ -228,4 +230,4 @@ def _each(index: Index, chosen: Sequence[Entry], change: Callable[[Entry], Entry
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder", hint=f"give the folder with {SIGNED_INDEX}")
+        raise UsageError(f"there is no folder {folder}", hint=f"give the folder with {SIGNED_INDEX}")

@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 
 from imgbuilder.errors import BadSignatureError, SigningError, TrustError, UsageError
-from imgbuilder.events import Reporter, ignore, warn
+from imgbuilder.events import Reporter, Step, ignore, warn
 from imgbuilder.host.workspace import explain
+from imgbuilder.sizes import counted
 from imgindex.clearsign import split, unverified_text
 from imgindex.files import open_file
 from imgindex.gpg import trusted_keys_from_file
@@ -57,6 +58,13 @@ def read_index_file(path: Path) -> bytes | None:
     if len(data) > _LARGEST_INDEX:
         raise BadSignatureError(f"{path} is larger than any client reads")
     return data
+
+
+def signing_step(index: Index) -> Step:
+    """Return the step in which an index is signed."""
+    if not index.entries:
+        return Step("Signing the index, which is empty now: clients find no template here")
+    return Step(f"Signing the index of {counted(len(index.entries), 'template')}")
 
 
 class IndexSigner:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from imgbuilder.cache.unpack import unpack
 from imgbuilder.disk.qcow2 import parse_qcow2
-from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, TrustError
+from imgbuilder.errors import DiskError, PybuilderError, RepositoryError, TrustError, UsageError
 from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host import process
 from imgbuilder.host.hashing import hash_stream
@@ -33,7 +33,7 @@ from imgindex.model import Entry
 from imgindex.parse import Examined, examine_index
 from imgindex.trust import TrustedKeys, UnverifiedText
 from imgrepo.services import Services
-from imgrepo.webroot.signing import PUBLIC_KEY
+from imgrepo.webroot.signing import PUBLIC_KEY, SIGNED_INDEX
 
 _BEGIN = b"-----BEGIN PGP SIGNED MESSAGE-----"
 
@@ -98,9 +98,15 @@ def _signature_check(request: ValidateRequest, services: Services) -> CheckSigna
 
 
 def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", hint=f"try {path / SIGNED_INDEX}")
     try:
         with open_file(path) as file:
             return file.read(MAX_FILE_SIZE + 1)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"there is no file {path}", hint="give the path of an index on this machine"
+        ) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise PybuilderError(
@@ -131,8 +137,8 @@ def _judge(
     rule = AcceptPolicy(_pin(request), last=None, max_age=None, where=where, forget_hint="")
     accepted = accept(data, rule, examine_index, verifier=services.verifier, now=datetime.now(UTC))
     record = accepted.record
-    until = "for ever" if record.expires_at is None else f"until {show(record.expires_at)}"
-    info(on_event, f"signed by {accepted.signed.fingerprint} at {show(record.signed_at)}, valid {until}")
+    until = "and does not expire" if record.expires_at is None else f"valid until {show(record.expires_at)}"
+    info(on_event, f"signed by {accepted.signed.fingerprint} at {show(record.signed_at)}, {until}")
     return accepted.content
 
 

@@ -64,6 +64,7 @@ def test_refresh_signs_again_and_keeps_its_period(operator: Operator) -> None:
     operator.type("refresh WEB -K KEY --expire 0")
     assert operator.signature()[1] is None
     assert operator.repository.read() == before
+    assert "does not expire; nothing to renew" in operator.type("refresh WEB -K KEY --within 10")
 
 
 def test_refresh_for_a_timer_waits_until_the_end_is_near(operator: Operator) -> None:
@@ -101,6 +102,12 @@ def test_withdrawn_templates_are_gone_and_stay_gone_until_it_is_undone(operator:
     operator.repository.publish()
     assert [entry.os_version for entry in operator.repository.read().entries] == ["b"]
     operator.type("withdraw WEB a -K KEY", 2)
+    assert "the index, which is empty now" in operator.type("withdraw WEB b -K KEY")
+    out = operator.type("status WEB")
+    assert "the index is empty" in out
+    assert "all is well" not in out
+    operator.type("withdraw --undo WEB b -K KEY")
+    operator.repository.publish()
     operator.type("withdraw --undo WEB b -K KEY", 2)
     operator.type("withdraw --undo WEB a -K KEY")
     operator.repository.publish()
@@ -208,6 +215,7 @@ def test_status_of_a_healthy_folder(operator: Operator) -> None:
         ("flipped", "is damaged"),
         ("unreadable", "cannot be read by a web server"),
         ("expiry", "the signature expires at"),
+        ("future", "the index is signed in the future, at"),
         ("expired", "the signature has expired at"),
         ("deprecated", "was deprecated until 2020-01-01"),
     ],
@@ -228,7 +236,8 @@ def test_status_finds_what_is_wrong(operator: Operator, damage: str, words: str)
         operator.type("deprecate WEB a --until 2020-01-01 -K KEY")
     else:
         operator.type("refresh WEB -K KEY --expire 30")
-        operator.repository.later = timedelta(days=20 if damage == "expiry" else 31)
+        days = {"future": -2, "expiry": 20, "expired": 31}
+        operator.repository.later = timedelta(days=days[damage])
     out = operator.type("status WEB --verify", 1)
     assert re.search(rf"^PROBLEM: .*{words}", out, re.MULTILINE), out
 

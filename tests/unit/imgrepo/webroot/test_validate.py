@@ -287,8 +287,10 @@ def test_exit_codes(web: Web, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.out == ""
     assert f"{web.index}: line 2: neither" in shown.err
     assert f"{web.index} could not be validated: 1 problem" in shown.err
-    assert run(["validate", str(web.folder / "none")], services) == 1
-    assert run(["validate", str(web.folder)], services) == 1
+    assert run(["validate", str(web.folder / "none")], services) == 2
+    assert f"there is no file {web.folder / 'none'}" in capsys.readouterr().err
+    assert run(["validate", str(web.folder)], services) == 2
+    assert f"try {web.folder / 'index.asc'}" in capsys.readouterr().err
     assert run(["validate"], services) == 2
     assert run(["validate", "a", "b"], services) == 2
     assert run(["validate", "--gpgkey", "x", str(web.index)], services) == 2
