@@ -32,7 +32,7 @@ _FIRST = """\
 Publish disk images as signed templates, for pybuilder and virt-builder:
 
   gpg --quick-generate-key 'Images <you@example.org>' ed25519 sign
-  mkdir images web
+  mkdir images
   pybuilder-repo make-template debian-12 images/debian-12.img
   pybuilder-repo publish images --output web --gpg-key you@example.org
   pybuilder-repo status web

@@ -72,9 +72,7 @@ class ImportRequest:
                 f"there is no image {path}", hint="give its path, or its whole address on the web"
             )
         if not self.folder.is_dir():
-            raise UsageError(
-                f"{self.folder} is not a folder", hint=f"create it first: mkdir -p {self.folder}"
-            )
+            raise UsageError(f"there is no folder {self.folder}", hint=f"create it: mkdir -p {self.folder}")
 
     @property
     def stem(self) -> str:

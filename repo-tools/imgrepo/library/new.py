@@ -139,7 +139,7 @@ def make_entry(request: NewEntry, on_event: Reporter) -> EntryFolder:
         )
     if not request.library.is_dir():
         raise UsageError(
-            f"{request.library} is not a folder", hint=f"create it first: mkdir -p {request.library}"
+            f"there is no folder {request.library}", hint=f"create it: mkdir -p {request.library}"
         )
     if os.path.lexists(folder.path):
         hint = "edit the file entry.toml in it" if folder.description.is_file() else "choose another name"

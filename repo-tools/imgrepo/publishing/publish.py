@@ -59,7 +59,7 @@ def publish(request: PublishRequest, services: Services, on_event: Reporter) -> 
         TrustError: The published index is not by this key; nothing was built on it.
         PybuilderError: Anything else; the published index is as it was.
     """
-    with open_session(request.output) as session:
+    with open_session(request.output, create=True) as session:
         signer = IndexSigner(services, request.signing, session)
         old = _read_old(request, signer, on_event)
         run = PublishRun(request, services, session, old.index, on_event)

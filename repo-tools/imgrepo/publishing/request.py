@@ -24,6 +24,7 @@ from imgrepo.review.results import Requirement
 from imgrepo.services import Signing
 from imgrepo.webroot.entries import UNKNOWN_ARCH
 from imgrepo.webroot.retired import GRACE
+from imgrepo.webroot.transaction import check_can_be_made
 
 _NOTHING = "-"
 _DEVICE = re.compile(r"/dev/[A-Za-z0-9_.+/-]{1,200}")
@@ -133,15 +134,14 @@ class PublishRequest:
         check_reviewers(self.reviewers, signed=Requirement.SIGNED in self.require)
         if self.zstd_level is not None and self.zstd_level not in ZSTD_LEVELS:
             raise UsageError(f"zstd has no level {self.zstd_level} here", hint="give a number from 1 to 19")
-        for folder in (self.folder, self.output):
-            if folder.is_file():
-                raise UsageError(
-                    f"{folder} is a file, not a folder",
-                    hint="put the image into a folder, and give that",
-                )
-            if not folder.is_dir():
-                raise UsageError(f"{folder} is not a folder", hint=f"create it first: mkdir -p {folder}")
-        if not self.compress and self.folder.samefile(self.output):
+        if self.folder.is_file():
+            raise UsageError(
+                f"{self.folder} is a file, not a folder", hint="put the image into a folder, and give that"
+            )
+        if not self.folder.is_dir():
+            raise UsageError(f"there is no folder {self.folder}", hint="give the folder of the images")
+        check_can_be_made(self.output)
+        if not self.compress and self.output.is_dir() and self.folder.samefile(self.output):
             raise UsageError(
                 "without compression the published disks would be among the images, and look like them",
                 hint="publish them into another folder: --output WEBROOT",

@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from urllib.parse import urljoin
 
-from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackError, UsageError
+from imgbuilder.errors import DigestMismatchError, RepositoryError, RolledBackError
 from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.fetch.transfer import INDEX_LIMIT, Download, Fetcher
 from imgbuilder.fetch.urls import Address, check_uri, hide_in, local_path, template_url
@@ -34,7 +34,7 @@ from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
 from imgrepo.webroot.retired import GRACE, retire, served_files
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
-from imgrepo.webroot.transaction import open_session
+from imgrepo.webroot.transaction import check_can_be_made, open_session
 
 _PARTIAL = ".pybuilder-mirror"
 
@@ -60,10 +60,7 @@ class MirrorRequest:
     def __post_init__(self) -> None:
         hide_in(self, "source")
         check_uri(self.source)
-        if not self.folder.is_dir():
-            raise UsageError(
-                f"{self.folder} is not a folder", hint=f"create it first: mkdir -p {self.folder}"
-            )
+        check_can_be_made(self.folder)
 
     @property
     def index_url(self) -> Address:
@@ -98,7 +95,7 @@ class _File:
 def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_event: Reporter) -> MirrorResult:
     """Bring a copy up to date."""
     trusted = trusted_keys_from_file(request.key_file, where=str(request.key_file))
-    with open_session(request.folder) as session:
+    with open_session(request.folder, create=True) as session:
         data, signed, index = _fetch_index(request, trusted, services, fetcher, on_event)
         old = _old_index(request, trusted, services)
         if old is not None and old.signed_at > signed.signed_at:

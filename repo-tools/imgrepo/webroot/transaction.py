@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgbuilder.errors import WorkspaceError
+from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.workspace import explain
 from imgindex.files import sync_folder
@@ -58,13 +58,15 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(target: Path) -> Iterator[Session]:
+def open_session(target: Path, *, create: bool = False) -> Iterator[Session]:
     """Lock a folder against other publishers and make a private folder in it.
+
+    With ``create``, a missing folder is made, and is removed again if nothing was put into it.
 
     Raises:
         WorkspaceError: Another publisher is at work there, or the folder cannot be written.
     """
-    with _locked(target):
+    with _made(target) if create else contextlib.nullcontext(), _locked(target):
         try:
             _remove_dead(target)
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target))
@@ -75,6 +77,30 @@ def open_session(target: Path) -> Iterator[Session]:
         finally:
             with uninterrupted():
                 shutil.rmtree(folder)
+
+
+def check_can_be_made(folder: Path) -> None:
+    """Check that a folder exists, or can be made because the one that it is in exists."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file, not a folder", hint="choose another name")
+    if not folder.is_dir() and not folder.parent.is_dir():
+        raise UsageError(f"there is no folder {folder.parent}", hint=f"create it: mkdir -p {folder.parent}")
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        yield
+        return
+    except OSError as error:
+        raise explain(error, folder) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty after a successful run
+            folder.rmdir()
 
 
 @contextlib.contextmanager

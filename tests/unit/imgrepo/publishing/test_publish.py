@@ -502,9 +502,21 @@ def test_a_killed_publishers_stage_is_swept(repository: Repository) -> None:
 
 
 def test_a_folder_that_is_not_there_is_refused(repository: Repository) -> None:
-    with pytest.raises(UsageError, match="not a folder"):
+    with pytest.raises(UsageError, match="there is no folder"):
         PublishRequest(repository.images / "none", repository.web, repository.signing())
-    with pytest.raises(UsageError, match="not a folder"):
-        PublishRequest(repository.images, repository.web / "none", repository.signing())
+    with pytest.raises(UsageError, match="there is no folder"):
+        PublishRequest(repository.images, repository.web / "none" / "web", repository.signing())
     with pytest.raises(UsageError, match="preset"):
         PublishRequest(repository.images, repository.web, repository.signing(), preset="10")
+
+
+def test_a_missing_output_folder_is_made_when_something_is_published(repository: Repository) -> None:
+    new = repository.base / "new"
+    repository.add("a.img")
+    with pytest.raises(SigningError):
+        repository.publish(output=new, signing=repository.signing("unknown@example.org"))
+    assert not new.exists()
+    repository.publish(output=new, dry_run=True)
+    assert not new.exists()
+    repository.publish(output=new)
+    assert {"index.asc", "index", "index.gpg"} < {path.name for path in new.iterdir()}

@@ -194,8 +194,9 @@ def test_the_commands_as_they_are_typed(
     folder, key = tmp_path / "copy", str(site.repository.web / "index.gpg")
     services = site.repository.services()
     words = ["mirror", f"{site.url}/index.asc", str(folder), "--key", key]
-    assert run(words, services) == 2
-    folder.mkdir()
+    assert run(["mirror", site.url, str(folder / "below"), "--key", key], services) == 2
+    assert run(["mirror", f"{site.url}/none", str(folder), "--key", key], services) == 1
+    assert not folder.exists()
     assert run(words, services) == 0
     assert "1 template; new files: a-" in capsys.readouterr().out
     assert run(["mirror", str(site.repository.web), str(folder), "--key", key], services) == 0
