@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from imgindex.model import Entry
 
 
+class NoTemplateError(UsageError):
+    """No usable source offers the template."""
+
+
 class Offer(NamedTuple):
     """One template of one source."""
 
@@ -117,7 +121,7 @@ class Catalog(NamedTuple):
             only_shown: The template is only shown, so that a failed source may be skipped.
 
         Raises:
-            UsageError: No usable source offers it; the hint names similar templates.
+            NoTemplateError: No usable source offers it; the hint names similar templates.
             RepositoryError: The index gives it an address outside the source, or an earlier source offers it
                 in a broken entry.
             PybuilderError: A source before the one that offers it failed, and is not optional.
@@ -129,7 +133,7 @@ class Catalog(NamedTuple):
                 if not only_shown:
                     self._check_before(position, item.source, name)
                 return Selection(item.source, entry, template_url(item.source.uri, entry.file))
-        raise UsageError(
+        raise NoTemplateError(
             f"no source offers a template {name!r} for {wanted}", hint=self._advice(name, wanted)
         )
 
@@ -163,12 +167,14 @@ class Catalog(NamedTuple):
             for word in (entry.os_version, *entry.aliases)
         }
         near = difflib.get_close_matches(name, sorted(known), n=3)
-        if near and not others:
-            advice.append(f"did you mean {' or '.join(near)}?")
         if self.failed:
             names = ", ".join(item.source.name for item in self.failed)
             advice.append(f"it may be in a source that could not be used now: {names}")
-        return "; ".join([*advice, "--list shows all templates"])
+        if near and not others:
+            advice.append(f"did you mean {' or '.join(near)}? All templates: pybuilder list")
+        else:
+            advice.append("all templates: pybuilder list")
+        return "; ".join(advice)
 
 
 def _entry_named(loaded: LoadedSource, name: str, arch: str) -> Entry | None:

@@ -328,6 +328,8 @@ def _long_name(
     """Return the full name of the long option that a word means; None when it means none."""
     if not word.startswith("-") or word in {"-", "--"}:
         return None
+    if word == "-h" and "h" not in shorts and "help" in options:
+        return "help"  # virt-builder calls it ambiguous
     typed = word.lstrip("-").partition("=")[0]
     double = word.startswith("--")
     if typed in options and (double or len(typed) > 1):

@@ -178,7 +178,7 @@ def _group(name: str, help_text: str, *commands: click.Command) -> click.Command
 
 _STORE = (*SOURCE_OPTIONS, *CACHE_OPTIONS)
 _PLANNING = [option for option in BUILD_OPTIONS if option not in {declared.DRY_RUN, *MESSAGES}]
-_IMAGE = (declared.IMAGE_FORMAT, declared.KEY, declared.CACHE_FOLDER, declared.NO_CACHE)
+_IMAGE = (declared.DISK_FORMAT, declared.KEY, declared.CACHE_FOLDER, declared.NO_CACHE)
 _LISTING = (*declared.LISTING, declared.ARCH, *SOURCE_OPTIONS)
 
 VERBS = (

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import click
 
 from imgbuilder.catalog import listing
 from imgbuilder.catalog.addsource import check_new, new_source, write_source
+from imgbuilder.catalog.catalog import NoTemplateError
 from imgbuilder.catalog.listing import source_list
 from imgbuilder.catalog.sources import Source, SourceFormat, trusted_keys
 from imgbuilder.catalog.state import SourceStates
@@ -37,17 +39,38 @@ def build_image(call: Call) -> None:
             "the recipe names no template",
             hint='begin it with template = "debian-12", or name one as OS-VERSION',
         )
-    request = build_request(call.one_name(), call.arch, call.options, call.values)
+    if not call.names:
+        raise UsageError("name the template to build", hint="see which there are: pybuilder list")
+    name = call.one_name(hint=_verb_meant(call) or "see which there are: pybuilder list")
+    request = build_request(name, call.arch, call.options, call.values)
     services = call.services_with(guest_shell=shell_with(call.reporter))
-    if call.options["dry_run"]:
-        plan = prepare(request, services, call.reporter).plan
-        call.reporter.close()
-        show(plan.describe() + "\n")
-        return
-    result = build(request, services, call.reporter)
+    try:
+        if call.options["dry_run"]:
+            plan = prepare(request, services, call.reporter).plan
+            call.reporter.close()
+            show(plan.describe() + "\n")
+            return
+        result = build(request, services, call.reporter)
+    except NoTemplateError as error:
+        error.hint = "; ".join(filter(None, [error.hint, _verb_meant(call)]))
+        raise
     call.reporter.close()
     if not call.options["quiet"]:
         show(summary(result) + "\n")
+
+
+def _verb_meant(call: Call) -> str | None:
+    """Return advice when the first word of a build is close to a verb."""
+    import difflib  # late: only mistakes need it
+
+    program = call.ctx.find_root().command
+    if call.ctx.parent is not None or not isinstance(program, click.Group):
+        return None  # a verb was given
+    word, *rest = call.names
+    if word == "help":
+        return "did you mean the option --help? pybuilder --help"
+    near = difflib.get_close_matches(word, program.commands, n=1, cutoff=0.7)
+    return f"did you mean the verb {near[0]}? {shlex.join(['pybuilder', near[0], *rest])}" if near else None
 
 
 def plan_image(call: Call) -> None:

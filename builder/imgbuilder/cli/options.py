@@ -78,6 +78,13 @@ IMAGE_FORMAT = Option(
     metavar="raw|qcow2|vmdk|vdi|vhdx",
     help="Format of IMAGE [default: by its header].",
 )
+DISK_FORMAT = Option(
+    OTHER,
+    "--format",
+    "format_",
+    metavar="raw|qcow2",
+    help="Format of IMAGE [default: by its header].",
+)
 ARCH = Option(
     BUILD, "--arch", "arch_", metavar="ARCH", help="Architecture of the template [default: this host's]."
 )

@@ -27,6 +27,44 @@ class Tools(NamedTuple):
     make_services: Callable[..., Services] = Services
 
 
+_NOW_VERBS = {
+    "doctor": "doctor",
+    "search": "search",
+    "cache-add": "cache add",
+    "cache-gc": "cache gc",
+    "cache-verify": "cache verify",
+    "export-bundle": "cache export",
+    "add-source": "source add",
+    "sources": "source list",
+    "list-sources": "source list",
+    "forget-source": "source forget",
+    "write-recipe": "recipe write",
+    "run-script": "machine script",
+    "libvirt-xml": "machine libvirt",
+    "virt-install": "machine virt-install",
+    "firstboot-log": "firstboot-log",
+}
+"""Verbs of ``pybuilder`` that are easily taken for options."""
+
+
+def _no_option(error: click.NoSuchOption, program: click.Command) -> UsageError:
+    """Return the error for an unknown option; only a close name is suggested."""
+    import difflib  # late: only mistakes need it
+
+    name = error.option_name
+    path = error.ctx.command_path if error.ctx else str(program.name)
+    verb = _NOW_VERBS.get(name.lstrip("-"))
+    if verb is not None and isinstance(program, click.Group) and verb.split()[0] in program.commands:
+        return UsageError(f"{name} is a verb", hint=f"{program.name} {verb}")
+    params = error.ctx.command.get_params(error.ctx) if error.ctx else []
+    known = [option.lstrip("-") for param in params for option in (*param.opts, *param.secondary_opts)]
+    near = difflib.get_close_matches(name.lstrip("-"), known, n=1, cutoff=0.75)
+    advice = f"did you mean --{near[0]}? " if near else ""
+    return UsageError(
+        f"{path.removeprefix(f'{program.name} ')} has no option {name}", hint=f"{advice}see: {path} --help"
+    )
+
+
 def run_program(
     command: click.Command, arguments: Sequence[str], console: ConsoleReporter, obj: object
 ) -> int:
@@ -40,6 +78,8 @@ def run_program(
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message(), err=True)
             return UsageError.exit_code
+        except click.NoSuchOption as error:
+            raise _no_option(error, command) from error
         except click.ClickException as error:
             known = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
             raise UsageError(error.format_message(), hint=f"see: {known or command.name} --help") from error

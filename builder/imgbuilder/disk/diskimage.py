@@ -57,7 +57,9 @@ def parse_format(text: str) -> DiskFormat:
         return DiskFormat(text)
     except ValueError:
         known = ", ".join(item.value for item in DiskFormat)
-        raise UsageError(f"the disk format {text!r} is not supported", hint=f"formats: {known}") from None
+        raise UsageError(
+            f"the disk format {str(text)!r} is not supported here", hint=f"formats: {known}"
+        ) from None
 
 
 def convert(source: Path, source_format: DiskFormat, target: Path, target_format: DiskFormat) -> None:

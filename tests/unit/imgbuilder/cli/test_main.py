@@ -332,8 +332,8 @@ def test_dry_run_writes_nothing(
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
-        (["-v"], 2, "exactly one OS-VERSION"),
-        (["build"], 2, "exactly one OS-VERSION"),
+        (["-v"], 2, "name the template"),
+        (["build"], 2, "name the template"),
         (["cache", "-v"], 2, "pybuilder cache --help"),
         (["cache", "x"], 2, "No such command"),
         (["list", "--size", "1G"], 2, "--size"),

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from imgbuilder.cli import main as cli
+from imgbuilder.cli import program
 from imgbuilder.cli.getopt import GetoptCommand
 from imgindex.model import Note
 from tests.fakes.commands import Ran
@@ -171,3 +172,69 @@ def test_options_of_one_name_are_alike_everywhere() -> None:
             for name in [*param.opts, *param.secondary_opts]:
                 kinds.setdefault(name, set()).add(param.is_flag)
     assert [name for name, found in kinds.items() if len(found) > 1] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("lsit", "did you mean the verb list? pybuilder list"),
+        ("docter", "did you mean the verb doctor? pybuilder doctor"),
+        ("help", "pybuilder --help"),
+        ("notess tiny", "did you mean the verb notes? pybuilder notes tiny"),
+        ("cach list", "pybuilder cache list"),
+        ("-- lsit", "pybuilder list"),
+        ("tinyy", "did you mean tiny? All templates: pybuilder list"),
+    ],
+)
+def test_a_misspelled_verb_is_found(
+    site: Site, capsys: pytest.CaptureFixture[str], words: str, hint: str
+) -> None:
+    ran = Ran(capsys, *words.split())
+    assert ran.code == 2
+    assert hint in " ".join(ran.err.split())
+    assert "verb" not in Ran(capsys, "build", *words.split()).err
+
+
+def test_without_a_template_there_is_nothing_to_build(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ("build", "plan", "--size 1G"):
+        assert "name the template to build" in Ran(capsys, *words.split()).err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "absent"),
+    [
+        ("--doctor", "--doctor is a verb\n  pybuilder doctor\n", "color"),
+        ("tiny --cache-gc", "  pybuilder cache gc\n", "mean"),
+        ("cache list --list-sources", "  pybuilder source list\n", "mean"),
+        ("list --size 20G", "list has no option --size\n  see: pybuilder list --help\n", "quiet"),
+        ("list --offlin --ofline", "did you mean --offline? see: pybuilder list --help", "quiet"),
+        ("tiny --nonsense", "pybuilder has no option --nonsense\n  see: pybuilder --help\n", "mean"),
+    ],
+)
+def test_options_that_are_missing(
+    home: Path, capsys: pytest.CaptureFixture[str], words: str, expected: str, absent: str
+) -> None:
+    ran = Ran(capsys, *words.split())
+    assert ran.code == 2
+    assert expected in ran.err
+    assert absent not in ran.err
+
+
+def test_options_named_as_verbs_lead_to_verbs() -> None:
+    known = {" ".join(words) for words, _command in verbs()}
+    assert set(program._NOW_VERBS.values()) <= known
+
+
+@pytest.mark.parametrize("words", ["-h", "list -h", "tiny -h"])
+def test_the_help_has_a_short_name(home: Path, capsys: pytest.CaptureFixture[str], words: str) -> None:
+    ran = Ran(capsys, *words.split())
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("Usage: pybuilder")
+
+
+@pytest.mark.parametrize("words", ["get-kernel d.img", "firstboot-log d.img", "--get-kernel d.img"])
+def test_formats_that_are_only_written(home: Path, capsys: pytest.CaptureFixture[str], words: str) -> None:
+    Path("d.img").write_bytes(bytes(512))
+    ran = Ran(capsys, *words.split(), "--format", "vmdk")
+    assert ran.code == 2
+    assert "the disk format 'vmdk' is not supported here\n  formats: raw, qcow2\n" in ran.err
