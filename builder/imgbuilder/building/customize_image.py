@@ -135,6 +135,14 @@ def _check_disks(request: CustomizeRequest, *, readonly: bool) -> tuple[list[Att
         check_disk(replace(disk, readonly=True, attached=True), backing=request.backing)
         for disk in request.attachments
     ]
+    seen = set()
+    for disk in (*disks, *attached):
+        status = disk.path.stat()
+        file = (status.st_rdev, 0) if disk.path.is_block_device() else (status.st_dev, status.st_ino)
+        if file in seen:
+            raise UsageError(f"the disk {disk.path} is given twice", hint="leave one of them out")
+        if not disk.attached:
+            seen.add(file)
     used = {path for disk in (*disks, *attached) for path in disk.backing}
     for path in request.backing:
         if path not in used:

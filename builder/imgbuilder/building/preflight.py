@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from errno import ENOENT
+from errno import EFBIG, ENOENT
 from pathlib import Path
 
 from imgbuilder.appliance import Attachment
@@ -25,11 +25,12 @@ from imgbuilder.customize import run as customization
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
 from imgbuilder.disk.imageheader import check_own
 from imgbuilder.disk.qcow2 import Role
-from imgbuilder.errors import DiskError, UsageError
+from imgbuilder.errors import DiskError, UsageError, WorkspaceError
 from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.router import offline_error, will_ask
 from imgbuilder.host import arch, imagelocks, paths, sparse, workspace
 from imgbuilder.services import Services
+from imgbuilder.sizes import human_size
 from imgindex.fields import deprecation_notice
 
 
@@ -60,6 +61,7 @@ def prepare(request: BuildRequest, services: Services, on_event: Reporter) -> Pr
     attachments = tuple(
         check_disk(replace(disk, readonly=True, attached=True)) for disk in request.attachments
     )
+    _check_cache(services)
     instant_mode()  # raises an error for an invalid value in the environment
     chosen = services.select_disk(request.template, request.arch, on_event)
     if (notice := deprecation_notice(chosen.entry)) is not None:
@@ -70,9 +72,21 @@ def prepare(request: BuildRequest, services: Services, on_event: Reporter) -> Pr
     if not facts.fetched:
         _check_reachable(chosen, services)
     _check_image_space(image, facts)
-    operations = tuple(item.describe() for item in request.operations)
+    operations = [item.describe() for item in request.operations]
+    if operations and not customization.sets_root_password(request.operations):
+        operations.append("set a random root password")
     network = _network(request)
-    return Prepared(chosen, make_plan(facts, image, operations, network=network), network, attachments)
+    plan = make_plan(facts, image, tuple(operations), network=network)
+    _check_largest_file(image, plan.size)
+    return Prepared(chosen, plan, network, attachments)
+
+
+def _check_cache(services: Services) -> None:
+    folder = services.settings.cache
+    if folder is not None and services.settings.use_cache and folder.exists() and not folder.is_dir():
+        raise WorkspaceError(
+            f"the cache {folder} is not a folder", hint="choose another folder with --cache DIR"
+        )
 
 
 def template_facts(chosen: Selection, services: Services) -> TemplateFacts:
@@ -152,6 +166,22 @@ def _check_image_space(image: OutputImage, facts: TemplateFacts) -> None:
     packed = min((facts.compressed_size or 0) * 9 // 10, facts.size)
     needed = packed if facts.used is None else facts.used
     workspace.check_space(image.target.path.parent, needed, "the image")
+
+
+def _check_largest_file(image: OutputImage, size: int) -> None:
+    """Refuse a raw image that the filesystem cannot hold, as an unnamed file of its size shows."""
+    if image.target.device is not None or image.format is not OutputFormat.RAW:
+        return
+    folder = image.target.path.parent
+    try:
+        with open(os.open(folder, os.O_TMPFILE | os.O_WRONLY), "wb") as file:
+            os.truncate(file.fileno(), size)
+    except OSError as error:
+        if error.errno == EFBIG:
+            raise UsageError(
+                f"the filesystem of {folder} cannot hold a file of {human_size(size)}",
+                hint="give a smaller --size",
+            ) from error
 
 
 _SECTOR = 512

@@ -129,7 +129,7 @@ def find_target(output: Path) -> OutputTarget:
     if stat.S_ISDIR(mode):
         raise WorkspaceError(
             f"the output {output} is a folder",
-            hint=f"name a file in it, for example -o {output / 'disk.img'}",
+            hint=f"name a file in it, for example {output / 'disk.img'}",
         )
     if stat.S_ISBLK(mode):
         return OutputTarget(path, look_at(path))

@@ -171,7 +171,7 @@ class CacheFolder:
             with contextlib.suppress(OSError):  # nothing was written to it, so nothing can be lost
                 os.close(lock)
 
-    def delete(self, on_event: Reporter = ignore, *, limit: float = 10.0) -> None:
+    def delete(self, on_event: Reporter = ignore, *, limit: float = 10.0) -> bool:
         """Remove the cache's files, and the folder itself if nothing else is in it.
 
         A folder that is not a cache is left alone.
@@ -179,6 +179,9 @@ class CacheFolder:
         Args:
             on_event: Called when it waits, and when there is no cache.
             limit: Seconds to wait for running builds.
+
+        Returns:
+            Whether there was a cache.
 
         Raises:
             WorkspaceError: A build is using it, or a file cannot be removed.
@@ -192,13 +195,13 @@ class CacheFolder:
                 if not self._is_ours(self._lock):
                     self.close()
                     warn(on_event, f"nothing was deleted: {self.root} is not a cache of pybuilder")
-                    return
+                    return False
                 self._lock_alone(on_event, limit)
                 gone = os.fstat(self._lock).st_nlink == 0
                 if gone:  # another process deleted it first; a new cache may have been made since
                     self.close()
         except FileNotFoundError:
-            return  # there is no cache
+            return False  # there is no cache
         except OSError as error:
             self.close()
             raise self._error(error) from error
@@ -213,6 +216,7 @@ class CacheFolder:
             raise self._error(error) from error
         finally:
             self.close()
+        return True
 
     def _lock_alone(self, on_event: Reporter, limit: float) -> None:
         assert self._lock is not None

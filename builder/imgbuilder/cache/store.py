@@ -80,9 +80,9 @@ class TemplateCache:
         owned, self.owned = self.owned, contextlib.ExitStack()
         owned.close()
 
-    def delete(self, on_event: Reporter = ignore, *, limit: float = 10.0) -> None:
-        """Remove the cache's files from the folder, and no others."""
-        self._folder.delete(on_event, limit=limit)
+    def delete(self, on_event: Reporter = ignore, *, limit: float = 10.0) -> bool:
+        """Remove the cache's files from the folder, and no others; return False if there is no cache."""
+        return self._folder.delete(on_event, limit=limit)
 
     def is_cached(self, entry: Entry) -> bool:
         """Tell whether a template need not be downloaded; its bytes are not checked."""

@@ -223,7 +223,10 @@ class Templates:
 
 def _announce(selection: Selection, fetcher: Fetcher, on_event: Reporter) -> None:
     if will_ask(fetcher, selection.url):
-        on_event(Step(f"Downloading: {selection.url}"))
+        source = selection.source
+        offered = {template_url(uri, selection.entry.file) for uri in (source.uri, *source.mirrors)}
+        word = "Downloading" if selection.url in offered else "Copying"  # a file that the user gave
+        on_event(Step(f"{word}: {selection.url}"))
 
 
 def _advice(url: str) -> str:

@@ -17,7 +17,7 @@ from imgbuilder.catalog.catalog import Offer, Selection
 from imgbuilder.catalog.sources import SourceFormat, trusted_keys
 from imgbuilder.cli.requests import Call
 from imgbuilder.errors import FetchError, PybuilderError, RepositoryError, UsageError, WorkspaceError
-from imgbuilder.events import Step, warn
+from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
 from imgbuilder.host import paths
 from imgbuilder.host.hashing import hash_stream
@@ -53,12 +53,18 @@ def delete_cache(call: Call) -> None:
     folder = call.settings.cache_folder()
     if folder is None:
         raise UsageError(f"{call.label} and --no-cache together leave nothing to delete")
-    call.reporter(Step(f"Deleting: {folder}"))
+    verb = call.label == "cache delete"
+    if not verb:  # as virt-builder does, also where there is nothing to delete
+        call.reporter(Step(f"Deleting: {folder}"))
     try:
         StateStore(state_folder(folder)).delete()
     except OSError as error:
         raise WorkspaceError(f"the cache {folder} cannot be deleted: {error}") from error
-    TemplateCache(folder).delete(call.reporter)
+    deleted = TemplateCache(folder).delete(call.reporter)
+    if verb and deleted:
+        call.reporter(Step(f"Deleted: {folder}"))
+    elif verb:
+        call.reporter(Step(f"nothing was deleted: there is no cache in {folder}"))
 
 
 def cache_all(call: Call) -> int:
@@ -114,8 +120,7 @@ def cache_add(call: Call) -> None:
         ]
         known = {offer.entry.sha512: offer for offer in offers}
         for file in files:
-            reporter(Step(f"Verifying: {file}"))
-            offer = known.get(_digest(file))
+            offer = known.get(_digest(file, reporter))
             if offer is None:
                 raise _unknown(file, offers)
             chosen = Selection(offer.source, offer.entry, os.path.abspath(file))  # noqa: PTH100 - links stay
@@ -135,6 +140,10 @@ def cache_export(call: Call) -> None:
         )
     path, names, arch = Path(call.names[0]), call.names[1:], call.arch
     check_name(path)
+    if os.path.lexists(path):
+        raise WorkspaceError(
+            f"{path} is there already, and was not changed", hint="give another name, or remove it first"
+        )
     settings, services, reporter = call.settings, call.services, call.reporter
     catalog = services.catalog(reporter, until=(names[0], arch))
     chosen = list(dict.fromkeys(catalog.select(name, arch) for name in names))
@@ -218,10 +227,13 @@ def _unknown(file: str, offers: Sequence[Offer]) -> RepositoryError:
     )
 
 
-def _digest(file: str) -> str:
+def _digest(file: str, on_event: Reporter) -> str:
     try:
         with os.fdopen(open_regular(Path(file)), "rb", buffering=0) as opened:
+            on_event(Step(f"Verifying: {file}"))
             return hash_stream(opened)
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no file {file}", hint="check its name") from error
     except OSError as error:
         raise FetchError(
             f"cannot read {file}: {error.strerror}",

@@ -97,7 +97,7 @@ def plain_list(arguments: list[str]) -> PlainList | None:
 def list_templates(services: Services, reporter: ConsoleReporter, request: ListRequest) -> None:
     """Print the templates."""
     from imgbuilder.catalog import listing  # late, as all that is imported here: see main
-    from imgbuilder.errors import UsageError
+    from imgbuilder.errors import PybuilderError, UsageError
     from imgbuilder.terminal.console import show
 
     name = request.name
@@ -114,8 +114,9 @@ def list_templates(services: Services, reporter: ConsoleReporter, request: ListR
         elif request.word is not None:
             entries = listing.search(entries, request.word)
         if not entries and (name, request.word) != (None, None):
-            raise UsageError(
-                f"no template fits {name or request.word!r}", hint="to see all templates: pybuilder list"
+            problem = PybuilderError if request.word is not None else UsageError  # a search ends as grep's
+            raise problem(
+                f"no template matches {name or request.word!r}", hint="to see all templates: pybuilder list"
             )
     # As in virt-builder, what was chosen is listed without its source.
     sources = catalog.sources if (name, request.word) == (None, None) else ()

@@ -27,6 +27,9 @@ from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import parse_size
 from imgbuilder.terminal.console import ConsoleReporter
 
+_LEAST_MEMORY = 128
+"""MiB; libguestfs refuses less where its environment variable gives the size."""
+
 
 class Call:
     """A command line that was read.
@@ -154,8 +157,14 @@ def _attached_format(kind: str) -> DiskFormat | None:
 
 def appliance_options(options: Mapping[str, Any]) -> ApplianceOptions:
     """Return the options of the appliance."""
+    memsize = options["memsize"]
+    if memsize is not None and memsize < _LEAST_MEMORY:
+        raise UsageError(
+            f"the appliance cannot start with {memsize} MiB of memory",
+            hint=f"give --memsize {_LEAST_MEMORY} or more",
+        )
     return ApplianceOptions(
-        memsize=options["memsize"],
+        memsize=memsize,
         smp=options["smp"],
         launch_timeout=options["launch_timeout"],
         verbose=options["verbose"],

@@ -78,7 +78,9 @@ case $memory in '' | *[!0-9]*) fail "--memory $memory is not a number of MiB" ;;
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 case $image in /*) ;; *) image=$here/$image ;; esac
-[ -f "$image" ] || [ -b "$image" ] || fail "$image is missing; it must be next to this script"
+[ -f "$image" ] || [ -b "$image" ] ||
+    fail "the image $image is missing; if it was moved, write this script again: \\
+pybuilder machine script IMAGE -o run"
 [ -r "$image" ] || fail "$image cannot be read"
 command -v "$qemu" >/dev/null 2>&1 || fail "$qemu is not installed; on Debian: apt-get install @PACKAGE@"
 

@@ -515,3 +515,16 @@ def test_read_only_filesystems_are_found_before_a_change(
     assert setup.run("-q", "-a", setup.image, "--touch", "/x") == (0 if options == "nofail" else 1)
     assert setup.guest.exists("/x") is (options == "nofail")
     assert "/dev/sda1 cannot be mounted on /data of the guest: it sleeps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["-a", "--attach"])
+def test_the_same_disk_twice_starts_no_appliance(
+    option: str, setup: Setup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = tmp_path / "same.img"
+    setup.image.write_bytes(bytes(4096))
+    same.hardlink_to(setup.image)
+    for other in (setup.image, same):
+        assert setup.run("-a", setup.image, option, other, "--hostname", "web") == 2
+        assert "is given twice" in capsys.readouterr().err
+    assert setup.appliances.appliances == []

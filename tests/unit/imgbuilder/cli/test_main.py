@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -126,6 +127,8 @@ def test_cache_add(
     assert Ran(capsys, "tiny").code == 1
     ran = Ran(capsys, "cache", "add", str(stick))
     assert ran.code == 0, ran.err
+    assert f"Copying: {stick}" in ran.out
+    assert "Downloading" not in ran.out
     assert Ran(capsys, "tiny", "--root-password", "disabled").code == 0
     stick.write_bytes(b"x")
     ran = Ran(capsys, "cache", "add", str(stick))
@@ -133,6 +136,56 @@ def test_cache_add(
     assert "not a template of a configured source" in ran.err
     assert Ran(capsys, "cache", "add", str(tmp_path)).code == 1
     assert Ran(capsys, "cache", "add").code == 2
+    ran = Ran(capsys, "cache", "add", "nosuch")
+    assert (ran.code, ran.out) == (2, "")
+    assert "there is no file nosuch" in ran.err
+
+
+def test_deleting_says_what_was_deleted(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Ran(capsys, "cache", "all", "--cache", "mine").code == 0
+    assert "Deleted: mine" in Ran(capsys, "cache", "delete", "--cache", "mine").out
+    ran = Ran(capsys, "cache", "delete", "--cache", "mine")
+    assert (ran.code, "there is no cache in mine" in ran.out) == (0, True)
+    Path("file").write_text("")
+    ran = Ran(capsys, "cache", "delete", "--cache", "file")
+    assert (ran.code, ran.out) == (1, "")
+
+
+def test_a_bundle_is_not_overwritten(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("x.pybundle").write_text("mine")
+    ran = Ran(capsys, "cache", "export", "x.pybundle", "tiny")
+    assert ran.code == 1
+    assert "x.pybundle is there already" in ran.err
+    assert Path("x.pybundle").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-m", "10"], "--memsize 128 or more"),
+        (["--cache", "file"], "the cache file is not a folder"),
+        (["--size", "999999T"], "cannot hold a file of"),
+    ],
+)
+def test_plans_that_cannot_work(
+    site: Site, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    Path("file").write_text("")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if "--size" in words:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 40, limits[1]))
+    try:
+        ran = Ran(capsys, "plan", "tiny", *words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert ran.code in {1, 2}
+    assert expected in ran.err
+
+
+def test_plans_name_the_random_password(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "set a random root password"
+    assert text in Ran(capsys, "plan", "tiny", "--hostname", "web").out
+    assert text not in Ran(capsys, "plan", "tiny", "--root-password", "disabled").out
 
 
 def test_cache_path(
@@ -578,8 +631,10 @@ def test_list_by_pattern_and_by_word(site: Site, capsys: pytest.CaptureFixture[s
     assert found("search", "N") == ["tiny", "debian-12"]
     listed = json.loads(Ran(capsys, "--list", "debian*", "--list-format", "json").out)
     assert [item["os-version"] for item in listed["templates"]] == ["debian-12"]
-    for words in (["--list", "x*"], ["search", "nowhere"], ["search", "a", "tiny"]):
+    for words in (["--list", "x*"], ["search", "a", "tiny"]):
         assert Ran(capsys, *words).code == 2
+    ran = Ran(capsys, "search", "nowhere")
+    assert (ran.code, "no template matches 'nowhere'" in ran.err) == (1, True)
     assert Ran(capsys, "--list", "Debian*").code == 2, "names are compared exactly"
 
 

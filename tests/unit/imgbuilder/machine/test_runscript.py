@@ -139,7 +139,10 @@ def test_script_and_image_can_be_moved_and_need_not_be_writable(place: Place, tm
 def test_an_image_that_is_not_there(place: Place) -> None:
     done = place.run(place.write(MACHINE, image=False))
     assert done.returncode == 1
-    assert "web.img is missing" in done.stderr
+    assert (
+        "web.img is missing; if it was moved, write this script again: pybuilder machine script IMAGE -o run"
+        in done.stderr
+    )
 
 
 def test_no_qemu(place: Place) -> None:
