@@ -16,6 +16,7 @@ from imgbuilder.machine.model import BOARDS, Firmware
 from imgrepo.bootcheck.check import BootTarget, Checked, Overrides, check, find_target
 from imgrepo.cli.options import (
     PATH,
+    NumberType,
     Publisher,
     each,
     examples,
@@ -48,7 +49,7 @@ _overrides_options = option_group(
     click.option(
         "--time",
         "seconds",
-        type=click.IntRange(5, 86400),
+        type=NumberType(5, 86400),
         metavar="SECONDS",
         help="Time limit [default: entry.toml's, or 120; five times as long without KVM].",
     ),
@@ -56,12 +57,12 @@ _overrides_options = option_group(
     click.option(
         "--port",
         "ports",
-        type=click.IntRange(1, 65535),
+        type=NumberType(1, 65535),
         multiple=True,
         metavar="PORT",
         help="This TCP port of the guest must answer as well; repeatable.",
     ),
-    click.option("--memory", type=click.IntRange(16, 1 << 20), metavar="MIB", help="Memory of the guest."),
+    click.option("--memory", type=NumberType(16, 1 << 20), metavar="MIB", help="Memory of the guest."),
     click.option(
         "--firmware",
         type=click.Choice([kind.value for kind in Firmware]),

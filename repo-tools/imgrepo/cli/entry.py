@@ -135,6 +135,7 @@ def run_script_command(publisher: Publisher, *, name: str, library: Path, form: 
 def sign_command(publisher: Publisher, *, name: str, library: Path, signing: Signing, note: str) -> None:
     """Sign the entry."""
     folder, reporter = find_entry(library, name), publisher.reporter
+    publisher.services.make_keys(signing).check_key(signing.key)  # now, not after the checks
     for problem in problems_before_signing(folder, reporter):
         warn(reporter, printable(problem.in_one_line))
     manifest = approve(folder, signing, note, publisher.services, reporter)

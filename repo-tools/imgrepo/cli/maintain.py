@@ -9,10 +9,12 @@ from pathlib import Path
 import click
 
 from imgbuilder.events import info
-from imgbuilder.sizes import human_size
+from imgbuilder.sizes import counted, human_size
 from imgindex.fields import Deprecation
 from imgindex.model import Index
 from imgrepo.cli.options import (
+    DayType,
+    NumberType,
     Publisher,
     days_option,
     examples,
@@ -95,7 +97,7 @@ def withdraw_command(
 @_ARCH
 @click.option(
     "--until",
-    type=click.DateTime(formats=["%Y-%m-%d"]),
+    type=DayType(),
     metavar="DATE",
     help="The day after which it may be withdrawn, such as 2027-01-31.",
 )
@@ -174,7 +176,7 @@ def hide_command(
 @webroot_argument
 @click.option(
     "--keep",
-    type=click.IntRange(0, 1000),
+    type=NumberType(0, 1000),
     default=0,
     show_default=True,
     metavar="N",
@@ -202,7 +204,8 @@ def prune_command(publisher: Publisher, *, webroot: Path, keep: int, grace: int,
     total = human_size(sum(item.size for item in chosen))
     what = "would be deleted" if dry_run else "deleted"
     info(
-        publisher.reporter, f"{len(chosen)} files, {total}, {what}; {len(found) - len(chosen)} old files stay"
+        publisher.reporter,
+        f"{counted(len(chosen), 'old file')}, {total}, {what}; kept: {len(found) - len(chosen)}",
     )
 
 

@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -86,6 +86,29 @@ def each(
 
 
 PATH = click.Path(path_type=Path)
+
+
+class NumberType(click.IntRange):
+    """A whole number within bounds; click would name it "integer range" in errors."""
+
+    name = "integer"
+
+
+class DayType(click.DateTime):
+    """A day, such as 2027-01-31."""
+
+    def __init__(self) -> None:
+        super().__init__(formats=["%Y-%m-%d"])
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read the day; an error shows how to write it."""
+        try:
+            day: datetime = super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a day: write it as 2027-01-31", param, ctx)
+        return day
+
+
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -182,7 +205,7 @@ def days_option(name: str, text: str, default: int | None = None) -> _Decorator:
     """Return an option whose value is a number of days."""
     return click.option(
         name,
-        type=click.IntRange(0, 3650),
+        type=NumberType(0, 3650),
         default=default,
         show_default=default is not None,
         metavar="DAYS",
@@ -226,7 +249,7 @@ appliance_options = option_group(
     "appliance",
     _appliance,
     click.option(
-        "-m", "--memsize", type=click.IntRange(256, 1 << 20), metavar="MB", help="Memory of the appliance."
+        "-m", "--memsize", type=NumberType(256, 1 << 20), metavar="MB", help="Memory of the appliance."
     ),
     click.option("--no-instant", is_flag=True, help="Boot the appliance instead of resuming a saved one."),
     click.option("--cache", type=PATH, metavar="DIR", help="Keep the saved appliance in this cache folder."),

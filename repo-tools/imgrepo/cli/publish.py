@@ -16,6 +16,7 @@ from imgrepo.cli.options import (
     PATH,
     PROGRAM,
     Cleanup,
+    NumberType,
     Publisher,
     appliance_options,
     ask,
@@ -79,7 +80,7 @@ _packing_options = option_group(
     click.option("--zstd", is_flag=True, help="Offer each disk as a zstd file as well, for quick unpacking."),
     click.option(
         "--zstd-level",
-        type=click.IntRange(1, 19),
+        type=NumberType(1, 19),
         default=19,
         show_default=True,
         metavar="LEVEL",

@@ -13,6 +13,7 @@ from imgbuilder.sizes import counted
 from imgrepo.cli.options import (
     PATH,
     Cleanup,
+    NumberType,
     Publisher,
     cleanup_options,
     examples,
@@ -43,7 +44,7 @@ from imgrepo.sharing.upload import Place, Target, UploadRequest, read_place, upl
     help="Address to listen on; 0.0.0.0 for all.",
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 for any free one."
+    "--port", type=NumberType(0, 65535), default=8000, show_default=True, help="Port; 0 for any free one."
 )
 @quiet_option("Do not show requests.")
 @pass_publisher

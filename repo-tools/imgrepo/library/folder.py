@@ -186,8 +186,10 @@ def find_entry(library: Path, name: str) -> EntryFolder:
     name = name.rstrip("/")
     folder = EntryFolder(library / name)
     if not is_stem(name) or not folder.description.is_file():
-        known = ", ".join(entry.name for entry in find_entries(library)) or "none"
-        hint = f"there are: {known}; a new one is made by: pybuilder-repo entry new {name}"
+        known = ", ".join(entry.name for entry in find_entries(library))
+        where = "" if library == Path() else f" --library {library}"
+        hint = f"there are: {known}; make" if known else "there are no entries; make"
+        hint += f" a new one: pybuilder-repo entry new {name}{where}"
         given = Path(name).absolute()
         if (given / DESCRIPTION_NAME).is_file():
             hint = f"give its name, and the folder that it is in: {given.name} --library {given.parent}"

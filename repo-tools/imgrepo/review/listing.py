@@ -241,7 +241,7 @@ def _read_served(request: ListRequest, services: Services) -> _Served:
     if webroot is None:
         return _Served(None)
     if not webroot.is_dir():
-        raise UsageError(f"{webroot} is not a folder", hint="give the folder that publish writes")
+        raise UsageError(f"there is no folder {webroot}", hint="give the folder that publish writes")
     index = Index()
     if (webroot / SIGNED_INDEX).exists():  # before the first day there is none
         index = read_served(webroot, services)[0].index

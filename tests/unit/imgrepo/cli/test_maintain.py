@@ -128,6 +128,10 @@ def test_a_deprecated_template_says_so(operator: Operator) -> None:
     assert deprecation(operator.repository.entry("a")) is None
     for wrong in ("a --use nothing", "a --use a", "c", "a --until soon", "a --arch ppc64"):
         operator.type(f"deprecate WEB {wrong} -K KEY", 2)
+    operator.type("deprecate WEB a --until soon -K KEY", 2)
+    assert "'soon' is not a day: write it as 2027-01-31" in operator.err
+    operator.type("prune WEB --keep many", 2)
+    assert "'many' is not a valid integer." in operator.err
 
 
 def test_an_alias_moves_to_the_template_that_gets_it(operator: Operator) -> None:
@@ -164,10 +168,10 @@ def test_prune_shows_and_keeps_as_the_options_say(operator: Operator) -> None:
     before = repository.snapshot()
     out = operator.type("prune WEB --grace 0 --dry-run")
     assert all(name in out for name in old)
-    assert "3 files" in out
+    assert "3 old files" in out
     assert "would be deleted" in out
     assert repository.snapshot() == before
-    assert "0 files" in operator.type("prune WEB")
+    assert "kept: 3" in operator.type("prune WEB")
     assert operator.type("prune WEB --grace 0 --keep 1").startswith(f"{min(old[:2])}  ")
     assert [(repository.web / name).exists() for name in old] == [False, False, True]
     operator.type("prune WEB --grace 0")

@@ -377,5 +377,7 @@ class TestCommand:
         given = [reviewer if word == "KEY" else word for word in command]
         code = run(["entry", "sign", *given, "--library", str(repository.images)], repository.services())
         assert code in {1, 2, 5, 6}
-        assert message in capsys.readouterr().err
+        printed = capsys.readouterr().err
+        assert message in printed
+        assert "secret key" not in message or "warning" not in printed, "the key is checked first"
         assert not folder.approval.exists()

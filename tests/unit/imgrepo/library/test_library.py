@@ -177,8 +177,15 @@ class TestFolder:
         entry(tmp_path, "a")
         with pytest.raises(UsageError) as caught:
             find_entry(tmp_path, name)
-        assert "there are: a" in str(caught.value.hint)
+        assert caught.value.hint == (
+            f"there are: a; make a new one: pybuilder-repo entry new {name} --library {tmp_path}"
+        )
         assert find_entry(tmp_path, "a/").name == "a"
+
+    def test_an_empty_library_says_so(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError) as caught:
+            find_entry(tmp_path, "b")
+        assert str(caught.value.hint).startswith("there are no entries; make a new one:")
 
     def test_the_image(self, tmp_path: Path) -> None:
         folder = entry(tmp_path, "a")

@@ -266,7 +266,7 @@ class TestCommand:
         add(repository)
         assert "there is no entry demos in" in listing.type("demos", code=2)
         assert "there are: demo" in listing.type("demos", code=2)
-        assert "is not a folder" in listing.type("--webroot", str(repository.base / "wep"), code=2)
+        assert "there is no folder" in listing.type("--webroot", str(repository.base / "wep"), code=2)
         assert "cannot read the folder" in listing.type("--library", str(repository.base / "x"), code=2)
         assert "liked" in listing.type("--require", "liked", code=2)
 
