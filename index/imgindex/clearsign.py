@@ -50,6 +50,7 @@ _ARMOR = re.compile(
     rb"((?:[A-Za-z0-9+/]{1,76}={0,2}\n)+)(?:=[A-Za-z0-9+/]{4}\n)?"
     rb"-----END PGP SIGNATURE-----\n*"
 )
+_AGAIN = "download it again; if it stays, tell the publisher"
 
 
 class SignedMessage(NamedTuple):
@@ -167,7 +168,7 @@ class _Splitter:
 
     def _take(self) -> str:
         if self._next >= len(self._lines):
-            raise self._malformed("the signed message is cut short")
+            raise self._malformed("the signed message is cut short", hint=_AGAIN)
         self._next += 1
         return self._lines[self._next - 1]
 
@@ -301,7 +302,7 @@ def _why_not_signed(data: bytes, where: str) -> TrustError:
     hint = "use the address of the signed index, which is usually named index.asc"
     if re.search(rb"^-----BEGIN PGP SIGNED MESSAGE-----", data, re.MULTILINE):
         return BadSignatureError(
-            f"{where}: there is unsigned text before the signed message; the file is refused"
+            f"{where}: there is unsigned text before the signed message; the file is refused", hint=_AGAIN
         )
     if not begin:
         what = "an empty file"

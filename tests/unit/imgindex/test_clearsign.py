@@ -231,3 +231,10 @@ def test_escaped_text_comes_back(lines: list[str]) -> None:
     text = "".join(f"{line}\n" for line in lines)
     body = "".join(f"- {line}\n" for line in lines)
     assert split(signed(body).encode(), where="test").text == text
+
+
+@pytest.mark.parametrize("text", [signed().split("=abcd")[0], "[evil]\n" + signed()])
+def test_a_damaged_download_has_a_next_step(text: str) -> None:
+    with pytest.raises(BadSignatureError) as caught:
+        split(text.encode(), where="test")
+    assert caught.value.hint == "download it again; if it stays, tell the publisher"
