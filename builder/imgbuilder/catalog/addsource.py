@@ -77,6 +77,8 @@ def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder
             hint="fetch the key yourself, compare its fingerprint, and give --gpgkey FILE",
         )
     file = local_path(key)
+    if file is not None and file.is_dir():
+        raise UsageError(f"--gpgkey {key} is a folder", hint="give a key file in it, or a full fingerprint")
     if file is None or not file.is_file():
         raise UsageError(f"--gpgkey {key}: no such file", hint="give a key file, or a full fingerprint")
     return NewSource(

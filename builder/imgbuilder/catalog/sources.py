@@ -180,6 +180,11 @@ def sources_from_command_line(
         check_uri(url)
     if not check:
         return tuple(_given(url, (), check=False) for url in urls)
+    if not keys and urls:
+        raise UsageError(
+            "--source needs --fingerprint: the key that must have signed this index",
+            hint="get the fingerprint from the publisher: --fingerprint FINGERPRINT",
+        )
     if len(keys) != 1 and len(keys) != len(urls):
         raise UsageError(
             f"{len(urls)} --source and {len(keys)} --fingerprint options do not fit together",

@@ -22,7 +22,7 @@ from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
 from imgbuilder.host import paths
 from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.text import printable
-from imgbuilder.sizes import human_size
+from imgbuilder.sizes import counted, human_size
 from imgbuilder.terminal.console import show
 from imgindex.files import open_regular
 
@@ -103,6 +103,9 @@ def cache_all(call: Call) -> int:
                 codes.append(error.exit_code)
     if codes:
         warn(reporter, f"{len(codes)} of {len(offers)} templates could not be had")
+    elif call.label == "cache all" and not call.options["quiet"]:
+        reporter.close()
+        show(f"in the cache: {counted(len(offers), 'template')}\n")
     return max(codes, default=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from imgbuilder.cli.customizing import (
     shell_with,
 )
 from imgbuilder.cli.getopt import OTHER, VIRT_CUSTOMIZE, Option, standard, version_option
-from imgbuilder.cli.options import APPLIANCE, BUILD
+from imgbuilder.cli.options import APPLIANCE, BUILD, Operands
 from imgbuilder.cli.program import Tools, run_program
 from imgbuilder.cli.requests import appliance_options
 from imgbuilder.customize.failure import OnError
@@ -97,7 +98,7 @@ _OPTIONS = (
         "--dryrun",
         "dry_run",
         is_flag=True,
-        help="Do everything, and change nothing.",
+        help="Start the appliance and do everything in it, but change no disk.",
     ),
     Option(
         BUILD, "--work-on-copy", is_flag=True, help="Replace the disks only when everything has succeeded."
@@ -130,7 +131,7 @@ _OPTIONS = (
         default=True,
         help="Let commands in the guest reach the network [default].",
     ),
-    declared.CACHE_FOLDER,
+    declared.APPLIANCE_FOLDER,
     Option(OTHER, "-d", "--domain", metavar="NAME", help="Not supported: give its disks with -a."),
     Option(OTHER, "-c", "--connect", metavar="URI", help="Not supported: see --domain."),
     *declared.MESSAGES[:3],
@@ -168,13 +169,19 @@ pybuilder_customize = SectionedCommand(
     epilog=_EPILOG,
     callback=_start,
     most_used=_MOST_USED,
-    params=[*_OPTIONS, *customization_options(), *standard(), version_option(__version__)],
+    params=[Operands(""), *_OPTIONS, *customization_options(), *standard(), version_option(__version__)],
 )
 
 
 def _request(ctx: click.Context, options: dict[str, Any]) -> CustomizeRequest:
     if options["domain"] is not None or options["connect"] is not None:
         raise UsageError("domains of libvirt are not supported", hint="give the disks: -a FILE")
+    if options["names"]:
+        word = options["names"][0]
+        raise UsageError(
+            f"{word!r} is not an option",
+            hint=f"to customize a disk: pybuilder-customize -a {shlex.quote(word)}",
+        )
     disks = _disks(given_options(ctx, "add", "format"), "format")
     if not disks:
         raise UsageError(

@@ -178,7 +178,7 @@ def _group(name: str, help_text: str, *commands: click.Command) -> click.Command
 
 _STORE = (*SOURCE_OPTIONS, *CACHE_OPTIONS)
 _PLANNING = [option for option in BUILD_OPTIONS if option not in {declared.DRY_RUN, *MESSAGES}]
-_IMAGE = (declared.DISK_FORMAT, declared.KEY, declared.CACHE_FOLDER, declared.NO_CACHE)
+_IMAGE = (declared.DISK_FORMAT, declared.KEY, declared.APPLIANCE_FOLDER, declared.NO_CACHE)
 _LISTING = (*declared.LISTING, declared.ARCH, *SOURCE_OPTIONS)
 
 VERBS = (
@@ -231,7 +231,7 @@ VERBS = (
         "source", "Where templates come from.",
         _verb(
             "add", "Verify a source and add it to your configuration.", "modes:add_source", "NAME URL",
-            options=[declared.GPGKEY, *SOURCE_OPTIONS],
+            options=[declared.GPGKEY, declared.ONLY_KEYS, *declared.FORGET_OPTIONS],
         ),
         _verb(
             "list", "List the sources: who signed each, and when.", "modes:list_sources",
@@ -239,7 +239,7 @@ VERBS = (
         ),
         _verb(
             "forget", "Forget the newest index that was accepted of a source.",
-            "modes:forget_source", "NAME|URL", options=SOURCE_OPTIONS,
+            "modes:forget_source", "NAME|URL", options=declared.FORGET_OPTIONS,
         ),
     ),
     _group(

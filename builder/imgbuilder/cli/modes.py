@@ -87,8 +87,7 @@ def list_or_search(call: Call) -> None:
     if len(names) > 1:
         raise UsageError(
             f"{call.label} takes one OS-VERSION at most, but {len(names)} were given",
-            hint="several are listed by a pattern, in quotes that keep the shell from it: "
-            f"pybuilder {call.label} 'debian*'",
+            hint=f"to list several, give a pattern in quotes: pybuilder {call.label} 'debian*'",
         )
     if options["format_"] is not None:
         raise UsageError("--format is the format of an image", hint="for the list, use --list-format")
@@ -284,13 +283,12 @@ def forget_source(call: Call) -> None:
     named = [source for source in call.settings.configured_sources(reporter) if source.name == wanted]
     uris = [uri for source in named for uri in _remembered(source, states)] or [wanted]
     if not named:
+        if "/" not in wanted:
+            raise UsageError(f"there is no source {wanted!r}", hint="see: pybuilder source list")
         check_uri(wanted)
     forgotten = [uri for uri in uris if states.forget(uri, reporter)]
     if not forgotten:
-        raise UsageError(
-            f"nothing is remembered of a source {str(Address(wanted))!r}",
-            hint="give its name as in its configuration file, or the address of its index",
-        )
+        raise UsageError(f"nothing is remembered about {Address(wanted)}; there is nothing to forget")
     reporter.close()
     for uri in forgotten:
         show(
@@ -317,8 +315,6 @@ def add_source(call: Call) -> None:
         )
     name, uri = call.names
     key = call.options["gpgkey"]
-    if settings.sources:
-        raise UsageError("source add and --source contradict each other", hint="leave --source out")
     if not settings.check_signature:
         raise UsageError(
             "source add adds only sources whose signature was checked",

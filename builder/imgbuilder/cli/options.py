@@ -173,7 +173,11 @@ SOURCE_OPTIONS = (
     Option(SOURCES, "--curl", metavar="CMD", hidden=True),
 )
 
+FORGET_OPTIONS = SOURCE_OPTIONS[2:]
+"""Without --source and --fingerprint."""
+
 CACHE_FOLDER = Option(CACHE, "--cache", metavar="DIR", help="Keep templates in DIR.")
+APPLIANCE_FOLDER = Option(CACHE, "--cache", metavar="DIR", help="Keep the saved appliance in DIR.")
 NO_CACHE = Option(CACHE, "--no-cache", is_flag=True, help="Use no cache.")
 CACHE_OPTIONS = (
     CACHE_FOLDER,
@@ -233,6 +237,14 @@ MESSAGES = (
 
 GPGKEY = Option(
     SOURCES, "--gpgkey", metavar="FILE|FINGERPRINT", help="Key that must have signed the source (required)."
+)
+ONLY_KEYS = Option(
+    SOURCES,
+    "--fingerprint",
+    "fingerprints",
+    multiple=True,
+    metavar="FINGERPRINT",
+    help="Key of the --gpgkey file that counts; repeat it for more [default: all].",
 )
 ASK = Option(SOURCES, "--long", is_flag=True, help="Ask each source now, and show its answer.")
 

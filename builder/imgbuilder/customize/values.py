@@ -141,6 +141,11 @@ def package_names(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         raise UsageError("at least one package is needed")
     for name in names:
+        if name.startswith("--"):
+            raise UsageError(
+                f"the names of packages are missing before {name}",
+                hint="name them, with commas between: nginx,vim-tiny",
+            )
         if not _PACKAGE.fullmatch(name):
             raise UsageError(
                 f"{name!r} is not a package name", hint="separate packages by commas: nginx,vim-tiny"

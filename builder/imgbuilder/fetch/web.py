@@ -214,7 +214,7 @@ def _bad_status(response: Response, now: float, *, named: bool) -> FetchError:
     hints = {
         401: "the source asks for a user name: check its uri",
         403: "the server forbids this file: check the source's uri",
-        404: "not found; `uri=` must be the URL of the index file, e.g. https://HOST/index.asc",
+        404: "give the address of the index itself, usually https://HOST/index.asc",
         410: "the file was removed for good: find the new address of the source",
         407: "the proxy asks for a user name: check https_proxy, http_proxy and proxy=",
     }

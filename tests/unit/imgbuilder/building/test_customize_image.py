@@ -528,3 +528,8 @@ def test_the_same_disk_twice_starts_no_appliance(
         assert setup.run("-a", setup.image, option, other, "--hostname", "web") == 2
         assert "is given twice" in capsys.readouterr().err
     assert setup.appliances.appliances == []
+
+
+def test_a_disk_without_its_option(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    assert setup.run("my b.img", "--hostname", "web") == 2
+    assert "pybuilder-customize -a 'my b.img'" in capsys.readouterr().err

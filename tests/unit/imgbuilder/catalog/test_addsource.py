@@ -126,12 +126,15 @@ def test_relative_paths_and_simplestreams(
         (("x", "/a,/b", "--gpgkey", "pub.gpg"), "comma"),
         (("x", "{url}", "--gpgkey", "https://h/key.gpg"), "downloaded unchecked"),
         (("x", "{url}", "--gpgkey", "nowhere.gpg"), "no such file"),
-        (("x", "{url}", "--gpgkey", "."), "no such file"),
+        (("x", "{url}", "--gpgkey", "."), "is a folder"),
         (("x", "{url}", "--gpgkey", "ABCD1234"), "not a full key fingerprint"),
         (("x", "{url}", "--gpgkey", "A" * 40, "--fingerprint", "B" * 40), "selects keys"),
         (("x", "{url}", "--gpgkey", "pub.gpg", "--fingerprint", "ABCD"), "not a full key fingerprint"),
         (("x", "{url}", "--gpgkey", "pub.gpg", "--no-check-signature"), "signature was checked"),
-        (("x", "{url}", "--gpgkey", "pub.gpg", "--source", "/x", "--fingerprint", "A" * 40), "contradict"),
+        (
+            ("x", "{url}", "--gpgkey", "pub.gpg", "--source", "/x", "--fingerprint", "A" * 40),
+            "has no option --source",
+        ),
         (("x", "{url}", "--gpgkey", "empty.gpg"), "is empty"),
     ],
 )

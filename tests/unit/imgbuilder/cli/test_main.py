@@ -403,7 +403,11 @@ def test_dry_run_writes_nothing(
         (["--print-cache", "tiny"], 2, "takes no OS-VERSION"),
         (["--notes"], 2, "exactly one"),
         (["--list", "--list-format", "xml"], 2, "xml"),
-        (["--source", "/x", "--list"], 2, "--fingerprint"),
+        (["--source", "/x", "--list"], 2, "--source needs --fingerprint"),
+        (["tiny", "--install", "--dry-run"], 2, "the names of packages are missing before --dry-run"),
+        (["source", "add", "a", "/x", "--gpgkey", "/etc"], 2, "--gpgkey /etc is a folder"),
+        (["source", "add", "a", "/x", "--source", "/x"], 2, "has no option --source"),
+        (["source", "forget", "a", "--source", "/x"], 2, "has no option --source"),
         (["tinny"], 2, "tiny"),
         (["--s", "x"], 2, "ambiguous"),
     ],
@@ -477,7 +481,8 @@ def test_forget_source_that_is_not_known(site: Site, capsys: pytest.CaptureFixtu
     for wanted in ("nowhere", "https://user:canary@example.org/index.asc", "test"):
         failed = Ran(capsys, "source", "forget", wanted)
         assert failed.code == 2
-        assert "nothing is remembered" in failed.err
+        text = "there is no source 'nowhere'" if wanted == "nowhere" else "there is nothing to forget"
+        assert text in failed.err
         assert "canary" not in failed.err
 
 

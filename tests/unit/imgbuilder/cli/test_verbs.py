@@ -139,6 +139,7 @@ def test_machine_readable_messages_of_a_verb(site: Site, capsys: pytest.CaptureF
     assert ran.code == 0, ran.err
     printed = [json.loads(line) for line in ran.out.splitlines() if line.startswith("{")]
     assert any(line["type"] == "message" for line in printed)
+    assert "in the cache: 1 template\n" in Ran(capsys, "cache", "all").out
 
 
 @pytest.mark.parametrize(
