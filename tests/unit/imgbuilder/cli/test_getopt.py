@@ -1,4 +1,4 @@
-"""virt-builder's way of writing options (virt-builder.md 0.1)."""
+"""virt-builder's way of writing options."""
 
 from __future__ import annotations
 
