@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuilder.errors import PybuilderError
+from imgrepo.cli.main import run
 from imgrepo.contents.diff import Listed, compare, compare_lists, parse_list, read_list, rpmvercmp
 from imgrepo.contents.documents import as_cyclonedx
 from imgrepo.library.records import Package, write_contents
-from tests.unit.imgrepo.contents.guests import CONTENTS, PACKAGES, WHEN, sbom
+from tests.unit.imgrepo.contents.guests import CONTENTS, PACKAGES, WHEN
 from tests.unit.imgrepo.repository import Repository
 
 NEW = replace(
@@ -35,7 +36,6 @@ NEW = replace(
 def said(
     repository: Repository, capsys: pytest.CaptureFixture[str], old: Path, new: Path
 ) -> dict[str, object]:
-    from imgrepo.cli.main import run
 
     assert run(["sbom", "diff", str(old), str(new), "--json"], repository.services()) == 0
     found: dict[str, object] = json.loads(capsys.readouterr().out)
@@ -120,11 +120,26 @@ def test_what_is_no_list(text: str, tmp_path: Path) -> None:
         read_list(path)
 
 
-def test_wrong_words(repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sbom(repository, "diff", tmp_path) == 2
-    assert sbom(repository, "diff", tmp_path / "a", tmp_path / "b") == 2
-    assert sbom(repository, "diff", tmp_path / "a.img", tmp_path / "b.img") == 2
-    assert "no such option" in capsys.readouterr().err.lower()
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("old",), "Missing argument 'NEW'"),
+        (("a", "b"), "cannot read a: No such file"),
+        (("a.img", "b.img"), "a.contents is missing: the packages of the image are not listed yet"),
+        (("--quiet", "a", "b"), "sbom diff has no option --quiet"),
+    ],
+)
+def test_wrong_words(
+    repository: Repository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["sbom", "diff", *words], repository.services()) == 2
+    assert message in capsys.readouterr().err
 
 
 json_values = st.recursive(
