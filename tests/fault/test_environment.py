@@ -353,7 +353,7 @@ def test_a_file_size_limit(place: Place) -> None:
     limit = 2 << 20
     done = place.run(*BUILD, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    assert "files are limited to 2.0M (ulimit -f)" in done.stderr
     assert list((place.base / "out").iterdir()) == []
 
 

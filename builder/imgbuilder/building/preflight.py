@@ -7,6 +7,7 @@ name files of this host just as well (``docs/threat-model.md`` T13).
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -172,6 +173,12 @@ def _check_largest_file(image: OutputImage, size: int) -> None:
     """Refuse a raw image that the filesystem cannot hold, as an unnamed file of its size shows."""
     if image.target.device is not None or image.format is not OutputFormat.RAW:
         return
+    limit, _hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and limit < size:
+        raise WorkspaceError(
+            f"the image has {human_size(size)}, but files are limited to {human_size(limit)} (ulimit -f)",
+            hint="raise that limit, or give a smaller --size",
+        )
     folder = image.target.path.parent
     try:
         with open(os.open(folder, os.O_TMPFILE | os.O_WRONLY), "wb") as file:
