@@ -164,7 +164,7 @@ def test_a_bundle_is_not_overwritten(site: Site, capsys: pytest.CaptureFixture[s
     [
         (["-m", "10"], "--memsize 128 or more"),
         (["--cache", "file"], "the cache file is not a folder"),
-        (["--size", "999999T"], "cannot hold a file of"),
+        (["--size", "999999T"], "but files are limited to 1024.0G (ulimit -f)"),
     ],
 )
 def test_plans_that_cannot_work(
