@@ -105,19 +105,11 @@ class Builder:
         self._report = on_event
 
     def templates(self) -> tuple[Entry, ...]:
-        """Return the templates that the sources offer.
-
-        Raises:
-            PybuilderError: No source can be used.
-        """
+        """Return the templates that the sources offer."""
         return self._services.catalog(self._report).entries
 
     def plan(self, request: BuildRequest) -> BuildPlan:
-        """Decide how to build, and refuse what cannot work; no template is fetched, nothing is written.
-
-        Raises:
-            PybuilderError: The request cannot be met.
-        """
+        """Decide how to build, and refuse what cannot work; no template is fetched, nothing is written."""
         return prepare(request, self._services, self._report).plan
 
     def build(self, request: BuildRequest) -> BuildResult:
@@ -137,17 +129,9 @@ class Builder:
         customize_image.customize_disks(request, self._services, self._report)
 
     def find_identity(self, request: CustomizeRequest) -> list[IdentityFile]:
-        """Find what identifies one machine on the disks, which are only read.
-
-        Raises:
-            PybuilderError: The guest could not be examined.
-        """
+        """Find what identifies one machine on the disks, which are only read."""
         return customize_image.find_identity(request, self._services, self._report)
 
     def firstboot_report(self, request: CustomizeRequest) -> FirstbootReport:
-        """Read how the first-boot scripts on the disks fared; they are only read.
-
-        Raises:
-            PybuilderError: The guest could not be examined.
-        """
+        """Read how the first-boot scripts on the disks fared; they are only read."""
         return customize_image.firstboot_report(request, self._services, self._report)

@@ -51,14 +51,7 @@ class Health(enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """The finding of one check.
-
-    Attributes:
-        health: Its result.
-        subject: The thing that was checked.
-        fact: Its state.
-        remedy: The exact next step; empty when all is well.
-    """
+    """The finding of one check."""
 
     health: Health
     subject: str
@@ -74,14 +67,7 @@ class Finding:
 def examine(
     source_uris: Sequence[str], cache: Path | None, open_appliance: ApplianceOpener, on_event: Reporter
 ) -> Iterator[Finding]:
-    """Check everything that a build needs; the appliance itself comes last, as it takes longest.
-
-    Args:
-        source_uris: Addresses of the configured indexes, whose hosts are looked up in the appliance.
-        cache: The cache folder; None when there is none.
-        open_appliance: Starts an appliance.
-        on_event: Reports what takes long.
-    """
+    """Check everything that a build needs; the appliance itself comes last, as it takes longest."""
     binding = _guarded("libguestfs binding", _binding)
     yield binding
     kernel = _kernel()

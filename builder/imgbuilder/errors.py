@@ -167,14 +167,7 @@ class NotYetError(GuestError):
 
 
 class OperationError(PybuilderError):
-    """A customization failed.
-
-    Args:
-        message: The operation that failed, and the reason.
-        log_tail: The last lines of the guest's output; empty when there is none.
-        log_file: Path of the whole output in the guest; empty when nothing was run.
-        hint: The next step.
-    """
+    """A customization failed."""
 
     def __init__(
         self, message: str, *, log_tail: str = "", log_file: str = "", hint: str | None = None

@@ -64,13 +64,6 @@ class Settings:
     """The sources and the cache that a command line names.
 
     Attributes:
-        sources: Addresses given with ``--source``.
-        fingerprints: Keys given with ``--fingerprint``.
-        check_signature: Whether signatures are checked.
-        cache: Folder given with ``--cache``.
-        use_cache: False with ``--no-cache``.
-        cache_size: Bytes that the cache may hold, given with ``--cache-size``.
-        offline: Whether no server may be asked.
         gpg: The gpg that has the user's keyring, and options for it.
     """
 
@@ -87,21 +80,13 @@ class Settings:
         hide_in(self, "sources")
 
     def cache_folder(self) -> Path | None:
-        """Return the folder of the cache; None for a run without cache.
-
-        Raises:
-            UsageError: There is no home folder, and no variable names one.
-        """
+        """Return the folder of the cache; None for a run without cache."""
         if not self.use_cache:
             return None
         return self.cache if self.cache is not None else paths.cache_dir()
 
     def cache_folder_if_any(self, on_event: Reporter = ignore) -> Path | None:
-        """Return the same for work that can be done without a cache (``docs/threat-model.md`` C15).
-
-        Args:
-            on_event: Receives a warning when it has no place.
-        """
+        """Return the same for work that can be done without a cache (``docs/threat-model.md`` C15)."""
         try:
             return self.cache_folder()
         except UsageError as error:
@@ -109,11 +94,7 @@ class Settings:
             return None
 
     def cache_limit(self) -> int | None:
-        """Return how many bytes the cache may hold; None for a share of the disk.
-
-        Raises:
-            UsageError: The environment names no size.
-        """
+        """Return how many bytes the cache may hold; None for a share of the disk."""
         return paths.cache_size() if self.cache_size is None else self.cache_size
 
     def appliance_options(self, options: ApplianceOptions, *, network: bool) -> ApplianceOptions:
@@ -126,19 +107,11 @@ class Settings:
         )
 
     def configured_sources(self, on_event: Reporter) -> tuple[Source, ...]:
-        """Return all usable sources, ``--source`` first; broken configuration files are reported.
-
-        Raises:
-            UsageError: ``--source`` and ``--fingerprint`` do not fit each other.
-        """
+        """Return all usable sources, ``--source`` first; broken configuration files are reported."""
         return self.all_sources(on_event).sources
 
     def all_sources(self, on_event: Reporter) -> SourcesResult:
-        """Return the same, and which sources are switched off.
-
-        Raises:
-            UsageError: ``--source`` and ``--fingerprint`` do not fit each other.
-        """
+        """Return the same, and which sources are switched off."""
         given = sources_from_command_line(self.sources, self.fingerprints, check=self.check_signature)
         found = read_sources(paths.config_dirs(), check=self.check_signature)
         for problem in found.problems:
@@ -173,10 +146,7 @@ class Services:
     """The ports of a build.
 
     Attributes:
-        settings: The sources and the cache.
-        fetcher: Fetches indexes and templates.
         verifier: Makes what judges signatures, when it is needed.
-        open_appliance: Starts an appliance.
         guest_shell: Lets the user look into a guest whose customization failed.
         clock: Returns the time in UTC, by which the age of indexes is judged.
     """
@@ -195,32 +165,16 @@ class Services:
             object.__setattr__(self, "fetcher", OfflineFetcher(self.fetcher))
 
     def states(self) -> SourceStates:
-        """Return the memory of what was accepted of each source.
-
-        Raises:
-            UsageError: There is no home folder, and no variable names one.
-        """
+        """Return the memory of what was accepted of each source."""
         folder = paths.state_dir() / "sources"
         return SourceStates(folder, writable=paths.can_be_written(folder))
 
     def images(self) -> KnownImages:
-        """Return the memory of what simplestreams sources do not say of their images.
-
-        Raises:
-            UsageError: There is no home folder, and no variable names one.
-        """
+        """Return the memory of what simplestreams sources do not say of their images."""
         return KnownImages(paths.state_dir() / "images")
 
     def loader(self, on_event: Reporter, *, fallback: bool = True) -> Loader:
-        """Return what gets and judges the index of one source.
-
-        Args:
-            on_event: Called with each event.
-            fallback: Whether the last accepted index is used for a source that cannot be reached.
-
-        Raises:
-            UsageError: There is no place for the memory of accepted indexes.
-        """
+        """Return what gets and judges the index of one source."""
         states = self.states()
         if not states.writable:
             warn(
@@ -248,9 +202,6 @@ class Services:
         Args:
             on_event: Reports sources that are left out.
             until: Name and architecture of a template that ends the search; None for all sources.
-
-        Raises:
-            PybuilderError: No source can be used.
         """
         loader = self.loader(on_event)
         found = self.settings.all_sources(on_event)
@@ -258,25 +209,11 @@ class Services:
         return load_catalog(found.sources, loader, until=until, unused=unused)
 
     def select(self, name: str, arch: str, on_event: Reporter, *, only_shown: bool = False) -> Selection:
-        """Choose a template, asking no more sources than needed.
-
-        Args:
-            name: Its name or alias.
-            arch: Its architecture.
-            on_event: Reports sources that are left out.
-            only_shown: Nothing is made of it.
-
-        Raises:
-            PybuilderError: No source can be used, or none offers it; or one that failed might have.
-        """
+        """Choose a template, asking no more sources than needed."""
         return self.catalog(on_event, until=(name, arch)).select(name, arch, only_shown=only_shown)
 
     def select_disk(self, name: str, arch: str, on_event: Reporter) -> Selection:
-        """Choose a template for a build: the same, with format and size of the disk in any case.
-
-        Raises:
-            PybuilderError: As ``select``; or the image cannot be read, or has a format that is not used.
-        """
+        """Choose a template for a build: the same, with format and size of the disk in any case."""
         chosen = self.select(name, arch, on_event)
         if chosen.entry.size != UNKNOWN_SIZE:
             return chosen
@@ -285,11 +222,7 @@ class Services:
         return with_disk_facts(chosen, self.fetcher, on_event)
 
     def open_cache(self, scratch: Path, on_event: Reporter) -> TemplateCache:
-        """Open the cache, or a temporary one in ``scratch`` where it cannot be used or has no known place.
-
-        Raises:
-            WorkspaceError: Neither can be used.
-        """
+        """Open the cache, or a temporary one in ``scratch`` where it cannot be used or has no known place."""
         from imgbuilder.cache.store import open_cache  # late: lists and notes need no cache
 
         return open_cache(
@@ -301,11 +234,7 @@ class Services:
         )
 
     def template_disk(self, cache: TemplateCache, chosen: Selection, on_event: Reporter) -> Path:
-        """Return the unpacked disk of a template, fetched and checked when it is not in the cache.
-
-        Raises:
-            PybuilderError: It cannot be had, or is not what the index promises.
-        """
+        """Return the unpacked disk of a template, fetched and checked when it is not in the cache."""
         known = cache.identify(chosen, self.fetcher, on_event)
         disk = cache.get_disk(known, self.fetcher, on_event)
         if known.source.format is SourceFormat.SIMPLESTREAMS:
@@ -313,11 +242,7 @@ class Services:
         return disk
 
     def template_file(self, cache: TemplateCache, chosen: Selection, on_event: Reporter) -> Path:
-        """Return a template's file as published, fetched and checked when it is not in the cache.
-
-        Raises:
-            PybuilderError: It cannot be had, or is not what the index promises.
-        """
+        """Return a template's file as published, fetched and checked when it is not in the cache."""
         known = cache.identify(chosen, self.fetcher, on_event)
         path = cache.get_template(known, self.fetcher, on_event)
         if known.entry.size == UNKNOWN_SIZE:

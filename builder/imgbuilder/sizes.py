@@ -22,9 +22,6 @@ def parse_size(text: str) -> int:
 
     Returns:
         Bytes; a fraction of a byte is cut off.
-
-    Raises:
-        UsageError: The text is not a size.
     """
     from fractions import Fraction  # late: lists parse no size
 
@@ -43,10 +40,6 @@ def parse_size(text: str) -> int:
 
 def whole_number(text: str | bytes, most: int) -> int | None:
     """Parse a number that a guest, an image or another program wrote.
-
-    Args:
-        text: Decimal digits.
-        most: The largest valid number.
 
     Returns:
         The number; None when it is not one, or larger. int() would accept signs, blanks, underscores and

@@ -46,12 +46,7 @@ class Disks:
         return entry.sha512 is not None and is_file(self.path(entry), size)
 
     def use(self, entry: Entry) -> bool:
-        """Tell whether the disk exists and is good; if so, protect it from removal until ``release``.
-
-        Raises:
-            DiskError: Another entry with the same digest promises a different size.
-            WorkspaceError: The cache entry is not a regular file of ours.
-        """
+        """Tell whether the disk exists and is good; if so, protect it from removal until ``release``."""
         path = self.path(entry)
         descriptor = open_own(path)
         if descriptor is None:
@@ -89,12 +84,7 @@ class Disks:
             os.close(descriptor)
 
     def make(self, selection: Selection, template: BinaryIO, on_event: Reporter, unpack: Unpacker) -> None:
-        """Unpack a template; the caller holds the lock of the entry.
-
-        Raises:
-            RepositoryError: The template is damaged or not what the index promises.
-            WorkspaceError: The disk cannot be written.
-        """
+        """Unpack a template; the caller holds the lock of the entry."""
         entry = selection.entry
         on_event(Step(f"Uncompressing: {entry.os_version}"))
         final = self.path(entry)

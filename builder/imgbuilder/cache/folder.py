@@ -45,9 +45,6 @@ def open_own(path: Path) -> int | None:
 
     Returns:
         Its descriptor, or None when there is no such file.
-
-    Raises:
-        WorkspaceError: It is a link, not a regular file, has a second name, or belongs to another user.
     """
     try:
         descriptor = open_regular(path, os.O_NOFOLLOW)
@@ -176,15 +173,8 @@ class CacheFolder:
 
         A folder that is not a cache is left alone.
 
-        Args:
-            on_event: Called when it waits, and when there is no cache.
-            limit: Seconds to wait for running builds.
-
         Returns:
             Whether there was a cache.
-
-        Raises:
-            WorkspaceError: A build is using it, or a file cannot be removed.
         """
         try:
             self._check_owner()
@@ -362,10 +352,6 @@ def stale_files(folder: Path, now: float) -> list[Path]:
 
     Those are temporary files and all files of the cache in ``partial/``; a record is as old as its file.
     Links are not followed, folders are left alone (``docs/threat-model.md`` C18).
-
-    Args:
-        folder: The folder; it need not exist.
-        now: Seconds since 1970.
     """
     try:
         with os.scandir(folder) as found:

@@ -48,13 +48,7 @@ class _Head(io.BytesIO):
 
 
 def with_disk_facts(selection: Selection, fetcher: Fetcher, on_event: Reporter = ignore) -> Selection:
-    """Return a template with format and virtual size, from its first bytes if its source names none.
-
-    Raises:
-        FetchError: They cannot be fetched.
-        RepositoryError: It is not a disk image.
-        DiskError: It is a qcow2 image that is refused, for example because it has a backing file.
-    """
+    """Return a template with format and virtual size, from its first bytes if its source names none."""
     entry = selection.entry
     if entry.size != UNKNOWN_SIZE:
         return selection

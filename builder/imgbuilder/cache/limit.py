@@ -32,7 +32,6 @@ class Kept:
     """A file of the cache.
 
     Attributes:
-        path: Its path.
         digest: SHA-512 of the template that it belongs to.
         size: Bytes that it uses on disk.
         used: Time of its last use, in nanoseconds since 1970.

@@ -27,13 +27,7 @@ from imgbuilder.host.workspace import is_full
 class PartialFile(HashingFile):
     """A template that is being downloaded; implements ``imgbuilder.fetch.transfer.Resumable``.
 
-    Args:
-        path: Its path.
-        descriptor: The same file, open for reading and writing.
-        url: The address of the bytes that follow.
-
     Attributes:
-        path: Its path.
         spliced: Its bytes come from more than one response, so that a wrong digest need not be the source's.
     """
 
@@ -102,9 +96,6 @@ def partial_file(path: Path, url: str = "") -> Iterator[PartialFile]:
     Args:
         path: Its path.
         url: The address of its bytes, without user information; ``continue_from`` can set it later.
-
-    Raises:
-        WorkspaceError: A folder is in its place.
     """
     descriptor = _open(path)
     kept = False

@@ -102,13 +102,7 @@ class TemplateCache:
             return self._templates.identify(selection, fetcher, on_event)
 
     def get_template(self, selection: Selection, fetcher: Fetcher, on_event: Reporter = ignore) -> Path:
-        """Return a template's file as published, downloaded if necessary and verified.
-
-        Raises:
-            FetchError: It cannot be fetched.
-            DigestMismatchError: The source sent different bytes from those that the index names.
-            WorkspaceError: The cache cannot be written, has no space, or its path holds something else.
-        """
+        """Return a template's file as published, downloaded if necessary and verified."""
 
         def get(chosen: Selection) -> Path:
             with self._folder.entry(digest_of(chosen.entry), on_event):
@@ -128,15 +122,7 @@ class TemplateCache:
         *,
         unpack: Unpacker = unpack_template,
     ) -> Path:
-        """Return a template's unpacked disk: read-only, sparse, of the format and size in the index.
-
-        Raises:
-            RepositoryError: The template is damaged or not what the index promises.
-            DiskError: Another entry with the same digest promises a different size.
-            FetchError: It cannot be fetched.
-            DigestMismatchError: The source sent different bytes from those that the index names.
-            WorkspaceError: The cache cannot be written, has no space, or its path holds something else.
-        """
+        """Return a template's unpacked disk: read-only, sparse, of the format and size in the index."""
 
         def get(chosen: Selection) -> Path:
             entry = chosen.entry
@@ -176,11 +162,7 @@ class TemplateCache:
             return shrink(self._folder, self.limit)
 
     def verify(self, on_event: Reporter = ignore) -> tuple[list[tuple[str, int]], int]:
-        """Check all bytes, and remove damaged files.
-
-        Returns:
-            Names and sizes of the removed files, and the number of good ones.
-        """
+        """Check all bytes, and remove damaged files."""
         with self._explained():
             return verify(self._folder, on_event)
 
@@ -252,13 +234,6 @@ def open_cache(
 
     A cache that cannot be written, or that belongs to another user, is still read like a shared one: its
     templates are verified before they are used.
-
-    Args:
-        root: The cache's folder; None for a run without cache.
-        scratch: Folder for the temporary one: the output's, or ``imgbuilder.host.paths.temporary_dir()``.
-        on_event: Receives a warning when the cache cannot be used.
-        limit: Bytes that it may hold; None for a share of the disk.
-        shared: Other caches to look into.
     """
     if root is not None:
         cache = TemplateCache(root, limit=limit, shared=shared)

@@ -104,14 +104,7 @@ class Templates:
         return None
 
     def add(self, selection: Selection, fetcher: Fetcher, on_event: Reporter) -> str:
-        """Get a template, verify it, store it, and return its digest.
-
-        Raises:
-            FetchError: It cannot be fetched.
-            DigestMismatchError: The source sent different bytes from those that the index names.
-            WorkspaceError: There is no space for it.
-            OSError: The cache cannot be written.
-        """
+        """Get a template, verify it, store it, and return its digest."""
         digest = selection.entry.sha512
         if digest is None:
             _announce(selection, fetcher, on_event)
@@ -298,11 +291,7 @@ def for_everybody(selection: Selection) -> Selection:
 
 
 def usable(selection: Selection) -> tuple[Selection, ...]:
-    """Return a template once for each of its files that this machine can unpack, in the same order.
-
-    Raises:
-        RepositoryError: The index gives a file an address outside the source.
-    """
+    """Return a template once for each of its files that this machine can unpack, in the same order."""
     files = files_of(selection.entry)
     if len(files) == 1:
         return (selection,)

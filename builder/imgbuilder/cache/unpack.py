@@ -71,11 +71,6 @@ def unpack(
 
     Returns:
         The content digest of the image, see ``ContentDigest``.
-
-    Raises:
-        RepositoryError: It is damaged, of an unsupported kind, or not what the index promises.
-        WorkspaceError: The output cannot be written.
-        ToolError: The program ``xz`` or ``zstd`` is missing, was killed, or got no memory.
     """
     head = os.pread(source.fileno(), 512, 0)
     packing = packing_of(head)

@@ -26,7 +26,6 @@ class NewSource:
 
     Attributes:
         source: The content of the configuration, with the key where the user has it.
-        path: The configuration file to write.
         key_path: The copy of the key file; None for a key of the user's keyring.
     """
 
@@ -36,15 +35,7 @@ class NewSource:
 
 
 def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder: Path) -> NewSource:
-    """Check a source that the user wants to add, without asking the source.
-
-    Args:
-        name: Its name, which also becomes that of its file.
-        uri: Address of its index; one that ends in ``streams/v1/index.json`` or ``.sjson`` is simplestreams.
-        key: A key file, or full fingerprints of keys in the user's keyring.
-        only: Full fingerprints that narrow a key file.
-        folder: The user's ``repos.d``.
-    """
+    """Check a source that the user wants to add, without asking the source."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is not a name for a source: use only letters, digits, '.', '_' and '-'",
@@ -87,12 +78,7 @@ def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder
 
 
 def check_new(new: NewSource, configured: Iterable[tuple[str, Path | None]]) -> None:
-    """Refuse a source whose name or files exist already.
-
-    Args:
-        new: The source.
-        configured: Name and file of each configured source, including those that are switched off.
-    """
+    """Refuse a source whose name or files exist already."""
     for name, origin in configured:
         if name == new.source.name and origin is not None:
             raise UsageError(

@@ -25,12 +25,7 @@ _RESERVED = (BUNDLE_INDEX, KEY, FINGERPRINTS)
 
 @dataclass(frozen=True)
 class BundledTemplate:
-    """A template for a new bundle.
-
-    Attributes:
-        name: Name of its file in the index.
-        path: The verified file.
-    """
+    """A template for a new bundle."""
 
     name: str
     path: Path

@@ -38,8 +38,6 @@ class FailedSource(NamedTuple):
     """A source that is left out.
 
     Attributes:
-        source: The source.
-        error: The reason.
         position: Number of usable sources before it.
     """
 
@@ -50,13 +48,7 @@ class FailedSource(NamedTuple):
 
 @dataclass(frozen=True)
 class Selection:
-    """The template that a build starts from.
-
-    Attributes:
-        source: The source that offers it.
-        entry: Its entry in the index.
-        url: Address of its file.
-    """
+    """The template that a build starts from."""
 
     source: Source
     entry: Entry
@@ -67,12 +59,7 @@ class Selection:
 
 
 class Catalog(NamedTuple):
-    """All templates of all usable sources.
-
-    Attributes:
-        loaded: The usable sources, the most important first.
-        failed: The others.
-    """
+    """All templates of all usable sources."""
 
     loaded: tuple[LoadedSource, ...]
     failed: tuple[FailedSource, ...] = ()
@@ -114,17 +101,6 @@ class Catalog(NamedTuple):
 
         The first source that has the name for the architecture is used; within one source a template's
         name counts before another template's alias (``docs/threat-model.md`` P17).
-
-        Args:
-            name: Name or alias of the template, which may be hidden.
-            arch: Architecture in any spelling.
-            only_shown: The template is only shown, so that a failed source may be skipped.
-
-        Raises:
-            NoTemplateError: No usable source offers it; the hint names similar templates.
-            RepositoryError: The index gives it an address outside the source, or an earlier source offers it
-                in a broken entry.
-            PybuilderError: A source before the one that offers it failed, and is not optional.
         """
         wanted = normalise(arch)
         for position, item in enumerate(self.loaded):
@@ -178,11 +154,7 @@ class Catalog(NamedTuple):
 
 
 def _entry_named(loaded: LoadedSource, name: str, arch: str) -> Entry | None:
-    """Return the entry of a source for a name and a normalised architecture.
-
-    Raises:
-        RepositoryError: The entry breaks a rule.
-    """
+    """Return the entry of a source for a name and a normalised architecture."""
     entry = _find(loaded.index.entries, name, arch)
     if entry is not None and entry.os_version == name:
         return entry
@@ -232,11 +204,6 @@ def load_catalog(
         until: Name and architecture of a template: sources after the first that offers it are not read,
             since they could not change the selection.
         unused: Number of other configured sources, which are switched off or have mistakes.
-
-    Raises:
-        UsageError: There are no sources.
-        PybuilderError: No source could be used, or a source of the command line could not.
-        TrustError: A source before that with ``until`` is not proved to come from its publisher.
     """
     loaded: list[LoadedSource] = []
     failed: list[FailedSource] = []

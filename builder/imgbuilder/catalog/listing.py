@@ -56,13 +56,7 @@ def short_list(entries: Iterable[Entry]) -> str:
 
 
 def long_list(sources: Iterable[Source], entries: Iterable[Entry], languages: Sequence[str] = ("",)) -> str:
-    """Return the text of ``--list --long``: the sources, then the facts of each visible template.
-
-    Args:
-        sources: The sources to show; none in the list of one template.
-        entries: The templates.
-        languages: Preferred languages of the notes, as from ``preferred_languages``.
-    """
+    """Return the text of ``--list --long``: the sources, then the facts of each visible template."""
     lines: list[str] = []
     for source in sources:
         lines.append(f"Source URI: {source.listed_uri}")
@@ -197,11 +191,7 @@ def notes_text(entry: Entry, languages: Sequence[str]) -> str | None:
 
 
 def preferred_languages(locale: str) -> tuple[str, ...]:
-    """Return the languages of a locale, the best first; the empty string is the default.
-
-    Args:
-        locale: Its name, such as ``de_AT.UTF-8@euro`` or ``C``.
-    """
+    """Return the languages of a locale, the best first; the empty string is the default."""
     match = re.fullmatch(_LOCALE, locale, re.IGNORECASE)  # compiled here: short lists do not need it
     if match is None or match[1] in ("C", "POSIX"):
         return ("",)
@@ -210,13 +200,7 @@ def preferred_languages(locale: str) -> tuple[str, ...]:
 
 
 def full_list(catalog: Catalog, entries: Collection[Entry], now: datetime) -> str:
-    """Return the text of ``--list-format full``: everything about templates and sources, as JSON.
-
-    Args:
-        catalog: All sources, including unusable ones.
-        entries: The entries to list: objects of the catalogue itself.
-        now: The time, in UTC, for ages.
-    """
+    """Return the text of ``--list-format full``: everything about templates and sources, as JSON."""
     wanted = {id(entry) for entry in entries}
     shadowed = {id(offer.entry) for offer in catalog.shadowed}
     templates = [
@@ -306,13 +290,7 @@ def _full_template(offer: Offer, *, shadowed: bool) -> Fields:
 
 
 def source_list(found: SourcesResult, states: SourceStates, answers: Sequence[str] = ()) -> str:
-    """Return the text of ``pybuilder source list``: a paragraph for each source, the most important first.
-
-    Args:
-        found: The sources.
-        states: The records of accepted indexes.
-        answers: The result of asking each of them now; none when they were not asked.
-    """
+    """Return the text of ``pybuilder source list``: a paragraph for each source, the most important first."""
     paragraphs = [list(_source_facts(source, states)) for source in found.sources]
     for paragraph, answer in zip(paragraphs, answers, strict=False):
         paragraph.append(("Answer now:", answer))

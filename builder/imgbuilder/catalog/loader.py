@@ -52,8 +52,6 @@ class LoadedSource:
     """A source whose index was accepted.
 
     Attributes:
-        source: The source.
-        index: Its templates.
         signed: The verified text, its signer and time; None for a source that is not checked.
     """
 
@@ -77,12 +75,7 @@ class Loader(NamedTuple):
     """Fetches the index of one source, and accepts or refuses it by ``imgindex.accept``.
 
     Attributes:
-        fetcher: Fetches the bytes.
-        verifier: Judges their signature.
-        states: Remembers the newest index of each source.
-        clock: Returns the time, in UTC.
         check: Signatures are checked in this run.
-        on_event: Called with each event.
         pin_of: Finds the keys of a source; by default those of its ``key``.
         images: Facts about images that simplestreams sources do not give.
         fallback: The last accepted index is used for a source that cannot be reached.
@@ -101,13 +94,7 @@ class Loader(NamedTuple):
     offline: bool = False
 
     def load(self, source: Source) -> LoadedSource:
-        """Fetch, verify and parse the index of a source.
-
-        Raises:
-            FetchError: It cannot be had, and no index that was accepted before can be used instead.
-            TrustError: It is not proved to be the publisher's current index.
-            IndexSyntaxError: It cannot be read.
-        """
+        """Fetch, verify and parse the index of a source."""
         self._check_not_lost(source)
         if source.format is SourceFormat.SIMPLESTREAMS:
             loaded = self._load_streams(source)
@@ -167,13 +154,7 @@ class Loader(NamedTuple):
         )
 
     def _document(self, source: Source, parse: Parse[_T], seconds: float = math.inf) -> _Document[_T]:
-        """Fetch one file of a source from its addresses, and accept it by all rules or not at all.
-
-        Args:
-            source: The source, with the addresses of the file.
-            parse: Reads the file.
-            seconds: Remaining time for it at each address, if less than a file of the source may take.
-        """
+        """Fetch one file of a source from its addresses, and accept it by all rules or not at all."""
         if not (self.check and source.check):
             return self._unchecked_document(source, parse, seconds)
         last = self.states.newest(source.addresses)
@@ -283,13 +264,7 @@ class Loader(NamedTuple):
 
 
 def _begun_with(source: Source, asked: Source, used: Source) -> Source:
-    """Return a source whose first address is that from which one of its files came.
-
-    Args:
-        source: The source.
-        asked: The same with the addresses of the file.
-        used: The same with the address that worked first.
-    """
+    """Return a source whose first address is that from which one of its files came."""
     return list(_one_by_one(source))[asked.addresses.index(used.uri)]
 
 

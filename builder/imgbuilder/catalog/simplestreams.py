@@ -53,7 +53,6 @@ class ProductFile(NamedTuple):
     Attributes:
         content_id: The identifier that the file must contain. The same key signs all files of a source, so
             that one of them could be served in place of another.
-        path: Its path below the base address.
     """
 
     content_id: str
@@ -61,27 +60,14 @@ class ProductFile(NamedTuple):
 
 
 class StreamIndex(NamedTuple):
-    """The index of a source.
-
-    Attributes:
-        files: The files that name downloadable images, in their order.
-        refused: Its unusable parts.
-    """
+    """The index of a source."""
 
     files: tuple[ProductFile, ...]
     refused: tuple[Refused, ...] = ()
 
 
 def parse_stream_index(text: VerifiedText | UnverifiedText, *, where: str) -> StreamIndex:
-    """Read the index of a source.
-
-    Args:
-        text: ``index.json``, or the text inside the signature of ``index.sjson``.
-        where: The file, for error messages.
-
-    Raises:
-        IndexSyntaxError: It is not an index of this format.
-    """
+    """Read the index of a source."""
     reader = _JsonReader(where)
     members = reader.object(reader.document(text.text, _INDEX_FORMAT), "index", "the index")
     files: list[ProductFile] = []
@@ -108,9 +94,6 @@ def parse_products(text: VerifiedText | UnverifiedText, *, where: str, content_i
             or SHA-512 could be exchanged, and is skipped.
         where: The file, for error messages.
         content_id: Its identifier in the index, which a signed file must repeat.
-
-    Raises:
-        IndexSyntaxError: It is not a file of this format.
     """
     reader = _JsonReader(where)
     document = reader.document(text.text, _PRODUCTS_FORMAT)
@@ -166,11 +149,7 @@ def joined(files: Iterable[Index], *, where: str) -> Index:
 
 
 class _Ambiguous(dict[str, Any]):
-    """An object of JSON in which keys are given more than once.
-
-    Attributes:
-        twice: Those keys.
-    """
+    """An object of JSON in which keys are given more than once."""
 
     twice: frozenset[str]
 
@@ -287,9 +266,6 @@ class _Product:
         """Return the entry; None when no version has a usable disk image.
 
         Faults of versions other than the newest do not matter.
-
-        Raises:
-            IndexSyntaxError: The newest version cannot be determined, or is malformed.
         """
         reader = self._reader
         versions = reader.object(self._product, "versions", self._what)

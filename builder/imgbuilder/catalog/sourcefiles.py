@@ -57,10 +57,6 @@ def read_sources(dirs: Iterable[Path], *, check: bool = True) -> SourcesResult:
     A file hides those of the same name in later folders, even when it is empty: so a user switches off a
     file of the system. A file that cannot be read hides nothing. A source hides those of the same name in
     later files, even with ``enabled=no``. Within one file, the last of the same name counts.
-
-    Args:
-        dirs: ``repos.d`` folders, the most important first; missing ones are skipped.
-        check: Whether signatures are checked in this run.
     """
     problems: list[PybuilderError] = []
     sources: list[Source] = []

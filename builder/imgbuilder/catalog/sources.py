@@ -52,12 +52,8 @@ class Source:
 
     Attributes:
         name: Section name in the configuration, or the address of a ``--source``.
-        uri: Address of the index.
         key: The keys that sign the index. Empty tuple: ``--source`` in a run that checks no signatures.
-        unsigned: The configuration has ``unsigned=yes``.
-        proxy: ``SYSTEM_PROXY``, ``NO_PROXY``, or the URL of a proxy.
         origin: The configuration file; None for the command line.
-        check: Its signature is checked in this run.
         mirrors: Further addresses of the same index, tried in order when ``uri`` fails.
         max_age: Longest time since the index was signed; None for no limit.
         extra_signatures: Unknown keys may have signed as well, while the publisher moves to a new key
@@ -107,21 +103,13 @@ class Source:
         return self.index(signed=True).addresses
 
     def index(self, *, signed: bool) -> Source:
-        """Return the same with the addresses of its index.
-
-        Args:
-            signed: Its signature counts; simplestreams has two files.
-        """
+        """Return the same with the addresses of its index."""
         if self.format is SourceFormat.NATIVE:
             return self
         return self.at(f"{STREAMS}index.{'sjson' if signed else 'json'}")
 
     def at(self, path: str) -> Source:
-        """Return the same with the addresses of a file below its own.
-
-        Raises:
-            RepositoryError: The path is not a plain one.
-        """
+        """Return the same with the addresses of a file below its own."""
         uri, *mirrors = (template_url(address, path) for address in self.addresses)
         return replace(self, uri=uri, mirrors=tuple(mirrors))
 
@@ -139,11 +127,7 @@ class Source:
 
 
 def index_format(uri: str) -> tuple[Address, SourceFormat]:
-    """Return address and format of a source, by the name of its index.
-
-    Returns:
-        The address that the source has in that format, and the format.
-    """
+    """Return address and format of a source, by the name of its index."""
     if uri.endswith(tuple(f"/{STREAMS}{name}" for name in _STREAM_INDEXES)):
         return stream_base(uri), SourceFormat.SIMPLESTREAMS
     return Address(uri), SourceFormat.NATIVE
@@ -204,13 +188,7 @@ def _given(url: str, trusted: tuple[str, ...], *, check: bool = True) -> Source:
 def trusted_keys(
     source: Source, memory: KeyMemory | None = None, gpg: Sequence[str] = ("gpg",)
 ) -> TrustedKeys:
-    """Read the keys that a source may be signed with.
-
-    Args:
-        source: The source.
-        memory: Remembers keys that gpg has read before.
-        gpg: The gpg that has the user's keyring, and options for it.
-    """
+    """Read the keys that a source may be signed with."""
     from imgindex.gpg import trusted_keys_from_file
 
     if not source.key:

@@ -55,7 +55,6 @@ class SourceStates(NamedTuple):
     """The records of all sources.
 
     Attributes:
-        folder: Their folder; made when the first one is written.
         writable: False if nothing can be written there: existing records count, and none is added.
     """
 
@@ -63,14 +62,7 @@ class SourceStates(NamedTuple):
     writable: bool = True
 
     def read(self, uri: str) -> Accepted | None:
-        """Return the record of a source; None when it was never accepted.
-
-        Args:
-            uri: Address of its index; user name and password do not count.
-
-        Raises:
-            SourceStateError: The record cannot be read.
-        """
+        """Return the record of a source; None when it was never accepted."""
         path = self._path(uri, ".json")
         try:
             return _parse(read_json(path, version=_VERSION, limit=_LARGEST), uri)
@@ -88,11 +80,7 @@ class SourceStates(NamedTuple):
             raise _unreadable(uri, path, "it is damaged") from error
 
     def newest(self, uris: Sequence[str]) -> Accepted | None:
-        """Return the newest record of an index with several addresses.
-
-        Raises:
-            SourceStateError: One of the records cannot be read.
-        """
+        """Return the newest record of an index with several addresses."""
         found = [record for uri in uris if (record := self.read(uri)) is not None]
         return max(found, key=lambda record: record.signed_at, default=None)
 
@@ -117,18 +105,7 @@ class SourceStates(NamedTuple):
         return None
 
     def remember(self, uri: str, accepted: Accepted, data: bytes, on_event: Reporter = ignore) -> None:
-        """Record an index that was accepted, unless another process has recorded a newer one meanwhile.
-
-        Args:
-            uri: Address of the index.
-            accepted: The result of ``imgindex.accept.judge_freshness``.
-            data: The index as it was downloaded, with its signature.
-            on_event: Reports a wait for another process.
-
-        Raises:
-            ConflictingIndexError: Meanwhile a different text of the same second was accepted.
-            SourceStateError: The record cannot be read or written.
-        """
+        """Record an index that was accepted, unless another process has recorded a newer one meanwhile."""
         if not _is_news(accepted, self.read(uri)) or not self.writable:
             return
         path = self._path(uri, ".json")
@@ -172,11 +149,7 @@ class SourceStates(NamedTuple):
             return None
 
     def forget(self, uri: str, on_event: Reporter = ignore) -> bool:
-        """Remove the record of a source, readable or not.
-
-        Returns:
-            True if there was one.
-        """
+        """Remove the record of a source, readable or not."""
         path = self._path(uri, ".json")
         try:
             if not os.path.lexists(path) and not os.path.lexists(self._path(uri, _UNSIGNED)):
@@ -286,9 +259,6 @@ class KnownImages(NamedTuple):
     Simplestreams sources mostly name images by SHA-256. The cache names them by SHA-512, which is computed
     while an image is downloaded and its SHA-256 checked. All three describe those bytes for ever, and so are
     remembered by the SHA-256, which the source's signature covers; or by the SHA-512, where it has only that.
-
-    Attributes:
-        folder: Folder of the records; made when the first one is written.
     """
 
     folder: Path
@@ -298,12 +268,7 @@ class KnownImages(NamedTuple):
         return replace(index, entries=tuple(self._completed(entry) for entry in index.entries))
 
     def remember(self, entry: Entry, on_event: Reporter = ignore) -> None:
-        """Record the facts of an image that was downloaded and verified.
-
-        Args:
-            entry: Its entry, completed with SHA-512, format and size.
-            on_event: Reports a failure, which only costs time: the facts are found out again.
-        """
+        """Record the facts of an image that was downloaded and verified."""
         key = _key(entry)
         if key is None or entry.sha512 is None or entry.size == UNKNOWN_SIZE:
             return

@@ -127,11 +127,7 @@ _FIRST_SECTIONS = ("Build", CUSTOMIZE)
 
 
 class SectionedCommand(VirtBuilderCommand):
-    """A command whose help has sections, and the most used options first.
-
-    Args:
-        most_used: The names of these options' values.
-    """
+    """A command whose help has sections, and the most used options first."""
 
     def __init__(self, *args: Any, most_used: Sequence[str] = (), **attributes: Any) -> None:
         attributes.setdefault("context_settings", {"help_option_names": ["--help"], "max_content_width": 80})
@@ -229,12 +225,7 @@ def _attached(values: dict[str, Any], order: list[click.Parameter]) -> Iterator[
 
 
 def given_options(ctx: click.Context, *names: str) -> list[tuple[str, str]]:
-    """Return repeatable options with their values, in the order of the command line.
-
-    Args:
-        ctx: The parsed command line.
-        names: First names of the options, without dashes.
-    """
+    """Return repeatable options with their values, in the order of the command line."""
     return [(name, value) for name, value in ctx.meta[_ORDER] if name in names]
 
 

@@ -46,13 +46,7 @@ class ListRequest(NamedTuple):
 
 
 class PlainList(NamedTuple):
-    """A command line that only lists all templates.
-
-    Attributes:
-        settings: The sources.
-        request: The templates and the format of the list.
-        quiet: Show no progress.
-    """
+    """A command line that only lists all templates."""
 
     settings: Settings
     request: ListRequest

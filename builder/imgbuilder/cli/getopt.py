@@ -62,13 +62,7 @@ OTHER = "Other"
 
 
 class Option(click.Option):
-    """An option with a section of the help, and with proposals for its value in shell completion.
-
-    Args:
-        section: The section.
-        names: As for ``click.Option``.
-        attributes: As for ``click.Option``.
-    """
+    """An option with a section of the help, and with proposals for its value in shell completion."""
 
     def __init__(self, section: str, *names: str, **attributes: Any) -> None:
         super().__init__(names, **attributes)
@@ -293,12 +287,6 @@ def normalise(
         shorts: Letters of short options.
         optional: Long names whose value may be left out; it is never the next word.
         preferred: Sets of long names: what fits one name of a set means that, whatever others it fits.
-
-    Returns:
-        The same arguments for a parser that knows ``--name`` only.
-
-    Raises:
-        UsageError: A prefix is ambiguous.
     """
     result: list[str] = []
     rest = iter(arguments)

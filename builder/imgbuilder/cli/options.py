@@ -294,12 +294,7 @@ MOST_USED = (
 
 
 class Operands(click.Argument):
-    """The words of a command that are not options.
-
-    Args:
-        metavar: Their names in the help; empty if there are none.
-        complete: Proposes words to a shell; by default what the metavar names.
-    """
+    """The words of a command that are not options."""
 
     def __init__(self, metavar: str, complete: Any = None) -> None:  # noqa: ANN401 - click's type of a function
         super().__init__(["names"], nargs=-1, metavar=metavar, shell_complete=complete)

@@ -16,12 +16,7 @@ from imgbuilder.terminal.console import ConsoleReporter
 
 
 class Tools(NamedTuple):
-    """The object of click's context in the client's programs.
-
-    Attributes:
-        reporter: Shows what happens.
-        make_services: Makes the ports to the outside; tests put others in.
-    """
+    """The object of click's context in the client's programs."""
 
     reporter: ConsoleReporter
     make_services: Callable[..., Services] = Services

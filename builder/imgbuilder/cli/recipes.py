@@ -25,12 +25,7 @@ _VALUES = {
 
 
 def with_recipe(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options' values, with the settings of ``--recipe`` where the command line has none.
-
-    Args:
-        ctx: The parsed command line; the disks to attach are put there.
-        options: The options' values.
-    """
+    """Return the options' values, with the settings of ``--recipe`` where the command line has none."""
     if not has_recipe(ctx):
         return options
     settings = given_recipe(ctx).settings

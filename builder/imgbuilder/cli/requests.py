@@ -32,13 +32,7 @@ _LEAST_MEMORY = 128
 
 
 class Call:
-    """A command line that was read.
-
-    Args:
-        ctx: The parsed command line.
-        options: The options' values as they are written, with defaults for options that the command has not.
-        label: The name of the command in messages.
-    """
+    """A command line that was read."""
 
     def __init__(self, ctx: click.Context, options: dict[str, Any], label: str) -> None:
         self.ctx = ctx
@@ -75,12 +69,7 @@ class Call:
             raise UsageError(f"{self.label} takes no OS-VERSION, but {self.names[0]!r} was given")
 
     def one_name(self, what: str = "OS-VERSION", hint: str = "see which there are: pybuilder list") -> str:
-        """Return the only word that is not an option.
-
-        Args:
-            what: Its name in messages.
-            hint: The advice when there is no such word, or more than one.
-        """
+        """Return the only word that is not an option."""
         if len(self.names) == 1:
             return self.names[0]
         given = f", but {len(self.names)} were given: {' '.join(self.names)}" if self.names else ""
@@ -119,12 +108,7 @@ class Values:
     is read once.
 
     Attributes:
-        size: Of ``--size``, in bytes.
         format: Of ``--format``; None for the default, or ``auto``.
-        keys: Of ``--key``.
-        attachments: Of ``--attach``.
-        forwards: Of ``--forward``.
-        operations: Customizations.
     """
 
     size: int | None

@@ -178,10 +178,6 @@ def optional_keys(lines: tuple[str, ...]) -> tuple[str, ...]:
 def add_keys(content: bytes, keys: tuple[str, ...]) -> bytes:
     """Add keys to an ``authorized_keys`` file.
 
-    Args:
-        content: The file as it is; a missing last newline is repaired.
-        keys: Lines of public keys.
-
     Returns:
         The new content; the same bytes when every key is there already, whatever its comment.
     """

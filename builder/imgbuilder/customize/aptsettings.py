@@ -76,11 +76,7 @@ def redirect_sources(text: str, mirror: str, *, stanzas: bool) -> str:
 
 
 def read_sources(guest: Guest) -> Iterator[tuple[str, bytes]]:
-    """Yield path and content of each file of apt's sources, sources.list(5).
-
-    Raises:
-        GuestCallError: There are too many or too large ones.
-    """
+    """Yield path and content of each file of apt's sources, sources.list(5)."""
     names = [path for path in guest.glob("/etc/apt/sources.list.d/*") if path.endswith((".list", ".sources"))]
     left = _LARGEST_SOURCES
     for path in ["/etc/apt/sources.list", *names]:

@@ -49,10 +49,7 @@ class ArgumentPart:
     """One part of an argument, which becomes one field.
 
     Attributes:
-        metavar: Its name in the help.
-        convert: Converts the raw value; may raise ``UsageError``.
         kind: The kind of its value in recipes.
-        optional: Whether it may be left out.
         absent: The raw value if it was left out; None to leave the field at its default.
         key: Its name in recipes; empty for the name of the field.
         is_secret: Returns whether a text contains a secret, which recipes must not.

@@ -105,9 +105,7 @@ class GuestFacts:
 
     Attributes:
         distro: os-release's ID, such as ``debian``, or ``unknown``.
-        family: Its family.
         version: Major and minor version; (0, 0) if unknown or rolling.
-        package_manager: Its package manager; None if it has no known one.
         product_name: Its name for people; printable.
     """
 
@@ -156,20 +154,14 @@ class GuestContext:
     ``run.customize`` sets the fields from ``log_file`` on, except ``follow`` and ``command_limit``.
 
     Attributes:
-        facts: Facts about the guest.
         arch: The guest's architecture, normalised.
         runs_commands: Whether the guest's programs can run in this appliance.
-        network: Whether the appliance has a network.
         proxies: Lower-case proxy variables of the host; not shown, since they may contain credentials.
-        password_crypto: The hash of passwords.
         implicit_root_password: Whether root gets a random password if no operation sets one.
         log_file: The file in the guest for the output of commands.
-        on_event: Called with steps and warnings.
         follow: Whether the output of commands is reported while they run.
         command_limit: Seconds after which a command is stopped; None for no limit.
         secrets: Variables for commands whose values are hidden everywhere.
-        mirror: Address of a mirror for apt, or empty.
-        package_cache: Local folder of packages.
         wanted: File names of packages that apt was about to fetch, and their SHA-256.
         memory: Folder in the guest that is not on its disk, or empty.
         unlabelled: Directories whose SELinux labels are not changed.

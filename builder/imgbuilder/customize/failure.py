@@ -50,9 +50,6 @@ class FailureHandler:
     """Handles the failure of one customization.
 
     Attributes:
-        name: The name of the build, for the name of the log.
-        on_error: The user's choice.
-        shell: Opens a shell in the guest.
         keep: Whether the disk is to be kept; set by ``rescue``.
     """
 

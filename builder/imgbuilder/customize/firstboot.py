@@ -135,25 +135,13 @@ def driver_text(
     link: str = f"{_WANTS}/guestfs-firstboot.service",
     status: str = STATUS,
 ) -> str:
-    """Return the driver: a shell script that runs each installed script once, in the order of their names.
-
-    Args:
-        base: Folder of ``scripts`` and ``scripts-done``.
-        log: Log file.
-        link: The link by which systemd starts the driver; removed when no script is left.
-        status: Status file.
-    """
+    """Return the driver: a shell script that runs each installed script once, in the order of their names."""
     paths = {"@BASE@": base, "@LOG@": log, "@LINK@": link, "@STATUS@": status}
     return re.sub(r"@[A-Z]+@", lambda match: shlex.quote(paths[match[0]]), _DRIVER_TEXT)
 
 
 def script_name(number: int, name: str) -> str:
-    """Return the file name of a script, such as ``5000-0002-echo--hello-``.
-
-    Args:
-        number: Its position, from 1.
-        name: Its name or command; characters other than letters, digits and ``_`` become ``-``.
-    """
+    """Return the file name of a script, such as ``5000-0002-echo--hello-``."""
     return f"{_PRIORITY}-{number:04d}-" + re.sub(r"[^A-Za-z0-9_]", "-", name)[:_NAME_LENGTH]
 
 
@@ -217,7 +205,6 @@ class ScriptStatus:
     """The result of one script.
 
     Attributes:
-        name: Its file name.
         started: Time of its start, UTC; None before the first boot.
         finished: Time of its end; None if it did not end, for example because it restarted the machine.
         exit_code: Its exit code; None if it did not end.
@@ -243,12 +230,7 @@ class ScriptStatus:
 
 @dataclass(frozen=True)
 class FirstbootReport:
-    """The results of the first boot.
-
-    Attributes:
-        scripts: Each script, in the order of their names.
-        log: The end of their output.
-    """
+    """The results of the first boot."""
 
     scripts: tuple[ScriptStatus, ...]
     log: str

@@ -139,11 +139,7 @@ def guest_proxies(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def seen_from_guest(address: str) -> str:
-    """Return an address for use in the appliance, where localhost is the appliance itself.
-
-    Args:
-        address: A URL, or a proxy without its scheme.
-    """
+    """Return an address for use in the appliance, where localhost is the appliance itself."""
     parts = _HOST_OF_URL.fullmatch(address)
     if parts is None or not _is_this_host(parts["host"].strip("[]").rstrip(".").lower()):
         return address

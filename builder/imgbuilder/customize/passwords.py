@@ -165,7 +165,6 @@ class PasswordSelector:
     """The password that an account gets.
 
     Attributes:
-        source: Its source.
         text: The password for ``PasswordSource.TEXT``, with bytes that are not UTF-8 as surrogate escapes;
             the secret's name for ``PasswordSource.SECRET``.
         locked: Whether password logins are locked as well (``!!`` in front of the hash).

@@ -47,13 +47,6 @@ class Spec:
     """The declaration of one operation.
 
     Attributes:
-        keyword: The option's name without dashes.
-        cls: The class of the operation.
-        form: The form of its argument.
-        help: One line for ``--help``.
-        long_help: More for the manual; may be empty.
-        phase: When it is applied.
-        network: Whether it needs the network.
         runs_in_guest: Whether it runs programs of the guest, which needs a processor like the guest's.
         secret: Whether its argument may contain a secret and must not be printed.
     """
@@ -125,9 +118,6 @@ def operation(
     The first line of the class's docstring becomes the help, the rest (up to the list of attributes) the
     manual's text. ``progress`` is shown while it is applied, with the values of the fields that it names in
     braces; an operation without it overrides ``describe``.
-
-    Raises:
-        ValueError: The keyword is taken, or the class has no docstring.
     """
 
     def register(cls: type[_Class]) -> type[_Class]:
@@ -187,13 +177,7 @@ class Written:
 
 
 def written_argument(keyword: str, text: str, where: str = "") -> Written:
-    """Cut a customization's argument into the raw values of its fields.
-
-    Args:
-        keyword: The option's name without dashes.
-        text: Its argument; ignored if the option takes none.
-        where: File and line, for messages.
-    """
+    """Cut a customization's argument into the raw values of its fields."""
     spec = all_operations().get(keyword)
     if spec is None:
         raise at_place(where, UsageError(f"there is no customization {keyword!r}"))

@@ -34,7 +34,6 @@ class CustomizeResult:
     """The result of a customization.
 
     Attributes:
-        log_file: The file in the guest with the output of its commands.
         root_password: The random password that root got because no operation set one, or None.
     """
 
@@ -43,12 +42,7 @@ class CustomizeResult:
 
 
 def validate(operations: Sequence[Operation]) -> None:
-    """Check the operations together, and the host, before any work.
-
-    Raises:
-        UsageError: They contradict each other, or a password names a secret that is not given.
-        ToolError: A program of the host is missing.
-    """
+    """Check the operations together, and the host, before any work."""
     users: set[str] = set()
     for operation in operations:
         operation.check_host()
@@ -117,11 +111,6 @@ def customize(
         context: Facts about the guest, and options; the rest is set here.
         on_event: Called with steps, the random password and warnings.
         rescue: Called if an operation fails in the guest, before anything is cleaned up.
-
-    Raises:
-        UsageError: The operations contradict each other.
-        OperationError: One of them failed; earlier ones are done, so the guest should not be used.
-        GuestError: The appliance failed.
     """
     validate(operations)
     check_guest(operations, context)

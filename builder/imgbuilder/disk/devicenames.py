@@ -58,10 +58,6 @@ def appliance_disk(index: int) -> str:
 def on_only_disk(device: str, disk: str = "/dev/sda") -> str | None:
     """Return the appliance's name of a disk, partition or volume of a guest that has one disk.
 
-    Args:
-        device: Any name; an index may have ``/dev/vda2``, for example.
-        disk: The appliance's name of the guest's disk.
-
     Returns:
         The appliance's name; None when the name means another disk.
     """

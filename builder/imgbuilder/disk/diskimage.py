@@ -84,14 +84,7 @@ def create_overlay(overlay: Path, disk: Path, disk_format: DiskFormat, size: int
 
 
 def write_image(source: Path, target: Path, target_format: OutputFormat, *, compressed: bool) -> None:
-    """Write a qcow2 image, with the disk that it lies over, to a file or a block device.
-
-    Args:
-        source: The image.
-        target: A file, which is replaced, or a block device that is large enough.
-        target_format: The format to write.
-        compressed: Compress clusters; for qcow2 only.
-    """
+    """Write a qcow2 image, with the disk that it lies over, to a file or a block device."""
     words: list[str | Path] = ["-f", DiskFormat.QCOW2, "-O", target_format]
     if compressed:
         words.append("-c")
@@ -133,14 +126,7 @@ def extend(image: Path, image_format: DiskFormat, size: int) -> None:
 
 
 def read_range(image: Path, image_format: DiskFormat, start: int, length: int) -> bytes:
-    """Read a part of the virtual disk.
-
-    Args:
-        image: The image.
-        image_format: Its format.
-        start: First byte, a multiple of 512.
-        length: Number of bytes, a multiple of 512.
-    """
+    """Read a part of the virtual disk."""
     if image_format is DiskFormat.RAW:
         with image.open("rb") as file:
             file.seek(start)
@@ -157,14 +143,7 @@ def read_range(image: Path, image_format: DiskFormat, start: int, length: int) -
 
 
 def write_range(image: Path, image_format: DiskFormat, start: int, content: bytes) -> None:
-    """Overwrite a part of the virtual disk.
-
-    Args:
-        image: The image.
-        image_format: Its format.
-        start: First byte, a multiple of 512.
-        content: A multiple of 512 bytes.
-    """
+    """Overwrite a part of the virtual disk."""
     if image_format is DiskFormat.RAW:
         with image.open("r+b") as file:
             file.seek(start)

@@ -32,13 +32,7 @@ _SECTOR = 512
 
 
 def check_image(path: Path, image_format: str, size: int) -> None:
-    """Check that a template's file is a harmless image of one format and virtual size.
-
-    Args:
-        path: The image.
-        image_format: ``raw``, ``qcow2`` or ``UNNAMED``.
-        size: Virtual size in bytes.
-    """
+    """Check that a template's file is a harmless image of one format and virtual size."""
     if image_format == UNNAMED:
         find_format(path, size, role=Role.TEMPLATE)
     elif image_format == "qcow2":
@@ -62,9 +56,6 @@ def check_own(
 
     Returns:
         The format, and the images of ``backing`` that this image depends on.
-
-    Raises:
-        DiskError: It is packed, read-only, refers to files that were not named, or its format is ambiguous.
     """
     head, _size = _open(path, magic.LENGTH)
     qcow2 = head.startswith(QCOW2_MAGIC)
@@ -86,11 +77,7 @@ def check_own(
 
 
 def refuse_packed(path: Path) -> None:
-    """Refuse an archive or a compressed file in place of a disk image.
-
-    Raises:
-        DiskError: It is one; the hint is how to unpack it.
-    """
+    """Refuse an archive or a compressed file in place of a disk image."""
     packing = magic.packing_of(_open(path, magic.LENGTH)[0])
     if packing is None:
         return
@@ -148,14 +135,6 @@ def find_format(path: Path, size: int | None = None, *, role: Role = Role.OWN) -
 
     A file that begins like qcow2 must be a harmless qcow2 image. Any other file is a raw disk, unless it
     looks like a format that is not supported: where two formats are possible, the image is refused.
-
-    Args:
-        path: The image.
-        size: Virtual size in bytes that it must have; None when unknown.
-        role: Relation of the image to the user.
-
-    Raises:
-        DiskError: It is neither, or its format is ambiguous.
     """
     head, real = _open(path, magic.LENGTH)
     looks = magic.foreign_format(head)
@@ -183,14 +162,7 @@ def check_raw(path: Path, size: int) -> None:
 def check_qcow2(
     path: Path, expected_size: int | None = None, *, role: Role = Role.OWN, overlay: bool = False
 ) -> Qcow2Facts:
-    """Check that a file is a qcow2 image that refers to nothing but itself.
-
-    Args:
-        path: The image.
-        expected_size: Virtual size in bytes that it must have ; None when unknown.
-        role: Relation of the image to the user.
-        overlay: Allow a backing file, which the caller then checks.
-    """
+    """Check that a file is a qcow2 image that refers to nothing but itself."""
     data, file_size = _open(path, LARGEST_CLUSTER)
     facts = parse_qcow2(data, file_size, where=str(path), role=role, overlay=overlay)
     if expected_size is not None and facts.virtual_size != expected_size:
@@ -201,12 +173,7 @@ def check_qcow2(
 
 
 def check_other(path: Path, image_format: str) -> None:
-    """Check that a file has the header of a format that only QEMU reads, and names no other file.
-
-    Args:
-        path: The image.
-        image_format: ``vmdk``, ``vdi`` or ``vhdx``.
-    """
+    """Check that a file has the header of a format that only QEMU reads, and names no other file."""
     head, _size = _open(path, _LARGEST_DESCRIPTOR)
     if magic.foreign_format(head[: magic.LENGTH]) != image_format:
         raise DiskError(f"{path} is not a {image_format} image", hint="name its real format")

@@ -38,9 +38,6 @@ _DESCRIPTOR = b"# Disk DescriptorFile"
 def foreign_format(head: bytes) -> str | None:
     """Return the format that a file looks like.
 
-    Args:
-        head: Its first ``LENGTH`` bytes, or all of them when it is shorter.
-
     Returns:
         QEMU's name of the format; None when it may be a raw disk.
     """
@@ -162,14 +159,7 @@ def recognise(head: bytes) -> Content | None:
 
 
 def content_at(image: Path, image_format: DiskFormat, start: int, end: int) -> Content | None:
-    """Return the content of a part of an image.
-
-    Args:
-        image: The image.
-        image_format: Its format.
-        start: First byte, a multiple of 512.
-        end: First byte behind the part.
-    """
+    """Return the content of a part of an image."""
     return recognise(read_head(image, image_format, start, end))
 
 

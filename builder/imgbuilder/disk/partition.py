@@ -115,9 +115,6 @@ def read_table(image: Path, image_format: DiskFormat) -> PartitionTable | None:
 
     Returns:
         The table; None when the disk has none.
-
-    Raises:
-        DiskError: sfdisk is missing, or the table is damaged.
     """
     head = diskimage.read_range(image, image_format, 0, 4 * _LARGE_SECTOR)
     if magic.recognise(head) is magic.Content.NTFS:

@@ -51,9 +51,6 @@ class Qcow2Facts:
     """The facts that a harmless qcow2 header states.
 
     Attributes:
-        version: 2 or 3.
-        virtual_size: Size of the disk in bytes.
-        cluster_size: Bytes per cluster.
         compression: Of compressed clusters, ``zlib`` or ``zstd``.
         backing: Name of its backing file, as the header has it; None for none.
         backing_format: Format of the backing file, as the header has it.
@@ -123,9 +120,6 @@ def parse_qcow2(
         where: The file, for messages.
         role: Relation of the image to the reader.
         overlay: Allow a backing file.
-
-    Raises:
-        DiskError: The header is malformed, refers to other files, or needs an unknown feature.
     """
 
     def refuse(reason: str) -> DiskError:

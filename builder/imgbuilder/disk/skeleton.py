@@ -64,14 +64,7 @@ class Skeleton:
 
 
 def make(image: Path, image_format: DiskFormat, geometry: Geometry, folder: Path) -> Skeleton:
-    """Make the skeleton of an image.
-
-    Args:
-        image: The image.
-        image_format: Its format.
-        geometry: Sector size of its partition table, and size of the disk.
-        folder: Folder of the new skeleton.
-    """
+    """Make the skeleton of an image."""
     path = folder / "disk"
 
     def read(start: int, length: int) -> bytes:

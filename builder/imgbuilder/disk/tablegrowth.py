@@ -35,12 +35,6 @@ def grow_partition(image: Path, image_format: DiskFormat, table: PartitionTable,
 
     An extended partition that contains it grows as well.
 
-    Args:
-        image: The image, changed in place.
-        image_format: Its format.
-        table: Its table before.
-        number: The partition's number; no other may be behind it on the disk.
-
     Raises:
         DiskError: sfdisk refused or failed; the image's table is unchanged.
     """

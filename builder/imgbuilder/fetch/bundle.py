@@ -71,12 +71,7 @@ class _Headers(io.RawIOBase):
 
 
 def fetch_member(download: Download) -> Fetched:
-    """Copy a file out of a bundle, under the same limits as a download.
-
-    Raises:
-        FetchError: The bundle is missing, unreadable or malformed, or the file in it has a different size.
-        FileMissingError: The bundle has no such file.
-    """
+    """Copy a file out of a bundle, under the same limits as a download."""
     place = inside(local_path(download.url) or Path())
     assert place is not None, "the router sends only addresses of bundles here"
     path, name = place

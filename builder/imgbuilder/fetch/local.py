@@ -20,10 +20,6 @@ def fetch_local(download: Download) -> Fetched:
 
     Symbolic links are followed: the user named the path. FIFOs, devices and folders are refused, since a
     FIFO would block for ever and a device has no end.
-
-    Raises:
-        FetchError: It is missing, unreadable, not an ordinary file, of a different size, changed
-            meanwhile, or the disk of a running machine.
     """
     path = local_path(download.url)
     assert path is not None, "the router sends only local addresses here"

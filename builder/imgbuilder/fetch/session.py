@@ -123,13 +123,7 @@ class StallTimer:
 
 @dataclass(frozen=True)
 class Response:
-    """A server's response, with its body still to be read.
-
-    Attributes:
-        url: The address of the request.
-        status: The status code.
-        headers: Its headers.
-    """
+    """A server's response, with its body still to be read."""
 
     url: Address
     status: int

@@ -74,12 +74,7 @@ class Limits(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """A finished transfer.
-
-    Attributes:
-        url: The address that the bytes came from, after redirects.
-        size: Their number.
-    """
+    """A finished transfer."""
 
     url: str
     size: int
@@ -112,11 +107,7 @@ class Resumable(Protocol):
         ...
 
     def restart(self, validator: str = "") -> None:
-        """Drop all bytes; those that follow belong to the file that ``validator`` stands for.
-
-        Raises:
-            OSError: The destination cannot be written.
-        """
+        """Drop all bytes; those that follow belong to the file that ``validator`` stands for."""
         ...
 
     def splice(self) -> None:
@@ -132,7 +123,6 @@ class Download(NamedTuple):
         destination: File to write to, from its position on. Its ``OSError`` is passed on.
         limit: Most bytes to accept.
         expected: Exact number of bytes, when the signed index names it.
-        on_event: Called with each event.
         label: Name of the transfer for progress bars; the address by default.
         proxy: ``SYSTEM_PROXY``, ``NO_PROXY``, or the URL of a proxy.
         digest_known: A digest or signature proves the bytes afterwards, wherever they come from. Then
@@ -158,11 +148,7 @@ class Fetcher(Protocol):
     """Copies one file of a source to a local file."""
 
     def fetch(self, download: Download) -> Fetched:
-        """Write the bytes of the file to its destination.
-
-        Raises:
-            FetchError: The whole file could not be had within the limits.
-        """
+        """Write the bytes of the file to its destination."""
         ...
 
 
@@ -176,10 +162,6 @@ def download_verified(fetcher: Fetcher, download: Download, check: Callable[[], 
         fetcher: Fetches it.
         download: The file; with ``resume``.
         check: Compares the digest of the destination; its result is returned.
-
-    Raises:
-        DigestMismatchError: ``check`` raised it.
-        FetchError: The file could not be had; what came of it can be continued.
     """
     partial = download.resume
     assert partial is not None, "only a file that can be restarted is verified here"
@@ -242,9 +224,6 @@ def store(
         expected: Exact number of bytes, if known by now.
         speed: Refuses a transfer that is too slow; None for local files.
         start: Bytes of the file that the destination holds already; they count for all sizes here.
-
-    Returns:
-        The size of the file in bytes.
 
     Raises:
         TransferCutError: Too few bytes.

@@ -122,11 +122,7 @@ def hide_in(record: object, *fields: str) -> None:
 
 
 def check_uri(uri: str) -> None:
-    """Refuse an address that cannot be that of a source.
-
-    Args:
-        uri: A web URL, a ``file://`` URI or a plain path.
-    """
+    """Refuse an address that cannot be that of a source."""
     address, uri = Address(uri), Address(uri).reveal()
     scheme = scheme_of(uri)
     if scheme is None:
@@ -191,12 +187,7 @@ def inside(path: Path) -> tuple[Path, str] | None:
 
 
 def template_url(source_uri: str, file: str) -> Address:
-    """Return the address of a template's file: below the folder that holds the index.
-
-    Raises:
-        RepositoryError: ``file`` leads out of that folder, or programs read it differently
-            (``docs/threat-model.md`` T7).
-    """
+    """Return the address of a template's file: below the folder that holds the index."""
     parts = file.split("/")
     if _UNSAFE.search(file) or re.search(r"[%?#]|://", file) or not {"", ".", ".."}.isdisjoint(parts):
         raise RepositoryError(

@@ -234,7 +234,6 @@ class _Transfer:
     """One download in progress.
 
     Attributes:
-        download: Its parameters.
         end: Time by which all of it must be done, by the fetcher's clock.
         whole: The server's ranges were wrong once, and are not requested again (D11).
     """

@@ -24,13 +24,6 @@ _TELL = "check the source's uri; if it is right, tell the publisher"
 class WebRequest:
     """The request for one file: its current address, after redirects, and the credentials of the first.
 
-    Args:
-        url: The first address; may hold a user name and password.
-        digest_known: A redirect may lead to another server, since a digest proves the bytes.
-
-    Attributes:
-        url: The current address, without user information.
-
     Raises:
         ValueError: The URL is malformed.
     """
@@ -127,9 +120,6 @@ def body_length(headers: Headers, url: str) -> int | None:
 
     Returns:
         The length in bytes; None when the server does not give it.
-
-    Raises:
-        FetchError: The headers contradict each other.
     """
     lengths = headers.getlist("Content-Length")
     if not lengths:

@@ -115,11 +115,6 @@ def name_disks(text: str, root: str, disks: Sequence[str]) -> dict[tuple[str, in
     The line of the root decides, where it has such a name. Otherwise the names are numbered in order; if
     there are several schemes, the one with a first disk counts.
 
-    Args:
-        text: The guest's fstab.
-        root: The appliance's name of the root's device.
-        disks: The appliance's names of the guest's disks, in the guest's order.
-
     Returns:
         The appliance's name of each disk, by scheme and number in the guest's names.
     """
@@ -142,10 +137,6 @@ def name_disks(text: str, root: str, disks: Sequence[str]) -> dict[tuple[str, in
 
 def find_device(spec: str, own: GuestDevices) -> DeviceMatch:
     """Resolve a device name of the guest to a device on the guest's own disks.
-
-    Args:
-        spec: A name as in fstab(5) and crypttab(5).
-        own: The devices of the guest.
 
     Returns:
         The device, or the reason why there is none.

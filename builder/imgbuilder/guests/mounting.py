@@ -41,8 +41,6 @@ class MountPoint:
     """A filesystem of the guest, and where the guest mounts it.
 
     Attributes:
-        device: The name of the filesystem in the appliance.
-        path: A path in the guest.
         options: Mount options that shape what is seen (subvolumes).
         optional: Whether the guest starts without it.
     """
@@ -74,9 +72,6 @@ def mount_guest(
 
     Returns:
         The root's device.
-
-    Raises:
-        GuestError: There is no operating system or more than one, or one of its filesystems is missing.
     """
     if likely_root is not None and is_root(appliance, likely_root, on_event):
         _mount_others(appliance, find_mount_points(appliance, likely_root), on_event)
@@ -129,9 +124,6 @@ def mount_system(
 
     Returns:
         The mounted filesystems, for ``mount_again``.
-
-    Raises:
-        GuestError: A filesystem that the guest needs is missing or cannot be mounted.
     """
     place = MountPoint(root, "/")
     appliance.mount(root, "/", options=_options(appliance, place, untouched=untouched))
@@ -140,11 +132,7 @@ def mount_system(
 
 
 def mount_again(appliance: Appliance, places: Sequence[MountPoint], on_event: Reporter) -> None:
-    """Mount the filesystems of ``mount_system`` again, this time for writing.
-
-    Raises:
-        GuestError: A filesystem that the guest needs is read-only.
-    """
+    """Mount the filesystems of ``mount_system`` again, this time for writing."""
     root, *others = places
     appliance.mount(root.device, root.path, options=root.options)
     _mount(appliance, others, on_event)
@@ -159,9 +147,6 @@ def find_mount_points(appliance: Appliance, root: str) -> list[MountPoint | Miss
 
     Returns:
         The filesystems that /etc/fstab names, shortest path first.
-
-    Raises:
-        GuestError: There are too many.
     """
     text = text_of(appliance, "/etc/fstab")
     mounts = [mount for mount in parse_fstab(text) if mount.path != "/"]

@@ -66,13 +66,8 @@ class BlockDevice:
     """A partition, volume, array, opened container, or disk without partitions, as libblkid sees it.
 
     Attributes:
-        name: Its name in the appliance.
         kind: Type of its content, such as ``ext4`` or ``LVM2_member``; empty if unknown.
-        uuid: UUID of its content.
         member: UUID of the device itself, if several devices share a UUID.
-        label: Label of its content.
-        partuuid: UUID of the partition.
-        partlabel: Name of the partition.
         array: The name inside an array, such as ``host:0``.
         array_uuid: UUID of an array; empty for other devices.
     """
@@ -145,11 +140,6 @@ class Guest(Protocol):
 
         Links on the host are followed. New files belong to root and keep their capabilities; existing
         directories keep their owners and modes.
-
-        Args:
-            local: The file or tree.
-            directory: The directory.
-            name: The name in the guest; that of ``local`` by default.
         """
 
     def tar_in(self, local: Path, directory: str, *, compress: str | None = None) -> None:
@@ -211,10 +201,6 @@ class Guest(Protocol):
 
     def relabel(self, specification: str, excluded: Sequence[str] = ()) -> bool:
         """Set the SELinux labels of all files on the mounted filesystems, with the appliance's setfiles.
-
-        Args:
-            specification: The policy's file of contexts, in the guest.
-            excluded: Directories of the guest that are left out.
 
         Returns:
             False if the appliance has no setfiles; nothing was changed.

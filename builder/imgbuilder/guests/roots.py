@@ -21,11 +21,7 @@ _READ_ONLY = ("squashfs", "erofs", "iso9660", "cramfs", "udf")
 
 
 def refuse_read_only(appliance: Appliance, root: str) -> None:
-    """Refuse a root that cannot be changed.
-
-    Raises:
-        GuestError: Its filesystem is read-only.
-    """
+    """Refuse a root that cannot be changed."""
     kind = appliance.filesystem_type(root)
     if kind in _READ_ONLY:
         raise GuestError(
@@ -73,13 +69,6 @@ def find_roots(appliance: Appliance, on_event: Reporter) -> list[str]:
     """Let libguestfs find the operating systems; of several on one btrfs, only the one that starts.
 
     The others are snapshots of it, as snapper and Timeshift make them.
-
-    Args:
-        appliance: A launched appliance with nothing mounted.
-        on_event: Receives a warning that names the snapshots.
-
-    Returns:
-        The roots' devices.
     """
     roots = appliance.inspect_roots()
     places: dict[str, list[str]] = {}
@@ -124,11 +113,7 @@ def _names_itself(appliance: Appliance, path: str, root: str) -> bool:
 
 
 def refuse_ostree(appliance: Appliance) -> None:
-    """Refuse a system of ostree, which libguestfs does not recognize.
-
-    Raises:
-        GuestError: There is one on a disk.
-    """
+    """Refuse a system of ostree, which libguestfs does not recognize."""
     for device in appliance.block_devices():
         if device.kind in NO_FILES:
             continue

@@ -21,16 +21,8 @@ def unlock(appliance: Appliance, keys: Sequence[DiskKey], on_event: Reporter) ->
 
     Without keys there is no request to the appliance.
 
-    Args:
-        appliance: A launched appliance with nothing mounted.
-        keys: The user's keys, tried in their order.
-        on_event: Receives the opened containers and warnings about unused keys; never a key itself.
-
     Returns:
         For each container's device, the device of its content.
-
-    Raises:
-        GuestError: None of the keys for a container opens it.
     """
     opened: dict[str, str] = {}
     if not keys:
@@ -116,9 +108,6 @@ def parse_key(text: str) -> DiskKey:
 
     Args:
         text: ``ID:key:TEXT``, or ``ID:file:FILE`` with the key in its first line; both may have colons.
-
-    Raises:
-        UsageError: It is not valid, or its file cannot be read. The message never quotes a key.
     """
     identity, _, rest = text.partition(":")
     kind, colon, value = rest.partition(":")

@@ -28,11 +28,6 @@ def host_arch() -> str:
 
 
 def can_run(host: str, guest: str) -> bool:
-    """Tell whether a host's CPU runs a guest's commands without emulation.
-
-    Args:
-        host: Architecture of the machine that builds, in any spelling.
-        guest: Architecture of the template, in any spelling.
-    """
+    """Tell whether a host's CPU runs a guest's commands without emulation."""
     host, guest = normalise(host), normalise(guest)
     return host == guest or (host, guest) == ("x86_64", "i386")

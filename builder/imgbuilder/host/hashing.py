@@ -51,11 +51,7 @@ def hash_stream(
 def hash_file(
     path: Path, algorithm: str = "sha512", on_event: Reporter = ignore, *, label: str = "", flags: int = 0
 ) -> str:
-    """Return the digest of a regular file.
-
-    Raises:
-        OSError: It cannot be read, or is not a regular file.
-    """
+    """Return the digest of a regular file."""
     with open_file(path, flags) as file:
         size = os.fstat(file.fileno()).st_size
         return hash_stream(file, algorithm, on_event, label=label, total=size)
@@ -67,10 +63,8 @@ class Fingerprint(NamedTuple):
     The change time cannot be set back without being root or turning the clock.
 
     Attributes:
-        size: Bytes.
         mtime_ns: Last change of its bytes, in nanoseconds since 1970.
         ctime_ns: Last change of its bytes or its inode.
-        inode: Number of its inode.
     """
 
     size: int

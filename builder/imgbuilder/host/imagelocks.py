@@ -31,15 +31,7 @@ _LOOPS = Path("/sys/block")
 
 
 def refuse_if_in_use(path: Path, *, changing: bool) -> None:
-    """Refuse a disk that another program uses; a missing or unreadable disk counts as unused.
-
-    Args:
-        path: An image file or a block device.
-        changing: The disk will be changed or replaced, not only read.
-
-    Raises:
-        DiskError: A running machine, a mount or another program uses it.
-    """
+    """Refuse a disk that another program uses; a missing or unreadable disk counts as unused."""
     with held(path, changing=changing):
         pass
 

@@ -20,11 +20,7 @@ def name_of(local: Path) -> str:
 
 
 def check(local: Path) -> Path:
-    """Accept a tree whose every file can be read and packed.
-
-    Raises:
-        UsageError: A part of it cannot be read, or is a socket; or it is the root folder.
-    """
+    """Accept a tree whose every file can be read and packed."""
     if not name_of(local):
         raise UsageError(f"{local} is the root folder of this host", hint="copy the folders in it one by one")
     if local.is_dir():

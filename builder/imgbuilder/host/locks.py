@@ -86,13 +86,6 @@ def lock_open_file(
 ) -> bool:
     """Lock an open file until it is closed.
 
-    Args:
-        descriptor: The file.
-        shared: Other processes may hold it shared at the same time.
-        purpose: Description of the holder's work, for the message of a wait.
-        on_event: Called with each event.
-        limit: Most seconds to wait; None for no limit.
-
     Returns:
         False when the limit was reached.
     """

@@ -31,9 +31,6 @@ _NO_HOME = "/nonexistent"
 def settle_home(environ: MutableMapping[str, str]) -> Iterator[str]:
     """Set ``HOME`` to the home in passwd if it is not set, and for root also if it is a user's.
 
-    Args:
-        environ: The variables, ``os.environ``; changed. Started programs see the same.
-
     Yields:
         Warnings for the user.
     """

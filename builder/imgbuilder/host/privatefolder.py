@@ -34,12 +34,7 @@ _SOCKET_DIR = re.compile(r"libguestfs[A-Za-z0-9]{6}")
 
 
 def remove_with_socket_dirs(folder: Path, *, patience: float) -> None:
-    """Remove the socket folders of a private folder, then the folder; stop if one of them is in use.
-
-    Args:
-        folder: The private folder.
-        patience: Seconds to wait for a socket folder in use.
-    """
+    """Remove the socket folders of a private folder, then the folder; stop if one of them is in use."""
     end = time.monotonic() + patience
     for listed in _socket_dirs(folder):
         while _has_live_sockets(listed):
@@ -51,12 +46,7 @@ def remove_with_socket_dirs(folder: Path, *, patience: float) -> None:
 
 
 def add_socket_dirs(folder: Path, pid: int) -> None:
-    """Add the folders in which a process has sockets to the list of a private folder.
-
-    Args:
-        folder: The private folder.
-        pid: The process; it may be gone.
-    """
+    """Add the folders in which a process has sockets to the list of a private folder."""
     held = set()
     with contextlib.suppress(OSError):  # then it may be listed already, or have no such folder
         for path in Path(f"/proc/{pid}/fd").iterdir():
@@ -145,13 +135,7 @@ def _new_folder(base: Path) -> tuple[Path, int]:
 def scratch_folder(
     *, needed: int = 0, mode: int = 0o700, before_removal: Callable[[Path], object] | None = None
 ) -> Iterator[Path]:
-    """Make a private folder for large files in TMPDIR, by default /var/tmp, and remove it afterwards.
-
-    Args:
-        needed: Bytes that will be written into it; checked first.
-        mode: Its permission bits.
-        before_removal: Called with the folder before it is removed.
-    """
+    """Make a private folder for large files in TMPDIR, by default /var/tmp, and remove it afterwards."""
     parent = temporary_dir()
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
         raise WorkspaceError(

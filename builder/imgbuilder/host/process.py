@@ -59,8 +59,6 @@ class Completed:
 
     Attributes:
         status: Its exit status; negative is minus the number of the signal that ended it.
-        stdout: Its standard output.
-        stderr: Its standard error.
     """
 
     status: int
@@ -75,11 +73,7 @@ def find_program(name: str) -> str | None:
 
 
 def require_program(name: str) -> str:
-    """Return the full path of a program.
-
-    Raises:
-        ToolError: It is not installed; the hint names the Debian package.
-    """
+    """Return the full path of a program."""
     found = find_program(name)
     if found is None:
         package = _PACKAGES.get(name, name)
@@ -132,12 +126,6 @@ def run(
         env: Variables to add to ``plain_environment()``.
         cwd: Folder to run it in.
         timeout: Seconds until it is killed; None for no limit.
-
-    Returns:
-        Its status and output.
-
-    Raises:
-        ToolError: It is missing, took too long, or (with ``check``) failed; the message quotes its output.
     """
     name = os.fspath(argv[0])
     program = require_program(name)
@@ -185,11 +173,7 @@ def failure(name: str, result: Completed) -> ToolError:
 
 @dataclass(frozen=True)
 class OutputStream:
-    """A running program whose standard output is read while it runs.
-
-    Attributes:
-        stdout: Its standard output, unbuffered.
-    """
+    """A running program whose standard output is read while it runs."""
 
     stdout: IO[bytes]
 
@@ -202,14 +186,6 @@ def streaming(
 
     Leaving the block normally waits for the program and checks its status; read to
     the end first. Leaving it by an exception kills the program.
-
-    Args:
-        argv: Program name and arguments.
-        stdin: An open file for its standard input; None for an empty one.
-        env: Variables to add to ``plain_environment()``.
-
-    Raises:
-        ToolError: It is missing or ended with a status other than 0.
     """
     name = os.fspath(argv[0])
     program = require_program(name)

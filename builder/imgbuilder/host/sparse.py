@@ -41,12 +41,7 @@ _NO_KERNEL_COPY = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, er
 
 
 class SparseWriter:
-    """Writes a new file in order, leaving holes where whole blocks are zero.
-
-    Args:
-        descriptor: An empty ordinary file, open for writing.
-        offset: Position of the next bytes.
-    """
+    """Writes a new file in order, leaving holes where whole blocks are zero."""
 
     def __init__(self, descriptor: int, offset: int = 0) -> None:
         self._descriptor = descriptor
@@ -79,16 +74,6 @@ def copy_sparse(source: Path, destination: Path, on_event: Reporter = ignore, *,
     """Copy an image to another file of the same size and content, with shared extents or holes if possible.
 
     A new file has mode 0600. The copy is complete but not synced. It is removed when copying fails.
-
-    Args:
-        source: The image.
-        destination: The copy: a file that is empty or does not exist.
-        on_event: Reports progress in bytes of the disk.
-        label: Name of the copy for progress bars.
-
-    Raises:
-        WorkspaceError: A file cannot be read, made or written.
-        DiskError: A running machine or another program uses the image.
     """
     try:
         with (
@@ -115,11 +100,7 @@ def _copy_error(source: Path, destination: Path, error: OSError) -> WorkspaceErr
 
 
 def copy_descriptor(source: int, destination: int, on_event: Reporter = ignore, *, label: str = "") -> None:
-    """Copy one open image to another open, empty, ordinary file.
-
-    Raises:
-        OSError: Reading or writing failed, or the source changed its size meanwhile.
-    """
+    """Copy one open image to another open, empty, ordinary file."""
     size = os.fstat(source).st_size
     try:
         if not _clone(source, destination):

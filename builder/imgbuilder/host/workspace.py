@@ -45,12 +45,7 @@ def explain(error: OSError, path: Path) -> WorkspaceError:
 
 
 def follow(path: Path) -> Path:
-    """Return an absolute path without links, as ``Path.resolve`` does, but refuse links of other users.
-
-    Raises:
-        WorkspaceError: A link on the way belongs to another user, in a folder where everybody may write.
-        OSError: The links lead in a circle, or a folder cannot be read.
-    """
+    """Return an absolute path without links, as ``Path.resolve`` does, but refuse links of other users."""
     done, rest, links = Path("/"), list(reversed(path.absolute().parts[1:])), 0
     while rest:
         name = rest.pop()
@@ -88,13 +83,7 @@ def is_strange(facts: os.stat_result, folder: Path) -> bool:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Check for free space before any work.
-
-    Args:
-        folder: The folder that will get the bytes.
-        needed: Their number.
-        what: Their purpose, for the message.
-    """
+    """Check for free space before any work."""
     facts = os.statvfs(folder)
     free = facts.f_bavail * facts.f_frsize
     if free < needed:
@@ -141,10 +130,6 @@ def new_file(
 
     Yields:
         The hidden temporary name to write to; it exists, empty, with mode 0600.
-
-    Raises:
-        WorkspaceError: It cannot be created or renamed.
-        DiskError: The existing file is a disk that a running machine or another program uses.
     """
     try:
         target = follow(final.parent) / final.name

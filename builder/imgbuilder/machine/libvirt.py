@@ -21,13 +21,6 @@ def libvirt_xml(machine: Machine, *, kvm: bool = True) -> str:
     """Write the domain, for ``virsh define`` or ``virsh create``.
 
     Ports are not forwarded: guests of libvirt have addresses of their own.
-
-    Args:
-        machine: The machine; the image must be absolute.
-        kvm: The host's processor runs the guest; otherwise it is emulated.
-
-    Raises:
-        UsageError: The architecture is not known, or the image's name has characters that XML cannot hold.
     """
     facts = board(machine.arch)
     if any(ord(letter) < 32 or 0xD800 <= ord(letter) <= 0xDFFF for letter in str(machine.image)):

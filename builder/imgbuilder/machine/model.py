@@ -31,8 +31,6 @@ class Forward:
     """A port of the guest that can be reached from the host only.
 
     Attributes:
-        host: Port on the host's loopback interface.
-        guest: Port of the guest.
         kind: ``tcp`` or ``udp``.
     """
 
@@ -56,15 +54,10 @@ class Machine:
     """A machine that runs an image.
 
     Attributes:
-        name: A short name, for windows and domains.
         image: The image; absolute, or relative to the folder of the script.
-        format: Its format.
         arch: Processor architecture, as QEMU calls it.
-        firmware: Its firmware.
         memory: MiB.
-        processors: Their number.
         graphic: The guest has a screen; otherwise its serial console is the terminal.
-        forwards: Ports that can be reached from the host.
         hints: Lines of text for the user, shown before the start.
         tested: Version of QEMU that the image was tested with, such as ``7.2``; None for none.
     """
@@ -88,10 +81,7 @@ class Board:
 
     Attributes:
         machine: QEMU's machine type; a changing alias, so that a script outlives the versions of QEMU.
-        serial: The guest's serial console.
-        program: The QEMU that emulates it.
         firmware: Places of the UEFI firmware's code and of its empty variables, in pairs.
-        package: Debian's package of the first of them.
     """
 
     machine: str
@@ -153,13 +143,7 @@ def board(arch: str) -> Board:
 
 
 def firmware_of(image: Path, image_format: DiskFormat, arch: str) -> Firmware:
-    """Return the firmware that can start an image; where both can, BIOS, which every QEMU has.
-
-    Args:
-        image: An image whose header was checked.
-        image_format: Its format.
-        arch: Its architecture; only PCs have a BIOS.
-    """
+    """Return the firmware that can start an image; where both can, BIOS, which every QEMU has."""
     if arch not in {"x86_64", "i686"}:
         return Firmware.UEFI
     table = read_table(image, image_format)

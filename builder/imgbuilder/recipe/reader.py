@@ -26,14 +26,6 @@ def read_recipe(path: Path, values: Mapping[str, str] | None = None) -> Recipe:
 
     An included file comes before the including one, and counts once even if several files include it. Its
     operations come first; the including file's settings and defaults replace its settings and defaults.
-
-    Args:
-        path: The file.
-        values: Values of its variables.
-
-    Raises:
-        UsageError: A file cannot be read or is not a recipe, or a variable has no value. The message names
-            file and line.
     """
     gathered = _Gathered()
     _gather(path, gathered, ())

@@ -38,9 +38,6 @@ class Setting:
     """One setting.
 
     Attributes:
-        name: Its key in a recipe.
-        summary: One line about it.
-        kind: The kind of its value.
         check: Checks one text or number, or one item of a list; raises ``UsageError``.
         keys: For tables: their keys, and whether each is required.
         paths: For tables: the keys that name a local file.
@@ -141,11 +138,7 @@ class Recipe:
         return tuple(written.make() for written in self.operations)
 
     def request(self) -> BuildRequest:
-        """Return the recipe's build; use ``dataclasses.replace`` to change it.
-
-        Raises:
-            UsageError: It names no template, or a file that it names cannot be used.
-        """
+        """Return the recipe's build; use ``dataclasses.replace`` to change it."""
         given = self.settings
         if "template" not in given:
             raise UsageError("the recipe names no template", hint='add template = "debian-12"')

@@ -45,16 +45,7 @@ def parse_settings(given: Sequence[str]) -> dict[str, str]:
 
 
 def resolve(declared: Mapping[str, Variable], given: Mapping[str, str]) -> dict[str, str]:
-    """Return the value of each declared variable.
-
-    Args:
-        declared: The variables; a default may name other variables.
-        given: Values that the user set; they are used as they are.
-
-    Raises:
-        UsageError: A value is given for an unknown variable or missing for one without a default, or
-            defaults refer to each other.
-    """
+    """Return the value of each declared variable."""
     for name in given:
         if name not in declared:
             known = ", ".join(declared) or "none"

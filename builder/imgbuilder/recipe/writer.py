@@ -24,9 +24,6 @@ def recipe_text(recipe: Recipe, folder: Path | None) -> str:
         recipe: The recipe.
         folder: The folder of the file for the text. Local files below it get relative names, others absolute
             ones; with None, names stay as they are.
-
-    Raises:
-        UsageError: It contains a password, or text that is not UTF-8.
     """
     return _RecipeWriter(folder).text(recipe)
 

@@ -47,9 +47,6 @@ class ConsoleReporter:
     """A reporter for people.
 
     Args:
-        program: Name of the program, for notices.
-        quiet: Show no steps and no progress; notices remain.
-        verbose: Show debug lines, on standard error.
         started: ``time.monotonic()`` at the program's start, from which elapsed time counts.
         out: Where steps and notices go; standard output by default.
         err: Where progress and debug lines go; standard error by default.

@@ -82,11 +82,7 @@ _WITH_VALUE = ("groups", "key", "password")
 
 
 def cut_user(text: str) -> tuple[Raw, ...]:
-    """Split the argument; a part that is not a known word belongs to the key or password before it.
-
-    Raises:
-        UsageError: A part is unknown or repeated; a password is never quoted.
-    """
+    """Split the argument; a part that is not a known word belongs to the key or password before it."""
     name, *parts = text.split(":")
     wishes: dict[str, str] = {}
     current = ""
