@@ -92,7 +92,9 @@ def test_publisher_uses_lower_modules_only() -> None:
 
 def test_nothing_below_the_command_line_prints_or_exits() -> None:
     for name, path in modules():
-        if "/cli/" in name or name.endswith(("__main__.py", "appliance/worker.py", "instant/program.py")):
+        if "/cli/" in name or name.endswith(
+            ("__main__.py", "appliance/worker.py", "instant/program.py", "hostside/confine.py")
+        ):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
