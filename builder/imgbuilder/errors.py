@@ -22,6 +22,8 @@
         GuestCallError    one request to the appliance failed
         NotYetError       a layout that this version does not handle
       OperationError    a customization failed; keeps the end of the guest's log
+
+``UnfitError`` is not one of them: the user never sees it.
 """
 
 from __future__ import annotations
@@ -77,6 +79,7 @@ __all__ = [
     "ToolError",
     "TransferCutError",
     "TrustError",
+    "UnfitError",
     "UsageError",
     "WorkspaceError",
     "WrongKeyError",
@@ -164,6 +167,13 @@ class GuestCallError(GuestError):
 
 class NotYetError(GuestError):
     """A disk layout or content that this version does not handle; nothing was changed."""
+
+
+class UnfitError(Exception):
+    """A build without an appliance cannot go on, so it is thrown away and the appliance does all of it.
+
+    It is not a ``PybuilderError``, so that nothing on its way takes it for a failure of the build.
+    """
 
 
 class OperationError(PybuilderError):

@@ -21,7 +21,7 @@ import os
 import resource
 import stat
 import sys
-from typing import Iterable, NamedTuple, Sequence, Union  # noqa: UP035 - for old interpreters
+from typing import Mapping, NamedTuple, Sequence, Union  # noqa: UP035 - for old interpreters
 
 MEMORY = 1 << 30
 """Most bytes of address space: the bitmaps of a filesystem of 16 TiB fit."""
@@ -47,7 +47,7 @@ _COMPUTING: tuple[Rule, ...] = (
     "brk", "munmap", "mremap", "madvise", "futex", "getrandom", "clock_gettime", "clock_getres",
     "gettimeofday", "time", "sched_yield", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack",
     "restart_syscall", "exit", "exit_group", "getpid", "gettid", "getuid", "geteuid", "getgid", "getegid",
-    "uname", "sysinfo",
+    "getrusage", "uname", "sysinfo",
     # Only to ask about itself: limits and signals of other processes stay out of reach.
     ("prlimit64", (0, _EQ, 0, 0), (2, _EQ, 0, 0)),
 )  # fmt: skip
@@ -76,7 +76,7 @@ _PROGRAM: tuple[Rule, ...] = (
     *_OPEN_FILES,
     "mmap", "mprotect", "execve", "arch_prctl", "set_tid_address", "set_robust_list", "rseq",
     "open", "openat", "stat", "lstat", "statx", "statfs", "newfstatat", "access", "faccessat", "faccessat2",
-    "readlink", "readlinkat", "getcwd",
+    "readlink", "readlinkat", "getcwd", "sched_getaffinity",
 )  # fmt: skip
 _SYNC: tuple[Rule, ...] = ("fsync", "fdatasync", "sync_file_range")
 """Answered with "done": the parent syncs the image once, at the end."""
@@ -93,8 +93,15 @@ _TRUNCATE_RIGHT = 1 << 14
 _NETWORK_RIGHTS = 0b11
 _SCOPES = 0b11
 """Abstract Unix sockets and signals: neither leaves the process."""
-_READABLE = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/etc/ld.so.cache")
-"""What the loader needs to start a program."""
+_PROGRAM_FILES = {
+    # What the loader needs to start a program.
+    **dict.fromkeys(
+        ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/etc/ld.so.cache"),
+        _EXECUTE | _READ | _READ_FOLDER,
+    ),
+    "/dev/null": _READ | _WRITE,
+    "/proc/self/mounts": _READ,  # resize2fs refuses an image if it cannot see that it is not mounted
+}
 
 
 class ConfinementError(Exception):
@@ -170,7 +177,7 @@ def worker(image: int, *others: int) -> Confinement:
     _limit(os.fstat(image).st_size)
     _no_new_privileges()
     found = available()
-    _restrict_files(())
+    _restrict_files({})
     _filter(library, _KILL_PROCESS, allowed=_WORKER, refused=_WORKER_REFUSED, done=_SYNC)
     return found
 
@@ -186,8 +193,10 @@ def program(image: int, command: Sequence[str]) -> None:
     os.set_inheritable(image, True)  # noqa: FBT003
     _limit(os.fstat(image).st_size)
     _no_new_privileges()
-    readable = [(path, _EXECUTE | _READ | _READ_FOLDER) for path in _READABLE]
-    if not _restrict_files([*readable, (f"/proc/self/fd/{image}", _READ | _WRITE | _TRUNCATE_RIGHT)]):
+    # libext2fs starts a thread for each processor it sees, and here no process can be started, nor a thread.
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {processors[os.getpid() % len(processors)]})
+    if not _restrict_files({**_PROGRAM_FILES, f"/proc/self/fd/{image}": _READ | _WRITE | _TRUNCATE_RIGHT}):
         raise ConfinementError("the kernel has no Landlock")
     # An unknown call fails as on an old kernel, which programs can deal with.
     _filter(library, _ERRNO | errno.ENOSYS, allowed=_PROGRAM, refused=(), done=(*_SYNC, *_TRUNCATE))
@@ -279,7 +288,7 @@ def _landlock_version() -> int:
     return max(version, 0)
 
 
-def _restrict_files(rules: Iterable[tuple[str, int]]) -> int:
+def _restrict_files(rules: Mapping[str, int]) -> int:
     """Allow only these rights on these files and folders; return Landlock's version, 0 when there is none."""
     version = _landlock_version()
     if not version:
@@ -291,7 +300,7 @@ def _restrict_files(rules: Iterable[tuple[str, int]]) -> int:
     # A kernel refuses fields that it does not know.
     size = ctypes.sizeof(ctypes.c_uint64) * (3 if version >= 6 else 2 if version >= 4 else 1)
     ruleset = _landlock(_LANDLOCK_CREATE, ctypes.byref(attributes), ctypes.c_size_t(size), ctypes.c_uint32(0))
-    for path, wanted in rules:
+    for path, wanted in rules.items():
         with contextlib.suppress(FileNotFoundError):
             _allow_path(ruleset, path, wanted & rights)
     _landlock(_LANDLOCK_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
