@@ -40,7 +40,7 @@ _FCNTL_HARMLESS = (0, 1, 2, 3, 1030)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC. Others make the kernel send signals to processes."""
 
 Condition = tuple[int, int, int, int]
-"""Which argument of a call, comparison, and its one or two values."""
+"""Number of an argument of a call, comparison, and its one or two values."""
 Rule = Union[str, tuple[str, Condition], tuple[str, Condition, Condition]]  # noqa: UP007
 
 _COMPUTING: tuple[Rule, ...] = (
@@ -87,7 +87,7 @@ that this starts at an offset: the last part of the disk and its backup partitio
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 """Numbers of the system calls; the same on every architecture."""
 _FILE_RIGHTS_OF_ABI = {1: 13, 2: 14, 3: 15, 5: 16}
-"""How many rights on files a version of Landlock knows; each is a bit."""
+"""Version of Landlock -> number of rights on files that it knows; each right is a bit."""
 _EXECUTE, _WRITE, _READ, _READ_FOLDER = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _TRUNCATE_RIGHT = 1 << 14
 _NETWORK_RIGHTS = 0b11
@@ -109,7 +109,7 @@ class ConfinementError(Exception):
 
 
 class Confinement(NamedTuple):
-    """What confines a process.
+    """The means that confine a process.
 
     Attributes:
         seccomp: The version of libseccomp; empty without it or without the kernel's support.
