@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,11 @@ class KeyMaker:
         """Stop the agent of this home and remove it."""
         self._guard.release()
 
+    @cached_property
+    def publisher(self) -> str:
+        """A key for the tests that need a publisher and no certain one."""
+        return self.make("publisher")
+
     def gpg(self, *arguments: str, data: bytes = b"", at: str | None = None) -> bytes:
         """Run gpg in this home; returns its standard output, and fails the test if gpg fails."""
         command = ["gpg", "--homedir", str(self.home), "--batch", "--no-tty", "--quiet", "--yes"]
@@ -88,11 +94,7 @@ class KeyMaker:
         options: tuple[str, ...] = (),
     ) -> str:
         """Make a key and return its fingerprint. ``expire`` is as for gpg: ``0``, ``1y``, ``1d``."""
-        # The agent's answer names the new key; user ids need not be unique.
-        before = set(self.fingerprints())
-        self.gpg(*options, "--quick-generate-key", user_id, kind, usage, expire, at=at)
-        (new,) = set(self.fingerprints()) - before
-        return new
+        return self._made(*options, "--quick-generate-key", user_id, kind, usage, expire, at=at)
 
     def add_subkey(
         self,
@@ -104,15 +106,13 @@ class KeyMaker:
         at: str | None = None,
     ) -> str:
         """Add a subkey and return its fingerprint."""
-        before = set(self.fingerprints())
-        self.gpg("--quick-add-key", primary, kind, usage, expire, at=at)
-        (new,) = set(self.fingerprints()) - before
-        return new
+        return self._made("--quick-add-key", primary, kind, usage, expire, at=at)
 
-    def fingerprints(self) -> list[str]:
-        """Return the fingerprints of all keys and subkeys of this home."""
-        listing = self.gpg("--with-colons", "--with-subkey-fingerprint", "--list-keys").decode()
-        return re.findall(r"^fpr:{9}([0-9A-F]+):", listing, re.MULTILINE)
+    def _made(self, *arguments: str, at: str | None) -> str:
+        status = self.gpg("--status-fd", "1", *arguments, at=at).decode()
+        new: str
+        (new,) = re.findall(r"^\[GNUPG:\] KEY_CREATED \w ([0-9A-F]+)", status, re.MULTILINE)
+        return new
 
     def sign(
         self,

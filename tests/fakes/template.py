@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import subprocess
+import tempfile
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 from imgbuilder.building.request import BuildRequest
 from imgbuilder.guests.ports import CommandResult, FilesystemUse
+from imgbuilder.host.sparse import SparseWriter
 from imgindex.model import Entry, Index
 from imgindex.write import write_index
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
@@ -25,20 +28,37 @@ _SECONDS = itertools.count()
 _TABLE = b"label: gpt\nstart=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649\nstart=4096\n"
 
 
-def make_disk(path: Path) -> Path:
-    """Write a raw disk: GPT, a BIOS boot partition, ext4 as the last partition."""
+def make_disk(path: Path, mark: bytes = b"") -> Path:
+    """Write a raw disk: GPT, a BIOS boot partition, ext4 as the last partition, and then ``mark``."""
     with path.open("wb") as file:
-        file.truncate(SIZE)
-    subprocess.run(["/usr/sbin/sfdisk", "-q", path], input=_TABLE, check=True, capture_output=True)
-    filesystem = path.with_name(f"{path.name}.ext4")
-    with filesystem.open("wb") as file:
-        file.truncate(5 * MIB)
-    subprocess.run(["/usr/sbin/mke2fs", "-q", "-t", "ext4", filesystem], check=True)
-    with path.open("r+b") as disk:
-        disk.seek(2 * MIB)
-        disk.write(filesystem.read_bytes())
-    filesystem.unlink()
+        writer = SparseWriter(file.fileno())
+        writer.write(_disk(mark))
+        writer.finish()
     return path
+
+
+@functools.cache
+def _disk(mark: bytes) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        disk, filesystem = Path(folder, "disk"), Path(folder, "ext4")
+        disk.write_bytes(bytes(SIZE))
+        filesystem.write_bytes(bytes(5 * MIB))
+        subprocess.run(["/usr/sbin/sfdisk", "-q", disk], input=_TABLE, check=True, capture_output=True)
+        subprocess.run(["/usr/sbin/mke2fs", "-q", "-t", "ext4", filesystem], check=True)
+        with disk.open("r+b") as file:
+            file.seek(2 * MIB)
+            file.write(filesystem.read_bytes() + mark)
+        return disk.read_bytes()
+
+
+@functools.cache
+def _packed(image_format: str, mark: bytes) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        disk = image = make_disk(Path(folder, "disk"), mark)
+        if image_format != "raw":
+            image = Path(folder, "image")
+            subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", image_format, disk, image], check=True)
+        return subprocess.run(["xz", "-0c", image], check=True, capture_output=True).stdout
 
 
 @dataclass(frozen=True)
@@ -78,21 +98,17 @@ class Site:
         (place / "test.conf").write_text(f"[test]\n{text}")
 
 
-def make_site(folder: Path, keys: KeyMaker, *, template_format: str = "raw") -> Site:
-    """Make a template and a signed source of it."""
-    disk = make_disk(folder / "disk.raw")
-    if template_format == "qcow2":
-        raw, disk = disk, folder / "disk.qcow2"
-        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, disk], check=True)
-    packed = folder / "tiny.xz"
-    packed.write_bytes(subprocess.run(["xz", "-0c", disk], check=True, capture_output=True).stdout)
-    content = packed.read_bytes()
+def make_site(folder: Path, keys: KeyMaker, *, template_format: str = "raw", mark: bytes = b"") -> Site:
+    """Make a template and a signed source of it; another ``mark`` makes another template."""
+    make_disk(folder / "disk.raw", mark)
+    content = _packed(template_format, mark)
+    (folder / "tiny.xz").write_bytes(content)
     entry = Entry(
         os_version="tiny", file="tiny.xz", arch="x86_64", size=SIZE, name="Tiny Linux",
         format=template_format,
         sha512=hashlib.sha512(content).hexdigest(), compressed_size=len(content), expand="/dev/sda2",
     )  # fmt: skip
-    site = Site(folder, entry, keys, keys.make("publisher"))
+    site = Site(folder, entry, keys, keys.publisher)
     site.sign()
     return site
 

@@ -183,7 +183,7 @@ def test_two_sources_with_the_same_template_do_not_collide(place: Place, keys: K
     """Same name, architecture, revision and file, other bytes: virt-builder's cache mixes them up (SE-13)."""
     (place.base / "other").mkdir()
     sites = {"site": place.base / "site", "other": place.base / "other"}
-    second = make_site(sites["other"], keys)
+    second = make_site(sites["other"], keys, mark=b"other")
     second.configure(place.base / "unused")
     disks = {name: (folder / "disk.raw").read_bytes() for name, folder in sites.items()}
     assert disks["site"] != disks["other"]

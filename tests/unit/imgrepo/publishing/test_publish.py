@@ -253,18 +253,7 @@ def test_a_locked_key_is_refused_before_compressing(
     repository: Repository, keys: KeyMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository.add("debian-12.img")
-    before = set(keys.fingerprints())
-    command = ["gpg", "--homedir", str(keys.home), "--batch", "--quiet", "--pinentry-mode", "loopback"]
-    command += [
-        "--passphrase",
-        "secret",
-        "--quick-generate-key",
-        "Locked <locked@example.org>",
-        "ed25519",
-        "sign",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    (locked,) = set(keys.fingerprints()) - before
+    locked = keys.make("Locked <locked@example.org>", options=("--passphrase", "secret"))
     subprocess.run(["gpgconf", "--homedir", str(keys.home), "--kill", "gpg-agent"], check=True)
     with pytest.raises(SigningError):
         repository.publish(signing=repository.signing(locked))
