@@ -21,7 +21,6 @@ ONLY_IN = {
     "jinja2": {"imgrepo/catalogue/render.py"},
     "markupsafe": {"imgrepo/catalogue/render.py"},
     "filelock": {"imgbuilder/host/locks.py"},
-    "qemu": {"imgbuilder/appliance/monitor.py"},
     "debian": {"imgrepo/contents/debcontrol.py"},
     "cyclonedx": {"imgrepo/contents/documents.py"},
     "packageurl": {"imgrepo/contents/documents.py"},

@@ -1,11 +1,31 @@
 """``pybuilder-repo``, also as ``python -m imgrepo``."""
 
 import sys
+from importlib.util import find_spec
 
 from imgbuilder.cli.entry import run_quietly
+from imgbuilder.host.extras import install_command
+
+_LIBRARIES = (
+    "cyclonedx",
+    "debian",
+    "gnupg",
+    "jinja2",
+    "license_expression",
+    "packageurl",
+    "PIL",
+    "pydantic",
+    "regex",
+)
+"""The modules of the extra ``repo``, which a client does not need."""
 
 
 def _run(arguments: list[str]) -> int:
+    missing = [name for name in _LIBRARIES if find_spec(name) is None]
+    if missing:
+        reason = f"the libraries of publishers are not installed ({', '.join(missing)})"
+        sys.stderr.write(f"pybuilder-repo: error: {reason}; type: {install_command('repo')}\n")
+        return 1
     from imgrepo.cli.main import run  # late: Ctrl-C meanwhile is for run_quietly
     from imgrepo.services import Services
 

@@ -1,15 +1,15 @@
-"""Commands to a running hypervisor (QMP), through the QEMU project's library."""
+"""Commands to a running hypervisor, by the QEMU machine protocol (QMP)."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import json
 import os
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
-
-from qemu.qmp import QMPClient, QMPError
 
 from imgbuilder.errors import ApplianceError
 from imgbuilder.host.interrupts import uninterrupted
@@ -17,6 +17,8 @@ from imgbuilder.host.interrupts import uninterrupted
 _BANDWIDTH = 16 * 1024**3
 """Bytes per second; QEMU's default limit is meant for networks."""
 _PAUSE = 0.05
+_LONGEST = 4 * 1024**2
+"""Bytes of one response; the hypervisor runs code of strangers."""
 
 
 def write_memory(monitor: Path, memory: int, then: Callable[[], None], *, limit: float) -> None:
@@ -28,7 +30,20 @@ def write_memory(monitor: Path, memory: int, then: Callable[[], None], *, limit:
         then: Called when everything is written and the machine and its disks are paused.
         limit: Seconds until it fails.
     """
-    _run(_write_memory(monitor, memory, then), limit)
+    with uninterrupted(), _Connection(monitor, limit) as hypervisor:
+        hypervisor.execute("migrate-set-parameters", {"max-bandwidth": _BANDWIDTH})
+        hypervisor.execute("getfd", {"fdname": "memory"}, descriptor=memory)
+        hypervisor.execute("migrate", {"uri": "fd:memory"})
+        while True:
+            facts = hypervisor.execute("query-migrate")
+            status = facts.get("status") if isinstance(facts, dict) else None
+            if status == "completed":
+                break
+            if status in ("failed", "cancelled", None):
+                raise ApplianceError(f"the hypervisor did not write its memory: {facts}")
+            time.sleep(_PAUSE)
+        then()
+        hypervisor.execute("cont")
 
 
 def write_screen(monitor: Path, picture: Path, *, limit: float) -> None:
@@ -39,14 +54,15 @@ def write_screen(monitor: Path, picture: Path, *, limit: float) -> None:
         picture: Absolute path of the file, which the hypervisor writes.
         limit: Seconds until it fails.
     """
-    _run(_execute(monitor, "screendump", {"filename": os.fspath(picture)}), limit)
+    with _Connection(monitor, limit) as hypervisor:
+        hypervisor.execute("screendump", {"filename": os.fspath(picture)})
 
 
 def network_table(monitor: Path, *, limit: float) -> str:
     """Return the connections of a machine's user network, as the text of ``info usernet``."""
     # QMP has no command for this, only the monitor for people has one.
-    order: dict[str, object] = {"command-line": "info usernet"}
-    return str(_run(_execute(monitor, "human-monitor-command", order), limit))
+    with _Connection(monitor, limit) as hypervisor:
+        return str(hypervisor.execute("human-monitor-command", {"command-line": "info usernet"}))
 
 
 def end_machine(monitor: Path, then: Callable[[], None], *, limit: float) -> None:
@@ -57,58 +73,88 @@ def end_machine(monitor: Path, then: Callable[[], None], *, limit: float) -> Non
         then: Called when the hypervisor answers; by then it has opened all disks.
         limit: Seconds until it fails.
     """
-    _run(_end_machine(monitor, then), limit)
-
-
-async def _end_machine(monitor: Path, then: Callable[[], None]) -> None:
-    client = QMPClient("pybuilder")
-    await client.connect(os.fspath(monitor))
-    try:
-        await client.execute("query-status")
+    with _Connection(monitor, limit) as hypervisor:
+        hypervisor.execute("query-status")
         then()
-        await client.execute("quit")
-    finally:
-        with contextlib.suppress(EOFError):  # it has ended already, as asked
-            await client.disconnect()
+        hypervisor.execute("quit")
 
 
-async def _execute(monitor: Path, order: str, arguments: dict[str, object]) -> object:
-    client = QMPClient("pybuilder")
-    await client.connect(os.fspath(monitor))
-    try:
-        return await client.execute(order, arguments)
-    finally:
-        await client.disconnect()
+class _Connection:
+    """A connection to a hypervisor's monitor, ready for commands; every failure is an ``ApplianceError``.
 
+    Args:
+        monitor: The hypervisor's socket.
+        limit: Seconds for all commands together.
+    """
 
-def _run(orders: Any, limit: float) -> object:  # noqa: ANN401 - a coroutine
-    try:
-        # The event loop would swallow a signal's exception that is raised in one of its callbacks.
-        with uninterrupted():
-            return asyncio.run(asyncio.wait_for(orders, limit))
-    except TimeoutError as error:
-        raise ApplianceError(f"the hypervisor did not answer within {limit:.0f} seconds") from error
-    except (QMPError, OSError, EOFError) as error:
-        raise ApplianceError(f"the hypervisor's monitor failed: {error}") from error
+    def __init__(self, monitor: Path, limit: float) -> None:
+        self._monitor, self._limit = monitor, limit
+        self._end = time.monotonic() + limit
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._received = b""
 
+    def __enter__(self) -> _Connection:
+        try:
+            self._socket.settimeout(self._left())
+            self._socket.connect(os.fspath(self._monitor))
+            self._message()  # its greeting
+            self._answer("qmp_capabilities", {}, [])
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
 
-async def _write_memory(monitor: Path, memory: int, then: Callable[[], None]) -> None:
-    client = QMPClient("pybuilder")
-    await client.connect(os.fspath(monitor))
-    try:
-        await client.execute("migrate-set-parameters", {"max-bandwidth": _BANDWIDTH})
-        client.send_fd_scm(memory)
-        await client.execute("getfd", {"fdname": "memory"})
-        await client.execute("migrate", {"uri": "fd:memory"})
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+        if isinstance(error, TimeoutError):
+            raise ApplianceError(f"the hypervisor did not answer within {self._limit:.0f} seconds") from error
+        if isinstance(error, OSError | EOFError | ValueError):
+            raise ApplianceError(f"the hypervisor's monitor failed: {error}") from error
+
+    def execute(
+        self, command: str, arguments: dict[str, object] | None = None, *, descriptor: int | None = None
+    ) -> object:
+        """Carry out a command and return what it returns.
+
+        Args:
+            command: Its name.
+            arguments: Its arguments.
+            descriptor: An open file that is handed over with the command.
+        """
+        return self._answer(command, arguments or {}, [] if descriptor is None else [descriptor])
+
+    def _answer(self, command: str, arguments: dict[str, object], descriptors: list[int]) -> object:
+        order = json.dumps({"execute": command, "arguments": arguments}).encode()
+        self._socket.settimeout(self._left())
+        socket.send_fds(self._socket, [order], descriptors)
         while True:
-            facts = await client.execute("query-migrate")
-            status = facts.get("status") if isinstance(facts, dict) else None
-            if status == "completed":
-                break
-            if status in ("failed", "cancelled", None):
-                raise ApplianceError(f"the hypervisor did not write its memory: {facts}")
-            await asyncio.sleep(_PAUSE)
-        then()
-        await client.execute("cont")
-    finally:
-        await client.disconnect()
+            message = self._message()
+            if "return" in message:
+                return message["return"]
+            if "error" in message:
+                error = message["error"]
+                raise ValueError(error.get("desc") if isinstance(error, dict) else error)
+            # Everything else is an event.
+
+    def _message(self) -> dict[str, Any]:
+        while b"\n" not in self._received:
+            self._socket.settimeout(self._left())
+            piece = self._socket.recv(65536)
+            if not piece:
+                raise EOFError("it closed the connection")
+            self._received += piece
+            if len(self._received) > _LONGEST:
+                raise ValueError("its response is too long")
+        line, _, self._received = self._received.partition(b"\n")
+        message = json.loads(line)
+        if not isinstance(message, dict):
+            raise ValueError("its response cannot be read")  # noqa: TRY004 - of the response, not of an argument
+        return message
+
+    def _left(self) -> float:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left

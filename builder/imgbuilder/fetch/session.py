@@ -31,6 +31,7 @@ from imgbuilder.errors import NoAnswerError, TransferCutError
 from imgbuilder.fetch.transfer import NO_PROXY, SYSTEM_PROXY, Limits
 from imgbuilder.fetch.urls import Address, without_secrets
 from imgbuilder.fetch.webrules import Headers, WebRequest
+from imgbuilder.host.extras import install_command
 from imgindex import __version__
 
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
@@ -296,10 +297,7 @@ def _explain(
     if isinstance(error, requests.exceptions.InvalidSchema) and through.lower().startswith("socks"):
         return (
             f"{url}: proxy {through}: a SOCKS proxy needs the Python module PySocks, which is not installed",
-            (
-                "on Debian: apt-get install python3-socks; else pip install PySocks; "
-                "or unset all_proxy and ALL_PROXY, or write proxy=no"
-            ),
+            f"{install_command('socks')}; or unset all_proxy and ALL_PROXY, or write proxy=no",
         )
     reason = _deepest(error)
     if isinstance(error, requests.exceptions.SSLError):

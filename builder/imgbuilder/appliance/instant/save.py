@@ -188,7 +188,7 @@ def save(connection: Connection, socket: Path, new: Path) -> None:
         PybuilderError: The state cannot be used.
         OSError: It cannot be written.
     """
-    from imgbuilder.appliance import monitor  # late: resuming needs no asyncio
+    from imgbuilder.appliance import monitor  # late: resuming does not need it
 
     # Nothing may run in the appliance between this and the write of the memory.
     began = read_answer(_shell(connection, renew_script())).uptimes
