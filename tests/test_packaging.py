@@ -23,7 +23,17 @@ MEGABYTE = 1024**2
 @pytest.fixture(scope="module")
 def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    command: list[str | Path] = [
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        folder,
+        ROOT,
+    ]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.whl"))
@@ -53,7 +63,7 @@ def client(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = tmp_path_factory.mktemp("client")
     venv.create(environment, symlinks=True)
     libraries = next(environment.glob("lib/python*/site-packages"))
-    command = ["-m", "pip", "--python", environment / "bin/python", "install", "--quiet"]
+    command: list[str | Path] = ["-m", "pip", "--python", environment / "bin/python", "install", "--quiet"]
     command += ["--no-deps", "--no-index", "--no-compile", wheel_file]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
