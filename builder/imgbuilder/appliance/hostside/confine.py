@@ -5,7 +5,7 @@ programs resize2fs and e2fsck, which this file starts when it is run as a script
 
     python3 -I -S confine.py DESCRIPTOR PROGRAM [ARGUMENT ...]
 
-DESCRIPTOR is the image, open for reading and writing, and the program finds it as /proc/self/fd/DESCRIPTOR.
+DESCRIPTOR is the open image, and the program finds it as /proc/self/fd/DESCRIPTOR.
 
 seccomp decides which system calls remain (by libseccomp, which knows the numbers of each architecture),
 Landlock which files can be opened, resource limits how much is used. docs/adr/0041-confinement.md says why.
@@ -19,6 +19,7 @@ import ctypes
 import errno
 import os
 import resource
+import signal
 import stat
 import sys
 from typing import Mapping, NamedTuple, Sequence, Union  # noqa: UP035 - for old interpreters
@@ -33,7 +34,7 @@ LIBRARY = "libseccomp.so.2"
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NE, _EQ, _MASKED_EQ = 1, 4, 7
 _ATTRIBUTE_BAD_ARCHITECTURE = 2
-_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _PROT_EXEC = 4
 _AT_EMPTY_PATH = 0x1000
 _FCNTL_HARMLESS = (0, 1, 2, 3, 1030)
@@ -192,6 +193,7 @@ def program(image: int, command: Sequence[str]) -> None:
     library = _libseccomp()
     os.set_inheritable(image, True)  # noqa: FBT003
     _limit(os.fstat(image).st_size)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     _no_new_privileges()
     # libext2fs starts a thread for each processor it sees, and here no process can be started, nor a thread.
     processors = sorted(os.sched_getaffinity(0))

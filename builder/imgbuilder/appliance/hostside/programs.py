@@ -1,0 +1,125 @@
+"""Runs e2fsck and resize2fs on a filesystem inside a disk image, confined as ``confine`` describes.
+
+The image reaches them as an open descriptor. Everything that is not a plain success sends the build to the
+appliance: no message of theirs is shown to the user as an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import sys
+import time
+from pathlib import Path
+
+from imgbuilder.appliance.hostside.gate import Place
+from imgbuilder.errors import ToolError, UnfitError
+from imgbuilder.host import process
+from imgbuilder.host.interrupts import uninterrupted
+from imgbuilder.host.text import printable
+
+CHECKER, GROWER = "e2fsck", "resize2fs"
+_CONFINE = Path(__file__).with_name("confine.py")
+_SECONDS = 300.0
+"""Most time by the clock: the limit of processor time is shorter, but the host may be busy."""
+_MOST_OUTPUT = 64 * 1024
+_EDGE = 1 << 20
+"""Bytes in front of a partition and behind it that are compared: both partition tables are in them."""
+_SECTOR = 512
+_GOOD = re.compile(
+    r"e2fsck \d.*"
+    r"|Pass \d: .*"
+    r"|/proc/self/fd/\d+: \d+/\d+ files \(.*% non-contiguous\), \d+/\d+ blocks"
+    # Advice, not a fault: kernels leave such files.
+    r"|Inode \d+ extent tree \(at level \d+\) could be (narrower|shorter)\.  Optimize\? no"
+    r"|"
+)
+"""Lines of a checker that finds nothing to repair."""
+
+
+def missing() -> str | None:
+    """Return the name of a program that is not installed, if there is one."""
+    return next((name for name in (CHECKER, GROWER) if process.find_program(name) is None), None)
+
+
+def check(image: int, place: Place) -> None:
+    """Check a filesystem completely, without writing to it.
+
+    Raises:
+        UnfitError: It has a fault, or the checker could not be run.
+    """
+    status, lines = _run(image, CHECKER, "-fn", _name(image, place))
+    complaint = next((line for line in lines if not _GOOD.fullmatch(line)), None)
+    if status != 0 or complaint is not None:
+        raise UnfitError(f"{CHECKER} does not find the filesystem clean: {complaint or f'status {status}'}")
+
+
+def grow(image: int, place: Place) -> None:
+    """Grow a filesystem to the size of its partition, which was enlarged before.
+
+    Raises:
+        UnfitError: It did not succeed; the image may be changed.
+    """
+    before = _surroundings(image, place)
+    status, lines = _run(image, GROWER, "-f", _name(image, place), f"{place.size // _SECTOR}s")
+    if status != 0:
+        raise UnfitError(f"{GROWER} failed with status {status}: {lines[-1] if lines else 'no message'}")
+    if _surroundings(image, place) != before:
+        raise UnfitError(f"{GROWER} changed the disk outside the filesystem")
+
+
+def _name(image: int, place: Place) -> str:
+    return f"/proc/self/fd/{image}?offset={place.offset}"
+
+
+def _surroundings(image: int, place: Place) -> tuple[int, bytes, bytes]:
+    """Return the size of the disk, and the bytes on both sides of a partition."""
+    start = max(0, place.offset - _EDGE)
+    return (
+        os.fstat(image).st_size,
+        os.pread(image, place.offset - start, start),
+        os.pread(image, _EDGE, place.offset + place.size),
+    )
+
+
+def _run(image: int, name: str, *arguments: str) -> tuple[int, list[str]]:
+    """Run a program confined; return its status and what it printed."""
+    program = process.find_program(name)
+    if program is None:
+        raise UnfitError(f"the program {name} is not installed")
+    command = [sys.executable, "-I", "-S", str(_CONFINE), str(image), program, *arguments]
+    running: process.Popen[bytes] | None = None
+    reading, writing = os.pipe()
+    try:
+        with uninterrupted():
+            running = process.start(command, stdout=writing, stderr=writing, pass_fds=[image])
+        os.close(writing)
+        writing = -1
+        output = _read(reading, name)
+        status = process.last_status(running, patience=5.0)
+    except ToolError as error:
+        raise UnfitError(error.message) from error
+    finally:
+        if running is not None:
+            process.end_group(running)
+        for descriptor in (reading, writing):
+            if descriptor >= 0:
+                os.close(descriptor)
+    return status, [printable(line) for line in output.decode(errors="replace").splitlines()]
+
+
+def _read(descriptor: int, name: str) -> bytes:
+    """Read to the end, within limits."""
+    pieces = b""
+    ready = select.poll()
+    ready.register(descriptor, select.POLLIN)
+    deadline = time.monotonic() + _SECONDS
+    while len(pieces) <= _MOST_OUTPUT:
+        if not ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise UnfitError(f"{name} did not end within {_SECONDS:.0f} seconds")
+        piece = os.read(descriptor, _MOST_OUTPUT)
+        if not piece:
+            return pieces
+        pieces += piece
+    raise UnfitError(f"{name} printed more than {_MOST_OUTPUT} bytes")
