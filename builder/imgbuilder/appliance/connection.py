@@ -8,7 +8,6 @@ resolved inside the guest first, by ``realpath``, and a destination must not be 
 
 from __future__ import annotations
 
-import base64
 import collections
 import contextlib
 import json
@@ -49,28 +48,6 @@ _GONE = (
 )
 
 WORKER = Path(__file__).with_name("worker.py")
-
-
-def encode(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Turn an argument into JSON data."""
-    if isinstance(value, bytes):
-        return {"base64": base64.b64encode(value).decode("ascii")}
-    if isinstance(value, list | tuple):
-        return [encode(item) for item in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value
-
-
-def decode(value: Any) -> Any:  # noqa: ANN401
-    """Undo the worker's encoding."""
-    if isinstance(value, dict):
-        if "base64" in value:
-            return base64.b64decode(value["base64"])
-        return {decode(key): decode(item) for key, item in value["dict"]}
-    if isinstance(value, list):
-        return [decode(item) for item in value]
-    return value
 
 
 def _after(limit: float | None) -> float | None:

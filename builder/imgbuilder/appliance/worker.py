@@ -8,6 +8,8 @@ It is a separate process because Python runs no signal handler while
 ``launch()`` and other calls block in C (docs/threat-model.md, F16). The parent
 handles signals and time limits, and can end this process and its hypervisor.
 
+``hostside.worker`` speaks the same protocol.
+
 Protocol, on the inherited socket whose number is the only argument: frames of
 a 32-bit big-endian length and that many bytes of JSON. Bytes travel as
 ``{"base64": ...}``. Requests are ``{"method": NAME, "args": [...], "kwargs":
@@ -35,21 +37,25 @@ _LARGEST_FRAME = 24 * 1024 * 1024
 """Most bytes of one answer, also in the parent. libguestfs itself allows 4 MiB per message."""
 
 
-def _encode(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def encode(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Turn an argument or a result into JSON data."""
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode("ascii")}
     if isinstance(value, dict):
-        return {"dict": [[_encode(key), _encode(item)] for key, item in value.items()]}
+        return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
-        return [_encode(item) for item in value]
-    return value
+        return [encode(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def _decode(value: Any) -> Any:  # noqa: ANN401
+def decode(value: Any) -> Any:  # noqa: ANN401
+    """Undo ``encode``."""
     if isinstance(value, dict):
-        return base64.b64decode(value["base64"])
+        if "base64" in value:
+            return base64.b64decode(value["base64"])
+        return {decode(key): decode(item) for key, item in value["dict"]}
     if isinstance(value, list):
-        return [_decode(item) for item in value]
+        return [decode(item) for item in value]
     return value
 
 
@@ -137,10 +143,10 @@ def _serve(channel: Channel) -> None:
         if request is None:
             break
         try:
-            kwargs = {name: _decode(value) for name, value in request["kwargs"].items()}
+            kwargs = {name: decode(value) for name, value in request["kwargs"].items()}
             _limit_files(request["most"])
-            result = getattr(handle, request["method"])(*_decode(request["args"]), **kwargs)
-            channel.send({"result": _encode(result)})
+            result = getattr(handle, request["method"])(*decode(request["args"]), **kwargs)
+            channel.send({"result": encode(result)})
         except BrokenPipeError:
             raise  # the parent has ended
         except Exception as error:  # noqa: BLE001 - a guest must not be able to end the worker
