@@ -18,9 +18,11 @@ import socket
 import struct
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imgbuilder.appliance.worker import decode, encode
 from imgbuilder.errors import ApplianceError, ApplianceSilentError, GuestCallError, GuestError
 from imgbuilder.events import Progress, ProgressEnd, Reporter, debug
 from imgbuilder.host import privatefolder, process
@@ -55,15 +57,25 @@ def _after(limit: float | None) -> float | None:
 
 
 class Connection:
-    """A worker process that holds one libguestfs handle.
+    """A worker process that holds one libguestfs handle, or answers as one.
 
     Args:
         interpreter: The Python that can load libguestfs.
         runtime: Private folder with a short path, for the worker's sockets and temporary files.
         on_event: Called with debug lines and the progress of long transfers.
+        program: The interpreter's arguments; the number of the worker's socket is added.
+        inherited: Further descriptors for the worker.
     """
 
-    def __init__(self, interpreter: Path, runtime: Path, on_event: Reporter) -> None:
+    def __init__(
+        self,
+        interpreter: Path,
+        runtime: Path,
+        on_event: Reporter,
+        *,
+        program: Sequence[str | Path] = ("-I", WORKER),
+        inherited: Sequence[int] = (),
+    ) -> None:
         self._report = on_event
         self._runtime = runtime
         self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
@@ -78,9 +90,9 @@ class Connection:
             with uninterrupted():
                 self._process = process.start(
                     # The kernel ends the worker when we end, however that happens.
-                    ["setpriv", "--pdeathsig", "KILL", "--", interpreter, "-I", WORKER, str(theirs.fileno())],
+                    ["setpriv", "--pdeathsig", "KILL", "--", interpreter, *program, str(theirs.fileno())],
                     stderr=self._stderr,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[theirs.fileno(), *inherited],
                     env={
                         "LIBGUESTFS_TMPDIR": str(runtime),
                         "XDG_RUNTIME_DIR": str(runtime),
@@ -213,7 +225,13 @@ class Connection:
         if size > _LARGEST_FRAME:
             self.close()
             raise ApplianceError(f"the appliance's worker sent {size} bytes in one answer")
-        message: dict[str, Any] = json.loads(self._exactly(size, deadline, limit))
+        try:
+            message = json.loads(self._exactly(size, deadline, limit))
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            self.close()
+            raise ApplianceError("the appliance's worker sent an answer that is not understood")
         return message
 
     def _exactly(self, size: int, deadline: float | None, limit: float | None) -> bytes:

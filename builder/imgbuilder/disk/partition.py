@@ -40,6 +40,7 @@ class Partition:
         size: Number of sectors.
         kind: GPT type GUID, or MBR type in hex.
         name: GPT name; empty when it has none.
+        uuid: Its UUID as ``/etc/fstab`` writes it, also for an MBR; empty if it is not known.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Partition:
     size: int
     kind: str
     name: str
+    uuid: str = ""
 
     @property
     def end(self) -> int:
@@ -194,6 +196,7 @@ def _parse_json(answer: bytes, sector_size: int) -> PartitionTable:
                 size=_number(part["size"]),
                 kind=str(part["type"]),
                 name=str(part.get("name", "")),
+                uuid=str(part.get("uuid", "")).lower(),
             )
             for part in facts.get("partitions", [])
         ),

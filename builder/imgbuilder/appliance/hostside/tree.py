@@ -1,4 +1,4 @@
-"""Paths in the guest: links followed inside it, files made, renamed, copied and removed as the kernel does it.
+"""Paths in the guest: links followed inside it, files made, renamed, copied and removed as the kernel does.
 
 An error that the kernel would report is an ``OSError`` with the path; what is not certain is ``Unfit``.
 """
@@ -11,7 +11,8 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from imgbuilder.appliance.hostside.ext2 import ROOT, Entry, Ext2, Inode, Unfit
+from imgbuilder.appliance.hostside.ext2 import ROOT, Ext2
+from imgbuilder.appliance.hostside.libext2fs import Entry, Inode, Unfit
 
 _MOST_LINKS_FOLLOWED = 40
 _LONGEST_NAME = 255
@@ -25,7 +26,7 @@ _CAPABILITY = b"security.capability"
 
 
 class Place(NamedTuple):
-    """What a path leads to.
+    """The end of a path.
 
     Attributes:
         path: The path without links.
@@ -219,7 +220,7 @@ class Tree:
         self._ext2.save(number, inode)
 
     def change_owner(self, number: int, uid: int, gid: int) -> None:
-        """Set the owner and group of a file, which then runs with nobody else's rights."""
+        """Set the owner and group of a file, and clear the rights that it gave its users."""
         inode = self._ext2.load(number)
         if not inode.is_folder:
             inode.mode &= ~stat.S_ISUID
@@ -282,7 +283,7 @@ class Tree:
         self.remove_folder(place, number)
 
     def rename(self, old: bytes, new: bytes) -> None:
-        """Rename a file or folder as rename(2) does."""
+        """Move a file or folder as the kernel does."""
         source, number = self.existing(old, follow=False)
         target = self.find(new, follow=False)
         moved = self._ext2.load(number)
@@ -371,7 +372,9 @@ class Tree:
             content = self._ext2.read(source, start, min(_PIECE, size - start))
             if any(content):
                 self._copy_piece(source, start, content, target)
-            elif not all(self._ext2.is_hole(source, (start + at) // block) for at in range(0, len(content), block)):
+            elif not all(
+                self._ext2.is_hole(source, (start + at) // block) for at in range(0, len(content), block)
+            ):
                 self._ext2.write(target, start, content)
         self._ext2.set_size(target, size)
         self.written(target)

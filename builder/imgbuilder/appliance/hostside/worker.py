@@ -13,12 +13,12 @@ import fnmatch
 import os
 import re
 import stat
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from imgbuilder.appliance.hostside import confine
-from imgbuilder.appliance.hostside.ext2 import Ext2, Inode, Unfit
+from imgbuilder.appliance.hostside.ext2 import Ext2
+from imgbuilder.appliance.hostside.libext2fs import Inode, Unfit
 from imgbuilder.appliance.hostside.tree import Place, Tree, failure
 from imgbuilder.appliance.worker import Channel, decode, encode
 
@@ -170,7 +170,8 @@ class Requests:
                 found = [
                     os.path.join(folder, name)  # noqa: PTH118 - in the guest
                     for folder in found
-                    if self._mode(folder, follow=True) is not None and self.is_dir(folder, followsymlinks=True)
+                    if self._mode(folder, follow=True) is not None
+                    and self.is_dir(folder, followsymlinks=True)
                     for name in self.ls(folder)
                     if matches(name) and (part.startswith(".") or not name.startswith("."))
                 ]
@@ -269,7 +270,9 @@ class Requests:
         """Give a file the permissions, owner and attributes of another."""
         if not all:
             raise Unfit("a part of the attributes is copied")
-        self._tree.copy_attributes(self._tree.existing(_path(source))[1], self._tree.existing(_path(target))[1])
+        self._tree.copy_attributes(
+            self._tree.existing(_path(source))[1], self._tree.existing(_path(target))[1]
+        )
 
     def rm_f(self, path: str) -> None:
         """Remove a file if it is there."""
@@ -322,10 +325,10 @@ def _facts(inode: Inode, number: int) -> dict[str, int]:
 
 def _answer(requests: Requests, request: dict[str, Any]) -> dict[str, Any]:
     method = str(request["method"])
+    function: Callable[..., Any] | None = getattr(requests, method, None)
+    if function is None or method.startswith("_"):
+        return {"error": f"{method}: not known", "errno": UNFIT}
     try:
-        function: Callable[..., Any] | None = None if method.startswith("_") else getattr(requests, method, None)
-        if function is None:
-            raise Unfit(f"the request {method} is not known")
         now, *arguments = decode(request["args"])
         requests.begin(now)
         return {"result": encode(function(*arguments, **request["kwargs"]))}
@@ -337,9 +340,13 @@ def _answer(requests: Requests, request: dict[str, Any]) -> dict[str, Any]:
         return {"error": f"{method}: {place}{error.strerror}", "errno": name}
 
 
-def main() -> None:
-    """Serve requests until the parent closes the socket."""
-    image, number = int(sys.argv[1]), int(sys.argv[2])
+def main(image: int, number: int) -> None:
+    """Serve requests until the parent closes the socket.
+
+    Args:
+        image: The descriptor of the image.
+        number: The descriptor of the socket.
+    """
     channel = Channel(number)
     requests = Requests(image)
     try:

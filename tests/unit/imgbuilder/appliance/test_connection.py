@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from imgbuilder.appliance.connection import Connection, decode, encode
+from imgbuilder.appliance.connection import Connection
+from imgbuilder.appliance.worker import decode, encode
 from imgbuilder.errors import ApplianceError, GuestCallError
 from imgbuilder.events import Event, Notice, Progress, ProgressEnd
 from imgbuilder.host.interrupts import Interrupted, interruptible
