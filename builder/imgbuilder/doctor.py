@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.appliance.accelerator import forget, hypervisor_name, kvm_verdict, readable_kernels
 from imgbuilder.appliance.binding import find_binding
+from imgbuilder.appliance.hostside.programs import require_host
 from imgbuilder.appliance.instant.store import VARIABLE, InstantMode, StateStore, instant_mode, state_folder
-from imgbuilder.errors import ApplianceError, PybuilderError
+from imgbuilder.errors import ApplianceError, PybuilderError, ToolError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host import paths, process
 from imgbuilder.services import ApplianceOpener
@@ -78,6 +79,7 @@ def examine(
     yield _kvm(on_event)
     for name, argument, purpose in _PROGRAMS:
         yield _program(name, argument, purpose)
+    yield _hostside()
     yield _configuration()
     yield from _folders(cache)
     yield _guarded("saved appliances", lambda: _saved(cache))
@@ -148,6 +150,17 @@ def _program(name: str, argument: str, purpose: str) -> Finding:
     text = answer.stdout.decode(errors="replace") or answer.stderr
     version = _VERSION.search(text)
     return Finding(Health.GOOD, name, f"version {version.group() if version else 'unknown'}")
+
+
+def _hostside() -> Finding:
+    subject = "builds without an appliance"
+    try:
+        found = require_host()
+    except ToolError as error:
+        return Finding(Health.WORSE, subject, f"not possible: {error.message}", error.hint or "")
+    return Finding(
+        Health.GOOD, subject, f"possible, confined by seccomp {found.seccomp} and Landlock {found.landlock}"
+    )
 
 
 def _configuration() -> Finding:

@@ -30,6 +30,8 @@ _PACKAGES = {
     "qemu-system-aarch64": "qemu-system-arm",
     "sfdisk": "fdisk",
     "fdisk": "fdisk",
+    "e2fsck": "e2fsprogs",
+    "resize2fs": "e2fsprogs",
     "xz": "xz-utils",
     "zstd": "zstd",
     "gpg": "gpg",

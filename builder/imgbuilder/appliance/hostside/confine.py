@@ -113,7 +113,7 @@ class Confinement(NamedTuple):
     """The means that confine a process.
 
     Attributes:
-        seccomp: The version of libseccomp; empty without it or without the kernel's support.
+        seccomp: The version of libseccomp.
         landlock: The version of Landlock in the kernel; 0 without it.
     """
 
@@ -148,12 +148,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def available() -> Confinement:
-    """Return what this host offers, without confining the process."""
-    try:
-        library = _libseccomp()
-    except ConfinementError:
-        return Confinement("", _landlock_version())
-    version = library.seccomp_version().contents
+    """Return what this host offers, without confining the process.
+
+    Raises:
+        ConfinementError: There is no seccomp.
+    """
+    version = _libseccomp().seccomp_version().contents
     return Confinement(f"{version.major}.{version.minor}.{version.micro}", _landlock_version())
 
 
@@ -170,14 +170,13 @@ def worker(image: int, *others: int) -> Confinement:
     Raises:
         ConfinementError: There is no seccomp on this host.
     """
-    library = _libseccomp()
+    library, found = _libseccomp(), available()
     for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - pathlib takes long to load
         if number > 2 and number not in (image, *others):
             with contextlib.suppress(OSError):
                 os.close(number)
     _limit(os.fstat(image).st_size)
     _no_new_privileges()
-    found = available()
     _restrict_files({})
     _filter(library, _KILL_PROCESS, allowed=_WORKER, refused=_WORKER_REFUSED, done=_SYNC)
     return found

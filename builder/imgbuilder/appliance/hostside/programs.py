@@ -6,6 +6,7 @@ appliance: no message of theirs is shown to the user as an error.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import select
@@ -13,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from imgbuilder.appliance.hostside import confine
 from imgbuilder.appliance.hostside.gate import Place
 from imgbuilder.errors import ToolError, UnfitError
 from imgbuilder.host import process
@@ -20,7 +22,8 @@ from imgbuilder.host.interrupts import uninterrupted
 from imgbuilder.host.text import printable
 
 CHECKER, GROWER = "e2fsck", "resize2fs"
-_CONFINE = Path(__file__).with_name("confine.py")
+_CONFINE = Path(confine.__file__)
+_LIBRARY = "libext2fs.so.2"
 _SECONDS = 300.0
 """Most time by the clock: the limit of processor time is shorter, but the host may be busy."""
 _MOST_OUTPUT = 64 * 1024
@@ -38,9 +41,29 @@ _GOOD = re.compile(
 """Lines of a checker that finds nothing to repair."""
 
 
-def missing() -> str | None:
-    """Return the name of a program that is not installed, if there is one."""
-    return next((name for name in (CHECKER, GROWER) if process.find_program(name) is None), None)
+def require_host() -> confine.Confinement:
+    """Return how processes are confined on this host, if it can write a filesystem without an appliance.
+
+    Raises:
+        ToolError: A library, a program or a part of the kernel is missing.
+    """
+    try:
+        ctypes.CDLL(_LIBRARY)
+    except OSError as error:
+        raise ToolError(f"the library {_LIBRARY} is not installed", hint=_install("libext2fs2")) from error
+    try:
+        found = confine.available()
+    except confine.ConfinementError as error:
+        raise ToolError(str(error), hint=_install("libseccomp2")) from error
+    if not found.landlock:
+        raise ToolError("the kernel has no Landlock", hint="use Linux 5.13 or later, with landlock in lsm=")
+    for name in (CHECKER, GROWER):
+        process.require_program(name)
+    return found
+
+
+def _install(package: str) -> str:
+    return f"on Debian: apt-get install {package}"
 
 
 def check(image: int, place: Place) -> None:
@@ -85,13 +108,11 @@ def _surroundings(image: int, place: Place) -> tuple[int, bytes, bytes]:
 
 def _run(image: int, name: str, *arguments: str) -> tuple[int, list[str]]:
     """Run a program confined; return its status and what it printed."""
-    program = process.find_program(name)
-    if program is None:
-        raise UnfitError(f"the program {name} is not installed")
-    command = [sys.executable, "-I", "-S", str(_CONFINE), str(image), program, *arguments]
     running: process.Popen[bytes] | None = None
     reading, writing = os.pipe()
     try:
+        program = process.require_program(name)
+        command = [sys.executable, "-I", "-S", str(_CONFINE), str(image), program, *arguments]
         with uninterrupted():
             running = process.start(command, stdout=writing, stderr=writing, pass_fds=[image])
         os.close(writing)

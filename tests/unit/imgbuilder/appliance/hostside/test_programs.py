@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from imgbuilder import doctor
 from imgbuilder.appliance.hostside import confine, gate, programs
 from imgbuilder.appliance.hostside.gate import Place
-from imgbuilder.errors import UnfitError
+from imgbuilder.errors import ToolError, UnfitError
 from imgbuilder.host import process
 from tests.unit.imgbuilder.appliance.hostside import filesystems
 from tests.unit.imgbuilder.disks import MIB, dump, verify
@@ -116,13 +118,38 @@ def test_something_else_does_not_pass(tmp_path: Path) -> None:
             programs.grow(image, Place(MIB, 4 * MIB))
 
 
-def test_a_missing_program_is_no_fault(disk: tuple[Path, Place], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_named(disk: tuple[Path, Place], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_SYSTEM_FOLDERS", ())
     monkeypatch.setenv("PATH", "/nowhere")
-    assert programs.missing() == "e2fsck"
+    with pytest.raises(ToolError, match="the program e2fsck is not installed") as caught:
+        programs.require_host()
+    assert caught.value.hint == "on Debian: apt-get install e2fsprogs"
     path, place = disk
     with opened(path) as image, pytest.raises(UnfitError, match="the program e2fsck is not installed"):
         programs.check(image, place)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value", "message", "hint"),
+    [
+        (programs, "_LIBRARY", "libmissing.so.0", "the library libmissing.so.0 is not", "libext2fs2"),
+        (confine, "LIBRARY", "libmissing.so.0", "the library libmissing.so.0 is not", "libseccomp2"),
+        (confine, "_LANDLOCK_CREATE", 100000, "the kernel has no Landlock", "Linux 5.13"),
+    ],
+)
+def test_what_a_host_must_have(
+    module: ModuleType, name: str, value: object, message: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert programs.require_host().landlock
+    assert doctor._hostside().health is doctor.Health.GOOD
+    monkeypatch.setattr(module, name, value)
+    with pytest.raises(ToolError, match=message) as caught:
+        programs.require_host()
+    assert hint in str(caught.value.hint)
+    found = doctor._hostside()
+    assert found.health is doctor.Health.WORSE
+    assert message in found.fact
+    assert hint in found.remedy
 
 
 @pytest.fixture
