@@ -8,7 +8,7 @@ GUEST_WORKERS := $(shell [ "$$(id -u)" -eq 0 ] && echo 2 || echo 1)
 FUZZ := tests/attack/test_mutation.py tests/unit/imgbuilder/catalog/test_simplestreams.py \
 	$(addprefix tests/unit/imgindex/test_,parse.py write.py clearsign.py)
 
-.PHONY: help setup demo test test-long picture check lint unit rows guest bench fuzz format clean
+.PHONY: help setup demo test test-long deb picture check lint unit rows guest bench fuzz format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: setup  ## compare with virt-builder: the same lists, templates and operat
 
 fuzz: setup  ## 200,000 examples for each reader, 100,000 changed signed indexes; half an hour
 	PYBUILDER_EXAMPLES=200000 PYBUILDER_MUTANTS=100000 $(BIN)/pytest -n 2 -q $(FUZZ)
+
+deb:  ## build the Debian packages in dist/, for the distribution of this machine
+	@scripts/deb
 
 picture:  ## record the terminal session of README; needs what "make demo" made
 	$(BIN)/python scripts/picture
