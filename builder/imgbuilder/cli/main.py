@@ -28,7 +28,7 @@ from imgindex import __version__
 _STARTED = time.monotonic()
 _EPILOG = """\b
 Customizations are carried out in the order of the command line.
-pybuilder VERB --help explains a verb; the manual page is pybuilder(1)."""
+pybuilder help shows the manual page, pybuilder help VERB explains a verb."""
 _FIRST_STEPS = """\
 pybuilder builds bootable disk images from signed templates. To begin:
 
@@ -279,6 +279,7 @@ VERBS = (
         "get-kernel", "Copy the newest kernel of an image and its initrd.", "modes:copy_kernel", "IMAGE",
         options=[*declared.KERNEL, declared.FOLDER, *_IMAGE, *declared.LAUNCHING],
     ),
+    _verb("help", "Show the manual page, or explain a verb.", "modes:show_help", "[VERB]..."),
 )  # fmt: skip
 """Our verbs, in the order of the help."""
 

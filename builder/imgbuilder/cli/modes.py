@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -18,7 +19,7 @@ from imgbuilder.cli.customizing import has_recipe, refuse_operations, shell_with
 from imgbuilder.cli.entry import ListRequest, list_templates, message_locale
 from imgbuilder.cli.requests import Call, appliance_options, build_request, kernel_request
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
-from imgbuilder.errors import PybuilderError, UsageError, WorkspaceError, WrongKeyError
+from imgbuilder.errors import PybuilderError, ToolError, UsageError, WorkspaceError, WrongKeyError
 from imgbuilder.events import Step, warn
 from imgbuilder.fetch.urls import Address, check_uri
 from imgbuilder.host import arch, paths
@@ -27,6 +28,9 @@ from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine, firmware
 from imgbuilder.services import Settings
 from imgbuilder.terminal.console import show
 from imgindex.accept import show as show_time
+
+_PAGES = ("pybuilder", "pybuilder-customize", "pybuilder-repo")
+"""The manual pages."""
 
 
 def build_image(call: Call) -> None:
@@ -67,8 +71,6 @@ def _verb_meant(call: Call) -> str | None:
     if call.ctx.parent is not None or not isinstance(program, click.Group):
         return None  # a verb was given
     word, *rest = call.names
-    if word == "help":
-        return "did you mean the option --help? pybuilder --help"
     near = difflib.get_close_matches(word, program.commands, n=1, cutoff=0.7)
     return f"did you mean the verb {near[0]}? {shlex.join(['pybuilder', near[0], *rest])}" if near else None
 
@@ -138,6 +140,31 @@ def copy_kernel(call: Call) -> None:
     if not call.options["quiet"]:
         folder = str(request.folder)  # "./vmlinuz", not "vmlinuz"
         show("".join(f"download: {source} -> {folder}/{target.name}\n" for source, target in copied.items()))
+
+
+def show_help(call: Call) -> None:
+    """Show the manual page of a program of ours, or the help of a verb."""
+    names = call.names or ("pybuilder",)
+    if names[0] not in _PAGES:
+        ctx = call.ctx.find_root()
+        for name in names:
+            found = ctx.command.get_command(ctx, name) if isinstance(ctx.command, click.Group) else None
+            if found is None:
+                raise UsageError(f"pybuilder has no verb {' '.join(names)!r}", hint="see: pybuilder --help")
+            ctx = click.Context(found, info_name=name, parent=ctx)
+        return show(f"{ctx.get_help()}\n")
+    if len(names) > 1:
+        raise UsageError("help takes one manual page", hint=f"pybuilder help {names[0]}")
+    # A virtual environment, also that of pipx or uv, has its pages where `man` does not look.
+    page = Path(sys.prefix, "share", "man", "man1", f"{names[0]}.1")
+    call.reporter.close()
+    try:
+        words = ["man", "-l", str(page)] if page.exists() else ["man", names[0]]
+        os.execvp("man", words)  # noqa: S606 - there is no shell to start
+    except FileNotFoundError as error:
+        raise ToolError(
+            "the program man is not installed", hint=f"install it (man-db), or type: {names[0]} --help"
+        ) from error
 
 
 def doctor(call: Call) -> int:

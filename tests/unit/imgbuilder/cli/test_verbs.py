@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -180,7 +182,7 @@ def test_options_of_one_name_are_alike_everywhere() -> None:
     [
         ("lsit", "did you mean the verb list? pybuilder list"),
         ("docter", "did you mean the verb doctor? pybuilder doctor"),
-        ("help", "pybuilder --help"),
+        ("hlp", "pybuilder help"),
         ("notess tiny", "did you mean the verb notes? pybuilder notes tiny"),
         ("cach list", "pybuilder cache list"),
         ("-- lsit", "pybuilder list"),
@@ -239,3 +241,44 @@ def test_formats_that_are_only_written(home: Path, capsys: pytest.CaptureFixture
     ran = Ran(capsys, *words.split(), "--format", "vmdk")
     assert ran.code == 2
     assert "the disk format 'vmdk' is not supported here\n  formats: raw, qcow2\n" in ran.err
+
+
+@pytest.mark.parametrize("words", ["plan", "cache", "cache gc"])
+def test_help_of_a_verb(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    ran = Ran(capsys, "help", *words.split())
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == Ran(capsys, *words.split(), "--help").out != ""
+
+
+@pytest.mark.parametrize("words", ["nonsense", "cache nonsense", "plan nonsense", "pybuilder nonsense"])
+def test_help_of_what_is_no_verb(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    ran = Ran(capsys, "help", *words.split())
+    assert ran.code == 2
+    assert len(ran.err.splitlines()) == 2, ran.err
+
+
+@pytest.mark.parametrize("page", ["", "pybuilder", "pybuilder-customize", "pybuilder-repo"])
+def test_manual_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    name = page or "pybuilder"
+    shown: list[list[str]] = []
+    monkeypatch.setattr(os, "execvp", lambda _program, words: shown.append(words))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    Ran(capsys, "help", *page.split())
+    assert shown.pop() == ["man", name], "a page of the system"
+    folder = tmp_path / "share" / "man" / "man1"
+    folder.mkdir(parents=True)
+    (folder / f"{name}.1").touch()
+    Ran(capsys, "help", *page.split())
+    assert shown.pop() == ["man", "-l", f"{folder}/{name}.1"], "a page of a virtual environment"
+
+
+def test_no_program_for_manual_pages(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    ran = Ran(capsys, "help")
+    assert ran.code == 1
+    assert "man-db" in ran.err
+    assert "pybuilder --help" in ran.err
