@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +27,8 @@ from imgbuilder.host.locks import try_shared
 from imgindex.files import publish, temporary_file
 from imgindex.model import Entry
 
-_KEPT = frozenset({"template", "arch", "source", "content"})
+_CHECKED = "checked"
+_KEPT = frozenset({"template", "arch", "source", "content", _CHECKED})
 """Fields of a record that stay when a disk was touched."""
 
 
@@ -80,6 +83,29 @@ class Disks:
             kept: dict[str, str] = {key: str(value) for key, value in record.items() if key in _KEPT}
             write_record(path, descriptor, kept)
             debug(on_event, f"{path} was touched, but its content is unchanged")
+        finally:
+            os.close(descriptor)
+
+    def check_once(self, path: Path, name: str, check: Callable[[int], None]) -> None:
+        """Run a check on an open disk, unless it succeeded before and the disk is unchanged.
+
+        Args:
+            path: A disk of the cache that is in use.
+            name: Name of the check.
+            check: Raises an error if the disk fails; that is not remembered.
+        """
+        descriptor = open_own(path)
+        if descriptor is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        try:
+            record = read_record(path) or {}
+            unchanged = is_unchanged(path, descriptor)
+            if unchanged and record.get(_CHECKED) == name:
+                return
+            check(descriptor)
+            if unchanged:
+                kept: dict[str, str] = {key: str(value) for key, value in record.items() if key in _KEPT}
+                write_record(path, descriptor, {**kept, _CHECKED: name})
         finally:
             os.close(descriptor)
 

@@ -92,6 +92,10 @@ class TemplateCache:
         """Return a template's unpacked disk, whose bytes are not checked; None if there is none."""
         return next((self._disks.path(file) for file in files_of(entry) if self._disks.has(file)), None)
 
+    def check_once(self, disk: Path, name: str, check: Callable[[int], None]) -> None:
+        """Run a check on an unpacked disk; if it succeeds, that is remembered until the disk changes."""
+        self._disks.check_once(disk, name, check)
+
     def preferred(self, selection: Selection) -> Selection:
         """Choose the file of a template that a build will start from, if the source has it."""
         return self._in_order(selection)[0]

@@ -6,6 +6,7 @@ not show, such as a damaged folder, is found by e2fsck (``programs``), which eve
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -171,6 +172,17 @@ class Superblock:
     def descriptor_blocks(self, blocks: int) -> int:
         """Return how many blocks the descriptors of all groups take."""
         return -(-self.groups(blocks) * self.descriptor_size // self.block_size)
+
+
+def require_fit(image: int, place: Place, grown: int | None = None) -> None:
+    """Judge the filesystem in a part of an open image, as ``objections`` does.
+
+    Raises:
+        UnfitError: Something speaks against it.
+    """
+    found = objections(os.pread(image, SUPERBLOCK, place.offset + SUPERBLOCK), place.size, grown)
+    if found:
+        raise UnfitError(f"the filesystem is not fit: {', '.join(found)}")
 
 
 def objections(raw: bytes, size: int, grown: int | None = None) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from imgbuilder.errors import (
     DiskError,
     FetchError,
     RepositoryError,
+    UnfitError,
     WorkspaceError,
 )
 from imgbuilder.events import Event, Notice, Severity, Step
@@ -248,6 +249,39 @@ def test_disk_is_unpacked_once(cache: TemplateCache, root: Path) -> None:
     assert cache.get_disk(selection(), fetcher, events.append).stat().st_ino == inode
     steps = [event.text for event in events if isinstance(event, Step)]
     assert steps == ["Downloading: https://h/d.xz", "Uncompressing: debian-12"]
+
+
+def test_a_check_of_a_disk_is_remembered_until_the_disk_changes(cache: TemplateCache) -> None:
+    checked: list[bytes] = []
+
+    def check(image: int) -> None:
+        checked.append(os.pread(image, len(DISK), 0))
+
+    path = cache.get_disk(selection(), FakeFetcher())
+    for _ in range(2):
+        cache.check_once(path, "a", check)
+    assert checked == [DISK]
+    cache.check_once(path, "b", check)
+    cache.check_once(path, "b", check)
+    assert len(checked) == 2
+    os.utime(path, ns=(1, 1))
+    cache.check_once(path, "b", check)  # its content may be another
+    assert len(checked) == 3
+    assert cache.get_disk(selection(), FakeFetcher()) == path  # it is not
+    cache.check_once(path, "b", check)
+    assert len(checked) == 3
+
+
+def test_a_failed_check_of_a_disk_is_not_remembered(cache: TemplateCache) -> None:
+    def fail(_image: int) -> None:
+        raise UnfitError("no")
+
+    path = cache.get_disk(selection(), FakeFetcher())
+    for _ in range(2):
+        with pytest.raises(UnfitError):
+            cache.check_once(path, "a", fail)
+    with pytest.raises(FileNotFoundError):
+        cache.check_once(path.with_name("none"), "a", fail)
 
 
 @needs_xz

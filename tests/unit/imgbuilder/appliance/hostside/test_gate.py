@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgbuilder.appliance.hostside import gate
-from imgbuilder.appliance.hostside.gate import Place, objections, place_of
+from imgbuilder.appliance.hostside.gate import Place, objections, place_of, require_fit
 from imgbuilder.disk.partition import Partition, PartitionTable
 from imgbuilder.errors import UnfitError
 from tests.fakes.fuzz import examples
@@ -115,6 +115,21 @@ def test_a_filesystem_larger_than_its_partition_is_not(plain: bytes) -> None:
 @pytest.mark.parametrize("raw", [b"", bytes(1024), b"\xff" * 1024, bytes(100)])
 def test_something_else_is_not(raw: bytes) -> None:
     assert objections(raw, SIZE)
+
+
+def test_the_filesystem_in_a_disk_is_judged(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    place = filesystems.in_disk(path)
+    with path.open("rb") as disk:
+        require_fit(disk.fileno(), place)
+        require_fit(disk.fileno(), place, place.size * 2)
+        for wrong in (
+            Place(place.offset + 512, place.size),
+            Place(1 << 40, place.size),
+            Place(place.offset, MIB),
+        ):
+            with pytest.raises(UnfitError, match="the filesystem is not fit: "):
+                require_fit(disk.fileno(), wrong)
 
 
 def test_growth_needs_reserved_descriptors(tmp_path: Path) -> None:
