@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from imgbuilder.appliance.connection import LISTING, Connection
+from imgbuilder.appliance.hostside import programs
 from imgbuilder.appliance.hostside.devices import Device, Disk
 from imgbuilder.appliance.launch import LibguestfsAppliance
 from imgbuilder.appliance.options import Attachment
@@ -160,19 +161,22 @@ class HostsideConnection(Connection):
     ) -> None:
         self._disk = Disk(path)
         self._clock, self._entropy = clock, entropy
+        self._image = image.fileno()
         self._mounted: dict[str, Device] = {}
+        self._written: set[Device] = set()
         super().__init__(
             Path(sys.executable),
             runtime,
             on_event,
-            program=["-I", "-S", "-c", _START, _PACKAGE, str(image.fileno())],
-            inherited=[image.fileno()],
+            program=["-I", "-S", "-c", _START, _PACKAGE, str(self._image)],
+            inherited=[self._image],
         )
         self._own: dict[str, Callable[..., Any]] = {
             "blkid": self._blkid,
             "blockdev_getsize64": lambda name: self._disk.find(name).size,
             "dmesg": lambda: "",
             "download_offset": self._download,
+            "e2fsck": self._check,
             "find0": self._find,
             "list_devices": lambda: [self._disk.whole.name],
             "list_partitions": lambda: [device.name for device in self._disk.partitions],
@@ -180,7 +184,8 @@ class HostsideConnection(Connection):
             "mount_options": self._mount,
             "pread": self._read,
             "mountpoints": lambda: {device.name: path for path, device in self._mounted.items()},
-            "shutdown": self._unmount_all,
+            "resize2fs": self._grow,
+            "shutdown": self._shut_down,
             "statvfs": self._statvfs,
             "umount_all": self._unmount_all,
             "upload": self._upload,
@@ -241,11 +246,38 @@ class HostsideConnection(Connection):
         self._mounted[path] = device
 
     def _open(self, device: Device, *, writable: bool = True) -> None:
+        self._disk.refuse_unfit(device)
+        if writable:
+            self._written.add(device)
         self._ask("open", device.start, self._entropy(32), writable=writable, check=_is_none)
 
     def _unmount_all(self) -> None:
         self._mounted = {}
         self._ask("close", check=_is_none)
+
+    def _shut_down(self) -> None:
+        self._unmount_all()
+        for device in self._written:
+            programs.check(self._image, device.place)
+
+    def _check(self, name: str, *, correct: bool) -> None:
+        assert correct, "nothing else is asked for"
+        if self._mounted:
+            raise UnfitError("a mounted filesystem is checked")
+        programs.check(self._image, self._disk.find(name).place)
+
+    def _grow(self, name: str) -> None:
+        device, mounted = self._disk.find(name), self._mounted
+        root = mounted.get("/")
+        self._unmount_all()
+        programs.grow(self._image, device.place)
+        self._written.add(device)
+        if root is not None:
+            self._open(root)
+            for path in mounted:
+                if path != "/":
+                    self._ask("cover", path, check=_is_none)
+            self._mounted = mounted
 
     def _statvfs(self, path: str) -> dict[str, int]:
         device = self._mounted[path]

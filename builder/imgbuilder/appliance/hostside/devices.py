@@ -11,6 +11,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgbuilder.appliance.hostside.gate import SUPERBLOCK, Place, objections
 from imgbuilder.disk import magic, partition
 from imgbuilder.disk.diskimage import DiskFormat
 from imgbuilder.disk.magic import Content
@@ -45,6 +46,11 @@ class Device:
     kind: str = ""
     partuuid: str = ""
     partlabel: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Its bytes on the disk."""
+        return Place(self.start, self.size)
 
 
 class Disk:
@@ -103,6 +109,12 @@ class Disk:
         elif content is not None:
             raise UnfitError(f"{device.name} holds {content}")
         return {key: value for key, value in found.items() if value}
+
+    def refuse_unfit(self, device: Device) -> None:
+        """Refuse an ext2/3/4 filesystem that only the kernel writes as it must be."""
+        found = objections(self.read(device, _EXT, SUPERBLOCK), device.size)
+        if found:
+            raise UnfitError(f"{device.name}: {found[0]}")
 
     def fat_usage(self, device: Device) -> tuple[int, int, int]:
         """Return the cluster size, the number of clusters and of free ones of a FAT filesystem."""

@@ -6,6 +6,7 @@ standard library only. All that is not certainly handled as the kernel would rai
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -28,14 +29,9 @@ _MOST_ATTRIBUTES = 256
 _HAS_EXTENTS, _HAS_64_BITS = 0x40, 0x80
 _LARGEST_FILE = 1 << 43
 _FILE_TYPES = {
-    stat.S_IFREG: 1,
-    stat.S_IFDIR: 2,
-    stat.S_IFCHR: 3,
-    stat.S_IFBLK: 4,
-    stat.S_IFIFO: 5,
-    stat.S_IFSOCK: 6,
+    stat.S_IFREG: 1, stat.S_IFDIR: 2, stat.S_IFCHR: 3, stat.S_IFBLK: 4, stat.S_IFIFO: 5, stat.S_IFSOCK: 6,
     stat.S_IFLNK: 7,
-}
+}  # fmt: skip
 """File types in the entries of folders."""
 
 
@@ -51,10 +47,12 @@ class Ext2:
 
     def __init__(self, descriptor: int, offset: int, seed: bytes = b"", *, writable: bool = True) -> None:
         self._filesystem = c_void_p()
+        # Some versions of libext2fs close their descriptor at the end, others do not.
+        self._own = os.dup(descriptor)
         flags = libext2fs.SIXTY_FOUR_BITS | libext2fs.ONE_SUPERBLOCK | (libext2fs.RW if writable else 0)
         do(
             "open2",
-            str(descriptor).encode(),
+            str(self._own).encode(),
             f"offset={offset}".encode(),
             flags,
             0,
@@ -82,6 +80,8 @@ class Ext2:
         filesystem, self._filesystem = self._filesystem, c_void_p()
         if filesystem:
             do("close_free", byref(filesystem))
+            with contextlib.suppress(OSError):
+                os.close(self._own)
 
     # Space
 

@@ -35,7 +35,7 @@ RAW = c_uint(1)
 NO_SPACE_IN_FOLDER = 2133571366
 NOT_FOUND = 2133571404
 ABORT, CHANGED = 2, 1
-"""What a callback returns."""
+"""Answers of callbacks."""
 INODE_BYTES = 128
 """Bytes of an inode in the oldest filesystems; what is behind them may be missing."""
 _LARGEST_ATTRIBUTE = 65536
@@ -113,17 +113,17 @@ class Inode(ctypes.Structure):
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder."""
+        """True for a folder."""
         return stat.S_ISDIR(self.mode)
 
     @property
     def is_link(self) -> bool:
-        """Whether it is a symbolic link."""
+        """True for a symbolic link."""
         return stat.S_ISLNK(self.mode)
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a regular file."""
+        """True for a regular file."""
         return stat.S_ISREG(self.mode)
 
     def has(self, field: str) -> bool:
@@ -240,7 +240,7 @@ def do(name: str, *arguments: Any, allowed: int = 0) -> int:
 
 
 class _Current:
-    """What the callbacks do at this moment."""
+    """The present work of the callbacks."""
 
     visit: Callable[[bytes, Any], int] = staticmethod(lambda _name, _entry: ABORT)
     attributes: dict[bytes, bytes] | None = None

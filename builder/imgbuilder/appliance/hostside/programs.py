@@ -33,7 +33,8 @@ _SECTOR = 512
 _GOOD = re.compile(
     r"e2fsck \d.*"
     r"|Pass \d: .*"
-    r"|/proc/self/fd/\d+: \d+/\d+ files \(.*% non-contiguous\), \d+/\d+ blocks"
+    # It begins with the name of the filesystem, if that has one.
+    r"|.*: \d+/\d+ files \(.*% non-contiguous\), \d+/\d+ blocks"
     # Advice, not a fault: kernels leave such files.
     r"|Inode \d+ extent tree \(at level \d+\) could be (narrower|shorter)\.  Optimize\? no"
     r"|"

@@ -19,9 +19,8 @@ _LONGEST_NAME = 255
 _LONGEST_PATH = 4096
 _MOST_NAMES = 64000
 """Names of a file, or folders in a folder; where a folder may have more, the kernel stops counting."""
-_PIECE = 1 << 20
 _ACL = b"system.posix_acl_access"
-_DEFAULT_ACL = b"system.posix_acl_default"
+DEFAULT_ACL = b"system.posix_acl_default"
 _CAPABILITY = b"security.capability"
 
 
@@ -50,7 +49,7 @@ class Tree:
     """The files of a mounted filesystem."""
 
     def __init__(self, filesystem: Ext2) -> None:
-        self._ext2 = filesystem
+        self.ext2 = filesystem
         self._mount_points: set[int] = set()
 
     def cover(self, path: bytes) -> None:
@@ -77,7 +76,7 @@ class Tree:
         while rest:
             name = rest.pop()
             folder = trail[-1][1]
-            if not self._ext2.load(folder).is_folder:
+            if not self.ext2.load(folder).is_folder:
                 raise failure(errno.ENOTDIR, path)
             if name in (b"", b"."):
                 continue
@@ -87,18 +86,18 @@ class Tree:
                 continue
             if len(name) > _LONGEST_NAME:
                 raise failure(errno.ENAMETOOLONG, path)
-            number = self._ext2.lookup(folder, name)
+            number = self.ext2.lookup(folder, name)
             is_last = not any(rest)
             if number is None:
                 if not is_last:
                     raise failure(errno.ENOENT, path)
                 return Place(_joined(trail, name), folder, name, None)
-            inode = self._ext2.load(number)
+            inode = self.ext2.load(number)
             if inode.is_link and (follow or rest):
                 links += 1
                 if links > _MOST_LINKS_FOLLOWED:
                     raise failure(errno.ELOOP, path)
-                target = self._ext2.target(number, inode)
+                target = self.ext2.target(number, inode)
                 if target.startswith(b"/"):
                     trail = trail[:1]
                 rest.extend(reversed(target.split(b"/")))
@@ -122,14 +121,14 @@ class Tree:
     def load(self, path: bytes, *, follow: bool = True) -> tuple[Inode, int]:
         """Return the inode and its number of a path that must exist."""
         number = self.existing(path, follow=follow)[1]
-        return self._ext2.load(number), number
+        return self.ext2.load(number), number
 
     def names(self, path: bytes) -> list[Entry]:
         """Return the entries of a folder."""
         inode, number = self.load(path)
         if not inode.is_folder:
             raise failure(errno.ENOTDIR, path)
-        return self._ext2.entries(number)
+        return self.ext2.entries(number)
 
     def walk(self, folder: int, prefix: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
         """Yield the paths and entries below a folder, each folder before its content."""
@@ -137,10 +136,10 @@ class Tree:
         waiting = [(prefix, folder)]
         while waiting:
             path, number = waiting.pop()
-            for entry in self._ext2.entries(number):
+            for entry in self.ext2.entries(number):
                 inner = path + b"/" + entry.name
                 yield inner, entry
-                if self._ext2.load(entry.inode).is_folder:
+                if self.ext2.load(entry.inode).is_folder:
                     self._refuse_mount_point(entry.inode)
                     if entry.inode in seen:
                         raise Unfit("folders form a loop")
@@ -154,40 +153,40 @@ class Tree:
 
         A folder that hands down its group or an ACL does so.
         """
-        folder = self._ext2.load(place.folder)
+        folder = self.ext2.load(place.folder)
         if folder.links >= _MOST_NAMES or folder.links < 2:
             raise Unfit("a folder has too many folders")
-        if _DEFAULT_ACL in self._ext2.attributes(place.folder):
+        if DEFAULT_ACL in self.ext2.attributes(place.folder):
             raise Unfit("a folder has a default ACL")
         gid = 0
         if folder.mode & stat.S_ISGID:
             gid = folder.gid
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
-        self._ext2.require(32, 1)  # the inode and its name, or neither
-        number = self._ext2.new(place.folder, mode, 0, gid, device=device)
-        self._ext2.link(place.folder, place.name, number, mode)
+        self.ext2.require(32, 1)  # the inode and its name, or neither
+        number = self.ext2.new(place.folder, mode, 0, gid, device=device)
+        self.ext2.link(place.folder, place.name, number, mode)
         if stat.S_ISDIR(mode):
-            self._ext2.add_links(place.folder, 1)
+            self.ext2.add_links(place.folder, 1)
         return number
 
     def make_link(self, place: Place, target: bytes) -> int:
         """Make a symbolic link at a place where there is nothing."""
-        if len(target) >= min(_LONGEST_PATH, self._ext2.block_size):
+        if len(target) >= min(_LONGEST_PATH, self.ext2.block_size):
             raise failure(errno.ENAMETOOLONG, place.path)
         number = self.make(place, stat.S_IFLNK | 0o777)
-        self._ext2.set_target(number, target)
+        self.ext2.set_target(number, target)
         return number
 
     def make_hard_link(self, place: Place, number: int) -> None:
         """Give a file another name, at a place where there is nothing."""
-        inode = self._ext2.load(number)
+        inode = self.ext2.load(number)
         if inode.is_folder:
             raise failure(errno.EPERM, place.path)
         if inode.links >= _MOST_NAMES:
             raise Unfit("a file has too many names")
-        self._ext2.link(place.folder, place.name, number, inode.mode)
-        self._ext2.add_links(number, 1)
+        self.ext2.link(place.folder, place.name, number, inode.mode)
+        self.ext2.add_links(number, 1)
 
     def open_file(self, path: bytes) -> int:
         """Return the inode of a regular file for writing, which is made if there is none."""
@@ -196,7 +195,7 @@ class Tree:
             if path.endswith(b"/"):
                 raise failure(errno.EISDIR, path)
             return self.make(place, stat.S_IFREG | 0o644)
-        inode = self._ext2.load(place.inode)
+        inode = self.ext2.load(place.inode)
         if inode.is_folder:
             raise failure(errno.EISDIR, path)
         if not inode.is_file:
@@ -205,70 +204,70 @@ class Tree:
 
     def written(self, number: int) -> None:
         """Do what the kernel does with a file that was written: new times, no capabilities."""
-        if _CAPABILITY in self._ext2.attributes(number):
-            self._ext2.change_attributes(number, {_CAPABILITY: None})
-        self._ext2.stamp(number, "mtime ctime")
+        if _CAPABILITY in self.ext2.attributes(number):
+            self.ext2.change_attributes(number, {_CAPABILITY: None})
+        self.ext2.stamp(number, "mtime ctime")
 
     def change_mode(self, number: int, mode: int) -> None:
         """Set the permissions of a file."""
-        inode = self._ext2.load(number)
+        inode = self.ext2.load(number)
         # The kernel would change the ACL as well.
-        if (inode.mode ^ mode) & 0o777 and _ACL in self._ext2.attributes(number):
+        if (inode.mode ^ mode) & 0o777 and _ACL in self.ext2.attributes(number):
             raise Unfit("the file has an ACL")
         inode.mode = stat.S_IFMT(inode.mode) | mode & 0o7777
-        inode.stamp("ctime", self._ext2.now)
-        self._ext2.save(number, inode)
+        inode.stamp("ctime", self.ext2.now)
+        self.ext2.save(number, inode)
 
     def change_owner(self, number: int, uid: int, gid: int) -> None:
         """Set the owner and group of a file, and clear the rights that it gave its users."""
-        inode = self._ext2.load(number)
+        inode = self.ext2.load(number)
         if not inode.is_folder:
             inode.mode &= ~stat.S_ISUID
             if inode.mode & stat.S_IXGRP:
                 inode.mode &= ~stat.S_ISGID
         inode.own(uid, gid)
-        inode.stamp("ctime", self._ext2.now)
-        self._ext2.save(number, inode)
-        if not inode.is_folder and _CAPABILITY in self._ext2.attributes(number):
-            self._ext2.change_attributes(number, {_CAPABILITY: None})
+        inode.stamp("ctime", self.ext2.now)
+        self.ext2.save(number, inode)
+        if not inode.is_folder and _CAPABILITY in self.ext2.attributes(number):
+            self.ext2.change_attributes(number, {_CAPABILITY: None})
 
     def copy_attributes(self, source: int, target: int) -> None:
         """Give a file the permissions, owner and extended attributes of another."""
-        original, values = self._ext2.load(source), self._ext2.attributes(source)
-        if _DEFAULT_ACL in values:
+        original, values = self.ext2.load(source), self.ext2.attributes(source)
+        if DEFAULT_ACL in values:
             raise Unfit("a folder has a default ACL")
-        inode = self._ext2.load(target)
+        inode = self.ext2.load(target)
         inode.mode = stat.S_IFMT(inode.mode) | original.mode & 0o7777
-        self._ext2.save(target, inode)
+        self.ext2.save(target, inode)
         self.change_owner(target, original.uid, original.gid)
         if values:
-            self._ext2.change_attributes(target, dict(values))
+            self.ext2.change_attributes(target, dict(values))
 
     # Removing and renaming
 
     def unlink(self, place: Place, number: int) -> None:
         """Remove a name that is not a folder's, and the file with its last name."""
-        self._ext2.unlink(place.folder, place.name)
+        self.ext2.unlink(place.folder, place.name)
         self._drop(number)
 
     def _drop(self, number: int) -> None:
-        inode = self._ext2.load(number)
+        inode = self.ext2.load(number)
         if inode.links > 1:
-            self._ext2.add_links(number, -1)
+            self.ext2.add_links(number, -1)
         else:
-            self._ext2.release(number, inode)
+            self.ext2.release(number, inode)
 
     def remove_folder(self, place: Place, number: int) -> None:
         """Remove an empty folder."""
-        if self._ext2.entries(number):
+        if self.ext2.entries(number):
             raise failure(errno.ENOTEMPTY, place.path)
-        self._ext2.unlink(place.folder, place.name)
-        self._ext2.add_links(place.folder, -1)
-        self._ext2.release(number, self._ext2.load(number))
+        self.ext2.unlink(place.folder, place.name)
+        self.ext2.add_links(place.folder, -1)
+        self.ext2.release(number, self.ext2.load(number))
 
     def remove(self, place: Place, number: int) -> None:
         """Remove a file or a tree."""
-        if not self._ext2.load(number).is_folder:
+        if not self.ext2.load(number).is_folder:
             self.unlink(place, number)
             return
         self._refuse_mount_point(number)
@@ -276,7 +275,7 @@ class Tree:
         folders = {place.path: number} | {path: entry.inode for path, entry in found}
         for path, entry in reversed(found):
             inner = Place(path, folders[path.rpartition(b"/")[0]], entry.name, entry.inode)
-            if self._ext2.load(entry.inode).is_folder:
+            if self.ext2.load(entry.inode).is_folder:
                 self.remove_folder(inner, entry.inode)
             else:
                 self.unlink(inner, entry.inode)
@@ -286,7 +285,7 @@ class Tree:
         """Move a file or folder as the kernel does."""
         source, number = self.existing(old, follow=False)
         target = self.find(new, follow=False)
-        moved = self._ext2.load(number)
+        moved = self.ext2.load(number)
         if not source.name or not target.name:
             raise failure(errno.EBUSY, old)
         if target.inode == number:
@@ -294,7 +293,7 @@ class Tree:
         if moved.is_folder and (target.path + b"/").startswith(source.path + b"/"):
             raise failure(errno.EINVAL, old)
         if target.inode is not None:
-            replaced = self._ext2.load(target.inode)
+            replaced = self.ext2.load(target.inode)
             if replaced.is_folder and not moved.is_folder:
                 raise failure(errno.EISDIR, old)
             if moved.is_folder and not replaced.is_folder:
@@ -304,107 +303,17 @@ class Tree:
             else:
                 self.unlink(target, target.inode)
         elif moved.is_folder and source.folder != target.folder:
-            parent = self._ext2.load(target.folder)
+            parent = self.ext2.load(target.folder)
             if parent.links >= _MOST_NAMES or parent.links < 2:
                 raise Unfit("a folder has too many folders")
-        self._ext2.require(32)
-        self._ext2.link(target.folder, target.name, number, moved.mode)
-        self._ext2.unlink(source.folder, source.name)
+        self.ext2.require(32)
+        self.ext2.link(target.folder, target.name, number, moved.mode)
+        self.ext2.unlink(source.folder, source.name)
         if moved.is_folder and source.folder != target.folder:
-            self._ext2.set_parent(number, target.folder)
-            self._ext2.add_links(source.folder, -1)
-            self._ext2.add_links(target.folder, 1)
-        self._ext2.stamp(number, "ctime")
-
-    # Copying, as cp -a does
-
-    def copy(self, source: Place, target: Place) -> None:
-        """Copy a file or a tree with everything that belongs to it."""
-        assert source.inode is not None
-        is_folder = self._ext2.load(source.inode).is_folder
-        if is_folder and (target.path + b"/").startswith(source.path + b"/"):
-            raise Unfit("a folder is copied into itself")
-        twins: dict[int, int] = {}
-        below = list(self.walk(source.inode)) if is_folder else []
-        folders = {b"": self._copy_one(source.inode, target, twins)}
-        for path, entry in below:
-            folder = folders[path.rpartition(b"/")[0]]
-            there = self._ext2.lookup(folder, entry.name)
-            place = Place(target.path + path, folder, entry.name, there)
-            folders[path] = self._copy_one(entry.inode, place, twins)
-        # The content changed the times of the folders.
-        originals = {b"": source.inode} | {path: entry.inode for path, entry in below}
-        for path, copy in folders.items():
-            self._copy_facts(originals[path], copy)
-
-    def _copy_one(self, number: int, place: Place, twins: dict[int, int]) -> int:
-        """Copy one file without its facts; return the copy."""
-        inode = self._ext2.load(number)
-        there = place.inode
-        if there is not None:
-            old = self._ext2.load(there)
-            if there == number or old.is_folder != inode.is_folder:
-                raise Unfit("cp would refuse to overwrite a file")
-            if not old.is_folder and (not inode.is_file or not old.is_file or old.links > 1):
-                self.unlink(place, there)
-                there = None
-        if inode.links > 1 and not inode.is_folder and number in twins:
-            if there is not None:
-                self.unlink(place, there)
-            self.make_hard_link(place, twins[number])
-            return twins[number]
-        if there is None:
-            if inode.is_link:
-                there = self.make_link(place, self._ext2.target(number, inode))
-            else:
-                there = self.make(place, stat.S_IFMT(inode.mode) | 0o700)
-        twins[number] = there
-        if inode.is_file:
-            self._copy_content(number, inode.size, there)
-        elif not inode.is_folder and not inode.is_link:
-            raise Unfit("a device is copied")
-        return there
-
-    def _copy_content(self, source: int, size: int, target: int) -> None:
-        block = self._ext2.block_size
-        self._ext2.set_size(target, 0)
-        for start in range(0, size, _PIECE):
-            content = self._ext2.read(source, start, min(_PIECE, size - start))
-            if any(content):
-                self._copy_piece(source, start, content, target)
-            elif not all(
-                self._ext2.is_hole(source, (start + at) // block) for at in range(0, len(content), block)
-            ):
-                self._ext2.write(target, start, content)
-        self._ext2.set_size(target, size)
-        self.written(target)
-
-    def _copy_piece(self, source: int, start: int, content: bytes, target: int) -> None:
-        """Copy the blocks of a piece that are on the disk; the others stay holes."""
-        block, first = self._ext2.block_size, 0
-        for at in range(0, len(content), block):
-            part = content[at : at + block]
-            if not any(part) and self._ext2.is_hole(source, (start + at) // block):
-                if first < at:
-                    self._ext2.write(target, start + first, content[first:at])
-                first = at + block
-        if first < len(content):
-            self._ext2.write(target, start + first, content[first:])
-
-    def _copy_facts(self, source: int, target: int) -> None:
-        values: dict[bytes, bytes | None] = dict(self._ext2.attributes(source))
-        if _DEFAULT_ACL in values:
-            raise Unfit("a folder has a default ACL")
-        values.update({name: None for name in self._ext2.attributes(target) if name not in values})
-        if values:
-            self._ext2.change_attributes(target, values)
-        original, copy = self._ext2.load(source), self._ext2.load(target)
-        copy.mode = original.mode
-        copy.own(original.uid, original.gid)
-        copy.stamp("atime", original.time("atime"))
-        copy.stamp("mtime", original.time("mtime"))
-        copy.stamp("ctime", self._ext2.now)
-        self._ext2.save(target, copy)
+            self.ext2.set_parent(number, target.folder)
+            self.ext2.add_links(source.folder, -1)
+            self.ext2.add_links(target.folder, 1)
+        self.ext2.stamp(number, "ctime")
 
 
 def _joined(trail: list[tuple[bytes, int]], name: bytes) -> bytes:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from imgbuilder.appliance.hostside import confine
+from imgbuilder.appliance.hostside.copying import Copier
 from imgbuilder.appliance.hostside.ext2 import Ext2
 from imgbuilder.appliance.hostside.libext2fs import Inode, Unfit
 from imgbuilder.appliance.hostside.tree import Place, Tree, failure
@@ -309,7 +310,7 @@ class Requests:
         if place.inode is not None and self._ext2.load(place.inode).is_folder:
             inner = self._ext2.lookup(place.inode, origin.name)
             place = Place(os.path.join(place.path, origin.name), place.inode, origin.name, inner)  # noqa: PTH118
-        self._tree.copy(origin, place)
+        Copier(self._tree).copy(origin, place)
 
 
 def _facts(inode: Inode, number: int) -> dict[str, int]:

@@ -184,9 +184,9 @@ def test_times_are_those_of_the_given_clock(image: Path, guest: LibguestfsApplia
     guest.write("/new/f", b"x")
     guest.unmount_all()
     for path in ("/new", "/new/f"):
-        told = debugfs(image, f"stat {path}")
+        shown = debugfs(image, f"stat {path}")
         for name in ("atime", "mtime", "ctime", "crtime"):
-            assert f"{name}: 0x{NOW // 10**9:08x}:{(NOW % 10**9) << 2:08x}" in told
+            assert f"{name}: 0x{NOW // 10**9:08x}:{(NOW % 10**9) << 2:08x}" in shown
 
 
 def test_what_needs_an_appliance(guest: LibguestfsAppliance) -> None:
