@@ -43,7 +43,12 @@ def _disk(mark: bytes) -> bytes:
         disk, filesystem = Path(folder, "disk"), Path(folder, "ext4")
         disk.write_bytes(bytes(SIZE))
         filesystem.write_bytes(bytes(5 * MIB))
-        subprocess.run(["/usr/sbin/sfdisk", "-q", disk], input=_TABLE, check=True, capture_output=True)
+        subprocess.run(
+            ["/usr/sbin/sfdisk", "-q", "--no-tell-kernel", disk],
+            input=_TABLE,
+            check=True,
+            capture_output=True,
+        )
         subprocess.run(["/usr/sbin/mke2fs", "-q", "-t", "ext4", filesystem], check=True)
         with disk.open("r+b") as file:
             file.seek(2 * MIB)

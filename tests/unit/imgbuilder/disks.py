@@ -17,12 +17,18 @@ BIOS = "21686148-6449-6E6F-744E-656564454649"
 
 
 def make_disk(path: Path, script: str, size: int = 32 * MIB, *, sector: int = 512) -> Path:
-    """Write a raw disk with the partition table of an sfdisk script; 4096-byte sectors are fdisk's job."""
+    """Write a raw disk with the partition table of an sfdisk script; 4096-byte sectors are fdisk's job.
+
+    A table that the kernel need not know is written without a sync of all filesystems of this machine.
+    """
     with path.open("wb") as file:
         file.truncate(size)
     if sector == 512:
         subprocess.run(
-            ["/usr/sbin/sfdisk", "-q", path], input=script.encode(), check=True, capture_output=True
+            ["/usr/sbin/sfdisk", "-q", "--no-tell-kernel", path],
+            input=script.encode(),
+            check=True,
+            capture_output=True,
         )
         return path
     with tempfile.NamedTemporaryFile("w", suffix=".script") as text:
@@ -66,16 +72,10 @@ def verify(path: Path) -> None:
     assert re.search(r"No problems found", said.stdout), said.stdout
 
 
-def add_ext(path: Path, start: int, size: int, *words: str) -> None:
+def add_ext(path: Path, start: int, size: int) -> None:
     """Put an ext4 filesystem at a byte of the disk."""
-    filesystem = path.with_suffix(".ext4")
-    with filesystem.open("wb") as file:
-        file.truncate(size)
-    subprocess.run(["/usr/sbin/mke2fs", "-q", "-t", "ext4", *words, filesystem], check=True)
-    with path.open("r+b") as disk:
-        disk.seek(start)
-        disk.write(filesystem.read_bytes())
-    filesystem.unlink()
+    place: list[str | Path] = ["-E", f"offset={start}", path, f"{size // 1024}k"]
+    subprocess.run(["/usr/sbin/mke2fs", "-q", "-F", "-t", "ext4", *place], check=True, capture_output=True)
 
 
 def put(path: Path, place: int, content: bytes) -> None:

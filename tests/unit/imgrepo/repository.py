@@ -59,7 +59,7 @@ def image(path: Path, fill: bytes = b"x", size: int = SIZE) -> Path:
 def partitioned(path: Path, table: bytes = TABLE) -> Path:
     """Write a raw image with a partition table."""
     image(path, size=8 << 20)
-    subprocess.run(["/usr/sbin/sfdisk", "--quiet", path], input=table, check=True)
+    subprocess.run(["/usr/sbin/sfdisk", "--quiet", "--no-tell-kernel", path], input=table, check=True)
     return path
 
 

@@ -72,7 +72,11 @@ def disk(folder: Path, script: str) -> Path:
         file.truncate(16 << 20)
     if script:
         subprocess.run(
-            ["/usr/sbin/sfdisk", "-q", path], input=script, text=True, check=True, capture_output=True
+            ["/usr/sbin/sfdisk", "-q", "--no-tell-kernel", path],
+            input=script,
+            text=True,
+            check=True,
+            capture_output=True,
         )
     return path
 
