@@ -8,6 +8,7 @@ types and sizes are checked before anything uses them.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import posixpath
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from imgbuilder.appliance.connection import LISTING, Connection
-from imgbuilder.appliance.hostside import programs
+from imgbuilder.appliance.hostside import archive, programs
 from imgbuilder.appliance.hostside.devices import Device, Disk
 from imgbuilder.appliance.launch import LibguestfsAppliance
 from imgbuilder.appliance.options import Attachment
@@ -187,6 +188,7 @@ class HostsideConnection(Connection):
             "resize2fs": self._grow,
             "shutdown": self._shut_down,
             "statvfs": self._statvfs,
+            "tar_in": self._unpack,
             "umount_all": self._unmount_all,
             "upload": self._upload,
             "vfs_type": lambda name: self._blkid(name).get("TYPE", ""),
@@ -312,6 +314,13 @@ class HostsideConnection(Connection):
                     raise UnfitError(f"{path} is shorter than its size")
                 file.write(piece)
                 offset, size = offset + len(piece), size - len(piece)
+
+    def _unpack(
+        self, local: str, folder: str, *, xattrs: bool, acls: bool, compress: str | None = None
+    ) -> None:
+        assert xattrs, "nothing else is asked for"
+        assert acls, "nothing else is asked for"
+        archive.unpack(Path(local), compress, folder, functools.partial(self._ask, check=_is_none))
 
     def _find(self, path: str, listing: str) -> None:
         names = self._ask("find0", path, check=_are_names_below)
