@@ -16,6 +16,8 @@ import pytest
 
 from imgbuilder.appliance.hostside import confine
 
+pytestmark = pytest.mark.row("B27")
+
 SIZE = 1 << 20
 INTERPRETERS = [path for path in ("/usr/bin/python3", sys.executable) if Path(path).exists()]
 NOBODY = 65534

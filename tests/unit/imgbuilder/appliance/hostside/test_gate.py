@@ -16,6 +16,8 @@ from tests.fakes.fuzz import examples
 from tests.unit.imgbuilder.appliance.hostside import filesystems
 from tests.unit.imgbuilder.disks import MIB
 
+pytestmark = pytest.mark.row("B28")
+
 SIZE = 16 * MIB
 FIT = {
     "ext2": ("-t", "ext2"),

@@ -24,7 +24,7 @@ from tests.unit.imgbuilder.disks import MIB, dump, verify
 needs_landlock = pytest.mark.skipif(
     not confine.available().landlock, reason="the kernel has no Landlock, so no program runs confined"
 )
-pytestmark = needs_landlock
+pytestmark = [needs_landlock, pytest.mark.row("B27")]
 
 
 @contextmanager
