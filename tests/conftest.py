@@ -18,6 +18,9 @@ settings.load_profile("untimed")
 # Without this, a test that looks for templates would ask the public repository that comes with the package.
 os.environ["VIRT_BUILDER_DIRS"] = "/nonexistent"
 
+# Most tests bring an appliance of their own; those of builds without one say so.
+os.environ["PYBUILDER_HOSTSIDE"] = "never"
+
 # In the background, or with nohup, the tests ignore signals that they send, and pybuilder would inherit that.
 for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:

@@ -37,12 +37,15 @@ if TYPE_CHECKING:
     from imgbuilder.errors import OperationError
     from imgbuilder.fetch.transfer import Fetcher
     from imgbuilder.guests.ports import Appliance, Guest
+    from imgbuilder.host.variation import Variation
     from imgindex.trust import Verifier
 
 ApplianceOpener = Callable[
     ["Sequence[Attachment]", "ApplianceOptions | None", Reporter], "AbstractContextManager[Appliance]"
 ]
 """Starts an appliance with disks and ends it when the block is left."""
+HostsideOpener = Callable[["Attachment", "Variation", Reporter], "AbstractContextManager[Appliance]"]
+"""Opens a raw image for changes on the host, and closes it when the block is left."""
 
 
 def _open_appliance(
@@ -51,6 +54,14 @@ def _open_appliance(
     from imgbuilder.appliance import open_appliance  # late: lists and notes start none
 
     return open_appliance(disks, options, on_event)
+
+
+def _open_hostside(
+    disk: Attachment, variation: Variation, on_event: Reporter
+) -> AbstractContextManager[Appliance]:
+    from imgbuilder.appliance.hostside.connection import open_hostside  # late, as above
+
+    return open_hostside(disk, on_event, clock=variation.clock, entropy=variation.random_bytes)
 
 
 def _no_shell(guest: Guest, context: GuestContext, error: OperationError) -> bool:
@@ -155,6 +166,7 @@ class Services:
     fetcher: Fetcher = field(default_factory=SourceFetcher)
     verifier: Callable[[], Verifier] = _system_verifier
     open_appliance: ApplianceOpener = _open_appliance
+    open_hostside: HostsideOpener = _open_hostside
     guest_shell: GuestShell = _no_shell
     clock: Callable[[], datetime] = _now
 

@@ -37,6 +37,17 @@ SMALL = (
 )  # fmt: skip
 
 FILES = ("--root-password", "disabled", "--write", "/etc/motd:hello\n", "--mkdir", "/srv/bench")
+MANY = (
+    *FILES, "--hostname", "bench.example.org", "--timezone", "Europe/Berlin",
+    "--append-line", "/etc/motd:world", "--upload", "/etc/services:/srv/bench/services",
+    "--copy-in", "/usr/share/common-licenses:/srv/bench", "--chmod", "0640:/srv/bench/services",
+    "--link", "/etc/motd:/etc/welcome:/srv/bench/motd", "--touch", "/srv/bench/new",
+    "--copy", "/etc/motd:/srv/bench/copy", "--move", "/srv/bench/copy:/srv/bench/moved",
+    "--delete", "/usr/share/doc/base-files", "--delete", "/etc/issue.net", "--edit", "/etc/motd:s/hello/hi/",
+    "--truncate", "/var/log/dpkg.log", "--ssh-inject", "root:string:ssh-ed25519 AAAA bench",
+    "--firstboot-command", "echo one", "--firstboot-command", "echo two",
+)  # fmt: skip
+"""Twenty options, none of which runs a command of the guest."""
 
 
 @dataclass(eq=False)
@@ -160,13 +171,13 @@ def grow(bench: Bench, rounds: int) -> list[tuple[Series, Series, str]]:
     resumed, files = Series("pybuilder grow, warm, resumed"), Series("pybuilder files, warm, resumed")
     spare = Series("saving the appliances")
     bench.ours(spare, "--size", "4G", *SMALL)
-    bench.ours(spare, *FILES)
+    bench.ours(spare, "--hostside", "never", *FILES)
     for _ in range(rounds):
         bench.theirs(theirs, "--size", "4G", *SMALL)
         bench.ours(cold, "--no-instant", "--size", "4G", *SMALL, cold="unpacked")
         bench.ours(warm, "--no-instant", "--size", "4G", *SMALL)
         bench.ours(resumed, "--size", "4G", *SMALL)
-        bench.ours(files, *FILES)
+        bench.ours(files, "--hostside", "never", *FILES)
         bench.bare(bare)
     (disk,) = (bench.folder / "cache-ours" / "disks").glob("*.raw")
     written, used = ((path.stat().st_blocks * 512) for path in (bench.folder / "ours.img", disk))
@@ -179,6 +190,33 @@ def grow(bench: Bench, rounds: int) -> list[tuple[Series, Series, str]]:
         (resumed, theirs, "0.05"),
         (resumed, bare, "0.45"),
         (files, bare, "0.45"),
+    ]
+
+
+def hostside(bench: Bench, rounds: int) -> list[tuple[Series, Series, str]]:
+    """Builds without an appliance, against a copy of the same disk that is synced as well."""
+    theirs, copy = Series("virt-builder files"), Series("cp and sync")
+    files, grown = Series("pybuilder files, on the host"), Series("the same, growing to 4 GiB")
+    many, resumed = Series("pybuilder 20 options, on the host"), Series("the same, resumed")
+    (disk,) = (bench.folder / "cache-ours" / "disks").glob("*.raw")
+    copied = bench.folder / "copy.img"
+    always = ("--hostside", "always")
+    bench.ours(Series("saving the appliance"), "--hostside", "never", *FILES)
+    for number in range(5 * rounds):
+        copied.unlink(missing_ok=True)
+        bench.time(copy, "sh", "-c", 'cp --sparse=always "$0" "$1" && sync "$1"', disk, copied, log="copy")
+        bench.ours(files, *always, *FILES)
+        bench.ours(grown, *always, "--size", "4G", *FILES)
+        bench.ours(many, *always, *MANY)
+        if number % 5 == 0:
+            bench.ours(resumed, "--hostside", "never", *MANY)
+            bench.theirs(theirs, *FILES)
+    return [
+        (files, copy, "2.00"),
+        (files, theirs, "0.01"),
+        (grown, copy, "2.50"),
+        (many, copy, "3.00"),
+        (many, resumed, "0.35"),
     ]
 
 
@@ -220,8 +258,14 @@ def ideas(bench: Bench, rounds: int) -> list[tuple[Series, Series, str]]:
     return [(series, usual, "1.00") for series in tried]
 
 
-CASES: dict[str, Case] = {"list": listing, "grow": grow, "install": install, "ideas": ideas}
-USUAL = ("list", "grow", "install")
+CASES: dict[str, Case] = {
+    "list": listing,
+    "hostside": hostside,
+    "grow": grow,
+    "install": install,
+    "ideas": ideas,
+}
+USUAL = ("list", "hostside", "grow", "install")
 
 
 def main() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from imgbuilder.appliance import Attachment
+from imgbuilder.appliance.hostside import fit
+from imgbuilder.appliance.hostside.gate import Place
 from imgbuilder.building.output import OutputWriter, open_output, scratch_folder
 from imgbuilder.building.plan import BuildPlan
-from imgbuilder.building.preflight import Prepared, prepare
-from imgbuilder.building.request import BuildRequest
+from imgbuilder.building.preflight import Prepared, prepare, refuse_appliance
+from imgbuilder.building.request import BuildRequest, HostsideMode
+from imgbuilder.cache.links import Link
+from imgbuilder.cache.store import TemplateCache
 from imgbuilder.customize import run as customization
 from imgbuilder.customize.context import GuestContext, read_facts
 from imgbuilder.customize.failure import FailureHandler
@@ -18,8 +24,8 @@ from imgbuilder.customize.network import guest_proxies, host_proxies
 from imgbuilder.disk import imageheader, partition
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.disk.qcow2 import Role
-from imgbuilder.errors import OperationError
-from imgbuilder.events import Reporter, Step
+from imgbuilder.errors import OperationError, UnfitError, WorkspaceError
+from imgbuilder.events import Event, Reporter, Step, debug
 from imgbuilder.growth import decide as growth
 from imgbuilder.growth import session
 from imgbuilder.growth.decide import Growth
@@ -71,32 +77,141 @@ def build(request: BuildRequest, services: Services, on_event: Reporter) -> Buil
             keep_on_failure=lambda: handler.keep or not request.delete_on_failure,
             sync=request.sync,
         ) as output,
+        contextlib.ExitStack() as stack,
         # Innermost: it measures the free space, and the outer blocks free some by removing temporary files.
         workspace.blaming_full_disk(scratch),
     ):
         disk = services.template_disk(cache, prepared.selection, on_event)
-        plan = _with_format(prepared.plan, disk)
-        growing = _fill(output, plan, disk, on_event, has_keys=bool(request.keys))
+        if image.linked:
+            stack.enter_context(_linked(cache, disk, image.target.path))
+        work = _Work(
+            request, prepared, services, cache, _with_format(prepared.plan, disk), disk, output, handler
+        )
+        return work.on_host(on_event) or work.in_appliance(on_event)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A build whose template is in the cache."""
+
+    request: BuildRequest
+    prepared: Prepared
+    services: Services
+    cache: TemplateCache
+    plan: BuildPlan
+    disk: Path
+    output: OutputWriter
+    handler: FailureHandler
+
+    def on_host(self, on_event: Reporter) -> BuildResult | None:
+        """Build without an appliance; None if that is not possible, whatever the output holds then.
+
+        What the operations report is held back until the image is good: an appliance would report it again,
+        with another random password.
+        """
+        obstacle = self.plan.obstacle
+        if obstacle is None:
+            held: list[Event] = []
+            try:
+                places = self._check_disk()
+                growing = self._fill(on_event, hostside=True)
+                if self.plan.template.format is not DiskFormat.RAW:  # e2fsck could not read it before
+                    with self.output.path.open("rb") as image:
+                        fit.check_filesystems(image.fileno(), places)
+                on_event(Step("Opening the new disk"))
+                disk = Attachment(self.output.path, self.output.format)
+                with self.services.open_hostside(disk, self.prepared.variation, on_event) as guest:
+                    return self._edit(guest, growing, held.append)
+            except UnfitError as error:
+                obstacle = str(error)
+                held.clear()
+            finally:
+                for event in held:
+                    on_event(event)
+        if self.prepared.hostside is HostsideMode.ALWAYS:
+            raise refuse_appliance(obstacle)
+        debug(on_event, f"an appliance is used: {obstacle}")
+        return None
+
+    def _check_disk(self) -> tuple[Place, ...]:
+        """Return where the filesystems are; refuse a disk that needs an appliance, before it is copied."""
+        kind, size = self.plan.template.format, self.plan.size
+        assert kind is not None
+        places = fit.check_disk(self.disk, kind, grown=size if self.plan.grows else None)
+        if kind is DiskFormat.RAW:
+            self.cache.check_once(self.disk, "e2fsck", lambda disk: fit.check_filesystems(disk, places))
+        return places
+
+    def in_appliance(self, on_event: Reporter) -> BuildResult:
+        """Build with an appliance."""
+        growing = self._fill(on_event, hostside=False)
         on_event(Step("Opening the new disk"))
-        options = services.settings.appliance_options(request.appliance, network=prepared.network)
-        sector_size = partition.sector_size(output.path, output.format)
-        disks = [Attachment(output.path, output.format, sector_size=sector_size), *prepared.attachments]
-        with services.open_appliance(disks, options, on_event) as appliance:
-            session.open_guest(
-                appliance,
-                expand=plan.template.expand,
-                lvexpand=plan.template.lvexpand,
-                growth=growing,
-                keys=request.keys,
-                on_event=on_event,
+        options = self.services.settings.appliance_options(
+            self.request.appliance, network=self.prepared.network
+        )
+        path, kind = self.output.path, self.output.format
+        below = (self.disk,) if self.plan.image.linked else ()
+        disk = Attachment(path, kind, sector_size=partition.sector_size(path, kind), backing=below)
+        disks = [disk, *self.prepared.attachments]
+        with self.services.open_appliance(disks, options, on_event) as appliance:
+            return self._edit(appliance, growing, on_event)
+
+    def _fill(self, on_event: Reporter, *, hostside: bool) -> Growth | None:
+        """Fill the output with the template and grow its partition table; return what grows."""
+        plan, template = self.plan, self.plan.template
+        assert template.format is not None
+        growing = None
+        if plan.grows:
+            growing = growth.check_growable(
+                self.disk,
+                template.format,
+                template.expand,
+                template.lvexpand,
+                plan.size,
+                has_keys=bool(self.request.keys),
             )
-            appliance.show_attached()
-            outcome = _customize(request, prepared, appliance, on_event, handler)
-            uses = tuple(appliance.filesystem_use())
-            on_event(Step("Finishing off"))
-            appliance.unmount_all()
-            appliance.shutdown()
-    return BuildResult(image.path, image.format, plan.size, uses, outcome.root_password)
+        self.output.fill(self.disk, template.format, plan.size, hostside=hostside)
+        if growing is not None:
+            on_event(Step(f"Resizing (in place) to expand the disk to {human_size(plan.size)}"))
+            growth.grow_table(self.output.path, self.output.format, growing)
+        return growing
+
+    def _edit(self, appliance: Appliance, growing: Growth | None, on_event: Reporter) -> BuildResult:
+        """Grow the guest's filesystem and customize the guest."""
+        session.open_guest(
+            appliance,
+            expand=self.plan.template.expand,
+            lvexpand=self.plan.template.lvexpand,
+            growth=growing,
+            keys=self.request.keys,
+            on_event=on_event,
+        )
+        appliance.show_attached()
+        outcome = _customize(self.request, self.prepared, appliance, on_event, self.handler)
+        uses = tuple(appliance.filesystem_use())
+        on_event(Step("Finishing off"))
+        appliance.unmount_all()
+        appliance.shutdown()
+        image = self.plan.image
+        return BuildResult(image.path, image.format, self.plan.size, uses, outcome.root_password)
+
+
+@contextlib.contextmanager
+def _linked(cache: TemplateCache, disk: Path, image: Path) -> Iterator[None]:
+    """Keep the template's disk in the cache for an image that lies over it, unless the block fails."""
+    if cache.private:
+        raise WorkspaceError(
+            "a linked image needs the template's disk in the cache, which cannot be used",
+            hint="choose another folder with --cache DIR, or leave out --linked",
+        )
+    path = image.parent.resolve() / image.name
+    cache.add_link(disk, path)
+    try:
+        yield
+    except BaseException:
+        if not path.exists():  # else an older image, which may lie over the same disk, or the unfinished one
+            cache.remove_link(Link(path, disk))
+        raise
 
 
 def summary(result: BuildResult) -> str:
@@ -121,24 +236,6 @@ def _with_format(plan: BuildPlan, disk: Path) -> BuildPlan:
     if plan.template.format is not None:
         return plan
     return plan.with_format(DiskFormat(imageheader.find_format(disk, plan.template.size, role=Role.TEMPLATE)))
-
-
-def _fill(
-    output: OutputWriter, plan: BuildPlan, disk: Path, on_event: Reporter, *, has_keys: bool
-) -> Growth | None:
-    """Fill the output with the template's unpacked disk and grow its partition table; return what grows."""
-    template = plan.template
-    assert template.format is not None
-    growing = None
-    if plan.grows:
-        growing = growth.check_growable(
-            disk, template.format, template.expand, template.lvexpand, plan.size, has_keys=has_keys
-        )
-    output.fill(disk, template.format, plan.size)
-    if growing is not None:
-        on_event(Step(f"Resizing (in place) to expand the disk to {human_size(plan.size)}"))
-        growth.grow_table(output.path, output.format, growing)
-    return growing
 
 
 def _customize(
@@ -172,4 +269,5 @@ def _context(request: BuildRequest, prepared: Prepared, appliance: Appliance) ->
         implicit_root_password=True,
         follow=request.appliance.verbose,
         command_limit=request.command_timeout,
+        variation=prepared.variation,
     )

@@ -4,7 +4,8 @@ Raw and qcow2 files are edited directly, under a hidden name in the folder of
 the output. For everything else the appliance edits an overlay: a qcow2 file
 that holds only the differences from the template's disk in the cache. The
 image is written from both at the very end. So there is never an extra copy,
-and a build that fails does not touch a block device.
+and a build that fails does not touch a block device. On the host only raw disks
+can be edited: there, a raw copy takes the overlay's place.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from imgbuilder.building import target
 from imgbuilder.building.plan import BuildPlan, OutputImage
@@ -26,22 +26,74 @@ from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.sizes import human_size
 
 
-class OutputWriter(Protocol):
-    """Writes an image: first the template's disk, which the appliance then edits, at last the output."""
+class OutputWriter:
+    """Writes an image: first the template's disk, which is then edited, at last the output.
 
-    @property
-    def path(self) -> Path:
-        """The file that the appliance edits."""
+    Attributes:
+        path: The file to edit, once it was filled.
+        format: The format of that file.
+    """
 
-    @property
-    def format(self) -> DiskFormat:
-        """The format of that file."""
+    def __init__(self, image: OutputImage, output: Path, folder: Path, on_event: Reporter) -> None:
+        self._image, self._output, self._folder, self._report = image, output, folder, on_event
+        self.path, self.format = output, DiskFormat.RAW
 
-    def fill(self, disk: Path, disk_format: DiskFormat, size: int) -> None:
-        """Write the template's disk, extended to ``size`` bytes."""
+    def fill(self, disk: Path, disk_format: DiskFormat, size: int, *, hostside: bool = False) -> None:
+        """Write the template's disk, or an overlay of it, extended to a size; replace an earlier one.
+
+        Args:
+            disk: The template's unpacked disk.
+            disk_format: Its format.
+            size: The virtual size in bytes.
+            hostside: Whether it is edited on the host, and not by the appliance.
+        """
+        if self._image.linked:
+            self.path, self.format = self._output, DiskFormat.QCOW2
+            diskimage.create_overlay(self.path, disk, disk_format, size)
+            return
+        direct = self._image.edited_directly
+        wanted = DiskFormat.RAW if hostside else direct
+        is_output = wanted is direct
+        if is_output and direct is not None:
+            self.path = self._output
+        else:
+            self.path = self._folder / ("overlay.qcow2" if wanted is None else "disk.raw")
+        self.format = wanted or DiskFormat.QCOW2
+        if self._image.target.device is None and not self._image.compressed:
+            workspace.check_space(self._output.parent, sparse.disk_usage(disk), "the image")
+        if wanted is None:
+            diskimage.create_overlay(self.path, disk, disk_format, size)
+            return
+        if not is_output:
+            workspace.check_space(self._folder, sparse.disk_usage(disk), "a copy of the template")
+        if self.path.exists():
+            os.truncate(self.path, 0)
+        if disk_format is wanted:
+            self._report(Step("Copying"))
+            sparse.copy_sparse(disk, self.path, self._report)
+        else:
+            self._report(Step(f"Converting {disk_format} to {wanted}"))
+            diskimage.convert(disk, disk_format, self.path, wanted)
+        if size > partition.virtual_size(self.path, wanted):
+            diskimage.extend(self.path, wanted, size)
 
     def finish(self) -> None:
-        """Write the finished image."""
+        """Write the finished image, if it is not the edited file itself."""
+        if self.path == self._output:
+            return
+        image = self._image
+        device = image.target.device
+        if device is not None and image.format is not OutputFormat.RAW and not image.compressed:
+            needed = diskimage.measure(self.path, self.format, image.format)
+            if needed > device.size:
+                raise DiskError(
+                    f"the {image.format} image needs {human_size(needed)}, but {device.path} has "
+                    f"{human_size(device.size)}; it was not written to",
+                    hint="use --compress, --format raw, or a larger device",
+                )
+        kind = f"{'compressed ' if image.compressed else ''}{image.format}"
+        self._report(Step(f"Writing {image.path} ({kind})"))
+        diskimage.write_image(self.path, self.format, self._output, image.format, compressed=image.compressed)
 
 
 def scratch_folder(image: OutputImage) -> Path:
@@ -74,31 +126,38 @@ def open_output(
             target.claim(image.target.path) as device,
             private_folder(scratch_folder(image)) as folder,
         ):
-            device_writer = _DeviceWriter(image, folder / "overlay.qcow2", on_event)
-            yield device_writer
+            writer = OutputWriter(image, image.target.path, folder, on_event)
+            yield writer
             imagelocks.release(device)  # for qemu-img, which locks it while it writes
-            device_writer.finish()
+            writer.finish()
             if sync:
                 _sync_device(device, image.target.path)
         return
-    with workspace.new_file(image.target.path, keep_on_failure=keep_on_failure, sync=sync) as path:
-        direct = image.edited_directly
-        if direct is not None:
-            yield _FileWriter(path, direct, on_event)
-            return
-        with private_folder(scratch_folder(image)) as folder:
-            writer = _OverlayWriter(image, folder / "overlay.qcow2", path, on_event)
-            try:
-                yield writer
-            except PybuilderError:
-                if keep_on_failure() and writer.path.exists():
-                    _keep_unfinished(writer, on_event)
-                raise
-            with workspace.blaming_full_disk(path.parent):
-                writer.finish()
+    with (
+        workspace.new_file(image.target.path, keep_on_failure=keep_on_failure, sync=sync) as path,
+        _work_folder(image) as folder,
+    ):
+        writer = OutputWriter(image, path, folder, on_event)
+        try:
+            yield writer
+        except PybuilderError:
+            if keep_on_failure():
+                _keep_unfinished(writer, on_event)
+            raise
+        with workspace.blaming_full_disk(path.parent):
+            writer.finish()
+
+
+def _work_folder(image: OutputImage) -> contextlib.AbstractContextManager[Path]:
+    """Make a private folder for an image that may be edited in a file other than the output."""
+    folder = scratch_folder(image)
+    is_raw_file = image.edited_directly is DiskFormat.RAW
+    return contextlib.nullcontext(folder) if is_raw_file else private_folder(folder)
 
 
 def _keep_unfinished(writer: OutputWriter, on_event: Reporter) -> None:
+    if not writer.path.exists():
+        return
     try:
         writer.finish()
     except PybuilderError as error:
@@ -110,64 +169,3 @@ def _sync_device(device: int, path: Path) -> None:
         os.fsync(device)
     except OSError as error:
         raise workspace.explain(error, path) from error
-
-
-class _FileWriter:
-    """Edits the output file directly."""
-
-    def __init__(self, path: Path, image_format: DiskFormat, on_event: Reporter) -> None:
-        self.path, self.format, self._report = path, image_format, on_event
-
-    def fill(self, disk: Path, disk_format: DiskFormat, size: int) -> None:
-        workspace.check_space(self.path.parent, sparse.disk_usage(disk), "the image")
-        if disk_format is self.format:
-            self._report(Step("Copying"))
-            sparse.copy_sparse(disk, self.path, self._report)
-        else:
-            self._report(Step(f"Converting {disk_format} to {self.format}"))
-            diskimage.convert(disk, disk_format, self.path, self.format)
-        if size > partition.virtual_size(self.path, self.format):
-            diskimage.extend(self.path, self.format, size)
-
-    def finish(self) -> None:
-        """The file is the image already."""
-
-
-class _OverlayWriter:
-    """Edits an overlay of the template, and writes the output file from it."""
-
-    format = DiskFormat.QCOW2
-
-    def __init__(self, image: OutputImage, overlay: Path, output: Path, on_event: Reporter) -> None:
-        self.path, self._image, self._output, self._report = overlay, image, output, on_event
-
-    def fill(self, disk: Path, disk_format: DiskFormat, size: int) -> None:
-        if self._image.target.device is None and not self._image.compressed:
-            workspace.check_space(self._output.parent, sparse.disk_usage(disk), "the image")
-        diskimage.create_overlay(self.path, disk, disk_format, size)
-
-    def finish(self) -> None:
-        image = self._image
-        kind = f"{'compressed ' if image.compressed else ''}{image.format}"
-        self._report(Step(f"Writing {image.path} ({kind})"))
-        diskimage.write_image(self.path, self._output, image.format, compressed=image.compressed)
-
-
-class _DeviceWriter(_OverlayWriter):
-    """Edits an overlay of the template, and writes a block device from it."""
-
-    def __init__(self, image: OutputImage, overlay: Path, on_event: Reporter) -> None:
-        super().__init__(image, overlay, image.target.path, on_event)
-
-    def finish(self) -> None:
-        device = self._image.target.device
-        assert device is not None
-        if self._image.format is not OutputFormat.RAW and not self._image.compressed:
-            needed = diskimage.measure(self.path, self.format, self._image.format)
-            if needed > device.size:
-                raise DiskError(
-                    f"the {self._image.format} image needs {human_size(needed)}, but {device.path} has "
-                    f"{human_size(device.size)}; it was not written to",
-                    hint="use --compress, --format raw, or a larger device",
-                )
-        super().finish()

@@ -32,7 +32,8 @@ class TemplateFacts:
         expand: Partition that grows.
         lvexpand: Logical volume that grows.
         fetched: Whether the download is in the cache.
-        used: Bytes that its unpacked disk takes in the cache; None when it is not there.
+        disk: Its unpacked disk in the cache; None when it is not there.
+        used: Bytes that the disk takes.
     """
 
     name: str
@@ -43,12 +44,13 @@ class TemplateFacts:
     expand: str | None
     lvexpand: str | None
     fetched: bool
+    disk: Path | None
     used: int | None
 
     @property
     def unpacked(self) -> bool:
         """Return whether the unpacked disk is in the cache."""
-        return self.used is not None
+        return self.disk is not None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class OutputImage:
         format: Its format.
         size: Its virtual size in bytes; None for the template's, or for all of a raw block device.
         compressed: Whether its data are compressed.
+        linked: Whether it lies over the template's disk in the cache, and holds only what is different.
     """
 
     path: Path
@@ -68,6 +71,7 @@ class OutputImage:
     format: OutputFormat
     size: int | None
     compressed: bool = False
+    linked: bool = False
 
     @property
     def edited_directly(self) -> DiskFormat | None:
@@ -83,8 +87,8 @@ class StepKind(enum.Enum):
     COPY = "copy the unpacked disk, leaving holes as holes"
     CONVERT = "write the unpacked disk in another format"
     OVERLAY = "put an empty overlay over the unpacked disk, which is not copied"
-    GROW = "extend the image, its last partition, and (in the appliance) its filesystem"
-    CUSTOMIZE = "run the operations in one appliance session"
+    GROW = "extend the image, its last partition, and its filesystem"
+    CUSTOMIZE = "run the operations, in one appliance session or on the host"
     WRITE = "write the finished image from the overlay and the template"
 
 
@@ -128,6 +132,7 @@ class BuildPlan:
         grows: Whether the disk is larger than the template's.
         steps: The steps.
         space: The disk space that they need, besides what the customizations write.
+        obstacle: The reason why an appliance is needed; None when the image is written on the host.
     """
 
     template: TemplateFacts
@@ -136,6 +141,7 @@ class BuildPlan:
     grows: bool
     steps: tuple[PlanStep, ...]
     space: tuple[Space, ...]
+    obstacle: str | None
 
     def describe(self) -> str:
         """Return the text of the plan for ``--dry-run``."""
@@ -199,9 +205,21 @@ def final_size(image: OutputImage, template_size: int) -> int:
 
 
 def make_plan(
-    template: TemplateFacts, image: OutputImage, operations: tuple[str, ...], *, network: bool
+    template: TemplateFacts,
+    image: OutputImage,
+    operations: tuple[str, ...],
+    *,
+    network: bool,
+    obstacle: str | None,
 ) -> BuildPlan:
     """Decide how to build an image.
+
+    Args:
+        template: The template.
+        image: The image.
+        operations: Descriptions of the customizations.
+        network: Whether the guest reaches the network.
+        obstacle: The reason why an appliance is needed; None when it is not.
 
     Raises:
         UsageError: The image would be smaller than the template or larger than its device, or its format
@@ -222,18 +240,30 @@ def make_plan(
         device = template.lvexpand or template.expand or "its root"
         text = f"grow the disk to {human_size(size)}, and {device} with it, in place"
         steps.append(PlanStep(StepKind.GROW, text))
-    steps.append(_customize_step(operations, network=network))
+    if obstacle is not None:
+        way = f"start the appliance once ({'with' if network else 'without'} network), because {obstacle}"
+    else:
+        condition = "" if template.unpacked else ", if the template's disk allows it"
+        way = f"write on the host, without an appliance{condition}"
+    steps.append(PlanStep(StepKind.CUSTOMIZE, _list_operations(way, operations)))
     if image.edited_directly is None:
         kind = f"{'compressed ' if image.compressed else ''}{image.format}"
         onto = "as" if image.target.device is None else "onto the block device"
         steps.append(PlanStep(StepKind.WRITE, f"write the image {onto} {image.path} ({kind})"))
-    return BuildPlan(template, image, size, grows, tuple(steps), tuple(_space(template, image)))
+    return BuildPlan(template, image, size, grows, tuple(steps), tuple(_space(template, image)), obstacle)
 
 
 def _check_format(image: OutputImage) -> None:
     if image.compressed and image.format is not OutputFormat.QCOW2:
         raise UsageError(
             f"--compress is for qcow2 images, and this one is {image.format}", hint="add: --format qcow2"
+        )
+    if image.linked and (
+        image.format is not OutputFormat.QCOW2 or image.compressed or image.target.device is not None
+    ):
+        raise UsageError(
+            "a linked image is a qcow2 file that is not compressed",
+            hint="leave out --format, --compress and block devices, or leave out --linked",
         )
     if image.target.device is not None and image.format.working is None:
         raise UsageError(
@@ -243,6 +273,9 @@ def _check_format(image: OutputImage) -> None:
 
 def _first_step(image: OutputImage, found: DiskFormat | None, wanted: DiskFormat | None) -> PlanStep:
     """Return the step that makes the disk to work on: a copy, a conversion or an overlay."""
+    if image.linked:
+        text = f"make {image.path}, which lies over the template's disk in the cache"
+        return PlanStep(StepKind.OVERLAY, text)
     if wanted is None:
         return PlanStep(StepKind.OVERLAY, "put an overlay over the template, which is not copied")
     if found is wanted:
@@ -255,13 +288,10 @@ def _first_step(image: OutputImage, found: DiskFormat | None, wanted: DiskFormat
     return PlanStep(StepKind.CONVERT, text)
 
 
-def _customize_step(operations: tuple[str, ...], *, network: bool) -> PlanStep:
-    start = f"start the appliance once ({'with' if network else 'without'} network)"
+def _list_operations(way: str, operations: tuple[str, ...]) -> str:
     if not operations:
-        text = f"{start}; every guest gets a random seed and a random root password"
-    else:
-        text = "\n".join([f"{start}, and in it:", *(f"     - {operation}" for operation in operations)])
-    return PlanStep(StepKind.CUSTOMIZE, text)
+        return f"{way}; every guest gets a random seed and a random root password"
+    return "\n".join([f"{way}:", *(f"     - {operation}" for operation in operations)])
 
 
 def _space(template: TemplateFacts, image: OutputImage) -> list[Space]:
@@ -272,7 +302,7 @@ def _space(template: TemplateFacts, image: OutputImage) -> list[Space]:
             where = "in the cache for the download"
             needed.append(Space(where, template.size, at_most=True) if size is None else Space(where, size))
         needed.append(Space("in the cache for the unpacked template", template.size, at_most=True))
-    if image.target.device is None:
+    if image.target.device is None and not image.linked:
         known = template.used is not None and image.format is OutputFormat.RAW
         size = template.used if template.used is not None else template.size
         needed.append(Space(f"in {image.target.path.parent} for the image", size, at_most=not known))

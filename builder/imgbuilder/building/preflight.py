@@ -15,21 +15,24 @@ from errno import EFBIG, ENOENT
 from pathlib import Path
 
 from imgbuilder.appliance import Attachment
+from imgbuilder.appliance.hostside import fit
 from imgbuilder.appliance.instant.store import instant_mode
-from imgbuilder.building.plan import BuildPlan, OutputImage, TemplateFacts, make_plan
-from imgbuilder.building.request import BuildRequest, NetworkMode
+from imgbuilder.building.plan import BuildPlan, OutputImage, TemplateFacts, final_size, make_plan
+from imgbuilder.building.request import BuildRequest, HostsideMode, NetworkMode
 from imgbuilder.building.target import find_target
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.templates import files_of, usable
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.customize import run as customization
+from imgbuilder.customize.failure import OnError
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
 from imgbuilder.disk.imageheader import check_own
 from imgbuilder.disk.qcow2 import Role
-from imgbuilder.errors import DiskError, UsageError, WorkspaceError
+from imgbuilder.errors import DiskError, UnfitError, UsageError, WorkspaceError
 from imgbuilder.events import Reporter, warn
 from imgbuilder.fetch.router import offline_error, will_ask
 from imgbuilder.host import arch, imagelocks, paths, sparse, workspace
+from imgbuilder.host.variation import Variation, repeatable, source_date_epoch
 from imgbuilder.services import Services
 from imgbuilder.sizes import human_size
 from imgindex.fields import deprecation_notice
@@ -44,12 +47,16 @@ class Prepared:
         plan: The steps.
         network: Whether the guest reaches the network.
         attachments: The user's disks for the appliance.
+        hostside: When the image is written without an appliance.
+        variation: The time and the random numbers in the image.
     """
 
     selection: Selection
     plan: BuildPlan
     network: bool
     attachments: tuple[Attachment, ...]
+    hostside: HostsideMode
+    variation: Variation
 
 
 def prepare(request: BuildRequest, services: Services, on_event: Reporter) -> Prepared:
@@ -62,7 +69,7 @@ def prepare(request: BuildRequest, services: Services, on_event: Reporter) -> Pr
     attachments = tuple(
         check_disk(replace(disk, readonly=True, attached=True)) for disk in request.attachments
     )
-    _check_cache(services)
+    _check_cache(services, linked=request.linked)
     instant_mode()  # raises an error for an invalid value in the environment
     chosen = services.select_disk(request.template, request.arch, on_event)
     if (notice := deprecation_notice(chosen.entry)) is not None:
@@ -77,12 +84,19 @@ def prepare(request: BuildRequest, services: Services, on_event: Reporter) -> Pr
     if operations and not customization.sets_root_password(request.operations):
         operations.append("set a random root password")
     network = _network(request)
-    plan = make_plan(facts, image, tuple(operations), network=network)
+    mode = request.hostside or hostside_mode()
+    obstacle = find_obstacle(request, mode, chosen, facts) or _obstacle_of_disk(facts, image)
+    if obstacle is not None and mode is HostsideMode.ALWAYS:
+        raise refuse_appliance(obstacle)
+    plan = make_plan(facts, image, tuple(operations), network=network, obstacle=obstacle)
     _check_largest_file(image, plan.size)
-    return Prepared(chosen, plan, network, attachments)
+    variation = _variation(request, obstacle, on_event)
+    return Prepared(chosen, plan, network, attachments, mode, variation)
 
 
-def _check_cache(services: Services) -> None:
+def _check_cache(services: Services, *, linked: bool) -> None:
+    if linked and not services.settings.use_cache:
+        raise UsageError("a linked image needs the template's disk in the cache", hint="leave out --no-cache")
     folder = services.settings.cache
     if folder is not None and services.settings.use_cache and folder.exists() and not folder.is_dir():
         raise WorkspaceError(
@@ -106,6 +120,7 @@ def template_facts(chosen: Selection, services: Services) -> TemplateFacts:
         expand=entry.expand,
         lvexpand=entry.lvexpand,
         fetched=cached is not None and cached.is_cached(entry),
+        disk=disk,
         used=None if disk is None else sparse.disk_usage(disk),
     )
 
@@ -130,12 +145,87 @@ def _network(request: BuildRequest) -> bool:
             return customization.needs_commands(request.operations)
 
 
+VARIABLE = "PYBUILDER_HOSTSIDE"
+
+
+def hostside_mode() -> HostsideMode:
+    """Return when images are written without an appliance, as ``PYBUILDER_HOSTSIDE`` says.
+
+    Raises:
+        UsageError: It has another value.
+    """
+    value = os.environ.get(VARIABLE) or HostsideMode.AUTO.value
+    try:
+        return HostsideMode(value)
+    except ValueError as error:
+        raise UsageError(
+            f"{VARIABLE} is {value!r}", hint="set it to auto, never or always, or unset it"
+        ) from error
+
+
+def find_obstacle(
+    request: BuildRequest, mode: HostsideMode, chosen: Selection, facts: TemplateFacts
+) -> str | None:
+    """Return why a build needs an appliance; None if it does not, as far as is known without the disk."""
+    source = chosen.source
+    needing = next((item.keyword for item in request.operations if customization.needs_appliance(item)), None)
+    obstacles = {
+        "--hostside is never": mode is HostsideMode.NEVER,
+        f"--{needing} needs it": needing is not None,
+        "--attach gives disks to it": bool(request.attachments),
+        "--key opens devices in it": bool(request.keys),
+        "--on-error shell opens a shell in it": request.on_error is OnError.SHELL,
+        "-x shows the calls to it": request.appliance.trace,
+        "a linked image is edited in it": request.linked,
+        "the index lets a logical volume grow": facts.lvexpand is not None,
+        "the template's source is not signed": mode is HostsideMode.AUTO
+        and (source.unsigned or not source.check),
+    }
+    return next((text for text, applies in obstacles.items() if applies), None)
+
+
+def _variation(request: BuildRequest, obstacle: str | None, on_event: Reporter) -> Variation:
+    epoch = source_date_epoch()
+    if request.seed is not None:
+        warn(
+            on_event,
+            "--seed: the random passwords, the random seed and the machine ID of the image can be computed "
+            "from it",
+        )
+        if epoch is None:
+            warn(on_event, "another build with this seed has other times: set SOURCE_DATE_EPOCH as well")
+        elif obstacle is not None:
+            warn(on_event, f"another build has other bytes, because an appliance writes them: {obstacle}")
+    return repeatable(epoch, request.seed)
+
+
+def refuse_appliance(obstacle: str) -> UsageError:
+    """Return the error of a build that needs an appliance and must not have one."""
+    return UsageError(
+        f"the image cannot be written without an appliance: {obstacle}", hint="leave out --hostside always"
+    )
+
+
+def _obstacle_of_disk(facts: TemplateFacts, image: OutputImage) -> str | None:
+    """Return why the template's disk needs an appliance; None if it does not, or is not in the cache."""
+    if facts.disk is None or facts.format is None:
+        return None
+    size = final_size(image, facts.size)
+    try:
+        fit.check_disk(facts.disk, facts.format, grown=size if size > facts.size else None)
+    except UnfitError as error:
+        return str(error)
+    return None
+
+
 def _output_image(request: BuildRequest, chosen: Selection, on_event: Reporter) -> OutputImage:
     output = request.output
     if output is None:
         suffix = "img" if request.format is OutputFormat.RAW else request.format.value
         output = Path(f"{chosen.entry.os_version}.{suffix}")
-    image = OutputImage(output, find_target(output), request.format, request.size, request.compressed)
+    image = OutputImage(
+        output, find_target(output), request.format, request.size, request.compressed, request.linked
+    )
     # As in virt-builder, the name does not decide the format.
     suffix = output.suffix.removeprefix(".").lower()
     if suffix in set(OutputFormat) and suffix != image.format:
@@ -161,7 +251,7 @@ def _check_reachable(chosen: Selection, services: Services) -> None:
 
 def _check_image_space(image: OutputImage, facts: TemplateFacts) -> None:
     """Check before a download that there is room for the least that the image can take."""
-    if image.target.device is not None or image.compressed:
+    if image.target.device is not None or image.compressed or image.linked:
         return
     # How much the disk holds is not known until it is unpacked, but hardly less than the compressed size.
     packed = min((facts.compressed_size or 0) * 9 // 10, facts.size)

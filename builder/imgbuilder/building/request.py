@@ -23,6 +23,16 @@ class NetworkMode(enum.Enum):
     OFF = "off"
 
 
+class HostsideMode(enum.Enum):
+    """When an image is written on the host, without an appliance."""
+
+    AUTO = "auto"
+    """When the build allows it, for templates of signed sources."""
+    NEVER = "never"
+    ALWAYS = "always"
+    """For all templates; a build that needs an appliance is refused."""
+
+
 @dataclass(frozen=True)
 class BuildRequest:
     """All parameters of a build.
@@ -35,6 +45,7 @@ class BuildRequest:
         format: Its format.
         size: Its virtual size in bytes; None for the template's, or for all of a block device.
         compressed: Whether its data are compressed; for qcow2 only.
+        linked: Whether it lies over the template's disk in the cache; for qcow2 only.
         warn_if_partition: Warn when the output is a partition.
         attachments: Further disks, which commands in the guest may read.
         operations: Customizations in the user's order.
@@ -45,6 +56,8 @@ class BuildRequest:
         delete_on_failure: Whether a half-made image is removed when the build fails.
         on_error: The reaction to a customization that fails.
         sync: Whether to wait until the image is safe on the disk.
+        seed: Text that the random numbers in the image follow from; None for true random numbers.
+        hostside: When the image is written without an appliance; None for what the environment says.
     """
 
     template: str
@@ -53,6 +66,7 @@ class BuildRequest:
     format: OutputFormat = OutputFormat.RAW
     size: int | None = None
     compressed: bool = False
+    linked: bool = False
     warn_if_partition: bool = True
     attachments: tuple[Attachment, ...] = ()
     operations: tuple[Operation, ...] = ()
@@ -63,3 +77,5 @@ class BuildRequest:
     delete_on_failure: bool = True
     on_error: OnError = OnError.ABORT
     sync: bool = True
+    seed: str | None = None
+    hostside: HostsideMode | None = None

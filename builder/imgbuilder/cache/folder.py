@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from imgbuilder.errors import WorkspaceError
@@ -122,7 +122,9 @@ def has_content(path: Path, descriptor: int) -> bool:
 _SUBFOLDERS = ("templates", "disks", "partial", "locks")
 _LOCK_OF_ENTRY = re.compile(r"[0-9a-f]{128}\.lock")
 _OWN_NAME = re.compile(
-    r"[0-9a-f]{128}(\.(raw|qcow2|auto))?(\.json)?|[0-9a-f]{128}\.lock|" + re.escape(TEMPORARY_PREFIX) + r"\w+"
+    r"[0-9a-f]{128}(\.(raw|qcow2|auto)(\.links)?)?(\.json)?|[0-9a-f]{128}\.lock|"
+    + re.escape(TEMPORARY_PREFIX)
+    + r"\w+"
 )
 
 
@@ -168,10 +170,14 @@ class CacheFolder:
             with contextlib.suppress(OSError):  # nothing was written to it, so nothing can be lost
                 os.close(lock)
 
-    def delete(self, on_event: Reporter = ignore, *, limit: float = 10.0) -> bool:
+    def delete(
+        self, on_event: Reporter = ignore, *, limit: float = 10.0, check: Callable[[], None] = lambda: None
+    ) -> bool:
         """Remove the cache's files, and the folder itself if nothing else is in it.
 
         A folder that is not a cache is left alone.
+
+        ``check`` is called when no process uses the cache; it raises an error to leave the cache as it is.
 
         Returns:
             Whether there was a cache.
@@ -196,6 +202,7 @@ class CacheFolder:
             self.close()
             raise self._error(error) from error
         try:
+            check()
             for folder in (self.templates, self.disks, self.partial, self.locks):
                 _empty(folder)
             if not any(os.path.lexists(self.root / name) for name in _SUBFOLDERS):

@@ -14,9 +14,11 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from imgbuilder.appliance.instant.store import KeptState, StateStore, state_folder
 from imgbuilder.cache.folder import CacheFolder, has_content, is_digest, open_own, read_record, record_path
+from imgbuilder.cache.links import links_of
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, ignore, warn
 from imgbuilder.host import imagelocks
@@ -147,9 +149,18 @@ def _if_unused(item: Kept) -> Iterator[bool]:
         yield False
         return
     try:
-        yield try_exclusive(descriptor) and not imagelocks.is_locked(descriptor, changing=True)
+        is_locked = not try_exclusive(descriptor) or imagelocks.is_locked(descriptor, changing=True)
+        yield not is_locked and not _is_linked(item.path)
     finally:
         os.close(descriptor)
+
+
+def _is_linked(disk: Path) -> bool:
+    """Tell whether images lie over a disk; if that is not known, it counts as such."""
+    try:
+        return bool(links_of(disk))
+    except WorkspaceError:
+        return True
 
 
 def _remove_unused(folder: CacheFolder, item: Kept) -> bool:
@@ -171,13 +182,23 @@ def remove_file(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def verify(folder: CacheFolder, on_event: Reporter = ignore) -> tuple[list[tuple[str, int]], int]:
-    """Check all bytes of templates and disks, and remove those that changed since they were verified.
+class Verified(NamedTuple):
+    """The result of checking all bytes of the cache.
 
-    Returns:
-        Names and sizes of the removed files, and the number of good ones.
+    Attributes:
+        removed: Names and sizes of the damaged files, which were removed.
+        linked: Names of damaged disks that stay, because images lie over them.
+        good: The number of good files.
     """
-    removed, kept = [], 0
+
+    removed: list[tuple[str, int]]
+    linked: list[str]
+    good: int
+
+
+def verify(folder: CacheFolder, on_event: Reporter = ignore) -> Verified:
+    """Check all bytes of templates and disks, and remove those that changed since they were verified."""
+    removed, linked, kept = [], [], 0
     for item in kept_files(folder):
         if item.path.parent == folder.partial:
             continue  # hashed when it is complete
@@ -191,10 +212,12 @@ def verify(folder: CacheFolder, on_event: Reporter = ignore) -> tuple[list[tuple
                 continue
             if good:
                 kept += 1
+            elif _is_linked(item.path):
+                linked.append(name)
             else:
                 remove_file(item.path)
                 removed.append((name, item.size))
-    return removed, kept
+    return Verified(removed, linked, kept)
 
 
 def _is_good(item: Kept) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -26,7 +27,16 @@ from pathlib import Path
 from imgbuilder.appliance.instant.store import StateStore, state_folder
 from imgbuilder.cache.disks import Disks
 from imgbuilder.cache.folder import CacheFolder
-from imgbuilder.cache.limit import default_limit, free_space, kept_files, remove_file, shrink, verify
+from imgbuilder.cache.limit import (
+    Verified,
+    default_limit,
+    free_space,
+    kept_files,
+    remove_file,
+    shrink,
+    verify,
+)
+from imgbuilder.cache.links import Link, add_link, all_links, remove_link
 from imgbuilder.cache.templates import Templates, digest_of, files_of, usable
 from imgbuilder.cache.unpack import Unpacker
 from imgbuilder.cache.unpack import unpack as unpack_template
@@ -81,8 +91,41 @@ class TemplateCache:
         owned.close()
 
     def delete(self, on_event: Reporter = ignore, *, limit: float = 10.0) -> bool:
-        """Remove the cache's files from the folder, and no others; return False if there is no cache."""
-        return self._folder.delete(on_event, limit=limit)
+        """Remove the cache's files from the folder, and no others; return False if there is no cache.
+
+        Raises:
+            WorkspaceError: It is in use, images lie over its disks, or a file cannot be removed.
+        """
+        return self._folder.delete(on_event, limit=limit, check=self._refuse_linked)
+
+    def _refuse_linked(self) -> None:
+        if links := self.links():
+            raise WorkspaceError(
+                f"the cache {self.root} holds the disk of a linked image: {links[0].image}",
+                hint=f"make it independent first: pybuilder unlink {shlex.quote(str(links[0].image))}",
+            )
+
+    def links(self) -> list[Link]:
+        """Return the images that lie over disks of the cache.
+
+        Raises:
+            WorkspaceError: A record of them cannot be read.
+        """
+        return all_links(self._folder)
+
+    def holds_disk(self, path: Path) -> bool:
+        """Tell whether a path names an unpacked disk of this cache."""
+        return any(
+            item.path.samefile(path) for item in kept_files(self._folder) if item.path.name == path.name
+        )
+
+    def add_link(self, disk: Path, image: Path) -> None:
+        """Keep an unpacked disk as long as an image lies over it, which may be made now."""
+        add_link(self._folder, disk, image)
+
+    def remove_link(self, link: Link) -> None:
+        """Keep a disk no longer for an image."""
+        remove_link(self._folder, link.disk, link.image)
 
     def is_cached(self, entry: Entry) -> bool:
         """Tell whether a template need not be downloaded; its bytes are not checked."""
@@ -165,7 +208,7 @@ class TemplateCache:
         with self._explained():
             return shrink(self._folder, self.limit)
 
-    def verify(self, on_event: Reporter = ignore) -> tuple[list[tuple[str, int]], int]:
+    def verify(self, on_event: Reporter = ignore) -> Verified:
         """Check all bytes, and remove damaged files."""
         with self._explained():
             return verify(self._folder, on_event)

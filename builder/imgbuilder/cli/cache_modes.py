@@ -10,16 +10,22 @@ from pathlib import Path
 import click
 
 from imgbuilder.appliance.instant.store import StateStore, state_folder
+from imgbuilder.appliance.options import Attachment
+from imgbuilder.building.preflight import check_disk
+from imgbuilder.cache.links import disk_below
 from imgbuilder.cache.store import TemplateCache
 from imgbuilder.cache.templates import files_of, for_everybody
 from imgbuilder.catalog.bundles import BundledTemplate, check_name, write_bundle
 from imgbuilder.catalog.catalog import Offer, Selection
 from imgbuilder.catalog.sources import SourceFormat, trusted_keys
 from imgbuilder.cli.requests import Call
+from imgbuilder.disk import diskimage
+from imgbuilder.disk.diskimage import DiskFormat
+from imgbuilder.disk.qcow2 import Role
 from imgbuilder.errors import FetchError, PybuilderError, RepositoryError, UsageError, WorkspaceError
 from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.fetch.urls import BUNDLE_SUFFIX, template_url
-from imgbuilder.host import paths
+from imgbuilder.host import paths, workspace
 from imgbuilder.host.hashing import hash_stream
 from imgbuilder.host.text import printable
 from imgbuilder.sizes import counted, human_size
@@ -43,6 +49,10 @@ def print_cache(call: Call) -> None:
             lines.append(f"{entry.os_version:<24} {entry.arch:<10} {state}")
     if call.options["verbose"]:
         lines += StateStore(state_folder(folder)).describe()
+        lines += [
+            f"linked image: {link.image}" + (" (missing; see pybuilder unlink)" if link.is_missing else "")
+            for link in cache.links()
+        ]
     call.reporter.close()
     show("\n".join(lines) + "\n")
 
@@ -193,12 +203,51 @@ def cache_verify(call: Call) -> int:
     """Check the cache and print what was removed; return 1 when something was."""
     call.no_name()
     with _opened(call) as cache:
-        removed, good = cache.verify(call.reporter)
+        removed, linked, good = cache.verify(call.reporter)
+        for name in linked:
+            warn(
+                call.reporter,
+                f"damaged, and linked images lie over it: {name}; "
+                "build from this template again to restore it",
+            )
         call.reporter.close()
         _print_removed(removed)
         damaged = f"{len(removed)} damaged and removed" if removed else "none damaged"
-        click.echo(f"files: {len(removed) + good} looked at, {damaged}")
-    return 1 if removed else 0
+        if linked:
+            damaged += f", {len(linked)} damaged and kept for linked images"
+        click.echo(f"files: {len(removed) + len(linked) + good} looked at, {damaged}")
+    return 1 if removed or linked else 0
+
+
+def unlink_image(call: Call) -> None:
+    """Make a linked image independent of the cache, or forget one that is missing."""
+    given = Path(call.one_name("IMAGE", "pybuilder unlink debian-12.qcow2"))
+    image = given.parent.resolve() / given.name
+    with _opened(call) as cache:
+        links = [link for link in cache.links() if link.image == image]
+        if image.exists():
+            below = disk_below(image)
+            if below is None or not cache.holds_disk(below):
+                raise UsageError(
+                    f"{given} is not linked to a disk in the cache {cache.root}",
+                    hint="pybuilder cache list -v shows the linked images; --cache DIR names another cache",
+                )
+            check_disk(Attachment(image, DiskFormat.QCOW2), Role.GUEST, backing=[below])
+            with workspace.new_file(image) as independent:
+                call.reporter(Step(f"Copying the template's disk into {given}"))
+                diskimage.convert(image, DiskFormat.QCOW2, independent, DiskFormat.QCOW2)
+        elif not links:
+            raise UsageError(
+                f"there is no image {given}, and none is recorded there",
+                hint="pybuilder cache list -v shows the linked images",
+            )
+        for link in links:
+            cache.remove_link(link)
+        call.reporter.close()
+        done = (
+            "needs the cache no longer" if image.exists() else "is missing; no disk is kept for it any more"
+        )
+        click.echo(printable(f"{given} {done}"))
 
 
 @contextmanager

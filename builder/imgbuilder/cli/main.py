@@ -272,6 +272,10 @@ VERBS = (
         ),
     ),
     _verb(
+        "unlink", "Make an image of --linked independent of the cache.", "cache_modes:unlink_image", "IMAGE",
+        options=CACHE_OPTIONS,
+    ),
+    _verb(
         "firstboot-log", "Show how the first-boot scripts of an image fared.", "modes:firstboot_log", "IMAGE",
         options=[*_IMAGE, declared.NO_INSTANT],
     ),

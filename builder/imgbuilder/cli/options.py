@@ -110,6 +110,12 @@ BUILDING = (
     Option(BUILD, "--size", metavar="SIZE", help="Size of its disk, such as 20G [default: the template's]."),
     FORMAT,
     Option(BUILD, "--compress", is_flag=True, help="Compress the qcow2 image."),
+    Option(
+        BUILD,
+        "--linked",
+        is_flag=True,
+        help="Make a small qcow2 image over the template's disk, which stays in the cache for it.",
+    ),
     ARCH,
     Option(
         BUILD, "--attach", multiple=True, metavar="FILE", help="Another disk for the appliance, read-only."
@@ -135,6 +141,12 @@ BUILDING = (
         help="Remove the unfinished image when a build fails [default: remove it].",
     ),
     ON_ERROR,
+    Option(
+        BUILD,
+        "--seed",
+        metavar="TEXT",
+        help="Make all random numbers from TEXT; with SOURCE_DATE_EPOCH, builds can be repeated.",
+    ),
     Option(BUILD, "--no-sync", is_flag=True, help="Do not wait until the image is safely on the disk."),
 )
 
@@ -204,6 +216,12 @@ LAUNCHING = (
         help="Give up when it is silent for so long at its start [default: 30; emulated: 600].",
     ),
     NO_INSTANT,
+)
+HOSTSIDE = Option(
+    APPLIANCE,
+    "--hostside",
+    type=click.Choice(["auto", "never", "always"]),
+    help="Write the image without an appliance: where possible, never, or fail [default: auto].",
 )
 COMMAND_TIMEOUT = Option(
     APPLIANCE,
@@ -283,6 +301,7 @@ BUILD_OPTIONS = (
     *SOURCE_OPTIONS,
     *CACHE_OPTIONS,
     *APPLIANCE_OPTIONS,
+    HOSTSIDE,
     *MESSAGES,
 )
 

@@ -13,7 +13,7 @@ import click
 
 from imgbuilder.appliance import ApplianceOptions, Attachment
 from imgbuilder.building.getkernel import KernelRequest
-from imgbuilder.building.request import BuildRequest, NetworkMode
+from imgbuilder.building.request import BuildRequest, HostsideMode, NetworkMode
 from imgbuilder.cli.customizing import ATTACHED, given_operations
 from imgbuilder.cli.program import Tools
 from imgbuilder.customize.failure import OnError
@@ -176,7 +176,8 @@ def build_request(name: str, arch: str, options: dict[str, Any], values: Values)
         template=name,
         arch=arch,
         output=None if options["output"] is None else Path(options["output"]),
-        format=parse_output_format(options["format_"] or "raw"),
+        format=parse_output_format(options["format_"] or ("qcow2" if options["linked"] else "raw")),
+        linked=options["linked"],
         compressed=options["compress"],
         warn_if_partition=options["warn_if_partition"],
         size=values.size,
@@ -189,4 +190,6 @@ def build_request(name: str, arch: str, options: dict[str, Any], values: Values)
         delete_on_failure=options["delete_on_failure"],
         on_error=OnError(options["on_error"]),
         sync=not options["no_sync"],
+        seed=options["seed"],
+        hostside=None if options["hostside"] is None else HostsideMode(options["hostside"]),
     )

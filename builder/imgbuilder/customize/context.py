@@ -18,6 +18,7 @@ from imgbuilder.events import Reporter, ignore
 from imgbuilder.guests.ports import Guest
 from imgbuilder.guests.roots import read_os_release
 from imgbuilder.host.text import one_line, without_controls
+from imgbuilder.host.variation import Variation
 
 _LONGEST_NAME = 100
 _PLAIN_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -184,6 +185,7 @@ class GuestContext:
     wanted: dict[str, str] = field(default_factory=dict, repr=False)
     memory: str = ""
     unlabelled: tuple[str, ...] = ()
+    variation: Variation = field(default_factory=Variation, repr=False)
 
     @property
     def mask(self) -> Mask:

@@ -21,12 +21,15 @@ from imgbuilder.customize.secrecy import variable_name
 from imgbuilder.customize.values import read_given
 from imgbuilder.errors import ToolError, UsageError
 from imgbuilder.events import Reporter, info
+from imgbuilder.host.variation import RandomBytes
 
 _ROUNDS = 100_000
 """Rounds of SHA-crypt: 20 times crypt(5)'s default; a login under emulation still takes about a second."""
 _LIBCRYPT = ("libcrypt.so.1", "libcrypt.so.2")
 """The library's name in Debian and in Fedora."""
 _SALT_BYTES = 24
+_SALT_LENGTH, _SALT_LETTERS = 16, "./" + string.digits + string.ascii_uppercase + string.ascii_lowercase
+"""The salt of SHA-crypt, crypt(5)."""
 
 _LETTERS = r"[./0-9A-Za-z]"
 _SHA = re.compile(rf"\$[56]\$(?:rounds=([0-9]{{1,9}})\$)?[^$:!*\n]{{0,16}}\${_LETTERS}{{43,86}}")
@@ -47,21 +50,22 @@ class Crypto(enum.Enum):
     YESCRYPT = "yescrypt"
 
 
-def hash_password(password: str, crypto: Crypto) -> str:
-    """Hash a password with a fresh random salt."""
+def hash_password(password: str, crypto: Crypto, random_bytes: RandomBytes = secrets.token_bytes) -> str:
+    """Hash a password with a random salt."""
     secret = password.encode(errors="surrogateescape")
     if crypto is Crypto.YESCRYPT:
-        return _yescrypt(secret)
+        return _yescrypt(secret, random_bytes)
     from passlib.hash import sha256_crypt, sha512_crypt  # late: few commands hash passwords
 
     scheme = sha256_crypt if crypto is Crypto.SHA256 else sha512_crypt
-    return str(scheme.using(rounds=_ROUNDS).hash(secret))
+    salt = "".join(_SALT_LETTERS[byte % 64] for byte in random_bytes(_SALT_LENGTH))
+    return str(scheme.using(rounds=_ROUNDS, salt=salt).hash(secret))
 
 
 def yescrypt_available() -> bool:
     """Tell whether this host can make yescrypt hashes."""
     library = _library()
-    return library is not None and _yescrypt_setting(library) is not None
+    return library is not None and _yescrypt_setting(library, secrets.token_bytes) is not None
 
 
 def can_try(hashed: str) -> bool:
@@ -91,9 +95,9 @@ def matches(password: str, hashed: str) -> bool | None:
         return None
 
 
-def _yescrypt(secret: bytes) -> str:
+def _yescrypt(secret: bytes, random_bytes: RandomBytes) -> str:
     library = _library()
-    setting = None if library is None else _yescrypt_setting(library)
+    setting = None if library is None else _yescrypt_setting(library, random_bytes)
     if library is not None and setting is not None:
         result = library.crypt(secret, setting)
         if isinstance(result, bytes) and result.startswith(b"$y$"):
@@ -123,8 +127,8 @@ def _library() -> ctypes.CDLL | None:
     return None
 
 
-def _yescrypt_setting(library: ctypes.CDLL) -> bytes | None:
-    result = library.crypt_gensalt(b"$y$", 0, secrets.token_bytes(_SALT_BYTES), _SALT_BYTES)
+def _yescrypt_setting(library: ctypes.CDLL, random_bytes: RandomBytes) -> bytes | None:
+    result = library.crypt_gensalt(b"$y$", 0, random_bytes(_SALT_BYTES), _SALT_BYTES)
     return result if isinstance(result, bytes) and result.startswith(b"$y$") else None
 
 
@@ -178,9 +182,11 @@ class PasswordSelector:
         if self.source is PasswordSource.TEXT:
             _check_password(self.text)
 
-    def shadow_field(self, password: str | None, crypto: Crypto) -> str:
+    def shadow_field(
+        self, password: str | None, crypto: Crypto, random_bytes: RandomBytes = secrets.token_bytes
+    ) -> str:
         """Return the second field of the account's line in ``/etc/shadow``, shadow(5)."""
-        value = "*" if password is None else hash_password(password, crypto)
+        value = "*" if password is None else hash_password(password, crypto, random_bytes)
         return f"!!{value}" if self.locked else value
 
     def report_random(self, user: str, password: str | None, on_event: Reporter) -> None:
@@ -188,10 +194,12 @@ class PasswordSelector:
         if self.source is PasswordSource.RANDOM and password is not None:
             info(on_event, f"Setting random password of {user} to {password}")
 
-    def password(self, secrets: Mapping[str, str]) -> str | None:
+    def password(
+        self, secrets: Mapping[str, str], random_bytes: RandomBytes = secrets.token_bytes
+    ) -> str | None:
         """Return the password, generated now if it is a random one; None if the account gets none."""
         if self.source is PasswordSource.RANDOM:
-            return random_password()
+            return random_password(random_bytes)
         if self.source is PasswordSource.SECRET:
             if self.text not in secrets:
                 raise UsageError(
@@ -272,9 +280,14 @@ def parse_crypto(text: str) -> Crypto:
     return crypto
 
 
-def random_password() -> str:
+def random_password(random_bytes: RandomBytes = secrets.token_bytes) -> str:
     """Generate a password of at least 120 random bits without ambiguous characters."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))
+    letters = ""
+    while len(letters) < _RANDOM_LENGTH:
+        (byte,) = random_bytes(1)
+        if byte < 256 // len(_ALPHABET) * len(_ALPHABET):  # all letters are equally likely
+            letters += _ALPHABET[byte % len(_ALPHABET)]
+    return letters
 
 
 def _check_password(text: str) -> None:

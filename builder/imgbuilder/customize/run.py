@@ -79,6 +79,11 @@ def needs_commands(operations: Sequence[Operation]) -> bool:
     return any(spec_of(operation).runs_in_guest for operation in operations)
 
 
+def needs_appliance(operation: Operation) -> bool:
+    """Tell whether an operation needs an appliance, as programs of the guest and of the appliance do."""
+    return spec_of(operation).runs_in_guest or operation.keyword in {"scrub", "selinux-relabel"}
+
+
 def sets_root_password(operations: Sequence[Operation]) -> bool:
     """Tell whether one of the operations sets, locks or disables root's password."""
     return any(
@@ -137,8 +142,9 @@ def customize(
 def _customize(
     guest: Guest, operations: Sequence[Operation], context: GuestContext, rescue: Rescue | None
 ) -> CustomizeResult:
-    set_random_seed(guest, context.facts, context.on_event)
-    set_machine_id(guest, context.on_event)
+    random_bytes = context.variation.random_bytes
+    set_random_seed(guest, context.facts, random_bytes, context.on_event)
+    set_machine_id(guest, random_bytes, context.on_event)
 
     with contextlib.ExitStack() as stack:
         if needs_commands(operations):
@@ -174,7 +180,7 @@ def _set_passwords(guest: Guest, operations: Sequence[Operation], context: Guest
     late = _in_phase(operations, Phase.LATE)
     root_password = None
     if context.implicit_root_password and not sets_root_password(operations):
-        root_password = random_password()
+        root_password = random_password(context.variation.random_bytes)
         late.append(RootPassword(PasswordSelector(PasswordSource.TEXT, root_password)))
     shown = ""
     for operation in late:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from imgbuilder.customize.context import Family, GuestFacts
 from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, Step, warn
 from imgbuilder.guests.ports import Guest
+from imgbuilder.host.variation import RandomBytes
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ _EMPTY_IDS = (b"", b"uninitialized\n")
 """The second means "make one at first boot", machine-id(5)."""
 
 
-def set_random_seed(guest: Guest, facts: GuestFacts, on_event: Reporter) -> None:
+def set_random_seed(guest: Guest, facts: GuestFacts, random_bytes: RandomBytes, on_event: Reporter) -> None:
     """Write new random seeds.
 
     Every existing seed file is overwritten with as many bytes as it had, within limits. A guest with systemd
@@ -182,30 +182,30 @@ def set_random_seed(guest: Guest, facts: GuestFacts, on_event: Reporter) -> None
     for path in _SEED_FILES:
         if guest.is_file(path):
             size = max(_SMALLEST, min(_LARGEST, guest.stat(path).size))
-            guest.write(path, secrets.token_bytes(size))
+            guest.write(path, random_bytes(size))
             done = True
     if not guest.exists(_SYSTEMD_SEED):
-        done |= _create(guest, _SYSTEMD_SEED)
+        done |= _create(guest, _SYSTEMD_SEED, random_bytes)
     if not done and facts.family in _FAMILY_SEED:
-        done = _create(guest, _FAMILY_SEED[facts.family])
+        done = _create(guest, _FAMILY_SEED[facts.family], random_bytes)
     if not done:
         warn(on_event, "the random seed could not be set: the guest has no known file for it")
 
 
-def set_machine_id(guest: Guest, on_event: Reporter) -> None:
+def set_machine_id(guest: Guest, random_bytes: RandomBytes, on_event: Reporter) -> None:
     """Fill an empty ``/etc/machine-id``; nothing is changed if it is missing, a link or not empty."""
     if guest.is_symlink(_MACHINE_ID) or not guest.is_file(_MACHINE_ID):
         return
     if guest.stat(_MACHINE_ID).size <= len(_EMPTY_IDS[1]) and guest.read(_MACHINE_ID) in _EMPTY_IDS:
         on_event(Step(f"Setting the machine ID in {_MACHINE_ID}"))
-        guest.write(_MACHINE_ID, f"{uuid.uuid4().hex}\n".encode())
+        guest.write(_MACHINE_ID, f"{uuid.UUID(bytes=random_bytes(16), version=4).hex}\n".encode())
 
 
-def _create(guest: Guest, path: str) -> bool:
+def _create(guest: Guest, path: str, random_bytes: RandomBytes) -> bool:
     directory = path.rpartition("/")[0]
     if not guest.is_dir(directory) or guest.is_symlink(path) or guest.exists(path):
         return False
-    guest.write(path, secrets.token_bytes(_SMALLEST))
+    guest.write(path, random_bytes(_SMALLEST))
     guest.chown(0, 0, path)
     guest.chmod(0o600, path)
     return True

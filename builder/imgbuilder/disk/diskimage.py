@@ -83,9 +83,11 @@ def create_overlay(overlay: Path, disk: Path, disk_format: DiskFormat, size: int
     )  # fmt: skip
 
 
-def write_image(source: Path, target: Path, target_format: OutputFormat, *, compressed: bool) -> None:
-    """Write a qcow2 image, with the disk that it lies over, to a file or a block device."""
-    words: list[str | Path] = ["-f", DiskFormat.QCOW2, "-O", target_format]
+def write_image(
+    source: Path, source_format: DiskFormat, target: Path, target_format: OutputFormat, *, compressed: bool
+) -> None:
+    """Write an image, with the disk that it lies over, to a file or a block device."""
+    words: list[str | Path] = ["-f", source_format, "-O", target_format]
     if compressed:
         words.append("-c")
     if target.is_block_device() and target_format is OutputFormat.RAW:

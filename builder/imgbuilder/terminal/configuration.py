@@ -79,6 +79,10 @@ def _when(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
     return value if value in {"yes", "no", "auto"} else None
 
 
+def _hostside(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
+    return value if value in {"auto", "never", "always"} else None
+
+
 def _mebibytes(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
@@ -91,6 +95,7 @@ KEYS: Mapping[str, tuple[str, str, Callable[[Any], str | None]]] = {
     "cache-size": ("PYBUILDER_CACHE_SIZE", 'a size such as "20G"', _size),
     "cache-path": ("PYBUILDER_CACHE_PATH", "a folder, or a list of them, without colons", _folders),
     "instant": ("PYBUILDER_INSTANT", 'true, false or "auto"', _when),
+    "hostside": ("PYBUILDER_HOSTSIDE", '"auto", "never" or "always"', _hostside),
     "memsize": ("LIBGUESTFS_MEMSIZE", "a number of MiB", _mebibytes),
     "hypervisor": ("LIBGUESTFS_HV", "the name of a program", _program),
     "guestfs-python": ("PYBUILDER_GUESTFS_PYTHON", "the name of a program", _program),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from abc import abstractmethod
 from dataclasses import dataclass, field
 
@@ -27,7 +26,6 @@ from imgbuilder.events import warn
 from imgbuilder.guests.ports import Guest
 
 _KEYS_FILE = re.compile(r"^[ \t]*AuthorizedKeysFile[ \t]+([^#\n]+)", re.IGNORECASE | re.MULTILINE)
-_SECONDS_OF_A_DAY = 86400
 _LIBCRYPT = tuple(
     f"{folder}{deeper}/libcrypt.so.*" for folder in ("/lib*", "/usr/lib*") for deeper in ("", "/*")
 )
@@ -61,13 +59,13 @@ def set_password(
     guest: Guest, context: GuestContext, keyword: str, user: str, chosen: PasswordSelector
 ) -> None:
     """Set the password of a user, with today as the day of its change, as passwd(1) does."""
-    password = chosen.password(context.secrets)
+    password = chosen.password(context.secrets, context.variation.random_bytes)
     if password is not None and context.password_crypto is Crypto.YESCRYPT:
         _require_yescrypt(guest)
-    value = chosen.shadow_field(password, context.password_crypto)
+    value = chosen.shadow_field(password, context.password_crypto, context.variation.random_bytes)
     if not guest.is_file("/etc/shadow"):
         raise OperationError(f"--{keyword}: the guest has no /etc/shadow")
-    day = today()
+    day = context.variation.today
     shadow = set_shadow_field(guest.read("/etc/shadow"), user, value, day)
     if shadow is None:
         raise OperationError(
@@ -86,11 +84,6 @@ def set_password(
             f'is changed: --run-command "chage -E -1 {user}"',
         )
     chosen.report_random(user, password, context.on_event)
-
-
-def today() -> int:
-    """Return the number of days since 1970, as in shadow(5)."""
-    return int(time.time()) // _SECONDS_OF_A_DAY
 
 
 def _require_yescrypt(guest: Guest) -> None:

@@ -6,7 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID
 
 from imgbuilder.customize import argforms, passwords, sysprep, values
 from imgbuilder.customize.accountfiles import (
@@ -20,7 +20,7 @@ from imgbuilder.customize.argforms import ArgumentForm, ArgumentPart, Kind, Raw
 from imgbuilder.customize.commands import run_in_guest
 from imgbuilder.customize.context import GuestContext
 from imgbuilder.customize.operation import Operation, Phase, read_if_present
-from imgbuilder.customize.ops.accounts import SshInject, set_password, today
+from imgbuilder.customize.ops.accounts import SshInject, set_password
 from imgbuilder.customize.passwords import PasswordSelector, holds_password, parse_selector
 from imgbuilder.customize.registry import operation
 from imgbuilder.errors import OperationError, UsageError
@@ -181,7 +181,7 @@ class User(Operation):
         if self.password is not None:
             set_password(guest, context, self.keyword, self.name, self.password)
         else:
-            self._let_keys_in(guest)
+            self._let_keys_in(guest, context.variation.today)
         if self.sudo:
             self._allow_sudo(guest)
 
@@ -224,10 +224,10 @@ class User(Operation):
                 "content were not changed",
             )
 
-    def _let_keys_in(self, guest: Guest) -> None:
+    def _let_keys_in(self, guest: Guest, day: int) -> None:
         # With "!", which useradd writes, an sshd without PAM would not accept keys either.
         shadow = read_if_present(guest, "/etc/shadow")
-        changed = set_shadow_field(shadow, self.name, "*", today())
+        changed = set_shadow_field(shadow, self.name, "*", day)
         if changed is not None:
             guest.replace("/etc/shadow", changed)
 
@@ -281,7 +281,7 @@ class CloudInit(Operation):
         guest.mkdir_p(_SEED)
         guest.chmod(0o700, _SEED)
         meta = (
-            f"instance-id: iid-{uuid4()}\n".encode()
+            f"instance-id: iid-{UUID(bytes=context.variation.random_bytes(16), version=4)}\n".encode()
             if self.meta_data is None
             else seed_content(self.meta_data)
         )

@@ -62,6 +62,7 @@ def facts(template_format: DiskFormat | None = DiskFormat.RAW, cached: str = "no
         "/dev/sda1",
         None,
         fetched,
+        None if used is None else Path("/cache/disk"),
         used,
     )
 
@@ -75,7 +76,7 @@ def target(
 
 
 def plan(template: TemplateFacts, wanted: OutputImage) -> BuildPlan:
-    return make_plan(template, wanted, ("install nginx",), network=True)
+    return make_plan(template, wanted, ("install nginx",), network=True, obstacle="--install needs it")
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -123,8 +124,14 @@ def test_every_combination_takes_the_shortest_way(place: str, output: tuple[Outp
 
 
 def test_a_plan_without_customizations() -> None:
-    text = make_plan(facts(), target(), (), network=False).describe()
-    assert "start the appliance once (without network); every guest gets a random seed" in text
+    text = make_plan(facts(), target(), (), network=False, obstacle="--hostside is never").describe()
+    assert "start the appliance once (without network), because --hostside is never; every guest gets" in text
+    text = make_plan(facts(), target(), (), network=False, obstacle=None).describe()
+    assert (
+        "write on the host, without an appliance, if the template's disk allows it; every guest gets" in text
+    )
+    text = make_plan(facts(None, "disk"), target(), ("touch it",), network=False, obstacle=None).describe()
+    assert "write on the host, without an appliance:\n     - touch it\n" in text
 
 
 def test_the_text_of_a_plan() -> None:
@@ -137,7 +144,7 @@ def test_the_text_of_a_plan() -> None:
         "  2. check and unpack the template (2.0G, sparse)\n"
         "  3. copy the template to x.img\n"
         "  4. grow the disk to 20.0G, and /dev/sda1 with it, in place\n"
-        "  5. start the appliance once (with network), and in it:\n"
+        "  5. start the appliance once (with network), because --install needs it:\n"
         "     - install nginx\n"
         "space, besides what the customizations write:\n"
         "     111.0M in the cache for the download\n"

@@ -191,7 +191,7 @@ def test_a_disk_whose_bytes_changed_is_unpacked_again(cache: TemplateCache, offe
 def test_verify_looks_at_the_bytes_of_disks(cache: TemplateCache, offered: Selection) -> None:
     """Bytes that changed below the filesystem, so that no time changes."""
     path = cache.get_disk(offered, SourceFetcher())
-    assert cache.verify() == ([], 2)
+    assert cache.verify() == ([], [], 2)
     record = path.with_name(f"{path.name}.json")
     path.chmod(0o600)
     with path.open("r+b") as file:

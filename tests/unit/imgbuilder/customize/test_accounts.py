@@ -28,7 +28,7 @@ def _field(shadow: str, user: str) -> str:
 
 @pytest.fixture(autouse=True)
 def a_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.time", lambda: DAY * 86400 + 3600.0)
+    monkeypatch.setattr("time.time_ns", lambda: (DAY * 86400 + 3600) * 10**9)
 
 
 @pytest.mark.row("Z9")
