@@ -198,7 +198,7 @@ def program(image: int, command: Sequence[str]) -> None:
     processors = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {processors[os.getpid() % len(processors)]})
     if not _restrict_files({**_PROGRAM_FILES, f"/proc/self/fd/{image}": _READ | _WRITE | _TRUNCATE_RIGHT}):
-        raise ConfinementError("the kernel has no Landlock")
+        raise ConfinementError("Landlock is not available")
     # An unknown call fails as on an old kernel, which programs can deal with.
     _filter(library, _ERRNO | errno.ENOSYS, allowed=_PROGRAM, refused=(), done=(*_SYNC, *_TRUNCATE))
     os.execve(command[0], list(command), {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin"})  # noqa: S606

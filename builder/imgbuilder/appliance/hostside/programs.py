@@ -19,7 +19,7 @@ from imgbuilder.appliance.hostside.gate import Place
 from imgbuilder.errors import ToolError, UnfitError
 from imgbuilder.host import process
 from imgbuilder.host.interrupts import uninterrupted
-from imgbuilder.host.text import printable
+from imgbuilder.host.text import one_line, printable
 
 CHECKER, GROWER = "e2fsck", "resize2fs"
 _CONFINE = Path(confine.__file__)
@@ -27,6 +27,7 @@ _LIBRARY = "libext2fs.so.2"
 _SECONDS = 300.0
 """Most time by the clock: the limit of processor time is shorter, but the host may be busy."""
 _MOST_OUTPUT = 64 * 1024
+_LONGEST_REASON = 300
 _EDGE = 1 << 20
 """Bytes in front of a partition and behind it that are compared: both partition tables are in them."""
 _SECTOR = 512
@@ -34,7 +35,7 @@ _GOOD = re.compile(
     r"e2fsck \d.*"
     r"|Pass \d: .*"
     # It begins with the name of the filesystem, if that has one.
-    r"|.*: \d+/\d+ files \(.*% non-contiguous\), \d+/\d+ blocks"
+    r"|[^\s:]{1,80}: \d+/\d+ files \([\d.]+% non-contiguous\), \d+/\d+ blocks"
     # Advice, not a fault: kernels leave such files.
     r"|Inode \d+ extent tree \(at level \d+\) could be (narrower|shorter)\.  Optimize\? no"
     r"|"
@@ -57,7 +58,10 @@ def require_host() -> confine.Confinement:
     except confine.ConfinementError as error:
         raise ToolError(str(error), hint=_install("libseccomp2")) from error
     if not found.landlock:
-        raise ToolError("the kernel has no Landlock", hint="use Linux 5.13 or later, with landlock in lsm=")
+        raise ToolError(
+            "Landlock is not available",
+            hint="use Linux 5.13 or later with landlock in lsm=; a container needs a profile that allows it",
+        )
     for name in (CHECKER, GROWER):
         process.require_program(name)
     return found
@@ -76,7 +80,8 @@ def check(image: int, place: Place) -> None:
     status, lines = _run(image, CHECKER, "-fn", _name(image, place))
     complaint = next((line for line in lines if not _GOOD.fullmatch(line)), None)
     if status != 0 or complaint is not None:
-        raise UnfitError(f"{CHECKER} does not find the filesystem clean: {complaint or f'status {status}'}")
+        reason = one_line(complaint, _LONGEST_REASON) if complaint else f"status {status}"
+        raise UnfitError(f"{CHECKER} does not find the filesystem clean: {reason}")
 
 
 def grow(image: int, place: Place) -> None:
@@ -88,7 +93,8 @@ def grow(image: int, place: Place) -> None:
     before = _surroundings(image, place)
     status, lines = _run(image, GROWER, "-f", _name(image, place), f"{place.size // _SECTOR}s")
     if status != 0:
-        raise UnfitError(f"{GROWER} failed with status {status}: {lines[-1] if lines else 'no message'}")
+        reason = one_line(" ".join(lines), _LONGEST_REASON)
+        raise UnfitError(f"{GROWER} failed with status {status}: {reason}")
     if _surroundings(image, place) != before:
         raise UnfitError(f"{GROWER} changed the disk outside the filesystem")
 
@@ -128,7 +134,7 @@ def _run(image: int, name: str, *arguments: str) -> tuple[int, list[str]]:
         for descriptor in (reading, writing):
             if descriptor >= 0:
                 os.close(descriptor)
-    return status, [printable(line) for line in output.decode(errors="replace").splitlines()]
+    return status, [printable(line) for line in output.decode(errors="replace").split("\n")]
 
 
 def _read(descriptor: int, name: str) -> bytes:
