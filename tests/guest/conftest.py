@@ -1,12 +1,14 @@
-"""A real template, a real repository and a real ordinary user, made once per session.
+"""A real template, a real repository and a real ordinary user.
 
-The template is kept between sessions in a cache folder (``PYBUILDER_TEST_CACHE``,
-by default ``pybuilder-tests`` in the user's cache), named after the code that
-makes it, so that a change of that code makes a new one.
+The template and its publication are kept between sessions in a cache folder
+(``PYBUILDER_TEST_CACHE``, by default ``pybuilder-tests`` in the user's cache),
+named after the code that makes them, so that a change of that code makes new
+ones. The processes of one session share them.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import http.server
@@ -14,136 +16,27 @@ import os
 import pwd
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from tests.fakes.keys import HomeGuard
+from tests.guest.person import ROOT, Person, install, traces
 
-ROOT = Path(__file__).parents[2]
+LONG = "PYBUILDER_TEST_LONG" in os.environ
+long = pytest.mark.skipif(not LONG, reason="minutes under emulation; set PYBUILDER_TEST_LONG")
 USER = f"pybuilder-test{os.getpid()}"
 """Of this session alone: its end removes the user and ends all that the user runs."""
 
 
-_KEEP = 3 * 86400
-"""Seconds that a template of other code stays in the cache after it was last used."""
-
-
-@dataclass(frozen=True)
-class Person:
-    """A user who types commands.
-
-    Attributes:
-        name: User name.
-        home: A home folder of their own, with nothing in it before the session.
-        bin: Folder with the commands ``pybuilder`` and ``pybuilder-repo``.
-        prefix: What to put before a command so that it runs as this person.
-    """
-
-    name: str
-    home: Path
-    bin: Path
-    prefix: tuple[str, ...]
-
-    def command(self, *words: str | Path) -> list[str]:
-        return [*self.prefix, *[os.fspath(word) for word in words]]
-
-    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """A clean environment: nothing of ours leaks in, KVM settings least of all."""
-        return {
-            "HOME": str(self.home),
-            "USER": self.name,
-            "PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin",
-            "LANG": "C.UTF-8",
-            "VIRT_BUILDER_DIRS": "/nonexistent",  # the system's sources are not ours to test
-            **{name: os.environ[name] for name in ("PYBUILDER_INSTANT",) if name in os.environ},
-            **(extra or {}),
-        }
-
-    def run(
-        self,
-        *words: str | Path,
-        timeout: float = 300,
-        env: Mapping[str, str] | None = None,
-        check: bool = True,
-        cwd: Path | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        done = subprocess.run(
-            self.command(*words), capture_output=True, text=True, errors="replace", timeout=timeout,
-            env=self.environment(env), cwd=cwd or self.home, stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-        if check and done.returncode != 0:
-            pytest.fail(f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done
-
-    def start(self, *words: str | Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start a command in a session of its own, which ignores no signal even if the tests do."""
-        normal = ["env", "--default-signal=HUP,INT,QUIT,TERM"]
-        return subprocess.Popen(
-            [*normal, *self.command(*words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            errors="replace", env=self.environment(env), cwd=self.home, stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-
-
-def runtime_distributions(name: str) -> Iterator[metadata.Distribution]:
-    """Walk a distribution's run-time requirements."""
-    seen: set[str] = set()
-    waiting = [name]
-    while waiting:
-        current = waiting.pop()
-        if current.lower() in seen:
-            continue
-        seen.add(current.lower())
-        found = metadata.distribution(current)
-        yield found
-        for requirement in found.requires or []:
-            if "extra ==" not in requirement and "sys_platform == " not in requirement:
-                word = requirement.split(";")[0]
-                for stop in "<>=!~[ (":
-                    word = word.split(stop)[0]
-                if "python_version <" not in requirement and "platform_system" not in requirement:
-                    waiting.append(word)
-
-
-def install(folder: Path) -> Path:
-    """Copy the packages and what they need to a place that every user can read; return its bin folder."""
-    library, commands = folder / "lib", folder / "bin"
-    interpreter = Path(sys.executable).resolve()  # past the virtual environment, which others may not see
-    library.mkdir()
-    commands.mkdir()
-    for package in ("index/imgindex", "builder/imgbuilder", "repo-tools/imgrepo"):
-        shutil.copytree(
-            ROOT / package, library / Path(package).name, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    for distribution in runtime_distributions("virt-pybuilder"):
-        for file in distribution.files or []:
-            if ".." in file.parts or "__pycache__" in file.parts or file.suffix == ".pth":
-                continue
-            source = Path(str(distribution.locate_file(file)))
-            if source.is_file():
-                target = library / file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
-    for name, module in (
-        ("pybuilder", "imgbuilder"),
-        ("pybuilder-customize", "imgbuilder.cli.customize_main"),
-        ("pybuilder-repo", "imgrepo"),
-    ):
-        script = commands / name
-        script.write_text(f'#!/bin/sh\nPYTHONPATH={library} exec {interpreter} -m {module} "$@"\n')
-        script.chmod(0o755)
-    subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
-    return commands
+_KEEP = 86400
+"""Seconds that what other code made stays in the cache after it was last used."""
 
 
 @pytest.fixture(scope="session")
@@ -163,6 +56,10 @@ def person() -> Iterator[Person]:
     subprocess.run(["useradd", "--home-dir", home, "--shell", "/bin/sh", USER], check=True)
     try:
         shutil.chown(home, USER, USER)
+        # The number may be that of a session that was killed, whose files would count as ours.
+        for place in (Path("/tmp"), Path("/var/tmp")):
+            for path in traces(place, pwd.getpwnam(USER).pw_uid):
+                remove(path)
         prefix = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups")
         yield Person(USER, home, commands, prefix)
     finally:
@@ -200,31 +97,60 @@ def cache_folder() -> Path:
     return Path(base) / "pybuilder-tests"
 
 
-@functools.cache
-def recipe_digest() -> str:
+def code_digest(*folders: str) -> str:
+    """Return a digest of the code in some folders, without comments and docstrings."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "repo-tools/imgrepo/template").rglob("*.py")):
-        digest.update(path.read_bytes())
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            tree = ast.parse(path.read_bytes())
+            for node in ast.walk(tree):
+                for name in ("body", "orelse"):
+                    lines = getattr(node, name, None)
+                    if isinstance(lines, list):
+                        setattr(node, name, [line for line in lines if not _is_docstring(line)])
+            digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def kept(kind: str, digest: str, make: Callable[[Path], None]) -> Path:
+    """Return what the cache holds under a name; ``make`` writes it if it is missing."""
+    path = cache_folder() / f"{kind}-{digest}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / f"{kind}.lock"):  # the tests run in two processes
+        if not path.exists():
+            for old in path.parent.glob(f"{kind}-*"):
+                if time.time() - old.stat().st_mtime > _KEEP:  # younger ones may be another checkout's
+                    remove(old)
+            part = path.parent / f"{kind}.part"
+            remove(part)
+            make(part)
+            part.rename(path)
+        os.utime(path)
+    return path
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
 def template(person: Person) -> Path:
     """A Debian 12 template, made by the ordinary user without root."""
-    kept = cache_folder() / f"debian-12-{recipe_digest()}.img"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept.parent / "lock"):  # the tests run in two processes
-        if not kept.exists():
-            made = person.home / "debian-12.img"
-            person.run("pybuilder-repo", "make-template", "debian-12", made, timeout=1500)
-            for old in kept.parent.glob("debian-12-*"):
-                if time.time() - old.stat().st_mtime > _KEEP:  # younger ones may be another checkout's
-                    old.unlink()
-            subprocess.run(["cp", "--sparse=always", made, kept.with_suffix(".part")], check=True)
-            kept.with_suffix(".part").rename(kept)
-            made.unlink()
-        os.utime(kept)
-    return kept
+
+    def make(part: Path) -> None:
+        made = person.home / "debian-12.img"
+        person.run("pybuilder-repo", "make-template", "debian-12", made, timeout=1500)
+        subprocess.run(["cp", "--sparse=always", made, part], check=True)
+        made.unlink()
+
+    return kept("debian-12", code_digest("repo-tools/imgrepo/template"), make)
 
 
 def gpg(home: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -235,30 +161,41 @@ def gpg(home: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def publisher(person: Person, template: Path) -> Iterator[Publisher]:
-    """The template, published by the ordinary user with a fresh key."""
+    """The template, published by the ordinary user with a key of the tests."""
     gnupg = Path(tempfile.mkdtemp(prefix="pbg-", dir="/tmp"))
     guard = HomeGuard(gnupg)
+    site = person.home / "site"
     try:
-        if person.prefix:
-            shutil.chown(gnupg, person.name, person.name)
-        person.run(
-            "gpg", "--homedir", gnupg, "--batch", "--quiet", "--passphrase", "", "--quick-generate-key",
-            "Test Publisher <test@example.org>", "ed25519", "sign", "never",
-        )  # fmt: skip
+
+        def make(part: Path) -> None:
+            person.owns(gnupg)
+            person.run(
+                "gpg", "--homedir", gnupg, "--batch", "--quiet", "--passphrase", "", "--quick-generate-key",
+                "Test Publisher <test@example.org>", "ed25519", "sign", "never",
+            )  # fmt: skip
+            images = person.home / "images"
+            for folder in (images, site):
+                folder.mkdir()
+                person.owns(folder)
+            subprocess.run(["cp", "--sparse=always", template, images / "debian-12.img"], check=True)
+            (images / "debian-12.img").chmod(0o644)
+            person.run(
+                "pybuilder-repo", "publish", images, "--output", site, "--gpg-key", "test@example.org",
+                "--xz-preset", "0", env={"GNUPGHOME": str(gnupg)}, timeout=900,
+            )  # fmt: skip
+            shutil.rmtree(images)
+            shutil.copytree(gnupg, part / "gnupg", ignore=shutil.ignore_patterns("S.*", "*lock*"))
+            site.rename(part / "site")
+
+        code = code_digest("index/imgindex", "builder/imgbuilder", "repo-tools/imgrepo")
+        published = kept("published", f"{template.name}-{code}", make)
+        shutil.copytree(published / "site", site)
+        shutil.copytree(published / "gnupg", gnupg, dirs_exist_ok=True)
+        gnupg.chmod(0o700)
+        person.owns(gnupg)
+        person.owns(site)
         listed = person.run("gpg", "--homedir", gnupg, "--with-colons", "--list-keys").stdout
         fingerprint = next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr"))
-        images, site = person.home / "images", person.home / "site"
-        for folder in (images, site):
-            folder.mkdir()
-            if person.prefix:
-                shutil.chown(folder, person.name, person.name)
-        subprocess.run(["cp", "--sparse=always", template, images / "debian-12.img"], check=True)
-        (images / "debian-12.img").chmod(0o644)
-        env = {"GNUPGHOME": str(gnupg)}
-        person.run(
-            "pybuilder-repo", "publish", images, "--output", site, "--gpg-key", fingerprint,
-            "--xz-preset", "1", env=env, timeout=900,
-        )  # fmt: skip
         public = person.home / "key.asc"
         public.write_text(person.run("gpg", "--homedir", gnupg, "--armor", "--export", fingerprint).stdout)
         yield Publisher(site, fingerprint, public, gnupg)
@@ -303,45 +240,5 @@ def configured(person: Person, publisher: Publisher, web: WebServer) -> Person:
     (folder / "test.conf").write_text(
         f"[test]\nuri={web.url}/index.asc\ngpgkey=file://{publisher.public_key}\n"
     )
-    if person.prefix:
-        subprocess.run(["chown", "-R", f"{person.name}:{person.name}", person.home / ".config"], check=True)
+    person.owns(person.home / ".config")
     return person
-
-
-def leftovers(person: Person, folders: Sequence[Path]) -> list[str]:
-    """Return what a build must not leave behind: processes of the person, temporary files.
-
-    A process that was killed may take some seconds to end on a loaded machine.
-    """
-    end = time.monotonic() + 10
-    while (found := _leftovers(person, folders)) and time.monotonic() < end:
-        time.sleep(0.2)
-    return found
-
-
-def _leftovers(person: Person, folders: Sequence[Path]) -> list[str]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            if entry.stat().st_uid != person_id(person):
-                continue
-        except OSError:
-            continue
-        if state != "Z" and (
-            "appliance/worker.py" in words or ("qemu-system" in words and "guestfsd.sock" in words)
-        ):
-            found.append(words[:200])
-    for folder in (*folders, Path("/tmp"), Path("/var/tmp")):
-        for path in folder.glob("*pybuilder-*"):
-            if not path.name.startswith("pybuilder-guest-") and path.stat().st_uid == person_id(person):
-                found.append(str(path))
-        found += [str(path) for path in folder.glob("libguestfs*") if path.stat().st_uid == person_id(person)]
-    return found
-
-
-def person_id(person: Person) -> int:
-    return pwd.getpwnam(person.name).pw_uid

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.guest.conftest import Person
+from tests.guest.person import Person
 
 TEMPLATE_ROOT = "/dev/sda3"
 """The root of the template that the tests build from, as the appliance names it."""
+
+
+HOST = "169.254.2.2"
+"""This host as the appliance's network of QEMU calls it."""
 
 
 def free_port() -> int:
@@ -39,6 +43,10 @@ class Machine:
             with self._news:
                 self._text += piece.decode(errors="replace")
                 self._news.notify_all()
+
+    def wait(self, limit: float) -> None:
+        """Wait until it is off."""
+        self._process.wait(limit)
 
     @property
     def console(self) -> str:
@@ -69,10 +77,12 @@ def booted(
     *,
     extra: tuple[str, ...] = (),
     network: bool = True,
+    kept: bool = False,
 ) -> Iterator[Machine]:
-    """Boot an image, with emulation, as the person; nothing is written to it. ``extra`` goes to QEMU.
+    """Boot an image, with emulation, as the person; ``extra`` goes to QEMU.
 
-    Without ``network``, UEFI does not first wait for a boot server.
+    Nothing is written to the image unless it is ``kept``. Without ``network``, UEFI does not first wait for
+    a boot server.
     """
     forwarded = {port: free_port() for port in ports}
     rules = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for guest, host in forwarded.items())
@@ -80,7 +90,7 @@ def booted(
         person.command(
             "qemu-system-x86_64", "-accel", "tcg", "-m", "768", "-display", "none", "-serial", "stdio",
             "-monitor", "none", "-no-reboot",
-            "-drive", f"file={image},format={image_format},if=virtio,snapshot=on",
+            "-drive", f"file={image},format={image_format},if=virtio,snapshot={'off' if kept else 'on'}",
             "-nic", f"user,model=virtio-net-pci{rules}" if network else "none", *extra,
         ),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -13,7 +13,8 @@ import pytest
 
 from imgbuilder.appliance import accelerator
 from imgbuilder.appliance.accelerator import KvmVerdict
-from tests.guest.conftest import Person, Publisher, WebServer
+from tests.guest.conftest import Publisher, WebServer
+from tests.guest.person import Person
 
 pytestmark = [
     pytest.mark.guest,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.guest.conftest import Person, leftovers
+from tests.guest.person import Person, leftovers
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
@@ -40,8 +40,7 @@ def entry(person: Person, library: Path, name: str, image: Path | None, boot: st
 
 def checked(person: Person, folder: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Check an entry as the person; return what was printed and the record."""
-    if person.prefix:
-        subprocess.run(["chown", "-R", f"{person.name}:{person.name}", folder], check=True)
+    person.owns(folder)
     image = folder / f"{folder.name}.img"
     image.chmod(0o444)
     before = image.stat()

@@ -27,8 +27,8 @@ from imgindex.model import Entry
 from tests.fakes.keys import KeyMaker
 from tests.fakes.template import Site
 from tests.guest import layouts
-from tests.guest.conftest import Person, leftovers, person_id
 from tests.guest.layouts import GROWN, MIB, SECRET, fill, partitioned, run
+from tests.guest.person import Person, leftovers, person_id
 from tests.guest.test_wrong_input import fails
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
@@ -285,7 +285,9 @@ def test_a_disk_that_fails(library: Library, fault: str) -> None:
     large.write_bytes(os.urandom(60 * MIB))
     large.chmod(0o644)
     try:
-        words = library.fails("bare", "--upload", f"{large}:/x", LIBGUESTFS_HV=str(hypervisor))
+        words = library.fails(
+            "bare", "--no-instant", "--upload", f"{large}:/x", LIBGUESTFS_HV=str(hypervisor)
+        )
     finally:
         hypervisor.unlink()
         large.unlink()

@@ -14,9 +14,10 @@ from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import Verdict, read_boot, read_contents
 from imgrepo.sharing.serve import PublishedFolderServer
 from tests.conformance.browser import open_browser
-from tests.guest.conftest import Person, Publisher
+from tests.guest.conftest import Publisher, long
+from tests.guest.person import Person
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800), long]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "calendar"
 

@@ -18,7 +18,7 @@ from imgbuilder.appliance import ApplianceOptions, open_appliance
 from imgbuilder.errors import GuestError
 from imgrepo.contents.packages import find_target, list_packages
 from imgrepo.library.records import Package
-from tests.guest.conftest import Person
+from tests.guest.person import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 
@@ -33,8 +33,7 @@ def looked(person: Person, template: Path, tmp_path_factory: pytest.TempPathFact
     folder.mkdir(parents=True)
     subprocess.run(["cp", "--sparse=always", template, folder / "debian-12.img"], check=True)
     (folder / "entry.toml").write_text('source-offer = "sources@example.org"\n')
-    if person.prefix:
-        subprocess.run(["chown", "-R", f"{person.name}:", folder.parent], check=True)
+    person.owns(folder.parent)
     person.run("pybuilder-repo", "sbom", folder)
     return folder
 

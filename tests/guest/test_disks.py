@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.conftest import Person
-from tests.guest.layouts import MIB, fill, partitioned, place, run, tree
+from tests.guest.layouts import MIB, fill, partitioned, place, tree
+from tests.guest.person import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
@@ -64,11 +64,6 @@ def publish(image: Path) -> Path:
     return index
 
 
-def give(person: Person, folder: Path) -> None:
-    if person.prefix:
-        run("chown", "-R", f"{person.name}:{person.name}", folder)
-
-
 def build(person: Person, index: Path, output: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     return person.run(
         "pybuilder", "--no-check-signature", "--source", index, "small", "-o", output,
@@ -84,7 +79,7 @@ def test_an_attached_sibling_is_no_part_of_the_guest(person: Person) -> None:
     sibling, built = folder / "sibling.img", folder / "built.img"
     shutil.copy(image, sibling)
     index = publish(image)
-    give(person, folder)
+    person.owns(folder)
     before = digest(sibling)
     changes = ("--attach", sibling, "--write", "/etc/mark:M", "--write", "/boot/mark:M")
     done = build(person, index, built, *changes)
@@ -105,7 +100,7 @@ def test_a_second_disk_that_is_not_there(person: Person, options: str) -> None:
     image = make_guest(folder / "guest.img", f"/dev/vdb2 /data ext4 {options} 0 2")
     built = folder / "built.img"
     index = publish(image)
-    give(person, folder)
+    person.owns(folder)
     before = digest(image)
     outcomes = [
         build(person, index, built, "--write", "/data/hello:DATA"),

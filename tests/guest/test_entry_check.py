@@ -18,7 +18,7 @@ from imgrepo.library.folder import image_at
 from imgrepo.library.records import Leftover
 from imgrepo.review.leftovers import look_inside
 from tests.guest import layouts
-from tests.guest.conftest import Person, leftovers
+from tests.guest.person import Person, leftovers
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
@@ -36,14 +36,9 @@ PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDdoZV9cIXFqZ0oLbU7RUSPYWyAj3Mvd1g
 def library(person: Person) -> Iterator[Path]:
     folder = person.home / "check-library"
     folder.mkdir()
-    own(person, folder)
+    person.owns(folder)
     yield folder
     shutil.rmtree(folder)
-
-
-def own(person: Person, path: Path) -> None:
-    if person.prefix:
-        subprocess.run(["chown", "-R", f"{person.name}:", path], check=True)
 
 
 def entry(person: Person, library: Path, name: str, image: Path, text: str = TEXT) -> Path:
@@ -53,7 +48,7 @@ def entry(person: Person, library: Path, name: str, image: Path, text: str = TEX
     (folder / "entry.toml").write_text(text)
     subprocess.run(["cp", "--sparse=always", image, folder / f"{name}.img"], check=True)
     (folder / f"{name}.img").chmod(0o644)
-    own(person, folder)
+    person.owns(folder)
     person.run("pybuilder-repo", "entry", "run-script", name, "--library", library)
     return folder
 

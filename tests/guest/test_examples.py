@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,15 +13,13 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
-from tests.guest.conftest import Person
+from tests.guest.conftest import long
 from tests.guest.machine import TEMPLATE_ROOT, booted
+from tests.guest.person import Person
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800), long]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-long = pytest.mark.skipif(
-    "PYBUILDER_TEST_LONG" not in os.environ, reason="minutes under emulation; set PYBUILDER_TEST_LONG"
-)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +59,6 @@ def test_a_web_server(configured: Person, examples: Path) -> None:
     image.unlink()
 
 
-@long
 @pytest.mark.parametrize("name", ["puppet-agent", "ansible-pull"])
 def test_configuration_at_the_first_boot(configured: Person, examples: Path, name: str) -> None:
     show = "cat /etc/motd; getent passwd operator; (sleep 1; poweroff) >/dev/null 2>&1 &"
@@ -82,7 +78,6 @@ def test_configuration_at_the_first_boot(configured: Person, examples: Path, nam
     image.unlink()
 
 
-@long
 def test_a_ci_runner_runs_a_job(configured: Person, examples: Path) -> None:
     job = "#!/bin/sh\nid -un; touch /etc/mine || echo sealed; echo JOB-SAYS-HELLO; exit 7\n"
     (configured.home / "job").write_text(job)
@@ -114,7 +109,6 @@ def test_a_ci_runner_runs_a_job(configured: Person, examples: Path) -> None:
     image.unlink()
 
 
-@long
 def test_a_kiosk(configured: Person, examples: Path) -> None:
     image = build(configured, examples, "kiosk", "--set", "page=https://status.example.org/")
     wanted = "/etc/systemd/system/graphical.target.wants/kiosk.service"

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.guest.conftest import Person
+from tests.guest.conftest import long
+from tests.guest.person import Person
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200), long]
 
 
 @pytest.mark.row("Z12")
 def test_a_hundred_scripts_run_in_order_and_tell_how_they_ended(person: Person, template: Path) -> None:
     image = person.home / "firstboot.img"
     subprocess.run(["cp", "--sparse=always", template, image], check=True)
-    if person.prefix:
-        shutil.chown(image, person.name, person.name)
+    person.owns(image)
     commands = person.home / "firstboot.txt"
     lines = [f"firstboot-command echo script-{number:03d}" for number in range(1, 101)]
     lines[36] += "; exit 3"

@@ -26,9 +26,10 @@ from imgbuilder.events import Event
 from imgbuilder.growth import decide, session
 from imgbuilder.guests.unlocking import DiskKey
 from tests.guest import layouts
-from tests.guest.conftest import Person
+from tests.guest.conftest import long
 from tests.guest.layouts import GROWN, MIB, SECRET, Layout, fill, partitioned, run
 from tests.guest.machine import booted
+from tests.guest.person import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
 
@@ -316,7 +317,10 @@ def test_swap_keeps_its_names(grown: Outcome, tmp_path: Path) -> None:
     assert (last_page + 1) * 4096 == part.stat().st_size // 4096 * 4096
 
 
-@pytest.mark.parametrize(("name", "firmware"), [("bios", ()), ("uefi", ("-bios", "/usr/share/ovmf/OVMF.fd"))])
+@pytest.mark.parametrize(
+    ("name", "firmware"),
+    [("bios", ()), pytest.param("uefi", ("-bios", "/usr/share/ovmf/OVMF.fd"), marks=long)],
+)
 def test_the_grown_system_boots(grown: Outcome, person: Person, name: str, firmware: tuple[str, ...]) -> None:
     layout = grown.made[name]
     layout.image.chmod(0o644)

@@ -20,8 +20,9 @@ from imgbuilder.appliance import ApplianceOptions, Attachment, open_appliance
 from imgbuilder.appliance.instant import resume, save
 from imgbuilder.appliance.instant.store import StateStore
 from imgbuilder.events import Event, Notice
-from tests.guest.conftest import Person
+from tests.guest.conftest import LONG
 from tests.guest.machine import TEMPLATE_ROOT
+from tests.guest.person import Person
 
 pytestmark = [
     pytest.mark.guest,
@@ -31,9 +32,9 @@ pytestmark = [
     ),
 ]
 
-SESSIONS = 20
-ROUNDS = int(os.environ.get("PYBUILDER_INSTANT_ROUNDS", "12"))
-"""Number of disturbed and undisturbed rounds of builds there are; 200 in a long run."""
+SESSIONS = 20 if LONG else 8
+ROUNDS = int(os.environ.get("PYBUILDER_INSTANT_ROUNDS", "60" if LONG else "5"))
+"""Number of builds that are disturbed."""
 
 DRAWS = (
     "head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo\n"
@@ -79,7 +80,7 @@ def appliances() -> Iterator[Appliances]:
 
 
 def test_resumed_sessions_draw_distinct_numbers(appliances: Appliances, template: Path) -> None:
-    """20 sessions from one state, and in each the guest draws in five ways."""
+    """Many sessions from one state, and in each the guest draws in five ways."""
     drawn: dict[str, list[str]] = {kind: [] for kind in KINDS}
     disk = Attachment(template, "raw", readonly=True)
     for _ in range(SESSIONS):
@@ -97,7 +98,7 @@ def test_resumed_sessions_draw_distinct_numbers(appliances: Appliances, template
             guest.unmount_all()
             guest.shutdown()
     for kind, words in drawn.items():
-        # A layout has few random bits, so two of 20 may be alike; all the others never.
+        # A layout has few random bits, so two may be alike; all the others never.
         assert len(set(words)) >= (SESSIONS - 2 if kind == "layout" else SESSIONS), (kind, words)
     assert len(appliances.store.states()) == 1, "one state for all of them"
 
@@ -222,17 +223,14 @@ def inside(part: str, path: str) -> bytes:
     return subprocess.run(["debugfs", "-R", f"cat {path}", part], capture_output=True, check=True).stdout
 
 
-def undisturbed(builds: Builds) -> None:
-    builds.one()
-
-
 def truncated(builds: Builds) -> None:
-    states = builds.saved()
-    for state in states:
-        size = (state / "memory").stat().st_size
-        os.truncate(state / "memory", random.randrange(size))
+    before = builds.one()
+    found = re.search(r"the appliance was resumed from (\S+)", before)
+    if found:  # on a very busy host none can be saved, and builds boot for a day
+        memory = Path(found.group(1), "memory")
+        os.truncate(memory, random.randrange(memory.stat().st_size))
     printed = builds.one()
-    assert not states or "dropped" in printed
+    assert ("the saved appliance is dropped" in printed) == bool(found), f"{before}\n{printed}"
 
 
 def another_memory_size(builds: Builds) -> None:
@@ -280,12 +278,12 @@ def two_at_once(builds: Builds) -> None:
 DISTURBANCES = (truncated, another_memory_size, another_hypervisor, killed_while_saving, two_at_once)
 
 
-@pytest.mark.timeout(60 * ROUNDS)
+@pytest.mark.timeout(200 * ROUNDS)
 def test_disturbed_builds_make_right_images(configured: Person) -> None:
-    """Half of the rounds are disturbed, each in one of five ways."""
+    """Builds that are disturbed in five ways, in turn."""
     builds = Builds(configured)
     for number in range(ROUNDS):
-        act = undisturbed if number % 2 == 0 else DISTURBANCES[number // 2 % len(DISTURBANCES)]
+        act = DISTURBANCES[number % len(DISTURBANCES)]
         try:
             act(builds)
         except AssertionError as error:

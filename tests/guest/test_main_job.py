@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
-from tests.guest.conftest import Person, Publisher, WebServer, leftovers
+from tests.guest.conftest import Publisher, WebServer
 from tests.guest.machine import TEMPLATE_ROOT, booted
+from tests.guest.person import Person, leftovers
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
@@ -114,6 +115,7 @@ def web_image(configured: Person, key: Path) -> tuple[Path, str]:
         "--commands-from-file", home / "more.txt",
         "--ssh-inject", f"root:file:{key}.pub",
         "--password", "alice:password:wonder land",
+        "--firstboot-command", "echo first; exit 3",
         "--firstboot-command", "echo FIRSTBOOT-$(hostname)-$(cat /etc/timezone) >/dev/console",
         timeout=600,
     )  # fmt: skip
@@ -200,8 +202,13 @@ def fetch(url: str, limit: float) -> str:
 
 
 def test_image_boots_and_serves(configured: Person, web_image: tuple[Path, str], key: Path) -> None:
-    """First boot, hostname, nginx's page and a login with the injected key."""
-    with booted(configured, web_image[0], "raw", (80, 22)) as machine:
+    """First boot and its log, hostname, nginx's page and a login with the injected key."""
+    image = configured.home / "web.qcow2"
+    configured.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", web_image[0], "-F", "raw", image)
+    waiting = configured.run("pybuilder", "-q", "firstboot-log", image, "--format", "qcow2", check=False)
+    assert waiting.stdout.count(": waiting for the first boot\n") == 2
+    assert waiting.returncode == 1
+    with booted(configured, image, "qcow2", (80, 22), kept=True) as machine:
         console = machine.wait_for("FIRSTBOOT-", 300)
         machine.wait_for("web login:", 300)
         assert "FIRSTBOOT-web.example.org-Europe/Berlin" in machine.console
@@ -229,6 +236,16 @@ def test_image_boots_and_serves(configured: Person, web_image: tuple[Path, str],
         assert int(lines[1]) > 3.5 * 1024**3
         assert lines[2] in {"running", "starting"}, answer.stdout
         assert "/etc/ssh/ssh_host_ed25519_key" in lines
+        configured.run("ssh", *options, "root@127.0.0.1", "poweroff", timeout=180, check=False)
+        machine.wait(300)
+    printed = configured.run("pybuilder", "-q", "firstboot-log", image, "--format", "qcow2", check=False)
+    states = re.findall(
+        r"^5000-(\d{4})-\S+: exit status (\d+), from \S+Z to \S+Z$", printed.stdout, re.MULTILINE
+    )
+    assert states == [("0001", "3"), ("0002", "0")], printed.stdout
+    assert re.search("^first$", printed.stdout, re.MULTILINE)
+    assert printed.returncode == 1, "one script failed"
+    image.unlink()
 
 
 def test_nothing_is_left(configured: Person, web_image: tuple[Path, str]) -> None:
@@ -252,8 +269,6 @@ def test_second_build_uses_the_cache(configured: Person, web: WebServer) -> None
         guest.mount(TEMPLATE_ROOT, "/", options="ro,noload")
         assert guest.read("/root/second") == b"x"
         assert guest.filesystem_use()[0].total > 2.7 * 1024**3
-    with booted(configured, image, "qcow2") as machine:
-        machine.wait_for("login:", 300)
     listed = configured.run("pybuilder", "--print-cache").stdout
     assert re.search(r"^debian-12 +x86_64 +cached$", listed, re.MULTILINE)
 

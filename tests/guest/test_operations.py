@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import tarfile
@@ -19,6 +18,8 @@ from imgbuilder.errors import OperationError
 from imgbuilder.events import Event, Notice, Severity
 from imgbuilder.guests.ports import Appliance
 from tests.fakes.operations import parse_operation
+from tests.guest.archives import deb_repository, rpm_repository, served
+from tests.guest.conftest import long
 from tests.guest.machine import TEMPLATE_ROOT
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
@@ -167,12 +168,9 @@ def test_labels_and_hashes(guest: Appliance, context: GuestContext) -> None:
     guest.write("/etc/selinux/config", b"SELINUX=enforcing\nSELINUXTYPE=targeted\n")
     guest.write("/usr/sbin/load_policy", b"")
     run(
-        guest,
-        context,
-        ("no-selinux-relabel", ""),
-        ("password-crypto", "yescrypt"),
-        ("root-password", "random"),
-    )
+        guest, context,
+        ("no-selinux-relabel", ""), ("password-crypto", "yescrypt"), ("root-password", "random"),
+    )  # fmt: skip
     assert not guest.exists("/.autorelabel")
     assert b"\nroot:$y$" in b"\n" + guest.read("/etc/shadow")
     run(guest, context, ("selinux-relabel", ""))
@@ -185,11 +183,8 @@ def test_output_is_reported_while_a_command_runs(
     guest: Appliance, context: GuestContext, said: list[Event]
 ) -> None:
     start = len(said)
-    run(
-        guest,
-        context,
-        ("run-command", "echo streamed-1; sleep 2; seq 1 3000; (sleep 60 &) ; echo streamed-2"),
-    )
+    command = "echo streamed-1; sleep 2; seq 1 3000; (sleep 60 &) ; echo streamed-2"
+    run(guest, context, ("run-command", command))
     lines = [event.text for event in said[start:] if isinstance(event, Notice)]
     assert "streamed-1" in lines
     assert "streamed-2" in lines, lines[-20:]
@@ -230,46 +225,7 @@ def test_canaries_are_nowhere(
         assert found == 1, f"{secret} is on the disk"
 
 
-def rpm_repository(folder: Path) -> Path:
-    """Make a repository of one package, which says a word in /usr/share, and its update."""
-    repository = folder / "repository"
-    for version in ("1", "2"):
-        spec = folder / f"word-{version}.spec"
-        spec.write_text(
-            f"Name: word\nVersion: {version}\nRelease: 1\nSummary: A word\nLicense: Public\n"
-            "BuildArch: noarch\n%description\nA word.\n%install\nmkdir -p %{buildroot}/usr/share\n"
-            f"echo {version} >%{{buildroot}}/usr/share/word\n%files\n/usr/share/word\n"
-        )
-        subprocess.run(
-            ["rpmbuild", "-bb", "--quiet", f"--define=_topdir {folder}/build",
-             f"--define=_rpmdir {repository}", spec],
-            check=True, capture_output=True,
-        )  # fmt: skip
-    subprocess.run(["createrepo_c", "--quiet", repository], check=True)
-    return repository
-
-
-def test_apt_with_kept_packages(guest: Appliance, context: GuestContext, tmp_path: Path) -> None:
-    """The second installation fetches nothing; nothing of either stays in the guest's caches."""
-    packages = tmp_path / "packages"
-    # Seen from outside of commands, for which another one lies over it.
-    resolv = (guest.is_symlink("/etc/resolv.conf"), guest.exists("/etc/resolv.conf"))
-    run(guest, context, ("package-cache", str(packages)), ("install", "cowsay"))
-    assert "cowsay" in {path.name.split("_")[0] for path in packages.iterdir()}
-    assert not guest.exists("/var/cache/apt/pybuilder")
-    assert guest.glob("/var/cache/apt/archives/*.deb") == []
-    run(guest, context, ("uninstall", "cowsay"))
-    assert not guest.exists("/usr/games/cowsay")
-    run(guest, context, ("package-cache", str(packages)), ("install", "cowsay"))
-    assert guest.exists("/usr/games/cowsay")
-    log = guest.read("/tmp/builder.log").decode(errors="replace")
-    assert "Need to get 0 B" in log[log.rindex("The following NEW packages") :]
-    assert (guest.is_symlink("/etc/resolv.conf"), guest.exists("/etc/resolv.conf")) == resolv
-
-
-@pytest.mark.skipif(
-    "PYBUILDER_TEST_LONG" not in os.environ, reason="seven minutes under emulation; set PYBUILDER_TEST_LONG"
-)
+@long
 def test_dnf_and_zypper(guest: Appliance, context: GuestContext, tmp_path: Path) -> None:
     """Debian's own dnf and zypper, with a small local repository."""
     guest.write("/etc/apt/apt.conf.d/99test", b'APT::Install-Recommends "false";\n')  # for the time it takes
@@ -384,35 +340,38 @@ def test_the_time_zone_outlives_its_package(guest: Appliance, context: GuestCont
     guest.remove("/opt/zone")
 
 
-def deb_repository(folder: Path) -> Path:
-    """Make an archive of a daemon with configuration, and of a kernel whose update is a new package."""
-    repository = folder / "debs"
-    repository.mkdir()
-    index = []
-    for name, version, depends in (
-        ("mydaemon", "1", ""), ("mydaemon", "2", ""),
-        ("kern-1", "1", ""), ("kern-2", "2", ""), ("kern", "1", "kern-1"), ("kern", "2", "kern-2"),
-    ):  # fmt: skip
-        tree = folder / f"{name}-{version}"
-        (tree / "DEBIAN").mkdir(parents=True)
-        control = f"Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: T <t@example.org>\n"
-        control += f"Description: test\n{f'Depends: {depends}' + chr(10) if depends else ''}"
-        (tree / "DEBIAN/control").write_text(control)
-        if name == "mydaemon":
-            (tree / "etc").mkdir()
-            for file in ("mydaemon.conf", "untouched.conf"):
-                (tree / "etc" / file).write_text(f"shipped {version}\n")
-            (tree / "DEBIAN/conffiles").write_text("/etc/mydaemon.conf\n/etc/untouched.conf\n")
-        deb = repository / f"{name}_{version}_all.deb"
-        subprocess.run(["dpkg-deb", "-b", "--root-owner-group", tree, deb], check=True, capture_output=True)
-        digest = hashlib.sha256(deb.read_bytes()).hexdigest()
-        index.append(f"{control}Filename: ./{deb.name}\nSize: {deb.stat().st_size}\nSHA256: {digest}\n\n")
-    (repository / "Packages").write_text("".join(index))
-    return repository
+@pytest.fixture(scope="module")
+def small_archive(guest: Appliance, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the guest's apt use a small archive on this host alone."""
+    with served(deb_repository(tmp_path_factory.mktemp("archive"))) as address:
+        guest.sh("mkdir /srv/aside && mv /etc/apt/sources.list* /srv/aside")
+        guest.write("/etc/apt/sources.list", f"deb [trusted=yes] {address} ./\n".encode())
+        yield
+        guest.sh("rm -rf /etc/apt/sources.list* && mv /srv/aside/* /etc/apt/")
 
 
+@pytest.mark.usefixtures("small_archive")
+def test_apt_with_kept_packages(guest: Appliance, context: GuestContext, tmp_path: Path) -> None:
+    """The second installation fetches nothing; nothing of either stays in the guest's caches."""
+    packages = tmp_path / "packages"
+    # Seen from outside of commands, for which another one lies over it.
+    resolv = (guest.is_symlink("/etc/resolv.conf"), guest.exists("/etc/resolv.conf"))
+    run(guest, context, ("package-cache", str(packages)), ("install", "word"))
+    assert "word" in {path.name.split("_")[0] for path in packages.iterdir()}
+    assert not guest.exists("/var/cache/apt/pybuilder")
+    assert guest.glob("/var/cache/apt/archives/*.deb") == []
+    run(guest, context, ("uninstall", "word"))
+    assert not guest.exists("/usr/share/word")
+    run(guest, context, ("package-cache", str(packages)), ("install", "word"))
+    assert guest.exists("/usr/share/word")
+    log = guest.read("/tmp/builder.log").decode(errors="replace")
+    assert "Need to get 0 B" in log[log.rindex("The following NEW packages") :]
+    assert (guest.is_symlink("/etc/resolv.conf"), guest.exists("/etc/resolv.conf")) == resolv
+
+
+@pytest.mark.usefixtures("small_archive")
 def test_apt_keeps_the_users_configuration_and_updates_kernels(
-    guest: Appliance, context: GuestContext, tmp_path: Path
+    guest: Appliance, context: GuestContext
 ) -> None:
     events: list[Event] = []
 
@@ -423,9 +382,6 @@ def test_apt_keeps_the_users_configuration_and_updates_kernels(
             item.text for item in events if isinstance(item, Notice) and item.severity is Severity.WARNING
         ]
 
-    guest.sh("mkdir /srv/aside && mv /etc/apt/sources.list* /srv/aside")
-    guest.copy_in(deb_repository(tmp_path), "/srv")
-    guest.write("/etc/apt/sources.list", b"deb [trusted=yes] file:/srv/debs ./\n")
     said = warned(("write", "/etc/mydaemon.conf:mine\n"), ("install", "mydaemon=1,kern=1"))
     sentence = "/etc/mydaemon.conf was kept; the package's version is /etc/mydaemon.conf.dpkg-dist"
     assert said == [f"--install mydaemon=1,kern=1: {sentence}"]
@@ -440,5 +396,3 @@ def test_apt_keeps_the_users_configuration_and_updates_kernels(
     assert warned(("run-command", "apt-mark unhold kern"), ("update", "")) == []
     assert guest.sh("dpkg-query -W -f '${Version}' kern kern-2").output == "22"
     assert not guest.exists("/usr/sbin/policy-rc.d")
-    guest.sh("rm -rf /etc/apt/sources.list* && mv /srv/aside/* /etc/apt/")
-    guest.remove("/srv/debs")

@@ -7,8 +7,9 @@ import shutil
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
-from tests.guest.conftest import Person, Publisher
+from tests.guest.conftest import Publisher
 from tests.guest.machine import TEMPLATE_ROOT
+from tests.guest.person import Person
 
 pytestmark = [
     pytest.mark.guest,

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
-from tests.guest.conftest import Person, leftovers
 from tests.guest.machine import Machine
+from tests.guest.person import Person, leftovers
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.conftest import Person, Publisher
+from tests.guest.conftest import Publisher
+from tests.guest.person import Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
@@ -43,9 +44,8 @@ def test_deleted_files_are_not_published_and_the_same_image_comes_out_the_same(
     image = images / "past.img"
     before = image_with_a_past(tmp_path, image)
     image.chmod(0o644)
-    if person.prefix:
-        for place in (images, web, image):
-            shutil.chown(place, person.name, person.name)
+    for place in (images, web):
+        person.owns(place)
 
     def publish() -> None:
         person.run(

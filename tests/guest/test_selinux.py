@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
-from tests.guest.conftest import Person
+from tests.guest.conftest import long
 from tests.guest.machine import TEMPLATE_ROOT
+from tests.guest.person import Person
 
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.network,
     pytest.mark.timeout(2400),
-    pytest.mark.skipif("PYBUILDER_TEST_LONG" not in os.environ, reason="PYBUILDER_TEST_LONG is not set"),
+    long,
 ]
 
 # Without what they recommend: some 250 packages, which do not fit on the template's disk.
@@ -36,8 +35,7 @@ def label_of(guest: object, path: str) -> bytes:
 def test_a_guest_with_a_policy_has_its_labels_after_its_first_boot(person: Person, template: Path) -> None:
     image = person.home / "selinux.img"
     subprocess.run(["cp", "--sparse=always", template, image], check=True)
-    if person.prefix:
-        shutil.chown(image, person.name, person.name)
+    person.owns(image)
     person.run(
         "pybuilder-customize", "-a", image, "--run-command", INSTALL,
         "--write", f"/etc/selinux/config:{CONFIG}", "--run-command", KERNEL,

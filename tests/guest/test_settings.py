@@ -1,9 +1,8 @@
-"""A mirror, a seed of cloud-init, a chosen hash, and packages at the first boot: on a real guest."""
+"""A recipe, a mirror, a seed of cloud-init, a chosen hash, packages at the first boot: on a real guest."""
 
 from __future__ import annotations
 
 import http.server
-import os
 import shutil
 import subprocess
 import threading
@@ -15,13 +14,11 @@ from pathlib import Path
 import pytest
 
 from imgbuilder.appliance import Attachment, open_appliance
-from tests.guest.conftest import Person
-from tests.guest.machine import TEMPLATE_ROOT
+from tests.guest.conftest import long
+from tests.guest.machine import HOST, TEMPLATE_ROOT
+from tests.guest.person import ROOT, Person
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1800)]
-
-HOST = "169.254.2.2"
-"""This host as the appliance's network of QEMU calls it."""
 
 
 @pytest.fixture
@@ -51,39 +48,49 @@ def mirror() -> Iterator[tuple[str, list[str]]]:
     server.shutdown()
 
 
-def test_mirror_seed_and_hash(person: Person, template: Path, mirror: tuple[str, list[str]]) -> None:
+SEED = "/var/lib/cloud/seed/nocloud"
+USER_DATA = "#cloud-config\nhostname: seeded\nruncmd:\n  - echo CLOUD-INIT-RAN >/var/log/ran\n"
+
+
+def test_a_recipe_with_a_mirror_and_a_seed(configured: Person, mirror: tuple[str, list[str]]) -> None:
+    """The example of a web server, with packages from a mirror."""
     address, asked = mirror
-    image, user_data = person.home / "settings.img", person.home / "user-data"
-    subprocess.run(["cp", "--sparse=always", template, image], check=True)
-    user_data.write_text("#cloud-config\nhostname: seeded\nruncmd:\n  - echo CLOUD-INIT-RAN >/var/log/ran\n")
-    if person.prefix:
-        shutil.chown(image, person.name, person.name)
-    boot_too = "PYBUILDER_TEST_LONG" in os.environ
-    packages = "hello,cloud-init" if boot_too else "hello"
-    later = ["--firstboot-install", "sl", "--firstboot-command", "(sleep 5; poweroff) >/dev/null 2>&1 &"]
-    done = person.run(
-        "pybuilder-customize", "-a", image, "--mirror", address, "--install", packages,
-        "--cloud-init", user_data, "--password-crypto", "sha256", "--root-password", "random",
-        *(later if boot_too else []), timeout=1500,
+    example, image = configured.home / "web-server", configured.home / "mirrored.qcow2"
+    shutil.copytree(ROOT / "examples" / "web-server", example)
+    user_data = configured.home / "user-data"
+    user_data.write_text(USER_DATA)
+    done = configured.run(
+        "pybuilder", "--recipe", example / "recipe.toml", "-o", image, "--mirror", address,
+        "--cloud-init", user_data, timeout=600,
     )  # fmt: skip
-    assert any(path.startswith("/debian/pool/main/h/hello/hello_") for path in asked), asked
-    assert ("the guest has no cloud-init" in done.stderr) is not boot_too
-    seed = "/var/lib/cloud/seed/nocloud"
-    with open_appliance([Attachment(image, "raw", readonly=True)]) as guest:
+    assert any(path.startswith("/debian/pool/main/n/nginx/nginx") for path in asked), asked
+    assert "the guest has no cloud-init" in done.stderr
+    with open_appliance([Attachment(image, "qcow2", readonly=True)]) as guest:
         guest.mount(TEMPLATE_ROOT, "/", options="ro")
-        assert guest.read(f"{seed}/user-data") == user_data.read_bytes()
-        assert guest.read(f"{seed}/meta-data").startswith(b"instance-id: iid-")
-        assert guest.stat(f"{seed}/user-data").mode & 0o777 == 0o600
-        assert b"\nroot:$5$" in b"\n" + guest.read("/etc/shadow")
+        assert b"Built from a recipe" in guest.read("/var/www/html/index.html")
+        assert b"server_tokens off;" in guest.read("/etc/nginx/conf.d/quiet.conf")
+        assert guest.read("/etc/hostname") == b"web.example.org\n"
+        assert guest.read(f"{SEED}/user-data") == USER_DATA.encode()
+        assert guest.read(f"{SEED}/meta-data").startswith(b"instance-id: iid-")
+        assert guest.stat(f"{SEED}/user-data").mode & 0o777 == 0o600
         sources = guest.glob("/etc/apt/sources.list.d/*") + guest.glob("/etc/apt/sources.list")
         assert sources
         assert not any(HOST.encode() in guest.read(path) for path in sources), "only during the build"
-    if boot_too:
-        _boots_as_seeded(person, image)
     image.unlink()
 
 
-def _boots_as_seeded(person: Person, image: Path) -> None:
+@long
+def test_the_first_boot_of_a_seeded_image(person: Person, template: Path) -> None:
+    image, user_data = person.home / "settings.img", person.home / "user-data"
+    subprocess.run(["cp", "--sparse=always", template, image], check=True)
+    user_data.write_text(USER_DATA)
+    person.owns(image)
+    done = person.run(
+        "pybuilder-customize", "-a", image, "--install", "cloud-init", "--cloud-init", user_data,
+        "--password-crypto", "sha256", "--root-password", "random", "--firstboot-install", "sl",
+        "--firstboot-command", "(sleep 5; poweroff) >/dev/null 2>&1 &", timeout=1500,
+    )  # fmt: skip
+    assert "the guest has no cloud-init" not in done.stderr
     person.run(
         "qemu-system-x86_64", "-accel", "tcg", "-m", "1024", "-display", "none", "-serial", "null",
         "-monitor", "none", "-no-reboot", "-nic", "user,model=virtio-net-pci",
@@ -94,3 +101,5 @@ def _boots_as_seeded(person: Person, image: Path) -> None:
         assert guest.exists("/usr/games/sl"), guest.read("/root/virt-sysprep-firstboot.log")[-3000:]
         assert guest.read("/etc/hostname") == b"seeded\n"
         assert guest.read("/var/log/ran") == b"CLOUD-INIT-RAN\n"
+        assert b"\nroot:$5$" in b"\n" + guest.read("/etc/shadow")
+    image.unlink()

@@ -7,20 +7,20 @@ default is made and booted by the other guest tests in any case.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.guest.conftest import Person, Publisher
+from tests.guest.conftest import Publisher, long
 from tests.guest.machine import booted
+from tests.guest.person import Person
 
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.network,
     pytest.mark.timeout(2400),
-    pytest.mark.skipif(not os.environ.get("PYBUILDER_TEST_LONG"), reason="PYBUILDER_TEST_LONG is not set"),
+    long,
 ]
 
 UEFI = ("-bios", "/usr/share/ovmf/OVMF.fd")
@@ -56,8 +56,7 @@ def published_entry(person: Person, publisher: Publisher, image: Path) -> str:
     images, web = person.home / f"{image.stem}-images", person.home / f"{image.stem}-web"
     for folder in (images, web):
         folder.mkdir()
-        if person.prefix:
-            shutil.chown(folder, person.name, person.name)
+        person.owns(folder)
     image.rename(images / image.name)
     try:
         person.run(

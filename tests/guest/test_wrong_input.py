@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.keys import HomeGuard
-from tests.guest.conftest import Person, Publisher, WebServer, leftovers, person_id
+from tests.guest.conftest import Publisher, WebServer
+from tests.guest.person import Person, leftovers, person_id
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
@@ -203,8 +204,7 @@ def test_script_that_fails(configured: Person, output: Path) -> None:
 def test_existing_output_survives_a_failure(configured: Person) -> None:
     image = configured.home / "precious.img"
     image.write_text("precious")
-    if configured.prefix:
-        shutil.chown(image, configured.name, configured.name)
+    configured.owns(image)
     fails(configured, "pybuilder", "debian-12", "-o", image, "--no-network", "--run-command", "false")
     assert image.read_text() == "precious"
     image.unlink()

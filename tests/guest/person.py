@@ -1,0 +1,177 @@
+"""The ordinary user of the guest tests, the commands installed for them, and what builds leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user who types commands.
+
+    Attributes:
+        name: User name.
+        home: A home folder of their own, with nothing in it before the session.
+        bin: Folder with the commands ``pybuilder`` and ``pybuilder-repo``.
+        prefix: What to put before a command so that it runs as this person.
+    """
+
+    name: str
+    home: Path
+    bin: Path
+    prefix: tuple[str, ...]
+
+    def command(self, *words: str | Path) -> list[str]:
+        return [*self.prefix, *[os.fspath(word) for word in words]]
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """A clean environment: nothing of ours leaks in, KVM settings least of all."""
+        return {
+            "HOME": str(self.home),
+            "USER": self.name,
+            "PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "VIRT_BUILDER_DIRS": "/nonexistent",  # the system's sources are not ours to test
+            **{name: os.environ[name] for name in ("PYBUILDER_INSTANT",) if name in os.environ},
+            **(extra or {}),
+        }
+
+    def owns(self, path: Path) -> None:
+        """Give a file or a folder to the person."""
+        if self.prefix:
+            subprocess.run(["chown", "-R", f"{self.name}:{self.name}", path], check=True)
+
+    def run(
+        self,
+        *words: str | Path,
+        timeout: float = 300,
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+        cwd: Path | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        done = subprocess.run(
+            self.command(*words), capture_output=True, text=True, errors="replace", timeout=timeout,
+            env=self.environment(env), cwd=cwd or self.home, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        if check and done.returncode != 0:
+            pytest.fail(f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def start(self, *words: str | Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start a command in a session of its own, which ignores no signal even if the tests do."""
+        normal = ["env", "--default-signal=HUP,INT,QUIT,TERM"]
+        return subprocess.Popen(
+            [*normal, *self.command(*words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            errors="replace", env=self.environment(env), cwd=self.home, stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def runtime_distributions(name: str) -> Iterator[metadata.Distribution]:
+    """Walk a distribution's run-time requirements."""
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        current = waiting.pop()
+        if current.lower() in seen:
+            continue
+        seen.add(current.lower())
+        found = metadata.distribution(current)
+        yield found
+        for requirement in found.requires or []:
+            if "extra ==" not in requirement and "sys_platform == " not in requirement:
+                word = requirement.split(";")[0]
+                for stop in "<>=!~[ (":
+                    word = word.split(stop)[0]
+                if "python_version <" not in requirement and "platform_system" not in requirement:
+                    waiting.append(word)
+
+
+def install(folder: Path) -> Path:
+    """Copy the packages and what they need to a place that every user can read; return its bin folder."""
+    library, commands = folder / "lib", folder / "bin"
+    interpreter = Path(sys.executable).resolve()  # past the virtual environment, which others may not see
+    library.mkdir()
+    commands.mkdir()
+    for package in ("index/imgindex", "builder/imgbuilder", "repo-tools/imgrepo"):
+        shutil.copytree(
+            ROOT / package, library / Path(package).name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for distribution in runtime_distributions("virt-pybuilder"):
+        for file in distribution.files or []:
+            if ".." in file.parts or "__pycache__" in file.parts or file.suffix == ".pth":
+                continue
+            source = Path(str(distribution.locate_file(file)))
+            if source.is_file():
+                target = library / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+    for name, module in (
+        ("pybuilder", "imgbuilder"),
+        ("pybuilder-customize", "imgbuilder.cli.customize_main"),
+        ("pybuilder-repo", "imgrepo"),
+    ):
+        script = commands / name
+        script.write_text(f'#!/bin/sh\nPYTHONPATH={library} exec {interpreter} -m {module} "$@"\n')
+        script.chmod(0o755)
+    subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
+    return commands
+
+
+def leftovers(person: Person, folders: Sequence[Path]) -> list[str]:
+    """Return what a build must not leave behind: processes of the person, temporary files.
+
+    A process that was killed may take some seconds to end on a loaded machine.
+    """
+    end = time.monotonic() + 10
+    while (found := _leftovers(person, folders)) and time.monotonic() < end:
+        time.sleep(0.2)
+    return found
+
+
+def _leftovers(person: Person, folders: Sequence[Path]) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            if entry.stat().st_uid != person_id(person):
+                continue
+        except OSError:
+            continue
+        if state != "Z" and (
+            "appliance/worker.py" in words or ("qemu-system" in words and "guestfsd.sock" in words)
+        ):
+            found.append(words[:200])
+    for folder in (*folders, Path("/tmp"), Path("/var/tmp")):
+        found += [str(path) for path in traces(folder, person_id(person))]
+    return found
+
+
+def traces(folder: Path, owner: int) -> Iterator[Path]:
+    """Yield the temporary files and folders of builds by a user."""
+    for path in (*folder.glob("*pybuilder-*"), *folder.glob("libguestfs*")):
+        with contextlib.suppress(FileNotFoundError):  # it went in this moment
+            if not path.name.startswith("pybuilder-guest-") and path.lstat().st_uid == owner:
+                yield path
+
+
+def person_id(person: Person) -> int:
+    return pwd.getpwnam(person.name).pw_uid
