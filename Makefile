@@ -40,7 +40,7 @@ rows: setup  ## only the attacks, the faults, and the comparisons with virt-buil
 	$(BIN)/pytest -n 2 --dist loadgroup -q --durations=10 $(ROWS)
 
 guest: setup  ## only the tests with a real appliance and a real Debian guest
-	$(BIN)/pytest -v --durations=25 -n $(GUEST_WORKERS) --dist loadfile tests/guest
+	$(BIN)/pytest -v --durations=25 -n $(GUEST_WORKERS) --dist loadfile --no-loadscope-reorder tests/guest
 
 bench: setup  ## compare with virt-builder: the same lists, templates and operations, in turn
 	$(BIN)/python -m tests.bench.listing

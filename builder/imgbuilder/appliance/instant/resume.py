@@ -35,6 +35,8 @@ _ANSWER_LIMIT = 30.0
 _ENTROPY = 512
 """Bytes of the host's random numbers for each resumed appliance."""
 _RANDOM_DEVICE = "/dev/urandom"
+_BUSY = 600.0
+"""Seconds after which saving is tried again if the host was too busy for it."""
 _DUMMY = 64 * 1024**2
 """Size in bytes of the empty disks that a state is made with."""
 
@@ -166,8 +168,9 @@ class Instant:
                 return True
         except (PybuilderError, OSError) as error:
             debug(self.on_event, f"the appliance cannot be saved, and is booted: {error}")
+            seconds = _BUSY if isinstance(error, save.BusyError) else program.RETRY_AFTER
             try:
-                self.store.give_up(missing.key, " ".join(str(error).split()))
+                self.store.give_up(missing.key, " ".join(str(error).split()), seconds=seconds)
             except OSError as problem:
                 debug(self.on_event, f"that cannot be noted: {problem}")
             return False

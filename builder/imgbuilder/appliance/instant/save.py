@@ -46,6 +46,10 @@ _DRAW = (
 _UPTIME = 'open($u, "<", "/proc/uptime") or die; print "uptime ", (split " ", <$u>)[0], "\\n"; close $u;'
 
 
+class BusyError(ApplianceError):
+    """An appliance that could not be saved because the host was busy at that moment."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """The output of the scripts.
@@ -201,7 +205,7 @@ def save(connection: Connection, socket: Path, new: Path) -> None:
     if len(began) != 1 or len(answer.uptimes) != 1 or len(set(answer.draws)) != CHAIN:
         raise ApplianceError("the appliance did not print the random numbers that a copy of it would draw")
     if answer.uptimes[0] - began[0] > reseed_interval(began[0]) / 2:
-        raise ApplianceError("this host was too busy to record the random numbers of the saved appliance")
+        raise BusyError("this host was too busy to record the random numbers of the saved appliance")
     connection.close()
     (new / BOOTING).unlink()
     draws = new / DRAWS

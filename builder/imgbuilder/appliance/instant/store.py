@@ -141,10 +141,12 @@ class StateStore:
         with contextlib.suppress(OSError):  # it only affects which state is dropped first
             os.utime(self.root / key / RECORD)
 
-    def give_up(self, key: str, why: str) -> None:
-        """Record that no state can be made for a machine, so that the next builds do not try."""
+    def give_up(self, key: str, why: str, *, seconds: float = RETRY_AFTER) -> None:
+        """Record that no state can be made for a machine, so that the builds of the next time do not try."""
         with temporary_file(self.root) as (descriptor, temporary):
             os.write(descriptor, f"{why[:400]}\n".encode())
+            moment = time.time() - RETRY_AFTER + seconds  # a mark counts by its age
+            os.utime(temporary, (moment, moment))
             temporary.replace(self.root / f"{key}{GIVEN_UP}")
 
     def make_room(self, state: KeptState) -> None:

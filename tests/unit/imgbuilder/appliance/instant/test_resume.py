@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -204,6 +205,20 @@ def test_machine_that_cannot_be_saved_is_booted_and_that_is_remembered(setup: Se
     setup.events.clear()
     assert setup.open() == ["booted"]
     assert "could not be saved the last time" in setup.debug_lines()[0]
+
+
+def test_a_busy_host_is_remembered_for_minutes(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(_connection: object) -> None:
+        raise save.BusyError("too busy")
+
+    monkeypatch.setattr(save, "prepare", busy)
+    assert setup.open() == ["booted", "booted"]
+    assert setup.open() == ["booted"]
+    mark = str(setup.store.root / f"{setup.key()}{program.GIVEN_UP}")
+    assert program.read_mark(mark) == "too busy"
+    later = time.time() + 700
+    monkeypatch.setattr("time.time", lambda: later)
+    assert program.read_mark(mark) is None
 
 
 @pytest.mark.parametrize("saved", [True, False], ids=["while resuming", "while saving"])
