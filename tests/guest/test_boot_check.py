@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.guest.conftest import long
 from tests.guest.person import Person, leftovers
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
@@ -96,6 +97,7 @@ def test_a_boot_loader_without_its_files_does_not_boot(person: Person, library: 
     assert record["pictures"]
 
 
+@long
 def test_a_root_that_is_not_there_does_not_boot(person: Person, library: Path, template: Path) -> None:
     folder = entry(person, library, "root", template)
     debugfs(folder / "root.img", "ssv uuid 11111111-2222-3333-4444-555555555555")
