@@ -71,11 +71,7 @@ class RecordFile(Generic[_Record]):
         return TypeAdapter(self._kind)
 
     def read(self, path: Path) -> _Record | None:
-        """Return the record in a file; None when there is no such file.
-
-        Raises:
-            RepositoryError: The file cannot be read.
-        """
+        """Return the record in a file; None when there is no such file."""
         try:
             with open_file(path) as file:
                 data = file.read(self._limit + 1)
@@ -104,11 +100,7 @@ class RecordFile(Generic[_Record]):
         return f"{json.dumps(fields, indent=1, ensure_ascii=False)}\n".encode(errors="replace")
 
     def write(self, path: Path, record: _Record) -> None:
-        """Write a record.
-
-        Raises:
-            WorkspaceError: It cannot be written.
-        """
+        """Write a record."""
         with self.writing(path, record):
             pass
 

@@ -26,7 +26,6 @@ class Signing:
     """The keys and options for signing an index.
 
     Attributes:
-        key: The signing key, as gpg takes it.
         also: Further keys that sign as well, while clients move from one key to the next.
         valid_for: How long the signature stays valid; None for ever.
         command: The gpg to use, with options for every call of it.
@@ -51,11 +50,7 @@ class Services:
     """The outside world; the real one by default.
 
     Attributes:
-        open_appliance: Starts an appliance with disks and ends it when the block is left.
-        make_keys: Opens the publisher's keyring.
-        verifier: Checks signatures as clients do.
         clock: Returns the time, in UTC.
-        fetcher: Downloads files of other repositories.
         trusted_keys_from_keyring: Returns one key of the publisher's keyring, given its full fingerprint.
     """
 

@@ -43,11 +43,7 @@ class Request:
 
     Attributes:
         client: Address or name, and the name of the program: both together are one client.
-        moment: When, in UTC.
-        method: Such as ``GET``.
         path: Path of the address, percent signs decoded, without query.
-        status: Status code of the answer.
-        sent: Bytes of the answer's body.
     """
 
     client: tuple[str, str]
@@ -85,11 +81,7 @@ def parse_line(line: str) -> Request | None:
 
 
 def read_log(path: Path) -> Iterator[Request | None]:
-    """Read a log, line by line; None for each line that is not understood.
-
-    Args:
-        path: A log, or one that logrotate compressed with gzip; ``-`` is standard input.
-    """
+    """Read a log, which may be packed by gzip, line by line; None for a line that is not understood."""
     try:
         with _opened(path) as file:
             while line := file.readline(LONGEST_LINE + 1):
@@ -129,11 +121,8 @@ class Count:
 
     Attributes:
         name: Template and architecture; the path of a file that the index does not name.
-        is_known: Whether the index names it.
         downloads: Complete downloads; those in several ranges count once.
         partial: Clients that got less than the whole file on a day.
-        sent: Bytes.
-        clients: Different clients.
         days: Complete downloads by day (UTC).
     """
 
@@ -148,16 +137,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Statistics:
-    """The downloads found in logs.
-
-    Attributes:
-        counts: By file, most downloads first.
-        clients: Different clients of all files.
-        lines: Lines read.
-        skipped: Lines that were not understood.
-        first: First day, or None.
-        last: Last day, or None.
-    """
+    """The downloads found in logs, by file, most downloads first; the days are None without any."""
 
     counts: tuple[Count, ...]
     clients: int
@@ -191,14 +171,10 @@ def files_of(index: Index) -> dict[str, tuple[str, int | None]]:
 def count_downloads(
     requests: Iterable[Request | None], files: Mapping[str, tuple[str, int | None]]
 ) -> Statistics:
-    """Count the downloads of templates.
+    """Count the downloads of templates, whose paths may have folders before the name.
 
     The bytes of one file that one client (address and program) got on one day are added up and divided by the
     size of the file. So a download in ranges, or one that was resumed, counts once.
-
-    Args:
-        requests: The requests, in any order; None for lines that were not understood.
-        files: The files of the index, see ``files_of``. The log's paths may have folders before the name.
     """
     lines = skipped = 0
     got: defaultdict[tuple[str, tuple[str, str], date], int] = defaultdict(int)
@@ -265,14 +241,7 @@ _MOST_BARS = 120
 
 
 def bar_chart(title: str, days: Mapping[date, int], first: date, last: date) -> str:
-    """Draw downloads by day.
-
-    Args:
-        title: Shown above, and read by screen readers.
-        days: Downloads by day; days without any may be left out.
-        first: First day shown.
-        last: Last day shown.
-    """
+    """Draw downloads by day; days without any may be left out."""
     total = (last - first).days + 1
     step = -(-total // _MOST_BARS)
     groups = [

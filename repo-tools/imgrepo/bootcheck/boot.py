@@ -34,10 +34,8 @@ class Trial:
 
     Attributes:
         machine: The machine; the path of its image is absolute, and its header was checked.
-        marker: Found on the console when the system has booted.
         seconds: Time limit with KVM.
         exact: Whether ``seconds`` is the limit for emulation as well.
-        ports: TCP ports of the guest that must answer afterwards.
     """
 
     machine: Machine
@@ -52,13 +50,8 @@ class Outcome:
     """The outcome of a boot.
 
     Attributes:
-        judgement: Whether it booted; why not.
         accelerator: ``kvm`` or ``tcg``.
         seconds: From the start to the marker, or to the end of a failure.
-        concerns: Warnings of the kernel and of services.
-        answered: Ports that answered.
-        log: The console.
-        tail: Its last lines.
         pictures: Whether ``screen.png`` and ``thumbnail.png`` were written.
         silent: Whether the hypervisor ended or nothing was printed: KVM may be the reason.
     """
@@ -78,13 +71,9 @@ ShowLine = Callable[[str], None]
 
 
 def boot(trial: Trial, folder: Path, on_event: Reporter, show: ShowLine) -> Outcome:
-    """Boot an image, with KVM where that works.
+    """Boot an image, with KVM where that works; ``folder`` gets ``screen.png`` and ``thumbnail.png``.
 
-    Args:
-        trial: The boot.
-        folder: Gets ``screen.png`` and ``thumbnail.png``.
-        on_event: Called with notices.
-        show: Called with the console's last line whenever it changes.
+    ``show`` is called with the console's last line whenever it changes.
     """
     verdict = _accelerator(trial.machine, on_event)
     if verdict is None or not verdict.usable:

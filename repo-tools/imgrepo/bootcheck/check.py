@@ -31,16 +31,7 @@ _HINT = "give the folder of an entry, the name of one, or an image"
 
 @dataclass(frozen=True)
 class Overrides:
-    """Options that override ``entry.toml``; None or empty for none.
-
-    Attributes:
-        arch: Architecture.
-        memory: MiB.
-        firmware: The firmware.
-        marker: A regular expression that shows that the system has booted.
-        seconds: Time limit, with and without KVM.
-        ports: Ports that must answer besides those of the entry.
-    """
+    """Options that override ``entry.toml``; None for none. Ports are added to those of the entry."""
 
     arch: str | None = None
     memory: int | None = None
@@ -56,10 +47,8 @@ class BootTarget:
 
     Attributes:
         name: Its name without the ending.
-        image: The image.
         description: The entry's description; of an image alone, the options.
         marker_from: The origin of the marker, for messages.
-        folder: Where the record goes.
         entry: The entry; None for an image alone.
     """
 
@@ -72,14 +61,10 @@ class BootTarget:
 
 
 def find_target(word: str, overrides: Overrides, *, library: Path, output: Path | None = None) -> BootTarget:
-    """Find the target that a command names.
+    """Find the target that a command names: an entry's folder, the name of an entry, or an image.
 
-    Args:
-        word: An entry's folder, an image, or the name of an entry of the library.
-        overrides: The options.
-        library: The folder of entries.
-        output: Where the record goes, in a folder of the target's name; None for the entry's own folder, or
-            ``NAME.boot`` next to an image.
+    The record goes to a folder of the target's name in ``output``; without it, to the entry's own folder, or
+    to ``NAME.boot`` next to an image.
     """
     entry = _entry(word, library)
     if entry is not None:
@@ -148,15 +133,8 @@ def check(
     """Boot an image and record the result.
 
     The header of the image is checked before anything opens it, and the image is only read. The record
-    appears whole or not at all; a failed boot has one as well.
-
-    Args:
-        target: The image, and what is known about it.
-        on_event: Called with steps and notices.
-        show: Called with the console's last line whenever it changes.
-        clock: Returns the time, in UTC.
-        exact: Whether the time limit is that for emulation as well.
-        keep_screenshot: Whether an entry without a screenshot gets the picture of the screen.
+    appears whole or not at all; a failed boot has one as well. With ``exact``, the time limit holds for
+    emulation as well; with ``keep_screenshot``, an entry without a screenshot gets the picture of the screen.
     """
     description = target.description
     marker = Marker(description.boot.marker, where=target.marker_from)

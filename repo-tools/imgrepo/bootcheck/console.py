@@ -84,11 +84,7 @@ def _lines(text: str) -> list[str]:
 
 
 class Log:
-    """The first and the last lines of a console, and the number of lines left out between them.
-
-    Args:
-        room: Characters that are kept of the beginning, and as many of the end.
-    """
+    """The first and the last lines of a console, ``room`` characters of each, and how many are left out."""
 
     def __init__(self, room: int = 512 << 10) -> None:
         self._room = room
@@ -129,15 +125,7 @@ _ALL_SLOW = 5.0
 
 
 class Marker:
-    """A regular expression; its syntax is that of Python's ``re``.
-
-    Args:
-        expression: The expression.
-        where: Its origin, for messages.
-
-    Attributes:
-        expression: As it was given.
-    """
+    """A regular expression; its syntax is that of Python's ``re``. ``where`` is its origin, for messages."""
 
     def __init__(self, expression: str, *, where: str) -> None:
         self.expression = expression
@@ -224,12 +212,7 @@ class BootJudgement:
 
 
 class Watcher:
-    """Reads a console.
-
-    Attributes:
-        judgement: The outcome; final as soon as it is not BOOTING.
-        log: The lines of the console.
-    """
+    """Reads a console. The judgement is final as soon as it is not BOOTING."""
 
     def __init__(self, marker: Marker) -> None:
         self.judgement = BootJudgement(BootState.BOOTING)

@@ -40,7 +40,6 @@ class Headless:
 
     Attributes:
         accelerator: ``kvm`` or ``tcg``.
-        monitor: Path of the hypervisor's socket for commands (QMP).
         ports: TCP ports of the guest that this host can reach, on ports of its loopback interface that the
             hypervisor chooses.
         firmware: UEFI firmware's code, and a copy of its variables that may be written to; None for a BIOS.
@@ -53,12 +52,7 @@ class Headless:
 
 
 def find_firmware(machine: Machine) -> tuple[Path, Path] | None:
-    """Find the firmware's code and empty variables of a machine; None for a BIOS, which QEMU has.
-
-    Raises:
-        ToolError: It is not installed.
-        UsageError: The architecture is not known.
-    """
+    """Find the firmware's code and empty variables of a machine; None for a BIOS, which QEMU has."""
     if machine.firmware is Firmware.BIOS:
         return None
     for code, variables in board(machine.arch).firmware:
@@ -73,17 +67,10 @@ def find_firmware(machine: Machine) -> tuple[Path, Path] | None:
 def headless_command(machine: Machine, check: Headless) -> list[str]:
     """Return the program and its arguments; the serial console is standard output.
 
-    The image is only read: the guest's changes go to an unnamed file in TMPDIR. The network is closed except
-    for the forwarded ports (``restrict``). The hypervisor may not start programs. A PC's BIOS also writes to
-    the serial console (``graphics=off``), where a check can read that there is nothing to boot, and the
-    network card has no ROM to boot from.
-
-    Args:
-        machine: The machine; the image must be absolute.
-        check: Further settings.
-
-    Raises:
-        UsageError: The architecture is not known.
+    The image, whose path must be absolute, is only read: the guest's changes go to an unnamed file in TMPDIR.
+    The network is closed except for the forwarded ports (``restrict``). The hypervisor may not start
+    programs. A PC's BIOS also writes to the serial console (``graphics=off``), where a check can read that
+    there is nothing to boot, and the network card has no ROM to boot from.
     """
     facts = board(machine.arch)
     pc = machine.arch != "aarch64"
@@ -191,11 +178,7 @@ class Running:
         return process.last_status(self._hypervisor, patience=_MONITOR_LIMIT)
 
     def screen(self) -> Path:
-        """Return a picture of the screen in PPM, a file that is removed with the machine.
-
-        Raises:
-            ApplianceError: The hypervisor failed to write it.
-        """
+        """Return a picture of the screen in PPM, a file that is removed with the machine."""
         picture = self._folder / "screen.ppm"
         monitor.write_screen(self._commands, picture, limit=_MONITOR_LIMIT)
         return picture
@@ -205,9 +188,6 @@ class Running:
 
         QEMU's user network accepts every connection at once, before it asks the guest; so either the guest
         sends something, or QEMU says that the guest has accepted (ADR 0037).
-
-        Raises:
-            ApplianceError: The hypervisor did not answer.
         """
         host = self._forwarded().get(port)
         if host is None:
@@ -283,8 +263,7 @@ def _write_limit() -> int:
 def write_pictures(screen: Path, whole: Path, thumbnail: Path) -> None:
     """Write a picture in PPM as PNG, and as a small PNG with black borders where its shape differs.
 
-    Raises:
-        DiskError: It is not a picture, is too large, or cannot be written.
+    A file that is too large, or not a picture, is a DiskError.
     """
     try:
         with Image.open(screen, formats=["PPM"]) as opened:

@@ -31,11 +31,9 @@ class Shown:
     """A template as it was shown.
 
     Attributes:
-        revision: Its revision.
         sha512: SHA-512 of its file, empty when not known.
         published: When this revision was first shown, in UTC.
         packages: Name and version; None when they are not known.
-        changes: How it differs from the revision before.
     """
 
     revision: int

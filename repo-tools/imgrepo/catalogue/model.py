@@ -17,12 +17,7 @@ class CatalogueRequest:
     """The catalogue to make.
 
     Attributes:
-        library: The folder that ``publish`` was given.
-        webroot: The folder that is served.
-        output: Where the site goes.
-        title: Title of the site.
         base_url: Address under which ``webroot`` is served; empty when not known.
-        calendar: Whether dated entries get a calendar.
         reviewers: File of the public keys whose approvals are shown; None to show none.
     """
 
@@ -80,10 +75,7 @@ class Sources:
 
     Attributes:
         path: Path of the archive in the site; empty when there is none.
-        size: Bytes of it.
-        sha512: SHA-512 of it.
         covered: Number of source packages in it.
-        gaps: Source packages that were not found.
     """
 
     path: str
@@ -110,36 +102,16 @@ class Page:
 
     Attributes:
         name: Its name in the index.
-        arch: Its architecture.
         path: Path of its page in the site.
-        title: One line for people.
         size: Bytes of the disk.
         compressed_size: Bytes of the file; None when the index does not contain it.
-        sha512: SHA-512 of the file; None when the index does not contain it.
-        revision: Its revision.
         file: Address of the file, relative to the site.
         published: When this revision was first shown, in UTC.
-        command: The command that builds an image.
-        description: Paragraphs.
         notes: Language and paragraphs; of the default one, the language is empty.
-        hints: Paragraphs.
-        licence: Of the whole; empty when not known.
-        contributor: The person who made it.
-        homepage: A link; None when there is none.
-        offer: Contact for sources; text.
-        tags: Words for searching.
-        system: Name of the system; empty when not known.
-        aliases: Other names.
         notice: The deprecation notice; empty without one.
         day: The day that it was held back for, or None.
-        picture: A screenshot.
-        thumbnail: The same, small.
-        packages: None when they are not known.
         changes: None when there is no older revision, or packages are not known.
-        boot: The boot check; None without one.
-        sources: None when they were not collected.
         review: The approval of what is shown; None without one, or without reviewers.
-        downloads: None when no logs were given.
     """
 
     name: str
@@ -188,16 +160,12 @@ class Site:
     """The whole catalogue.
 
     Attributes:
-        title: Its title.
         identity: Identifier of its feed, an IRI that never changes.
         base_url: Address of the served folder, with a slash at its end; empty when not known.
         home: Path from the site to the served folder, such as ``../``; empty when it is elsewhere.
         signer: Fingerprint of the key that signed the index.
-        signed_at: When, in UTC.
-        pages: In the order of the index.
         years: Days by year, newest year first; None without a calendar.
         year: The year that the calendar opens with; None without one.
-        downloads: Of all templates.
     """
 
     title: str

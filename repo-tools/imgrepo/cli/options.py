@@ -33,15 +33,7 @@ _Result = TypeVar("_Result")
 
 @dataclass
 class Publisher:
-    """The object on click's context.
-
-    Attributes:
-        services: The outside world.
-        reporter: The console; options such as --quiet set it before the command runs.
-        verbose: Show the appliance's messages.
-        trace: Show every libguestfs call.
-        as_json: Print the result as JSON.
-    """
+    """The object on click's context; options such as --quiet change it before the command runs."""
 
     services: Services
     reporter: ConsoleReporter
@@ -113,12 +105,9 @@ _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def option_group(parameter: str, make: Callable[..., object], *options: _Decorator) -> _Decorator:
-    """Return a decorator that adds options, and hands the command one object made of their values.
+    """Return a decorator that adds options, and hands the command one object that ``make`` makes of them.
 
-    Args:
-        parameter: The command's parameter that gets the object.
-        make: Makes it; its own parameters are the names of the options.
-        *options: The options, in the order of ``--help``.
+    The parameters of ``make`` are the names of the options. The command gets the object as ``parameter``.
     """
     names = tuple(inspect.signature(make).parameters)
 

@@ -35,11 +35,7 @@ def is_version(version: str) -> bool:
 
 
 def paragraphs(text: str, *, where: str) -> Iterator[Mapping[str, str]]:
-    """Read the paragraphs of a control file; the names of fields are found in any case.
-
-    Raises:
-        RepositoryError: It cannot be understood.
-    """
+    """Read the paragraphs of a control file; the names of fields are found in any case."""
     from debian.deb822 import Deb822  # late: few commands read control files
 
     try:
@@ -64,11 +60,7 @@ def _bounded_lines(text: str, where: str) -> Iterator[str]:
 
 
 def exact_relations(text: str) -> tuple[tuple[str, str], ...]:
-    """Read a field such as ``Built-Using``: names, each with one version in the form ``(= VERSION)``.
-
-    Raises:
-        RepositoryError: It holds anything else.
-    """
+    """Read a field such as ``Built-Using``: names, each with one version in the form ``(= VERSION)``."""
     found = []
     if text.count(",") > _MOST_RELATIONS:
         raise RepositoryError(f"{text[:100]!r}... names more than {_MOST_RELATIONS} packages")

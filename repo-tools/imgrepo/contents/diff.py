@@ -32,11 +32,8 @@ class Listed:
     """A package in a list.
 
     Attributes:
-        name: Its name.
         arch: Its architecture; empty when not known.
         manager: The package manager whose rule orders its versions; empty when not known.
-        version: Its version.
-        licences: Its licences.
     """
 
     name: str
@@ -59,12 +56,7 @@ class Difference:
     """The differences of two lists, each in the order of names.
 
     Attributes:
-        added: Packages that are new.
-        removed: Packages that are gone.
-        upgraded: Packages that are newer.
-        downgraded: Packages that are older.
         changed: Packages with a different version, where it is not known which one is newer.
-        licences: Packages with different licences.
     """
 
     added: tuple[Listed, ...] = ()
@@ -194,11 +186,9 @@ def _order(earlier: Listed, later: Listed) -> int | None:
 
 
 def read_list(path: Path) -> tuple[Listed, ...]:
-    """Read a list of packages.
+    """Read a list of packages: a ``contents.json``, a CycloneDX file in JSON, or those of a folder or image.
 
-    Args:
-        path: A ``contents.json``, a CycloneDX file in JSON, the folder of an entry or of its contents, or an
-            image after ``sbom``.
+    The folder is that of an entry or of its contents; the packages of the image were listed by ``sbom``.
     """
     if path.suffix in FORMATS:
         path = path.with_name(f"{path.stem}.contents")  # the result of sbom
@@ -287,8 +277,7 @@ _APK_SUFFIXES = {"alpha": -4, "beta": -3, "pre": -2, "rc": -1, "cvs": 1, "svn": 
 def compare(manager: str, left: str, right: str) -> int:
     """Compare two versions by the rule of ``dpkg``, ``rpm`` or ``apk``; return less than 0, 0, or more.
 
-    Raises:
-        RepositoryError: One of them is not a version, or the manager is not known.
+    A version that cannot be understood is a RepositoryError.
     """
     match manager:
         case "dpkg":

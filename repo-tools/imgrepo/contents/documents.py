@@ -61,9 +61,7 @@ class PackageId:
 
     Attributes:
         manager: ``dpkg``, ``rpm`` or ``apk``; the URL's type for others.
-        name: The package's name.
         version: Its version, with epoch; empty without one.
-        arch: Its architecture; empty without one.
     """
 
     manager: str

@@ -77,12 +77,7 @@ _PHRASES = (
 
 @dataclass(frozen=True)
 class Licences:
-    """Licences of a package.
-
-    Attributes:
-        names: SPDX identifiers, or other names; empty when nothing is known.
-        copyleft: Whether one of them requires sources; None when not known.
-    """
+    """Licences of a package, and whether one of them requires sources; None when that is not known."""
 
     names: tuple[str, ...] = ()
     copyleft: bool | None = None
@@ -234,12 +229,7 @@ def required_sources(contents: ContentsRecord) -> dict[tuple[str, str], tuple[st
 def select_sources(
     required: dict[tuple[str, str], tuple[str, ...]], names: tuple[str, ...]
 ) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Select the source packages of some packages.
-
-    Args:
-        required: The result of ``required_sources``.
-        names: Names of source or binary packages; empty for all.
-    """
+    """Select the source packages of some source or binary packages; without names, all that are required."""
     for name in names:
         if not any(name in (source[0], *binaries) for source, binaries in required.items()):
             raise UsageError(

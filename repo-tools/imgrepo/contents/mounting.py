@@ -16,16 +16,7 @@ from imgrepo.images.scan import SourceImage
 
 
 def read_text(guest: Guest, path: str, limit: int) -> str:
-    """Read a text file of a guest; bytes that are not UTF-8 become replacement characters.
-
-    Args:
-        guest: The guest, mounted.
-        path: The file; links are followed inside the guest.
-        limit: Its largest size in bytes.
-
-    Raises:
-        GuestCallError: It is missing, not a regular file, or larger.
-    """
+    """Read a text file of a mounted guest; bytes that are not UTF-8 become replacement characters."""
     return guest.read(path, limit=limit).decode("utf-8", "replace")
 
 

@@ -121,15 +121,7 @@ _TAKEN = "give the folder of an entry, or an image"
 
 @dataclass(frozen=True)
 class ImageTarget:
-    """An image, and the folders for the results about it.
-
-    Attributes:
-        name: Its name without the ending.
-        image: The image.
-        contents: Folder for its lists of packages.
-        sources: Folder for its source packages.
-        offer: The contact for requests for sources, by the entry; may be empty.
-    """
+    """An image, the folders for the results about it, and the contact for requests for sources, if any."""
 
     name: str
     image: SourceImage
@@ -139,12 +131,10 @@ class ImageTarget:
 
 
 def find_target(path: Path, output: Path | None = None) -> ImageTarget:
-    """Find the image that a command was given.
+    """Find the image that a command was given, by its path or the folder of its entry.
 
-    Args:
-        path: An entry's folder, or an image.
-        output: The folder for the results, in a folder of the image's name; None for the entry's folders, or
-            ``NAME.contents`` and ``NAME.sources`` next to an image.
+    The results go into a folder of the image's name in ``output``; without it, into the entry's folders, or
+    into ``NAME.contents`` and ``NAME.sources`` next to an image.
     """
     if path.is_dir():
         entry = entry_at(path, hint=_TAKEN)

@@ -44,8 +44,6 @@ class Compressed:
 
     Attributes:
         path: The file, complete but not yet synced.
-        size: Its size in bytes.
-        sha512: Its SHA-512, as lower-case hex.
         source_sha512: SHA-512 of the bytes that were packed.
     """
 
@@ -78,11 +76,7 @@ def zstd_arguments(level: int) -> list[str]:
 
 
 def hash_image(image: SourceImage, on_event: Reporter) -> str:
-    """Return the SHA-512 of an image as lower-case hex; an unchanged image is read once in a run.
-
-    Raises:
-        DiskError: It changed meanwhile, or another program uses it.
-    """
+    """Return the SHA-512 of an image as lower-case hex; an unchanged image is read once in a run."""
     if image in _DIGESTS:
         check_unchanged(image)
         return _DIGESTS[image]
@@ -103,18 +97,10 @@ def compress(
     *,
     content: Path | None = None,
 ) -> Compressed:
-    """Pack an image into a new file.
+    """Pack an image into a new file by a command such as ``xz_arguments``; None copies the bytes unchanged.
 
-    Args:
-        image: The image.
-        target: The file to make; must not exist.
-        command: The packing program, see ``xz_arguments``; None to copy the bytes unchanged.
-        on_event: Called with progress events.
-        content: A copy of the image to read instead, with the free space of its filesystems given back.
-
-    Raises:
-        DiskError: The image changed meanwhile, or another program uses it; the new file is useless
-            (``docs/threat-model.md`` R6).
+    With ``content``, that copy of the image is read instead. If the image changes meanwhile, or another
+    program uses it, that is a DiskError, and the new file is useless (``docs/threat-model.md`` R6).
     """
     path = content or image.path
     total = image.fingerprint.size if content is None else path.stat().st_size
@@ -176,8 +162,6 @@ class _Feed:
 
     Attributes:
         output: The pipe's end to read from, for the program; closed by ``start``.
-        done: Bytes read so far.
-        digest: Of those bytes.
         problem: Why reading ended early, or None.
     """
 
@@ -237,11 +221,7 @@ def space_needed(images: Iterable[SourceImage]) -> int:
 
 
 def copy_image(image: SourceImage, folder: Path, on_event: Reporter) -> ImageCopy:
-    """Copy an image into a private folder, without its holes.
-
-    Raises:
-        DiskError: The image changed meanwhile, or another program uses it.
-    """
+    """Copy an image into a private folder, without its holes."""
     target = folder / image.name
     try:
         with (

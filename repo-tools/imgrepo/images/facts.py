@@ -46,9 +46,6 @@ class ImageFacts:
     """The facts of an image.
 
     Attributes:
-        arch: Its architecture, as an index names it.
-        name: The name that its system gives itself.
-        osinfo: libosinfo's short id; None when unknown.
         expand: The partition to grow; None when the root is not in the last partition.
         lvexpand: The logical volume to grow with it; None when the root is not in one.
         system: Whether a system was found; otherwise the facts are the publisher's.
@@ -74,17 +71,10 @@ def examine(
     *,
     copies: Mapping[str, ImageCopy] | None = None,
 ) -> dict[str, ImageFacts | PybuilderError]:
-    """Find out the facts of images; a fault of one of them does not affect the others.
+    """Find out the facts of images, by file name; a fault of one of them does not affect the others.
 
-    Args:
-        images: The images; their headers were checked before.
-        open_appliance: Starts an appliance.
-        options: What shapes it.
-        on_event: Called with each event.
-        copies: Copies to examine instead, by the image's file name; free space in them is given back.
-
-    Returns:
-        The facts, or the error, by the image's file name.
+    Their headers were checked before. Of an image with a copy, the copy is examined, and free space in it is
+    given back.
     """
     found: dict[str, ImageFacts | PybuilderError] = {}
     disks = [_disk(image, (copies or {}).get(image.name)) for image in images]

@@ -37,10 +37,7 @@ class SourceImage:
     """A disk image that is to be published.
 
     Attributes:
-        path: The file.
         stem: Its name without the ending, from which the template gets its name.
-        format: Its format, by its ending.
-        fingerprint: Its fingerprint when it was found.
     """
 
     path: Path
@@ -97,9 +94,6 @@ def scan(folder: Path) -> tuple[tuple[SourceImage, ...], tuple[Skipped, ...]]:
 def measure(image: SourceImage) -> int:
     """Check that no program uses an image, check its header, and return the size of its disk.
 
-    Returns:
-        Bytes, a multiple of 512.
-
     Raises:
         DiskError: The image refers to other files, is damaged, has a different format from its name, or
             belongs to a running machine.
@@ -131,11 +125,7 @@ def measure(image: SourceImage) -> int:
 
 
 def check_unchanged(image: SourceImage) -> None:
-    """Check that an image is still the one that was found (``docs/threat-model.md`` R6).
-
-    Raises:
-        DiskError: It was written to, replaced or removed meanwhile.
-    """
+    """Check that an image is still the one that was found (``docs/threat-model.md`` R6)."""
     try:
         facts = image.path.lstat()
     except FileNotFoundError:

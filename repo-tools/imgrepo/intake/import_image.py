@@ -45,9 +45,6 @@ class ImportRequest:
     """A request to import an image.
 
     Attributes:
-        address: Web address or path of the image.
-        folder: The folder of images.
-        trust: How to check it.
         name: The template's name; None for one made of the file's name.
         file: The image's file name, as its checksum file has it. Derived.
     """
@@ -82,14 +79,7 @@ class ImportRequest:
 
 @dataclass(frozen=True)
 class Imported:
-    """An imported image.
-
-    Attributes:
-        path: The image.
-        size: Size of its disk in bytes.
-        proof: The digest, and who signed it.
-        new: Whether it was fetched now.
-    """
+    """An imported image, the bytes of its disk, what it was checked by, and whether it was fetched now."""
 
     path: Path
     size: int

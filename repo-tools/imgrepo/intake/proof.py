@@ -66,7 +66,6 @@ class ImageProof:
     """The digest of an image, and who signed it.
 
     Attributes:
-        digests: The digests that the image must have.
         source: Address of the checksum file; None when the digest was given by hand.
         signed: The signed text; None when it is not signed.
     """

@@ -114,16 +114,10 @@ def approval_of(
 ) -> Approval:
     """Return the approval of an entry as it is now.
 
-    Args:
-        folder: The entry.
-        reviewers: Whose approvals count.
-        on_event: Reports how much of the image was read.
-        metadata_digest: SHA-512 of the ``entry.toml`` that the caller has read, which could be exchanged
-            meanwhile; None to read it now.
-        from_records: Use the digest of an untouched image in its records, which everyone who may write into
-            the folder could have made up: only for display.
-        published: SHA-512 of the published image, from the publisher's record: an approval of it is valid,
-            and no image is read.
+    ``metadata_digest`` is the SHA-512 of the ``entry.toml`` that the caller has read, which could be
+    exchanged meanwhile. With ``from_records``, the digest of an untouched image comes from its records, which
+    everyone who may write into the folder could have made up: only for display. An approval of a
+    ``published`` image, by SHA-512 from the publisher's record, is valid without reading any image.
     """
     hint = f"let a reviewer look at it: pybuilder-repo entry sign {folder.name}"
     signed = _read(folder.approval, reviewers, hint)
@@ -208,13 +202,7 @@ _LINE = re.compile(r"([0-9a-f]{128})  ([A-Za-z0-9][A-Za-z0-9._+~-]*(?:/[A-Za-z0-
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of an entry that a reviewer approves.
-
-    Attributes:
-        name: The entry's.
-        files: SHA-512 in hex of each file, by its path in the entry's folder.
-        note: The reviewer's note, as ``check_note`` returns it.
-    """
+    """The files of an entry that a reviewer approves: SHA-512 in hex by path in the entry's folder."""
 
     name: str
     files: Mapping[str, str]

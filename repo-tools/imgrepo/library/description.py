@@ -72,7 +72,6 @@ class MachineTable(_Table):
 
     Attributes:
         memory: MiB.
-        processors: Their number.
         firmware: The firmware; None to detect it from the image.
         graphic: Whether users see the guest's screen; otherwise its serial console.
         ports: Ports of the guest that the ``run`` script forwards, as ``--forward`` takes them.
@@ -101,7 +100,6 @@ class BootTable(_Table):
     Attributes:
         marker: A regular expression found on the serial console when the image has booted.
         seconds: Time limit with KVM; it is longer with emulation.
-        ports: Ports of the guest that must answer afterwards.
     """
 
     marker: Line = "login:"
@@ -122,19 +120,10 @@ class Description(_Table):
     """The fields of ``entry.toml``.
 
     Attributes:
-        title: One line.
-        description: Paragraphs of plain text.
-        hints: Directions for users: who logs in, what to try.
         licence: Of the whole image, an SPDX expression.
-        contributor: Who made it.
-        homepage: Address of a page about it.
-        tags: Words to find it by.
-        arch: Architecture, as virt-builder names it.
         not_before: When it is published at the earliest, in UTC; None for at once.
         size_budget: Size limit of the compressed image in bytes; None for any size.
         source_offer: Mail or web address for sources that are not published with the image.
-        machine: The machine that it needs.
-        boot: Settings of the boot check.
     """
 
     title: Line = ""

@@ -91,11 +91,7 @@ class EntryFolder:
         return read_description(self.description)
 
     def image(self) -> SourceImage:
-        """Find the image.
-
-        Raises:
-            RepositoryError: There is none, or more than one.
-        """
+        """Find the image."""
         images, skipped = scan(self.path)
         if len(images) == 1 and images[0].stem == self.name:
             return images[0]
@@ -209,13 +205,7 @@ def chosen_entries(library: Path, names: Collection[str]) -> dict[str, EntryFold
 
 @dataclass(frozen=True)
 class FoundEntry:
-    """An entry with an image.
-
-    Attributes:
-        folder: Its folder.
-        description: Its description.
-        metadata_digest: SHA-512 of its ``entry.toml`` as it was read.
-    """
+    """An entry with an image, and the SHA-512 of its ``entry.toml`` as it was read."""
 
     folder: EntryFolder
     description: Description
@@ -233,10 +223,8 @@ class Found:
 
     Attributes:
         images: All images, loose ones and those of entries; no two have the same name.
-        skipped: Files with the name of an image that cannot be published.
         entries: The entry of each image that has one, by the image's name.
         broken: The errors of entries, by their names; they have no image among the images.
-        empty: Names of entries without an image.
     """
 
     images: tuple[SourceImage, ...]

@@ -85,16 +85,7 @@ ports = []
 
 @dataclass(frozen=True)
 class NewEntry:
-    """A request for a new entry.
-
-    Attributes:
-        library: The folder of all entries.
-        name: Name of the entry.
-        image: Its image; None for none yet.
-        move: Move the image instead of copying it.
-        title: One line.
-        licence: An SPDX expression.
-    """
+    """A request for a new entry; with ``move``, the image is moved instead of copied."""
 
     library: Path
     name: str

@@ -19,12 +19,7 @@ from imgrepo.recordfile import Many, Moment, RecordFile
 
 @dataclass(frozen=True)
 class ImageMark:
-    """The image that a record is of.
-
-    Attributes:
-        sha512: SHA-512 of the file, in hex.
-        fingerprint: Its fingerprint then; if it is the same, the image is not read.
-    """
+    """The image that a record is of; as long as its fingerprint is the same, it is not read."""
 
     sha512: str
     fingerprint: Fingerprint
@@ -51,16 +46,10 @@ class BootRecord:
     """``boot/boot.json``. Next to it: ``serial.log``, ``screen.png`` and ``thumbnail.png`` (320x240).
 
     Attributes:
-        image: The image that was booted.
-        verdict: Whether it booted.
-        reason: Why not, in one line; empty if it did.
         qemu: Version of QEMU, such as ``7.2.11``.
         accelerator: ``kvm`` or ``tcg``.
-        started: The time of the start, in UTC.
         seconds: From the start to the marker, or to the end when it failed.
-        concerns: Warnings of the kernel and of services.
         ports: Ports of the guest that answered.
-        pictures: Whether there are pictures.
     """
 
     image: ImageMark
@@ -80,11 +69,7 @@ class Package:
     """A binary package of the guest.
 
     Attributes:
-        name: Its name.
         version: Its version, with epoch and revision.
-        arch: Its architecture, as the package manager calls it.
-        source: The source package that it was built from.
-        source_version: Version of that.
         licences: SPDX identifiers or names from the package's copyright file; empty when not known.
         copyleft: Whether a licence requires sources; None when not known.
         built_using: Other source packages that parts of it were taken from, name and version.
@@ -105,12 +90,9 @@ class ContentsRecord:
     """``contents/contents.json``. Next to it: ``contents.cdx.json`` and ``contents.spdx.json``.
 
     Attributes:
-        image: The image that was inspected.
-        system: Name of the system, for people.
         distribution: Its ID in os-release, such as ``debian``.
         release: Its VERSION_ID; empty for rolling ones.
         manager: ``dpkg``, ``rpm`` or ``apk``.
-        packages: By name.
     """
 
     image: ImageMark
@@ -135,12 +117,8 @@ class SourcesRecord:
     """``sources/sources.json``. Next to it: the archive, a tar file of source packages and the offer's text.
 
     Attributes:
-        image: The image whose packages they are.
         archive: Name of the tar file; empty for none.
-        sha512: SHA-512 of that.
-        size: Bytes of that.
         covered: Source packages in it, name and version.
-        gaps: Source packages that were not found.
     """
 
     image: ImageMark
@@ -177,13 +155,7 @@ class Leftover(enum.Enum):
 
 @dataclass(frozen=True)
 class Seen:
-    """The leftovers of a kind.
-
-    Attributes:
-        trace: The kind.
-        paths: Paths in the image, the first ones, with control characters escaped.
-        count: How many there are.
-    """
+    """The leftovers of a kind: the first paths, with control characters escaped, and how many there are."""
 
     trace: Leftover
     paths: Many[str]
@@ -202,13 +174,7 @@ class PasswordState(enum.Enum):
 
 @dataclass(frozen=True)
 class Account:
-    """An account that has a password, or none at all.
-
-    Attributes:
-        name: Its name.
-        password: Whether it is in the hints, easily guessed, or neither; or untried, since its hash is of an
-            unknown kind or too slow.
-    """
+    """An account that has a password, or none at all."""
 
     name: str
     password: PasswordState
@@ -216,14 +182,9 @@ class Account:
 
 @dataclass(frozen=True)
 class Inside:
-    """The leftovers and passwords in an image.
+    """The leftovers and passwords in an image; with an unknown kind of system, the reason.
 
-    Attributes:
-        system: Whether it holds a known kind of system.
-        reason: Why not.
-        seen: The leftovers.
-        accounts: Accounts with a password, or with none at all.
-        hints: SHA-256 of the hints that the passwords were compared with.
+    ``hints`` is the SHA-256 of the hints that the passwords were compared with.
     """
 
     system: bool
@@ -258,14 +219,8 @@ class RunTrial:
 class CheckRecord:
     """``check/check.json``: the results of checks that take long, of one image (ADR 0036).
 
-    It does not say that an entry is checked: that is worked out each time.
-
-    Attributes:
-        image: The image.
-        inside: Its leftovers and passwords; None if it was not inspected.
-        packed: Its compressed size; None if it was not compressed.
-        run: The trial of its script; None if it was not tried.
-        archive: The archive of sources that was hashed last; None for none.
+    It does not say that an entry is checked: that is worked out each time. What was not done is None.
+    ``archive`` is the archive of sources that was hashed last.
     """
 
     image: ImageMark

@@ -68,13 +68,9 @@ def _tested(folder: EntryFolder, on_event: Reporter) -> str | None:
 def machine_of(
     image: SourceImage, description: Description, *, tested: str | None = None, relative: bool = True
 ) -> Machine:
-    """Return the machine that an entry runs on.
+    """Return the machine that an entry runs on; ``tested`` is the version of QEMU that booted the image.
 
-    Args:
-        image: The entry's image.
-        description: Its description.
-        tested: Version of QEMU that the image was booted with.
-        relative: Whether the image is in the script's folder; otherwise its path is absolute.
+    The image is in the folder of the script, or, unless it is ``relative``, at an absolute path.
     """
     measure(image)
     table = description.machine

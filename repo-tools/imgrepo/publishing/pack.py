@@ -24,10 +24,8 @@ class Candidate:
     """An image that is new or changed.
 
     Attributes:
-        image: The image.
         size: Size of its disk in bytes.
         name: Name of its template.
-        facts: Its facts; None before it was examined.
         old: The template that it replaces; None for a new one.
         copy: A copy of it with free space given back; None when the image itself is packed.
     """
@@ -41,11 +39,7 @@ class Candidate:
 
 
 class Packer:
-    """Packs images into the folder of a session.
-
-    Attributes:
-        files: Names of the packed files in that folder.
-    """
+    """Packs images into the folder of a session; ``files`` names the packed files there."""
 
     def __init__(self, request: PublishRequest, session: Session, on_event: Reporter) -> None:
         self._request, self._session, self._on_event = request, session, on_event
@@ -55,9 +49,6 @@ class Packer:
         """Pack an image; return its entry and the record for the next run.
 
         A file that is published already with the same bytes is not published again.
-
-        Raises:
-            DiskError: The image changed meanwhile.
         """
         image, old = candidate.image, candidate.old
         assert candidate.facts is not None

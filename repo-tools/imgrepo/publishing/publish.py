@@ -33,8 +33,6 @@ class PublishResult:
     """The outcome of a run; of a dry run, what it would be.
 
     Attributes:
-        index: The index that is published now.
-        before: The index that was published before.
         changed: Names of the templates that are new or changed.
         refused: Why images were not published, by the name of the file.
         has_index: Whether there is an index now; False as long as the first images wait for their day.
@@ -50,14 +48,8 @@ class PublishResult:
 def publish(request: PublishRequest, services: Services, on_event: Reporter) -> PublishResult:
     """Publish the images of a folder.
 
-    Returns:
-        The outcome. Images that were refused do not keep the others from being published; their old
-        templates, if any, stay.
-
-    Raises:
-        SigningError: The key cannot sign; nothing was compressed.
-        TrustError: The published index is not by this key; nothing was built on it.
-        PybuilderError: Anything else; the published index is as it was.
+    Images that were refused do not keep the others from being published; their old templates, if any, stay.
+    After any error the published index is as it was.
     """
     with open_session(request.output, create=True) as session:
         signer = IndexSigner(services, request.signing, session)

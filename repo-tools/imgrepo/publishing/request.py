@@ -35,9 +35,7 @@ class Question:
     """A question to the publisher.
 
     Attributes:
-        text: The question, such as ``debian-12.img: architecture``.
         default: The meaning of an empty answer; None if an answer is required.
-        pattern: The form of the answer.
         optional: Whether ``-`` is an answer.
     """
 
@@ -93,23 +91,14 @@ class PublishRequest:
     """The images to publish, and how.
 
     Attributes:
-        folder: The folder of the images.
-        output: The folder that is served; it may be the same one.
-        signing: The keys, and how long the signature stays valid.
-        preset: xz's compression preset.
-        appliance: Options of the appliance.
         compress: Whether to publish ``.xz`` files instead of the disks themselves.
         zstd_level: Level of a second file, for clients that support it; None for no such file, unless the
             template has one already.
         trim: Whether to give back free space in the filesystems first, on a copy.
         prune: Whether to delete old files, and templates whose image is gone, after the grace time.
-        grace: How long they stay.
-        dry_run: Whether to report the differences only.
         force: Whether to build on a published index that is not signed by these keys.
-        remove_images: Whether to delete the published images, at the very end.
         ask: Asks about new images; None to use the facts that were found.
         require: Proof that images must have; others are refused, and published templates stay.
-        reviewers: File of the public keys whose approvals count, where approval is required.
     """
 
     folder: Path

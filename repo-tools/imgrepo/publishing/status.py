@@ -34,15 +34,10 @@ class Status:
     """The state of a published folder.
 
     Attributes:
-        templates: Number of templates in the index.
         size: Bytes of all files that it names.
-        signed_at: When it was signed.
         signer: Fingerprint of the primary key that signed it.
         expires_at: When its signature expires; None when it does not.
-        keys: The keys in the key file.
-        retired: Files that no index names any more.
         changes: Changes in the folder of images that a run of publish would find, one line each.
-        problems: Problems that need attention, one line each.
     """
 
     templates: int
@@ -67,13 +62,8 @@ def status_of(
 ) -> Status:
     """Check a published folder; nothing is changed.
 
-    Args:
-        folder: The folder that is served.
-        services: Verifier and clock.
-        on_event: Called with progress events.
-        images: The folder of images, to find changes there.
-        within: Expiry times that are nearer than this are problems.
-        verify: Whether to read all files and compare their digests.
+    Expiry times nearer than ``within`` are problems. Changes are those in the folder ``images``. With
+    ``verify``, all files are read and their digests compared.
     """
     published, signed = read_served(folder, services)
     now, index = services.clock(), published.index

@@ -269,19 +269,7 @@ class PublishRun:
 
 
 class Eligibility:
-    """Decides which images of one run may be published.
-
-    Args:
-        request: Where they are, and what is required of them.
-        now: Entries of later days are held back.
-        refused: Receives the reason why an image is refused, by the name of its file.
-        on_event: Reports images that are held back.
-        reviewers: Whose approvals count; None when none are required.
-
-    Attributes:
-        found: All images and entries.
-        waiting: Messages about the images whose day has not come.
-    """
+    """Decides which images of one run may be published; ``refused`` gets the reasons by file name."""
 
     def __init__(
         self,

@@ -93,13 +93,7 @@ def unmet(
 ) -> PybuilderError | None:
     """Return why an entry does not meet the first of the requirements that it does not; None if it meets all.
 
-    Args:
-        requirements: What is required.
-        folder: The entry.
-        on_event: Reports how much of the image was read, if it was touched since.
-        reviewers: Whose approvals count; without any, none does.
-        metadata_digest: See ``imgrepo.library.approval.approval_of``.
-        from_records: See there.
+    For the keywords see ``imgrepo.library.approval.approval_of``; without reviewers no approval counts.
     """
 
     def signed(folder: EntryFolder, on_event: Reporter) -> PybuilderError | None:
@@ -285,13 +279,7 @@ _HOST = ("host forwarding rule", "set up guest memory", "allocate memory")
 
 
 def try_script(script: str, machine: Machine, image: SourceImage, on_event: Reporter) -> str:
-    """Try a script next to a link to its image, in another folder; return what went wrong, if anything did.
-
-    Raises:
-        ToolError: This host has no QEMU for the machine, or no firmware; or a port or the memory for it is
-            not free now.
-        WorkspaceError: Temporary files cannot be written.
-    """
+    """Try a script next to a link to its image, in another folder; return what went wrong, if anything."""
     ports = [(forward.host, forward.kind) for forward in machine.forwards]
     if len(set(ports)) < len(ports):
         return "two ports of the guest would be the same port of the host: see ports in entry.toml"

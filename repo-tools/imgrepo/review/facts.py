@@ -48,17 +48,7 @@ _BOOT_SCREEN = "screen.png"
 class EntryFacts:
     """All that is known of an entry now; an ``Issue`` stands for what is missing or unknown.
 
-    Attributes:
-        folder: Its folder, quoted for a command.
-        image: Its image, quoted for a command.
-        description: Its ``entry.toml``.
-        image_summary: The image in one line.
-        screenshot: The picture in one line.
-        contents: Its packages.
-        sources: Their sources; the archive was compared with the record.
-        packed: Its packed size.
-        inside: What was seen in the image.
-        run: The trial of the script ``run``.
+    ``folder`` and ``image`` are paths, quoted for a command.
     """
 
     folder: str
@@ -82,11 +72,7 @@ class FactCollector:
         self.record = self._read_record()
 
     def facts(self, issues: Mapping[str, Issue] | None = None) -> EntryFacts:
-        """Return all facts.
-
-        Args:
-            issues: Why something that takes long could not be found out, by its field in the record.
-        """
+        """Return all facts; ``issues`` has why something that takes long could not be found out, by field."""
         record, more = self.record, issues or {}
         none = Issue(Status.UNKNOWN, "this image was not checked yet", self._again())
         if isinstance(self.image, Issue):

@@ -56,11 +56,9 @@ _MADE_KEY = "ssl-cert-snakeoil.key"
 
 
 class _SecretFile(NamedTuple):
-    """A file that holds secrets if a pattern is found in it.
+    """A file that holds secrets if a pattern, or with None anything, is found in it.
 
-    Attributes:
-        path: Its path, or a pattern of paths; relative ones are below home folders.
-        pattern: The pattern; None for any content.
+    Its path may be a pattern; a relative one is below home folders.
     """
 
     path: str
@@ -271,18 +269,10 @@ def look_inside(
     *,
     copy: Path | None = None,
 ) -> Inside:
-    """Look for a machine's identity and for secrets.
+    """Look for a machine's identity and for secrets; ``hints`` is left empty in the result.
 
-    Args:
-        image: The image; its header was judged before.
-        hints: The hints of its entry.
-        open_appliance: Starts an appliance.
-        options: Options of the appliance.
-        on_event: Called with each event.
-        copy: A copy of the image to look into instead; it is trimmed in the same launch, as ``publish`` does.
-
-    Returns:
-        The leftovers; ``hints`` is left empty.
+    The header of the image was checked before. With ``copy``, that is looked into instead, and trimmed in the
+    same launch, as ``publish`` does.
     """
     on_event(Step(f"Looking into {image.name}"))
     attachment = Attachment((copy or image.path).absolute(), image.format.value, readonly=copy is None)

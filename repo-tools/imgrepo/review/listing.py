@@ -67,13 +67,8 @@ class StateFacts:
     """The facts that an entry's state depends on.
 
     Attributes:
-        now: The time.
-        not_before: When it is published at the earliest; None for at once.
-        has_image: Whether its image is there.
         issues: Of each requirement that was looked at: why the entry does not meet it; None when it does.
         required: Requirements without which ``publish`` refuses it.
-        template: What the index has.
-        withdrawn: Whether its template was withdrawn.
         new_metadata: Whether its description differs from the one in the index.
     """
 
@@ -172,12 +167,8 @@ class Row:
     """An entry of the library.
 
     Attributes:
-        name: Its name.
-        title: Its title in one line; empty when it has none.
-        not_before: When it is published at the earliest.
         judgement: Its state; None when the entry is broken.
         hint: The next step; None when there is nothing to do.
-        problem: The error of a broken entry.
     """
 
     name: str
@@ -193,10 +184,7 @@ class ListRequest:
     """A request for a list of entries.
 
     Attributes:
-        library: The folder of the entries.
-        names: Only these; empty for all.
         webroot: The folder that is served; without it, no entry is known to be live.
-        required: What ``publish`` requires.
         reviewers: File of the public keys whose approvals count; without it, approvals are not looked at.
     """
 

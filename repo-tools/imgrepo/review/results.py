@@ -44,9 +44,6 @@ class CheckResult:
     """The result of one check.
 
     Attributes:
-        key: Name of the check, for programs and people.
-        status: The outcome.
-        detail: The reason for it.
         hint: What to do about it; None when nothing has to be done.
         notes: Remarks that change nothing.
     """

@@ -30,24 +30,10 @@ def verified_download(
 ) -> Iterator[PartialFile]:
     """Fetch and verify a file; a caller that keeps it renames it inside the block.
 
-    Args:
-        url: Its address.
-        parts: A private folder for partial files; made if it is missing. Only one run may use it at a time.
-        key: Name of its partial file: its digest.
-        is_right: Compares the digest of the whole file.
-        fetcher: Moves the bytes.
-        on_event: Called with each event.
-        limit: Most bytes to accept.
-        expected: Their exact number, if it is known.
-        blame: The error for a file with a different digest, after its address.
-
-    Yields:
-        The file, under a temporary name.
-
-    Raises:
-        DigestMismatchError: The file is a different one; nothing of it is kept.
-        FetchError: The download failed; what has arrived is kept for the next run.
-        WorkspaceError: It cannot be written.
+    ``parts`` is a private folder, made if it is missing, for partial files; only one run may use it at a
+    time. ``key`` is the name of the partial file: its digest. ``is_right`` compares the digest of the whole
+    file. Of a different file nothing is kept, and ``blame`` says so after its address; after any other
+    failure what has arrived is kept for the next run.
     """
     where = str(Address(url))
     on_event(Step(f"Fetching {where}"))

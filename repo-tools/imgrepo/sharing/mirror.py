@@ -41,15 +41,7 @@ _PARTIAL = ".pybuilder-mirror"
 
 @dataclass(frozen=True)
 class MirrorRequest:
-    """A repository to copy, and where to.
-
-    Attributes:
-        source: Address of the index, or of the folder that holds it.
-        folder: Where the copy goes.
-        key_file: The publisher's public key.
-        prune: Whether files that the index no longer names are deleted after the grace time.
-        grace: That time.
-    """
+    """A repository to copy, by the address of its index or of the folder of that, and where to."""
 
     source: str
     folder: Path

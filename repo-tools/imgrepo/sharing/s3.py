@@ -39,16 +39,7 @@ def content_type(name: str) -> str:
 
 
 class S3Target:
-    """Implements ``Target`` with boto3.
-
-    Args:
-        place: Bucket and prefix.
-        endpoint: URL of a server other than Amazon's; None for Amazon's.
-
-    Raises:
-        ToolError: boto3 is not installed.
-        UploadError: boto3's configuration cannot be used.
-    """
+    """Implements ``Target`` with boto3; ``endpoint`` is the URL of a server other than Amazon's."""
 
     def __init__(self, place: Place, endpoint: str | None = None) -> None:
         try:

@@ -55,11 +55,9 @@ class Part:
 
 
 def wanted_part(header: str | None, size: int) -> Part | None:
-    """Read a ``Range`` header. A pure function.
+    """Read a ``Range`` header; None for a part that lies outside the file. A pure function.
 
-    Returns:
-        The part; the whole file when there is no header, or one that we do not understand, as the
-        standard requires; None when it lies outside the file.
+    Without a header, or with one that we do not understand, it is the whole file, as the standard requires.
     """
     match = _RANGE.fullmatch(header.strip()) if header else None
     if match is None:
@@ -84,13 +82,7 @@ def cache_rule(name: str) -> str:
 
 
 class PublishedFolderServer(ThreadingHTTPServer):
-    """Serves one folder.
-
-    Args:
-        folder: The folder.
-        address: Host and port to listen on; port 0 for any free one.
-        on_request: Called with a line about each request.
-    """
+    """Serves one folder; ``on_request`` is called with a line about each request."""
 
     daemon_threads = True
     allow_reuse_address = True

@@ -50,7 +50,6 @@ class Place:
     """The address of a target.
 
     Attributes:
-        text: As given, without a slash at its end.
         bucket: Of an S3 address, the bucket; empty for rsync.
         prefix: Of an S3 address, the start of each object's name: empty, or ending in a slash.
     """
@@ -73,19 +72,11 @@ class Target(Protocol):
         ...
 
     def read(self, name: str, limit: int) -> bytes:
-        """Return a small file of it.
-
-        Raises:
-            UploadError: It cannot be read, or is larger than ``limit`` bytes.
-        """
+        """Return a file of it; an UploadError if it is larger than ``limit`` bytes, or missing."""
         ...
 
     def put(self, folder: Path, names: Sequence[str], on_event: Reporter) -> tuple[str, ...]:
-        """Send the files that are new or changed, each whole or not at all; return their names.
-
-        Raises:
-            UploadError: A file did not arrive; others may have.
-        """
+        """Send the files that are new or changed, each whole or not at all; return their names."""
         ...
 
     def delete(self, names: Sequence[str]) -> None:
@@ -94,11 +85,7 @@ class Target(Protocol):
 
 
 def read_place(text: str) -> Place:
-    """Read the address of a target.
-
-    Args:
-        text: ``s3://bucket/prefix``, ``rsync://host/module/path``, or ``host:path`` for rsync over ssh.
-    """
+    """Read the address of a target: an S3 bucket, an rsync server, or a machine that ssh reaches."""
     plain = text.rstrip("/") if not text.endswith(":/") else text
     s3 = _S3.fullmatch(plain)
     if s3 is not None:
@@ -123,15 +110,7 @@ _PAGES_LAST = ("atom.xml", "index.html", MEMORY_NAME)
 
 @dataclass(frozen=True)
 class UploadRequest:
-    """A folder to upload, and where to.
-
-    Attributes:
-        folder: The published folder.
-        place: The address of the target.
-        prune: Whether files there that the index no longer names are deleted after the grace time.
-        grace: How long they stay.
-        force: Replace an index there that is newer, or signed by other keys.
-    """
+    """A folder to upload, and where to; ``force`` replaces an index there that is newer, or by other keys."""
 
     folder: Path
     place: Place

@@ -38,15 +38,7 @@ SourceId = tuple[str, str]
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a source package.
-
-    Attributes:
-        name: Its name, without any folder.
-        size: Bytes.
-        sha256: SHA-256, in lower-case hex.
-        root: Address of the archive, without a slash at the end.
-        path: Its path there, quoted as in an address.
-    """
+    """A file of a source package: its digest, the archive's address without a slash, and its path there."""
 
     name: str
     size: int
@@ -68,7 +60,6 @@ class SourcePackage:
     """A source package in an archive.
 
     Attributes:
-        name: Its name.
         version: Its version, with epoch.
         files: The ``.dsc`` and the files that it names.
         proof: The list and the key that vouch for the files.
@@ -134,7 +125,6 @@ class Suite:
     Attributes:
         root: The archive's address, without a slash at the end.
         name: Its code name or suite, such as ``bookworm`` or ``bookworm-security``.
-        components: The components to look into.
     """
 
     root: str
@@ -162,14 +152,7 @@ class ArchivedSources:
 
 @dataclass(frozen=True)
 class SourceLists:
-    """Reads the lists of archives.
-
-    Attributes:
-        verify: Applies the accept rule to the bytes of an ``InRelease``; the text names it in messages.
-        fetcher: Moves the bytes.
-        scratch: A private folder.
-        on_event: Called with each event.
-    """
+    """Reads the lists of archives; ``verify`` checks an ``InRelease``, which its text names in messages."""
 
     verify: Callable[[bytes, str], VerifiedText]
     fetcher: Fetcher
@@ -179,17 +162,9 @@ class SourceLists:
     def find(
         self, suites: Iterable[Suite], wanted: frozenset[SourceId], *, some_missing: bool = False
     ) -> ArchivedSources:
-        """Search for source packages.
+        """Search for source packages by name and version; the first suite with a package wins.
 
-        Args:
-            suites: The suites to search; the first with a package wins.
-            wanted: Names and versions.
-            some_missing: Whether some suites may be missing, but not all.
-
-        Raises:
-            TrustError: A list is not signed by the archive's keys.
-            RepositoryError: A signed list cannot be understood, or belongs to a different suite.
-            FetchError: A list cannot be fetched.
+        With ``some_missing``, some of the suites may be missing, but not all.
         """
         found = ArchivedSources({}, {})
         names = {name for name, _version in wanted}

@@ -48,10 +48,7 @@ class Collected:
     """The result for one image.
 
     Attributes:
-        target: The image.
         wanted: Number of source packages to collect.
-        packages: The source packages that were found.
-        gaps: The source packages that were not found, with the reason.
         to_fetch: Bytes to fetch, without the files of earlier runs.
         size: Bytes of all files.
         record: The content of the archive; None when none was made.

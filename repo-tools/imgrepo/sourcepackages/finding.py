@@ -57,13 +57,7 @@ _ISSUER_FINGERPRINT = 33
 
 @dataclass(frozen=True)
 class Pool:
-    """The pool of an archive.
-
-    Attributes:
-        root: The archive's address, without a slash at the end.
-        components: The components to look into.
-        keyring: Public keys of the maintainers; it may be missing.
-    """
+    """The pool of an archive, whose address has no slash at the end; the keyring may be missing."""
 
     root: str
     components: tuple[str, ...]
@@ -75,11 +69,7 @@ class Pool:
     def find(
         self, source: SourceId, verifier: Verifier, fetcher: Fetcher, on_event: Reporter
     ) -> SourcePackage | str:
-        """Search for a source package; return it, or the reason why it cannot be used.
-
-        Raises:
-            FetchError: The server failed.
-        """
+        """Search for a source package; return it, or the reason why it cannot be used."""
         name, version = source
         plain = version.partition(":")[2] or version
         start = name[:4] if name.startswith("lib") else name[:1]
@@ -122,11 +112,7 @@ class Pool:
 def read_dsc(
     signed: VerifiedText, data: bytes, source: SourceId, root: str, folder: str, *, where: str
 ) -> SourcePackage:
-    """Read a verified ``.dsc`` file (dsc(5)).
-
-    Raises:
-        RepositoryError: It belongs to a different package, is damaged, or names files elsewhere.
-    """
+    """Read a verified ``.dsc`` file (dsc(5)); refuse one of a different package."""
     fields = next(iter(paragraphs(signed.text, where=where)), {})
     said = fields.get("Source", "").strip(), fields.get("Version", "").strip()
     if said != source:
@@ -182,10 +168,7 @@ class SourceArchives:
     """The archives that have source packages.
 
     Attributes:
-        mirror: Address of the archive.
-        security: Address of the archive with security updates.
         suites: Suites of ``mirror`` only; empty for the suites of the guest's Debian.
-        components: Components of each suite.
         snapshots: Archives of earlier states, for packages that the others no longer have.
         keyring: Public keys that may have signed the lists.
         maintainers: Public keys that may have signed a ``.dsc`` in the pool of a snapshot.

@@ -67,11 +67,7 @@ def list_text(packages: Sequence[SourcePackage]) -> str:
 def pack(
     final: Path, packages: Sequence[SourcePackage], files: Path, offer: str, on_event: Reporter
 ) -> tuple[str, int]:
-    """Write the archive, which appears when it is complete; return its SHA-512 and its size in bytes.
-
-    Raises:
-        WorkspaceError: The archive cannot be written, or a file was changed since it was fetched.
-    """
+    """Write the archive, which appears when it is complete; return its SHA-512 and its size in bytes."""
     ordered = sorted(packages, key=lambda package: package.id)
     total = sum(file.size for package in ordered for file in package.files)
     with new_file(final) as temporary:
@@ -130,13 +126,7 @@ class _Hashing:
 
 
 def unpack_known(archive: Path, wanted: dict[str, int], files: Path) -> None:
-    """Extract files from an earlier archive, so that they need not be fetched again.
-
-    Args:
-        archive: The archive; of a damaged one, the readable part is used.
-        wanted: SHA-256 and size of the files.
-        files: The folder for them, each named by its SHA-256.
-    """
+    """Extract files of known SHA-256 and size from an earlier archive; of a damaged one, what can be read."""
     sizes = set(wanted.values())
     try:
         with tarfile.open(archive, "r:") as tar:

@@ -76,17 +76,7 @@ class BootstrapRequest:
     """The system to install.
 
     Attributes:
-        recipe: The template.
-        kernel: Flavour of its kernel.
-        include: Further packages.
-        build_from: The mirrors to install from.
-        guest_uses: The mirrors for the guest's own configuration.
         keyring: Keys that may sign the archive; None for those of the recipe.
-        mode: The way to get the rights.
-        arch: Architecture of the system.
-        layout: The layout of the disk, which requires some packages.
-        locale: The guest's locale.
-        script: A program to run in the new system before it is finished.
         epoch: The time of new files in seconds since 1970 (``SOURCE_DATE_EPOCH``), so that the same packages
             give the same archive; None for now.
         valid_until: Whether to refuse an archive whose lists have expired, as apt does.
@@ -131,12 +121,7 @@ class BootstrapRequest:
 def check_bootstrap(request: BootstrapRequest) -> tuple[Mode, Path]:
     """Check, before anything is downloaded, that the request can work on this machine.
 
-    Returns:
-        The mode to use, never ``AUTO``, and the keyring's absolute path.
-
-    Raises:
-        ToolError: A program or a right is missing; the hint says what to install.
-        UsageError: The keyring is missing, or apt would misread its path.
+    Return the mode to use, never ``AUTO``, and the keyring's absolute path.
     """
     process.require_program("mmdebstrap")
     if request.arch.value != _own_arch():
@@ -198,11 +183,6 @@ def bootstrap_arguments(request: BootstrapRequest, *, mode: Mode, overlay: Path)
 
     mmdebstrap reads the sources of packages from standard input: their addresses may contain a password, and
     all users of this machine see the arguments of a program.
-
-    Args:
-        request: What to install.
-        mode: The way to get the rights.
-        overlay: Absolute path of the tar archive with our files.
     """
     recipe = request.recipe
     return [

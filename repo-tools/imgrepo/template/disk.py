@@ -52,13 +52,7 @@ class RootKind(enum.Enum):
 
 @dataclass(frozen=True)
 class Layout:
-    """A disk.
-
-    Attributes:
-        root: Filesystem of the root.
-        uefi: Whether there is an EFI system partition, to start from UEFI as well as by BIOS.
-        lvm: Whether the root is a logical volume.
-    """
+    """A disk: its root's filesystem, if it starts from UEFI as well as by BIOS, and if it uses LVM."""
 
     root: RootKind = RootKind.EXT4
     uefi: bool = True

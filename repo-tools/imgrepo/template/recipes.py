@@ -89,13 +89,9 @@ class TemplateRecipe:
 
     Attributes:
         name: Name for users, and the guest's host name.
-        suite: Code name of the release in the archive.
         packages: Packages besides the release's essential and required ones.
-        arches: The architectures that have a kernel.
         rolling: Whether it is a rolling suite, without suites for updates and security.
         old_grub: Whether its GRUB and kernel cannot read an XFS of today.
-        keyring: The keys that may sign the archive.
-        keyring_package: The Debian package that brings ``keyring``.
     """
 
     name: str

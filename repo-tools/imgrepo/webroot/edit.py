@@ -40,15 +40,9 @@ def edit(
     *,
     again: bool = False,
 ) -> Edited:
-    """Change the published index and sign it.
+    """Change the published index and sign it; one of the keys must have signed the present one.
 
-    Args:
-        folder: The folder that is served.
-        signing: How to sign; one of the keys must have signed the present index.
-        services: The ports.
-        change: Makes the new index of the old one.
-        on_event: Called with each event.
-        again: Whether to sign even if nothing changes.
+    With ``again`` it is signed even if nothing changes.
     """
     _check_folder(folder)
     with open_session(folder) as session:
@@ -69,17 +63,9 @@ def edit(
 def refresh(
     folder: Path, signing: Signing, services: Services, on_event: Reporter, *, within: timedelta | None
 ) -> bool:
-    """Sign the published index again, with nothing else changed.
+    """Sign the published index again, with nothing else changed; return whether that was done.
 
-    Args:
-        folder: The folder that is served.
-        signing: How to sign; by default the signature is valid as long as the last one.
-        services: The ports.
-        on_event: Called with each event.
-        within: Sign only if the present signature expires within this time; None for always.
-
-    Returns:
-        Whether it was signed.
+    With ``within``, only if the present signature expires within this time.
     """
     _check_folder(folder)
     with open_session(folder) as session:

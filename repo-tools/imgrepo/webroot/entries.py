@@ -38,15 +38,10 @@ _PUBLISHED = re.compile(
 
 
 def published_name(stem: str, sha512: str, ending: str = "xz") -> str:
-    """Return the name of a published file.
+    """Return the name of a published file; ``ending`` is ``xz``, ``zst``, or the image's own.
 
     It depends on the content, so that clients with the old index never get a new file
     (``docs/threat-model.md`` R9).
-
-    Args:
-        stem: The image's name without its ending.
-        sha512: SHA-512 of the file.
-        ending: ``xz``, ``zst``, or the image's own ending.
     """
     return f"{stem}-{sha512[:_DIGITS]}.{ending}"
 
@@ -141,8 +136,7 @@ def new_entry(
 def merge(old: Index, replaced: Mapping[tuple[str, str], Entry], added: Sequence[Entry]) -> Index:
     """Make the new index, in the old order, with new templates at the end.
 
-    Raises:
-        RepositoryError: Two images are to become the same template (``docs/threat-model.md`` R16).
+    Two images of the same template are refused (``docs/threat-model.md`` R16).
     """
     entries = [replaced.get((entry.os_version, entry.arch), entry) for entry in old.entries] + list(added)
     seen: dict[tuple[str, str], Entry] = {}

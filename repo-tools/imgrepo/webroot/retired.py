@@ -31,13 +31,7 @@ _PACKED = (".xz", ".zst")
 
 @dataclass(frozen=True)
 class Retired:
-    """A file that no index names any more.
-
-    Attributes:
-        name: Its name in the served folder.
-        since: When a run first noticed that, in UTC.
-        size: Bytes.
-    """
+    """A file that no index names any more; ``since`` is when a run first noticed that, in UTC."""
 
     name: str
     since: datetime
@@ -57,7 +51,6 @@ class ServedFiles:
     """The files of a served folder, on this machine or at an upload target.
 
     Attributes:
-        sizes: Their sizes in bytes, by name.
         record: The local record of when each file was first missing from the index.
         delete: Deletes files by name; returns the names that are gone now.
     """
@@ -86,18 +79,10 @@ def retire(
     on_event: Reporter,
     grace: timedelta | None = None,
 ) -> tuple[str, ...]:
-    """Note which files no index names any more, and delete those whose grace time is over.
+    """Note which files no index names any more, delete those older than ``grace``, and return their names.
 
-    Args:
-        files: The served folder.
-        index: What is published now.
-        before: What was published before.
-        now: The time, in UTC.
-        on_event: Reports what was deleted.
-        grace: How long each file stays; None to delete none.
-
-    Returns:
-        Names of the deleted files.
+    ``index`` is what is published now, and ``before`` what was published before. Without ``grace`` none are
+    deleted.
     """
     found = find_retired(files, index, before, now=now)
     chosen = () if grace is None else choose(found, now=now, grace=grace)

@@ -31,13 +31,9 @@ _LARGEST_INDEX = 5_000_000
 
 @dataclass(frozen=True)
 class PublishedIndex:
-    """The index that clients get.
+    """The index that clients get; without templates and text when nothing is published yet.
 
-    Attributes:
-        index: Its templates; none if nothing is published yet.
-        text: Its text; None when nothing is published yet.
-        signed_at: When it was signed; None when nothing is published yet.
-        expires_at: When its signature expires; None when it does not.
+    ``expires_at`` is None when its signature does not expire.
     """
 
     index: Index = field(default_factory=Index)
@@ -68,11 +64,7 @@ def signing_step(index: Index) -> Step:
 
 
 class IndexSigner:
-    """Signs indexes, and trusts only what a client would trust.
-
-    Raises:
-        SigningError: A key is missing, ambiguous, expired or locked.
-    """
+    """Signs indexes, and trusts only what a client would trust; without a usable key it cannot be made."""
 
     def __init__(self, services: Services, signing: Signing, session: Session) -> None:
         self._services, self._signing = services, signing
@@ -95,15 +87,8 @@ class IndexSigner:
         """Read the signed index of a folder by the rules of clients.
 
         It may be signed by further keys, and its signature may have expired: it is about to be signed again.
-
-        Args:
-            folder: The folder that is served.
-            force: Whether to trust an index that is not signed by this key.
-            on_event: Reports keys that have signed it and will not sign the next one.
-
-        Raises:
-            TrustError: It is not signed by this key, so nothing may be built on it.
-            RepositoryError: Its text breaks the format.
+        An index that is not signed by this key is a TrustError, so that nothing is built on it, except with
+        ``force``.
         """
         path = folder / SIGNED_INDEX
         data = read_index_file(path)
@@ -132,12 +117,7 @@ class IndexSigner:
         )
 
     def replace(self, folder: Path, old: PublishedIndex, new: Index) -> None:
-        """Sign a new index, read it back as a client does, and put it in place of the old one.
-
-        Raises:
-            SigningError: It cannot be signed, or clients would refuse it.
-            RepositoryError: The format cannot express it.
-        """
+        """Sign a new index, read it back as a client does, and put it in place of the old one."""
         keys = self._keys
         if self._signing.valid_for is None and old.expires_at is not None and old.signed_at is not None:
             # A signature that expires must not lose that because an option is forgotten.
@@ -191,10 +171,6 @@ def read_served(folder: Path, services: Services) -> tuple[PublishedIndex, Verif
     """Read a served index by the key file next to it, without any secret key.
 
     Its signature may have expired. This only proves that both belong together.
-
-    Raises:
-        UsageError: Nothing is published there.
-        TrustError: The index is not by a key of the key file.
     """
     path = folder / SIGNED_INDEX
     data = read_index_file(path) if folder.is_dir() else None

@@ -25,11 +25,9 @@ class Published:
     """An image that was published.
 
     Attributes:
-        fingerprint: Its fingerprint then.
         sha512: SHA-512 of the image.
         file: Name of the published file.
         entry: Name of its template in the index.
-        arch: Architecture of that template.
         system: Whether an operating system was found in it.
         gone_since: When the image was first missed, in UTC; None while it is there.
     """
@@ -76,8 +74,7 @@ def write_state(folder: Path, images: Mapping[str, Published]) -> None:
 def withdrawn_templates(folder: Path) -> frozenset[tuple[str, str]]:
     """Return name and architecture of each template that was withdrawn from a served folder.
 
-    Raises:
-        RepositoryError: The record cannot be read: guessing would publish again what was withdrawn.
+    A record that cannot be read is an error: guessing would publish again what was withdrawn.
     """
     record = _WITHDRAWN.read(folder / WITHDRAWN_NAME)
     return frozenset() if record is None else frozenset(record.templates)

@@ -25,11 +25,7 @@ _PREFIX = ".pybuilder-publish."
 
 
 class Session:
-    """One publisher's change of a served folder.
-
-    Attributes:
-        folder: A private folder in the served one, where new files are made.
-    """
+    """One publisher's change of a served folder; new files are made in ``folder``, a private one in it."""
 
     def __init__(self, target: Path, folder: Path) -> None:
         self._target = target
@@ -62,9 +58,6 @@ def open_session(target: Path, *, create: bool = False) -> Iterator[Session]:
     """Lock a folder against other publishers and make a private folder in it.
 
     With ``create``, a missing folder is made, and is removed again if nothing was put into it.
-
-    Raises:
-        WorkspaceError: Another publisher is at work there, or the folder cannot be written.
     """
     with _made(target) if create else contextlib.nullcontext(), _locked(target):
         try:

@@ -48,14 +48,7 @@ class Compatibility(enum.Enum):
 
 @dataclass(frozen=True)
 class ValidateRequest:
-    """The index to check, and how.
-
-    Attributes:
-        path: The index, signed or not.
-        compatibility: Which old clients must be able to read it.
-        full: Whether to check its meaning, its signature and its files as well.
-        key: File with the public keys that may have signed it; None for ``index.gpg`` next to it.
-    """
+    """The index to check, and how; without ``key``, the keys are in ``index.gpg`` next to it."""
 
     path: Path
     compatibility: Compatibility = Compatibility.NONE
@@ -188,18 +181,10 @@ The third argument begins the messages.
 def check_files(
     entry: Entry, folder: Path, on_event: Reporter, check_signature: CheckSignature | None
 ) -> Iterator[PybuilderError]:
-    """Check the files that an entry names.
+    """Check the files that an entry names; yield the problems.
 
-    Args:
-        entry: The entry, already checked by itself.
-        folder: The folder of its index.
-        on_event: Called with progress events.
-        check_signature: Checks the signature of a template (``sig``), which virt-builder requires without a
-            digest; None without a key.
-
-    Yields:
-        Problems: a missing file, a wrong size, digest or disk size, a second file with a different disk, or
-        a signature by an unknown key.
+    ``check_signature`` checks the signature of a template (``sig``), which virt-builder requires without a
+    digest; without a key it is None.
     """
     what = f"template {entry.os_version}"
     problems = list(_check(folder / entry.file, what, entry.compressed_size, entry.sha512, entry, on_event))
