@@ -55,14 +55,21 @@ class RecordFile(Generic[_Record]):
 
     Args:
         kind: The dataclass. Its long tuples are ``Many``, its times ``Moment``.
+        name: Name of the file in its folder.
         limit: Bytes that such a file has at most.
         hint: Advice for a file that cannot be read.
     """
 
     def __init__(
-        self, kind: type[_Record], *, limit: int = 16 << 20, hint: str = "remove it and make it again"
+        self,
+        kind: type[_Record],
+        name: str,
+        *,
+        limit: int = 16 << 20,
+        hint: str = "remove it and make it again",
     ) -> None:
         self._kind = kind
+        self.name = name
         self._limit = limit
         self._hint = hint
 
@@ -70,8 +77,9 @@ class RecordFile(Generic[_Record]):
     def _adapter(self) -> TypeAdapter[_Record]:
         return TypeAdapter(self._kind)
 
-    def read(self, path: Path) -> _Record | None:
-        """Return the record in a file; None when there is no such file."""
+    def read(self, folder: Path) -> _Record | None:
+        """Return the record in a folder; None when there is no such file."""
+        path = folder / self.name
         try:
             with open_file(path) as file:
                 data = file.read(self._limit + 1)
@@ -99,20 +107,33 @@ class RecordFile(Generic[_Record]):
         # Half a surrogate, as in a file name that is not UTF-8, could not be read again.
         return f"{json.dumps(fields, indent=1, ensure_ascii=False)}\n".encode(errors="replace")
 
-    def write(self, path: Path, record: _Record) -> None:
+    def write(self, folder: Path, record: _Record) -> None:
         """Write a record."""
-        with self.writing(path, record):
+        with self.writing(folder, record):
             pass
 
     @contextlib.contextmanager
-    def writing(self, path: Path, record: _Record) -> Iterator[None]:
+    def writing(self, folder: Path, record: _Record) -> Iterator[None]:
         """Write a record at once, but give it its name only when the block ends without error."""
-        with new_file(path) as temporary:
-            try:
-                temporary.write_bytes(self.text(record))
-            except OSError as error:
-                raise explain(error, path) from error
+        with writing_file(folder / self.name, self.text(record)):
             yield
+
+
+@contextlib.contextmanager
+def writing_file(path: Path, data: bytes) -> Iterator[Path]:
+    """Write a file under the temporary name that is yielded; it gets its own when the block ends."""
+    with new_file(path) as temporary:
+        try:
+            temporary.write_bytes(data)
+        except OSError as error:
+            raise explain(error, path) from error
+        yield temporary
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    with writing_file(path, text.encode()):
+        pass
 
 
 def describe_error(error: Any) -> str:  # noqa: ANN401 - pydantic's own mapping

@@ -16,6 +16,9 @@ from imgrepo.catalogue.model import CatalogueRequest
 from imgrepo.cli.main import run
 from imgrepo.library.folder import EntryFolder, find_entries
 from imgrepo.library.records import (
+    BOOT_FILE,
+    CONTENTS_FILE,
+    SOURCES_FILE,
     BootRecord,
     ContentsRecord,
     ImageMark,
@@ -23,9 +26,6 @@ from imgrepo.library.records import (
     SourceGap,
     SourcesRecord,
     Verdict,
-    write_boot,
-    write_contents,
-    write_sources,
 )
 from imgrepo.stats import Request, Statistics, count_downloads, files_of
 from imgrepo.webroot.state import read_state
@@ -76,7 +76,7 @@ def write_records(
     (folder.boot / "thumbnail.png").write_bytes(png(320, 240))
     verdict, reason = (Verdict.BOOTED, "") if booted else (Verdict.FAILED, "no login prompt in 120 seconds")
     started = datetime(2026, 11, 20, 8, 30, tzinfo=UTC)
-    write_boot(
+    BOOT_FILE.write(
         folder.boot,
         BootRecord(
             mark, verdict, reason, "7.2.11", "tcg", started, 41.7,
@@ -88,11 +88,11 @@ def write_records(
         for one, version in packages
     )
     system = "Debian GNU/Linux 12 (bookworm)"
-    write_contents(folder.contents, ContentsRecord(mark, system, "debian", "12", "dpkg", found))
+    CONTENTS_FILE.write(folder.contents, ContentsRecord(mark, system, "debian", "12", "dpkg", found))
     archive = f"{name}-sources.tar"
     (folder.sources / archive).write_bytes(b"sources of " + name.encode())
     gaps = (SourceGap("glibc", "2.36-9", "the archive does not have it"),)
-    write_sources(folder.sources, _sources(folder.sources / archive, mark, gaps))
+    SOURCES_FILE.write(folder.sources, _sources(folder.sources / archive, mark, gaps))
 
 
 def _sources(archive: Path, mark: ImageMark, gaps: tuple[SourceGap, ...]) -> SourcesRecord:

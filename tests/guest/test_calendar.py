@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from imgrepo.library.folder import EntryFolder
-from imgrepo.library.records import Verdict, read_boot, read_contents
+from imgrepo.library.records import BOOT_FILE, CONTENTS_FILE, Verdict
 from imgrepo.sharing.serve import PublishedFolderServer
 from tests.conformance.browser import open_browser
 from tests.guest.conftest import Publisher, long
@@ -57,12 +57,12 @@ def test_what_was_found_of_each_entry(calendar: tuple[Path, Path]) -> None:
     library, _web = calendar
     for name in ("guess", "life", "carol"):
         folder = EntryFolder(library / name)
-        contents = read_contents(folder.contents)
+        contents = CONTENTS_FILE.read(folder.contents)
         assert contents is not None
         assert (contents.distribution, contents.release, contents.manager) == ("debian", "12", "dpkg")
         assert {"bash", "libc6", "systemd"} <= {package.name for package in contents.packages}
         assert folder.run_script.stat().st_mode & 0o111
-    boot = read_boot(EntryFolder(library / "guess").boot)
+    boot = BOOT_FILE.read(EntryFolder(library / "guess").boot)
     assert boot is not None
     assert boot.verdict is Verdict.BOOTED, boot.reason
 

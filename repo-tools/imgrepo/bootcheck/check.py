@@ -23,7 +23,7 @@ from imgrepo.bootcheck.hypervisor import hypervisor_version
 from imgrepo.images.scan import FORMATS, SourceImage, check_unchanged
 from imgrepo.library.description import BootTable, Description, MachineTable
 from imgrepo.library.folder import EntryFolder, entry_at, find_entry, image_at
-from imgrepo.library.records import BOOT_NAME, BootRecord, ImageMark, Verdict, read_boot, writing_boot
+from imgrepo.library.records import BOOT_FILE, BootRecord, ImageMark, Verdict
 from imgrepo.library.running import machine_of
 
 _HINT = "give the folder of an entry, the name of one, or an image"
@@ -189,7 +189,7 @@ def _mark(target: BootTarget, on_event: Reporter) -> ImageMark:
     """Return the mark of the image; an image that the last record is of is not read again."""
     check_unchanged(target.image)
     with contextlib.suppress(RepositoryError):
-        last = read_boot(target.folder)
+        last = BOOT_FILE.read(target.folder)
         if last is not None and last.image.fingerprint == target.image.fingerprint:
             return last.image
     return ImageMark.of(target.image, on_event)
@@ -202,17 +202,17 @@ def _write(folder: Path, scratch: Path, outcome: Outcome, record: BootRecord) ->
     """
     names = (SCREEN, THUMBNAIL) if record.pictures else ()
     with uninterrupted(), contextlib.ExitStack() as stack:
-        stack.enter_context(writing_boot(folder, record))
+        stack.enter_context(BOOT_FILE.writing(folder, record))
         new = {name: stack.enter_context(new_file(folder / name)) for name in (LOG, *names)}
         try:
             new[LOG].write_text(outcome.log, encoding="utf-8")
             for name in names:
                 shutil.copyfile(scratch / name, new[name])
-            (folder / BOOT_NAME).unlink(missing_ok=True)
+            (folder / BOOT_FILE.name).unlink(missing_ok=True)
             for name in {SCREEN, THUMBNAIL} - {*names}:
                 (folder / name).unlink(missing_ok=True)
         except OSError as error:
-            raise explain(error, folder / BOOT_NAME) from error
+            raise explain(error, folder / BOOT_FILE.name) from error
 
 
 def _screenshot(target: BootTarget, screen: Path, on_event: Reporter, *, keep: bool) -> None:

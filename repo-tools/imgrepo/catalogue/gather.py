@@ -35,12 +35,12 @@ from imgrepo.library.approval import Approval, Reviewers, approval_of, read_revi
 from imgrepo.library.description import Description, read_with_digest
 from imgrepo.library.folder import EntryFolder, find_entries
 from imgrepo.library.records import (
+    BOOT_FILE,
+    CONTENTS_FILE,
+    SOURCES_FILE,
     BootRecord,
     ContentsRecord,
     SourcesRecord,
-    read_boot,
-    read_contents,
-    read_sources,
 )
 from imgrepo.services import Services
 from imgrepo.stats import Statistics, bar_chart
@@ -341,9 +341,9 @@ class EntryParts:
 def read_parts(folder: EntryFolder, published: Collection[str], report: Callable[[str], None]) -> EntryParts:
     """Read the parts of an entry that belong to one of the published images, which are given by SHA-512."""
     boot, contents, sources = (
-        read_boot(folder.boot),
-        read_contents(folder.contents),
-        read_sources(folder.sources),
+        BOOT_FILE.read(folder.boot),
+        CONTENTS_FILE.read(folder.contents),
+        SOURCES_FILE.read(folder.sources),
     )
     if boot is not None and boot.image.sha512 not in published:
         report(

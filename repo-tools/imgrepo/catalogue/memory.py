@@ -68,7 +68,7 @@ class _Record:
 
 
 _HINT = "remove the old catalogue; the next one then shows no changes"
-_RECORD = RecordFile(_Record, limit=LARGEST, hint=_HINT)
+_RECORD = RecordFile(_Record, MEMORY_NAME, limit=LARGEST, hint=_HINT)
 
 
 def versions_of(packages: Iterable[Package]) -> _Versions:
@@ -115,14 +115,13 @@ def memory_text(memory: Memory, files: Iterable[str]) -> bytes:
 
 def read_memory(folder: Path) -> Memory | None:
     """Read the memory of the last run; None when the folder has none."""
-    path = folder / MEMORY_NAME
-    record = _RECORD.read(path)
+    record = _RECORD.read(folder)
     if record is None:
         return None
     try:
         identity = uuid.UUID(record.identity).urn
     except ValueError as error:
-        raise RepositoryError(f"{path} cannot be read: {error}", hint=_HINT) from error
+        raise RepositoryError(f"{folder / MEMORY_NAME} cannot be read: {error}", hint=_HINT) from error
     return Memory(identity, {(one.name, one.arch): one.as_shown() for one in record.templates})
 
 

@@ -15,7 +15,6 @@ import click
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.events import info, warn
 from imgbuilder.fetch.urls import Address
-from imgbuilder.host.workspace import new_file
 from imgbuilder.sizes import counted, human_size
 from imgrepo.catalogue.make import make_catalogue
 from imgrepo.catalogue.model import CatalogueRequest
@@ -34,6 +33,7 @@ from imgrepo.cli.options import (
     webroot_argument,
 )
 from imgrepo.publishing.status import Status, status_of
+from imgrepo.recordfile import write_text
 from imgrepo.services import Services
 from imgrepo.stats import Statistics, bar_chart, count_downloads, files_of, read_log
 from imgrepo.webroot.signing import read_served
@@ -272,8 +272,7 @@ def _draw(folder: Path, found: Statistics) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, (title, days) in charts.items():
             text = bar_chart(f"Downloads of {title}", days, found.first, found.last)
-            with new_file(folder / f"{name}.svg") as temporary:
-                temporary.write_text(text)
+            write_text(folder / f"{name}.svg", text)
     except OSError as error:
         raise WorkspaceError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
 

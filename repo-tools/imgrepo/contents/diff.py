@@ -17,7 +17,7 @@ from imgbuilder.errors import RepositoryError, UsageError
 from imgindex.files import open_file
 from imgrepo.contents.debcontrol import compare_versions
 from imgrepo.images.scan import FORMATS
-from imgrepo.library.records import CONTENTS_NAME
+from imgrepo.library.records import CONTENTS_FILE
 
 _Key = tuple[str, ...]
 _Item = TypeVar("_Item")
@@ -198,11 +198,11 @@ def read_list(path: Path) -> tuple[Listed, ...]:
                 hint="list them: pybuilder-repo sbom IMAGE",
             )
     if path.is_dir():
-        places = [path / CONTENTS_NAME, path / "contents" / CONTENTS_NAME]
+        places = [path / CONTENTS_FILE.name, path / "contents" / CONTENTS_FILE.name]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise UsageError(
-                f"{path} has no {CONTENTS_NAME}", hint="make it: pybuilder-repo sbom ENTRY-or-IMAGE"
+                f"{path} has no {CONTENTS_FILE.name}", hint="make it: pybuilder-repo sbom ENTRY-or-IMAGE"
             )
         path = found
     try:

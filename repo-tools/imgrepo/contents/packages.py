@@ -19,13 +19,14 @@ from imgbuilder.errors import GuestError, UsageError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.guests.ports import Appliance, Guest
 from imgbuilder.guests.roots import read_os_release
-from imgbuilder.host.workspace import explain, new_file
+from imgbuilder.host.workspace import explain
 from imgrepo.contents import databases
 from imgrepo.contents.mounting import mount_by_inspection, mount_root
 from imgrepo.images.facts import display_name
 from imgrepo.images.scan import SourceImage, check_unchanged, measure
 from imgrepo.library.folder import entry_at, image_at
-from imgrepo.library.records import ContentsRecord, ImageMark, Package, read_contents, write_contents
+from imgrepo.library.records import CONTENTS_FILE, ContentsRecord, ImageMark, Package
+from imgrepo.recordfile import write_text
 from imgrepo.services import OpenAppliance, Services
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -218,7 +219,7 @@ def make_sbom(
         write_text(target.contents / _NAMES[chosen], _document(chosen, contents, target.name, made))
     for other in set(Format) - set(formats):  # a document of an earlier image would contradict the record
         (target.contents / _NAMES[other]).unlink(missing_ok=True)
-    write_contents(target.contents, contents)
+    CONTENTS_FILE.write(target.contents, contents)
     return contents
 
 
@@ -226,18 +227,9 @@ def contents_of(
     target: ImageTarget, services: Services, options: ApplianceOptions, on_event: Reporter, *, keep: bool
 ) -> ContentsRecord:
     """Return the packages by the record of this very image, or by a new list, which ``keep`` writes down."""
-    known = read_contents(target.contents)
+    known = CONTENTS_FILE.read(target.contents)
     if known is not None and known.image.fits(target.image, on_event):
         return known
     if keep:
         return make_sbom(target, tuple(Format), services, options, on_event)
     return list_packages(target.image, services.open_appliance, options, on_event)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file of results, whole or not at all."""
-    with new_file(path) as temporary:
-        try:
-            temporary.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise explain(error, path) from error

@@ -22,10 +22,11 @@ from imgbuilder.fetch.urls import hide_in, local_path, scheme_of
 from imgbuilder.host import imagelocks
 from imgbuilder.host.hashing import Fingerprint, hash_file
 from imgbuilder.host.locks import exclusive
-from imgbuilder.host.workspace import explain, new_file
+from imgbuilder.host.workspace import explain
 from imgindex.files import open_file, sync_folder
 from imgrepo.images.scan import FORMATS, SourceImage, is_stem, measure
 from imgrepo.intake.proof import Digests, ImageProof, TrustOptions, name_in, prove, template_name
+from imgrepo.recordfile import write_text
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
 from imgrepo.webroot.entries import sidecar_of
@@ -209,8 +210,4 @@ def _describe(request: ImportRequest, image: Path, on_event: Reporter) -> None:
     lines = [f"[{request.stem}]", f"file={image.name}"]
     if scheme_of(request.address) in ("http", "https"):  # a local path is not published
         lines.append(f"notes=Imported from {request.address.partition('?')[0]}")
-    with new_file(path) as temporary:
-        try:
-            temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
-        except OSError as error:
-            raise explain(error, path) from error
+    write_text(path, "\n".join([*lines, ""]))

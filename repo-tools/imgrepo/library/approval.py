@@ -20,7 +20,7 @@ from imgbuilder.events import Reporter
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.text import is_one_line
-from imgbuilder.host.workspace import explain, new_file
+from imgbuilder.host.workspace import explain
 from imgindex.files import open_file
 from imgindex.gpg import trusted_keys_from_file
 from imgindex.trust import TrustedKeys, VerifiedText, Verifier
@@ -28,7 +28,8 @@ from imgrepo.images.compress import hash_image
 from imgrepo.images.scan import SourceImage
 from imgrepo.library.description import DESCRIPTION_NAME, read_with_digest
 from imgrepo.library.folder import EntryFolder
-from imgrepo.library.records import read_boot, read_contents, read_sources
+from imgrepo.library.records import BOOT_FILE, CONTENTS_FILE, SOURCES_FILE
+from imgrepo.recordfile import writing_file
 from imgrepo.services import Services, Signing
 
 _LARGEST_PICTURE = 64 << 20
@@ -76,12 +77,8 @@ def approve(
     manifest = Manifest(folder.name, files, check_note(note))
     data = keys.clearsign(write_manifest(manifest), fingerprint)
     _check(data, manifest, keys.export_public_key(signing.key), services)
-    with new_file(folder.approval) as temporary:
-        try:
-            temporary.write_bytes(data)
-            temporary.chmod(0o644)
-        except OSError as error:
-            raise explain(error, folder.approval) from error
+    with writing_file(folder.approval, data) as temporary:
+        temporary.chmod(0o644)
     return manifest
 
 
@@ -140,7 +137,7 @@ def approval_of(
 
 
 def _recorded(folder: EntryFolder, image: SourceImage) -> str | None:
-    for record in (read_boot(folder.boot), read_contents(folder.contents)):
+    for record in (BOOT_FILE.read(folder.boot), CONTENTS_FILE.read(folder.contents)):
         if record is not None and record.image.fingerprint == image.fingerprint:
             return record.image.sha512
     return None
@@ -170,7 +167,7 @@ def _files(
     files = {DESCRIPTION_NAME: metadata_digest or read_with_digest(folder.description)[1]}
     if folder.screenshot.is_symlink() or folder.screenshot.exists():
         files[folder.screenshot.name] = _hash(folder.screenshot, _LARGEST_PICTURE)
-    sources = read_sources(folder.sources)
+    sources = SOURCES_FILE.read(folder.sources)
     if sources is not None and sources.archive:
         # The catalogue copies it only with this digest.
         files[f"{folder.sources.name}/{sources.archive}"] = sources.sha512

@@ -6,9 +6,7 @@ A record holds for one image, by its SHA-512.
 from __future__ import annotations
 
 import enum
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 from imgbuilder.events import Reporter
 from imgbuilder.host.hashing import Fingerprint
@@ -230,57 +228,8 @@ class CheckRecord:
     archive: ImageMark | None = None
 
 
-BOOT_NAME, CONTENTS_NAME, SOURCES_NAME, CHECK_NAME = (
-    "boot.json", "contents.json", "sources.json", "check.json",
-)  # fmt: skip
-
-
-_BOOT = RecordFile(BootRecord, limit=1 << 20)
-_CONTENTS = RecordFile(ContentsRecord)
-_SOURCES = RecordFile(SourcesRecord)
-_CHECK = RecordFile(CheckRecord, limit=1 << 20)
-
-
-def writing_boot(folder: Path, record: BootRecord) -> AbstractContextManager[None]:
-    """Write the record of a boot check into an entry's ``boot`` folder, with its name at the block's end."""
-    return _BOOT.writing(folder / BOOT_NAME, record)
-
-
-def write_boot(folder: Path, record: BootRecord) -> None:
-    """Write the record of a boot check into an entry's ``boot`` folder."""
-    _BOOT.write(folder / BOOT_NAME, record)
-
-
-def read_boot(folder: Path) -> BootRecord | None:
-    """Read the record of a boot check; None when there is none."""
-    return _BOOT.read(folder / BOOT_NAME)
-
-
-def write_contents(folder: Path, record: ContentsRecord) -> None:
-    """Write the record of an image's packages into an entry's ``contents`` folder."""
-    _CONTENTS.write(folder / CONTENTS_NAME, record)
-
-
-def read_contents(folder: Path) -> ContentsRecord | None:
-    """Read the record of an image's packages; None when there is none."""
-    return _CONTENTS.read(folder / CONTENTS_NAME)
-
-
-def write_sources(folder: Path, record: SourcesRecord) -> None:
-    """Write the record of the source packages into an entry's ``sources`` folder."""
-    _SOURCES.write(folder / SOURCES_NAME, record)
-
-
-def read_sources(folder: Path) -> SourcesRecord | None:
-    """Read the record of the source packages; None when there is none."""
-    return _SOURCES.read(folder / SOURCES_NAME)
-
-
-def write_check(folder: Path, record: CheckRecord) -> None:
-    """Write the record into an entry's ``check`` folder."""
-    _CHECK.write(folder / CHECK_NAME, record)
-
-
-def read_check(folder: Path) -> CheckRecord | None:
-    """Read the record of a check; None when there is none."""
-    return _CHECK.read(folder / CHECK_NAME)
+BOOT_FILE = RecordFile(BootRecord, "boot.json", limit=1 << 20)
+CONTENTS_FILE = RecordFile(ContentsRecord, "contents.json")
+SOURCES_FILE = RecordFile(SourcesRecord, "sources.json")
+CHECK_FILE = RecordFile(CheckRecord, "check.json", limit=1 << 20)
+"""The files of records; each is in the entry's folder of that name."""

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat
 from imgbuilder.events import Reporter
-from imgbuilder.host.workspace import explain, new_file
+from imgbuilder.host.workspace import explain
 from imgbuilder.machine.libvirt import libvirt_xml, virt_install_command
 from imgbuilder.machine.model import Machine, firmware_of
 from imgbuilder.machine.runscript import run_script
 from imgrepo.images.scan import SourceImage, measure
 from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder
-from imgrepo.library.records import Verdict, read_boot
+from imgrepo.library.records import BOOT_FILE, Verdict
+from imgrepo.recordfile import write_text
 
 
 class Form(enum.Enum):
@@ -30,11 +31,7 @@ def write_run_script(folder: EntryFolder, on_event: Reporter) -> Path:
     The script warns about a QEMU older than the one of the boot check.
     """
     text = run_script(script_machine(folder, on_event))
-    with new_file(folder.run_script) as temporary:
-        try:
-            temporary.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise explain(error, folder.run_script) from error
+    write_text(folder.run_script, text)
     try:
         mode = folder.run_script.stat().st_mode
         folder.run_script.chmod(mode | (mode & 0o444) >> 2)
@@ -55,7 +52,7 @@ def machine_text(folder: EntryFolder, form: Form, on_event: Reporter) -> str:
 
 
 def _tested(folder: EntryFolder, on_event: Reporter) -> str | None:
-    record = read_boot(folder.boot)
+    record = BOOT_FILE.read(folder.boot)
     if (
         record is None
         or record.verdict is not Verdict.BOOTED

@@ -35,14 +35,14 @@ from imgrepo.library.approval import Reviewers, approval_of
 from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import (
+    BOOT_FILE,
+    CHECK_FILE,
     CheckRecord,
     CompressedSize,
     ImageMark,
     PasswordState,
     RunTrial,
     Verdict,
-    read_boot,
-    write_check,
 )
 from imgrepo.review.checklist import fits_budget, hints_digest, is_proven, judge_entry
 from imgrepo.review.facts import FactCollector
@@ -142,7 +142,7 @@ def _checked(folder: EntryFolder, on_event: Reporter) -> PybuilderError | None:
 
 
 def _booted(folder: EntryFolder, on_event: Reporter) -> PybuilderError | None:
-    record = read_boot(folder.boot)
+    record = BOOT_FILE.read(folder.boot)
     hint = f"see whether it boots: pybuilder-repo boot-check {folder.path}"
     if record is None:
         return RepositoryError(f"{folder.name} was not booted", hint=hint)
@@ -250,7 +250,7 @@ class _SlowFacts:
                 folder.mkdir(exist_ok=True)
             except OSError as error:
                 raise explain(error, folder) from error
-            write_check(folder, record)
+            CHECK_FILE.write(folder, record)
         except WorkspaceError as error:
             warn(self._report, f"the results are not kept: {error.message}")
 

@@ -25,6 +25,10 @@ from imgrepo.images.scan import SourceImage, measure, scan
 from imgrepo.library.description import Description
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import (
+    BOOT_FILE,
+    CHECK_FILE,
+    CONTENTS_FILE,
+    SOURCES_FILE,
     CheckRecord,
     CompressedSize,
     ContentsRecord,
@@ -32,10 +36,6 @@ from imgrepo.library.records import (
     Inside,
     RunTrial,
     SourcesRecord,
-    read_boot,
-    read_check,
-    read_contents,
-    read_sources,
 )
 from imgrepo.library.running import script_machine
 from imgrepo.review.results import Issue, Status
@@ -143,7 +143,7 @@ class FactCollector:
         """Its packages."""
         hint = command("list them: pybuilder-repo sbom", str(self.folder.path))
         try:
-            found = read_contents(self.folder.contents)
+            found = CONTENTS_FILE.read(self.folder.contents)
         except RepositoryError as error:
             return Issue(Status.WRONG, error.message, hint)
         if found is None:
@@ -155,7 +155,7 @@ class FactCollector:
     def _sources(self) -> SourcesRecord | Issue:
         hint = command("collect them: pybuilder-repo sources", str(self.folder.path))
         try:
-            found = read_sources(self.folder.sources)
+            found = SOURCES_FILE.read(self.folder.sources)
         except RepositoryError as error:
             return Issue(Status.WRONG, error.message, hint)
         if found is None:
@@ -203,7 +203,7 @@ class FactCollector:
     def _read_record(self) -> CheckRecord | None:
         """Return the record of the last check, if it is of the present image."""
         try:
-            record = read_check(self.folder.check)
+            record = CHECK_FILE.read(self.folder.check)
         except RepositoryError:  # it is made again
             return None
         return record if record is not None and self._fits(record.image) else None
@@ -234,7 +234,7 @@ class FactCollector:
             problem = screenshot_problem(path)
             return Issue(Status.WRONG, f"{path.name}: {problem}", "replace it") if problem else path.name
         try:
-            boot = read_boot(self.folder.boot)
+            boot = BOOT_FILE.read(self.folder.boot)
         except RepositoryError:
             boot = None
         seen = self.folder.boot / _BOOT_SCREEN

@@ -20,8 +20,9 @@ from imgbuilder.host.locks import exclusive
 from imgbuilder.host.privatefolder import private_folder
 from imgbuilder.host.workspace import check_space, explain
 from imgrepo.contents.licences import required_sources, select_sources
-from imgrepo.contents.packages import ImageTarget, contents_of, make_folder, write_text
-from imgrepo.library.records import ContentsRecord, SourceGap, SourcesRecord, read_sources, write_sources
+from imgrepo.contents.packages import ImageTarget, contents_of, make_folder
+from imgrepo.library.records import SOURCES_FILE, ContentsRecord, SourceGap, SourcesRecord
+from imgrepo.recordfile import write_text
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
 from imgrepo.sourcepackages.archive import SourceFile, SourcePackage
@@ -127,7 +128,7 @@ def _make(
         digest, size = pack(archive, packages, files, offer, on_event)
     write_text(target.sources / OFFER_NAME, offer)
     record = SourcesRecord(contents.image, name, digest, size, tuple(one.id for one in packages), noted)
-    write_sources(target.sources, record)
+    SOURCES_FILE.write(target.sources, record)
     if not packages:
         archive.unlink(missing_ok=True)
     to_fetch = sum(file.size for file in missing)
@@ -207,7 +208,7 @@ def _done_before(
     on_event: Reporter,
 ) -> Collected | None:
     """Return an earlier result if it is for this image, has no gaps, and its archive is unchanged."""
-    record = read_sources(target.sources)
+    record = SOURCES_FILE.read(target.sources)
     if record is None or record.gaps or request.only or record.image.sha512 != contents.image.sha512:
         return None
     archive = target.sources / record.archive

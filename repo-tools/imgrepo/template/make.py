@@ -20,7 +20,8 @@ from imgbuilder.building.target import find_file_target
 from imgbuilder.events import Reporter, Step
 from imgbuilder.host.hashing import hash_file
 from imgbuilder.host.privatefolder import scratch_folder
-from imgbuilder.host.workspace import explain, new_file
+from imgbuilder.host.workspace import new_file
+from imgrepo.recordfile import write_text
 from imgrepo.services import Services
 from imgrepo.template.bootstrap import BootstrapRequest, bootstrap, check_bootstrap
 from imgrepo.template.disk import check_room, check_size, install_system
@@ -120,9 +121,4 @@ def _read_status(text: str) -> dict[str, str]:
 
 def write_manifest(manifest: dict[str, Any], image: Path) -> None:
     """Write a manifest next to the image, as ``NAME.json``."""
-    path = image.with_suffix(".json")
-    with new_file(path) as temporary:
-        try:
-            temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise explain(error, path) from error
+    write_text(image.with_suffix(".json"), json.dumps(manifest, indent=1) + "\n")

@@ -43,9 +43,6 @@ class _Record:
     files: dict[str, Moment]
 
 
-_RECORD = RecordFile(_Record)
-
-
 @dataclass(frozen=True)
 class ServedFiles:
     """The files of a served folder, on this machine or at an upload target.
@@ -151,13 +148,13 @@ def _delete(folder: Path, names: Iterable[str], on_event: Reporter) -> list[str]
 def _remember(path: Path, retired: Iterable[Retired]) -> None:
     files = {item.name: item.since for item in sorted(retired, key=lambda item: item.name)}
     if files != _remembered(path):
-        _RECORD.write(path, _Record(files))
+        RecordFile(_Record, path.name).write(path.parent, _Record(files))
 
 
 def _remembered(path: Path) -> dict[str, datetime]:
     """Read the record; one that is missing or damaged only makes files stay longer."""
     try:
-        record = _RECORD.read(path)
+        record = RecordFile(_Record, path.name).read(path.parent)
     except RepositoryError:
         return {}
     return {} if record is None else record.files

@@ -51,16 +51,18 @@ class _Withdrawn:
     templates: Many[tuple[str, str]]
 
 
-_STATE = RecordFile(_State)
+_STATE = RecordFile(_State, STATE_NAME)
 _WITHDRAWN = RecordFile(
-    _Withdrawn, hint="it lists the templates that were withdrawn; remove it to publish all images again"
+    _Withdrawn,
+    WITHDRAWN_NAME,
+    hint="it lists the templates that were withdrawn; remove it to publish all images again",
 )
 
 
 def read_state(folder: Path) -> dict[str, Published]:
     """Return the remembered images of a folder by name; none if the record is missing or damaged."""
     try:
-        record = _STATE.read(folder / STATE_NAME)
+        record = _STATE.read(folder)
     except RepositoryError:
         return {}
     return {} if record is None else record.images
@@ -68,7 +70,7 @@ def read_state(folder: Path) -> dict[str, Published]:
 
 def write_state(folder: Path, images: Mapping[str, Published]) -> None:
     """Replace the record of the images of a folder."""
-    _STATE.write(folder / STATE_NAME, _State(dict(sorted(images.items()))))
+    _STATE.write(folder, _State(dict(sorted(images.items()))))
 
 
 def withdrawn_templates(folder: Path) -> frozenset[tuple[str, str]]:
@@ -76,10 +78,10 @@ def withdrawn_templates(folder: Path) -> frozenset[tuple[str, str]]:
 
     A record that cannot be read is an error: guessing would publish again what was withdrawn.
     """
-    record = _WITHDRAWN.read(folder / WITHDRAWN_NAME)
+    record = _WITHDRAWN.read(folder)
     return frozenset() if record is None else frozenset(record.templates)
 
 
 def remember_withdrawn(folder: Path, templates: Iterable[tuple[str, str]]) -> None:
     """Replace the record of withdrawn templates."""
-    _WITHDRAWN.write(folder / WITHDRAWN_NAME, _Withdrawn(tuple(sorted(templates))))
+    _WITHDRAWN.write(folder, _Withdrawn(tuple(sorted(templates))))

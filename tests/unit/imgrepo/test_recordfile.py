@@ -14,6 +14,10 @@ import pytest
 from imgbuilder.errors import PybuilderError, RepositoryError
 from imgbuilder.host.hashing import Fingerprint
 from imgrepo.library.records import (
+    BOOT_FILE,
+    CHECK_FILE,
+    CONTENTS_FILE,
+    SOURCES_FILE,
     Account,
     BootRecord,
     CheckRecord,
@@ -29,14 +33,6 @@ from imgrepo.library.records import (
     SourceGap,
     SourcesRecord,
     Verdict,
-    read_boot,
-    read_check,
-    read_contents,
-    read_sources,
-    write_boot,
-    write_check,
-    write_contents,
-    write_sources,
 )
 from imgrepo.recordfile import Many, Moment, RecordFile
 
@@ -60,7 +56,7 @@ class Note:
     words: Many[str] = ()
 
 
-NOTES = RecordFile(Note, limit=1000, hint="throw it away")
+NOTES = RecordFile(Note, "note.json", limit=1000, hint="throw it away")
 
 
 def test_every_record_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -69,19 +65,19 @@ def test_every_record_is_read_as_it_was_written(tmp_path: Path) -> None:
         (Package("a", "1", "amd64", "b", "2", ("MIT",), None, (("c", "3"),)),),
     )  # fmt: skip
     sources = SourcesRecord(MARK, "a.tar", "12" * 64, 5, (("b", "2"),), (SourceGap("c", "3", "gone"),))
-    write_boot(tmp_path, BOOT)
-    write_contents(tmp_path, contents)
-    write_sources(tmp_path, sources)
-    write_check(tmp_path, CHECK)
-    assert read_boot(tmp_path) == BOOT
-    assert read_contents(tmp_path) == contents
-    assert read_sources(tmp_path) == sources
-    assert read_check(tmp_path) == CHECK
+    BOOT_FILE.write(tmp_path, BOOT)
+    CONTENTS_FILE.write(tmp_path, contents)
+    SOURCES_FILE.write(tmp_path, sources)
+    CHECK_FILE.write(tmp_path, CHECK)
+    assert BOOT_FILE.read(tmp_path) == BOOT
+    assert CONTENTS_FILE.read(tmp_path) == contents
+    assert SOURCES_FILE.read(tmp_path) == sources
+    assert CHECK_FILE.read(tmp_path) == CHECK
 
 
 def test_no_file_is_no_record(tmp_path: Path) -> None:
-    assert read_boot(tmp_path) is None
-    assert read_check(tmp_path / "missing") is None
+    assert BOOT_FILE.read(tmp_path) is None
+    assert CHECK_FILE.read(tmp_path / "missing") is None
 
 
 @pytest.mark.parametrize(
@@ -94,9 +90,8 @@ def test_a_time_is_read_in_every_form(text: str) -> None:
 
 
 def test_a_name_that_is_not_utf8_stays_readable(tmp_path: Path) -> None:
-    path = tmp_path / "note.json"
-    NOTES.write(path, Note(STARTED, (os.fsdecode(b"a\xff"), "é")))
-    assert NOTES.read(path) == Note(STARTED, ("a?", "é"))
+    NOTES.write(tmp_path, Note(STARTED, (os.fsdecode(b"a\xff"), "é")))
+    assert NOTES.read(tmp_path) == Note(STARTED, ("a?", "é"))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +113,7 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes, message: str) -
     path = tmp_path / "note.json"
     path.write_bytes(content)
     with pytest.raises(RepositoryError, match=message) as caught:
-        NOTES.read(path)
+        NOTES.read(tmp_path)
     assert caught.value.hint == "throw it away"
     assert str(path) in caught.value.message
 
@@ -126,7 +121,7 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes, message: str) -
 def test_a_pipe_in_place_of_a_record_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "boot.json")
     with pytest.raises(RepositoryError, match="not an ordinary file"):
-        read_boot(tmp_path)
+        BOOT_FILE.read(tmp_path)
 
 
 def test_names_in_the_message_cannot_drive_a_terminal() -> None:
@@ -135,7 +130,7 @@ def test_names_in_the_message_cannot_drive_a_terminal() -> None:
         numbers: dict[str, int]
 
     with pytest.raises(RepositoryError) as caught:
-        RecordFile(Table).parse(b'{"version": 1, "numbers": {"\\u001b[2J": "x"}}', where="x")
+        RecordFile(Table, "x").parse(b'{"version": 1, "numbers": {"\\u001b[2J": "x"}}', where="x")
     assert "\x1b" not in caught.value.message
     assert "[2J" in caught.value.message
 
@@ -147,5 +142,5 @@ def test_a_million_wrong_values_cost_little_memory(tmp_path: Path, item: bytes) 
     (tmp_path / "sources.json").write_bytes(head + rest + b",".join([item] * 1_000_000) + b"]}")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(PybuilderError, match="cannot be read"):
-        read_sources(tmp_path)
+        SOURCES_FILE.read(tmp_path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 << 10

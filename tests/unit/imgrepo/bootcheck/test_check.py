@@ -25,7 +25,7 @@ from imgrepo.bootcheck import boot as booting
 from imgrepo.bootcheck import hypervisor
 from imgrepo.bootcheck.hypervisor import write_pictures
 from imgrepo.cli.main import run
-from imgrepo.library.records import Verdict, read_boot
+from imgrepo.library.records import BOOT_FILE, Verdict
 from imgrepo.services import Services
 from tests.fakes.bootcheck_stub import Stub
 from tests.fakes.machine import locked
@@ -70,7 +70,7 @@ def test_a_boot_is_recorded_with_its_pictures(
     stub.set(consoles.DEBIAN + b"\r\n[   66.0] I/O error, dev vda, sector 1\r\n")
     before = (entry / "web.img").stat()
     assert boot_check(entry, "--keep-screenshot") == 0
-    record = read_boot(entry / "boot")
+    record = BOOT_FILE.read(entry / "boot")
     assert record is not None
     assert (record.verdict, record.reason, record.qemu) == (Verdict.BOOTED, "", "7.2.22")
     assert (record.accelerator, record.pictures, record.ports) == ("tcg", True, ())
@@ -94,7 +94,7 @@ def test_a_failed_boot_replaces_an_older_record(
     assert boot_check(entry) == 0
     stub.set(consoles.INITRAMFS, "junk")
     assert boot_check("web", "--library", entry.parent) == 1
-    record = read_boot(entry / "boot")
+    record = BOOT_FILE.read(entry / "boot")
     assert record is not None
     assert record.verdict is Verdict.FAILED
     assert "root was not found" in record.reason
@@ -124,7 +124,7 @@ def test_every_bad_end_has_its_reason(
     monkeypatch.setattr(booting, "EMULATION", 0.02)
     stub.set(console, how)
     assert boot_check(entry) == 1
-    record = read_boot(entry / "boot")
+    record = BOOT_FILE.read(entry / "boot")
     assert record is not None
     assert record.verdict is Verdict.FAILED
     assert reason in record.reason
@@ -138,13 +138,13 @@ def test_the_record_of_an_image_alone_is_next_to_it_or_elsewhere(
     stub.set(b"ready 7\r\n")
     alone = (entry / "web.img").rename(tmp_path / "alone.raw")
     assert boot_check(alone, "--marker", r"^ready \d$", "--memory", "64") == 0
-    assert read_boot(tmp_path / "alone.boot") is not None
+    assert BOOT_FILE.read(tmp_path / "alone.boot") is not None
     assert "64" in json.loads((stub.folder / "calls").read_text())
     capfd.readouterr()
     assert boot_check(alone, "--marker", "^ready", "--output", tmp_path / "out", "--json") == 0
     printed = json.loads(capfd.readouterr().out)
     assert [one["verdict"] for one in printed["checks"]] == ["booted"]
-    assert read_boot(tmp_path / "out" / "alone" / "boot") is not None
+    assert BOOT_FILE.read(tmp_path / "out" / "alone" / "boot") is not None
 
 
 def test_an_image_that_refers_to_other_files_is_never_booted(
@@ -201,7 +201,7 @@ def test_kvm_that_shows_nothing_is_not_held_against_the_image(
     monkeypatch.setattr(booting, "chosen_accelerator", lambda *_args: verdict)
     monkeypatch.setattr(booting, "EMULATION", 5)
     assert boot_check(entry, "--time", "5") == 0
-    record = read_boot(entry / "boot")
+    record = BOOT_FILE.read(entry / "boot")
     assert record is not None
     assert record.accelerator == "tcg"
 
@@ -276,7 +276,7 @@ def test_a_port_answers_when_the_guest_does(
     ports.append(Port(closes=closes, sends=sends))
     stub.set(consoles.DEBIAN, table=table(ports[0], 80, *states))
     assert boot_check(entry, "--port", "80") == (0 if answers else 1)
-    record = read_boot(entry / "boot")
+    record = BOOT_FILE.read(entry / "boot")
     assert record is not None
     assert record.ports == ((80,) if answers else ())
     assert answers or "port 80 does not answer" in record.reason
@@ -336,7 +336,7 @@ def test_a_record_cannot_be_half(stub: Stub, entry: Path, monkeypatch: pytest.Mo
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", replace)
             boot_check(entry)
-        record, log = read_boot(entry / "boot"), (entry / "boot" / "serial.log").read_text()
+        record, log = BOOT_FILE.read(entry / "boot"), (entry / "boot" / "serial.log").read_text()
         assert record is None or (record.verdict is Verdict.FAILED) == ("panic" in log)
 
 

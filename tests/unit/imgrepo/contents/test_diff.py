@@ -17,7 +17,7 @@ from imgbuilder.errors import PybuilderError
 from imgrepo.cli.main import run
 from imgrepo.contents.diff import Listed, compare, compare_lists, parse_list, read_list, rpmvercmp
 from imgrepo.contents.documents import as_cyclonedx
-from imgrepo.library.records import Package, write_contents
+from imgrepo.library.records import CONTENTS_FILE, Package
 from tests.unit.imgrepo.contents.guests import CONTENTS, PACKAGES, WHEN
 from tests.unit.imgrepo.repository import Repository
 
@@ -45,7 +45,7 @@ def said(
 def write_both(folder: Path) -> tuple[Path, Path]:
     for name, contents in (("old", CONTENTS), ("new", NEW)):
         (folder / name / "contents").mkdir(parents=True)
-        write_contents(folder / name / "contents", contents)
+        CONTENTS_FILE.write(folder / name / "contents", contents)
         (folder / f"{name}.cdx.json").write_text(as_cyclonedx(contents, name, WHEN))
     return folder / "old", folder / "new"
 

@@ -17,7 +17,7 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 from imgrepo.contents.documents import as_cyclonedx, as_spdx
 from imgrepo.contents.licences import of_expression
 from imgrepo.images.facts import display_name
-from imgrepo.library.records import ContentsRecord, Package, read_contents
+from imgrepo.library.records import CONTENTS_FILE, ContentsRecord, Package
 from tests.fakes.appliance import FakeAppliances
 from tests.unit.imgrepo.contents.guests import CONTENTS, MARK, PACKAGES, WHEN, debian_guest, disk_of, sbom
 from tests.unit.imgrepo.repository import Repository, image
@@ -146,7 +146,7 @@ def test_an_entry_gets_them_into_its_own_folder(
         "name": "demo", "folder": "", "system": "Debian GNU/Linux 12 (bookworm)", "manager": "dpkg",
         "sha512": "", "packages": 4, "copyleft": 2, "licence-unknown": 1,
     }  # fmt: skip
-    record = read_contents(folder / "contents")
+    record = CONTENTS_FILE.read(folder / "contents")
     assert record is not None
     assert len(record.packages) == 4
 

@@ -14,7 +14,7 @@ from imgbuilder.guests.ports import LARGEST_TEXT
 from imgrepo.contents.databases import parse_status, read_dpkg
 from imgrepo.contents.licences import UNKNOWN
 from imgrepo.contents.packages import find_target, list_packages
-from imgrepo.library.records import Package, read_contents, write_contents
+from imgrepo.library.records import CONTENTS_FILE, Package
 from tests.fakes.appliance import FakeAppliance, FakeAppliances, FakeDisk, FakeFilesystem
 from tests.fakes.guest import FakeGuest
 from tests.unit.imgrepo.contents.guests import STATUS, debian_guest, disk_of, look
@@ -38,8 +38,8 @@ def test_packages_of_dpkg(tmp_path: Path) -> None:
 
 def test_the_record_comes_back_as_it_was(tmp_path: Path) -> None:
     found = look(tmp_path, disk_of(debian_guest()))
-    write_contents(tmp_path, found)
-    assert read_contents(tmp_path) == found
+    CONTENTS_FILE.write(tmp_path, found)
+    assert CONTENTS_FILE.read(tmp_path) == found
 
 
 def test_guests_without_dpkg_have_a_file_for_each_package(tmp_path: Path) -> None:

@@ -30,7 +30,9 @@ def boot(folder: EntryFolder, verdict: records.Verdict = records.Verdict.BOOTED)
     folder.boot.mkdir(exist_ok=True)
     mark = records.ImageMark.of(folder.image(), ignore)
     now = datetime.now(UTC)
-    records.write_boot(folder.boot, records.BootRecord(mark, verdict, "panic", "7.2.11", "tcg", now, 1.0))
+    records.BOOT_FILE.write(
+        folder.boot, records.BootRecord(mark, verdict, "panic", "7.2.11", "tcg", now, 1.0)
+    )
 
 
 def notices(repository: Repository) -> str:

@@ -141,9 +141,9 @@ class TestApproval:
         folder = add(repository)
         mark = records.ImageMark.of(folder.image(), ignore)
         folder.sources.mkdir()
-        records.write_sources(folder.sources, records.SourcesRecord(mark, "s.tar", ONE, 7, ()))
+        records.SOURCES_FILE.write(folder.sources, records.SourcesRecord(mark, "s.tar", ONE, 7, ()))
         assert sign(repository, folder, reviewer).files["sources/s.tar"] == ONE
-        records.write_sources(folder.sources, records.SourcesRecord(mark, "s.tar", TWO, 7, ()))
+        records.SOURCES_FILE.write(folder.sources, records.SourcesRecord(mark, "s.tar", TWO, 7, ()))
         with pytest.raises(RepositoryError, match=r"sources/s\.tar differs from the approved one"):
             found(repository, folder, reviewers)
 
@@ -200,11 +200,11 @@ class TestApproval:
         folder = add(repository)
         boot(folder)
         sign(repository, folder, reviewer)
-        good = records.read_boot(folder.boot)
+        good = records.BOOT_FILE.read(folder.boot)
         assert good is not None
         image(folder.image().path, b"y")
         forged = records.ImageMark(good.image.sha512, folder.image().fingerprint)
-        records.write_boot(folder.boot, records.BootRecord(
+        records.BOOT_FILE.write(folder.boot, records.BootRecord(
             forged, good.verdict, "", good.qemu, good.accelerator, good.started, 1.0
         ))  # fmt: skip
         found(repository, folder, reviewers, from_records=True)
@@ -242,7 +242,7 @@ class TestApproval:
         folder.boot.mkdir()
         os.mkfifo(folder.boot / "boot.json")
         with pytest.raises(RepositoryError, match="not an ordinary file"):
-            records.read_boot(folder.boot)
+            records.BOOT_FILE.read(folder.boot)
         folder.approval.unlink()
         os.mkfifo(folder.approval)
         with pytest.raises(PybuilderError, match=r"approval\.asc"):

@@ -225,21 +225,21 @@ class TestRecords:
         sources = records.SourcesRecord(
             mark, "s.tar", "ab", 3, (("bash", "5.2-2"),), (records.SourceGap("x", "1", "not found"),)
         )
-        records.write_boot(tmp_path, boot)
-        records.write_contents(tmp_path, contents)
-        records.write_sources(tmp_path, sources)
-        assert records.read_boot(tmp_path) == boot
-        assert records.read_contents(tmp_path) == contents
-        assert records.read_sources(tmp_path) == sources
+        records.BOOT_FILE.write(tmp_path, boot)
+        records.CONTENTS_FILE.write(tmp_path, contents)
+        records.SOURCES_FILE.write(tmp_path, sources)
+        assert records.BOOT_FILE.read(tmp_path) == boot
+        assert records.CONTENTS_FILE.read(tmp_path) == contents
+        assert records.SOURCES_FILE.read(tmp_path) == sources
 
     def test_none_is_none(self, tmp_path: Path) -> None:
-        assert records.read_boot(tmp_path) is None
+        assert records.BOOT_FILE.read(tmp_path) is None
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', "\xff", "[" * 5000, '{"version": 2}'])
     def test_damaged_ones_are_errors(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "boot.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(RepositoryError, match=r"boot\.json"):
-            records.read_boot(tmp_path)
+            records.BOOT_FILE.read(tmp_path)
 
     def test_a_record_is_of_one_image(self, tmp_path: Path) -> None:
         folder = entry(tmp_path, "a")

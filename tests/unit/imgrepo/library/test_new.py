@@ -210,7 +210,7 @@ class TestCommands:
         boot = records.BootRecord(
             mark, records.Verdict.BOOTED, "", "7.2.11", "tcg", datetime(2026, 1, 1, tzinfo=UTC), 1.0
         )
-        records.write_boot(folder.boot, boot)
+        records.BOOT_FILE.write(folder.boot, boot)
         assert run(["entry", "run-script", "demo"], services) == 0
         script = folder.run_script
         assert script.stat().st_mode & stat.S_IXUSR

@@ -31,6 +31,10 @@ from imgrepo.images.compress import Compressed
 from imgrepo.images.pictures import screenshot_problem
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import (
+    BOOT_FILE,
+    CHECK_FILE,
+    CONTENTS_FILE,
+    SOURCES_FILE,
     Account,
     BootRecord,
     CheckRecord,
@@ -45,11 +49,6 @@ from imgrepo.library.records import (
     Seen,
     SourcesRecord,
     Verdict,
-    read_check,
-    write_boot,
-    write_check,
-    write_contents,
-    write_sources,
 )
 from imgrepo.library.running import write_run_script
 from imgrepo.review import check
@@ -111,10 +110,12 @@ class Library:
         mark = ImageMark.of(folder.image(), ignore)
         folder.contents.mkdir(exist_ok=True)
         folder.sources.mkdir(exist_ok=True)
-        write_contents(folder.contents, ContentsRecord(mark, "Debian", "debian", "12", "dpkg", (GPL,)))
+        CONTENTS_FILE.write(folder.contents, ContentsRecord(mark, "Debian", "debian", "12", "dpkg", (GPL,)))
         (folder.sources / "demo-sources.tar").write_bytes(b"source")
         digest = hashlib.sha512(b"source").hexdigest()
-        write_sources(folder.sources, SourcesRecord(mark, "demo-sources.tar", digest, 6, (("bash", "5"),)))
+        SOURCES_FILE.write(
+            folder.sources, SourcesRecord(mark, "demo-sources.tar", digest, 6, (("bash", "5"),))
+        )
         write_run_script(folder, ignore)
 
     def services(self) -> Services:
@@ -185,7 +186,7 @@ def test_a_touched_image_is_read_and_not_looked_into_again(library: Library) -> 
     assert unmet(CHECKED, folder, ignore) is None
     assert library.items()["checked"] is True
     assert len(library.appliances.launches) == 1
-    record = read_check(folder.check)
+    record = CHECK_FILE.read(folder.check)
     assert record is not None
     assert record.image.fingerprint == folder.image().fingerprint, "or it would be read each time from now on"
 
@@ -314,7 +315,7 @@ def test_sizes(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_real_size(library: Library) -> None:
     folder = library.add()
     library.type()
-    record = read_check(folder.check)
+    record = CHECK_FILE.read(folder.check)
     assert record is not None
     assert record.packed is not None
     assert 0 < record.packed.zstd < 4096
@@ -547,9 +548,11 @@ class TestScreenshot:
         assert library.bad("--quick") == {"screenshot": "missing"}
         mark = ImageMark.of(folder.image(), ignore)
         record = BootRecord(mark, Verdict.BOOTED, "", "4.2", "tcg", datetime.now(UTC), 1.0, pictures=True)
-        write_boot(folder.boot, record)
+        BOOT_FILE.write(folder.boot, record)
         assert library.bad("--quick", code=0) == {}
-        write_boot(folder.boot, dataclasses.replace(record, image=ImageMark("0", Fingerprint(0, 0, 0, 0))))
+        BOOT_FILE.write(
+            folder.boot, dataclasses.replace(record, image=ImageMark("0", Fingerprint(0, 0, 0, 0)))
+        )
         assert library.bad("--quick") == {"screenshot": "missing"}
 
     @pytest.mark.parametrize(
@@ -605,12 +608,12 @@ def test_any_record_raises_only_our_errors(
         accounts=(Account("a", PasswordState.EMPTY),),
     )
     record = CheckRecord(mark, inside, CompressedSize(1, None), RunTrial("0", ""), mark)
-    write_check(folder, record)
-    assert read_check(folder) == record
+    CHECK_FILE.write(folder, record)
+    assert CHECK_FILE.read(folder) == record
     path = folder / "check.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     try:
-        found = read_check(folder)
+        found = CHECK_FILE.read(folder)
     except RepositoryError:
         return
     assert isinstance(found, CheckRecord)
