@@ -19,6 +19,7 @@ from imgrepo.cli.options import (
     NumberType,
     Publisher,
     each,
+    enum_option,
     examples,
     json_option,
     library_option,
@@ -30,22 +31,9 @@ from imgrepo.cli.options import (
 )
 from imgrepo.library.records import Verdict
 
-
-def _overrides(
-    *,
-    arch: str | None,
-    memory: int | None,
-    firmware: str | None,
-    marker: str | None,
-    seconds: int | None,
-    ports: tuple[int, ...],
-) -> Overrides:
-    return Overrides(arch, memory, Firmware(firmware) if firmware else None, marker, seconds, ports)
-
-
 _overrides_options = option_group(
     "overrides",
-    _overrides,
+    Overrides,
     click.option(
         "--time",
         "seconds",
@@ -63,10 +51,10 @@ _overrides_options = option_group(
         help="This TCP port of the guest must answer as well; repeatable.",
     ),
     click.option("--memory", type=NumberType(16, 1 << 20), metavar="MIB", help="Memory of the guest."),
-    click.option(
+    enum_option(
+        Firmware,
         "--firmware",
-        type=click.Choice([kind.value for kind in Firmware]),
-        help="Firmware that boots the system [default: entry.toml's, or what the image needs].",
+        text="Firmware that boots the system [default: entry.toml's, or what the image needs].",
     ),
     click.option(
         "--arch", type=click.Choice(list(BOARDS)), help="Architecture [default: entry.toml's, or x86_64]."

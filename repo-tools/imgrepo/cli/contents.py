@@ -155,25 +155,13 @@ def _sbom_data(target: ImageTarget, contents: ContentsRecord) -> dict[str, Any]:
     }
 
 
-def _places(
-    *,
-    mirror: str,
-    security_mirror: str,
-    suites: tuple[str, ...],
-    components: tuple[str, ...],
-    keyring: Path,
-    snapshots: tuple[str, ...],
-    maintainer_keyring: Path,
-) -> SourceArchives:
-    return SourceArchives(mirror, security_mirror, suites, components, snapshots, keyring, maintainer_keyring)
-
-
 _places_options = option_group(
     "places",
-    _places,
+    SourceArchives,
     click.option("--mirror", default=DEBIAN_MIRROR, show_default=True, metavar="URL", help="The archive."),
     click.option(
         "--security-mirror",
+        "security",
         default=DEBIAN_SECURITY_MIRROR,
         show_default=True,
         metavar="URL",
@@ -212,6 +200,7 @@ _places_options = option_group(
     ),
     click.option(
         "--maintainer-keyring",
+        "maintainers",
         type=PATH,
         default=MAINTAINER_KEYRING,
         show_default=True,

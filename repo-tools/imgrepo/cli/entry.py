@@ -18,6 +18,7 @@ from imgrepo.cli.options import (
     Publisher,
     appliance_options,
     each,
+    enum_option,
     examples,
     json_option,
     library_option,
@@ -99,20 +100,18 @@ def new_command(
 )
 @click.argument("name")
 @library_option
-@click.option(
-    "--form",
-    type=click.Choice([form.value for form in Form]),
-    help="Print a domain for libvirt in XML, or a command line of virt-install, instead.",
+@enum_option(
+    Form, "--form", text="Print a domain for libvirt in XML, or a command line of virt-install, instead."
 )
 @pass_publisher
-def run_script_command(publisher: Publisher, *, name: str, library: Path, form: str | None) -> None:
+def run_script_command(publisher: Publisher, *, name: str, library: Path, form: Form | None) -> None:
     """Write the script."""
     folder = find_entry(library, name)
     if form is None:
         path = write_run_script(folder, publisher.reporter)
         info(publisher.reporter, printable(f"written: {path}"))
     else:
-        click.echo(machine_text(folder, Form(form), publisher.reporter), nl=False)
+        click.echo(machine_text(folder, form, publisher.reporter), nl=False)
 
 
 @entry_group.command(
@@ -265,14 +264,12 @@ def list_command(
     names: tuple[str, ...],
     library: Path,
     webroot: Path | None,
-    required: tuple[str, ...],
+    required: tuple[Requirement, ...],
     reviewers: Path | None,
     long: bool,
 ) -> int:
     """List entries; return 1 when one is broken."""
-    request = ListRequest(
-        library, names, webroot, frozenset(Requirement(word) for word in required), reviewers
-    )
+    request = ListRequest(library, names, webroot, frozenset(required), reviewers)
     rows = list_entries(request, publisher.services, publisher.reporter)
     record = {"version": 1, "entries": [_row_data(row) for row in rows]}
     publisher.emit(record, _row_lines(rows, long=long))

@@ -16,6 +16,7 @@ from imgrepo.cli.options import (
     PATH,
     Publisher,
     appliance_options,
+    enum_option,
     examples,
     option_group,
     pass_publisher,
@@ -40,15 +41,11 @@ from imgrepo.template.recipes import (
 )
 
 
-def _layout(*, root_kind: str, uefi: bool, lvm: bool) -> Layout:
-    return Layout(RootKind(root_kind), uefi, lvm)
-
-
 def _bootstrap(
     *,
     recipe: str,
-    kernel: str,
-    arch: str,
+    kernel: Kernel,
+    arch: Arch,
     layout: Layout,
     locale: str,
     script: Path | None,
@@ -58,18 +55,18 @@ def _bootstrap(
     snapshot: bool,
     keep_mirror: bool,
     suite_keyring: Path | None,
-    mode: str,
+    mode: Mode,
 ) -> BootstrapRequest:
     build_from = Mirrors(mirror.rstrip("/"), security_mirror.rstrip("/"))
     return BootstrapRequest(
         recipe=recipe_named(recipe),
-        kernel=Kernel(kernel),
+        kernel=kernel,
         include=tuple(name for words in include for name in words.split(",")),
         build_from=build_from,
         guest_uses=build_from if keep_mirror else DEBIAN,
         keyring=suite_keyring,
-        mode=Mode(mode),
-        arch=Arch(arch),
+        mode=mode,
+        arch=arch,
         layout=layout,
         locale=locale,
         script=script,
@@ -89,15 +86,8 @@ def _epoch(text: str | None) -> int | None:
 
 _layout_options = option_group(
     "layout",
-    _layout,
-    click.option(
-        "--root",
-        "root_kind",
-        type=click.Choice([kind.value for kind in RootKind]),
-        default=RootKind.EXT4.value,
-        show_default=True,
-        help="Filesystem of the root.",
-    ),
+    Layout,
+    enum_option(RootKind, "--root", default=RootKind.EXT4, text="Filesystem of the root."),
     click.option(
         "--uefi/--no-uefi", default=True, help="Boot from UEFI as well as from BIOS [default: --uefi]."
     ),
@@ -107,20 +97,13 @@ _bootstrap_options = option_group(
     "bootstrap",
     _bootstrap,
     click.argument("recipe"),
-    click.option(
+    enum_option(
+        Kernel,
         "--kernel",
-        type=click.Choice([kernel.value for kernel in Kernel]),
-        default=Kernel.CLOUD.value,
-        show_default=True,
-        help="The cloud kernel has virtio drivers only, the generic one also those of real hardware.",
+        default=Kernel.CLOUD,
+        text="The cloud kernel has virtio drivers only, the generic one also those of real hardware.",
     ),
-    click.option(
-        "--arch",
-        type=click.Choice([arch.value for arch in Arch]),
-        default=Arch.AMD64.value,
-        show_default=True,
-        help="Architecture; i386 up to Debian 12.",
-    ),
+    enum_option(Arch, "--arch", default=Arch.AMD64, text="Architecture; i386 up to Debian 12."),
     _layout_options,
     click.option(
         "--locale", default=PLAIN_LOCALE, show_default=True, metavar="LOCALE", help="The guest's locale."
@@ -154,12 +137,11 @@ _bootstrap_options = option_group(
         metavar="FILE",
         help="Public keys that may sign the archive [default: those of the package debian-archive-keyring].",
     ),
-    click.option(
+    enum_option(
+        Mode,
         "--mode",
-        type=click.Choice([mode.value for mode in Mode]),
-        default=Mode.AUTO.value,
-        show_default=True,
-        help="How mmdebstrap gets the rights to install packages; auto is unshare for ordinary users.",
+        default=Mode.AUTO,
+        text="How mmdebstrap gets the rights to install packages; auto is unshare for ordinary users.",
     ),
 )
 
@@ -189,15 +171,9 @@ def make_template_command(
     make_template(request, publisher.services, publisher.reporter)
 
 
-def _evidence(
-    *, checksum: str | None, checksums: str | None, key: str | None, unsigned: bool
-) -> TrustOptions:
-    return TrustOptions(checksum, checksums, key, unsigned)
-
-
 _evidence_options = option_group(
     "evidence",
-    _evidence,
+    TrustOptions,
     click.option(
         "--key",
         metavar="FILE-or-FINGERPRINT",
@@ -234,7 +210,7 @@ def import_command(
 ) -> None:
     """Import the image."""
     request = ImportRequest(address, directory, evidence, name)
-    result = import_image(request, publisher.services, publisher.services.fetcher, publisher.reporter)
+    result = import_image(request, publisher.services, publisher.reporter)
     what = "imported" if result.new else "is already here"
     info(publisher.reporter, printable(f"{result.path} {what}: a disk of {human_size(result.size)}"))
     info(publisher.reporter, printable(f"checked by {result.proof}"))

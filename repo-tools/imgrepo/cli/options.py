@@ -5,6 +5,7 @@ Each group of options hands over one object.
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
 import json
@@ -104,6 +105,27 @@ class DayType(click.DateTime):
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
+def enum_option(
+    kind: type[enum.Enum], *names: str, text: str, default: enum.Enum | None = None, multiple: bool = False
+) -> _Decorator:
+    """Return an option whose value is a member of an enumeration, by the member's value."""
+
+    def member(_ctx: click.Context, _param: click.Parameter, given: Any) -> object:  # noqa: ANN401 - click's
+        if given is None:
+            return None
+        return tuple(map(kind, given)) if multiple else kind(given)
+
+    return click.option(
+        *names,
+        type=click.Choice([one.value for one in kind]),
+        callback=member,
+        default=None if default is None else default.value,
+        show_default=default is not None,
+        multiple=multiple,
+        help=text,
+    )
+
+
 def option_group(parameter: str, make: Callable[..., object], *options: _Decorator) -> _Decorator:
     """Return a decorator that adds options, and hands the command one object that ``make`` makes of them.
 
@@ -181,13 +203,7 @@ reviewers_option = click.option(
 
 def require_option(text: str) -> _Decorator:
     """Return the option that names what ``publish`` requires; ``text`` explains it."""
-    return click.option(
-        "--require",
-        "required",
-        type=click.Choice([one.value for one in Requirement]),
-        multiple=True,
-        help=f"{text}; repeatable.",
-    )
+    return enum_option(Requirement, "--require", "required", text=f"{text}; repeatable.", multiple=True)
 
 
 def days_option(name: str, text: str, default: int | None = None) -> _Decorator:

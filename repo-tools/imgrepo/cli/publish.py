@@ -102,7 +102,7 @@ class _Policy(TypedDict):
 
 def _policy(
     *,
-    required: tuple[str, ...],
+    required: tuple[Requirement, ...],
     reviewers: Path | None,
     dry_run: bool,
     force: bool,
@@ -110,7 +110,7 @@ def _policy(
     interactive: bool,
 ) -> _Policy:
     return _Policy(
-        require=tuple(Requirement(word) for word in required),
+        require=required,
         reviewers=reviewers,
         dry_run=dry_run,
         force=force,

@@ -131,7 +131,7 @@ def mirror_command(
 ) -> None:
     """Copy the repository."""
     request = MirrorRequest(source, directory, key_file, **cleanup)
-    result = mirror(request, publisher.services, publisher.services.fetcher, publisher.reporter)
+    result = mirror(request, publisher.services, publisher.reporter)
     info(
         publisher.reporter,
         f"{counted(result.templates, 'template')}; new files: {', '.join(result.fetched) or 'none'}",

@@ -88,17 +88,15 @@ class Imported:
     new: bool
 
 
-def import_image(
-    request: ImportRequest, services: Services, fetcher: Fetcher, on_event: Reporter
-) -> Imported:
+def import_image(request: ImportRequest, services: Services, on_event: Reporter) -> Imported:
     """Import an image, which replaces an earlier import of the same name."""
-    proof = prove(request.address, request.file, request.trust, services, fetcher, on_event)
+    proof = prove(request.address, request.file, request.trust, services, on_event)
     parts = request.folder / _PARTS
     try:
         parts.mkdir(mode=0o700, exist_ok=True)
         with exclusive(parts / "lock", "is importing into the same folder", on_event):
             _sweep(parts, services.clock() - _KEPT)
-            return _fetch(request, proof, parts, fetcher, on_event)
+            return _fetch(request, proof, parts, services.fetcher, on_event)
     except OSError as error:
         raise explain(error, parts) from error
 

@@ -83,20 +83,18 @@ class ImageProof:
         return f"{self.source}, signed by {signer} on {day}"
 
 
-def prove(
-    image: str, name: str, trust: TrustOptions, services: Services, fetcher: Fetcher, on_event: Reporter
-) -> ImageProof:
+def prove(image: str, name: str, trust: TrustOptions, services: Services, on_event: Reporter) -> ImageProof:
     """Find the digest that an image must have."""
     if trust.checksum is not None:
         return ImageProof(digest_by_hand(trust.checksum))
     pin = None if trust.key is None else keys_of(trust.key, services)
-    address, data = _find_sums(image, name, trust.checksums, fetcher, on_event)
+    address, data = _find_sums(image, name, trust.checksums, services.fetcher, on_event)
     where = str(address)
     if pin is None:
         warn(on_event, _doubt(where, scheme_of(address)))
         text = unverified_text(data, where=where, limit=SUMS_LIMIT).text
         return ImageProof(find_digests(text, name, where=where), where)
-    signed = _signed_text(address, data, pin, services, fetcher)
+    signed = _signed_text(address, data, pin, services)
     return ImageProof(find_digests(signed.text, name, where=where), where, signed)
 
 
@@ -146,9 +144,7 @@ def _find_sums(
     )
 
 
-def _signed_text(
-    address: Address, data: bytes, pin: TrustedKeys, services: Services, fetcher: Fetcher
-) -> VerifiedText:
+def _signed_text(address: Address, data: bytes, pin: TrustedKeys, services: Services) -> VerifiedText:
     where = str(address)
     # Distributions sign with an old and a new key side by side for years; one of ours is enough.
     tolerant = replace(pin, extra_signatures=True)
@@ -157,7 +153,7 @@ def _signed_text(
     for ending in SIGNATURE_ENDINGS:
         try:
             next_to = address.derive(partial(_with_ending, ending=ending))
-            signature = _get(next_to, _SIGNATURE_LIMIT, fetcher, lambda _event: None)
+            signature = _get(next_to, _SIGNATURE_LIMIT, services.fetcher, lambda _event: None)
         except FileMissingError:
             continue
         return services.verifier.verify_detached(data, signature, tolerant, where=where)

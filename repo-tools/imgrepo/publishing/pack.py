@@ -12,7 +12,7 @@ from imgrepo.images.compress import Compressed, ImageCopy, compress, xz_argument
 from imgrepo.images.facts import ImageFacts
 from imgrepo.images.scan import SourceImage
 from imgrepo.publishing.request import PublishRequest
-from imgrepo.webroot.entries import new_entry, published_name
+from imgrepo.webroot.entries import NamedFile, is_complete, new_entry, published_name
 from imgrepo.webroot.state import Published
 from imgrepo.webroot.transaction import Session
 
@@ -60,7 +60,7 @@ class Packer:
         part, made = self._make(candidate, command)
         entry = new_entry(image, candidate.size, candidate.facts, made, old, ending=ending)
         entry = dataclasses.replace(entry, os_version=candidate.name)
-        if old is not None and entry.file == old.file and self._is_in_place(entry.file, made.size):
+        if old is not None and entry.file == old.file and self._is_in_place(entry.file, made):
             part.unlink()
         else:
             entry = dataclasses.replace(entry, file=published_name(image.stem, made.sha512, ending))
@@ -84,7 +84,7 @@ class Packer:
             return None
         self._on_event(Step(f"Compressing {candidate.image.name} with zstd"))
         part, made = self._make(candidate, zstd_arguments(self._request.zstd_level or _BEST_ZSTD))
-        if old is not None and old.sha512 == made.sha512 and self._is_in_place(old.file, made.size):
+        if old is not None and old.sha512 == made.sha512 and self._is_in_place(old.file, made):
             part.unlink()
             return old
         name = published_name(candidate.image.stem, made.sha512, "zst")
@@ -96,9 +96,8 @@ class Packer:
         content = candidate.copy.path if candidate.copy else None
         return part, compress(candidate.image, part, command, self._on_event, content=content)
 
-    def _is_in_place(self, name: str, size: int) -> bool:
-        path = self._request.output / name
-        return path.is_file() and path.stat().st_size == size
+    def _is_in_place(self, name: str, made: Compressed) -> bool:
+        return is_complete(self._request.output, NamedFile(name, made.size, made.sha512))
 
     def _stage(self, part: Path, name: str) -> None:
         part.rename(self._session.folder / name)

@@ -12,10 +12,10 @@ from imgbuilder.host.hashing import hash_file
 from imgindex.accept import CLOCK_TOLERANCE
 from imgindex.fields import deprecation
 from imgindex.gpg import keys_in_file
-from imgindex.model import Entry, Index
+from imgindex.model import Index
 from imgrepo.library.folder import find_images
 from imgrepo.services import Services
-from imgrepo.webroot.entries import UNKNOWN_ARCH
+from imgrepo.webroot.entries import UNKNOWN_ARCH, disks_of
 from imgrepo.webroot.retired import Retired, find_retired, served_files
 from imgrepo.webroot.signing import PUBLIC_KEY, read_served
 from imgrepo.webroot.state import read_state
@@ -78,10 +78,9 @@ def status_of(
         *_files(folder, index, on_event, verify=verify),
     ]
     problems += _deprecations(index, now)
-    sizes = [size for entry in index.entries for _name, size, _digest in _named(entry) if size is not None]
     return Status(
         templates=len(index.entries),
-        size=sum(sizes),
+        size=sum(file.size or 0 for entry in index.entries for file in disks_of(entry)),
         signed_at=signed.signed_at,
         signer=signed.primary_fingerprint,
         expires_at=signed.expires_at,
@@ -118,15 +117,9 @@ def _end(when: datetime, now: datetime) -> str:
     return f"{word} at {when:%Y-%m-%d %H:%M} UTC"
 
 
-def _named(entry: Entry) -> Iterator[tuple[str, int | None, str | None]]:
-    yield entry.file, entry.compressed_size, entry.sha512
-    if entry.zstd is not None:
-        yield entry.zstd.file, entry.zstd.compressed_size, entry.zstd.sha512
-
-
 def _files(folder: Path, index: Index, on_event: Reporter, *, verify: bool) -> Iterator[str]:
     for entry in index.entries:
-        for name, size, digest in _named(entry):
+        for name, size, digest in disks_of(entry):
             path = folder / name
             if not path.is_file():
                 yield f"{name} of the template {entry.os_version} is missing: publish again"

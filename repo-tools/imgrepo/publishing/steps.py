@@ -21,7 +21,7 @@ from imgrepo.publishing.pack import Candidate, Packer, planned_entry
 from imgrepo.publishing.request import PublishRequest, ask_about
 from imgrepo.review.check import not_an_entry, unmet
 from imgrepo.services import Services
-from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, merge, old_entry, sidecar_entries
+from imgrepo.webroot.entries import UNKNOWN_ARCH, files_of, is_complete, merge, old_entry, sidecar_entries
 from imgrepo.webroot.state import Published, read_state, withdrawn_templates
 from imgrepo.webroot.transaction import Session
 
@@ -141,14 +141,7 @@ class PublishRun:
 
     def _is_there(self, entry: Entry) -> bool:
         """Check by their sizes whether all files of an entry are in place."""
-        sizes = {entry.file: entry.compressed_size}
-        if entry.zstd is not None:
-            sizes[entry.zstd.file] = entry.zstd.compressed_size
-        for name in files_of(entry):
-            path, size = self._request.output / name, sizes.get(name)
-            if not path.is_file() or (size is not None and path.stat().st_size != size):
-                return False
-        return True
+        return all(is_complete(self._request.output, file) for file in files_of(entry))
 
     def _claim(self, name: str, arch: str, image: SourceImage) -> None:
         """Refuse two images that would be the same template (``docs/threat-model.md`` R16)."""

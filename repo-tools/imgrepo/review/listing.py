@@ -219,7 +219,7 @@ def list_entries(
     reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
     lister = _Lister(request, served, services.clock(), reviewers, find_unmet, on_event)
     return tuple(
-        Row(name, problem=_in_one_line(folder)) if isinstance(folder, RepositoryError) else lister.row(folder)
+        Row(name, problem=folder.in_one_line) if isinstance(folder, RepositoryError) else lister.row(folder)
         for name, folder in chosen.items()
     )
 
@@ -234,10 +234,6 @@ def _read_served(request: ListRequest, services: Services) -> _Served:
     if (webroot / SIGNED_INDEX).exists():  # before the first day there is none
         index = read_served(webroot, services)[0].index
     return _Served(index, withdrawn_templates(webroot), read_state(request.library))
-
-
-def _in_one_line(error: PybuilderError) -> str:
-    return error.in_one_line
 
 
 class _Lister:
@@ -266,7 +262,7 @@ class _Lister:
                 )
             facts = self._facts(folder, description, image)
         except PybuilderError as error:
-            return Row(folder.name, problem=_in_one_line(error))
+            return Row(folder.name, problem=error.in_one_line)
         judgement = judge(facts)
         hint = self._hint(folder, facts, judgement.next)
         return Row(folder.name, description.title, description.not_before, judgement, hint)

@@ -27,11 +27,12 @@ from imgindex.accept import AcceptPolicy, accept, show
 from imgindex.fields import MAX_DISK_SIZE
 from imgindex.files import open_file, sync_folder
 from imgindex.gpg import trusted_keys_from_file
-from imgindex.model import Entry, Index
+from imgindex.model import Index
 from imgindex.parse import parse_usable
 from imgindex.trust import TrustedKeys, VerifiedText
 from imgrepo.services import Services
 from imgrepo.sharing.download import verified_download
+from imgrepo.webroot.entries import NamedFile, disks_of
 from imgrepo.webroot.retired import GRACE, retire, served_files
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_index_file
 from imgrepo.webroot.transaction import check_can_be_made, open_session
@@ -75,20 +76,11 @@ class MirrorResult:
     templates: int
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file that an index names."""
-
-    name: str
-    size: int | None
-    sha512: str
-
-
-def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_event: Reporter) -> MirrorResult:
+def mirror(request: MirrorRequest, services: Services, on_event: Reporter) -> MirrorResult:
     """Bring a copy up to date."""
     trusted = trusted_keys_from_file(request.key_file, where=str(request.key_file))
     with open_session(request.folder, create=True) as session:
-        data, signed, index = _fetch_index(request, trusted, services, fetcher, on_event)
+        data, signed, index = _fetch_index(request, trusted, services, on_event)
         old = _old_index(request, trusted, services)
         if old is not None and old.signed_at > signed.signed_at:
             raise RolledBackError(
@@ -97,7 +89,9 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_even
                 hint="try again later; if it persists, tell the publisher",
             )
         _check_space(request.folder, index)
-        fetched = [file.name for file in _files(index) if _download(request, file, fetcher, on_event)]
+        fetched = [
+            file.name for file in _files(index) if _download(request, file, services.fetcher, on_event)
+        ]
         with open_file(request.key_file) as key:
             session.write(PUBLIC_KEY, key.read())
         session.write(PLAIN_INDEX, signed.text.encode())
@@ -115,12 +109,14 @@ def mirror(request: MirrorRequest, services: Services, fetcher: Fetcher, on_even
 
 
 def _fetch_index(
-    request: MirrorRequest, trusted: TrustedKeys, services: Services, fetcher: Fetcher, on_event: Reporter
+    request: MirrorRequest, trusted: TrustedKeys, services: Services, on_event: Reporter
 ) -> tuple[bytes, VerifiedText, Index]:
     where = str(request.index_url)
     on_event(Step(f"Fetching {where}"))
     body = io.BytesIO()
-    fetcher.fetch(Download(request.index_url, body, limit=INDEX_LIMIT, on_event=on_event, label="index"))
+    services.fetcher.fetch(
+        Download(request.index_url, body, limit=INDEX_LIMIT, on_event=on_event, label="index")
+    )
     rule = AcceptPolicy(trusted, last=None, max_age=None, where=where, forget_hint="")
     accepted = accept(body.getvalue(), rule, parse_usable, verifier=services.verifier, now=services.clock())
     refused = accepted.content.refused
@@ -143,31 +139,25 @@ def _old_index(request: MirrorRequest, trusted: TrustedKeys, services: Services)
     return services.verifier.verify(data, tolerant, where=str(path))
 
 
-def _files(index: Index) -> Iterator[_File]:
-    seen: dict[str, str] = {}
+def _files(index: Index) -> Iterator[NamedFile]:
+    seen: dict[str, str | None] = {}
     for entry in index.entries:
-        for file in _files_of(entry):
+        for file in disks_of(entry):
             if seen.setdefault(file.name, file.sha512) != file.sha512:
                 raise DigestMismatchError(f"the index names {file.name} twice, with two digests")
             yield file
 
 
-def _files_of(entry: Entry) -> Iterator[_File]:
-    assert entry.sha512 is not None  # the parser asks for it in a signed text
-    yield _File(entry.file, entry.compressed_size, entry.sha512)
-    if entry.zstd is not None:
-        yield _File(entry.zstd.file, entry.zstd.compressed_size, entry.zstd.sha512)
-
-
-def _download(request: MirrorRequest, file: _File, fetcher: Fetcher, on_event: Reporter) -> bool:
+def _download(request: MirrorRequest, file: NamedFile, fetcher: Fetcher, on_event: Reporter) -> bool:
     """Download a file unless it is here already; return whether it is new."""
+    assert file.sha512 is not None  # the parser asks for it in a signed text
     place = request.folder / file.name
     hidden = any(part.startswith(".") for part in PurePosixPath(file.name).parts)
     if hidden or file.name in (SIGNED_INDEX, PLAIN_INDEX, PUBLIC_KEY):
         raise RepositoryError(f"the index names {file.name} as a template, which is not copied")
     if _is_here(place, file):
         return False
-    _refuse_disk_in_use(place)
+    imagelocks.refuse_if_in_use(place, changing=True)
     url = template_url(request.index_url, file.name)
     with verified_download(
         url,
@@ -180,7 +170,7 @@ def _download(request: MirrorRequest, file: _File, fetcher: Fetcher, on_event: R
         expected=file.size,
         blame="is not the file that the index names: if that persists, tell the publisher",
     ) as part:
-        _refuse_disk_in_use(place)
+        imagelocks.refuse_if_in_use(place, changing=True)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             part.path.replace(place)
@@ -199,20 +189,15 @@ def _check_space(folder: Path, index: Index) -> None:
                 continue  # its digest is checked later
         held = 0
         with contextlib.suppress(OSError):
-            held = (folder / _PARTIAL / file.sha512).stat().st_size
+            held = (folder / _PARTIAL / str(file.sha512)).stat().st_size
         needed += max(0, (file.size or 0) - held)
     check_space(folder, needed, "what the mirror is missing")
 
 
-def _is_here(place: Path, file: _File) -> bool:
+def _is_here(place: Path, file: NamedFile) -> bool:
     """Return whether a file is here and intact; it is read only when its size is right."""
     if not place.is_file() or place.is_symlink():
         return False
     if file.size is not None and place.stat().st_size != file.size:
         return False
     return hash_file(place) == file.sha512
-
-
-def _refuse_disk_in_use(place: Path) -> None:
-    """Refuse to replace the disk of a running machine: what it writes from then on would be lost."""
-    imagelocks.refuse_if_in_use(place, changing=True)

@@ -28,7 +28,7 @@ from imgindex.parse import parse_index
 from imgindex.trust import VerifiedText
 from imgrepo.catalogue.memory import LARGEST, MEMORY_NAME, files_named
 from imgrepo.services import Services
-from imgrepo.webroot.entries import files_of
+from imgrepo.webroot.entries import files_of, is_complete
 from imgrepo.webroot.retired import GRACE, ServedFiles, retire
 from imgrepo.webroot.signing import PLAIN_INDEX, PUBLIC_KEY, SIGNED_INDEX, read_served
 from imgrepo.webroot.transaction import open_session
@@ -157,17 +157,15 @@ def upload(
 
 def _complete(folder: Path, index: Index) -> list[str]:
     """Return the files that an index names, each once, after a check that all are here."""
-    names = dict.fromkeys(name for entry in index.entries for name in files_of(entry))
-    sizes = {entry.file: entry.compressed_size for entry in index.entries}
-    sizes |= {entry.zstd.file: entry.zstd.compressed_size for entry in index.entries if entry.zstd}
-    for name in names:
-        path, size = folder / name, sizes.get(name)
-        if not path.is_file() or (size is not None and path.stat().st_size != size):
+    files = [file for entry in index.entries for file in files_of(entry)]
+    for file in files:
+        if not is_complete(folder, file):
             raise RepositoryError(
-                f"{path}, which the index names, is missing or incomplete: nothing was uploaded",
+                f"{folder / file.name}, which the index names, is missing or incomplete: "
+                "nothing was uploaded",
                 hint=f"see: pybuilder-repo status {folder}",
             )
-    return list(names)
+    return list(dict.fromkeys(file.name for file in files))
 
 
 def _index_there(

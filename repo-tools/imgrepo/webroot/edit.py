@@ -5,8 +5,9 @@ The changes are pure functions from index to index.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from imgindex.fields import Deprecation, settle_comments, with_deprecation
 from imgindex.model import Entry, Index
 from imgrepo.services import Services, Signing
 from imgrepo.webroot.retired import retire, served_files
-from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner, signing_step
+from imgrepo.webroot.signing import SIGNED_INDEX, IndexSigner, PublishedIndex, signing_step
 from imgrepo.webroot.state import remember_withdrawn, withdrawn_templates
 from imgrepo.webroot.transaction import open_session
 
@@ -44,12 +45,7 @@ def edit(
 
     With ``again`` it is signed even if nothing changes.
     """
-    _check_folder(folder)
-    with open_session(folder) as session:
-        signer = IndexSigner(services, signing, session)
-        old = signer.read(folder, on_event=on_event)
-        if old.text is None:
-            raise UsageError(f"nothing is published in {folder}", hint="see: pybuilder-repo publish --help")
+    with _opened(folder, signing, services, on_event) as (signer, old):
         new = change(old.index)
         if new == old.index and not again:
             info(on_event, "nothing to change")
@@ -67,12 +63,7 @@ def refresh(
 
     With ``within``, only if the present signature expires within this time.
     """
-    _check_folder(folder)
-    with open_session(folder) as session:
-        signer = IndexSigner(services, signing, session)
-        old = signer.read(folder, on_event=on_event)
-        if old.text is None:
-            raise UsageError(f"nothing is published in {folder}", hint="see: pybuilder-repo publish --help")
+    with _opened(folder, signing, services, on_event) as (signer, old):
         if within is not None and (old.expires_at is None or old.expires_at - services.clock() > within):
             if old.expires_at is None:
                 info(on_event, "the signature does not expire; nothing to renew")
@@ -212,6 +203,19 @@ def _each(index: Index, chosen: Sequence[Entry], change: Callable[[Entry], Entry
             settle_comments(change(entry)) if entry in chosen else entry for entry in index.entries
         ),
     )
+
+
+@contextlib.contextmanager
+def _opened(
+    folder: Path, signing: Signing, services: Services, on_event: Reporter
+) -> Iterator[tuple[IndexSigner, PublishedIndex]]:
+    _check_folder(folder)
+    with open_session(folder) as session:
+        signer = IndexSigner(services, signing, session)
+        old = signer.read(folder, on_event=on_event)
+        if old.text is None:
+            raise UsageError(f"nothing is published in {folder}", hint="see: pybuilder-repo publish --help")
+        yield signer, old
 
 
 def _check_folder(folder: Path) -> None:

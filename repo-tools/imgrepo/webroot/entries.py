@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from imgbuilder.errors import RepositoryError, UsageError
 from imgbuilder.host.arch import normalise
@@ -52,10 +53,30 @@ def stem_of_published(name: str) -> str | None:
     return match["stem"] if match else None
 
 
-def files_of(entry: Entry) -> tuple[str, ...]:
-    """Return the paths of all files that an entry names."""
-    named = (entry.file, entry.sig, entry.zstd.file if entry.zstd else None)
-    return tuple(path for path in named if path is not None)
+class NamedFile(NamedTuple):
+    """A file that an entry names; size and SHA-512 are None when they are not known."""
+
+    name: str
+    size: int | None
+    sha512: str | None
+
+
+def disks_of(entry: Entry) -> tuple[NamedFile, ...]:
+    """Return the files with the disk of an entry."""
+    first, zstd = NamedFile(entry.file, entry.compressed_size, entry.sha512), entry.zstd
+    return (first,) if zstd is None else (first, NamedFile(zstd.file, zstd.compressed_size, zstd.sha512))
+
+
+def files_of(entry: Entry) -> tuple[NamedFile, ...]:
+    """Return all files that an entry names: its disks, and a signature of virt-builder's kind."""
+    disks = disks_of(entry)
+    return disks if entry.sig is None else (*disks, NamedFile(entry.sig, None, None))
+
+
+def is_complete(folder: Path, file: NamedFile) -> bool:
+    """Check by its size whether a file is in place."""
+    path = folder / file.name
+    return path.is_file() and file.size in (None, path.stat().st_size)
 
 
 def origin_of(entry: Entry) -> str:

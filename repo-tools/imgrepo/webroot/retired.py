@@ -96,8 +96,8 @@ def find_retired(files: ServedFiles, index: Index, before: Index, *, now: dateti
     stay. A source image may have a generated name as well, so the suffix must be that of a packed file.
     """
     known = _remembered(files.record)
-    named = {path for entry in index.entries for path in files_of(entry)}
-    once = {path for entry in before.entries for path in files_of(entry) if "/" not in path}
+    named = {file.name for entry in index.entries for file in files_of(entry)}
+    once = {file.name for entry in before.entries for file in files_of(entry) if "/" not in file.name}
     found = []
     for name, size in sorted(files.sizes.items()):
         made = name.endswith(_PACKED) and stem_of_published(name) is not None

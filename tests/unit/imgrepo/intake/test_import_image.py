@@ -91,7 +91,7 @@ class Distribution:
         given = trust or {"key": str(self.folder.parent / "distribution.gpg")}
         services = self.repository.services()
         request = ImportRequest(url or self.url, self.repository.images, TrustOptions(**given), name)  # type: ignore[arg-type]
-        return import_image(request, services, services.fetcher, self.repository.events.append)
+        return import_image(request, services, self.repository.events.append)
 
     def taken(self) -> set[str]:
         return {path.name for path in self.repository.images.iterdir() if not path.name.startswith(".")}

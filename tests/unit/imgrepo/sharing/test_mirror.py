@@ -33,7 +33,7 @@ def copy(site: Site, folder: Path, **changes: object) -> MirrorResult:
     repository = site.repository
     request = MirrorRequest(site.url, folder, repository.web / "index.gpg", **changes)  # type: ignore[arg-type]
     services = repository.services()
-    return mirror(request, services, services.fetcher, repository.events.append)
+    return mirror(request, services, repository.events.append)
 
 
 def served(folder: Path) -> dict[str, bytes]:
