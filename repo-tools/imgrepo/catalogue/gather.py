@@ -6,10 +6,11 @@ import dataclasses
 import shlex
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from imgbuilder.errors import PybuilderError, RepositoryError
 from imgbuilder.events import Reporter, warn
@@ -31,7 +32,7 @@ from imgrepo.catalogue.model import (
 )
 from imgrepo.catalogue.text import segment
 from imgrepo.images.pictures import png_size
-from imgrepo.library.approval import Approval, Reviewers, approval_of, read_reviewers
+from imgrepo.library.approval import Approval, approval_of, read_reviewers
 from imgrepo.library.description import Description, read_with_digest
 from imgrepo.library.folder import EntryFolder, find_entries
 from imgrepo.library.records import (
@@ -67,37 +68,17 @@ def gather(
     """Read the index, the entries, and the memory of the last run."""
     now = services.clock()
     published, signed = read_served(request.webroot, services)
-    folders = dict(_read_entries(request.library, on_event))
     before = memory.read_memory(request.output)
     identity = f"urn:uuid:{uuid.uuid5(_SPACE, signed.primary_fingerprint)}"
     if before is not None:
         identity = before.identity  # even if the key changed: feed readers must not see every entry as new
-    reviewers = None if request.reviewers is None else read_reviewers(request.reviewers, services)
+    library = _Library(request, services, on_event)
     maker = _Maker(request, signed, on_event, statistics, before)
-    state = read_state(request.library)
     for entry in published.index.entries:
-        key = (entry.os_version, entry.arch)
-        known = {name: item for name, item in state.items() if (item.entry, item.arch) == key}
-        # A template may have a different name from its image; the publisher's state knows.
-        names = [entry.os_version, *(PurePosixPath(name).stem for name in known)]
-        folder, described, words = next(
-            (folders[name] for name in names if name in folders), (None, None, "")
-        )
-        if entry.hidden or (described and described.not_before and described.not_before > now):
-            continue
-        images = {item.sha512 for item in known.values() if item.file == entry.file}
-        review = None
-        if folder is not None and reviewers is not None:
-            review = _review(folder, reviewers, words, images, on_event)
-            if review is None:  # content without approval is not shown
-                folder, described = None, None
-        maker.add(entry, folder, described, images, review)
-    years = None
-    if request.calendar:
-        days = [
-            described.not_before for _folder, described, _words in folders.values() if described.not_before
-        ]
-        years = calendar(days, maker.pages, now)
+        found = None if entry.hidden else library.find(entry, now)
+        if found is not None:
+            maker.add(entry, found)
+    years = calendar(library.days(), maker.pages, now) if request.calendar else None
     site = Site(
         title=text.line(request.title) or "Disk images",
         identity=identity,
@@ -111,30 +92,6 @@ def gather(
         downloads=None if statistics is None else _all_downloads(statistics),
     )
     return Gathered(site, maker.files, memory.Memory(identity, maker.shown))
-
-
-def _review(
-    folder: EntryFolder, reviewers: Reviewers, digest: str, images: Collection[str], on_event: Reporter
-) -> Approval | None:
-    try:
-        return approval_of(folder, reviewers, on_event, metadata_digest=digest, published=images)
-    except PybuilderError as error:
-        warn(on_event, f"{folder.name} is shown without its folder, only as in the index: {error.message}")
-        return None
-
-
-def _read_entries(
-    library: Path, on_event: Reporter
-) -> Iterator[tuple[str, tuple[EntryFolder, Description, str]]]:
-    """Read the entries; one that cannot be read does not stop the others (T24).
-
-    Its template is then shown without its folder, because its day may not have come yet.
-    """
-    for folder in find_entries(library):
-        try:
-            yield folder.name, (folder, *read_with_digest(folder.description))
-        except RepositoryError as error:
-            warn(on_event, f"the entry {folder.name} is left out: {error.message}")
 
 
 def calendar(days: list[datetime], pages: list[Page], now: datetime) -> Years:
@@ -157,6 +114,68 @@ def _current(years: Years | None, this: int) -> int | None:
     return max((year for year in known if year <= this), default=min(known, default=None))
 
 
+@dataclass(frozen=True)
+class _Found:
+    """The folder of a template in the library, if it has one that may be shown.
+
+    Attributes:
+        images: SHA-512 of the published images, by the publisher's record.
+    """
+
+    images: frozenset[str]
+    folder: EntryFolder | None = None
+    described: Description | None = None
+    review: Approval | None = None
+
+
+class _Library:
+    """The entries of the library; one that cannot be read does not stop the others (T24).
+
+    Its template is then shown without its folder, because its day may not have come yet.
+    """
+
+    def __init__(self, request: CatalogueRequest, services: Services, on_event: Reporter) -> None:
+        self._report = on_event
+        self._state = read_state(request.library)
+        path = request.reviewers
+        self._reviewers = None if path is None else read_reviewers(path, services)
+        self._entries: dict[str, tuple[EntryFolder, Description, str]] = {}
+        for folder in find_entries(request.library):
+            try:
+                self._entries[folder.name] = (folder, *read_with_digest(folder.description))
+            except RepositoryError as error:
+                warn(on_event, f"the entry {folder.name} is left out: {error.message}")
+
+    def days(self) -> list[datetime]:
+        """Return the days of all entries that have one."""
+        days = (described.not_before for _folder, described, _digest in self._entries.values())
+        return [day for day in days if day is not None]
+
+    def find(self, entry: Entry, now: datetime) -> _Found | None:
+        """Find the folder of a template; None for one whose day has not come."""
+        key = (entry.os_version, entry.arch)
+        known = {name: item for name, item in self._state.items() if (item.entry, item.arch) == key}
+        images = frozenset(item.sha512 for item in known.values() if item.file == entry.file)
+        # A template may have a different name from its image; the publisher's state knows.
+        names = [entry.os_version, *(PurePosixPath(name).stem for name in known)]
+        name = next((name for name in names if name in self._entries), None)
+        if name is None:
+            return _Found(images)
+        folder, described, digest = self._entries[name]
+        if described.not_before is not None and described.not_before > now:
+            return None
+        if self._reviewers is None:
+            return _Found(images, folder, described)
+        try:
+            review = approval_of(
+                folder, self._reviewers, self._report, metadata_digest=digest, published=images
+            )
+        except PybuilderError as error:
+            warn(self._report, f"{name} is shown without its folder, only as in the index: {error.message}")
+            return _Found(images)
+        return _Found(images, folder, described, review)
+
+
 class _Maker:
     """Makes pages one by one, and collects the files that they need."""
 
@@ -175,46 +194,25 @@ class _Maker:
         self.files: dict[str, Copied] = {}
         self.shown: dict[tuple[str, str], memory.Shown] = {}
 
-    def add(
-        self,
-        entry: Entry,
-        folder: EntryFolder | None,
-        described: Description | None,
-        images: Collection[str],
-        review: Approval | None,
-    ) -> None:
+    def add(self, entry: Entry, found: _Found) -> None:
         """Make the page of a template."""
         base = f"templates/{text.segment(entry.os_version)}/{text.segment(entry.arch)}"
-        parts = EntryParts() if folder is None else read_parts(folder, images, self._warn)
+        parts = EntryParts()
+        if found.folder is not None:
+            parts = read_parts(found.folder, found.images, base, lambda message: warn(self._report, message))
         key = (entry.os_version, entry.arch)
-        versions = None if parts.contents is None else memory.versions_of(parts.contents.packages)
+        packages = None if parts.contents is None else parts.contents.packages
+        versions = None if packages is None else memory.versions_of(packages)
         shown = memory.next_shown(
             self._before.get(key), entry.revision, entry.sha512 or "", self._signed.signed_at, versions
         )
         self.shown[key] = shown
-        page = self._page(entry, f"{base}.html", described, shown)
-        picture, thumbnail = parts.pictures(base)
-        self.files |= {name: Copied(path) for name, path in parts.files(base).items()}
-        self.pages.append(
-            dataclasses.replace(
-                page,
-                picture=picture,
-                thumbnail=thumbnail or picture,
-                system=text.line(parts.contents.system if parts.contents else entry.osinfo, 80),
-                packages=None if parts.contents is None else parts.contents.packages,
-                boot=parts.boot,
-                sources=self._sources(parts),
-                review=review,
-            )
-        )
-
-    def _page(self, entry: Entry, path: str, described: Description | None, shown: memory.Shown) -> Page:
+        self.files |= {name: Copied(path) for name, path in parts.files.items()}
         page = Page(
             name=entry.os_version,
             arch=text.line(entry.arch, 40),
-            path=path,
-            title=text.line(described.title if described and described.title else entry.name)
-            or text.line(entry.os_version),
+            path=f"{base}.html",
+            title=text.line(entry.name) or text.line(entry.os_version),
             size=entry.size,
             compressed_size=entry.compressed_size,
             sha512=entry.sha512,
@@ -227,28 +225,15 @@ class _Maker:
             notice=text.line(deprecation_notice(entry)),
             changes=_fit(shown.changes),
             downloads=self._downloads(entry),
+            picture=parts.picture,
+            thumbnail=parts.thumbnail or parts.picture,
+            system=text.line(parts.contents.system if parts.contents else entry.osinfo, 80),
+            packages=packages,
+            boot=parts.boot,
+            sources=self._sources(parts),
+            review=found.review,
         )
-        if described is None:
-            return page
-        notes = page.notes
-        if described.description or described.hints:
-            # publish makes the notes from these two.
-            notes = tuple(note for note in notes if note[0])
-        return dataclasses.replace(
-            page,
-            notes=notes,
-            description=text.paragraphs(described.description),
-            hints=text.paragraphs(described.hints),
-            licence=text.line(described.licence),
-            contributor=text.line(described.contributor),
-            homepage=text.link(described.homepage),
-            offer=text.line(described.source_offer),
-            tags=tuple(dict.fromkeys(text.line(tag, 40) for tag in described.tags if text.line(tag))),
-            day=described.not_before.date() if described.not_before else None,
-        )
-
-    def _warn(self, message: str) -> None:
-        warn(self._report, message)
+        self.pages.append(page if found.described is None else _described(page, found.described))
 
     def _command(self, entry: Entry) -> str:
         lines = [f"pybuilder {shlex.quote(entry.os_version)} --arch {shlex.quote(entry.arch)}"]
@@ -279,6 +264,26 @@ class _Maker:
         return Downloads(0, 0, found.first, found.last, "")
 
 
+def _described(page: Page, described: Description) -> Page:
+    """Add what the description of an entry says."""
+    notes = page.notes
+    if described.description or described.hints:  # publish makes the default notes from these two
+        notes = tuple(note for note in notes if note[0])
+    return dataclasses.replace(
+        page,
+        title=text.line(described.title) or page.title,
+        notes=notes,
+        description=text.paragraphs(described.description),
+        hints=text.paragraphs(described.hints),
+        licence=text.line(described.licence),
+        contributor=text.line(described.contributor),
+        homepage=text.link(described.homepage),
+        offer=text.line(described.source_offer),
+        tags=tuple(dict.fromkeys(text.line(tag, 40) for tag in described.tags if text.line(tag))),
+        day=described.not_before.date() if described.not_before else None,
+    )
+
+
 def _fit(changes: Changes | None) -> Changes | None:
     """Clean the text of an old catalogue, which may be older than our rules."""
     if changes is None:
@@ -302,77 +307,57 @@ def _all_downloads(found: Statistics) -> Downloads | None:
 
 
 _SCREEN, _THUMBNAIL = "screen.png", "thumbnail.png"
-
-
-@dataclass(frozen=True)
-class Shot:
-    """A picture to copy, and its size in pixels."""
-
-    path: Path
-    width: int
-    height: int
+_Record = TypeVar("_Record", BootRecord, ContentsRecord, SourcesRecord)
 
 
 @dataclass(frozen=True)
 class EntryParts:
-    """The parts of an entry that are shown, and the archive of its sources."""
+    """The parts of an entry that are shown, the archive of its sources, and the pictures to copy."""
 
     boot: BootRecord | None = None
     contents: ContentsRecord | None = None
     sources: SourcesRecord | None = None
     archive: Path | None = None
-    screen: Shot | None = None
-    thumbnail: Shot | None = None
-
-    def pictures(self, base: str) -> tuple[Picture | None, Picture | None]:
-        """Return screenshot and thumbnail of a page; ``base`` is the page's path without its ending."""
-        screen, small = self.screen, self.thumbnail
-        return (
-            None if screen is None else Picture(f"{base}.png", screen.width, screen.height),
-            None if small is None else Picture(f"{base}.small.png", small.width, small.height),
-        )
-
-    def files(self, base: str) -> dict[str, Path]:
-        """Return the pictures to copy: path in the site, and the file."""
-        shots = ((f"{base}.png", self.screen), (f"{base}.small.png", self.thumbnail))
-        return {name: shot.path for name, shot in shots if shot is not None}
+    picture: Picture | None = None
+    thumbnail: Picture | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
-def read_parts(folder: EntryFolder, published: Collection[str], report: Callable[[str], None]) -> EntryParts:
-    """Read the parts of an entry that belong to one of the published images, which are given by SHA-512."""
-    boot, contents, sources = (
-        BOOT_FILE.read(folder.boot),
-        CONTENTS_FILE.read(folder.contents),
-        SOURCES_FILE.read(folder.sources),
-    )
-    if boot is not None and boot.image.sha512 not in published:
+def read_parts(
+    folder: EntryFolder, published: Collection[str], base: str, report: Callable[[str], None]
+) -> EntryParts:
+    """Read the parts of an entry that belong to one of the published images, which are given by SHA-512.
+
+    ``base`` is the path of the page without its ending.
+    """
+
+    def current(record: _Record | None, what: str, verb: str) -> _Record | None:
+        if record is None or record.image.sha512 in published:
+            return record
         report(
-            f"{folder.name}: the boot check is of a different image from the published one, and is not shown"
+            f"{folder.name}: the {what} {verb} of a different image from the published one, "
+            f"and {verb} not shown"
         )
-        boot = None
-    if contents is not None and contents.image.sha512 not in published:
-        report(
-            f"{folder.name}: the packages are of a different image from the published one, and are not shown"
-        )
-        contents = None
-    if sources is not None and sources.image.sha512 not in published:
-        report(
-            f"{folder.name}: the sources are of a different image from the published one, and are not shown"
-        )
-        sources = None
-    own = _shot(folder.screenshot, folder, report)
-    seen = boot is not None and boot.pictures
-    screen = own or (_shot(folder.boot / _SCREEN, folder, report) if seen else None)
-    small = _shot(folder.boot / _THUMBNAIL, folder, report) if seen and own is None else None
-    return EntryParts(boot, contents, sources, _archive(folder, sources, report), screen, small)
-
-
-def _shot(path: Path, folder: EntryFolder, report: Callable[[str], None]) -> Shot | None:
-    found = png_size(path)
-    if isinstance(found, str):
-        report(f"{folder.name}: {path.name} is not shown: {found}")
         return None
-    return None if found is None else Shot(path, *found)
+
+    def picture(path: Path, ending: str) -> Picture | None:
+        found = png_size(path)
+        if isinstance(found, str):
+            report(f"{folder.name}: {path.name} is not shown: {found}")
+        if found is None or isinstance(found, str):
+            return None
+        files[f"{base}{ending}"] = path
+        return Picture(f"{base}{ending}", *found)
+
+    files: dict[str, Path] = {}
+    boot = current(BOOT_FILE.read(folder.boot), "boot check", "is")
+    contents = current(CONTENTS_FILE.read(folder.contents), "packages", "are")
+    sources = current(SOURCES_FILE.read(folder.sources), "sources", "are")
+    whole, small = picture(folder.screenshot, ".png"), None
+    if whole is None and boot is not None and boot.pictures:
+        whole = picture(folder.boot / _SCREEN, ".png")
+        small = picture(folder.boot / _THUMBNAIL, ".small.png")
+    return EntryParts(boot, contents, sources, _archive(folder, sources, report), whole, small, files)
 
 
 def _archive(folder: EntryFolder, record: SourcesRecord | None, report: Callable[[str], None]) -> Path | None:

@@ -46,8 +46,8 @@ def judge_entry(facts: EntryFacts) -> tuple[CheckResult, ...]:
         _plain("screenshot", facts.screenshot),
         _contents(facts.contents),
         _sources(facts),
-        _of("identity", facts.inside, lambda inside: identity_result(inside, facts.image)),
-        _of("secrets", facts.inside, lambda inside: _secrets(facts, inside)),
+        _of("identity", _seen_inside(facts), lambda inside: _identity(facts, inside)),
+        _of("secrets", _seen_inside(facts), lambda inside: _secrets(facts, inside)),
         _of("run", facts.run, lambda trial: _run(facts, trial)),
     )
 
@@ -172,12 +172,6 @@ def _offer(facts: EntryFacts) -> str:
     return "" if isinstance(facts.description, Issue) else facts.description.source_offer
 
 
-def _secrets(facts: EntryFacts, inside: Inside) -> CheckResult:
-    description = facts.description
-    digest = "" if isinstance(description, Issue) else hints_digest(description)
-    return secrets_result(inside, facts.image, digest)
-
-
 def _run(facts: EntryFacts, trial: RunTrial) -> CheckResult:
     if not trial.problem:
         detail = "it starts QEMU from another folder and only reads the image"
@@ -213,26 +207,33 @@ _SECRET_NOTES = {
     Leftover.TOOL_MEMORY: "history files of programs",
 }
 _PASSWORDS = {
+    PasswordState.IN_HINTS: "with a password that is in the hints",
     PasswordState.NOT_IN_HINTS: "with a password that is not in the hints",
     PasswordState.UNTRIED: "with a password hash that was not tried",
     PasswordState.COMMON: "with a password that is easily guessed and not in the hints",
     PasswordState.EMPTY: "without any password",
 }
+_BY_HINTS = (PasswordState.IN_HINTS, PasswordState.NOT_IN_HINTS)
+_NOTED = (PasswordState.COMMON, PasswordState.EMPTY)
 _BY_SYSPREP = {*_IDENTITY, Leftover.SHELL_HISTORY} - {Leftover.HOSTNAME}
 """Removed by ``--sysprep``."""
 _MOST_PATHS = 3
 """Paths that are listed of a kind."""
 
 
-def identity_result(inside: Inside, image: str) -> CheckResult:
+def _seen_inside(facts: EntryFacts) -> Inside | Issue:
+    inside = facts.inside
+    if isinstance(inside, Issue) or inside.system:
+        return inside
+    return Issue(Status.UNKNOWN, inside.reason, _BY_HAND)
+
+
+def _identity(facts: EntryFacts, inside: Inside) -> CheckResult:
     """Check that no machine's identity is left in an image."""
-    notes = tuple(_described(one, _IDENTITY_NOTES) for one in inside.seen if one.trace in _IDENTITY_NOTES)
-    found = [one for one in inside.seen if one.trace in _IDENTITY]
-    if not inside.system:
-        return CheckResult("identity", Status.UNKNOWN, inside.reason, _BY_HAND)
+    found, notes = _sorted_out(inside, _IDENTITY, _IDENTITY_NOTES)
     if found:
         detail = "; ".join(_described(one, _IDENTITY) for one in found)
-        remedy = f"remove it: {_remedy({one.trace for one in found}, (), image)}"
+        remedy = f"remove it: {_remedy({one.trace for one in found}, (), facts.image)}"
         return CheckResult("identity", Status.WRONG, detail, remedy, notes)
     unread = _paths(one for one in inside.seen if one.trace is Leftover.UNREADABLE_IDENTITY)
     if unread:
@@ -240,47 +241,52 @@ def identity_result(inside: Inside, image: str) -> CheckResult:
     return CheckResult("identity", Status.OK, "no identity of a machine was found", None, notes)
 
 
-def secrets_result(inside: Inside, image: str, hints: str) -> CheckResult:
+def _secrets(facts: EntryFacts, inside: Inside) -> CheckResult:
     """Check that no secrets are left in an image."""
-    if not inside.system:
-        return CheckResult("secrets", Status.UNKNOWN, inside.reason, _BY_HAND)
-    by_state = {
-        state: ", ".join(one.name for one in inside.accounts if one.password is state)
-        for state in PasswordState
-    }
-    accounts = {
-        state: f"{names} {_PASSWORDS[state]}"
-        for state, names in by_state.items()
-        if names and state in _PASSWORDS
-    }
-    notes = tuple(_described(one, _SECRET_NOTES) for one in inside.seen if one.trace in _SECRET_NOTES)
-    notes += tuple(
-        accounts[state] for state in (PasswordState.COMMON, PasswordState.EMPTY) if state in accounts
-    )
-    found = [one for one in inside.seen if one.trace in _SECRETS]
-    asked = inside.hints == hints or not (
-        by_state[PasswordState.IN_HINTS] or by_state[PasswordState.NOT_IN_HINTS]
-    )
+    found, notes = _sorted_out(inside, _SECRETS, _SECRET_NOTES)
+    accounts = _accounts(inside)
+    notes += tuple(accounts[state] for state in _NOTED if state in accounts)
+    is_current = _is_current(facts, inside)
     wrong = [_described(one, _SECRETS) for one in found]
-    if asked and PasswordState.NOT_IN_HINTS in accounts:
+    remedies = []
+    if found:
+        paths = [path for one in found if one.trace not in _BY_SYSPREP for path in one.paths]
+        remedies.append(f"remove it: {_remedy((), paths, facts.image)}")
+    if is_current and PasswordState.NOT_IN_HINTS in accounts:
         wrong.append(accounts[PasswordState.NOT_IN_HINTS])
+        remedies.append("give the password in the hints, or lock it: --password NAME:locked")
     if wrong:
-        remedies = []
-        if found:
-            paths = [path for one in found if one.trace not in _BY_SYSPREP for path in one.paths]
-            remedies.append(f"remove it: {_remedy((), paths, image)}")
-        if asked and PasswordState.NOT_IN_HINTS in accounts:
-            remedies.append("give the password in the hints, or lock it: --password NAME:locked")
         return CheckResult("secrets", Status.WRONG, "; ".join(wrong), "; ".join(remedies), notes)
-    if not asked:
+    if not is_current:
         reason = "the hints changed since the passwords were tried"
         return CheckResult("secrets", Status.UNKNOWN, reason, _AGAIN, notes)
     unread = _paths(one for one in inside.seen if one.trace is Leftover.UNREADABLE)
-    if unread:
-        return CheckResult("secrets", Status.UNKNOWN, f"could not be read: {unread}", _BY_HAND, notes)
-    if PasswordState.UNTRIED in accounts:
-        return CheckResult("secrets", Status.UNKNOWN, accounts[PasswordState.UNTRIED], _BY_HAND, notes)
+    doubt = f"could not be read: {unread}" if unread else accounts.get(PasswordState.UNTRIED)
+    if doubt:
+        return CheckResult("secrets", Status.UNKNOWN, doubt, _BY_HAND, notes)
     return CheckResult("secrets", Status.OK, "none were found in the usual places", None, notes)
+
+
+def _sorted_out(
+    inside: Inside, faults: dict[Leftover, str], notes: dict[Leftover, str]
+) -> tuple[list[Seen], tuple[str, ...]]:
+    """Return the leftovers that are faults, and those that are only noted, described."""
+    found = [one for one in inside.seen if one.trace in faults]
+    return found, tuple(_described(one, notes) for one in inside.seen if one.trace in notes)
+
+
+def _accounts(inside: Inside) -> dict[PasswordState, str]:
+    """Describe the accounts of each state of passwords."""
+    names: dict[PasswordState, list[str]] = {}
+    for one in inside.accounts:
+        names.setdefault(one.password, []).append(one.name)
+    return {state: f"{', '.join(found)} {_PASSWORDS[state]}" for state, found in names.items()}
+
+
+def _is_current(facts: EntryFacts, inside: Inside) -> bool:
+    """Return whether no judgement of a password depends on hints that changed since."""
+    digest = "" if isinstance(facts.description, Issue) else hints_digest(facts.description)
+    return inside.hints == digest or not any(one.password in _BY_HINTS for one in inside.accounts)
 
 
 _BY_HAND = "check that by hand"
