@@ -222,8 +222,6 @@ def prune_command(publisher: Publisher, *, webroot: Path, keep: int, grace: int,
 )
 @webroot_argument
 @rotation_options
-@click.option("--to", "new", required=True, metavar="NEW", help="The new signing key.")
-@click.option("--finish", is_flag=True, help="From now on only the new key signs.")
 @pass_publisher
 def rotate_key_command(
     publisher: Publisher, *, webroot: Path, signing: Signing, new: str, finish: bool

@@ -311,10 +311,12 @@ rotation_options = option_group(
     "signing",
     lambda *, old, expire, gpg: _signing(keys=(old,), expire=expire, gpg=gpg),
     click.option("--from", "old", required=True, metavar="OLD", help="The key that clients know."),
+    click.option("--to", "new", required=True, metavar="NEW", help="The new signing key."),
+    click.option("--finish", is_flag=True, help="From now on only the new key signs."),
     _expire_option,
     _gpg_option,
 )
-"""The options of ``rotate-key``, without the new key."""
+"""The options of ``rotate-key``; the old key is that of ``signing``."""
 
 
 def ask(question: Question) -> str:

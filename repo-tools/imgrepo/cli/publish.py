@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TypedDict
 
@@ -9,6 +10,7 @@ import click
 
 from imgbuilder.appliance import ApplianceOptions
 from imgbuilder.cli.getopt import VIRT_BUILDER_REPOSITORY, GetoptCommand, standard_options
+from imgbuilder.errors import UsageError
 from imgbuilder.events import Reporter, info, warn
 from imgbuilder.terminal.console import open_stream
 from imgindex import __version__
@@ -152,6 +154,7 @@ _places_options = option_group(
     "publish",
     cls=GetoptCommand,
     theirs=VIRT_BUILDER_REPOSITORY,
+    context_settings={"allow_extra_args": True},  # refused below, with a hint
     short_help="Publish a folder of disk images.",
     help="Publish the disk images in DIRECTORY: compress what is new and sign the index of all of them.\n\n"
     "Images are the regular files NAME.img, NAME.raw and NAME.qcow2. They stay where they are; the template "
@@ -202,6 +205,12 @@ def publish_command(
     wrap: bool,
 ) -> int:
     """Publish the images; return 1 when an image was refused."""
+    extra = click.get_current_context().args
+    if extra:
+        raise UsageError(
+            f"publish takes one folder of images; {extra[0]} is a second one",
+            hint=f"to publish into it: --output {shlex.quote(extra[0])}",
+        )
     reporter = publisher.reporter
     reporter.colour, reporter.wrap = colour, wrap
     request = PublishRequest(

@@ -127,6 +127,8 @@ def test_a_mirror_for_building_is_not_left_in_the_guest(
         ("publish .", "gpg-key"),
         ("publish /nonexistent -K k", "/nonexistent"),
         ("publish . -K k --xz-preset 77", "77"),
+        ("publish . web -K k", "publish takes one folder of images; web is a second one"),
+        ("publish . web -K k", "to publish into it: --output web"),
         ("frobnicate", "frobnicate"),
         ("--frobnicate", "frobnicate"),
     ],
