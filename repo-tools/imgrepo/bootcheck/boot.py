@@ -15,7 +15,7 @@ from imgbuilder.events import Reporter, info, warn
 from imgbuilder.host import paths
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import Machine
-from imgrepo.bootcheck.console import BootJudgement, BootState, Marker, Watcher
+from imgrepo.bootcheck.console import BootJudgement, BootMarker, BootState, Watcher
 from imgrepo.bootcheck.hypervisor import Running, running, write_pictures
 
 EMULATION = 5
@@ -39,7 +39,7 @@ class Trial:
     """
 
     machine: Machine
-    marker: Marker
+    marker: BootMarker
     seconds: float
     exact: bool = False
     ports: tuple[int, ...] = ()
@@ -181,7 +181,7 @@ def _ended(machine: Running) -> str:
     return f"QEMU ended with status {status}" + (f": {messages}" if messages else "")
 
 
-def _too_long(marker: Marker, limit: float, watcher: Watcher) -> str:
+def _too_long(marker: BootMarker, limit: float, watcher: Watcher) -> str:
     if not watcher.log.tail(1):
         return f"nothing was printed on the serial console within {limit:.0f} seconds"
     return f"{marker.expression!r} was not found on the serial console within {limit:.0f} seconds"

@@ -18,7 +18,7 @@ from imgbuilder.host.privatefolder import scratch_folder
 from imgbuilder.host.workspace import explain, new_file
 from imgbuilder.machine.model import Firmware
 from imgrepo.bootcheck.boot import Outcome, ShowLine, Trial, boot
-from imgrepo.bootcheck.console import BootState, Marker
+from imgrepo.bootcheck.console import BootMarker, BootState
 from imgrepo.bootcheck.hypervisor import hypervisor_version
 from imgrepo.images.scan import FORMATS, SourceImage, check_unchanged
 from imgrepo.library.description import BootTable, Description, MachineTable
@@ -113,7 +113,7 @@ LOG, SCREEN, THUMBNAIL = "serial.log", "screen.png", "thumbnail.png"
 
 
 @dataclass(frozen=True)
-class Checked:
+class BootCheckResult:
     """A boot check that was made; ``tail`` has the last lines of the console."""
 
     target: BootTarget
@@ -129,7 +129,7 @@ def check(
     clock: Callable[[], datetime],
     exact: bool = False,
     keep_screenshot: bool = False,
-) -> Checked:
+) -> BootCheckResult:
     """Boot an image and record the result.
 
     The header of the image is checked before anything opens it, and the image is only read. The record
@@ -137,7 +137,7 @@ def check(
     emulation as well; with ``keep_screenshot``, an entry without a screenshot gets the picture of the screen.
     """
     description = target.description
-    marker = Marker(description.boot.marker, where=target.marker_from)
+    marker = BootMarker(description.boot.marker, where=target.marker_from)
     machine = machine_of(target.image, description, relative=False)
     version = hypervisor_version(machine)
     trial = Trial(machine, marker, description.boot.seconds, exact, description.boot.ports)
@@ -160,7 +160,7 @@ def check(
         _write(target.folder, scratch, outcome, record)
         if outcome.pictures:
             _screenshot(target, scratch / SCREEN, on_event, keep=keep_screenshot)
-    return Checked(target, record, outcome.tail)
+    return BootCheckResult(target, record, outcome.tail)
 
 
 @contextmanager

@@ -124,7 +124,7 @@ _ALL_SLOW = 5.0
 """Processor time for all lines that take longer than ``_SLOW`` each: a guest sends as many as it likes."""
 
 
-class Marker:
+class BootMarker:
     """A regular expression; its syntax is that of Python's ``re``. ``where`` is its origin, for messages."""
 
     def __init__(self, expression: str, *, where: str) -> None:
@@ -214,7 +214,7 @@ class BootJudgement:
 class Watcher:
     """Reads a console. The judgement is final as soon as it is not BOOTING."""
 
-    def __init__(self, marker: Marker) -> None:
+    def __init__(self, marker: BootMarker) -> None:
         self.judgement = BootJudgement(BootState.BOOTING)
         self.log = Log()
         self._marker = marker

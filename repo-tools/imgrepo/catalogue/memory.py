@@ -61,14 +61,14 @@ class _Template(Shown):
 
 
 @dataclass(frozen=True)
-class _Record:
+class _CatalogueFile:
     identity: str
     templates: Many[_Template]
     files: Many[str] = ()
 
 
 _HINT = "remove the old catalogue; the next one then shows no changes"
-_RECORD = RecordFile(_Record, MEMORY_NAME, limit=LARGEST, hint=_HINT)
+_RECORD = RecordFile(_CatalogueFile, MEMORY_NAME, limit=LARGEST, hint=_HINT)
 
 
 def versions_of(packages: Iterable[Package]) -> _Versions:
@@ -110,7 +110,7 @@ def memory_text(memory: Memory, files: Iterable[str]) -> bytes:
     templates = tuple(
         _Template(name=name, arch=arch, **vars(one)) for (name, arch), one in sorted(memory.shown.items())
     )
-    return _RECORD.text(_Record(memory.identity, templates, tuple(sorted(files))))
+    return _RECORD.text(_CatalogueFile(memory.identity, templates, tuple(sorted(files))))
 
 
 def read_memory(folder: Path) -> Memory | None:

@@ -13,7 +13,7 @@ import click
 from imgbuilder.errors import PybuilderError, UsageError
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import BOARDS, Firmware
-from imgrepo.bootcheck.check import BootTarget, Checked, Overrides, check, find_target
+from imgrepo.bootcheck.check import BootCheckResult, BootTarget, Overrides, check, find_target
 from imgrepo.cli.options import (
     PATH,
     NumberType,
@@ -139,7 +139,7 @@ def _find(
     return found
 
 
-def _report(checked: Checked, publisher: Publisher) -> None:
+def _report(checked: BootCheckResult, publisher: Publisher) -> None:
     record, target = checked.record, checked.target
     if record.verdict is Verdict.FAILED:
         publisher.reporter.error(f"{target.name} does not boot: {record.reason}", None)
@@ -156,7 +156,7 @@ def _report(checked: Checked, publisher: Publisher) -> None:
     show([*(f"  of concern: {text}" for text in record.concerns), f"see {target.folder}"])
 
 
-def _advice(checked: Checked) -> str:
+def _advice(checked: BootCheckResult) -> str:
     reason = checked.record.reason
     firmware = checked.target.description.machine.firmware
     if "nothing to boot" in reason or "boot sector" in reason:
@@ -178,7 +178,7 @@ def _advice(checked: Checked) -> str:
     return "see serial.log for all that the console showed"
 
 
-def _as_data(checked: Checked) -> dict[str, Any]:
+def _as_data(checked: BootCheckResult) -> dict[str, Any]:
     record = checked.record
     return {
         "name": checked.target.name,

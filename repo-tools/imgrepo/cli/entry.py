@@ -35,9 +35,9 @@ from imgrepo.library.description import DESCRIPTION_NAME
 from imgrepo.library.folder import EntryFolder, chosen_entries, find_entry
 from imgrepo.library.new import NewEntry, make_entry
 from imgrepo.library.running import Form, machine_text, write_run_script
-from imgrepo.review.check import Checked, check_entry, problems_before_signing
-from imgrepo.review.listing import ListRequest, Row, list_entries
-from imgrepo.review.results import CheckResult, Requirement, Status
+from imgrepo.review.check import CheckedEntry, check_entry, problems_before_signing
+from imgrepo.review.listing import EntryListRequest, Row, list_entries
+from imgrepo.review.results import CheckResult, Issue, Requirement, Status
 from imgrepo.services import Signing
 
 _BROKEN = "broken"
@@ -169,15 +169,15 @@ def check_command(
     publisher.keep_output_clean()
     chosen = chosen_entries(library, names)
 
-    def check(item: tuple[str, EntryFolder | RepositoryError]) -> Checked:
+    def check(item: tuple[str, EntryFolder | RepositoryError]) -> CheckedEntry:
         if isinstance(item[1], RepositoryError):
             raise item[1]
         return reported(check_entry(item[1], publisher.services, appliance, publisher.reporter, quick=quick))
 
-    def failed(item: tuple[str, object], error: PybuilderError) -> Checked:
-        return reported(Checked(item[0], (CheckResult("entry", Status.WRONG, error.message, error.hint),)))
+    def failed(item: tuple[str, object], error: PybuilderError) -> CheckedEntry:
+        return reported(CheckedEntry(item[0], (CheckResult.of("entry", Issue.of(error)),)))
 
-    def reported(checked: Checked) -> Checked:
+    def reported(checked: CheckedEntry) -> CheckedEntry:
         if not publisher.as_json:
             show(_check_lines(checked))
         return checked
@@ -199,7 +199,7 @@ def _report_empty(publisher: Publisher, library: Path) -> None:
     info(publisher.reporter, f"no entries in {library}; make one with: pybuilder-repo entry new NAME")
 
 
-def _check_lines(checked: Checked) -> list[str]:
+def _check_lines(checked: CheckedEntry) -> list[str]:
     bad = sum(item.fails for item in checked.results)
     unknown = sum(item.status is Status.UNKNOWN for item in checked.results)
     counts = [f"{counted(bad, 'point')} missing or wrong"] if bad else []
@@ -218,7 +218,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _check_data(checked: Checked) -> dict[str, Any]:
+def _check_data(checked: CheckedEntry) -> dict[str, Any]:
     return {
         "name": checked.name,
         "checked": checked.checked,
@@ -269,7 +269,7 @@ def list_command(
     long: bool,
 ) -> int:
     """List entries; return 1 when one is broken."""
-    request = ListRequest(library, names, webroot, frozenset(required), reviewers)
+    request = EntryListRequest(library, names, webroot, frozenset(required), reviewers)
     rows = list_entries(request, publisher.services, publisher.reporter)
     record = {"version": 1, "entries": [_row_data(row) for row in rows]}
     publisher.emit(record, _row_lines(rows, long=long))

@@ -32,7 +32,7 @@ from imgrepo.cli.options import (
     verbose_option,
     webroot_argument,
 )
-from imgrepo.publishing.status import Status, status_of
+from imgrepo.publishing.status import FolderStatus, status_of
 from imgrepo.recordfile import write_text
 from imgrepo.services import Services
 from imgrepo.stats import Statistics, bar_chart, count_downloads, files_of, read_log
@@ -73,7 +73,7 @@ def status_command(
     return 1 if status.problems else 0
 
 
-def _status_lines(status: Status) -> list[str]:
+def _status_lines(status: FolderStatus) -> list[str]:
     lines = [
         f"templates:   {status.templates}, {human_size(status.size)}",
         f"signed:      {_when(status.signed_at)} by {status.signer}",
@@ -88,7 +88,7 @@ def _status_lines(status: Status) -> list[str]:
     return lines
 
 
-def _no_problems(status: Status) -> str:
+def _no_problems(status: FolderStatus) -> str:
     if not status.templates:
         return "the index is empty: clients find no template here"
     return "all is well"
@@ -102,7 +102,7 @@ def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat()
 
 
-def _status_data(status: Status) -> dict[str, Any]:
+def _status_data(status: FolderStatus) -> dict[str, Any]:
     return {
         "version": 1,
         "templates": status.templates,

@@ -30,7 +30,7 @@ class KeyStatus:
 
 
 @dataclass(frozen=True)
-class Status:
+class FolderStatus:
     """The state of a published folder.
 
     Attributes:
@@ -59,7 +59,7 @@ def status_of(
     images: Path | None = None,
     within: timedelta,
     verify: bool = False,
-) -> Status:
+) -> FolderStatus:
     """Check a published folder; nothing is changed.
 
     Expiry times nearer than ``within`` are problems. Changes are those in the folder ``images``. With
@@ -78,7 +78,7 @@ def status_of(
         *_files(folder, index, on_event, verify=verify),
     ]
     problems += _deprecations(index, now)
-    return Status(
+    return FolderStatus(
         templates=len(index.entries),
         size=sum(file.size or 0 for entry in index.entries for file in disks_of(entry)),
         signed_at=signed.signed_at,

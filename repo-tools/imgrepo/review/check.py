@@ -56,7 +56,7 @@ _QUICK_LEVEL = 3
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedEntry:
     """An entry that was checked, and the result of each check."""
 
     name: str
@@ -75,11 +75,11 @@ class Checked:
 
 def check_entry(
     folder: EntryFolder, services: Services, options: ApplianceOptions, on_event: Reporter, *, quick: bool
-) -> Checked:
+) -> CheckedEntry:
     """Check an entry; with ``quick``, what an earlier check found in this image counts."""
     facts = FactCollector(folder, on_event)
     issues = {} if quick else _SlowFacts(facts, services, options, on_event).collect()
-    return Checked(folder.name, judge_entry(facts.facts(issues)))
+    return CheckedEntry(folder.name, judge_entry(facts.facts(issues)))
 
 
 def unmet(

@@ -54,7 +54,7 @@ class Template(enum.Enum):
     SAME = "a template of the same image"
 
 
-class Step(enum.Enum):
+class NextStep(enum.Enum):
     """Next steps other than meeting a requirement."""
 
     IMAGE = "put its image there"
@@ -97,7 +97,7 @@ class Judgement(NamedTuple):
 
     state: State
     remarks: tuple[str, ...]
-    next: Requirement | Step | None
+    next: Requirement | NextStep | None
 
 
 def judge(facts: StateFacts) -> Judgement:
@@ -147,15 +147,15 @@ def _unmet(facts: StateFacts, state: State) -> list[Requirement]:
     return [one for one in Requirement if one in wanted and one not in facts.met]
 
 
-def _next(facts: StateFacts, state: State) -> Requirement | Step | None:
+def _next(facts: StateFacts, state: State) -> Requirement | NextStep | None:
     if state is State.WITHDRAWN:
-        return Step.RESTORE
+        return NextStep.RESTORE
     if not facts.has_image:
-        return None if state is State.LIVE else Step.IMAGE
+        return None if state is State.LIVE else NextStep.IMAGE
     if state is State.LIVE and (facts.waits or not facts.new_metadata):
         return None
     unmet = _unmet(facts, state)
-    return unmet[0] if unmet else Step.PUBLISH
+    return unmet[0] if unmet else NextStep.PUBLISH
 
 
 FindUnmet = Callable[..., PybuilderError | None]
@@ -180,7 +180,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class ListRequest:
+class EntryListRequest:
     """A request for a list of entries.
 
     Attributes:
@@ -208,7 +208,7 @@ class _Served:
 
 
 def list_entries(
-    request: ListRequest,
+    request: EntryListRequest,
     services: Services,
     on_event: Reporter,
     find_unmet: FindUnmet = unmet,
@@ -224,7 +224,7 @@ def list_entries(
     )
 
 
-def _read_served(request: ListRequest, services: Services) -> _Served:
+def _read_served(request: EntryListRequest, services: Services) -> _Served:
     webroot = request.webroot
     if webroot is None:
         return _Served(None)
@@ -241,7 +241,7 @@ class _Lister:
 
     def __init__(
         self,
-        request: ListRequest,
+        request: EntryListRequest,
         served: _Served,
         now: datetime,
         reviewers: Reviewers | None,
@@ -315,16 +315,18 @@ class _Lister:
         same = last.fingerprint == image.fingerprint or last.sha512 == hash_image(image, self._report)
         return Template.SAME if same else Template.OTHER
 
-    def _hint(self, folder: EntryFolder, facts: StateFacts, step: Requirement | Step | None) -> str | None:
+    def _hint(
+        self, folder: EntryFolder, facts: StateFacts, step: Requirement | NextStep | None
+    ) -> str | None:
         if step is None:
             return None
         if isinstance(step, Requirement):
             issue = facts.issues.get(step)
             return None if issue is None else issue.hint
         library, webroot = _quoted(self._request.library), _quoted(self._request.webroot or "WEBROOT")
-        if step is Step.IMAGE:
+        if step is NextStep.IMAGE:
             return f"put its image there: {folder.path / folder.name}.qcow2"
-        if step is Step.RESTORE:
+        if step is NextStep.RESTORE:
             return f"undo that: pybuilder-repo withdraw --undo {webroot} {folder.name} -K KEY"
         when = f", on {facts.not_before:%Y-%m-%d %H:%M} UTC or later" if facts.waits else ""
         return f"publish it{when}: pybuilder-repo publish {library} -o {webroot} -K KEY"

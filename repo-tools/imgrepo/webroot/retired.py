@@ -39,7 +39,7 @@ class Retired:
 
 
 @dataclass(frozen=True)
-class _Record:
+class _RetiredFiles:
     files: dict[str, Moment]
 
 
@@ -148,13 +148,13 @@ def _delete(folder: Path, names: Iterable[str], on_event: Reporter) -> list[str]
 def _remember(path: Path, retired: Iterable[Retired]) -> None:
     files = {item.name: item.since for item in sorted(retired, key=lambda item: item.name)}
     if files != _remembered(path):
-        RecordFile(_Record, path.name).write(path.parent, _Record(files))
+        RecordFile(_RetiredFiles, path.name).write(path.parent, _RetiredFiles(files))
 
 
 def _remembered(path: Path) -> dict[str, datetime]:
     """Read the record; one that is missing or damaged only makes files stay longer."""
     try:
-        record = RecordFile(_Record, path.name).read(path.parent)
+        record = RecordFile(_RetiredFiles, path.name).read(path.parent)
     except RepositoryError:
         return {}
     return {} if record is None else record.files

@@ -42,7 +42,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class _State:
+class _PublishedImages:
     images: dict[str, Published]
 
 
@@ -51,7 +51,7 @@ class _Withdrawn:
     templates: Many[tuple[str, str]]
 
 
-_STATE = RecordFile(_State, STATE_NAME)
+_STATE = RecordFile(_PublishedImages, STATE_NAME)
 _WITHDRAWN = RecordFile(
     _Withdrawn,
     WITHDRAWN_NAME,
@@ -70,7 +70,7 @@ def read_state(folder: Path) -> dict[str, Published]:
 
 def write_state(folder: Path, images: Mapping[str, Published]) -> None:
     """Replace the record of the images of a folder."""
-    _STATE.write(folder, _State(dict(sorted(images.items()))))
+    _STATE.write(folder, _PublishedImages(dict(sorted(images.items()))))
 
 
 def withdrawn_templates(folder: Path) -> frozenset[tuple[str, str]]:

@@ -13,10 +13,10 @@ from imgbuilder.errors import RepositoryError
 from imgrepo.bootcheck import console
 from imgrepo.bootcheck.console import (
     LONGEST_LINE,
+    BootMarker,
     BootState,
     Lines,
     Log,
-    Marker,
     Watcher,
     concern_in,
     failure_in,
@@ -25,7 +25,7 @@ from tests.unit.imgrepo.bootcheck import consoles
 
 
 def watched(data: bytes, marker: str = "login:") -> Watcher:
-    watcher = Watcher(Marker(marker, where="[boot] marker"))
+    watcher = Watcher(BootMarker(marker, where="[boot] marker"))
     watcher.feed(data)
     watcher.pause()
     return watcher
@@ -96,7 +96,7 @@ def test_a_few_restarts_are_allowed() -> None:
 )  # fmt: skip
 def test_how_it_is_cut_into_pieces_makes_no_difference(data: bytes, cuts: list[int]) -> None:
     whole = watched(data)
-    pieces = Watcher(Marker("login:", where="test"))
+    pieces = Watcher(BootMarker("login:", where="test"))
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     for begin, end in itertools.pairwise(places):
         pieces.feed(data[begin:end])
@@ -187,7 +187,7 @@ def test_warnings_are_kept_once_and_limited() -> None:
 
 
 def test_a_marker_that_backtracks_without_end_is_stopped() -> None:
-    watcher = Watcher(Marker(r"(a|a)+(a|aa)+$", where="entry.toml: [boot] marker"))
+    watcher = Watcher(BootMarker(r"(a|a)+(a|aa)+$", where="entry.toml: [boot] marker"))
     with pytest.raises(RepositoryError) as caught:
         watcher.feed(b"a" * 4000 + b"b\n")
     assert "entry.toml" in str(caught.value)
@@ -196,12 +196,12 @@ def test_a_marker_that_backtracks_without_end_is_stopped() -> None:
 
 def test_an_invalid_expression_is_refused() -> None:
     with pytest.raises(RepositoryError, match="not a valid regular expression"):
-        Marker("(", where="--marker")
+        BootMarker("(", where="--marker")
 
 
 def test_many_lines_that_are_each_a_little_slow_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "_ALL_SLOW", 0.2)
-    marker = Marker(r"^(a|a)+$", where="[boot] marker")
+    marker = BootMarker(r"^(a|a)+$", where="[boot] marker")
     size = 4
     while True:  # find a line that is slow, but not too slow for one
         began = time.thread_time()

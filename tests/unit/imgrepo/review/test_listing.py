@@ -16,7 +16,7 @@ from imgrepo.cli.main import run
 from imgrepo.library.folder import EntryFolder
 from imgrepo.library.records import Verdict
 from imgrepo.review.check import unmet
-from imgrepo.review.listing import ListRequest, Row, State, list_entries
+from imgrepo.review.listing import EntryListRequest, Row, State, list_entries
 from imgrepo.review.results import Requirement
 from tests.unit.imgrepo.library.entries import TEXT, add, boot
 from tests.unit.imgrepo.repository import Repository, image
@@ -31,7 +31,7 @@ class Listing:
         self.find_unmet = unmet_with_title
 
     def row(self, name: str = "demo", *, required: frozenset[Requirement] = frozenset()) -> Row:
-        request = ListRequest(self._repository.images, (name,), self._repository.web, required)
+        request = EntryListRequest(self._repository.images, (name,), self._repository.web, required)
         (row,) = list_entries(request, self._repository.services(), self.events.append, self.find_unmet)
         return row
 
@@ -288,7 +288,7 @@ def test_listing_writes_nothing(repository: Repository, listing: Listing) -> Non
 
 def test_by_default_requirements_are_checked_as_by_publish(repository: Repository) -> None:
     boot(add(repository))
-    request = ListRequest(repository.images)
+    request = EntryListRequest(repository.images)
     (row,) = list_entries(request, repository.services(), ignore)
     assert row.judgement is not None
     assert row.judgement.state is State.BOOTED

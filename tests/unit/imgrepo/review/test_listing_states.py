@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgrepo.review.listing import State, StateFacts, Step, Template, judge
+from imgrepo.review.listing import NextStep, State, StateFacts, Template, judge
 from imgrepo.review.results import Issue, Requirement, Status
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -18,6 +18,7 @@ LATER = datetime(2026, 12, 1, tzinfo=UTC)
 BEFORE = datetime(2026, 11, 1, tzinfo=UTC)
 C, B, S = Requirement.CHECKED, Requirement.BOOTED, Requirement.SIGNED
 ORDER = list(State)
+ALL = frozenset(Requirement)
 
 
 def missing(*requirements: Requirement) -> dict[Requirement, Issue]:
@@ -40,10 +41,10 @@ def progress(*met: Requirement, unmet: dict[Requirement, Issue] | None = None, *
         (progress(), State.DRAFT, C),
         (progress(C), State.CHECKED, B),
         (progress(C, B), State.BOOTED, S),
-        (progress(C, B, S), State.SIGNED, Step.PUBLISH),
+        (progress(C, B, S), State.SIGNED, NextStep.PUBLISH),
         # A library without reviewers, or without a machine to boot on: what is not looked at is not missing.
-        (progress(C, B, unmet={}), State.BOOTED, Step.PUBLISH),
-        (progress(C, unmet={}), State.CHECKED, Step.PUBLISH),
+        (progress(C, B, unmet={}), State.BOOTED, NextStep.PUBLISH),
+        (progress(C, unmet={}), State.CHECKED, NextStep.PUBLISH),
         (progress(unmet=missing(B)), State.DRAFT, B),
         # No proof implies another (ADR 0035).
         (progress(B), State.BOOTED, C),
@@ -55,31 +56,31 @@ def progress(*met: Requirement, unmet: dict[Requirement, Issue] | None = None, *
         (progress(C, not_before=LATER), State.SCHEDULED, B),
         (progress(C, not_before=LATER, required=frozenset({B})), State.CHECKED, B),
         (progress(C, B, not_before=LATER, required=frozenset({B})), State.SCHEDULED, S),
-        (progress(C, B, S, not_before=LATER, required=frozenset(Requirement)), State.SCHEDULED, Step.PUBLISH),
-        (progress(C, B, S, not_before=BEFORE), State.SIGNED, Step.PUBLISH),
-        (progress(C, B, S, not_before=NOW), State.SIGNED, Step.PUBLISH),
+        (progress(C, B, S, not_before=LATER, required=ALL), State.SCHEDULED, NextStep.PUBLISH),
+        (progress(C, B, S, not_before=BEFORE), State.SIGNED, NextStep.PUBLISH),
+        (progress(C, B, S, not_before=NOW), State.SIGNED, NextStep.PUBLISH),
         (progress(C, B, unmet={}, required=frozenset({S}), not_before=LATER), State.BOOTED, S),
         # What the index says.
         (progress(template=Template.SAME), State.LIVE, None),
         (progress(template=Template.SAME, withdrawn=True), State.LIVE, None),
         (progress(template=Template.SAME, not_before=LATER, new_metadata=True), State.LIVE, None),
-        (progress(template=Template.SAME, new_metadata=True), State.LIVE, Step.PUBLISH),
+        (progress(template=Template.SAME, new_metadata=True), State.LIVE, NextStep.PUBLISH),
         (progress(template=Template.SAME, new_metadata=True, required=frozenset({B})), State.LIVE, B),
         (progress(template=Template.OTHER), State.DRAFT, C),
-        (progress(C, B, S, template=Template.OTHER), State.SIGNED, Step.PUBLISH),
-        (progress(C, B, S, template=Template.UNSURE), State.SIGNED, Step.PUBLISH),
-        (progress(C, B, S, template=Template.NONE), State.SIGNED, Step.PUBLISH),
-        (progress(C, B, S, withdrawn=True), State.WITHDRAWN, Step.RESTORE),
-        (progress(C, B, S, withdrawn=True, template=Template.OTHER), State.WITHDRAWN, Step.RESTORE),
+        (progress(C, B, S, template=Template.OTHER), State.SIGNED, NextStep.PUBLISH),
+        (progress(C, B, S, template=Template.UNSURE), State.SIGNED, NextStep.PUBLISH),
+        (progress(C, B, S, template=Template.NONE), State.SIGNED, NextStep.PUBLISH),
+        (progress(C, B, S, withdrawn=True), State.WITHDRAWN, NextStep.RESTORE),
+        (progress(C, B, S, withdrawn=True, template=Template.OTHER), State.WITHDRAWN, NextStep.RESTORE),
         # Without an image.
-        (progress(unmet={}, has_image=False), State.DRAFT, Step.IMAGE),
-        (progress(unmet={}, has_image=False, not_before=LATER), State.DRAFT, Step.IMAGE),
+        (progress(unmet={}, has_image=False), State.DRAFT, NextStep.IMAGE),
+        (progress(unmet={}, has_image=False, not_before=LATER), State.DRAFT, NextStep.IMAGE),
         (progress(unmet={}, has_image=False, template=Template.SAME), State.LIVE, None),
-        (progress(unmet={}, has_image=False, withdrawn=True), State.WITHDRAWN, Step.RESTORE),
+        (progress(unmet={}, has_image=False, withdrawn=True), State.WITHDRAWN, NextStep.RESTORE),
     ],
 )
 def test_the_state_and_what_comes_next(
-    known: StateFacts, state: State, step: Requirement | Step | None
+    known: StateFacts, state: State, step: Requirement | NextStep | None
 ) -> None:
     found = judge(known)
     assert (found.state, found.next) == (state, step)
@@ -142,9 +143,9 @@ def test_the_rules_hold_for_all_facts() -> None:
         if known.template is Template.SAME:
             assert found.state is State.LIVE
         elif known.withdrawn:
-            assert (found.state, found.next) == (State.WITHDRAWN, Step.RESTORE)
+            assert (found.state, found.next) == (State.WITHDRAWN, NextStep.RESTORE)
         elif not known.has_image:
-            assert (found.state, found.next) == (State.DRAFT, Step.IMAGE)
+            assert (found.state, found.next) == (State.DRAFT, NextStep.IMAGE)
         elif found.state is State.SCHEDULED:
             assert known.waits
             assert {*known.met} >= {C} | known.required
@@ -155,7 +156,7 @@ def test_the_rules_hold_for_all_facts() -> None:
             assert found.state is State.DRAFT
         # Nothing is asked for twice, and publishing only when nothing that is required is missing.
         assert not isinstance(found.next, Requirement) or found.next not in known.met
-        if found.next is Step.PUBLISH:
+        if found.next is NextStep.PUBLISH:
             assert {*known.met} >= known.required
         assert len(set(found.remarks)) == len(found.remarks)
 
