@@ -149,7 +149,9 @@ class GetoptGroup(GetoptCommand, click.Group):
         if at is None:
             return super().parse_args(ctx, args)
         click.Command.parse_args(self, ctx, ["--"])  # all defaults
-        ctx._protected_args, ctx.args = [args[at]], [*args[:at], *args[at + 1 :]]  # noqa: SLF001 - as Group does
+        # What Group.parse_args() sets; before click 8.2 its name had no underscore.
+        setattr(ctx, "protected_args" if "protected_args" in vars(ctx) else "_protected_args", [args[at]])
+        ctx.args = [*args[:at], *args[at + 1 :]]
         return ctx.args
 
     def _verb_at(self, ctx: click.Context, args: list[str]) -> int | None:

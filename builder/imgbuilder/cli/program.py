@@ -14,6 +14,11 @@ from imgbuilder.terminal.boundary import run_command
 from imgbuilder.terminal.configuration import apply_configuration
 from imgbuilder.terminal.console import ConsoleReporter
 
+_NO_ARGUMENTS: tuple[type[click.UsageError], ...] = (
+    # Before click 8.2, as in Debian 12 and 13, a group without a verb prints its help and succeeds.
+    (click.exceptions.NoArgsIsHelpError,) if hasattr(click.exceptions, "NoArgsIsHelpError") else ()
+)
+
 
 class Tools(NamedTuple):
     """The object of click's context in the client's programs."""
@@ -70,7 +75,7 @@ def run_program(
         try:
             # Without standalone mode, click returns the code of ctx.exit() instead of raising it.
             return command.main(list(arguments), prog_name=command.name, standalone_mode=False, obj=obj)
-        except click.exceptions.NoArgsIsHelpError as error:
+        except _NO_ARGUMENTS as error:
             click.echo(error.format_message(), err=True)
             return UsageError.exit_code
         except click.NoSuchOption as error:

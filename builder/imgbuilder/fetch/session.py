@@ -142,7 +142,10 @@ class Response:
         self._timer.progress()
         cut = None
         try:
-            piece = self._body.read1(count, decode_content=False)
+            if hasattr(self._body, "read1"):
+                piece = self._body.read1(count, decode_content=False)
+            else:  # before urllib3 2.1, as in Debian 12: its read() would lose what came before a stall
+                piece = self._body._fp.read1(count)  # type: ignore[attr-defined]  # noqa: SLF001
         except _FOREIGN as error:
             cut = self._cut(error)
         if cut is None and self._timer.fired:
@@ -292,7 +295,7 @@ def _explain(
         return f"{url}: the server took longer than {seconds} to answer", hint
     if isinstance(error, requests.ConnectTimeout):
         return f"{url}: no connection within {limits.connect:.0f} seconds", hint
-    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
         return f"{url}: nothing came for {seconds}", hint
     if isinstance(error, requests.exceptions.InvalidSchema) and through.lower().startswith("socks"):
         return (

@@ -16,6 +16,8 @@ from imgbuilder.events import Reporter, ignore, info
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from filelock import BaseFileLock
+
 _POLL = 0.1
 """Seconds between two attempts; a signal ends the wait at once."""
 _HELD = r"[0-9]+: FLOCK +\S+ +\S+ +([0-9]+) ([0-9a-f]+):([0-9a-f]+):([0-9]+) "
@@ -47,12 +49,23 @@ def _waiting(purpose: str, status: os.stat_result) -> str:
     return f"waiting for {f'pid {pids}, ' if pids else ''}another pybuilder that {purpose}"
 
 
+def _file_lock(path: Path) -> BaseFileLock:
+    """Return the lock of a file that only its owner may open."""
+    from filelock import FileLock  # late: listings need no locks
+
+    try:
+        return FileLock(path, mode=0o600)
+    except TypeError:  # before filelock 3.10, as in Debian 12: the mode of a file that is there stays
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        return FileLock(path)
+
+
 @contextlib.contextmanager
 def exclusive_if_free(path: Path) -> Iterator[bool]:
     """Hold a lock file, or yield False if another process holds it."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout  # late: listings need no locks
 
-    lock = FileLock(path, mode=0o600)
+    lock = _file_lock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -67,9 +80,9 @@ def exclusive_if_free(path: Path) -> Iterator[bool]:
 @contextlib.contextmanager
 def exclusive(path: Path, purpose: str, on_event: Reporter = ignore) -> Iterator[None]:
     """Hold a lock file, which is made if needed and stays."""
-    from filelock import FileLock, Timeout  # late: listings need no locks
+    from filelock import Timeout  # late, as above
 
-    lock = FileLock(path, mode=0o600)
+    lock = _file_lock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -44,7 +44,7 @@ _FLAGS = {"-no-user-config", "-nodefaults", "-no-reboot", "-no-hpet"}
 _OPTIONS = {
     "-global": r".*",
     "-display": r"none",
-    "-machine": r"accel=(tcg|kvm|kvm:tcg)(,graphics=off)?",
+    "-machine": r"(q35,)?accel=(tcg|kvm|kvm:tcg)(,graphics=off)?",  # q35 since libguestfs 1.50
     "-cpu": r"[\w,=+-]+",
     "-m": r"\d+",
     "-rtc": r"driftfix=slew",

@@ -125,7 +125,7 @@ def test_five_times_with_growing_pauses_then_kept_for_the_next_run(cache: Templa
     waits: list[float] = []
     cuts = [[honest(BODY, upto=kept)] for kept in (1, 2, 3, 4, 5, 6)]
     with FaultServer(*cuts, [honest(BODY)]) as server:
-        with pytest.raises(FetchError, match="ended before the file did"):
+        with pytest.raises(FetchError, match=r"ended (before the file did|after 6 of 10240 bytes)"):
             get(cache, server, limits=Limits(timeout=10, backoff=0.5), waits=waits)
         assert waits == [0.5, 1.0, 2.0, 4.0, 8.0]
         assert leftovers(cache) == [SHA, f"{SHA}.json"]
