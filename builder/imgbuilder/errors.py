@@ -49,42 +49,15 @@ from imgindex.errors import (
 )
 
 __all__ = [
-    "ApplianceError",
-    "ApplianceSilentError",
-    "BadSignatureError",
-    "ClockError",
-    "ConflictingIndexError",
-    "DigestMismatchError",
-    "DiskError",
-    "ExpiredIndexError",
-    "FetchError",
-    "FileMissingError",
-    "FutureIndexError",
-    "GuestCallError",
-    "GuestError",
-    "IndexSyntaxError",
-    "NoAnswerError",
-    "NotSignedError",
-    "NotYetError",
-    "OfflineError",
-    "OperationError",
-    "ProgramKilledError",
-    "PybuilderError",
-    "RepositoryError",
-    "RolledBackError",
-    "SignatureLostError",
-    "SigningError",
-    "SourceStateError",
-    "StaleIndexError",
-    "ToolError",
-    "TransferCutError",
-    "TrustError",
-    "UnfitError",
-    "UsageError",
-    "WorkspaceError",
-    "WrongKeyError",
+    "ApplianceError", "ApplianceSilentError", "BadSignatureError", "ClockError",
+    "ConflictingIndexError", "DigestMismatchError", "DiskError", "ExpiredIndexError", "FetchError",
+    "FileMissingError", "FutureIndexError", "GuestCallError", "GuestError", "IndexSyntaxError",
+    "NoAnswerError", "NotSignedError", "NotYetError", "OfflineError", "OperationError",
+    "ProgramKilledError", "PybuilderError", "RepositoryError", "RolledBackError",
+    "SignatureLostError", "SigningError", "SourceStateError", "StaleIndexError", "ToolError",
+    "TransferCutError", "TrustError", "UnfitError", "UsageError", "WorkspaceError", "WrongKeyError",
     "WrongSizeError",
-]
+]  # fmt: skip
 
 
 class FetchError(PybuilderError):
@@ -152,13 +125,7 @@ class ApplianceSilentError(ApplianceError):
 
 
 class GuestCallError(GuestError):
-    """One request to the appliance failed.
-
-    Args:
-        message: The error message of the appliance.
-        errno_name: Name of the system error such as ``ENOENT``; empty when there is none.
-        hint: The next step.
-    """
+    """One request to the appliance failed; ``errno_name`` is that of a system error, such as ``ENOENT``."""
 
     def __init__(self, message: str, *, errno_name: str = "", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

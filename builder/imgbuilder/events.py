@@ -28,17 +28,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Progress:
-    """Bytes moved so far in the running transfer.
-
-    Attributes:
-        label: What is being moved, short enough for a progress bar.
-        done: Bytes so far.
-        total: Bytes in all; None when unknown.
-    """
+    """Bytes moved so far in the running transfer."""
 
     label: str
+    """Name of the transfer, short enough for a progress bar."""
     done: int
+    """Bytes so far."""
     total: int | None
+    """Bytes in all; None when unknown."""
 
 
 @dataclass(frozen=True)

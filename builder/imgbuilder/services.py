@@ -72,11 +72,7 @@ def _no_shell(guest: Guest, context: GuestContext, error: OperationError) -> boo
 
 @dataclass(frozen=True)
 class Settings:
-    """The sources and the cache that a command line names.
-
-    Attributes:
-        gpg: The gpg that has the user's keyring, and options for it.
-    """
+    """The sources and the cache that a command line names."""
 
     sources: Sequence[str] = ()
     fingerprints: Sequence[str] = ()
@@ -86,6 +82,7 @@ class Settings:
     cache_size: int | None = None
     offline: bool = False
     gpg: Sequence[str] = ("gpg",)
+    """The gpg that has the user's keyring, and options for it."""
 
     def __post_init__(self) -> None:
         hide_in(self, "sources")
@@ -154,21 +151,18 @@ def _now() -> datetime:
 
 @dataclass(frozen=True)
 class Services:
-    """The ports of a build.
-
-    Attributes:
-        verifier: Makes what judges signatures, when it is needed.
-        guest_shell: Lets the user look into a guest whose customization failed.
-        clock: Returns the time in UTC, by which the age of indexes is judged.
-    """
+    """The ports of a build."""
 
     settings: Settings
     fetcher: Fetcher = field(default_factory=SourceFetcher)
     verifier: Callable[[], Verifier] = _system_verifier
+    """Makes what judges signatures, when it is needed."""
     open_appliance: ApplianceOpener = _open_appliance
     open_hostside: HostsideOpener = _open_hostside
     guest_shell: GuestShell = _no_shell
+    """Lets the user look into a guest whose customization failed."""
     clock: Callable[[], datetime] = _now
+    """Returns the time in UTC, by which the age of indexes is judged."""
 
     def __post_init__(self) -> None:
         if self.settings.offline:
@@ -209,12 +203,7 @@ class Services:
         )
 
     def catalog(self, on_event: Reporter, *, until: tuple[str, str] | None = None) -> Catalog:
-        """Fetch, verify and read the indexes of the sources.
-
-        Args:
-            on_event: Reports sources that are left out.
-            until: Name and architecture of a template that ends the search; None for all sources.
-        """
+        """Fetch, verify and read the indexes of the sources, up to the one with the template ``until``."""
         loader = self.loader(on_event)
         found = self.settings.all_sources(on_event)
         unused = len(found.problems) + len(found.disabled)

@@ -22,6 +22,22 @@ class Ran:
         self.code = cli.run(words, self.make_services)
         self.out, self.err = capture.readouterr()
 
+    def good(self) -> Ran:
+        """Check that it succeeded."""
+        assert self.code == 0, self.err
+        return self
+
+    def failed(self, code: int, *words: str) -> Ran:
+        """Check its exit code, and that its error has these words."""
+        assert self.code == code, self.err
+        for text in words:
+            assert text in self.err
+        return self
+
+
+Command = Callable[..., Ran]
+"""``pybuilder`` as a function of its words."""
+
 
 def use_appliances(patch: pytest.MonkeyPatch, appliances: FakeAppliances) -> None:
     """Let the commands of a test start these appliances."""

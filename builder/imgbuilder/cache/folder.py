@@ -41,11 +41,7 @@ SUFFIX = ".json"
 
 
 def open_own(path: Path) -> int | None:
-    """Open a file of the cache for reading, or refuse it (``docs/threat-model.md`` C14).
-
-    Returns:
-        Its descriptor, or None when there is no such file.
-    """
+    """Open a file of the cache, or refuse it (``docs/threat-model.md`` C14); None if it is missing."""
     try:
         descriptor = open_regular(path, os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -108,6 +104,12 @@ def read_record(path: Path) -> dict[str, object] | None:
         return read_json(record_path(path), version=_VERSION, limit=_LARGEST, private=True)
     except (OSError, ValueError):
         return None
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file of the cache and its record, if they exist."""
+    record_path(path).unlink(missing_ok=True)  # first: it must never describe other bytes
+    path.unlink(missing_ok=True)
 
 
 def has_content(path: Path, descriptor: int) -> bool:
@@ -173,14 +175,10 @@ class CacheFolder:
     def delete(
         self, on_event: Reporter = ignore, *, limit: float = 10.0, check: Callable[[], None] = lambda: None
     ) -> bool:
-        """Remove the cache's files, and the folder itself if nothing else is in it.
+        """Remove the cache's files, and the folder if nothing else is in it; return whether there was one.
 
-        A folder that is not a cache is left alone.
-
-        ``check`` is called when no process uses the cache; it raises an error to leave the cache as it is.
-
-        Returns:
-            Whether there was a cache.
+        A folder that is not a cache is left alone. ``check`` is called when no process uses the cache; it
+        raises an error to leave the cache as it is.
         """
         try:
             self._check_owner()

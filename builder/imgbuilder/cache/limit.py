@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imgbuilder.appliance.instant.store import KeptState, StateStore, state_folder
-from imgbuilder.cache.folder import CacheFolder, has_content, is_digest, open_own, read_record, record_path
+from imgbuilder.cache.folder import (
+    CacheFolder,
+    has_content,
+    is_digest,
+    open_own,
+    read_record,
+    record_path,
+    remove_file,
+)
 from imgbuilder.cache.links import links_of
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.events import Reporter, Step, ignore, warn
@@ -31,18 +39,15 @@ _SHARE = 4
 
 @dataclass(frozen=True)
 class Kept:
-    """A file of the cache.
-
-    Attributes:
-        digest: SHA-512 of the template that it belongs to.
-        size: Bytes that it uses on disk.
-        used: Time of its last use, in nanoseconds since 1970.
-    """
+    """A file of the cache."""
 
     path: Path
     digest: str
+    """SHA-512 of the template that it belongs to."""
     size: int
+    """Bytes that it uses on disk."""
     used: int
+    """Time of its last use, in nanoseconds since 1970."""
 
     @property
     def name(self) -> str:
@@ -174,12 +179,6 @@ def _remove_unused(folder: CacheFolder, item: Kept) -> bool:
                 except OSError:
                     return False
             return unused
-
-
-def remove_file(path: Path) -> None:
-    """Remove a file of the cache and its record, if they exist."""
-    record_path(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
 
 
 class Verified(NamedTuple):

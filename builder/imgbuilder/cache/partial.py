@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgbuilder.cache.folder import read_record, record_path, store_record
+from imgbuilder.cache.folder import read_record, record_path, remove_file, store_record
 from imgbuilder.errors import WorkspaceError
 from imgbuilder.host.hashing import HashingFile
 from imgbuilder.host.workspace import is_full
@@ -81,6 +81,10 @@ class PartialFile(HashingFile):
         if validator:
             store_record(self.path, {"url": self._url, "validator": validator})
 
+    def discard(self) -> None:
+        """Remove the file and its record, if they exist."""
+        remove_file(self.path)
+
     def splice(self) -> None:
         """Record that the bytes that follow come from a different response."""
         self.spliced = True
@@ -91,11 +95,7 @@ def partial_file(path: Path, url: str = "") -> Iterator[PartialFile]:
     """Open the partial file of a template, or start one.
 
     However the block is left, the file stays if the next run could continue it and the disk is not full;
-    otherwise it is removed. The block may publish it, which takes it away.
-
-    Args:
-        path: Its path.
-        url: The address of its bytes, without user information; ``continue_from`` can set it later.
+    otherwise it is removed. The block may publish it, which takes it away. ``url`` has no user information.
     """
     descriptor = _open(path)
     kept = False
@@ -108,13 +108,7 @@ def partial_file(path: Path, url: str = "") -> Iterator[PartialFile]:
     finally:
         os.close(descriptor)
         if not kept:
-            discard(path)
-
-
-def discard(path: Path) -> None:
-    """Remove a partial file and its record, if they exist."""
-    record_path(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+            remove_file(path)
 
 
 def _open(path: Path) -> int:
@@ -124,6 +118,6 @@ def _open(path: Path) -> int:
         if stat.S_ISDIR(status.st_mode):
             raise WorkspaceError(f"{path} is a folder", hint=f"look at it, then remove {path}")
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != os.geteuid():
-            discard(path)
+            remove_file(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     return os.open(path, flags, 0o600)

@@ -26,16 +26,8 @@ from pathlib import Path
 
 from imgbuilder.appliance.instant.store import StateStore, state_folder
 from imgbuilder.cache.disks import Disks
-from imgbuilder.cache.folder import CacheFolder
-from imgbuilder.cache.limit import (
-    Verified,
-    default_limit,
-    free_space,
-    kept_files,
-    remove_file,
-    shrink,
-    verify,
-)
+from imgbuilder.cache.folder import CacheFolder, remove_file
+from imgbuilder.cache.limit import Verified, default_limit, free_space, kept_files, shrink, verify
 from imgbuilder.cache.links import Link, add_link, all_links, remove_link
 from imgbuilder.cache.templates import Templates, digest_of, files_of, usable
 from imgbuilder.cache.unpack import Unpacker

@@ -13,9 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from imgbuilder.cache.folder import CacheFolder, is_unchanged, open_own, touch_record, write_record
-from imgbuilder.cache.limit import remove_file
-from imgbuilder.cache.partial import PartialFile, discard, partial_file
+from imgbuilder.cache.folder import (
+    CacheFolder,
+    is_unchanged,
+    open_own,
+    remove_file,
+    touch_record,
+    write_record,
+)
+from imgbuilder.cache.partial import PartialFile, partial_file
 from imgbuilder.catalog.catalog import Selection
 from imgbuilder.errors import DigestMismatchError, FetchError, OfflineError, WorkspaceError
 from imgbuilder.events import Reporter, Step, info, warn
@@ -115,7 +121,7 @@ class Templates:
         for path in (root / "templates" / digest for root in self._shared):
             # Not Path.is_file: it fails where a folder above is closed to us.
             if os.path.isfile(path) and self._copy(selection, path, on_event):  # noqa: PTH113
-                discard(self._folder.partial / digest)
+                remove_file(self._folder.partial / digest)
                 return digest
         *mirrors, last = _addresses(selection)
         with partial_file(self._folder.partial / digest) as part:
@@ -145,7 +151,7 @@ class Templates:
             if part.resumable:
                 error.hint = "run the command again: the download continues where it was stopped"
             raise
-        discard(part.path)  # its record
+        part.discard()  # its record
 
     def _copy(self, selection: Selection, path: Path, on_event: Reporter) -> bool:
         """Copy a template from another cache; return False if that failed.

@@ -61,16 +61,8 @@ def unpack(
 ) -> str:
     """Unpack a template file to a sparse disk image of the format that the index promises.
 
-    Args:
-        source: The template file, open for reading; its digest has been checked.
-        destination: The new image: a file that is empty or does not exist. Removed if unpacking fails.
-            Not synced.
-        entry: Its entry in the signed index.
-        on_event: Called with progress events, in bytes of the output.
-        where: Name of the template, for messages.
-
-    Returns:
-        The content digest of the image, see ``ContentDigest``.
+    The digest of ``source`` was checked. ``destination`` is an empty file or does not exist; it is removed if
+    unpacking fails, and not synced. Progress is in bytes of the output. The result is its ``ContentDigest``.
     """
     head = os.pread(source.fileno(), 512, 0)
     packing = packing_of(head)
@@ -232,11 +224,7 @@ class FrameError(Exception):
 
 
 def check_frames(file: BinaryIO) -> None:
-    """Walk over all frames of an open file, whose position is not used.
-
-    Raises:
-        FrameError: It is cut off, or contains something other than zstd frames.
-    """
+    """Walk over an open file, whose position is not used; raise ``FrameError`` unless all is zstd frames."""
     with io.FileIO(os.dup(file.fileno())) as raw, io.BufferedReader(raw) as reader:
         size = os.fstat(raw.fileno()).st_size
         reader.seek(0)

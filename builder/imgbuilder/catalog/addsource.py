@@ -22,16 +22,13 @@ _FINGERPRINT = re.compile(r"(?:0[xX])?[0-9A-Fa-f]{8,}")
 
 @dataclass(frozen=True)
 class NewSource:
-    """A source to configure.
-
-    Attributes:
-        source: The content of the configuration, with the key where the user has it.
-        key_path: The copy of the key file; None for a key of the user's keyring.
-    """
+    """A source to configure."""
 
     source: Source
+    """The content of the configuration, with the key where the user has it."""
     path: Path
     key_path: Path | None
+    """The copy of the key file; None for a key of the user's keyring."""
 
 
 def new_source(name: str, uri: str, key: str | None, only: Iterable[str], folder: Path) -> NewSource:

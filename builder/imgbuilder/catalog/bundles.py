@@ -32,11 +32,7 @@ class BundledTemplate:
 
 
 def bundled_key(path: Path, fingerprint: str) -> TrustedKeys | None:
-    """Find a key in a bundle; the user names it by its full fingerprint.
-
-    Returns:
-        None when it is not a bundle, or the key is not in it.
-    """
+    """Find a key in a bundle by its full fingerprint; None when there is no bundle or no such key."""
     from imgindex.gpg import trusted_keys_from_file
 
     found = inside(path)
@@ -71,11 +67,7 @@ def write_bundle(
     templates: Sequence[BundledTemplate],
     on_event: Reporter = ignore,
 ) -> int:
-    """Make a bundle, whole or not at all, in place of any earlier file of that name.
-
-    Returns:
-        Its size in bytes.
-    """
+    """Make a bundle, whole or not at all, in place of any file of that name; return its size in bytes."""
     check_name(path)
     for packed in templates:
         if packed.name in _RESERVED:

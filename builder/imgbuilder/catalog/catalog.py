@@ -35,15 +35,12 @@ class Offer(NamedTuple):
 
 
 class FailedSource(NamedTuple):
-    """A source that is left out.
-
-    Attributes:
-        position: Number of usable sources before it.
-    """
+    """A source that is left out."""
 
     source: Source
     error: PybuilderError
     position: int = 0
+    """Number of usable sources before it."""
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,11 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from imgbuilder.catalog.sources import SourceFormat, trusted_keys
 from imgbuilder.catalog.state import forget_command
-from imgbuilder.errors import (
-    FetchError,
-    OfflineError,
-    PybuilderError,
-    SignatureLostError,
-    TrustError,
-)
+from imgbuilder.errors import FetchError, OfflineError, PybuilderError, SignatureLostError, TrustError
 from imgbuilder.events import Reporter, debug, ignore, warn
 from imgbuilder.fetch.transfer import Download
 from imgbuilder.fetch.urls import local_path
+from imgbuilder.sizes import counted
 from imgindex.accept import AcceptPolicy, Parse, accept, show
 from imgindex.clearsign import unverified_text
 from imgindex.model import Index
@@ -49,15 +44,12 @@ _MOST_WARNINGS = 10
 
 @dataclass(frozen=True)
 class LoadedSource:
-    """A source whose index was accepted.
-
-    Attributes:
-        signed: The verified text, its signer and time; None for a source that is not checked.
-    """
+    """A source whose index was accepted."""
 
     source: Source
     index: Index
     signed: VerifiedText | None
+    """The verified text, its signer and time; None for a source that is not checked."""
 
 
 _T = TypeVar("_T")
@@ -102,11 +94,8 @@ class Loader(NamedTuple):
             found = self._document(source, parse_usable)
             loaded = LoadedSource(found.source, found.content, found.signed)
         if loaded.signed is None:
-            why = (
-                "its configuration has unsigned=yes"
-                if source.unsigned
-                else "signature checks are switched off"
-            )
+            off = "signature checks are switched off"
+            why = "its configuration has unsigned=yes" if source.unsigned else off
             warn(self.on_event, f"source {source.name}: the origin of these templates is not verified: {why}")
         refused = loaded.index.refused
         for item in refused[:_MOST_WARNINGS]:
@@ -283,6 +272,5 @@ def age(time: timedelta) -> str:
         (timedelta(minutes=1), "minute"),
     ):
         if time >= size:
-            count = time // size
-            return f"1 {unit}" if count == 1 else f"{count} {unit}s"
+            return counted(time // size, unit)
     return "less than a minute"

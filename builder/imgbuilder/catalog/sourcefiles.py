@@ -38,17 +38,14 @@ _DAYS = re.compile(r"[1-9][0-9]{0,4}")
 
 @dataclass(frozen=True)
 class SourcesResult:
-    """The content of the configuration files.
-
-    Attributes:
-        sources: Usable sources, the most important first.
-        problems: Reasons why others are not used; each names its file, and the line if there is one.
-        disabled: Name and file of each source that is switched off.
-    """
+    """The content of the configuration files."""
 
     sources: tuple[Source, ...]
+    """Usable sources, the most important first."""
     problems: tuple[PybuilderError, ...]
+    """Reasons why others are not used; each names its file, and the line if there is one."""
     disabled: tuple[tuple[str, Path], ...] = ()
+    """Name and file of each source that is switched off."""
 
 
 def read_sources(dirs: Iterable[Path], *, check: bool = True) -> SourcesResult:

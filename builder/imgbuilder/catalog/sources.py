@@ -155,10 +155,7 @@ def sources_from_command_line(
 ) -> tuple[Source, ...]:
     """Make the sources of ``--source`` and ``--fingerprint`` options (``docs/compatibility.md``).
 
-    Args:
-        urls: The sources in order.
-        keys: One fingerprint for all of them, or one for each by position.
-        check: Signatures are checked; if not, fingerprints are ignored.
+    One fingerprint is for all of them, several belong to them by position. Without checks, none counts.
     """
     for url in urls:
         check_uri(url)

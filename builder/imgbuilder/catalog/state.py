@@ -52,14 +52,11 @@ _RENEWAL = timedelta(days=1)
 
 
 class SourceStates(NamedTuple):
-    """The records of all sources.
-
-    Attributes:
-        writable: False if nothing can be written there: existing records count, and none is added.
-    """
+    """The records of all sources."""
 
     folder: Path
     writable: bool = True
+    """False if nothing can be written there: existing records count, and none is added."""
 
     def read(self, uri: str) -> Accepted | None:
         """Return the record of a source; None when it was never accepted."""

@@ -78,11 +78,7 @@ def delete_cache(call: Call) -> None:
 
 
 def cache_all(call: Call) -> int:
-    """Download the templates of all sources, including hidden ones.
-
-    Returns:
-        The exit code: 0, or the worst code of the templates that could not be had.
-    """
+    """Download the templates of all sources, including hidden ones; return the worst exit code of all."""
     call.no_name()
     services, reporter = call.services, call.reporter
     codes = []

@@ -30,19 +30,16 @@ STYLES = ("short", "long", "json", "full")
 
 
 class ListRequest(NamedTuple):
-    """A request for a list.
-
-    Attributes:
-        name: The only template, or a shell pattern; None for all.
-        arch: The architecture of ``name``.
-        style: One of ``STYLES``.
-        word: A word that the templates must have somewhere; None for all.
-    """
+    """A request for a list."""
 
     name: str | None
+    """The only template, or a shell pattern; None for all."""
     arch: str
+    """The architecture of ``name``."""
     style: str
+    """One of ``STYLES``."""
     word: str | None = None
+    """A word that the templates must have somewhere; None for all."""
 
 
 class PlainList(NamedTuple):

@@ -93,8 +93,7 @@ def proposals(metavar: str, incomplete: str) -> list[CompletionItem]:
 class GetoptCommand(click.Command):
     """A command that reads options as a program of virt-builder's family does.
 
-    Args:
-        theirs: The names of that program's options, release by release.
+    ``theirs`` are the names of that program's options, release by release.
     """
 
     def __init__(self, *args: Any, theirs: Sequence[Collection[str]] = (), **attributes: Any) -> None:
@@ -321,18 +320,24 @@ def _long_name(
     if word == "-h" and "h" not in shorts and "help" in options:
         return "help"  # virt-builder calls it ambiguous
     typed = word.lstrip("-").partition("=")[0]
-    double = word.startswith("--")
-    if typed in options and (double or len(typed) > 1):
+    if not word.startswith("--"):
+        if typed in options and len(typed) > 1:
+            return typed
+        if typed[:1] in shorts:
+            return None
+    elif typed in options:
         return typed
-    if not double and typed[:1] in shorts:
-        return None
-    matches = sorted(name for name in options if name.startswith(typed))
-    for names in preferred:
-        known = [name for name in matches if name in names]
-        if len([name for name in names if name.startswith(typed)]) == len(known) == 1:
-            return known[0]
-    if len(matches) == 1:
-        return matches[0]
+    return _completed(word, typed, options, preferred)
+
+
+def _completed(
+    word: str, typed: str, options: Collection[str], preferred: Sequence[Collection[str]]
+) -> str | None:
+    """Return the only name that begins with what was typed; None when there is none."""
+    for names in (*preferred, options):
+        matches = sorted(name for name in names if name.startswith(typed))
+        if len(matches) == 1 and matches[0] in options:
+            return matches[0]
     if matches:
         shown = ", ".join(f"--{name}" for name in matches)
         raise UsageError(f"option {word!r} is ambiguous", hint=f"it could be {shown}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from imgbuilder.catalog import listing
 from imgbuilder.catalog.addsource import check_new, new_source, write_source
-from imgbuilder.catalog.catalog import NoTemplateError
 from imgbuilder.catalog.listing import source_list
 from imgbuilder.catalog.sources import Source, SourceFormat, trusted_keys
 from imgbuilder.catalog.state import SourceStates
@@ -20,12 +20,13 @@ from imgbuilder.cli.entry import ListRequest, list_templates, message_locale
 from imgbuilder.cli.requests import Call, appliance_options, build_request, kernel_request
 from imgbuilder.disk.diskimage import DiskFormat, OutputFormat, parse_format
 from imgbuilder.errors import PybuilderError, ToolError, UsageError, WorkspaceError, WrongKeyError
-from imgbuilder.events import Step, warn
+from imgbuilder.events import Step, ignore, warn
 from imgbuilder.fetch.urls import Address, check_uri
 from imgbuilder.host import arch, paths
 from imgbuilder.host.text import printable
 from imgbuilder.machine.model import DEFAULT_MEMORY, Firmware, Machine, firmware_of
 from imgbuilder.services import Settings
+from imgbuilder.sizes import counted
 from imgbuilder.terminal.console import show
 from imgindex.accept import show as show_time
 
@@ -45,19 +46,22 @@ def build_image(call: Call) -> None:
         )
     if not call.names:
         raise UsageError("name the template to build", hint="see which there are: pybuilder list")
-    name = call.one_name(hint=_verb_meant(call) or "see which there are: pybuilder list")
+    meant = _verb_meant(call)
+    name = call.one_name(hint=meant or "see which there are: pybuilder list")
     request = build_request(name, call.arch, call.options, call.values)
     services = call.services_with(guest_shell=shell_with(call.reporter))
-    try:
-        if call.options["dry_run"]:
-            plan = prepare(request, services, call.reporter).plan
-            call.reporter.close()
-            show(plan.describe() + "\n")
-            return
-        result = build(request, services, call.reporter)
-    except NoTemplateError as error:
-        error.hint = "; ".join(filter(None, [error.hint, _verb_meant(call)]))
-        raise
+    if meant is not None:
+        try:
+            services.select(name, call.arch, ignore)
+        except PybuilderError as error:
+            error.hint = "; ".join(filter(None, [error.hint, meant]))
+            raise
+    if call.options["dry_run"]:
+        plan = prepare(request, services, call.reporter).plan
+        call.reporter.close()
+        show(plan.describe() + "\n")
+        return
+    result = build(request, services, call.reporter)
     call.reporter.close()
     if not call.options["quiet"]:
         show(summary(result) + "\n")
@@ -200,18 +204,20 @@ def machine_libvirt(call: Call) -> None:
     """Write a domain of libvirt that runs an image."""
     from imgbuilder.machine.libvirt import libvirt_xml
 
-    image, target = _image_and_target(call)
-    machine = _machine(call, image, image.parent.resolve() / image.name)
-    _write(call, image, target, libvirt_xml(machine, kvm=machine.arch == arch.host_arch()))
+    _write_for_libvirt(call, libvirt_xml)
 
 
 def machine_virt_install(call: Call) -> None:
     """Write the virt-install command for an image."""
     from imgbuilder.machine.libvirt import virt_install_command
 
+    _write_for_libvirt(call, virt_install_command)
+
+
+def _write_for_libvirt(call: Call, describe: Callable[..., str]) -> None:
     image, target = _image_and_target(call)
     machine = _machine(call, image, image.parent.resolve() / image.name)
-    _write(call, image, target, virt_install_command(machine, kvm=machine.arch == arch.host_arch()))
+    _write(call, image, target, describe(machine, kvm=machine.arch == arch.host_arch()))
 
 
 def _image_and_target(call: Call) -> tuple[Path, Path | None]:
@@ -274,11 +280,7 @@ def _write(call: Call, image: Path, target: Path | None, text: str, mode: int = 
 
 
 def list_sources(call: Call) -> int:
-    """Print the sources in their order, and what was last accepted of each.
-
-    Returns:
-        1 when a source that was asked cannot be used, else 0.
-    """
+    """Print the sources and what was last accepted of each; return 1 if one that was asked is not usable."""
     call.no_name()
     reporter, services, ask = call.reporter, call.services, call.options["long"]
     found = call.settings.all_sources(reporter)
@@ -290,8 +292,7 @@ def list_sources(call: Call) -> int:
             failed = True
             answers.append(f"not usable: {error.in_one_line}")
         else:
-            count = len(loaded.index.entries)
-            answers.append(f"good, with {count} template{'' if count == 1 else 's'}")
+            answers.append(f"good, with {counted(len(loaded.index.entries), 'template')}")
     text = source_list(found, services.states(), answers)
     reporter.close()
     if not text:
@@ -362,9 +363,8 @@ def add_source(call: Call) -> None:
     assert loaded.signed is not None
     write_source(new)
     reporter.close()
-    count = len(loaded.index.entries)
     show(
         f"Added: {name}, in {new.path}\n"
-        f"It offers {count} template{'' if count == 1 else 's'}. Its index was signed at "
+        f"It offers {counted(len(loaded.index.entries), 'template')}. Its index was signed at "
         f"{show_time(loaded.signed.signed_at)} by the key\n{loaded.signed.primary_fingerprint}\n"
     )

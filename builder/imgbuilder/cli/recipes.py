@@ -15,6 +15,7 @@ from imgbuilder.cli.requests import Call
 from imgbuilder.errors import UsageError, WorkspaceError
 from imgbuilder.fetch.urls import Address
 from imgbuilder.host.workspace import follow
+from imgbuilder.sizes import counted
 from imgbuilder.terminal.console import show
 
 _VALUES = {
@@ -101,7 +102,7 @@ def check_recipes(call: Call) -> None:
     values = parse_settings([text for _name, text in given_options(call.ctx, "set")])
     for name in call.names:
         operations = read_recipe(Path(name), values).make_operations()
-        show(f"{name}: good, with {len(operations)} operation{'' if len(operations) == 1 else 's'}\n")
+        show(f"{name}: good, with {counted(len(operations), 'operation')}\n")
 
 
 def _settings(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:

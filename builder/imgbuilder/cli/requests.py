@@ -27,8 +27,8 @@ from imgbuilder.services import Services, Settings
 from imgbuilder.sizes import parse_size
 from imgbuilder.terminal.console import ConsoleReporter
 
-_LEAST_MEMORY = 128
-"""MiB; libguestfs refuses less where its environment variable gives the size."""
+_LEAST_MEMORY = 256
+"""MiB; libguestfs 1.48 refuses less in guestfs_set_memsize(3)."""
 
 
 class Call:
@@ -106,13 +106,11 @@ class Values:
 
     As in virt-builder, a wrong value is a mistake even where nothing is built; and what is read from a pipe
     is read once.
-
-    Attributes:
-        format: Of ``--format``; None for the default, or ``auto``.
     """
 
     size: int | None
     format: OutputFormat | None
+    """Of ``--format``; None for the default, or ``auto``."""
     keys: tuple[DiskKey, ...]
     attachments: tuple[Attachment, ...]
     forwards: tuple[Forward, ...]

@@ -58,12 +58,9 @@ def find_number(database: bytes, name: str) -> int | None:
 
 
 def set_shadow_field(shadow: bytes, user: str, value: str, today: int) -> bytes | None:
-    """Set the second field of a user's line in ``/etc/shadow``, and the day of the change, shadow(5).
+    """Set the password field of a user in shadow(5), and the day of the change; None without that user.
 
     With the day of the old password the new one might count as expired.
-
-    Returns:
-        The new content, or None if the user has no line in it.
     """
 
     def change(fields: list[bytes]) -> None:
@@ -106,10 +103,7 @@ def _change_line(content: bytes, user: str, change: Callable[[list[bytes]], None
 def rename_host(hosts: bytes, old: str, new: str) -> bytes:
     """Replace the host's names in the content of ``/etc/hosts``, hosts(5).
 
-    Args:
-        hosts: The content; addresses, blanks, comments and other names stay.
-        old: The previous hostname; empty if unknown. ``localhost`` names are never replaced.
-        new: The new hostname, with or without a domain.
+    Addresses, blanks, comments and other names stay; ``localhost`` names are never replaced.
     """
     short = new.partition(".")[0]
     names = {"unassigned-hostname": short, "unassigned-hostname.unassigned-domain": new}
@@ -128,8 +122,7 @@ def rename_host(hosts: bytes, old: str, new: str) -> bytes:
 def parse_key_selector(text: str) -> tuple[str, ...]:
     """Return the public keys of a selector, one line each.
 
-    Args:
-        text: ``file:PATH``, ``string:KEY``, or empty for the newest key of the user of this host.
+    It is ``file:PATH``, ``string:KEY``, or empty for the newest key of the user of this host.
     """
     if not text:
         return _read_keys(newest_key(Path("~/.ssh")))
@@ -176,11 +169,7 @@ def optional_keys(lines: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def add_keys(content: bytes, keys: tuple[str, ...]) -> bytes:
-    """Add keys to an ``authorized_keys`` file.
-
-    Returns:
-        The new content; the same bytes when every key is there already, whatever its comment.
-    """
+    """Add lines of keys to an ``authorized_keys`` file, except those already in it with whatever comment."""
     present = {_identity(line) for line in content.decode(errors="surrogateescape").splitlines()}
     result = content
     for key in keys:

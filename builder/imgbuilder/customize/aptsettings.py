@@ -54,11 +54,7 @@ def needed(context: GuestContext) -> bool:
 def redirect_sources(text: str, mirror: str, *, stanzas: bool) -> str:
     """Replace the addresses of the distribution's archives by a mirror, sources.list(5).
 
-    Args:
-        text: Content of a ``.list`` or ``.sources`` file.
-        mirror: The replacement for ``http://deb.debian.org``: paths such as ``/debian`` and
-            ``/debian-security`` stay.
-        stanzas: Whether it is a ``.sources`` file.
+    The mirror stands for ``http://deb.debian.org``: paths such as ``/debian`` and ``/debian-security`` stay.
     """
     base = mirror.rstrip("/")
     lines = []

@@ -46,37 +46,31 @@ def _no_secret(_text: str) -> bool:
 
 @dataclass(frozen=True)
 class ArgumentPart:
-    """One part of an argument, which becomes one field.
-
-    Attributes:
-        kind: The kind of its value in recipes.
-        absent: The raw value if it was left out; None to leave the field at its default.
-        key: Its name in recipes; empty for the name of the field.
-        is_secret: Returns whether a text contains a secret, which recipes must not.
-    """
+    """One part of an argument, which becomes one field."""
 
     metavar: str
     convert: Callable[..., object] = str
     kind: Kind = Kind.TEXT
+    """The kind of its value in recipes."""
     optional: bool = False
     absent: Raw = None
+    """The raw value if it was left out; None to leave the field at its default."""
     key: str = ""
+    """Its name in recipes; empty for the name of the field."""
     is_secret: Callable[[str], bool] = _no_secret
+    """Returns whether a text contains a secret, which recipes must not."""
 
 
 @dataclass(frozen=True)
 class ArgumentForm:
-    """The form of an option's argument.
-
-    Attributes:
-        metavar: The argument in the help; empty for an option without an argument.
-        parts: One for each field of the operation, in their order.
-        cut: Splits an argument into a raw value for each part.
-    """
+    """The form of an option's argument."""
 
     metavar: str
+    """The argument in the help; empty for an option without an argument."""
     parts: tuple[ArgumentPart, ...]
+    """One for each field of the operation, in their order."""
     cut: Callable[[str], tuple[Raw, ...]]
+    """Splits an argument into a raw value for each part."""
 
 
 def local(metavar: str) -> ArgumentPart:

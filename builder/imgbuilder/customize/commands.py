@@ -49,17 +49,9 @@ def preamble_for_shell(context: GuestContext) -> str:
 def run_in_guest(
     guest: Guest, context: GuestContext, script: str, *, display: str, hint: str | None = None
 ) -> int:
-    """Run a shell script in the guest.
+    """Run a shell script in the guest; return the offset in the log at which its output begins.
 
-    Args:
-        guest: The guest.
-        context: The log file and the environment.
-        script: Input for ``/bin/sh``; our scripts of several commands begin with ``set -e``.
-        display: Its name in errors, such as ``--run-command 'true'``.
-        hint: The hint if it fails.
-
-    Returns:
-        The offset in the log at which its output begins.
+    Scripts of ours with several commands begin with ``set -e``. ``display`` names it in errors.
     """
     before = guest.stat(context.log_file).size if guest.is_file(context.log_file) else 0
     follow = _output(context) if context.follow else None
@@ -153,12 +145,7 @@ OUTPUT = "output"
 
 @contextlib.contextmanager
 def private_folder(guest: Guest, *parents: str) -> Iterator[str]:
-    """Make a folder in the guest that only root can enter, and remove it afterwards.
-
-    Args:
-        guest: The guest.
-        parents: Folders to make it in; the first one that exists is used.
-    """
+    """Make a folder for root alone in the first of these folders that the guest has; remove it afterwards."""
     result = guest.sh(_MAKE_FOLDER.format(parents=" ".join(parents)))
     folder = result.output.strip()
     if result.status != 0 or not _FOLDER.fullmatch(folder) or ".." in folder:
@@ -180,8 +167,7 @@ def private_folder(guest: Guest, *parents: str) -> Iterator[str]:
 def memory_folder(guest: Guest, context: GuestContext) -> Iterator[GuestContext]:
     """Provide secrets, proxies and apt's settings to commands while the block runs.
 
-    Yields:
-        The context with the folder; the same context if there is nothing to put into one.
+    The block gets a context with that folder, or the same one if there is nothing to put into a folder.
     """
     values = {**context.secrets}
     for name, value in context.proxies.items():

@@ -102,19 +102,16 @@ _FIRST_CHOICE = {
 
 @dataclass(frozen=True)
 class GuestFacts:
-    """Facts about a guest.
-
-    Attributes:
-        distro: os-release's ID, such as ``debian``, or ``unknown``.
-        version: Major and minor version; (0, 0) if unknown or rolling.
-        product_name: Its name for people; printable.
-    """
+    """Facts about a guest."""
 
     distro: str
+    """os-release's ID, such as ``debian``, or ``unknown``."""
     family: Family
     version: tuple[int, int]
+    """Major and minor version; (0, 0) if unknown or rolling."""
     package_manager: PackageManager | None
     product_name: str
+    """Its name for people; printable."""
 
 
 def read_facts(guest: Guest) -> GuestFacts:
@@ -153,38 +150,36 @@ class GuestContext:
     """Facts about the guest, and options, for one customization.
 
     ``run.customize`` sets the fields from ``log_file`` on, except ``follow`` and ``command_limit``.
-
-    Attributes:
-        arch: The guest's architecture, normalised.
-        runs_commands: Whether the guest's programs can run in this appliance.
-        proxies: Lower-case proxy variables of the host; not shown, since they may contain credentials.
-        implicit_root_password: Whether root gets a random password if no operation sets one.
-        log_file: The file in the guest for the output of commands.
-        follow: Whether the output of commands is reported while they run.
-        command_limit: Seconds after which a command is stopped; None for no limit.
-        secrets: Variables for commands whose values are hidden everywhere.
-        wanted: File names of packages that apt was about to fetch, and their SHA-256.
-        memory: Folder in the guest that is not on its disk, or empty.
-        unlabelled: Directories whose SELinux labels are not changed.
     """
 
     facts: GuestFacts
     arch: str
+    """The guest's architecture, normalised."""
     runs_commands: bool = True
+    """True if the guest's programs can run in this appliance."""
     network: bool = True
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Lower-case proxy variables of the host; not shown, since they may contain credentials."""
     password_crypto: Crypto = Crypto.SHA512
     implicit_root_password: bool = False
+    """True if root gets a random password if no operation sets one."""
     log_file: str = "/tmp/builder.log"  # noqa: S108 - a path in the guest
+    """The file in the guest for the output of commands."""
     on_event: Reporter = field(default=ignore, repr=False)
     follow: bool = False
+    """True if the output of commands is reported while they run."""
     command_limit: float | None = None
+    """Seconds after which a command is stopped; None for no limit."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables for commands whose values are hidden everywhere."""
     mirror: str = field(default="", repr=False)
     package_cache: Path | None = None
     wanted: dict[str, str] = field(default_factory=dict, repr=False)
+    """File names of packages that apt was about to fetch, and their SHA-256."""
     memory: str = ""
+    """Folder in the guest that is not on its disk, or empty."""
     unlabelled: tuple[str, ...] = ()
+    """Directories whose SELinux labels are not changed."""
     variation: Variation = field(default_factory=Variation, repr=False)
 
     @property

@@ -47,16 +47,13 @@ def no_shell(_guest: Guest, _context: GuestContext, _error: OperationError) -> b
 
 @dataclass
 class FailureHandler:
-    """Handles the failure of one customization.
-
-    Attributes:
-        keep: Whether the disk is to be kept; set by ``rescue``.
-    """
+    """Handles the failure of one customization."""
 
     name: str
     on_error: OnError = OnError.ABORT
     shell: GuestShell = no_shell
     keep: bool = field(default=False, init=False)
+    """True if the disk is to be kept; set by ``rescue``."""
 
     def rescue(self, guest: Guest, context: GuestContext, error: OperationError) -> None:
         """Carry out the user's choice while the guest is still as the failed operation left it."""
@@ -98,11 +95,7 @@ def advice_about_space(guest: Appliance, error: OperationError) -> list[str]:
 
 
 def keep_log(guest: Guest, log_file: str, name: str) -> Path | None:
-    """Copy the end of a guest's log file to the state folder, which keeps the newest logs.
-
-    Returns:
-        Its path; None if it could not be copied.
-    """
+    """Copy the end of a guest's log to the state folder, which keeps the newest; None if that failed."""
     if not log_file:
         return None
     try:

@@ -202,18 +202,15 @@ _LARGEST_LOG = 2 << 20
 
 @dataclass(frozen=True)
 class ScriptStatus:
-    """The result of one script.
-
-    Attributes:
-        started: Time of its start, UTC; None before the first boot.
-        finished: Time of its end; None if it did not end, for example because it restarted the machine.
-        exit_code: Its exit code; None if it did not end.
-    """
+    """The result of one script."""
 
     name: str
     started: str | None = None
+    """Time of its start, UTC; None before the first boot."""
     finished: str | None = None
+    """Time of its end; None if it did not end, for example because it restarted the machine."""
     exit_code: int | None = None
+    """Its exit code; None if it did not end."""
 
     @property
     def succeeded(self) -> bool:

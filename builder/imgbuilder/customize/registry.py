@@ -44,12 +44,7 @@ _Class = TypeVar("_Class", bound=Operation)
 
 @dataclass(frozen=True)
 class Spec:
-    """The declaration of one operation.
-
-    Attributes:
-        runs_in_guest: Whether it runs programs of the guest, which needs a processor like the guest's.
-        secret: Whether its argument may contain a secret and must not be printed.
-    """
+    """The declaration of one operation."""
 
     keyword: str
     cls: type[Operation]
@@ -59,7 +54,9 @@ class Spec:
     phase: Phase
     network: bool
     runs_in_guest: bool
+    """True if it runs programs of the guest, which needs a processor like the guest's."""
     secret: bool
+    """True if its argument may contain a secret and must not be printed."""
 
     @property
     def metavar(self) -> str:
@@ -155,17 +152,14 @@ def _no_place(_field: str) -> str:
 
 @dataclass(frozen=True)
 class Written:
-    """An operation as written by the user: not converted, and without reading the files that it names.
-
-    Attributes:
-        spec: Its declaration.
-        values: The raw value of each field, in their order.
-        where: Returns file and line of a field, or of the whole, for messages; empty for the command line.
-    """
+    """An operation as written by the user: not converted, and without reading the files that it names."""
 
     spec: Spec
+    """Its declaration."""
     values: tuple[Raw, ...]
+    """The raw value of each field, in their order."""
     where: Callable[[str], str] = field(default=_no_place, compare=False)
+    """Returns file and line of a field, or of the whole, for messages; empty for the command line."""
 
     def make(self) -> Operation:
         """Make the operation; errors name file and line."""

@@ -31,14 +31,11 @@ Rescue = Callable[[Guest, GuestContext, OperationError], None]
 
 @dataclass(frozen=True)
 class CustomizeResult:
-    """The result of a customization.
-
-    Attributes:
-        root_password: The random password that root got because no operation set one, or None.
-    """
+    """The result of a customization."""
 
     log_file: str
     root_password: str | None = field(default=None, repr=False)
+    """The random password that root got because no operation set one, or None."""
 
 
 def validate(operations: Sequence[Operation]) -> None:

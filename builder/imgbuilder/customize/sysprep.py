@@ -15,17 +15,14 @@ from imgbuilder.host.variation import RandomBytes
 
 @dataclass(frozen=True)
 class SysprepTask:
-    """The files of one task.
-
-    Attributes:
-        remove: Patterns of paths that are removed.
-        empty: Patterns of files that are emptied, because their absence has a different meaning.
-        empty_below: Folders below which all files are emptied.
-    """
+    """The files of one task."""
 
     remove: tuple[str, ...] = ()
+    """Patterns of paths that are removed."""
     empty: tuple[str, ...] = ()
+    """Patterns of files that are emptied, because their absence has a different meaning."""
     empty_below: tuple[str, ...] = ()
+    """Folders below which all files are emptied."""
 
 
 @dataclass(frozen=True)

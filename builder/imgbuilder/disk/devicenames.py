@@ -16,17 +16,14 @@ _NUMBERED = re.compile(r"/dev/(?:(nvme)([0-9]{1,4})n1|(mmcblk)([0-9]{1,4}))(?:p(
 
 @dataclass(frozen=True)
 class DeviceName:
-    """The parts of the kernel's name of a disk or partition.
-
-    Attributes:
-        scheme: The kind of disk, such as ``sd`` or ``nvme``.
-        disk: Number of the disk among those of that kind, from 0.
-        number: The partition's number; None for the whole disk.
-    """
+    """The parts of the kernel's name of a disk or partition."""
 
     scheme: str
+    """The kind of disk, such as ``sd`` or ``nvme``."""
     disk: int
+    """Number of the disk among those of that kind, from 0."""
     number: int | None
+    """The partition's number; None for the whole disk."""
 
 
 def parse_device_name(device: str) -> DeviceName | None:
@@ -56,11 +53,7 @@ def appliance_disk(index: int) -> str:
 
 
 def on_only_disk(device: str, disk: str = "/dev/sda") -> str | None:
-    """Return the appliance's name of a disk, partition or volume of a guest that has one disk.
-
-    Returns:
-        The appliance's name; None when the name means another disk.
-    """
+    """Return the appliance's name of something on the guest's only disk; None for a name of another disk."""
     name = parse_device_name(device)
     if name is None:
         return device

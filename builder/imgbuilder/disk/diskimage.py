@@ -70,11 +70,7 @@ def convert(source: Path, source_format: DiskFormat, target: Path, target_format
 def create_overlay(overlay: Path, disk: Path, disk_format: DiskFormat, size: int) -> None:
     """Make a qcow2 image that reads as another disk until it is written to.
 
-    Args:
-        overlay: The new image.
-        disk: The other disk, which must not change while the overlay is used.
-        disk_format: Its format.
-        size: Virtual size in bytes, at least that of the other disk.
+    That disk must not change while the overlay is used, and not be larger than ``size``.
     """
     # An absolute name begins with a slash, and so is never taken for a protocol.
     _qemu_img(

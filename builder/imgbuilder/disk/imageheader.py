@@ -48,14 +48,7 @@ def check_own(
 ) -> tuple[str, tuple[Path, ...]]:
     """Check an image of the user, and name other kinds of files in the error.
 
-    Args:
-        path: The image.
-        image_format: ``raw`` or ``qcow2``, as the user named it; None to decide it by the header.
-        role: Relation of the image to the user.
-        backing: Backing files that the user allows.
-
-    Returns:
-        The format, and the images of ``backing`` that this image depends on.
+    Without a format, the header decides. Returns the format, and the images of ``backing`` that are used.
     """
     head, _size = _open(path, magic.LENGTH)
     qcow2 = head.startswith(QCOW2_MAGIC)

@@ -36,11 +36,7 @@ _DESCRIPTOR = b"# Disk DescriptorFile"
 
 
 def foreign_format(head: bytes) -> str | None:
-    """Return the format that a file looks like.
-
-    Returns:
-        QEMU's name of the format; None when it may be a raw disk.
-    """
+    """Return QEMU's name of the format that a file looks like; None when it may be a raw disk."""
     for offset, signature, name in _SIGNATURES:
         if head[offset : offset + len(signature)] == signature:
             return name

@@ -32,23 +32,20 @@ _SCRIPT_FIELD = re.compile(r'(start|size|type|name)= *("[^"]*"|[^,\s]+)')
 
 @dataclass(frozen=True)
 class Partition:
-    """One partition.
-
-    Attributes:
-        number: Its number in the table, from 1; numbers may have gaps.
-        start: First sector.
-        size: Number of sectors.
-        kind: GPT type GUID, or MBR type in hex.
-        name: GPT name; empty when it has none.
-        uuid: Its UUID as ``/etc/fstab`` writes it, also for an MBR; empty if it is not known.
-    """
+    """One partition."""
 
     number: int
+    """Its number in the table, from 1; numbers may have gaps."""
     start: int
+    """First sector."""
     size: int
+    """Number of sectors."""
     kind: str
+    """GPT type GUID, or MBR type in hex."""
     name: str
+    """GPT name; empty when it has none."""
     uuid: str = ""
+    """Its UUID as ``/etc/fstab`` writes it, also for an MBR; empty if it is not known."""
 
     @property
     def end(self) -> int:
@@ -63,21 +60,18 @@ class Partition:
 
 @dataclass(frozen=True)
 class PartitionTable:
-    """A partition table.
-
-    Attributes:
-        label: ``gpt`` or ``dos``; sfdisk knows others, which are not supported.
-        sector_size: Bytes per sector.
-        first_lba: First sector that partitions may use; for ``dos``, 0.
-        last_lba: Last sector that partitions may use; for ``dos``, 0.
-        partitions: In the order of the table.
-    """
+    """A partition table."""
 
     label: str
+    """``gpt`` or ``dos``; sfdisk knows others, which are not supported."""
     sector_size: int
+    """Bytes per sector."""
     first_lba: int
+    """First sector that partitions may use; for ``dos``, 0."""
     last_lba: int
+    """Last sector that partitions may use; for ``dos``, 0."""
     partitions: tuple[Partition, ...]
+    """In the order of the table."""
 
     def last_on_disk(self) -> Partition | None:
         """Return the partition that ends last; never an extended one."""
@@ -113,11 +107,7 @@ def virtual_size(image: Path, image_format: DiskFormat) -> int:
 
 
 def read_table(image: Path, image_format: DiskFormat) -> PartitionTable | None:
-    """Read the partition table of a disk image.
-
-    Returns:
-        The table; None when the disk has none.
-    """
+    """Read the partition table of a disk image; None when the disk has none."""
     head = diskimage.read_range(image, image_format, 0, 4 * _LARGE_SECTOR)
     if magic.recognise(head) is magic.Content.NTFS:
         return None  # its first sector looks like an empty MBR

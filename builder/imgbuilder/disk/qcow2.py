@@ -48,20 +48,17 @@ _Refuse = Callable[[str], DiskError]
 
 @dataclass(frozen=True)
 class Qcow2Facts:
-    """The facts that a harmless qcow2 header states.
-
-    Attributes:
-        compression: Of compressed clusters, ``zlib`` or ``zstd``.
-        backing: Name of its backing file, as the header has it; None for none.
-        backing_format: Format of the backing file, as the header has it.
-    """
+    """The facts that a harmless qcow2 header states."""
 
     version: int
     virtual_size: int
     cluster_size: int
     compression: str
+    """Of compressed clusters, ``zlib`` or ``zstd``."""
     backing: str | None = None
+    """Name of its backing file, as the header has it; None for none."""
     backing_format: str | None = None
+    """Format of the backing file, as the header has it."""
 
 
 class Role(enum.Enum):

@@ -33,10 +33,7 @@ def largest_size(table: PartitionTable) -> int | None:
 def grow_partition(image: Path, image_format: DiskFormat, table: PartitionTable, number: int) -> None:
     """Enlarge a partition to the disk's end, after the image was extended.
 
-    An extended partition that contains it grows as well.
-
-    Raises:
-        DiskError: sfdisk refused or failed; the image's table is unchanged.
+    An extended partition that contains it grows as well. After an error the image's table is unchanged.
     """
     part = table.find(number)
     if part is None or table.in_the_way(part) is not None:

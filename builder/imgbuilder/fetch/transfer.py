@@ -156,12 +156,7 @@ def download_verified(fetcher: Fetcher, download: Download, check: Callable[[], 
     """Fetch a file whose digest is known, continuing a partial one, and check all of it.
 
     A file that was put together from several responses may be wrong although the source is right: it is
-    then fetched once more, from its beginning. Nothing of a wrong file is kept.
-
-    Args:
-        fetcher: Fetches it.
-        download: The file; with ``resume``.
-        check: Compares the digest of the destination; its result is returned.
+    then fetched once more, from its beginning. Nothing of a wrong file is kept. ``check`` compares digests.
     """
     partial = download.resume
     assert partial is not None, "only a file that can be restarted is verified here"

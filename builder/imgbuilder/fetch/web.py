@@ -231,16 +231,13 @@ def _bad_status(response: Response, now: float, *, named: bool) -> FetchError:
 
 @dataclass
 class _Transfer:
-    """One download in progress.
-
-    Attributes:
-        end: Time by which all of it must be done, by the fetcher's clock.
-        whole: The server's ranges were wrong once, and are not requested again (D11).
-    """
+    """One download in progress."""
 
     download: Download
     end: float = math.inf
+    """Time by which all of it must be done, by the fetcher's clock."""
     whole: bool = False
+    """The server's ranges were wrong once, and are not requested again (D11)."""
 
     @property
     def url(self) -> Address:

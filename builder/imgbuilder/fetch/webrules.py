@@ -42,11 +42,7 @@ class WebRequest:
         return self._auth if origin(self.url) == self._first else None
 
     def follow(self, locations: list[str]) -> None:
-        """Follow a redirect.
-
-        Args:
-            locations: All ``Location`` headers of the response.
-        """
+        """Follow a redirect, given all ``Location`` headers of the response."""
         if len(locations) != 1 or not locations[0] or re.search(r"[\x00-\x20\x7f]", locations[0]):
             raise FetchError(f"{self.url}: the server redirects without a usable address", hint=_TELL)
         try:
@@ -116,11 +112,7 @@ def is_labelled(headers: Headers) -> bool:
 
 
 def body_length(headers: Headers, url: str) -> int | None:
-    """Check the headers that describe the length of the body (D5).
-
-    Returns:
-        The length in bytes; None when the server does not give it.
-    """
+    """Return the length of the body by its headers (D5); None when the server does not give it."""
     lengths = headers.getlist("Content-Length")
     if not lengths:
         return None
@@ -178,13 +170,7 @@ def whole_size(headers: Headers) -> int | None:
 
 
 def retry_after(headers: Headers, now: float, otherwise: float) -> float:
-    """Return the seconds that the server asks us to wait: a number, or until a date (D17).
-
-    Args:
-        headers: Those of the response.
-        now: Seconds since 1970.
-        otherwise: The result when the header is missing or cannot be read.
-    """
+    """Return the seconds that the server asks us to wait: a number, or until a date (D17)."""
     text = _only(headers, "Retry-After")
     if _NUMBER.fullmatch(text):
         return float(text)

@@ -28,38 +28,32 @@ _COMPARED = frozenset({"ext", "vfat", "xfs", "btrfs", "f2fs", "jfs", "reiserfs"}
 
 @dataclass(frozen=True)
 class Mount:
-    """A line of /etc/fstab: a filesystem on a disk that the guest mounts at boot.
-
-    Attributes:
-        spec: The device as written: ``UUID=...``, ``LABEL=...`` or a device.
-        path: An absolute path in the guest.
-        kind: Filesystem type.
-        options: Mount options that shape what is seen (subvolumes), comma-separated; empty for none.
-        optional: Whether the guest starts without it.
-    """
+    """A line of /etc/fstab: a filesystem on a disk that the guest mounts at boot."""
 
     spec: str
+    """The device as written: ``UUID=...``, ``LABEL=...`` or a device."""
     path: str
+    """An absolute path in the guest."""
     kind: str
+    """Filesystem type."""
     options: str
+    """Mount options that shape what is seen (subvolumes), comma-separated; empty for none."""
     optional: bool = False
+    """True if the guest starts without it."""
 
 
 @dataclass(frozen=True)
 class GuestDevices:
-    """The devices on the guest's own disks, and the guest's names for them.
-
-    Attributes:
-        devices: All devices that may hold data.
-        disks: The appliance's name of each disk, by scheme and number in the guest's names.
-        containers: Encrypted devices by the names that the guest's crypttab(5) gives them.
-        arrays: UUIDs of arrays by the names that the guest's mdadm.conf(5) gives them.
-    """
+    """The devices on the guest's own disks, and the guest's names for them."""
 
     devices: tuple[BlockDevice, ...]
+    """All devices that may hold data."""
     disks: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """The appliance's name of each disk, by scheme and number in the guest's names."""
     containers: Mapping[str, str] = field(default_factory=dict)
+    """Encrypted devices by the names that the guest's crypttab(5) gives them."""
     arrays: Mapping[str, str] = field(default_factory=dict)
+    """UUIDs of arrays by the names that the guest's mdadm.conf(5) gives them."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +130,7 @@ def name_disks(text: str, root: str, disks: Sequence[str]) -> dict[tuple[str, in
 
 
 def find_device(spec: str, own: GuestDevices) -> DeviceMatch:
-    """Resolve a device name of the guest to a device on the guest's own disks.
-
-    Returns:
-        The device, or the reason why there is none.
-    """
+    """Resolve a device name of the guest to a device on its own disks, or return why there is none."""
     by_tag = _BY_TAG.fullmatch(spec)
     if by_tag is not None:
         return _by_tag(by_tag[1].upper(), _decode(_UDEV_ESCAPE, 16, by_tag[2]), own)

@@ -38,17 +38,14 @@ _UNTOUCHED = {"ext3": "ro,noload", "ext4": "ro,noload", "xfs": "ro,norecovery", 
 
 @dataclass(frozen=True)
 class MountPoint:
-    """A filesystem of the guest, and where the guest mounts it.
-
-    Attributes:
-        options: Mount options that shape what is seen (subvolumes).
-        optional: Whether the guest starts without it.
-    """
+    """A filesystem of the guest, and where the guest mounts it."""
 
     device: str
     path: str
     options: str = ""
+    """Mount options that shape what is seen (subvolumes)."""
     optional: bool = False
+    """True if the guest starts without it."""
 
 
 @dataclass(frozen=True)

@@ -41,15 +41,12 @@ class FileStatus:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """The result of a command in the guest.
-
-    Attributes:
-        status: Exit status, 0 to 255; 128 plus the signal's number when a signal ended it.
-        output: The last part of its standard output and error, mixed, at most 64 KiB.
-    """
+    """The result of a command in the guest."""
 
     status: int
+    """Exit status, 0 to 255; 128 plus the signal's number when a signal ended it."""
     output: str
+    """The last part of its standard output and error, mixed, at most 64 KiB."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +60,21 @@ class FilesystemUse:
 
 @dataclass(frozen=True)
 class BlockDevice:
-    """A partition, volume, array, opened container, or disk without partitions, as libblkid sees it.
-
-    Attributes:
-        kind: Type of its content, such as ``ext4`` or ``LVM2_member``; empty if unknown.
-        member: UUID of the device itself, if several devices share a UUID.
-        array: The name inside an array, such as ``host:0``.
-        array_uuid: UUID of an array; empty for other devices.
-    """
+    """A partition, volume, array, opened container, or disk without partitions, as libblkid sees it."""
 
     name: str
     kind: str = ""
+    """Type of its content, such as ``ext4`` or ``LVM2_member``; empty if unknown."""
     uuid: str = ""
     member: str = ""
+    """UUID of the device itself, if several devices share a UUID."""
     label: str = ""
     partuuid: str = ""
     partlabel: str = ""
     array: str = ""
+    """The name inside an array, such as ``host:0``."""
     array_uuid: str = ""
+    """UUID of an array; empty for other devices."""
 
 
 class Guest(Protocol):
@@ -200,11 +194,7 @@ class Guest(Protocol):
         """Make ``link`` point to ``target``; replace a file or link, but refuse to replace a directory."""
 
     def relabel(self, specification: str, excluded: Sequence[str] = ()) -> bool:
-        """Set the SELinux labels of all files on the mounted filesystems, with the appliance's setfiles.
-
-        Returns:
-            False if the appliance has no setfiles; nothing was changed.
-        """
+        """Set the SELinux labels on mounted filesystems; return False if the appliance has no setfiles."""
 
     def mount_memory(self, path: str) -> None:
         """Mount an empty filesystem in the appliance's memory on a directory; only root may enter it."""

@@ -78,15 +78,12 @@ _SYNTAX = "write --key ID:file:FILE or --key ID:key:TEXT; ID is a device such as
 
 @dataclass(frozen=True)
 class DiskKey:
-    """A key, and the device that it opens.
-
-    Attributes:
-        identity: A device, the UUID of a LUKS container, or ``all``.
-        secret: The passphrase; it is not part of the object's text.
-    """
+    """A key, and the device that it opens."""
 
     identity: str
+    """A device, the UUID of a LUKS container, or ``all``."""
     secret: str = field(repr=False)
+    """The passphrase; it is not part of the object's text."""
 
     def fits(self, device: str, uuid: str) -> bool:
         """Return whether it is for a container.
@@ -106,8 +103,7 @@ class DiskKey:
 def parse_key(text: str) -> DiskKey:
     """Parse a key selector in libguestfs's syntax; a key file is read at once, to report errors early.
 
-    Args:
-        text: ``ID:key:TEXT``, or ``ID:file:FILE`` with the key in its first line; both may have colons.
+    It is ``ID:key:TEXT``, or ``ID:file:FILE`` with the key in its first line; both may have colons.
     """
     identity, _, rest = text.partition(":")
     kind, colon, value = rest.partition(":")

@@ -61,15 +61,13 @@ class Fingerprint(NamedTuple):
     """The facts of stat(2) that show that a file was written to or replaced.
 
     The change time cannot be set back without being root or turning the clock.
-
-    Attributes:
-        mtime_ns: Last change of its bytes, in nanoseconds since 1970.
-        ctime_ns: Last change of its bytes or its inode.
     """
 
     size: int
     mtime_ns: int
+    """Last change of its bytes, in nanoseconds since 1970."""
     ctime_ns: int
+    """Last change of its bytes or its inode."""
     inode: int
 
     @classmethod
@@ -143,12 +141,7 @@ class ContentDigest:
         self._digest = hashlib.sha256()
 
     def add(self, offset: int, piece: bytes | bytearray) -> None:
-        """Add the next piece.
-
-        Args:
-            offset: Its position, a multiple of ``PIECE``.
-            piece: Its bytes: ``PIECE`` of them, fewer only at the end of the disk.
-        """
+        """Add the next ``PIECE`` bytes, at a multiple of that; only the last piece of a disk is shorter."""
         if piece != _ZEROS[: len(piece)]:
             self._digest.update(offset.to_bytes(8, "big"))
             self._digest.update(piece)

@@ -97,11 +97,7 @@ def exclusive(path: Path, purpose: str, on_event: Reporter = ignore) -> Iterator
 def lock_open_file(
     descriptor: int, *, shared: bool, purpose: str, on_event: Reporter = ignore, limit: float | None = None
 ) -> bool:
-    """Lock an open file until it is closed.
-
-    Returns:
-        False when the limit was reached.
-    """
+    """Lock an open file until it is closed; return False when the limit was reached."""
     how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     started = time.monotonic()
     announced = False

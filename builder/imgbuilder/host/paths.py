@@ -29,15 +29,11 @@ _NO_HOME = "/nonexistent"
 
 
 def settle_home(environ: MutableMapping[str, str]) -> Iterator[str]:
-    """Set ``HOME`` to the home in passwd if it is not set, and for root also if it is a user's.
-
-    Yields:
-        Warnings for the user.
-    """
+    """Set ``HOME`` by passwd if it is not set or, for root, is a user's; yield warnings for the user."""
     root = os.geteuid() == 0
     home = environ.get("HOME", "")
-    foreign = root and os.path.isabs(home) and _is_a_users(home)  # noqa: PTH117
-    if not os.path.isabs(home) or foreign:  # noqa: PTH117 - pathlib would be slower, for every list
+    foreign = root and os.path.isabs(home) and _is_a_users(home)
+    if not os.path.isabs(home) or foreign:
         import pwd  # late: rarely needed
 
         try:
@@ -47,7 +43,7 @@ def settle_home(environ: MutableMapping[str, str]) -> Iterator[str]:
     if foreign:
         yield f"HOME is {home}, which belongs to a user: root uses {environ['HOME']} instead"
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
-        if root and os.path.isabs(environ.get(name, "")) and _is_a_users(environ[name]):  # noqa: PTH117
+        if root and os.path.isabs(environ.get(name, "")) and _is_a_users(environ[name]):
             yield f"{name} is {environ.pop(name)}, which belongs to a user: root does not use it"
 
 
@@ -55,9 +51,9 @@ def _is_a_users(folder: str) -> bool:
     """Tell whether a folder, or the nearest existing one above it, belongs to a user other than root."""
     while True:
         try:
-            return os.stat(folder).st_uid != 0  # noqa: PTH116 - as above
+            return os.stat(folder).st_uid != 0
         except OSError:
-            folder = os.path.dirname(folder)  # noqa: PTH120
+            folder = os.path.dirname(folder)
             if folder in {"", "/"}:
                 return False
 

@@ -57,13 +57,10 @@ _STDERR_TAIL = 4096
 
 @dataclass(frozen=True)
 class Completed:
-    """The end of a program.
-
-    Attributes:
-        status: Its exit status; negative is minus the number of the signal that ended it.
-    """
+    """The end of a program."""
 
     status: int
+    """Its exit status; negative is minus the number of the signal that ended it."""
     stdout: bytes
     stderr: str
 
@@ -84,12 +81,7 @@ def require_program(name: str) -> str:
 
 
 def end_group(process: subprocess.Popen[bytes], *, grace: float = 0.0) -> None:
-    """End a program that leads its own session, with all its children.
-
-    Args:
-        process: The program.
-        grace: Seconds between asking (SIGTERM) and killing; 0 kills at once.
-    """
+    """End a program that leads its own session, with its children; by SIGTERM first if there is a grace."""
     if process.poll() is not None:
         return  # reaped already: its number may belong to another process by now
     if grace > 0:

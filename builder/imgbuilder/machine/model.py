@@ -28,15 +28,12 @@ class Firmware(enum.Enum):
 
 @dataclass(frozen=True)
 class Forward:
-    """A port of the guest that can be reached from the host only.
-
-    Attributes:
-        kind: ``tcp`` or ``udp``.
-    """
+    """A port of the guest that can be reached from the host only."""
 
     host: int
     guest: int
     kind: str = "tcp"
+    """``tcp`` or ``udp``."""
 
     @classmethod
     def parse(cls, text: str) -> Forward:
@@ -51,43 +48,37 @@ class Forward:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that runs an image.
-
-    Attributes:
-        image: The image; absolute, or relative to the folder of the script.
-        arch: Processor architecture, as QEMU calls it.
-        memory: MiB.
-        graphic: The guest has a screen; otherwise its serial console is the terminal.
-        hints: Lines of text for the user, shown before the start.
-        tested: Version of QEMU that the image was tested with, such as ``7.2``; None for none.
-    """
+    """A machine that runs an image."""
 
     name: str
     image: Path
+    """The image; absolute, or relative to the folder of the script."""
     format: OutputFormat
     arch: str = "x86_64"
+    """Processor architecture, as QEMU calls it."""
     firmware: Firmware = Firmware.BIOS
     memory: int = DEFAULT_MEMORY
+    """MiB."""
     processors: int = 1
     graphic: bool = False
+    """The guest has a screen; otherwise its serial console is the terminal."""
     forwards: tuple[Forward, ...] = ()
     hints: tuple[str, ...] = ()
+    """Lines of text for the user, shown before the start."""
     tested: str | None = None
+    """Version of QEMU that the image was tested with, such as ``7.2``; None for none."""
 
 
 @dataclass(frozen=True)
 class Board:
-    """QEMU's and libvirt's names for the machine of an architecture.
-
-    Attributes:
-        machine: QEMU's machine type; a changing alias, so that a script outlives the versions of QEMU.
-        firmware: Places of the UEFI firmware's code and of its empty variables, in pairs.
-    """
+    """QEMU's and libvirt's names for the machine of an architecture."""
 
     machine: str
+    """QEMU's machine type; a changing alias, so that a script outlives the versions of QEMU."""
     serial: str
     program: str
     firmware: tuple[tuple[str, str], ...]
+    """Places of the UEFI firmware's code and of its empty variables, in pairs."""
     package: str
 
 

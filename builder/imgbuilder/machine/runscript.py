@@ -154,11 +154,7 @@ _PLACEHOLDER = re.compile("@([A-Z_]+)@")
 
 
 def run_script(machine: Machine) -> str:
-    """Write the script.
-
-    Args:
-        machine: The machine. A relative image is next to the script, wherever that is moved.
-    """
+    """Write the script. A relative image is next to the script, wherever that is moved."""
     facts = board(machine.arch)
     network = ["user", "model=virtio-net-pci"]
     network += [f"hostfwd={item.kind}:127.0.0.1:{item.host}-:{item.guest}" for item in machine.forwards]

@@ -35,20 +35,17 @@ class SettingKind(enum.Enum):
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting.
-
-    Attributes:
-        check: Checks one text or number, or one item of a list; raises ``UsageError``.
-        keys: For tables: their keys, and whether each is required.
-        paths: For tables: the keys that name a local file.
-    """
+    """One setting."""
 
     name: str
     summary: str
     kind: SettingKind = SettingKind.TEXT
     check: Callable[..., object] = str
+    """Checks one text or number, or one item of a list; raises ``UsageError``."""
     keys: tuple[tuple[str, bool], ...] = ()
+    """For tables: their keys, and whether each is required."""
     paths: tuple[str, ...] = ()
+    """For tables: the keys that name a local file."""
 
 
 def _check_name(text: str) -> str:
@@ -79,8 +76,8 @@ def _check_source(url: str, fingerprint: str) -> object:
     return sources_from_command_line([url], [fingerprint])
 
 
-def _check_attached(_file: str, format: str | None = None) -> object:  # noqa: A002 - its name in recipes
-    return None if format in (None, "auto") else parse_format(format)
+def _attached(file: str, format: str = "auto") -> Attachment:  # noqa: A002 - its name in recipes
+    return Attachment(Path(file), None if format == "auto" else parse_format(format))
 
 
 SETTINGS = {
@@ -110,7 +107,7 @@ SETTINGS = {
         ),
         Setting(
             "attach", "Further disks for the appliance, read-only.",
-            SettingKind.TABLES, _check_attached, (("file", True), ("format", False)), ("file",),
+            SettingKind.TABLES, _attached, (("file", True), ("format", False)), ("file",),
         ),
         Setting(
             "source", "Indexes to use before all others, each with the fingerprint of its signing key.",
@@ -123,15 +120,12 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """The checked content of a recipe and the recipes that it includes.
-
-    Attributes:
-        settings: The settings by their keys, not converted.
-        operations: The operations in their order, not converted.
-    """
+    """The checked content of a recipe and the recipes that it includes."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """The settings by their keys, not converted."""
     operations: tuple[Written, ...] = ()
+    """The operations in their order, not converted."""
 
     def make_operations(self) -> tuple[Operation, ...]:
         """Make the operations, reading the files and variables that they name; errors name file and line."""
@@ -170,7 +164,3 @@ class Recipe:
 
 
 _NETWORK = {None: NetworkMode.AUTOMATIC, True: NetworkMode.ON, False: NetworkMode.OFF}
-
-
-def _attached(file: str, format: str = "auto") -> Attachment:  # noqa: A002 - its name in recipes
-    return Attachment(Path(file), None if format == "auto" else parse_format(format))

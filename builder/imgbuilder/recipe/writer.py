@@ -20,10 +20,7 @@ _WIDTH = 100
 def recipe_text(recipe: Recipe, folder: Path | None) -> str:
     """Return the TOML text of a recipe, which ``read_recipe`` reads as an equal one.
 
-    Args:
-        recipe: The recipe.
-        folder: The folder of the file for the text. Local files below it get relative names, others absolute
-            ones; with None, names stay as they are.
+    In ``folder``, local files below it get relative names, others absolute ones; with None, names stay.
     """
     return _RecipeWriter(folder).text(recipe)
 

@@ -11,7 +11,6 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
-from typing import Any
 
 from imgbuilder.errors import UsageError
 from imgbuilder.host import paths
@@ -60,38 +59,38 @@ def _variable(path: Path, key: str, value: object) -> tuple[str, str]:
     return variable, text
 
 
-def _size(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
+def _size(value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     return f"{value}b" if isinstance(value, int) else value
 
 
-def _folders(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
+def _folders(value: object) -> str | None:
     folders = [value] if isinstance(value, str) else value
     if not isinstance(folders, list) or not all(isinstance(item, str) and item for item in folders):
         return None
     return None if any(":" in item for item in folders) else ":".join(folders)
 
 
-def _when(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
+def _when(value: object) -> str | None:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return value if value in {"yes", "no", "auto"} else None
+    return value if isinstance(value, str) and value in {"yes", "no", "auto"} else None
 
 
-def _hostside(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
-    return value if value in {"auto", "never", "always"} else None
+def _hostside(value: object) -> str | None:
+    return value if isinstance(value, str) and value in {"auto", "never", "always"} else None
 
 
-def _mebibytes(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
+def _mebibytes(value: object) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def _program(value: Any) -> str | None:  # noqa: ANN401 - as TOML gives it
+def _program(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-KEYS: Mapping[str, tuple[str, str, Callable[[Any], str | None]]] = {
+KEYS: Mapping[str, tuple[str, str, Callable[[object], str | None]]] = {
     "cache-size": ("PYBUILDER_CACHE_SIZE", 'a size such as "20G"', _size),
     "cache-path": ("PYBUILDER_CACHE_PATH", "a folder, or a list of them, without colons", _folders),
     "instant": ("PYBUILDER_INSTANT", 'true, false or "auto"', _when),

@@ -198,13 +198,7 @@ def _width(terminal: TextIO) -> dict[str, Any]:
 
 
 def transfer_line(event: Progress, seconds: float, before: int) -> str:
-    """Return one line about a transfer: bytes done, speed and time left.
-
-    Args:
-        event: The bytes done now.
-        seconds: Time since the transfer began, or was continued.
-        before: Bytes that were there then.
-    """
+    """Return one line about a transfer: bytes done (those ``before`` cost no time), speed and time left."""
     words = f"{event.label}: {human_size(event.done)}"
     if event.total:
         words += f" of {human_size(event.total)} ({event.done * 100 // event.total}%)"
@@ -228,11 +222,7 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 def open_stream(where: str) -> TextIO:
-    """Open what the option's value names.
-
-    Args:
-        where: Empty for standard output, or ``file:NAME``, ``stream:stdout``, ``stream:stderr``, ``fd:N``.
-    """
+    """Open ``file:NAME``, ``stream:stdout``, ``stream:stderr`` or ``fd:N``; standard output if empty."""
     kind, _, value = where.partition(":")
     try:
         match kind, value:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from imgbuilder.cache.partial import PartialFile, discard, partial_file
+from imgbuilder.cache.partial import PartialFile, partial_file
 from imgbuilder.errors import DigestMismatchError
 from imgbuilder.events import Reporter, Step
 from imgbuilder.fetch.transfer import Download, Fetcher, download_verified
@@ -61,6 +61,6 @@ def verified_download(
             try:
                 yield part
             finally:
-                discard(part.path)
+                part.discard()
     except OSError as error:
         raise explain(error, parts / key) from error

@@ -129,13 +129,7 @@ _TABLE = {
 
 
 def install_script(facts: GuestFacts, names: Sequence[str], *, at_boot: bool = False) -> str:
-    """Return the script that installs packages.
-
-    Args:
-        facts: Facts about the guest.
-        names: The packages.
-        at_boot: Whether it runs in the booted guest, where daemons are to be started.
-    """
+    """Return the script that installs packages; daemons are started only ``at_boot``, in the booted guest."""
     commands = _commands(facts)
     template = commands.install
     if at_boot:
